@@ -1,0 +1,2 @@
+//! The binary `glue`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Merge operators for neural network weights: contract, built-in methods, deterministic driver

@@ -1,0 +1,1 @@
+//! Checkpoints: safetensors files and shards, memory-mapped reading, crash-safe streaming writing, model directories
