@@ -1,0 +1,206 @@
+//! How an operator presents itself: a constant that a crate exports and a registry lists.
+
+use crate::contract::{Plan, TensorSpec};
+use crate::error::{MergeError, ParamError};
+use crate::params::{Kind, ParamSpec, Params, Setting};
+
+/// What an operator wants to know of the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseRule {
+    /// It has no use for one: a base that is listed among the models is an input like the others.
+    Unused,
+    /// It works with and without one.
+    Optional,
+    /// It cannot do without one.
+    Required,
+}
+
+/// How many inputs an operator takes, the base not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputRule {
+    /// The fewest.
+    pub min: usize,
+    /// The most; `None` is without limit.
+    pub max: Option<usize>,
+}
+
+impl InputRule {
+    /// That many or more.
+    pub const fn at_least(min: usize) -> Self {
+        Self { min, max: None }
+    }
+
+    /// Just that many.
+    pub const fn exactly(n: usize) -> Self {
+        Self {
+            min: n,
+            max: Some(n),
+        }
+    }
+
+    /// Whether `n` inputs will do.
+    pub fn allows(&self, n: usize) -> bool {
+        n >= self.min && self.max.is_none_or(|max| n <= max)
+    }
+}
+
+/// An operator as a constant.
+///
+/// A crate of strategies exports one for each, and a program lists them with
+/// [`Registry::with`](crate::Registry::with). Nothing registers itself.
+#[derive(Debug)]
+pub struct OperatorDef {
+    /// Its name in a merge config.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// What it computes, in the symbols of its source: θ0 is the base, θi an input, τi = θi − θ0, n the number of
+    /// elements.
+    pub formula: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// How many inputs it takes, the base not counted.
+    pub inputs: InputRule,
+    /// What it wants to know of the base.
+    pub base: BaseRule,
+    /// Its parameters.
+    pub params: &'static [ParamSpec],
+    /// Decides how one tensor is merged. Everything that can be refused is refused here.
+    pub plan: fn(&TensorSpec<'_>, &Params) -> Result<Plan, MergeError>,
+}
+
+/// An operator ready to be given parameters: a definition and, for one that wraps another, that other.
+#[derive(Debug, Clone, Copy)]
+pub struct Operator {
+    def: &'static OperatorDef,
+    inner: Option<&'static OperatorDef>,
+}
+
+impl Operator {
+    /// An operator that wraps none.
+    pub fn new(def: &'static OperatorDef) -> Self {
+        Self { def, inner: None }
+    }
+
+    /// `def` around `inner`.
+    ///
+    /// # Errors
+    /// [`ParamError::Refused`] when `def` wraps nothing or `inner` is not an operator on task vectors.
+    pub fn wrapping(
+        def: &'static OperatorDef,
+        inner: &'static OperatorDef,
+    ) -> Result<Self, ParamError> {
+        let refuse = |key, allowed: &str| {
+            Err(ParamError::Refused {
+                operator: def.name,
+                key,
+                allowed: allowed.into(),
+                found: format!("`{}`", inner.name),
+            })
+        };
+        let Some(key) = wrapped_param(def) else {
+            return refuse("operator", "absent: this operator wraps no other");
+        };
+        if inner.base != BaseRule::Required || wrapped_param(inner).is_some() {
+            return refuse(key, "an operator that needs a base and wraps no other");
+        }
+        Ok(Self {
+            def,
+            inner: Some(inner),
+        })
+    }
+
+    /// Its definition.
+    pub fn def(&self) -> &'static OperatorDef {
+        self.def
+    }
+
+    /// The definition of the operator that it wraps.
+    pub fn inner(&self) -> Option<&'static OperatorDef> {
+        self.inner
+    }
+
+    /// All parameters it takes: its own, then those of the operator that it wraps.
+    pub fn specs(&self) -> impl Iterator<Item = &'static ParamSpec> + use<> {
+        self.def
+            .params
+            .iter()
+            .chain(self.inner.map_or(&[][..], |inner| inner.params))
+    }
+
+    /// How many inputs it takes, the base not counted.
+    pub fn inputs(&self) -> InputRule {
+        self.inner.unwrap_or(self.def).inputs
+    }
+
+    /// Checks settings: those that hold for the tensor or for every input, and those of each input.
+    ///
+    /// # Errors
+    /// A key that is unknown, missing or out of range.
+    pub fn params(
+        &self,
+        tensor: &[(&str, Setting)],
+        inputs: &[Vec<(&str, Setting)>],
+    ) -> Result<Params, ParamError> {
+        Params::check(self, tensor, inputs)
+    }
+
+    /// Decides how one tensor is merged.
+    ///
+    /// # Errors
+    /// Too few or too many inputs, no base where one is needed, or what the operator itself refuses.
+    pub fn plan(&self, tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
+        self.check_operands(tensor.n_inputs, tensor.has_base)?;
+        assert_eq!(
+            params.n_inputs(),
+            tensor.n_inputs,
+            "parameters were checked for another number of inputs"
+        );
+        (self.def.plan)(tensor, params)
+    }
+
+    /// Checks that the operator can work on so many inputs.
+    ///
+    /// # Errors
+    /// [`MergeError::InputCount`] or [`MergeError::BaseMissing`].
+    pub fn check_operands(&self, n_inputs: usize, has_base: bool) -> Result<(), MergeError> {
+        let (rule, operator) = (self.inputs(), self.def.name);
+        if self.def.base == BaseRule::Required && !has_base {
+            return Err(MergeError::BaseMissing { operator });
+        }
+        if rule.allows(n_inputs) {
+            return Ok(());
+        }
+        let besides = if self.def.base == BaseRule::Required {
+            " besides the base"
+        } else {
+            ""
+        };
+        let plural = |n: usize| if n == 1 { "model" } else { "models" };
+        let expected = match rule.max {
+            Some(max) if max == rule.min => format!("exactly {max} {}{besides}", plural(max)),
+            Some(max) => format!("{} to {max} models{besides}", rule.min),
+            None => format!("{} or more {}{besides}", rule.min, plural(rule.min)),
+        };
+        Err(MergeError::InputCount {
+            operator,
+            expected,
+            found: n_inputs,
+        })
+    }
+}
+
+/// The key under which `def` takes the name of another operator.
+pub(crate) fn wrapped_param(def: &OperatorDef) -> Option<&'static str> {
+    def.params
+        .iter()
+        .find(|p| p.kind == Kind::Operator)
+        .map(|p| p.name)
+}
+
+impl OperatorDef {
+    /// The key under which a config names the operator that this one wraps, if it wraps one.
+    pub fn wraps(&self) -> Option<&'static str> {
+        wrapped_param(self)
+    }
+}

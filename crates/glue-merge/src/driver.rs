@@ -1,0 +1,306 @@
+//! Runs a plan over blocks, on the threads it is handed.
+
+use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, TensorSpec};
+use crate::error::{BoxError, MergeError};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Elements of a block, unless a [`Driver`] is told otherwise: a few operands of that length stay in a second-level
+/// cache.
+pub const BLOCK: usize = 1 << 14;
+
+/// Elements of a span, the unit of work of a thread and of sums in a survey. Part of what a result is defined by.
+pub const SPAN: usize = 1 << 18;
+
+/// Where the elements of the operands come from.
+pub trait Source: Sync {
+    /// The elements `range` of an operand, widened to `f32`; into `buffer`, which has that length, or lent from where
+    /// they already lie.
+    ///
+    /// # Errors
+    /// Whatever reading meets. It ends the merge of the tensor.
+    fn read<'a>(
+        &'a self,
+        operand: Operand,
+        range: Range<usize>,
+        buffer: &'a mut [f32],
+    ) -> Result<&'a [f32], BoxError>;
+}
+
+/// Where the elements of the result go to.
+pub trait Sink: Sync {
+    /// Takes the elements from `offset` on. Blocks come in any order and from several threads.
+    ///
+    /// # Errors
+    /// Whatever writing meets. It ends the merge of the tensor.
+    fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError>;
+}
+
+/// Threads to run tasks on.
+pub trait Pool: Sync {
+    /// How many tasks may run at once.
+    fn width(&self) -> usize;
+
+    /// Calls `task` for every number below `n`, in any order, and returns when all are done.
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// The calling thread alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Serial;
+
+impl Pool for Serial {
+    fn width(&self) -> usize {
+        1
+    }
+
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..n).for_each(task);
+    }
+}
+
+/// Runs maps. A device recognises [`Map::kernel`] and calls the host for the rest.
+pub trait Executor: Sync {
+    /// Fills `out`, which is as long as the block.
+    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]);
+}
+
+/// Calls [`Map::merge`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostExecutor;
+
+impl Executor for HostExecutor {
+    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
+        map.merge(block, out);
+    }
+}
+
+/// How a tensor came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Every block was written to the sink.
+    Merged,
+    /// Nothing was written: the result is this operand, which the caller copies byte for byte.
+    Copy(Operand),
+}
+
+/// Runs plans.
+#[derive(Clone, Copy)]
+pub struct Driver<'a> {
+    /// Threads.
+    pub pool: &'a dyn Pool,
+    /// What runs the maps.
+    pub executor: &'a dyn Executor,
+    /// Elements of a block; rounded to whole rows for operators that want them. No result depends on it.
+    pub block: usize,
+}
+
+impl Default for Driver<'_> {
+    fn default() -> Self {
+        Self {
+            pool: &Serial,
+            executor: &HostExecutor,
+            block: BLOCK,
+        }
+    }
+}
+
+impl Driver<'_> {
+    /// Runs `plan` to its end: its surveys, then its map.
+    ///
+    /// # Errors
+    /// What the source, the sink or a survey refuses. The sink may have received blocks by then.
+    pub fn run(
+        &self,
+        mut plan: Plan,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        sink: &dyn Sink,
+    ) -> Result<Done, MergeError> {
+        loop {
+            plan = match plan {
+                Plan::Copy(operand) => return Ok(Done::Copy(operand)),
+                Plan::Map(map) => {
+                    self.map(&*map, tensor, source, sink)?;
+                    return Ok(Done::Merged);
+                }
+                Plan::Survey(survey) => {
+                    let total = self.survey(&*survey, tensor, source)?;
+                    survey.finish(total)?
+                }
+            }
+        }
+    }
+
+    fn map(
+        &self,
+        map: &dyn Map,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        sink: &dyn Sink,
+    ) -> Result<(), MergeError> {
+        let grid = Grid::new(tensor, map.grain(), self.block);
+        let spans = grid.spans(None);
+        self.try_run(spans.len(), &|s| {
+            let mut out = vec![0.0; grid.block.min(spans[s].len())];
+            grid.read(tensor, source, spans[s].clone(), |block| {
+                let out = &mut out[..block.len()];
+                self.executor.map(map, block, out);
+                sink.write(block.offset, out)
+            })
+        })
+    }
+
+    fn survey(
+        &self,
+        survey: &dyn AnySurvey,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+    ) -> Result<AnyPartial, MergeError> {
+        let grid = Grid::new(tensor, survey.grain(), self.block);
+        let spans = grid.spans(survey.ranges());
+        let observe = |partial: &mut AnyPartial, span: &Range<usize>| {
+            grid.read(tensor, source, span.clone(), |block| {
+                survey.observe(partial, block);
+                Ok(())
+            })
+        };
+        let mut total = survey.partial();
+        if survey.order_free() {
+            // One partial for each thread that is at work, whatever the number of spans.
+            let idle = Mutex::new(Vec::new());
+            self.try_run(spans.len(), &|s| {
+                let mut partial = lock(&idle).pop().unwrap_or_else(|| survey.partial());
+                observe(&mut partial, &spans[s])?;
+                lock(&idle).push(partial);
+                Ok(())
+            })?;
+            for partial in idle.into_inner().unwrap_or_else(|e| e.into_inner()) {
+                survey.join(&mut total, partial);
+            }
+        } else {
+            // Waves bound how many partials wait to be joined.
+            for wave in spans.chunks(4 * self.pool.width().max(1)) {
+                let slots: Vec<_> = wave.iter().map(|_| Mutex::new(None)).collect();
+                self.try_run(wave.len(), &|s| {
+                    let mut partial = survey.partial();
+                    observe(&mut partial, &wave[s])?;
+                    *lock(&slots[s]) = Some(partial);
+                    Ok(())
+                })?;
+                for slot in slots {
+                    if let Some(partial) = slot.into_inner().unwrap_or_else(|e| e.into_inner()) {
+                        survey.join(&mut total, partial);
+                    }
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Runs tasks until one fails; of several failures, that of the lowest task that was reached.
+    fn try_run(
+        &self,
+        n: usize,
+        task: &(dyn Fn(usize) -> Result<(), BoxError> + Sync),
+    ) -> Result<(), MergeError> {
+        let failed = AtomicBool::new(false);
+        let first: Mutex<Option<(usize, BoxError)>> = Mutex::new(None);
+        self.pool.run(n, &|i| {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Err(e) = task(i) {
+                failed.store(true, Ordering::Relaxed);
+                let mut first = lock(&first);
+                if first.as_ref().is_none_or(|(j, _)| i < *j) {
+                    *first = Some((i, e));
+                }
+            }
+        });
+        match first.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            Some((_, e)) => Err(MergeError::Io(e)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// How a tensor is cut: spans by its shape and the grain alone, blocks within them.
+struct Grid {
+    len: usize,
+    span: usize,
+    block: usize,
+}
+
+impl Grid {
+    fn new(tensor: &TensorSpec<'_>, grain: Grain, block: usize) -> Self {
+        let len = tensor.len();
+        let unit = match grain {
+            Grain::Element => 1,
+            Grain::Row => tensor.row_len(),
+            Grain::Tensor => len,
+        }
+        .max(1);
+        let whole = |n: usize| (n / unit).max(1) * unit;
+        Self {
+            len,
+            span: whole(SPAN),
+            block: whole(block),
+        }
+    }
+
+    fn spans(&self, within: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {
+        let whole = 0..self.len;
+        let within = within.unwrap_or_else(|| Vec::from([whole]));
+        let cut = |r: Range<usize>| {
+            (r.start..r.end)
+                .step_by(self.span)
+                .map(move |at| at..(at + self.span).min(r.end))
+        };
+        within.into_iter().flat_map(cut).collect()
+    }
+
+    /// Reads the blocks of a span, in order.
+    fn read(
+        &self,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        span: Range<usize>,
+        mut see: impl FnMut(&Block<'_>) -> Result<(), BoxError>,
+    ) -> Result<(), BoxError> {
+        let widest = self.block.min(span.len());
+        let mut base_buffer = vec![0.0; if tensor.has_base { widest } else { 0 }];
+        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs).map(|_| vec![0.0; widest]).collect();
+        for offset in span.clone().step_by(self.block) {
+            let range = offset..(offset + self.block).min(span.end);
+            let base = if tensor.has_base {
+                Some(source.read(
+                    Operand::Base,
+                    range.clone(),
+                    &mut base_buffer[..range.len()],
+                )?)
+            } else {
+                None
+            };
+            let mut inputs = Vec::with_capacity(tensor.n_inputs);
+            for (i, buffer) in buffers.iter_mut().enumerate() {
+                inputs.push(source.read(
+                    Operand::Input(i),
+                    range.clone(),
+                    &mut buffer[..range.len()],
+                )?);
+            }
+            see(&Block {
+                offset,
+                base,
+                inputs: &inputs,
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! DARE: drops elements of each task vector at random and rescales the rest. Yu et al., "Language models are Super
+//! Mario", arXiv 2311.03099.
+
+use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
+use crate::contract::{Plan, TensorSpec};
+use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::params::Params;
+use crate::random::{ElementRng, keep_threshold};
+
+/// `dare_linear`.
+pub const LINEAR: OperatorDef = OperatorDef {
+    name: "dare_linear",
+    summary: "Drops elements of each task vector at random, rescales the rest, and adds them up.",
+    formula: "τi with each element dropped with probability 1 − density, rescaled; θ0 + λ Σ wi τi, divided by Σ wi when normalize",
+    reference: "DARE, arXiv 2311.03099",
+    inputs: InputRule::at_least(1),
+    base: BaseRule::Required,
+    params: &[WEIGHT, DENSITY, LAMBDA, RESCALE, normalize(false)],
+    plan: |tensor, params| Ok(plan(tensor, params, false)),
+};
+
+/// `dare_ties`.
+pub const TIES: OperatorDef = OperatorDef {
+    name: "dare_ties",
+    summary: "Drops elements of each task vector at random, rescales the rest, and elects signs as TIES does.",
+    formula: "τi trimmed as by dare_linear, then as ties",
+    plan: |tensor, params| Ok(plan(tensor, params, true)),
+    ..LINEAR
+};
+
+fn plan(tensor: &TensorSpec<'_>, params: &Params, elect: bool) -> Plan {
+    let rescale = params.word("rescale");
+    let densities = params.input_numbers("density");
+    let dropping = densities.iter().any(|d| *d < 1.0);
+    let inputs = densities.iter().enumerate().map(|(i, density)| Drop {
+        rng: ElementRng::new(tensor.seed, tensor.name, i),
+        kept_below: keep_threshold(*density),
+        scale: if rescale == "inverse" {
+            (1.0 / density) as f32
+        } else {
+            1.0
+        },
+    });
+    Task::new(params, elect, rescale == "l1" && dropping).plan(Random {
+        inputs: inputs.collect(),
+    })
+}
+
+struct Drop {
+    rng: ElementRng,
+    kept_below: u64,
+    scale: f32,
+}
+
+struct Random {
+    inputs: Vec<Drop>,
+}
+
+/// Random words that are held at once.
+const WORDS: usize = 256;
+
+impl Trim for Random {
+    fn trim(&self, input: usize, offset: usize, tau: &mut [f32]) {
+        let Drop {
+            rng,
+            kept_below,
+            scale,
+        } = &self.inputs[input];
+        let Ok(kept_below) = u32::try_from(*kept_below) else {
+            return;
+        };
+        let mut words = [0; WORDS];
+        for (c, tau) in tau.chunks_mut(WORDS).enumerate() {
+            let words = &mut words[..tau.len()];
+            rng.fill(offset + c * WORDS, words);
+            for (tau, word) in tau.iter_mut().zip(words) {
+                *tau = if *word < kept_below {
+                    *tau * scale
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}

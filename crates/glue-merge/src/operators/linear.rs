@@ -1,0 +1,45 @@
+//! Weighted average: Σ wi θi, divided by Σ wi. Wortsman et al., "Model soups", arXiv 2203.05482.
+
+use super::combination::combination;
+use crate::contract::{Plan, TensorSpec};
+use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::error::{MergeError, ParamError};
+use crate::params::{Interval, ParamSpec, Params};
+
+/// `linear`.
+pub const DEF: OperatorDef = OperatorDef {
+    name: "linear",
+    summary: "Weighted average of the models.",
+    formula: "Σ wi θi, divided by Σ wi when normalize",
+    reference: "Model soups, arXiv 2203.05482",
+    inputs: InputRule::at_least(1),
+    base: BaseRule::Unused,
+    params: &[
+        ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
+        ParamSpec::flag("normalize", "Divide by the sum of the weights.", true),
+    ],
+    plan,
+};
+
+fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
+    let weights = params.input_numbers("weight");
+    let sum: f64 = weights.iter().sum();
+    if !params.flag("normalize") {
+        return Ok(combination(0.0, weights));
+    }
+    if sum.abs() < 1e-12 {
+        return Err(zero_sum(DEF.name, &weights));
+    }
+    Ok(combination(0.0, weights.into_iter().map(|w| w / sum)))
+}
+
+/// The refusal of weights that cannot be normalised.
+pub(super) fn zero_sum(operator: &'static str, weights: &[f64]) -> MergeError {
+    ParamError::Refused {
+        operator,
+        key: "weight",
+        allowed: "such that the weights do not add up to 0, which normalize divides by".into(),
+        found: format!("{weights:?}"),
+    }
+    .into()
+}

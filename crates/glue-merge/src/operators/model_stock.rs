@@ -1,0 +1,101 @@
+//! Model Stock: how far to go from the base to the average follows from the angle between the fine-tunes.
+//! Jang, Yun, Han, "Model Stock: all we need is just a few fine-tuned models", arXiv 2403.19522.
+
+use super::combination::combination;
+use crate::contract::{Block, Grain, Map, Plan, TensorSpec};
+use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::error::MergeError;
+use crate::gram::{Vectors, gram, subtract};
+use crate::lanes::Lanes;
+use crate::params::{ParamSpec, Params};
+
+/// `model_stock`.
+pub const DEF: OperatorDef = OperatorDef {
+    name: "model_stock",
+    summary: "Between the base and the average of the models, as far as the angle between their task vectors says.",
+    formula: "t · mean(θi) + (1−t) · θ0 with t = N c / (1 + (N−1) c), c the mean cosine of pairs of τ",
+    reference: "Model Stock, arXiv 2403.19522",
+    inputs: InputRule::at_least(2),
+    base: BaseRule::Required,
+    params: &[ParamSpec::flag(
+        "filter_wise",
+        "A ratio for each row instead of one for the tensor.",
+        false,
+    )],
+    plan,
+};
+
+fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
+    let n = tensor.n_inputs;
+    if params.flag("filter_wise") {
+        return Ok(Plan::map(FilterWise {
+            row_len: tensor.row_len().max(1),
+        }));
+    }
+    Ok(gram(Vectors::TaskVectors, n, move |g| {
+        let t = ratio(n, |i, j| g.cosine(i, j));
+        Ok(combination(1.0 - t, vec![t / n as f64; n]))
+    }))
+}
+
+/// The interpolation ratio from the cosines of all pairs.
+fn ratio(n: usize, cosine: impl Fn(usize, usize) -> f64) -> f64 {
+    let pairs = (n * (n - 1) / 2) as f64;
+    let sum: f64 = (0..n)
+        .flat_map(|i| (0..i).map(move |j| (i, j)))
+        .map(|(i, j)| cosine(i, j).clamp(-1.0, 1.0))
+        .sum();
+    let (n, c) = (n as f64, sum / pairs);
+    n * c / (1.0 + (n - 1.0) * c)
+}
+
+struct FilterWise {
+    row_len: usize,
+}
+
+impl Map for FilterWise {
+    fn grain(&self) -> Grain {
+        Grain::Row
+    }
+
+    fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
+        let n = block.inputs.len();
+        let mut tau = vec![0.0; n * self.row_len];
+        let mut dots = vec![0.0; n * n];
+        for (r, (out, base)) in out
+            .chunks_mut(self.row_len)
+            .zip(block.base().chunks(self.row_len))
+            .enumerate()
+        {
+            let row = r * self.row_len..r * self.row_len + out.len();
+            for (tau, input) in tau.chunks_mut(self.row_len).zip(block.inputs) {
+                subtract(&input[row.clone()], base, tau);
+            }
+            let tau: Vec<&[f32]> = tau.chunks(self.row_len).collect();
+            for i in 0..n {
+                for j in 0..=i {
+                    let mut sum = Lanes::default();
+                    sum.dot(0, tau[i], tau[j]);
+                    dots[i * n + j] = sum.total();
+                }
+            }
+            let t = ratio(n, |i, j| {
+                let norms = (dots[i * n + i] * dots[j * n + j]).sqrt();
+                if norms > 0.0 {
+                    dots[i * n + j] / norms
+                } else {
+                    0.0
+                }
+            });
+            let (kept, share) = ((1.0 - t) as f32, (t / n as f64) as f32);
+            out.iter_mut()
+                .zip(base)
+                .for_each(|(out, base)| *out = kept * base);
+            for input in block.inputs {
+                out.iter_mut()
+                    .zip(&input[row.clone()])
+                    .for_each(|(out, x)| *out += share * x);
+            }
+        }
+    }
+}

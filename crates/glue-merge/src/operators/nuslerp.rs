@@ -1,0 +1,220 @@
+//! Spherical interpolation with weights instead of a position, of tensors or of task vectors, whole or by vector.
+
+use super::combination::combination;
+use super::slerp::arc;
+use crate::contract::{Block, Grain, Map, Plan, Survey, TensorSpec};
+use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::error::MergeError;
+use crate::gram::{Vectors, gram};
+use crate::lanes::Lanes;
+use crate::params::{Interval, ParamSpec, Params};
+
+/// `nuslerp`.
+pub const DEF: OperatorDef = OperatorDef {
+    name: "nuslerp",
+    summary: "Spherical interpolation of two models, or of their task vectors, by weights.",
+    formula: "slerp(v1, v2; t = w2/(w1+w2)), vi = θi, or τi and then added to θ0 when there is a base; t = ½ where w1+w2 ≈ 0",
+    reference: "Shoemake, SIGGRAPH 1985; options of mergekit's nuslerp",
+    inputs: InputRule::exactly(2),
+    base: BaseRule::Optional,
+    params: &[
+        ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
+        ParamSpec::flag(
+            "nuslerp_flatten",
+            "Take each tensor as one long vector.",
+            true,
+        ),
+        ParamSpec::flag(
+            "nuslerp_row_wise",
+            "When not flattened: take vectors along the first axis instead of the last.",
+            false,
+        ),
+    ],
+    plan,
+};
+
+/// Below this sine the chord is taken instead of the arc.
+const COLINEAR: f64 = 1e-8;
+
+fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
+    let (w1, w2) = (
+        params.input_number(0, "weight"),
+        params.input_number(1, "weight"),
+    );
+    let t = if (w1 + w2).abs() < 1e-6 {
+        0.5
+    } else {
+        w2 / (w1 + w2)
+    };
+    let deltas = tensor.has_base;
+    if params.flag("nuslerp_flatten") {
+        let vectors = if deltas {
+            Vectors::TaskVectors
+        } else {
+            Vectors::Inputs
+        };
+        return Ok(gram(vectors, 2, move |g| {
+            let [a, b] = coefficients(g.cosine(0, 1), t);
+            Ok(combination(if deltas { 1.0 - a - b } else { 0.0 }, [a, b]))
+        }));
+    }
+    let row_len = tensor.row_len().max(1);
+    Ok(
+        if params.flag("nuslerp_row_wise") && tensor.shape.len() > 1 {
+            // Vectors along the first axis: one for every position in the rest of the shape.
+            let stride = tensor.len() / tensor.shape[0].max(1);
+            Plan::survey(Columns {
+                stride: stride.max(1),
+                t,
+            })
+        } else {
+            Plan::map(Rows { row_len, t })
+        },
+    )
+}
+
+fn coefficients(cosine: f64, t: f64) -> [f64; 2] {
+    let sine = (1.0 - cosine * cosine).max(0.0).sqrt();
+    if sine < COLINEAR {
+        [1.0 - t, t]
+    } else {
+        arc(cosine, t)
+    }
+}
+
+/// Inner products of two vectors.
+#[derive(Clone, Copy, Default)]
+struct Products {
+    aa: f64,
+    ab: f64,
+    bb: f64,
+}
+
+impl Products {
+    fn coefficients(&self, t: f64) -> [f32; 2] {
+        let norms = (self.aa * self.bb).sqrt();
+        let cosine = if norms > 0.0 { self.ab / norms } else { 0.0 };
+        coefficients(cosine, t).map(|c| c as f32)
+    }
+}
+
+/// The element of a vector: of the input, or of its difference from the base.
+#[inline]
+fn element(block: &Block<'_>, input: usize, j: usize) -> f32 {
+    let x = block.inputs[input][j];
+    block.base.map_or(x, |base| x - base[j])
+}
+
+#[inline]
+fn put(block: &Block<'_>, j: usize, [a, b]: [f32; 2]) -> f32 {
+    let merged = a * element(block, 0, j) + b * element(block, 1, j);
+    block.base.map_or(merged, |base| base[j] + merged)
+}
+
+/// A vector for each row.
+struct Rows {
+    row_len: usize,
+    t: f64,
+}
+
+impl Map for Rows {
+    fn grain(&self) -> Grain {
+        Grain::Row
+    }
+
+    fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
+        let (mut a, mut b) = (vec![0.0; self.row_len], vec![0.0; self.row_len]);
+        for (r, out) in out.chunks_mut(self.row_len).enumerate() {
+            let first = r * self.row_len;
+            for (k, (a, b)) in a.iter_mut().zip(&mut b).enumerate() {
+                *a = element(block, 0, first + k);
+                *b = element(block, 1, first + k);
+            }
+            let dot = |x: &[f32], y: &[f32]| {
+                let mut sum = Lanes::default();
+                sum.dot(0, x, y);
+                sum.total()
+            };
+            let c = Products {
+                aa: dot(&a, &a),
+                ab: dot(&a, &b),
+                bb: dot(&b, &b),
+            }
+            .coefficients(self.t);
+            for (k, out) in out.iter_mut().enumerate() {
+                *out = put(block, first + k, c);
+            }
+        }
+    }
+}
+
+/// Inner products for each vector along the first axis.
+struct Columns {
+    stride: usize,
+    t: f64,
+}
+
+impl Survey for Columns {
+    type Partial = Vec<Products>;
+
+    fn grain(&self) -> Grain {
+        Grain::Element
+    }
+
+    fn partial(&self) -> Vec<Products> {
+        vec![Products::default(); self.stride]
+    }
+
+    fn observe(&self, partial: &mut Vec<Products>, block: &Block<'_>) {
+        let mut column = block.offset % self.stride;
+        for j in 0..block.len() {
+            let (a, b) = (
+                f64::from(element(block, 0, j)),
+                f64::from(element(block, 1, j)),
+            );
+            let products = &mut partial[column];
+            products.aa += a * a;
+            products.ab += a * b;
+            products.bb += b * b;
+            column += 1;
+            if column == self.stride {
+                column = 0;
+            }
+        }
+    }
+
+    fn join(&self, partial: &mut Vec<Products>, later: Vec<Products>) {
+        for (sum, more) in partial.iter_mut().zip(later) {
+            sum.aa += more.aa;
+            sum.ab += more.ab;
+            sum.bb += more.bb;
+        }
+    }
+
+    fn finish(self, total: Vec<Products>) -> Result<Plan, MergeError> {
+        Ok(Plan::map(ByColumn {
+            coefficients: total.iter().map(|p| p.coefficients(self.t)).collect(),
+        }))
+    }
+}
+
+struct ByColumn {
+    coefficients: Vec<[f32; 2]>,
+}
+
+impl Map for ByColumn {
+    fn grain(&self) -> Grain {
+        Grain::Element
+    }
+
+    fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
+        let cycle = self
+            .coefficients
+            .iter()
+            .cycle()
+            .skip(block.offset % self.coefficients.len());
+        for ((j, out), c) in out.iter_mut().enumerate().zip(cycle) {
+            *out = put(block, j, *c);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Trimming of task vectors by exact magnitude cuts.
+
+use super::task::{Task, Trim};
+use crate::contract::{Block, Plan, TensorSpec};
+use crate::select::{Cut, Keys, select_largest};
+
+/// Keeps the elements between two cuts of |τ|: above the lower one and not above the upper one.
+struct Between {
+    cuts: Vec<[Cut; 2]>,
+}
+
+impl Trim for Between {
+    fn trim(&self, input: usize, offset: usize, tau: &mut [f32]) {
+        let [lower, upper] = &self.cuts[input];
+        if *lower != Cut::ALL {
+            for (run, least) in lower.runs(offset, tau.len()) {
+                tau[run]
+                    .iter_mut()
+                    .for_each(|x| *x = if key(*x) >= least { *x } else { 0.0 });
+            }
+        }
+        if *upper != Cut::NONE {
+            for (run, least) in upper.runs(offset, tau.len()) {
+                tau[run]
+                    .iter_mut()
+                    .for_each(|x| *x = if key(*x) >= least { 0.0 } else { *x });
+            }
+        }
+    }
+}
+
+/// Bits of |x|.
+#[inline]
+fn key(x: f32) -> u32 {
+    x.to_bits() & 0x7FFF_FFFF
+}
+
+/// Ranks the elements of each task vector by magnitude.
+struct Magnitudes {
+    inputs: usize,
+}
+
+impl Keys for Magnitudes {
+    fn streams(&self) -> usize {
+        self.inputs
+    }
+
+    fn keys(&self, stream: usize, block: &Block<'_>, keys: &mut [u32]) {
+        for ((out, x), base) in keys.iter_mut().zip(block.inputs[stream]).zip(block.base()) {
+            *out = key(x - base);
+        }
+    }
+}
+
+/// A plan that drops, of each task vector, all but the `kept[i]` largest magnitudes, then the `outliers[i]` largest,
+/// and hands the rest to `task`.
+pub(crate) fn trim_by_magnitude(
+    tensor: &TensorSpec<'_>,
+    counts: Vec<[usize; 2]>,
+    task: Task,
+) -> Plan {
+    if counts
+        .iter()
+        .all(|[kept, outliers]| *kept >= tensor.len() && *outliers == 0)
+    {
+        return task.plan(super::task::Keep);
+    }
+    select_largest(
+        Magnitudes {
+            inputs: tensor.n_inputs,
+        },
+        move |input, _| counts[input].to_vec(),
+        |cuts| {
+            Ok(task.plan(Between {
+                cuts: cuts.iter().map(|c| [c[0], c[1]]).collect(),
+            }))
+        },
+    )
+}
+
+/// ⌊share · n⌋.
+pub(crate) fn count(share: f64, n: usize) -> usize {
+    ((share * n as f64) as usize).min(n)
+}
