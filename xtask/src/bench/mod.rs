@@ -1,0 +1,31 @@
+//! `cargo xtask bench`: measurements, one subcommand each.
+//!
+//! A figure means little by itself, so each one is set against another that was taken in the same run, interleaved:
+//! the rate of a plain copy, the time of another tool.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+mod cases;
+mod checkpoint;
+mod gaussian;
+mod measure;
+mod merge;
+mod report;
+
+/// What can be measured.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Merges of whole checkpoints, against the copy of one and, if given, against mergekit.
+    Merge(merge::Args),
+}
+
+/// Runs one measurement.
+///
+/// # Errors
+/// Something that is measured does not build or does not run.
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Merge(args) => merge::run(args),
+    }
+}

@@ -1,0 +1,105 @@
+//! Where things are: the repository, its target folder and its packages, as cargo sees them.
+
+use std::env::consts::EXE_SUFFIX;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::shell;
+
+/// The workspace.
+#[derive(Debug)]
+pub(crate) struct Repo {
+    /// The folder that holds the workspace's `Cargo.toml`.
+    pub(crate) root: PathBuf,
+    /// The folder that cargo builds in.
+    pub(crate) target: PathBuf,
+    /// Every member of the workspace.
+    pub(crate) packages: Vec<Package>,
+}
+
+/// A member of the workspace.
+#[derive(Debug)]
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
+    /// Every dependency of every kind.
+    pub(crate) dependencies: Vec<Dependency>,
+}
+
+/// A dependency of a member.
+#[derive(Debug)]
+pub(crate) struct Dependency {
+    /// The package depended on.
+    pub(crate) name: String,
+    /// Whether only tests, examples and benches see it.
+    pub(crate) dev: bool,
+}
+
+impl Repo {
+    /// Asks cargo; works in any folder of the workspace.
+    ///
+    /// # Errors
+    /// `cargo metadata` fails, or prints something else than its documentation says.
+    pub(crate) fn find() -> Result<Self> {
+        let text =
+            shell::read(shell::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
+        let metadata: Value = serde_json::from_str(&text).context("output of cargo metadata")?;
+        Ok(Self {
+            root: PathBuf::from(string(&metadata, "workspace_root")?),
+            target: PathBuf::from(string(&metadata, "target_directory")?),
+            packages: array(&metadata, "packages")?
+                .iter()
+                .map(package)
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// The path of a file of the repository.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Where cargo puts the binary `glue` under a profile's folder, `debug` or `release`.
+    pub(crate) fn glue(&self, profile: &str) -> PathBuf {
+        self.target.join(profile).join(format!("glue{EXE_SUFFIX}"))
+    }
+
+    /// A path as seen from the repository's root, with `/` between its parts.
+    pub(crate) fn relative(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root)
+            .unwrap_or(path)
+            .to_string_lossy()
+            .replace('\\', "/")
+    }
+}
+
+fn package(value: &Value) -> Result<Package> {
+    let dependencies = array(value, "dependencies")?
+        .iter()
+        .map(|d| {
+            Ok(Dependency {
+                name: string(d, "name")?,
+                dev: d["kind"] == "dev",
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Package {
+        name: string(value, "name")?,
+        dependencies,
+    })
+}
+
+fn string(value: &Value, key: &str) -> Result<String> {
+    let text = value[key]
+        .as_str()
+        .with_context(|| format!("cargo metadata has no {key}"))?;
+    Ok(text.to_owned())
+}
+
+fn array<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    value[key]
+        .as_array()
+        .with_context(|| format!("cargo metadata has no {key}"))
+}

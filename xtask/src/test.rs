@@ -1,0 +1,118 @@
+//! `cargo xtask test`: every check that a change must pass, in the order in which they are likely to fail fast.
+//!
+//! What the tools print is left as it is, so that their own summary lines stay readable. Everything is built with one
+//! package selection, `--workspace`: another one would unify features differently and build the dependencies twice.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::repo::Repo;
+use crate::shell::{self, cargo};
+use crate::{codegen, tidy};
+
+type Step = (&'static str, fn(&Repo) -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("format", |_| {
+        shell::run(cargo().args(["fmt", "--all", "--check"]))
+    }),
+    ("tidy", tidy::check),
+    ("clippy", |_| {
+        shell::run(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    }),
+    // The end-to-end tests start the binary `glue`, which cargo does not build for another package's tests.
+    ("build", |_| {
+        shell::run(cargo().args(["build", "--workspace"]))
+    }),
+    ("tests", tests),
+    ("docs", |_| {
+        shell::run(
+            cargo()
+                .args(["doc", "--workspace", "--no-deps"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )
+    }),
+    ("generated files", codegen::check),
+    ("glue-merge alone", alone),
+    ("a project outside the workspace", external),
+];
+
+/// Runs every step and stops at the first that fails.
+///
+/// # Errors
+/// A step failed; the message names it.
+pub(crate) fn run() -> Result<()> {
+    let repo = Repo::find()?;
+    let start = Instant::now();
+    for (number, (name, step)) in STEPS.iter().enumerate() {
+        println!("== {}/{} {name}", number + 1, STEPS.len());
+        let start = Instant::now();
+        step(&repo).with_context(|| {
+            format!(
+                "step `{name}` failed after {:.1} s; the steps after it were not run",
+                start.elapsed().as_secs_f64()
+            )
+        })?;
+        println!(
+            "== {name}: passed in {:.1} s",
+            start.elapsed().as_secs_f64()
+        );
+    }
+    println!(
+        "xtask test: all {} steps passed in {:.1} s",
+        STEPS.len(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// With cargo-nextest where it is installed: it runs the tests of all packages side by side.
+fn tests(_: &Repo) -> Result<()> {
+    if shell::works(cargo().args(["nextest", "--version"])) {
+        shell::run(cargo().args(["nextest", "run", "--workspace"]))?;
+        shell::run(cargo().args(["test", "--workspace", "--doc"]))
+    } else {
+        shell::run(cargo().args(["test", "--workspace"]))
+    }
+}
+
+/// The contract crate is what other projects depend on alone: it must build without the features that its neighbours
+/// turn on, and bring nothing with it.
+fn alone(repo: &Repo) -> Result<()> {
+    let tree = shell::read(cargo().args(["tree", "-p", "glue-merge", "-e", "normal,build,dev"]))?;
+    if tree.trim().lines().count() != 1 {
+        bail!("glue-merge must depend on nothing, but cargo tree says\n{tree}");
+    }
+    let target = repo.target.join("alone");
+    shell::run(
+        cargo()
+            .args(["build", "-p", "glue-merge", "--target-dir"])
+            .arg(target),
+    )
+}
+
+/// A project that is not part of the workspace and sees only what is public.
+fn external(repo: &Repo) -> Result<()> {
+    let manifest = repo.path("tests/external/Cargo.toml");
+    if !manifest.is_file() {
+        bail!(
+            "tests/external/Cargo.toml is missing: the test of the public interface from outside the workspace"
+        );
+    }
+    let target = repo.target.join("external");
+    shell::run(
+        cargo()
+            .args(["test", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(target),
+    )
+}
