@@ -1,0 +1,462 @@
+//! A checkpoint on disk: one safetensors file, or an index and its shards, memory-mapped.
+//!
+//! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory
+//! can be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching
+//! the lost part kills this process (SIGBUS), and if it rewrites a file in place, values change underfoot. Checkpoints
+//! are therefore replaced by renaming, never rewritten, which is what [`crate::Staging`] does.
+
+use crate::dtype::Dtype;
+use crate::header::{Header, HeaderError, parse_header};
+use memmap2::{Advice, Mmap};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+/// The name transformers gives an index of shards.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The name transformers gives a checkpoint in one file.
+pub const SINGLE_FILE: &str = "model.safetensors";
+
+/// Why a checkpoint cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// Nothing is at the path.
+    #[error("{}: no such file or directory", path.display())]
+    NotFound {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The directory holds no safetensors file.
+    #[error("{}: no safetensors file{}", directory.display(), other_format_advice(found))]
+    NoSafetensors {
+        /// The directory.
+        directory: PathBuf,
+        /// Weights in another format that are there instead, by file name.
+        found: Vec<String>,
+    },
+    /// The directory holds several candidates and none has the usual name.
+    #[error(
+        "{}: {} could each be the checkpoint; name one of them instead of the directory",
+        directory.display(), candidates.join(", ")
+    )]
+    Ambiguous {
+        /// The directory.
+        directory: PathBuf,
+        /// File names.
+        candidates: Vec<String>,
+    },
+    /// The system refused an operation on a file.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file breaks a rule of the format.
+    #[error("{}: {error}", file.display())]
+    Header {
+        /// The file.
+        file: PathBuf,
+        /// The rule.
+        error: HeaderError,
+    },
+    /// The index is not the JSON expected.
+    #[error("{}: not a safetensors index: {message}", file.display())]
+    Index {
+        /// The index.
+        file: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The index names a shard outside its directory.
+    #[error("{}: tensor `{tensor}` is mapped to `{shard}`, which is not a file below the index", file.display())]
+    ShardPath {
+        /// The index.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shard as named.
+        shard: String,
+    },
+    /// The index names a shard that is not there.
+    #[error("{}: shard `{shard}`, which holds {tensors} tensors, is missing", file.display())]
+    ShardMissing {
+        /// The index.
+        file: PathBuf,
+        /// The shard.
+        shard: String,
+        /// Tensors the index maps to it.
+        tensors: usize,
+    },
+    /// The index maps a tensor to a shard that does not hold it.
+    #[error("{}: tensor `{tensor}` is mapped to shard `{shard}`, which does not hold it", file.display())]
+    TensorNotInShard {
+        /// The index.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shard.
+        shard: String,
+    },
+    /// A shard holds a tensor that the index does not map to it.
+    #[error(
+        "{}: shard `{shard}` holds tensor `{tensor}`, which the index {}", file.display(),
+        mapped_to.as_ref().map_or("does not mention".to_string(), |other| format!("maps to `{other}`"))
+    )]
+    TensorNotInIndex {
+        /// The index.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shard that holds it.
+        shard: String,
+        /// The shard the index names for it, if any: then both hold it.
+        mapped_to: Option<String>,
+    },
+}
+
+fn other_format_advice(found: &[String]) -> String {
+    let Some(name) = found.first() else {
+        return String::new();
+    };
+    let how = if name.ends_with(".gguf") {
+        "GGUF is not read; use the original checkpoint, or load it with transformers \
+         (`from_pretrained(DIR, gguf_file=FILE)`) and `save_pretrained(OUT, safe_serialization=True)`"
+    } else {
+        "convert it with transformers: `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, \
+         safe_serialization=True)`"
+    };
+    format!(" (found {}: {how})", found.join(", "))
+}
+
+/// What a header says of one tensor, and where its data is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo {
+    /// Name, unique in the checkpoint.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extents, outermost first; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Index into [`Checkpoint::files`] of the file that holds it.
+    pub file: usize,
+    /// Bytes of that file, counted from its start.
+    pub range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Size of the data in bytes.
+    pub fn n_bytes(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Number of elements; 1 for a scalar.
+    pub fn n_elements(&self) -> usize {
+        self.n_bytes() / self.dtype.size()
+    }
+}
+
+/// A tensor's data in place, borrowed from the memory map.
+#[derive(Clone, Copy)]
+pub struct TensorView<'a> {
+    info: &'a TensorInfo,
+    map: &'a Mmap,
+}
+
+impl<'a> TensorView<'a> {
+    /// Name, unique in the checkpoint.
+    pub fn name(&self) -> &'a str {
+        &self.info.name
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.info.dtype
+    }
+
+    /// Extents, outermost first; empty for a scalar.
+    pub fn shape(&self) -> &'a [usize] {
+        &self.info.shape
+    }
+
+    /// The header's entry.
+    pub fn info(&self) -> &'a TensorInfo {
+        self.info
+    }
+
+    /// The data: little-endian elements in row-major order, at any alignment.
+    pub fn data(&self) -> &'a [u8] {
+        &self.map[self.info.range.clone()]
+    }
+
+    /// Asks the system to start reading `bytes` of the data from disk, and returns without waiting.
+    ///
+    /// A hint: out-of-range parts are ignored, and so is a system that does not take hints.
+    pub fn will_need(&self, bytes: Range<usize>) {
+        let length = self.info.n_bytes();
+        let (start, end) = (bytes.start.min(length), bytes.end.min(length));
+        if start < end {
+            let _ = self.map.advise_range(Advice::WillNeed, self.info.range.start + start, end - start);
+        }
+    }
+}
+
+impl fmt::Debug for TensorView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
+/// BLAKE3 of a file's content; displayed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentHash(pub [u8; 32]);
+
+impl ContentHash {
+    /// The hash of `bytes`, computed by all threads of the current rayon pool.
+    pub fn of(bytes: &[u8]) -> ContentHash {
+        ContentHash(*blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes())
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One safetensors file of a checkpoint, mapped.
+#[derive(Debug)]
+pub struct CheckpointFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: BTreeMap<String, String>,
+}
+
+impl CheckpointFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size in bytes, header included.
+    pub fn n_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Strings under `__metadata__`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// BLAKE3 of the whole file, header included. Reads all of it, with all threads of the current rayon pool.
+    pub fn content_hash(&self) -> ContentHash {
+        ContentHash::of(&self.map)
+    }
+
+    fn open(path: PathBuf) -> Result<(CheckpointFile, Header), CheckpointError> {
+        let file = File::open(&path).map_err(|error| CheckpointError::Io { path: path.clone(), error })?;
+        let map = map_file(&file).map_err(|error| CheckpointError::Io { path: path.clone(), error })?;
+        match parse_header(&map, map.len() as u64) {
+            Ok(mut header) => {
+                let metadata = std::mem::take(&mut header.metadata);
+                Ok((CheckpointFile { path, map, metadata }, header))
+            }
+            Err(error) => Err(CheckpointError::Header { file: path, error }),
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is private to this module's types, read-only, and only ever seen as bytes, for which every
+    // value is valid. What remains is the hazard that the module documents: another process changing the file.
+    unsafe { Mmap::map(file) }
+}
+
+/// The tensors of one model, readable from any thread.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<CheckpointFile>,
+    tensors: Vec<TensorInfo>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint at `path`: a directory, a `.safetensors` file, or an index (`.json`).
+    ///
+    /// In a directory, `model.safetensors.index.json` comes before `model.safetensors`, and before any other index or
+    /// safetensors file that is the only one. Reads headers only.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: nothing usable there, a file that breaks the format, or an index that disagrees with its
+    /// shards in any name.
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint, CheckpointError> {
+        let path = path.as_ref();
+        let io_error = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => CheckpointError::NotFound { path: path.to_path_buf() },
+            _ => CheckpointError::Io { path: path.to_path_buf(), error },
+        };
+        let entry = if std::fs::metadata(path).map_err(io_error)?.is_dir() {
+            find_in_directory(path)?
+        } else {
+            path.to_path_buf()
+        };
+        let (files, mut tensors) = if entry.extension().is_some_and(|extension| extension == "json") {
+            open_index(&entry)?
+        } else {
+            let (file, header) = CheckpointFile::open(entry)?;
+            (vec![file], infos(header, 0).collect())
+        };
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Checkpoint { path: path.to_path_buf(), files, tensors })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files, in the order of their names.
+    pub fn files(&self) -> &[CheckpointFile] {
+        &self.files
+    }
+
+    /// All tensors, in the order of their names.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// All tensors with their data, in the order of their names.
+    pub fn views(&self) -> impl ExactSizeIterator<Item = TensorView<'_>> {
+        self.tensors.iter().map(|info| self.view(info))
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.info(name).map(|info| self.view(info))
+    }
+
+    /// What the header says of the tensor called `name`.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        let found = self.tensors.binary_search_by(|info| info.name.as_str().cmp(name));
+        found.ok().map(|i| &self.tensors[i])
+    }
+
+    /// Bytes of tensor data over all files.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.iter().map(|info| info.n_bytes() as u64).sum()
+    }
+
+    /// Elements over all tensors of floating-point type.
+    pub fn n_parameters(&self) -> u64 {
+        self.tensors.iter().filter(|info| info.dtype.is_float()).map(|info| info.n_elements() as u64).sum()
+    }
+
+    fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
+        TensorView { info, map: &self.files[info.file].map }
+    }
+}
+
+fn infos(header: Header, file: usize) -> impl Iterator<Item = TensorInfo> {
+    header.tensors.into_iter().map(move |tensor| TensorInfo {
+        name: tensor.name,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        file,
+        // The header was checked against the length of a map, so every offset fits in usize.
+        range: (header.data_start + tensor.range.start) as usize..(header.data_start + tensor.range.end) as usize,
+    })
+}
+
+/// The index or the single file that a directory's checkpoint is read from.
+fn find_in_directory(directory: &Path) -> Result<PathBuf, CheckpointError> {
+    for usual in [INDEX_FILE, SINGLE_FILE] {
+        let path = directory.join(usual);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let io_error = |error| CheckpointError::Io { path: directory.to_path_buf(), error };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io_error)? {
+        names.push(entry.map_err(io_error)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let ending = |suffixes: &[&str]| -> Vec<String> {
+        names.iter().filter(|name| suffixes.iter().any(|suffix| name.ends_with(suffix))).cloned().collect()
+    };
+    let mut candidates = ending(&[".safetensors.index.json"]);
+    if candidates.is_empty() {
+        candidates = ending(&[".safetensors"]);
+    }
+    match candidates.as_slice() {
+        [only] => Ok(directory.join(only)),
+        [] => {
+            let mut found = ending(&[".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"]);
+            found.retain(|name| !["training_args.bin", "optimizer.pt", "scheduler.pt"].contains(&name.as_str()));
+            Err(CheckpointError::NoSafetensors { directory: directory.to_path_buf(), found })
+        }
+        _ => Err(CheckpointError::Ambiguous { directory: directory.to_path_buf(), candidates }),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Opens every shard of an index and checks that the two agree on every name.
+fn open_index(path: &Path) -> Result<(Vec<CheckpointFile>, Vec<TensorInfo>), CheckpointError> {
+    let io_error = |error| CheckpointError::Io { path: path.to_path_buf(), error };
+    let index: Index = serde_json::from_slice(&std::fs::read(path).map_err(io_error)?)
+        .map_err(|e| CheckpointError::Index { file: path.to_path_buf(), message: e.to_string() })?;
+
+    let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
+    for (tensor, shard) in &index.weight_map {
+        let below = |c| matches!(c, Component::Normal(_) | Component::CurDir);
+        if shard.is_empty() || !Path::new(shard).components().all(below) {
+            let (tensor, shard) = (tensor.clone(), shard.clone());
+            return Err(CheckpointError::ShardPath { file: path.to_path_buf(), tensor, shard });
+        }
+        *expected.entry(shard).or_default() += 1;
+    }
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let mut files = Vec::with_capacity(expected.len());
+    let mut tensors: Vec<TensorInfo> = Vec::with_capacity(index.weight_map.len());
+    for (&shard, &count) in &expected {
+        let (file, header) = match CheckpointFile::open(directory.join(shard)) {
+            Err(CheckpointError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                let shard = shard.to_string();
+                return Err(CheckpointError::ShardMissing { file: path.to_path_buf(), shard, tensors: count });
+            }
+            opened => opened?,
+        };
+        for info in infos(header, files.len()) {
+            let mapped_to = index.weight_map.get(&info.name);
+            if mapped_to.map(String::as_str) != Some(shard) {
+                return Err(CheckpointError::TensorNotInIndex {
+                    file: path.to_path_buf(),
+                    tensor: info.name,
+                    shard: shard.to_string(),
+                    mapped_to: mapped_to.cloned(),
+                });
+            }
+            tensors.push(info);
+        }
+        files.push(file);
+    }
+    if tensors.len() < index.weight_map.len() {
+        let found: HashSet<&str> = tensors.iter().map(|info| info.name.as_str()).collect();
+        if let Some((tensor, shard)) = index.weight_map.iter().find(|(name, _)| !found.contains(name.as_str())) {
+            let (tensor, shard) = (tensor.clone(), shard.clone());
+            return Err(CheckpointError::TensorNotInShard { file: path.to_path_buf(), tensor, shard });
+        }
+    }
+    Ok((files, tensors))
+}

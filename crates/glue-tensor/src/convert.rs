@@ -1,0 +1,224 @@
+//! Widening stored floats to f32 and narrowing f32 back: the loops every byte of every checkpoint passes through.
+//!
+//! Byte slices need no alignment, because safetensors offsets promise none. The loops carry no branch on the data, so
+//! that the compiler turns them into SIMD; the check for infinities and NaN rides in the same pass, on integer bits.
+
+use crate::dtype::Dtype;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Why a conversion was refused. Neither case depends on the values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// Integers are copied as bytes, never converted.
+    #[error("{dtype} is not a floating-point type and cannot be converted to or from f32")]
+    NotFloat {
+        /// The type asked for.
+        dtype: Dtype,
+    },
+    /// The byte slice and the f32 slice do not hold the same number of elements.
+    #[error("{floats} elements of {dtype} take {expected} bytes, but the byte slice has {found}")]
+    Length {
+        /// The type of the byte slice.
+        dtype: Dtype,
+        /// Elements in the f32 slice.
+        floats: usize,
+        /// Bytes those elements take as `dtype`.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+}
+
+/// Elements per step of the conversions in two passes: few enough that what the first pass loads is still in L1.
+const STEP: usize = 512;
+
+fn check_lengths(dtype: Dtype, bytes: usize, floats: usize) -> Result<(), ConvertError> {
+    if !dtype.is_float() {
+        return Err(ConvertError::NotFloat { dtype });
+    }
+    match floats.checked_mul(dtype.size()) {
+        Some(expected) if expected == bytes => Ok(()),
+        expected => Err(ConvertError::Length { dtype, floats, expected: expected.unwrap_or(usize::MAX), found: bytes }),
+    }
+}
+
+/// Widens `bytes`, little-endian elements of `dtype`, into `out`, and returns whether every value in `out` is finite.
+///
+/// Exact for every type but F64, which is rounded to nearest even; an F64 beyond the range of f32 becomes infinite and
+/// is reported as not finite. NaN stays NaN.
+///
+/// # Errors
+/// [`ConvertError::NotFloat`] for an integer type, [`ConvertError::Length`] when `bytes` does not hold exactly
+/// `out.len()` elements.
+pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, ConvertError> {
+    check_lengths(dtype, bytes.len(), out.len())?;
+    Ok(match dtype {
+        Dtype::F64 => widen_f64(bytes, out),
+        Dtype::F32 => widen_f32(bytes, out),
+        Dtype::F16 => widen_f16(bytes, out),
+        Dtype::Bf16 => widen_bf16(bytes, out),
+        Dtype::F8E4M3 => widen_f8(bytes, out, &E4M3, 0x7f),
+        Dtype::F8E5M2 => widen_f8(bytes, out, &E5M2, 0x7c),
+        _ => return Err(ConvertError::NotFloat { dtype }),
+    })
+}
+
+/// Narrows `values` into `out` as little-endian elements of `dtype`, rounding to nearest, ties to even.
+///
+/// NaN stays NaN and keeps its sign. Overflow gives infinity, except in F8_E4M3, which has none: there a magnitude that
+/// rounds beyond 448 becomes NaN, as in torch's `.to(float8_e4m3fn)`.
+///
+/// # Errors
+/// [`ConvertError::NotFloat`] for an integer type, [`ConvertError::Length`] when `out` does not hold exactly
+/// `values.len()` elements.
+pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<(), ConvertError> {
+    check_lengths(dtype, out.len(), values.len())?;
+    match dtype {
+        Dtype::F64 => store(values, out, |x| f64::from(x).to_le_bytes()),
+        Dtype::F32 => store(values, out, f32::to_le_bytes),
+        Dtype::F16 => narrow_f16(values, out),
+        Dtype::Bf16 => store(values, out, |x| bf16_bits(x).to_le_bytes()),
+        Dtype::F8E4M3 => store(values, out, |x| [f8_bits::<4, 3>(x)]),
+        Dtype::F8E5M2 => store(values, out, |x| [f8_bits::<5, 2>(x)]),
+        _ => return Err(ConvertError::NotFloat { dtype }),
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn store<const N: usize>(values: &[f32], out: &mut [u8], bytes_of: impl Fn(f32) -> [u8; N]) {
+    for (slot, &x) in out.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+        *slot = bytes_of(x);
+    }
+}
+
+fn widen_f64(bytes: &[u8], out: &mut [f32]) -> bool {
+    let mut largest = 0;
+    for (o, b) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *o = f64::from_le_bytes(*b) as f32;
+        largest = largest.max(o.to_bits() & 0x7fff_ffff);
+    }
+    largest < 0x7f80_0000
+}
+
+/// In two passes over each step: loads that run right behind stores at the same offset in their pages stall, which a
+/// fused pass did on one alignment in sixty-four (ten times slower), and a plain copy does not.
+fn widen_f32(bytes: &[u8], out: &mut [f32]) -> bool {
+    let mut largest = 0;
+    for (out, bytes) in out.chunks_mut(STEP).zip(bytes.as_chunks::<4>().0.chunks(STEP)) {
+        for b in bytes {
+            largest = largest.max(u32::from_le_bytes(*b) & 0x7fff_ffff);
+        }
+        for (o, b) in out.iter_mut().zip(bytes) {
+            *o = f32::from_le_bytes(*b);
+        }
+    }
+    largest < 0x7f80_0000
+}
+
+fn widen_bf16(bytes: &[u8], out: &mut [f32]) -> bool {
+    let mut largest = 0;
+    for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        let bits = u16::from_le_bytes(*b);
+        *o = f32::from_bits(u32::from(bits) << 16);
+        largest = largest.max(bits & 0x7fff);
+    }
+    largest < 0x7f80
+}
+
+fn widen_f16(bytes: &[u8], out: &mut [f32]) -> bool {
+    let mut largest = 0;
+    let mut aligned = [f16::ZERO; STEP];
+    for (out, bytes) in out.chunks_mut(STEP).zip(bytes.chunks(2 * STEP)) {
+        let aligned = &mut aligned[..out.len()];
+        for (a, b) in aligned.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            let bits = u16::from_le_bytes(*b);
+            *a = f16::from_bits(bits);
+            largest = largest.max(bits & 0x7fff);
+        }
+        aligned.convert_to_f32_slice(out);
+    }
+    largest < 0x7c00
+}
+
+fn narrow_f16(values: &[f32], out: &mut [u8]) {
+    let mut aligned = [f16::ZERO; STEP];
+    for (values, out) in values.chunks(STEP).zip(out.chunks_mut(2 * STEP)) {
+        let aligned = &mut aligned[..values.len()];
+        aligned.convert_from_f32_slice(values);
+        for (o, a) in out.as_chunks_mut::<2>().0.iter_mut().zip(aligned) {
+            *o = a.to_bits().to_le_bytes();
+        }
+    }
+}
+
+fn widen_f8(bytes: &[u8], out: &mut [f32], table: &[f32; 256], first_not_finite: u8) -> bool {
+    let mut largest = 0;
+    for (o, &b) in out.iter_mut().zip(bytes) {
+        *o = table[usize::from(b)];
+        largest = largest.max(b & 0x7f);
+    }
+    largest < first_not_finite
+}
+
+/// Round to nearest even on the integer bits; a NaN is made quiet first, so that no carry can turn it into infinity.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let quiet = (bits >> 16) | 0x40;
+    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    (if is_nan { quiet } else { rounded }) as u16
+}
+
+/// The 8-bit float with `E` exponent bits, `M` mantissa bits and bias 2^(E-1) - 1 nearest to `x`, ties to even.
+///
+/// Below the smallest normal number the f32 adder does the rounding: adding 2^(23 - M + smallest exponent) leaves just
+/// the bits that the target's subnormals keep.
+#[inline(always)]
+fn f8_bits<const E: u32, const M: u32>(x: f32) -> u8 {
+    let bias = (1 << (E - 1)) - 1;
+    let sign = (x.to_bits() >> 24) & 0x80;
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+
+    let smallest_normal = (128 - bias) << 23;
+    let aligner = (128 - bias + 23 - M) << 23;
+    let subnormal = (f32::from_bits(magnitude) + f32::from_bits(aligner)).to_bits().wrapping_sub(aligner);
+
+    let shift = 23 - M;
+    let odd = (magnitude >> shift) & 1;
+    let normal = (magnitude.wrapping_sub((127 - bias) << 23).wrapping_add((1 << (shift - 1)) - 1 + odd)) >> shift;
+
+    // E5M2 overflows to infinity; E4M3 has none, and after its largest number comes its only NaN.
+    let (overflow, nan) = if E == 5 { (0x7c, 0x7f) } else { (0x7f, 0x7f) };
+    let finite = if magnitude < smallest_normal { subnormal } else { normal };
+    (sign | if magnitude > 0x7f80_0000 { nan } else { finite.min(overflow) }) as u8
+}
+
+const E4M3: [f32; 256] = f8_table(4, 3);
+const E5M2: [f32; 256] = f8_table(5, 2);
+
+const fn f8_table(e: u32, m: u32) -> [f32; 256] {
+    let bias = (1u32 << (e - 1)) - 1;
+    let mut table = [0.0; 256];
+    let mut byte = 0u32;
+    while byte < 256 {
+        let sign = (byte & 0x80) << 24;
+        let exponent = (byte & 0x7f) >> m;
+        let mantissa = byte & ((1 << m) - 1);
+        let special = if e == 5 { exponent == 31 } else { byte & 0x7f == 0x7f };
+        let magnitude = if special {
+            if e == 5 && mantissa == 0 { 0x7f80_0000 } else { 0x7fc0_0000 }
+        } else if exponent == 0 {
+            // mantissa · 2^(1 - bias - m): exact, for both factors are small powers of two times small integers.
+            (mantissa as f32 * f32::from_bits((128 - bias - m) << 23)).to_bits()
+        } else {
+            ((exponent + 127 - bias) << 23) | (mantissa << (23 - m))
+        };
+        table[byte as usize] = f32::from_bits(sign | magnitude);
+        byte += 1;
+    }
+    table
+}

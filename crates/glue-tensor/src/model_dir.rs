@@ -1,0 +1,144 @@
+//! A model on disk: configuration, tokenizer files and weights in one directory.
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::{Config, ConfigError};
+use crate::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
+use serde_json::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The configuration's file name.
+pub const CONFIG_FILE: &str = "config.json";
+/// The file name of the defaults for generation.
+pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
+
+/// Why a model directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelDirError {
+    /// There is no such directory.
+    #[error("{}: no such directory", path.display())]
+    NotFound {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The path is a file, or leads through one.
+    #[error("{}: a model is a directory with {CONFIG_FILE} and safetensors files, and this is a file", path.display())]
+    NotADirectory {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The directory has no configuration.
+    #[error("{}: no {CONFIG_FILE} in the directory", path.display())]
+    NoConfig {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The configuration cannot be used.
+    #[error("{}: {error}", path.display())]
+    Config {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        error: ConfigError,
+    },
+    /// The defaults for generation are not JSON, or not readable.
+    #[error("{}: {message}", path.display())]
+    GenerationConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The weights cannot be opened.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tokenizer files cannot be listed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerFilesError),
+}
+
+/// An opened model directory. Weights are mapped, not read.
+#[derive(Debug)]
+pub struct ModelDir {
+    path: PathBuf,
+    config: Config,
+    generation_config: Option<Value>,
+    tokenizer: TokenizerFiles,
+    checkpoint: Checkpoint,
+}
+
+impl ModelDir {
+    /// Opens the model in the directory `path`.
+    ///
+    /// # Errors
+    /// [`ModelDirError`]; a model without tokenizer files or generation defaults is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<ModelDir, ModelDirError> {
+        let path = path.as_ref().to_path_buf();
+        match std::fs::metadata(&path) {
+            Ok(found) if !found.is_dir() => return Err(ModelDirError::NotADirectory { path }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ModelDirError::NotFound { path });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(ModelDirError::NotADirectory { path });
+            }
+            _ => {}
+        }
+        let config = Config::open(path.join(CONFIG_FILE)).map_err(|error| match error {
+            ConfigError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
+                ModelDirError::NoConfig { path: path.clone() }
+            }
+            error => ModelDirError::Config { path: path.clone(), error },
+        })?;
+        let generation_config = read_generation_config(&path.join(GENERATION_CONFIG_FILE))?;
+        let tokenizer = TokenizerFiles::find(&path)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        Ok(ModelDir { path, config, generation_config, tokenizer, checkpoint })
+    }
+
+    /// The directory, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// `generation_config.json`; `None` when absent.
+    pub fn generation_config(&self) -> Option<&Value> {
+        self.generation_config.as_ref()
+    }
+
+    /// The tokenizer files; there may be none.
+    pub fn tokenizer(&self) -> &TokenizerFiles {
+        &self.tokenizer
+    }
+
+    /// The weights.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Files that belong to a model besides configuration and weights: tokenizer files and generation defaults.
+    pub fn side_files(&self) -> Vec<PathBuf> {
+        let generation = self.generation_config.as_ref().map(|_| self.path.join(GENERATION_CONFIG_FILE));
+        self.tokenizer.paths().chain(generation).collect()
+    }
+}
+
+fn read_generation_config(path: &Path) -> Result<Option<Value>, ModelDirError> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(ModelDirError::GenerationConfig { path: path.to_path_buf(), message: error.to_string() });
+        }
+        Ok(bytes) => bytes,
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| ModelDirError::GenerationConfig {
+        path: path.to_path_buf(),
+        message: format!("not valid JSON: {error}"),
+    })
+}
