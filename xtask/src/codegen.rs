@@ -56,10 +56,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     for (file, text) in generate(repo)? {
         match fs::read_to_string(repo.path(file)) {
             Ok(old) if old == text => {}
-            Ok(old) => stale.push(format!(
-                "{file} is not current, from line {} on",
-                first_difference(&old, &text)
-            )),
+            Ok(old) => stale.push(format!("{file} is not current, from line {} on", first_difference(&old, &text))),
             Err(error) => stale.push(format!("{file}: {error}")),
         }
     }
@@ -77,26 +74,15 @@ fn generate(repo: &Repo) -> Result<Vec<(&'static str, String)>> {
         .map(|(file, args)| {
             // Colours and width would otherwise follow the environment.
             let mut glue = Command::new(repo.glue("debug"));
-            let glue = glue
-                .args(*args)
-                .current_dir(&repo.root)
-                .env("NO_COLOR", "1")
-                .env_remove("COLUMNS");
-            Ok((
-                *file,
-                shell::read(glue).with_context(|| format!("cannot generate {file}"))?,
-            ))
+            let glue = glue.args(*args).current_dir(&repo.root).env("NO_COLOR", "1").env_remove("COLUMNS");
+            Ok((*file, shell::read(glue).with_context(|| format!("cannot generate {file}"))?))
         })
         .collect()
 }
 
 /// The number, from 1, of the first line in which two texts differ.
 fn first_difference(old: &str, new: &str) -> usize {
-    1 + old
-        .split('\n')
-        .zip(new.split('\n'))
-        .take_while(|(a, b)| a == b)
-        .count()
+    1 + old.split('\n').zip(new.split('\n')).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]

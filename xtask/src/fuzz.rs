@@ -38,37 +38,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("cargo-fuzz is not installed\nhint: cargo install cargo-fuzz");
     }
     let list = shell::read(nightly(&repo).args(["fuzz", "list", "--fuzz-dir", "fuzz"]))?;
-    let known: Vec<&str> = list
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    if let Some(unknown) = args
-        .targets
-        .iter()
-        .find(|name| !known.contains(&name.as_str()))
-    {
-        bail!(
-            "there is no fuzz target `{unknown}`; there are: {}",
-            known.join(", ")
-        );
+    let known: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if let Some(unknown) = args.targets.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("there is no fuzz target `{unknown}`; there are: {}", known.join(", "));
     }
     let seconds = (args.minutes * 60.0).ceil();
-    for target in known
-        .iter()
-        .filter(|name| args.targets.is_empty() || args.targets.iter().any(|t| t == *name))
-    {
+    for target in known.iter().filter(|name| args.targets.is_empty() || args.targets.iter().any(|t| t == *name)) {
         println!("== {target} for {seconds} s");
         let limit = format!("-max_total_time={seconds}");
-        shell::run(nightly(&repo).args([
-            "fuzz",
-            "run",
-            "--fuzz-dir",
-            "fuzz",
-            target,
-            "--",
-            &limit,
-        ]))?;
+        shell::run(nightly(&repo).args(["fuzz", "run", "--fuzz-dir", "fuzz", target, "--", &limit]))?;
     }
     Ok(())
 }

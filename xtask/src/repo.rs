@@ -43,16 +43,12 @@ impl Repo {
     /// # Errors
     /// `cargo metadata` fails, or prints something else than its documentation says.
     pub(crate) fn find() -> Result<Self> {
-        let text =
-            shell::read(shell::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
+        let text = shell::read(shell::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
         let metadata: Value = serde_json::from_str(&text).context("output of cargo metadata")?;
         Ok(Self {
             root: PathBuf::from(string(&metadata, "workspace_root")?),
             target: PathBuf::from(string(&metadata, "target_directory")?),
-            packages: array(&metadata, "packages")?
-                .iter()
-                .map(package)
-                .collect::<Result<_>>()?,
+            packages: array(&metadata, "packages")?.iter().map(package).collect::<Result<_>>()?,
         })
     }
 
@@ -68,38 +64,23 @@ impl Repo {
 
     /// A path as seen from the repository's root, with `/` between its parts.
     pub(crate) fn relative(&self, path: &Path) -> String {
-        path.strip_prefix(&self.root)
-            .unwrap_or(path)
-            .to_string_lossy()
-            .replace('\\', "/")
+        path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().replace('\\', "/")
     }
 }
 
 fn package(value: &Value) -> Result<Package> {
     let dependencies = array(value, "dependencies")?
         .iter()
-        .map(|d| {
-            Ok(Dependency {
-                name: string(d, "name")?,
-                dev: d["kind"] == "dev",
-            })
-        })
+        .map(|d| Ok(Dependency { name: string(d, "name")?, dev: d["kind"] == "dev" }))
         .collect::<Result<_>>()?;
-    Ok(Package {
-        name: string(value, "name")?,
-        dependencies,
-    })
+    Ok(Package { name: string(value, "name")?, dependencies })
 }
 
 fn string(value: &Value, key: &str) -> Result<String> {
-    let text = value[key]
-        .as_str()
-        .with_context(|| format!("cargo metadata has no {key}"))?;
+    let text = value[key].as_str().with_context(|| format!("cargo metadata has no {key}"))?;
     Ok(text.to_owned())
 }
 
 fn array<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
-    value[key]
-        .as_array()
-        .with_context(|| format!("cargo metadata has no {key}"))
+    value[key].as_array().with_context(|| format!("cargo metadata has no {key}"))
 }

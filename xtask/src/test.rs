@@ -14,32 +14,13 @@ use crate::{codegen, tidy};
 type Step = (&'static str, fn(&Repo) -> Result<()>);
 
 const STEPS: &[Step] = &[
-    ("format", |_| {
-        shell::run(cargo().args(["fmt", "--all", "--check"]))
-    }),
+    ("format", |_| shell::run(cargo().args(["fmt", "--all", "--check"]))),
     ("tidy", tidy::check),
-    ("clippy", |_| {
-        shell::run(cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
-    }),
+    ("clippy", |_| shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
     // The end-to-end tests start the binary `glue`, which cargo does not build for another package's tests.
-    ("build", |_| {
-        shell::run(cargo().args(["build", "--workspace"]))
-    }),
+    ("build", |_| shell::run(cargo().args(["build", "--workspace"]))),
     ("tests", tests),
-    ("docs", |_| {
-        shell::run(
-            cargo()
-                .args(["doc", "--workspace", "--no-deps"])
-                .env("RUSTDOCFLAGS", "-D warnings"),
-        )
-    }),
+    ("docs", |_| shell::run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))),
     ("generated files", codegen::check),
     ("glue-merge alone", alone),
     ("a project outside the workspace", external),
@@ -61,16 +42,9 @@ pub(crate) fn run() -> Result<()> {
                 start.elapsed().as_secs_f64()
             )
         })?;
-        println!(
-            "== {name}: passed in {:.1} s",
-            start.elapsed().as_secs_f64()
-        );
+        println!("== {name}: passed in {:.1} s", start.elapsed().as_secs_f64());
     }
-    println!(
-        "xtask test: all {} steps passed in {:.1} s",
-        STEPS.len(),
-        start.elapsed().as_secs_f64()
-    );
+    println!("xtask test: all {} steps passed in {:.1} s", STEPS.len(), start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -92,27 +66,15 @@ fn alone(repo: &Repo) -> Result<()> {
         bail!("glue-merge must depend on nothing, but cargo tree says\n{tree}");
     }
     let target = repo.target.join("alone");
-    shell::run(
-        cargo()
-            .args(["build", "-p", "glue-merge", "--target-dir"])
-            .arg(target),
-    )
+    shell::run(cargo().args(["build", "-p", "glue-merge", "--target-dir"]).arg(target))
 }
 
 /// A project that is not part of the workspace and sees only what is public.
 fn external(repo: &Repo) -> Result<()> {
     let manifest = repo.path("tests/external/Cargo.toml");
     if !manifest.is_file() {
-        bail!(
-            "tests/external/Cargo.toml is missing: the test of the public interface from outside the workspace"
-        );
+        bail!("tests/external/Cargo.toml is missing: the test of the public interface from outside the workspace");
     }
     let target = repo.target.join("external");
-    shell::run(
-        cargo()
-            .args(["test", "--manifest-path"])
-            .arg(manifest)
-            .arg("--target-dir")
-            .arg(target),
-    )
+    shell::run(cargo().args(["test", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(target))
 }

@@ -1,1 +1,118 @@
-//! The command line of Model-GLUE: the binary glue, and the entry point for a glue with operators of your own
+//! The command line of Model-GLUE: the binary `glue`, and the entry point for a `glue` with operators of your own.
+//!
+//! A binary that knows more operators than the built-in ones hands [`main`] a longer registry; commands, help,
+//! checking of configs and the reference documents follow from it:
+//!
+//! ```no_run
+//! use glue_merge::{BaseRule, InputRule, Operand, OperatorDef, Plan, Registry};
+//! use std::process::ExitCode;
+//!
+//! const BASE_ONLY: OperatorDef = OperatorDef {
+//!     name: "base_only",
+//!     summary: "Forgets every fine-tune.",
+//!     formula: "θ0",
+//!     reference: "none",
+//!     inputs: InputRule::at_least(1),
+//!     base: BaseRule::Required,
+//!     params: &[],
+//!     plan: |_, _| Ok(Plan::Copy(Operand::Base)),
+//! };
+//!
+//! fn main() -> ExitCode {
+//!     glue_cli::main(Registry::builtin().with(&[&BASE_ONLY]))
+//! }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | `app` | every command and option, as clap sees them |
+//! | `commands` | one file per command |
+//! | `failure` | errors with their exit status and their hint |
+//! | `shell` | standard output and standard error, colours, the progress bar's permission |
+//! | `progress` | the progress bar |
+//! | `units`, `table` | sizes, counts and times in words; aligned columns |
+//! | `reference` | Markdown that is generated: operators, command line |
+//! | `cpu` | whether the processor has what the binary was compiled for |
+//!
+//! **Invariant:** only this crate prints, and only through `shell`.
+//!
+//! Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 130 interrupted.
+
+mod app;
+mod commands;
+mod cpu;
+mod failure;
+mod progress;
+mod reference;
+mod shell;
+mod table;
+mod units;
+
+pub use shell::Streams;
+
+use app::{Cli, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+use failure::Failure;
+use glue_merge::Registry;
+use shell::Shell;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command line that the process was started with, over the operators of `registry`.
+///
+/// Returns what `fn main` should return. Standard output closed by its reader (`glue ops | head`) is no failure.
+pub fn main(registry: Registry) -> ExitCode {
+    if let Err(message) = cpu::check() {
+        let mut streams = Streams::standard();
+        // There is nobody else to tell.
+        let _ = writeln!(streams.err, "error: {message}");
+        return ExitCode::FAILURE;
+    }
+    run_from(std::env::args_os(), &registry, Streams::standard())
+}
+
+/// Runs the command line `args`, program name first, and prints to `streams`.
+///
+/// Does what [`main`] does without touching the standard streams of the process.
+pub fn run_from<I, T>(args: I, registry: &Registry, streams: Streams<'_>) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let mut shell = Shell::new(streams, app::colour_asked_for(&args));
+    let parsed = Cli::command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let done = match parsed {
+        Ok(cli) => {
+            shell.apply(&cli.global);
+            dispatch(&cli, registry, &mut shell)
+        }
+        Err(error) => refuse(&error, &mut shell),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(&mut shell),
+    }
+}
+
+fn dispatch(cli: &Cli, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Merge(args) => commands::merge::run(args, &cli.global, registry, shell),
+        Command::Multi(args) => commands::multi::run(args, &cli.global, registry, shell),
+        Command::Inspect(args) => commands::inspect::run(args, shell),
+        Command::Ops(args) => commands::ops::run(args, registry, shell),
+        Command::Completions(args) => commands::completions::run(args, shell),
+        Command::HelpMarkdown => commands::help_markdown::run(shell),
+        Command::Schema => commands::schema::run(registry, shell),
+    }
+}
+
+/// Help and version are output; everything else that clap returns is wrong usage.
+fn refuse(error: &clap::Error, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let message = error.render();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => shell.print(&shell.styled_out(&message)),
+        _ => Err(Failure::already_worded(shell.styled_err(&message), app::hint_for(error))),
+    }
+}

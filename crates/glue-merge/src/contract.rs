@@ -62,11 +62,7 @@ pub struct Block<'a> {
 impl<'a> Block<'a> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.inputs
-            .first()
-            .copied()
-            .or(self.base)
-            .map_or(0, <[f32]>::len)
+        self.inputs.first().copied().or(self.base).map_or(0, <[f32]>::len)
     }
 
     /// Whether the block has no element.
@@ -207,16 +203,11 @@ pub struct AnyPartial(Box<dyn Any + Send>);
 
 impl AnyPartial {
     fn get<P: 'static>(&mut self) -> &mut P {
-        self.0
-            .downcast_mut()
-            .expect("a partial is handed to the survey that made it")
+        self.0.downcast_mut().expect("a partial is handed to the survey that made it")
     }
 
     fn take<P: 'static>(self) -> P {
-        *self
-            .0
-            .downcast()
-            .expect("a partial is handed to the survey that made it")
+        *self.0.downcast().expect("a partial is handed to the survey that made it")
     }
 }
 

@@ -32,10 +32,7 @@ impl InputRule {
 
     /// Just that many.
     pub const fn exactly(n: usize) -> Self {
-        Self {
-            min: n,
-            max: Some(n),
-        }
+        Self { min: n, max: Some(n) }
     }
 
     /// Whether `n` inputs will do.
@@ -85,11 +82,9 @@ impl Operator {
     /// `def` around `inner`.
     ///
     /// # Errors
-    /// [`ParamError::Refused`] when `def` wraps nothing or `inner` is not an operator on task vectors.
-    pub fn wrapping(
-        def: &'static OperatorDef,
-        inner: &'static OperatorDef,
-    ) -> Result<Self, ParamError> {
+    /// [`ParamError::Refused`] when `def` wraps nothing, or `inner` is not an operator on task vectors or has a
+    /// parameter of the same name as `def`.
+    pub fn wrapping(def: &'static OperatorDef, inner: &'static OperatorDef) -> Result<Self, ParamError> {
         let refuse = |key, allowed: &str| {
             Err(ParamError::Refused {
                 operator: def.name,
@@ -104,10 +99,12 @@ impl Operator {
         if inner.base != BaseRule::Required || wrapped_param(inner).is_some() {
             return refuse(key, "an operator that needs a base and wraps no other");
         }
-        Ok(Self {
-            def,
-            inner: Some(inner),
-        })
+        let taken = |p: &&ParamSpec| def.params.iter().any(|own| own.name == p.name);
+        if let Some(p) = inner.params.iter().find(taken) {
+            let name = p.name;
+            return refuse(key, &format!("an operator without a parameter `{name}`, which would be ambiguous"));
+        }
+        Ok(Self { def, inner: Some(inner) })
     }
 
     /// Its definition.
@@ -122,10 +119,7 @@ impl Operator {
 
     /// All parameters it takes: its own, then those of the operator that it wraps.
     pub fn specs(&self) -> impl Iterator<Item = &'static ParamSpec> + use<> {
-        self.def
-            .params
-            .iter()
-            .chain(self.inner.map_or(&[][..], |inner| inner.params))
+        self.def.params.iter().chain(self.inner.map_or(&[][..], |inner| inner.params))
     }
 
     /// How many inputs it takes, the base not counted.
@@ -137,11 +131,7 @@ impl Operator {
     ///
     /// # Errors
     /// A key that is unknown, missing or out of range.
-    pub fn params(
-        &self,
-        tensor: &[(&str, Setting)],
-        inputs: &[Vec<(&str, Setting)>],
-    ) -> Result<Params, ParamError> {
+    pub fn params(&self, tensor: &[(&str, Setting)], inputs: &[Vec<(&str, Setting)>]) -> Result<Params, ParamError> {
         Params::check(self, tensor, inputs)
     }
 
@@ -151,11 +141,7 @@ impl Operator {
     /// Too few or too many inputs, no base where one is needed, or what the operator itself refuses.
     pub fn plan(&self, tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
         self.check_operands(tensor.n_inputs, tensor.has_base)?;
-        assert_eq!(
-            params.n_inputs(),
-            tensor.n_inputs,
-            "parameters were checked for another number of inputs"
-        );
+        assert_eq!(params.n_inputs(), tensor.n_inputs, "parameters were checked for another number of inputs");
         (self.def.plan)(tensor, params)
     }
 
@@ -171,31 +157,20 @@ impl Operator {
         if rule.allows(n_inputs) {
             return Ok(());
         }
-        let besides = if self.def.base == BaseRule::Required {
-            " besides the base"
-        } else {
-            ""
-        };
+        let besides = if self.def.base == BaseRule::Required { " besides the base" } else { "" };
         let plural = |n: usize| if n == 1 { "model" } else { "models" };
         let expected = match rule.max {
             Some(max) if max == rule.min => format!("exactly {max} {}{besides}", plural(max)),
             Some(max) => format!("{} to {max} models{besides}", rule.min),
             None => format!("{} or more {}{besides}", rule.min, plural(rule.min)),
         };
-        Err(MergeError::InputCount {
-            operator,
-            expected,
-            found: n_inputs,
-        })
+        Err(MergeError::InputCount { operator, expected, found: n_inputs })
     }
 }
 
 /// The key under which `def` takes the name of another operator.
 pub(crate) fn wrapped_param(def: &OperatorDef) -> Option<&'static str> {
-    def.params
-        .iter()
-        .find(|p| p.kind == Kind::Operator)
-        .map(|p| p.name)
+    def.params.iter().find(|p| p.kind == Kind::Operator).map(|p| p.name)
 }
 
 impl OperatorDef {

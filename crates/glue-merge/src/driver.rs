@@ -20,12 +20,7 @@ pub trait Source: Sync {
     ///
     /// # Errors
     /// Whatever reading meets. It ends the merge of the tensor.
-    fn read<'a>(
-        &'a self,
-        operand: Operand,
-        range: Range<usize>,
-        buffer: &'a mut [f32],
-    ) -> Result<&'a [f32], BoxError>;
+    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError>;
 }
 
 /// Where the elements of the result go to.
@@ -98,11 +93,7 @@ pub struct Driver<'a> {
 
 impl Default for Driver<'_> {
     fn default() -> Self {
-        Self {
-            pool: &Serial,
-            executor: &HostExecutor,
-            block: BLOCK,
-        }
+        Self { pool: &Serial, executor: &HostExecutor, block: BLOCK }
     }
 }
 
@@ -200,11 +191,7 @@ impl Driver<'_> {
     }
 
     /// Runs tasks until one fails; of several failures, that of the lowest task that was reached.
-    fn try_run(
-        &self,
-        n: usize,
-        task: &(dyn Fn(usize) -> Result<(), BoxError> + Sync),
-    ) -> Result<(), MergeError> {
+    fn try_run(&self, n: usize, task: &(dyn Fn(usize) -> Result<(), BoxError> + Sync)) -> Result<(), MergeError> {
         let failed = AtomicBool::new(false);
         let first: Mutex<Option<(usize, BoxError)>> = Mutex::new(None);
         self.pool.run(n, &|i| {
@@ -247,21 +234,13 @@ impl Grid {
         }
         .max(1);
         let whole = |n: usize| (n / unit).max(1) * unit;
-        Self {
-            len,
-            span: whole(SPAN),
-            block: whole(block),
-        }
+        Self { len, span: whole(SPAN), block: whole(block) }
     }
 
     fn spans(&self, within: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {
         let whole = 0..self.len;
         let within = within.unwrap_or_else(|| Vec::from([whole]));
-        let cut = |r: Range<usize>| {
-            (r.start..r.end)
-                .step_by(self.span)
-                .map(move |at| at..(at + self.span).min(r.end))
-        };
+        let cut = |r: Range<usize>| (r.start..r.end).step_by(self.span).map(move |at| at..(at + self.span).min(r.end));
         within.into_iter().flat_map(cut).collect()
     }
 
@@ -279,27 +258,15 @@ impl Grid {
         for offset in span.clone().step_by(self.block) {
             let range = offset..(offset + self.block).min(span.end);
             let base = if tensor.has_base {
-                Some(source.read(
-                    Operand::Base,
-                    range.clone(),
-                    &mut base_buffer[..range.len()],
-                )?)
+                Some(source.read(Operand::Base, range.clone(), &mut base_buffer[..range.len()])?)
             } else {
                 None
             };
             let mut inputs = Vec::with_capacity(tensor.n_inputs);
             for (i, buffer) in buffers.iter_mut().enumerate() {
-                inputs.push(source.read(
-                    Operand::Input(i),
-                    range.clone(),
-                    &mut buffer[..range.len()],
-                )?);
+                inputs.push(source.read(Operand::Input(i), range.clone(), &mut buffer[..range.len()])?);
             }
-            see(&Block {
-                offset,
-                base,
-                inputs: &inputs,
-            })?;
+            see(&Block { offset, base, inputs: &inputs })?;
         }
         Ok(())
     }

@@ -51,36 +51,18 @@ pub enum MergeError {
 impl fmt::Display for MergeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InputCount {
-                operator,
-                expected,
-                found,
-            } => {
+            Self::InputCount { operator, expected, found } => {
                 write!(f, "{operator} merges {expected}, found {found}")
             }
             Self::BaseMissing { operator } => {
                 write!(f, "{operator} needs a base model, none is given")
             }
             Self::Param(e) => e.fmt(f),
-            Self::Shape {
-                tensor,
-                shape,
-                expected,
-            } => {
-                write!(
-                    f,
-                    "tensor {tensor} has shape {shape:?}, expected {expected}"
-                )
+            Self::Shape { tensor, shape, expected } => {
+                write!(f, "tensor {tensor} has shape {shape:?}, expected {expected}")
             }
-            Self::Length {
-                tensor,
-                expected,
-                found,
-            } => {
-                write!(
-                    f,
-                    "an input of tensor {tensor} has {found} elements, expected {expected}"
-                )
+            Self::Length { tensor, expected, found } => {
+                write!(f, "an input of tensor {tensor} has {found} elements, expected {expected}")
             }
             Self::Io(e) => e.fmt(f),
         }
@@ -150,12 +132,7 @@ pub enum ParamError {
 impl fmt::Display for ParamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown {
-                operator,
-                key,
-                nearest,
-                known,
-            } => {
+            Self::Unknown { operator, key, nearest, known } => {
                 write!(f, "{operator} has no parameter `{key}`")?;
                 match nearest {
                     Some(n) => write!(f, "; did you mean `{n}`?"),
@@ -163,35 +140,15 @@ impl fmt::Display for ParamError {
                     None => write!(f, "; it has {}", known.join(", ")),
                 }
             }
-            Self::Missing {
-                operator,
-                key,
-                input: Some(i),
-            } => {
-                write!(
-                    f,
-                    "{operator} needs `{key}` for every model; it is missing for model {}",
-                    i + 1
-                )
+            Self::Missing { operator, key, input: Some(i) } => {
+                write!(f, "{operator} needs `{key}` for every model; it is missing for model {}", i + 1)
             }
-            Self::Missing {
-                operator,
-                key,
-                input: None,
-            } => write!(f, "{operator} needs the parameter `{key}`"),
-            Self::Refused {
-                operator,
-                key,
-                allowed,
-                found,
-            } => {
+            Self::Missing { operator, key, input: None } => write!(f, "{operator} needs the parameter `{key}`"),
+            Self::Refused { operator, key, allowed, found } => {
                 write!(f, "{operator}: `{key}` must be {allowed}, found {found}")
             }
             Self::NotPerInput { operator, key } => {
-                write!(
-                    f,
-                    "{operator}: `{key}` holds for the whole merge and cannot differ between models"
-                )
+                write!(f, "{operator}: `{key}` holds for the whole merge and cannot differ between models")
             }
         }
     }

@@ -44,11 +44,7 @@ impl Gram {
     /// Cosine of the angle between vi and vj; 0 where one of them is 0.
     pub fn cosine(&self, i: usize, j: usize) -> f64 {
         let norms = self.norm(i) * self.norm(j);
-        if norms > 0.0 {
-            self.dot(i, j) / norms
-        } else {
-            0.0
-        }
+        if norms > 0.0 { self.dot(i, j) / norms } else { 0.0 }
     }
 }
 
@@ -101,10 +97,7 @@ impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Survey for Gram
                     for (tau, input) in tau.chunks_mut(CHUNK.min(block.len())).zip(block.inputs) {
                         subtract(&input[at..at + base.len()], base, &mut tau[..base.len()]);
                     }
-                    let tau: Vec<&[f32]> = tau
-                        .chunks(CHUNK.min(block.len()))
-                        .map(|t| &t[..base.len()])
-                        .collect();
+                    let tau: Vec<&[f32]> = tau.chunks(CHUNK.min(block.len())).map(|t| &t[..base.len()]).collect();
                     products(sums, block.offset + at, &tau);
                 }
             }
@@ -118,10 +111,7 @@ impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Survey for Gram
     }
 
     fn finish(self, sums: Vec<Lanes>) -> Result<Plan, MergeError> {
-        (self.then)(&Gram {
-            n: self.n,
-            products: sums.iter().map(Lanes::total).collect(),
-        })
+        (self.then)(&Gram { n: self.n, products: sums.iter().map(Lanes::total).collect() })
     }
 }
 

@@ -24,12 +24,7 @@ impl Slices<'_> {
 }
 
 impl Source for Slices<'_> {
-    fn read<'a>(
-        &'a self,
-        operand: Operand,
-        range: Range<usize>,
-        _: &'a mut [f32],
-    ) -> Result<&'a [f32], BoxError> {
+    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, _: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
         Ok(&self.operand(operand)[range])
     }
 }
@@ -58,21 +53,8 @@ pub fn merge_slices(
     base: Option<&[f32]>,
     inputs: &[&[f32]],
 ) -> Result<Vec<f32>, MergeError> {
-    let tensor = TensorSpec {
-        name: "",
-        shape,
-        has_base: base.is_some(),
-        n_inputs: inputs.len(),
-        layer: None,
-        seed: 0,
-    };
-    merge_with(
-        &Driver::default(),
-        operator,
-        params,
-        &tensor,
-        &Slices { base, inputs },
-    )
+    let tensor = TensorSpec { name: "", shape, has_base: base.is_some(), n_inputs: inputs.len(), layer: None, seed: 0 };
+    merge_with(&Driver::default(), operator, params, &tensor, &Slices { base, inputs })
 }
 
 pub(crate) fn merge_with(
@@ -85,11 +67,7 @@ pub(crate) fn merge_with(
     let expected = tensor.len();
     for found in operands.base.iter().chain(operands.inputs).map(|x| x.len()) {
         if found != expected {
-            return Err(MergeError::Length {
-                tensor: tensor.name.into(),
-                expected,
-                found,
-            });
+            return Err(MergeError::Length { tensor: tensor.name.into(), expected, found });
         }
     }
     let plan = operator.plan(tensor, params)?;

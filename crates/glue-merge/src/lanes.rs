@@ -70,9 +70,7 @@ mod tests {
 
     #[test]
     fn cuts_do_not_change_the_bits() {
-        let x: Vec<f32> = (0..1000)
-            .map(|i| ((i * 7919) % 1013) as f32 / 31.0 - 16.0)
-            .collect();
+        let x: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1013) as f32 / 31.0 - 16.0).collect();
         let mut whole = Lanes::default();
         whole.dot(0, &x, &x);
         for length in [1, 7, 16, 53, 999] {

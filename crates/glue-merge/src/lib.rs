@@ -35,6 +35,7 @@
 //! while planning, so that a hot loop cannot fail. A result depends on the values, the parameters and the seed, never
 //! on the length of a block or on the number of threads.
 
+mod conformance;
 mod contract;
 mod def;
 mod driver;
@@ -48,6 +49,7 @@ mod random;
 mod registry;
 mod select;
 
+pub use conformance::{Conformance, check_operator};
 pub use contract::{Block, Grain, Kernel, Map, Operand, Plan, Survey, TensorSpec};
 pub use def::{BaseRule, InputRule, Operator, OperatorDef};
 pub use driver::{BLOCK, Done, Driver, Executor, HostExecutor, Pool, SPAN, Serial, Sink, Source};

@@ -27,38 +27,20 @@ pub struct Interval {
 
 impl Interval {
     /// Every finite number.
-    pub const ANY: Self = Self {
-        min: f64::NEG_INFINITY,
-        max: f64::INFINITY,
-        open: false,
-    };
+    pub const ANY: Self = Self { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
 
     /// `min ..= max`.
     pub const fn closed(min: f64, max: f64) -> Self {
-        Self {
-            min,
-            max,
-            open: false,
-        }
+        Self { min, max, open: false }
     }
 
     /// Above `min`, up to and with `max`.
     pub const fn above(min: f64, max: f64) -> Self {
-        Self {
-            min,
-            max,
-            open: true,
-        }
+        Self { min, max, open: true }
     }
 
     fn contains(&self, x: f64) -> bool {
-        x.is_finite()
-            && x <= self.max
-            && if self.open {
-                x > self.min
-            } else {
-                x >= self.min
-            }
+        x.is_finite() && x <= self.max && if self.open { x > self.min } else { x >= self.min }
     }
 }
 
@@ -193,45 +175,18 @@ pub struct ParamSpec {
 }
 
 impl ParamSpec {
-    const fn new(
-        name: &'static str,
-        doc: &'static str,
-        kind: Kind,
-        default: Option<Value>,
-    ) -> Self {
-        Self {
-            name,
-            doc,
-            scope: Scope::Tensor,
-            kind,
-            default,
-        }
+    const fn new(name: &'static str, doc: &'static str, kind: Kind, default: Option<Value>) -> Self {
+        Self { name, doc, scope: Scope::Tensor, kind, default }
     }
 
     /// A number in `range`, usually in `usual`, without a default.
-    pub const fn number(
-        name: &'static str,
-        doc: &'static str,
-        range: Interval,
-        usual: (f64, f64),
-    ) -> Self {
+    pub const fn number(name: &'static str, doc: &'static str, range: Interval, usual: (f64, f64)) -> Self {
         Self::new(name, doc, Kind::Number { range, usual }, None)
     }
 
     /// A whole number in `min ..= max` with a default.
-    pub const fn integer(
-        name: &'static str,
-        doc: &'static str,
-        min: i64,
-        max: i64,
-        default: i64,
-    ) -> Self {
-        Self::new(
-            name,
-            doc,
-            Kind::Integer { min, max },
-            Some(Value::Integer(default)),
-        )
+    pub const fn integer(name: &'static str, doc: &'static str, min: i64, max: i64, default: i64) -> Self {
+        Self::new(name, doc, Kind::Integer { min, max }, Some(Value::Integer(default)))
     }
 
     /// A flag with a default.
@@ -247,12 +202,7 @@ impl ParamSpec {
         [on, off]: [Option<&'static str>; 2],
         default: &'static str,
     ) -> Self {
-        Self::new(
-            name,
-            doc,
-            Kind::Choice { options, on, off },
-            Some(Value::Word(default)),
-        )
+        Self::new(name, doc, Kind::Choice { options, on, off }, Some(Value::Word(default)))
     }
 
     /// The name of a wrapped operator, without a default.
@@ -278,9 +228,7 @@ impl ParamSpec {
     /// [`ParamError::Refused`] when it is of another kind or out of range.
     pub fn check(&self, operator: &'static str, setting: &Setting) -> Result<Value, ParamError> {
         let value = match (self.kind, setting) {
-            (Kind::Number { range, .. }, Setting::Number(x)) if range.contains(*x) => {
-                Some(Value::Number(*x))
-            }
+            (Kind::Number { range, .. }, Setting::Number(x)) if range.contains(*x) => Some(Value::Number(*x)),
             (Kind::Integer { min, max }, Setting::Number(x))
                 if x.fract() == 0.0 && *x >= min as f64 && *x <= max as f64 =>
             {
@@ -288,15 +236,11 @@ impl ParamSpec {
             }
             (Kind::Flag, Setting::Flag(x)) => Some(Value::Flag(*x)),
             // A gradient over layers turns flags into numbers.
-            (Kind::Flag, Setting::Number(x)) if *x == 0.0 || *x == 1.0 => {
-                Some(Value::Flag(*x == 1.0))
-            }
+            (Kind::Flag, Setting::Number(x)) if *x == 0.0 || *x == 1.0 => Some(Value::Flag(*x == 1.0)),
             (Kind::Choice { options, .. }, Setting::Text(word)) => {
                 options.iter().find(|o| *o == word).map(|o| Value::Word(o))
             }
-            (Kind::Choice { on, off, .. }, Setting::Flag(x)) => {
-                (if *x { on } else { off }).map(Value::Word)
-            }
+            (Kind::Choice { on, off, .. }, Setting::Flag(x)) => (if *x { on } else { off }).map(Value::Word),
             _ => None,
         };
         value.ok_or_else(|| ParamError::Refused {
@@ -328,19 +272,15 @@ impl Params {
         let name = operator.def().name;
         let specs: Vec<&ParamSpec> = operator.specs().collect();
         let find = |key: &str| {
-            specs
-                .iter()
-                .copied()
-                .find(|s| s.name == key)
-                .ok_or_else(|| {
-                    let known: Vec<_> = specs.iter().map(|s| s.name).collect();
-                    ParamError::Unknown {
-                        operator: name,
-                        key: key.into(),
-                        nearest: nearest(key, known.iter().copied()),
-                        known,
-                    }
-                })
+            specs.iter().copied().find(|s| s.name == key).ok_or_else(|| {
+                let known: Vec<_> = specs.iter().map(|s| s.name).collect();
+                ParamError::Unknown {
+                    operator: name,
+                    key: key.into(),
+                    nearest: nearest(key, known.iter().copied()),
+                    known,
+                }
+            })
         };
         for (key, _) in tensor {
             find(key)?;
@@ -348,34 +288,25 @@ impl Params {
         for (key, _) in inputs.iter().flatten() {
             let spec = find(key)?;
             if spec.scope == Scope::Tensor {
-                return Err(ParamError::NotPerInput {
-                    operator: name,
-                    key: spec.name,
-                });
+                return Err(ParamError::NotPerInput { operator: name, key: spec.name });
             }
         }
         // A value given for all models stands in where a model has none of its own.
         let lookup = |spec: &ParamSpec, own: &[(&str, Setting)], input: Option<usize>| {
             let given = own.iter().chain(tensor).find(|(key, _)| *key == spec.name);
             match (given, spec.default) {
-                _ if spec.kind == Kind::Operator => Ok(operator
-                    .inner()
-                    .map_or(Value::Word(""), |o| Value::Word(o.name))),
+                _ if spec.kind == Kind::Operator => {
+                    Ok(operator.inner().map_or(Value::Word(""), |o| Value::Word(o.name)))
+                }
                 (Some((_, setting)), _) => spec.check(name, setting),
                 (None, Some(value)) => Ok(value),
-                (None, None) => Err(ParamError::Missing {
-                    operator: name,
-                    key: spec.name,
-                    input,
-                }),
+                (None, None) => Err(ParamError::Missing { operator: name, key: spec.name, input }),
             }
             .map(|value| (spec.name, value))
         };
         let of = |scope| specs.iter().filter(move |s| s.scope == scope);
         Ok(Self {
-            tensor: of(Scope::Tensor)
-                .map(|s| lookup(s, &[], None))
-                .collect::<Result<_, _>>()?,
+            tensor: of(Scope::Tensor).map(|s| lookup(s, &[], None)).collect::<Result<_, _>>()?,
             inputs: inputs
                 .iter()
                 .enumerate()
@@ -436,11 +367,7 @@ impl Params {
 }
 
 fn find(values: &[(&'static str, Value)], name: &str) -> Value {
-    values
-        .iter()
-        .find(|(n, _)| *n == name)
-        .unwrap_or_else(|| panic!("the operator declares no parameter {name}"))
-        .1
+    values.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("the operator declares no parameter {name}")).1
 }
 
 fn number(values: &[(&'static str, Value)], name: &str) -> f64 {

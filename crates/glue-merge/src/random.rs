@@ -3,11 +3,11 @@
 //! Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A counter is encrypted by a
 //! key, so any element's number can be had at once, by any thread, in any order, on any device.
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 /// Counters that are encrypted side by side.
-const WIDTH: usize = 8;
+const WIDTH: usize = 64;
 
 /// The random numbers of one input of one tensor: element `4c + k` takes word `k` of the block with counter
 /// `(c mod 2³², c div 2³², input, 0)` under the key that (seed, tensor name) hash to.
@@ -21,70 +21,67 @@ impl ElementRng {
     /// The numbers of input `input` of tensor `tensor` under `seed`.
     pub fn new(seed: u64, tensor: &str, input: usize) -> Self {
         // FNV-1a over the name, then the finaliser of SplitMix64 over both.
-        let name = tensor.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3)
-        });
+        let name =
+            tensor.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
         let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ name;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^= z >> 31;
-        Self {
-            key: [z as u32, (z >> 32) as u32],
-            input: input as u32,
-        }
+        Self { key: [z as u32, (z >> 32) as u32], input: input as u32 }
     }
 
     /// Fills `out` with the numbers, uniform over `u32`, of the elements from `offset` on.
     pub fn fill(&self, offset: usize, out: &mut [u32]) {
-        let mut words = [0; 4 * WIDTH];
+        let mut blocks = [[0; 4]; WIDTH];
         let mut rest = out;
         let mut at = offset;
         while !rest.is_empty() {
             let skip = at % 4;
-            self.encrypt((at / 4) as u64, &mut words);
-            let n = rest.len().min(words.len() - skip);
+            let n = rest.len().min(4 * WIDTH - skip);
+            let blocks = &mut blocks[..(skip + n).div_ceil(4)];
+            self.encrypt((at / 4) as u64, blocks);
             let (now, later) = rest.split_at_mut(n);
-            now.copy_from_slice(&words[skip..skip + n]);
+            now.copy_from_slice(&blocks.as_flattened()[skip..skip + n]);
             rest = later;
             at += n;
         }
     }
 
-    /// The words of the `WIDTH` blocks from counter `first` on.
-    #[inline]
-    #[expect(
-        clippy::needless_range_loop,
-        reason = "four arrays are walked side by side, and the shape is what becomes SIMD"
-    )]
-    fn encrypt(&self, first: u64, words: &mut [u32; 4 * WIDTH]) {
-        // Words of 32 bits in registers of 64: the products are then plain 64-bit multiplications of low halves.
-        let mut x = [[0u64; WIDTH]; 4];
-        for w in 0..WIDTH {
+    /// The words of the blocks from counter `first` on.
+    fn encrypt(&self, first: u64, blocks: &mut [[u32; 4]]) {
+        let mut keys = [self.key; ROUNDS];
+        for r in 1..ROUNDS {
+            keys[r] = [keys[r - 1][0].wrapping_add(WEYL[0]), keys[r - 1][1].wrapping_add(WEYL[1])];
+        }
+        // All rounds of one block, without a loop in the body: the shape that becomes SIMD over blocks.
+        for (w, block) in blocks.iter_mut().enumerate() {
             let counter = first + w as u64;
-            x[0][w] = counter & 0xFFFF_FFFF;
-            x[1][w] = counter >> 32;
-            x[2][w] = u64::from(self.input);
-        }
-        let [mut k0, mut k1] = self.key;
-        for _ in 0..ROUNDS {
-            for w in 0..WIDTH {
-                let p0 = x[0][w] * u64::from(MULTIPLIERS[0]);
-                let p1 = x[2][w] * u64::from(MULTIPLIERS[1]);
-                x[0][w] = (p1 >> 32) ^ x[1][w] ^ u64::from(k0);
-                x[1][w] = p1 & 0xFFFF_FFFF;
-                x[2][w] = (p0 >> 32) ^ x[3][w] ^ u64::from(k1);
-                x[3][w] = p0 & 0xFFFF_FFFF;
-            }
-            k0 = k0.wrapping_add(WEYL[0]);
-            k1 = k1.wrapping_add(WEYL[1]);
-        }
-        for w in 0..WIDTH {
-            for k in 0..4 {
-                words[4 * w + k] = x[k][w] as u32;
-            }
+            let x = [counter & LOW_HALF, counter >> 32, u64::from(self.input), 0];
+            let x = round(x, keys[0]);
+            let x = round(x, keys[1]);
+            let x = round(x, keys[2]);
+            let x = round(x, keys[3]);
+            let x = round(x, keys[4]);
+            let x = round(x, keys[5]);
+            let x = round(x, keys[6]);
+            let x = round(x, keys[7]);
+            let x = round(x, keys[8]);
+            let x = round(x, keys[9]);
+            *block = x.map(|x| x as u32);
         }
     }
 }
+
+/// One round. Words of 32 bits are carried in 64, whose upper halves are cut off where they would matter: the products
+/// are then SIMD multiplications of low halves.
+#[inline(always)]
+fn round(x: [u64; 4], key: [u32; 2]) -> [u64; 4] {
+    let p0 = (x[0] & LOW_HALF) * MULTIPLIERS[0];
+    let p1 = (x[2] & LOW_HALF) * MULTIPLIERS[1];
+    [(p1 >> 32) ^ x[1] ^ u64::from(key[0]), p1, (p0 >> 32) ^ x[3] ^ u64::from(key[1]), p0]
+}
+
+const LOW_HALF: u64 = 0xFFFF_FFFF;
 
 /// The bound below which a random word has probability `p`: an element is kept when `u64::from(word) < bound`.
 /// `p` is taken into 0 ..= 1; 1 keeps every element and 0 none.
@@ -100,10 +97,7 @@ mod tests {
     /// that this generator can form.
     #[test]
     fn agrees_with_published_vectors() {
-        let rng = ElementRng {
-            key: [0, 0],
-            input: 0,
-        };
+        let rng = ElementRng { key: [0, 0], input: 0 };
         let mut words = [0; 4];
         rng.fill(0, &mut words);
         assert_eq!(words, [0x6627_E8D5, 0xE169_C58D, 0xBC57_AC4C, 0x9B00_DBD8]);

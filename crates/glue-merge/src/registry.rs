@@ -15,9 +15,7 @@ pub struct Registry {
 impl Registry {
     /// The operators of this crate.
     pub fn builtin() -> Self {
-        Self {
-            defs: operators::ALL.to_vec(),
-        }
+        Self { defs: operators::ALL.to_vec() }
     }
 
     /// The same with these added. One of the same name replaces the one that was there.
@@ -42,10 +40,7 @@ impl Registry {
     pub fn get(&self, name: &str) -> Result<&'static OperatorDef, UnknownOperator> {
         self.iter()
             .find(|d| d.name == name)
-            .ok_or_else(|| UnknownOperator {
-                name: name.into(),
-                nearest: nearest(name, self.iter().map(|d| d.name)),
-            })
+            .ok_or_else(|| UnknownOperator { name: name.into(), nearest: nearest(name, self.iter().map(|d| d.name)) })
     }
 
     /// The operator of this name, around `inner` when it wraps another.
@@ -58,12 +53,7 @@ impl Registry {
         match (def.wraps(), inner) {
             (_, Some(inner)) => Ok(Operator::wrapping(def, known(inner)?)?),
             (None, None) => Ok(Operator::new(def)),
-            (Some(key), None) => Err(ParamError::Missing {
-                operator: def.name,
-                key,
-                input: None,
-            }
-            .into()),
+            (Some(key), None) => Err(ParamError::Missing { operator: def.name, key, input: None }.into()),
         }
     }
 }
@@ -80,18 +70,14 @@ pub struct UnknownOperator {
 impl fmt::Display for UnknownOperator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no operator is called `{}`", self.name)?;
-        self.nearest
-            .map_or(Ok(()), |n| write!(f, "; did you mean `{n}`?"))
+        self.nearest.map_or(Ok(()), |n| write!(f, "; did you mean `{n}`?"))
     }
 }
 
 impl Error for UnknownOperator {}
 
 /// The name nearest to `word` by edits, when at most a third of it must change.
-pub(crate) fn nearest(
-    word: &str,
-    names: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
+pub(crate) fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     names
         .map(|name| (edits(word, name), name))
         .filter(|(d, name)| *d <= name.len().max(word.len()).div_ceil(3))
@@ -121,11 +107,7 @@ mod tests {
     #[test]
     fn a_slip_of_the_keyboard_finds_its_operator() {
         let check = |word: &str, expected: Option<&str>| {
-            assert_eq!(
-                Registry::builtin().get(word).unwrap_err().nearest,
-                expected,
-                "{word}"
-            );
+            assert_eq!(Registry::builtin().get(word).unwrap_err().nearest, expected, "{word}");
         };
         check("tise", Some("ties"));
         check("task-arithmetic", Some("task_arithmetic"));

@@ -1,9 +1,11 @@
 //! Exact selection of the largest values without sorting.
 //!
 //! The bits of a non-negative float, read as an integer, order as the float does. One pass makes a histogram of their
-//! upper 16 bits, a second one of the lower 15 inside the bucket where the threshold lies: that is the threshold,
-//! exactly. Where more elements equal it than may be kept, those of lowest index are; a third pass counts them by
-//! block, and a look into one block finds where the count is reached. Memory does not depend on the tensor.
+//! upper 16 bits and finds the bucket where the threshold lies. Mostly that bucket is small: a second pass collects what
+//! is in it, and a selection among those few gives the threshold and, where elements equal it, the index up to which
+//! they are kept. A crowded bucket (many elements may be equal in low precision) takes no memory either: the second
+//! pass makes a histogram of the lower 15 bits inside it, a third counts what equals the threshold by block, and a look
+//! into one block finds where the count is reached.
 
 use crate::contract::{Block, Grain, Plan, Survey};
 use crate::error::MergeError;
@@ -41,15 +43,9 @@ pub struct Cut {
 
 impl Cut {
     /// Keeps every element.
-    pub const ALL: Self = Self {
-        bits: 0,
-        index: usize::MAX,
-    };
+    pub const ALL: Self = Self { bits: 0, index: usize::MAX };
     /// Keeps none.
-    pub const NONE: Self = Self {
-        bits: u32::MAX,
-        index: 0,
-    };
+    pub const NONE: Self = Self { bits: u32::MAX, index: 0 };
 
     /// Whether the element of this key and index is kept.
     pub fn keeps(&self, key: u32, index: usize) -> bool {
@@ -60,10 +56,7 @@ impl Cut {
     /// comparison for the loop inside.
     pub fn runs(&self, offset: usize, len: usize) -> [(Range<usize>, u32); 2] {
         let border = self.index.saturating_sub(offset).min(len);
-        [
-            (0..border, self.bits),
-            (border..len, self.bits.saturating_add(1)),
-        ]
+        [(0..border, self.bits), (border..len, self.bits.saturating_add(1))]
     }
 }
 
@@ -87,11 +80,7 @@ pub fn select_largest<K: Keys + 'static>(
     counts: impl Fn(usize, Largest) -> Vec<usize> + Send + Sync + 'static,
     then: impl FnOnce(Vec<Vec<Cut>>) -> Result<Plan, MergeError> + Send + Sync + 'static,
 ) -> Plan {
-    Plan::survey(Buckets {
-        keys,
-        counts: Box::new(counts),
-        then: Box::new(then),
-    })
+    Plan::survey(Buckets { keys, counts: Box::new(counts), then: Box::new(then) })
 }
 
 type Counts = Box<dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync>;
@@ -106,6 +95,8 @@ struct Target {
     above: usize,
     /// Upper bits of the threshold.
     bucket: u32,
+    /// How many elements lie in the bucket.
+    inside: usize,
     /// All of its bits.
     bits: u32,
     /// The answer.
@@ -113,10 +104,7 @@ struct Target {
 }
 
 /// From the last bin down, the first whose running total reaches `count`, with the total above it.
-fn descend(
-    bins: impl DoubleEndedIterator<Item = usize> + ExactSizeIterator,
-    count: usize,
-) -> (usize, usize) {
+fn descend(bins: impl DoubleEndedIterator<Item = usize> + ExactSizeIterator, count: usize) -> (usize, usize) {
     let mut above = 0;
     for (bin, n) in bins.enumerate().rev() {
         if above + n >= count {
@@ -136,31 +124,16 @@ struct Histograms {
 
 impl Histograms {
     fn new(bins: usize, streams: usize) -> Self {
-        Self {
-            bins: vec![0; bins],
-            zeros: vec![0; streams],
-            room: Vec::new(),
-        }
+        Self { bins: vec![0; bins], zeros: vec![0; streams], room: Vec::new() }
     }
 
     fn join(&mut self, later: &Self) {
-        self.bins
-            .iter_mut()
-            .zip(&later.bins)
-            .for_each(|(bin, more)| *bin += more);
-        self.zeros
-            .iter_mut()
-            .zip(&later.zeros)
-            .for_each(|(n, more)| *n += more);
+        self.bins.iter_mut().zip(&later.bins).for_each(|(bin, more)| *bin += more);
+        self.zeros.iter_mut().zip(&later.zeros).for_each(|(n, more)| *n += more);
     }
 }
 
-fn fill<'a>(
-    keys: &impl Keys,
-    stream: usize,
-    block: &Block<'_>,
-    room: &'a mut Vec<u32>,
-) -> &'a [u32] {
+fn fill<'a>(keys: &impl Keys, stream: usize, block: &Block<'_>, room: &'a mut Vec<u32>) -> &'a [u32] {
     room.resize(block.len(), 0);
     keys.keys(stream, block, room);
     room
@@ -212,44 +185,109 @@ impl<K: Keys + 'static> Survey for Buckets<K> {
     fn finish(self, total: Histograms) -> Result<Plan, MergeError> {
         let mut targets = Vec::new();
         for (stream, ways) in total.bins.chunks_exact(WAYS * BUCKETS).enumerate() {
-            let bin = |b: usize| {
-                (0..WAYS)
-                    .map(|way| ways[way * BUCKETS + b] as usize)
-                    .sum::<usize>()
-            };
+            let bin = |b: usize| (0..WAYS).map(|way| ways[way * BUCKETS + b] as usize).sum::<usize>();
             let elements = (0..BUCKETS).map(bin).sum();
-            for count in (self.counts)(
-                stream,
-                Largest {
-                    elements,
-                    nonzero: elements - total.zeros[stream],
-                },
-            ) {
+            for count in (self.counts)(stream, Largest { elements, nonzero: elements - total.zeros[stream] }) {
                 let cut = match count {
                     0 => Some(Cut::NONE),
                     _ if count >= elements => Some(Cut::ALL),
                     _ => None,
                 };
                 let (bucket, above) = descend((0..BUCKETS).map(bin), count);
-                targets.push(Target {
-                    stream,
-                    count,
-                    above,
-                    bucket: bucket as u32,
-                    bits: 0,
-                    cut,
-                });
+                targets.push(Target { stream, count, above, bucket: bucket as u32, inside: bin(bucket), bits: 0, cut });
             }
         }
         let streams = self.keys.streams();
         if targets.iter().all(|t| t.cut.is_some()) {
             return answer(targets, streams, self.then);
         }
-        Ok(Plan::survey(Lows {
-            keys: self.keys,
-            targets,
-            then: self.then,
-        }))
+        if targets.iter().filter(|t| t.cut.is_none()).all(|t| t.inside <= FEW) {
+            return Ok(Plan::survey(Collect { keys: self.keys, targets, then: self.then }));
+        }
+        Ok(Plan::survey(Lows { keys: self.keys, targets, then: self.then }))
+    }
+}
+
+/// Most elements of a bucket that are collected: 8 MiB for each target.
+const FEW: usize = 1 << 20;
+
+/// Second pass, where the buckets hold few elements: collects them.
+struct Collect<K> {
+    keys: K,
+    targets: Vec<Target>,
+    then: Then,
+}
+
+/// The elements inside each target's bucket, as numbers that order by falling key and then by rising index.
+struct Collected {
+    inside: Vec<Vec<u64>>,
+    room: Vec<u32>,
+}
+
+/// Bits of an index in a collected number.
+const INDEX: u32 = 64 - LOW;
+
+impl<K: Keys + 'static> Survey for Collect<K> {
+    type Partial = Collected;
+
+    fn grain(&self) -> Grain {
+        self.keys.grain()
+    }
+
+    fn order_free(&self) -> bool {
+        true
+    }
+
+    fn partial(&self) -> Collected {
+        Collected { inside: vec![Vec::new(); self.targets.len()], room: Vec::new() }
+    }
+
+    fn observe(&self, partial: &mut Collected, block: &Block<'_>) {
+        for stream in 0..self.keys.streams() {
+            if open(&self.targets, stream).next().is_none() {
+                continue;
+            }
+            let keys = fill(&self.keys, stream, block, &mut partial.room);
+            for (t, target) in open(&self.targets, stream) {
+                let inside = &mut partial.inside[t];
+                each_in_bucket(keys, target.bucket, |j, key| {
+                    let falling = u64::from(!key) & (LOWS as u64 - 1);
+                    inside.push(falling << INDEX | (block.offset + j) as u64);
+                });
+            }
+        }
+    }
+
+    fn join(&self, partial: &mut Collected, later: Collected) {
+        for (inside, mut more) in partial.inside.iter_mut().zip(later.inside) {
+            inside.append(&mut more);
+        }
+    }
+
+    fn finish(mut self, total: Collected) -> Result<Plan, MergeError> {
+        for (target, mut inside) in self.targets.iter_mut().zip(total.inside) {
+            if target.cut.is_none() {
+                let (_, last, _) = inside.select_nth_unstable(target.count - target.above - 1);
+                let low = !(*last >> INDEX) as u32 & (LOWS as u32 - 1);
+                let index = (*last & ((1 << INDEX) - 1)) as usize + 1;
+                target.cut = Some(Cut { bits: target.bucket << LOW | low, index });
+            }
+        }
+        answer(self.targets, self.keys.streams(), self.then)
+    }
+}
+
+/// Calls `see` with the place and the key of each element in a bucket. Few are: many are looked at at once, and
+/// closer only where there is one.
+#[inline]
+fn each_in_bucket(keys: &[u32], bucket: u32, mut see: impl FnMut(usize, u32)) {
+    const MANY: usize = 32;
+    for (c, many) in keys.chunks(MANY).enumerate() {
+        if many.iter().fold(false, |hit, key| hit | (key >> LOW == bucket)) {
+            for (j, key) in many.iter().enumerate().filter(|(_, key)| **key >> LOW == bucket) {
+                see(c * MANY + j, *key);
+            }
+        }
     }
 }
 
@@ -257,23 +295,17 @@ impl<K: Keys + 'static> Survey for Buckets<K> {
 fn answer(targets: Vec<Target>, streams: usize, then: Then) -> Result<Plan, MergeError> {
     let mut cuts = vec![Vec::new(); streams];
     for target in targets {
-        cuts[target.stream].push(target.cut.unwrap_or(Cut {
-            bits: target.bits,
-            index: usize::MAX,
-        }));
+        cuts[target.stream].push(target.cut.unwrap_or(Cut { bits: target.bits, index: usize::MAX }));
     }
     then(cuts)
 }
 
 /// The targets without an answer, by stream.
 fn open(targets: &[Target], stream: usize) -> impl Iterator<Item = (usize, &Target)> {
-    targets
-        .iter()
-        .enumerate()
-        .filter(move |(_, t)| t.stream == stream && t.cut.is_none())
+    targets.iter().enumerate().filter(move |(_, t)| t.stream == stream && t.cut.is_none())
 }
 
-/// Second pass: a histogram of the lower bits inside each target's bucket.
+/// Second pass, where a bucket is crowded: a histogram of the lower bits inside each target's bucket.
 struct Lows<K> {
     keys: K,
     targets: Vec<Target>,
@@ -304,17 +336,7 @@ impl<K: Keys + 'static> Survey for Lows<K> {
             let keys = fill(&self.keys, stream, block, room);
             for (t, target) in open(&self.targets, stream) {
                 let bins = &mut bins[t * LOWS..][..LOWS];
-                // Few elements lie in the bucket: look at many at once, and closer only where there is one.
-                for few in keys.chunks(32) {
-                    if few
-                        .iter()
-                        .fold(false, |hit, key| hit | (key >> LOW == target.bucket))
-                    {
-                        for key in few.iter().filter(|key| *key >> LOW == target.bucket) {
-                            bins[*key as usize & (LOWS - 1)] += 1;
-                        }
-                    }
-                }
+                each_in_bucket(keys, target.bucket, |_, key| bins[key as usize & (LOWS - 1)] += 1);
             }
         }
     }
@@ -328,28 +350,18 @@ impl<K: Keys + 'static> Survey for Lows<K> {
             if target.cut.is_some() {
                 continue;
             }
-            let (low, above) = descend(
-                bins.iter().map(|n| *n as usize),
-                target.count - target.above,
-            );
+            let (low, above) = descend(bins.iter().map(|n| *n as usize), target.count - target.above);
             target.above += above;
             target.bits = target.bucket << LOW | low as u32;
             if target.count - target.above == bins[low] as usize {
-                target.cut = Some(Cut {
-                    bits: target.bits,
-                    index: usize::MAX,
-                });
+                target.cut = Some(Cut { bits: target.bits, index: usize::MAX });
             }
         }
         let streams = self.keys.streams();
         if self.targets.iter().all(|t| t.cut.is_some()) {
             return answer(self.targets, streams, self.then);
         }
-        Ok(Plan::survey(Ties {
-            keys: self.keys,
-            targets: self.targets,
-            then: self.then,
-        }))
+        Ok(Plan::survey(Ties { keys: self.keys, targets: self.targets, then: self.then }))
     }
 }
 
@@ -389,9 +401,7 @@ impl<K: Keys + 'static> Survey for Ties<K> {
                 counts[t] = keys.iter().map(|key| u32::from(*key == target.bits)).sum();
             }
         }
-        partial
-            .blocks
-            .push((block.offset..block.offset + block.len(), counts));
+        partial.blocks.push((block.offset..block.offset + block.len(), counts));
     }
 
     fn join(&self, partial: &mut TieCounts, mut later: TieCounts) {
@@ -406,10 +416,7 @@ impl<K: Keys + 'static> Survey for Ties<K> {
             if target.cut.is_none() {
                 for (range, counts) in &total.blocks {
                     if wanted <= counts[t] as usize {
-                        found = Some(LastTie {
-                            block: range.clone(),
-                            wanted,
-                        });
+                        found = Some(LastTie { block: range.clone(), wanted });
                         break;
                     }
                     wanted -= counts[t] as usize;
@@ -417,12 +424,7 @@ impl<K: Keys + 'static> Survey for Ties<K> {
             }
             last.push(found);
         }
-        Ok(Plan::survey(Borders {
-            keys: self.keys,
-            targets: self.targets,
-            last,
-            then: self.then,
-        }))
+        Ok(Plan::survey(Borders { keys: self.keys, targets: self.targets, last, then: self.then }))
     }
 }
 
@@ -449,12 +451,7 @@ impl<K: Keys + 'static> Survey for Borders<K> {
     }
 
     fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        let mut ranges: Vec<_> = self
-            .last
-            .iter()
-            .flatten()
-            .map(|l| l.block.clone())
-            .collect();
+        let mut ranges: Vec<_> = self.last.iter().flatten().map(|l| l.block.clone()).collect();
         ranges.sort_by_key(|r| r.start);
         ranges.dedup();
         Some(ranges)
@@ -471,10 +468,7 @@ impl<K: Keys + 'static> Survey for Borders<K> {
                 continue;
             };
             let (seen, border) = &mut partial[t];
-            for (j, key) in fill(&self.keys, target.stream, block, &mut room)
-                .iter()
-                .enumerate()
-            {
+            for (j, key) in fill(&self.keys, target.stream, block, &mut room).iter().enumerate() {
                 if *key == target.bits {
                     *seen += 1;
                     if *seen == last.wanted {
@@ -494,10 +488,7 @@ impl<K: Keys + 'static> Survey for Borders<K> {
     fn finish(mut self, borders: Self::Partial) -> Result<Plan, MergeError> {
         for (target, (_, border)) in self.targets.iter_mut().zip(borders) {
             if let Some(index) = border {
-                target.cut = Some(Cut {
-                    bits: target.bits,
-                    index,
-                });
+                target.cut = Some(Cut { bits: target.bits, index });
             }
         }
         answer(self.targets, self.keys.streams(), self.then)

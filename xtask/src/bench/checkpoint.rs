@@ -47,18 +47,12 @@ impl Shape {
         let of_layers = |layers| Self { hidden, layers }.elements() as f64;
         let per_layer = of_layers(2) - of_layers(1);
         let layers = 1.0 + (billions * 1e9 - of_layers(1)) / per_layer;
-        Self {
-            hidden,
-            layers: layers.round().max(1.0) as usize,
-        }
+        Self { hidden, layers: layers.round().max(1.0) as usize }
     }
 
     /// The number of parameters.
     pub(super) fn elements(self) -> usize {
-        self.tensors()
-            .iter()
-            .map(|(_, shape)| shape.iter().product::<usize>())
-            .sum()
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
     /// A name for a folder.
@@ -117,10 +111,7 @@ impl Shape {
         entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
         for (name, shape) in self.tensors() {
             let end = start + 2 * shape.iter().product::<usize>();
-            entries.insert(
-                name,
-                json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}),
-            );
+            entries.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
             start = end;
         }
         let mut text = Value::Object(entries).to_string().into_bytes();
@@ -135,9 +126,7 @@ impl Shape {
 /// A file cannot be written.
 pub(super) fn make(folder: &Path, shape: Shape) -> Result<()> {
     // Whatever decides the bytes: when any of it changes, the files are written anew.
-    let made =
-        json!({"config": shape.config(), "delta": SIGMA_DELTA, "chunk": CHUNK, "names": NAMES})
-            .to_string();
+    let made = json!({"config": shape.config(), "delta": SIGMA_DELTA, "chunk": CHUNK, "names": NAMES}).to_string();
     let marker = folder.join("made.json");
     if fs::read_to_string(&marker).is_ok_and(|text| text == made) {
         return Ok(());
@@ -146,12 +135,8 @@ pub(super) fn make(folder: &Path, shape: Shape) -> Result<()> {
     let (header, elements) = (shape.header(), shape.elements());
     for name in NAMES {
         let checkpoint = folder.join(name);
-        fs::create_dir_all(&checkpoint)
-            .with_context(|| format!("cannot make {}", checkpoint.display()))?;
-        fs::write(
-            checkpoint.join("config.json"),
-            format!("{:#}\n", shape.config()),
-        )?;
+        fs::create_dir_all(&checkpoint).with_context(|| format!("cannot make {}", checkpoint.display()))?;
+        fs::write(checkpoint.join("config.json"), format!("{:#}\n", shape.config()))?;
         let mut file = File::create(checkpoint.join(WEIGHTS))?;
         file.write_all(&header)?;
         file.set_len((header.len() + 2 * elements) as u64)?;
@@ -163,13 +148,9 @@ pub(super) fn make(folder: &Path, shape: Shape) -> Result<()> {
         let ranges = (0..threads).map(|t| t * chunks / threads..(t + 1) * chunks / threads);
         let (gaussian, header) = (&gaussian, &header);
         let workers: Vec<_> = ranges
-            .map(|range| {
-                scope.spawn(move || write_chunks(folder, header.len(), elements, range, gaussian))
-            })
+            .map(|range| scope.spawn(move || write_chunks(folder, header.len(), elements, range, gaussian)))
             .collect();
-        let results = workers
-            .into_iter()
-            .map(|w| w.join().map_err(|_| anyhow!("a writing thread panicked"))?);
+        let results = workers.into_iter().map(|w| w.join().map_err(|_| anyhow!("a writing thread panicked"))?);
         results.collect::<Result<()>>()
     })
     .with_context(|| format!("cannot write checkpoints under {}", folder.display()))?;
@@ -185,9 +166,7 @@ fn write_chunks(
 ) -> Result<()> {
     let mut files = Vec::new();
     for name in NAMES {
-        let mut file = File::options()
-            .write(true)
-            .open(folder.join(name).join(WEIGHTS))?;
+        let mut file = File::options().write(true).open(folder.join(name).join(WEIGHTS))?;
         file.seek(SeekFrom::Start((header + 2 * chunks.start * CHUNK) as u64))?;
         files.push(file);
     }
@@ -198,15 +177,9 @@ fn write_chunks(
         for (model, file) in files.iter_mut().enumerate() {
             gaussian.fill((chunk * NAMES.len() + model) as u64, &mut noise);
             let values: Vec<bf16> = if model == 0 {
-                noise
-                    .iter()
-                    .map(|z| bf16::from_f32(SIGMA_BASE * z))
-                    .collect()
+                noise.iter().map(|z| bf16::from_f32(SIGMA_BASE * z)).collect()
             } else {
-                base.iter()
-                    .zip(&noise)
-                    .map(|(b, z)| bf16::from_f32(b + SIGMA_DELTA * z))
-                    .collect()
+                base.iter().zip(&noise).map(|(b, z)| bf16::from_f32(b + SIGMA_DELTA * z)).collect()
             };
             if model == 0 {
                 base.clear();
@@ -230,10 +203,7 @@ mod tests {
     fn shapes_have_the_size_asked_for() {
         for billions in [0.05, 0.5, 1.0, 7.0] {
             let found = Shape::of_size(billions).elements() as f64 / 1e9;
-            assert!(
-                (found / billions - 1.0).abs() < 0.05,
-                "{found} for {billions}"
-            );
+            assert!((found / billions - 1.0).abs() < 0.05, "{found} for {billions}");
         }
         assert_eq!(Shape::of_size(0.0).layers, 1);
     }
@@ -241,61 +211,37 @@ mod tests {
     #[test]
     fn files_are_valid_and_differ_as_fine_tunes_do() {
         let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            hidden: 64,
-            layers: 1,
-        };
+        let shape = Shape { hidden: 64, layers: 1 };
         make(folder.path(), shape).unwrap();
         let read = |name: &str| fs::read(folder.path().join(name).join(WEIGHTS)).unwrap();
         let (base, model) = (read("base"), read("model-1"));
         let start = 8 + u64::from_le_bytes(base[..8].try_into().unwrap()) as usize;
         let header: Value = serde_json::from_slice(&base[8..start]).unwrap();
         assert_eq!(base.len(), start + 2 * shape.elements());
-        assert_eq!(
-            header["lm_head.weight"]["data_offsets"][1],
-            2 * shape.elements()
-        );
+        assert_eq!(header["lm_head.weight"]["data_offsets"][1], 2 * shape.elements());
         assert_eq!((start % 8, &base[..start]), (0, &model[..start]));
         let floats = |bytes: &[u8]| -> Vec<f32> {
-            bytes[start..]
-                .chunks(2)
-                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect()
+            bytes[start..].chunks(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         };
         let (base, model) = (floats(&base), floats(&model));
-        let sigma =
-            |v: &[f32]| (v.iter().map(|x| f64::from(x * x)).sum::<f64>() / v.len() as f64).sqrt();
+        let sigma = |v: &[f32]| (v.iter().map(|x| f64::from(x * x)).sum::<f64>() / v.len() as f64).sqrt();
         let delta: Vec<f32> = base.iter().zip(&model).map(|(b, m)| m - b).collect();
         // Millions of samples give three digits; bfloat16 adds its rounding error to the small deltas.
         assert!((sigma(&base) / 0.02 - 1.0).abs() < 0.01, "{}", sigma(&base));
-        assert!(
-            (sigma(&delta) / 0.002 - 1.0).abs() < 0.01,
-            "{}",
-            sigma(&delta)
-        );
+        assert!((sigma(&delta) / 0.002 - 1.0).abs() < 0.01, "{}", sigma(&delta));
         assert!(delta.contains(&0.0));
     }
 
     #[test]
     fn checkpoints_are_made_once() {
         let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            hidden: 64,
-            layers: 1,
-        };
+        let shape = Shape { hidden: 64, layers: 1 };
         make(folder.path(), shape).unwrap();
         let weights = folder.path().join("base").join(WEIGHTS);
         fs::write(&weights, "kept").unwrap();
         make(folder.path(), shape).unwrap();
         assert_eq!(fs::read(&weights).unwrap(), b"kept");
-        make(
-            folder.path(),
-            Shape {
-                hidden: 64,
-                layers: 2,
-            },
-        )
-        .unwrap();
+        make(folder.path(), Shape { hidden: 64, layers: 2 }).unwrap();
         assert_ne!(fs::read(&weights).unwrap(), b"kept");
     }
 }

@@ -61,18 +61,10 @@ mod tests {
         let table = Gaussian::new().0;
         assert_eq!(table.len(), COUNT);
         assert!(table.windows(2).all(|w| w[0] <= w[1]));
-        for (share, expected) in [
-            (0.5, 0.0),
-            (0.841_344_75, 1.0),
-            (0.975, 1.959_964),
-            (0.001, -3.090_232),
-        ] {
+        for (share, expected) in [(0.5, 0.0), (0.841_344_75, 1.0), (0.975, 1.959_964), (0.001, -3.090_232)] {
             let found = table[(share * COUNT as f64) as usize];
             // Neighbouring quantiles are up to 0.005 apart at a share of 0.001.
-            assert!(
-                (found - expected).abs() < 0.006,
-                "{share}: {found}, expected {expected}"
-            );
+            assert!((found - expected).abs() < 0.006, "{share}: {found}, expected {expected}");
         }
     }
 
@@ -84,10 +76,7 @@ mod tests {
         let mean = samples.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
         let variance = samples.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
         // Five standard errors: 5 / sqrt(2^20), and sqrt(2) times that.
-        assert!(
-            mean.abs() < 0.005 && (variance - 1.0).abs() < 0.007,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.005 && (variance - 1.0).abs() < 0.007, "{mean} {variance}");
     }
 
     #[test]

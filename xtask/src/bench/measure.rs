@@ -31,14 +31,9 @@ pub(super) struct Run {
 /// It does not start, or its exit status is not 0; the message has the end of what it printed.
 pub(super) fn timed(command: &mut Command, log: &Path) -> Result<Run> {
     let output = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let start = Instant::now();
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
     let (id, done) = (child.id(), AtomicBool::new(false));
     let (status, run) = thread::scope(|scope| {
         let sampler = scope.spawn(|| peaks(id, &done));
@@ -46,14 +41,7 @@ pub(super) fn timed(command: &mut Command, log: &Path) -> Result<Run> {
         let seconds = start.elapsed().as_secs_f64();
         done.store(true, Ordering::Relaxed);
         let (anonymous, resident) = sampler.join().unwrap_or_default();
-        (
-            status,
-            Run {
-                seconds,
-                anonymous,
-                resident,
-            },
-        )
+        (status, Run { seconds, anonymous, resident })
     });
     let status = status?;
     if !status.success() {
@@ -79,10 +67,7 @@ fn peaks(id: u32, done: &AtomicBool) -> (u64, u64) {
 /// The value of a line of `/proc/PID/status`, which is in KiB.
 fn bytes(status: &str, key: &str) -> u64 {
     let value = status.lines().find_map(|line| line.strip_prefix(key));
-    value
-        .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024
+    value.and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// The middle of some figures, the mean of the two middle ones of an even number; NaN of none.
@@ -108,14 +93,7 @@ mod tests {
     #[test]
     fn status_lines_are_read() {
         let status = "VmHWM:\t    1616 kB\nRssAnon:\t     116 kB\n";
-        assert_eq!(
-            (
-                bytes(status, "RssAnon:"),
-                bytes(status, "VmHWM:"),
-                bytes("", "VmHWM:")
-            ),
-            (118_784, 1_654_784, 0)
-        );
+        assert_eq!((bytes(status, "RssAnon:"), bytes(status, "VmHWM:"), bytes("", "VmHWM:")), (118_784, 1_654_784, 0));
     }
 
     #[test]
@@ -136,10 +114,7 @@ mod tests {
     #[test]
     fn a_failure_shows_what_was_printed() {
         let folder = tempfile::tempdir().unwrap();
-        let error = timed(
-            Command::new("sh").args(["-c", "echo why; exit 2"]),
-            &folder.path().join("log"),
-        );
+        let error = timed(Command::new("sh").args(["-c", "echo why; exit 2"]), &folder.path().join("log"));
         assert!(error.unwrap_err().to_string().contains("why"));
     }
 }

@@ -84,29 +84,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     shell::run(shell::cargo().args(["build", "--release", "--workspace", "--bin", "glue"]))?;
     let shape = Shape::of_size(args.size);
     let folder = repo.target.join("bench").join(shape.folder());
-    eprintln!(
-        "checkpoints: 4 of {:.2} billion parameters in {}",
-        shape.elements() as f64 / 1e9,
-        folder.display()
-    );
+    eprintln!("checkpoints: 4 of {:.2} billion parameters in {}", shape.elements() as f64 / 1e9, folder.display());
     checkpoint::make(&folder, shape)?;
-    let bench = Bench {
-        args,
-        glue: repo.glue("release"),
-        mergekit,
-        folder,
-    };
+    let bench = Bench { args, glue: repo.glue("release"), mergekit, folder };
     // The first copy after a pause is the slowest, several times so on a virtual machine: it does not count.
     bench.warm()?;
     bench.copy()?;
     let mut measured = Vec::new();
     for case in cases {
         eprintln!("{} ...", case.name);
-        measured.push(
-            bench
-                .measure(case)
-                .with_context(|| format!("operator {}", case.name))?,
-        );
+        measured.push(bench.measure(case).with_context(|| format!("operator {}", case.name))?);
     }
     print!("{}", report::table(&measured));
     if let Some(file) = &args.json {
@@ -120,10 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn mergekit_of(environment: &Path) -> Result<PathBuf> {
     let program = std::path::absolute(environment.join("bin/mergekit-yaml"))?;
     if !program.is_file() {
-        bail!(
-            "{} is missing\nhint: pip install mergekit in that environment",
-            program.display()
-        );
+        bail!("{} is missing\nhint: pip install mergekit in that environment", program.display());
     }
     Ok(program)
 }
@@ -132,19 +116,11 @@ impl Bench<'_> {
     fn measure(&self, case: &'static Case) -> Result<Measured> {
         let config = format!("{}.yml", case.name);
         fs::write(self.folder.join(&config), case.config())?;
-        let mut measured = Measured {
-            case,
-            checkpoint: self.warm()?,
-            output: 0,
-            rounds: Vec::new(),
-        };
+        let mut measured = Measured { case, checkpoint: self.warm()?, output: 0, rounds: Vec::new() };
         for round in 0..self.args.runs {
             let (copy, copy_and_sync) = self.copy()?;
             let out = format!("out-{}", case.name);
-            let glue = self.merge(
-                Command::new(&self.glue).args(["merge", &config, &out]),
-                &out,
-            )?;
+            let glue = self.merge(Command::new(&self.glue).args(["merge", &config, &out]), &out)?;
             measured.output = weights(&self.folder.join(&out))?;
             if !(self.args.keep && round + 1 == self.args.runs) {
                 fs::remove_dir_all(self.folder.join(&out))?;
@@ -154,21 +130,14 @@ impl Bench<'_> {
                     let out = format!("out-mergekit-{}", case.name);
                     let mut command = Command::new(program);
                     // The checkpoints have no tokenizer to copy, and nothing is to be asked of a hub.
-                    command
-                        .args([&config, &out, "--no-copy-tokenizer"])
-                        .env("HF_HUB_OFFLINE", "1");
+                    command.args([&config, &out, "--no-copy-tokenizer"]).env("HF_HUB_OFFLINE", "1");
                     let run = self.merge(&mut command, &out)?;
                     fs::remove_dir_all(self.folder.join(&out))?;
                     Some(run)
                 }
                 _ => None,
             };
-            measured.rounds.push(Round {
-                copy,
-                copy_and_sync,
-                glue,
-                mergekit,
-            });
+            measured.rounds.push(Round { copy, copy_and_sync, glue, mergekit });
         }
         Ok(measured)
     }
@@ -179,25 +148,15 @@ impl Bench<'_> {
         if path.exists() {
             fs::remove_dir_all(&path)?;
         }
-        timed(
-            command.current_dir(&self.folder),
-            &self.folder.join("log.txt"),
-        )
+        timed(command.current_dir(&self.folder), &self.folder.join("log.txt"))
     }
 
     /// The seconds that `cp` takes for one checkpoint, and `cp` and `sync` together.
     fn copy(&self) -> Result<(f64, f64)> {
-        let (from, to, log) = (
-            self.folder.join("base").join(checkpoint::WEIGHTS),
-            "copy",
-            self.folder.join("log.txt"),
-        );
+        let (from, to, log) = (self.folder.join("base").join(checkpoint::WEIGHTS), "copy", self.folder.join("log.txt"));
         // A file system that can would share the blocks and copy nothing.
         let mut copy = Command::new("cp");
-        copy.arg("--reflink=never")
-            .arg(from)
-            .arg(to)
-            .current_dir(&self.folder);
+        copy.arg("--reflink=never").arg(from).arg(to).current_dir(&self.folder);
         let copied = timed(&mut copy, &log)?.seconds;
         let flushed = timed(Command::new("sync").arg(to).current_dir(&self.folder), &log)?.seconds;
         fs::remove_file(self.folder.join(to))?;
@@ -232,9 +191,7 @@ impl io::Write for Discard {
 /// The bytes of the weights in a folder.
 fn weights(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder)
-        .with_context(|| format!("no merged checkpoint in {}", folder.display()))?
-    {
+    for entry in fs::read_dir(folder).with_context(|| format!("no merged checkpoint in {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "safetensors") {
             bytes += fs::metadata(path)?.len();

@@ -28,18 +28,11 @@ impl Figures {
     fn of(measured: &Measured) -> Self {
         let rounds = &measured.rounds;
         // A merge reads each input at least once and writes its output; a copy reads and writes one checkpoint.
-        let merged =
-            (measured.case.checkpoints() as u64 * measured.checkpoint + measured.output) as f64;
+        let merged = (measured.case.checkpoints() as u64 * measured.checkpoint + measured.output) as f64;
         let copied = 2.0 * measured.checkpoint as f64;
         let glue = || rounds.iter().map(|r| r.glue.seconds);
-        let other: Vec<f64> = rounds
-            .iter()
-            .filter_map(|r| r.mergekit)
-            .map(|r| r.seconds)
-            .collect();
-        let peak = |of: fn(&super::measure::Run) -> u64| {
-            rounds.iter().map(|r| of(&r.glue)).max().unwrap_or(0) as f64
-        };
+        let other: Vec<f64> = rounds.iter().filter_map(|r| r.mergekit).map(|r| r.seconds).collect();
+        let peak = |of: fn(&super::measure::Run) -> u64| rounds.iter().map(|r| of(&r.glue)).max().unwrap_or(0) as f64;
         Self {
             median: median(glue()),
             best: best(glue()),
@@ -71,9 +64,7 @@ pub(super) fn table(all: &[Measured]) -> String {
     ];
     for measured in all {
         let (f, case) = (Figures::of(measured), measured.case);
-        let mergekit = f.mergekit.map_or("– | –".to_owned(), |s| {
-            format!("{s:.1} | {:.1}", s / f.median)
-        });
+        let mergekit = f.mergekit.map_or("– | –".to_owned(), |s| format!("{s:.1} | {:.1}", s / f.median));
         lines.push(format!(
             "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {} | {} | {mergekit} |",
             case.name,
@@ -91,9 +82,7 @@ pub(super) fn table(all: &[Measured]) -> String {
         ));
     }
     lines.push(String::new());
-    lines.push(format!(
-        "aim: that share of cp's rate, with at most {ANONYMOUS_MIB} MiB of anonymous memory\n"
-    ));
+    lines.push(format!("aim: that share of cp's rate, with at most {ANONYMOUS_MIB} MiB of anonymous memory\n"));
     lines.join("\n")
 }
 
@@ -105,9 +94,7 @@ pub(super) fn json(all: &[Measured]) -> Value {
 
 fn operator(measured: &Measured) -> Value {
     let (f, case) = (Figures::of(measured), measured.case);
-    let seconds = |of: fn(&super::merge::Round) -> f64| -> Vec<f64> {
-        measured.rounds.iter().map(of).collect()
-    };
+    let seconds = |of: fn(&super::merge::Round) -> f64| -> Vec<f64> { measured.rounds.iter().map(of).collect() };
     let other = measured.rounds.iter().filter_map(|r| r.mergekit);
     json!({
         "operator": case.name,
@@ -140,14 +127,9 @@ fn operator(measured: &Measured) -> Value {
 /// The processor and the number of threads it runs.
 fn machine() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{}, {threads} threads",
-        name.map_or("unknown processor", |(_, name)| name.trim())
-    )
+    format!("{}, {threads} threads", name.map_or("unknown processor", |(_, name)| name.trim()))
 }
 
 #[cfg(test)]
@@ -159,25 +141,11 @@ mod tests {
     use crate::bench::merge::Round;
 
     fn measured(seconds: &[f64], anonymous: u64, mergekit: Option<f64>) -> Measured {
-        let run = |seconds| Run {
-            seconds,
-            anonymous,
-            resident: 1 << 30,
-        };
-        let round = |&s: &f64| Round {
-            copy: 1.0,
-            copy_and_sync: 4.0,
-            glue: run(s),
-            mergekit: mergekit.map(run),
-        };
+        let run = |seconds| Run { seconds, anonymous, resident: 1 << 30 };
+        let round = |&s: &f64| Round { copy: 1.0, copy_and_sync: 4.0, glue: run(s), mergekit: mergekit.map(run) };
         // Linear reads three checkpoints of 1 GB and writes one.
         let rounds = seconds.iter().map(round).collect();
-        Measured {
-            case: &CASES[0],
-            checkpoint: 1_000_000_000,
-            output: 1_000_000_000,
-            rounds,
-        }
+        Measured { case: &CASES[0], checkpoint: 1_000_000_000, output: 1_000_000_000, rounds }
     }
 
     #[test]
@@ -196,10 +164,7 @@ mod tests {
     fn an_aim_is_for_time_and_memory() {
         let check = |seconds: f64, mib: u64, expected: bool| {
             let found = json(&[measured(&[seconds], mib << 20, None)]);
-            assert_eq!(
-                found["operators"][0]["aim"]["met"], expected,
-                "{seconds} s, {mib} MiB"
-            );
+            assert_eq!(found["operators"][0]["aim"]["met"], expected, "{seconds} s, {mib} MiB");
         };
         check(4.0, 256, true);
         check(4.1, 256, false);
@@ -211,10 +176,7 @@ mod tests {
         let text = table(&[measured(&[1.0], 0, None), measured(&[1.0], 0, Some(3.0))]);
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(rows.len(), 4);
-        assert!(
-            rows.iter().all(|row| row.matches('|').count() == 15),
-            "{text}"
-        );
+        assert!(rows.iter().all(|row| row.matches('|').count() == 15), "{text}");
         assert!(rows[3].contains("| 3.0 | 3.0 |"), "{text}");
     }
 }

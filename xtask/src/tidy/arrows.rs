@@ -23,46 +23,28 @@ pub(super) fn problems(text: &str, packages: &[Package]) -> Vec<String> {
     for package in packages {
         let name = &package.name;
         match rows.get(name) {
-            None => problems.push(format!(
-                "the package {name} has no row in the table of crates"
-            )),
-            Some(row) if row.planned => {
-                problems.push(format!("{name} exists: its row must say `now`"))
-            }
+            None => problems.push(format!("the package {name} has no row in the table of crates")),
+            Some(row) if row.planned => problems.push(format!("{name} exists: its row must say `now`")),
             Some(row) => problems.extend(forbidden(package, row, packages)),
         }
         if name == CONTRACT && !package.dependencies.is_empty() {
-            let names: Vec<_> = package
-                .dependencies
-                .iter()
-                .map(|d| d.name.as_str())
-                .collect();
-            problems.push(format!(
-                "{CONTRACT} must have no dependency, but has {}",
-                names.join(", ")
-            ));
+            let names: Vec<_> = package.dependencies.iter().map(|d| d.name.as_str()).collect();
+            problems.push(format!("{CONTRACT} must have no dependency, but has {}", names.join(", ")));
         }
     }
     for (name, row) in &rows {
         if !row.planned && !packages.iter().any(|p| p.name == *name) {
-            problems.push(format!(
-                "the row of {name} says `now`, but there is no such package"
-            ));
+            problems.push(format!("the row of {name} says `now`, but there is no such package"));
         }
         for unknown in row.allowed.iter().filter(|a| !rows.contains_key(*a)) {
-            problems.push(format!(
-                "the row of {name} allows {unknown}, which has no row"
-            ));
+            problems.push(format!("the row of {name} allows {unknown}, which has no row"));
         }
     }
     problems
 }
 
 fn forbidden(package: &Package, row: &Row, packages: &[Package]) -> Vec<String> {
-    let ours = package
-        .dependencies
-        .iter()
-        .filter(|d| packages.iter().any(|p| p.name == d.name));
+    let ours = package.dependencies.iter().filter(|d| packages.iter().any(|p| p.name == d.name));
     ours.filter(|d| !row.allowed.contains(&d.name))
         .map(|d| {
             let (from, to) = (&package.name, &d.name);
@@ -75,10 +57,7 @@ fn forbidden(package: &Package, row: &Row, packages: &[Package]) -> Vec<String> 
 /// The rows by crate, and what cannot be understood.
 fn table(text: &str) -> (BTreeMap<String, Row>, Vec<String>) {
     let (mut rows, mut problems) = (BTreeMap::new(), Vec::new());
-    let lines = text
-        .lines()
-        .skip_while(|l| !l.starts_with("| crate |"))
-        .take_while(|l| l.starts_with('|'));
+    let lines = text.lines().skip_while(|l| !l.starts_with("| crate |")).take_while(|l| l.starts_with('|'));
     for line in lines.skip(2) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [name, _, arrows, status] = cells[..] else {
@@ -89,21 +68,12 @@ fn table(text: &str) -> (BTreeMap<String, Row>, Vec<String>) {
             "now" => false,
             "planned" => true,
             _ => {
-                problems.push(format!(
-                    "the status of {name} must be `now` or `planned`, not `{status}`"
-                ));
+                problems.push(format!("the status of {name} must be `now` or `planned`, not `{status}`"));
                 continue;
             }
         };
-        let allowed = if arrows == "–" {
-            Vec::new()
-        } else {
-            arrows.split(',').map(unquoted).collect()
-        };
-        if rows
-            .insert(unquoted(name), Row { allowed, planned })
-            .is_some()
-        {
+        let allowed = if arrows == "–" { Vec::new() } else { arrows.split(',').map(unquoted).collect() };
+        if rows.insert(unquoted(name), Row { allowed, planned }).is_some() {
             problems.push(format!("{name} has two rows"));
         }
     }
@@ -127,14 +97,8 @@ mod tests {
         | `glue-merge` | m | – | now |\n| `b` | b | `glue-merge` | now |\n| `c` | c | `b`, `glue-merge` | planned |\n";
 
     fn package(name: &str, dependencies: &[&str]) -> Package {
-        let dependency = |name: &&str| Dependency {
-            name: (*name).to_owned(),
-            dev: false,
-        };
-        Package {
-            name: name.to_owned(),
-            dependencies: dependencies.iter().map(dependency).collect(),
-        }
+        let dependency = |name: &&str| Dependency { name: (*name).to_owned(), dev: false };
+        Package { name: name.to_owned(), dependencies: dependencies.iter().map(dependency).collect() }
     }
 
     fn check(text: &str, packages: &[Package], expected: &[&str]) {
@@ -147,78 +111,35 @@ mod tests {
 
     #[test]
     fn allowed_arrows_and_foreign_crates_pass() {
-        check(
-            TABLE,
-            &[
-                package("glue-merge", &[]),
-                package("b", &["glue-merge", "serde"]),
-            ],
-            &[],
-        );
+        check(TABLE, &[package("glue-merge", &[]), package("b", &["glue-merge", "serde"])], &[]);
     }
 
     #[test]
     fn an_arrow_outside_the_table_is_found() {
-        let packages = [
-            package("glue-merge", &[]),
-            package("b", &["glue-merge"]),
-            package("c", &[]),
-        ];
-        check(
-            &TABLE.replace("planned", "now").replace("`b`, ", ""),
-            &packages,
-            &[],
-        );
-        let packages = [
-            package("glue-merge", &[]),
-            package("b", &["c"]),
-            package("c", &["b"]),
-        ];
-        check(
-            &TABLE.replace("planned", "now"),
-            &packages,
-            &["b depends on c"],
-        );
+        let packages = [package("glue-merge", &[]), package("b", &["glue-merge"]), package("c", &[])];
+        check(&TABLE.replace("planned", "now").replace("`b`, ", ""), &packages, &[]);
+        let packages = [package("glue-merge", &[]), package("b", &["c"]), package("c", &["b"])];
+        check(&TABLE.replace("planned", "now"), &packages, &["b depends on c"]);
     }
 
     #[test]
     fn the_contract_depends_on_nothing_at_all() {
-        check(
-            TABLE,
-            &[package("glue-merge", &["serde"]), package("b", &[])],
-            &["no dependency, but has serde"],
-        );
+        check(TABLE, &[package("glue-merge", &["serde"]), package("b", &[])], &["no dependency, but has serde"]);
     }
 
     #[test]
     fn packages_and_rows_must_correspond() {
         let merge = || package("glue-merge", &[]);
-        check(
-            TABLE,
-            &[merge(), package("b", &[]), package("d", &[])],
-            &["d has no row"],
-        );
-        check(
-            TABLE,
-            &[merge(), package("b", &[]), package("c", &[])],
-            &["c exists"],
-        );
+        check(TABLE, &[merge(), package("b", &[]), package("d", &[])], &["d has no row"]);
+        check(TABLE, &[merge(), package("b", &[]), package("c", &[])], &["c exists"]);
         check(TABLE, &[merge()], &["no such package"]);
-        check(
-            &TABLE.replace("`b`, ", "`x`, "),
-            &[merge(), package("b", &[])],
-            &["allows x"],
-        );
+        check(&TABLE.replace("`b`, ", "`x`, "), &[merge(), package("b", &[])], &["allows x"]);
     }
 
     #[test]
     fn a_table_that_cannot_be_read_is_said() {
         check("text", &[], &["no table"]);
         let packages = [package("glue-merge", &[]), package("b", &[])];
-        check(
-            &TABLE.replace("planned", "soon"),
-            &packages,
-            &["not `soon`"],
-        );
+        check(&TABLE.replace("planned", "soon"), &packages, &["not `soon`"]);
     }
 }

@@ -9,10 +9,7 @@ pub(super) fn problems(path: &Path, text: &str) -> Vec<String> {
     let mut fence = None;
     for (number, line) in (1..).zip(text.lines()) {
         let start = line.trim_start();
-        match (
-            fence,
-            ["```", "~~~"].into_iter().find(|f| start.starts_with(f)),
-        ) {
+        match (fence, ["```", "~~~"].into_iter().find(|f| start.starts_with(f))) {
             (None, Some(opened)) => fence = Some(opened),
             (Some(opened), Some(closing)) if opened == closing => fence = None,
             (Some(_), _) => {}
@@ -30,28 +27,11 @@ pub(super) fn problems(path: &Path, text: &str) -> Vec<String> {
 fn targets(line: &str) -> impl Iterator<Item = String> {
     // Inside backticks nothing is a link: those are the odd pieces.
     let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
-    let inline = prose
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split_once(')'))
-        .map(|(inside, _)| inside);
-    let definition = prose
-        .trim_start()
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("]: "));
-    let definition = definition
-        .filter(|(name, _)| !name.contains(']'))
-        .map(|(_, rest)| rest);
-    let first_word = |s: &str| {
-        s.split_whitespace()
-            .next()
-            .map(|w| w.trim_matches(['<', '>']).to_owned())
-    };
-    inline
-        .chain(definition)
-        .filter_map(first_word)
-        .collect::<Vec<_>>()
-        .into_iter()
+    let inline = prose.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(inside, _)| inside);
+    let definition = prose.trim_start().strip_prefix('[').and_then(|rest| rest.split_once("]: "));
+    let definition = definition.filter(|(name, _)| !name.contains(']')).map(|(_, rest)| rest);
+    let first_word = |s: &str| s.split_whitespace().next().map(|w| w.trim_matches(['<', '>']).to_owned());
+    inline.chain(definition).filter_map(first_word).collect::<Vec<_>>().into_iter()
 }
 
 fn resolves(folder: &Path, target: &str) -> bool {
@@ -74,10 +54,7 @@ mod tests {
 
     #[test]
     fn links_that_lead_somewhere_pass() {
-        check(
-            "[a](there.md) [b](there.md#part) [c](#part) [d](https://a.org/x) [e](there.md \"title\")",
-            0,
-        );
+        check("[a](there.md) [b](there.md#part) [c](#part) [d](https://a.org/x) [e](there.md \"title\")", 0);
         check("[a]: there.md\n[b]: <https://a.org>", 0);
     }
 

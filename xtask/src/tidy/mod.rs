@@ -32,12 +32,9 @@ pub(crate) fn run() -> Result<()> {
 /// A rule is broken; the message lists every place.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     let architecture = "docs/architecture.md";
-    let text = fs::read_to_string(repo.path(architecture))
-        .with_context(|| format!("cannot read {architecture}"))?;
-    let mut problems: Vec<String> = arrows::problems(&text, &repo.packages)
-        .into_iter()
-        .map(|p| format!("{architecture}: {p}"))
-        .collect();
+    let text = fs::read_to_string(repo.path(architecture)).with_context(|| format!("cannot read {architecture}"))?;
+    let mut problems: Vec<String> =
+        arrows::problems(&text, &repo.packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
     let files = files(repo)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else {
@@ -47,24 +44,12 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
         if path.extension().is_some_and(|e| e == "md") {
             found.extend(links::problems(path, &text));
         }
-        problems.extend(
-            found
-                .into_iter()
-                .map(|p| format!("{}:{p}", repo.relative(path))),
-        );
+        problems.extend(found.into_iter().map(|p| format!("{}:{p}", repo.relative(path))));
     }
     if !problems.is_empty() {
-        bail!(
-            "{} places are not tidy\n{}",
-            problems.len(),
-            problems.join("\n")
-        );
+        bail!("{} places are not tidy\n{}", problems.len(), problems.join("\n"));
     }
-    println!(
-        "{} packages and {} files are tidy",
-        repo.packages.len(),
-        files.len()
-    );
+    println!("{} packages and {} files are tidy", repo.packages.len(), files.len());
     Ok(())
 }
 
@@ -73,8 +58,7 @@ fn files(repo: &Repo) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![repo.root.clone()];
     while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(&folder)
-            .with_context(|| format!("cannot list {}", repo.relative(&folder)))?;
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", repo.relative(&folder)))?;
         for entry in entries {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);

@@ -9,11 +9,7 @@ const WRITTEN: &[&str] = &["rs", "md", "toml", "yml", "yaml", "sh", "py", "cu", 
 const MACHINE: &[&str] = &["home", "root", "tmp", "work", "mnt", "Users"];
 
 /// Code that is not finished, as it is typed; put together so that this file may hold it.
-const UNFINISHED: &[&str] = &[
-    concat!("todo", "!("),
-    concat!("unimplemented", "!("),
-    concat!("dbg", "!("),
-];
+const UNFINISHED: &[&str] = &[concat!("todo", "!("), concat!("unimplemented", "!("), concat!("dbg", "!(")];
 
 /// A test that is skipped without saying why.
 const IGNORED: &str = concat!("#[", "ignore]");
@@ -22,10 +18,7 @@ const IGNORED: &str = concat!("#[", "ignore]");
 pub(super) fn is_written(path: &Path) -> bool {
     match path.extension() {
         Some(extension) => WRITTEN.contains(&&*extension.to_string_lossy()),
-        None => path
-            .parent()
-            .and_then(Path::file_name)
-            .is_some_and(|folder| folder == ".ci"),
+        None => path.parent().and_then(Path::file_name).is_some_and(|folder| folder == ".ci"),
     }
 }
 
@@ -47,9 +40,7 @@ pub(super) fn problems(path: &Path, text: &str) -> Vec<String> {
             problems.push(format!("{number}: `{word}` is not finished code"));
         }
         if line.contains(IGNORED) {
-            problems.push(format!(
-                "{number}: an ignored test needs a reason: #[ignore = \"...\"]"
-            ));
+            problems.push(format!("{number}: an ignored test needs a reason: #[ignore = \"...\"]"));
         }
     }
     problems
@@ -73,15 +64,12 @@ fn begins_with_docs(text: &str) -> bool {
 
 /// The first folder of an absolute path that only one machine has.
 fn machine_path(line: &str) -> Option<String> {
-    MACHINE
-        .iter()
-        .map(|folder| format!("/{folder}/"))
-        .find(|path| {
-            line.match_indices(path.as_str()).any(|(at, _)| {
-                // After a letter or the like it is the inside of an address or of a relative path.
-                !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~*{}$<>)".contains(c))
-            })
+    MACHINE.iter().map(|folder| format!("/{folder}/")).find(|path| {
+        line.match_indices(path.as_str()).any(|(at, _)| {
+            // After a letter or the like it is the inside of an address or of a relative path.
+            !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~*{}$<>)".contains(c))
         })
+    })
 }
 
 #[cfg(test)]
@@ -100,11 +88,7 @@ mod tests {
     #[test]
     fn docs_come_first_but_for_attributes() {
         check("a.rs", "//! Text.\nuse x;\n", &[]);
-        check(
-            "a.rs",
-            "#![no_main]\n#![allow(\n    dead_code,\n)]\n\n//! Text.\n",
-            &[],
-        );
+        check("a.rs", "#![no_main]\n#![allow(\n    dead_code,\n)]\n\n//! Text.\n", &[]);
         check("a.rs", "use x;\n//! Text.\n", &["1: begins with no"]);
         check("a.rs", "", &["1: begins with no"]);
         check("a.md", "Text.", &[]);
@@ -115,22 +99,14 @@ mod tests {
         for word in UNFINISHED {
             check("a.rs", &format!("//! T.\nfn f() {{ {word}) }}\n"), &["2: "]);
         }
-        check(
-            "a.rs",
-            &format!("//! T.\n{IGNORED}\n#[ignore = \"slow\"]\n"),
-            &["2: an ignored test"],
-        );
+        check("a.rs", &format!("//! T.\n{IGNORED}\n#[ignore = \"slow\"]\n"), &["2: an ignored test"]);
     }
 
     #[test]
     fn machine_paths_are_told_from_relative_ones() {
         for folder in MACHINE {
             check("a.md", &format!("in `/{folder}/x`"), &["1: "]);
-            check(
-                "a.md",
-                &format!("in target/{folder}/x, $X/{folder}/x, https://a.org/{folder}/x"),
-                &[],
-            );
+            check("a.md", &format!("in target/{folder}/x, $X/{folder}/x, https://a.org/{folder}/x"), &[]);
         }
     }
 

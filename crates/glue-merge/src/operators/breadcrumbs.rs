@@ -49,3 +49,36 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, elect: bool) -> Plan {
         .collect();
     trim_by_magnitude(tensor, counts, Task::new(params, elect, false))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::{Merge, Number};
+
+    /// Which magnitudes 1 ..= 20 remain.
+    fn kept(settings: &[Number]) -> Vec<usize> {
+        let mut tau: Vec<f32> = (1..=20).map(|x| x as f32).collect();
+        tau.iter_mut().step_by(3).for_each(|x| *x = -*x);
+        let inputs: [&[f32]; 1] = [&tau];
+        let all: Vec<Number> = settings.iter().copied().chain([("weight", 1.0)]).collect();
+        let merged = Merge { settings: &all, base: Some(&[0.0; 20]), ..Merge::of(&DEF, &inputs) }.run().unwrap();
+        let mut kept: Vec<usize> = merged.iter().map(|x| x.abs() as usize).filter(|x| *x != 0).collect();
+        kept.sort_unstable();
+        kept
+    }
+
+    #[test]
+    fn drops_from_both_ends() {
+        let check = |density, gamma, expected: std::ops::RangeInclusive<usize>| {
+            let kept = kept(&[("density", density), ("gamma", gamma)]);
+            assert_eq!(kept, expected.collect::<Vec<_>>(), "density {density}, gamma {gamma}");
+        };
+        check(0.5, 0.1, 9..=18);
+        check(0.5, 0.0, 11..=20);
+        // Of 0.01 · 20 elements none is whole.
+        check(0.5, 0.01, 11..=20);
+        // Half of the elements remain, however many of the largest were to go.
+        check(0.5, 0.7, 1..=10);
+        check(1.0, 0.3, 1..=20);
+    }
+}

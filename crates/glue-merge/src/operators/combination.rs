@@ -10,10 +10,7 @@ pub(crate) struct Combination {
 
 /// A plan for `base · θ0 + Σ inputs[i] · θi`; the coefficients are rounded to `f32` here, once.
 pub(crate) fn combination(base: f64, inputs: impl IntoIterator<Item = f64>) -> Plan {
-    Plan::map(Combination {
-        base: base as f32,
-        inputs: inputs.into_iter().map(|c| c as f32).collect(),
-    })
+    Plan::map(Combination { base: base as f32, inputs: inputs.into_iter().map(|c| c as f32).collect() })
 }
 
 impl Map for Combination {
@@ -22,10 +19,7 @@ impl Map for Combination {
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {
-        Some(Kernel::Linear {
-            base: self.base,
-            inputs: &self.inputs,
-        })
+        Some(Kernel::Linear { base: self.base, inputs: &self.inputs })
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -33,12 +27,7 @@ impl Map for Combination {
             .base
             .map(|x| (self.base, x))
             .into_iter()
-            .chain(
-                self.inputs
-                    .iter()
-                    .copied()
-                    .zip(block.inputs.iter().copied()),
-            )
+            .chain(self.inputs.iter().copied().zip(block.inputs.iter().copied()))
             .filter(|(c, _)| *c != 0.0);
         match terms.next() {
             Some((c, x)) => out.iter_mut().zip(x).for_each(|(out, x)| *out = c * x),

@@ -35,15 +35,9 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, elect: bool) -> Plan {
     let inputs = densities.iter().enumerate().map(|(i, density)| Drop {
         rng: ElementRng::new(tensor.seed, tensor.name, i),
         kept_below: keep_threshold(*density),
-        scale: if rescale == "inverse" {
-            (1.0 / density) as f32
-        } else {
-            1.0
-        },
+        scale: if rescale == "inverse" { (1.0 / density) as f32 } else { 1.0 },
     });
-    Task::new(params, elect, rescale == "l1" && dropping).plan(Random {
-        inputs: inputs.collect(),
-    })
+    Task::new(params, elect, rescale == "l1" && dropping).plan(Random { inputs: inputs.collect() }, tensor.len())
 }
 
 struct Drop {
@@ -60,12 +54,10 @@ struct Random {
 const WORDS: usize = 256;
 
 impl Trim for Random {
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32]) {
-        let Drop {
-            rng,
-            kept_below,
-            scale,
-        } = &self.inputs[input];
+    type Room = ();
+
+    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], (): &mut ()) {
+        let Drop { rng, kept_below, scale } = &self.inputs[input];
         let Ok(kept_below) = u32::try_from(*kept_below) else {
             return;
         };
@@ -73,13 +65,15 @@ impl Trim for Random {
         for (c, tau) in tau.chunks_mut(WORDS).enumerate() {
             let words = &mut words[..tau.len()];
             rng.fill(offset + c * WORDS, words);
-            for (tau, word) in tau.iter_mut().zip(words) {
-                *tau = if *word < kept_below {
-                    *tau * scale
-                } else {
-                    0.0
-                };
-            }
+            drop_by_word(tau, words, kept_below, *scale);
         }
+    }
+}
+
+/// Scales what a word below the bound keeps and sets the rest to 0, by masks: a branch would be taken at random.
+fn drop_by_word(tau: &mut [f32], words: &[u32], kept_below: u32, scale: f32) {
+    for (tau, word) in tau.iter_mut().zip(words) {
+        let mask = if *word < kept_below { u32::MAX } else { 0 };
+        *tau = f32::from_bits((*tau * scale).to_bits() & mask);
     }
 }

@@ -4,7 +4,7 @@
 //! The probability of being kept rises linearly with the rank of |τ| inside its row, from density − ε to density + ε.
 //! A random word below the least probability keeps its element and one above the greatest drops it, whatever the rank;
 //! of the others, a histogram of the row bounds the rank, and that decides nearly all. Only where both bounds lie on
-//! different sides of the word is the element ranked exactly, among the few that share its bin.
+//! different sides of the word is the element ranked exactly, among those that share its bin.
 
 use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
 use crate::contract::{Plan, TensorSpec};
@@ -44,24 +44,19 @@ const EPSILON: ParamSpec = ParamSpec::number(
 .or(0.15)
 .per_input();
 
-fn plan(
-    tensor: &TensorSpec<'_>,
-    params: &Params,
-    operator: &'static str,
-    elect: bool,
-) -> Result<Plan, MergeError> {
+fn plan(tensor: &TensorSpec<'_>, params: &Params, operator: &'static str, elect: bool) -> Result<Plan, MergeError> {
     let rescale = params.word("rescale");
     let mut inputs = Vec::new();
     for i in 0..tensor.n_inputs {
-        let (density, epsilon) = (
-            params.input_number(i, "density"),
-            params.input_number(i, "epsilon"),
-        );
+        let (density, epsilon) = (params.input_number(i, "density"), params.input_number(i, "epsilon"));
         if density < 1.0 && (density - epsilon < 0.0 || density + epsilon > 1.0) {
             return Err(ParamError::Refused {
                 operator,
                 key: "epsilon",
-                allowed: format!("at most {} at density {density}, so that density ± epsilon stays within 0 and 1", density.min(1.0 - density)),
+                allowed: format!(
+                    "at most {} at density {density}, so that density ± epsilon stays within 0 and 1",
+                    density.min(1.0 - density)
+                ),
                 found: epsilon.to_string(),
             }
             .into());
@@ -74,12 +69,8 @@ fn plan(
         });
     }
     let dropping = inputs.iter().any(|r| r.least < 1.0);
-    let trim = ByRank {
-        inputs,
-        row: tensor.row_len(),
-        inverse: rescale == "inverse",
-    };
-    Ok(Task::new(params, elect, rescale == "l1" && dropping).plan(trim))
+    let trim = ByRank { inputs, row: tensor.row_len(), inverse: rescale == "inverse" };
+    Ok(Task::new(params, elect, rescale == "l1" && dropping).plan(trim, tensor.len()))
 }
 
 struct Ranked {
@@ -91,19 +82,37 @@ struct Ranked {
 }
 
 impl Ranked {
-    /// Probability that the element of this rank is kept in a row of `n`; of a row of one, the density.
-    fn probability(&self, rank: usize, n: usize) -> f64 {
-        let position = if n > 1 {
-            rank as f64 / (n - 1) as f64
-        } else {
-            0.5
-        };
-        self.least + self.spread * position
+    /// The probabilities of a row of `n`, which are its own for every rank; of a row of one, the density.
+    fn probabilities(&self, n: usize) -> Probabilities {
+        let unit = 2_147_483_648.0;
+        let start = if n > 1 { self.least } else { self.least + 0.5 * self.spread };
+        let rise = if n > 1 { self.spread / (n - 1) as f64 } else { 0.0 };
+        Probabilities { start: (start * unit).round() as u64, rise: (rise * unit * f64::from(1 << 16)).round() as u64 }
+    }
+}
+
+/// Probabilities of being kept that rise linearly with the rank, in whole numbers: an element is kept when the upper 31
+/// bits of its random word are below the bound of its rank.
+#[derive(Clone, Copy)]
+struct Probabilities {
+    /// Bound at rank 0.
+    start: u64,
+    /// Rise from rank to rank, in 2⁻¹⁶.
+    rise: u64,
+}
+
+impl Probabilities {
+    #[inline]
+    fn bound(&self, rank: u32) -> u32 {
+        (self.start + ((u64::from(rank) * self.rise) >> 16)) as u32
     }
 
-    /// The bound below which a random word keeps the element of this rank.
-    fn bound(&self, rank: usize, n: usize) -> u64 {
-        (self.probability(rank, n) * 4_294_967_296.0).ceil() as u64
+    fn keeps(&self, word: u32, rank: u32) -> bool {
+        word >> 1 < self.bound(rank)
+    }
+
+    fn probability(&self, rank: u32) -> f32 {
+        self.bound(rank) as f32 / (1_u32 << 31) as f32
     }
 }
 
@@ -114,129 +123,181 @@ struct ByRank {
 }
 
 impl Trim for ByRank {
+    type Room = Row;
+
     fn row(&self) -> Option<usize> {
         Some(self.row)
     }
 
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32]) {
+    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], row: &mut Row) {
         let ranked = &self.inputs[input];
         if ranked.least >= 1.0 {
             return;
         }
-        let mut words = vec![0; tau.len()];
-        ranked.rng.fill(offset, &mut words);
-        let ranks = Ranks::new(tau);
+        row.words.resize(tau.len(), 0);
+        ranked.rng.fill(offset, &mut row.words);
+        let p = ranked.probabilities(tau.len());
+        row.rank(tau);
         if self.inverse {
-            let n = tau.len();
-            let exact = ranks.all(tau);
-            for ((tau, word), rank) in tau.iter_mut().zip(&words).zip(exact) {
-                let kept = u64::from(*word) < ranked.bound(rank, n);
-                *tau = if kept {
-                    *tau / ranked.probability(rank, n) as f32
-                } else {
-                    0.0
-                };
+            row.place();
+            let before = tau.to_vec();
+            for (j, tau) in tau.iter_mut().enumerate() {
+                let rank = row.exact(&before, j);
+                *tau = if p.keeps(row.words[j], rank) { *tau / p.probability(rank) } else { 0.0 };
             }
         } else {
-            ranks.draw(ranked, tau, &mut words);
-            for (tau, kept) in tau.iter_mut().zip(&words) {
-                *tau = if *kept != 0 { *tau } else { 0.0 };
+            row.draw(tau, p);
+            for (tau, kept) in tau.iter_mut().zip(&row.words) {
+                *tau = f32::from_bits(tau.to_bits() & kept);
             }
         }
     }
 }
 
-/// Ranks by |τ| in a row, known to within a bin of a histogram. Equal values rank by index.
-struct Ranks {
+/// A row whose ranks by |τ| are known to within a bin of a histogram. Equal values rank by index.
+#[derive(Default)]
+struct Row {
+    /// Random words; after [`Row::draw`], all ones where the element is kept and 0 where it is dropped.
+    words: Vec<u32>,
     /// The bin of each element; bins ascend with |τ|.
     bins: Vec<u16>,
+    /// Parts of the histogram.
+    ways: [Vec<u32>; 4],
     /// The rank of the first element of each bin; one more entry for the end.
     starts: Vec<u32>,
+    /// Bounds at the first and at the last rank of each bin.
+    bounds: Vec<[u32; 2]>,
+    /// Elements whose bin does not decide: index and word.
+    unsure: Vec<(u32, u32)>,
+    /// The elements in order of their bins.
+    order: Vec<u32>,
+    /// The place of each element in that order; once its bin is settled, its rank.
+    ranks: Vec<u32>,
+    /// While elements are placed, where the next one of each bin goes.
+    next: Vec<u32>,
 }
 
-impl Ranks {
-    fn new(tau: &[f32]) -> Self {
-        let count = (tau.len() / 2).next_power_of_two().clamp(64, 4096);
-        let largest = tau.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+/// Most bins of a histogram.
+const BINS: usize = 4096;
+
+/// Bits of |x|.
+#[inline]
+fn magnitude(x: f32) -> u32 {
+    x.to_bits() & 0x7FFF_FFFF
+}
+
+impl Row {
+    /// Puts the elements into bins.
+    fn rank(&mut self, tau: &[f32]) {
+        let count = (tau.len() / 2).next_power_of_two().clamp(64, BINS);
+        let largest = f32::from_bits(tau.iter().fold(0, |m, x| m.max(magnitude(*x))));
         let scale = (count - 1) as f32 / largest.max(f32::MIN_POSITIVE);
-        let bins: Vec<u16> = tau
-            .iter()
-            .map(|x| ((x.abs() * scale) as i32).min(count as i32 - 1) as u16)
-            .collect();
-        let mut starts = vec![0; count + 1];
-        for bin in &bins {
-            starts[*bin as usize + 1] += 1;
+        // Adding 2²³ rounds to a whole number and leaves it in the low bits.
+        let bin = |x: &f32| ((x.abs() * scale + 8_388_608.0).to_bits() & (count as u32 - 1)) as u16;
+        self.bins.clear();
+        self.bins.extend(tau.iter().map(bin));
+        // Neighbours count apart: in low precision many are equal, and would wait for each other.
+        self.ways.iter_mut().for_each(|way| {
+            way.clear();
+            way.resize(count, 0);
+        });
+        let [a, b, c, d] = &mut self.ways;
+        let fours = self.bins.chunks_exact(4);
+        fours.remainder().iter().for_each(|bin| a[*bin as usize] += 1);
+        for four in fours {
+            a[four[0] as usize] += 1;
+            b[four[1] as usize] += 1;
+            c[four[2] as usize] += 1;
+            d[four[3] as usize] += 1;
         }
-        for b in 0..count {
-            starts[b + 1] += starts[b];
+        self.starts.clear();
+        let mut before = 0;
+        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+            self.starts.push(before);
+            before += a + *b + *c + *d;
         }
-        Self { bins, starts }
+        self.starts.push(before);
     }
 
-    /// Replaces each word by 1 where it keeps its element and 0 where it drops it.
-    fn draw(&self, ranked: &Ranked, tau: &[f32], words: &mut [u32]) {
-        let n = tau.len();
-        // Bounds at the first and at the last rank of each bin.
-        let bounds: Vec<[u64; 2]> = self
-            .starts
-            .windows(2)
-            .map(|s| {
-                [
-                    ranked.bound(s[0] as usize, n),
-                    ranked.bound((s[1].max(s[0] + 1) - 1) as usize, n),
-                ]
-            })
-            .collect();
-        let mut unsure: Vec<(u16, u32, u32)> = Vec::new();
-        for (j, (word, bin)) in words.iter_mut().zip(&self.bins).enumerate() {
-            let [first, last] = bounds[*bin as usize];
-            let [kept, maybe] = [u64::from(*word) < first, u64::from(*word) < last];
-            if kept != maybe {
-                unsure.push((*bin, j as u32, *word));
-            }
-            *word = u32::from(kept);
+    /// Decides by the random words which elements are kept.
+    fn draw(&mut self, tau: &[f32], p: Probabilities) {
+        self.bounds.resize(BINS, [0; 2]);
+        for (bound, s) in self.bounds.iter_mut().zip(self.starts.windows(2)) {
+            *bound = [p.bound(s[0]), p.bound(s[1].max(1) - 1)];
         }
-        unsure.sort_unstable();
-        for same in unsure.chunk_by(|a, b| a.0 == b.0) {
-            let ranks = self.within(tau, same[0].0);
-            for (bin, j, word) in same {
-                let place = ranks.iter().position(|i| i == j).unwrap_or(0);
-                let rank = self.starts[*bin as usize] as usize + place;
-                words[*j as usize] = u32::from(u64::from(*word) < ranked.bound(rank, n));
+        let Ok(bounds) = <&[[u32; 2]; BINS]>::try_from(&*self.bounds) else {
+            return;
+        };
+        self.unsure.clear();
+        for (c, (words, bins)) in self.words.chunks_mut(MANY).zip(self.bins.chunks(MANY)).enumerate() {
+            let mut looked_up = [[0; MANY]; 2];
+            for (j, bin) in bins.iter().enumerate() {
+                [looked_up[0][j], looked_up[1][j]] = bounds[*bin as usize % BINS];
             }
+            let [first, last] = looked_up;
+            let mut unsure = 0_u32;
+            for (j, ((word, first), last)) in words.iter().zip(&first).zip(&last).enumerate() {
+                unsure |= u32::from((*word >> 1 < *first) != (*word >> 1 < *last)) << j;
+            }
+            while unsure != 0 {
+                let j = unsure.trailing_zeros() as usize;
+                self.unsure.push(((c * MANY + j) as u32, words[j]));
+                unsure &= unsure - 1;
+            }
+            for (word, first) in words.iter_mut().zip(&first) {
+                *word = u32::from(*word >> 1 < *first).wrapping_neg();
+            }
+        }
+        if self.unsure.is_empty() {
+            return;
+        }
+        self.place();
+        let unsure = std::mem::take(&mut self.unsure);
+        for (j, word) in &unsure {
+            let rank = self.exact(tau, *j as usize);
+            self.words[*j as usize] = u32::from(p.keeps(*word, rank)).wrapping_neg();
+        }
+        self.unsure = unsure;
+    }
+
+    /// Puts the elements in order of their bins, and of their index within a bin.
+    fn place(&mut self) {
+        self.next.clone_from(&self.starts);
+        self.order.resize(self.bins.len(), 0);
+        self.ranks.resize(self.bins.len(), 0);
+        for (j, (bin, rank)) in self.bins.iter().zip(&mut self.ranks).enumerate() {
+            let next = &mut self.next[*bin as usize];
+            *rank = *next;
+            self.order[*next as usize] = j as u32;
+            *next += 1;
         }
     }
 
-    /// The elements of a bin, by rank.
-    fn within(&self, tau: &[f32], bin: u16) -> Vec<u32> {
-        let mut members: Vec<u32> = Vec::new();
-        for (c, bins) in self.bins.chunks(64).enumerate() {
-            if bins.iter().fold(false, |hit, b| hit | (*b == bin)) {
-                let here = bins.iter().enumerate().filter(|(_, b)| **b == bin);
-                members.extend(here.map(|(j, _)| (c * 64 + j) as u32));
+    /// The rank of an element, which settles that of all in its bin.
+    fn exact(&mut self, tau: &[f32], j: usize) -> u32 {
+        let bin = self.bins[j] as usize;
+        let start = self.starts[bin];
+        // When it is settled, the entry for what comes next is no longer needed and says so.
+        if self.next[bin] != SETTLED {
+            self.next[bin] = SETTLED;
+            let members = &mut self.order[start as usize..self.starts[bin + 1] as usize];
+            let key = |j: &u32| magnitude(tau[*j as usize]);
+            if members.iter().any(|m| key(m) != key(&members[0])) {
+                members.sort_unstable_by_key(|m| (key(m), *m));
+                for (rank, m) in (start..).zip(&*members) {
+                    self.ranks[*m as usize] = rank;
+                }
             }
         }
-        // Stable, and linear where all are equal, as zeros are.
-        members.sort_by_key(|j| tau[*j as usize].to_bits() & 0x7FFF_FFFF);
-        members
-    }
-
-    /// The rank of every element.
-    fn all(&self, tau: &[f32]) -> Vec<usize> {
-        let mut ranks: Vec<(u16, u32)> = self
-            .bins
-            .iter()
-            .enumerate()
-            .map(|(j, b)| (*b, j as u32))
-            .collect();
-        ranks.sort_by_key(|(bin, j)| (*bin, tau[*j as usize].to_bits() & 0x7FFF_FFFF));
-        let mut exact = vec![0; tau.len()];
-        for (rank, (_, j)) in ranks.iter().enumerate() {
-            exact[*j as usize] = rank;
-        }
-        exact
+        self.ranks[j]
     }
 }
+
+/// Mark of a bin whose elements are ranked.
+const SETTLED: u32 = u32::MAX;
+
+/// Elements that are decided side by side, one to a bit.
+const MANY: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -245,36 +306,26 @@ mod tests {
     /// The short way of ranking decides as the long one does, with ties and zeros among the values.
     #[test]
     fn bounds_decide_as_exact_ranks_do() {
+        let mut row = Row::default();
         for n in [1_usize, 2, 3, 63, 64, 65, 1000, 5000] {
             let mut words = vec![0; 2 * n];
             ElementRng::new(3, "values", 0).fill(0, &mut words);
-            let tau: Vec<f32> = words[n..]
-                .iter()
-                .map(|w| {
-                    if w % 3 == 0 {
-                        0.0
-                    } else {
-                        ((w >> 8) % 997) as f32 - 498.0
-                    }
-                })
-                .collect();
-            let ranked = Ranked {
-                rng: ElementRng::new(3, "words", 0),
-                least: 0.35,
-                spread: 0.3,
-            };
-            let ranks = Ranks::new(&tau);
-            let exact = ranks.all(&tau);
-            let mut order: Vec<usize> = (0..n).collect();
-            order.sort_by(|a, b| tau[*a].abs().total_cmp(&tau[*b].abs()).then(a.cmp(b)));
+            let value = |w: &u32| if w.is_multiple_of(3) { 0.0 } else { ((w >> 8) % 997) as f32 - 498.0 };
+            let tau: Vec<f32> = words[n..].iter().map(value).collect();
+            let ranked = Ranked { rng: ElementRng::new(3, "words", 0), least: 0.35, spread: 0.3 };
+            let p = ranked.probabilities(n);
+            let mut order: Vec<u32> = (0..n as u32).collect();
+            order.sort_by_key(|j| (magnitude(tau[*j as usize]), *j));
+            row.rank(&tau);
+            row.place();
+            let ranks: Vec<u32> = order.iter().map(|j| row.exact(&tau, *j as usize)).collect();
+            assert_eq!(ranks, (0..n as u32).collect::<Vec<_>>());
+            words.truncate(n);
+            row.words.clone_from(&words);
+            row.draw(&tau, p);
             for (rank, j) in order.iter().enumerate() {
-                assert_eq!(exact[*j], rank);
-            }
-            let mut drawn = words[..n].to_vec();
-            ranks.draw(&ranked, &tau, &mut drawn);
-            for j in 0..n {
-                let expected = u64::from(words[j]) < ranked.bound(exact[j], n);
-                assert_eq!(drawn[j] != 0, expected, "element {j} of {n}");
+                let kept = row.words[*j as usize] != 0;
+                assert_eq!(kept, p.keeps(words[*j as usize], rank as u32), "element {j} of {n}");
             }
         }
     }

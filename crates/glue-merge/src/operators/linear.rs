@@ -43,3 +43,31 @@ pub(super) fn zero_sum(operator: &'static str, weights: &[f64]) -> MergeError {
     }
     .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::{Merge, Number};
+
+    const INPUTS: [&[f32]; 2] = [&[1.0, 2.0], &[5.0, -2.0]];
+
+    fn merge<'a>(settings: &'a [Number], own: &'a [&'a [Number]]) -> Merge<'a> {
+        Merge { settings, own, ..Merge::of(&DEF, &INPUTS) }
+    }
+
+    #[test]
+    fn weights_are_shares_unless_told_otherwise() {
+        let own: [&[Number]; 2] = [&[("weight", 3.0)], &[("weight", 1.0)]];
+        merge(&[], &own).gives(&[2.0, 1.0]);
+        merge(&[("normalize", 0.0)], &own).gives(&[8.0, 4.0]);
+    }
+
+    #[test]
+    fn weights_that_cancel_are_refused() {
+        let own: [&[Number]; 2] = [&[("weight", 0.5)], &[("weight", -0.5)]];
+        merge(&[], &own).refused(
+            "linear: `weight` must be such that the weights do not add up to 0, which normalize divides by, found [0.5, -0.5]",
+        );
+        merge(&[("normalize", 0.0)], &own).gives(&[-2.0, 2.0]);
+    }
+}

@@ -1,19 +1,28 @@
 //! The built-in operators, one file each.
 
+pub mod arcee_fusion;
 pub mod breadcrumbs;
+mod chunks;
 mod combination;
+pub mod consensus_ta;
 pub mod dare;
 pub mod della;
 pub mod karcher;
 pub mod linear;
+pub mod lines;
 pub mod model_stock;
 pub mod multislerp;
 pub mod nearswap;
 pub mod nuslerp;
 pub mod passthrough;
+pub mod pcb;
+pub mod ram;
+pub mod sce;
 pub mod slerp;
 mod task;
 pub mod task_arithmetic;
+#[cfg(test)]
+mod testing;
 mod threshold;
 pub mod ties;
 
@@ -34,7 +43,14 @@ pub const ALL: &[&OperatorDef] = &[
     &della::TIES,
     &breadcrumbs::DEF,
     &breadcrumbs::TIES,
+    &sce::DEF,
     &model_stock::DEF,
     &nearswap::DEF,
+    &arcee_fusion::DEF,
+    &ram::DEF,
+    &ram::PLUS_TL,
     &passthrough::DEF,
+    &consensus_ta::DEF,
+    &pcb::DEF,
+    &lines::DEF,
 ];

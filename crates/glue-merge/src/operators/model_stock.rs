@@ -17,20 +17,14 @@ pub const DEF: OperatorDef = OperatorDef {
     reference: "Model Stock, arXiv 2403.19522",
     inputs: InputRule::at_least(2),
     base: BaseRule::Required,
-    params: &[ParamSpec::flag(
-        "filter_wise",
-        "A ratio for each row instead of one for the tensor.",
-        false,
-    )],
+    params: &[ParamSpec::flag("filter_wise", "A ratio for each row instead of one for the tensor.", false)],
     plan,
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let n = tensor.n_inputs;
     if params.flag("filter_wise") {
-        return Ok(Plan::map(FilterWise {
-            row_len: tensor.row_len().max(1),
-        }));
+        return Ok(Plan::map(FilterWise { row_len: tensor.row_len().max(1) }));
     }
     Ok(gram(Vectors::TaskVectors, n, move |g| {
         let t = ratio(n, |i, j| g.cosine(i, j));
@@ -41,10 +35,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 /// The interpolation ratio from the cosines of all pairs.
 fn ratio(n: usize, cosine: impl Fn(usize, usize) -> f64) -> f64 {
     let pairs = (n * (n - 1) / 2) as f64;
-    let sum: f64 = (0..n)
-        .flat_map(|i| (0..i).map(move |j| (i, j)))
-        .map(|(i, j)| cosine(i, j).clamp(-1.0, 1.0))
-        .sum();
+    let sum: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| cosine(i, j).clamp(-1.0, 1.0)).sum();
     let (n, c) = (n as f64, sum / pairs);
     n * c / (1.0 + (n - 1.0) * c)
 }
@@ -62,11 +53,7 @@ impl Map for FilterWise {
         let n = block.inputs.len();
         let mut tau = vec![0.0; n * self.row_len];
         let mut dots = vec![0.0; n * n];
-        for (r, (out, base)) in out
-            .chunks_mut(self.row_len)
-            .zip(block.base().chunks(self.row_len))
-            .enumerate()
-        {
+        for (r, (out, base)) in out.chunks_mut(self.row_len).zip(block.base().chunks(self.row_len)).enumerate() {
             let row = r * self.row_len..r * self.row_len + out.len();
             for (tau, input) in tau.chunks_mut(self.row_len).zip(block.inputs) {
                 subtract(&input[row.clone()], base, tau);
@@ -81,21 +68,48 @@ impl Map for FilterWise {
             }
             let t = ratio(n, |i, j| {
                 let norms = (dots[i * n + i] * dots[j * n + j]).sqrt();
-                if norms > 0.0 {
-                    dots[i * n + j] / norms
-                } else {
-                    0.0
-                }
+                if norms > 0.0 { dots[i * n + j] / norms } else { 0.0 }
             });
             let (kept, share) = ((1.0 - t) as f32, (t / n as f64) as f32);
-            out.iter_mut()
-                .zip(base)
-                .for_each(|(out, base)| *out = kept * base);
+            out.iter_mut().zip(base).for_each(|(out, base)| *out = kept * base);
             for input in block.inputs {
-                out.iter_mut()
-                    .zip(&input[row.clone()])
-                    .for_each(|(out, x)| *out += share * x);
+                out.iter_mut().zip(&input[row.clone()]).for_each(|(out, x)| *out += share * x);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::{Merge, Number};
+
+    fn check(settings: &[Number], inputs: &[&[f32]], expected: &[f32]) {
+        let base = Some(&[1.0_f32; 4][..]);
+        Merge { settings, shape: &[2, 2], base, ..Merge::of(&DEF, inputs) }.gives(expected);
+    }
+
+    #[test]
+    fn identical_models_are_taken_whole_and_orthogonal_ones_not_at_all() {
+        let model: &[f32] = &[2.0, 0.0, 1.5, 3.0];
+        check(&[], &[model, model, model], model);
+        check(&[], &[&[3.0, 1.0, 1.0, 1.0], &[1.0, 5.0, 1.0, 1.0]], &[1.0; 4]);
+    }
+
+    #[test]
+    fn the_ratio_by_hand() {
+        // cos 60°: t = 2 · ½ / (1 + ½) = 2/3 of the way to the average.
+        let (x, y) = (0.5_f32, 0.75_f32.sqrt());
+        check(
+            &[],
+            &[&[2.0, 1.0, 1.0, 1.0], &[1.0 + x, 1.0 + y, 1.0, 1.0]],
+            &[1.0 + (1.0 + x) / 3.0, 1.0 + y / 3.0, 1.0, 1.0],
+        );
+    }
+
+    #[test]
+    fn filters_have_ratios_of_their_own() {
+        // The first rows agree, the second are orthogonal.
+        check(&[("filter_wise", 1.0)], &[&[2.0, 3.0, 3.0, 1.0], &[2.0, 3.0, 1.0, 3.0]], &[2.0, 3.0, 1.0, 1.0]);
     }
 }

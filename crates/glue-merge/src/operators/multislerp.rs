@@ -45,36 +45,13 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     }
     let eps = params.number("eps");
     let deltas = tensor.has_base;
-    let vectors = if deltas {
-        Vectors::TaskVectors
-    } else {
-        Vectors::Inputs
-    };
+    let vectors = if deltas { Vectors::TaskVectors } else { Vectors::Inputs };
     Ok(gram(vectors, tensor.n_inputs, move |g| {
-        let norm = weights
-            .iter()
-            .enumerate()
-            .map(|(i, w)| w * g.norm(i))
-            .sum::<f64>();
-        let direction: Vec<f64> = weights
-            .iter()
-            .enumerate()
-            .map(|(i, w)| w / g.norm(i).max(eps))
-            .collect();
+        let norm = weights.iter().enumerate().map(|(i, w)| w * g.norm(i)).sum::<f64>();
+        let direction: Vec<f64> = weights.iter().enumerate().map(|(i, w)| w / g.norm(i).max(eps)).collect();
         let length = length(g, &direction);
-        let c: Vec<f64> = if length < eps {
-            weights
-        } else {
-            direction.iter().map(|d| d / length * norm).collect()
-        };
-        Ok(combination(
-            if deltas {
-                1.0 - c.iter().sum::<f64>()
-            } else {
-                0.0
-            },
-            c,
-        ))
+        let c: Vec<f64> = if length < eps { weights } else { direction.iter().map(|d| d / length * norm).collect() };
+        Ok(combination(if deltas { 1.0 - c.iter().sum::<f64>() } else { 0.0 }, c))
     }))
 }
 
@@ -85,11 +62,47 @@ pub(super) fn length(g: &Gram, c: &[f64]) -> f64 {
 
 /// ⟨Σ ai vi, Σ bi vi⟩.
 pub(super) fn inner(g: &Gram, a: &[f64], b: &[f64]) -> f64 {
-    let row = |i: usize| {
-        b.iter()
-            .enumerate()
-            .map(|(j, b)| b * g.dot(i, j))
-            .sum::<f64>()
-    };
+    let row = |i: usize| b.iter().enumerate().map(|(j, b)| b * g.dot(i, j)).sum::<f64>();
     a.iter().enumerate().map(|(i, a)| a * row(i)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::{Merge, Number};
+
+    const A: [f32; 3] = [2.0, 0.0, 0.0];
+    const B: [f32; 3] = [0.0, 0.0, 4.0];
+
+    #[test]
+    fn of_one_model_it_is_that_model() {
+        let inputs: [&[f32]; 1] = [&[1.0, -2.0, 0.5]];
+        let merge = Merge { settings: &[("weight", 0.3)], ..Merge::of(&DEF, &inputs) };
+        merge.gives(&[1.0, -2.0, 0.5]);
+        Merge { base: Some(&[0.5, 0.5, 0.5]), ..merge }.gives(&[1.0, -2.0, 0.5]);
+    }
+
+    #[test]
+    fn direction_and_length_are_averaged_apart() {
+        let half = 0.5_f32.sqrt();
+        let check = |settings: &[Number], length: f32| {
+            Merge { settings, ..Merge::of(&DEF, &[&A, &B]) }.gives(&[length * half, 0.0, length * half]);
+        };
+        check(&[("weight", 0.7)], 3.0);
+        check(&[("weight", 1.0), ("normalize_weights", 0.0)], 6.0);
+    }
+
+    #[test]
+    fn opposed_models_fall_back_to_a_weighted_sum() {
+        let opposed: [&[f32]; 2] = [&A, &[-4.0, 0.0, 0.0]];
+        Merge { settings: &[("weight", 1.0)], ..Merge::of(&DEF, &opposed) }.gives(&[-1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn weights_that_cancel_are_refused() {
+        let own: [&[Number]; 2] = [&[("weight", 1.0)], &[("weight", -1.0)]];
+        Merge { own: &own, ..Merge::of(&DEF, &[&A, &B]) }.refused(
+            "multislerp: `weight` must be such that the weights do not add up to 0, which normalize divides by, found [1.0, -1.0]",
+        );
+    }
 }

@@ -16,16 +16,14 @@ pub const DEF: OperatorDef = OperatorDef {
     params: &[ParamSpec::number(
         "t",
         "Distance up to which the other model's weight is taken whole.",
-        Interval::closed(0.0, f64::MAX),
+        Interval::closed(0.0, f64::INFINITY),
         (0.0, 0.01),
     )],
     plan,
 };
 
 fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
-    Ok(Plan::map(NearSwap {
-        t: params.number("t") as f32,
-    }))
+    Ok(Plan::map(NearSwap { t: params.number("t") as f32 }))
 }
 
 struct NearSwap {
@@ -40,12 +38,24 @@ impl Map for NearSwap {
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
         for ((out, x), base) in out.iter_mut().zip(block.inputs[0]).zip(block.base()) {
             let distance = (x - base).abs();
-            let a = if distance <= self.t {
-                1.0
-            } else {
-                self.t / distance
-            };
+            let a = if distance <= self.t { 1.0 } else { self.t / distance };
             *out = a * x + (1.0 - a) * base;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::Merge;
+
+    #[test]
+    fn near_elements_are_swapped_and_far_ones_moved_by_t() {
+        let check = |t, expected: &[f32]| {
+            let base = Some(&[1.0_f32; 4][..]);
+            Merge { settings: &[("t", t)], base, ..Merge::of(&DEF, &[&[1.25, 0.5, 3.0, 1.0]]) }.gives(expected);
+        };
+        check(0.5, &[1.25, 0.5, 1.5, 1.0]);
+        check(0.0, &[1.0, 1.0, 1.0, 1.0]);
     }
 }

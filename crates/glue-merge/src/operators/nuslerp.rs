@@ -19,11 +19,7 @@ pub const DEF: OperatorDef = OperatorDef {
     base: BaseRule::Optional,
     params: &[
         ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
-        ParamSpec::flag(
-            "nuslerp_flatten",
-            "Take each tensor as one long vector.",
-            true,
-        ),
+        ParamSpec::flag("nuslerp_flatten", "Take each tensor as one long vector.", true),
         ParamSpec::flag(
             "nuslerp_row_wise",
             "When not flattened: take vectors along the first axis instead of the last.",
@@ -37,49 +33,29 @@ pub const DEF: OperatorDef = OperatorDef {
 const COLINEAR: f64 = 1e-8;
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
-    let (w1, w2) = (
-        params.input_number(0, "weight"),
-        params.input_number(1, "weight"),
-    );
-    let t = if (w1 + w2).abs() < 1e-6 {
-        0.5
-    } else {
-        w2 / (w1 + w2)
-    };
+    let (w1, w2) = (params.input_number(0, "weight"), params.input_number(1, "weight"));
+    let t = if (w1 + w2).abs() < 1e-6 { 0.5 } else { w2 / (w1 + w2) };
     let deltas = tensor.has_base;
     if params.flag("nuslerp_flatten") {
-        let vectors = if deltas {
-            Vectors::TaskVectors
-        } else {
-            Vectors::Inputs
-        };
+        let vectors = if deltas { Vectors::TaskVectors } else { Vectors::Inputs };
         return Ok(gram(vectors, 2, move |g| {
             let [a, b] = coefficients(g.cosine(0, 1), t);
             Ok(combination(if deltas { 1.0 - a - b } else { 0.0 }, [a, b]))
         }));
     }
     let row_len = tensor.row_len().max(1);
-    Ok(
-        if params.flag("nuslerp_row_wise") && tensor.shape.len() > 1 {
-            // Vectors along the first axis: one for every position in the rest of the shape.
-            let stride = tensor.len() / tensor.shape[0].max(1);
-            Plan::survey(Columns {
-                stride: stride.max(1),
-                t,
-            })
-        } else {
-            Plan::map(Rows { row_len, t })
-        },
-    )
+    Ok(if params.flag("nuslerp_row_wise") && tensor.shape.len() > 1 {
+        // Vectors along the first axis: one for every position in the rest of the shape.
+        let stride = tensor.len() / tensor.shape[0].max(1);
+        Plan::survey(Columns { stride: stride.max(1), t })
+    } else {
+        Plan::map(Rows { row_len, t })
+    })
 }
 
 fn coefficients(cosine: f64, t: f64) -> [f64; 2] {
     let sine = (1.0 - cosine * cosine).max(0.0).sqrt();
-    if sine < COLINEAR {
-        [1.0 - t, t]
-    } else {
-        arc(cosine, t)
-    }
+    if sine < COLINEAR { [1.0 - t, t] } else { arc(cosine, t) }
 }
 
 /// Inner products of two vectors.
@@ -135,12 +111,7 @@ impl Map for Rows {
                 sum.dot(0, x, y);
                 sum.total()
             };
-            let c = Products {
-                aa: dot(&a, &a),
-                ab: dot(&a, &b),
-                bb: dot(&b, &b),
-            }
-            .coefficients(self.t);
+            let c = Products { aa: dot(&a, &a), ab: dot(&a, &b), bb: dot(&b, &b) }.coefficients(self.t);
             for (k, out) in out.iter_mut().enumerate() {
                 *out = put(block, first + k, c);
             }
@@ -168,10 +139,7 @@ impl Survey for Columns {
     fn observe(&self, partial: &mut Vec<Products>, block: &Block<'_>) {
         let mut column = block.offset % self.stride;
         for j in 0..block.len() {
-            let (a, b) = (
-                f64::from(element(block, 0, j)),
-                f64::from(element(block, 1, j)),
-            );
+            let (a, b) = (f64::from(element(block, 0, j)), f64::from(element(block, 1, j)));
             let products = &mut partial[column];
             products.aa += a * a;
             products.ab += a * b;
@@ -192,9 +160,7 @@ impl Survey for Columns {
     }
 
     fn finish(self, total: Vec<Products>) -> Result<Plan, MergeError> {
-        Ok(Plan::map(ByColumn {
-            coefficients: total.iter().map(|p| p.coefficients(self.t)).collect(),
-        }))
+        Ok(Plan::map(ByColumn { coefficients: total.iter().map(|p| p.coefficients(self.t)).collect() }))
     }
 }
 
@@ -208,13 +174,55 @@ impl Map for ByColumn {
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
-        let cycle = self
-            .coefficients
-            .iter()
-            .cycle()
-            .skip(block.offset % self.coefficients.len());
+        let cycle = self.coefficients.iter().cycle().skip(block.offset % self.coefficients.len());
         for ((j, out), c) in out.iter_mut().enumerate().zip(cycle) {
             *out = put(block, j, *c);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slerp;
+    use super::*;
+    use crate::operators::testing::{Merge, Number, close};
+
+    const A: [f32; 6] = [1.0, -2.0, 0.5, 3.0, 0.25, -1.0];
+    const B: [f32; 6] = [0.5, 2.0, -0.5, 1.0, 4.0, -2.0];
+    const WEIGHTS: [&[Number]; 2] = [&[("weight", 0.9)], &[("weight", 0.6)]];
+
+    fn slerp(a: &[f32], b: &[f32]) -> Vec<f32> {
+        Merge { settings: &[("t", 0.4)], base: Some(a), ..Merge::of(&slerp::DEF, &[b]) }.run().unwrap()
+    }
+
+    fn merge(settings: &[Number], shape: &[usize], base: Option<&[f32]>) -> Vec<f32> {
+        Merge { settings, own: &WEIGHTS, shape, base, ..Merge::of(&DEF, &[&A, &B]) }.run().unwrap()
+    }
+
+    #[test]
+    fn flattened_it_is_slerp() {
+        close(&merge(&[], &[6], None), &slerp(&A, &B));
+        let base = [0.5, 0.5, -0.5, 1.5, 1.0, -0.5];
+        let tau = |x: &[f32; 6]| x.iter().zip(&base).map(|(x, base)| x - base).collect::<Vec<_>>();
+        let merged: Vec<f32> = slerp(&tau(&A), &tau(&B)).iter().zip(&base).map(|(x, base)| x + base).collect();
+        close(&merge(&[], &[6], Some(&base)), &merged);
+    }
+
+    #[test]
+    fn by_vector_it_is_slerp_of_each() {
+        let rows: Vec<f32> = (0..2).flat_map(|r| slerp(&A[3 * r..][..3], &B[3 * r..][..3])).collect();
+        close(&merge(&[("nuslerp_flatten", 0.0)], &[2, 3], None), &rows);
+        let along_first = merge(&[("nuslerp_flatten", 0.0), ("nuslerp_row_wise", 1.0)], &[2, 3], None);
+        for column in 0..3 {
+            let pick = |x: &[f32]| [x[column], x[column + 3]];
+            close(&pick(&along_first), &slerp(&pick(&A), &pick(&B)));
+        }
+    }
+
+    #[test]
+    fn weights_that_cancel_meet_in_the_middle() {
+        let own: [&[Number]; 2] = [&[("weight", 1.0)], &[("weight", -1.0)]];
+        let half = 0.5_f32.sqrt();
+        Merge { own: &own, ..Merge::of(&DEF, &[&[1.0, 0.0], &[0.0, 1.0]]) }.gives(&[half, half]);
     }
 }

@@ -34,11 +34,7 @@ fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let t = params.number("t");
     Ok(gram(Vectors::BaseAndInputs, 2, move |g| {
         let cosine = g.cosine(0, 1);
-        let [a, b] = if cosine.abs() > NEARLY_PARALLEL {
-            [1.0 - t, t]
-        } else {
-            arc(cosine, t)
-        };
+        let [a, b] = if cosine.abs() > NEARLY_PARALLEL { [1.0 - t, t] } else { arc(cosine, t) };
         Ok(combination(a, [b]))
     }))
 }
@@ -46,8 +42,33 @@ fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 /// Coefficients of the two ends at `t` on the arc between them.
 pub(super) fn arc(cosine: f64, t: f64) -> [f64; 2] {
     let theta = cosine.clamp(-1.0, 1.0).acos();
-    [
-        ((1.0 - t) * theta).sin() / theta.sin(),
-        (t * theta).sin() / theta.sin(),
-    ]
+    [((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::Merge;
+
+    fn check(t: f64, ends: [&[f32]; 2], expected: &[f32]) {
+        Merge { settings: &[("t", t)], base: Some(ends[0]), ..Merge::of(&DEF, &[ends[1]]) }.gives(expected);
+    }
+
+    #[test]
+    fn ends_and_orthogonal_vectors() {
+        let ends: [&[f32]; 2] = [&[1.0, -2.0, 0.5], &[2.0, 1.0, 3.0]];
+        check(0.0, ends, ends[0]);
+        check(1.0, ends, ends[1]);
+        let axes: [&[f32]; 2] = [&[1.0, 0.0], &[0.0, 1.0]];
+        let half = 0.5_f32.sqrt();
+        check(0.5, axes, &[half, half]);
+        check(1.0 / 3.0, axes, &[0.75_f32.sqrt(), 0.5]);
+    }
+
+    #[test]
+    fn a_chord_where_an_arc_is_not_defined() {
+        check(0.25, [&[4.0, 0.0], &[8.0, 0.0]], &[5.0, 0.0]);
+        check(0.25, [&[4.0, 0.0], &[-4.0, 0.0]], &[2.0, 0.0]);
+        check(0.25, [&[0.0, 0.0], &[0.0, 0.0]], &[0.0, 0.0]);
+    }
 }

@@ -8,11 +8,15 @@ use crate::error::MergeError;
 use crate::gram::subtract;
 use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
+use std::collections::BTreeMap;
 
-/// Drops elements of task vectors by setting them to 0, and may scale the others.
+/// Drops elements of task vectors by setting them to 0, and may scale the others, unless L1 norms are to be restored.
 pub(crate) trait Trim: Send + Sync + 'static {
+    /// Room that is used again from one run to the next.
+    type Room: Default;
+
     /// Trims a run of τ of an input; `offset` is the index in the tensor of its first element.
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32]);
+    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], room: &mut Self::Room);
 
     /// Length of the rows that must be seen whole; `None` where any run will do.
     fn row(&self) -> Option<usize> {
@@ -24,7 +28,9 @@ pub(crate) trait Trim: Send + Sync + 'static {
 pub(crate) struct Keep;
 
 impl Trim for Keep {
-    fn trim(&self, _: usize, _: usize, _: &mut [f32]) {}
+    type Room = ();
+
+    fn trim(&self, _: usize, _: usize, _: &mut [f32], (): &mut ()) {}
 }
 
 /// How trimmed task vectors become a tensor.
@@ -43,11 +49,7 @@ pub(crate) struct Task {
 impl Task {
     /// From the parameters that all of these operators have.
     pub(crate) fn new(params: &Params, elect: bool, restore: bool) -> Self {
-        let weights: Vec<f32> = params
-            .input_numbers("weight")
-            .iter()
-            .map(|w| *w as f32)
-            .collect();
+        let weights: Vec<f32> = params.input_numbers("weight").iter().map(|w| *w as f32).collect();
         Self {
             factors: weights.clone(),
             weights,
@@ -58,51 +60,34 @@ impl Task {
         }
     }
 
-    /// The plan, once it is known how to trim.
-    pub(crate) fn plan(self, trim: impl Trim) -> Plan {
+    /// The plan, once it is known how to trim `elements` elements of each task vector.
+    pub(crate) fn plan(self, trim: impl Trim, elements: usize) -> Plan {
         if self.restore {
-            Plan::survey(Norms { task: self, trim })
+            let remember = elements / 32 * self.weights.len() <= REMEMBERED;
+            Plan::survey(Norms { task: self, trim, remember })
         } else {
-            Plan::map(TaskMap { task: self, trim })
+            Plan::map(TaskMap { task: self, trim, kept: Kept::new() })
         }
     }
 }
 
 /// `weight`, required, for each model.
-pub(crate) const WEIGHT: ParamSpec = ParamSpec::number(
-    "weight",
-    "Weight of the task vector.",
-    Interval::ANY,
-    (0.0, 1.0),
-)
-.per_input();
+pub(crate) const WEIGHT: ParamSpec =
+    ParamSpec::number("weight", "Weight of the task vector.", Interval::ANY, (0.0, 1.0)).per_input();
 
 /// `density`, 1 unless given, for each model.
-pub(crate) const DENSITY: ParamSpec = ParamSpec::number(
-    "density",
-    "Share of the task vector that is kept.",
-    Interval::above(0.0, 1.0),
-    (0.1, 1.0),
-)
-.or(1.0)
-.per_input();
+pub(crate) const DENSITY: ParamSpec =
+    ParamSpec::number("density", "Share of the task vector that is kept.", Interval::above(0.0, 1.0), (0.1, 1.0))
+        .or(1.0)
+        .per_input();
 
 /// `lambda`, 1 unless given.
-pub(crate) const LAMBDA: ParamSpec = ParamSpec::number(
-    "lambda",
-    "Factor on the merged task vector.",
-    Interval::ANY,
-    (0.1, 1.5),
-)
-.or(1.0);
+pub(crate) const LAMBDA: ParamSpec =
+    ParamSpec::number("lambda", "Factor on the merged task vector.", Interval::ANY, (0.1, 1.5)).or(1.0);
 
 /// `normalize` with its default.
 pub(crate) const fn normalize(default: bool) -> ParamSpec {
-    ParamSpec::flag(
-        "normalize",
-        "Divide by the sum of the weights that take part.",
-        default,
-    )
+    ParamSpec::flag("normalize", "Divide by the sum of the weights that take part.", default)
 }
 
 /// `rescale` of the random trims.
@@ -118,88 +103,129 @@ pub(crate) const RESCALE: ParamSpec = ParamSpec::choice(
 const CHUNK: usize = 1024;
 
 /// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of the
-/// chunk, and the task vectors one after the other.
-fn trimmed(trim: &impl Trim, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
-    let chunk = trim.row().unwrap_or(CHUNK).max(1);
+/// chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
+fn trimmed<T: Trim>(trim: &T, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
+    let chunk = chunk(trim);
     let mut room = vec![0.0; block.inputs.len() * chunk.min(block.len())];
+    let mut own = T::Room::default();
+    let mut kept = kept.unwrap_or_default();
     for (c, base) in block.base().chunks(chunk).enumerate() {
         let (at, len) = (c * chunk, base.len());
         let room = &mut room[..block.inputs.len() * len];
         for (i, (tau, input)) in room.chunks_exact_mut(len).zip(block.inputs).enumerate() {
             subtract(&input[at..at + len], base, tau);
-            trim.trim(i, block.offset + at, tau);
+            match kept.split_at_checked(len.div_ceil(32)) {
+                Some((now, later)) => {
+                    keep_marked(tau, now);
+                    kept = later;
+                }
+                None => trim.trim(i, block.offset + at, tau, &mut own),
+            }
         }
         see(at, len, room);
     }
 }
 
+/// Elements that are trimmed at once: a whole row where the trim asks for it.
+fn chunk(trim: &impl Trim) -> usize {
+    trim.row().unwrap_or(CHUNK).max(1)
+}
+
 fn grain(trim: &impl Trim) -> Grain {
-    if trim.row().is_some() {
-        Grain::Row
-    } else {
-        Grain::Element
+    if trim.row().is_some() { Grain::Row } else { Grain::Element }
+}
+
+/// Appends a bit for each element, set where it is not 0, in words of 32.
+fn mark(tau: &[f32], bits: &mut Vec<u32>) {
+    bits.extend(
+        tau.chunks(32).map(|few| few.iter().enumerate().fold(0, |word, (j, x)| word | u32::from(*x != 0.0) << j)),
+    );
+}
+
+/// Sets the elements to 0 whose bit is not set.
+fn keep_marked(tau: &mut [f32], bits: &[u32]) {
+    for (few, word) in tau.chunks_mut(32).zip(bits) {
+        for (j, x) in few.iter_mut().enumerate() {
+            *x = f32::from_bits(x.to_bits() & (word >> j & 1).wrapping_neg());
+        }
     }
 }
+
+/// Most words of marks that are remembered of a tensor: 32 MiB.
+const REMEMBERED: usize = 1 << 23;
+
+/// What a survey kept, a bit for each element, by the offset of the block: trimming by chance is not done twice where
+/// this little memory avoids it. Blocks that are not found are trimmed again.
+type Kept = BTreeMap<usize, (usize, Vec<u32>)>;
 
 /// L1 norms of the task vectors before and after they are trimmed.
 struct Norms<T> {
     task: Task,
     trim: T,
+    remember: bool,
+}
+
+#[derive(Default)]
+struct NormSums {
+    norms: Vec<[Lanes; 2]>,
+    kept: Kept,
 }
 
 impl<T: Trim> Survey for Norms<T> {
-    type Partial = Vec<[Lanes; 2]>;
+    type Partial = NormSums;
 
     fn grain(&self) -> Grain {
         grain(&self.trim)
     }
 
-    fn partial(&self) -> Self::Partial {
-        vec![[Lanes::default(); 2]; self.task.weights.len()]
+    fn partial(&self) -> NormSums {
+        NormSums { norms: vec![[Lanes::default(); 2]; self.task.weights.len()], kept: Kept::new() }
     }
 
-    fn observe(&self, partial: &mut Self::Partial, block: &Block<'_>) {
+    fn observe(&self, partial: &mut NormSums, block: &Block<'_>) {
         let size = |x: f32| f64::from(x.abs());
-        for ([before, _], input) in partial.iter_mut().zip(block.inputs) {
+        for ([before, _], input) in partial.norms.iter_mut().zip(block.inputs) {
             before.add2(block.offset, input, block.base(), |x, base| size(x - base));
         }
-        trimmed(&self.trim, block, |at, len, taus| {
-            for ([_, after], tau) in partial.iter_mut().zip(taus.chunks_exact(len)) {
+        let mut bits = Vec::new();
+        trimmed(&self.trim, None, block, |at, len, taus| {
+            for ([_, after], tau) in partial.norms.iter_mut().zip(taus.chunks_exact(len)) {
                 after.add(block.offset + at, tau, size);
+                if self.remember {
+                    mark(tau, &mut bits);
+                }
             }
         });
+        if self.remember {
+            partial.kept.insert(block.offset, (block.len(), bits));
+        }
     }
 
-    fn join(&self, partial: &mut Self::Partial, later: Self::Partial) {
-        for ([before, after], [more_before, more_after]) in partial.iter_mut().zip(&later) {
+    fn join(&self, partial: &mut NormSums, mut later: NormSums) {
+        for ([before, after], [more_before, more_after]) in partial.norms.iter_mut().zip(&later.norms) {
             before.join(more_before);
             after.join(more_after);
         }
+        partial.kept.append(&mut later.kept);
     }
 
-    fn finish(mut self, total: Self::Partial) -> Result<Plan, MergeError> {
-        for ((factor, weight), [before, after]) in self
-            .task
-            .factors
-            .iter_mut()
-            .zip(&self.task.weights)
-            .zip(&total)
+    fn finish(mut self, total: NormSums) -> Result<Plan, MergeError> {
+        for ((factor, weight), [before, after]) in
+            self.task.factors.iter_mut().zip(&self.task.weights).zip(&total.norms)
         {
             let after = after.total();
             if after > 0.0 {
                 *factor = (f64::from(*weight) * (before.total() / after)) as f32;
             }
         }
-        Ok(Plan::map(TaskMap {
-            task: self.task,
-            trim: self.trim,
-        }))
+        Ok(Plan::map(TaskMap { task: self.task, trim: self.trim, kept: total.kept }))
     }
 }
 
 struct TaskMap<T> {
     task: Task,
     trim: T,
+    kept: Kept,
 }
 
 impl<T: Trim> Map for TaskMap<T> {
@@ -208,7 +234,8 @@ impl<T: Trim> Map for TaskMap<T> {
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
-        trimmed(&self.trim, block, |at, len, taus| {
+        let kept = self.kept.get(&block.offset).filter(|(len, _)| *len == block.len()).map(|(_, bits)| &**bits);
+        trimmed(&self.trim, kept, block, |at, len, taus| {
             let (out, base) = (&mut out[at..at + len], &block.base()[at..at + len]);
             if self.task.elect {
                 self.task.elected(taus, base, out);
@@ -229,28 +256,17 @@ impl Task {
     fn summed(&self, taus: &[f32], base: &[f32], out: &mut [f32]) {
         out.fill(0.0);
         for (factor, tau) in self.factors.iter().zip(taus.chunks_exact(base.len())) {
-            out.iter_mut()
-                .zip(tau)
-                .for_each(|(sum, tau)| *sum += factor * tau);
+            out.iter_mut().zip(tau).for_each(|(sum, tau)| *sum += factor * tau);
         }
-        let scale = if self.normalize {
-            self.lambda / divisor(self.weights.iter().sum())
-        } else {
-            self.lambda
-        };
-        out.iter_mut()
-            .zip(base)
-            .for_each(|(out, base)| *out = base + scale * *out);
+        let scale = if self.normalize { self.lambda / divisor(self.weights.iter().sum()) } else { self.lambda };
+        out.iter_mut().zip(base).for_each(|(out, base)| *out = base + scale * *out);
     }
 
     fn elected(&self, taus: &mut [f32], base: &[f32], out: &mut [f32]) {
         let len = base.len();
         out.fill(0.0);
         for (factor, tau) in self.factors.iter().zip(taus.chunks_exact_mut(len)) {
-            for (tau, sum) in tau.iter_mut().zip(&mut *out) {
-                *tau *= factor;
-                *sum += *tau;
-            }
+            weigh(tau, *factor, out);
         }
         let mut room = [[0.0_f32; CHUNK]; 2];
         for (start, out) in (0..len).step_by(CHUNK).zip(out.chunks_mut(CHUNK)) {
@@ -258,26 +274,35 @@ impl Task {
             merged.fill(0.0);
             weight.fill(0.0);
             for (w, d) in self.weights.iter().zip(taus.chunks_exact(len)) {
-                let d = &d[start..start + out.len()];
-                for (((d, sum), merged), weight) in
-                    d.iter().zip(&*out).zip(&mut *merged).zip(&mut *weight)
-                {
-                    let agrees = if *sum >= 0.0 { *d > 0.0 } else { *d < 0.0 };
-                    *merged += if agrees { *d } else { 0.0 };
-                    *weight += if agrees { *w } else { 0.0 };
-                }
+                gather_agreeing(&d[start..start + out.len()], *w, out, merged, weight);
+            }
+            if self.normalize {
+                merged.iter_mut().zip(&*weight).for_each(|(merged, weight)| *merged /= divisor(*weight));
             }
             let base = &base[start..start + out.len()];
-            for (((out, base), merged), weight) in
-                out.iter_mut().zip(base).zip(&*merged).zip(&*weight)
-            {
-                let scale = if self.normalize {
-                    self.lambda / divisor(*weight)
-                } else {
-                    self.lambda
-                };
-                *out = base + scale * merged;
+            for ((out, base), merged) in out.iter_mut().zip(base).zip(&*merged) {
+                *out = base + self.lambda * merged;
             }
         }
+    }
+}
+
+/// `tau *= factor; sum += tau`.
+fn weigh(tau: &mut [f32], factor: f32, sum: &mut [f32]) {
+    for (tau, sum) in tau.iter_mut().zip(sum) {
+        *tau *= factor;
+        *sum += *tau;
+    }
+}
+
+/// Adds to `merged` the elements of `d` that have the sign of `sum` and are not 0, and to `weight` their weight.
+/// Signs are compared as bits and the choice is made by masks: a branch would be taken at random.
+pub(super) fn gather_agreeing(d: &[f32], w: f32, sum: &[f32], merged: &mut [f32], weight: &mut [f32]) {
+    for (((d, sum), merged), weight) in d.iter().zip(sum).zip(merged).zip(weight) {
+        // Adding 0 makes -0 positive.
+        let differs = ((sum + 0.0).to_bits() ^ d.to_bits()) >> 31 != 0;
+        let mask = if differs || *d == 0.0 { 0 } else { u32::MAX };
+        *merged += f32::from_bits(d.to_bits() & mask);
+        *weight += f32::from_bits(w.to_bits() & mask);
     }
 }

@@ -13,5 +13,23 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, normalize(false)],
-    plan: |_, params| Ok(Task::new(params, false, false).plan(Keep)),
+    plan: |tensor, params| Ok(Task::new(params, false, false).plan(Keep, tensor.len())),
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::testing::{Merge, Number};
+
+    #[test]
+    fn by_hand() {
+        let check = |settings: &[Number], expected: &[f32]| {
+            let own: [&[Number]; 2] = [&[("weight", 0.5)], &[("weight", -2.0)]];
+            let inputs: [&[f32]; 2] = [&[3.0, 1.0], &[2.0, 0.0]];
+            Merge { settings, own: &own, base: Some(&[1.0, 1.0]), ..Merge::of(&DEF, &inputs) }.gives(expected);
+        };
+        check(&[], &[0.0, 3.0]);
+        check(&[("lambda", 0.5)], &[0.5, 2.0]);
+        check(&[("lambda", 3.0), ("normalize", 1.0)], &[3.0, -3.0]);
+    }
+}

@@ -10,20 +10,24 @@ struct Between {
 }
 
 impl Trim for Between {
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32]) {
+    type Room = ();
+
+    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], (): &mut ()) {
         let [lower, upper] = &self.cuts[input];
         if *lower != Cut::ALL {
             for (run, least) in lower.runs(offset, tau.len()) {
-                tau[run]
-                    .iter_mut()
-                    .for_each(|x| *x = if key(*x) >= least { *x } else { 0.0 });
+                for x in &mut tau[run] {
+                    let mask = if key(*x) >= least { u32::MAX } else { 0 };
+                    *x = f32::from_bits(x.to_bits() & mask);
+                }
             }
         }
         if *upper != Cut::NONE {
             for (run, least) in upper.runs(offset, tau.len()) {
-                tau[run]
-                    .iter_mut()
-                    .for_each(|x| *x = if key(*x) >= least { 0.0 } else { *x });
+                for x in &mut tau[run] {
+                    let mask = if key(*x) >= least { 0 } else { u32::MAX };
+                    *x = f32::from_bits(x.to_bits() & mask);
+                }
             }
         }
     }
@@ -54,27 +58,15 @@ impl Keys for Magnitudes {
 
 /// A plan that drops, of each task vector, all but the `kept[i]` largest magnitudes, then the `outliers[i]` largest,
 /// and hands the rest to `task`.
-pub(crate) fn trim_by_magnitude(
-    tensor: &TensorSpec<'_>,
-    counts: Vec<[usize; 2]>,
-    task: Task,
-) -> Plan {
-    if counts
-        .iter()
-        .all(|[kept, outliers]| *kept >= tensor.len() && *outliers == 0)
-    {
-        return task.plan(super::task::Keep);
+pub(crate) fn trim_by_magnitude(tensor: &TensorSpec<'_>, counts: Vec<[usize; 2]>, task: Task) -> Plan {
+    if counts.iter().all(|[kept, outliers]| *kept >= tensor.len() && *outliers == 0) {
+        return task.plan(super::task::Keep, tensor.len());
     }
+    let elements = tensor.len();
     select_largest(
-        Magnitudes {
-            inputs: tensor.n_inputs,
-        },
+        Magnitudes { inputs: tensor.n_inputs },
         move |input, _| counts[input].to_vec(),
-        |cuts| {
-            Ok(task.plan(Between {
-                cuts: cuts.iter().map(|c| [c[0], c[1]]).collect(),
-            }))
-        },
+        move |cuts| Ok(task.plan(Between { cuts: cuts.iter().map(|c| [c[0], c[1]]).collect() }, elements)),
     )
 }
 

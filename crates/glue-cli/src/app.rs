@@ -1,0 +1,162 @@
+//! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
+
+use crate::commands::{completions, inspect, merge, multi, ops};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+
+/// Merges checkpoints of large language models.
+///
+/// Models are directories with config.json and safetensors files, as model hubs have them. Merges are described in
+/// YAML, in the dialect of mergekit.
+#[derive(Debug, Parser)]
+#[command(
+    name = "glue",
+    version,
+    after_help = AFTER_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  glue inspect models/base              What a model is made of
+  glue ops ties                         What an operator computes, and its parameters
+  glue merge config.yml merged --dry-run
+  glue merge config.yml merged
+
+Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 130 interrupted.";
+
+/// Options that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print one JSON document on standard output instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Print nothing on standard error but errors: no progress bar
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+
+    /// Worker threads; as many as processors when not given. No result depends on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+
+    /// Seed of operators that draw at random; comes before a seed in the config
+    #[arg(long, global = true, value_name = "N", alias = "random-seed")]
+    pub(crate) seed: Option<u64>,
+
+    /// When to use colours; auto is on terminals, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    pub(crate) color: ColorChoice,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On terminals, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Merge(merge::Args),
+    Multi(multi::Args),
+    Inspect(inspect::Args),
+    Ops(ops::Args),
+    Completions(completions::Args),
+    /// Print the reference of the command line in Markdown
+    #[command(hide = true)]
+    HelpMarkdown,
+    /// Print the JSON schema of merge configs
+    #[command(hide = true)]
+    Schema,
+}
+
+/// What `args` ask of colours, before they are parsed: errors of parsing have colours too.
+pub(crate) fn colour_asked_for(args: &[OsString]) -> ColorChoice {
+    let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let joined = words.iter().find_map(|word| word.strip_prefix("--color="));
+    let next = || {
+        let at = words.iter().position(|word| word == "--color")?;
+        words.get(at + 1).map(|word| &**word)
+    };
+    joined.or_else(next).and_then(|word| ColorChoice::from_str(word, false).ok()).unwrap_or_default()
+}
+
+/// Options of mergekit that have no counterpart because there is nothing to choose, and why.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("--copy-tokenizer", "the tokenizer files are copied as it is; tokenizer_source in the config chooses which"),
+    ("--no-copy-tokenizer", "the tokenizer files are always part of the output"),
+    ("--lazy-unpickle", "checkpoints are memory-mapped; nothing is loaded whole"),
+    ("--low-cpu-memory", "memory depends on the number of threads, not on the model"),
+    ("--write-model-card", "a model card is written as it is"),
+    ("--cuda", "merging runs on the processor"),
+    ("--gpu-rich", "merging runs on the processor"),
+    ("--trust-remote-code", "no code of a checkpoint is ever run"),
+    ("--allow-crimes", "there is no such switch: what is refused says how it can be allowed, where it can"),
+];
+
+/// What to say about an argument that clap does not know.
+pub(crate) fn hint_for(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let (name, why) = ELSEWHERE.iter().find(|row| row.0 == argument)?;
+    Some(format!("leave out {name}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    //! The definition as a whole.
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_documented() {
+        let mut command = Cli::command();
+        command.build();
+        let mut commands = vec![&command];
+        while let Some(command) = commands.pop() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            commands.extend(command.get_subcommands());
+        }
+    }
+
+    #[test]
+    fn colours_are_known_before_parsing() {
+        let check = |args: &[&str], expected| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            assert_eq!(colour_asked_for(&args), expected, "{args:?}");
+        };
+        check(&["glue", "ops"], ColorChoice::Auto);
+        check(&["glue", "--color=always", "ops"], ColorChoice::Always);
+        check(&["glue", "ops", "--color", "never"], ColorChoice::Never);
+        check(&["glue", "ops", "--color", "purple"], ColorChoice::Auto);
+        check(&["glue", "ops", "--color"], ColorChoice::Auto);
+    }
+}

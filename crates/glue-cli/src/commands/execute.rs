@@ -1,0 +1,49 @@
+//! The one place where a plan becomes a checkpoint: hands it to the driver, with a progress bar.
+
+use super::recipes::Output;
+use super::report::{Done, Merge};
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::shell::Shell;
+use glue_recipe::{MergePlan, RunError, RunOptions, run};
+use glue_tensor::WriteError;
+use rayon::ThreadPool;
+use std::path::Path;
+use std::time::Instant;
+
+/// Merges `plan` into `out_dir` on the threads of `pool`.
+pub(crate) fn execute(
+    plan: &MergePlan,
+    out_dir: &Path,
+    output: &Output,
+    pool: &ThreadPool,
+    shell: &Shell<'_>,
+) -> Result<Done, Failure> {
+    let merge = Merge::new(plan, out_dir, output)?;
+    let start = Instant::now();
+    let progress = Progress::new(merge.bytes_written, shell);
+    let options = RunOptions { max_shard_bytes: output.max_shard_size, ..RunOptions::default() };
+    let run = pool.install(|| run(plan, out_dir, &options, &progress));
+    drop(progress);
+    match run {
+        Ok(()) => Ok(Done::new(merge, start.elapsed())),
+        Err(RunError::Stopped) => Err(Failure::Interrupted),
+        Err(RunError::Write(error)) => {
+            let hint = hint(&error);
+            Err(Failure::failed(error).hint(hint))
+        }
+        Err(error) => Err(Failure::failed(error)),
+    }
+}
+
+/// What the user can do when writing failed.
+fn hint(error: &WriteError) -> Option<&'static str> {
+    Some(match error {
+        WriteError::NotEmpty { .. } | WriteError::NotADirectory { .. } => {
+            "name another OUT_DIR, or move away what is there; nothing is overwritten"
+        }
+        WriteError::NoSpace { .. } => "--dry-run tells how much room a merge needs",
+        WriteError::Busy { .. } => "wait for the other run to end, or name another OUT_DIR",
+        _ => return None,
+    })
+}

@@ -1,0 +1,191 @@
+//! `glue multi`: merges of merges, one document of the config for each.
+
+use super::execute::execute;
+use super::recipes::{self, Output};
+use super::report::{self, Done, Expected, Merge};
+use crate::app::Global;
+use crate::failure::Failure;
+use crate::shell::Shell;
+use glue_merge::Registry;
+use glue_recipe::{MergePlan, PlanOptions, Stage, Stages, manifest};
+use rayon::ThreadPool;
+use serde::Serialize;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Merge in several stages
+///
+/// The config has several documents, separated by ---. All but the last have a name, by which later ones use
+/// their output as a model; the last one is the output. What the others make stays in the work directory, and a later
+/// run takes it from there when config, inputs, seed and version are still the same.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue multi stages.yml merged
+  glue multi stages.yml merged --work-dir scratch
+  glue multi stages.yml merged --dry-run")]
+pub(crate) struct Args {
+    /// What to merge, and how: one document for each stage
+    config: PathBuf,
+
+    /// Directory to write the output of the last stage to
+    out_dir: PathBuf,
+
+    /// Where the outputs of earlier stages go; OUT_DIR with .stages behind its name when not given
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What was, or would be, done in each stage.
+#[derive(Serialize)]
+struct Report<T> {
+    output: String,
+    stages: Vec<Named<T>>,
+}
+
+#[derive(Serialize)]
+struct Named<T> {
+    /// `None` for the output.
+    stage: Option<String>,
+    #[serde(flatten)]
+    report: T,
+}
+
+/// What a dry run knows of a stage.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outlook {
+    Known(Box<Expected>),
+    /// Its inputs are not there yet.
+    After {
+        dry_run: bool,
+        /// Names of the stages that must come before.
+        after: Vec<String>,
+    },
+}
+
+/// Merges, or shows what would be done.
+pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let stages = Stages::check(recipes::read(&args.config, registry)?).map_err(recipes::refusal)?;
+    let work_dir = args.work_dir.clone().unwrap_or_else(|| beside(&args.out_dir));
+    let mut options = recipes::plan_options(global, &args.output);
+    let named = stages.iter().filter_map(|stage| stage.name.clone());
+    options.stages.extend(named.map(|name| (name.clone(), work_dir.join(name))));
+    let pool = recipes::pool(global)?;
+    if args.output.dry_run {
+        return look_ahead(args, &stages, &options, &pool, shell);
+    }
+    let mut done = Vec::new();
+    for stage in &stages {
+        let report = match &stage.name {
+            Some(name) => intermediate(stage, &work_dir.join(name), &options, args, &pool, shell),
+            None => {
+                let plan = recipes::plan(&stage.recipe, &options)?;
+                execute(&plan, &args.out_dir, &args.output, &pool, shell)
+            }
+        };
+        let report = report.map_err(|failure| match &stage.name {
+            Some(name) => failure.context(format!("stage {name}")),
+            None => failure,
+        })?;
+        if !shell.json() {
+            shell.print(&report.text())?;
+        }
+        done.push(Named { stage: stage.name.clone(), report });
+    }
+    match shell.json() {
+        true => shell.print_json(&Report { output: args.out_dir.display().to_string(), stages: done }),
+        false => Ok(()),
+    }
+}
+
+/// A stage whose output later ones use: taken from the work directory if it is there and current, made otherwise.
+fn intermediate(
+    stage: &Stage,
+    directory: &Path,
+    options: &PlanOptions,
+    args: &Args,
+    pool: &ThreadPool,
+    shell: &Shell<'_>,
+) -> Result<Done, Failure> {
+    let plan = recipes::plan(&stage.recipe, options)?;
+    match existing(directory)? {
+        None => {}
+        Some(manifest) if is_current(&manifest, &plan, pool)? => {
+            return Ok(Done::reused(Merge::new(&plan, directory, &args.output)?));
+        }
+        // It has a manifest of ours, so that it is a former output of this stage.
+        Some(_) => std::fs::remove_dir_all(directory).map_err(|error| file_error(directory, &error))?,
+    }
+    execute(&plan, directory, &args.output, pool, shell)
+}
+
+/// The manifest of the output that is in `directory`; `None` when nothing is there.
+fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
+    let path = directory.join(manifest::FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| file_error(&path, &io::Error::new(io::ErrorKind::InvalidData, error))),
+        // Without one, whatever is there is not ours to remove; writing refuses a directory that is not empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_error(&path, &error)),
+    }
+}
+
+fn is_current(manifest: &serde_json::Value, plan: &MergePlan, pool: &ThreadPool) -> Result<bool, Failure> {
+    let hashes = pool
+        .install(|| manifest::hash_inputs(plan))
+        .map_err(|error| Failure::failed(error).context("cannot read the inputs"))?;
+    Ok(manifest::is_current(manifest, plan, &hashes))
+}
+
+fn look_ahead(
+    args: &Args,
+    stages: &[Stage],
+    options: &PlanOptions,
+    pool: &ThreadPool,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
+    let mut reports: Vec<Named<Outlook>> = Vec::new();
+    for stage in stages {
+        let directory = |name: &String| options.stages.get(name).cloned().unwrap_or_default();
+        let names = stage.needs.iter().filter_map(|&i| stages.get(i)?.name.clone());
+        let after: Vec<String> = names.filter(|name| !directory(name).join(manifest::FILE).exists()).collect();
+        let report = if after.is_empty() {
+            let plan = recipes::plan(&stage.recipe, options)?;
+            let out_dir = stage.name.as_ref().map_or_else(|| args.out_dir.clone(), directory);
+            Outlook::Known(Box::new(report::expected(&plan, &out_dir, &args.output, pool.current_num_threads())?))
+        } else {
+            Outlook::After { dry_run: true, after }
+        };
+        reports.push(Named { stage: stage.name.clone(), report });
+    }
+    if shell.json() {
+        return shell.print_json(&Report { output: args.out_dir.display().to_string(), stages: reports });
+    }
+    let mut texts = Vec::new();
+    for Named { stage, report } in &reports {
+        let name = stage.as_ref().map_or_else(|| "output".to_string(), |name| format!("stage {name}"));
+        let text = match report {
+            Outlook::Known(expected) => expected.text(|text| shell.heading(text)),
+            Outlook::After { after, .. } => format!("known when made: {}\n", after.join(", ")),
+        };
+        texts.push(format!("{}\n{text}", shell.heading(&name)));
+    }
+    let text = texts.join("\n");
+    shell.print(&text)
+}
+
+/// The directory with `.stages` behind its name.
+fn beside(out_dir: &Path) -> PathBuf {
+    let mut name = out_dir.file_name().unwrap_or_default().to_os_string();
+    name.push(".stages");
+    out_dir.with_file_name(name)
+}
+
+fn file_error(path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}

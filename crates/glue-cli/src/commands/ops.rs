@@ -1,0 +1,216 @@
+//! `glue ops`: the operators, in a table, one in full, or all of them as a reference document.
+
+use crate::failure::Failure;
+use crate::reference::{example, operators};
+use crate::shell::Shell;
+use crate::table::{Align, Table};
+use glue_merge::{BaseRule, InputRule, Kind, OperatorDef, ParamSpec, Registry, Scope, Value};
+use serde_json::json;
+use std::fmt::Write;
+
+/// List the merge operators, or show one in full
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue ops               All operators
+  glue ops dare_ties     What one computes, and its parameters
+  glue ops --json        The same for programs")]
+pub(crate) struct Args {
+    /// The operator to show; all of them in a table when not given
+    name: Option<String>,
+
+    /// Print the reference document in Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+}
+
+/// Prints what is asked for.
+pub(crate) fn run(args: &Args, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let Some(name) = &args.name else {
+        return if args.markdown {
+            shell.print(&operators::document(registry))
+        } else if shell.json() {
+            let all: Vec<_> = registry.iter().map(document).collect();
+            shell.print_json(&json!({ "operators": all }))
+        } else {
+            shell.print(&list(registry, shell))
+        };
+    };
+    let def = registry.get(name).map_err(|error| Failure::refused(error).hint(Some("glue ops lists them all")))?;
+    if args.markdown {
+        shell.print(&operators::section(def, registry))
+    } else if shell.json() {
+        shell.print_json(&document(def))
+    } else {
+        shell.print(&in_full(def, registry, shell))
+    }
+}
+
+fn list(registry: &Registry, shell: &Shell<'_>) -> String {
+    let mut table = Table::with_header(&[
+        ("OPERATOR", Align::Left),
+        ("MODELS", Align::Left),
+        ("BASE", Align::Left),
+        ("SUMMARY", Align::Left),
+    ]);
+    for def in registry.iter() {
+        table.row([def.name, &models(def.inputs), base(def.base), def.summary]);
+    }
+    table.render(|line| shell.heading(line))
+}
+
+fn in_full(def: &OperatorDef, registry: &Registry, shell: &Shell<'_>) -> String {
+    let mut text = format!("{}\n{}\n\n", shell.heading(def.name), def.summary);
+    let mut facts = Table::new(&[Align::Left, Align::Left]);
+    facts.row(["formula", def.formula]);
+    facts.row(["reference", def.reference]);
+    facts.row(["models", &models_besides_base(def)]);
+    facts.row(["base", base(def.base)]);
+    text += &facts.render(str::to_string);
+    if !def.params.is_empty() {
+        let mut table = Table::with_header(&[
+            ("PARAMETER", Align::Left),
+            ("FOR EACH", Align::Left),
+            ("DEFAULT", Align::Left),
+            ("USUAL", Align::Left),
+            ("ALLOWED", Align::Left),
+        ]);
+        for spec in def.params {
+            table.row([spec.name, scope(spec.scope), &default(spec), &usual(spec).unwrap_or_default(), &allowed(spec)]);
+        }
+        text.push('\n');
+        text += &table.render(|line| shell.heading(line));
+        text.push('\n');
+        let mut docs = Table::new(&[Align::Left, Align::Left]);
+        for spec in def.params {
+            docs.row([spec.name, spec.doc]);
+        }
+        text += &docs.render(str::to_string);
+    }
+    if let Some(config) = example::config(def, registry) {
+        let _ = write!(text, "\n{}\n{config}", shell.heading("EXAMPLE"));
+    }
+    text
+}
+
+/// How many models, in short: `2`, `1+`, `2–4`.
+fn models(rule: InputRule) -> String {
+    match rule.max {
+        Some(max) if max == rule.min => max.to_string(),
+        Some(max) => format!("{}–{max}", rule.min),
+        None => format!("{}+", rule.min),
+    }
+}
+
+/// How many models, in words.
+pub(crate) fn models_besides_base(def: &OperatorDef) -> String {
+    let rule = def.inputs;
+    let number = match rule.max {
+        Some(max) if max == rule.min => max.to_string(),
+        Some(max) => format!("{} to {max}", rule.min),
+        None => format!("{} or more", rule.min),
+    };
+    match def.base {
+        BaseRule::Unused => number,
+        _ => format!("{number}, besides the base"),
+    }
+}
+
+/// What is wanted of the base, in a word.
+pub(crate) fn base(rule: BaseRule) -> &'static str {
+    match rule {
+        BaseRule::Unused => "unused",
+        BaseRule::Optional => "optional",
+        BaseRule::Required => "required",
+    }
+}
+
+/// What a parameter may differ by.
+pub(crate) fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Tensor => "tensor",
+        Scope::Input => "tensor and model",
+    }
+}
+
+/// The default, or that there is none.
+pub(crate) fn default(spec: &ParamSpec) -> String {
+    spec.default.map_or_else(|| "required".to_string(), |value| value.to_string())
+}
+
+/// Where good values usually are; `None` unless it is a number.
+pub(crate) fn usual(spec: &ParamSpec) -> Option<String> {
+    match spec.kind {
+        Kind::Number { usual: (a, b), .. } => Some(format!("{a} to {b}")),
+        _ => None,
+    }
+}
+
+/// What values are taken, in words.
+pub(crate) fn allowed(spec: &ParamSpec) -> String {
+    spec.kind.to_string()
+}
+
+/// An operator for programs.
+fn document(def: &OperatorDef) -> serde_json::Value {
+    let parameters: Vec<_> = def.params.iter().map(parameter).collect();
+    json!({
+        "name": def.name,
+        "summary": def.summary,
+        "formula": def.formula,
+        "reference": def.reference,
+        "models": { "min": def.inputs.min, "max": def.inputs.max },
+        "base": base(def.base),
+        "wraps": def.wraps(),
+        "parameters": parameters,
+    })
+}
+
+fn parameter(spec: &ParamSpec) -> serde_json::Value {
+    // What is beyond every number stands for no limit.
+    let limit = |x: f64| Some(x).filter(|x| x.abs() < f64::MAX);
+    let mut document = json!({
+        "name": spec.name,
+        "doc": spec.doc,
+        "per_model": spec.scope == Scope::Input,
+        "required": spec.default.is_none(),
+        "default": spec.default.and_then(value),
+        "allowed": allowed(spec),
+    });
+    let details = match spec.kind {
+        Kind::Number { range, usual } => json!({
+            "kind": "number",
+            "min": limit(range.min),
+            "min_excluded": range.open,
+            "max": limit(range.max),
+            "usual": [usual.0, usual.1],
+        }),
+        Kind::Integer { min, max } => json!({
+            "kind": "integer",
+            "min": min,
+            "max": Some(max).filter(|max| *max < i64::MAX),
+        }),
+        Kind::Flag => json!({ "kind": "flag" }),
+        Kind::Choice { options, on, off } => json!({
+            "kind": "choice",
+            "options": options,
+            "true": on,
+            "false": off,
+        }),
+        Kind::Operator => json!({ "kind": "operator" }),
+        _ => json!({ "kind": null }),
+    };
+    if let (Some(document), serde_json::Value::Object(details)) = (document.as_object_mut(), details) {
+        document.extend(details);
+    }
+    document
+}
+
+fn value(value: Value) -> Option<serde_json::Value> {
+    match value {
+        Value::Number(x) => Some(json!(x)),
+        Value::Integer(x) => Some(json!(x)),
+        Value::Flag(x) => Some(json!(x)),
+        Value::Word(x) => Some(json!(x)),
+        _ => None,
+    }
+}

@@ -1,0 +1,76 @@
+//! Options of the commands that merge, and the way from their config to plans.
+
+use crate::app::Global;
+use crate::failure::Failure;
+use crate::units;
+use glue_merge::Registry;
+use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
+use glue_tensor::Dtype;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::io;
+use std::path::Path;
+
+/// Options of the commands that merge.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Output {
+    /// Show what would be done, with memory, disk and time; reads headers only
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Most data in one file of the output: 5GB, 500MB, 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size, alias = "out-shard-size")]
+    pub(crate) max_shard_size: u64,
+
+    /// Type of the output's weights, such as bfloat16; comes before dtype and out_dtype in the config
+    #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
+    pub(crate) dtype: Option<Dtype>,
+}
+
+fn parse_dtype(text: &str) -> Result<Dtype, String> {
+    Dtype::from_torch_name(text).filter(|dtype| dtype.is_float()).ok_or_else(|| {
+        let names: Vec<&str> = Dtype::ALL.iter().filter(|d| d.is_float()).map(|d| d.torch_name()).collect();
+        format!("it must be one of {}", names.join(", "))
+    })
+}
+
+/// Parses every document of the config at `path`.
+pub(crate) fn read(path: &Path, registry: &Registry) -> Result<Vec<Recipe>, Failure> {
+    let origin = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let no_config = error.kind() == io::ErrorKind::NotFound;
+        let error = io::Error::new(error.kind(), format!("{origin}: {error}"));
+        if no_config { Failure::refused(error) } else { Failure::failed(error) }
+    })?;
+    Recipe::parse(&text, &origin, registry).map_err(refusal)
+}
+
+/// What a plan depends on, from the command line.
+pub(crate) fn plan_options(global: &Global, output: &Output) -> PlanOptions {
+    let mut options = PlanOptions::default();
+    options.seed = global.seed;
+    options.dtype = output.dtype;
+    options
+}
+
+/// Plans one merge.
+pub(crate) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, Failure> {
+    glue_recipe::plan(recipe, options).map_err(refusal)
+}
+
+/// An error of a recipe with its hint and its status.
+pub(crate) fn refusal(error: RecipeError) -> Failure {
+    let hint = error.hint();
+    let failure = if error.is_usage() { Failure::refused(error) } else { Failure::failed(error) };
+    failure.hint(hint)
+}
+
+/// The threads that work.
+pub(crate) fn pool(global: &Global) -> Result<ThreadPool, Failure> {
+    // Zero is as many as there are processors.
+    let threads = global.threads.map_or(0, usize::from);
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("glue-{i}"))
+        .build()
+        .map_err(|error| Failure::failed(error).context("cannot start the worker threads"))
+}

@@ -1,0 +1,70 @@
+//! The progress bar of a merge, and the user's wish to stop it.
+
+use crate::shell::Shell;
+use glue_recipe::Watch;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Bytes done and to do, rate, time left, and what is at work.
+const BAR: &str = "{bar:24} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {wide_msg}";
+
+/// What a merge tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// A bar over `bytes` to be written; invisible unless the shell says otherwise.
+    ///
+    /// From the first one on, a first Ctrl-C asks merges to stop, and a second one ends the process.
+    pub(crate) fn new(bytes: u64, shell: &Shell<'_>) -> Self {
+        let target = match shell.draws_progress() {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(bytes), target);
+        if let Ok(style) = ProgressStyle::with_template(BAR) {
+            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { bar, stop: shell.stop_flag() }
+    }
+}
+
+impl Watch for Progress {
+    fn wrote(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn works_on(&self, tensor: &str) {
+        self.bar.set_message(tensor.to_string());
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A flag that SIGINT and SIGTERM set. When it is set already, they end the process.
+pub(crate) fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order, so that the first signal finds the flag unset. Where a handler cannot be set, the signal ends
+        // the process, and the next run cleans up.
+        if signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).is_ok() {
+            let _ = signal_hook::flag::register(signal, Arc::clone(&stop));
+        }
+    }
+    stop
+}

@@ -1,0 +1,173 @@
+//! What operators are tried on: shapes, values, settings.
+
+use crate::contract::TensorSpec;
+use crate::def::Operator;
+use crate::host::Slices;
+use crate::params::{Kind, ParamSpec, Scope, Setting, Value};
+use crate::random::ElementRng;
+
+/// Shapes of tensors that are merged in every way there is.
+pub(super) const SHAPES: &[&[usize]] =
+    &[&[], &[1], &[7], &[16], &[3, 5], &[2, 3, 4], &[64, 33], &[3001], &[0], &[0, 4]];
+
+/// A shape of three spans, whether they are cut anywhere or at rows.
+pub(super) const LARGE: &[usize] = &[513, 1025];
+
+/// Lengths of blocks that must not be told apart by their results.
+pub(super) const BLOCKS: &[usize] = &[1, 7, 53, 64, 1000];
+
+/// What the elements are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
+    /// Multiples of 1/16 with many ties, exact zeros, and elements that are equal in several operands.
+    Coarse,
+    /// Values of which hardly two are equal.
+    Smooth,
+    /// Every input is the base.
+    Unchanged,
+    /// Every operand is 0.
+    Zero,
+}
+
+/// The operands of one merge.
+pub(super) struct Operands {
+    pub(super) base: Option<Vec<f32>>,
+    pub(super) inputs: Vec<Vec<f32>>,
+}
+
+impl Operands {
+    pub(super) fn new(data: Data, has_base: bool, n_inputs: usize, len: usize) -> Self {
+        let words = |operand| {
+            let mut words = vec![0; len];
+            ElementRng::new(0, "conformance", operand).fill(0, &mut words);
+            words
+        };
+        // From −1 to 1.
+        let even = |word: u32| (f64::from(word) / f64::from(u32::MAX) * 2.0 - 1.0) as f32;
+        let base: Vec<f32> = words(0)
+            .into_iter()
+            .map(|word| match data {
+                Data::Coarse => (word % 17) as f32 / 8.0 - 1.0,
+                Data::Zero => 0.0,
+                Data::Smooth | Data::Unchanged => even(word),
+            })
+            .collect();
+        let changed = |operand| {
+            words(operand)
+                .into_iter()
+                .zip(&base)
+                .map(|(word, base)| match data {
+                    Data::Coarse if word % 3 == 0 => *base,
+                    Data::Coarse => base + ((word >> 8) % 9) as f32 / 16.0 - 0.25,
+                    Data::Smooth => base + 0.25 * even(word).powi(3),
+                    Data::Unchanged | Data::Zero => *base,
+                })
+                .collect()
+        };
+        Self { inputs: (1..=n_inputs).map(changed).collect(), base: has_base.then_some(base) }
+    }
+
+    /// Calls `see` with the operands as a source.
+    pub(super) fn lend<T>(&self, see: impl FnOnce(&Slices<'_>) -> T) -> T {
+        let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
+        see(&Slices { base: self.base.as_deref(), inputs: &inputs })
+    }
+}
+
+/// The tensor that is merged.
+pub(super) fn tensor(shape: &[usize], has_base: bool, n_inputs: usize) -> TensorSpec<'_> {
+    TensorSpec { name: "model.layers.1.mlp.up_proj.weight", shape, has_base, n_inputs, layer: Some((1, 4)), seed: 7 }
+}
+
+pub(super) type Given = Vec<(&'static str, Setting)>;
+
+/// Settings under which an operator is tried.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) tensor: Given,
+    pub(super) inputs: Vec<Given>,
+    /// Whether the operator may refuse them: they were not asked for.
+    pub(super) may_be_refused: bool,
+}
+
+impl Settings {
+    /// What is given, and what is required besides.
+    pub(super) fn required(operator: &Operator, n_inputs: usize, given: &Given) -> Self {
+        Self::filled(operator, n_inputs, given, |spec| spec.default.is_none())
+    }
+
+    /// What is given, and a usual value for every other number; then the same with each flag and each choice turned
+    /// to where it does not stand by default.
+    pub(super) fn all(operator: &Operator, n_inputs: usize, given: &Given) -> Vec<Self> {
+        let mut all = vec![Self::required(operator, n_inputs, given)];
+        let mut usual = Self::filled(operator, n_inputs, given, |_| true);
+        usual.may_be_refused = true;
+        for spec in operator.specs() {
+            if given.iter().any(|(key, _)| *key == spec.name) {
+                continue;
+            }
+            let turned: Vec<Setting> = match (spec.kind, spec.default) {
+                (Kind::Flag, Some(Value::Flag(x))) => vec![Setting::Flag(!x)],
+                (Kind::Choice { options, .. }, Some(Value::Word(word))) => {
+                    options.iter().filter(|o| **o != word).map(|o| Setting::Text((*o).into())).collect()
+                }
+                _ => Vec::new(),
+            };
+            for setting in turned {
+                let mut other = usual.clone();
+                other.tensor.push((spec.name, setting));
+                all.push(other);
+            }
+        }
+        all.push(usual);
+        all
+    }
+
+    fn filled(operator: &Operator, n_inputs: usize, given: &Given, wanted: impl Fn(&ParamSpec) -> bool) -> Self {
+        let mut settings = Self { tensor: given.clone(), inputs: vec![Vec::new(); n_inputs], may_be_refused: false };
+        for spec in operator.specs() {
+            let known = given.iter().any(|(key, _)| *key == spec.name);
+            let Some(usual) = usual(spec).filter(|_| !known && wanted(spec)) else {
+                continue;
+            };
+            match spec.scope {
+                Scope::Tensor => settings.tensor.push((spec.name, usual(0))),
+                Scope::Input => {
+                    for (i, own) in settings.inputs.iter_mut().enumerate() {
+                        own.push((spec.name, usual(i)));
+                    }
+                }
+            }
+        }
+        settings
+    }
+
+    /// The same without one parameter.
+    pub(super) fn without(&self, key: &str) -> Self {
+        let mut less = self.clone();
+        for given in less.inputs.iter_mut().chain([&mut less.tensor]) {
+            given.retain(|(k, _)| *k != key);
+        }
+        less
+    }
+
+    /// The same with the inputs in the opposite order.
+    pub(super) fn reversed(&self) -> Self {
+        let mut reversed = self.clone();
+        reversed.inputs.reverse();
+        reversed
+    }
+}
+
+/// A number from where good values of a parameter lie, another for each input.
+fn usual(spec: &ParamSpec) -> Option<impl Fn(usize) -> Setting> {
+    let (low, high, whole) = match spec.kind {
+        Kind::Number { usual, .. } => (usual.0, usual.1, false),
+        Kind::Integer { min, max } => (min as f64, max.min(min.saturating_add(2)) as f64, true),
+        _ => return None,
+    };
+    Some(move |i: usize| {
+        let x = low + (high - low) * (0.5 - 0.15 * (i % 3) as f64);
+        Setting::Number(if whole { x.round() } else { x })
+    })
+}

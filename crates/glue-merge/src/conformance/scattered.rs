@@ -1,0 +1,185 @@
+//! Ways of running a plan that a contract allows and a plain driver never takes.
+
+use crate::contract::{AnySurvey, Block, Grain, Kernel, Map, Plan, TensorSpec};
+use crate::driver::{Pool, SPAN};
+use crate::error::MergeError;
+use crate::host::Slices;
+use crate::random::ElementRng;
+use std::ops::Range;
+
+/// Runs tasks one by one, in an order of its own, and says that it runs several at once.
+pub(super) enum Order {
+    /// From last to first.
+    Reversed,
+    /// In no order.
+    Shuffled,
+}
+
+impl Pool for Order {
+    fn width(&self) -> usize {
+        3
+    }
+
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        match self {
+            Self::Reversed => (0..n).rev().for_each(task),
+            Self::Shuffled => Chance::new(0).shuffled((0..n).collect()).into_iter().for_each(task),
+        }
+    }
+}
+
+/// Random numbers, one after the other.
+struct Chance {
+    rng: ElementRng,
+    drawn: usize,
+}
+
+impl Chance {
+    fn new(seed: u64) -> Self {
+        Self { rng: ElementRng::new(seed, "chance", 0), drawn: 0 }
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        let mut word = [0];
+        self.rng.fill(self.drawn, &mut word);
+        self.drawn += 1;
+        word[0] as usize % n.max(1)
+    }
+
+    fn shuffled<T>(&mut self, mut items: Vec<T>) -> Vec<T> {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+        items
+    }
+}
+
+/// Why a plan did not come to its end.
+pub(super) enum Stop {
+    /// A survey refused.
+    Refused(MergeError),
+    /// [`Map::kernel`] says something else than [`Map::merge`] does.
+    OtherKernel(String),
+}
+
+/// Runs a plan with blocks of uneven lengths and spans in no order; where a survey allows any order and grouping,
+/// its partials take whatever comes and are joined in any order. Every output block holds NaN beforehand.
+pub(super) fn run(mut plan: Plan, tensor: &TensorSpec<'_>, operands: &Slices<'_>) -> Result<Vec<f32>, Stop> {
+    let mut chance = Chance::new(1);
+    loop {
+        plan = match plan {
+            Plan::Copy(operand) => return Ok(operands.operand(operand).to_vec()),
+            Plan::Map(map) => return fill(&*map, tensor, operands, &mut chance),
+            Plan::Survey(survey) => gather(survey, tensor, operands, &mut chance).map_err(Stop::Refused)?,
+        }
+    }
+}
+
+fn fill(map: &dyn Map, tensor: &TensorSpec<'_>, operands: &Slices<'_>, chance: &mut Chance) -> Result<Vec<f32>, Stop> {
+    let unit = unit(map.grain(), tensor);
+    let mut merged = vec![f32::NAN; tensor.len()];
+    let mut blocks = Vec::new();
+    for span in spans(unit, tensor, None) {
+        blocks.append(&mut uneven(span, unit, chance));
+    }
+    for range in chance.shuffled(blocks) {
+        see(operands, &range, |block| {
+            map.merge(block, &mut merged[range.clone()]);
+        });
+    }
+    if let Some(Kernel::Linear { base, inputs }) = map.kernel() {
+        linear(base, inputs, operands, &merged)?;
+    }
+    Ok(merged)
+}
+
+/// Whether `merged` is what the kernel says, but for rounding.
+fn linear(base: f32, inputs: &[f32], operands: &Slices<'_>, merged: &[f32]) -> Result<(), Stop> {
+    if inputs.len() != operands.inputs.len() {
+        return Err(Stop::OtherKernel(format!("{} coefficients for {} inputs", inputs.len(), operands.inputs.len())));
+    }
+    for (j, found) in merged.iter().enumerate() {
+        let terms = operands
+            .base
+            .iter()
+            .map(|x| (base, x[j]))
+            .chain(inputs.iter().zip(operands.inputs).map(|(c, x)| (*c, x[j])));
+        let (mut sum, mut size) = (0.0, 0.0);
+        for (c, x) in terms {
+            let term = f64::from(c) * f64::from(x);
+            sum += term;
+            size += term.abs();
+        }
+        // Two roundings of f32 for each term.
+        if (f64::from(*found) - sum).abs() > 1e-6 * size {
+            return Err(Stop::OtherKernel(format!("element {j} is {found} by the map and {sum} by the kernel")));
+        }
+    }
+    Ok(())
+}
+
+fn gather(
+    survey: Box<dyn AnySurvey>,
+    tensor: &TensorSpec<'_>,
+    operands: &Slices<'_>,
+    chance: &mut Chance,
+) -> Result<Plan, MergeError> {
+    let unit = unit(survey.grain(), tensor);
+    let spans = spans(unit, tensor, survey.ranges());
+    let order = chance.shuffled((0..spans.len()).collect());
+    let free = survey.order_free();
+    let mut partials: Vec<_> = (0..if free { 3 } else { spans.len() }).map(|_| survey.partial()).collect();
+    for s in order {
+        let at = if free { chance.below(3) } else { s };
+        for range in uneven(spans[s].clone(), unit, chance) {
+            see(operands, &range, |block| {
+                survey.observe(&mut partials[at], block);
+            });
+        }
+    }
+    if free {
+        partials = chance.shuffled(partials);
+    }
+    let mut total = survey.partial();
+    for partial in partials {
+        survey.join(&mut total, partial);
+    }
+    survey.finish(total)
+}
+
+/// Elements that must not be cut apart.
+fn unit(grain: Grain, tensor: &TensorSpec<'_>) -> usize {
+    match grain {
+        Grain::Element => 1,
+        Grain::Row => tensor.row_len(),
+        Grain::Tensor => tensor.len(),
+    }
+    .max(1)
+}
+
+/// The spans that results are defined by.
+fn spans(unit: usize, tensor: &TensorSpec<'_>, within: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {
+    let whole = 0..tensor.len();
+    let within = within.unwrap_or_else(|| Vec::from([whole]));
+    let length = (SPAN / unit).max(1) * unit;
+    let cut = |r: Range<usize>| (r.start..r.end).step_by(length).map(move |at| at..(at + length).min(r.end));
+    within.into_iter().flat_map(cut).collect()
+}
+
+/// Blocks of many lengths.
+fn uneven(span: Range<usize>, unit: usize, chance: &mut Chance) -> Vec<Range<usize>> {
+    let most = (span.len() / unit / 5).clamp(1, 3000);
+    let mut blocks = Vec::new();
+    let mut at = span.start;
+    while at < span.end {
+        let end = (at + (1 + chance.below(most)) * unit).min(span.end);
+        blocks.push(at..end);
+        at = end;
+    }
+    blocks
+}
+
+fn see(operands: &Slices<'_>, range: &Range<usize>, see: impl FnOnce(&Block<'_>)) {
+    let inputs: Vec<&[f32]> = operands.inputs.iter().map(|x| &x[range.clone()]).collect();
+    see(&Block { offset: range.start, base: operands.base.map(|x| &x[range.clone()]), inputs: &inputs });
+}

@@ -1,0 +1,51 @@
+//! Task vectors, a chunk at a time, for operators that look at all of them at once.
+
+use crate::contract::Block;
+use crate::gram::subtract;
+
+/// Elements of a chunk: those of a few task vectors stay in a first-level cache.
+pub(crate) const CHUNK: usize = 1024;
+
+/// The same run of elements of every task vector.
+pub(crate) struct Chunk<'a> {
+    /// Its place in the block.
+    pub(crate) at: usize,
+    /// Number of elements.
+    pub(crate) len: usize,
+    /// Elements of the base.
+    pub(crate) base: &'a [f32],
+    taus: &'a mut [f32],
+}
+
+impl Chunk<'_> {
+    /// The task vectors, one after the other.
+    pub(crate) fn taus(&self) -> impl Iterator<Item = &[f32]> {
+        self.taus.chunks_exact(self.len)
+    }
+
+    /// The task vectors, to be changed.
+    pub(crate) fn taus_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.taus.chunks_exact_mut(self.len)
+    }
+
+    /// `sum = Σ τi`, added in the order of the inputs.
+    pub(crate) fn sum(&self, sum: &mut [f32]) {
+        sum.fill(0.0);
+        for tau in self.taus() {
+            sum.iter_mut().zip(tau).for_each(|(sum, tau)| *sum += tau);
+        }
+    }
+}
+
+/// Calls `see` with one chunk of the block after the other.
+pub(crate) fn chunks(block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
+    let mut room = vec![0.0; block.inputs.len() * CHUNK.min(block.len())];
+    for (c, base) in block.base().chunks(CHUNK).enumerate() {
+        let (at, len) = (c * CHUNK, base.len());
+        let taus = &mut room[..block.inputs.len() * len];
+        for (tau, input) in taus.chunks_exact_mut(len).zip(block.inputs) {
+            subtract(&input[at..at + len], base, tau);
+        }
+        see(Chunk { at, len, base, taus });
+    }
+}

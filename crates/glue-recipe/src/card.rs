@@ -1,0 +1,74 @@
+//! The model card: `README.md` of the output, with the front matter that model hubs read.
+
+use crate::plan::MergePlan;
+use crate::recipe::{Body, Recipe};
+use glue_merge::OperatorDef;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// File name of the model card.
+pub const FILE: &str = "README.md";
+
+/// The model card of the output of `plan`, which is called `title`.
+pub fn card(plan: &MergePlan, title: &str) -> String {
+    let mut card = front_matter(plan);
+    let operator = plan.operator.def();
+    // Writing to a string does not fail.
+    let _ = write!(card, "# {title}\n\nA merge of checkpoints made with Model-GLUE {}.\n", env!("CARGO_PKG_VERSION"));
+    let _ = write!(card, "\n## Method\n\n{}", method(operator));
+    if let Some(inner) = plan.operator.inner() {
+        let _ = write!(card, "\nAround:\n\n{}", method(inner));
+    }
+    card.push_str("\n## Models\n\n");
+    for (i, model) in plan.models.iter().enumerate() {
+        let is_base = plan.recipe.base.is_some() && i == plan.config_from;
+        let _ = writeln!(card, "- `{}`{}", model.name, if is_base { " (base)" } else { "" });
+    }
+    let _ = write!(card, "\n## Recipe\n\n{}", recipe_block(&plan.recipe));
+    let _ = write!(card, "\nSeed {}. {}\n", plan.seed, layers(&plan.recipe));
+    if !plan.dropped.is_empty() || !plan.notes.is_empty() {
+        card.push_str("\n## Notes\n\n");
+        for (tensor, why) in &plan.dropped {
+            let _ = writeln!(card, "- `{tensor}` was left out: {why}.");
+        }
+        for note in &plan.notes {
+            let _ = writeln!(card, "- {note}.");
+        }
+    }
+    let _ = write!(card, "\n## Citation\n\n{}: {}.\n", operator.name, operator.reference);
+    if let Some(inner) = plan.operator.inner() {
+        let _ = write!(card, "\n{}: {}.\n", inner.name, inner.reference);
+    }
+    card
+}
+
+fn front_matter(plan: &MergePlan) -> String {
+    let mut text = String::from("---\nbase_model:\n");
+    for model in &plan.models {
+        // A JSON string is a YAML string.
+        let _ = writeln!(text, "- {}", Value::from(model.name.as_str()));
+    }
+    text.push_str("library_name: transformers\ntags:\n- merge\n- model-glue\n---\n");
+    text
+}
+
+fn method(operator: &OperatorDef) -> String {
+    format!("`{}`: {}\n\n    {}\n", operator.name, operator.summary, operator.formula)
+}
+
+fn layers(recipe: &Recipe) -> String {
+    let slices: usize =
+        recipe.parts.iter().map(|part| if let Body::Slices(slices) = &part.body { slices.len() } else { 0 }).sum();
+    match slices {
+        0 => "All layers of all models.".into(),
+        1 => "Layers from 1 slice.".into(),
+        n => format!("Layers stacked from {n} slices."),
+    }
+}
+
+/// The text of the recipe in a fence longer than any run of backticks in it.
+fn recipe_block(recipe: &Recipe) -> String {
+    let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}yaml\n{}\n{fence}\n", recipe.text.trim_matches('\n'))
+}

@@ -1,0 +1,229 @@
+//! Merging of planned tensors, out of core: blocks are widened from where the inputs are mapped, merged, narrowed and
+//! handed to a destination. Nothing holds a whole tensor, let alone a model.
+
+use crate::recipe::OnNonfinite;
+use crate::run::Watch;
+use glue_merge::{
+    BoxError, Done, Driver, HostExecutor, MergeError, Operand, Operator, Params, Pool, SPAN, Serial, Sink, Source,
+    TensorSpec,
+};
+use glue_tensor::{Dtype, TensorView, narrow, widen};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// A value that is no number, in an input.
+#[derive(Debug, thiserror::Error)]
+#[error("tensor {tensor} of {model} holds {value} at index {index}; every weight must be a finite number")]
+pub struct NonFinite {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// The model it is in.
+    pub model: String,
+    /// Index of the element in the flattened tensor.
+    pub index: usize,
+    /// What was found.
+    pub value: f32,
+}
+
+/// One operand of a merge: a tensor in a mapped file, and the name of its model for messages.
+#[derive(Debug, Clone, Copy)]
+pub struct OperandView<'a> {
+    /// The tensor.
+    pub view: TensorView<'a>,
+    /// What the user calls the model.
+    pub model: &'a str,
+}
+
+/// One tensor to be merged.
+pub struct TensorJob<'a> {
+    /// What the operator is told: name, shape, layer, seed.
+    pub spec: TensorSpec<'a>,
+    /// Type that the result is rounded to.
+    pub dtype: Dtype,
+    /// What merges it.
+    pub operator: &'a Operator,
+    /// With which parameters.
+    pub params: &'a Params,
+    /// The base.
+    pub base: Option<OperandView<'a>>,
+    /// The inputs.
+    pub inputs: Vec<OperandView<'a>>,
+}
+
+impl TensorJob<'_> {
+    fn operand(&self, operand: Operand) -> Option<&OperandView<'_>> {
+        match operand {
+            Operand::Base => self.base.as_ref(),
+            Operand::Input(i) => self.inputs.get(i),
+        }
+    }
+}
+
+/// Takes the bytes of results, in any order and from several threads.
+pub trait Destination: Sync {
+    /// Takes `bytes` of the result of job `job`, from byte `offset` on.
+    ///
+    /// # Errors
+    /// Whatever writing meets.
+    fn write(&self, job: usize, offset: u64, bytes: &[u8]) -> Result<(), BoxError>;
+}
+
+/// How to merge.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineOptions {
+    /// What to do about a NaN or an infinity in an input.
+    pub on_nonfinite: OnNonfinite,
+    /// Elements of a block; no result depends on it.
+    pub block: usize,
+}
+
+/// Merges every job on the threads of the current rayon pool.
+///
+/// Jobs are done in order, as many at a time as keep the threads busy, each cut into spans that threads share: memory
+/// follows from the number of threads and the length of a block.
+///
+/// # Errors
+/// The first failure, with the name of its tensor.
+pub fn merge_all(
+    jobs: &[TensorJob<'_>],
+    destination: &dyn Destination,
+    options: &EngineOptions,
+    watch: &dyn Watch,
+) -> Result<(), TensorError> {
+    let enough = 4 * rayon::current_num_threads() * SPAN;
+    let mut start = 0;
+    while start < jobs.len() {
+        let mut end = start;
+        let mut elements = 0;
+        while end < jobs.len() && (end == start || elements < enough) {
+            elements += jobs[end].spec.len();
+            end += 1;
+        }
+        (start..end).into_par_iter().try_for_each(|j| {
+            let job = &jobs[j];
+            if watch.is_stopped() {
+                return Ok(());
+            }
+            watch.works_on(job.spec.name);
+            merge_one(job, j, destination, options).map_err(|error| TensorError { tensor: job.spec.name.into(), error })
+        })?;
+        start = end;
+    }
+    Ok(())
+}
+
+/// A failure in one tensor.
+#[derive(Debug, thiserror::Error)]
+#[error("merging tensor {tensor}")]
+pub struct TensorError {
+    /// Name of the result.
+    pub tensor: String,
+    /// What happened.
+    #[source]
+    pub error: MergeError,
+}
+
+fn merge_one(
+    job: &TensorJob<'_>,
+    index: usize,
+    destination: &dyn Destination,
+    options: &EngineOptions,
+) -> Result<(), MergeError> {
+    let plan = job.operator.plan(&job.spec, job.params)?;
+    let pool: &dyn Pool = if job.spec.len() > SPAN { &RayonPool } else { &Serial };
+    let driver = Driver { pool, executor: &HostExecutor, block: options.block };
+    let source = Operands { job, options };
+    let sink = Narrowed { destination, job: index, dtype: job.dtype };
+    match driver.run(plan, &job.spec, &source, &sink)? {
+        Done::Merged => Ok(()),
+        Done::Copy(operand) => copy(&source, operand, &sink, options.block).map_err(MergeError::Io),
+    }
+}
+
+/// Copies an operand: its bytes where the types agree, its values otherwise.
+fn copy(source: &Operands<'_>, operand: Operand, sink: &Narrowed<'_>, block: usize) -> Result<(), BoxError> {
+    let Some(from) = source.job.operand(operand) else {
+        return Ok(());
+    };
+    let (len, data) = (source.job.spec.len(), from.view.data());
+    let as_it_is = from.view.dtype() == sink.dtype
+        && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
+    let size = sink.dtype.size();
+    (0..len.div_ceil(SPAN)).into_par_iter().try_for_each(|s| {
+        let span = s * SPAN..((s + 1) * SPAN).min(len);
+        let mut buffer = vec![0.0; block.min(span.len())];
+        for start in span.clone().step_by(block) {
+            let range = start..(start + block).min(span.end);
+            let length = range.len();
+            let values =
+                if sink.dtype.is_float() { source.read(operand, range.clone(), &mut buffer[..length])? } else { &[] };
+            if as_it_is {
+                let bytes = &data[range.start * size..range.end * size];
+                sink.destination.write(sink.job, (range.start * size) as u64, bytes)?;
+            } else {
+                sink.write(start, values)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The current rayon pool.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RayonPool;
+
+impl Pool for RayonPool {
+    fn width(&self) -> usize {
+        rayon::current_num_threads()
+    }
+
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..n).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// The operands of a job, widened block by block.
+struct Operands<'a> {
+    job: &'a TensorJob<'a>,
+    options: &'a EngineOptions,
+}
+
+impl Source for Operands<'_> {
+    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
+        let from = self.job.operand(operand).ok_or("the operator asked for an operand that is not there")?;
+        let dtype = from.view.dtype();
+        let size = dtype.size();
+        let finite = widen(dtype, &from.view.data()[range.start * size..range.end * size], buffer)?;
+        if !finite {
+            match self.options.on_nonfinite {
+                OnNonfinite::Zero => buffer.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0),
+                OnNonfinite::Error => {
+                    let found = buffer.iter().enumerate().find(|(_, x)| !x.is_finite());
+                    return Err(Box::new(NonFinite {
+                        tensor: from.view.name().into(),
+                        model: from.model.into(),
+                        index: range.start + found.map_or(0, |(j, _)| j),
+                        value: found.map_or(f32::NAN, |(_, x)| *x),
+                    }));
+                }
+            }
+        }
+        Ok(buffer)
+    }
+}
+
+/// Rounds blocks of a result to its type on their way to the destination.
+struct Narrowed<'a> {
+    destination: &'a dyn Destination,
+    job: usize,
+    dtype: Dtype,
+}
+
+impl Sink for Narrowed<'_> {
+    fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
+        let size = self.dtype.size();
+        let mut bytes = vec![0; values.len() * size];
+        narrow(self.dtype, values, &mut bytes)?;
+        self.destination.write(self.job, (offset * size) as u64, &bytes)
+    }
+}

@@ -1,0 +1,430 @@
+//! What can be wrong with a recipe, with the names, numbers and positions that a user needs to mend it.
+
+use glue_merge::{MergeError, ParamError, UnknownOperator};
+use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
+use glue_tensor::{ConfigError, Dtype, ModelDirError};
+use std::fmt;
+use std::path::PathBuf;
+
+/// A place in a recipe's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What the text was read from: a path, usually.
+    pub origin: String,
+    /// Line, counted from 1.
+    pub line: u64,
+    /// Column, counted from 1 in characters.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.origin, self.line, self.column)
+    }
+}
+
+/// Why a recipe cannot be parsed or planned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// The text is not YAML.
+    #[error("{place}: not valid YAML: {message}")]
+    Yaml {
+        /// Where reading stopped.
+        place: Place,
+        /// What the parser says.
+        message: String,
+    },
+    /// The text has no document in it.
+    #[error("{origin}: no recipe in it")]
+    Empty {
+        /// What the text was read from.
+        origin: String,
+    },
+    /// A mapping has a key that means nothing there.
+    #[error("{place}: {inside} has no key `{key}`{}", did_you_mean(nearest, known))]
+    UnknownKey {
+        /// Where the key stands.
+        place: Place,
+        /// The mapping it stands in, in words.
+        inside: &'static str,
+        /// The key.
+        key: String,
+        /// The nearest key there is, if one is near.
+        nearest: Option<&'static str>,
+        /// All keys there are.
+        known: Vec<&'static str>,
+    },
+    /// A key that must be there is not.
+    #[error("{place}: {inside} needs {key}")]
+    MissingKey {
+        /// Where the mapping begins.
+        place: Place,
+        /// The mapping, in words.
+        inside: &'static str,
+        /// The key or the choice of keys.
+        key: &'static str,
+    },
+    /// Two keys that exclude each other.
+    #[error("{place}: {inside} has both `{first}` and `{second}`; it takes one of them")]
+    Conflict {
+        /// Where the second stands.
+        place: Place,
+        /// The mapping, in words.
+        inside: &'static str,
+        /// One of them.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// Something that must be a mapping is none.
+    #[error("{place}: {inside} must be a mapping with {}, found {found}", known.join(", "))]
+    NotAMapping {
+        /// Where it stands.
+        place: Place,
+        /// What it should be, in words.
+        inside: &'static str,
+        /// The keys there are.
+        known: Vec<&'static str>,
+        /// What was found, in words.
+        found: String,
+    },
+    /// A value is of another kind than its key takes.
+    #[error("{place}: `{key}` must be {expected}, found {found}")]
+    WrongValue {
+        /// Where the value stands.
+        place: Place,
+        /// The key.
+        key: String,
+        /// What it takes, in words.
+        expected: String,
+        /// What was found, in words.
+        found: String,
+    },
+    /// Something of the dialect that is not available.
+    #[error("{place}: {what} is not available yet")]
+    Unavailable {
+        /// Where it stands.
+        place: Place,
+        /// What it is.
+        what: String,
+    },
+    /// No operator has the name given.
+    #[error("{place}: {error}")]
+    UnknownOperator {
+        /// Where the name stands.
+        place: Place,
+        /// The name, and the nearest there is.
+        error: UnknownOperator,
+    },
+    /// A parameter is unknown, out of range, or given where it cannot be.
+    #[error("{place}: {error}")]
+    Param {
+        /// Where the parameter stands.
+        place: Place,
+        /// What is wrong with it.
+        error: Box<ParamError>,
+    },
+    /// The operator takes another number of models, or has no base.
+    #[error("{place}: {error}")]
+    Operands {
+        /// Where the models are listed.
+        place: Place,
+        /// What is expected and found.
+        error: Box<MergeError>,
+    },
+    /// The parameters that hold for a tensor do not make a merge.
+    #[error("{place}: tensor `{tensor}`: {}", at_model(error, model))]
+    Tensor {
+        /// Where the operator is named.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// The model it is about, if it is about one.
+        model: Option<String>,
+        /// What the operator says.
+        error: Box<MergeError>,
+    },
+    /// A model cannot be opened.
+    #[error("{place}: {error}")]
+    Open {
+        /// Where the model is named.
+        place: Place,
+        /// What is wrong with it.
+        error: Box<ModelDirError>,
+    },
+    /// The weights of a model are quantised by a method that merging would break.
+    #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]
+    Quantised {
+        /// Where the model is named.
+        place: Place,
+        /// The model.
+        model: String,
+        /// The method its configuration names.
+        method: String,
+    },
+    /// Models listed as wholes have different numbers of layers.
+    #[error(
+        "{place}: `{second}` has {second_layers} layers, but `{first}` has {first_layers}; `models` merges layer by layer"
+    )]
+    LayerCounts {
+        /// Where the second is named.
+        place: Place,
+        /// A model.
+        first: String,
+        /// Its number of layers.
+        first_layers: usize,
+        /// Another model.
+        second: String,
+        /// Its number of layers.
+        second_layers: usize,
+    },
+    /// The same tensors are listed twice.
+    #[error("{place}: `{model}` is listed twice")]
+    ModelTwice {
+        /// Where it is listed again.
+        place: Place,
+        /// The model.
+        model: String,
+    },
+    /// A range of layers goes beyond those of its model.
+    #[error("{place}: `layer_range` is [{start}, {end}], but model `{model}` has {layers} layers")]
+    LayerRange {
+        /// Where the range stands.
+        place: Place,
+        /// The model.
+        model: String,
+        /// First layer.
+        start: usize,
+        /// One beyond the last layer.
+        end: usize,
+        /// How many layers the model has.
+        layers: usize,
+    },
+    /// The sources of a slice have ranges of different lengths.
+    #[error(
+        "{place}: the sources of a slice must have equally many layers, but `{first}` has {first_layers} and `{second}` has {second_layers}"
+    )]
+    SliceLengths {
+        /// Where the second range stands.
+        place: Place,
+        /// A source.
+        first: String,
+        /// Its number of layers.
+        first_layers: usize,
+        /// Another source.
+        second: String,
+        /// Its number of layers.
+        second_layers: usize,
+    },
+    /// A tensor is in one model and not in another.
+    #[error("tensor `{tensor}` is in `{present}`, but not in `{missing}`{}", under_other_name(tensor, looked_for))]
+    TensorMissing {
+        /// Its name in the output.
+        tensor: String,
+        /// Its name in the model that lacks it.
+        looked_for: String,
+        /// A model that has it.
+        present: String,
+        /// A model that lacks it.
+        missing: String,
+    },
+    /// A tensor has another shape in another model.
+    #[error("tensor `{tensor}` is {first_shape:?} in `{first}`, but {second_shape:?} in `{second}`")]
+    ShapesDiffer {
+        /// Its name in the output.
+        tensor: String,
+        /// A model.
+        first: String,
+        /// The shape there.
+        first_shape: Box<[usize]>,
+        /// Another model.
+        second: String,
+        /// The shape there.
+        second_shape: Box<[usize]>,
+        /// Whether it has a row for each token.
+        vocabulary: bool,
+    },
+    /// A tensor holds floating-point numbers in one model and other elements in another.
+    #[error("tensor `{tensor}` is {first_dtype} in `{first}`, but {second_dtype} in `{second}`")]
+    DtypesDiffer {
+        /// Its name in the output.
+        tensor: String,
+        /// A model.
+        first: String,
+        /// The type there.
+        first_dtype: Dtype,
+        /// Another model.
+        second: String,
+        /// The type there.
+        second_dtype: Dtype,
+    },
+    /// No part of the recipe covers a tensor.
+    #[error("{place}: no module covers tensor `{tensor}` of `{model}`")]
+    Uncovered {
+        /// Where the modules stand.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// The model it is in.
+        model: String,
+    },
+    /// A part of the recipe covers no tensor.
+    #[error("{place}: no tensor of `{model}` has a name that starts with `{module}.`")]
+    EmptyModule {
+        /// Where the module stands.
+        place: Place,
+        /// Its name.
+        module: String,
+        /// The model whose tensors were looked at.
+        model: String,
+    },
+    /// Two parts of the recipe write the same tensor.
+    #[error("tensor `{tensor}` would be written twice")]
+    TensorTwice {
+        /// Its name.
+        tensor: String,
+    },
+    /// One tokenizer is asked for, and the models have different vocabularies.
+    #[error(
+        "{place}: one tokenizer for all models needs equal vocabularies, but those of `{first}` and `{second}` differ: {why}"
+    )]
+    Vocabularies {
+        /// Where the tokenizer is asked for.
+        place: Place,
+        /// A model.
+        first: String,
+        /// Another model.
+        second: String,
+        /// The first difference.
+        why: Box<TokenizerDifference>,
+    },
+    /// The model a tokenizer shall come from has none.
+    #[error("{place}: model `{model}` has no tokenizer files")]
+    NoTokenizer {
+        /// Where it is named.
+        place: Place,
+        /// The model.
+        model: String,
+    },
+    /// Tokenizer files cannot be read.
+    #[error(transparent)]
+    TokenizerFiles(#[from] TokenizerFilesError),
+    /// A chat template is given by a path that cannot be read.
+    #[error("{place}: {}: {error}", path.display())]
+    ChatTemplate {
+        /// Where it is given.
+        place: Place,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The configuration of the output cannot be made.
+    #[error("the configuration of `{model}` cannot serve the output: {error}")]
+    Config {
+        /// The model it comes from.
+        model: String,
+        /// What is wrong with it.
+        error: ConfigError,
+    },
+    /// Two stages have the same name.
+    #[error("{place}: stage `{name}` is there already, at line {first_line}")]
+    StageTwice {
+        /// Where the second is named.
+        place: Place,
+        /// The name.
+        name: String,
+        /// Line of the first.
+        first_line: u64,
+    },
+    /// A stage uses the output of one that comes after it, or its own.
+    #[error("{place}: `{name}` is the stage at line {defined_line}; a stage can use the output of earlier stages only")]
+    StageOrder {
+        /// Where it is used.
+        place: Place,
+        /// The name of the stage.
+        name: String,
+        /// Line where the stage is named.
+        defined_line: u64,
+    },
+    /// Not exactly the last stage is the output.
+    #[error("{place}: {found}; the last document is the output and has no `name`, all others have one")]
+    StageOutput {
+        /// The document.
+        place: Place,
+        /// What is wrong with it.
+        found: String,
+    },
+}
+
+impl RecipeError {
+    /// What the user can do about it, where there is something beyond what the error says.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::TensorMissing { tensor, .. } => format!(
+                "`on_missing: base` takes the base's `{tensor}` for a model that lacks it, `on_missing: skip` leaves \
+                 the tensor out of the output"
+            ),
+            Self::ShapesDiffer { vocabulary: true, .. } => {
+                "the vocabularies have different sizes, and aligning them is not available yet; bring the models to \
+                 one vocabulary first, for example with `resize_token_embeddings` of transformers"
+                    .into()
+            }
+            Self::ShapesDiffer { .. } => "models of different architectures or widths cannot be merged tensor by \
+                                          tensor; `glue mix` combines them as whole models"
+                .into(),
+            Self::Vocabularies { .. } => {
+                "without `tokenizer_source` the tokenizer of the base, or of the first model, is taken as it is".into()
+            }
+            Self::LayerCounts { .. } => "`slices` with `layer_range` chooses layers from each model".into(),
+            Self::LayerRange { .. } => "ranges count from 0 and exclude their end".into(),
+            Self::Quantised { .. } => "merge the unquantised checkpoints, then quantise the result".into(),
+            Self::Uncovered { .. } => "a module called `default` covers all that the others leave".into(),
+            Self::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => {
+                "model paths are relative to the working directory; nothing is downloaded".into()
+            }
+            Self::Operands { error, .. } if matches!(**error, MergeError::BaseMissing { .. }) => {
+                "name it with `base_model: PATH` at the top of the recipe".into()
+            }
+            Self::Tensor { error, .. } if matches!(**error, MergeError::Param(ParamError::Missing { .. })) => {
+                "a value under the top-level `parameters` holds wherever none is given more closely; in a list of \
+                 filters, an entry without `filter` matches every tensor"
+                    .into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether the recipe must be changed, rather than something on this machine.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::TokenizerFiles(_) | Self::ChatTemplate { .. } | Self::Config { .. } => false,
+            Self::Open { error, .. } => matches!(
+                **error,
+                ModelDirError::NotFound { .. } | ModelDirError::NotADirectory { .. } | ModelDirError::NoConfig { .. }
+            ),
+            _ => true,
+        }
+    }
+}
+
+fn did_you_mean(nearest: &Option<&'static str>, known: &[&'static str]) -> String {
+    match nearest {
+        Some(nearest) => format!("; did you mean `{nearest}`?"),
+        None => format!("; it has {}", known.join(", ")),
+    }
+}
+
+fn at_model(error: &MergeError, model: &Option<String>) -> String {
+    match (error, model) {
+        (MergeError::Param(ParamError::Missing { operator, key, .. }), Some(model)) => {
+            format!("{operator} needs `{key}` for every model; it is missing for `{model}`")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn under_other_name(tensor: &str, looked_for: &str) -> String {
+    if tensor == looked_for { String::new() } else { format!(" (looked for as `{looked_for}`)") }
+}

@@ -1,0 +1,90 @@
+//! What a merge will read, write and hold in memory, from headers alone.
+//!
+//! | number | how |
+//! |---|---|
+//! | read | bytes of every operand of every tensor, once |
+//! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
+//! | written | bytes of the output's tensors |
+//! | memory | for each thread, a block of every operand and of the result as `f32`; where an operator needs a whole row or a whole tensor at once, that instead |
+//!
+//! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
+//! about a tensor, a few megabytes for each thread.
+
+use crate::plan::{Action, MergePlan, TensorPlan};
+use glue_merge::{BLOCK, Grain, Plan};
+
+/// Bytes a merge reads, writes and holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// Bytes of input tensors, each counted once for every tensor it goes into.
+    pub read_bytes: u64,
+    /// Bytes of input tensors over all passes.
+    pub scan_bytes: u64,
+    /// Bytes of output tensors.
+    pub write_bytes: u64,
+    /// Most bytes of buffers at once.
+    pub peak_memory_bytes: u64,
+    /// Elements of the output.
+    pub elements: u64,
+}
+
+/// How fast a machine is, in bytes each second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Reading from disk.
+    pub read: f64,
+    /// Merging bytes that are in memory, with all threads.
+    pub scan: f64,
+    /// Writing to disk.
+    pub write: f64,
+}
+
+impl Estimate {
+    /// Seconds a merge takes at `rates`: reading, merging and writing go on side by side, so that the slowest decides.
+    pub fn seconds(&self, rates: &Rates) -> f64 {
+        let [read, scan, write] = [
+            self.read_bytes as f64 / rates.read,
+            self.scan_bytes as f64 / rates.scan,
+            self.write_bytes as f64 / rates.write,
+        ];
+        read.max(scan).max(write)
+    }
+}
+
+/// Estimates the merge of `plan` on `threads` threads.
+pub fn estimate(plan: &MergePlan, threads: usize) -> Estimate {
+    let threads = threads.max(1) as u64;
+    plan.tensors.iter().fold(Estimate::default(), |sum, tensor| {
+        let read: u64 = tensor.operands().map(|operand| plan.info(operand).n_bytes() as u64).sum();
+        let (passes, memory) = cost(plan, tensor, threads);
+        Estimate {
+            read_bytes: sum.read_bytes + read,
+            scan_bytes: sum.scan_bytes + passes * read,
+            write_bytes: sum.write_bytes + tensor.n_bytes(),
+            peak_memory_bytes: sum.peak_memory_bytes.max(memory),
+            elements: sum.elements + tensor.n_elements() as u64,
+        }
+    })
+}
+
+/// Passes over the operands, and bytes of buffers.
+fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
+    let n = tensor.n_elements();
+    if matches!(tensor.action, Action::Copy(_)) {
+        return (1, 0);
+    }
+    let (passes, grain) = match plan.operation(tensor) {
+        Ok(Some(Plan::Map(map))) => (1, map.grain()),
+        Ok(Some(Plan::Survey(survey))) => (2, survey.grain()),
+        _ => return (1, 0),
+    };
+    let row = tensor.shape.last().copied().unwrap_or(1);
+    let (block, at_once) = match grain {
+        Grain::Element => (BLOCK.min(n), threads),
+        Grain::Row => (BLOCK.max(row).min(n), threads),
+        Grain::Tensor => (n, 1),
+    };
+    let buffers = tensor.operands().count() as u64 + 1;
+    (passes, at_once * buffers * block as u64 * 4)
+}

@@ -1,0 +1,133 @@
+//! The keys of the dialect: one table for reading, for errors and for the schema.
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// The name of an operator.
+    Operator,
+    /// A path, or a mapping with a path in it.
+    Model,
+    /// A list of mappings with the keys given.
+    ListOf(&'static [Key]),
+    /// A mapping with the keys given.
+    Mapping(&'static [Key]),
+    /// A mapping from any name to mappings with the keys given.
+    NamedMappings(&'static [Key]),
+    /// Parameters of the operator.
+    Parameters,
+    /// First layer, and one beyond the last.
+    Layers,
+    /// A floating-point type.
+    Dtype,
+    /// `base`, `union` or a model.
+    TokenizerSource,
+    /// Any text.
+    Text,
+    /// A whole number, 0 or above.
+    Seed,
+    /// One of a few words.
+    Word(&'static [&'static str]),
+}
+
+/// A key, what it holds and what it is for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) holds: Holds,
+    pub(crate) doc: &'static str,
+}
+
+const fn key(name: &'static str, holds: Holds, doc: &'static str) -> Key {
+    Key { name, holds, doc }
+}
+
+pub(crate) const TOP: &[Key] = &[
+    key("name", Holds::Text, "Name of a stage, by which later documents use its output as a model."),
+    key("merge_method", Holds::Operator, "The operator."),
+    key("base_model", Holds::Model, "The base; configuration, tokenizer and tensor names are taken from it."),
+    key("models", Holds::ListOf(MODEL), "Models that are merged whole."),
+    key("slices", Holds::ListOf(SLICE), "Runs of layers, stacked in this order."),
+    key(
+        "modules",
+        Holds::NamedMappings(MODULE),
+        "Parts of the model with recipes of their own: a name covers the tensors that start with it and a dot, \
+         `default` covers all others.",
+    ),
+    key("parameters", Holds::Parameters, "Parameters wherever none are given more closely."),
+    key("dtype", Holds::Dtype, "Type of the output, unless `out_dtype` says otherwise."),
+    key("out_dtype", Holds::Dtype, "Type of the output."),
+    key("tokenizer_source", Holds::TokenizerSource, "Whose tokenizer the output gets; vocabularies must be equal."),
+    key("tokenizer", Holds::Mapping(TOKENIZER), "The same, as a mapping."),
+    key(
+        "chat_template",
+        Holds::Text,
+        "`auto` for the most common of the models', `chatml`, a path to a template, or a Jinja template.",
+    ),
+    key("seed", Holds::Seed, "Seed of random operators; 0 when absent."),
+    key(
+        "on_missing",
+        Holds::Word(&["error", "base", "skip"]),
+        "What to do when a model lacks a tensor: refuse, take the base's, or leave the tensor out of the output.",
+    ),
+    key(
+        "on_nonfinite",
+        Holds::Word(&["error", "zero"]),
+        "What to do with NaN and infinities in an input: refuse, or read them as 0.",
+    ),
+];
+
+pub(crate) const MODEL: &[Key] = &[
+    key("model", Holds::Model, "Path of the model."),
+    key("parameters", Holds::Parameters, "Parameters of this model."),
+];
+
+pub(crate) const SLICE: &[Key] = &[
+    key("sources", Holds::ListOf(SOURCE), "Where the layers come from; all sources have equally many."),
+    key("base_model", Holds::Model, "The base of this slice."),
+    key("parameters", Holds::Parameters, "Parameters of this slice."),
+];
+
+pub(crate) const SOURCE: &[Key] = &[
+    key("model", Holds::Model, "Path of the model."),
+    key("layer_range", Holds::Layers, "First layer, and one beyond the last; counted from 0."),
+    key("parameters", Holds::Parameters, "Parameters of this source."),
+];
+
+pub(crate) const MODULE: &[Key] = &[
+    key("models", Holds::ListOf(MODEL), "Models that are merged whole."),
+    key("slices", Holds::ListOf(SLICE), "Runs of layers, stacked in this order."),
+    key("parameters", Holds::Parameters, "Parameters of this module."),
+];
+
+pub(crate) const TOKENIZER: &[Key] =
+    &[key("source", Holds::TokenizerSource, "Whose tokenizer the output gets; vocabularies must be equal.")];
+
+pub(crate) const REFERENCE: &[Key] = &[key("model", Holds::Mapping(PATH), "The model.")];
+
+pub(crate) const PATH: &[Key] = &[key("path", Holds::Text, "Path of the model.")];
+
+pub(crate) const CASE: &[Key] = &[
+    key("filter", Holds::Text, "Part of the name of the tensors this is for; none or `*` is all."),
+    key("value", Holds::Parameters, "A value, or a list of numbers over the layers."),
+];
+
+/// The name in `known` nearest to `word`, when at most a third of it must change.
+pub(crate) fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let near = |name: &'static str| (edits(word, name), name);
+    known.map(near).filter(|(d, name)| *d <= name.len().max(word.len()).div_ceil(3)).min().map(|(_, name)| name)
+}
+
+/// Levenshtein distance, of the first hundred characters.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(100).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(100).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

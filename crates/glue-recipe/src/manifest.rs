@@ -1,0 +1,122 @@
+//! `glue.json`: what an output was made from and how, so that the same can be made again, or known to be there.
+//!
+//! | key | holds |
+//! |---|---|
+//! | `format` | version of this table, 1 |
+//! | `tool`, `version` | what made the output |
+//! | `recipe` | the text of the recipe |
+//! | `operator`, `wraps` | name of the operator, and of the one it wraps |
+//! | `seed`, `dtype` | seed of random operators; type of the output, null where each tensor keeps its own |
+//! | `inputs` | for each model: its name in the recipe, its path, and for each file name, bytes and XXH3-128 |
+//! | `output` | files with bytes of data and number of tensors; elements in all |
+//! | `copied` | tensors taken over as they are, because they hold no floating-point numbers |
+//! | `dropped` | tensors left out, and why |
+//! | `notes` | what else there is to know |
+
+use crate::plan::MergePlan;
+use glue_tensor::model_dir::CONFIG_FILE;
+use glue_tensor::{ContentHash, Dtype, Layout};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::io;
+use std::path::Path;
+
+/// File name of the manifest.
+pub const FILE: &str = "glue.json";
+
+/// A file of an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileHash {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub n_bytes: u64,
+    /// Hash of its content.
+    pub hash: ContentHash,
+}
+
+/// Hashes of every model of a plan, in the order of its models.
+pub type InputHashes = Vec<Vec<FileHash>>;
+
+/// Hashes every file that the output of `plan` depends on, several at once on the current rayon pool. Reads all of them.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_inputs(plan: &MergePlan) -> io::Result<InputHashes> {
+    let small = |path: &Path| {
+        let bytes = std::fs::read(path)?;
+        Ok(FileHash { name: file_name(path), n_bytes: bytes.len() as u64, hash: ContentHash::of(&bytes) })
+    };
+    plan.models
+        .par_iter()
+        .map(|model| {
+            let weights = model.dir.checkpoint().files().par_iter().map(|file| {
+                let (name, n_bytes) = (file_name(file.path()), file.n_bytes());
+                Ok(FileHash { name, n_bytes, hash: file.content_hash() })
+            });
+            let config = model.dir.path().join(CONFIG_FILE);
+            let others = rayon::iter::once(config).chain(model.dir.side_files());
+            weights.chain(others.map(|path| small(&path))).collect()
+        })
+        .collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// The manifest of the output of `plan`, written as `layout` says.
+pub fn manifest(plan: &MergePlan, layout: &Layout, hashes: &InputHashes) -> Value {
+    let mut value = identity(plan, hashes);
+    let files: Vec<Value> = layout
+        .shards()
+        .iter()
+        .map(|shard| json!({ "name": shard.name, "bytes": shard.n_bytes, "tensors": shard.tensors.len() }))
+        .collect();
+    let elements: usize = plan.tensors.iter().map(|tensor| tensor.n_elements()).sum();
+    let copied: Vec<&str> = plan.copied().map(|(tensor, _)| tensor.name.as_str()).collect();
+    let dropped: Vec<Value> =
+        plan.dropped.iter().map(|(tensor, why)| json!({ "tensor": tensor, "why": why })).collect();
+    value["output"] = json!({ "files": files, "tensors": plan.tensors.len(), "elements": elements });
+    value["copied"] = json!(copied);
+    value["dropped"] = json!(dropped);
+    value["notes"] = json!(plan.notes);
+    value
+}
+
+/// Whether an output with the manifest `existing` is what `plan` would make: the same recipe, seed and inputs by
+/// content, and the same version of this program.
+pub fn is_current(existing: &Value, plan: &MergePlan, hashes: &InputHashes) -> bool {
+    let identity = identity(plan, hashes);
+    let contents = |value: &Value| -> Option<Vec<Value>> {
+        Some(value["inputs"].as_array()?.iter().map(|input| input["files"].clone()).collect())
+    };
+    let same = |key: &&str| existing[*key] == identity[*key];
+    ["format", "tool", "version", "recipe", "operator", "wraps", "seed", "dtype"].iter().all(same)
+        && contents(existing) == contents(&identity)
+}
+
+/// What decides every bit of the output.
+fn identity(plan: &MergePlan, hashes: &InputHashes) -> Value {
+    let file = |file: &FileHash| json!({ "name": file.name, "bytes": file.n_bytes, "xxh3_128": file.hash.to_string() });
+    let inputs: Vec<Value> = plan
+        .models
+        .iter()
+        .zip(hashes)
+        .map(|(model, files)| {
+            let files: Vec<Value> = files.iter().map(file).collect();
+            json!({ "model": model.name, "path": model.dir.path().display().to_string(), "files": files })
+        })
+        .collect();
+    json!({
+        "format": 1,
+        "tool": "model-glue",
+        "version": env!("CARGO_PKG_VERSION"),
+        "recipe": plan.recipe.text,
+        "operator": plan.operator.def().name,
+        "wraps": plan.operator.inner().map(|inner| inner.name),
+        "seed": plan.seed,
+        "dtype": plan.dtype.map(Dtype::torch_name),
+        "inputs": inputs,
+    })
+}

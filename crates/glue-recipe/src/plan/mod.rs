@@ -1,0 +1,222 @@
+//! From a recipe to a plan: headers and configurations are read, everything that can be refused is refused, and no
+//! weight is touched.
+
+mod models;
+mod output;
+mod tensors;
+
+use crate::error::RecipeError;
+use crate::recipe::{OnNonfinite, Recipe};
+use glue_merge::{MergeError, Operator, Params};
+use glue_tensor::{Config, Dtype, ModelDir};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What a plan depends on besides the recipe.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// Where relative paths start; empty is the working directory.
+    pub directory: PathBuf,
+    /// Outputs of earlier stages, by name.
+    pub stages: BTreeMap<String, PathBuf>,
+    /// Seed of random operators, instead of the recipe's.
+    pub seed: Option<u64>,
+    /// Type of the output, instead of the recipe's.
+    pub dtype: Option<Dtype>,
+}
+
+impl PlanOptions {
+    /// Where the model written as `name` is: a stage of that name, or else a path.
+    pub fn resolve(&self, name: &str) -> PathBuf {
+        self.stages.get(name).cloned().unwrap_or_else(|| self.directory.join(name))
+    }
+}
+
+/// A model of a plan.
+#[derive(Debug)]
+pub struct PlannedModel {
+    /// As written in the recipe where it comes first.
+    pub name: String,
+    /// The opened directory.
+    pub dir: ModelDir,
+}
+
+/// A tensor of a model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TensorRef {
+    /// Index into [`MergePlan::models`].
+    pub model: usize,
+    /// Its name there.
+    pub name: String,
+}
+
+/// A tensor of the output.
+#[derive(Debug, Clone)]
+pub struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// Its shape; that of every operand too.
+    pub shape: Vec<usize>,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its layer in the output, and how many layers there are; `None` outside of the layers.
+    pub layer: Option<(usize, usize)>,
+    /// How it is made.
+    pub action: Action,
+}
+
+/// How a tensor of the output is made.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// By the operator.
+    Merge {
+        /// Its parameters here.
+        params: Params,
+        /// The base.
+        base: Option<TensorRef>,
+        /// The inputs, the base not among them.
+        inputs: Vec<TensorRef>,
+    },
+    /// As it is, because it does not hold floating-point numbers.
+    Copy(TensorRef),
+}
+
+/// Everything a merge does, decided.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct MergePlan {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// What merges a tensor.
+    pub operator: Operator,
+    /// The models, each once, in the order of the recipe: the base first.
+    pub models: Vec<PlannedModel>,
+    /// The tensors of the output: those before the layers, each layer, those after; by name within.
+    pub tensors: Vec<TensorPlan>,
+    /// The model that configuration and generation defaults come from.
+    pub config_from: usize,
+    /// `config.json` of the output.
+    pub config: Config,
+    /// The model that tokenizer files are copied from.
+    pub tokenizer_from: usize,
+    /// The chat template to put into the tokenizer files; `None` leaves them as they are.
+    pub chat_template: Option<String>,
+    /// Type of all merged tensors; `None` leaves each that of its base or first input.
+    pub dtype: Option<Dtype>,
+    /// Seed of random operators.
+    pub seed: u64,
+    /// What to do with NaN and infinities in an input.
+    pub on_nonfinite: OnNonfinite,
+    /// Tensors left out of the output, by name, and why.
+    pub dropped: Vec<(String, String)>,
+    /// What the user should know and need not act on.
+    pub notes: Vec<String>,
+}
+
+/// Plans the merge of `recipe`.
+///
+/// Opens every model named, which reads headers, configurations and, to compare vocabularies, tokenizer files.
+///
+/// # Errors
+/// [`RecipeError`]: a model that cannot be opened, models that do not fit together, or parameters that the operator
+/// refuses for some tensor.
+pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, RecipeError> {
+    let models = models::Models::open(recipe, options)?;
+    let assembled = tensors::assemble(recipe, options, &models)?;
+    output::finish(recipe, options, models, assembled)
+}
+
+impl MergePlan {
+    /// What the operator is told about a tensor before it sees an element.
+    pub fn spec<'a>(&self, tensor: &'a TensorPlan) -> glue_merge::TensorSpec<'a> {
+        spec(tensor, self.seed)
+    }
+
+    /// The operator's plan for a tensor; `None` for one that is copied.
+    ///
+    /// # Errors
+    /// None that planning would not have reported already.
+    pub fn operation(&self, tensor: &TensorPlan) -> Result<Option<glue_merge::Plan>, MergeError> {
+        match &tensor.action {
+            Action::Merge { params, .. } => self.operator.plan(&self.spec(tensor), params).map(Some),
+            Action::Copy(_) => Ok(None),
+        }
+    }
+
+    /// The model that `tensor` is of, and what its header says.
+    ///
+    /// # Panics
+    /// On a reference that is not from this plan.
+    pub fn info(&self, tensor: &TensorRef) -> &glue_tensor::TensorInfo {
+        let checkpoint = self.models[tensor.model].dir.checkpoint();
+        checkpoint.info(&tensor.name).expect("a plan refers to tensors that are there")
+    }
+
+    /// The tensors of the output as a checkpoint writer wants them, in the order of [`MergePlan::tensors`].
+    pub fn layout_specs(&self) -> Vec<glue_tensor::TensorSpec> {
+        let spec = |tensor: &TensorPlan| glue_tensor::TensorSpec {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        };
+        self.tensors.iter().map(spec).collect()
+    }
+
+    /// Tensors that are copied because they do not hold floating-point numbers.
+    pub fn copied(&self) -> impl Iterator<Item = (&TensorPlan, &TensorRef)> {
+        self.tensors.iter().filter_map(|tensor| match &tensor.action {
+            Action::Copy(from) => Some((tensor, from)),
+            Action::Merge { .. } => None,
+        })
+    }
+
+    /// The directories of all models.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.models.iter().map(|model| model.dir.path())
+    }
+}
+
+impl TensorPlan {
+    /// The base, when there is one.
+    pub fn base(&self) -> Option<&TensorRef> {
+        match &self.action {
+            Action::Merge { base, .. } => base.as_ref(),
+            Action::Copy(_) => None,
+        }
+    }
+
+    /// The inputs, the base not among them; what is copied is the only one.
+    pub fn inputs(&self) -> &[TensorRef] {
+        match &self.action {
+            Action::Merge { inputs, .. } => inputs,
+            Action::Copy(from) => std::slice::from_ref(from),
+        }
+    }
+
+    /// Every operand, the base first.
+    pub fn operands(&self) -> impl Iterator<Item = &TensorRef> {
+        self.base().into_iter().chain(self.inputs())
+    }
+
+    /// Number of elements.
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes of its data in the output.
+    pub fn n_bytes(&self) -> u64 {
+        self.n_elements() as u64 * self.dtype.size() as u64
+    }
+}
+
+fn spec(tensor: &TensorPlan, seed: u64) -> glue_merge::TensorSpec<'_> {
+    glue_merge::TensorSpec {
+        name: &tensor.name,
+        shape: &tensor.shape,
+        has_base: tensor.base().is_some(),
+        n_inputs: tensor.inputs().len(),
+        layer: tensor.layer,
+        seed,
+    }
+}

@@ -1,0 +1,181 @@
+//! The models of a recipe, each opened once.
+
+use super::{PlanOptions, PlannedModel};
+use crate::error::RecipeError;
+use crate::recipe::{Recipe, TokenizerSource};
+use crate::yaml::At;
+use glue_tensor::names::Position;
+use glue_tensor::{ModelDir, ModelDirError, Names, Role, TensorInfo};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+/// The models, and how to find them by the way they are written.
+pub(super) struct Models {
+    pub(super) list: Vec<PlannedModel>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Models {
+    pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> Result<Models, RecipeError> {
+        let mut models = Models { list: Vec::new(), by_name: HashMap::new() };
+        let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
+        let tokenizer = recipe.tokenizer.as_ref().and_then(|source| match &source.value {
+            TokenizerSource::Model(name) => Some(At::new(name.clone(), source.at)),
+            _ => None,
+        });
+        for name in recipe.models().chain(&tokenizer) {
+            if models.by_name.contains_key(&name.value) {
+                continue;
+            }
+            let path = options.resolve(&name.value);
+            let key = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let next = models.list.len();
+            let index = *by_path.entry(key).or_insert(next);
+            if index == next {
+                let dir = open(recipe, name, path)?;
+                models.list.push(PlannedModel { name: name.value.clone(), dir });
+            }
+            models.by_name.insert(name.value.clone(), index);
+        }
+        Ok(models)
+    }
+
+    /// The model written as `name` in the recipe that was opened.
+    pub(super) fn index(&self, name: &str) -> usize {
+        self.by_name[name]
+    }
+
+    pub(super) fn name(&self, model: usize) -> &str {
+        &self.list[model].name
+    }
+
+    pub(super) fn dir(&self, model: usize) -> &ModelDir {
+        &self.list[model].dir
+    }
+
+    pub(super) fn info(&self, model: usize, tensor: &str) -> Option<&TensorInfo> {
+        self.dir(model).checkpoint().info(tensor)
+    }
+}
+
+fn open(recipe: &Recipe, name: &At<String>, path: PathBuf) -> Result<ModelDir, RecipeError> {
+    let place = recipe.place(name.at);
+    let dir = match (ModelDir::open(&path), name.value.split_once('+')) {
+        (Ok(dir), _) => dir,
+        // mergekit writes an adapter behind a plus sign.
+        (Err(ModelDirError::NotFound { .. }), Some((model, adapter))) => {
+            let what = format!("a LoRA adapter (`{adapter}` on `{model}`)");
+            return Err(RecipeError::Unavailable { place, what });
+        }
+        (Err(error), _) => return Err(RecipeError::Open { place, error: Box::new(error) }),
+    };
+    match dir.config().get("quantization_config") {
+        Some(quantisation) => {
+            let method = quantisation.get("quant_method").and_then(|method| method.as_str());
+            let method = method.unwrap_or("method not named").to_string();
+            Err(RecipeError::Quantised { place, model: name.value.clone(), method })
+        }
+        None => Ok(dir),
+    }
+}
+
+/// The tensors of one model that one part of a recipe covers.
+pub(super) struct View {
+    pub(super) model: usize,
+    /// Whether nothing is covered.
+    pub(super) empty: bool,
+    parsed: Names,
+    by_layer: BTreeMap<usize, Vec<String>>,
+    /// Names before the layers, and in stacks that slices do not cut.
+    pub(super) before: Vec<String>,
+    /// Names after the layers.
+    pub(super) after: Vec<String>,
+    /// What stands before the layer numbers of the stack that slices cut; empty without one.
+    pub(super) prefix: String,
+    /// Layers of that stack.
+    pub(super) layers: usize,
+    /// Name of the embedding, where it serves as the head.
+    tied_to: Option<String>,
+}
+
+impl View {
+    pub(super) fn new(models: &Models, model: usize, covers: &dyn Fn(&str) -> bool, whole: bool) -> View {
+        let dir = models.dir(model);
+        let names: Vec<String> =
+            dir.checkpoint().tensors().iter().map(|info| info.name.clone()).filter(|name| covers(name)).collect();
+        let parsed = Names::infer(names.iter().map(String::as_str));
+        let (prefix, counted) = parsed
+            .main_stack()
+            .map_or((String::new(), 0), |stack| (stack.prefix.clone(), stack.layers.last().map_or(0, |last| last + 1)));
+        // Some checkpoints hold layers behind the last one that the configuration counts.
+        let configured = dir.config().num_layers().filter(|_| whole && counted > 0);
+        let mut by_layer: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for name in &names {
+            let tensor = parsed.parse(name);
+            match (tensor.layer, tensor.position) {
+                (Some(layer), _) if tensor.prefix == prefix => {
+                    by_layer.entry(layer).or_default().push(tensor.suffix.into())
+                }
+                (_, Position::After) => after.push(name.clone()),
+                _ => before.push(name.clone()),
+            }
+        }
+        let layers = configured.unwrap_or(counted);
+        View { model, parsed, prefix, layers, by_layer, before, after, tied_to: tied_to(dir), empty: names.is_empty() }
+    }
+
+    /// What follows the layer number in the names of a layer's tensors.
+    pub(super) fn suffixes(&self, layer: usize) -> &[String] {
+        self.by_layer.get(&layer).map_or(&[], Vec::as_slice)
+    }
+
+    /// Layers of that stack in the checkpoint, which may be more.
+    pub(super) fn held_layers(&self) -> usize {
+        self.by_layer.last_key_value().map_or(0, |(last, _)| last + 1)
+    }
+
+    /// Layer and number of layers of a tensor in a stack that slices do not cut.
+    pub(super) fn other_layer(&self, name: &str) -> Option<(usize, usize)> {
+        let parsed = self.parsed.parse(name);
+        let stack = self.parsed.stacks().iter().find(|stack| stack.prefix == parsed.prefix)?;
+        Some((parsed.layer?, stack.layers.last()? + 1))
+    }
+
+    pub(super) fn role(&self, name: &str) -> Role {
+        self.parsed.parse(name).role
+    }
+
+    /// The embedding, in a model whose head it is.
+    pub(super) fn tied_to(&self) -> Option<&str> {
+        self.tied_to.as_deref()
+    }
+}
+
+/// The embedding of tokens, in a model whose head it is.
+fn tied_to(dir: &ModelDir) -> Option<String> {
+    let names = || dir.checkpoint().tensors().iter().map(|info| info.name.as_str());
+    let parsed = Names::infer(names());
+    let vocabulary = dir.config().vocab_size();
+    let is_embedding = |name: &&str| {
+        let tensor = parsed.parse(name);
+        let info = dir.checkpoint().info(name);
+        tensor.role == Role::Embedding
+            && tensor.layer.is_none()
+            && !["position", "wpe", "token_type"].iter().any(|other| name.contains(other))
+            && info.is_some_and(|info| info.shape.len() == 2 && info.dtype.is_float())
+    };
+    let rows = |name: &str| dir.checkpoint().info(name).map(|info| info.shape[0]);
+    let found: Vec<&str> = names().filter(is_embedding).collect();
+    let by_rows = found.iter().find(|name| vocabulary.is_some() && rows(name) == vocabulary);
+    let embedding = by_rows.or(found.first()).map(|name| name.to_string())?;
+    let shape = &dir.checkpoint().info(&embedding)?.shape;
+    let has_head = || {
+        names().any(|name| {
+            parsed.parse(name).role == Role::Head
+                && dir.checkpoint().info(name).is_some_and(|info| info.shape == *shape)
+        })
+    };
+    // A configuration that does not say leaves it to the checkpoint.
+    dir.config().tie_word_embeddings().unwrap_or_else(|| !has_head()).then_some(embedding)
+}

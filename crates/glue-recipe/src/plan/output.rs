@@ -1,0 +1,181 @@
+//! What the output has besides tensors: its configuration, its tokenizer and its chat template.
+
+use super::models::Models;
+use super::tensors::Assembled;
+use super::{Action, MergePlan, PlanOptions};
+use crate::error::RecipeError;
+use crate::recipe::{Recipe, TokenizerSource};
+use glue_tensor::tokenizer_files::{TokenizerComparison, tokenizers_equal};
+use glue_tensor::{Config, Dtype};
+use std::collections::BTreeSet;
+
+/// ChatML, the chat template most fine-tunes that name none were trained with.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + \
+                      '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}\
+                      {% endif %}";
+
+pub(super) fn finish(
+    recipe: &Recipe,
+    options: &PlanOptions,
+    models: Models,
+    mut assembled: Assembled,
+) -> Result<MergePlan, RecipeError> {
+    let tokenizer_from = tokenizer(recipe, &models, &mut assembled)?;
+    compare_configurations(&models, &mut assembled);
+    let chat_template = chat_template(recipe, options, &models)?;
+    let config = config(recipe, options, &models, &assembled)
+        .map_err(|error| RecipeError::Config { model: models.name(assembled.config_from).into(), error })?;
+    Ok(MergePlan {
+        recipe: recipe.clone(),
+        operator: recipe.operator.value,
+        models: models.list,
+        tensors: assembled.tensors,
+        config_from: assembled.config_from,
+        config,
+        tokenizer_from,
+        chat_template,
+        dtype: options.dtype.or(recipe.out_dtype).or(recipe.dtype),
+        seed: options.seed.or(recipe.seed).unwrap_or(0),
+        on_nonfinite: recipe.on_nonfinite,
+        dropped: assembled.dropped,
+        notes: assembled.notes,
+    })
+}
+
+fn config(
+    recipe: &Recipe,
+    options: &PlanOptions,
+    models: &Models,
+    assembled: &Assembled,
+) -> Result<Config, glue_tensor::ConfigError> {
+    let mut config = models.dir(assembled.config_from).config().clone();
+    if let Some(layers) = &assembled.layers {
+        config = config.with_layers(layers)?;
+    }
+    if let Some(dtype) = options.dtype.or(recipe.out_dtype).or(recipe.dtype).or_else(|| common_dtype(assembled)) {
+        config = config.with_dtype(dtype);
+    }
+    if let Some(separate) = assembled.separate_head
+        && config.tie_word_embeddings() != Some(!separate)
+    {
+        config.set("tie_word_embeddings", (!separate).into())?;
+    }
+    Ok(config)
+}
+
+/// Notes where models with tensors of the same shapes compute with them in different ways.
+fn compare_configurations(models: &Models, assembled: &mut Assembled) {
+    type Property = fn(&Config) -> String;
+    let properties: [(&str, Property); 4] = [
+        ("model type", |config| config.model_type().unwrap_or("not given").into()),
+        ("attention heads", |config| format!("{:?}", config.num_heads().unwrap_or(0))),
+        ("heads of keys and values", |config| format!("{:?}", config.num_kv_heads().unwrap_or(0))),
+        ("rotary embedding", |config| {
+            let rope = |rope: glue_tensor::config::Rope| format!("{} with base {}", rope.kind, rope.theta);
+            let ropes: Vec<_> = config.ropes().into_iter().map(rope).collect();
+            if ropes.is_empty() { "not given".into() } else { ropes.join(" and ") }
+        }),
+    ];
+    let from = assembled.config_from;
+    let own = models.dir(from).config();
+    for model in (0..models.list.len()).filter(|&model| model != from) {
+        for (what, property) in properties {
+            let (expected, found) = (property(own), property(models.dir(model).config()));
+            if expected != found {
+                assembled.notes.push(format!(
+                    "{what}: {found} in `{}`, but {expected} in `{}`, whose configuration the output gets",
+                    models.name(model),
+                    models.name(from)
+                ));
+            }
+        }
+    }
+}
+
+/// The type of all merged tensors, when they have the same.
+fn common_dtype(assembled: &Assembled) -> Option<Dtype> {
+    let merged = assembled.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge { .. }));
+    let dtypes: BTreeSet<Dtype> = merged.map(|tensor| tensor.dtype).collect();
+    dtypes.first().copied().filter(|_| dtypes.len() == 1)
+}
+
+/// The model whose tokenizer the output gets.
+fn tokenizer(recipe: &Recipe, models: &Models, assembled: &mut Assembled) -> Result<usize, RecipeError> {
+    let own = assembled.config_from;
+    let from = match recipe.tokenizer.as_ref().map(|source| &source.value) {
+        Some(TokenizerSource::Model(name)) => models.index(name),
+        _ => own,
+    };
+    let files = |model: usize| models.dir(model).tokenizer();
+    if let Some(source) = &recipe.tokenizer
+        && files(from).names().is_empty()
+    {
+        let place = recipe.place(source.at);
+        return Err(RecipeError::NoTokenizer { place, model: models.name(from).into() });
+    }
+    for other in (0..models.list.len()).filter(|&other| other != from) {
+        let comparison = tokenizers_equal(files(from), files(other))?;
+        let (first, second) = (models.name(from), models.name(other));
+        match (comparison, &recipe.tokenizer) {
+            (TokenizerComparison::Different { why }, Some(source)) => {
+                return Err(RecipeError::Vocabularies {
+                    place: recipe.place(source.at),
+                    first: first.into(),
+                    second: second.into(),
+                    why: Box::new(why),
+                });
+            }
+            (TokenizerComparison::Different { why }, None) => assembled.notes.push(format!(
+                "the vocabularies of `{first}` and `{second}` differ: {why}; the output gets that of `{first}`, and \
+                 rows of embeddings are merged by number"
+            )),
+            (TokenizerComparison::SameVocabulary, _) => assembled.notes.push(format!(
+                "`{first}` and `{second}` have the same tokens but may split text differently; the output gets the \
+                 tokenizer of `{first}`"
+            )),
+            _ => {}
+        }
+    }
+    Ok(from)
+}
+
+/// The text of the chat template that the recipe asks for.
+fn chat_template(recipe: &Recipe, options: &PlanOptions, models: &Models) -> Result<Option<String>, RecipeError> {
+    let Some(asked) = &recipe.chat_template else { return Ok(None) };
+    let text = &asked.value;
+    match text.as_str() {
+        "auto" => return most_common_template(models),
+        "chatml" => return Ok(Some(CHATML.into())),
+        _ if text.contains("{{") || text.contains("{%") => return Ok(Some(text.clone())),
+        _ => {}
+    }
+    let path = options.directory.join(text);
+    if path.exists() || text.contains(['/', '.']) {
+        let read = std::fs::read_to_string(&path);
+        return read.map(Some).map_err(|error| RecipeError::ChatTemplate {
+            place: recipe.place(asked.at),
+            path,
+            error,
+        });
+    }
+    Err(RecipeError::WrongValue {
+        place: recipe.place(asked.at),
+        key: "chat_template".into(),
+        expected: "`auto`, `chatml`, a path to a template, or a Jinja template".into(),
+        found: format!("`{text}`"),
+    })
+}
+
+/// The template of most models; of several, the one that comes first.
+fn most_common_template(models: &Models) -> Result<Option<String>, RecipeError> {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for model in &models.list {
+        let Some(template) = model.dir.tokenizer().chat_template()? else { continue };
+        match counts.iter_mut().find(|(known, _)| *known == template) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((template, 1)),
+        }
+    }
+    let most = counts.iter().map(|(_, count)| *count).max();
+    Ok(counts.into_iter().find(|(_, count)| Some(*count) == most).map(|(template, _)| template))
+}

@@ -1,0 +1,588 @@
+//! Which tensors the output has, and what each is made from.
+
+use super::models::{Models, View};
+use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
+use crate::error::RecipeError;
+use crate::recipe::{Body, OnMissing, Part, Recipe};
+use crate::settings::{Settings, Site, resolve};
+use crate::yaml::{At, Position};
+use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting};
+use glue_tensor::{Names, Role, TensorInfo};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where gradients over layers stand for tensors after the layers; those before them are at 0.
+const AFTER_LAYERS: f64 = 1.0;
+
+/// The tensors of the output, and what its configuration must say of them.
+pub(super) struct Assembled {
+    pub(super) tensors: Vec<TensorPlan>,
+    /// The model that the configuration comes from.
+    pub(super) config_from: usize,
+    /// Layers of that model that the output is made of; `None` when they are all there as they are.
+    pub(super) layers: Option<Vec<usize>>,
+    /// Whether the output has a head of its own; `None` when that does not matter.
+    pub(super) separate_head: Option<bool>,
+    pub(super) dropped: Vec<(String, String)>,
+    pub(super) notes: Vec<String>,
+}
+
+/// A run of layers from one model.
+#[derive(Clone, Copy)]
+struct Run {
+    model: usize,
+    start: usize,
+}
+
+/// An input of a slice.
+struct Input<'a> {
+    run: Run,
+    /// Parameters, the closest first.
+    levels: Vec<&'a Settings>,
+}
+
+/// A model where a recipe lists it.
+struct Listed<'a> {
+    model: &'a At<String>,
+    start: usize,
+    /// Parameters, the closest first.
+    levels: Vec<&'a Settings>,
+}
+
+/// A run of layers of the output.
+struct Cut<'a> {
+    len: usize,
+    base: Option<Run>,
+    inputs: Vec<Input<'a>>,
+    /// Parameters for all inputs, the closest first.
+    levels: Vec<&'a Settings>,
+}
+
+impl Cut<'_> {
+    /// Every operand, the base first.
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        self.base.into_iter().chain(self.inputs.iter().map(|input| input.run))
+    }
+}
+
+/// Where a tensor of the output stands.
+enum Spot<'a> {
+    Layer { cut_layer: usize, output_layer: usize, suffix: &'a str },
+    Before(&'a str),
+    After(&'a str),
+}
+
+struct Assembler<'a> {
+    recipe: &'a Recipe,
+    options: &'a PlanOptions,
+    models: &'a Models,
+    out: Assembled,
+    /// Tensors with their place in the order of the output.
+    tensors: Vec<((u8, usize), TensorPlan)>,
+    any_tied: bool,
+    head: bool,
+}
+
+pub(super) fn assemble(recipe: &Recipe, options: &PlanOptions, models: &Models) -> Result<Assembled, RecipeError> {
+    let first = recipe.models().next().map_or(0, |name| models.index(&name.value));
+    let out = Assembled {
+        tensors: Vec::new(),
+        config_from: first,
+        layers: None,
+        separate_head: None,
+        dropped: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut assembler = Assembler { recipe, options, models, out, tensors: Vec::new(), any_tied: false, head: false };
+    assembler.check_coverage()?;
+    for part in &recipe.parts {
+        assembler.part(part)?;
+    }
+    assembler.finish()
+}
+
+/// Whether `part` is the one, of all parts of `recipe`, that covers the tensor `name`.
+fn covers(recipe: &Recipe, part: &Part, name: &str) -> bool {
+    let matches = |module: &&str| name.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
+    let modules = recipe.parts.iter().filter_map(|part| part.module.as_deref());
+    modules.filter(matches).max_by_key(|module| module.len()) == part.module.as_deref()
+}
+
+impl<'a> Assembler<'a> {
+    /// Without a default part, some tensor may belong to none.
+    fn check_coverage(&self) -> Result<(), RecipeError> {
+        for model in 0..self.models.list.len() {
+            for info in self.models.dir(model).checkpoint().tensors() {
+                if !self.recipe.parts.iter().any(|part| covers(self.recipe, part, &info.name)) {
+                    return Err(RecipeError::Uncovered {
+                        place: self.recipe.place(self.recipe.parts[0].at),
+                        tensor: info.name.clone(),
+                        model: self.models.name(model).into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: &'a Part) -> Result<(), RecipeError> {
+        let (recipe, models) = (self.recipe, self.models);
+        let whole = part.module.is_none();
+        let view = |model| View::new(models, model, &|name| covers(recipe, part, name), whole);
+        let views: BTreeMap<usize, View> = (0..models.list.len()).map(|model| (model, view(model))).collect();
+        let cuts = self.cuts(part, &views)?;
+        let Some(reference) = cuts[0].runs().next() else { return Ok(()) };
+        let reference = &views[&reference.model];
+        if let (true, Some(module)) = (reference.empty, &part.module) {
+            return Err(RecipeError::EmptyModule {
+                place: recipe.place(part.at),
+                module: module.clone(),
+                model: models.name(reference.model).into(),
+            });
+        }
+        self.config_layers(part, &cuts, &views)?;
+
+        let total: usize = cuts.iter().map(|cut| cut.len).sum();
+        let union = |cut: &Cut<'_>, names: &dyn Fn(Run) -> Vec<String>| -> BTreeSet<String> {
+            cut.runs().flat_map(names).collect()
+        };
+        let (first, last) = (&cuts[0], &cuts[cuts.len() - 1]);
+        for name in union(first, &|run| views[&run.model].before.clone()) {
+            self.tensor(first, &views, reference, &Spot::Before(&name), total)?;
+        }
+        let mut output_layer = 0;
+        for cut in &cuts {
+            for cut_layer in 0..cut.len {
+                let suffixes = union(cut, &|run| views[&run.model].suffixes(run.start + cut_layer).to_vec());
+                for suffix in &suffixes {
+                    let spot = Spot::Layer { cut_layer, output_layer, suffix };
+                    self.tensor(cut, &views, reference, &spot, total)?;
+                }
+                output_layer += 1;
+            }
+        }
+        for name in union(last, &|run| views[&run.model].after.clone()) {
+            self.tensor(last, &views, reference, &Spot::After(&name), total)?;
+        }
+        let tied = |run: Run| views[&run.model].tied_to().is_some();
+        self.any_tied |= cuts.iter().any(|cut| cut.runs().any(tied));
+        Ok(())
+    }
+
+    fn cuts(&mut self, part: &'a Part, views: &BTreeMap<usize, View>) -> Result<Vec<Cut<'a>>, RecipeError> {
+        let top = &self.recipe.settings;
+        match &part.body {
+            Body::Models(list) => {
+                let shared = vec![&part.settings, top];
+                let listed = list.iter().map(|input| Listed {
+                    model: &input.model,
+                    start: 0,
+                    levels: vec![&input.settings, &part.settings, top],
+                });
+                let cut = self.cut(part.at, self.recipe.base.as_ref(), listed, shared)?;
+                let counts: Vec<_> = cut.runs().map(|run| &views[&run.model]).collect();
+                let len = counts[0].layers;
+                if let Some(other) = counts.iter().find(|view| view.layers != len) {
+                    let (first, second) = (self.models.name(counts[0].model), self.models.name(other.model));
+                    let at = self.recipe.models().find(|name| name.value == second).map_or(part.at, |name| name.at);
+                    return Err(RecipeError::LayerCounts {
+                        place: self.recipe.place(at),
+                        first: first.into(),
+                        first_layers: len,
+                        second: second.into(),
+                        second_layers: other.layers,
+                    });
+                }
+                // Checkpoints may hold layers behind the last one that their configuration counts.
+                let held = |view: &&View| view.held_layers();
+                let len = counts.iter().map(held).max().unwrap_or(len).max(len);
+                Ok(vec![Cut { len, ..cut }])
+            }
+            Body::Slices(slices) => slices
+                .iter()
+                .map(|slice| {
+                    let len = slice.sources[0].layers.value.len();
+                    for source in &slice.sources {
+                        let layers = &source.layers;
+                        self.check_range(views, self.models.index(&source.model.value), &layers.value, layers.at)?;
+                    }
+                    let shared = vec![&slice.settings, &part.settings, top];
+                    let listed = slice.sources.iter().map(|source| Listed {
+                        model: &source.model,
+                        start: source.layers.value.start,
+                        levels: vec![&source.settings, &slice.settings, &part.settings, top],
+                    });
+                    let base = slice.base.as_ref().or(self.recipe.base.as_ref());
+                    let cut = self.cut(slice.at, base, listed, shared)?;
+                    if let Some(run) = cut.base {
+                        self.check_range(views, run.model, &(run.start..run.start + len), slice.at)?;
+                    }
+                    Ok(Cut { len, ..cut })
+                })
+                .collect(),
+        }
+    }
+
+    fn check_range(
+        &self,
+        views: &BTreeMap<usize, View>,
+        model: usize,
+        range: &std::ops::Range<usize>,
+        at: Position,
+    ) -> Result<(), RecipeError> {
+        let layers = views[&model].layers;
+        if range.end <= layers {
+            return Ok(());
+        }
+        Err(RecipeError::LayerRange {
+            place: self.recipe.place(at),
+            model: self.models.name(model).into(),
+            start: range.start,
+            end: range.end,
+            layers,
+        })
+    }
+
+    /// Tells the base from the inputs.
+    fn cut(
+        &mut self,
+        at: Position,
+        base: Option<&At<String>>,
+        listed: impl IntoIterator<Item = Listed<'a>>,
+        levels: Vec<&'a Settings>,
+    ) -> Result<Cut<'a>, RecipeError> {
+        let operator = &self.recipe.operator.value;
+        let base = base.filter(|_| operator.def().base != BaseRule::Unused).map(|name| self.models.index(&name.value));
+        let mut seen = BTreeSet::new();
+        let mut base_run = None;
+        let mut inputs: Vec<Input<'a>> = Vec::new();
+        for Listed { model: name, start, levels } in listed {
+            let model = self.models.index(&name.value);
+            if !seen.insert((model, start)) {
+                return Err(RecipeError::ModelTwice { place: self.recipe.place(name.at), model: name.value.clone() });
+            }
+            let run = Run { model, start };
+            if base == Some(model) && base_run.is_none() {
+                base_run = Some(run);
+                if !levels[0].is_empty() {
+                    let keys: Vec<_> = levels[0].keys().map(|key| format!("`{key}`")).collect();
+                    let note = format!("`{}` is the base; its {} not used", name.value, plural(&keys));
+                    if !self.out.notes.contains(&note) {
+                        self.out.notes.push(note);
+                    }
+                }
+            } else {
+                inputs.push(Input { run, levels });
+            }
+        }
+        operator
+            .check_operands(inputs.len(), base.is_some())
+            .map_err(|error| RecipeError::Operands { place: self.recipe.place(at), error: Box::new(error) })?;
+        // A base that is not among the sources gives the same layers as the first of them.
+        let fallback = |model| Run { model, start: inputs.first().map_or(0, |input| input.run.start) };
+        let base = base_run.or(base.map(fallback));
+        Ok(Cut { len: 0, base, inputs, levels })
+    }
+
+    /// Notes which layers of the configuration's model the output has.
+    fn config_layers(
+        &mut self,
+        part: &Part,
+        cuts: &[Cut<'_>],
+        views: &BTreeMap<usize, View>,
+    ) -> Result<(), RecipeError> {
+        if matches!(part.body, Body::Models(_)) {
+            return Ok(());
+        }
+        let model = self.out.config_from;
+        let view = &views[&model];
+        let count = view.layers;
+        let layer = |run: Run, i| run.start + i;
+        let kept: Vec<usize> = cuts
+            .iter()
+            .flat_map(|cut| {
+                let own = cut.runs().find(|run| run.model == model);
+                let run = own.or(cut.runs().last());
+                (0..cut.len).map(move |i| run.map_or(0, |run| layer(run, i)).min(count.saturating_sub(1)))
+            })
+            .collect();
+        if kept.iter().copied().eq(0..count) {
+            return Ok(());
+        }
+        let names = self.models.dir(model).checkpoint().tensors().iter().map(|info| info.name.as_str());
+        let main = Names::infer(names).main_stack().map(|stack| stack.prefix.clone());
+        if main.is_some_and(|prefix| prefix != view.prefix) {
+            let what = format!("another number or order of layers in `{}`", view.prefix.trim_end_matches('.'));
+            return Err(RecipeError::Unavailable { place: self.recipe.place(part.at), what });
+        }
+        self.out.layers = Some(kept);
+        Ok(())
+    }
+
+    /// Decides about one tensor of the output.
+    fn tensor(
+        &mut self,
+        cut: &Cut<'a>,
+        views: &BTreeMap<usize, View>,
+        reference: &View,
+        spot: &Spot<'_>,
+        total: usize,
+    ) -> Result<(), RecipeError> {
+        let local = |run: Run| match spot {
+            Spot::Layer { cut_layer, suffix, .. } => {
+                format!("{}{}.{suffix}", views[&run.model].prefix, run.start + cut_layer)
+            }
+            Spot::Before(name) | Spot::After(name) => name.to_string(),
+        };
+        let (name, layer, order) = match spot {
+            Spot::Layer { output_layer, suffix, .. } => {
+                let name = format!("{}{output_layer}.{suffix}", reference.prefix);
+                (name, Some((*output_layer, total)), (1, *output_layer))
+            }
+            Spot::Before(name) => (name.to_string(), reference.other_layer(name), (0, 0)),
+            Spot::After(name) => (name.to_string(), None, (2, 0)),
+        };
+        let t = match (spot, layer) {
+            (Spot::Layer { cut_layer, .. }, _) => along(*cut_layer, cut.len),
+            (Spot::Before(_), Some((layer, layers))) => along(layer, layers),
+            (Spot::Before(_), None) => 0.0,
+            (Spot::After(_), _) => AFTER_LAYERS,
+        };
+
+        let found: Vec<(Run, Option<TensorRef>)> = cut
+            .runs()
+            .map(|run| {
+                let name = local(run);
+                let there = self.models.info(run.model, &name).is_some();
+                (run, there.then_some(TensorRef { model: run.model, name }))
+            })
+            .collect();
+        let is_head = reference.role(&name) == Role::Head && layer.is_none();
+        let Some(found) = self.with_tied_heads(&name, is_head, found, views) else {
+            let why = "every model ties its head to the embedding";
+            self.out.dropped.push((name, why.into()));
+            return Ok(());
+        };
+
+        let first = found.iter().find_map(|(_, tensor)| tensor.clone());
+        let Some(first) = first else { return Ok(()) };
+        let first_info = self.info(&first).clone();
+        if !first_info.dtype.is_float() {
+            self.check_alike(&name, reference, &first, found.iter().filter_map(|(_, tensor)| tensor.as_ref()))?;
+            let (shape, dtype) = (first_info.shape, first_info.dtype);
+            self.tensors.push((order, TensorPlan { name, shape, dtype, layer, action: Action::Copy(first) }));
+            return Ok(());
+        }
+        let Some(operands) = self.without_gaps(&name, cut, found, &first, &local)? else {
+            return Ok(());
+        };
+        self.check_alike(&name, reference, &first, operands.iter())?;
+
+        let mut operands = operands.into_iter();
+        let base = cut.base.and_then(|_| operands.next());
+        let inputs: Vec<TensorRef> = operands.collect();
+        let params = self.params(cut, &name, &inputs, t, &local)?;
+        let dtype = self.options.dtype.or(self.recipe.out_dtype).or(self.recipe.dtype).unwrap_or(first_info.dtype);
+        let tensor =
+            TensorPlan { name, shape: first_info.shape, dtype, layer, action: Action::Merge { params, base, inputs } };
+        self.check_operator(&tensor)?;
+        // A head of another kind, such as a classifier's, says nothing about ties.
+        let rows = self.models.dir(reference.model).config().vocab_size();
+        self.head |= is_head && tensor.shape.len() == 2 && rows.is_none_or(|rows| rows == tensor.shape[0]);
+        self.tensors.push((order, tensor));
+        Ok(())
+    }
+
+    fn info(&self, tensor: &TensorRef) -> &'a TensorInfo {
+        self.models.info(tensor.model, &tensor.name).expect("references are made for tensors that are there")
+    }
+
+    /// Puts the embedding in place of the head where a model ties them; `None` when all do and there is no head.
+    fn with_tied_heads(
+        &self,
+        name: &str,
+        is_head: bool,
+        mut found: Vec<(Run, Option<TensorRef>)>,
+        views: &BTreeMap<usize, View>,
+    ) -> Option<Vec<(Run, Option<TensorRef>)>> {
+        if !is_head {
+            return Some(found);
+        }
+        let shape = |model, name: &str| self.models.info(model, name).map(|info| info.shape.as_slice());
+        let head = found.iter().find_map(|(_, tensor)| tensor.as_ref()).and_then(|t| shape(t.model, &t.name));
+        // Other tensors of a head, such as a bias, and heads of other kinds are not tied.
+        let embedding = |run: Run| {
+            let tied = views[&run.model].tied_to()?;
+            let matrix = shape(run.model, tied)?.len() == 2
+                && head.is_some_and(|head| head.len() == 2)
+                && name.ends_with("weight");
+            (matrix && (head == shape(run.model, tied) || self.models.info(run.model, name).is_none()))
+                .then(|| tied.to_string())
+        };
+        if found.iter().all(|(run, _)| embedding(*run).is_some()) {
+            return None;
+        }
+        for (run, tensor) in &mut found {
+            if let Some(embedding) = embedding(*run) {
+                *tensor = Some(TensorRef { model: run.model, name: embedding });
+            }
+        }
+        Some(found)
+    }
+
+    /// Every operand, with those that are missing replaced as the recipe says; `None` when the tensor is left out.
+    fn without_gaps(
+        &mut self,
+        name: &str,
+        cut: &Cut<'_>,
+        found: Vec<(Run, Option<TensorRef>)>,
+        present: &TensorRef,
+        local: &dyn Fn(Run) -> String,
+    ) -> Result<Option<Vec<TensorRef>>, RecipeError> {
+        let mut operands = Vec::with_capacity(found.len());
+        for (run, tensor) in found {
+            let stand_in = || {
+                // The base of an operator that has no use for one serves here all the same.
+                let fixed = self.recipe.base.as_ref().map(|base| Run { model: self.models.index(&base.value), ..run });
+                let base = cut.base.or(fixed)?;
+                let name = local(base);
+                self.models.info(base.model, &name).map(|_| TensorRef { model: base.model, name })
+            };
+            match (tensor, self.recipe.on_missing) {
+                (Some(tensor), _) => operands.push(tensor),
+                (None, OnMissing::Skip) => {
+                    let why = format!("`{}` does not have it", self.models.name(run.model));
+                    self.out.dropped.push((name.into(), why));
+                    return Ok(None);
+                }
+                (None, on_missing) => match stand_in().filter(|_| on_missing == OnMissing::Base) {
+                    Some(tensor) => {
+                        let (base, model) = (self.models.name(tensor.model), self.models.name(run.model));
+                        self.out
+                            .notes
+                            .push(format!("`{name}`: that of `{base}` stands in for `{model}`, which lacks it"));
+                        operands.push(tensor);
+                    }
+                    None => {
+                        return Err(RecipeError::TensorMissing {
+                            tensor: name.into(),
+                            looked_for: local(run),
+                            present: self.models.name(present.model).into(),
+                            missing: self.models.name(run.model).into(),
+                        });
+                    }
+                },
+            }
+        }
+        Ok(Some(operands))
+    }
+
+    /// Checks that all have the shape of the first, and numbers of the same nature.
+    fn check_alike<'t>(
+        &self,
+        name: &str,
+        reference: &View,
+        first: &TensorRef,
+        others: impl Iterator<Item = &'t TensorRef>,
+    ) -> Result<(), RecipeError> {
+        let expected = self.info(first);
+        for other in others {
+            let info = self.info(other);
+            let (first, second) = (self.models.name(first.model).into(), self.models.name(other.model).into());
+            if info.shape != expected.shape {
+                return Err(RecipeError::ShapesDiffer {
+                    tensor: name.into(),
+                    first,
+                    first_shape: expected.shape.as_slice().into(),
+                    second,
+                    second_shape: info.shape.as_slice().into(),
+                    vocabulary: matches!(reference.role(name), Role::Embedding | Role::Head)
+                        && info.shape.len() == expected.shape.len()
+                        && info.shape.get(1..) == expected.shape.get(1..),
+                });
+            }
+            if info.dtype.is_float() != expected.dtype.is_float() {
+                return Err(RecipeError::DtypesDiffer {
+                    tensor: name.into(),
+                    first,
+                    first_dtype: expected.dtype,
+                    second,
+                    second_dtype: info.dtype,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Parameters at one tensor. Filters see the name in the output for what holds for the tensor, and the name in
+    /// the input for what holds for an input.
+    fn params(
+        &self,
+        cut: &Cut<'_>,
+        name: &str,
+        inputs: &[TensorRef],
+        t: f64,
+        local: &dyn Fn(Run) -> String,
+    ) -> Result<Params, RecipeError> {
+        let operator = &self.recipe.operator.value;
+        let at = |scope: Scope, levels: &[&Settings], tensor: &str| -> Vec<(&str, Setting)> {
+            let value = |spec: &ParamSpec| Some((spec.name, resolve(levels, spec.name, Site { tensor, t })?));
+            operator.specs().filter(|spec| spec.scope == scope).filter_map(value).collect()
+        };
+        let for_tensor = at(Scope::Tensor, &cut.levels, name);
+        let for_inputs: Vec<_> =
+            cut.inputs.iter().map(|input| at(Scope::Input, &input.levels, &local(input.run))).collect();
+        operator.params(&for_tensor, &for_inputs).map_err(|error| {
+            let model = match &error {
+                ParamError::Missing { input: Some(i), .. } => {
+                    inputs.get(*i).and(cut.inputs.get(*i)).map(|input| self.models.name(input.run.model).to_string())
+                }
+                _ => None,
+            };
+            self.refused(name, model, error.into())
+        })
+    }
+
+    /// Lets the operator refuse what it cannot do.
+    fn check_operator(&self, tensor: &TensorPlan) -> Result<(), RecipeError> {
+        let Action::Merge { params, .. } = &tensor.action else { return Ok(()) };
+        let seed = self.options.seed.or(self.recipe.seed).unwrap_or(0);
+        let plan = self.recipe.operator.value.plan(&spec(tensor, seed), params);
+        plan.map(|_| ()).map_err(|error| self.refused(&tensor.name, None, error))
+    }
+
+    fn refused(&self, tensor: &str, model: Option<String>, error: MergeError) -> RecipeError {
+        let (place, error) = (self.recipe.place(self.recipe.operator.at), Box::new(error));
+        RecipeError::Tensor { place, tensor: tensor.into(), model, error }
+    }
+
+    fn finish(mut self) -> Result<Assembled, RecipeError> {
+        self.tensors.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| natural(&x.name, &y.name)));
+        self.out.tensors = self.tensors.into_iter().map(|(_, tensor)| tensor).collect();
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.out.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
+            return Err(RecipeError::TensorTwice { tensor: twice.name.clone() });
+        }
+        self.out.separate_head = if self.head { Some(true) } else { self.any_tied.then_some(false) };
+        Ok(self.out)
+    }
+}
+
+fn plural(keys: &[String]) -> String {
+    format!("{} {}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" })
+}
+
+/// How far along a slice a layer is: 0 to 1, and 1 when there is no other.
+fn along(layer: usize, layers: usize) -> f64 {
+    if layers <= 1 { 1.0 } else { layer as f64 / (layers - 1) as f64 }
+}
+
+/// Order of names in which `2` comes before `10`.
+fn natural(a: &str, b: &str) -> Ordering {
+    let number = |part: &str| part.parse::<u64>().ok();
+    let by_part = a.split('.').zip(b.split('.')).map(|(x, y)| match (number(x), number(y)) {
+        (Some(n), Some(m)) => n.cmp(&m).then_with(|| x.cmp(y)),
+        _ => x.cmp(y),
+    });
+    by_part.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
+}

@@ -1,0 +1,169 @@
+//! A recipe as parsed: names and values checked, no file looked at.
+
+use crate::error::{Place, RecipeError};
+use crate::settings::Settings;
+use crate::yaml::{At, Position};
+use glue_merge::{Operator, Registry};
+use glue_tensor::Dtype;
+use std::ops::Range;
+
+/// One document: what is merged from what, and how.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Recipe {
+    /// What the text was read from: a path, usually.
+    pub origin: String,
+    /// The text of this document.
+    pub text: String,
+    /// Where the document begins.
+    pub at: Position,
+    /// Its name among several stages.
+    pub name: Option<At<String>>,
+    /// What merges a tensor.
+    pub operator: At<Operator>,
+    /// The base model, as written.
+    pub base: Option<At<String>>,
+    /// The parts; one without a name unless the recipe has modules.
+    pub parts: Vec<Part>,
+    /// Parameters at the top level.
+    pub settings: Settings,
+    /// `dtype`.
+    pub dtype: Option<Dtype>,
+    /// `out_dtype`.
+    pub out_dtype: Option<Dtype>,
+    /// Whose tokenizer the output gets.
+    pub tokenizer: Option<At<TokenizerSource>>,
+    /// The chat template of the output.
+    pub chat_template: Option<At<String>>,
+    /// Seed of random operators.
+    pub seed: Option<u64>,
+    /// What to do when a model lacks a tensor.
+    pub on_missing: OnMissing,
+    /// What to do with NaN and infinities in an input.
+    pub on_nonfinite: OnNonfinite,
+}
+
+/// A part of the output with inputs of its own.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Part {
+    /// Where it stands.
+    pub at: Position,
+    /// What the names of its tensors start with, before a dot; `None` for all that no other part covers.
+    pub module: Option<String>,
+    /// What it is made from.
+    pub body: Body,
+    /// Parameters of this module.
+    pub settings: Settings,
+}
+
+/// What a part is made from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Body {
+    /// Models, layer by layer.
+    Models(Vec<InputModel>),
+    /// Runs of layers, stacked.
+    Slices(Vec<Slice>),
+}
+
+/// A model that is merged whole.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InputModel {
+    /// Its path or the name of a stage, as written.
+    pub model: At<String>,
+    /// Its parameters.
+    pub settings: Settings,
+}
+
+/// A run of layers of the output.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Slice {
+    /// Where it stands.
+    pub at: Position,
+    /// Where its layers come from.
+    pub sources: Vec<Source>,
+    /// A base of its own, as written.
+    pub base: Option<At<String>>,
+    /// Its parameters.
+    pub settings: Settings,
+}
+
+/// A run of layers of a model.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Source {
+    /// Path of the model or the name of a stage, as written.
+    pub model: At<String>,
+    /// The layers, by their numbers in the model.
+    pub layers: At<Range<usize>>,
+    /// Its parameters.
+    pub settings: Settings,
+}
+
+/// Whose tokenizer the output gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenizerSource {
+    /// That of the base, or of the first model.
+    Base,
+    /// One that has the tokens of all models; they have the same, so that of the base.
+    Union,
+    /// That of this model, as written.
+    Model(String),
+}
+
+/// What to do when a model lacks a tensor that another has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnMissing {
+    /// Refuse the merge.
+    #[default]
+    Error,
+    /// Let the base's tensor stand in for that of the model that lacks it.
+    Base,
+    /// Leave the tensor out of the output.
+    Skip,
+}
+
+/// What to do with a NaN or an infinity in an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnNonfinite {
+    /// Refuse the merge.
+    #[default]
+    Error,
+    /// Read it as 0.
+    Zero,
+}
+
+impl Recipe {
+    /// Parses every document in `text`, which comes from `origin`.
+    ///
+    /// Everything is checked that can be without opening a file: keys, kinds and ranges of values, the operator, its
+    /// parameters and whether it has the base and the fewest models it needs.
+    ///
+    /// # Errors
+    /// [`RecipeError`] with line and column. Never panics, whatever the text.
+    pub fn parse(text: &str, origin: &str, registry: &Registry) -> Result<Vec<Recipe>, RecipeError> {
+        crate::parse::recipes(text, origin, registry)
+    }
+
+    /// Every model named, as written, in order: the base first.
+    pub fn models(&self) -> impl Iterator<Item = &At<String>> {
+        let listed = self.parts.iter().flat_map(|part| -> Vec<&At<String>> {
+            match &part.body {
+                Body::Models(models) => models.iter().map(|input| &input.model).collect(),
+                Body::Slices(slices) => slices
+                    .iter()
+                    .flat_map(|slice| slice.base.iter().chain(slice.sources.iter().map(|source| &source.model)))
+                    .collect(),
+            }
+        });
+        self.base.iter().chain(listed)
+    }
+
+    pub(crate) fn place(&self, at: Position) -> Place {
+        Place { origin: self.origin.clone(), line: at.line, column: at.column }
+    }
+}

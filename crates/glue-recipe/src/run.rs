@@ -1,0 +1,177 @@
+//! From a plan to a model directory: merges every tensor out of core, writes what belongs beside the weights, and makes
+//! the directory appear when all of it is on disk.
+
+use crate::engine::{Destination, EngineOptions, OperandView, TensorError, TensorJob, merge_all};
+use crate::manifest::{InputHashes, hash_inputs, manifest};
+use crate::plan::{Action, MergePlan, TensorRef};
+use crate::{card, manifest};
+use glue_merge::{BoxError, Operator, Registry};
+use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
+use glue_tensor::tokenizer_files::TokenizerFilesError;
+use glue_tensor::{CheckpointWriter, Layout, Staging, WriteError};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How to run a plan.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Most bytes of tensor data in a file, unless one tensor alone is larger. Default: all in one file.
+    pub max_shard_bytes: u64,
+    /// Elements of a block; no result depends on it.
+    pub block: usize,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { max_shard_bytes: u64::MAX, block: glue_merge::BLOCK }
+    }
+}
+
+/// Is told how far a run is, from any thread, and asked whether it should go on.
+pub trait Watch: Sync {
+    /// This many more bytes of the output's tensors have been written.
+    fn wrote(&self, bytes: u64);
+
+    /// This tensor is at work.
+    fn works_on(&self, tensor: &str);
+
+    /// Whether the run should end, leaving nothing behind.
+    fn is_stopped(&self) -> bool;
+}
+
+/// Watches nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn wrote(&self, _: u64) {}
+    fn works_on(&self, _: &str) {}
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
+/// Why a run failed. Nothing is left behind then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A tensor cannot be merged.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// A file of an input cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The chat template cannot be put into the tokenizer's files.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerFilesError),
+    /// The watch asked for it.
+    #[error("stopped; nothing was written")]
+    Stopped,
+}
+
+/// Runs `plan` and makes `out_dir` appear, on the threads of the current rayon pool.
+///
+/// # Errors
+/// [`RunError`]; `out_dir` is as it was before.
+pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions, watch: &dyn Watch) -> Result<(), RunError> {
+    let staging = Staging::create(out_dir)?;
+    let layout = Layout::new(plan.layout_specs(), options.max_shard_bytes, "model")?;
+    let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
+    let hash = || {
+        hash_inputs(plan)
+            .map_err(|source| RunError::Read { path: plan.models[plan.config_from].dir.path().into(), source })
+    };
+    let (merged, hashes) = rayon::join(|| merge_into(plan, &Files { writer: &writer, watch }, options, watch), hash);
+    if watch.is_stopped() {
+        return Err(RunError::Stopped);
+    }
+    merged?;
+    writer.finish()?;
+    write_beside(plan, &staging, &layout, &hashes?)?;
+    staging.commit()?;
+    Ok(())
+}
+
+/// Merges every tensor of `plan` into `destination`, whose jobs are numbered as the plan's tensors are: a model that
+/// need not be written to disk.
+///
+/// # Errors
+/// The first tensor that cannot be merged.
+pub fn merge_into(
+    plan: &MergePlan,
+    destination: &dyn Destination,
+    options: &RunOptions,
+    watch: &dyn Watch,
+) -> Result<(), TensorError> {
+    let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
+    let as_it_is = copy.params(&[], &[Vec::new()]).expect("passthrough needs no parameter");
+    let operand = |from: &TensorRef| {
+        let model = &plan.models[from.model];
+        let view = model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
+        OperandView { view, model: &model.name }
+    };
+    let jobs: Vec<TensorJob<'_>> = plan
+        .tensors
+        .iter()
+        .map(|tensor| {
+            let (operator, params) = match &tensor.action {
+                Action::Merge { params, .. } => (&plan.operator, params),
+                Action::Copy(_) => (&copy, &as_it_is),
+            };
+            TensorJob {
+                spec: plan.spec(tensor),
+                dtype: tensor.dtype,
+                operator,
+                params,
+                base: tensor.base().map(operand),
+                inputs: tensor.inputs().iter().map(operand).collect(),
+            }
+        })
+        .collect();
+    merge_all(&jobs, destination, &EngineOptions { on_nonfinite: plan.on_nonfinite, block: options.block }, watch)
+}
+
+/// The files of a checkpoint as the destination of its tensors.
+struct Files<'a> {
+    writer: &'a CheckpointWriter,
+    watch: &'a dyn Watch,
+}
+
+impl Destination for Files<'_> {
+    fn write(&self, job: usize, offset: u64, bytes: &[u8]) -> Result<(), BoxError> {
+        self.writer.write_at(job, offset, bytes)?;
+        self.watch.wrote(bytes.len() as u64);
+        Ok(())
+    }
+}
+
+/// Writes everything but the weights.
+fn write_beside(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &InputHashes) -> Result<(), RunError> {
+    staging.write_file(CONFIG_FILE, &plan.config.to_bytes())?;
+    let tokenizer = plan.models[plan.tokenizer_from].dir.tokenizer();
+    let generation = plan.models[plan.config_from].dir.path().join(GENERATION_CONFIG_FILE);
+    for path in tokenizer.paths().chain(generation.exists().then_some(generation)) {
+        let bytes = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        staging.write_file(&name, &bytes)?;
+    }
+    if let Some(template) = &plan.chat_template {
+        for (name, bytes) in tokenizer.with_chat_template(template)? {
+            staging.write_file(&name, &bytes)?;
+        }
+    }
+    let title = staging.out_dir().file_name().unwrap_or_default().to_string_lossy();
+    staging.write_file(card::FILE, card::card(plan, &title).as_bytes())?;
+    let manifest = format!("{:#}\n", manifest(plan, layout, hashes));
+    staging.write_file(manifest::FILE, manifest.as_bytes())?;
+    Ok(())
+}
