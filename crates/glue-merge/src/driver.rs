@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Elements of a block, unless a [`Driver`] is told otherwise: a few operands of that length stay in a second-level
 /// cache.
-pub const BLOCK: usize = 1 << 14;
+pub const BLOCK: usize = 1 << 13;
 
 /// Elements of a span, the unit of work of a thread and of sums in a survey. Part of what a result is defined by.
 pub const SPAN: usize = 1 << 18;
@@ -25,7 +25,7 @@ pub trait Source: Sync {
 
 /// Where the elements of the result go to.
 pub trait Sink: Sync {
-    /// Takes the elements from `offset` on. Blocks come in any order and from several threads.
+    /// Takes the elements from `offset` on. Spans come in any order and from several threads.
     ///
     /// # Errors
     /// Whatever writing meets. It ends the merge of the tensor.
@@ -80,8 +80,28 @@ pub enum Done {
     Copy(Operand),
 }
 
-/// Runs plans.
-#[derive(Clone, Copy)]
+/// Buffers that are used again from span to span and from tensor to tensor.
+#[derive(Debug, Default)]
+pub struct Room(Mutex<Vec<Vec<f32>>>);
+
+impl Room {
+    /// Most elements of a buffer that is kept.
+    const KEPT: usize = SPAN;
+
+    /// A buffer of `len` elements, which hold anything.
+    fn take(&self, len: usize) -> Vec<f32> {
+        let mut buffer = lock(&self.0).pop().unwrap_or_default();
+        buffer.resize(len, 0.0);
+        buffer
+    }
+
+    fn give_back(&self, buffers: impl IntoIterator<Item = Vec<f32>>) {
+        let kept = buffers.into_iter().filter(|buffer| buffer.capacity() <= Self::KEPT);
+        lock(&self.0).extend(kept);
+    }
+}
+
+/// Runs plans. One driver for many tensors saves allocations.
 pub struct Driver<'a> {
     /// Threads.
     pub pool: &'a dyn Pool,
@@ -89,11 +109,13 @@ pub struct Driver<'a> {
     pub executor: &'a dyn Executor,
     /// Elements of a block; rounded to whole rows for operators that want them. No result depends on it.
     pub block: usize,
+    /// Buffers.
+    pub room: Room,
 }
 
 impl Default for Driver<'_> {
     fn default() -> Self {
-        Self { pool: &Serial, executor: &HostExecutor, block: BLOCK }
+        Self { pool: &Serial, executor: &HostExecutor, block: BLOCK, room: Room::default() }
     }
 }
 
@@ -134,12 +156,17 @@ impl Driver<'_> {
         let grid = Grid::new(tensor, map.grain(), self.block);
         let spans = grid.spans(None);
         self.try_run(spans.len(), &|s| {
-            let mut out = vec![0.0; grid.block.min(spans[s].len())];
-            grid.read(tensor, source, spans[s].clone(), |block| {
-                let out = &mut out[..block.len()];
-                self.executor.map(map, block, out);
-                sink.write(block.offset, out)
-            })
+            // A span goes to the sink at once: a call of the system for every block would cost as much as the merging.
+            let span = &spans[s];
+            let mut out = self.room.take(span.len());
+            grid.read(tensor, source, &self.room, span.clone(), |block| {
+                let at = block.offset - span.start;
+                self.executor.map(map, block, &mut out[at..at + block.len()]);
+                Ok(())
+            })?;
+            sink.write(span.start, &out)?;
+            self.room.give_back([out]);
+            Ok(())
         })
     }
 
@@ -152,7 +179,7 @@ impl Driver<'_> {
         let grid = Grid::new(tensor, survey.grain(), self.block);
         let spans = grid.spans(survey.ranges());
         let observe = |partial: &mut AnyPartial, span: &Range<usize>| {
-            grid.read(tensor, source, span.clone(), |block| {
+            grid.read(tensor, source, &self.room, span.clone(), |block| {
                 survey.observe(partial, block);
                 Ok(())
             })
@@ -249,12 +276,13 @@ impl Grid {
         &self,
         tensor: &TensorSpec<'_>,
         source: &dyn Source,
+        room: &Room,
         span: Range<usize>,
         mut see: impl FnMut(&Block<'_>) -> Result<(), BoxError>,
     ) -> Result<(), BoxError> {
         let widest = self.block.min(span.len());
-        let mut base_buffer = vec![0.0; if tensor.has_base { widest } else { 0 }];
-        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs).map(|_| vec![0.0; widest]).collect();
+        let mut base_buffer = room.take(if tensor.has_base { widest } else { 0 });
+        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs).map(|_| room.take(widest)).collect();
         for offset in span.clone().step_by(self.block) {
             let range = offset..(offset + self.block).min(span.end);
             let base = if tensor.has_base {
@@ -268,6 +296,8 @@ impl Grid {
             }
             see(&Block { offset, base, inputs: &inputs })?;
         }
+        room.give_back(buffers);
+        room.give_back([base_buffer]);
         Ok(())
     }
 }

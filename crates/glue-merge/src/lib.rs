@@ -52,7 +52,7 @@ mod select;
 pub use conformance::{Conformance, check_operator};
 pub use contract::{Block, Grain, Kernel, Map, Operand, Plan, Survey, TensorSpec};
 pub use def::{BaseRule, InputRule, Operator, OperatorDef};
-pub use driver::{BLOCK, Done, Driver, Executor, HostExecutor, Pool, SPAN, Serial, Sink, Source};
+pub use driver::{BLOCK, Done, Driver, Executor, HostExecutor, Pool, Room, SPAN, Serial, Sink, Source};
 pub use error::{BoxError, MergeError, ParamError};
 pub use gram::{Gram, Vectors, gram};
 pub use host::merge_slices;

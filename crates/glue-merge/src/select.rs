@@ -283,10 +283,12 @@ impl<K: Keys + 'static> Survey for Collect<K> {
 fn each_in_bucket(keys: &[u32], bucket: u32, mut see: impl FnMut(usize, u32)) {
     const MANY: usize = 32;
     for (c, many) in keys.chunks(MANY).enumerate() {
-        if many.iter().fold(false, |hit, key| hit | (key >> LOW == bucket)) {
-            for (j, key) in many.iter().enumerate().filter(|(_, key)| **key >> LOW == bucket) {
-                see(c * MANY + j, *key);
-            }
+        let mut hits =
+            many.iter().enumerate().fold(0_u32, |hits, (j, key)| hits | u32::from(key >> LOW == bucket) << j);
+        while hits != 0 {
+            let j = hits.trailing_zeros() as usize;
+            see(c * MANY + j, many[j]);
+            hits &= hits - 1;
         }
     }
 }

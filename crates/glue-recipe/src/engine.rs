@@ -4,12 +4,13 @@
 use crate::recipe::OnNonfinite;
 use crate::run::Watch;
 use glue_merge::{
-    BoxError, Done, Driver, HostExecutor, MergeError, Operand, Operator, Params, Pool, SPAN, Serial, Sink, Source,
+    BoxError, Done, Driver, HostExecutor, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
     TensorSpec,
 };
 use glue_tensor::{Dtype, TensorView, narrow, widen};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::Mutex;
 
 /// A value that is no number, in an input.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,8 @@ pub fn merge_all(
     options: &EngineOptions,
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
+    let driver = Driver { pool: &RayonPool, executor: &HostExecutor, block: options.block, room: Room::default() };
+    let bytes = Mutex::default();
     let enough = 4 * rayon::current_num_threads() * SPAN;
     let mut start = 0;
     while start < jobs.len() {
@@ -105,7 +108,8 @@ pub fn merge_all(
                 return Ok(());
             }
             watch.works_on(job.spec.name);
-            merge_one(job, j, destination, options).map_err(|error| TensorError { tensor: job.spec.name.into(), error })
+            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, room: &bytes })
+                .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
         })?;
         start = end;
     }
@@ -125,18 +129,15 @@ pub struct TensorError {
 
 fn merge_one(
     job: &TensorJob<'_>,
-    index: usize,
-    destination: &dyn Destination,
+    driver: &Driver<'_>,
     options: &EngineOptions,
+    sink: &Narrowed<'_>,
 ) -> Result<(), MergeError> {
     let plan = job.operator.plan(&job.spec, job.params)?;
-    let pool: &dyn Pool = if job.spec.len() > SPAN { &RayonPool } else { &Serial };
-    let driver = Driver { pool, executor: &HostExecutor, block: options.block };
     let source = Operands { job, options };
-    let sink = Narrowed { destination, job: index, dtype: job.dtype };
-    match driver.run(plan, &job.spec, &source, &sink)? {
+    match driver.run(plan, &job.spec, &source, sink)? {
         Done::Merged => Ok(()),
-        Done::Copy(operand) => copy(&source, operand, &sink, options.block).map_err(MergeError::Io),
+        Done::Copy(operand) => copy(&source, operand, sink, options.block).map_err(MergeError::Io),
     }
 }
 
@@ -217,13 +218,19 @@ struct Narrowed<'a> {
     destination: &'a dyn Destination,
     job: usize,
     dtype: Dtype,
+    /// Buffers that are used again.
+    room: &'a Mutex<Vec<Vec<u8>>>,
 }
 
 impl Sink for Narrowed<'_> {
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
         let size = self.dtype.size();
-        let mut bytes = vec![0; values.len() * size];
+        let room = || self.room.lock().unwrap_or_else(|e| e.into_inner());
+        let mut bytes = room().pop().unwrap_or_default();
+        bytes.resize(values.len() * size, 0);
         narrow(self.dtype, values, &mut bytes)?;
-        self.destination.write(self.job, (offset * size) as u64, &bytes)
+        self.destination.write(self.job, (offset * size) as u64, &bytes)?;
+        room().push(bytes);
+        Ok(())
     }
 }

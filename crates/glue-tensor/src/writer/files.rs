@@ -7,7 +7,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
 
 /// Until [`CheckpointWriter::finish`], files end in this, so that no tool takes them for a checkpoint.
 const UNFINISHED: &str = ".partial";
@@ -19,13 +22,46 @@ pub struct CheckpointWriter {
     layout: Layout,
     files: Vec<OpenShard>,
     written: Vec<AtomicU64>,
+    total: AtomicU64,
+    write_back: Option<WriteBack>,
 }
 
 #[derive(Debug)]
 struct OpenShard {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     data_start: u64,
+}
+
+/// Bytes after which the system is asked to begin writing them to disk.
+const WRITE_BACK: u64 = 64 << 20;
+
+/// A thread that brings files to disk while they are still being filled, so that making them durable at the end takes
+/// little time.
+#[derive(Debug)]
+struct WriteBack {
+    files: Sender<Arc<File>>,
+    thread: JoinHandle<()>,
+}
+
+impl WriteBack {
+    fn start() -> io::Result<WriteBack> {
+        let (files, queue) = mpsc::channel::<Arc<File>>();
+        let thread = std::thread::Builder::new().name("write-back".into()).spawn(move || {
+            while let Ok(mut file) = queue.recv() {
+                // What has come in meanwhile is one request.
+                while let Ok(next) = queue.try_recv() {
+                    if !Arc::ptr_eq(&file, &next) {
+                        // An error comes again when the file is made durable at the end, and is reported there.
+                        let _ = file.sync_data();
+                    }
+                    file = next;
+                }
+                let _ = file.sync_data();
+            }
+        })?;
+        Ok(WriteBack { files, thread })
+    }
 }
 
 impl CheckpointWriter {
@@ -67,10 +103,12 @@ impl CheckpointWriter {
             let data_start = header.len() as u64;
             reserve(&file, data_start + shard.n_bytes).map_err(at)?;
             file.write_all_at(header, 0).map_err(at)?;
-            files.push(OpenShard { path, file, data_start });
+            files.push(OpenShard { path, file: Arc::new(file), data_start });
         }
         let written = layout.tensors().iter().map(|_| AtomicU64::new(0)).collect();
-        Ok(CheckpointWriter { directory, layout, files, written })
+        // Without the thread, all is written at the end.
+        let write_back = if needed > 2 * WRITE_BACK { WriteBack::start().ok() } else { None };
+        Ok(CheckpointWriter { directory, layout, files, written, total: AtomicU64::new(0), write_back })
     }
 
     /// The layout being filled.
@@ -99,6 +137,13 @@ impl CheckpointWriter {
         let at = shard.data_start + place.range.start + offset;
         shard.file.write_all_at(bytes, at).map_err(|e| WriteError::at(&shard.path, length, e))?;
         self.written[tensor].fetch_add(length, Ordering::Relaxed);
+        let before = self.total.fetch_add(length, Ordering::Relaxed);
+        if let Some(write_back) = &self.write_back
+            && before / WRITE_BACK != (before + length) / WRITE_BACK
+        {
+            // The thread ends only when this sender is dropped.
+            let _ = write_back.files.send(Arc::clone(&shard.file));
+        }
         Ok(())
     }
 
@@ -107,12 +152,17 @@ impl CheckpointWriter {
     /// # Errors
     /// [`WriteError::WrongByteCount`] for a tensor that got fewer or more bytes than it has, [`WriteError::NoSpace`],
     /// [`WriteError::Io`].
-    pub fn finish(self) -> Result<(), WriteError> {
+    pub fn finish(mut self) -> Result<(), WriteError> {
         for ((spec, place), written) in self.layout.tensors().iter().zip(self.layout.placements()).zip(&self.written) {
             let (expected, found) = (place.range.end - place.range.start, written.load(Ordering::Relaxed));
             if found != expected {
                 return Err(WriteError::WrongByteCount { tensor: spec.name.clone(), expected, found });
             }
+        }
+        if let Some(WriteBack { files, thread }) = self.write_back.take() {
+            drop(files);
+            // It has nothing to report; were it gone, the files are made durable here all the same.
+            let _ = thread.join();
         }
         for (shard, open) in self.layout.shards().iter().zip(&self.files) {
             open.file.sync_all().map_err(|e| WriteError::at(&open.path, shard.n_bytes, e))?;
