@@ -88,15 +88,15 @@ impl Room {
     /// Most elements of a buffer that is kept.
     const KEPT: usize = SPAN;
 
-    /// A buffer of `len` elements, which hold anything.
+    /// A buffer of at least `len` elements, which hold anything.
     fn take(&self, len: usize) -> Vec<f32> {
-        let mut buffer = lock(&self.0).pop().unwrap_or_default();
-        buffer.resize(len, 0.0);
-        buffer
+        let mut free = lock(&self.0);
+        let fits = free.iter().position(|buffer| buffer.len() >= len);
+        fits.map(|at| free.swap_remove(at)).unwrap_or_else(|| vec![0.0; len])
     }
 
     fn give_back(&self, buffers: impl IntoIterator<Item = Vec<f32>>) {
-        let kept = buffers.into_iter().filter(|buffer| buffer.capacity() <= Self::KEPT);
+        let kept = buffers.into_iter().filter(|buffer| buffer.len() <= Self::KEPT);
         lock(&self.0).extend(kept);
     }
 }
@@ -164,7 +164,7 @@ impl Driver<'_> {
                 self.executor.map(map, block, &mut out[at..at + block.len()]);
                 Ok(())
             })?;
-            sink.write(span.start, &out)?;
+            sink.write(span.start, &out[..span.len()])?;
             self.room.give_back([out]);
             Ok(())
         })

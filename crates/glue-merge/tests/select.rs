@@ -56,12 +56,16 @@ impl Sink for Streams {
 fn cuts(streams: &Streams, counts: &[usize], block: usize) -> Vec<Vec<Cut>> {
     let found = Arc::new(Mutex::new(Vec::new()));
     let (answer, wanted) = (found.clone(), counts.to_vec());
+    let nonzero = Arc::new(Mutex::new(vec![0; streams.0.len()]));
+    let told = nonzero.clone();
     let zeros: Vec<usize> = streams.0.iter().map(|x| x.iter().filter(|x| **x == 0.0).count()).collect();
     let elements = streams.0[0].len();
     let plan = select_largest(
+        elements,
         Values { streams: streams.0.len() },
         move |stream, largest| {
-            assert_eq!((largest.elements, largest.nonzero), (elements, elements - zeros[stream]));
+            assert_eq!(largest.elements, elements);
+            told.lock().unwrap()[stream] = largest.nonzero;
             wanted.clone()
         },
         move |cuts| {
@@ -78,6 +82,8 @@ fn cuts(streams: &Streams, counts: &[usize], block: usize) -> Vec<Vec<Cut>> {
         seed: 0,
     };
     Driver { block, ..Driver::default() }.run(plan, &tensor, streams, streams).unwrap();
+    // What a stream is told last is exact.
+    assert_eq!(*nonzero.lock().unwrap(), zeros.iter().map(|zeros| elements - zeros).collect::<Vec<_>>());
     Arc::try_unwrap(found).unwrap().into_inner().unwrap()
 }
 
@@ -140,9 +146,30 @@ fn agrees_with_a_sort() {
 
 #[test]
 fn ties_are_cut_where_the_count_is_reached_in_whatever_span() {
+    // The shorter tensor goes by histograms alone, the longer one by a sample.
+    for n in [SPAN + 1000, 2 * SPAN + 1000] {
+        let streams = Streams(vec![random(0, n, |w| (w % 4) as f32), vec![1.0; n]]);
+        check("few values", &streams, &[10, n / 8 + 1, n / 2, n - 993], 1000);
+    }
+}
+
+#[test]
+fn a_sample_brackets_the_threshold_at_any_share() {
     let n = 2 * SPAN + 1000;
-    let streams = Streams(vec![random(0, n, |w| (w % 4) as f32), vec![1.0; n]]);
-    check("few values", &streams, &[10, SPAN / 4 + 1, SPAN, 2 * SPAN + 7], 1000);
+    let streams = Streams(vec![random(0, n, |w| w as f32), random(1, n, |w| f32::from_bits(w % 0x7F80_0000))]);
+    check("many values", &streams, &[0, 1, n / 1000, n / 3, n - n / 1000, n - 1, n], 1 << 13);
+}
+
+#[test]
+fn a_sample_that_misleads_does_no_harm() {
+    let n = 2 * SPAN + 1000;
+    let mut values = random(0, n, |w| (w % 1000) as f32 + 1.0);
+    // Whatever is looked at first lies in the first half of one of 256 equal parts: that half is 0 or very large.
+    for (part, values) in values.chunks_mut(n / 256).enumerate() {
+        let half = values.len() / 2;
+        values[..half].fill(if part % 2 == 0 { 0.0 } else { 1e9 });
+    }
+    check("unlike the sample", &Streams(vec![values]), &[n / 3, n / 2, n - n / 3], 1 << 13);
 }
 
 #[test]

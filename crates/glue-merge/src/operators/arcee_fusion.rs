@@ -29,7 +29,7 @@ pub const DEF: OperatorDef = OperatorDef {
 const LEAST: f64 = 1e-8;
 
 fn plan(tensor: &TensorSpec<'_>, _: &Params) -> Result<Plan, MergeError> {
-    Ok(Plan::survey(Divergences { row_len: tensor.row_len().max(1) }))
+    Ok(Plan::survey(Divergences { row_len: tensor.row_len().max(1), elements: tensor.len() }))
 }
 
 /// Σ p log(p/q), with p and q from the softmax of `x` and of `base`.
@@ -95,6 +95,7 @@ impl Keys for Importance {
 /// Finds the divergence of each row, and the least score.
 struct Divergences {
     row_len: usize,
+    elements: usize,
 }
 
 /// Rows that were seen, in order.
@@ -135,6 +136,7 @@ impl Survey for Divergences {
         let importance = Importance { row_len: self.row_len, divergences: rows.divergences.into() };
         let keys = importance.clone();
         Ok(select_largest(
+            self.elements,
             keys,
             // The k-th in ascending order ends the n − k largest.
             |_, largest| {

@@ -4,6 +4,7 @@
 use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
 use crate::contract::{Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::gram::subtract;
 use crate::params::Params;
 use crate::random::{ElementRng, keep_threshold};
 
@@ -56,7 +57,8 @@ const WORDS: usize = 256;
 impl Trim for Random {
     type Room = ();
 
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], (): &mut ()) {
+    fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
+        subtract(x, base, tau);
         let Drop { rng, kept_below, scale } = &self.inputs[input];
         let Ok(kept_below) = u32::try_from(*kept_below) else {
             return;

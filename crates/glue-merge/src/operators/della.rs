@@ -10,6 +10,7 @@ use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
 use crate::contract::{Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
+use crate::gram::subtract;
 use crate::params::{Interval, ParamSpec, Params};
 use crate::random::ElementRng;
 
@@ -129,7 +130,8 @@ impl Trim for ByRank {
         Some(self.row)
     }
 
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], row: &mut Row) {
+    fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], row: &mut Row) {
+        subtract(x, base, tau);
         let ranked = &self.inputs[input];
         if ranked.least >= 1.0 {
             return;

@@ -35,6 +35,7 @@ pub const DEF: OperatorDef = OperatorDef {
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     Ok(Plan::survey(Extremes {
+        elements: tensor.len(),
         counts: params.input_numbers("density").iter().map(|d| count(*d, tensor.len())).collect(),
         lambda: params.number("lambda") as f32,
     }))
@@ -42,6 +43,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 
 /// The least and the greatest |τ| of each input.
 struct Extremes {
+    elements: usize,
     counts: Vec<usize>,
     lambda: f32,
 }
@@ -80,9 +82,10 @@ impl Survey for Extremes {
     }
 
     fn finish(self, extremes: Vec<[f32; 2]>) -> Result<Plan, MergeError> {
-        let Self { counts, lambda } = self;
+        let Self { elements, counts, lambda } = self;
         let competition = Competition { extremes };
         Ok(select_largest(
+            elements,
             competition.clone(),
             move |input, _| vec![counts[input]],
             move |cuts| Ok(Plan::map(Balanced { competition, cuts: cuts.iter().map(|c| c[0]).collect(), lambda })),

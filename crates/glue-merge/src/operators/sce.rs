@@ -43,6 +43,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
         return Ok(weigh(Cut::ALL));
     }
     Ok(select_largest(
+        elements,
         Variance,
         move |_, largest| vec![count(share, largest.nonzero)],
         move |cuts| {

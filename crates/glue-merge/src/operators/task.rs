@@ -15,8 +15,9 @@ pub(crate) trait Trim: Send + Sync + 'static {
     /// Room that is used again from one run to the next.
     type Room: Default;
 
-    /// Trims a run of τ of an input; `offset` is the index in the tensor of its first element.
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], room: &mut Self::Room);
+    /// Fills `tau` with a run of the trimmed task vector of an input, `x` − `base`; `offset` is the index in the tensor
+    /// of its first element.
+    fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], room: &mut Self::Room);
 
     /// Length of the rows that must be seen whole; `None` where any run will do.
     fn row(&self) -> Option<usize> {
@@ -30,7 +31,9 @@ pub(crate) struct Keep;
 impl Trim for Keep {
     type Room = ();
 
-    fn trim(&self, _: usize, _: usize, _: &mut [f32], (): &mut ()) {}
+    fn trim(&self, _: usize, _: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
+        subtract(x, base, tau);
+    }
 }
 
 /// How trimmed task vectors become a tensor.
@@ -113,13 +116,13 @@ fn trimmed<T: Trim>(trim: &T, kept: Option<&[u32]>, block: &Block<'_>, mut see: 
         let (at, len) = (c * chunk, base.len());
         let room = &mut room[..block.inputs.len() * len];
         for (i, (tau, input)) in room.chunks_exact_mut(len).zip(block.inputs).enumerate() {
-            subtract(&input[at..at + len], base, tau);
+            let x = &input[at..at + len];
             match kept.split_at_checked(len.div_ceil(32)) {
                 Some((now, later)) => {
-                    keep_marked(tau, now);
+                    subtract_marked(x, base, now, tau);
                     kept = later;
                 }
-                None => trim.trim(i, block.offset + at, tau, &mut own),
+                None => trim.trim(i, block.offset + at, x, base, tau, &mut own),
             }
         }
         see(at, len, room);
@@ -142,11 +145,11 @@ fn mark(tau: &[f32], bits: &mut Vec<u32>) {
     );
 }
 
-/// Sets the elements to 0 whose bit is not set.
-fn keep_marked(tau: &mut [f32], bits: &[u32]) {
-    for (few, word) in tau.chunks_mut(32).zip(bits) {
-        for (j, x) in few.iter_mut().enumerate() {
-            *x = f32::from_bits(x.to_bits() & (word >> j & 1).wrapping_neg());
+/// `tau = x − base` where its bit is set, and 0 elsewhere.
+fn subtract_marked(x: &[f32], base: &[f32], bits: &[u32], tau: &mut [f32]) {
+    for (((tau, x), base), word) in tau.chunks_mut(32).zip(x.chunks(32)).zip(base.chunks(32)).zip(bits) {
+        for (j, ((tau, x), base)) in tau.iter_mut().zip(x).zip(base).enumerate() {
+            *tau = f32::from_bits((x - base).to_bits() & (word >> j & 1).wrapping_neg());
         }
     }
 }

@@ -12,24 +12,27 @@ struct Between {
 impl Trim for Between {
     type Room = ();
 
-    fn trim(&self, input: usize, offset: usize, tau: &mut [f32], (): &mut ()) {
+    fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
         let [lower, upper] = &self.cuts[input];
-        if *lower != Cut::ALL {
-            for (run, least) in lower.runs(offset, tau.len()) {
-                for x in &mut tau[run] {
-                    let mask = if key(*x) >= least { u32::MAX } else { 0 };
-                    *x = f32::from_bits(x.to_bits() & mask);
+        let lower = lower.runs(offset, tau.len());
+        let upper = upper.runs(offset, tau.len());
+        for (above, least) in &lower {
+            for (below, end) in &upper {
+                let run = above.start.max(below.start)..above.end.min(below.end);
+                if !run.is_empty() {
+                    keep_between(&x[run.clone()], &base[run.clone()], &mut tau[run], *least, *end);
                 }
             }
         }
-        if *upper != Cut::NONE {
-            for (run, least) in upper.runs(offset, tau.len()) {
-                for x in &mut tau[run] {
-                    let mask = if key(*x) >= least { 0 } else { u32::MAX };
-                    *x = f32::from_bits(x.to_bits() & mask);
-                }
-            }
-        }
+    }
+}
+
+/// `tau = x − base` where the bits of its magnitude are in `least .. end`, and 0 elsewhere.
+fn keep_between(x: &[f32], base: &[f32], tau: &mut [f32], least: u32, end: u32) {
+    for ((tau, x), base) in tau.iter_mut().zip(x).zip(base) {
+        let difference = x - base;
+        let kept = key(difference).wrapping_sub(least) < end - least;
+        *tau = if kept { difference } else { 0.0 };
     }
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn trim_by_magnitude(tensor: &TensorSpec<'_>, counts: Vec<[usize; 2]>
     }
     let elements = tensor.len();
     select_largest(
+        elements,
         Magnitudes { inputs: tensor.n_inputs },
         move |input, _| counts[input].to_vec(),
         move |cuts| Ok(task.plan(Between { cuts: cuts.iter().map(|c| [c[0], c[1]]).collect() }, elements)),

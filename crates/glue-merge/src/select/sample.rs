@@ -1,0 +1,231 @@
+//! Thresholds by a sample and one pass.
+//!
+//! A sample of the keys says between which two values the threshold lies, with a margin on either side. One pass counts
+//! the elements above that bracket and collects those inside; among the collected, the one that the count ends at is
+//! selected, by falling key and rising index, which gives threshold and border at once. The counts tell when the
+//! threshold is not in the bracket after all.
+
+use super::{Cut, Keys, Largest, Question, fill, radix, trivial};
+use crate::contract::{Block, Plan, Survey};
+use crate::error::MergeError;
+use std::ops::Range;
+
+/// Elements from which on a sample pays.
+pub(super) const WORTHWHILE: usize = 1 << 19;
+
+/// Runs of neighbouring elements that are looked at, evenly spaced, and elements of each.
+const RUNS: usize = 256;
+const RUN: usize = 64;
+
+/// Margin on either side of the threshold, as a share of the elements.
+const MARGIN: f64 = 0.015;
+
+/// Most elements inside a bracket that are collected: 8 MiB for each target.
+const FEW: usize = 1 << 20;
+
+/// The selection by a sample.
+pub(super) fn plan<K: Keys + 'static>(elements: usize, question: Question<K>) -> Plan {
+    Plan::survey(Sample { elements, question })
+}
+
+/// A look at a few elements.
+struct Sample<K> {
+    elements: usize,
+    question: Question<K>,
+}
+
+/// Keys of each stream, in any order.
+struct Sampled {
+    keys: Vec<Vec<u32>>,
+    room: Vec<u32>,
+}
+
+impl<K: Keys + 'static> Survey for Sample<K> {
+    type Partial = Sampled;
+
+    fn grain(&self) -> crate::contract::Grain {
+        self.question.keys.grain()
+    }
+
+    fn ranges(&self) -> Option<Vec<Range<usize>>> {
+        let starts = (0..RUNS).map(|r| r * (self.elements / RUNS));
+        Some(starts.map(|start| start..start + RUN).collect())
+    }
+
+    fn order_free(&self) -> bool {
+        true
+    }
+
+    fn partial(&self) -> Sampled {
+        Sampled { keys: vec![Vec::new(); self.question.keys.streams()], room: Vec::new() }
+    }
+
+    fn observe(&self, partial: &mut Sampled, block: &Block<'_>) {
+        for (stream, seen) in partial.keys.iter_mut().enumerate() {
+            seen.extend_from_slice(fill(&self.question.keys, stream, block, &mut partial.room));
+        }
+    }
+
+    fn join(&self, partial: &mut Sampled, later: Sampled) {
+        for (seen, more) in partial.keys.iter_mut().zip(later.keys) {
+            seen.extend(more);
+        }
+    }
+
+    fn finish(self, total: Sampled) -> Result<Plan, MergeError> {
+        let mut brackets = Vec::new();
+        let mut few = true;
+        for (stream, mut seen) in total.keys.into_iter().enumerate() {
+            let nonzero = seen.iter().filter(|key| **key != 0).count() * self.elements / seen.len().max(1);
+            for count in (self.question.counts)(stream, Largest { elements: self.elements, nonzero }) {
+                let bracket = Bracket::around(count, self.elements, &mut seen);
+                let inside = seen.iter().filter(|key| bracket.holds(**key)).count();
+                few &= inside * (self.elements / seen.len().max(1)) <= FEW;
+                brackets.push((stream, bracket));
+            }
+        }
+        Ok(match few {
+            true => Plan::survey(Collect { brackets, question: self.question }),
+            false => radix::plan(self.question),
+        })
+    }
+}
+
+/// A run of keys, both ends among them.
+#[derive(Clone, Copy)]
+struct Bracket {
+    low: u32,
+    high: u32,
+}
+
+impl Bracket {
+    /// Where the `count` largest of `elements` end, as the keys `seen` have it.
+    fn around(count: usize, elements: usize, seen: &mut [u32]) -> Self {
+        if seen.is_empty() || trivial(count, elements).is_some() {
+            return Self { low: 1, high: 0 };
+        }
+        let last = seen.len() - 1;
+        let mut key_at = |share: f64| *seen.select_nth_unstable((share.clamp(0.0, 1.0) * last as f64) as usize).1;
+        let share = 1.0 - count as f64 / elements as f64;
+        // Beyond the ends of the sample anything may lie.
+        let low = if share <= MARGIN { 0 } else { key_at(share - MARGIN) };
+        let high = if share + MARGIN >= 1.0 { u32::MAX } else { key_at(share + MARGIN) };
+        Self { low, high }
+    }
+
+    #[inline]
+    fn holds(&self, key: u32) -> bool {
+        key >= self.low && key <= self.high
+    }
+}
+
+/// The pass over all elements.
+struct Collect<K> {
+    /// Streams and brackets, in the order of the counts.
+    brackets: Vec<(usize, Bracket)>,
+    question: Question<K>,
+}
+
+#[derive(Default)]
+struct Collected {
+    /// For each bracket, how many elements lie above it.
+    above: Vec<usize>,
+    /// The elements inside, as numbers that order by falling key and then by rising index.
+    inside: Vec<Vec<u64>>,
+    /// For each stream, how many keys are 0.
+    zeros: Vec<usize>,
+    elements: usize,
+    room: Vec<u32>,
+}
+
+/// Bits of an index in a collected number.
+const INDEX: u32 = 33;
+
+fn collected(key: u32, index: usize) -> u64 {
+    u64::from(!key & 0x7FFF_FFFF) << INDEX | index as u64
+}
+
+fn parts(collected: u64) -> (u32, usize) {
+    (!(collected >> INDEX) as u32 & 0x7FFF_FFFF, (collected & ((1 << INDEX) - 1)) as usize)
+}
+
+impl<K: Keys + 'static> Survey for Collect<K> {
+    type Partial = Collected;
+
+    fn grain(&self) -> crate::contract::Grain {
+        self.question.keys.grain()
+    }
+
+    fn order_free(&self) -> bool {
+        true
+    }
+
+    fn partial(&self) -> Collected {
+        Collected {
+            above: vec![0; self.brackets.len()],
+            inside: vec![Vec::new(); self.brackets.len()],
+            zeros: vec![0; self.question.keys.streams()],
+            ..Collected::default()
+        }
+    }
+
+    fn observe(&self, partial: &mut Collected, block: &Block<'_>) {
+        partial.elements += block.len();
+        for stream in 0..self.question.keys.streams() {
+            let keys = fill(&self.question.keys, stream, block, &mut partial.room);
+            partial.zeros[stream] += keys.iter().map(|key| u32::from(*key == 0)).sum::<u32>() as usize;
+            for (t, (_, bracket)) in self.brackets.iter().enumerate().filter(|(_, (s, _))| *s == stream) {
+                partial.above[t] += keys.iter().map(|key| u32::from(*key > bracket.high)).sum::<u32>() as usize;
+                collect(keys, block.offset, *bracket, &mut partial.inside[t]);
+            }
+        }
+    }
+
+    fn join(&self, partial: &mut Collected, later: Collected) {
+        partial.elements += later.elements;
+        partial.above.iter_mut().zip(later.above).for_each(|(n, more)| *n += more);
+        partial.zeros.iter_mut().zip(later.zeros).for_each(|(n, more)| *n += more);
+        partial.inside.iter_mut().zip(later.inside).for_each(|(all, mut more)| all.append(&mut more));
+    }
+
+    fn finish(self, mut total: Collected) -> Result<Plan, MergeError> {
+        let elements = total.elements;
+        let mut cuts = vec![Vec::new(); total.zeros.len()];
+        let mut t = 0;
+        for (stream, cuts) in cuts.iter_mut().enumerate() {
+            let known = Largest { elements, nonzero: elements - total.zeros[stream] };
+            for count in (self.question.counts)(stream, known) {
+                let (above, inside) = (total.above[t], &mut total.inside[t]);
+                t += 1;
+                let cut = trivial(count, elements).or_else(|| {
+                    let place = count.checked_sub(above + 1).filter(|place| *place < inside.len())?;
+                    let (bits, index) = parts(*inside.select_nth_unstable(place).1);
+                    Some(Cut { bits, index: index + 1 })
+                });
+                match cut {
+                    Some(cut) => cuts.push(cut),
+                    None => return Ok(radix::plan(self.question)),
+                }
+            }
+        }
+        (self.question.then)(cuts)
+    }
+}
+
+/// Appends the elements inside a bracket.
+fn collect(keys: &[u32], offset: usize, bracket: Bracket, inside: &mut Vec<u64>) {
+    const MANY: usize = 32;
+    if bracket.low > bracket.high {
+        return;
+    }
+    let (low, width) = (bracket.low, bracket.high - bracket.low);
+    for (c, many) in keys.chunks(MANY).enumerate() {
+        let hit = |key: &u32| u32::from(key.wrapping_sub(low) <= width);
+        let mut hits = many.iter().enumerate().fold(0_u32, |hits, (j, key)| hits | hit(key) << j);
+        while hits != 0 {
+            let j = hits.trailing_zeros() as usize;
+            inside.push(collected(many[j], offset + c * MANY + j));
+            hits &= hits - 1;
+        }
+    }
+}
