@@ -164,7 +164,7 @@ struct Row {
     /// The bin of each element; bins ascend with |τ|.
     bins: Vec<u16>,
     /// Parts of the histogram.
-    ways: [Vec<u32>; 4],
+    ways: Vec<[u32; BINS]>,
     /// The rank of the first element of each bin; one more entry for the end.
     starts: Vec<u32>,
     /// Bounds at the first and at the last rank of each bin.
@@ -191,7 +191,7 @@ fn magnitude(x: f32) -> u32 {
 impl Row {
     /// Puts the elements into bins.
     fn rank(&mut self, tau: &[f32]) {
-        let count = (tau.len() / 2).next_power_of_two().clamp(64, BINS);
+        let count = (tau.len() / 4).next_power_of_two().clamp(64, BINS);
         let largest = f32::from_bits(tau.iter().fold(0, |m, x| m.max(magnitude(*x))));
         let scale = (count - 1) as f32 / largest.max(f32::MIN_POSITIVE);
         // Adding 2²³ rounds to a whole number and leaves it in the low bits.
@@ -199,26 +199,30 @@ impl Row {
         self.bins.clear();
         self.bins.extend(tau.iter().map(bin));
         // Neighbours count apart: in low precision many are equal, and would wait for each other.
-        self.ways.iter_mut().for_each(|way| {
-            way.clear();
-            way.resize(count, 0);
-        });
-        let [a, b, c, d] = &mut self.ways;
-        let fours = self.bins.chunks_exact(4);
-        fours.remainder().iter().for_each(|bin| a[*bin as usize] += 1);
-        for four in fours {
-            a[four[0] as usize] += 1;
-            b[four[1] as usize] += 1;
-            c[four[2] as usize] += 1;
-            d[four[3] as usize] += 1;
+        self.ways.resize(4, [0; BINS]);
+        if let [a, b, c, d] = &mut self.ways[..] {
+            for way in [&mut *a, &mut *b, &mut *c, &mut *d] {
+                way[..count].fill(0);
+            }
+            let fours = self.bins.chunks_exact(4);
+            fours.remainder().iter().for_each(|bin| a[*bin as usize % BINS] += 1);
+            for four in fours {
+                a[four[0] as usize % BINS] += 1;
+                b[four[1] as usize % BINS] += 1;
+                c[four[2] as usize % BINS] += 1;
+                d[four[3] as usize % BINS] += 1;
+            }
+            for (((a, b), c), d) in a[..count].iter_mut().zip(b).zip(c).zip(d) {
+                *a += *b + *c + *d;
+            }
         }
-        self.starts.clear();
+        self.starts.resize(count + 1, 0);
         let mut before = 0;
-        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-            self.starts.push(before);
-            before += a + *b + *c + *d;
+        for (start, n) in self.starts.iter_mut().zip(&self.ways[0][..count]) {
+            *start = before;
+            before += n;
         }
-        self.starts.push(before);
+        self.starts[count] = before;
     }
 
     /// Decides by the random words which elements are kept.
