@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod codegen;
+mod deny;
 mod fuzz;
 mod repo;
 mod shell;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Bench),
     /// Feed the parsers random input.
     Fuzz(fuzz::Args),
+    /// Check licences, advisories and sources of the dependencies.
+    Deny(deny::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Codegen(args) => codegen::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Deny(args) => deny::run(&args),
     };
     exit_code(result)
 }

@@ -137,10 +137,10 @@ pub(crate) fn default(spec: &ParamSpec) -> String {
     spec.default.map_or_else(|| "required".to_string(), |value| value.to_string())
 }
 
-/// Where good values usually are; `None` unless it is a number.
+/// Where good values usually are; `None` unless it is a number that is usually changed.
 pub(crate) fn usual(spec: &ParamSpec) -> Option<String> {
     match spec.kind {
-        Kind::Number { usual: (a, b), .. } => Some(format!("{a} to {b}")),
+        Kind::Number { usual: (a, b), .. } if a < b => Some(format!("{a} to {b}")),
         _ => None,
     }
 }

@@ -16,14 +16,15 @@ number of elements. Arithmetic is in 32-bit floats with sums in 64 bits, and rou
 A parameter is given as
 
 - one value;
-- a list of numbers: a gradient over the layers. With L layers, layer l takes the linear interpolation at l/(L−1); tensors before
-  the layers take the first number, those after them the last;
+- a list of numbers: a gradient over the layers of the model, or of each slice. Layer l of L takes the linear interpolation at
+  l/(L−1), the only layer of a slice the last number; tensors before the layers take the first number, those after them the last;
 - a list of `{filter, value}`: the first whose `filter` is part of the tensor's name decides, one without `filter` is for
   the rest.
 
-A parameter of a source in a slice comes before one of the slice, that before one of a model, that before one at the top. What
-is per tensor and model can be given for each model or for all of them. An unknown key, a required one that is missing, and
-a value that is not allowed are errors.
+What is given for a model, or for a source of a slice, comes before what is given for the slice, and that before what is given at
+the top. A parameter per tensor holds for all models; one per tensor and model can be given for each of them or for all. An
+unknown key, a required one that is missing, and a value that is not allowed are errors. [merging.md](merging.md) has
+examples.
 ";
 
 /// All operators of `registry`, one section each.

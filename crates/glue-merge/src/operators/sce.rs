@@ -102,16 +102,19 @@ impl Keys for Variance {
 
 /// Calls `see` with the selected part of the task vectors, the rest set to 0.
 fn selected(cut: Cut, block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
-    let mut room = [0.0; CHUNK];
+    let (mut room, mut masks) = ([0.0; CHUNK], [0; CHUNK]);
     chunks(block, |mut chunk| {
         if cut != Cut::ALL {
             let variances = &mut room[..chunk.len];
             variance(&chunk, variances);
             for (run, least) in cut.runs(block.offset + chunk.at, chunk.len) {
-                for tau in chunk.taus_mut() {
-                    for (tau, variance) in tau[run.clone()].iter_mut().zip(&variances[run.clone()]) {
-                        *tau = if variance.to_bits() >= least { *tau } else { 0.0 };
-                    }
+                for (mask, variance) in masks[run.clone()].iter_mut().zip(&variances[run]) {
+                    *mask = if variance.to_bits() >= least { u32::MAX } else { 0 };
+                }
+            }
+            for tau in chunk.taus_mut() {
+                for (tau, mask) in tau.iter_mut().zip(&masks) {
+                    *tau = f32::from_bits(tau.to_bits() & mask);
                 }
             }
         }
