@@ -5,13 +5,13 @@
 //! | read | bytes of every operand of every tensor, once |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand and of the result as `f32`; where an operator needs a whole row or a whole tensor at once, that instead |
+//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead |
 //!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
 //! about a tensor, a few megabytes for each thread.
 
 use crate::plan::{Action, MergePlan, TensorPlan};
-use glue_merge::{BLOCK, Grain, Plan};
+use glue_merge::{BLOCK, Grain, Plan, SPAN};
 
 /// Bytes a merge reads, writes and holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,11 +80,11 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
         _ => return (1, 0),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
-    let (block, at_once) = match grain {
-        Grain::Element => (BLOCK.min(n), threads),
-        Grain::Row => (BLOCK.max(row).min(n), threads),
-        Grain::Tensor => (n, 1),
+    let (block, span, at_once) = match grain {
+        Grain::Element => (BLOCK, SPAN, threads),
+        Grain::Row => (BLOCK.max(row), SPAN.max(row), threads),
+        Grain::Tensor => (n, n, 1),
     };
-    let buffers = tensor.operands().count() as u64 + 1;
-    (passes, at_once * buffers * block as u64 * 4)
+    let (operands, block, span) = (tensor.operands().count() as u64, block.min(n) as u64, span.min(n) as u64);
+    (passes, at_once * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64)))
 }

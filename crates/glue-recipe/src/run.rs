@@ -95,8 +95,9 @@ pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions, watch: &dyn W
         return Err(RunError::Stopped);
     }
     merged?;
-    writer.finish()?;
+    // Weights get their names last: until then, nothing opens what is there as a model.
     write_beside(plan, &staging, &layout, &hashes?)?;
+    writer.finish()?;
     staging.commit()?;
     Ok(())
 }

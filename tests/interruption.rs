@@ -1,0 +1,163 @@
+//! A merge that is killed or stopped: the output is there as a whole or not at all, and the next run makes it.
+
+use glue_tests::Zoo;
+use glue_tests::checkpoint::Tensor;
+use glue_tests::number::Numbers;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Elements of a tensor: 4 MiB as F32.
+const N: usize = 1 << 20;
+/// Tensors of a model: 24 MiB, of which there are three.
+const LAYERS: usize = 6;
+
+const CONFIG: &str = "merge_method: della
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5, density: 0.5}
+";
+
+/// A base and two fine-tunes of it. A tokenizer file of some size widens the moment between the last weight and the end.
+fn family() -> Zoo {
+    let zoo = Zoo::empty();
+    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+        let mut numbers = Numbers::new(seed);
+        let tensor = |layer| {
+            let values: Vec<f32> = (0..N).map(|_| numbers.around_zero(1.0)).collect();
+            (format!("model.layers.{layer}.mlp.up_proj.weight"), Tensor::f32(&[1 << 10, 1 << 10], values))
+        };
+        zoo.add(name, &(0..LAYERS).map(tensor).collect());
+        zoo.set(name, "num_hidden_layers", LAYERS.into());
+    }
+    zoo.write("base/merges.txt", vec![b'\n'; 8 << 20]);
+    zoo.write("out.yml", CONFIG);
+    zoo
+}
+
+const MERGE: [&str; 5] = ["merge", "out.yml", "out", "--threads", "2"];
+
+/// Where an output is until it is complete.
+const STAGING: &str = ".out.partial";
+
+/// Name and content of the files in `directory`; without the lock, which a kill right after the commit may leave.
+fn files(zoo: &Zoo, directory: &str) -> Vec<(String, Vec<u8>)> {
+    let mut files = zoo.listing(directory);
+    files.retain(|(name, _)| name != ".lock");
+    files
+}
+
+fn remove(zoo: &Zoo) {
+    std::fs::remove_dir_all(zoo.path("out")).expect("an output to remove");
+}
+
+fn kill(mut child: Child) {
+    child.kill().expect("a child can be killed");
+    child.wait().expect("a child ends");
+}
+
+/// Checks that there is all of the output, which is then removed, or nothing that could be taken for it. Returns which.
+fn check_after_a_kill(zoo: &Zoo, expected: &[(String, Vec<u8>)]) -> bool {
+    if zoo.path("out").exists() {
+        assert!(files(zoo, "out") == expected, "what appeared is not complete: {:?}", zoo.names("out"));
+        remove(zoo);
+        return true;
+    }
+    // Whatever opens as a model lacks nothing: only the renaming to `out` was left to do.
+    if zoo.path(STAGING).exists() && zoo.glue(&["inspect", STAGING]).status == Some(0) {
+        assert!(files(zoo, STAGING) == expected, "this opens as a model: {:?}", zoo.names(STAGING));
+    }
+    let hidden: Vec<_> = zoo.names("").into_iter().filter(|name| name.starts_with('.')).collect();
+    assert!(hidden.iter().all(|name| name.starts_with(STAGING)), "{hidden:?}");
+    false
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let zoo = family();
+    let start = Instant::now();
+    zoo.glue(&MERGE).ok();
+    let mut whole = start.elapsed();
+    let expected = files(&zoo, "out");
+    remove(&zoo);
+
+    let mut delays = Numbers::new(20);
+    let (mut before, mut after) = (0, 0);
+    for i in 0..20 {
+        // One in each twentieth of the time, and a little beyond the end.
+        let share = (f64::from(i) + delays.unit()) / 20.0 * 1.1;
+        let delay = whole.mul_f64(share);
+        let mut child = zoo.command(&MERGE).stdout(Stdio::null()).spawn().expect("glue starts");
+        sleep(delay);
+        if child.try_wait().expect("a child").is_some() {
+            // The machine was busier while the time was taken.
+            whole = whole.min(delay);
+        }
+        kill(child);
+        match check_after_a_kill(&zoo, &expected) {
+            true => after += 1,
+            false => before += 1,
+        }
+    }
+    println!("{before} kills before the output appeared, {after} after, of {whole:?}");
+    assert!(before >= 5, "only {before} kills came in time");
+
+    // A run that finds what a killed one left takes its place.
+    zoo.glue(&MERGE).ok();
+    assert!(files(&zoo, "out") == expected);
+    assert!(!zoo.path(STAGING).exists());
+}
+
+#[test]
+fn killed_when_the_weights_are_complete() {
+    let zoo = family();
+    zoo.glue(&MERGE).ok();
+    let expected = files(&zoo, "out");
+    remove(&zoo);
+    let weights = zoo.path(STAGING).join("model.safetensors");
+    for _ in 0..3 {
+        let child = zoo.command(&MERGE).stdout(Stdio::null()).spawn().expect("glue starts");
+        while !weights.exists() && !zoo.path("out").exists() {
+            sleep(Duration::from_micros(100));
+        }
+        kill(child);
+        check_after_a_kill(&zoo, &expected);
+    }
+}
+
+#[test]
+fn stopped_by_ctrl_c() {
+    let zoo = family();
+    let before = zoo.names("");
+    for signal in ["-INT", "-TERM"] {
+        let child = zoo.command(&MERGE).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("glue starts");
+        // The staging directory is there when work has begun.
+        let start = Instant::now();
+        while !zoo.path(STAGING).exists() {
+            assert!(start.elapsed() < Duration::from_secs(20), "no work has begun");
+            sleep(Duration::from_millis(1));
+        }
+        let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()), "{signal}: glue had ended already");
+        let output = child.wait_with_output().expect("a child ends");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*message), (Some(130), "interrupted; what was written has been removed\n"));
+        assert_eq!(zoo.names(""), before, "{signal}");
+    }
+}
+
+#[test]
+fn two_runs_do_not_write_the_same_output() {
+    let zoo = family();
+    let mut first = zoo.command(&MERGE).stdout(Stdio::null()).spawn().expect("glue starts");
+    while !zoo.path(STAGING).join(".lock").exists() {
+        assert!(first.try_wait().expect("a child").is_none(), "the first run ended at once");
+        sleep(Duration::from_millis(1));
+    }
+    let second = zoo.glue(&MERGE);
+    // It may have come late, when the first was done.
+    assert_eq!(second.status, Some(1), "{second:?}");
+    assert!(second.err.contains("another process is writing it") || second.err.contains("not empty"), "{second:?}");
+    assert!(first.wait().expect("a child ends").success());
+    assert_eq!(zoo.read("out").len(), LAYERS);
+}

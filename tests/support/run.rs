@@ -1,0 +1,91 @@
+//! Starting `glue` and looking at what it printed.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The binary: `GLUE_BIN` where that is set, else the one beside this test in the target directory.
+///
+/// # Panics
+/// When there is none.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("GLUE_BIN") {
+        return PathBuf::from(path);
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    // target/PROFILE/deps/TEST
+    let path = test.ancestors().nth(2).expect("tests are built in a target directory").join("glue");
+    assert!(path.is_file(), "{} is missing: run `cargo build --workspace` first", path.display());
+    path
+}
+
+/// A command that starts `glue` with `args` in `directory`, with nothing to read on standard input.
+pub fn command<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).current_dir(directory).stdin(Stdio::null());
+    command
+}
+
+/// Runs `glue` with `args` in `directory` to its end.
+pub fn glue<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Run {
+    Run::of(&mut command(directory, args))
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Run {
+    /// Exit status; `None` for a process that a signal ended.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Run {
+    /// Runs `command` to its end.
+    pub fn of(command: &mut Command) -> Run {
+        let output = command.output().expect("the command can be started");
+        Run::from(&output)
+    }
+
+    /// The same, once it is known to have succeeded.
+    ///
+    /// # Panics
+    /// On any exit status but 0, and when something was printed to standard error: warnings are part of the output.
+    pub fn ok(self) -> Run {
+        assert_eq!((self.status, self.err.as_str()), (Some(0), ""), "{}", self.out);
+        self
+    }
+
+    /// The one JSON document that a successful command printed.
+    ///
+    /// # Panics
+    /// On failure, or when standard output is anything else.
+    pub fn json(self) -> Value {
+        let run = self.ok();
+        serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error} in {}", run.out))
+    }
+
+    /// Checks that the command failed with `status`, that it printed one error with all of `says` in it, and no more.
+    ///
+    /// # Panics
+    /// Otherwise; `name` is part of the message.
+    pub fn refused(&self, name: &str, status: i32, says: &[&str]) {
+        assert_eq!(self.status, Some(status), "{name}: {self:?}");
+        assert_eq!(self.out, "", "{name}");
+        assert!(self.err.starts_with("error: "), "{name}: {}", self.err);
+        assert!(!self.err.contains("panicked"), "{name}: {}", self.err);
+        for words in says {
+            assert!(self.err.contains(words), "{name} does not say {words:?}: {}", self.err);
+        }
+    }
+}
+
+impl From<&Output> for Run {
+    fn from(output: &Output) -> Run {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("glue prints UTF-8");
+        Run { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
