@@ -48,13 +48,14 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// With cargo-nextest where it is installed: it runs the tests of all packages side by side.
+/// With cargo-nextest where it is installed: it runs the tests of all packages side by side. All are run, whichever
+/// fails.
 fn tests(_: &Repo) -> Result<()> {
     if shell::works(cargo().args(["nextest", "--version"])) {
-        shell::run(cargo().args(["nextest", "run", "--workspace"]))?;
+        shell::run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))?;
         shell::run(cargo().args(["test", "--workspace", "--doc"]))
     } else {
-        shell::run(cargo().args(["test", "--workspace"]))
+        shell::run(cargo().args(["test", "--workspace", "--no-fail-fast"]))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong in a merge, with the names and numbers that a user needs to mend it.
 
+use crate::registry::UnknownOperator;
 use std::error::Error;
 use std::fmt;
 
@@ -24,6 +25,8 @@ pub enum MergeError {
         /// Name of the operator.
         operator: &'static str,
     },
+    /// No operator has the name asked for.
+    Unknown(UnknownOperator),
     /// A parameter is unknown, missing or out of range.
     Param(ParamError),
     /// The operator cannot work on a tensor of this shape.
@@ -57,6 +60,7 @@ impl fmt::Display for MergeError {
             Self::BaseMissing { operator } => {
                 write!(f, "{operator} needs a base model, none is given")
             }
+            Self::Unknown(e) => e.fmt(f),
             Self::Param(e) => e.fmt(f),
             Self::Shape { tensor, shape, expected } => {
                 write!(f, "tensor {tensor} has shape {shape:?}, expected {expected}")
@@ -76,6 +80,12 @@ impl Error for MergeError {
             Self::Io(e) => e.source(),
             _ => None,
         }
+    }
+}
+
+impl From<UnknownOperator> for MergeError {
+    fn from(e: UnknownOperator) -> Self {
+        Self::Unknown(e)
     }
 }
 

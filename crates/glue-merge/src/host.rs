@@ -41,7 +41,7 @@ impl Sink for Array {
 
 /// Merges one tensor that is in memory, on the calling thread.
 ///
-/// `shape` is the shape of every operand; seed 0 and an empty name key the random operators. For names, seeds,
+/// `shape` is the shape of every operand; seed 0 and the name `in memory` key the random operators. For names, seeds,
 /// threads or files, use a [`Driver`].
 ///
 /// # Errors
@@ -53,7 +53,8 @@ pub fn merge_slices(
     base: Option<&[f32]>,
     inputs: &[&[f32]],
 ) -> Result<Vec<f32>, MergeError> {
-    let tensor = TensorSpec { name: "", shape, has_base: base.is_some(), n_inputs: inputs.len(), layer: None, seed: 0 };
+    let tensor =
+        TensorSpec { name: "in memory", shape, has_base: base.is_some(), n_inputs: inputs.len(), layer: None, seed: 0 };
     merge_with(&Driver::default(), operator, params, &tensor, &Slices { base, inputs })
 }
 

@@ -48,10 +48,9 @@ impl Registry {
     /// # Errors
     /// An unknown name, an operator that wraps another without one being named, or one that cannot be wrapped.
     pub fn operator(&self, name: &str, inner: Option<&str>) -> Result<Operator, MergeError> {
-        let known = |name| self.get(name).map_err(|e| MergeError::Io(Box::new(e)));
-        let def = known(name)?;
+        let def = self.get(name)?;
         match (def.wraps(), inner) {
-            (_, Some(inner)) => Ok(Operator::wrapping(def, known(inner)?)?),
+            (_, Some(inner)) => Ok(Operator::wrapping(def, self.get(inner)?)?),
             (None, None) => Ok(Operator::new(def)),
             (Some(key), None) => Err(ParamError::Missing { operator: def.name, key, input: None }.into()),
         }

@@ -184,6 +184,6 @@ fn della_refuses_probabilities_beyond_one() {
     let refused = operator.plan(&tensor, &params).unwrap_err().to_string();
     assert_eq!(
         refused,
-        "della: `epsilon` must be at most 0.09999999999999998 at density 0.9, so that density ± epsilon stays within 0 and 1, found 0.15"
+        "della: `epsilon` must be at most 0.1 at density 0.9, so that density ± epsilon stays within 0 and 1, found 0.15"
     );
 }

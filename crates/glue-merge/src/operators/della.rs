@@ -36,6 +36,9 @@ pub const TIES: OperatorDef = OperatorDef {
     ..LINEAR
 };
 
+/// What the sum of two decimal fractions may be off by.
+const ROUNDING: f64 = 1e-9;
+
 const EPSILON: ParamSpec = ParamSpec::number(
     "epsilon",
     "How far the probability of being kept goes below and above the density; both ends must stay within 0 and 1, except at density 1, where all is kept.",
@@ -50,13 +53,13 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, operator: &'static str, elect:
     let mut inputs = Vec::new();
     for i in 0..tensor.n_inputs {
         let (density, epsilon) = (params.input_number(i, "density"), params.input_number(i, "epsilon"));
-        if density < 1.0 && (density - epsilon < 0.0 || density + epsilon > 1.0) {
+        if density < 1.0 && (density - epsilon < -ROUNDING || density + epsilon > 1.0 + ROUNDING) {
             return Err(ParamError::Refused {
                 operator,
                 key: "epsilon",
                 allowed: format!(
                     "at most {} at density {density}, so that density ± epsilon stays within 0 and 1",
-                    density.min(1.0 - density)
+                    (density.min(1.0 - density) * 1e6).round() / 1e6
                 ),
                 found: epsilon.to_string(),
             }
