@@ -4,6 +4,7 @@ use glue_tests::Zoo;
 use glue_tests::run::{Run, binary};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -86,16 +87,23 @@ fn every_shell_gets_completions() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let zoo = Zoo::empty();
-    let mut shell = Command::new("bash");
-    // More than a pipe holds, or glue would be done before the reader is gone; a loop, for the same reason.
-    let script = "set -o pipefail; for i in 1 2 3 4 5; do \"$0\" help-markdown | true || exit; \"$0\" ops | head -n 1 || exit; done";
-    let run = Run::of(shell.args(["-c", script]).arg(binary()).current_dir(zoo.directory()));
-    assert_eq!((run.status, run.err.as_str()), (Some(0), ""));
+    let zoo = Zoo::small();
+    zoo.write("out.yml", "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\n");
+    for args in [&["ops"][..], &["inspect", "a", "--json"], &["--help"], &["merge", "out.yml", "out"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let run = Run::of(zoo.command(args).stdout(writer));
+        assert_eq!((run.status, run.err.as_str()), (Some(0), ""), "{args:?}");
+    }
+    assert_eq!(zoo.read("out").len(), 9);
 }
 
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {
+    if !Path::new("/dev/full").exists() {
+        println!("skipped: this system has no device that is always full");
+        return;
+    }
     let zoo = Zoo::empty();
     let mut shell = Command::new("sh");
     let run = Run::of(shell.args(["-c", "exec \"$0\" ops > /dev/full"]).arg(binary()).current_dir(zoo.directory()));

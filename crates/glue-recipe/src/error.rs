@@ -372,7 +372,7 @@ impl RecipeError {
                     .into()
             }
             Self::ShapesDiffer { .. } => "models of different architectures or widths cannot be merged tensor by \
-                                          tensor; `glue mix` combines them as whole models"
+                                          tensor"
                 .into(),
             Self::Vocabularies { .. } => {
                 "without `tokenizer_source` the tokenizer of the base, or of the first model, is taken as it is".into()

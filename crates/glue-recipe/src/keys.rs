@@ -41,6 +41,10 @@ const fn key(name: &'static str, holds: Holds, doc: &'static str) -> Key {
     Key { name, holds, doc }
 }
 
+/// Parameters that configs for mergekit have and that cannot change a result, with what they are there.
+pub(crate) const WITHOUT_EFFECT: &[(&str, &str)] =
+    &[("int8_mask", "How mergekit stores masks in memory; accepted, without effect: masks here are never stored.")];
+
 pub(crate) const TOP: &[Key] = &[
     key("name", Holds::Text, "Name of a stage, by which later documents use its output as a model."),
     key("merge_method", Holds::Operator, "The operator."),

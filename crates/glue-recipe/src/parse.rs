@@ -418,6 +418,9 @@ impl Reader<'_> {
         };
         for (key, value) in map {
             let refuse = |error| RecipeError::Param { place: self.place(key.at), error: Box::new(error) };
+            if keys::WITHOUT_EFFECT.iter().any(|(name, _)| *name == key.value) {
+                continue;
+            }
             let Some(spec) = operator.specs().find(|spec| spec.name == key.value) else {
                 let known: Vec<_> = operator.specs().map(|spec| spec.name).collect();
                 return Err(refuse(ParamError::Unknown {

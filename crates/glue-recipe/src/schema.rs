@@ -90,6 +90,9 @@ fn holds(key: &Key, registry: &Registry) -> Value {
 /// Every parameter of every operator. One that several operators have may be of several kinds.
 fn parameters(registry: &Registry) -> Value {
     let mut properties: Map<String, Value> = Map::new();
+    for (name, doc) in keys::WITHOUT_EFFECT {
+        properties.insert((*name).into(), json!({ "description": doc }));
+    }
     for (def, spec) in registry.iter().flat_map(|def| def.params.iter().map(move |spec| (def, spec))) {
         let value = parameter(spec, registry);
         let line = format!("{}: {} ({})", def.name, spec.doc, scope(spec.scope));

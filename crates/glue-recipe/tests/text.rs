@@ -214,6 +214,12 @@ fn parameters() {
 
 #[test]
 fn what_mergekit_takes_is_taken() {
+    let parse = |text: &str| Recipe::parse(text, "r.yml", &Registry::builtin());
+    assert!(parse(&ties("{weight: 1, density: 0.5, int8_mask: true}")).is_ok());
+    assert!(
+        parse("merge_method: linear\nparameters: {int8_mask: true}\nmodels: [{model: a, parameters: {weight: 1}}]")
+            .is_ok()
+    );
     let parse =
         |text: &str| Recipe::parse(text, "r.yml", &Registry::builtin()).unwrap_or_else(|e| panic!("{e}\n{text}"));
     // A model in full, a single filter, and a tokenizer as a mapping.

@@ -1,3 +1,5 @@
+//! What the suite finds, and what it lets pass.
+
 use super::*;
 use crate::contract::{Block, Grain, Kernel, Map, Operand, Plan, Survey};
 use crate::def::InputRule;

@@ -19,7 +19,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::number(
             "lambda_mask",
             "How much larger than what the other models add an element must be to matter to its task.",
-            Interval::closed(0.0, f64::MAX),
+            Interval::closed(0.0, f64::INFINITY),
             (0.2, 0.6),
         )
         .or(0.4)

@@ -31,14 +31,14 @@ pub const PLUS_TL: OperatorDef = OperatorDef {
         ParamSpec::number(
             "r",
             "How much the overlap with other models enlarges what a model changed alone.",
-            Interval::closed(0.0, f64::MAX),
+            Interval::closed(0.0, f64::INFINITY),
             (0.0, 0.5),
         )
         .or(0.1),
         ParamSpec::number(
             "alpha",
             "Most that shared over unique elements counts for.",
-            Interval::closed(0.0, f64::MAX),
+            Interval::closed(0.0, f64::INFINITY),
             (0.0, 1.0),
         )
         .or(0.2),
@@ -50,7 +50,7 @@ pub const PLUS_TL: OperatorDef = OperatorDef {
 const EPSILON: ParamSpec = ParamSpec::number(
     "epsilon",
     "Size above which an element of a task vector counts as changed.",
-    Interval::closed(0.0, f64::MAX),
+    Interval::closed(0.0, f64::INFINITY),
     (0.0, 1e-3),
 )
 .or(1e-5);
