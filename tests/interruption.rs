@@ -121,8 +121,32 @@ fn killed_when_the_weights_are_complete() {
             sleep(Duration::from_micros(100));
         }
         kill(child);
-        check_after_a_kill(&zoo, &expected);
+        if !check_after_a_kill(&zoo, &expected) {
+            std::fs::remove_dir_all(zoo.path(STAGING)).expect("what the killed run left");
+        }
     }
+}
+
+#[test]
+fn killed_while_it_clears_what_a_killed_run_left() {
+    let zoo = family();
+    zoo.glue(&MERGE).ok();
+    let expected = files(&zoo, "out");
+    std::fs::rename(zoo.path("out"), zoo.path(STAGING)).expect("an output to rename");
+    // Enough to clear that the kill comes in the middle of it.
+    (0..2000).for_each(|i| zoo.write(&format!("{STAGING}/{i}"), ""));
+    let count = || std::fs::read_dir(zoo.path(STAGING)).expect("a directory").count();
+    let full = count();
+    let child = zoo.command(&MERGE).stdout(Stdio::null()).spawn().expect("glue starts");
+    // The lock is one more.
+    while count() >= full {
+        sleep(Duration::from_micros(100));
+    }
+    kill(child);
+    assert!(count() > 10, "the kill came too late");
+    assert!(!check_after_a_kill(&zoo, &expected));
+    zoo.glue(&MERGE).ok();
+    assert!(files(&zoo, "out") == expected);
 }
 
 #[test]

@@ -260,7 +260,7 @@ fn tensors_that_do_not_fit_are_refused() {
     };
     let error = zoo
         .refuses(&with("wide"), "tensor `model.layers.1.mlp.down_proj.weight` is [4, 8] in `a`, but [4, 16] in `wide`");
-    assert!(error.hint().unwrap().contains("glue mix"));
+    assert!(error.hint().unwrap().contains("different architectures or widths"));
     let error =
         zoo.refuses(&with("vocab"), "tensor `model.embed_tokens.weight` is [10, 4] in `a`, but [12, 4] in `vocab`");
     assert!(error.hint().unwrap().contains("vocabular"));

@@ -87,14 +87,14 @@ impl Staging {
         sync_directory(parent)
     }
 
-    /// Removes whatever a killed process left, except the lock.
+    /// Removes whatever a killed process left, except the lock: weights first, and an index after its shards, so that
+    /// what is left when this process is killed too does not open as a model.
     fn empty(&self) -> Result<(), WriteError> {
         let at = |e| WriteError::at(&self.path, 0, e);
-        for entry in fs::read_dir(&self.path).map_err(at)? {
-            let entry = entry.map_err(at)?;
-            if entry.file_name() == LOCK_FILE {
-                continue;
-            }
+        let mut entries = fs::read_dir(&self.path).map_err(at)?.collect::<io::Result<Vec<_>>>().map_err(at)?;
+        entries.retain(|entry| entry.file_name() != LOCK_FILE);
+        entries.sort_by_key(|entry| entry.path().extension().is_none_or(|extension| extension != "safetensors"));
+        for entry in entries {
             let is_dir = entry.file_type().map_err(at)?.is_dir();
             let removed = if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
             removed.map_err(|e| WriteError::at(&entry.path(), 0, e))?;
