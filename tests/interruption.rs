@@ -65,7 +65,7 @@ fn check_after_a_kill(zoo: &Zoo, expected: &[(String, Vec<u8>)]) -> bool {
     }
     // Whatever opens as a model lacks nothing: only the renaming to `out` was left to do.
     if zoo.path(STAGING).exists() && zoo.glue(&["inspect", STAGING]).status == Some(0) {
-        assert!(files(zoo, STAGING) == expected, "this opens as a model: {:?}", zoo.names(STAGING));
+        assert!(files(zoo, STAGING) == expected, "something incomplete in {STAGING} opens as a model");
     }
     let hidden: Vec<_> = zoo.names("").into_iter().filter(|name| name.starts_with('.')).collect();
     assert!(hidden.iter().all(|name| name.starts_with(STAGING)), "{hidden:?}");
