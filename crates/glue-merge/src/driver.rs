@@ -91,8 +91,11 @@ impl Room {
     /// A buffer of at least `len` elements, which hold anything.
     fn take(&self, len: usize) -> Vec<f32> {
         let mut free = lock(&self.0);
-        let fits = free.iter().position(|buffer| buffer.len() >= len);
-        fits.map(|at| free.swap_remove(at)).unwrap_or_else(|| vec![0.0; len])
+        let fitting = free.iter().enumerate().filter(|(_, buffer)| buffer.len() >= len);
+        match fitting.min_by_key(|(_, buffer)| buffer.len()).map(|(at, _)| at) {
+            Some(at) => free.swap_remove(at),
+            None => vec![0.0; len],
+        }
     }
 
     fn give_back(&self, buffers: impl IntoIterator<Item = Vec<f32>>) {

@@ -130,7 +130,9 @@ impl Bench<'_> {
                     let out = format!("out-mergekit-{}", case.name);
                     let mut command = Command::new(program);
                     // The checkpoints have no tokenizer to copy, and nothing is to be asked of a hub.
-                    command.args([&config, &out, "--no-copy-tokenizer"]).env("HF_HUB_OFFLINE", "1");
+                    command
+                        .args([&config, &out, "--no-copy-tokenizer", "--no-write-model-card"])
+                        .env("HF_HUB_OFFLINE", "1");
                     let run = self.merge(&mut command, &out)?;
                     fs::remove_dir_all(self.folder.join(&out))?;
                     Some(run)
