@@ -78,6 +78,10 @@ pub struct EngineOptions {
     pub block: usize,
 }
 
+/// Spans of work for each thread that are begun together: so many that a thread seldom waits for the last span of a
+/// tensor, so few that little is held of tensors that are under way.
+const SPANS_AT_ONCE: usize = 32;
+
 /// Merges every job on the threads of the current rayon pool.
 ///
 /// Jobs are done in order, as many at a time as keep the threads busy, each cut into spans that threads share: memory
@@ -93,7 +97,7 @@ pub fn merge_all(
 ) -> Result<(), TensorError> {
     let driver = Driver { pool: &RayonPool, executor: &HostExecutor, block: options.block, room: Room::default() };
     let bytes = Mutex::default();
-    let enough = 4 * rayon::current_num_threads() * SPAN;
+    let enough = SPANS_AT_ONCE * rayon::current_num_threads() * SPAN;
     let mut start = 0;
     while start < jobs.len() {
         let mut end = start;
