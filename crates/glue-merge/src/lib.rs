@@ -59,5 +59,5 @@ pub use host::merge_slices;
 pub use lanes::Lanes;
 pub use params::{Interval, Kind, ParamSpec, Params, Scope, Setting, Value};
 pub use random::{ElementRng, keep_threshold};
-pub use registry::{Registry, UnknownOperator};
+pub use registry::{Registry, UnknownOperator, nearest};
 pub use select::{Cut, Keys, Largest, select_largest};

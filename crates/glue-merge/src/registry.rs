@@ -75,8 +75,9 @@ impl fmt::Display for UnknownOperator {
 
 impl Error for UnknownOperator {}
 
-/// The name nearest to `word` by edits, when at most a third of it must change.
-pub(crate) fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+/// The name nearest to `word` by edits, when at most a third of it must change: for messages about names that do not
+/// exist. Characters after the first hundred do not count.
+pub fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     names
         .map(|name| (edits(word, name), name))
         .filter(|(d, name)| *d <= name.len().max(word.len()).div_ceil(3))
@@ -84,11 +85,11 @@ pub(crate) fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> 
         .map(|(_, name)| name)
 }
 
-/// Levenshtein distance.
+/// Levenshtein distance of the first hundred characters.
 fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
+    let b: Vec<char> = b.chars().take(100).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
+    for (i, x) in a.chars().take(100).enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);
         for (j, y) in b.iter().enumerate() {
             let substituted = diagonal + usize::from(x != *y);

@@ -114,24 +114,3 @@ pub(crate) const CASE: &[Key] = &[
     key("filter", Holds::Text, "Part of the name of the tensors this is for; none or `*` is all."),
     key("value", Holds::Parameters, "A value, or a list of numbers over the layers."),
 ];
-
-/// The name in `known` nearest to `word`, when at most a third of it must change.
-pub(crate) fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    let near = |name: &'static str| (edits(word, name), name);
-    known.map(near).filter(|(d, name)| *d <= name.len().max(word.len()).div_ceil(3)).min().map(|(_, name)| name)
-}
-
-/// Levenshtein distance, of the first hundred characters.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(100).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}

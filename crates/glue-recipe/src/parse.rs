@@ -91,7 +91,7 @@ impl Reader<'_> {
                 place: self.place(key.at),
                 inside,
                 key: key.value.clone(),
-                nearest: keys::nearest(&key.value, known.iter().map(|k| k.name)),
+                nearest: glue_merge::nearest(&key.value, known.iter().map(|k| k.name)),
                 known: known.iter().map(|k| k.name).collect(),
             }),
         };
@@ -426,7 +426,7 @@ impl Reader<'_> {
                 return Err(refuse(ParamError::Unknown {
                     operator: operator.def().name,
                     key: key.value.clone(),
-                    nearest: keys::nearest(&key.value, known.iter().copied()),
+                    nearest: glue_merge::nearest(&key.value, known.iter().copied()),
                     known,
                 }));
             };
