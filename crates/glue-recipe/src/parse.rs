@@ -12,6 +12,8 @@ use std::ops::Range;
 type Result<T> = std::result::Result<T, RecipeError>;
 
 pub(crate) fn recipes(text: &str, origin: &str, registry: &Registry) -> Result<Vec<Recipe>> {
+    // YAML ends lines at any of three marks. One of them from here on: counts of lines then agree everywhere.
+    let text = &text.replace("\r\n", "\n").replace('\r', "\n");
     let nodes = documents(text, origin)?;
     if nodes.is_empty() {
         return Err(RecipeError::Empty { origin: origin.into() });

@@ -249,3 +249,19 @@ fn what_mergekit_takes_is_taken() {
         assert_eq!(parse(&recipe.text).len(), 1);
     }
 }
+
+/// A recipe's own text gives the same recipe whatever its lines end with; a carriage return before a line feed was once
+/// lost on the way.
+#[test]
+fn lines_may_end_in_any_way() {
+    let parse = |text: &str| Recipe::parse(text, "r.yml", &Registry::builtin()).expect("a sound recipe");
+    for end in ["\n", "\r\n", "\r", "\r\r\r\n"] {
+        let text =
+            ["merge_method: linear", "models:", "- model: a", "", "    b", "  parameters: {weight: 1}", ""].join(end);
+        let recipe = parse(&text).remove(0);
+        let again = parse(&recipe.text).remove(0);
+        let names = |recipe: &Recipe| recipe.models().map(|name| name.value.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&recipe), names(&again), "{end:?}");
+        assert_eq!(recipe.text, again.text, "{end:?}");
+    }
+}
