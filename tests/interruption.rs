@@ -165,7 +165,7 @@ fn stopped_by_ctrl_c() {
         assert!(kill.is_ok_and(|status| status.success()), "{signal}: glue had ended already");
         let output = child.wait_with_output().expect("a child ends");
         let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), &*message), (Some(130), "interrupted; what was written has been removed\n"));
+        assert_eq!((output.status.code(), &*message), (Some(130), "interrupted; nothing partial is left\n"));
         assert_eq!(zoo.names(""), before, "{signal}");
     }
 }

@@ -52,6 +52,9 @@ impl Tensor {
         if self.dtype == "F32" {
             return self.data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes).into()).collect();
         }
+        if self.dtype == "I32" {
+            return self.data.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes).into()).collect();
+        }
         let small = SMALL.into_iter().find(|small| small.name == self.dtype);
         let small = small.unwrap_or_else(|| panic!("{} is not read here", self.dtype));
         match small.size {

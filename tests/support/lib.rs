@@ -17,4 +17,4 @@ pub mod zoo;
 
 pub use checkpoint::{Tensor, Tensors};
 pub use run::{Run, glue};
-pub use zoo::Zoo;
+pub use zoo::{Zoo, shipped};

@@ -50,6 +50,11 @@ pub fn tokenizer(tokens: usize) -> Value {
     json!({ "version": "1.0", "added_tokens": [], "model": { "type": "BPE", "vocab": vocab, "merges": [] } })
 }
 
+/// The trained models, tasks and reference scores that come with the project; the README there explains them.
+pub fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/zoo")
+}
+
 /// A temporary directory in which `glue` is run.
 #[derive(Debug)]
 pub struct Zoo {
@@ -107,9 +112,24 @@ impl Zoo {
         self.write(&file, config.to_string());
     }
 
-    /// Writes a file; `name` may lead through directories that exist.
+    /// Writes a file, and makes the directories that `name` leads through.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).expect("a temporary file");
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap_or(&path)).expect("a temporary directory");
+        fs::write(path, content).expect("a temporary file");
+    }
+
+    /// Copies a directory with all that is below it to `name`.
+    pub fn copy(&self, from: &Path, name: &str) {
+        for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
+            let path = entry.expect("a directory entry").path();
+            let name = format!("{name}/{}", path.file_name().unwrap_or_default().display());
+            if path.is_dir() {
+                self.copy(&path, &name);
+            } else {
+                self.write(&name, fs::read(&path).expect("a readable file"));
+            }
+        }
     }
 
     /// The bytes of a file.

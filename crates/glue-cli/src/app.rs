@@ -1,14 +1,14 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
-use crate::commands::{completions, inspect, merge, multi, ops};
+use crate::commands::{completions, eval, generate, inspect, logits, merge, multi, ops};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 
-/// Merges checkpoints of large language models.
+/// Merges checkpoints of large language models, runs them and scores them.
 ///
 /// Models are directories with config.json and safetensors files, as model hubs have them. Merges are described in
-/// YAML, in the dialect of mergekit.
+/// YAML, in the dialect of mergekit. Tasks are directories of JSON Lines, or YAML of lm-evaluation-harness.
 #[derive(Debug, Parser)]
 #[command(
     name = "glue",
@@ -30,6 +30,8 @@ Examples:
   glue ops ties                         What an operator computes, and its parameters
   glue merge config.yml merged --dry-run
   glue merge config.yml merged
+  glue eval merged --tasks tasks
+  glue generate merged --prompt 'Once upon a time'
 
 Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 130 interrupted.";
 
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     Merge(merge::Args),
     Multi(multi::Args),
     Inspect(inspect::Args),
+    Eval(eval::Args),
+    Generate(generate::Args),
+    Logits(logits::Args),
     Ops(ops::Args),
     Completions(completions::Args),
     /// Print the reference of the command line in Markdown

@@ -79,7 +79,7 @@ impl Failure {
                 ExitCode::from(2)
             }
             Self::Interrupted => {
-                shell.warn("interrupted; what was written has been removed");
+                shell.warn("interrupted; nothing partial is left");
                 ExitCode::from(130)
             }
             Self::Error { status, error, hint } => {

@@ -1,4 +1,4 @@
-//! The progress bar of a merge, and the user's wish to stop it.
+//! The progress bars, and the user's wish to stop it.
 
 use crate::shell::Shell;
 use glue_recipe::Watch;
@@ -23,17 +23,21 @@ impl Progress {
     ///
     /// From the first one on, a first Ctrl-C asks merges to stop, and a second one ends the process.
     pub(crate) fn new(bytes: u64, shell: &Shell<'_>) -> Self {
-        let target = match shell.draws_progress() {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(Some(bytes), target);
-        if let Ok(style) = ProgressStyle::with_template(BAR) {
-            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
-        }
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, stop: shell.stop_flag() }
+        Self { bar: bar(bytes, BAR, shell), stop: shell.stop_flag() }
     }
+}
+
+fn bar(length: u64, template: &str, shell: &Shell<'_>) -> ProgressBar {
+    let target = match shell.draws_progress() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 impl Watch for Progress {
@@ -47,6 +51,43 @@ impl Watch for Progress {
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Requests answered and to be answered, and time left.
+const REQUESTS: &str = "{bar:24} {human_pos}/{human_len} requests  {eta} left";
+
+/// What an evaluation tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct RequestProgress {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+}
+
+impl RequestProgress {
+    /// A bar that learns from the evaluation how much there is to do; invisible unless the shell says otherwise.
+    pub(crate) fn new(shell: &Shell<'_>) -> Self {
+        Self { bar: bar(0, REQUESTS, shell), stop: shell.stop_flag() }
+    }
+}
+
+impl glue_eval::Watch for RequestProgress {
+    fn begins(&self, requests: usize) {
+        self.bar.set_length(requests as u64);
+    }
+
+    fn answered(&self, more: usize) {
+        self.bar.inc(more as u64);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RequestProgress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

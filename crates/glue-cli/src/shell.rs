@@ -105,6 +105,21 @@ impl<'a> Shell<'a> {
         let _ = writeln!(self.streams.err, "{text}");
     }
 
+    /// Prints to standard error, unless quiet: what is worth knowing and no error.
+    pub(crate) fn note(&mut self, text: &str) {
+        if !self.quiet {
+            let label = paint("note:", HINT, self.colours(self.streams.err_is_terminal));
+            self.warn(&format!("{label} {text}"));
+        }
+    }
+
+    /// Prints a line that another program printed to its standard error, unless quiet.
+    pub(crate) fn pass_on(&mut self, line: &str) {
+        if !self.quiet {
+            self.warn(line.trim_end_matches('\n'));
+        }
+    }
+
     /// The word `error:`.
     pub(crate) fn error_label(&self) -> String {
         paint("error:", ERROR, self.colours(self.streams.err_is_terminal))

@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 mod cases;
 mod checkpoint;
+mod eval;
 mod gaussian;
 mod measure;
 mod merge;
@@ -18,6 +19,8 @@ mod report;
 pub(crate) enum Bench {
     /// Merges of whole checkpoints, against the copy of one and, if given, against mergekit.
     Merge(merge::Args),
+    /// The scoring of a model, and if given a Python environment, by transformers and lm_eval as well.
+    Eval(eval::Args),
 }
 
 /// Runs one measurement.
@@ -27,5 +30,6 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Merge(args) => merge::run(args),
+        Bench::Eval(args) => eval::run(args),
     }
 }

@@ -1,11 +1,15 @@
 //! One file per command: its options and what it does. What `merge` and `multi` share is in `recipes`, `report` and
-//! `execute`.
+//! `execute`; what the commands that run a model share, in `models`.
 
 pub(crate) mod completions;
+pub(crate) mod eval;
 mod execute;
+pub(crate) mod generate;
 pub(crate) mod help_markdown;
 pub(crate) mod inspect;
+pub(crate) mod logits;
 pub(crate) mod merge;
+mod models;
 pub(crate) mod multi;
 pub(crate) mod ops;
 mod recipes;

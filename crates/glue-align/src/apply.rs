@@ -1,0 +1,174 @@
+//! Permutations applied to a model: one tensor in memory, or a whole checkpoint, written tensor by tensor.
+
+use crate::alignment::{self, Alignment};
+use crate::error::AlignError;
+use crate::gather::Grid;
+use crate::permutations::Permutations;
+use crate::symmetry::Symmetry;
+use crate::watch::Watch;
+use glue_tensor::model_dir::CONFIG_FILE;
+use glue_tensor::{Checkpoint, CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, TensorView};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Bytes that a thread permutes before it writes them.
+const BLOCK: usize = 4 << 20;
+
+/// How an aligned model is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Most bytes of tensor data in a file, unless one tensor alone is larger. Default: all in one file.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { max_shard_bytes: u64::MAX }
+    }
+}
+
+/// A tensor and the permutations of its axes.
+pub(crate) struct Permuted<'a> {
+    pub(crate) source: TensorView<'a>,
+    pub(crate) by_row: Option<Vec<u32>>,
+    pub(crate) by_column: Option<Vec<u32>>,
+}
+
+impl<'a> Permuted<'a> {
+    /// What becomes of the tensor called `name`.
+    pub(crate) fn of(
+        checkpoint: &'a Checkpoint,
+        symmetry: &Symmetry,
+        permutations: &Permutations,
+        name: &str,
+    ) -> Result<Permuted<'a>, AlignError> {
+        let missing = |tensor: &str| AlignError::MissingTensor { tensor: tensor.into(), beside: "others".into() };
+        let Some(carrier) = symmetry.carrier(name) else {
+            let source = checkpoint.get(name).ok_or_else(|| missing(name))?;
+            return Ok(Permuted { source, by_row: None, by_column: None });
+        };
+        let source_name = permutations.source_name(carrier);
+        let source = checkpoint.get(source_name).ok_or_else(|| missing(source_name))?;
+        if source.shape() != carrier.shape {
+            let expected = format!("{:?}", carrier.shape);
+            return Err(AlignError::Shape { tensor: source_name.into(), expected, found: source.shape().to_vec() });
+        }
+        let mut axes = carrier.axes.iter().map(|axis| permutations.axis(symmetry, axis));
+        Ok(Permuted { source, by_row: axes.next().flatten(), by_column: axes.next().flatten() })
+    }
+
+    fn is_as_it_was(&self) -> bool {
+        self.by_row.is_none() && self.by_column.is_none()
+    }
+
+    pub(crate) fn grid(&self) -> Grid<'a> {
+        Grid::new(self.source.data(), self.source.shape(), self.source.dtype().size())
+    }
+}
+
+/// The bytes of the tensor called `name` after `permutations`, in its stored type; borrowed where nothing moves.
+///
+/// # Errors
+/// [`AlignError::MissingTensor`]; [`AlignError::Shape`] when the symmetry is another model's.
+pub fn permuted<'a>(
+    checkpoint: &'a Checkpoint,
+    symmetry: &Symmetry,
+    permutations: &Permutations,
+    name: &str,
+) -> Result<Cow<'a, [u8]>, AlignError> {
+    let permuted = Permuted::of(checkpoint, symmetry, permutations, name)?;
+    if permuted.is_as_it_was() {
+        return Ok(Cow::Borrowed(permuted.source.data()));
+    }
+    Ok(Cow::Owned(permuted.grid().gathered(permuted.by_row.as_deref(), permuted.by_column.as_deref())))
+}
+
+/// Writes `model` with the permutations of `alignment` to the directory `out_dir`, which appears complete or not at all.
+///
+/// Tensors keep their names, types and shapes; configuration, tokenizer files and generation defaults are carried over,
+/// and the alignment is written beside them as [`alignment::FILE`]. Memory: a few MiB for each thread, and a list of
+/// sources for each axis.
+///
+/// # Errors
+/// Those of [`Symmetry::derive`] and [`Alignment::permutations`]; [`AlignError::Write`], [`AlignError::Read`],
+/// [`AlignError::Stopped`]; nothing is left behind then.
+pub fn write_aligned(
+    model: &ModelDir,
+    alignment: &Alignment,
+    out_dir: impl AsRef<Path>,
+    options: &WriteOptions,
+    watch: &dyn Watch,
+) -> Result<(), AlignError> {
+    let checkpoint = model.checkpoint();
+    let symmetry = Symmetry::derive(model.config(), checkpoint, alignment.kinds)?;
+    let permutations = alignment.permutations(&symmetry)?;
+    let spec = |info: &glue_tensor::TensorInfo| TensorSpec {
+        name: info.name.clone(),
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+    };
+    let layout = Layout::new(checkpoint.tensors().iter().map(spec).collect(), options.max_shard_bytes, "model")?;
+    let staging = Staging::create(out_dir)?;
+    let writer = CheckpointWriter::create(&staging, layout, &BTreeMap::new())?;
+    checkpoint.tensors().par_iter().enumerate().try_for_each(|(index, info)| {
+        if watch.is_stopped() {
+            return Err(AlignError::Stopped);
+        }
+        watch.works_on(&info.name);
+        let permuted = Permuted::of(checkpoint, &symmetry, &permutations, &info.name)?;
+        write_tensor(&writer, index, &permuted, watch)
+    })?;
+    if watch.is_stopped() {
+        return Err(AlignError::Stopped);
+    }
+    staging.write_file(CONFIG_FILE, &model.config().to_bytes())?;
+    for path in model.side_files() {
+        let bytes = std::fs::read(&path).map_err(|error| AlignError::Read { path: path.clone(), error })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        staging.write_file(&name, &bytes)?;
+    }
+    let record = serde_json::to_string(alignment)
+        .map_err(|error| AlignError::Read { path: out_file(&staging), error: error.into() })?;
+    staging.write_file(alignment::FILE, format!("{record}\n").as_bytes())?;
+    writer.finish()?;
+    staging.commit()?;
+    Ok(())
+}
+
+fn out_file(staging: &Staging) -> std::path::PathBuf {
+    staging.out_dir().join(alignment::FILE)
+}
+
+fn write_tensor(
+    writer: &CheckpointWriter,
+    index: usize,
+    permuted: &Permuted<'_>,
+    watch: &dyn Watch,
+) -> Result<(), AlignError> {
+    let grid = permuted.grid();
+    let stride = grid.columns * grid.size;
+    if stride == 0 || grid.rows == 0 {
+        return Ok(());
+    }
+    let step = (BLOCK / stride).max(1);
+    let blocks = grid.rows.div_ceil(step);
+    (0..blocks).into_par_iter().try_for_each_init(Vec::new, |buffer, block| {
+        if watch.is_stopped() {
+            return Err(AlignError::Stopped);
+        }
+        let rows = block * step..((block + 1) * step).min(grid.rows);
+        let offset = rows.start * stride;
+        let length = rows.len() * stride;
+        if permuted.is_as_it_was() {
+            writer.write_at(index, offset as u64, &grid.bytes[offset..offset + length])?;
+        } else {
+            buffer.resize(length, 0);
+            grid.gather(rows, permuted.by_row.as_deref(), permuted.by_column.as_deref(), buffer);
+            writer.write_at(index, offset as u64, buffer)?;
+        }
+        watch.wrote(length as u64);
+        Ok(())
+    })
+}

@@ -1,0 +1,150 @@
+//! What can go wrong.
+
+use crate::permutation::PermutationError;
+use glue_tensor::{ConvertError, WriteError};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a model cannot be aligned, or permutations cannot be applied to it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AlignError {
+    /// The configuration lacks a number that the structure of the model follows from.
+    #[error("the configuration does not say `{key}`, which the symmetries of the model follow from")]
+    MissingKey {
+        /// The key.
+        key: &'static str,
+    },
+    /// The configuration asks for something that breaks the symmetry.
+    #[error("`{key}` is {found} in the configuration, under which {what} cannot be permuted")]
+    BreaksSymmetry {
+        /// The key.
+        key: &'static str,
+        /// Its value, as JSON.
+        found: String,
+        /// What cannot be permuted.
+        what: &'static str,
+    },
+    /// A tensor whose part in the model is not known, so that nobody can say what a permutation would do to it.
+    #[error("tensor `{tensor}` of shape {shape:?} is not one whose symmetries are known")]
+    UnknownTensor {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A tensor's shape does not go with the configuration or with the other tensors of its layer.
+    #[error("tensor `{tensor}` should have shape {expected}, but has {found:?}")]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// The shape expected, with the names of its extents.
+        expected: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// A tensor that a group of others goes with is missing.
+    #[error("tensor `{tensor}` is missing, though the model has `{beside}`")]
+    MissingTensor {
+        /// The tensor.
+        tensor: String,
+        /// One that is there.
+        beside: String,
+    },
+    /// The model has nothing that could be permuted.
+    #[error("nothing that was asked for can be permuted in this model: {asked}")]
+    NoGroups {
+        /// The kinds asked for.
+        asked: String,
+    },
+    /// Reference and model are not made alike.
+    #[error(
+        "{what}: {reference} in the reference, {model} in the model; only models of the same shapes can be aligned"
+    )]
+    Differ {
+        /// What differs: a tensor or a group.
+        what: String,
+        /// What the reference has.
+        reference: String,
+        /// What the model has.
+        model: String,
+    },
+    /// A tensor that should hold floating-point numbers does not.
+    #[error("tensor `{tensor}`: {error}")]
+    Convert {
+        /// The tensor.
+        tensor: String,
+        /// Why it cannot be widened.
+        error: ConvertError,
+    },
+    /// A tensor holds an infinity or NaN, with which there is no best assignment.
+    #[error("tensor `{tensor}` of the {of} holds values that are not finite")]
+    NotFinite {
+        /// The tensor or the group.
+        tensor: String,
+        /// `reference`, `model` or `activations`.
+        of: &'static str,
+    },
+    /// A group has more units than a matrix of gains may have.
+    #[error("group `{group}` has {units} units; the limit is {limit}, where its matrix of gains takes {bytes} bytes")]
+    TooManyUnits {
+        /// The group.
+        group: String,
+        /// Its units.
+        units: usize,
+        /// The limit in the options.
+        limit: usize,
+        /// Bytes of the matrix.
+        bytes: u128,
+    },
+    /// A group's permutation is missing, is of another length, or is of a group that the model does not have.
+    #[error("permutation of group `{group}`: expected {expected}, found {found}")]
+    Group {
+        /// The group.
+        group: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// A list of numbers is no permutation.
+    #[error("group `{group}`: {error}")]
+    Permutation {
+        /// The group.
+        group: String,
+        /// Why.
+        error: PermutationError,
+    },
+    /// Activations have another number of units than the group they are for, or reference and model disagree.
+    #[error("activations of `{group}`: expected {expected}, found {found}")]
+    Activations {
+        /// The group.
+        group: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// The assignment of a group was not found: a defect of the solver, kept from passing for a result.
+    #[error("no assignment was found for {units} units: {message}")]
+    Assignment {
+        /// Units on each side.
+        units: usize,
+        /// What the solver said.
+        message: String,
+    },
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A file beside the weights cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The watch asked for it.
+    #[error("stopped; nothing was written")]
+    Stopped,
+}

@@ -1,0 +1,367 @@
+//! `glue eval`: scores of a model in tasks.
+
+use super::{models, recipes};
+use crate::app::Global;
+use crate::failure::Failure;
+use crate::progress::RequestProgress;
+use crate::shell::Shell;
+use crate::table::{Align, Table};
+use crate::units;
+use glue_eval::external::{ExternalError, ExternalEvaluator, Request, Scores};
+use glue_eval::{
+    Cache, EvalError, EvalOptions, LocalModel, Report, Task, TaskError, evaluate, load_tasks, preview, select,
+};
+use glue_lm::Cancel;
+use serde_json::{Map, Value, json};
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Error, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Score a model in tasks
+///
+/// A task is a directory with task.json and JSON Lines, or a YAML file of lm-evaluation-harness over local files. Scores
+/// agree with those that lm-evaluation-harness gives; each comes with its standard error.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue eval models/base --tasks tasks
+  glue eval models/base --tasks tasks --task arc_easy --split validation --limit 100
+  glue eval models/base --tasks harness/arc.yaml --num-fewshot 5 --samples items.jsonl
+  glue eval models/base --tasks tasks --cache .glue-cache --json
+  glue eval models/base --tasks arc_easy --evaluator 'python lm_eval_adapter.py'")]
+pub(crate) struct Args {
+    /// Directory of the model
+    model: PathBuf,
+
+    /// Directory or file of tasks; may be given several times
+    #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_delimiter = ',')]
+    tasks: Vec<PathBuf>,
+
+    /// Score only this task, group or tag; may be given several times
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    task: Vec<String>,
+
+    /// Items to score; what the task says, or test, when not given
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+
+    /// Score only the first N items of each task
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
+    /// Examples in each prompt, instead of as many as a task asks for
+    #[arg(long, value_name = "N")]
+    num_fewshot: Option<usize>,
+
+    /// Put prompts through the model's chat template
+    #[arg(long, alias = "apply_chat_template")]
+    apply_chat_template: bool,
+
+    /// Make each example of a chat two turns of its own
+    #[arg(long, requires = "apply_chat_template", alias = "fewshot_as_multiturn")]
+    fewshot_as_multiturn: bool,
+
+    /// Write a line of JSON for each item: prompt, answers, scores
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
+
+    /// Keep scores in this directory, by the contents of model and task, and look there first
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+
+    /// Run programs that the model writes, in a sandbox, where a task needs it
+    #[arg(long)]
+    allow_code_execution: bool,
+
+    /// Seconds each such program may take
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "allow_code_execution")]
+    code_timeout: u64,
+
+    /// Memory each such program may take
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_size, requires = "allow_code_execution")]
+    code_memory: u64,
+
+    /// Let this command score the model: it is given a JSON document and answers with one
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
+    evaluator: Option<String>,
+
+    /// Seconds the evaluator may take; as long as it likes when not given
+    #[arg(long, value_name = "S", requires = "evaluator")]
+    evaluator_timeout: Option<u64>,
+
+    /// Show what would be scored; runs nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Scores and prints.
+pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    if let Some(command) = &args.evaluator {
+        return external(args, command, global, shell);
+    }
+    let mut tasks = load_tasks(&args.tasks).map_err(task_refusal)?;
+    if !args.task.is_empty() {
+        tasks = select(tasks, &args.task).map_err(task_refusal)?;
+    }
+    let options = options(args, global)?;
+    if args.dry_run {
+        return plan(args, &tasks, &options, shell);
+    }
+    // Before the work, so that a file that cannot be written does not cost it.
+    let samples = args.samples.as_deref().map(SampleFile::create).transpose()?;
+    let pool = recipes::pool(global)?;
+    let model = models::open_with_tokenizer(&args.model)?;
+    let model = LocalModel::new(model, args.model.display().to_string()).map_err(Failure::failed)?;
+    let model = model.with_directory(&args.model).with_cancel(Cancel::when(shell.stop_flag()));
+    let start = Instant::now();
+    let progress = RequestProgress::new(shell);
+    let report = pool.install(|| evaluate(&model, &tasks, &options, &progress));
+    drop(progress);
+    let report = report.map_err(eval_refusal)?;
+    let seconds = start.elapsed();
+    if let Some(file) = samples {
+        file.write(&report)?;
+    }
+    print(&report, seconds, shell)
+}
+
+fn options(args: &Args, global: &Global) -> Result<EvalOptions, Failure> {
+    let mut options = EvalOptions {
+        split: args.split.clone(),
+        limit: args.limit.map(|limit| limit as usize),
+        num_fewshot: args.num_fewshot,
+        apply_chat_template: args.apply_chat_template,
+        fewshot_as_multiturn: args.fewshot_as_multiturn,
+        allow_code_execution: args.allow_code_execution,
+        samples: args.samples.is_some(),
+        ..EvalOptions::default()
+    };
+    if let Some(seed) = global.seed {
+        options.seed = seed;
+    }
+    if let Some(threads) = global.threads {
+        options.sandbox_threads = threads.into();
+    }
+    options.limits.wall_time = Duration::from_secs(args.code_timeout);
+    options.limits.cpu_time = options.limits.wall_time;
+    options.limits.memory_bytes = args.code_memory;
+    if let Some(directory) = &args.cache {
+        options.cache = Some(Cache::open(directory).map_err(Failure::failed)?);
+    }
+    Ok(options)
+}
+
+/// What would be scored.
+fn plan(args: &Args, tasks: &[Task], options: &EvalOptions, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let tasks = preview(tasks, options).map_err(eval_refusal)?;
+    if shell.json() {
+        let list: Vec<Value> = tasks
+            .iter()
+            .map(|task| {
+                json!({
+                    "task": task.name,
+                    "kind": task.kind.name(),
+                    "metric": task.main,
+                    "split": task.split,
+                    "n": task.items,
+                    "requests": task.requests,
+                    "num_fewshot": task.num_fewshot,
+                    "file": task.path.display().to_string(),
+                })
+            })
+            .collect();
+        return shell.print_json(&json!({ "model": args.model.display().to_string(), "tasks": list }));
+    }
+    let mut table = Table::with_header(&[
+        ("TASK", Align::Left),
+        ("KIND", Align::Left),
+        ("METRIC", Align::Left),
+        ("SPLIT", Align::Left),
+        ("ITEMS", Align::Right),
+        ("REQUESTS", Align::Right),
+        ("EXAMPLES", Align::Right),
+    ]);
+    for task in &tasks {
+        let numbers = [task.items, task.requests, task.num_fewshot].map(|n| units::count(n as u64));
+        let [items, requests, examples] = numbers;
+        let words = [&task.name, task.kind.name(), &task.main, &task.split].map(str::to_owned);
+        table.row(words.into_iter().chain([items, requests, examples]));
+    }
+    shell.print(&table.render(|line| shell.heading(line)))
+}
+
+fn print(report: &Report, time: Duration, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    if shell.json() {
+        let mut document = report.to_json();
+        document["seconds"] = json!(time.as_secs_f64());
+        return shell.print_json(&document);
+    }
+    let mut table = Table::with_header(&[
+        ("TASK", Align::Left),
+        ("METRIC", Align::Left),
+        ("VALUE", Align::Right),
+        ("STDERR", Align::Right),
+        ("ITEMS", Align::Right),
+        ("SPLIT", Align::Left),
+    ]);
+    let stderr = |stderr: Option<f64>| stderr.map_or_else(String::new, |error| format!("±{error:.4}"));
+    for task in &report.tasks {
+        for (index, metric) in task.metrics.iter().enumerate() {
+            let first = |text: String| if index == 0 { text } else { String::new() };
+            table.row([
+                first(task.name.clone()),
+                metric.name.clone(),
+                format!("{:.4}", metric.value),
+                stderr(metric.stderr),
+                first(units::count(task.n as u64)),
+                first(task.split.clone()),
+            ]);
+        }
+    }
+    let (average, error) = report.average();
+    if report.tasks.len() > 1 {
+        table.row(["average".to_owned(), String::new(), format!("{average:.4}"), stderr(error)]);
+    }
+    let mut text = table.render(|line| shell.heading(line));
+    for task in &report.tasks {
+        for note in &task.notes {
+            let _ = writeln!(text, "{}: {note}", task.name);
+        }
+    }
+    let cached = report.tasks.iter().filter(|task| task.cached).count();
+    let _ = match cached {
+        0 => writeln!(text, "scored in {}", units::duration(time)),
+        n => {
+            writeln!(text, "scored in {}, {} from the cache", units::duration(time), units::things(n, "task", "tasks"))
+        }
+    };
+    shell.print(&text)
+}
+
+/// The file of `--samples`, which appears when it is complete.
+struct SampleFile {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl SampleFile {
+    fn create(path: &Path) -> Result<SampleFile, Failure> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".glue-samples.").tempfile_in(directory);
+        let file = file.map_err(|error| named(path, error))?;
+        Ok(SampleFile { path: path.to_path_buf(), file })
+    }
+
+    fn write(self, report: &Report) -> Result<(), Failure> {
+        let write = |file: &File| {
+            let mut out = BufWriter::new(file);
+            report.write_samples(&mut out)?;
+            out.flush()?;
+            file.sync_all()
+        };
+        write(self.file.as_file()).map_err(|error| named(&self.path, error))?;
+        self.file.persist(&self.path).map_err(|error| named(&self.path, error.error))?;
+        Ok(())
+    }
+}
+
+fn named(path: &Path, error: io::Error) -> Failure {
+    Failure::failed(Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let evaluator = ExternalEvaluator::new(command).map_err(external_failure)?;
+    let mut evaluator = evaluator.stopped_by(shell.stop_flag());
+    if let Some(seconds) = args.evaluator_timeout {
+        evaluator = evaluator.with_timeout(Duration::from_secs(seconds));
+    }
+    // What is not a path is a name, for the evaluator to know.
+    let task = |path: &PathBuf| match std::path::absolute(path) {
+        Ok(absolute) if path.exists() => absolute.display().to_string(),
+        _ => path.display().to_string(),
+    };
+    let tasks: Vec<String> = args.tasks.iter().map(task).collect();
+    let request = Request {
+        model: &args.model,
+        tasks: &tasks,
+        split: args.split.as_deref(),
+        limit: args.limit.map(|limit| limit as usize),
+        seed: global.seed,
+    };
+    let start = Instant::now();
+    let scores = {
+        let shell = RefCell::new(&mut *shell);
+        evaluator.evaluate(&request, &|line| shell.borrow_mut().pass_on(line))
+    };
+    let scores = scores.map_err(external_failure)?;
+    print_external(&args.model, &scores, start.elapsed(), shell)
+}
+
+fn print_external(model: &Path, scores: &Scores, time: Duration, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    if shell.json() {
+        let tasks: Map<String, Value> = scores
+            .tasks
+            .iter()
+            .map(|task| {
+                let mut map: Map<String, Value> =
+                    task.metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+                map.insert("n".to_owned(), json!(task.n));
+                (task.task.clone(), Value::Object(map))
+            })
+            .collect();
+        return shell.print_json(&json!({
+            "model": model.display().to_string(),
+            "tasks": tasks,
+            "average": scores.average,
+            "seconds": time.as_secs_f64(),
+        }));
+    }
+    let mut table = Table::with_header(&[
+        ("TASK", Align::Left),
+        ("METRIC", Align::Left),
+        ("VALUE", Align::Right),
+        ("ITEMS", Align::Right),
+    ]);
+    for task in &scores.tasks {
+        for (name, value) in &task.metrics {
+            table.row([task.task.clone(), name.clone(), format!("{value:.4}"), units::count(task.n as u64)]);
+        }
+    }
+    table.row(["average".to_owned(), String::new(), format!("{:.4}", scores.average)]);
+    shell.print(&table.render(|line| shell.heading(line)))
+}
+
+fn external_failure(error: ExternalError) -> Failure {
+    match error {
+        ExternalError::Command { .. } => Failure::refused(error),
+        ExternalError::Stopped { .. } => Failure::Interrupted,
+        _ => Failure::failed(error),
+    }
+}
+
+/// What is wrong with a task is wrong with what the user gave.
+fn task_refusal(error: TaskError) -> Failure {
+    let hint = match &error {
+        TaskError::NoTask { .. } => {
+            Some("a task is a directory with task.json, or a YAML file of lm-evaluation-harness")
+        }
+        TaskError::UnknownSplit { .. } => Some("--split chooses"),
+        TaskError::Duplicate { .. } => Some("--tasks with one of the two paths chooses"),
+        _ => None,
+    };
+    Failure::refused(error).hint(hint)
+}
+
+fn eval_refusal(error: EvalError) -> Failure {
+    match error {
+        EvalError::Task(error) => task_refusal(error),
+        EvalError::Stopped => Failure::Interrupted,
+        error @ EvalError::CodeNotAllowed { .. } => {
+            Failure::refused(error).hint(Some("they run in a sandbox without network, with limits on time and memory"))
+        }
+        error @ (EvalError::NoTasks | EvalError::Item { .. }) => Failure::refused(error),
+        error => Failure::failed(error),
+    }
+}

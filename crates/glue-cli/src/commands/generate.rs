@@ -1,0 +1,274 @@
+//! `glue generate`: what a model says to a prompt.
+
+use super::{models, recipes};
+use crate::app::Global;
+use crate::failure::Failure;
+use crate::shell::{HEADING, Shell, paint};
+use crate::units;
+use glue_lm::{
+    ChatOptions, DateTime, Finish, GenerateOptions, Generated, Message, Prompt, Sampling, TextError, TextModel,
+};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::io::{self, Error, ErrorKind, Read};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Continue prompts
+///
+/// Without a temperature the most likely token is taken each time. Several prompts are worked on together; an answer does
+/// not depend on the others.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue generate models/base --prompt 'Once upon a time'
+  glue generate models/chat --chat --prompt 'Why is the sky blue?' --temperature 0.7 --top-p 0.9
+  glue generate models/base --prompts prompts.txt --stop '\\n' --json")]
+pub(crate) struct Args {
+    /// Directory of the model
+    model: PathBuf,
+
+    /// A prompt; may be given several times. Read from standard input when neither this nor --prompts is given
+    #[arg(long, short, value_name = "TEXT")]
+    prompt: Vec<String>,
+
+    /// File with a prompt on each line; a line that begins with a double quote is a JSON string
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    max_new_tokens: usize,
+
+    /// What scores are divided by before a token is drawn; 0 takes the most likely one
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f32,
+
+    /// Draw among this many of the most likely tokens
+    #[arg(long, value_name = "K", value_parser = positive)]
+    top_k: Option<usize>,
+
+    /// Draw among the most likely tokens that together have this probability
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+
+    /// Draw among the tokens of at least this share of the highest probability
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+
+    /// Scores of tokens that have occurred are divided by it
+    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
+    repetition_penalty: f32,
+
+    /// Text that ends an answer and is not part of it; may be given several times. \n, \t and \\ stand for what they mean
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+
+    /// Answers to each prompt
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    samples: usize,
+
+    /// Put each prompt through the model's chat template, as a message of the user
+    #[arg(long)]
+    chat: bool,
+
+    /// Message of the system before that of the user
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+
+    /// Cut tokens off the beginning of a prompt that does not fit, instead of refusing it
+    #[arg(long)]
+    truncate: bool,
+
+    /// Show special tokens in answers
+    #[arg(long)]
+    special: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_owned())
+}
+
+/// Generates and prints.
+pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let texts = prompts(args)?;
+    let model = models::open_with_tokenizer(&args.model)?;
+    let prompts = texts.iter().map(|text| prompt(args, &model, text)).collect::<Result<Vec<_>, _>>()?;
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+            seed: global.seed.unwrap_or(0),
+        },
+        stop: args.stop.iter().map(|text| unescape(text)).collect(),
+        samples: args.samples,
+        truncate_left: args.truncate,
+        skip_special: !args.special,
+        ..GenerateOptions::default()
+    };
+    let pool = recipes::pool(global)?;
+    if let ([prompt], 1, false) = (&prompts[..], args.samples, shell.json()) {
+        return stream(&model, prompt, &options, &pool, shell);
+    }
+    let start = Instant::now();
+    let answers = pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(refusal)?;
+    let seconds = start.elapsed().as_secs_f64();
+    if shell.json() {
+        return shell.print_json(&document(args, &texts, &answers, seconds));
+    }
+    let mut text = String::new();
+    for answer in &answers {
+        let title = match args.samples {
+            1 => texts[answer.prompt].clone(),
+            n => format!("{} ({} of {n})", texts[answer.prompt], answer.sample + 1),
+        };
+        let _ = writeln!(text, "{}\n{}\n", paint(&title, HEADING, shell.colours_out()), answer.text);
+    }
+    shell.print(&text)
+}
+
+/// Shows each piece of the only answer as soon as it is certain.
+fn stream(
+    model: &TextModel,
+    prompt: &Prompt,
+    options: &GenerateOptions,
+    pool: &rayon::ThreadPool,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
+    let mut printed = Ok(());
+    let mut show = |text: &str| {
+        printed = shell.print(text);
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let generated = pool.install(|| model.generate_stream(prompt, options, &mut show)).map_err(refusal)?;
+    printed?;
+    shell.print("\n")?;
+    if generated.truncated > 0 {
+        let tokens = units::things(generated.truncated, "token", "tokens");
+        shell.note(&format!("{tokens} cut off the beginning of the prompt"));
+    }
+    Ok(())
+}
+
+fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
+    let named = |name: &str, error: io::Error| Error::new(error.kind(), format!("{name}: {error}"));
+    let mut texts = args.prompt.clone();
+    if let Some(path) = &args.prompts {
+        let name = path.display().to_string();
+        let file = std::fs::read_to_string(path).map_err(|error| Failure::refused(named(&name, error)))?;
+        for (number, line) in file.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            texts.push(match line.starts_with('"') {
+                true => serde_json::from_str(line).map_err(|error| {
+                    let message = format!("{name}, line {}: not a JSON string: {error}", number + 1);
+                    Failure::refused(Error::new(ErrorKind::InvalidData, message))
+                })?,
+                false => line.to_owned(),
+            });
+        }
+    } else if texts.is_empty() {
+        let mut text = String::new();
+        let read = io::stdin().read_to_string(&mut text);
+        read.map_err(|error| Failure::failed(named("standard input", error)))?;
+        texts.push(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text));
+    }
+    if texts.is_empty() {
+        return Err(Failure::refused(Error::new(ErrorKind::InvalidInput, "there is no prompt")));
+    }
+    Ok(texts)
+}
+
+fn prompt(args: &Args, model: &TextModel, text: &str) -> Result<Prompt, Failure> {
+    if !args.chat {
+        return Ok(Prompt::text(text));
+    }
+    let system = args.system.iter().map(|text| Message::new("system", text.clone()));
+    let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+    let options = ChatOptions { add_generation_prompt: true, now: now(), ..ChatOptions::default() };
+    model.chat(&messages, &options).map_err(refusal)
+}
+
+/// The current time, in UTC.
+fn now() -> Option<DateTime> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+    DateTime::from_unix(seconds).ok()
+}
+
+fn refusal(error: TextError) -> Failure {
+    match &error {
+        TextError::Option { .. } | TextError::Sampling(_) | TextError::EmptyPrompt { .. } => Failure::refused(error),
+        TextError::NoChatTemplate => Failure::refused(error).hint(Some("leave out --chat")),
+        TextError::PromptTooLong { .. } => {
+            Failure::refused(error).hint(Some("--truncate cuts tokens off its beginning; or lower --max-new-tokens"))
+        }
+        _ => Failure::failed(error),
+    }
+}
+
+/// What a shell cannot easily pass.
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match (c, rest.clone().next()) {
+            ('\\', Some(escape @ ('n' | 't' | 'r' | '\\'))) => {
+                rest.next();
+                out.push(match escape {
+                    'n' => '\n',
+                    't' => '\t',
+                    'r' => '\r',
+                    other => other,
+                });
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+fn document(args: &Args, texts: &[String], answers: &[Generated], seconds: f64) -> Value {
+    let answer = |answer: &Generated| {
+        let (finish, stop) = match answer.finish {
+            Finish::Stop(index) => ("stop", args.stop.get(index)),
+            Finish::Eos => ("eos", None),
+            Finish::Length => ("length", None),
+            _ => ("cancelled", None),
+        };
+        json!({
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "finish": finish,
+            "stop": stop,
+            "prompt_tokens": answer.prompt_tokens,
+            "truncated": answer.truncated,
+        })
+    };
+    let prompts = texts.iter().enumerate().map(|(index, text)| {
+        let own: Vec<Value> = answers.iter().filter(|answer| answer.prompt == index).map(answer).collect();
+        json!({ "prompt": text, "answers": own })
+    });
+    json!({
+        "model": args.model.display().to_string(),
+        "prompts": prompts.collect::<Vec<_>>(),
+        "new_tokens": answers.iter().map(|answer| answer.tokens.len()).sum::<usize>(),
+        "seconds": seconds,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    //! What the shell passes.
+    use super::*;
+
+    #[test]
+    fn escapes_are_read() {
+        for (text, expected) in
+            [(r"\n", "\n"), (r"a\\n", r"a\n"), (r"\q\", r"\q\"), ("plain", "plain"), (r"\t\r", "\t\r")]
+        {
+            assert_eq!(unescape(text), expected);
+        }
+    }
+}

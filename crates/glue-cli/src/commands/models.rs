@@ -1,0 +1,37 @@
+//! Opening a model to run it.
+
+use crate::failure::Failure;
+use glue_lm::{LmError, Model, TextError, TextModel};
+use glue_tensor::CheckpointError;
+use glue_tensor::model_dir::ModelDirError;
+use std::path::Path;
+
+/// The model in the directory at `path`.
+pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
+    Model::open(path).map_err(|error| cannot_run(path, error))
+}
+
+/// The model in the directory at `path`, with its tokenizer.
+pub(crate) fn open_with_tokenizer(path: &Path) -> Result<TextModel, Failure> {
+    TextModel::open(path).map_err(|error| match error {
+        TextError::Model(error) => cannot_run(path, error),
+        error => Failure::failed(error).context(format!("cannot run {}", path.display())),
+    })
+}
+
+/// A path with nothing at it is wrong usage; what is wrong with a model is a failure.
+fn cannot_run(path: &Path, error: LmError) -> Failure {
+    let absent = matches!(
+        error,
+        LmError::ModelDir(ModelDirError::NotFound { .. } | ModelDirError::Checkpoint(CheckpointError::NotFound { .. }))
+    );
+    let hint = match &error {
+        LmError::Unsupported { .. } => Some("models that cannot be run here can still be merged"),
+        LmError::MissingTensor { .. } | LmError::Shape { .. } | LmError::UnexpectedTensor { .. } => {
+            Some("glue inspect shows what the checkpoint holds and what config.json says")
+        }
+        _ => None,
+    };
+    let failure = if absent { Failure::refused(error) } else { Failure::failed(error) };
+    failure.context(format!("cannot run {}", path.display())).hint(hint)
+}

@@ -1,0 +1,139 @@
+//! Items of a task on disk: JSON Lines, JSON, Parquet and CSV.
+
+mod csv;
+mod parquet;
+
+use crate::error::{Place, TaskError};
+use serde_json::{Map, Value};
+use std::fs;
+use std::path::Path;
+
+/// The fields of one item, and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// Its line, counted from 1; in a file without lines, its number.
+    pub(crate) line: usize,
+    pub(crate) fields: Map<String, Value>,
+}
+
+/// What a data file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// One object on each line, or an array of objects.
+    Json,
+    Parquet,
+    Csv,
+}
+
+/// Reads all rows of a file.
+///
+/// # Errors
+/// [`TaskError`] for a file that cannot be read, or a row that is no object, with its line.
+pub(crate) fn read(path: &Path, format: Format) -> Result<Vec<Row>, TaskError> {
+    match format {
+        Format::Json => json(path, &fs::read(path).map_err(TaskError::io(path))?),
+        Format::Parquet => parquet::read(path),
+        Format::Csv => csv::read(path, &fs::read(path).map_err(TaskError::io(path))?),
+    }
+}
+
+/// What something is, for an error.
+pub(crate) fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".into(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) if text.chars().count() > 40 => {
+            format!("\"{}…\"", text.chars().take(40).collect::<String>().escape_debug())
+        }
+        Value::String(text) => format!("\"{}\"", text.escape_debug()),
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::Object(_) => "an object".into(),
+    }
+}
+
+fn json(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
+    let malformed = |line, message: String| TaskError::Malformed { place: Place::at(path, line), message };
+    let object = |line, value| match value {
+        Value::Object(fields) => Ok(Row { line, fields }),
+        other => Err(malformed(line, format!("an item should be an object, but is {}", describe(&other)))),
+    };
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let items: Vec<Value> = serde_json::from_slice(bytes)
+            .map_err(|error| malformed(error.line(), format!("invalid JSON: {}", bare(&error))))?;
+        return items.into_iter().zip(1..).map(|(item, number)| object(number, item)).collect();
+    }
+    let mut rows = Vec::new();
+    for (line, number) in bytes.split(|&byte| byte == b'\n').zip(1..) {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let value = serde_json::from_slice(line).map_err(|error| {
+            malformed(number, format!("invalid JSON: {} at column {}", bare(&error), error.column()))
+        })?;
+        rows.push(object(number, value)?);
+    }
+    Ok(rows)
+}
+
+/// The message without the place in the text, which counts lines from where parsing began.
+fn bare(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rfind(" at line ") {
+        Some(end) => message[..end].to_string(),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(text: &str, expected: Result<&[(usize, Value)], &str>) {
+        let found = json(Path::new("a.jsonl"), text.as_bytes());
+        match expected {
+            Ok(rows) => {
+                let found: Vec<_> =
+                    found.unwrap().into_iter().map(|row| (row.line, Value::Object(row.fields))).collect();
+                assert_eq!(found, rows);
+            }
+            Err(message) => assert_eq!(found.unwrap_err().to_string(), message),
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_with_those_that_are_empty() {
+        check("{\"a\": 1}\n\n{\"a\": 2}\r\n", Ok(&[(1, json!({"a": 1})), (3, json!({"a": 2}))]));
+        check("[{\"a\": 1},\n{\"a\": 2}]", Ok(&[(1, json!({"a": 1})), (2, json!({"a": 2}))]));
+        check("", Ok(&[]));
+    }
+
+    #[test]
+    fn what_is_no_item_is_refused_with_its_line() {
+        check("{\"a\": 1}\n{\"a\": }\n", Err("a.jsonl:2: invalid JSON: expected value at column 7"));
+        check("{\"a\": 1}\n3\n", Err("a.jsonl:2: an item should be an object, but is 3"));
+        check("{}\n\"\u{fffd}", Err("a.jsonl:2: invalid JSON: EOF while parsing a string at column 4"));
+    }
+
+    #[test]
+    fn the_three_formats_hold_the_same() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/formats");
+        let rows = |name: &str, format| {
+            let rows = read(&data.join(name), format).unwrap();
+            rows.into_iter().map(|row| Value::Object(row.fields)).collect::<Vec<_>>()
+        };
+        let expected = rows("items.jsonl", Format::Json);
+        assert_eq!(expected.len(), 3);
+        assert_eq!(rows("items.parquet", Format::Parquet), expected);
+        let flat: Vec<_> = expected
+            .into_iter()
+            .map(|mut item| {
+                let fields = item.as_object_mut().unwrap();
+                fields.retain(|_, value| !value.is_array() && !value.is_object());
+                item
+            })
+            .collect();
+        assert_eq!(rows("items.csv", Format::Csv), flat);
+    }
+}

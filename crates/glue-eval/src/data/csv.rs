@@ -1,0 +1,126 @@
+//! Comma-separated values with a header (RFC 4180).
+//!
+//! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an empty
+//! cell is null.
+
+use super::Row;
+use crate::error::{Place, TaskError};
+use serde_json::Value;
+use std::path::Path;
+
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
+    let malformed = |line, message: String| TaskError::Malformed { place: Place::at(path, line), message };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        malformed(line, "not UTF-8".into())
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut records = records(text).map_err(|line| malformed(line, "a quoted cell does not end".into()))?.into_iter();
+    let Some((_, header)) = records.next() else {
+        return Ok(Vec::new());
+    };
+    let records: Vec<(usize, Vec<String>)> = records.collect();
+    if let Some((line, cells)) = records.iter().find(|(_, cells)| cells.len() != header.len()) {
+        return Err(malformed(*line, format!("{} cells, but the header has {}", cells.len(), header.len())));
+    }
+    let types: Vec<Type> =
+        (0..header.len()).map(|i| Type::of(records.iter().map(|(_, cells)| cells[i].as_str()))).collect();
+    let row = |(line, cells): (usize, Vec<String>)| {
+        let values = cells.into_iter().zip(&types).map(|(cell, kind)| kind.value(cell));
+        Row { line, fields: header.iter().cloned().zip(values).collect() }
+    };
+    Ok(records.into_iter().map(row).collect())
+}
+
+#[derive(Clone, Copy)]
+enum Type {
+    Integer,
+    Number,
+    Text,
+}
+
+impl Type {
+    fn of<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Type {
+        let filled = cells.filter(|cell| !cell.is_empty());
+        if filled.clone().all(|cell| cell.parse::<i64>().is_ok()) {
+            Type::Integer
+        } else if filled.clone().all(|cell| cell.parse::<f64>().is_ok_and(f64::is_finite)) {
+            Type::Number
+        } else {
+            Type::Text
+        }
+    }
+
+    fn value(self, cell: String) -> Value {
+        match self {
+            _ if cell.is_empty() => Value::Null,
+            Type::Integer => cell.parse::<i64>().map_or(Value::Null, Value::from),
+            Type::Number => cell.parse::<f64>().map_or(Value::Null, Value::from),
+            Type::Text => Value::String(cell),
+        }
+    }
+}
+
+/// The records with the line on which each begins; the line of a quote that is never closed as an error.
+fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, usize> {
+    let mut records = Vec::new();
+    let (mut line, mut start) = (1, 1);
+    let (mut cells, mut cell) = (Vec::new(), String::new());
+    let mut quoted = None;
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        if c == '\n' {
+            line += 1;
+        }
+        match c {
+            '"' if quoted.is_some() && characters.next_if_eq(&'"').is_some() => cell.push('"'),
+            '"' if quoted.is_some() => quoted = None,
+            c if quoted.is_some() => cell.push(c),
+            '"' if cell.is_empty() => quoted = Some(line),
+            ',' => cells.push(std::mem::take(&mut cell)),
+            '\r' if characters.peek() == Some(&'\n') => {}
+            '\n' => {
+                if !(cells.is_empty() && cell.is_empty()) {
+                    cells.push(std::mem::take(&mut cell));
+                    records.push((start, std::mem::take(&mut cells)));
+                }
+                start = line;
+            }
+            c => cell.push(c),
+        }
+    }
+    if let Some(line) = quoted {
+        return Err(line);
+    }
+    if !(cells.is_empty() && cell.is_empty()) {
+        cells.push(cell);
+        records.push((start, cells));
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn cells_and_their_types() {
+        let text = "q,n,x,t\n\"a, \"\"b\"\"\nc\",1,1,1\r\n\nd,,2.5,x\n";
+        let rows = read(Path::new("a.csv"), text.as_bytes()).unwrap();
+        let found: Vec<_> = rows.into_iter().map(|row| (row.line, Value::Object(row.fields))).collect();
+        let first = json!({"q": "a, \"b\"\nc", "n": 1, "x": 1.0, "t": "1"});
+        assert_eq!(found, [(2, first), (5, json!({"q": "d", "n": null, "x": 2.5, "t": "x"}))]);
+    }
+
+    #[test]
+    fn broken_files_are_refused_with_the_line() {
+        for (text, expected) in [
+            (&b"a,b\n1\n"[..], "a.csv:2: 1 cells, but the header has 2"),
+            (b"a\n1\n\"x\n", "a.csv:3: a quoted cell does not end"),
+            (b"a\n\xff\n", "a.csv:2: not UTF-8"),
+        ] {
+            assert_eq!(read(Path::new("a.csv"), text).unwrap_err().to_string(), expected);
+        }
+    }
+}

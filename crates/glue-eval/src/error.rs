@@ -1,0 +1,269 @@
+//! What can be wrong with a task, and with an evaluation.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file and, where one is known, a line in it, counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// The line.
+    pub line: Option<usize>,
+}
+
+impl Place {
+    /// A line of a file.
+    pub fn at(path: impl AsRef<Path>, line: usize) -> Place {
+        Place { path: path.as_ref().to_path_buf(), line: Some(line) }
+    }
+
+    /// A file as a whole.
+    pub fn file(path: impl AsRef<Path>) -> Place {
+        Place { path: path.as_ref().to_path_buf(), line: None }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        self.line.map_or(Ok(()), |line| write!(f, ":{line}"))
+    }
+}
+
+/// Why a task cannot be read, or one of its items cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The system refused to read a file or directory.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file is not in the format that its name promises.
+    #[error("{place}: {message}")]
+    Malformed {
+        /// Where.
+        place: Place,
+        /// What is wrong.
+        message: String,
+    },
+    /// An item, or the description of a task, lacks a field.
+    #[error("{place}: the field `{field}` is missing")]
+    MissingField {
+        /// Where.
+        place: Place,
+        /// Its name.
+        field: String,
+    },
+    /// A field holds something else than it should.
+    #[error("{place}: `{field}` should be {expected}, but is {found}")]
+    WrongField {
+        /// Where.
+        place: Place,
+        /// Its name.
+        field: String,
+        /// What it should hold.
+        expected: String,
+        /// What it holds.
+        found: String,
+    },
+    /// A key that no task has, or none of this kind.
+    #[error("{place}: unknown key `{key}`; known are {}", known.join(", "))]
+    UnknownKey {
+        /// Where.
+        place: Place,
+        /// The key.
+        key: String,
+        /// The keys there are.
+        known: Vec<String>,
+    },
+    /// A key asks for something that is not supported here.
+    #[error("{place}: `{key}` is not supported: {reason}")]
+    Unsupported {
+        /// Where.
+        place: Place,
+        /// The key.
+        key: String,
+        /// Why, and what can be done instead.
+        reason: String,
+    },
+    /// A question with fewer than two choices asks nothing.
+    #[error("{place}: a question needs at least 2 choices, but this one has {found}")]
+    TooFewChoices {
+        /// Where.
+        place: Place,
+        /// How many there are.
+        found: usize,
+    },
+    /// The right answer is none of the choices.
+    #[error("{place}: the answer {answer} is none of the {choices} choices")]
+    AnswerOutOfRange {
+        /// Where.
+        place: Place,
+        /// The index, counted from 0, or the text.
+        answer: String,
+        /// How many choices there are.
+        choices: usize,
+    },
+    /// A template could not be rendered.
+    #[error("{place}: `{key}`: {message}")]
+    Template {
+        /// The item.
+        place: Place,
+        /// The key that holds the template.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A split has no items.
+    #[error("{}: the split `{split}` of the task `{task}` has no items", path.display())]
+    EmptySplit {
+        /// The file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The split.
+        split: String,
+    },
+    /// A task has no such split.
+    #[error("{}: the task `{task}` has no split `{split}`; it has {}", path.display(), listed(known))]
+    UnknownSplit {
+        /// The task's file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The split that was asked for.
+        split: String,
+        /// The splits there are.
+        known: Vec<String>,
+    },
+    /// More examples are wanted in a prompt than there are.
+    #[error("{}: {wanted} examples are wanted in the prompts of `{task}`, but the split `{split}` has only {found}", path.display())]
+    TooFewExamples {
+        /// The task's file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// Where examples are taken from.
+        split: String,
+        /// How many are wanted, with the one that is set aside when the item itself is drawn.
+        wanted: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Two tasks have the same name.
+    #[error("two tasks are named `{name}`: {} and {}", first.display(), second.display())]
+    Duplicate {
+        /// The name.
+        name: String,
+        /// The file of one.
+        first: PathBuf,
+        /// The file of the other.
+        second: PathBuf,
+    },
+    /// No task, group or tag has this name.
+    #[error("no task, group or tag is named `{name}`; tasks are {}", listed(known))]
+    UnknownTask {
+        /// The name.
+        name: String,
+        /// The tasks there are.
+        known: Vec<String>,
+    },
+    /// A directory holds no task.
+    #[error("{}: no task here: neither task.json nor a YAML file with `task`", path.display())]
+    NoTask {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl TaskError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> TaskError {
+        let path = path.to_path_buf();
+        move |error| TaskError::Io { path, error }
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// What a language model could not do.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ModelError {
+    /// What went wrong.
+    pub message: String,
+    /// Which of the requests of the call it was, where it was one.
+    pub request: Option<usize>,
+    /// The error below, if there is one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ModelError {
+    /// An error that has nothing to do with one request in particular.
+    pub fn new(message: impl Into<String>) -> ModelError {
+        ModelError { message: message.into(), request: None, source: None }
+    }
+
+    /// An error of one request of the call.
+    pub fn of_request(request: usize, message: impl Into<String>) -> ModelError {
+        ModelError { message: message.into(), request: Some(request), source: None }
+    }
+}
+
+/// Why an evaluation ended without a report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// A task is not sound.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// There is nothing to score.
+    #[error("no tasks were given")]
+    NoTasks,
+    /// A task runs what the model writes, and that was not allowed.
+    #[error("the task `{task}` runs programs that the model writes, which must be allowed with --allow-code-execution")]
+    CodeNotAllowed {
+        /// The task.
+        task: String,
+    },
+    /// The model failed on an item.
+    #[error("{place}: task `{task}`: {error}")]
+    Item {
+        /// The task.
+        task: String,
+        /// The item.
+        place: Place,
+        /// What the model says.
+        error: ModelError,
+    },
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Programs could not be run.
+    #[error("running programs of the task `{task}`: {error}")]
+    Code {
+        /// The task.
+        task: String,
+        /// What went wrong.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The cache's directory cannot be used, or samples could not be written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Whoever watches asked to stop.
+    #[error("stopped")]
+    Stopped,
+}

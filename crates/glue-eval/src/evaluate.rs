@@ -1,0 +1,556 @@
+//! From a model and tasks to a report.
+
+use crate::cache::{Cache, Hasher, Key};
+use crate::error::{EvalError, ModelError};
+use crate::metrics::{Metric, Score, argmax, count_words};
+use crate::model::{GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
+use crate::pass_at_k::pass_at_k;
+use crate::report::{MetricReport, Report, Sample, TaskReport, metric_names};
+use crate::sandbox::{self, Execution, Sandbox};
+use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How an evaluation is done.
+#[derive(Debug, Clone)]
+pub struct EvalOptions {
+    /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for the native form.
+    pub split: Option<String>,
+    /// The most items of each task, from its beginning; all by default.
+    pub limit: Option<usize>,
+    /// Examples in each prompt, instead of as many as a task asks for.
+    pub num_fewshot: Option<usize>,
+    /// What the choice of examples and sampled answers depend on; 1234 by default, as in lm-evaluation-harness.
+    pub seed: u64,
+    /// Whether prompts are put into the model's chat template; false by default.
+    pub apply_chat_template: bool,
+    /// Whether, in a chat template, examples are turns of their own; false by default: they stand in the question.
+    pub fewshot_as_multiturn: bool,
+    /// Whether programs that the model writes may be run; false by default, and then tasks that do so are refused.
+    pub allow_code_execution: bool,
+    /// What each of those programs may use.
+    pub limits: sandbox::Limits,
+    /// How they are run.
+    pub sandbox: sandbox::Options,
+    /// How many of them run at a time; as many as there are processors by default.
+    pub sandbox_threads: usize,
+    /// Whether the report has a record of each item; false by default.
+    pub samples: bool,
+    /// Where scores are kept and looked up; nowhere by default.
+    pub cache: Option<Cache>,
+}
+
+impl Default for EvalOptions {
+    fn default() -> EvalOptions {
+        EvalOptions {
+            split: None,
+            limit: None,
+            num_fewshot: None,
+            seed: 1234,
+            apply_chat_template: false,
+            fewshot_as_multiturn: false,
+            allow_code_execution: false,
+            limits: sandbox::Limits::default(),
+            sandbox: sandbox::Options::default(),
+            sandbox_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            samples: false,
+            cache: None,
+        }
+    }
+}
+
+/// Is told how far an evaluation is, from any thread, and asked whether it should go on.
+pub trait Watch: Sync {
+    /// This many requests will be made in all.
+    fn begins(&self, requests: usize);
+
+    /// This many more of them have been answered.
+    fn answered(&self, more: usize);
+
+    /// Whether the evaluation should end without a report. It is asked between the calls of the model.
+    fn is_stopped(&self) -> bool;
+}
+
+/// Watches nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn begins(&self, _: usize) {}
+    fn answered(&self, _: usize) {}
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
+/// Scores a model in some tasks. The requests of all tasks are made together.
+///
+/// # Errors
+/// [`EvalError`]: a task or an item that is not sound, before anything is asked; programs to run without permission; or the
+/// model's own.
+pub fn evaluate(
+    model: &dyn LanguageModel,
+    tasks: &[Task],
+    options: &EvalOptions,
+    watch: &dyn Watch,
+) -> Result<Report, EvalError> {
+    if tasks.is_empty() {
+        return Err(EvalError::NoTasks);
+    }
+    if let Some(task) = tasks.iter().find(|task| task.runs_code() && !options.allow_code_execution) {
+        return Err(EvalError::CodeNotAllowed { task: task.name().into() });
+    }
+    let model_hash = if options.cache.is_some() { model.content_hash()? } else { None };
+    let mut runs = Vec::new();
+    for task in tasks {
+        runs.push(Run::prepare(model, task, options, model_hash.as_deref())?);
+    }
+    // A model that was made to end gives an error of its own.
+    ask(model, &mut runs, options, watch)
+        .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })?;
+    let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
+    for run in runs {
+        let (task, samples) = run.finish(options)?;
+        report.tasks.push(task);
+        report.samples.extend(samples);
+    }
+    Ok(report)
+}
+
+/// One task under way.
+struct Run<'a> {
+    task: &'a Task,
+    items: Items,
+    key: Option<Key>,
+    known: Option<(TaskReport, Vec<Sample>)>,
+    answers: Vec<Answer>,
+}
+
+/// What the model said to one item.
+#[derive(Debug, Default)]
+struct Answer {
+    /// For each choice; or for the one text.
+    scored: Vec<LogLikelihood>,
+    /// For each choice, without the context.
+    unconditional: Vec<LogLikelihood>,
+    generated: Vec<Generation>,
+    executions: Vec<Execution>,
+}
+
+impl<'a> Run<'a> {
+    fn prepare(
+        model: &dyn LanguageModel,
+        task: &'a Task,
+        options: &EvalOptions,
+        model_hash: Option<&str>,
+    ) -> Result<Run<'a>, EvalError> {
+        let render = |messages: &[crate::model::ChatMessage]| model.chat(messages);
+        let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
+        let items = task.items(&ItemOptions {
+            split: options.split.as_deref(),
+            limit: options.limit,
+            num_fewshot: options.num_fewshot,
+            seed: options.seed,
+            chat: options.apply_chat_template.then_some(chat),
+        })?;
+        let key = model_hash.map(|model| Key { model: model.into(), task: task_hash(task, &items, options) });
+        let known = match (&options.cache, &key) {
+            (Some(cache), Some(key)) => cache.get(key, options.samples),
+            _ => None,
+        };
+        let answers = items.items.iter().map(|_| Answer::default()).collect();
+        Ok(Run { task, items, key, known, answers })
+    }
+
+    /// What is still to be asked.
+    fn open_items(&self) -> impl Iterator<Item = (usize, &Item)> {
+        let items = if self.known.is_some() { &[] } else { self.items.items.as_slice() };
+        items.iter().enumerate()
+    }
+
+    fn wants_unconditional(&self) -> bool {
+        self.task.metrics.iter().any(|spec| matches!(spec.metric, Metric::AccMutualInfo))
+    }
+}
+
+/// A hash of what is asked and how it is scored; not of where the files are.
+fn task_hash(task: &Task, items: &Items, options: &EvalOptions) -> String {
+    let mut hasher = Hasher::new();
+    let sampled = items.items.iter().any(|item| match &item.ask {
+        Ask::Generate { settings, .. } => settings.sampling.temperature > 0.0,
+        _ => false,
+    });
+    // Writing to a hasher cannot fail.
+    let _ = write!(hasher, "{} {:?} {:?} {:?} {}", task.name, task.kind, task.metrics, task.pipelines, task.main);
+    let _ = write!(hasher, "{} {} {:?}", items.split, items.num_fewshot, items.notes);
+    let _ = write!(hasher, "{:?}", sampled.then_some(options.seed));
+    let _ = write!(hasher, "{:?}", task.runs_code().then_some((&options.limits, &options.sandbox)));
+    for item in &items.items {
+        let _ = write!(hasher, "{:?}{:?}", item.fields, item.ask);
+    }
+    hasher.finish()
+}
+
+/// Where an answer goes: task, item, and whether it is without a context.
+type Owner = (usize, usize, bool);
+
+/// Asks everything that is not known yet.
+fn ask(
+    model: &dyn LanguageModel,
+    runs: &mut [Run<'_>],
+    options: &EvalOptions,
+    watch: &dyn Watch,
+) -> Result<(), EvalError> {
+    let mut scored: Vec<LogLikelihoodRequest<'_>> = Vec::new();
+    let mut scored_owners: Vec<Owner> = Vec::new();
+    let mut texts: Vec<&str> = Vec::new();
+    let mut text_owners: Vec<Owner> = Vec::new();
+    let mut generated: Vec<GenerateRequest<'_>> = Vec::new();
+    let mut generated_owners: Vec<Owner> = Vec::new();
+    for (r, run) in runs.iter().enumerate() {
+        for (i, item) in run.open_items() {
+            match &item.ask {
+                Ask::Choose { contexts, continuations, choices, .. } => {
+                    for c in 0..choices.len() {
+                        let context = contexts.get(c).or(contexts.first()).map_or("", String::as_str);
+                        let continuation = continuations.get(c).or(continuations.first()).map_or("", String::as_str);
+                        scored.push(LogLikelihoodRequest { context, continuation });
+                        scored_owners.push((r, i, false));
+                    }
+                    if run.wants_unconditional() {
+                        for continuation in continuations {
+                            scored.push(LogLikelihoodRequest { context: "", continuation });
+                            scored_owners.push((r, i, true));
+                        }
+                    }
+                }
+                Ask::Continue { context, continuation } => {
+                    scored.push(LogLikelihoodRequest { context, continuation });
+                    scored_owners.push((r, i, false));
+                }
+                Ask::Roll { text } => {
+                    texts.push(text);
+                    text_owners.push((r, i, false));
+                }
+                Ask::Generate { context, settings, .. } => {
+                    let seed =
+                        if settings.sampling.temperature > 0.0 { item_seed(run.task, i, options.seed) } else { 0 };
+                    generated.push(GenerateRequest {
+                        context,
+                        until: &settings.until,
+                        max_new_tokens: settings.max_new_tokens,
+                        sampling: Sampling { seed, ..settings.sampling },
+                        n: settings.repeats,
+                    });
+                    generated_owners.push((r, i, false));
+                }
+            }
+        }
+    }
+    watch.begins(scored.len() + texts.len() + generated.len());
+    let progress = |more: usize| watch.answered(more);
+    let at = |owners: &[Owner], error| place_error(runs, owners, error);
+    let go_on = || if watch.is_stopped() { Err(EvalError::Stopped) } else { Ok(()) };
+    go_on()?;
+    let scored = call(scored.len(), |_| model.loglikelihoods(&scored, &progress)).map_err(|e| at(&scored_owners, e))?;
+    go_on()?;
+    let texts = call(texts.len(), |_| model.rolling(&texts, &progress)).map_err(|e| at(&text_owners, e))?;
+    go_on()?;
+    let generated =
+        call(generated.len(), |_| model.generate(&generated, &progress)).map_err(|e| at(&generated_owners, e))?;
+    go_on()?;
+    for ((r, i, unconditional), answer) in scored_owners.into_iter().zip(scored) {
+        let item = &mut runs[r].answers[i];
+        if unconditional { &mut item.unconditional } else { &mut item.scored }.push(answer);
+    }
+    for ((r, i, _), answer) in text_owners.into_iter().zip(texts) {
+        runs[r].answers[i].scored.push(answer);
+    }
+    for ((r, i, _), answers) in generated_owners.into_iter().zip(generated) {
+        runs[r].answers[i].generated = answers;
+    }
+    for run in runs.iter_mut().filter(|run| run.task.runs_code() && run.known.is_none()) {
+        go_on()?;
+        run.execute(options, watch)?;
+    }
+    Ok(())
+}
+
+/// Calls the model if there is something to ask, and checks that it answered all of it.
+fn call<T>(requests: usize, ask: impl FnOnce(usize) -> Result<Vec<T>, ModelError>) -> Result<Vec<T>, ModelError> {
+    if requests == 0 {
+        return Ok(Vec::new());
+    }
+    let answers = ask(requests)?;
+    if answers.len() != requests {
+        return Err(ModelError::new(format!("the model gave {} answers to {requests} requests", answers.len())));
+    }
+    Ok(answers)
+}
+
+fn place_error(runs: &[Run<'_>], owners: &[Owner], error: ModelError) -> EvalError {
+    match error.request.and_then(|request| owners.get(request)) {
+        Some(&(r, i, _)) => {
+            let run = &runs[r];
+            EvalError::Item { task: run.task.name().into(), place: run.items.items[i].place.clone(), error }
+        }
+        None => EvalError::Model(error),
+    }
+}
+
+/// Chance for one item, which does not depend on what else is scored.
+fn item_seed(task: &Task, index: usize, seed: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(format!("{}\n{index}", task.name()).as_bytes(), seed)
+}
+
+impl Run<'_> {
+    /// Runs the programs that the model wrote, each with the tests of its item. Equal programs are run once.
+    fn execute(&mut self, options: &EvalOptions, watch: &dyn Watch) -> Result<(), EvalError> {
+        let name = self.task.name().to_string();
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| EvalError::Code { task: name.clone(), error };
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let mut programs: Vec<String> = Vec::new();
+        let mut wanted: Vec<Vec<usize>> = Vec::new();
+        for (item, answer) in self.items.items.iter().zip(&self.answers) {
+            let Ask::Generate { check: Check::Run { before, after }, .. } = &item.ask else {
+                wanted.push(Vec::new());
+                continue;
+            };
+            let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
+            // What a program is does not depend on the metric, so that the first pipeline is the only one.
+            let filtered = match self.task.pipelines.first() {
+                Some(pipeline) => pipeline.apply(&texts, &item.fields).map_err(|message| failed(message.into()))?,
+                None => texts,
+            };
+            let numbered = filtered.iter().map(|answer| {
+                let program = format!("{before}{}{after}", sandbox::assemble::code_in(answer));
+                let next = programs.len();
+                *numbers.entry(program).or_insert_with_key(|program| {
+                    programs.push(program.clone());
+                    next
+                })
+            });
+            wanted.push(numbered.collect());
+        }
+        watch.begins(programs.len());
+        let sandbox = Sandbox::with_options(options.limits.clone(), &options.sandbox).map_err(|e| failed(e.into()))?;
+        let done = AtomicUsize::new(0);
+        let progress = |now: usize| {
+            let before = done.fetch_max(now, Ordering::Relaxed);
+            watch.answered(now.saturating_sub(before));
+        };
+        let executions =
+            sandbox.run_many(&programs, options.sandbox_threads, &progress).map_err(|e| failed(e.into()))?;
+        for (answer, wanted) in self.answers.iter_mut().zip(wanted) {
+            answer.executions = wanted.into_iter().map(|number| executions[number].clone()).collect();
+        }
+        Ok(())
+    }
+
+    fn finish(self, options: &EvalOptions) -> Result<(TaskReport, Vec<Sample>), EvalError> {
+        let Run { task, items, key, known, answers } = self;
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let names = metric_names(&task.metrics, &task.pipelines);
+        let mut scores: Vec<Vec<Score>> = names.iter().map(|_| Vec::with_capacity(answers.len())).collect();
+        let mut samples = Vec::new();
+        for (index, (item, answer)) in items.items.iter().zip(&answers).enumerate() {
+            let failed = |message: String| EvalError::Item {
+                task: task.name.clone(),
+                place: item.place.clone(),
+                error: ModelError::new(message),
+            };
+            let of_item = score(task, item, answer).map_err(failed)?;
+            if options.samples {
+                let json = record(task, &items, index, item, answer, &names, &of_item);
+                samples.push(Sample { task: task.name.clone(), index, json: json.to_string() });
+            }
+            scores.iter_mut().zip(of_item).for_each(|(scores, score)| scores.push(score));
+        }
+        let per_pipeline = task.metrics.len().max(1);
+        let metrics = names.iter().zip(&scores).enumerate().map(|(i, (name, scores))| {
+            let spec = &task.metrics[i % per_pipeline];
+            let estimate = spec.aggregation.of(scores);
+            MetricReport {
+                name: name.clone(),
+                value: estimate.value,
+                stderr: estimate.stderr,
+                higher_is_better: spec.aggregation.higher_is_better(),
+            }
+        });
+        let report = TaskReport {
+            name: task.name.clone(),
+            metrics: metrics.collect(),
+            main: task.main.clone(),
+            n: answers.len(),
+            split: items.split,
+            num_fewshot: items.num_fewshot,
+            notes: items.notes.into_iter().chain(truncations(&answers)).collect(),
+            cached: false,
+        };
+        if let (Some(cache), Some(key)) = (&options.cache, &key) {
+            cache.put(key, &report, options.samples.then_some(&samples))?;
+        }
+        Ok((report, samples))
+    }
+}
+
+/// Says how many prompts were cut, if any were.
+fn truncations(answers: &[Answer]) -> Option<String> {
+    let lost = |answer: &Answer| {
+        let scored = answer.scored.iter().map(|answer| answer.truncated);
+        scored.chain(answer.generated.iter().map(|answer| answer.truncated)).max().unwrap_or(0)
+    };
+    let cut = answers.iter().filter(|answer| lost(answer) > 0).count();
+    let most = answers.iter().map(lost).max().unwrap_or(0);
+    (cut > 0).then(|| {
+        format!(
+            "{cut} of {} prompts are longer than the model takes and were truncated from the left, by up to {most} tokens",
+            answers.len()
+        )
+    })
+}
+
+/// The scores of an item: for each pipeline those of all metrics.
+fn score(task: &Task, item: &Item, answer: &Answer) -> Result<Vec<Score>, String> {
+    let mut scores = Vec::new();
+    for pipeline in &task.pipelines {
+        let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
+        let filtered = pipeline.apply(&texts, &item.fields)?;
+        for spec in &task.metrics {
+            scores.push(one(&spec.metric, item, answer, &filtered)?);
+        }
+    }
+    Ok(scores)
+}
+
+fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[String]) -> Result<Score, String> {
+    let logprobs = || answer.scored.iter().map(|scored| scored.logprob);
+    let total: f64 = logprobs().sum();
+    Ok(match (&item.ask, metric) {
+        (Ask::Choose { choices, gold, .. }, metric) => {
+            let right = |best: Option<usize>| Score::from(best.is_some_and(|best| gold.contains(&best)));
+            let per = |length: fn(&str) -> usize| {
+                argmax(logprobs().zip(choices).map(|(logprob, choice)| logprob / length(choice) as f64))
+            };
+            match metric {
+                Metric::AccNorm => right(per(|choice| choice.chars().count())),
+                Metric::AccBytes => right(per(str::len)),
+                Metric::AccMutualInfo => {
+                    // Where choices are contexts there is one continuation for all of them.
+                    let without = |i: usize| answer.unconditional.get(i).or(answer.unconditional.first());
+                    let gain = |(i, logprob)| logprob - without(i).map_or(0.0, |without| without.logprob);
+                    right(argmax(logprobs().enumerate().map(gain)))
+                }
+                Metric::ExactMatch(_) => {
+                    gold.iter().any(|&index| answer.scored.get(index).is_some_and(|scored| scored.greedy)).into()
+                }
+                _ => right(argmax(logprobs())),
+            }
+        }
+        (Ask::Continue { .. }, Metric::Acc) => answer.scored.iter().all(|scored| scored.greedy).into(),
+        (Ask::Continue { .. }, _) => total.into(),
+        (Ask::Roll { text }, metric) => {
+            let weight = match metric {
+                Metric::PerWord => count_words(text),
+                Metric::PerByte => text.len(),
+                _ => answer.scored.iter().map(|scored| scored.n_tokens).sum(),
+            };
+            Score { sum: total, weight: weight as f64 }
+        }
+        (Ask::Generate { check: Check::Run { .. }, .. }, metric) => {
+            let passed = answer.executions.iter().filter(|execution| execution.passed()).count();
+            let k = if let Metric::PassAt(k) = metric { *k } else { 1 };
+            let n = answer.executions.len();
+            pass_at_k(n, passed, k).ok_or_else(|| format!("{n} answers are too few for pass@{k}"))?.into()
+        }
+        (Ask::Generate { check: Check::Match(targets), .. }, metric) => {
+            let Metric::ExactMatch(comparison) = metric else {
+                return Err("no metric for generated text".into());
+            };
+            let mut right = 0;
+            for answer in filtered {
+                for target in targets {
+                    if comparison.equal(answer, target)? {
+                        right += 1;
+                        break;
+                    }
+                }
+            }
+            // Where a pipeline leaves several answers, their share counts.
+            (f64::from(right) / filtered.len().max(1) as f64).into()
+        }
+    })
+}
+
+/// What was asked and answered, for people.
+fn record(
+    task: &Task,
+    items: &Items,
+    index: usize,
+    item: &Item,
+    answer: &Answer,
+    names: &[String],
+    scores: &[Score],
+) -> Value {
+    let mut map = Map::new();
+    map.insert("task".into(), json!(task.name));
+    map.insert("split".into(), json!(items.split));
+    map.insert("index".into(), json!(index));
+    map.insert("line".into(), json!(item.place.line));
+    let logprobs: Vec<f64> = answer.scored.iter().map(|scored| scored.logprob).collect();
+    match &item.ask {
+        Ask::Choose { contexts, continuations, choices, gold } => {
+            match contexts.as_slice() {
+                [context] => map.insert("prompt".into(), json!(context)),
+                several => map.insert("prompts".into(), json!(several)),
+            };
+            map.insert("continuations".into(), json!(continuations));
+            map.insert("choices".into(), json!(choices));
+            map.insert("target".into(), json!(gold));
+            map.insert("loglikelihoods".into(), json!(logprobs));
+            map.insert("greedy".into(), json!(answer.scored.iter().map(|scored| scored.greedy).collect::<Vec<_>>()));
+            map.insert("prediction".into(), json!(argmax(logprobs)));
+        }
+        Ask::Continue { context, continuation } => {
+            map.insert("prompt".into(), json!(context));
+            map.insert("target".into(), json!(continuation));
+            map.insert("loglikelihoods".into(), json!(logprobs));
+        }
+        Ask::Roll { text } => {
+            map.insert("text".into(), json!(text));
+            map.insert("loglikelihoods".into(), json!(logprobs));
+            map.insert("tokens".into(), json!(answer.scored.iter().map(|scored| scored.n_tokens).sum::<usize>()));
+        }
+        Ask::Generate { context, check, .. } => {
+            map.insert("prompt".into(), json!(context));
+            let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
+            let filtered = task.pipelines.iter().map(|pipeline| {
+                let left = pipeline.apply(&texts, &item.fields).unwrap_or_default();
+                (pipeline.name.clone(), json!(left))
+            });
+            map.insert("filtered".into(), Value::Object(filtered.collect()));
+            map.insert("answers".into(), json!(texts));
+            match check {
+                Check::Match(targets) => map.insert("target".into(), json!(targets)),
+                Check::Run { after, .. } => map.insert("tests".into(), json!(after)),
+            };
+            if !answer.executions.is_empty() {
+                let outcome = |execution: &Execution| json!({"passed": execution.passed(), "outcome": execution.outcome.to_string(), "stderr": execution.stderr});
+                map.insert("executions".into(), answer.executions.iter().map(outcome).collect());
+            }
+        }
+    }
+    let lost = answer.scored.iter().map(|scored| scored.truncated);
+    let lost = lost.chain(answer.generated.iter().map(|generation| generation.truncated)).max().unwrap_or(0);
+    map.insert("truncated".into(), json!(lost));
+    let value = |score: &Score| {
+        if score.weight == 1.0 { json!(score.sum) } else { json!({"sum": score.sum, "weight": score.weight}) }
+    };
+    let scores = names.iter().cloned().zip(scores.iter().map(value)).collect();
+    map.insert("scores".into(), Value::Object(scores));
+    Value::Object(map)
+}

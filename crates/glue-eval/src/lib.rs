@@ -1,0 +1,99 @@
+//! Scores of language models: tasks, prompts, metrics with standard errors, and what answers them.
+//!
+//! [`load_tasks`] reads tasks, in the project's own form or as the YAML files of lm-evaluation-harness; [`evaluate`] asks a
+//! [`LanguageModel`] all of their items and gives a [`Report`].
+//!
+//! ```
+//! use glue_eval::{EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
+//! use glue_eval::{ModelError, Unwatched, evaluate, load_tasks};
+//!
+//! /// Thinks that short answers are likely, and has nothing else to say.
+//! struct Terse;
+//!
+//! impl LanguageModel for Terse {
+//!     fn name(&self) -> String {
+//!         "terse".into()
+//!     }
+//!     fn loglikelihoods(
+//!         &self,
+//!         requests: &[LogLikelihoodRequest<'_>],
+//!         progress: &(dyn Fn(usize) + Sync),
+//!     ) -> Result<Vec<LogLikelihood>, ModelError> {
+//!         progress(requests.len());
+//!         let answer = |request: &LogLikelihoodRequest<'_>| {
+//!             let n_tokens = request.continuation.len();
+//!             LogLikelihood { logprob: -(n_tokens as f64), greedy: false, n_tokens, truncated: 0 }
+//!         };
+//!         Ok(requests.iter().map(answer).collect())
+//!     }
+//!     fn rolling(&self, _: &[&str], _: &(dyn Fn(usize) + Sync)) -> Result<Vec<LogLikelihood>, ModelError> {
+//!         Err(ModelError::new("texts are not scored"))
+//!     }
+//!     fn generate(
+//!         &self,
+//!         _: &[GenerateRequest<'_>],
+//!         _: &(dyn Fn(usize) + Sync),
+//!     ) -> Result<Vec<Vec<Generation>>, ModelError> {
+//!         Err(ModelError::new("nothing is generated"))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path();
+//! std::fs::write(path.join("task.json"), r#"{"name": "sums", "kind": "multiple_choice"}"#)?;
+//! let items = r#"{"context": "1 + 1 =", "choices": ["2", "seven"], "gold": 0}
+//! {"context": "1 + 6 =", "choices": ["2", "seven"], "gold": 1}"#;
+//! std::fs::write(path.join("test.jsonl"), items)?;
+//!
+//! let tasks = load_tasks(&[path])?;
+//! let report = evaluate(&Terse, &tasks, &EvalOptions::default(), &Unwatched)?;
+//! assert_eq!(report.tasks[0].metric("acc").map(|acc| (acc.value, acc.stderr)), Some((0.5, Some(0.5))));
+//! assert_eq!(report.to_json()["tasks"]["sums"]["n"], 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`error`] | what can be wrong, with file and line |
+//! | [`sandbox`], [`pass_at_k`] | programs that a model wrote, run against tests; the chance to pass |
+//! | [`external`] | other programs that evaluate models |
+//!
+//! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate has the
+//! keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the same splitting of
+//! tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from the delta method instead
+//! of a bootstrap. What needs Python code is refused by the name of the key.
+//!
+//! **Invariant:** what can be wrong with a task is found before the model is asked anything.
+//!
+//! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then in a
+//! [`sandbox`].
+
+mod cache;
+mod data;
+pub mod error;
+mod evaluate;
+pub mod external;
+mod filters;
+mod local;
+mod metrics;
+mod model;
+pub mod pass_at_k;
+mod preview;
+mod python;
+mod report;
+pub mod sandbox;
+mod task;
+mod template;
+
+pub use cache::Cache;
+pub use error::{EvalError, ModelError, Place, TaskError};
+pub use evaluate::{EvalOptions, Unwatched, Watch, evaluate};
+pub use local::LocalModel;
+pub use model::{
+    ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling,
+};
+pub use preview::{Preview, preview};
+pub use report::{MetricReport, Report, Sample, TaskReport};
+pub use task::{Kind, Task, load_tasks, select};

@@ -1,0 +1,309 @@
+//! Scores of items, their aggregation over a task, and standard errors.
+//!
+//! For n items with values x_i, mean m and sample standard deviation s (with n − 1):
+//!
+//! | aggregation | value | standard error |
+//! |---|---|---|
+//! | mean | m | s / √n |
+//! | perplexity | exp(−m) | exp(−m) · s / √n |
+//! | weighted perplexity | exp(−r), r = Σa_i / Σb_i | exp(−r) · e |
+//! | bits per byte | −r / ln 2 | e / ln 2 |
+//!
+//! with e = √(n/(n−1) · Σ(a_i − r·b_i)²) / Σb_i, the error of a ratio. All but the first are the delta method, which agrees
+//! with a bootstrap for large n and, other than one, needs no random numbers. A standard error needs two items.
+
+use crate::python::regex;
+use fancy_regex::Regex;
+
+/// A metric of a task.
+#[derive(Debug)]
+pub(crate) struct MetricSpec {
+    /// Its name in a report.
+    pub(crate) name: String,
+    pub(crate) metric: Metric,
+    pub(crate) aggregation: Aggregation,
+}
+
+/// How one item is scored.
+#[derive(Debug)]
+pub(crate) enum Metric {
+    /// Is the most likely choice right?
+    Acc,
+    /// The same, with log-likelihoods divided by the number of characters of the choice.
+    AccNorm,
+    /// The same, divided by the number of bytes.
+    AccBytes,
+    /// The same, less the log-likelihood without context.
+    AccMutualInfo,
+    /// Is the answer equal to a target, or every token of the right choice the most likely one?
+    ExactMatch(Comparison),
+    /// The log-likelihood of the target.
+    LogLikelihood,
+    /// Log-likelihood and number of tokens.
+    PerToken,
+    /// Log-likelihood and number of words.
+    PerWord,
+    /// Log-likelihood and number of bytes.
+    PerByte,
+
+    /// The chance that one of `k` answers passes its tests.
+    PassAt(usize),
+}
+
+/// From the scores of items to that of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aggregation {
+    Mean,
+    Median,
+    Perplexity,
+    WeightedPerplexity,
+    BitsPerByte,
+}
+
+impl Aggregation {
+    pub(crate) const ALL: &'static [(&'static str, Aggregation)] = &[
+        ("mean", Aggregation::Mean),
+        ("median", Aggregation::Median),
+        ("perplexity", Aggregation::Perplexity),
+        ("weighted_perplexity", Aggregation::WeightedPerplexity),
+        ("bits_per_byte", Aggregation::BitsPerByte),
+    ];
+
+    /// Whether it takes pairs of sum and weight.
+    pub(crate) fn is_weighted(self) -> bool {
+        matches!(self, Aggregation::WeightedPerplexity | Aggregation::BitsPerByte)
+    }
+
+    /// Whether more is better. Perplexities are better when low.
+    pub(crate) fn higher_is_better(self) -> bool {
+        matches!(self, Aggregation::Mean | Aggregation::Median)
+    }
+}
+
+impl Metric {
+    /// Whether an item gives a sum and its weight.
+    pub(crate) fn is_weighted(&self) -> bool {
+        matches!(self, Metric::PerToken | Metric::PerWord | Metric::PerByte)
+    }
+}
+
+/// A value and its standard error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Estimate {
+    pub(crate) value: f64,
+    pub(crate) stderr: Option<f64>,
+}
+
+/// The score of one item: a number with weight 1, or a sum with its weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Score {
+    pub(crate) sum: f64,
+    pub(crate) weight: f64,
+}
+
+impl From<f64> for Score {
+    fn from(sum: f64) -> Score {
+        Score { sum, weight: 1.0 }
+    }
+}
+
+impl From<bool> for Score {
+    fn from(right: bool) -> Score {
+        f64::from(u8::from(right)).into()
+    }
+}
+
+impl Aggregation {
+    /// The score of a task. `scores` must not be empty.
+    pub(crate) fn of(self, scores: &[Score]) -> Estimate {
+        let ratio = ratio(scores);
+        match self {
+            Aggregation::Mean => ratio,
+            Aggregation::Median => {
+                let mut sorted: Vec<f64> = scores.iter().map(|score| score.sum).collect();
+                sorted.sort_by(f64::total_cmp);
+                Estimate { value: sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN), stderr: None }
+            }
+            Aggregation::Perplexity | Aggregation::WeightedPerplexity => {
+                let value = (-ratio.value).exp();
+                Estimate { value, stderr: ratio.stderr.map(|stderr| value * stderr) }
+            }
+            Aggregation::BitsPerByte => {
+                let per_bit = std::f64::consts::LN_2;
+                Estimate { value: -ratio.value / per_bit, stderr: ratio.stderr.map(|stderr| stderr / per_bit) }
+            }
+        }
+    }
+}
+
+/// Sum over weight. With weights of 1 this is the mean, and its error that of a mean.
+fn ratio(scores: &[Score]) -> Estimate {
+    let n = scores.len() as f64;
+    let weight: f64 = scores.iter().map(|score| score.weight).sum();
+    let value = scores.iter().map(|score| score.sum).sum::<f64>() / weight;
+    let squares: f64 = scores.iter().map(|score| (score.sum - value * score.weight).powi(2)).sum();
+    let stderr = (scores.len() > 1).then(|| (n / (n - 1.0) * squares).sqrt() / weight);
+    Estimate { value, stderr }
+}
+
+/// The mean of independent estimates. It has a standard error if each has one.
+pub(crate) fn average(estimates: &[Estimate]) -> Estimate {
+    let n = estimates.len() as f64;
+    let value = estimates.iter().map(|estimate| estimate.value).sum::<f64>() / n;
+    let variance: Option<f64> = estimates.iter().map(|estimate| estimate.stderr.map(|stderr| stderr.powi(2))).sum();
+    Estimate { value, stderr: variance.map(|variance| variance.sqrt() / n) }
+}
+
+/// The index of the largest value, the first one where there are several. `None` if there is none, or a NaN.
+pub(crate) fn argmax(values: impl IntoIterator<Item = f64>) -> Option<usize> {
+    let mut best: Option<(usize, f64)> = None;
+    for (i, value) in values.into_iter().enumerate() {
+        if value.is_nan() {
+            return None;
+        }
+        if best.is_none_or(|(_, other)| value > other) {
+            best = Some((i, value));
+        }
+    }
+    best.map(|(i, _)| i)
+}
+
+/// How many words a text has: pieces between white space, those at both ends counted even when empty.
+pub(crate) fn count_words(text: &str) -> usize {
+    let mut pieces = 1;
+    let mut in_space = false;
+    for c in text.chars() {
+        let space = crate::python::is_space(c);
+        pieces += usize::from(space && !in_space);
+        in_space = space;
+    }
+    pieces
+}
+
+/// What is left out of account when an answer is compared with a target, in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    pub(crate) ignore: Vec<Regex>,
+    pub(crate) ignore_case: bool,
+    pub(crate) ignore_punctuation: bool,
+    pub(crate) ignore_numbers: bool,
+}
+
+impl Comparison {
+    /// Whether the two are equal.
+    ///
+    /// # Errors
+    /// When a pattern runs for ever.
+    pub(crate) fn equal(&self, answer: &str, target: &str) -> Result<bool, String> {
+        Ok(self.reduce(answer)? == self.reduce(target)?)
+    }
+
+    fn reduce(&self, text: &str) -> Result<String, String> {
+        let mut text = text.to_string();
+        for pattern in &self.ignore {
+            text = regex::substitute(pattern, "", &text, 0)?;
+        }
+        if self.ignore_case {
+            text = text.to_lowercase();
+        }
+        text.retain(|c| {
+            !(self.ignore_punctuation && c.is_ascii_punctuation() || self.ignore_numbers && c.is_ascii_digit())
+        });
+        // An array of texts, which is what the harness compares, drops NUL at the end.
+        Ok(text.trim_end_matches('\0').to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: Option<f64>, expected: f64) {
+        // Sums of a few numbers near 1 differ by their rounding at most.
+        assert!(found.is_some_and(|found| (found - expected).abs() < 1e-12), "{found:?}, expected {expected}");
+    }
+
+    #[test]
+    fn means_and_their_errors_by_hand() {
+        let scores: Vec<Score> = [true, false, true, true].map(Score::from).to_vec();
+        let mean = Aggregation::Mean.of(&scores);
+        close(Some(mean.value), 0.75);
+        // s² = (3 · 1/16 + 9/16) / 3 = 1/4, so that s / √4 = 1/4.
+        close(mean.stderr, 0.25);
+        assert_eq!(Aggregation::Mean.of(&scores[..1]), Estimate { value: 1.0, stderr: None });
+        assert_eq!(Aggregation::Median.of(&[3.0.into(), 1.0.into(), 2.0.into()]).value, 2.0);
+    }
+
+    #[test]
+    fn perplexities_and_their_errors_by_hand() {
+        let scores = [Score::from(-1.0), Score::from(-2.0), Score::from(-3.0)];
+        let perplexity = Aggregation::Perplexity.of(&scores);
+        close(Some(perplexity.value), 2f64.exp());
+        close(perplexity.stderr, 2f64.exp() / 3f64.sqrt());
+
+        let texts = [Score { sum: -6.0, weight: 2.0 }, Score { sum: -2.0, weight: 2.0 }];
+        // r = −8/4 = −2; residuals −2 and 2; e = √(2/1 · 8) / 4 = 1.
+        let perplexity = Aggregation::WeightedPerplexity.of(&texts);
+        close(Some(perplexity.value), 2f64.exp());
+        close(perplexity.stderr, 2f64.exp());
+        let bits = Aggregation::BitsPerByte.of(&texts);
+        close(Some(bits.value), 2.0 / 2f64.ln());
+        close(bits.stderr, 1.0 / 2f64.ln());
+    }
+
+    #[test]
+    fn the_delta_method_agrees_with_a_bootstrap() {
+        // numpy, 200000 resamples of these 40 pairs: `a = -(b * (1 + 0.3 * sin(i)))`, `b = 5 + i % 7`, gave 0.0946 for the
+        // standard deviation of exp(-sum(a) / sum(b)).
+        let texts: Vec<Score> = (0..40)
+            .map(|i| {
+                let weight = f64::from(5 + i % 7);
+                Score { sum: -(weight * (1.0 + 0.3 * f64::from(i).sin())), weight }
+            })
+            .collect();
+        let stderr = Aggregation::WeightedPerplexity.of(&texts).stderr.unwrap();
+        // A bootstrap of 40 items is itself right to some percent.
+        assert!((stderr / BOOTSTRAP - 1.0).abs() < 0.05, "{stderr}");
+    }
+
+    const BOOTSTRAP: f64 = 0.0946;
+
+    #[test]
+    fn averages_of_tasks() {
+        let estimate = |value, stderr| Estimate { value, stderr };
+        let both = average(&[estimate(0.5, Some(0.3)), estimate(1.0, Some(0.4))]);
+        close(Some(both.value), 0.75);
+        close(both.stderr, 0.25);
+        assert_eq!(average(&[estimate(0.5, None), estimate(1.0, Some(0.4))]).stderr, None);
+    }
+
+    #[test]
+    fn ties_go_to_the_first_and_nan_to_none() {
+        assert_eq!(argmax([1.0, 3.0, 3.0]), Some(1));
+        assert_eq!(argmax([f64::NEG_INFINITY, f64::NEG_INFINITY]), Some(0));
+        assert_eq!(argmax([1.0, f64::NAN]), None);
+        assert_eq!(argmax([]), None);
+    }
+
+    #[test]
+    fn words_are_counted_as_re_split_does() {
+        // len(re.split(r"\s+", text))
+        for (text, expected) in [("", 1), ("a", 1), ("a b", 2), (" a  b\n", 4), ("a\u{a0}b", 2)] {
+            assert_eq!(count_words(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn comparisons_ignore_what_they_are_told_to() {
+        let plain = Comparison::default();
+        assert!(plain.equal("a b", "a b").unwrap() && !plain.equal("A b", "a b").unwrap());
+        let loose = Comparison {
+            ignore: vec![regex::compile(",").unwrap(), regex::compile(r"\$").unwrap()],
+            ignore_case: true,
+            ignore_punctuation: true,
+            ignore_numbers: true,
+        };
+        assert!(loose.equal("$1,000 Dollars!", "dollars2").is_ok_and(|equal| !equal));
+        assert!(loose.equal("$1,000Dollars!", "dollars2").unwrap());
+    }
+}

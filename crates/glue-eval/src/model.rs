@@ -1,0 +1,133 @@
+//! The boundary to whatever answers: a model in memory, a server, a table in a test.
+
+use crate::error::ModelError;
+
+/// What a language model must be able to do to be scored.
+///
+/// Each function takes all requests of an evaluation at once, so that the model can order and batch them at its best, and
+/// answers in the order of the requests. `progress` is told of how many more requests have been answered, from any thread.
+pub trait LanguageModel: Sync {
+    /// A name for reports.
+    fn name(&self) -> String;
+
+    /// A hash of everything the answers depend on, weights and tokenizer; `None` when there is no such thing, and then
+    /// nothing is cached. It is asked for only if there is a cache.
+    ///
+    /// # Errors
+    /// [`ModelError`] for files that can no longer be read.
+    fn content_hash(&self) -> Result<Option<String>, ModelError> {
+        Ok(None)
+    }
+
+    /// The log-likelihood of each continuation after its context. Requests with the same context stand together.
+    ///
+    /// # Errors
+    /// [`ModelError`], which ends the evaluation.
+    fn loglikelihoods(
+        &self,
+        requests: &[LogLikelihoodRequest<'_>],
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<LogLikelihood>, ModelError>;
+
+    /// The log-likelihood of each text as a whole. A text longer than the model is cut into windows that do not overlap,
+    /// each of which sees one token of the one before.
+    ///
+    /// # Errors
+    /// [`ModelError`], which ends the evaluation.
+    fn rolling(&self, texts: &[&str], progress: &(dyn Fn(usize) + Sync)) -> Result<Vec<LogLikelihood>, ModelError>;
+
+    /// `n` answers to each request, each without the stop string that ended it.
+    ///
+    /// # Errors
+    /// [`ModelError`], which ends the evaluation.
+    fn generate(
+        &self,
+        requests: &[GenerateRequest<'_>],
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<Vec<Generation>>, ModelError>;
+
+    /// Renders a conversation by the model's chat template, ready for the answer of the assistant. A conversation that ends
+    /// with the assistant is left open there, so that the model continues its words.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a model without a template, which is the default, or a template that fails.
+    fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
+        let _ = messages;
+        Err(ModelError::new(format!("{} has no chat template", self.name())))
+    }
+}
+
+/// How likely is this continuation of that context?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLikelihoodRequest<'a> {
+    /// What comes before. It may be empty.
+    pub context: &'a str,
+    /// What is scored, with the delimiter that separates it. Not empty.
+    pub continuation: &'a str,
+}
+
+/// An answer to a [`LogLikelihoodRequest`], or for a text as a whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogLikelihood {
+    /// Natural logarithm of the probability.
+    pub logprob: f64,
+    /// Whether each token of the continuation was the most likely one.
+    pub greedy: bool,
+    /// How many tokens were scored.
+    pub n_tokens: usize,
+    /// How many tokens of the context were dropped, from its left, because all together are more than the model takes.
+    pub truncated: usize,
+}
+
+/// Continue this context.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GenerateRequest<'a> {
+    /// What comes before. It may be empty.
+    pub context: &'a str,
+    /// Texts that end an answer. The end-of-sequence token always does.
+    pub until: &'a [String],
+    /// The most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How many answers are wanted, at least 1.
+    pub n: usize,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// What logits are divided by; 0 takes the most likely token.
+    pub temperature: f64,
+    /// Only this many of the most likely tokens are considered; `None` for all.
+    pub top_k: Option<usize>,
+    /// Only the most likely tokens that together have this probability are considered, in (0, 1]; `None` for all.
+    pub top_p: Option<f64>,
+    /// What chance depends on; the answers of one request differ by their number.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The most likely token each time.
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+}
+
+/// An answer to a [`GenerateRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// The text, without the stop string and without special tokens.
+    pub text: String,
+    /// How many tokens were generated.
+    pub n_tokens: usize,
+    /// How many tokens of the context were dropped, from its left, to leave room for the answer.
+    pub truncated: usize,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}

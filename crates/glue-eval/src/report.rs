@@ -1,0 +1,174 @@
+//! What an evaluation gives: scores of tasks, their average, and a record of each item.
+
+use crate::filters::Pipeline;
+use crate::metrics::{Estimate, MetricSpec, average};
+use serde_json::{Map, Value, json};
+use std::io;
+
+/// The scores of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The name of the model.
+    pub model: String,
+    /// The tasks, in the order in which they were given.
+    pub tasks: Vec<TaskReport>,
+    /// A record of each item, task after task, if they were asked for.
+    pub samples: Vec<Sample>,
+}
+
+/// The scores of a model in one task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskReport {
+    /// The name of the task.
+    pub name: String,
+    /// Its metrics, in the order of the task file.
+    pub metrics: Vec<MetricReport>,
+    /// The name of the metric that stands for the task in an average.
+    pub main: String,
+    /// How many items were scored.
+    pub n: usize,
+    /// The split that was scored.
+    pub split: String,
+    /// How many examples stood in each prompt.
+    pub num_fewshot: usize,
+    /// What people should know, such as prompts that were cut.
+    pub notes: Vec<String>,
+    /// Whether it was taken from a cache.
+    pub cached: bool,
+}
+
+/// One metric of a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricReport {
+    /// Its name; with a comma and the name of the filter where the task has more than one.
+    pub name: String,
+    /// Its value.
+    pub value: f64,
+    /// The standard error of the value; `None` with fewer than two items, and for a median.
+    pub stderr: Option<f64>,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+}
+
+/// What was asked and answered for one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The name of the task.
+    pub task: String,
+    /// The number of the item in the task, counted from 0.
+    pub index: usize,
+    /// The record, a JSON object on one line.
+    pub json: String,
+}
+
+impl TaskReport {
+    /// A metric by its name.
+    pub fn metric(&self, name: &str) -> Option<&MetricReport> {
+        self.metrics.iter().find(|metric| metric.name == name)
+    }
+
+    /// The metric that stands for the task in an average.
+    pub fn main_metric(&self) -> Option<&MetricReport> {
+        self.metric(&self.main)
+    }
+}
+
+impl Report {
+    /// The mean of the main metrics, and its standard error for independent tasks. NaN without a task.
+    pub fn average(&self) -> (f64, Option<f64>) {
+        let main = |task: &TaskReport| match task.main_metric() {
+            Some(metric) => Estimate { value: metric.value, stderr: metric.stderr },
+            None => Estimate { value: f64::NAN, stderr: None },
+        };
+        let average = average(&self.tasks.iter().map(main).collect::<Vec<_>>());
+        (average.value, average.stderr)
+    }
+
+    /// The document that `glue eval --json` prints. A number that is not finite, or unknown, is `null`.
+    ///
+    /// `{"model": …, "tasks": {NAME: {METRIC: value, "METRIC_stderr": …, "n": count, "metric": the main one, "split": …,
+    /// "num_fewshot": …, "notes": […]}}, "average": …, "average_stderr": …}`
+    pub fn to_json(&self) -> Value {
+        let tasks: Map<String, Value> = self.tasks.iter().map(|task| (task.name.clone(), task.to_json())).collect();
+        let (average, average_stderr) = self.average();
+        json!({"model": self.model, "tasks": tasks, "average": average, "average_stderr": average_stderr})
+    }
+
+    /// Writes the records of the items as JSON Lines.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_samples(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.samples.iter().try_for_each(|sample| writeln!(out, "{}", sample.json))
+    }
+}
+
+impl TaskReport {
+    fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        for metric in &self.metrics {
+            map.insert(metric.name.clone(), json!(metric.value));
+            map.insert(format!("{}_stderr", metric.name), json!(metric.stderr));
+        }
+        map.insert("n".into(), json!(self.n));
+        map.insert("metric".into(), json!(self.main));
+        map.insert("split".into(), json!(self.split));
+        map.insert("num_fewshot".into(), json!(self.num_fewshot));
+        if !self.notes.is_empty() {
+            map.insert("notes".into(), json!(self.notes));
+        }
+        Value::Object(map)
+    }
+}
+
+/// The name under which a metric stands in a report, for each metric and each pipeline.
+pub(crate) fn metric_names(metrics: &[MetricSpec], pipelines: &[Pipeline]) -> Vec<String> {
+    let named = |spec: &MetricSpec, pipeline: &Pipeline| match pipelines.len() {
+        1 => spec.name.clone(),
+        _ => format!("{},{}", spec.name, pipeline.name),
+    };
+    pipelines.iter().flat_map(|pipeline| metrics.iter().map(move |spec| named(spec, pipeline))).collect()
+}
+
+/// The name of the first metric, which stands for a task that names none.
+pub(crate) fn metric_name(metrics: &[MetricSpec], pipelines: &[Pipeline]) -> String {
+    metric_names(metrics, pipelines).into_iter().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(name: &str, value: f64, stderr: Option<f64>) -> TaskReport {
+        TaskReport {
+            name: name.into(),
+            metrics: vec![MetricReport { name: "acc".into(), value, stderr, higher_is_better: true }],
+            main: "acc".into(),
+            n: 4,
+            split: "test".into(),
+            num_fewshot: 0,
+            notes: Vec::new(),
+            cached: false,
+        }
+    }
+
+    #[test]
+    fn the_document_has_the_agreed_form() {
+        let tasks = vec![task("b", 0.75, Some(0.3)), task("a", 0.25, Some(0.4))];
+        let report = Report { model: "m".into(), tasks, samples: Vec::new() };
+        let expected = concat!(
+            r#"{"model":"m","tasks":{"b":{"acc":0.75,"acc_stderr":0.3,"n":4,"metric":"acc","split":"test","num_fewshot":0},"#,
+            r#""a":{"acc":0.25,"acc_stderr":0.4,"n":4,"metric":"acc","split":"test","num_fewshot":0}},"#,
+            r#""average":0.5,"average_stderr":0.25}"#
+        );
+        assert_eq!(report.to_json().to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_null() {
+        let report = Report { model: "m".into(), tasks: vec![task("a", f64::INFINITY, None)], samples: Vec::new() };
+        let json = report.to_json();
+        assert!(json["tasks"]["a"]["acc"].is_null() && json["tasks"]["a"]["acc_stderr"].is_null());
+        assert!(json["average"].is_null());
+    }
+}

@@ -1,0 +1,210 @@
+//! Tasks in their checked form, and the items that a model is asked.
+
+mod discover;
+mod examples;
+mod fields;
+mod harness;
+mod native;
+mod prompt;
+
+pub use discover::{load_tasks, select};
+
+use crate::error::{EvalError, ModelError, Place, TaskError};
+use crate::filters::Pipeline;
+use crate::metrics::MetricSpec;
+use crate::model::{ChatMessage, Sampling};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a model is asked to do in a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Say which of several continuations is the most likely one.
+    MultipleChoice,
+    /// Write an answer, which is compared with the right one.
+    GenerateUntil,
+    /// Say how likely one continuation is.
+    LogLikelihood,
+    /// Say how likely whole texts are.
+    LogLikelihoodRolling,
+    /// Write a program, which is run against tests.
+    Code,
+}
+
+impl Kind {
+    /// The name, as in a task file of the harness.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::MultipleChoice => "multiple_choice",
+            Kind::GenerateUntil => "generate_until",
+            Kind::LogLikelihood => "loglikelihood",
+            Kind::LogLikelihoodRolling => "loglikelihood_rolling",
+            Kind::Code => "code",
+        }
+    }
+}
+
+/// A task whose description has been checked. Its items are read when they are asked for.
+#[derive(Debug)]
+pub struct Task {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) kind: Kind,
+    pub(crate) groups: Vec<String>,
+    pub(crate) metrics: Vec<MetricSpec>,
+    pub(crate) main: String,
+    pub(crate) pipelines: Vec<Pipeline>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Native(native::Native),
+    Harness(Box<harness::Harness>),
+}
+
+impl Task {
+    /// The name under which it is reported.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that describes it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What a model is asked to do.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The groups and tags it belongs to.
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// The metric that stands for the task in an average.
+    pub fn main_metric(&self) -> &str {
+        &self.main
+    }
+
+    /// The splits it has items for, in the order of their names.
+    pub fn splits(&self) -> Vec<String> {
+        match &self.source {
+            Source::Native(native) => native.splits(),
+            Source::Harness(harness) => harness.splits(),
+        }
+    }
+
+    /// Whether it runs what the model writes.
+    pub fn runs_code(&self) -> bool {
+        self.kind == Kind::Code
+    }
+
+    /// Reads and renders the items of a split.
+    pub(crate) fn items(&self, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
+        match &self.source {
+            Source::Native(native) => native.items(self, options),
+            Source::Harness(harness) => harness.items(self, options),
+        }
+    }
+
+    pub(crate) fn unknown_split(&self, split: &str) -> TaskError {
+        TaskError::UnknownSplit {
+            path: self.path.clone(),
+            task: self.name.clone(),
+            split: split.to_string(),
+            known: self.splits(),
+        }
+    }
+}
+
+/// Which items are wanted, and how their prompts are made.
+pub(crate) struct ItemOptions<'a> {
+    /// The split; `None` for the one that the task names, which is `test` for the native form.
+    pub(crate) split: Option<&'a str>,
+    /// The most items, from the beginning.
+    pub(crate) limit: Option<usize>,
+    /// Examples in each prompt; `None` for as many as the task wants.
+    pub(crate) num_fewshot: Option<usize>,
+    /// What the choice of examples depends on.
+    pub(crate) seed: u64,
+    pub(crate) chat: Option<Chat<'a>>,
+}
+
+/// Prompts are conversations.
+#[derive(Clone, Copy)]
+pub(crate) struct Chat<'a> {
+    pub(crate) render: &'a dyn Fn(&[ChatMessage]) -> Result<String, ModelError>,
+    /// Whether each example is a turn of its own, or all stand in one question.
+    pub(crate) multiturn: bool,
+}
+
+/// The items of a split, rendered.
+#[derive(Debug)]
+pub(crate) struct Items {
+    pub(crate) split: String,
+    pub(crate) num_fewshot: usize,
+    pub(crate) items: Vec<Item>,
+    /// What people should know about them.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One thing a model is asked, and what is right.
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// Where it stands.
+    pub(crate) place: Place,
+    /// Its fields as they are in the file.
+    pub(crate) fields: Map<String, Value>,
+    pub(crate) ask: Ask,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Contexts or continuations are one for all choices, or one for each.
+    Choose {
+        contexts: Vec<String>,
+        continuations: Vec<String>,
+        /// The choices without delimiters.
+        choices: Vec<String>,
+        /// Those that are right.
+        gold: Vec<usize>,
+    },
+    Continue {
+        context: String,
+        continuation: String,
+    },
+    Roll {
+        text: String,
+    },
+    Generate {
+        context: String,
+        settings: Arc<Generating>,
+        check: Check,
+    },
+}
+
+/// How answers are generated.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Generating {
+    pub(crate) until: Vec<String>,
+    pub(crate) max_new_tokens: usize,
+    /// Without a seed of its own.
+    pub(crate) sampling: Sampling,
+    /// How many answers an item gets.
+    pub(crate) repeats: usize,
+}
+
+/// What is done with an answer.
+#[derive(Debug)]
+pub(crate) enum Check {
+    /// It is equal to one of these.
+    Match(Vec<String>),
+    /// The program of these two with the answer between them ends without an error.
+    Run { before: String, after: String },
+}

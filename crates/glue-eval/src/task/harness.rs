@@ -1,0 +1,632 @@
+//! Task files of lm-evaluation-harness 0.4, read as they are.
+//!
+//! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a rendered
+//! template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name of the key.
+
+mod load;
+mod parts;
+
+pub(super) use load::{Document, load};
+pub(super) use parts::pipelines;
+
+use super::examples::{Choice, Examples};
+use super::fields::{Fields, texts};
+use super::prompt::{self, Delimiters};
+use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task};
+use crate::data::{self, Format, Row, describe};
+use crate::error::{EvalError, Place, TaskError};
+use crate::filters::{Filter, Pipeline};
+use crate::python::{self, literal, repr};
+use crate::template::{Template, Templates};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const KEYS: &[&str] = &[
+    "task",
+    "tag",
+    "group",
+    "dataset_path",
+    "dataset_kwargs",
+    "training_split",
+    "validation_split",
+    "test_split",
+    "fewshot_split",
+    "doc_to_text",
+    "doc_to_target",
+    "doc_to_choice",
+    "description",
+    "target_delimiter",
+    "fewshot_delimiter",
+    "fewshot_config",
+    "num_fewshot",
+    "metric_list",
+    "output_type",
+    "generation_kwargs",
+    "repeats",
+    "filter_list",
+    "gen_prefix",
+    "unsafe_code",
+];
+
+/// Keys without a meaning for scores of a local file.
+const REMARKS: &[&str] =
+    &["task_alias", "dataset_name", "should_decontaminate", "doc_to_decontamination_query", "metadata"];
+
+/// Keys that ask for Python code or another sense.
+const REFUSED: &[(&str, &str)] = &[
+    ("class", "the task is written in Python"),
+    ("custom_dataset", "it is a Python function"),
+    ("process_docs", "it is a Python function"),
+    ("process_results", "it is a Python function"),
+    ("use_prompt", "prompts of promptsource are not read; write them as templates"),
+    ("doc_to_image", "images are not supported"),
+    ("doc_to_audio", "sounds are not supported"),
+];
+
+const FEWSHOT_KEYS: &[&str] = &[
+    "sampler",
+    "split",
+    "samples",
+    "doc_to_text",
+    "doc_to_choice",
+    "doc_to_target",
+    "gen_prefix",
+    "fewshot_delimiter",
+    "target_delimiter",
+];
+
+/// How a text, a target or a list of choices follows from an item.
+#[derive(Debug, Clone)]
+enum Rule {
+    /// The field of this name, or else the template.
+    Text(Template, String),
+    Index(i64),
+    List(Vec<Value>),
+}
+
+/// The rules for one question, and how its answer begins.
+#[derive(Debug, Clone)]
+struct Rules {
+    text: Rule,
+    target: Rule,
+    choice: Option<Rule>,
+    prefix: Option<Rule>,
+    delimiters: Delimiters,
+}
+
+#[derive(Debug)]
+pub(super) struct Harness {
+    format: Format,
+    data: Vec<(String, Vec<PathBuf>)>,
+    training_split: Option<String>,
+    validation_split: Option<String>,
+    test_split: Option<String>,
+    fewshot_split: Option<String>,
+    samples: Option<Vec<Row>>,
+    fewshot_choice: Choice,
+    templates: Templates,
+    rules: Rules,
+    fewshot: Rules,
+    description: Option<Rule>,
+    num_fewshot: Option<usize>,
+    generating: Arc<Generating>,
+}
+
+/// Checks a document into a task.
+pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
+    let fields = Fields { place: Place::file(&document.path), map: &document.map, sources: &document.sources };
+    for (key, reason) in REFUSED {
+        if fields.get(key).is_some() {
+            let reason = (*reason).to_string();
+            return Err(TaskError::Unsupported { place: fields.place_of(key), key: (*key).into(), reason });
+        }
+    }
+    fields.only(&[KEYS, REMARKS, &REFUSED.iter().map(|(key, _)| *key).collect::<Vec<_>>()])?;
+    let kind = match fields.optional_text("output_type")?.unwrap_or("generate_until") {
+        "multiple_choice" => Kind::MultipleChoice,
+        "generate_until" => Kind::GenerateUntil,
+        "loglikelihood" => Kind::LogLikelihood,
+        "loglikelihood_rolling" => Kind::LogLikelihoodRolling,
+        other => {
+            let known = "multiple_choice, generate_until, loglikelihood or loglikelihood_rolling";
+            return Err(fields.wrong("output_type", known, &Value::from(other)));
+        }
+    };
+    let (kind, metrics) = parts::metrics(&fields, kind)?;
+    let (format, data) = parts::data_files(&fields)?;
+    let split = |key: &str| -> Result<Option<String>, TaskError> {
+        let Some(name) = fields.optional_text(key)? else { return Ok(None) };
+        if data.iter().any(|(known, _)| known == name) {
+            return Ok(Some(name.into()));
+        }
+        let known: Vec<&str> = data.iter().map(|(name, _)| name.as_str()).collect();
+        Err(fields.wrong(key, &format!("a split of data_files ({})", known.join(", ")), &Value::from(name)))
+    };
+    let (training_split, validation_split, test_split) =
+        (split("training_split")?, split("validation_split")?, split("test_split")?);
+    if test_split.is_none() && validation_split.is_none() {
+        return Err(TaskError::MissingField { place: fields.place, field: "test_split".into() });
+    }
+    let mut templates = Templates::new();
+    let rules = rules(&fields, &mut templates, kind)?;
+    let description = rule(&fields, "description", &mut templates)?;
+    let nothing = Map::new();
+    let own = match fields.get("fewshot_config") {
+        None => Fields { place: fields.place.clone(), map: &nothing, sources: &[] },
+        Some(Value::Object(map)) => Fields { place: fields.place_of("fewshot_config"), map, sources: fields.sources },
+        Some(other) => return Err(fields.wrong("fewshot_config", "a map", other)),
+    };
+    own.only(&[FEWSHOT_KEYS])?;
+    let fewshot = Rules {
+        text: rule(&own, "doc_to_text", &mut templates)?.unwrap_or_else(|| rules.text.clone()),
+        target: rule(&own, "doc_to_target", &mut templates)?.unwrap_or_else(|| rules.target.clone()),
+        choice: rule(&own, "doc_to_choice", &mut templates)?.or_else(|| rules.choice.clone()),
+        prefix: rule(&own, "gen_prefix", &mut templates)?.or_else(|| rules.prefix.clone()),
+        delimiters: Delimiters {
+            target: own
+                .optional_text("target_delimiter")?
+                .map_or_else(|| rules.delimiters.target.clone(), String::from),
+            example: own
+                .optional_text("fewshot_delimiter")?
+                .map_or_else(|| rules.delimiters.example.clone(), String::from),
+        },
+    };
+    let fewshot_split = match own.optional_text("split")? {
+        Some(name) if data.iter().any(|(known, _)| known == name) => Some(name.to_string()),
+        Some(name) => return Err(own.wrong("split", "a split of data_files", &Value::from(name))),
+        None => split("fewshot_split")?,
+    };
+    let fewshot_choice = match own.optional_text("sampler")? {
+        None => Choice::Random,
+        Some(name) => match Choice::ALL.iter().find(|(known, _)| *known == name) {
+            Some(&(_, choice)) => choice,
+            None => return Err(own.wrong("sampler", "`default` or `first_n`", &Value::from(name))),
+        },
+    };
+    let repeats = fields.number("repeats", 1)?.unwrap_or(1);
+    let generates = matches!(kind, Kind::GenerateUntil | Kind::Code);
+    let pipelines = match fields.get("filter_list") {
+        Some(list) => parts::pipelines(&fields, list)?,
+        // Programs are judged together.
+        None if kind == Kind::Code => vec![Pipeline { name: "none".into(), filters: Vec::new() }],
+        None => vec![Pipeline::take_first()],
+    };
+    if !generates && !pipelines.iter().all(|pipeline| matches!(pipeline.filters.as_slice(), [Filter::TakeFirst])) {
+        return Err(TaskError::Unsupported {
+            place: fields.place_of("filter_list"),
+            key: "filter_list".into(),
+            reason: "filters work on text, but this task generates none".into(),
+        });
+    }
+    let mut groups = fields.texts("group")?.unwrap_or_default();
+    groups.extend(fields.texts("tag")?.unwrap_or_default());
+    let harness = Harness {
+        format,
+        training_split,
+        validation_split,
+        test_split,
+        fewshot_split,
+        samples: samples(&own)?,
+        fewshot_choice,
+        templates,
+        description,
+        num_fewshot: fields.number("num_fewshot", 0)?,
+        generating: Arc::new(parts::generating(&fields, &rules.delimiters.example, repeats)?),
+        fewshot,
+        rules,
+        data,
+    };
+    Ok(Task {
+        name: fields.text("task")?.into(),
+        path: document.path.clone(),
+        kind,
+        groups,
+        main: crate::report::metric_name(&metrics, &pipelines),
+        metrics,
+        pipelines,
+        source: Source::Harness(Box::new(harness)),
+    })
+}
+
+fn rules(fields: &Fields<'_>, templates: &mut Templates, kind: Kind) -> Result<Rules, TaskError> {
+    let choice = rule(fields, "doc_to_choice", templates)?;
+    if kind == Kind::MultipleChoice && choice.is_none() {
+        return Err(TaskError::MissingField { place: fields.place.clone(), field: "doc_to_choice".into() });
+    }
+    let missing = |key: &str| TaskError::MissingField { place: fields.place.clone(), field: key.into() };
+    let text = match rule(fields, "doc_to_text", templates)? {
+        Some(text) => text,
+        None if kind == Kind::LogLikelihoodRolling => {
+            Rule::Text(templates.compile("").unwrap_or_default(), String::new())
+        }
+        None => return Err(missing("doc_to_text")),
+    };
+    Ok(Rules {
+        text,
+        target: rule(fields, "doc_to_target", templates)?.ok_or_else(|| missing("doc_to_target"))?,
+        choice,
+        prefix: rule(fields, "gen_prefix", templates)?,
+        delimiters: Delimiters {
+            target: fields.optional_text("target_delimiter")?.unwrap_or(" ").into(),
+            example: fields.optional_text("fewshot_delimiter")?.unwrap_or("\n\n").into(),
+        },
+    })
+}
+
+fn rule(fields: &Fields<'_>, key: &str, templates: &mut Templates) -> Result<Option<Rule>, TaskError> {
+    let Some(value) = fields.get(key) else { return Ok(None) };
+    let rule = match value {
+        Value::String(source) => {
+            let template = templates.compile(source).map_err(|message| TaskError::Template {
+                place: fields.place_of(key),
+                key: key.into(),
+                message,
+            })?;
+            Some(Rule::Text(template, source.clone()))
+        }
+        Value::Number(number) => number.as_i64().map(Rule::Index),
+        Value::Array(items) => Some(Rule::List(items.clone())),
+        Value::Object(map) if key == "doc_to_choice" => Some(Rule::List(map.values().cloned().collect())),
+        _ => None,
+    };
+    rule.map(Some).ok_or_else(|| fields.wrong(key, "a field's name, a template, an index or a list", value))
+}
+
+fn samples(own: &Fields<'_>) -> Result<Option<Vec<Row>>, TaskError> {
+    let Some(value) = own.get("samples") else { return Ok(None) };
+    let row = |(line, item): (usize, &Value)| Some(Row { line, fields: item.as_object()?.clone() });
+    let rows = value.as_array().and_then(|items| (1..).zip(items).map(row).collect());
+    rows.map(Some).ok_or_else(|| own.wrong("samples", "a list of maps", value))
+}
+
+/// An item with what is needed to say where it stands and what its columns are.
+struct Doc<'a> {
+    row: &'a Row,
+    place: Place,
+}
+
+/// What turns items of one split into questions.
+struct Reader<'a> {
+    harness: &'a Harness,
+    /// The fields that any item of the split has.
+    columns: BTreeSet<&'a str>,
+}
+
+impl Reader<'_> {
+    /// The value of a rule before it is interpreted, and whether it came from a template.
+    fn value(&self, rule: &Rule, key: &str, doc: &Doc<'_>) -> Result<(Value, bool), TaskError> {
+        match rule {
+            Rule::Index(index) => Ok((Value::from(*index), false)),
+            Rule::List(items) => Ok((Value::Array(items.clone()), false)),
+            Rule::Text(_, column) if self.columns.contains(column.as_str()) => {
+                let value = doc.row.fields.get(column).filter(|value| !value.is_null());
+                let value =
+                    value.ok_or_else(|| TaskError::MissingField { place: doc.place.clone(), field: column.clone() })?;
+                // Truth values are numbers in Python.
+                Ok((value.as_bool().map_or_else(|| value.clone(), |flag| Value::from(u8::from(flag))), false))
+            }
+            Rule::Text(template, _) => {
+                let text = self.harness.templates.render(template, &doc.row.fields);
+                let text = text.map_err(|message| self.failed(doc, key, message))?;
+                Ok((Value::String(text), true))
+            }
+        }
+    }
+
+    fn failed(&self, doc: &Doc<'_>, key: &str, message: String) -> TaskError {
+        TaskError::Template { place: doc.place.clone(), key: key.into(), message }
+    }
+
+    fn wrong(&self, doc: &Doc<'_>, key: &str, expected: &str, found: &Value) -> TaskError {
+        TaskError::WrongField {
+            place: doc.place.clone(),
+            field: key.into(),
+            expected: expected.into(),
+            found: describe(found),
+        }
+    }
+
+    /// Text, or an index where there are choices and a template gives digits.
+    fn text(&self, rules: &Rules, doc: &Doc<'_>) -> Result<Value, TaskError> {
+        match self.value(&rules.text, "doc_to_text", doc)? {
+            (Value::String(text), true) if rules.choice.is_some() && python::is_index(&text) => Ok(index(text)),
+            (value, _) => Ok(value),
+        }
+    }
+
+    fn target(&self, rules: &Rules, doc: &Doc<'_>) -> Result<Value, TaskError> {
+        match self.value(&rules.target, "doc_to_target", doc)? {
+            (Value::String(text), true) if rules.choice.is_some() && python::is_index(&text) => Ok(index(text)),
+            (Value::String(text), true) if text.len() >= 2 && text.starts_with('[') && text.ends_with(']') => {
+                Ok(literal::parse(&text).unwrap_or(Value::String(text)))
+            }
+            (value, _) => Ok(value),
+        }
+    }
+
+    fn choices(&self, rule: &Rule, doc: &Doc<'_>) -> Result<Vec<String>, TaskError> {
+        const KEY: &str = "doc_to_choice";
+        let value = match self.value(rule, KEY, doc)? {
+            (Value::String(text), true) => literal::parse(&text).map_err(|message| self.failed(doc, KEY, message))?,
+            (value, _) => value,
+        };
+        let choices = value.is_array().then(|| texts(&value)).flatten();
+        let choices = choices.ok_or_else(|| self.wrong(doc, KEY, "a list of texts", &value))?;
+        if choices.len() < 2 {
+            return Err(TaskError::TooFewChoices { place: doc.place.clone(), found: choices.len() });
+        }
+        if choices.iter().any(String::is_empty) {
+            return Err(self.wrong(doc, KEY, "a list of texts that are not empty", &value));
+        }
+        Ok(choices)
+    }
+
+    /// Text of a field or template; `None` without a rule.
+    fn words(&self, rule: Option<&Rule>, key: &str, doc: &Doc<'_>) -> Result<Option<String>, TaskError> {
+        let Some(rule) = rule else { return Ok(None) };
+        let (value, _) = self.value(rule, key, doc)?;
+        Ok(Some(repr::str(&value)).filter(|text| !text.is_empty()))
+    }
+
+    /// The indices of the choices that a target names.
+    fn gold(&self, target: &Value, choices: &[String], doc: &Doc<'_>) -> Result<Vec<usize>, TaskError> {
+        let one = |target: &Value| {
+            let index = match target {
+                Value::String(text) => choices.iter().position(|choice| choice == text),
+                other => {
+                    let index = other
+                        .as_i64()
+                        .ok_or_else(|| self.wrong(doc, "doc_to_target", "the index or the text of a choice", other))?;
+                    usize::try_from(index).ok().filter(|&index| index < choices.len())
+                }
+            };
+            index.ok_or_else(|| TaskError::AnswerOutOfRange {
+                place: doc.place.clone(),
+                answer: repr::repr(target),
+                choices: choices.len(),
+            })
+        };
+        match target {
+            Value::Array(items) if items.is_empty() => {
+                Err(self.wrong(doc, "doc_to_target", "a choice, or a list of some", target))
+            }
+            Value::Array(items) => items.iter().map(one).collect(),
+            other => Ok(vec![one(other)?]),
+        }
+    }
+
+    /// An example with its answer.
+    fn example(&self, doc: &Doc<'_>) -> Result<Vec<prompt::Turn>, TaskError> {
+        let rules = &self.harness.fewshot;
+        let choices = rules.choice.as_ref().map(|rule| self.choices(rule, doc)).transpose()?;
+        let pick = |value: &Value| -> Result<String, TaskError> {
+            let index = value.as_u64().and_then(|index| usize::try_from(index).ok());
+            match (&choices, index) {
+                (Some(choices), Some(index)) => choices.get(index).cloned().ok_or_else(|| {
+                    let place = doc.place.clone();
+                    TaskError::AnswerOutOfRange { place, answer: index.to_string(), choices: choices.len() }
+                }),
+                _ => Ok(repr::str(value)),
+            }
+        };
+        let question = match self.text(rules, doc)? {
+            Value::String(text) => text,
+            // The question is a choice, and the target its end.
+            value if value.is_u64() => pick(&value)?,
+            other => return Err(self.wrong(doc, "doc_to_text", "text", &other)),
+        };
+        let answer = match self.target(rules, doc)? {
+            Value::Array(items) => items.first().map(pick).transpose()?.unwrap_or_default(),
+            other => pick(&other)?,
+        };
+        let prefix = self.words(rules.prefix.as_ref(), "gen_prefix", doc)?;
+        Ok(prompt::example(question, &answer, prefix.as_deref(), &rules.delimiters))
+    }
+}
+
+fn index(digits: String) -> Value {
+    digits.parse::<u64>().map_or(Value::String(digits), Value::from)
+}
+
+impl Harness {
+    pub(super) fn splits(&self) -> Vec<String> {
+        let mut splits: Vec<String> = self.data.iter().map(|(name, _)| name.clone()).collect();
+        splits.sort();
+        splits
+    }
+
+    /// The split of the data that is meant by a name or by its role; the one to score without one.
+    fn split_named(&self, name: Option<&str>) -> Option<&str> {
+        let default = self.test_split.as_deref().or(self.validation_split.as_deref());
+        let Some(name) = name else { return default };
+        let known = self.data.iter().map(|(known, _)| known.as_str()).find(|known| *known == name);
+        known.or(match name {
+            "test" => default,
+            "validation" => self.validation_split.as_deref(),
+            "train" => self.training_split.as_deref(),
+            _ => None,
+        })
+    }
+
+    fn read(&self, task: &Task, split: &str) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
+        let files = self.data.iter().find(|(name, _)| name == split).map(|(_, files)| files);
+        let files = files.ok_or_else(|| task.unknown_split(split))?;
+        let read = files.iter().map(|file| Ok((file.clone(), data::read(file, self.format)?)));
+        let read: Vec<_> = read.collect::<Result<_, TaskError>>()?;
+        if read.iter().all(|(_, rows)| rows.is_empty()) {
+            let path = files.first().cloned().unwrap_or_else(|| task.path.clone());
+            return Err(TaskError::EmptySplit { path, task: task.name.clone(), split: split.into() });
+        }
+        Ok(read)
+    }
+
+    /// The rows that examples are drawn from, the split they are of, and the file of each.
+    fn pool(&self, task: &Task, scored: &str) -> Result<(String, Vec<Row>, Vec<PathBuf>), TaskError> {
+        if let (None, Some(samples)) = (&self.fewshot_split, &self.samples) {
+            return Ok(("samples".into(), samples.clone(), vec![task.path.clone(); samples.len()]));
+        }
+        let split = [&self.fewshot_split, &self.training_split, &self.validation_split].into_iter().flatten().next();
+        let split = split.map_or(scored, String::as_str).to_string();
+        let mut rows = Vec::new();
+        let mut files = Vec::new();
+        for (file, read) in self.read(task, &split)? {
+            files.extend(std::iter::repeat_n(file, read.len()));
+            rows.extend(read);
+        }
+        Ok((split, rows, files))
+    }
+
+    pub(super) fn items(&self, task: &Task, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
+        let split =
+            self.split_named(options.split).ok_or_else(|| task.unknown_split(options.split.unwrap_or("test")))?;
+        let mut notes = Vec::new();
+        let num_fewshot = match (options.num_fewshot, self.num_fewshot) {
+            (Some(wanted), Some(0)) if wanted > 0 => {
+                notes.push(format!("the task insists on prompts without examples; {wanted} were asked for"));
+                0
+            }
+            (wanted, own) => wanted.or(own).unwrap_or(0),
+        };
+        let read = self.read(task, split)?;
+        let (pool_split, pool, pool_files) =
+            if num_fewshot > 0 { self.pool(task, split)? } else { (String::new(), Vec::new(), Vec::new()) };
+        // The harness compares the names in the task file, both of which may be absent; where another split is scored than
+        // the file says, what matters is whether the item is among the examples.
+        let usual = self.split_named(None) == Some(split);
+        let excluded = if usual { self.fewshot_split == self.test_split } else { pool_split == split };
+        if num_fewshot > 0 && pool_split == split && !excluded {
+            notes.push(format!("examples are drawn from the split `{split}` that is scored, the item itself included"));
+        }
+        let columns = read.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.fields.keys().map(String::as_str));
+        let reader = Reader { harness: self, columns: columns.collect() };
+        let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
+        let limit = options.limit.unwrap_or(usize::MAX);
+        let mut items: Vec<Item> = Vec::new();
+        let mut form: Option<Form> = None;
+        for (file, row) in read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).take(limit) {
+            let doc = Doc { row, place: Place::at(file, row.line) };
+            let drawn =
+                examples.draw(num_fewshot, excluded.then_some(row)).ok_or_else(|| TaskError::TooFewExamples {
+                    path: task.path.clone(),
+                    task: task.name.clone(),
+                    split: pool_split.clone(),
+                    wanted: num_fewshot + usize::from(excluded),
+                    found: pool.len(),
+                })?;
+            let text = self.words_of(&reader, &doc)?;
+            let mut turns = prompt::description(&text);
+            for example in drawn {
+                let at = pool.iter().position(|row| std::ptr::eq(row, example)).unwrap_or_default();
+                let path: &Path = pool_files.get(at).map_or(task.path.as_path(), PathBuf::as_path);
+                turns.extend(reader.example(&Doc { row: example, place: Place::at(path, example.line) })?);
+            }
+            let ask = self.ask(task.kind, &reader, &doc, turns, &mut form, options)?;
+            items.push(Item { place: doc.place, fields: row.fields.clone(), ask });
+        }
+        Ok(Items { split: split.into(), num_fewshot, items, notes })
+    }
+
+    fn words_of(&self, reader: &Reader<'_>, doc: &Doc<'_>) -> Result<String, TaskError> {
+        Ok(reader.words(self.description.as_ref(), "description", doc)?.unwrap_or_default())
+    }
+
+    fn ask(
+        &self,
+        kind: Kind,
+        reader: &Reader<'_>,
+        doc: &Doc<'_>,
+        turns: Vec<prompt::Turn>,
+        form: &mut Option<Form>,
+        options: &ItemOptions<'_>,
+    ) -> Result<Ask, EvalError> {
+        let rules = &self.rules;
+        let target = reader.target(rules, doc)?;
+        if kind == Kind::LogLikelihoodRolling {
+            let text = repr::str(&target);
+            if text.is_empty() {
+                return Err(reader.wrong(doc, "doc_to_target", "a text that is not empty", &target).into());
+            }
+            return Ok(Ask::Roll { text });
+        }
+        let prefix = reader.words(rules.prefix.as_ref(), "gen_prefix", doc)?;
+        let text = reader.text(rules, doc)?;
+        let choices = rules.choice.as_ref().map(|rule| reader.choices(rule, doc)).transpose()?;
+        // The first item decides what all of them are.
+        let form = *form.get_or_insert(Form { several_contexts: text.is_u64(), several_targets: target.is_array() });
+        let context = |question: &str| -> Result<String, EvalError> {
+            let mut turns = turns.clone();
+            turns.extend(prompt::question(question.to_string(), prefix.as_deref(), &rules.delimiters.target));
+            Ok(prompt::render(&turns, options.chat)?)
+        };
+        let delimiter = prompt::continuation_delimiter(&rules.delimiters.target, prefix.as_deref(), options.chat);
+        if let (Kind::MultipleChoice, true, Some(choices)) = (kind, form.several_contexts, &choices) {
+            let gold = reader.gold(&text, choices, doc)?;
+            let contexts = choices.iter().map(|choice| context(choice)).collect::<Result<_, _>>()?;
+            let continuations = vec![format!("{delimiter}{}", repr::str(&target))];
+            return Ok(Ask::Choose { contexts, continuations, choices: choices.clone(), gold });
+        }
+        let Value::String(question) = &text else {
+            return Err(reader.wrong(doc, "doc_to_text", "text", &text).into());
+        };
+        let context = context(question)?;
+        match (kind, choices) {
+            (Kind::MultipleChoice, Some(choices)) => {
+                let gold = reader.gold(&target, &choices, doc)?;
+                let continuations = choices.iter().map(|choice| format!("{delimiter}{choice}")).collect();
+                Ok(Ask::Choose { contexts: vec![context], continuations, choices, gold })
+            }
+            (Kind::GenerateUntil | Kind::Code, choices) => {
+                let targets = match choices {
+                    Some(choices) => {
+                        let gold = reader.gold(&target, &choices, doc)?;
+                        gold.into_iter().map(|index| choices[index].clone()).collect()
+                    }
+                    None => self.targets(reader, doc, target, form)?,
+                };
+                let check = match kind {
+                    Kind::Code => Check::Run { before: String::new(), after: format!("\n{}\n", targets.join("\n")) },
+                    _ => Check::Match(targets),
+                };
+                Ok(Ask::Generate { context, settings: Arc::clone(&self.generating), check })
+            }
+            _ => {
+                let continuation = repr::str(&target);
+                if continuation.is_empty() {
+                    return Err(reader.wrong(doc, "doc_to_target", "a text that is not empty", &target).into());
+                }
+                Ok(Ask::Continue { context, continuation })
+            }
+        }
+    }
+
+    /// The texts that an answer may be equal to.
+    fn targets(&self, reader: &Reader<'_>, doc: &Doc<'_>, target: Value, form: Form) -> Result<Vec<String>, TaskError> {
+        let looks_like_one = match &self.rules.target {
+            Rule::Text(_, source) if !reader.columns.contains(source.as_str()) => {
+                "; the harness reads a template's result in brackets as a list, and not the name of a field"
+            }
+            _ => "",
+        };
+        let expected = match (&target, form.several_targets) {
+            (Value::Array(_), true) => match texts(&target).filter(|targets| !targets.is_empty()) {
+                Some(targets) => return Ok(targets),
+                None => "a list of texts",
+            },
+            (Value::Array(_), false) => "one text, as for the first item",
+            (_, true) => "a list of texts, as for the first item",
+            (_, false) => return Ok(vec![repr::str(&target)]),
+        };
+        Err(reader.wrong(doc, "doc_to_target", &format!("{expected}{looks_like_one}"), &target))
+    }
+}
+
+/// What the items of a task are like.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    /// The choices are contexts and not continuations.
+    several_contexts: bool,
+    /// More than one answer is right.
+    several_targets: bool,
+}

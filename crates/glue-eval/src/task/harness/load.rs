@@ -1,0 +1,86 @@
+//! Task files of the harness as they are: YAML with other files included.
+
+use crate::error::{Place, TaskError};
+use serde_json::{Map, Value};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The keys of a file, with those of the files it includes where it has not its own.
+#[derive(Debug, Clone)]
+pub(in crate::task) struct Document {
+    pub(in crate::task) path: PathBuf,
+    pub(in crate::task) map: Map<String, Value>,
+    /// The file and then the included ones, with their texts.
+    pub(in crate::task) sources: Vec<(PathBuf, String)>,
+}
+
+/// Reads a file and what it includes.
+///
+/// # Errors
+/// [`TaskError`] for a file that cannot be read, is no YAML, includes itself, or names a Python function.
+pub(in crate::task) fn load(path: &Path) -> Result<Document, TaskError> {
+    let mut open = Vec::new();
+    load_within(path, &mut open)
+}
+
+fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskError> {
+    let text = fs::read_to_string(path).map_err(TaskError::io(path))?;
+    let identity = path.canonicalize().map_err(TaskError::io(path))?;
+    if open.contains(&identity) {
+        return Err(TaskError::Malformed { place: Place::file(path), message: "the file includes itself".into() });
+    }
+    open.push(identity);
+    refuse_functions(path, &text)?;
+    let options = serde_saphyr::options! { with_snippet: false };
+    let value: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|error| {
+        let place = match error.location() {
+            Some(location) => Place::at(path, usize::try_from(location.line()).unwrap_or(1)),
+            None => Place::file(path),
+        };
+        TaskError::Malformed { place, message: format!("invalid YAML: {}", error.render()) }
+    })?;
+    let Value::Object(mut map) = value else {
+        let message = "a task file should be a map of keys".into();
+        return Err(TaskError::Malformed { place: Place::file(path), message });
+    };
+    let mut sources = vec![(path.to_path_buf(), text)];
+    let included = match map.shift_remove("include") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::String(one)) => vec![one],
+        Some(other) => super::super::fields::texts(&other).ok_or_else(|| TaskError::WrongField {
+            place: Place::file(path),
+            field: "include".into(),
+            expected: "a path or a list of paths".into(),
+            found: crate::data::describe(&other),
+        })?,
+    };
+    let mut merged = Map::new();
+    for include in included {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let document = load_within(&directory.join(include), open)?;
+        merged.extend(document.map);
+        sources.extend(document.sources);
+    }
+    merged.extend(map);
+    open.pop();
+    Ok(Document { path: path.to_path_buf(), map: merged, sources })
+}
+
+/// Functions are Python code beside the file, which nothing here can run.
+fn refuse_functions(path: &Path, text: &str) -> Result<(), TaskError> {
+    for (line, number) in text.lines().zip(1..) {
+        let Some((before, function)) = line.split_once("!function") else { continue };
+        // In quotes or a comment it is mere text.
+        let key = before.trim().trim_start_matches("- ").trim_end_matches([':', '-']).trim();
+        if before.contains(['#', '"', '\'']) || !before.trim_end().ends_with([':', '-']) {
+            continue;
+        }
+        let key = if key.is_empty() { "!function" } else { key };
+        return Err(TaskError::Unsupported {
+            place: Place::at(path, number),
+            key: key.into(),
+            reason: format!("`{}` is a Python function", function.trim()),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Decoder language models of the Llama family on a CPU: packed batches, KV cache, hidden states, scores, generation.
+//!
+//! The way in is [`Model::open`] for a model directory and [`Model::new`] for tensors already in memory. A batch is a
+//! [`Tree`] of tokens: sequences that begin alike share the rows of what they share, nothing is padded, and the tree is
+//! also the cache that later passes continue from. [`Model::score`] packs continuations to be scored into such trees.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`architecture`] | a configuration checked into what the runtime computes, refused by name of the key |
+//! | [`weight`], [`weights`] | one tensor in its stored type; the tensors of a model by name |
+//! | [`rope`] | the rotary embeddings: default, linear, dynamic, llama3, yarn, longrope |
+//! | [`tree`] | sequences that share prefixes; the KV cache |
+//! | [`model`] | the forward pass |
+//! | [`padded`] | batches as rectangles with padding, and back |
+//! | [`score`] | log-probabilities of continuations |
+//! | [`tokenizer`], [`chat`] | text to ids and back, incrementally too; messages to prompts |
+//! | [`sampling`], [`stop`] | the next token from scores; stop strings in text that comes in pieces |
+//! | [`text`], [`generate`] | a model with its tokenizer; continuations of many prompts |
+//!
+//! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by block
+//! where they are used. One implementation of the decoder layer runs every family: what differs is data in
+//! [`Architecture`].
+//!
+//! **Invariant:** the number of threads changes no result.
+//!
+//! **Invariant:** no key of a configuration that would change the computation, and no tensor, is dropped in silence.
+#![deny(missing_docs)]
+
+pub mod architecture;
+mod cancel;
+pub mod chat;
+mod decode_stream;
+pub mod error;
+pub mod generate;
+pub mod model;
+mod norm;
+mod ops;
+pub mod padded;
+pub mod rope;
+pub mod sampling;
+pub mod score;
+pub mod stop;
+pub mod text;
+pub mod tokenizer;
+pub mod tree;
+pub mod weight;
+pub mod weights;
+
+/// What logits and hidden states come in: `f32`, contiguous, on the CPU.
+pub use candle_core::Tensor;
+
+pub use architecture::Architecture;
+pub use cancel::Cancel;
+pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Message};
+pub use decode_stream::DecodeStream;
+pub use error::LmError;
+pub use generate::{Finish, GenerateOptions, Generated, Prompt};
+pub use model::{Model, Output, Rows, Want};
+pub use padded::{PaddedBatch, PaddedOutput};
+pub use sampling::{Sampler, Sampling, SamplingError};
+pub use score::{Score, ScoreOptions, ScoreRequest};
+pub use stop::{Passed, StopFilter};
+pub use text::{TextError, TextModel};
+pub use tokenizer::{Tokenizer, TokenizerError};
+pub use tree::{Branch, Tree};
+pub use weight::{Weight, WeightError};
+pub use weights::Weights;

@@ -1,0 +1,311 @@
+//! The forward pass of a decoder: embedding, layers, final norm, head.
+//!
+//! One pass runs all pending tokens of a [`Tree`], packed into rows. The last layer runs only for rows that are wanted, apart from
+//! its keys and values.
+
+mod attention_block;
+mod feed_forward;
+mod layer;
+mod load;
+
+use crate::architecture::Architecture;
+use crate::error::LmError;
+use crate::norm::RmsNorm;
+use crate::ops::linear;
+use crate::rope::{Angles, RopeTables};
+use crate::tree::{Branch, Pass, Tree};
+use crate::weight::Weight;
+use crate::weights::Weights;
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use glue_tensor::model_dir::ModelDirError;
+use glue_tensor::{Checkpoint, Config, ModelDir};
+use layer::Layer;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A decoder, ready to run. Shared by reference: it does not change.
+#[derive(Debug)]
+pub struct Model {
+    architecture: Architecture,
+    embedding: Weight,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    head: Weight,
+    ropes: Vec<RopeTables>,
+    /// Bytes of all tensors in use, as stored.
+    pub(crate) weight_bytes: usize,
+}
+
+/// Which rows of a pass.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// None.
+    None,
+    /// All, in the order of push and extend.
+    All,
+    /// The last pending token of each branch, in the order of push and extend.
+    Last,
+    /// These, in this order: a branch, and an index counted in the pending tokens of that branch.
+    Some(&'a [(Branch, usize)]),
+}
+
+/// What a pass returns.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// Rows whose logits are wanted.
+    pub logits: Rows<'a>,
+    /// Hidden states of all rows: 0 is the embedding (scaled where the family scales it), i the residual stream after layer i
+    /// counted from 1, and the number of layers plus 1 is the state after the final norm.
+    pub hidden: &'a [usize],
+}
+
+impl Want<'_> {
+    /// Logits of the last token of each branch, and nothing else.
+    pub const LAST: Want<'static> = Want { logits: Rows::Last, hidden: &[] };
+    /// Logits of all rows, and nothing else.
+    pub const ALL: Want<'static> = Want { logits: Rows::All, hidden: &[] };
+    /// Nothing: the pass only fills the cache.
+    pub const NOTHING: Want<'static> = Want { logits: Rows::None, hidden: &[] };
+}
+
+/// What a pass returned.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Output {
+    /// [rows wanted, vocabulary], `f32`.
+    pub logits: Tensor,
+    /// [pending rows, hidden size] for each index wanted, in the order in which they were named.
+    pub hidden: Vec<Tensor>,
+}
+
+impl Model {
+    /// Opens a Hugging Face model directory. Weights are mapped, not read.
+    ///
+    /// # Errors
+    /// [`LmError::ModelDir`], and those of [`Model::new`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Model, LmError> {
+        let dir = ModelDir::open(dir)?;
+        let checkpoint = Checkpoint::open(dir.path()).map_err(ModelDirError::from)?;
+        Model::new(dir.config(), Weights::from_checkpoint(Arc::new(checkpoint)))
+    }
+
+    /// Puts a model together from its configuration and tensors, such as a merge that was never written.
+    ///
+    /// # Errors
+    /// Those of [`Architecture::from_config`]; [`LmError::MissingTensor`], [`LmError::Shape`], [`LmError::UnexpectedTensor`]
+    /// when configuration and tensors disagree. Nothing is computed before all of that is checked.
+    pub fn new(config: &Config, weights: Weights) -> Result<Model, LmError> {
+        load::model(Architecture::from_config(config)?, &weights)
+    }
+
+    /// What the model computes, apart from its weights.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Rows of the embedding, and logits of each token.
+    pub fn vocab_size(&self) -> usize {
+        self.architecture.vocab_size
+    }
+
+    /// Number of layers.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Width of the residual stream.
+    pub fn hidden_size(&self) -> usize {
+        self.architecture.hidden_size
+    }
+
+    /// Longest text the model is made for, in tokens. Longer ones run all the same.
+    pub fn max_positions(&self) -> usize {
+        self.architecture.max_positions
+    }
+
+    /// Whether sequences of these two lengths have the same rotary embeddings, so that a cache filled at one length gives at
+    /// the other what a pass over the whole sequence gives. False only where the embedding depends on the length (`dynamic`,
+    /// `longrope`) and the two lie on different sides of its limit, or, for `dynamic`, both beyond it.
+    pub fn same_rotation(&self, length: usize, other: usize) -> bool {
+        self.regimes(length) == self.regimes(other)
+    }
+
+    /// Equal for lengths at which all rotary embeddings are the same, and free of other numbers than 0 where none is scaled for
+    /// its length.
+    pub(crate) fn regimes(&self, length: usize) -> Vec<usize> {
+        let ropes = self.ropes.iter().map(RopeTables::rope);
+        ropes.filter(|rope| rope.depends_on_length()).map(|rope| rope.regime(length)).collect()
+    }
+
+    /// Runs all pending tokens of `tree` and keeps their keys and values in it.
+    ///
+    /// # Errors
+    /// [`LmError::Token`], [`LmError::HiddenIndex`], [`LmError::NoSuchRow`], [`LmError::ForeignTree`]: before anything is
+    /// computed, and the tokens stay pending.
+    pub fn forward(&self, tree: &mut Tree, want: &Want<'_>) -> Result<Output, LmError> {
+        let pass = tree.pass();
+        let rows: Vec<usize> = match want.logits {
+            Rows::None => Vec::new(),
+            Rows::All => (0..pass.tokens.len()).collect(),
+            Rows::Last => pass.segments.iter().map(|segment| segment.rows.end - 1).collect(),
+            Rows::Some(rows) => {
+                let row = |&(branch, index): &(Branch, usize)| {
+                    tree.row_of(&pass, branch, index).ok_or_else(|| LmError::NoSuchRow {
+                        branch: format!("{branch:?}"),
+                        index,
+                        pending: tree.pending_of(branch),
+                    })
+                };
+                rows.iter().map(row).collect::<Result<_, _>>()?
+            }
+        };
+        let mut wanted = rows.clone();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let (states, hidden) = self.run(tree, &pass, &wanted, want.hidden, true)?;
+        let states = if rows == wanted {
+            states
+        } else {
+            // Every row is among those wanted, so the search finds it.
+            let places: Vec<u32> = rows.iter().map(|row| wanted.partition_point(|w| w < row) as u32).collect();
+            select(&states, &places)?
+        };
+        Ok(Output { logits: self.logits(&states)?, hidden })
+    }
+
+    /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `wanted`, which ascend,
+    /// and the hidden states asked for. Without `keep` nothing is kept in the tree, which is of no further use then.
+    pub(crate) fn run(
+        &self,
+        tree: &mut Tree,
+        pass: &Pass,
+        wanted: &[usize],
+        hidden: &[usize],
+        keep: bool,
+    ) -> Result<(Tensor, Vec<Tensor>), LmError> {
+        let num_layers = self.layers.len();
+        self.check(tree, pass, hidden)?;
+        let needs_all = hidden.iter().any(|&index| index >= num_layers) || wanted.len() == pass.tokens.len();
+        let subset = (!needs_all).then_some(wanted);
+
+        let angles = |tables: &RopeTables| Arc::new(tables.angles(&pass.positions, &pass.lengths));
+        let angles: Vec<Arc<Angles>> = self.ropes.iter().map(angles).collect();
+        let looks_back = pass.looks_back();
+        let mut segments = None;
+        let mut states = Vec::new();
+        let mut x = self.embed(&pass.tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if hidden.contains(&index) {
+                states.push((index, x.clone()));
+            }
+            let subset = subset.filter(|_| index + 1 == num_layers);
+            let around = &angles[self.architecture.layers[index].rope];
+            let (normed, k, v) = layer.keys_and_values(&x, around)?;
+            if subset.is_some_and(<[usize]>::is_empty) {
+                x = Tensor::zeros((0, self.hidden_size()), DType::F32, &Device::Cpu)?;
+            } else {
+                let these = match &segments {
+                    Some(segments) if !looks_back && subset.is_none() => Arc::clone(segments),
+                    _ => tree.attention_segments(pass, index, subset),
+                };
+                x = layer.forward(&x, &normed, &k, &v, around, subset, Arc::clone(&these))?;
+                segments = Some(these);
+            }
+            if keep {
+                tree.keep(pass, index, &floats(&k)?, &floats(&v)?);
+            }
+        }
+        if hidden.contains(&num_layers) {
+            states.push((num_layers, x.clone()));
+        }
+        let mut normed = self.norm.forward(&x)?;
+        if hidden.contains(&(num_layers + 1)) {
+            states.push((num_layers + 1, normed.clone()));
+        }
+        if needs_all && wanted.len() < pass.tokens.len() {
+            normed = select(&normed, &wanted.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
+        }
+        if keep {
+            tree.finish();
+        }
+        let of = |index: &usize| states.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
+        Ok((normed, hidden.iter().filter_map(of).collect()))
+    }
+
+    /// Logits of states after the final norm.
+    pub(crate) fn logits(&self, states: &Tensor) -> Result<Tensor, LmError> {
+        let logits = linear(states, &self.head, None)?;
+        Ok(match self.architecture.final_softcap {
+            Some(cap) => ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?,
+            None => logits,
+        })
+    }
+
+    fn check(&self, tree: &Tree, pass: &Pass, hidden: &[usize]) -> Result<(), LmError> {
+        let vocab_size = self.vocab_size();
+        let last = self.layers.len() + 1;
+        if let Some(&token) = pass.tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(LmError::Token { token, vocab_size });
+        }
+        if let Some(&index) = hidden.iter().find(|&&index| index > last) {
+            return Err(LmError::HiddenIndex { index, last });
+        }
+        match tree.layers_kept() {
+            Some(found) if found != self.layers.len() => {
+                Err(LmError::ForeignTree { expected: self.layers.len(), found })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Rows of the embedding, widened and scaled.
+    fn embed(&self, tokens: &[u32]) -> Result<Tensor, LmError> {
+        let width = self.hidden_size();
+        let reader = self.embedding.reader();
+        let mut rows = vec![0.0; tokens.len() * width];
+        for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(width)) {
+            reader.copy(token as usize, row);
+        }
+        let scale = self.architecture.embedding_scale;
+        if scale != 1.0 {
+            rows.iter_mut().for_each(|x| *x *= scale);
+        }
+        Ok(Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)?)
+    }
+}
+
+/// Rows of a matrix, in the order named.
+fn select(x: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
+    x.index_select(&Tensor::from_slice(rows, rows.len(), &Device::Cpu)?, 0)
+}
+
+/// The elements of `x`, without a copy, under the lock of its storage.
+struct Floats<G> {
+    guard: G,
+    range: Range<usize>,
+}
+
+/// The elements of `x`, a contiguous `f32` tensor on the CPU, without a copy.
+pub(crate) fn floats(x: &Tensor) -> candle_core::Result<impl Deref<Target = [f32]> + '_> {
+    let (guard, layout) = x.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("a tensor of shape {:?} that is not contiguous", x.shape())
+    };
+    if !matches!(&*guard, Storage::Cpu(CpuStorage::F32(_))) {
+        candle_core::bail!("a tensor of {:?} on {:?}", x.dtype(), x.device())
+    }
+    Ok(Floats { guard, range: start..end })
+}
+
+impl<G: Deref<Target = Storage>> Deref for Floats<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.guard {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
+            // Refused when this was made.
+            _ => &[],
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Attention against the plain formula in f64, over every way its keys can lie.
+
+use super::*;
+use candle_core::Device;
+
+const WIDE: AttentionSpec =
+    AttentionSpec { heads: 6, kv_heads: 2, head_dim: 20, scale: 0.2236, softcap: None, window: None };
+
+fn values(rows: usize, width: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 22) as f32 - 2.0
+    };
+    (0..rows * width).map(next).collect()
+}
+
+/// One sequence of `length` positions, every one of them a query.
+struct Sequence {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    length: usize,
+}
+
+impl Sequence {
+    fn new(spec: &AttentionSpec, length: usize, seed: u32) -> Sequence {
+        let kv = spec.kv_heads * spec.head_dim;
+        Sequence {
+            q: values(length, spec.heads * spec.head_dim, seed),
+            k: values(length, kv, seed + 1),
+            v: values(length, kv, seed + 2),
+            length,
+        }
+    }
+
+    fn expected(&self, spec: &AttentionSpec) -> Vec<f64> {
+        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window } = *spec;
+        let mut out = vec![0.0; self.length * heads * head_dim];
+        for p in 0..self.length {
+            for head in 0..heads {
+                let kv_head = head / (heads / kv_heads);
+                let first = window.map_or(0, |w| (p + 1).saturating_sub(w));
+                let at = |row: usize, column: usize| (row * kv_heads + kv_head) * head_dim + column;
+                let scores: Vec<f64> = (first..=p)
+                    .map(|j| {
+                        let q = &self.q[(p * heads + head) * head_dim..][..head_dim];
+                        let dot: f64 =
+                            q.iter().enumerate().map(|(c, q)| f64::from(*q) * f64::from(self.k[at(j, c)])).sum();
+                        let score = dot * f64::from(scale);
+                        softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                    })
+                    .collect();
+                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+                for (j, s) in scores.iter().enumerate() {
+                    let weight = (s - largest).exp() / sum;
+                    for c in 0..head_dim {
+                        out[(p * heads + head) * head_dim + c] += weight * f64::from(self.v[at(first + j, c)]);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// The queries from `start` on, keys before it cut into spans of `kept` positions.
+    fn run(&self, spec: &AttentionSpec, start: usize, kept: usize) -> Vec<f32> {
+        let (width, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let mut spans = Vec::new();
+        for at in (0..start).step_by(kept) {
+            let end = (at + kept).min(start);
+            // Room beyond what is named, as in a cache that grew for another branch.
+            let k = self.k[at * kv..].to_vec();
+            spans.push(Span::Before(Arc::new(KeyValue { k, v: self.v[at * kv..].to_vec() }), end - at));
+        }
+        let rows = self.length - start;
+        // The pass holds a foreign row before and after.
+        let around = |values: &[f32]| [&vec![9.0; kv], &values[start * kv..], &vec![9.0; kv]].concat();
+        spans.push(Span::Now(1..1 + rows));
+        let segment = Segment { rows: 0..rows, positions: (start..self.length).collect(), spans };
+        let tensor =
+            |v: Vec<f32>, width: usize| Tensor::from_vec(v.clone(), (v.len() / width, width), &Device::Cpu).unwrap();
+        let (k, v) = (tensor(around(&self.k), kv), tensor(around(&self.v), kv));
+        let q = tensor(self.q[start * width..].to_vec(), width);
+        let out = attention(&q, &k, &v, Arc::from([segment]), spec).unwrap();
+        assert_eq!(out.dims(), [rows, width]);
+        out.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn check(&self, spec: &AttentionSpec, start: usize, kept: usize) {
+        let expected = &self.expected(spec)[start * spec.heads * spec.head_dim..];
+        for (i, (o, e)) in self.run(spec, start, kept).into_iter().zip(expected).enumerate() {
+            // Scores up to about 40, rounded to 2^-24 of that, act as relative errors of the weights.
+            assert!((f64::from(o) - e).abs() < 2e-5, "{spec:?}, from {start}, spans of {kept}, element {i}: {o} {e}");
+        }
+    }
+}
+
+#[test]
+fn every_split_of_the_keys_gives_the_formula() {
+    for spec in [
+        WIDE,
+        AttentionSpec { softcap: Some(5.0), ..WIDE },
+        AttentionSpec { window: Some(7), ..WIDE },
+        AttentionSpec { window: Some(40), softcap: Some(30.0), ..WIDE },
+        AttentionSpec { heads: 2, kv_heads: 2, head_dim: 33, ..WIDE },
+    ] {
+        let long = Sequence::new(&spec, 150, 1);
+        for (start, kept) in [(0, 1), (1, 1), (149, 149), (149, 10), (100, 64), (31, 5), (75, 75)] {
+            long.check(&spec, start, kept);
+        }
+        Sequence::new(&spec, 1, 2).check(&spec, 0, 1);
+        Sequence::new(&spec, 9, 3).check(&spec, 4, 2);
+    }
+}
+
+#[test]
+fn chosen_queries_are_as_among_all() {
+    let sequence = Sequence::new(&WIDE, 90, 4);
+    let (width, kv) = (WIDE.heads * WIDE.head_dim, WIDE.kv_heads * WIDE.head_dim);
+    let positions = vec![3, 40, 41, 89];
+    let q: Vec<f32> = positions.iter().flat_map(|&p| sequence.q[p * width..][..width].to_vec()).collect();
+    let tensor = |v: &[f32], width: usize| Tensor::from_slice(v, (v.len() / width, width), &Device::Cpu).unwrap();
+    let segment = Segment { rows: 0..4, positions: positions.clone(), spans: vec![Span::Now(0..90)] };
+    let (k, v) = (tensor(&sequence.k, kv), tensor(&sequence.v, kv));
+    let out = attention(&tensor(&q, width), &k, &v, Arc::from([segment]), &WIDE).unwrap().to_vec2::<f32>().unwrap();
+    let expected = sequence.expected(&WIDE);
+    for (row, p) in out.iter().zip(positions) {
+        assert!(row.iter().zip(&expected[p * width..]).all(|(o, e)| (f64::from(*o) - e).abs() < 2e-5), "{p}");
+    }
+}
+
+#[test]
+fn segments_share_a_prefix_and_threads_change_nothing() {
+    let spec = AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None };
+    let sequence = Sequence::new(&spec, 300, 7);
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| (sequence.run(&spec, 0, 1), sequence.run(&spec, 299, 100)))
+    };
+    let one = run(1);
+    assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one));
+    sequence.check(&spec, 200, 100);
+
+    // Rows 0..4 are a prefix; 4..6 and 6..9 both follow it.
+    let kv = spec.kv_heads * spec.head_dim;
+    let width = spec.heads * spec.head_dim;
+    let rows = |data: &[f32], width: usize, rows: Range<usize>| data[rows.start * width..rows.end * width].to_vec();
+    let other = Sequence::new(&spec, 7, 8);
+    let join = |a: &[f32], b: &[f32], width| [rows(a, width, 0..6), rows(b, width, 4..7)].concat();
+    let tensor =
+        |v: Vec<f32>, width: usize| Tensor::from_vec(v.clone(), (v.len() / width, width), &Device::Cpu).unwrap();
+    let segments = [
+        Segment { rows: 0..6, positions: (0..6).collect(), spans: vec![Span::Now(0..4), Span::Now(4..6)] },
+        Segment { rows: 6..9, positions: (4..7).collect(), spans: vec![Span::Now(0..4), Span::Now(6..9)] },
+    ];
+    let q = tensor(join(&sequence.q, &other.q, width), width);
+    let k = tensor(join(&sequence.k, &other.k, kv), kv);
+    let v = tensor(join(&sequence.v, &other.v, kv), kv);
+    let out = attention(&q, &k, &v, Arc::from(segments), &spec).unwrap().to_vec2::<f32>().unwrap();
+    let replace = |a: &[f32], b: &[f32], width| [rows(a, width, 0..4), rows(b, width, 4..7)].concat();
+    let branch = Sequence {
+        q: replace(&sequence.q, &other.q, width),
+        k: replace(&sequence.k, &other.k, kv),
+        v: replace(&sequence.v, &other.v, kv),
+        length: 7,
+    };
+    let expected = branch.expected(&spec);
+    for (row, p) in out[6..].iter().zip(4..) {
+        assert!(row.iter().zip(&expected[p * width..]).all(|(o, e)| (f64::from(*o) - e).abs() < 2e-5), "{p}");
+    }
+}

@@ -1,0 +1,155 @@
+//! `x · Wᵀ + b` with `W` in its stored type: blocks of rows are widened into cache and multiplied there.
+
+use super::{PARALLEL_FROM, floats};
+use crate::weight::{Rows, Weight};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+/// Floats of a widened block of weights: with its share of the inputs it stays in a core's L2 cache.
+const BLOCK: usize = 1 << 16;
+
+/// `x · wᵀ + bias` for `x` of shape [T, K], `w` of shape [N, K] and `bias` of length N: [T, N].
+pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&[f32]>) -> Result<Tensor> {
+    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec) })
+}
+
+struct Linear {
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+}
+
+impl CustomOp1 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (t, k) = at.shape().dims2()?;
+        let &[n, columns] = self.weight.shape() else {
+            bail!("weight of shape {:?} in a product", self.weight.shape())
+        };
+        if columns != k || self.bias.as_ref().is_some_and(|bias| bias.len() != n) {
+            bail!(
+                "input of shape [{t}, {k}] with {:?} and bias of {:?}",
+                self.weight,
+                self.bias.as_ref().map(Vec::len)
+            );
+        }
+        let x = floats(x, at)?;
+        let mut y = match &self.bias {
+            Some(bias) => bias.repeat(t),
+            None => vec![0.0; t * n],
+        };
+        if t > 0 && n > 0 && k > 0 {
+            let accumulate = if self.bias.is_some() { Accum::Add } else { Accum::Replace };
+            let x = MatRef::from_row_major_slice(x, t, k);
+            let y = MatMut::from_row_major_slice_mut(&mut y, t, n);
+            product(x, self.weight.reader(), y, accumulate);
+        }
+        Ok((CpuStorage::F32(y), Shape::from((t, n))))
+    }
+}
+
+/// Blocks of output columns, each from a block of widened rows of the weight.
+fn product(x: MatRef<'_, f32>, weight: Rows<'_>, y: MatMut<'_, f32>, accumulate: Accum) {
+    let (t, k, n) = (x.nrows(), x.ncols(), y.ncols());
+    // Sixteen columns at the least: a full vector of outputs in the inner loop of the product.
+    let rows = (BLOCK / k).next_multiple_of(16).clamp(16, n.next_multiple_of(16));
+    let block = |scratch: &mut Vec<f32>, index: usize, y: MatMut<'_, f32>| {
+        let start = index * rows;
+        let w = weight.get(start..start + y.ncols(), scratch);
+        let w = MatRef::from_row_major_slice(w, y.ncols(), k);
+        matmul(y, accumulate, x, w.transpose(), 1.0, Par::Seq);
+    };
+    if t * n * k < PARALLEL_FROM || n <= rows {
+        let mut scratch = Vec::new();
+        let mut rest = y;
+        for index in 0..n.div_ceil(rows) {
+            let (y, after) = rest.split_at_col_mut(rows.min(n - index * rows));
+            block(&mut scratch, index, y);
+            rest = after;
+        }
+    } else {
+        let blocks = y.par_col_chunks_mut(rows).enumerate();
+        blocks.for_each_init(Vec::new, |scratch, (index, y)| block(scratch, index, y));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use glue_tensor::{Dtype, narrow};
+
+    fn values(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(next).collect()
+    }
+
+    fn check(t: usize, n: usize, k: usize, dtype: Dtype, with_bias: bool) {
+        let (x, w, bias) = (values(t * k, 1), values(n * k, 2), values(n, 3));
+        let mut bytes = vec![0; n * k * dtype.size()];
+        narrow(dtype, &w, &mut bytes).unwrap();
+        let weight = Weight::owned(dtype, vec![n, k], bytes).unwrap();
+        let w = weight.to_f32();
+        let input = Tensor::from_slice(&x, (t, k), &Device::Cpu).unwrap();
+        let y = linear(&input, &weight, with_bias.then_some(&bias[..])).unwrap();
+        assert_eq!(y.dims(), [t, n]);
+        let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for i in 0..t {
+            for j in 0..n {
+                let dot: f64 = (0..k).map(|c| f64::from(x[i * k + c]) * f64::from(w[j * k + c])).sum();
+                let expected = dot + if with_bias { f64::from(bias[j]) } else { 0.0 };
+                // Sums of k products of numbers below 1, each rounded to 2^-24.
+                assert!(
+                    (f64::from(y[i * n + j]) - expected).abs() < 1e-6 * k as f64,
+                    "{t} {n} {k} {dtype} at {i}, {j}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_every_size_and_type() {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4M3, Dtype::F64] {
+            for (t, n, k) in [(1, 1, 1), (3, 17, 5), (1, 100, 64), (40, 33, 128), (6, 96, 3000), (65, 300, 257)] {
+                check(t, n, k, dtype, false);
+                check(t, n, k, dtype, true);
+            }
+        }
+        check(0, 4, 4, Dtype::F32, true);
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let (t, n, k) = (33, 1000, 700);
+        let weight = Weight::owned(
+            Dtype::Bf16,
+            vec![n, k],
+            values(n * k, 5).iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect::<Vec<u8>>(),
+        )
+        .unwrap();
+        let x = Tensor::from_vec(values(t * k, 4), (t, k), &Device::Cpu).unwrap();
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| linear(&x, &weight, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let one = run(1);
+        assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let weight = Weight::owned(Dtype::F32, vec![2, 3], vec![0; 24]).unwrap();
+        let x = Tensor::zeros((4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(linear(&x, &weight, None).is_err());
+        let x = Tensor::zeros((4, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(linear(&x, &weight, Some(&[0.0])).is_err());
+    }
+}

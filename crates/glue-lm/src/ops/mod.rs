@@ -1,0 +1,29 @@
+//! The operations that take the time: products with stored weights, attention over packed segments, gated activations.
+//!
+//! Each is a candle operation on `f32` tensors of the CPU. Work is split by grids that depend on shapes alone, so that the
+//! number of threads changes no result.
+
+mod add;
+mod attention;
+mod exp;
+mod gated;
+mod linear;
+
+pub(crate) use add::add;
+pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention};
+pub(crate) use exp::exp;
+pub(crate) use gated::{Activation, gated};
+pub(crate) use linear::linear;
+
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// Multiplications below which an operation is not worth handing to other threads.
+const PARALLEL_FROM: usize = 1 << 21;
+
+/// The elements of a contiguous `f32` tensor.
+fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("operand of shape {:?} is not contiguous", layout.shape()),
+    }
+}

@@ -1,0 +1,58 @@
+//! What runs together, and that every row is where its request looks for it.
+
+use super::*;
+
+fn sequence(tokens: &[u32], first_wanted: usize) -> Sequence {
+    Sequence { regime: Vec::new(), first_wanted, tokens: tokens.to_vec() }
+}
+
+/// Rows of every chunk, prefixes, and whether the rows of each sequence spell its tokens.
+fn check(sequences: Vec<Sequence>, rows: usize) -> (Vec<usize>, usize) {
+    let packing = Packing::new(sequences, rows);
+    let mut seen = vec![false; packing.sequences.len()];
+    let mut sizes = Vec::new();
+    for chunk in &packing.chunks {
+        let mut tree = Tree::new();
+        let placed = packing.place(chunk, &mut tree, None);
+        let pass = tree.pass();
+        sizes.push(pass.tokens.len());
+        for (number, rows) in placed {
+            assert!(!std::mem::replace(&mut seen[number], true), "sequence {number} is in two chunks");
+            let sequence = &packing.sequences[number];
+            let found: Vec<u32> = rows.iter().map(|&row| pass.tokens[row]).collect();
+            assert_eq!(found, sequence.tokens[sequence.first_wanted..]);
+        }
+    }
+    assert!(seen.into_iter().all(|seen| seen));
+    (sizes, packing.prefixes.len())
+}
+
+#[test]
+fn prefixes_are_in_a_chunk_once() {
+    let all = || {
+        vec![
+            sequence(&[1, 2, 3, 4], 2),
+            sequence(&[1, 2, 5], 1),
+            sequence(&[1, 2, 3, 6, 7], 2),
+            sequence(&[1, 2, 3], 0),
+            sequence(&[1, 2, 5], 2),
+            sequence(&[8], 0),
+        ]
+    };
+    // 1 2 · 3 · 4 · 6 7 · 5 · 8
+    assert_eq!(check(all(), 100), (vec![8], 0));
+    let (sizes, _) = check(all(), 4);
+    assert!(sizes.iter().all(|&size| size <= 5), "{sizes:?}");
+    check(all(), 1);
+}
+
+#[test]
+fn long_prefixes_run_once_for_several_chunks() {
+    let preamble: Vec<u32> = (0..100).collect();
+    let all = (0..30).map(|i| sequence(&[&preamble[..], &[200 + i, i, i]].concat(), 101)).collect();
+    let (sizes, prefixes) = check(all, 40);
+    assert_eq!((prefixes, sizes.iter().sum::<usize>()), (1, 90));
+    // Wanted rows in the preamble keep it in the chunks.
+    let all = (0..30).map(|i| sequence(&[&preamble[..], &[200 + i, i, i]].concat(), 5)).collect();
+    assert_eq!(check(all, 40).1, 0);
+}

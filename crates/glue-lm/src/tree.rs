@@ -1,0 +1,304 @@
+//! Sequences that share prefixes, and the keys and values kept of them: a batch and a KV cache in one.
+//!
+//! A branch holds some consecutive tokens after those of its parent. A sequence is the way from a root to the end of a branch.
+//! Tokens are pending until the next forward pass, which runs all that is pending of a tree at once and keeps keys and values
+//! in the branches.
+
+use crate::ops::{KeyValue, Segment, Span};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A branch of a [`Tree`]. It means nothing in another tree, nor after its release.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Branch {
+    index: usize,
+    generation: u32,
+}
+
+/// Sequences that share prefixes. Belongs to the model that runs it first.
+///
+/// A clone shares the keys and values kept so far and goes its own way from there.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    free: Vec<usize>,
+    /// Branches with pending tokens, in the order in which they were first pushed or extended.
+    pending: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    generation: u32,
+    live: bool,
+    parent: Option<usize>,
+    children: usize,
+    /// Position of the first token.
+    start: usize,
+    /// Tokens whose keys and values are kept.
+    done: usize,
+    pending: Vec<u32>,
+    /// One entry per layer, from the first pass on.
+    cache: Vec<Arc<KeyValue>>,
+}
+
+impl Tree {
+    /// A tree without tokens.
+    pub fn new() -> Tree {
+        Tree::default()
+    }
+
+    /// A new branch of `tokens` after the end of `parent`, or at position 0. They are pending until the next forward pass;
+    /// `parent` may be pending too.
+    ///
+    /// # Panics
+    /// When `parent` was released or is of another tree.
+    pub fn push(&mut self, parent: Option<Branch>, tokens: &[u32]) -> Branch {
+        let parent = parent.map(|branch| self.index(branch));
+        let start = parent.map_or(0, |parent| self.nodes[parent].end());
+        if let Some(parent) = parent {
+            self.nodes[parent].children += 1;
+        }
+        let mut node = Node {
+            generation: 0,
+            live: true,
+            parent,
+            children: 0,
+            start,
+            done: 0,
+            pending: tokens.to_vec(),
+            cache: Vec::new(),
+        };
+        let index = match self.free.pop() {
+            Some(index) => {
+                node.generation = self.nodes[index].generation + 1;
+                self.nodes[index] = node;
+                index
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        };
+        if !tokens.is_empty() {
+            self.pending.push(index);
+        }
+        Branch { index, generation: self.nodes[index].generation }
+    }
+
+    /// Appends `tokens` to a branch without children: the step of a generation. Pending until the next forward pass, after
+    /// those of the branch that are pending already.
+    ///
+    /// # Panics
+    /// When the branch has children, was released, or is of another tree.
+    pub fn extend(&mut self, branch: Branch, tokens: &[u32]) {
+        let index = self.index(branch);
+        let node = &mut self.nodes[index];
+        assert!(node.children == 0, "a branch with children cannot be extended");
+        if node.pending.is_empty() && !tokens.is_empty() {
+            self.pending.push(index);
+        }
+        node.pending.extend_from_slice(tokens);
+    }
+
+    /// Tokens from the root to the end of the branch, pending ones included.
+    ///
+    /// # Panics
+    /// When the branch was released or is of another tree.
+    pub fn len_of(&self, branch: Branch) -> usize {
+        self.nodes[self.index(branch)].end()
+    }
+
+    /// Gives back the memory of a branch without children, with what is pending of it.
+    ///
+    /// # Panics
+    /// When the branch has children, was released already, or is of another tree.
+    pub fn release(&mut self, branch: Branch) {
+        let index = self.index(branch);
+        let node = &mut self.nodes[index];
+        assert!(node.children == 0, "a branch with children cannot be released");
+        node.live = false;
+        node.cache = Vec::new();
+        node.pending = Vec::new();
+        let parent = node.parent;
+        if let Some(parent) = parent {
+            self.nodes[parent].children -= 1;
+        }
+        self.pending.retain(|&other| other != index);
+        self.free.push(index);
+    }
+
+    /// Tokens that the next forward pass runs.
+    pub fn pending(&self) -> usize {
+        self.pending.iter().map(|&index| self.nodes[index].pending.len()).sum()
+    }
+
+    /// Pending tokens of a branch.
+    pub(crate) fn pending_of(&self, branch: Branch) -> usize {
+        self.nodes[self.index(branch)].pending.len()
+    }
+
+    /// Layers that are kept, if any are.
+    pub(crate) fn layers_kept(&self) -> Option<usize> {
+        self.nodes.iter().map(|node| node.cache.len()).find(|&layers| layers > 0)
+    }
+
+    fn index(&self, branch: Branch) -> usize {
+        let node = self.nodes.get(branch.index);
+        let known = node.is_some_and(|node| node.live && node.generation == branch.generation);
+        assert!(known, "{branch:?} is not a branch of this tree");
+        branch.index
+    }
+
+    /// What the next pass runs.
+    pub(crate) fn pass(&self) -> Pass {
+        let mut tokens = Vec::new();
+        let mut positions = Vec::new();
+        let mut rows_of = HashMap::with_capacity(self.pending.len());
+        for &index in &self.pending {
+            let node = &self.nodes[index];
+            let first = node.start + node.done;
+            rows_of.insert(index, tokens.len()..tokens.len() + node.pending.len());
+            positions.extend(first..first + node.pending.len());
+            tokens.extend_from_slice(&node.pending);
+        }
+        let mut lengths = vec![0; tokens.len()];
+        let mut segments = Vec::with_capacity(self.pending.len());
+        for &index in &self.pending {
+            let rows = rows_of[&index].clone();
+            let end = self.nodes[index].end();
+            let mut path = Vec::new();
+            let mut next = Some(index);
+            while let Some(index) = next {
+                let node = &self.nodes[index];
+                if let Some(rows) = rows_of.get(&index) {
+                    lengths[rows.clone()].iter_mut().for_each(|length| *length = end.max(*length));
+                    path.push(Part::Now(rows.clone()));
+                }
+                if node.done > 0 {
+                    path.push(Part::Before(index, node.done));
+                }
+                next = node.parent;
+            }
+            path.reverse();
+            path.dedup_by(|after, before| match (before, after) {
+                (Part::Now(before), Part::Now(after)) if before.end == after.start => {
+                    before.end = after.end;
+                    true
+                }
+                _ => false,
+            });
+            segments.push(PassSegment { node: index, rows, path });
+        }
+        Pass { tokens, positions, lengths, segments, rows_of }
+    }
+
+    /// The segments of a pass as attention takes them, in `layer`; only those and only the rows that are in `wanted`, which
+    /// ascends, when it is given.
+    pub(crate) fn attention_segments(&self, pass: &Pass, layer: usize, wanted: Option<&[usize]>) -> Arc<[Segment]> {
+        let mut at = 0;
+        let segment = |segment: &PassSegment| {
+            let (rows, positions) = match wanted {
+                None => (segment.rows.clone(), pass.positions[segment.rows.clone()].to_vec()),
+                Some(wanted) => {
+                    let n = wanted[at..].partition_point(|&row| row < segment.rows.end);
+                    let rows = at..at + n;
+                    at += n;
+                    (rows.clone(), wanted[rows].iter().map(|&row| pass.positions[row]).collect())
+                }
+            };
+            let span = |part: &Part| match part {
+                Part::Now(rows) => Span::Now(rows.clone()),
+                Part::Before(node, len) => Span::Before(Arc::clone(&self.nodes[*node].cache[layer]), *len),
+            };
+            (!rows.is_empty()).then(|| Segment { rows, positions, spans: segment.path.iter().map(span).collect() })
+        };
+        pass.segments.iter().filter_map(segment).collect()
+    }
+
+    /// Keeps the keys and values of a pass in `layer`, each [rows, width].
+    pub(crate) fn keep(&mut self, pass: &Pass, layer: usize, k: &[f32], v: &[f32]) {
+        let width = k.len() / pass.tokens.len().max(1);
+        for segment in &pass.segments {
+            let node = &mut self.nodes[segment.node];
+            let rows = segment.rows.start * width..segment.rows.end * width;
+            let (k, v) = (&k[rows.clone()], &v[rows]);
+            match node.cache.get_mut(layer) {
+                None => node.cache.push(Arc::new(KeyValue { k: k.to_vec(), v: v.to_vec() })),
+                Some(kept) => {
+                    // Rows after those that are done are of a pass that failed.
+                    let done = node.done * width;
+                    match Arc::get_mut(kept) {
+                        Some(kept) => {
+                            kept.k.truncate(done);
+                            kept.v.truncate(done);
+                            kept.k.extend_from_slice(k);
+                            kept.v.extend_from_slice(v);
+                        }
+                        None => {
+                            *kept = Arc::new(KeyValue {
+                                k: [&kept.k[..done], k].concat(),
+                                v: [&kept.v[..done], v].concat(),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a pass: what was pending is done.
+    pub(crate) fn finish(&mut self) {
+        for index in std::mem::take(&mut self.pending) {
+            let node = &mut self.nodes[index];
+            node.done += node.pending.len();
+            node.pending.clear();
+        }
+    }
+
+    /// Row of a pass that holds the pending token `index` of `branch`.
+    pub(crate) fn row_of(&self, pass: &Pass, branch: Branch, index: usize) -> Option<usize> {
+        let rows = pass.rows_of.get(&self.index(branch))?;
+        (index < rows.len()).then(|| rows.start + index)
+    }
+}
+
+impl Node {
+    fn end(&self) -> usize {
+        self.start + self.done + self.pending.len()
+    }
+}
+
+/// The pending tokens of a tree, packed into rows.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) positions: Vec<usize>,
+    /// For each row, the length of the longest sequence that runs through it and ends in this pass.
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) segments: Vec<PassSegment>,
+    /// Rows of each branch.
+    rows_of: HashMap<usize, Range<usize>>,
+}
+
+/// The pending tokens of one branch.
+#[derive(Debug)]
+pub(crate) struct PassSegment {
+    node: usize,
+    pub(crate) rows: Range<usize>,
+    path: Vec<Part>,
+}
+
+/// Where some of the keys of a segment are.
+#[derive(Debug)]
+enum Part {
+    Now(Range<usize>),
+    Before(usize, usize),
+}
+
+impl Pass {
+    /// Whether any key comes from an earlier pass.
+    pub(crate) fn looks_back(&self) -> bool {
+        self.segments.iter().flat_map(|segment| &segment.path).any(|part| matches!(part, Part::Before(..)))
+    }
+}

@@ -1,0 +1,355 @@
+//! Clusters of models from a matrix of figures.
+//!
+//! *Leader* clustering is Model-GLUE's (arXiv 2410.05357), with threshold 0.95: models are taken in the order of the
+//! zoo, and each joins the first cluster whose **first** member it is more similar to than the threshold, or else opens
+//! a cluster. It depends on that order. *Agglomerative* clustering joins the two nearest clusters again and again
+//! (Müllner 2011, arXiv 1109.2378, as implemented by kodama) on 1 − similarity or on the distance: where two are
+//! counted as near as their nearest members, their farthest, or on average. It does not depend on the order but for
+//! ties.
+//!
+//! A pair without a figure is infinitely far apart: such models never share a cluster.
+
+use crate::error::MetricsError;
+use crate::matrix::{Matrix, Scale};
+use serde::{Deserialize, Serialize};
+
+/// The threshold published with Model-GLUE, for mean per-column cosine.
+pub const DEFAULT_THRESHOLD: f64 = 0.95;
+
+/// Models in clusters, by their numbers in the matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    clusters: Vec<Vec<usize>>,
+}
+
+impl Partition {
+    /// The clusters; members in the order of the matrix, clusters in the order of their first members.
+    pub fn members(&self) -> &[Vec<usize>] {
+        &self.clusters
+    }
+
+    /// The clusters with the names that `matrix` has for them; numbers beyond it are left out.
+    pub fn names(&self, matrix: &Matrix) -> Vec<Vec<String>> {
+        let name = |&i: &usize| matrix.models().get(i).cloned();
+        self.clusters.iter().map(|cluster| cluster.iter().filter_map(name).collect()).collect()
+    }
+
+    fn new(mut clusters: Vec<Vec<usize>>) -> Partition {
+        for cluster in &mut clusters {
+            cluster.sort_unstable();
+        }
+        clusters.sort_unstable();
+        Partition { clusters }
+    }
+}
+
+/// Leader clustering: more similar than `threshold`, or nearer where figures are distances.
+///
+/// # Errors
+/// [`MetricsError::Threshold`] for NaN and infinities.
+pub fn leader(matrix: &Matrix, threshold: f64) -> Result<Partition, MetricsError> {
+    check(threshold)?;
+    Ok(led(matrix, threshold))
+}
+
+fn check(threshold: f64) -> Result<(), MetricsError> {
+    if threshold.is_finite() { Ok(()) } else { Err(MetricsError::Threshold { threshold }) }
+}
+
+fn led(matrix: &Matrix, threshold: f64) -> Partition {
+    let mut clusters: Vec<Vec<usize>> = Vec::new();
+    for model in 0..matrix.n() {
+        let near = |cluster: &&mut Vec<usize>| {
+            matrix.get(cluster[0], model).is_some_and(|figure| passes(matrix.scale(), figure, threshold))
+        };
+        match clusters.iter_mut().find(near) {
+            Some(cluster) => cluster.push(model),
+            None => clusters.push(vec![model]),
+        }
+    }
+    Partition { clusters }
+}
+
+/// Whether a figure is on the near side of the threshold.
+fn passes(scale: Scale, figure: f64, threshold: f64) -> bool {
+    match scale {
+        Scale::Similarity => figure > threshold,
+        Scale::Distance => figure < threshold,
+    }
+}
+
+/// How near two clusters are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// As near as their nearest members.
+    Single,
+    /// As near as their farthest members.
+    Complete,
+    /// As near as their members on average.
+    Average,
+}
+
+impl Link {
+    /// Every way.
+    pub const ALL: [Link; 3] = [Link::Single, Link::Complete, Link::Average];
+
+    /// The name: `single`, `complete` or `average`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Link::Single => "single",
+            Link::Complete => "complete",
+            Link::Average => "average",
+        }
+    }
+
+    /// The way called `name`.
+    ///
+    /// # Errors
+    /// [`MetricsError::Unknown`], with the names there are.
+    pub fn parse(name: &str) -> Result<Link, MetricsError> {
+        Link::ALL.into_iter().find(|link| link.name() == name).ok_or_else(|| MetricsError::Unknown {
+            what: "linkage",
+            name: name.to_string(),
+            known: Link::ALL.map(Link::name).join(", "),
+        })
+    }
+}
+
+/// Two clusters that become one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Join {
+    /// The first: a model's number, or n + s for the cluster made in step s, both counted from 0.
+    pub first: usize,
+    /// The second, likewise; greater than the first.
+    pub second: usize,
+    /// The figure at which they join, on the matrix's scale; `None` where they never do.
+    pub figure: Option<f64>,
+    /// Models in both together.
+    pub size: usize,
+}
+
+/// How models join into ever larger clusters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dendrogram {
+    /// Names of the models.
+    pub models: Vec<String>,
+    /// How near two clusters are.
+    pub link: Link,
+    /// Which way the figures point.
+    pub scale: Scale,
+    /// One step fewer than there are models, nearest first; those that never join last.
+    pub joins: Vec<Join>,
+}
+
+/// Agglomerative clustering of the models of `matrix`.
+pub fn agglomerate(matrix: &Matrix, link: Link) -> Dendrogram {
+    let n = matrix.n();
+    let mut far = Vec::with_capacity(n * n.saturating_sub(1) / 2);
+    for i in 0..n {
+        for j in i + 1..n {
+            far.push(matrix.dissimilarity(i, j).unwrap_or(f64::INFINITY));
+        }
+    }
+    let method = match link {
+        Link::Single => kodama::Method::Single,
+        Link::Complete => kodama::Method::Complete,
+        Link::Average => kodama::Method::Average,
+    };
+    let steps = if n < 2 { Vec::new() } else { kodama::linkage(&mut far, n, method).steps().to_vec() };
+    let figure = |far: f64| match matrix.scale() {
+        _ if far.is_infinite() => None,
+        Scale::Similarity => Some(1.0 - far),
+        Scale::Distance => Some(far),
+    };
+    let join = |step: &kodama::Step<f64>| Join {
+        first: step.cluster1.min(step.cluster2),
+        second: step.cluster1.max(step.cluster2),
+        figure: figure(step.dissimilarity),
+        size: step.size,
+    };
+    let joins = steps.iter().map(join).collect();
+    Dendrogram { models: matrix.models().to_vec(), link, scale: matrix.scale(), joins }
+}
+
+impl Dendrogram {
+    /// The clusters whose members join on the near side of `threshold`.
+    ///
+    /// # Errors
+    /// [`MetricsError::Threshold`] for NaN and infinities.
+    pub fn cut(&self, threshold: f64) -> Result<Partition, MetricsError> {
+        check(threshold)?;
+        Ok(self.cut_at(threshold))
+    }
+
+    fn cut_at(&self, threshold: f64) -> Partition {
+        let mut clusters: Vec<Option<Vec<usize>>> = (0..self.models.len()).map(|i| Some(vec![i])).collect();
+        for join in &self.joins {
+            // What joins later than a step that fails fails too, so that its clusters are never missing here.
+            let joined = match join.figure {
+                Some(figure) if passes(self.scale, figure, threshold) => {
+                    let parts = [join.first, join.second].map(|part| clusters.get_mut(part).and_then(Option::take));
+                    Some(parts.into_iter().flatten().flatten().collect())
+                }
+                _ => None,
+            };
+            clusters.push(joined);
+        }
+        Partition::new(clusters.into_iter().flatten().filter(|cluster: &Vec<usize>| !cluster.is_empty()).collect())
+    }
+
+    /// The models' numbers in an order in which every cluster's members are neighbours.
+    pub fn order(&self) -> Vec<usize> {
+        let n = self.models.len();
+        let mut order = Vec::with_capacity(n);
+        let mut waiting = vec![(n + self.joins.len()).saturating_sub(1)];
+        while let Some(node) = waiting.pop() {
+            match node.checked_sub(n).and_then(|step| self.joins.get(step)) {
+                Some(join) => waiting.extend([join.second, join.first]),
+                None if node < n => order.push(node),
+                None => {}
+            }
+        }
+        order
+    }
+}
+
+/// A range of thresholds with the same clusters.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Level {
+    /// Lower end; `None` without one. Belongs to the range where figures are similarities.
+    pub from: Option<f64>,
+    /// Upper end; `None` without one. Belongs to the range where figures are distances.
+    pub to: Option<f64>,
+    /// The clusters.
+    pub partition: Partition,
+}
+
+/// The clusters at every threshold, from the lowest threshold to the highest: by leaders, or by `link`. Neighbouring
+/// levels differ.
+pub fn sweep(matrix: &Matrix, link: Option<Link>) -> Vec<Level> {
+    let dendrogram = link.map(|link| agglomerate(matrix, link));
+    let mut figures: Vec<f64> = match &dendrogram {
+        Some(dendrogram) => dendrogram.joins.iter().filter_map(|join| join.figure).collect(),
+        None => (0..matrix.n()).flat_map(|i| (0..i).filter_map(move |j| matrix.get(i, j))).collect(),
+    };
+    figures.sort_by(f64::total_cmp);
+    figures.dedup();
+    let at = |threshold| match &dendrogram {
+        Some(dendrogram) => dendrogram.cut_at(threshold),
+        None => led(matrix, threshold),
+    };
+    let ends = || figures.iter().copied().map(Some);
+    let froms = std::iter::once(None).chain(ends());
+    let tos = ends().chain([None]);
+    let mut levels: Vec<Level> = Vec::new();
+    for (from, to) in froms.zip(tos) {
+        // A figure equal to the threshold does not pass: the range holds its lower end, or its upper one.
+        let partition = match matrix.scale() {
+            Scale::Similarity => at(from.unwrap_or(f64::NEG_INFINITY)),
+            Scale::Distance => at(to.unwrap_or(f64::INFINITY)),
+        };
+        match levels.last_mut() {
+            Some(last) if last.partition == partition => last.to = to,
+            _ => levels.push(Level { from, to, partition }),
+        }
+    }
+    levels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(scale: Scale, rows: &[&[f64]]) -> Matrix {
+        let models = (0..rows.len()).map(|i| format!("m{i}")).collect();
+        // NaN stands for a pair without a figure.
+        let value = |x: &f64| (!x.is_nan()).then_some(*x);
+        Matrix::new(models, "test", scale, rows.iter().map(|row| row.iter().map(value).collect()).collect()).unwrap()
+    }
+
+    const NO: f64 = f64::NAN;
+
+    fn chain() -> Matrix {
+        // 0–1 and 1–2 are near, 0–2 is not; 3 cannot be compared.
+        let rows: [&[f64]; 4] =
+            [&[1.0, 0.97, 0.90, NO], &[0.97, 1.0, 0.96, NO], &[0.90, 0.96, 1.0, NO], &[NO, NO, NO, 1.0]];
+        matrix(Scale::Similarity, &rows)
+    }
+
+    #[test]
+    fn a_leader_is_the_first_member_and_the_threshold_itself_is_too_little() {
+        let members = |threshold| leader(&chain(), threshold).unwrap().members().to_vec();
+        assert_eq!(members(0.95), [vec![0, 1], vec![2], vec![3]]);
+        assert_eq!(members(0.97), [vec![0], vec![1], vec![2], vec![3]]);
+        assert_eq!(members(0.5), [vec![0, 1, 2], vec![3]]);
+        assert!(leader(&chain(), f64::NAN).is_err());
+    }
+
+    #[test]
+    fn linkages_tell_a_chain_from_a_clique() {
+        let cut = |link| agglomerate(&chain(), link).cut(0.95).unwrap().members().to_vec();
+        assert_eq!(cut(Link::Single), [vec![0, 1, 2], vec![3]]);
+        assert_eq!(cut(Link::Complete), [vec![0, 1], vec![2], vec![3]]);
+        // Average of 0.90 and 0.96.
+        assert_eq!(cut(Link::Average), [vec![0, 1], vec![2], vec![3]]);
+        let joins = agglomerate(&chain(), Link::Average).joins;
+        assert!((joins[1].figure.unwrap() - 0.93).abs() < 1e-12);
+        assert_eq!((joins[2].figure, joins[2].size), (None, 4));
+    }
+
+    #[test]
+    fn a_sweep_shows_where_clusters_split() {
+        let levels = sweep(&chain(), Some(Link::Single));
+        let ends: Vec<_> = levels.iter().map(|level| (level.from, level.to, level.partition.members().len())).collect();
+        // kodama works on 1 − s, which costs the last digit.
+        assert!((ends[0].1.unwrap() - 0.96).abs() < 1e-12 && (ends[1].1.unwrap() - 0.97).abs() < 1e-12);
+        assert_eq!(ends.iter().map(|end| end.2).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!((ends[0].0, ends[2].1), (None, None));
+        for (level, next) in levels.iter().zip(&levels[1..]) {
+            assert_eq!(level.to, next.from);
+        }
+        let led = sweep(&chain(), None);
+        let at_ends: Vec<_> = led.iter().map(|level| level.from).collect();
+        assert_eq!(at_ends, [None, Some(0.90), Some(0.97)]);
+        for level in &led[1..] {
+            assert_eq!(leader(&chain(), level.from.unwrap()).unwrap(), level.partition);
+        }
+    }
+
+    #[test]
+    fn distances_point_the_other_way() {
+        let matrix = matrix(Scale::Distance, &[&[0.0, 1.0, 5.0], &[1.0, 0.0, 4.0], &[5.0, 4.0, 0.0]]);
+        assert_eq!(leader(&matrix, 2.0).unwrap().members(), [vec![0, 1], vec![2]]);
+        assert_eq!(leader(&matrix, 1.0).unwrap().members().len(), 3);
+        let sizes: Vec<_> = sweep(&matrix, None).iter().map(|level| level.partition.members().len()).collect();
+        assert_eq!(sizes, [3, 2, 1]);
+        assert_eq!(agglomerate(&matrix, Link::Complete).joins[1].figure, Some(5.0));
+    }
+
+    #[test]
+    fn one_model_is_one_cluster() {
+        let one = matrix(Scale::Similarity, &[&[1.0]]);
+        assert_eq!(leader(&one, 0.95).unwrap().members(), [vec![0]]);
+        let dendrogram = agglomerate(&one, Link::Average);
+        assert_eq!(dendrogram.cut(0.95).unwrap().members(), [vec![0]]);
+        assert_eq!(dendrogram.order(), [0]);
+        assert_eq!(sweep(&one, None).len(), 1);
+    }
+
+    #[test]
+    fn the_order_keeps_clusters_together() {
+        let rows: [&[f64]; 4] =
+            [&[1.0, 0.1, 0.9, 0.1], &[0.1, 1.0, 0.1, 0.8], &[0.9, 0.1, 1.0, 0.1], &[0.1, 0.8, 0.1, 1.0]];
+        let order = agglomerate(&matrix(Scale::Similarity, &rows), Link::Average).order();
+        assert_eq!(order, [0, 2, 1, 3]);
+    }
+
+    #[test]
+    fn names_of_linkages_read_back() {
+        for link in Link::ALL {
+            assert_eq!(Link::parse(link.name()).unwrap(), link);
+        }
+        assert!(Link::parse("ward").unwrap_err().to_string().contains("single, complete, average"));
+    }
+}

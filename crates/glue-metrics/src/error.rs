@@ -1,0 +1,134 @@
+//! What can go wrong, each with the model and tensor it went wrong in.
+
+use glue_tensor::convert::ConvertError;
+use glue_tensor::tokenizer_files::TokenizerFilesError;
+
+/// Why models cannot be compared or clustered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetricsError {
+    /// The list of models is empty.
+    #[error("no models to compare")]
+    NoModels,
+    /// Two models go by the same name, so that a result could not be read.
+    #[error("two models are called `{name}`")]
+    DuplicateModel {
+        /// The name.
+        name: String,
+    },
+    /// A name stands for nothing in its table.
+    #[error("unknown {what} `{name}`; there are: {known}")]
+    Unknown {
+        /// What was looked for, such as `metric`.
+        what: &'static str,
+        /// The name given.
+        name: String,
+        /// The names there are, separated by commas.
+        known: String,
+    },
+    /// The metric compares deltas, and there is no base to take them from.
+    #[error("metric `{metric}` compares deltas from a base, and no base is given")]
+    BaseMissing {
+        /// The metric.
+        metric: &'static str,
+    },
+    /// A base is given to a metric that does not look at it.
+    #[error("metric `{metric}` does not use a base, but `{base}` is given; {with_base} do")]
+    BaseUnused {
+        /// The metric.
+        metric: &'static str,
+        /// The base.
+        base: String,
+        /// Metrics that use a base, separated by commas.
+        with_base: String,
+    },
+    /// The base has the tensors of none of the models.
+    #[error("base `{base}` has no model to take deltas of: against `{model}`, {difference}")]
+    BaseShape {
+        /// The base.
+        base: String,
+        /// The first model.
+        model: String,
+        /// What tells the two apart.
+        difference: String,
+    },
+    /// No tensor of any model is selected.
+    #[error("no tensor is selected by {selection}; `{model}` has {tensors} tensors, such as `{example}`")]
+    NothingSelected {
+        /// The selection in words.
+        selection: String,
+        /// The first model.
+        model: String,
+        /// Tensors it has.
+        tensors: usize,
+        /// The first of them.
+        example: String,
+    },
+    /// A selected matrix holds integers, as a quantised model's does.
+    #[error("`{tensor}` of `{model}` is of type {dtype}; only floating-point weights can be compared")]
+    NotFloat {
+        /// The model.
+        model: String,
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("`{tensor}` of `{model}` holds a NaN or an infinity in elements {first} to {last}")]
+    NotFinite {
+        /// The model.
+        model: String,
+        /// The tensor.
+        tensor: String,
+        /// First element of the stretch looked at, in row-major order.
+        first: usize,
+        /// Last element of it.
+        last: usize,
+    },
+    /// Weights are so large that their products are infinite.
+    #[error("`{tensor}`: products of weights exceed the range of f32 (magnitudes above 1e18)")]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The header and the data of a tensor disagree.
+    #[error("`{tensor}` of `{model}`: {error}")]
+    Convert {
+        /// The model.
+        model: String,
+        /// The tensor.
+        tensor: String,
+        /// What the conversion says.
+        error: ConvertError,
+    },
+    /// The sampled share is not in (0, 1].
+    #[error("the sampled share is {share}; it must be above 0 and at most 1")]
+    Sample {
+        /// The share given.
+        share: f64,
+    },
+    /// A threshold is not a number.
+    #[error("threshold {threshold} is not a finite number")]
+    Threshold {
+        /// The threshold given.
+        threshold: f64,
+    },
+    /// A matrix is not square, not symmetric, or does not fit its names.
+    #[error("not a matrix of similarities: {message}")]
+    Matrix {
+        /// What is wrong.
+        message: String,
+    },
+    /// A tokenizer's files cannot be read.
+    #[error("tokenizer of `{model}`: {error}")]
+    Tokenizer {
+        /// The model.
+        model: String,
+        /// What is wrong.
+        error: TokenizerFilesError,
+    },
+    /// The watcher asked to stop.
+    #[error("stopped")]
+    Stopped,
+}

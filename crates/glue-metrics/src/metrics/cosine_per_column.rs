@@ -1,0 +1,144 @@
+//! Mean cosine of corresponding columns.
+//!
+//! For weights W, V [out, in] with columns w_c, v_c ∈ ℝ^out, what input c is multiplied by:
+//!
+//! s(W, V) = 1/in · Σ_c ⟨w_c, v_c⟩ / (‖w_c‖ ‖v_c‖),
+//!
+//! and of two models the mean of s over their matrices. Model-GLUE (arXiv 2410.05357) clusters by it. Invariant to a
+//! positive factor on either model. A column that is zero in either model has no cosine and is left out.
+
+use crate::error::MetricsError;
+use crate::matrix::Scale;
+use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, mean, products};
+use crate::panel::{self, LANES, Lane, Product, STEPS, interleave, pair, pairs};
+use crate::selection::Selection;
+use crate::stack::{Scratch, Stack};
+
+/// `cosine_per_column`.
+pub static METRIC: Metric = Metric {
+    name: "cosine_per_column",
+    summary: "mean cosine of corresponding columns (axis 0 of [out, in]), then mean over matrices",
+    reference: "Model-GLUE, arXiv 2410.05357",
+    needs_base: false,
+    scale: Scale::Similarity,
+    pair: cosine_per_column,
+    over_tensors: OverTensors::Mean,
+    default_selection: Selection::default,
+    kernel: &ColumnCosines,
+};
+
+/// Mean cosine of the columns of `a` and `b`; `None` when every column is zero in one of them.
+pub fn cosine_per_column(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
+    let column = |c| {
+        let (dot, aa, bb) = products(a.iter().skip(c).step_by(columns).zip(b.iter().skip(c).step_by(columns)));
+        cosine(dot, aa, bb)
+    };
+    mean((0..columns).map(column))
+}
+
+/// A unit is a strip of columns over all rows, so that sums per column never leave the cache.
+#[derive(Debug)]
+pub(crate) struct ColumnCosines;
+
+fn strip(stack: &Stack<'_>) -> usize {
+    ((stack.block / STEPS) & !(LANES - 1)).max(LANES)
+}
+
+impl Kernel for ColumnCosines {
+    fn units(&self, stack: &Stack<'_>) -> usize {
+        stack.columns.div_ceil(strip(stack))
+    }
+
+    fn sums(&self, stack: &Stack<'_>, _: &[f64], unit: usize, scratch: &mut Scratch) -> Result<Vec<f64>, MetricsError> {
+        let n = stack.n();
+        let first = unit * strip(stack);
+        let width = strip(stack).min(stack.columns - first);
+        let groups = width.div_ceil(LANES);
+        // Inner products of the columns: by batch, then by group of eight columns, then by pair.
+        let Scratch { buffers, panel: panels, totals: dots } = scratch;
+        dots.clear();
+        dots.resize(stack.batches * groups * pairs(n), [0.0; LANES]);
+        // Two lanes between panels, so that the lanes of a row, one in each panel, do not all fall into one cache set.
+        let stride = STEPS * n + 2;
+        panels.resize(groups * stride, Lane::ZERO);
+        for run in &stack.runs {
+            let dots = &mut dots[run.batch * groups * pairs(n)..][..groups * pairs(n)];
+            for start in run.rows.clone().step_by(STEPS) {
+                let rows = start..(start + STEPS).min(run.rows.end);
+                let steps = rows.len();
+                stack.fetch(rows.clone(), first, width);
+                for (step, row) in rows.enumerate() {
+                    let elements = row * stack.columns + first;
+                    stack.read(elements..elements + width, buffers, |model, values| {
+                        // Lane g of the row is one step of panel g.
+                        interleave(values, panels, step * n + model, stride);
+                    })?;
+                }
+                for (dots, panel) in dots.chunks_exact_mut(pairs(n)).zip(panels.chunks_exact(stride)) {
+                    panel::accumulate::<Product>(&panel[..steps * n], n, dots);
+                }
+            }
+        }
+        let dots = dots.as_flattened();
+        if stack.batches == 1 {
+            return Ok(column_cosines(dots, n));
+        }
+        let variants = stack.by_variant(dots, groups * pairs(n) * LANES);
+        Ok(variants.iter().flat_map(|dots| column_cosines(dots, n)).collect())
+    }
+
+    fn parts(&self, stack: &Stack<'_>, sums: &[f64]) -> Vec<Vec<Part>> {
+        // The units have told variants apart already: batches of sums here are variants.
+        let part = |two: &[f64; 2]| Part { sum: two[0], weight: two[1] };
+        let parts: Vec<Part> = sums.as_chunks().0.iter().map(part).collect();
+        let variants = parts.chunks_exact(pairs(stack.n())).map(<[Part]>::to_vec);
+        variants.collect()
+    }
+}
+
+/// For each pair the sum of cosines and their number, from the inner products of groups of columns.
+fn column_cosines(dots: &[f64], n: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; 2 * pairs(n)];
+    let mut inverse = vec![[0.0; LANES]; n];
+    let mut there = vec![[0.0; LANES]; n];
+    for dots in dots.as_chunks::<LANES>().0.chunks_exact(pairs(n)) {
+        for i in 0..n {
+            for l in 0..LANES {
+                let square = dots[pair(i, i)][l];
+                // Columns beyond the last are zero too.
+                there[i][l] = if square == 0.0 { 0.0 } else { 1.0 };
+                inverse[i][l] = if square == 0.0 { 0.0 } else { 1.0 / square.sqrt() };
+            }
+        }
+        for i in 0..n {
+            for j in 0..=i {
+                let (mut sum, mut count) = (0.0, 0.0);
+                for l in 0..LANES {
+                    sum += (dots[pair(i, j)][l] * (inverse[i][l] * inverse[j][l])).clamp(-1.0, 1.0);
+                    count += there[i][l] * there[j][l];
+                }
+                sums[2 * pair(i, j)] += sum;
+                sums[2 * pair(i, j) + 1] += count;
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand() {
+        // Columns (1, 0) and (3, 4) against (1, 1) and (−3, −4).
+        let figure = cosine_per_column(&[1.0, 3.0, 0.0, 4.0], &[1.0, -3.0, 1.0, -4.0], 2);
+        assert!((figure.unwrap() - (0.5_f64.sqrt() - 1.0) / 2.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn zero_columns_are_left_out() {
+        assert_eq!(cosine_per_column(&[0.0, 3.0, 0.0, 4.0], &[1.0, 3.0, 1.0, 4.0], 2), Some(1.0));
+        assert_eq!(cosine_per_column(&[0.0, 3.0], &[1.0, 0.0], 2), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! Mean cosine of corresponding rows.
+//!
+//! As [`super::cosine_per_column`], but of the rows of W [out, in], what one output unit takes from its inputs; a
+//! vector is one row. Invariant to a positive factor on either model. A row that is zero in either model is left out.
+
+use crate::error::MetricsError;
+use crate::matrix::Scale;
+use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, mean, parts_of_ratios, products};
+use crate::panel::{self, LANES, Lane, Product, STEPS, interleave, pair, pairs};
+use crate::selection::Selection;
+use crate::stack::{Scratch, Stack};
+
+/// `cosine_per_row`.
+pub static METRIC: Metric = Metric {
+    name: "cosine_per_row",
+    summary: "mean cosine of corresponding rows (axis 1 of [out, in]), then mean over matrices",
+    reference: "the row form of Model-GLUE's measure, arXiv 2410.05357",
+    needs_base: false,
+    scale: Scale::Similarity,
+    pair: cosine_per_row,
+    over_tensors: OverTensors::Mean,
+    default_selection: Selection::default,
+    kernel: &RowCosines,
+};
+
+/// Mean cosine of the rows of `a` and `b`; `None` when every row is zero in one of them. With one column, of all
+/// elements as one row.
+pub fn cosine_per_row(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
+    let length = if columns == 1 { a.len() } else { columns }.max(1);
+    let row = |(a, b): (&[f32], &[f32])| {
+        let (dot, aa, bb) = products(a.iter().zip(b));
+        cosine(dot, aa, bb)
+    };
+    mean(a.chunks(length).zip(b.chunks(length)).map(row))
+}
+
+#[derive(Debug)]
+struct RowCosines;
+
+/// Elements of a unit over the length of a block.
+const BLOCKS: usize = 16;
+
+impl Kernel for RowCosines {
+    fn units(&self, stack: &Stack<'_>) -> usize {
+        if stack.columns == 1 { 1 } else { stack.spans(BLOCKS * stack.block).len() }
+    }
+
+    fn sums(&self, stack: &Stack<'_>, _: &[f64], unit: usize, scratch: &mut Scratch) -> Result<Vec<f64>, MetricsError> {
+        let n = stack.n();
+        let (span, length) = match stack.columns {
+            1 => (stack.runs[0].clone(), stack.rows),
+            columns => (stack.spans(BLOCKS * stack.block)[unit].clone(), columns),
+        };
+        let mut sums = vec![0.0; stack.batches * 2 * pairs(n)];
+        let into = &mut sums[span.batch * 2 * pairs(n)..];
+        let Scratch { buffers, panel, totals: dots } = scratch;
+        panel.resize(STEPS * n, Lane::ZERO);
+        dots.resize(pairs(n), [0.0; LANES]);
+        let mut squares = vec![0.0; n];
+        let end = span.rows.end * stack.columns;
+        for start in (span.rows.start * stack.columns..end).step_by(length) {
+            dots.fill([0.0; LANES]);
+            for piece in (start..start + length).step_by(STEPS * LANES) {
+                let elements = piece..(piece + STEPS * LANES).min(start + length);
+                let steps = elements.len().div_ceil(LANES);
+                stack.read(elements, buffers, |model, values| interleave(values, panel, model, n))?;
+                panel::accumulate::<Product>(&panel[..steps * n], n, dots);
+            }
+            for (i, square) in squares.iter_mut().enumerate() {
+                *square = panel::total(&dots[pair(i, i)]);
+            }
+            for i in 0..n {
+                for j in 0..=i {
+                    if let Some(cosine) = cosine(panel::total(&dots[pair(i, j)]), squares[i], squares[j]) {
+                        into[2 * pair(i, j)] += cosine;
+                        into[2 * pair(i, j) + 1] += 1.0;
+                    }
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    fn parts(&self, stack: &Stack<'_>, sums: &[f64]) -> Vec<Vec<Part>> {
+        parts_of_ratios(stack, sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand() {
+        // Rows (1, 0) and (3, 4) against (1, 1) and (−3, −4); zero rows are left out.
+        let figure = cosine_per_row(&[1.0, 0.0, 3.0, 4.0, 0.0, 0.0], &[1.0, 1.0, -3.0, -4.0, 1.0, 1.0], 2);
+        assert!((figure.unwrap() - (0.5_f64.sqrt() - 1.0) / 2.0).abs() < 1e-15);
+        assert_eq!(cosine_per_row(&[1.0, 0.0], &[0.0, 0.0], 2), None);
+    }
+
+    #[test]
+    fn a_vector_is_one_row() {
+        assert_eq!(cosine_per_row(&[3.0, 0.0, 4.0], &[0.0, 0.0, 2.0], 1), Some(0.8));
+    }
+}

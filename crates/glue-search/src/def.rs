@@ -1,0 +1,87 @@
+//! How an optimiser presents itself, and what it has to do.
+
+use crate::error::SearchError;
+use crate::params::{ParamSpec, Params};
+use crate::space::Space;
+
+/// What became of one point of a generation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trial<'a> {
+    /// The point as it was proposed, in the unit box.
+    pub point: &'a [f64],
+    /// Its losses, finite, one for each objective: less is better, whatever the direction of the search. `None` when it
+    /// could not be evaluated, which is worse than any loss.
+    pub losses: Option<&'a [f64]>,
+}
+
+/// What a search asks of an optimiser. Ids, results that come late or in another order, failures, directions, budgets
+/// and the best so far are the business of [`Search`](crate::Search).
+///
+/// An optimiser must be a function of its [`Setup`] and of the trials it learned from: no clock, no other source of
+/// randomness, no order of a hash table.
+pub trait Optimiser: Send {
+    /// The next generation: points of the unit box, as many as it wants, at least one. How a place of the unit box is
+    /// read is said at [`Space`]; what lies outside is moved to the border.
+    ///
+    /// It is called again when the generation before was [learned](Self::learn), or any time when the optimiser does not
+    /// [wait](Self::waits); not after it [stopped](Self::stopped).
+    fn propose(&mut self) -> Vec<Vec<f64>>;
+
+    /// Takes in a whole generation, in the order in which it was proposed. Generations come in the order of their proposal.
+    fn learn(&mut self, generation: &[Trial<'_>]);
+
+    /// Why there is nothing left to propose. Default: there always is something.
+    fn stopped(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether a generation has to be learned before the next one is proposed. Default: yes.
+    fn waits(&self) -> bool {
+        true
+    }
+
+    /// All of its state, as text, so that [`OptimiserDef::restore`] makes an optimiser that goes on to the last bit like
+    /// this one, whether or not a proposed generation is still to be learned.
+    fn state(&self) -> String;
+}
+
+/// What an optimiser is built from.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The space: which coordinates are real and which are not.
+    pub space: &'a Space,
+    /// Number of objectives, at least 1.
+    pub objectives: usize,
+    /// The only source of randomness.
+    pub seed: u64,
+    /// Points of the unit box to begin at, best first; often none. A population begins with them; a distribution around the
+    /// first.
+    pub start: &'a [Vec<f64>],
+    /// Its parameters, checked.
+    pub params: &'a Params,
+}
+
+/// An optimiser, or why there is none.
+pub type Built = Result<Box<dyn Optimiser>, SearchError>;
+
+/// An optimiser as a constant.
+///
+/// A crate of optimisers exports one for each, and a program lists them with [`Registry::with`](crate::Registry::with).
+/// Nothing registers itself.
+#[derive(Debug, Clone, Copy)]
+pub struct OptimiserDef {
+    /// Its name in a config.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// Whether it works on several objectives at once.
+    pub multi_objective: bool,
+    /// Its parameters.
+    pub params: &'static [ParamSpec],
+    /// Makes one that has not proposed anything.
+    pub build: fn(&Setup<'_>) -> Built,
+    /// Makes one that stands where [`Optimiser::state`] was taken. The setup is that of the build.
+    pub restore: fn(&Setup<'_>, &str) -> Built,
+}

@@ -1,0 +1,261 @@
+//! Parameters: what an optimiser declares, and the checked values it receives.
+
+use crate::error::SearchError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What values a parameter takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A number in `min ..= max`.
+    Number {
+        /// The least.
+        min: f64,
+        /// The greatest.
+        max: f64,
+    },
+    /// A whole number in `min ..= max`.
+    Integer {
+        /// The least.
+        min: i64,
+        /// The greatest.
+        max: i64,
+    },
+    /// `true` or `false`.
+    Flag,
+    /// One of a few words.
+    Choice {
+        /// The words.
+        options: &'static [&'static str],
+    },
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
+            Self::Integer { min, max: i64::MAX } => write!(f, "a whole number of at least {min}"),
+            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Flag => write!(f, "true or false"),
+            Self::Choice { options } => write!(f, "one of {}", options.join(", ")),
+        }
+    }
+}
+
+/// A value as a user gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Setting {
+    /// `true` or `false`.
+    Flag(bool),
+    /// A number.
+    Number(f64),
+    /// A word.
+    Text(String),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(x) => x.fmt(f),
+            Self::Number(x) => x.fmt(f),
+            Self::Text(x) => write!(f, "`{x}`"),
+        }
+    }
+}
+
+/// A checked value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// Of a [`Kind::Number`].
+    Number(f64),
+    /// Of a [`Kind::Integer`].
+    Integer(i64),
+    /// Of a [`Kind::Flag`].
+    Flag(bool),
+    /// Of a [`Kind::Choice`].
+    Word(&'static str),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(x) => x.fmt(f),
+            Self::Integer(x) => x.fmt(f),
+            Self::Flag(x) => x.fmt(f),
+            Self::Word(x) => x.fmt(f),
+        }
+    }
+}
+
+/// One declared parameter: validation and reference documents come from it. Every parameter has a default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParamSpec {
+    /// Its key in a config.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub doc: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// Its value when none is given.
+    pub default: Value,
+}
+
+impl ParamSpec {
+    /// A number in `min ..= max`.
+    pub const fn number(name: &'static str, doc: &'static str, min: f64, max: f64, default: f64) -> Self {
+        Self { name, doc, kind: Kind::Number { min, max }, default: Value::Number(default) }
+    }
+
+    /// A whole number in `min ..= max`.
+    pub const fn integer(name: &'static str, doc: &'static str, min: i64, max: i64, default: i64) -> Self {
+        Self { name, doc, kind: Kind::Integer { min, max }, default: Value::Integer(default) }
+    }
+
+    /// `true` or `false`.
+    pub const fn flag(name: &'static str, doc: &'static str, default: bool) -> Self {
+        Self { name, doc, kind: Kind::Flag, default: Value::Flag(default) }
+    }
+
+    /// One of a few words.
+    pub const fn choice(
+        name: &'static str,
+        doc: &'static str,
+        options: &'static [&'static str],
+        default: &'static str,
+    ) -> Self {
+        Self { name, doc, kind: Kind::Choice { options }, default: Value::Word(default) }
+    }
+
+    fn check(&self, optimiser: &'static str, setting: &Setting) -> Result<Value, SearchError> {
+        let value = match (self.kind, setting) {
+            (Kind::Number { min, max }, Setting::Number(x)) if (min..=max).contains(x) => Some(Value::Number(*x)),
+            (Kind::Integer { min, max }, Setting::Number(x))
+                if x.fract() == 0.0 && (min as f64..=max as f64).contains(x) =>
+            {
+                Some(Value::Integer(*x as i64))
+            }
+            (Kind::Flag, Setting::Flag(x)) => Some(Value::Flag(*x)),
+            (Kind::Choice { options }, Setting::Text(word)) => {
+                options.iter().find(|o| *o == word).map(|o| Value::Word(o))
+            }
+            _ => None,
+        };
+        value.ok_or_else(|| SearchError::Parameter {
+            optimiser,
+            key: self.name,
+            allowed: self.kind.to_string(),
+            found: setting.to_string(),
+        })
+    }
+}
+
+/// The checked parameters of one optimiser.
+///
+/// Asking for a parameter that the optimiser does not declare, or as another kind, is a defect of the optimiser and
+/// panics; [`check_optimiser`](crate::check_optimiser) finds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Params {
+    values: Vec<(&'static str, Value)>,
+}
+
+impl Params {
+    pub(crate) fn check(
+        optimiser: &'static str,
+        specs: &[ParamSpec],
+        settings: &[(String, Setting)],
+    ) -> Result<Self, SearchError> {
+        if let Some((key, _)) = settings.iter().find(|(key, _)| specs.iter().all(|s| s.name != key)) {
+            let known: Vec<_> = specs.iter().map(|s| s.name).collect();
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(SearchError::UnknownParameter { optimiser, key: key.clone(), known });
+        }
+        let value = |spec: &ParamSpec| {
+            let given = settings.iter().find(|(key, _)| key == spec.name);
+            let value = given.map_or(Ok(spec.default), |(_, setting)| spec.check(optimiser, setting))?;
+            Ok((spec.name, value))
+        };
+        Ok(Self { values: specs.iter().map(value).collect::<Result<_, _>>()? })
+    }
+
+    /// A number.
+    pub fn number(&self, name: &str) -> f64 {
+        match self.find(name) {
+            Value::Number(x) => x,
+            other => wrong_kind(name, other),
+        }
+    }
+
+    /// A whole number.
+    pub fn integer(&self, name: &str) -> i64 {
+        match self.find(name) {
+            Value::Integer(x) => x,
+            other => wrong_kind(name, other),
+        }
+    }
+
+    /// A flag.
+    pub fn flag(&self, name: &str) -> bool {
+        match self.find(name) {
+            Value::Flag(x) => x,
+            other => wrong_kind(name, other),
+        }
+    }
+
+    /// The word that was chosen.
+    pub fn word(&self, name: &str) -> &'static str {
+        match self.find(name) {
+            Value::Word(x) => x,
+            other => wrong_kind(name, other),
+        }
+    }
+
+    fn find(&self, name: &str) -> Value {
+        let found = self.values.iter().find(|(n, _)| *n == name);
+        found.unwrap_or_else(|| panic!("the optimiser declares no parameter {name}")).1
+    }
+}
+
+fn wrong_kind(name: &str, value: Value) -> ! {
+    panic!("the optimiser asks for parameter {name} as another kind than it declares: {value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPECS: &[ParamSpec] = &[
+        ParamSpec::number("sigma", "Step.", 0.0, 1.0, 0.5),
+        ParamSpec::integer("population", "Size.", 4, i64::MAX, 15),
+        ParamSpec::flag("scramble", "Whether.", true),
+        ParamSpec::choice("restarts", "Which.", &["none", "ipop"], "ipop"),
+    ];
+
+    fn check(key: &str, setting: Setting) -> Result<Params, SearchError> {
+        Params::check("test", SPECS, &[(key.to_string(), setting)])
+    }
+
+    #[test]
+    fn defaults_and_what_is_given() {
+        let params = check("population", Setting::Number(40.0)).unwrap();
+        assert_eq!((params.number("sigma"), params.integer("population")), (0.5, 40));
+        assert_eq!((params.flag("scramble"), params.word("restarts")), (true, "ipop"));
+    }
+
+    #[test]
+    fn refusals_name_the_key_and_what_is_allowed() {
+        let says = |key: &str, setting: Setting, expected: &str| {
+            assert_eq!(check(key, setting).unwrap_err().to_string(), expected);
+        };
+        says("sigma", Setting::Number(1.5), "test: `sigma` must be a number from 0 to 1, found 1.5");
+        says("sigma", Setting::Number(f64::NAN), "test: `sigma` must be a number from 0 to 1, found NaN");
+        let expected = "test: `population` must be a whole number of at least 4, found 15.5";
+        says("population", Setting::Number(15.5), expected);
+        says("scramble", Setting::Number(1.0), "test: `scramble` must be true or false, found 1");
+        says("restarts", Setting::Text("x".into()), "test: `restarts` must be one of none, ipop, found `x`");
+        let expected = "test has no parameter `sgima`; it has sigma, population, scramble, restarts";
+        says("sgima", Setting::Number(1.0), expected);
+    }
+}
