@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const MODELS: &[&str] =
     &["base-a", "a-chat", "a-code", "a-math", "a-noise", "a-reason", "base-b", "b-code", "b-math", "c-chat"];
@@ -177,7 +178,7 @@ fn a_dry_run_says_what_would_be_scored() {
 #[test]
 fn another_program_can_score() {
     let zoo = Zoo::empty();
-    zoo.write("ask.py", ASK);
+    zoo.write("ask.sh", ASK);
     let python = [
         "eval",
         "somewhere",
@@ -189,7 +190,7 @@ fn another_program_can_score() {
         "3",
         "--json",
         "--evaluator",
-        "python3 ask.py",
+        "sh ask.sh",
     ];
     let report = glue(zoo.directory(), python).json();
     assert_eq!(report["tasks"]["sums"], json!({ "acc": 0.5, "n": 3 }));
@@ -214,12 +215,10 @@ fn another_program_can_score() {
         .refused("timeout", 1, &["took longer than 1 s"]);
 }
 
-const ASK: &str = "
-import json, sys
-asked = json.load(sys.stdin)
-json.dump(asked, open('asked.json', 'w'))
-json.dump({'model': asked['model'], 'tasks': {asked['tasks'][0]: {'acc': 0.5, 'n': asked['limit']}}}, sys.stdout)
-";
+const ASK: &str = r#"
+cat > asked.json
+echo '{"model": "m", "tasks": {"sums": {"acc": 0.5, "n": 3}}}'
+"#;
 
 #[test]
 fn what_cannot_be_scored_is_refused() {
@@ -287,6 +286,53 @@ fn what_cannot_be_scored_is_refused() {
     name.refused("task", 2, &["`other`", "t"]);
     let samples = eval(zoo.directory(), &["model", "--tasks", "good", "--samples", "nowhere/items.jsonl"]);
     samples.refused("samples", 1, &["nowhere/items.jsonl"]);
+}
+
+#[test]
+fn programs_are_run_when_that_is_allowed_and_kept_in_their_place() {
+    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no python3 on PATH");
+        return;
+    }
+    let zoo = Zoo::empty();
+    // The prompt is a whole function and the beginning of a comment, which is what the model then writes a line of.
+    let item = |body: &str| {
+        let prompt = format!("def f(x):\n    {body}\n    return x + 1\n#");
+        let test = "def check(f):\n    assert f(1) == 2\n    assert f(-1) == 0";
+        json!({ "prompt": prompt, "test": test, "entry_point": "f" }).to_string()
+    };
+    let outside = zoo.path("written");
+    let items = [
+        item("pass"),
+        item("x = 0"),
+        item("while True: pass"),
+        item("import os; os.fork()"),
+        item(&format!("open({:?}, 'w').write('x')", outside.display().to_string())),
+        item("import os; os._exit(0)"),
+        item("x = [0] * 10**9"),
+        item("import urllib.request; urllib.request.urlopen('http://127.0.0.1:1')"),
+    ];
+    zoo.write("code/task.json", r#"{"name": "code", "kind": "code", "until": ["\n"], "max_gen_toks": 8}"#);
+    zoo.write("code/test.jsonl", items.join("\n"));
+    let model = shipped().join("a-code").display().to_string();
+    let args =
+        [&model, "--tasks", "code", "--allow-code-execution", "--code-timeout", "1", "--samples", "items", "--json"];
+    let report = eval(zoo.directory(), &args).json();
+    assert_eq!(
+        (&report["tasks"]["code"]["pass@1"], &report["tasks"]["code"]["n"]),
+        (&json!(1.0 / 8.0), &json!(8)),
+        "{report}"
+    );
+    assert!(!outside.exists());
+    let items = String::from_utf8(zoo.bytes("items")).expect("text");
+    let passed: Vec<Value> = items
+        .lines()
+        .map(|line| {
+            let record: Value = serde_json::from_str(line).expect("JSON");
+            record["scores"]["pass@1"].clone()
+        })
+        .collect();
+    assert_eq!((&passed[0], passed[1..].iter().all(|score| score == 0.0)), (&json!(1.0), true), "{items}");
 }
 
 #[test]

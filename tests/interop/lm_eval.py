@@ -4,7 +4,7 @@
 `ZOO/lm_eval/tasks` has the tasks as lm-evaluation-harness YAML, with data paths relative to the zoo. lm_eval runs by way of the adapter
 script that comes with glue-eval, in the Python that runs this, and both get the same request. It is skipped when that Python has no lm_eval:
 
-    VENV/bin/python tests/interop/lm_eval.py ZOO --glue target/release/glue [--models a-math base-b]
+    VENV/bin/python tests/interop/lm_eval.py [--models a-math base-b]
 
 The times are those of the whole commands, start and loading included. Leaves with status 1 when a score differs by more than one item.
 """
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 
-ADAPTER = pathlib.Path(__file__).resolve().parents[2] / "crates" / "glue-eval" / "adapters" / "lm_eval_adapter.py"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ADAPTER = ROOT / "crates" / "glue-eval" / "adapters" / "lm_eval_adapter.py"
 
 
 def run(command, zoo, document=None):
@@ -59,8 +60,8 @@ def compare(model, theirs, ours):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoo", type=pathlib.Path, help="directory of models, with lm_eval/tasks")
-    parser.add_argument("--glue", metavar="PATH", type=pathlib.Path, required=True, help="the binary under test")
+    parser.add_argument("--zoo", metavar="DIR", type=pathlib.Path, default=ROOT / "tests/data/zoo", help="of models, with lm_eval/tasks (default: the shipped one)")
+    parser.add_argument("--glue", metavar="PATH", type=pathlib.Path, default=ROOT / "target/release/glue", help="the binary under test (default target/release/glue)")
     parser.add_argument("--models", nargs="*", metavar="NAME", help="only these (default: every model of the zoo)")
     parser.add_argument("--batch-size", default="64", help="of lm_eval (default 64)")
     arguments = parser.parse_args()
