@@ -1,6 +1,6 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
-use crate::commands::{completions, eval, generate, inspect, logits, merge, multi, ops};
+use crate::commands::{align, cluster, completions, eval, generate, inspect, logits, merge, multi, ops, similarity};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -28,6 +28,7 @@ const AFTER_HELP: &str = "\
 Examples:
   glue inspect models/base              What a model is made of
   glue ops ties                         What an operator computes, and its parameters
+  glue cluster models/*                 Which models belong together
   glue merge config.yml merged --dry-run
   glue merge config.yml merged
   glue eval merged --tasks tasks
@@ -51,7 +52,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
 
-    /// Seed of operators that draw at random; comes before a seed in the config
+    /// Seed of everything that is drawn at random; comes before a seed in a config
     #[arg(long, global = true, value_name = "N", alias = "random-seed")]
     pub(crate) seed: Option<u64>,
 
@@ -78,6 +79,9 @@ pub(crate) enum Command {
     Merge(merge::Args),
     Multi(multi::Args),
     Inspect(inspect::Args),
+    Similarity(similarity::Args),
+    Cluster(cluster::Args),
+    Align(align::Args),
     Eval(eval::Args),
     Generate(generate::Args),
     Logits(logits::Args),

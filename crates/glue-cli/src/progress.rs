@@ -54,6 +54,64 @@ impl Watch for Progress {
     }
 }
 
+/// What a pass over the weights of several models tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct PassProgress(Progress);
+
+impl PassProgress {
+    /// A bar that learns from the pass how much there is to read; invisible unless the shell says otherwise.
+    pub(crate) fn new(shell: &Shell<'_>) -> Self {
+        Self(Progress::new(0, shell))
+    }
+}
+
+impl glue_metrics::Watch for PassProgress {
+    fn begins(&self, bytes: u64) {
+        self.0.bar.set_length(bytes);
+    }
+
+    fn works_on(&self, tensor: &str) {
+        self.0.works_on(tensor);
+    }
+
+    fn compared(&self, bytes: u64) {
+        self.0.wrote(bytes);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
+}
+
+/// What an alignment tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct AlignProgress(Progress);
+
+impl AlignProgress {
+    /// A bar over `bytes` to be written; invisible unless the shell says otherwise.
+    pub(crate) fn new(bytes: u64, shell: &Shell<'_>) -> Self {
+        Self(Progress::new(bytes, shell))
+    }
+}
+
+impl glue_align::Watch for AlignProgress {
+    fn works_on(&self, what: &str) {
+        self.0.works_on(what);
+    }
+
+    fn wrote(&self, bytes: u64) {
+        Watch::wrote(&self.0, bytes);
+    }
+
+    fn swept(&self, sweep: usize, changed: usize) {
+        self.0.bar.set_message(format!("sweep {sweep}: {changed} groups changed"));
+    }
+
+    fn is_stopped(&self) -> bool {
+        Watch::is_stopped(&self.0)
+    }
+}
+
 /// Requests answered and to be answered, and time left.
 const REQUESTS: &str = "{bar:24} {human_pos}/{human_len} requests  {eta} left";
 

@@ -1,4 +1,4 @@
-//! Checkpoints to measure with: a base and three fine-tunes in the shapes of a Llama, in bfloat16.
+//! Checkpoints to measure with: a base and fine-tunes in the shapes of a Llama, in bfloat16.
 //!
 //! The base is Gaussian with σ = 0.02, a fine-tune is the base plus a Gaussian with σ = 0.002, each rounded to bfloat16:
 //! that gives task vectors with the equal magnitudes and the exact zeros that real ones have, and which decide how
@@ -16,8 +16,11 @@ use serde_json::{Map, Value, json};
 
 use super::gaussian::Gaussian;
 
-/// The checkpoints, the base first.
-pub(super) const NAMES: [&str; 4] = ["base", "model-1", "model-2", "model-3"];
+/// The names of so many checkpoints, the base first.
+pub(super) fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| if number == 0 { "base".to_owned() } else { format!("model-{number}") }).collect()
+}
+
 /// The one file with weights of each checkpoint.
 pub(super) const WEIGHTS: &str = "model.safetensors";
 
@@ -120,20 +123,21 @@ impl Shape {
     }
 }
 
-/// Writes the four checkpoints under `folder`, unless they are there already.
+/// Writes so many checkpoints under `folder`, unless they are there already.
 ///
 /// # Errors
 /// A file cannot be written.
-pub(super) fn make(folder: &Path, shape: Shape) -> Result<()> {
+pub(super) fn make(folder: &Path, shape: Shape, count: usize) -> Result<()> {
+    let names = names(count);
     // Whatever decides the bytes: when any of it changes, the files are written anew.
-    let made = json!({"config": shape.config(), "delta": SIGMA_DELTA, "chunk": CHUNK, "names": NAMES}).to_string();
+    let made = json!({"config": shape.config(), "delta": SIGMA_DELTA, "chunk": CHUNK, "names": names}).to_string();
     let marker = folder.join("made.json");
     if fs::read_to_string(&marker).is_ok_and(|text| text == made) {
         return Ok(());
     }
     let _ = fs::remove_file(&marker);
     let (header, elements) = (shape.header(), shape.elements());
-    for name in NAMES {
+    for name in &names {
         let checkpoint = folder.join(name);
         fs::create_dir_all(&checkpoint).with_context(|| format!("cannot make {}", checkpoint.display()))?;
         fs::write(checkpoint.join("config.json"), format!("{:#}\n", shape.config()))?;
@@ -146,9 +150,9 @@ pub(super) fn make(folder: &Path, shape: Shape) -> Result<()> {
     let gaussian = Gaussian::new();
     thread::scope(|scope| {
         let ranges = (0..threads).map(|t| t * chunks / threads..(t + 1) * chunks / threads);
-        let (gaussian, header) = (&gaussian, &header);
+        let (gaussian, header, names) = (&gaussian, &header, &names[..]);
         let workers: Vec<_> = ranges
-            .map(|range| scope.spawn(move || write_chunks(folder, header.len(), elements, range, gaussian)))
+            .map(|range| scope.spawn(move || write_chunks(folder, names, header.len(), elements, range, gaussian)))
             .collect();
         let results = workers.into_iter().map(|w| w.join().map_err(|_| anyhow!("a writing thread panicked"))?);
         results.collect::<Result<()>>()
@@ -159,13 +163,14 @@ pub(super) fn make(folder: &Path, shape: Shape) -> Result<()> {
 
 fn write_chunks(
     folder: &Path,
+    names: &[String],
     header: usize,
     elements: usize,
     chunks: std::ops::Range<usize>,
     gaussian: &Gaussian,
 ) -> Result<()> {
     let mut files = Vec::new();
-    for name in NAMES {
+    for name in names {
         let mut file = File::options().write(true).open(folder.join(name).join(WEIGHTS))?;
         file.seek(SeekFrom::Start((header + 2 * chunks.start * CHUNK) as u64))?;
         files.push(file);
@@ -175,7 +180,7 @@ fn write_chunks(
         let length = CHUNK.min(elements - chunk * CHUNK);
         noise.resize(length, 0.0);
         for (model, file) in files.iter_mut().enumerate() {
-            gaussian.fill((chunk * NAMES.len() + model) as u64, &mut noise);
+            gaussian.fill((chunk * names.len() + model) as u64, &mut noise);
             let values: Vec<bf16> = if model == 0 {
                 noise.iter().map(|z| bf16::from_f32(SIGMA_BASE * z)).collect()
             } else {
@@ -212,7 +217,7 @@ mod tests {
     fn files_are_valid_and_differ_as_fine_tunes_do() {
         let folder = tempfile::tempdir().unwrap();
         let shape = Shape { hidden: 64, layers: 1 };
-        make(folder.path(), shape).unwrap();
+        make(folder.path(), shape, 4).unwrap();
         let read = |name: &str| fs::read(folder.path().join(name).join(WEIGHTS)).unwrap();
         let (base, model) = (read("base"), read("model-1"));
         let start = 8 + u64::from_le_bytes(base[..8].try_into().unwrap()) as usize;
@@ -236,12 +241,12 @@ mod tests {
     fn checkpoints_are_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let shape = Shape { hidden: 64, layers: 1 };
-        make(folder.path(), shape).unwrap();
+        make(folder.path(), shape, 4).unwrap();
         let weights = folder.path().join("base").join(WEIGHTS);
         fs::write(&weights, "kept").unwrap();
-        make(folder.path(), shape).unwrap();
+        make(folder.path(), shape, 4).unwrap();
         assert_eq!(fs::read(&weights).unwrap(), b"kept");
-        make(folder.path(), Shape { hidden: 64, layers: 2 }).unwrap();
+        make(folder.path(), Shape { hidden: 64, layers: 2 }, 4).unwrap();
         assert_ne!(fs::read(&weights).unwrap(), b"kept");
     }
 }

@@ -19,6 +19,9 @@ use super::report;
 use crate::repo::Repo;
 use crate::shell;
 
+/// A base and three fine-tunes.
+const CHECKPOINTS: usize = 4;
+
 /// Options of `cargo xtask bench merge`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -85,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let shape = Shape::of_size(args.size);
     let folder = repo.target.join("bench").join(shape.folder());
     eprintln!("checkpoints: 4 of {:.2} billion parameters in {}", shape.elements() as f64 / 1e9, folder.display());
-    checkpoint::make(&folder, shape)?;
+    checkpoint::make(&folder, shape, CHECKPOINTS)?;
     let bench = Bench { args, glue: repo.glue("release"), mergekit, folder };
     // The first copy after a pause is the slowest, several times so on a virtual machine: it does not count.
     bench.warm()?;
@@ -168,7 +171,7 @@ impl Bench<'_> {
     /// Reads every checkpoint, so that it is in the page cache, and returns the bytes of one.
     fn warm(&self) -> Result<u64> {
         let mut bytes = 0;
-        for name in checkpoint::NAMES {
+        for name in checkpoint::names(CHECKPOINTS) {
             let mut file = File::open(self.folder.join(name).join(checkpoint::WEIGHTS))?;
             // Not `sink`, for which the standard library need not read at all.
             bytes = io::copy(&mut file, &mut Discard)?;

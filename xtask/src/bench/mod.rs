@@ -13,12 +13,15 @@ mod gaussian;
 mod measure;
 mod merge;
 mod report;
+mod similarity;
 
 /// What can be measured.
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     /// Merges of whole checkpoints, against the copy of one and, if given, against mergekit.
     Merge(merge::Args),
+    /// All pairs of many checkpoints compared, against reading them once.
+    Similarity(similarity::Args),
     /// The scoring of a model, and if given a Python environment, by transformers and lm_eval as well.
     Eval(eval::Args),
 }
@@ -30,6 +33,7 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Merge(args) => merge::run(args),
+        Bench::Similarity(args) => similarity::run(args),
         Bench::Eval(args) => eval::run(args),
     }
 }

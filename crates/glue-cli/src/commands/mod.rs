@@ -1,6 +1,9 @@
 //! One file per command: its options and what it does. What `merge` and `multi` share is in `recipes`, `report` and
-//! `execute`; what the commands that run a model share, in `models`.
+//! `execute`; what the commands that run a model share, in `models`; what those share
+//! that compare several, in `zoo`.
 
+pub(crate) mod align;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod eval;
 mod execute;
@@ -15,3 +18,5 @@ pub(crate) mod ops;
 mod recipes;
 mod report;
 pub(crate) mod schema;
+pub(crate) mod similarity;
+mod zoo;

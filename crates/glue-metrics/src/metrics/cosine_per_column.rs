@@ -40,42 +40,60 @@ pub fn cosine_per_column(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
 #[derive(Debug)]
 pub(crate) struct ColumnCosines;
 
+fn env(k: &str, d: usize) -> usize {
+    std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d)
+}
 fn strip(stack: &Stack<'_>) -> usize {
-    ((stack.block / STEPS) & !(LANES - 1)).max(LANES)
+    env("STRIP", ((stack.block / STEPS) & !(LANES - 1)).max(LANES))
+}
+fn wide(stack: &Stack<'_>) -> usize {
+    env("WIDE", 1024).max(strip(stack))
 }
 
 impl Kernel for ColumnCosines {
     fn units(&self, stack: &Stack<'_>) -> usize {
-        stack.columns.div_ceil(strip(stack))
+        stack.columns.div_ceil(wide(stack))
     }
 
     fn sums(&self, stack: &Stack<'_>, _: &[f64], unit: usize, scratch: &mut Scratch) -> Result<Vec<f64>, MetricsError> {
+        let r = env("R", STEPS);
         let n = stack.n();
-        let first = unit * strip(stack);
-        let width = strip(stack).min(stack.columns - first);
+        let first = unit * wide(stack);
+        let width = wide(stack).min(stack.columns - first);
         let groups = width.div_ceil(LANES);
+        let strip = strip(stack);
         // Inner products of the columns: by batch, then by group of eight columns, then by pair.
         let Scratch { buffers, panel: panels, totals: dots } = scratch;
         dots.clear();
         dots.resize(stack.batches * groups * pairs(n), [0.0; LANES]);
         // Two lanes between panels, so that the lanes of a row, one in each panel, do not all fall into one cache set.
-        let stride = STEPS * n + 2;
-        panels.resize(groups * stride, Lane::ZERO);
+        let stride = r * n + 2;
+        panels.resize(strip.min(width).div_ceil(LANES) * stride, Lane::ZERO);
+        let do_fetch = env("FETCH", 1);
         for run in &stack.runs {
             let dots = &mut dots[run.batch * groups * pairs(n)..][..groups * pairs(n)];
-            for start in run.rows.clone().step_by(STEPS) {
-                let rows = start..(start + STEPS).min(run.rows.end);
+            for start in run.rows.clone().step_by(r) {
+                let rows = start..(start + r).min(run.rows.end);
                 let steps = rows.len();
-                stack.fetch(rows.clone(), first, width);
-                for (step, row) in rows.enumerate() {
-                    let elements = row * stack.columns + first;
-                    stack.read(elements..elements + width, buffers, |model, values| {
-                        // Lane g of the row is one step of panel g.
-                        interleave(values, panels, step * n + model, stride);
-                    })?;
+                if do_fetch == 1 {
+                    stack.fetch(rows.clone(), first, width);
                 }
-                for (dots, panel) in dots.chunks_exact_mut(pairs(n)).zip(panels.chunks_exact(stride)) {
-                    panel::accumulate::<Product>(&panel[..steps * n], n, dots);
+                for (s, dots) in dots.chunks_mut(strip / LANES * pairs(n)).enumerate() {
+                    let from = first + s * strip;
+                    let width = strip.min(first + width - from);
+                    if do_fetch == 2 {
+                        stack.fetch(rows.clone(), from, width);
+                    }
+                    for (step, row) in rows.clone().enumerate() {
+                        let elements = row * stack.columns + from;
+                        stack.read(elements..elements + width, buffers, |model, values| {
+                            // Lane g of the row is one step of panel g.
+                            interleave(values, panels, step * n + model, stride);
+                        })?;
+                    }
+                    for (dots, panel) in dots.chunks_exact_mut(pairs(n)).zip(panels.chunks_exact(stride)) {
+                        panel::accumulate::<Product>(&panel[..steps * n], n, dots);
+                    }
                 }
             }
         }

@@ -1,0 +1,121 @@
+//! What the commands that compare several models share: opening them, the pass over their weights, pictures.
+
+use crate::app::Global;
+use crate::failure::Failure;
+use crate::progress::PassProgress;
+use crate::shell::Shell;
+use glue_metrics::{Class, Metric, MetricsError, Model, Options, Selection, Similarity, similarity};
+use glue_tensor::{Checkpoint, CheckpointError, write_atomic};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use super::recipes;
+
+/// What is compared, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Comparison {
+    /// How alike models are is measured by this; --list-metrics explains them
+    #[arg(long, value_name = "NAME", default_value = "cosine_per_column")]
+    pub(crate) metric: String,
+
+    /// Model that metrics of deltas subtract
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<PathBuf>,
+
+    /// Compare only tensors of this class: attention, mlp, embedding, head, norm, other, all; may be given several times
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    class: Vec<String>,
+
+    /// Compare only these layers, counted from 0, such as 4-11
+    #[arg(long, value_name = "A-B", value_parser = layers)]
+    layers: Option<RangeInclusive<usize>>,
+
+    /// Compare only tensors whose name holds this text, or matches it where it has * or ?
+    #[arg(long, value_name = "PATTERN")]
+    tensor: Option<String>,
+
+    /// Compare only this share of the weights, drawn by --seed; the error that this causes is reported
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) sample: Option<f64>,
+}
+
+fn layers(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let number = |text: &str| {
+        text.trim().parse().map_err(|_| "expected a layer, such as 4, or a range, such as 4-11".to_owned())
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = number(first)?..=number(last)?;
+    if range.is_empty() { Err("the range ends before it begins".to_owned()) } else { Ok(range) }
+}
+
+impl Comparison {
+    fn selection(&self, metric: &Metric) -> Result<Selection, Failure> {
+        let mut selection = (metric.default_selection)();
+        if !self.class.is_empty() {
+            let classes = self.class.iter().map(|name| Class::parse(name)).collect::<Result<Vec<_>, _>>();
+            selection = Selection::classes(&classes.map_err(refusal)?.concat());
+        }
+        selection.layers = self.layers.clone();
+        selection.name = self.tensor.clone();
+        Ok(selection)
+    }
+
+    /// Compares all pairs of `paths`, with a progress bar.
+    pub(crate) fn run(&self, paths: &[PathBuf], global: &Global, shell: &Shell<'_>) -> Result<Similarity, Failure> {
+        let metric = Metric::find(&self.metric).map_err(refusal)?;
+        let options = Options {
+            selection: Some(self.selection(metric)?),
+            sample: self.sample,
+            seed: global.seed.unwrap_or(0),
+            ..Options::default()
+        };
+        let checkpoints = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+        let base = self.base.as_deref().map(|path| Ok::<_, Failure>((path, open(path)?))).transpose()?;
+        let name = |path: &Path| path.display().to_string();
+        let models: Vec<Model<'_>> =
+            paths.iter().zip(&checkpoints).map(|(path, checkpoint)| Model { name: name(path), checkpoint }).collect();
+        let base = base.as_ref().map(|(path, checkpoint)| Model { name: name(path), checkpoint });
+        let pool = recipes::pool(global)?;
+        let progress = PassProgress::new(shell);
+        let found = pool.install(|| similarity(&models, base.as_ref(), metric, &options, &progress));
+        drop(progress);
+        found.map_err(refusal)
+    }
+}
+
+fn open(path: &Path) -> Result<Checkpoint, Failure> {
+    Checkpoint::open(path).map_err(|error| match error {
+        CheckpointError::NotFound { .. } => Failure::refused(error),
+        error => Failure::failed(error),
+    })
+}
+
+/// What the weights are to blame for is a failure; the rest is what the user asked for.
+pub(crate) fn refusal(error: MetricsError) -> Failure {
+    match error {
+        MetricsError::Stopped => Failure::Interrupted,
+        error @ (MetricsError::NotFinite { .. } | MetricsError::Overflow { .. } | MetricsError::Convert { .. }) => {
+            Failure::failed(error)
+        }
+        error @ MetricsError::BaseMissing { .. } => Failure::refused(error).hint(Some("--base names it")),
+        error => Failure::refused(error),
+    }
+}
+
+/// The names of models in tables: the last part of their paths, where that tells them apart.
+pub(crate) fn short_names(paths: &[String]) -> Vec<String> {
+    let last = |path: &String| {
+        let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
+        name.unwrap_or_else(|| path.clone())
+    };
+    let short: Vec<String> = paths.iter().map(last).collect();
+    let mut distinct = short.clone();
+    distinct.sort();
+    distinct.dedup();
+    if distinct.len() == short.len() { short } else { paths.to_vec() }
+}
+
+/// Writes a file that appears when it is complete.
+pub(crate) fn write(path: Option<&PathBuf>, content: impl FnOnce() -> String) -> Result<(), Failure> {
+    path.map_or(Ok(()), |path| write_atomic(path, content().as_bytes()).map_err(Failure::failed))
+}
