@@ -36,57 +36,51 @@ pub fn cosine_per_column(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
     mean((0..columns).map(column))
 }
 
-/// A unit is a strip of columns over all rows, so that sums per column never leave the cache.
+/// A unit is a wide strip of columns over all rows: it is fetched [`ROWS`] rows at a time, in stretches long enough for
+/// the prefetchers, and multiplied in narrower strips, whose panels are held at once.
 #[derive(Debug)]
 pub(crate) struct ColumnCosines;
 
-fn env(k: &str, d: usize) -> usize {
-    std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d)
-}
+/// Rows at a time, summed in f32: few enough that the panel of 16 models is half of a first-level cache.
+const ROWS: usize = 32;
+const _: () = assert!(ROWS <= STEPS);
+/// Strips of a unit. More would save no time, and the sums of all columns of a unit are kept.
+const STRIPS: usize = 2;
+
+/// Columns of a strip.
 fn strip(stack: &Stack<'_>) -> usize {
-    env("STRIP", ((stack.block / STEPS) & !(LANES - 1)).max(LANES))
-}
-fn wide(stack: &Stack<'_>) -> usize {
-    env("WIDE", 1024).max(strip(stack))
+    ((stack.block / ROWS) & !(LANES - 1)).max(LANES)
 }
 
 impl Kernel for ColumnCosines {
     fn units(&self, stack: &Stack<'_>) -> usize {
-        stack.columns.div_ceil(wide(stack))
+        stack.columns.div_ceil(STRIPS * strip(stack))
     }
 
     fn sums(&self, stack: &Stack<'_>, _: &[f64], unit: usize, scratch: &mut Scratch) -> Result<Vec<f64>, MetricsError> {
-        let r = env("R", STEPS);
         let n = stack.n();
-        let first = unit * wide(stack);
-        let width = wide(stack).min(stack.columns - first);
-        let groups = width.div_ceil(LANES);
         let strip = strip(stack);
+        let first = unit * STRIPS * strip;
+        let width = (STRIPS * strip).min(stack.columns - first);
+        let groups = width.div_ceil(LANES);
         // Inner products of the columns: by batch, then by group of eight columns, then by pair.
         let Scratch { buffers, panel: panels, totals: dots } = scratch;
         dots.clear();
         dots.resize(stack.batches * groups * pairs(n), [0.0; LANES]);
         // Two lanes between panels, so that the lanes of a row, one in each panel, do not all fall into one cache set.
-        let stride = r * n + 2;
+        let stride = ROWS * n + 2;
         panels.resize(strip.min(width).div_ceil(LANES) * stride, Lane::ZERO);
-        let do_fetch = env("FETCH", 1);
         for run in &stack.runs {
             let dots = &mut dots[run.batch * groups * pairs(n)..][..groups * pairs(n)];
-            for start in run.rows.clone().step_by(r) {
-                let rows = start..(start + r).min(run.rows.end);
+            for start in run.rows.clone().step_by(ROWS) {
+                let rows = start..(start + ROWS).min(run.rows.end);
                 let steps = rows.len();
-                if do_fetch == 1 {
-                    stack.fetch(rows.clone(), first, width);
-                }
-                for (s, dots) in dots.chunks_mut(strip / LANES * pairs(n)).enumerate() {
-                    let from = first + s * strip;
-                    let width = strip.min(first + width - from);
-                    if do_fetch == 2 {
-                        stack.fetch(rows.clone(), from, width);
-                    }
+                stack.fetch(rows.clone(), first, width);
+                for (dots, from) in dots.chunks_mut(strip / LANES * pairs(n)).zip((first..).step_by(strip)) {
+                    let to = (from + strip).min(first + width);
                     for (step, row) in rows.clone().enumerate() {
-                        let elements = row * stack.columns + from;
-                        stack.read(elements..elements + width, buffers, |model, values| {
+                        let elements = row * stack.columns + from..row * stack.columns + to;
+                        stack.read(elements, buffers, |model, values| {
                             // Lane g of the row is one step of panel g.
                             interleave(values, panels, step * n + model, stride);
                         })?;
