@@ -1,6 +1,7 @@
 //! `glue eval` on the shipped zoo: the scores that transformers and lm-evaluation-harness give, and what else it does.
 
 use glue_tests::Zoo;
+use glue_tests::checkpoint::{self, Tensor, Tensors};
 use glue_tests::run::{Run, glue};
 use glue_tests::shipped;
 use serde_json::{Value, json};
@@ -105,6 +106,35 @@ fn threads_and_company_do_not_change_scores() {
     for task in ["arith", "wino"] {
         assert_eq!(score(&["tasks", "--task", task]), json!({ task: all[task] }));
     }
+}
+
+#[test]
+fn the_perplexity_of_a_text_follows_from_its_logits() {
+    let zoo = Zoo::empty();
+    let model = shipped().join("a-chat");
+    let reference = checkpoint::read(&shipped().join("reference/a-chat.safetensors"));
+    let text = "Q: What is the job of doquo? A:";
+    // The text begins with BOS as the tokenizer adds it, and is predicted from BOS, as lm-evaluation-harness does it.
+    let tokens: Vec<usize> = reference["prompt0.input_ids"].values().iter().map(|&id| id as usize).collect();
+    let ids = std::iter::once(tokens[0]).chain(tokens.iter().copied()).map(|id| id as i64);
+    let tensors: Tensors = [("input_ids".to_owned(), Tensor::i64(&[1, tokens.len() + 1], ids))].into();
+    zoo.write("ids", checkpoint::encode(&tensors));
+    let model = model.display().to_string();
+    zoo.glue(&["logits", &model, "--ids", "ids", "--out", "logits"]).ok();
+    let logits = checkpoint::read(&zoo.path("logits"))["logits"].values();
+    let logprob = |(row, &token): (&[f64], &usize)| row[token] - row.iter().map(|x| x.exp()).sum::<f64>().ln();
+    let expected: f64 = logits.chunks(512).zip(&tokens).map(logprob).sum();
+
+    zoo.write("text/task.json", r#"{"name": "text", "kind": "perplexity"}"#);
+    zoo.write("text/test.jsonl", json!({ "text": text }).to_string());
+    let report = eval(zoo.directory(), &[&model, "--tasks", "text", "--json"]).json();
+    let metric = |name: &str| report["tasks"]["text"][name].as_f64().unwrap_or_else(|| panic!("{name} in {report}"));
+    for (name, parts) in [("byte_perplexity", text.len()), ("word_perplexity", 8)] {
+        let found = -metric(name).ln() * parts as f64;
+        // Sums of f32 logits in another order.
+        assert!((found - expected).abs() < 1e-3, "{name}: {found}, expected {expected}");
+    }
+    assert!((metric("bits_per_byte") + expected / text.len() as f64 / std::f64::consts::LN_2).abs() < 1e-4);
 }
 
 #[test]

@@ -55,6 +55,9 @@ impl Tensor {
         if self.dtype == "I32" {
             return self.data.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes).into()).collect();
         }
+        if self.dtype == "I64" {
+            return self.data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes) as f64).collect();
+        }
         let small = SMALL.into_iter().find(|small| small.name == self.dtype);
         let small = small.unwrap_or_else(|| panic!("{} is not read here", self.dtype));
         match small.size {

@@ -4,6 +4,7 @@ use crate::shell::Shell;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Why a command ended early.
@@ -104,6 +105,11 @@ fn report_hint(hint: Option<&str>, shell: &mut Shell<'_>) {
         let label = shell.hint_label();
         shell.warn(&format!("{label} {hint}"));
     }
+}
+
+/// An error of a file, with its name.
+pub(crate) fn of_file(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// An error and its causes, one per line. A cause that the line before it already quotes is not said twice.

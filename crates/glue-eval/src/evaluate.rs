@@ -139,6 +139,14 @@ struct Answer {
     executions: Vec<Execution>,
 }
 
+impl Answer {
+    /// The most tokens that one of its prompts lost.
+    fn truncated(&self) -> usize {
+        let scored = self.scored.iter().map(|scored| scored.truncated);
+        scored.chain(self.generated.iter().map(|generation| generation.truncated)).max().unwrap_or(0)
+    }
+}
+
 impl<'a> Run<'a> {
     fn prepare(
         model: &dyn LanguageModel,
@@ -400,12 +408,8 @@ impl Run<'_> {
 
 /// Says how many prompts were cut, if any were.
 fn truncations(answers: &[Answer]) -> Option<String> {
-    let lost = |answer: &Answer| {
-        let scored = answer.scored.iter().map(|answer| answer.truncated);
-        scored.chain(answer.generated.iter().map(|answer| answer.truncated)).max().unwrap_or(0)
-    };
-    let cut = answers.iter().filter(|answer| lost(answer) > 0).count();
-    let most = answers.iter().map(lost).max().unwrap_or(0);
+    let cut = answers.iter().filter(|answer| answer.truncated() > 0).count();
+    let most = answers.iter().map(Answer::truncated).max().unwrap_or(0);
     (cut > 0).then(|| {
         format!(
             "{cut} of {} prompts are longer than the model takes and were truncated from the left, by up to {most} tokens",
@@ -544,9 +548,7 @@ fn record(
             }
         }
     }
-    let lost = answer.scored.iter().map(|scored| scored.truncated);
-    let lost = lost.chain(answer.generated.iter().map(|generation| generation.truncated)).max().unwrap_or(0);
-    map.insert("truncated".into(), json!(lost));
+    map.insert("truncated".into(), json!(answer.truncated()));
     let value = |score: &Score| {
         if score.weight == 1.0 { json!(score.sum) } else { json!({"sum": score.sum, "weight": score.weight}) }
     };

@@ -2,7 +2,7 @@
 
 use super::{models, recipes};
 use crate::app::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, of_file};
 use crate::progress::RequestProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufWriter, Error, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -268,7 +268,7 @@ impl SampleFile {
 }
 
 fn named(path: &Path, error: io::Error) -> Failure {
-    Failure::failed(Error::new(error.kind(), format!("{}: {error}", path.display())))
+    Failure::failed(of_file(path, error))
 }
 
 fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use super::{models, recipes};
 use crate::app::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, of_file};
 use crate::shell::{HEADING, Shell, paint};
 use crate::units;
 use glue_lm::{
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{self, Error, ErrorKind, Read};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Continue prompts
@@ -155,11 +155,10 @@ fn stream(
 }
 
 fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
-    let named = |name: &str, error: io::Error| Error::new(error.kind(), format!("{name}: {error}"));
     let mut texts = args.prompt.clone();
     if let Some(path) = &args.prompts {
         let name = path.display().to_string();
-        let file = std::fs::read_to_string(path).map_err(|error| Failure::refused(named(&name, error)))?;
+        let file = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
         for (number, line) in file.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             texts.push(match line.starts_with('"') {
                 true => serde_json::from_str(line).map_err(|error| {
@@ -172,7 +171,7 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
     } else if texts.is_empty() {
         let mut text = String::new();
         let read = io::stdin().read_to_string(&mut text);
-        read.map_err(|error| Failure::failed(named("standard input", error)))?;
+        read.map_err(|error| Failure::failed(of_file(Path::new("standard input"), error)))?;
         texts.push(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text));
     }
     if texts.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::{models, recipes};
 use crate::app::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, of_file};
 use crate::shell::Shell;
 use crate::units;
 use glue_lm::{Model, PaddedBatch, PaddedOutput};
@@ -166,7 +166,7 @@ fn write(model: &Model, batch: &Batch, states: &[usize], out: &Path) -> Result<(
     let entries = places.iter().map(|(name, shape, range)| (name.as_str(), Dtype::F32, &shape[..], range.clone()));
     let header = encode_header(entries, &BTreeMap::new());
 
-    let at = |error: io::Error| Failure::failed(Error::new(error.kind(), format!("{}: {error}", out.display())));
+    let at = |error: io::Error| Failure::failed(of_file(out, error));
     let directory = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".glue-logits.").tempfile_in(directory).map_err(at)?;
     file.as_file().write_all_at(&header, 0).map_err(at)?;

@@ -1,7 +1,7 @@
 //! Options of the commands that merge, and the way from their config to plans.
 
 use crate::app::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, of_file};
 use crate::units;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
@@ -38,7 +38,7 @@ pub(crate) fn read(path: &Path, registry: &Registry) -> Result<Vec<Recipe>, Fail
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         let no_config = error.kind() == io::ErrorKind::NotFound;
-        let error = io::Error::new(error.kind(), format!("{origin}: {error}"));
+        let error = of_file(path, error);
         if no_config { Failure::refused(error) } else { Failure::failed(error) }
     })?;
     Recipe::parse(&text, &origin, registry).map_err(refusal)

@@ -5,7 +5,8 @@
 
 use super::attention_block::Projection;
 use super::{floats, select};
-use crate::ops::{Activation, gated};
+use crate::architecture::Activation;
+use crate::ops::gated;
 use candle_core::{Device, Result, Tensor};
 
 /// down(act(gate(x)) · up(x))

@@ -4,10 +4,10 @@ use super::Model;
 use super::attention_block::{AttentionBlock, Projection};
 use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp};
 use super::layer::Layer;
-use crate::architecture::{self, Architecture, Experts, NormPlaces, QkNorm, Storage};
+use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
 use crate::error::LmError;
 use crate::norm::RmsNorm;
-use crate::ops::{Activation, AttentionSpec};
+use crate::ops::AttentionSpec;
 use crate::rope::RopeTables;
 use crate::weight::Weight;
 use crate::weights::Weights;
@@ -146,7 +146,7 @@ impl Loader<'_> {
             Storage::Fused => split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner]),
         };
         let down = self.projection(&at("down_proj"), hidden, inner, bias)?;
-        Ok(FeedForward::Dense(Mlp { gate, up, down, activation: activation(arch.activation) }))
+        Ok(FeedForward::Dense(Mlp { gate, up, down, activation: arch.activation }))
     }
 
     /// Experts stored as a tensor per projection (`block_sparse_moe`), or stacked (`mlp.experts`), as transformers holds them
@@ -156,7 +156,7 @@ impl Loader<'_> {
         let (hidden, inner) = (arch.hidden_size, arch.intermediate_size);
         let plain = |weight| Projection { weight, bias: None };
         let stacked = format!("layers.{index}.mlp.experts.gate_up_proj");
-        let activation = activation(arch.activation);
+        let activation = arch.activation;
         let (place, experts) = if self.weights.contains(&format!("{}{stacked}", self.prefix)) {
             let gate_up = self.tensor(&stacked, &[experts.count, 2 * inner, hidden])?;
             let down =
@@ -214,13 +214,4 @@ fn split<const N: usize>(all: &Projection, parts: [usize; N]) -> [Projection; N]
         at = range.end;
         Projection { weight: all.weight.rows(range.clone()), bias: all.bias.as_ref().map(|bias| bias[range].to_vec()) }
     })
-}
-
-fn activation(activation: architecture::Activation) -> Activation {
-    match activation {
-        architecture::Activation::Silu => Activation::Silu,
-        architecture::Activation::Gelu => Activation::Gelu,
-        architecture::Activation::GeluTanh => Activation::GeluTanh,
-        architecture::Activation::Relu => Activation::Relu,
-    }
 }

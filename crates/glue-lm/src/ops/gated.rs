@@ -2,21 +2,9 @@
 
 use super::exp::{exp, tanh};
 use super::floats;
+use crate::architecture::Activation;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-
-/// The function applied to the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// x / (1 + e^-x)
-    Silu,
-    /// x/2 · (1 + erf(x / √2))
-    Gelu,
-    /// x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))
-    GeluTanh,
-    /// max(x, 0)
-    Relu,
-}
 
 /// `activation(gate) * up`, element by element; both contiguous and of the same shape.
 pub(crate) fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {

@@ -12,7 +12,7 @@ mod linear;
 pub(crate) use add::add;
 pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention};
 pub(crate) use exp::exp;
-pub(crate) use gated::{Activation, gated};
+pub(crate) use gated::gated;
 pub(crate) use linear::linear;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
