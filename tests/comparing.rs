@@ -135,11 +135,9 @@ fn columns(tensors: &mut Tensors, name: &str, from: &[usize], length: usize) {
     tensor.data = tensor.data.chunks(row).flat_map(permuted).collect();
 }
 
-#[test]
-fn a_permuted_model_computes_the_same_and_finds_back() {
-    let zoo = Zoo::empty();
-    let original = shipped().join("base-a");
-    zoo.copy(&original, "permuted");
+/// A copy of `base-a` whose neurons and heads stand in another order.
+fn permuted(zoo: &Zoo) {
+    zoo.copy(&shipped().join("base-a"), "permuted");
     zoo.edit("permuted", |tensors| {
         for layer in 0..4 {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
@@ -155,6 +153,13 @@ fn a_permuted_model_computes_the_same_and_finds_back() {
             columns(tensors, &name("self_attn.o_proj"), &[3, 2, 0, 1], 32);
         }
     });
+}
+
+#[test]
+fn a_permuted_model_computes_the_same_and_finds_back() {
+    let zoo = Zoo::empty();
+    let original = shipped().join("base-a");
+    permuted(&zoo);
     let ids: Tensors =
         [("input_ids".to_owned(), checkpoint::Tensor::i64(&[2, 20], (0..40).map(|i| 3 + i * 11 % 500)))].into();
     zoo.write("ids", checkpoint::encode(&ids));
@@ -188,6 +193,58 @@ fn a_permuted_model_computes_the_same_and_finds_back() {
     let c_chat = shipped().join("c-chat").display().to_string();
     zoo.glue(&["align", &original, &c_chat, "other"]).refused("shapes", 2, &["same shapes"]);
     assert!(!zoo.path("other").exists());
+}
+
+/// The first questions of each task, one on a line.
+fn calibration(of_each: usize) -> String {
+    let mut text = String::new();
+    for task in ["arith", "facts", "order", "program", "wino"] {
+        let path = shipped().join("tasks").join(task).join("train.jsonl");
+        for line in fs::read_to_string(path).expect("a task").lines().take(of_each) {
+            let item: Value = serde_json::from_str(line).expect("an item");
+            text += item["context"].as_str().expect("a context");
+            text += "\n\n";
+        }
+    }
+    text
+}
+
+#[test]
+fn a_permuted_model_finds_back_by_what_it_computes() {
+    let zoo = Zoo::empty();
+    let original = shipped().join("base-a").display().to_string();
+    permuted(&zoo);
+    zoo.write("text", calibration(40));
+    let by = ["--method", "activations", "--text", "text"];
+    let align =
+        |model: &str, out: &str, more: &[&str]| zoo.glue(&[&["align", &original, model, out], &by[..], more].concat());
+    let reference = checkpoint::read(&shipped().join("base-a"));
+    for (out, more) in [("layers", &["--kinds", "neurons,heads", "--json"][..]), ("all", &["--json"])] {
+        let report = align("permuted", out, more).json();
+        let figure = |key: &str| report[key].as_f64().expect("a figure");
+        assert!(zoo.read(out) == reference, "{out}: the permutation is recovered exactly");
+        // Units of the one are units of the other, up to the order of sums.
+        assert!(figure("correlation_after") > 0.99 && figure("correlation_before") < 0.9, "{report}");
+        assert_eq!((&report["method"], report["tokens"].as_u64() > Some(1000)), (&json!("activations"), true));
+    }
+    // Nothing depends on the number of threads.
+    let other = shipped().join("base-b").display().to_string();
+    align(&other, "one", &["--threads", "1"]).ok();
+    let said = align(&other, "two", &["--threads", "2"]).ok().out;
+    assert!(zoo.read("one") == zoo.read("two"));
+    assert!(said.contains("correlation of units"), "{said}");
+
+    zoo.glue(&["align", &original, "permuted", "out", "--method", "activations"]).refused("no text", 2, &["--text"]);
+    zoo.glue(&["align", &original, "permuted", "out", "--text", "text"]).refused(
+        "no use",
+        2,
+        &["--method activations"],
+    );
+    zoo.write("empty", "\n");
+    let of = |file: &str| zoo.glue(&["align", &original, "permuted", "out", "--method", "activations", "--text", file]);
+    of("empty").refused("no tokens", 2, &["two tokens"]);
+    of("nowhere").refused("no file", 2, &["nowhere"]);
+    assert!(!zoo.path("out").exists());
 }
 
 #[test]

@@ -45,6 +45,12 @@ MODELS = {
     "qwen3-bias": ("qwen3", dict(head_dim=6, attention_bias=True), 12, None, None),
     "olmo2-linear": ("olmo2", dict(attention_bias=True, rope_parameters=dict(
         rope_type="linear", rope_theta=10000.0, factor=3.0)), 24, "old", None),
+    "qwen2-moe": ("qwen2_moe", dict(
+        num_hidden_layers=3, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12,
+        shared_expert_intermediate_size=20, mlp_only_layers=[1]), 16, None, None),
+    "qwen2-moe-normed": ("qwen2_moe", dict(
+        num_hidden_layers=2, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8, norm_topk_prob=True,
+        shared_expert_intermediate_size=12, decoder_sparse_step=2, qkv_bias=False), 16, None, None),
 }
 
 

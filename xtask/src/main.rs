@@ -12,9 +12,15 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod codegen;
+mod cuda_stub;
+mod demo;
 mod deny;
+mod experiments;
 mod fuzz;
+mod gpu_check;
+mod kernels;
 mod repo;
+mod results;
 mod shell;
 mod test;
 mod tidy;
@@ -38,8 +44,20 @@ enum Command {
     /// Measure a release build, on a machine that does nothing else.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Make one better model of the shipped zoo, with a report in target/demo.
+    Demo,
+    /// Run the pipeline on the shipped zoo with several seeds and write docs/results.md.
+    Results(results::Args),
+    /// Answer open questions on the shipped zoo and write docs/experiments.md.
+    Experiments(experiments::Args),
     /// Feed the parsers random input.
     Fuzz(fuzz::Args),
+    /// Compile the device kernels to PTX, or check that what is committed is current.
+    Kernels(kernels::Args),
+    /// Make a stand-in for the CUDA driver, to link without one.
+    CudaStub,
+    /// Check and measure every kernel on the GPU of this machine.
+    GpuCheck(gpu_check::Args),
     /// Check licences, advisories and sources of the dependencies.
     Deny(deny::Args),
 }
@@ -50,7 +68,13 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Codegen(args) => codegen::run(&args),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Demo => demo::run(),
+        Command::Results(args) => results::run(&args),
+        Command::Experiments(args) => experiments::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
+        Command::CudaStub => cuda_stub::run(),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Deny(args) => deny::run(&args),
     };
     exit_code(result)

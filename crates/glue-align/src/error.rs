@@ -125,6 +125,12 @@ pub enum AlignError {
         /// What was found.
         found: String,
     },
+    /// Whoever runs the models for their activations failed.
+    #[error("no activations: {error}")]
+    Source {
+        /// Why.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The assignment of a group was not found: a defect of the solver, kept from passing for a result.
     #[error("no assignment was found for {units} units: {message}")]
     Assignment {

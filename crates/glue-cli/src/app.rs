@@ -1,6 +1,9 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
-use crate::commands::{align, cluster, completions, eval, generate, inspect, logits, merge, multi, ops, similarity};
+use crate::commands::{
+    align, cluster, completions, eval, generate, inspect, logits, merge, mix, multi, ops, run, search, similarity,
+    train_router,
+};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -78,15 +81,22 @@ pub(crate) enum ColorChoice {
 pub(crate) enum Command {
     Merge(merge::Args),
     Multi(multi::Args),
+    Mix(mix::Args),
+    TrainRouter(train_router::Args),
     Inspect(inspect::Args),
     Similarity(similarity::Args),
     Cluster(cluster::Args),
     Align(align::Args),
+    Search(search::Args),
+    Run(run::Args),
     Eval(eval::Args),
     Generate(generate::Args),
     Logits(logits::Args),
     Ops(ops::Args),
     Completions(completions::Args),
+    /// Score candidates for glue search: requests on standard input, answers on standard output
+    #[command(hide = true)]
+    SearchWorker,
     /// Print the reference of the command line in Markdown
     #[command(hide = true)]
     HelpMarkdown,

@@ -143,6 +143,102 @@ impl glue_eval::Watch for RequestProgress {
     }
 }
 
+/// Evaluations done and left, and what is best so far.
+const SEARCH: &str = "{spinner} {elapsed}  {wide_msg}";
+
+/// What a search tells while it works.
+#[derive(Debug)]
+pub(crate) struct SearchProgress {
+    bar: ProgressBar,
+}
+
+impl SearchProgress {
+    /// A line that changes; invisible unless the shell says otherwise.
+    pub(crate) fn new(shell: &Shell<'_>) -> Self {
+        Self { bar: bar(0, SEARCH, shell) }
+    }
+}
+
+impl glue_select::session::Watch for SearchProgress {
+    fn progress(&self, strategy: &str, best: Option<f64>, progress: &glue_select::course::Progress) {
+        self.bar.set_message(search_words(strategy, best, progress));
+    }
+}
+
+/// How a search goes, in words.
+fn search_words(strategy: &str, best: Option<f64>, progress: &glue_select::course::Progress) -> String {
+    let best = best.map_or("nothing yet".to_owned(), |best| format!("{best:.4}"));
+    let left = progress.left.map_or(String::new(), |left| format!(", {left} left"));
+    let saved = match progress.items_saved {
+        0 => String::new(),
+        saved => format!(", {:.0} % of the items saved by racing", 100.0 * saved as f64 / progress.items as f64),
+    };
+    let done = progress.evaluations;
+    format!("{strategy}: best so far {best}; {done} evaluations{left}{saved}")
+}
+
+impl Drop for SearchProgress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// What a run of all stages tells while it works.
+#[derive(Debug)]
+pub(crate) struct RunProgress {
+    bar: ProgressBar,
+    stage: std::sync::Mutex<(String, Option<u64>)>,
+}
+
+impl RunProgress {
+    /// A line that changes, and one that stays for each finished stage; invisible unless the shell says otherwise.
+    pub(crate) fn new(shell: &Shell<'_>) -> Self {
+        Self { bar: bar(0, SEARCH, shell), stage: std::sync::Mutex::default() }
+    }
+
+    fn says(&self, change: impl FnOnce(&mut (String, Option<u64>)) -> String) {
+        let mut stage = self.stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let message = change(&mut stage);
+        self.bar.set_message(message);
+    }
+}
+
+impl glue_pipeline::Watch for RunProgress {
+    fn stage(&self, stage: glue_pipeline::Stage, found: bool) {
+        let words = if found { "done before" } else { "" };
+        self.bar.println(format!("{:<14}{words}", stage.name()));
+        self.says(|now| {
+            *now = (stage.name().to_owned(), None);
+            stage.name().to_owned()
+        });
+    }
+
+    fn part(&self, what: &str, steps: Option<u64>) {
+        self.says(|now| {
+            *now = (what.to_owned(), steps);
+            what.to_owned()
+        });
+    }
+
+    fn at(&self, step: u64) {
+        self.says(|now| match now.1 {
+            Some(all) if all > 0 => format!("{}: {} %", now.0, 100 * step.min(all) / all),
+            _ => now.0.clone(),
+        });
+    }
+
+    fn search(&self, cluster: &str, strategy: &str, best: Option<f64>, progress: &glue_select::course::Progress) {
+        let words = search_words(strategy, best, progress);
+        self.says(|_| format!("cluster {cluster}: {words}"));
+    }
+}
+
+impl Drop for RunProgress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 impl Drop for RequestProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

@@ -5,7 +5,7 @@
 //! read, or is that of another pair, counts as none and is replaced.
 
 use crate::error::EvalError;
-use crate::report::{MetricReport, Sample, TaskReport};
+use crate::report::{ItemScore, MetricReport, Sample, TaskReport};
 use glue_tensor::{WriteError, write_atomic};
 use serde_json::{Value, json};
 use std::fmt::{self, Write};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Counted up whenever the same items and answers would be scored otherwise, or an entry has another form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A directory with an entry for each model and task that was scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +64,10 @@ impl Cache {
         let kept = match entry.get("samples") {
             Some(Value::Array(lines)) if samples => lines
                 .iter()
-                .enumerate()
-                .map(|(index, line)| Some(Sample { task: report.name.clone(), index, json: line.as_str()?.into() }))
+                .zip(&report.items)
+                .map(|(line, item)| {
+                    Some(Sample { task: report.name.clone(), index: item.index, json: line.as_str()?.into() })
+                })
                 .collect::<Option<_>>()?,
             _ if samples => return None,
             _ => Vec::new(),
@@ -83,12 +85,16 @@ impl Cache {
             json!({"name": metric.name, "value": format!("{:?}", metric.value),
                 "stderr": metric.stderr.map(|stderr| format!("{stderr:?}")), "higher_is_better": metric.higher_is_better})
         };
+        let item = |item: &ItemScore| {
+            let text = |x: f64| format!("{x:?}");
+            json!([item.index, text(item.sum), text(item.weight), item.loss.map(text)])
+        };
         let entry = json!({
             "version": VERSION, "model": key.model, "task": key.task,
             "report": {
                 "name": report.name, "metrics": report.metrics.iter().map(metric).collect::<Vec<_>>(),
                 "main": report.main, "n": report.n, "split": report.split, "num_fewshot": report.num_fewshot,
-                "notes": report.notes,
+                "notes": report.notes, "items": report.items.iter().map(item).collect::<Vec<_>>(),
             },
             "samples": samples.map(|samples| samples.iter().map(|sample| sample.json.as_str()).collect::<Vec<_>>()),
         });
@@ -115,6 +121,18 @@ fn report(value: &Value) -> Option<TaskReport> {
             higher_is_better: value.get("higher_is_better")?.as_bool()?,
         })
     };
+    let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
+    let item = |value: &Value| {
+        Some(ItemScore {
+            index: usize::try_from(value.get(0)?.as_u64()?).ok()?,
+            sum: number(value.get(1)?)?,
+            weight: number(value.get(2)?)?,
+            loss: match value.get(3)? {
+                Value::Null => None,
+                loss => Some(number(loss)?),
+            },
+        })
+    };
     Some(TaskReport {
         name: text(value, "name")?,
         metrics: value.get("metrics")?.as_array()?.iter().map(metric).collect::<Option<_>>()?,
@@ -124,6 +142,7 @@ fn report(value: &Value) -> Option<TaskReport> {
         num_fewshot: count("num_fewshot")?,
         notes: value.get("notes")?.as_array()?.iter().map(|note| Some(note.as_str()?.into())).collect::<Option<_>>()?,
         cached: true,
+        items: value.get("items")?.as_array()?.iter().map(item).collect::<Option<_>>()?,
     })
 }
 
@@ -165,8 +184,12 @@ mod tests {
             num_fewshot: 2,
             notes: vec!["note".into()],
             cached: true,
+            items: vec![
+                ItemScore { index: 3, sum: 0.1 + 0.2, weight: 1.0, loss: None },
+                ItemScore { index: 7, sum: -1e-300, weight: 3.0, loss: Some(f64::INFINITY) },
+            ],
         };
-        let samples = vec![Sample { task: "t".into(), index: 0, json: r#"{"x":0.1}"#.into() }];
+        let samples = vec![Sample { task: "t".into(), index: 3, json: r#"{"x":0.1}"#.into() }];
         (key, report, samples)
     }
 

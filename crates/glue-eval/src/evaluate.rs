@@ -5,12 +5,13 @@ use crate::error::{EvalError, ModelError};
 use crate::metrics::{Metric, Score, argmax, count_words};
 use crate::model::{GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
 use crate::pass_at_k::pass_at_k;
-use crate::report::{MetricReport, Report, Sample, TaskReport, metric_names};
+use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
 use crate::sandbox::{self, Execution, Sandbox};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How an evaluation is done.
@@ -96,16 +97,112 @@ pub fn evaluate(
     options: &EvalOptions,
     watch: &dyn Watch,
 ) -> Result<Report, EvalError> {
+    let rendered = render(tasks, options, Some(model))?;
+    ask_all(model, tasks, &rendered, None, options, watch)
+}
+
+/// Tasks whose items were read and rendered once, to be asked of many models, all or some of them.
+#[derive(Debug)]
+pub struct Prepared {
+    tasks: Arc<[Task]>,
+    items: Vec<Items>,
+    options: EvalOptions,
+}
+
+impl Prepared {
+    /// Reads and renders all items that `options` names. In a chat template, that of `chat` is taken: one prepared set fits
+    /// the models of one template.
+    ///
+    /// # Errors
+    /// [`EvalError`]: a task or an item that is not sound, programs to run without permission, or a chat template that
+    /// fails, as it does for want of a model.
+    pub fn new(
+        tasks: impl Into<Arc<[Task]>>,
+        options: &EvalOptions,
+        chat: Option<&dyn LanguageModel>,
+    ) -> Result<Prepared, EvalError> {
+        let tasks = tasks.into();
+        let items = render(&tasks, options, chat)?;
+        Ok(Prepared { tasks, items, options: options.clone() })
+    }
+
+    /// The tasks.
+    pub fn tasks(&self) -> &Arc<[Task]> {
+        &self.tasks
+    }
+
+    /// How many items each task has.
+    pub fn counts(&self) -> Vec<usize> {
+        self.items.iter().map(|items| items.items.len()).collect()
+    }
+
+    /// For each task a hash of what is asked and how it is scored; not of where its files are.
+    pub fn content_hashes(&self) -> Vec<String> {
+        let hash = |(task, items): (&Task, &Items)| {
+            let all: Vec<usize> = (0..items.items.len()).collect();
+            task_hash(task, items, &all, &self.options)
+        };
+        self.tasks.iter().zip(&self.items).map(hash).collect()
+    }
+
+    /// Scores a model as [`evaluate`] does. `chosen` has, for each task, which of its items are asked, by their numbers, in
+    /// ascending order, and the report is of these alone; `None` asks all. A task of which none are asked is reported with
+    /// no items and metrics that are not numbers.
+    ///
+    /// # Errors
+    /// [`EvalError`]: the model's own, or those of programs that it wrote.
+    ///
+    /// # Panics
+    /// When `chosen` has another number of tasks, or an item that a task does not have.
+    pub fn evaluate(
+        &self,
+        model: &dyn LanguageModel,
+        chosen: Option<&[Vec<usize>]>,
+        watch: &dyn Watch,
+    ) -> Result<Report, EvalError> {
+        ask_all(model, &self.tasks, &self.items, chosen, &self.options, watch)
+    }
+}
+
+/// The items of all tasks. What can be refused is refused here.
+fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageModel>) -> Result<Vec<Items>, EvalError> {
     if tasks.is_empty() {
         return Err(EvalError::NoTasks);
     }
     if let Some(task) = tasks.iter().find(|task| task.runs_code() && !options.allow_code_execution) {
         return Err(EvalError::CodeNotAllowed { task: task.name().into() });
     }
+    let render = |messages: &[crate::model::ChatMessage]| match model {
+        Some(model) => model.chat(messages),
+        None => Err(ModelError::new("there is no model whose chat template could be applied")),
+    };
+    let items = |task: &Task| {
+        let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
+        task.items(&ItemOptions {
+            split: options.split.as_deref(),
+            limit: options.limit,
+            num_fewshot: options.num_fewshot,
+            seed: options.seed,
+            chat: options.apply_chat_template.then_some(chat),
+        })
+    };
+    tasks.iter().map(items).collect()
+}
+
+fn ask_all(
+    model: &dyn LanguageModel,
+    tasks: &[Task],
+    rendered: &[Items],
+    chosen: Option<&[Vec<usize>]>,
+    options: &EvalOptions,
+    watch: &dyn Watch,
+) -> Result<Report, EvalError> {
+    assert!(chosen.is_none_or(|chosen| chosen.len() == tasks.len()), "items are chosen for each task");
     let model_hash = if options.cache.is_some() { model.content_hash()? } else { None };
-    let mut runs = Vec::new();
-    for task in tasks {
-        runs.push(Run::prepare(model, task, options, model_hash.as_deref())?);
+    let of_task = |t: usize| chosen.map(|chosen| &chosen[t][..]);
+    let mut runs: Vec<Run<'_>> = Vec::with_capacity(tasks.len());
+    for (t, (task, items)) in tasks.iter().zip(rendered).enumerate() {
+        runs.push(Run::prepare(task, items, of_task(t), options, model_hash.as_deref()));
     }
     // A model that was made to end gives an error of its own.
     ask(model, &mut runs, options, watch)
@@ -122,9 +219,12 @@ pub fn evaluate(
 /// One task under way.
 struct Run<'a> {
     task: &'a Task,
-    items: Items,
+    items: &'a Items,
+    /// Numbers of the items that are asked.
+    chosen: Vec<usize>,
     key: Option<Key>,
     known: Option<(TaskReport, Vec<Sample>)>,
+    /// One for each that is asked.
     answers: Vec<Answer>,
 }
 
@@ -149,33 +249,32 @@ impl Answer {
 
 impl<'a> Run<'a> {
     fn prepare(
-        model: &dyn LanguageModel,
         task: &'a Task,
+        items: &'a Items,
+        chosen: Option<&[usize]>,
         options: &EvalOptions,
         model_hash: Option<&str>,
-    ) -> Result<Run<'a>, EvalError> {
-        let render = |messages: &[crate::model::ChatMessage]| model.chat(messages);
-        let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
-        let items = task.items(&ItemOptions {
-            split: options.split.as_deref(),
-            limit: options.limit,
-            num_fewshot: options.num_fewshot,
-            seed: options.seed,
-            chat: options.apply_chat_template.then_some(chat),
-        })?;
-        let key = model_hash.map(|model| Key { model: model.into(), task: task_hash(task, &items, options) });
+    ) -> Run<'a> {
+        let chosen = chosen.map_or_else(|| (0..items.items.len()).collect(), <[usize]>::to_vec);
+        let key = model_hash.map(|model| Key { model: model.into(), task: task_hash(task, items, &chosen, options) });
         let known = match (&options.cache, &key) {
             (Some(cache), Some(key)) => cache.get(key, options.samples),
             _ => None,
         };
-        let answers = items.items.iter().map(|_| Answer::default()).collect();
-        Ok(Run { task, items, key, known, answers })
+        let answers = chosen.iter().map(|_| Answer::default()).collect();
+        Run { task, items, chosen, key, known, answers }
     }
 
-    /// What is still to be asked.
-    fn open_items(&self) -> impl Iterator<Item = (usize, &Item)> {
-        let items = if self.known.is_some() { &[] } else { self.items.items.as_slice() };
-        items.iter().enumerate()
+    /// The items that are asked.
+    fn chosen_items(&self) -> impl Iterator<Item = &'a Item> {
+        let items = self.items;
+        self.chosen.iter().map(move |&i| &items.items[i])
+    }
+
+    /// What is still to be asked, by position among the items that are.
+    fn open_items(&self) -> impl Iterator<Item = (usize, &'a Item)> {
+        let asked = if self.known.is_some() { 0 } else { self.chosen.len() };
+        self.chosen_items().take(asked).enumerate()
     }
 
     fn wants_unconditional(&self) -> bool {
@@ -184,9 +283,10 @@ impl<'a> Run<'a> {
 }
 
 /// A hash of what is asked and how it is scored; not of where the files are.
-fn task_hash(task: &Task, items: &Items, options: &EvalOptions) -> String {
+fn task_hash(task: &Task, items: &Items, chosen: &[usize], options: &EvalOptions) -> String {
     let mut hasher = Hasher::new();
-    let sampled = items.items.iter().any(|item| match &item.ask {
+    let chosen = || chosen.iter().map(|&i| &items.items[i]);
+    let sampled = chosen().any(|item| match &item.ask {
         Ask::Generate { settings, .. } => settings.sampling.temperature > 0.0,
         _ => false,
     });
@@ -195,13 +295,13 @@ fn task_hash(task: &Task, items: &Items, options: &EvalOptions) -> String {
     let _ = write!(hasher, "{} {} {:?}", items.split, items.num_fewshot, items.notes);
     let _ = write!(hasher, "{:?}", sampled.then_some(options.seed));
     let _ = write!(hasher, "{:?}", task.runs_code().then_some((&options.limits, &options.sandbox)));
-    for item in &items.items {
+    for item in chosen() {
         let _ = write!(hasher, "{:?}{:?}", item.fields, item.ask);
     }
     hasher.finish()
 }
 
-/// Where an answer goes: task, item, and whether it is without a context.
+/// Where an answer goes: task, position among the items asked, and whether it is without a context.
 type Owner = (usize, usize, bool);
 
 /// Asks everything that is not known yet.
@@ -243,8 +343,11 @@ fn ask(
                     text_owners.push((r, i, false));
                 }
                 Ask::Generate { context, settings, .. } => {
-                    let seed =
-                        if settings.sampling.temperature > 0.0 { item_seed(run.task, i, options.seed) } else { 0 };
+                    let seed = if settings.sampling.temperature > 0.0 {
+                        item_seed(run.task, run.chosen[i], options.seed)
+                    } else {
+                        0
+                    };
                     generated.push(GenerateRequest {
                         context,
                         until: &settings.until,
@@ -302,7 +405,7 @@ fn place_error(runs: &[Run<'_>], owners: &[Owner], error: ModelError) -> EvalErr
     match error.request.and_then(|request| owners.get(request)) {
         Some(&(r, i, _)) => {
             let run = &runs[r];
-            EvalError::Item { task: run.task.name().into(), place: run.items.items[i].place.clone(), error }
+            EvalError::Item { task: run.task.name().into(), place: run.items.items[run.chosen[i]].place.clone(), error }
         }
         None => EvalError::Model(error),
     }
@@ -321,7 +424,7 @@ impl Run<'_> {
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut programs: Vec<String> = Vec::new();
         let mut wanted: Vec<Vec<usize>> = Vec::new();
-        for (item, answer) in self.items.items.iter().zip(&self.answers) {
+        for (item, answer) in self.chosen_items().zip(&self.answers) {
             let Ask::Generate { check: Check::Run { before, after }, .. } = &item.ask else {
                 wanted.push(Vec::new());
                 continue;
@@ -358,14 +461,17 @@ impl Run<'_> {
     }
 
     fn finish(self, options: &EvalOptions) -> Result<(TaskReport, Vec<Sample>), EvalError> {
-        let Run { task, items, key, known, answers } = self;
+        let Run { task, items, chosen, key, known, answers } = self;
         if let Some(known) = known {
             return Ok(known);
         }
         let names = metric_names(&task.metrics, &task.pipelines);
+        let main = names.iter().position(|name| *name == task.main).unwrap_or(0);
         let mut scores: Vec<Vec<Score>> = names.iter().map(|_| Vec::with_capacity(answers.len())).collect();
+        let mut of_items = Vec::with_capacity(answers.len());
         let mut samples = Vec::new();
-        for (index, (item, answer)) in items.items.iter().zip(&answers).enumerate() {
+        for (&index, answer) in chosen.iter().zip(&answers) {
+            let item = &items.items[index];
             let failed = |message: String| EvalError::Item {
                 task: task.name.clone(),
                 place: item.place.clone(),
@@ -373,8 +479,11 @@ impl Run<'_> {
             };
             let of_item = score(task, item, answer).map_err(failed)?;
             if options.samples {
-                let json = record(task, &items, index, item, answer, &names, &of_item);
+                let json = record(task, items, index, item, answer, &names, &of_item);
                 samples.push(Sample { task: task.name.clone(), index, json: json.to_string() });
+            }
+            if let Some(Score { sum, weight }) = of_item.get(main) {
+                of_items.push(ItemScore { index, sum: *sum, weight: *weight, loss: loss(item, answer) });
             }
             scores.iter_mut().zip(of_item).for_each(|(scores, score)| scores.push(score));
         }
@@ -394,16 +503,28 @@ impl Run<'_> {
             metrics: metrics.collect(),
             main: task.main.clone(),
             n: answers.len(),
-            split: items.split,
+            split: items.split.clone(),
             num_fewshot: items.num_fewshot,
-            notes: items.notes.into_iter().chain(truncations(&answers)).collect(),
+            notes: items.notes.iter().cloned().chain(truncations(&answers)).collect(),
             cached: false,
+            items: of_items,
         };
         if let (Some(cache), Some(key)) = (&options.cache, &key) {
             cache.put(key, &report, options.samples.then_some(&samples))?;
         }
         Ok((report, samples))
     }
+}
+
+/// How unlikely the model thinks what is right.
+fn loss(item: &Item, answer: &Answer) -> Option<f64> {
+    let logprob = |i: usize| answer.scored.get(i).map(|scored| scored.logprob);
+    match &item.ask {
+        Ask::Choose { gold, .. } => gold.iter().filter_map(|&i| logprob(i)).reduce(f64::max),
+        Ask::Continue { .. } | Ask::Roll { .. } => logprob(0),
+        Ask::Generate { .. } => None,
+    }
+    .map(|logprob| -logprob)
 }
 
 /// Says how many prompts were cut, if any were.

@@ -1,7 +1,8 @@
 //! Scores of language models: tasks, prompts, metrics with standard errors, and what answers them.
 //!
 //! [`load_tasks`] reads tasks, in the project's own form or as the YAML files of lm-evaluation-harness; [`evaluate`] asks a
-//! [`LanguageModel`] all of their items and gives a [`Report`].
+//! [`LanguageModel`] all of their items and gives a [`Report`]. To ask many models, or only some items, tasks are
+//! [`Prepared`] once.
 //!
 //! ```
 //! use glue_eval::{EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
@@ -83,17 +84,19 @@ pub mod pass_at_k;
 mod preview;
 mod python;
 mod report;
+mod routed;
 pub mod sandbox;
 mod task;
 mod template;
 
 pub use cache::Cache;
 pub use error::{EvalError, ModelError, Place, TaskError};
-pub use evaluate::{EvalOptions, Unwatched, Watch, evaluate};
-pub use local::LocalModel;
+pub use evaluate::{EvalOptions, Prepared, Unwatched, Watch, evaluate};
+pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{
     ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling,
 };
 pub use preview::{Preview, preview};
-pub use report::{MetricReport, Report, Sample, TaskReport};
+pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
+pub use routed::RoutedModel;
 pub use task::{Kind, Task, load_tasks, select};

@@ -12,14 +12,15 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    Cancel, ChatOptions, GenerateOptions, Message, Prompt, ScoreOptions, ScoreRequest, TextError, TextModel,
+    Cancel, ChatOptions, GenerateOptions, Message, Prompt, ScoreOptions, ScoreRequest, TextError, TextModel, Tokenizer,
 };
 use glue_tensor::{ContentHash, ModelDir};
 use rayon::prelude::*;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// A model and its tokenizer, ready to be scored.
 #[derive(Debug, Clone)]
@@ -32,6 +33,77 @@ pub struct LocalModel {
     prefix: u32,
     prefix_text: String,
     cancel: Cancel,
+    encodings: Option<Encodings>,
+}
+
+/// Tokens of texts that were encoded, for models with the same tokenizer that are asked the same. Clones share them. They are
+/// kept for good, so that it suits the items of some tasks, again and again.
+#[derive(Debug, Clone, Default)]
+pub struct Encodings {
+    /// Without and with special tokens.
+    known: Arc<[RwLock<Tokens>; 2]>,
+}
+
+type Tokens = HashMap<String, Vec<u32>>;
+
+impl Encodings {
+    fn get(
+        &self,
+        text: &str,
+        add_special: bool,
+        encode: impl FnOnce() -> Result<Vec<u32>, ModelError>,
+    ) -> Result<Vec<u32>, ModelError> {
+        let known = &self.known[usize::from(add_special)];
+        if let Some(tokens) = known.read().unwrap_or_else(PoisonError::into_inner).get(text) {
+            return Ok(tokens.clone());
+        }
+        let tokens = encode()?;
+        known.write().unwrap_or_else(PoisonError::into_inner).insert(text.to_string(), tokens.clone());
+        Ok(tokens)
+    }
+}
+
+/// A chat template without a model, to prepare prompts by. It answers nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct ChatFormat<'a>(
+    /// The tokenizer that has the template.
+    pub &'a Tokenizer,
+);
+
+impl ChatFormat<'_> {
+    fn silent<T>() -> Result<T, ModelError> {
+        Err(ModelError::new("a chat template alone answers nothing"))
+    }
+}
+
+impl LanguageModel for ChatFormat<'_> {
+    fn name(&self) -> String {
+        "chat template".into()
+    }
+
+    fn loglikelihoods(
+        &self,
+        _: &[LogLikelihoodRequest<'_>],
+        _: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<LogLikelihood>, ModelError> {
+        Self::silent()
+    }
+
+    fn rolling(&self, _: &[&str], _: &(dyn Fn(usize) + Sync)) -> Result<Vec<LogLikelihood>, ModelError> {
+        Self::silent()
+    }
+
+    fn generate(
+        &self,
+        _: &[GenerateRequest<'_>],
+        _: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<Vec<Generation>>, ModelError> {
+        Self::silent()
+    }
+
+    fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
+        chat(self.0, messages)
+    }
 }
 
 impl LocalModel {
@@ -67,6 +139,7 @@ impl LocalModel {
             prefix,
             prefix_text,
             cancel: Cancel::default(),
+            encodings: None,
         })
     }
 
@@ -90,6 +163,24 @@ impl LocalModel {
         LocalModel { cancel, ..self }
     }
 
+    /// The same, looking up texts in `encodings` before they are encoded. They must be those of an equal tokenizer.
+    pub fn with_encodings(self, encodings: Encodings) -> LocalModel {
+        LocalModel { encodings: Some(encodings), ..self }
+    }
+
+    /// The content hash of a model directory that is open: of its configuration, weights and tokenizer. Reads all of them.
+    ///
+    /// # Errors
+    /// [`ModelError`] for files that can no longer be read.
+    pub fn hash_files(files: &ModelDir) -> Result<String, ModelError> {
+        hash_of_files(files, None)
+    }
+
+    /// Gives back the model and its tokenizer, whose only owner this is unless it was cloned.
+    pub fn into_text_model(self) -> Arc<TextModel> {
+        self.text
+    }
+
     /// The model and its tokenizer.
     pub fn text_model(&self) -> &TextModel {
         &self.text
@@ -98,7 +189,11 @@ impl LocalModel {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
         let has_prefix = !self.prefix_text.is_empty() && text.starts_with(&self.prefix_text);
         let add_special = add_special && !has_prefix;
-        self.text.tokenizer.encode(text, add_special).map_err(failed)
+        let encode = || self.text.tokenizer.encode(text, add_special).map_err(failed);
+        match &self.encodings {
+            Some(encodings) => encodings.get(text, add_special, encode),
+            None => encode(),
+        }
     }
 
     /// The tokens of requests, in order; those that stand together with the same context share its encoding.
@@ -200,6 +295,21 @@ fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<Pair> {
     windows
 }
 
+fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, ModelError> {
+    let mut hasher = Hasher::new();
+    // Writing to a hasher cannot fail. The version stands for how the model is run.
+    let _ = write!(hasher, "{} {max_length:?}", env!("CARGO_PKG_VERSION"));
+    let _ = write!(hasher, "{:?}", files.config().to_value());
+    for file in files.checkpoint().files() {
+        let _ = write!(hasher, "{:?}", file.content_hash());
+    }
+    for path in files.tokenizer().paths() {
+        let bytes = fs::read(&path).map_err(failed)?;
+        let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
+    }
+    Ok(hasher.finish())
+}
+
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
     ModelError { message: error.to_string(), request: None, source: Some(Box::new(error)) }
 }
@@ -214,18 +324,7 @@ impl LanguageModel for LocalModel {
             return Ok(self.hash.clone());
         };
         let files = ModelDir::open(directory).map_err(failed)?;
-        let mut hasher = Hasher::new();
-        // Writing to a hasher cannot fail. The version stands for how the model is run.
-        let _ = write!(hasher, "{} {}", env!("CARGO_PKG_VERSION"), self.max_length);
-        let _ = write!(hasher, "{:?}", files.config().to_value());
-        for file in files.checkpoint().files() {
-            let _ = write!(hasher, "{:?}", file.content_hash());
-        }
-        for path in files.tokenizer().paths() {
-            let bytes = fs::read(&path).map_err(failed)?;
-            let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
-        }
-        Ok(Some(hasher.finish()))
+        hash_of_files(&files, Some(self.max_length)).map(Some)
     }
 
     fn loglikelihoods(
@@ -333,29 +432,34 @@ impl LanguageModel for LocalModel {
     }
 
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
-        let open = messages.last().filter(|message| message.role == "assistant");
-        let options = ChatOptions { add_generation_prompt: open.is_none(), ..ChatOptions::default() };
-        let template = self.text.tokenizer.chat_template(None).map_err(failed)?;
-        let template = template.ok_or_else(|| failed(TextError::NoChatTemplate))?;
-        let render = |messages: &[ChatMessage]| {
-            let messages: Vec<Message> =
-                messages.iter().map(|message| Message::new(&message.role, message.content.as_str())).collect();
-            template.render(&messages, &options)
-        };
-        // Some templates refuse a system message, and the harness then goes without.
-        let text = match (render(messages), messages.split_first()) {
-            (Err(_), Some((system, rest))) if system.role == "system" && !rest.is_empty() => render(rest),
-            (rendered, _) => rendered,
-        };
-        let mut text = text.map_err(failed)?;
-        if let Some(open) = open {
-            let words = open.content.trim_matches(is_space);
-            if let Some(start) = text.rfind(words) {
-                text.truncate(start + words.len());
-            }
-        }
-        Ok(text)
+        chat(&self.text.tokenizer, messages)
     }
+}
+
+/// Renders a conversation by the template of a tokenizer.
+fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, ModelError> {
+    let open = messages.last().filter(|message| message.role == "assistant");
+    let options = ChatOptions { add_generation_prompt: open.is_none(), ..ChatOptions::default() };
+    let template = tokenizer.chat_template(None).map_err(failed)?;
+    let template = template.ok_or_else(|| failed(TextError::NoChatTemplate))?;
+    let render = |messages: &[ChatMessage]| {
+        let messages: Vec<Message> =
+            messages.iter().map(|message| Message::new(&message.role, message.content.as_str())).collect();
+        template.render(&messages, &options)
+    };
+    // Some templates refuse a system message, and the harness then goes without.
+    let text = match (render(messages), messages.split_first()) {
+        (Err(_), Some((system, rest))) if system.role == "system" && !rest.is_empty() => render(rest),
+        (rendered, _) => rendered,
+    };
+    let mut text = text.map_err(failed)?;
+    if let Some(open) = open {
+        let words = open.content.trim_matches(is_space);
+        if let Some(start) = text.rfind(words) {
+            text.truncate(start + words.len());
+        }
+    }
+    Ok(text)
 }
 
 /// The text before the first of these that is in it, one after another.

@@ -45,7 +45,6 @@ pub(crate) enum Metric {
     PerWord,
     /// Log-likelihood and number of bytes.
     PerByte,
-
     /// The chance that one of `k` answers passes its tests.
     PassAt(usize),
 }
@@ -84,6 +83,16 @@ impl Metric {
     /// Whether an item gives a sum and its weight.
     pub(crate) fn is_weighted(&self) -> bool {
         matches!(self, Metric::PerToken | Metric::PerWord | Metric::PerByte)
+    }
+
+    /// Whether an item gives a number from 0 to 1; otherwise it gives a log-likelihood.
+    pub(crate) fn is_share(&self) -> bool {
+        !self.is_weighted() && !matches!(self, Metric::LogLikelihood)
+    }
+
+    /// The most that an item can give: certainty has log-likelihood 0.
+    pub(crate) fn at_best(&self) -> f64 {
+        if self.is_share() { 1.0 } else { 0.0 }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What an evaluation gives: scores of tasks, their average, and a record of each item.
 
 use crate::filters::Pipeline;
-use crate::metrics::{Estimate, MetricSpec, average};
+use crate::metrics::{Aggregation, Estimate, MetricSpec, Score, average};
+use crate::task::Task;
 use serde_json::{Map, Value, json};
 use std::io;
 
@@ -35,6 +36,67 @@ pub struct TaskReport {
     pub notes: Vec<String>,
     /// Whether it was taken from a cache.
     pub cached: bool,
+    /// Each item, in ascending order of its number.
+    pub items: Vec<ItemScore>,
+}
+
+/// One item of a task.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ItemScore {
+    /// Its number in the task, counted from 0.
+    pub index: usize,
+    /// Its value in the main metric of the task; where that is a ratio, as a perplexity of tokens is, the dividend.
+    pub sum: f64,
+    /// The divisor of that ratio; 1 for any other metric.
+    pub weight: f64,
+    /// The negative natural logarithm of the probability of what is right, over all of its tokens: the likeliest of several
+    /// right choices. `None` where the model writes an answer.
+    pub loss: Option<f64>,
+}
+
+impl Task {
+    /// The main metric over some of the items, in this order; `None` without an item. It is what a report of just these
+    /// items has.
+    pub fn main_over(&self, items: &[ItemScore]) -> Option<MetricReport> {
+        let (name, spec) = self.main_spec()?;
+        let scores: Vec<Score> = items.iter().map(|item| Score { sum: item.sum, weight: item.weight }).collect();
+        let estimate = (!scores.is_empty()).then(|| spec.aggregation.of(&scores))?;
+        let higher_is_better = spec.aggregation.higher_is_better();
+        Some(MetricReport { name, value: estimate.value, stderr: estimate.stderr, higher_is_better })
+    }
+
+    /// The best that [`main_over`](Self::main_over) could still be once `None` among `items` are known, whatever they are
+    /// then. Every operation of it is monotone, so that rounding cannot make it less than that.
+    pub fn main_at_best(&self, items: &[Option<ItemScore>]) -> Option<f64> {
+        let (_, spec) = self.main_spec()?;
+        let best = spec.metric.at_best();
+        if spec.metric.is_weighted() && items.contains(&None) {
+            // Nothing is known of the weight of what is missing: all of it could be certain and outweigh the rest.
+            return (!items.is_empty()).then(|| spec.aggregation.of(&[Score { sum: best, weight: 1.0 }]).value);
+        }
+        let score = |item: &Option<ItemScore>| match item {
+            Some(item) => Score { sum: item.sum, weight: item.weight },
+            None => Score { sum: best, weight: 1.0 },
+        };
+        let scores: Vec<Score> = items.iter().map(score).collect();
+        (!scores.is_empty()).then(|| spec.aggregation.of(&scores).value)
+    }
+
+    /// Whether more is better in the main metric.
+    pub fn main_is_higher_better(&self) -> bool {
+        self.main_spec().is_none_or(|(_, spec)| spec.aggregation.higher_is_better())
+    }
+
+    /// Whether the main metric is a mean of numbers from 0 to 1, one for each item.
+    pub fn main_is_share(&self) -> bool {
+        self.main_spec().is_some_and(|(_, spec)| spec.aggregation == Aggregation::Mean && spec.metric.is_share())
+    }
+
+    fn main_spec(&self) -> Option<(String, &MetricSpec)> {
+        let names = metric_names(&self.metrics, &self.pipelines);
+        let at = names.iter().position(|name| *name == self.main).unwrap_or(0);
+        Some((names.get(at)?.clone(), &self.metrics[at % self.metrics.len()]))
+    }
 }
 
 /// One metric of a task.
@@ -149,6 +211,7 @@ mod tests {
             num_fewshot: 0,
             notes: Vec::new(),
             cached: false,
+            items: Vec::new(),
         }
     }
 

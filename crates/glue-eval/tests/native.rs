@@ -2,7 +2,9 @@
 
 mod support;
 
-use glue_eval::{Cache, EvalError, EvalOptions, Kind, Report, Unwatched, Watch, evaluate, load_tasks};
+use glue_eval::{
+    Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, Unwatched, Watch, evaluate, load_tasks,
+};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -317,4 +319,69 @@ fn programs_pass_their_tests_or_do_not() {
     let answer = "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\n";
     let report = run(directory.path(), &Table { answers: vec![answer.into()], ..Table::default() }, &allowed).unwrap();
     assert_eq!(report.tasks[0].main_metric().unwrap().value, 1.0);
+}
+
+#[test]
+fn some_items_are_scored_as_they_are_among_all() {
+    let directory = task(
+        "{\"kind\": \"multiple_choice\", \"name\": \"t\"}",
+        &(0..9)
+            .map(|i| format!("{{\"context\": \"{i}?\", \"choices\": [\"a{i}\", \"b\", \"c\"], \"gold\": {}}}\n", i % 3))
+            .collect::<String>(),
+    );
+    let (model, tasks) = (Table::default(), load_tasks(&[directory.path()]).unwrap());
+    let options = EvalOptions { samples: true, ..EvalOptions::default() };
+    let whole = evaluate(&model, &tasks, &options, &Unwatched).unwrap();
+    let prepared = Prepared::new(tasks, &options, None).unwrap();
+    assert_eq!(prepared.counts(), [9]);
+    assert_eq!(prepared.evaluate(&model, None, &Unwatched).unwrap(), whole);
+    assert_eq!(whole.tasks[0].items.iter().map(|item| item.index).collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
+
+    let part = prepared.evaluate(&model, Some(&[vec![1, 4, 8]]), &Unwatched).unwrap();
+    let picked: Vec<ItemScore> = [1, 4, 8].map(|i| whole.tasks[0].items[i]).to_vec();
+    assert_eq!((part.tasks[0].n, &part.tasks[0].items), (3, &picked));
+    assert_eq!(part.samples, [1, 4, 8].map(|i| whole.samples[i].clone()));
+    // The main metric of a part follows from its items, and what is missing is right at best.
+    let task = &prepared.tasks()[0];
+    assert_eq!(task.main_over(&picked).as_ref(), part.tasks[0].main_metric());
+    assert_eq!(task.main_over(&whole.tasks[0].items).as_ref(), whole.tasks[0].main_metric());
+    assert_eq!(task.main_over(&[]), None);
+    let known: Vec<Option<ItemScore>> = (0..9).map(|i| picked.iter().find(|item| item.index == i).copied()).collect();
+    let right: f64 = picked.iter().map(|item| item.sum).sum();
+    assert_eq!(task.main_at_best(&known), Some((right + 6.0) / 9.0));
+    assert!(task.main_is_share());
+
+    // An empty part is no error, and other items are another entry of a cache.
+    let empty = prepared.evaluate(&model, Some(&[vec![]]), &Unwatched).unwrap();
+    assert_eq!((empty.tasks[0].n, empty.tasks[0].items.len()), (0, 0));
+}
+
+#[test]
+fn losses_are_those_of_what_is_right() {
+    let items = "{\"context\": \"1?\", \"choices\": [\"a\", \"bbb\"], \"gold\": 1}\n\
+                 {\"context\": \"2?\", \"choices\": [\"c\", \"dd\"], \"gold\": [0, 1]}\n";
+    let directory = task(CHOICES, items);
+    let report = run(directory.path(), &Table::default(), &EvalOptions { samples: true, ..EvalOptions::default() });
+    let report = report.unwrap();
+    for (item, sample) in report.tasks[0].items.iter().zip(&report.samples) {
+        let record: Value = serde_json::from_str(&sample.json).unwrap();
+        let logprobs: Vec<f64> =
+            record["loglikelihoods"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let gold = if item.index == 0 { logprobs[1] } else { logprobs[0].max(logprobs[1]) };
+        assert_eq!(item.loss, Some(-gold));
+    }
+}
+
+#[test]
+fn metrics_without_bounds_know_their_best() {
+    let directory =
+        task("{\"kind\": \"perplexity\", \"name\": \"t\"}", "{\"text\": \"one two\"}\n{\"text\": \"three\"}\n");
+    let tasks = load_tasks(&[directory.path()]).unwrap();
+    let report = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &Unwatched).unwrap();
+    let items = &report.tasks[0].items;
+    assert!(!tasks[0].main_is_share() && items.iter().all(|item| item.loss == Some(-item.sum)));
+    let best = tasks[0].main_at_best(&[Some(items[0]), None]).unwrap();
+    let now = tasks[0].main_over(items).unwrap();
+    assert!(!now.higher_is_better && best <= now.value, "{best} {now:?}");
+    assert_eq!(tasks[0].main_at_best(&[Some(items[0]), Some(items[1])]), Some(now.value));
 }

@@ -7,6 +7,7 @@
 
 mod family;
 mod keys;
+mod mixture;
 
 use crate::error::LmError;
 use crate::rope::{Context, Rope};
@@ -14,6 +15,7 @@ use family::Family;
 use glue_tensor::Config;
 use keys::Keys;
 pub use keys::REFUSED;
+pub(crate) use mixture::split;
 use serde_json::Value;
 
 /// The function inside the gated MLP.
@@ -60,13 +62,19 @@ pub enum Storage {
     Fused,
 }
 
-/// A mixture of experts in place of the MLP (Mixtral).
+/// A mixture of experts in place of the MLP (Mixtral, Qwen2-MoE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experts {
     /// Experts in a layer, at least 1.
     pub count: usize,
     /// Experts that a token goes to, 1 to `count`.
     pub per_token: usize,
+    /// Width inside each expert.
+    pub intermediate_size: usize,
+    /// Whether the probabilities of the experts that a token goes to are brought to sum 1.
+    pub normalised: bool,
+    /// Width inside an expert that every token goes to, its output times the sigmoid of a gate of its own (Qwen2-MoE).
+    pub shared: Option<usize>,
 }
 
 /// What differs between the layers of a model.
@@ -76,6 +84,8 @@ pub struct LayerKind {
     pub window: Option<usize>,
     /// Index into [`Architecture::ropes`].
     pub rope: usize,
+    /// Whether the layer has [`Architecture::experts`] in place of its MLP.
+    pub experts: bool,
 }
 
 /// What a model computes, apart from its weights.
@@ -88,7 +98,7 @@ pub struct Architecture {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside the MLP, or inside each expert.
+    /// Width inside the MLP of layers without experts.
     pub intermediate_size: usize,
     /// Query heads.
     pub heads: usize,
@@ -127,7 +137,7 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// How projections are stored.
     pub storage: Storage,
-    /// Experts in place of the MLP.
+    /// Experts in place of the MLP, in the layers that say so.
     pub experts: Option<Experts>,
     /// One entry per layer.
     pub layers: Vec<LayerKind>,
@@ -178,16 +188,20 @@ impl Architecture {
         };
         let (ropes, rope_of) = ropes(config, &keys, family, head_dim, max_positions)?;
         let windows = windows(&keys, family, num_layers)?;
+        let intermediate_size = keys.required_count("intermediate_size")?;
+        let experts = experts(&keys, family, intermediate_size)?;
+        let mixed = mixed_layers(&keys, family, num_layers)?;
         let layers = windows
             .into_iter()
-            .map(|window| LayerKind { window, rope: rope_of[usize::from(window.is_some())] })
+            .zip(mixed)
+            .map(|(window, experts)| LayerKind { window, rope: rope_of[usize::from(window.is_some())], experts })
             .collect();
         let attention_bias = family.attention_bias && keys.flag("attention_bias")?.unwrap_or(false);
         Ok(Architecture {
             model_type: family.model_type,
             vocab_size: keys.required_count("vocab_size")?,
             hidden_size,
-            intermediate_size: keys.required_count("intermediate_size")?,
+            intermediate_size,
             heads,
             kv_heads,
             head_dim,
@@ -212,11 +226,15 @@ impl Architecture {
                 None if family.tied => Some(true),
                 None => None,
             },
-            qkv_bias: family.qkv_bias || attention_bias,
+            qkv_bias: attention_bias
+                || match family.qkv_bias_key {
+                    true => keys.flag("qkv_bias")?.unwrap_or(family.qkv_bias),
+                    false => family.qkv_bias,
+                },
             output_bias: attention_bias,
             mlp_bias: family.mlp_bias && keys.flag("mlp_bias")?.unwrap_or(false),
             storage: family.storage,
-            experts: experts(&keys, family)?,
+            experts,
             layers,
             ropes,
         })
@@ -245,19 +263,49 @@ fn activation(keys: &Keys<'_>, family: &Family) -> Result<Activation, LmError> {
     })
 }
 
-fn experts(keys: &Keys<'_>, family: &Family) -> Result<Option<Experts>, LmError> {
-    if !family.experts {
-        return Ok(None);
-    }
-    let count = match keys.count("num_local_experts")? {
-        Some(count) => count,
-        None => keys.count("num_experts")?.unwrap_or(8),
+fn experts(keys: &Keys<'_>, family: &Family, intermediate_size: usize) -> Result<Option<Experts>, LmError> {
+    let (count, per_token) = match family.experts {
+        family::ExpertKeys::None => return Ok(None),
+        family::ExpertKeys::Mixtral => (keys.count("num_local_experts")?, 2),
+        family::ExpertKeys::Qwen => (None, 4),
     };
-    let per_token = keys.count("num_experts_per_tok")?.unwrap_or(2);
+    let count = match (count, family.experts) {
+        (Some(count), _) => count,
+        (None, family::ExpertKeys::Qwen) => keys.count("num_experts")?.unwrap_or(60),
+        (None, _) => keys.count("num_experts")?.unwrap_or(8),
+    };
+    let per_token = keys.count("num_experts_per_tok")?.unwrap_or(per_token);
     if per_token > count {
         return Err(keys.bad_value("num_experts_per_tok", &format!("at most {count} experts"), per_token.into()));
     }
-    Ok(Some(Experts { count, per_token }))
+    Ok(Some(match family.experts {
+        family::ExpertKeys::Qwen => Experts {
+            count,
+            per_token,
+            intermediate_size: keys.count("moe_intermediate_size")?.unwrap_or(1408),
+            normalised: keys.flag("norm_topk_prob")?.unwrap_or(false),
+            shared: Some(keys.count("shared_expert_intermediate_size")?.unwrap_or(5632)),
+        },
+        _ => Experts { count, per_token, intermediate_size, normalised: true, shared: None },
+    }))
+}
+
+/// Whether each layer has experts.
+fn mixed_layers(keys: &Keys<'_>, family: &Family, num_layers: usize) -> Result<Vec<bool>, LmError> {
+    match family.experts {
+        family::ExpertKeys::None => return Ok(vec![false; num_layers]),
+        family::ExpertKeys::Mixtral => return Ok(vec![true; num_layers]),
+        family::ExpertKeys::Qwen => {}
+    }
+    let step = keys.count("decoder_sparse_step")?.unwrap_or(1);
+    let dense = match keys.get("mlp_only_layers") {
+        None => Vec::new(),
+        Some(value) => {
+            let list = value.as_array().and_then(|list| list.iter().map(Value::as_u64).collect::<Option<Vec<u64>>>());
+            list.ok_or_else(|| keys.bad_value("mlp_only_layers", "a list of layers", value.clone()))?
+        }
+    };
+    Ok((0..num_layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as u64))).collect())
 }
 
 /// The rotary embeddings, and which of them layers without and with a window use.
@@ -324,18 +372,25 @@ fn windows(keys: &Keys<'_>, family: &Family, num_layers: usize) -> Result<Vec<Op
     let types = layer_types(keys, num_layers)?;
     let window = match family.window {
         family::Window::None => None,
-        family::Window::SwitchedOn if !keys.flag("use_sliding_window")?.unwrap_or(false) => None,
+        family::Window::SwitchedOn | family::Window::EverySecondSwitchedOn
+            if !keys.flag("use_sliding_window")?.unwrap_or(false) =>
+        {
+            None
+        }
         _ if keys.is_null("sliding_window") => None,
         _ => keys.count("sliding_window")?.or(family.window_default),
     };
     let first = match family.window {
-        family::Window::SwitchedOn => keys.number("max_window_layers")?.map_or(28, |layers| layers as usize),
+        family::Window::SwitchedOn | family::Window::EverySecondSwitchedOn => {
+            keys.number("max_window_layers")?.map_or(28, |layers| layers as usize)
+        }
         _ => 0,
     };
     let by_rule = |layer: usize| match family.window {
         family::Window::None => false,
         family::Window::All => true,
         family::Window::SwitchedOn => layer >= first,
+        family::Window::EverySecondSwitchedOn => layer < first && layer.is_multiple_of(2),
         family::Window::EverySecond => layer.is_multiple_of(2),
     };
     (0..num_layers)
@@ -344,7 +399,7 @@ fn windows(keys: &Keys<'_>, family: &Family, num_layers: usize) -> Result<Vec<Op
                 return Ok(window.filter(|_| by_rule(layer)));
             };
             let sliding = types[layer];
-            let reads_types = matches!(family.window, family::Window::SwitchedOn | family::Window::EverySecond);
+            let reads_types = !matches!(family.window, family::Window::None | family::Window::All);
             if !reads_types && sliding != (window.is_some() && by_rule(layer)) {
                 return Err(LmError::Unsupported {
                     key: "layer_types".to_owned(),

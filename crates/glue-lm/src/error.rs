@@ -14,6 +14,9 @@ pub enum LmError {
     /// The configuration is malformed.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The configuration of a mixture is wrong.
+    #[error(transparent)]
+    Mixture(#[from] glue_mixture::MixError),
     /// The configuration asks for something that this runtime does not compute.
     #[error("`{key}` in the configuration is {value}, which is not supported: {reason}")]
     Unsupported {
@@ -100,10 +103,23 @@ pub enum LmError {
         /// Pending tokens of that branch.
         pending: usize,
     },
+    /// Tokens after an empty root were handed to a model that routes samples by their prompts.
+    #[error(
+        "a root without tokens was run; this model chooses experts by the prompt, which is what stands in the root"
+    )]
+    NoPrompt,
+    /// Gates handed in for training do not fit the model.
+    #[error("gate {index}: {reason}")]
+    Gate {
+        /// Its number, counted from 0.
+        index: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// A tree filled by one model was handed to another.
     #[error("the tree holds keys and values of a model with {found} layers, and this one has {expected}")]
     ForeignTree {
-        /// Layers of this model.
+        /// Layers of this model, those of each expert counted.
         expected: usize,
         /// Layers the tree holds.
         found: usize,

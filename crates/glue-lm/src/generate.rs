@@ -14,7 +14,7 @@ use crate::sampling::Sampling;
 use crate::text::{TextError, TextModel};
 use crate::tree::{Branch, Tree};
 use candle_core::Tensor;
-use prefixes::{Node, shared_prefixes};
+use prefixes::{Node, shared_prefixes, whole_prompts};
 use rayon::prelude::*;
 use sequence::Sequence;
 use std::ops::{ControlFlow, Range};
@@ -22,12 +22,14 @@ use std::ops::{ControlFlow, Range};
 /// What is to be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    input: Input,
-    stream: Option<u64>,
+    pub(crate) input: Input,
+    pub(crate) stream: Option<u64>,
+    /// The expert that it was made for, of a mixture of whole models.
+    pub(crate) expert: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Input {
+pub(crate) enum Input {
     Text { text: String, add_special: bool },
     Tokens(Vec<u32>),
 }
@@ -35,17 +37,17 @@ enum Input {
 impl Prompt {
     /// A text; the tokenizer puts its special tokens, such as BOS, around it.
     pub fn text(text: impl Into<String>) -> Prompt {
-        Prompt { input: Input::Text { text: text.into(), add_special: true }, stream: None }
+        Prompt { input: Input::Text { text: text.into(), add_special: true }, stream: None, expert: None }
     }
 
     /// A text that has its special tokens, such as one that a chat template made.
     pub fn rendered(text: impl Into<String>) -> Prompt {
-        Prompt { input: Input::Text { text: text.into(), add_special: false }, stream: None }
+        Prompt { input: Input::Text { text: text.into(), add_special: false }, stream: None, expert: None }
     }
 
     /// Token ids.
     pub fn tokens(ids: impl Into<Vec<u32>>) -> Prompt {
-        Prompt { input: Input::Tokens(ids.into()), stream: None }
+        Prompt { input: Input::Tokens(ids.into()), stream: None, expert: None }
     }
 
     /// The prompt with another number for its random numbers than its index among the prompts, so that they stay when it is
@@ -289,6 +291,20 @@ struct Active {
     branch: Branch,
     /// Whether the branch is the sequence's own; otherwise it is a prompt that others continue as well.
     own: bool,
+    /// The prompt before the branch, where that is the sequence's own too.
+    prompt: Option<Branch>,
+}
+
+impl Active {
+    /// Gives back what is the sequence's own.
+    fn release(&self, tree: &mut Tree) {
+        if self.own {
+            tree.release(self.branch);
+        }
+        if let Some(prompt) = self.prompt {
+            tree.release(prompt);
+        }
+    }
 }
 
 impl<'a> Group<'a> {
@@ -318,8 +334,8 @@ impl<'a> Group<'a> {
             let before = active.len();
             active.retain(|at| {
                 let ended = self.sequences[at.sequence].has_ended();
-                if ended && at.own {
-                    self.tree.release(at.branch);
+                if ended {
+                    at.release(&mut self.tree);
                 }
                 !ended
             });
@@ -340,7 +356,9 @@ impl<'a> Group<'a> {
         let requests = self.requests;
         let prompt_of = |sequence: &Sequence<'_>| requests[sequence.prompt()].tokens.as_slice();
         let prompts: Vec<&[u32]> = self.sequences.iter().map(prompt_of).collect();
-        let nodes = shared_prefixes(&prompts);
+        // Experts that are chosen by a prompt see it whole and at once.
+        let routes_samples = self.text_model.model.routes_samples();
+        let nodes = if routes_samples { whole_prompts(&prompts) } else { shared_prefixes(&prompts) };
         let mut active = Vec::with_capacity(prompts.len());
         let mut branches: Vec<Branch> = Vec::with_capacity(nodes.len());
         let whole = prompts.iter().any(|prompt| !self.text_model.rotates_as_short(prompt.len()));
@@ -350,10 +368,15 @@ impl<'a> Group<'a> {
             let mut tokens = &prompts[prompt][range];
             let mut branch = None;
             let (end, last) = loop {
-                if pass.rows == rows_per_pass {
+                let full = match routes_samples {
+                    true => pass.rows > 0 && pass.rows.saturating_add(tokens.len()) > rows_per_pass,
+                    false => pass.rows == rows_per_pass,
+                };
+                if full {
                     self.run_pass(std::mem::take(&mut pass), show)?;
                 }
-                let (now, later) = tokens.split_at(tokens.len().min(rows_per_pass - pass.rows));
+                let room = if routes_samples { usize::MAX } else { rows_per_pass - pass.rows };
+                let (now, later) = tokens.split_at(tokens.len().min(room));
                 let at = match branch {
                     None => self.tree.push(parent.map(|parent| branches[parent]), now),
                     Some(at) => {
@@ -370,7 +393,7 @@ impl<'a> Group<'a> {
             };
             branches.push(end);
             let own = ends.len() == 1 && !has_children;
-            active.extend(ends.clone().map(|sequence| Active { sequence, branch: end, own }));
+            active.extend(ends.clone().map(|sequence| Active { sequence, branch: end, own, prompt: None }));
             if !ends.is_empty() {
                 pass.wanted.push((end, last));
                 pass.ends.push(ends);
@@ -398,11 +421,11 @@ impl<'a> Group<'a> {
             let length = self.tree.len_of(at.branch);
             if !self.text_model.model.same_rotation(length, length + 1) {
                 // What is kept was rotated for a shorter text; the whole text runs again.
-                if at.own {
-                    self.tree.release(at.branch);
-                }
-                let tokens = [&self.requests[sequence.prompt()].tokens, sequence.tokens()].concat();
-                *at = Active { branch: self.tree.push(None, &tokens), own: true, ..*at };
+                at.release(&mut self.tree);
+                // The prompt stays a branch of its own, for models that choose experts by it.
+                let prompt = self.tree.push(None, &self.requests[sequence.prompt()].tokens);
+                let branch = self.tree.push(Some(prompt), sequence.tokens());
+                *at = Active { branch, own: true, prompt: Some(prompt), ..*at };
             } else if at.own {
                 self.tree.extend(at.branch, sequence.newest());
             } else {
@@ -410,7 +433,11 @@ impl<'a> Group<'a> {
             }
         }
         self.options.cancel.check()?;
-        let output = self.text_model.model.forward(&mut self.tree, &Want::LAST)?;
+        // Not the last of each branch: a prompt that runs again has none that is asked for.
+        let last = |at: &Active| (at.branch, self.tree.pending_of(at.branch) - 1);
+        let rows: Vec<(Branch, usize)> = active.iter().map(last).collect();
+        let want = Want { logits: Rows::Some(&rows), hidden: &[] };
+        let output = self.text_model.model.forward(&mut self.tree, &want)?;
         let rows = active.iter().enumerate().map(|(row, at)| (at.sequence, row)).collect();
         self.advance(rows, &output.logits, show)
     }

@@ -11,6 +11,8 @@
 //! | [`rope`] | the rotary embeddings: default, linear, dynamic, llama3, yarn, longrope |
 //! | [`tree`] | sequences that share prefixes; the KV cache |
 //! | [`model`] | the forward pass |
+//! | [`train`], [`routing_log`] | gates whose weights come from outside; who was routed where |
+//! | [`routed`] | mixtures of whole models, routed by the text of the prompt |
 //! | [`padded`] | batches as rectangles with padding, and back |
 //! | [`score`] | log-probabilities of continuations |
 //! | [`tokenizer`], [`chat`] | text to ids and back, incrementally too; messages to prompts |
@@ -37,11 +39,14 @@ mod norm;
 mod ops;
 pub mod padded;
 pub mod rope;
+pub mod routed;
+pub mod routing_log;
 pub mod sampling;
 pub mod score;
 pub mod stop;
 pub mod text;
 pub mod tokenizer;
+pub mod train;
 pub mod tree;
 pub mod weight;
 pub mod weights;
@@ -55,13 +60,16 @@ pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Messa
 pub use decode_stream::DecodeStream;
 pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, Prompt};
-pub use model::{Model, Output, Rows, Want};
+pub use model::{GateOutput, Model, Observer, Output, Rows, Want};
 pub use padded::{PaddedBatch, PaddedOutput};
+pub use routed::{AnyTextModel, Route, RoutedTextModel};
+pub use routing_log::{GateLoad, RoutingLog};
 pub use sampling::{Sampler, Sampling, SamplingError};
 pub use score::{Score, ScoreOptions, ScoreRequest};
 pub use stop::{Passed, StopFilter};
 pub use text::{TextError, TextModel};
 pub use tokenizer::{Tokenizer, TokenizerError};
+pub use train::{GateInfo, GateWeights};
 pub use tree::{Branch, Tree};
 pub use weight::{Weight, WeightError};
 pub use weights::Weights;

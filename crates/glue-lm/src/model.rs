@@ -5,36 +5,71 @@
 
 mod attention_block;
 mod feed_forward;
+mod gate;
 mod layer;
 mod load;
+mod observer;
 
-use crate::architecture::Architecture;
+mod run;
+
+use crate::architecture::{Architecture, split};
 use crate::error::LmError;
 use crate::norm::RmsNorm;
 use crate::ops::linear;
-use crate::rope::{Angles, RopeTables};
+use crate::rope::RopeTables;
+use crate::routing_log::RoutingLog;
+use crate::train::GateWeights;
 use crate::tree::{Branch, Pass, Tree};
 use crate::weight::Weight;
 use crate::weights::Weights;
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use gate::Router;
+use glue_mixture::MixtureSpec;
 use glue_tensor::model_dir::ModelDirError;
 use glue_tensor::{Checkpoint, Config, ModelDir};
 use layer::Layer;
+use observer::Unobserved;
+use run::Request;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
+
+pub use gate::GateOutput;
+pub(crate) use gate::{Gate, largest, load_gate};
+pub use observer::Observer;
 
 /// A decoder, ready to run. Shared by reference: it does not change.
 #[derive(Debug)]
 pub struct Model {
     architecture: Architecture,
     embedding: Weight,
-    layers: Vec<Layer>,
+    /// The layers before those of `tail`.
+    layers: Vec<Stage>,
+    /// Experts that are all the layers from one on.
+    tail: Option<Tail>,
+    /// What is mixed, in the project's own form.
+    mixture: Option<MixtureSpec>,
+    routing_log: Option<Arc<RoutingLog>>,
     norm: RmsNorm,
     head: Weight,
     ropes: Vec<RopeTables>,
     /// Bytes of all tensors in use, as stored.
     pub(crate) weight_bytes: usize,
+}
+
+/// A layer, or several of which each token or each sample uses a few.
+#[derive(Debug)]
+enum Stage {
+    One(Box<Layer>),
+    Mixed { router: Box<Router>, experts: Vec<Layer> },
+}
+
+/// Experts of several layers with one gate before all of them.
+#[derive(Debug)]
+struct Tail {
+    router: Router,
+    /// For each expert, its layers.
+    experts: Vec<Vec<Layer>>,
 }
 
 /// Which rows of a pass.
@@ -77,6 +112,8 @@ pub struct Output {
     pub logits: Tensor,
     /// [pending rows, hidden size] for each index wanted, in the order in which they were named.
     pub hidden: Vec<Tensor>,
+    /// What the gates of a mixture said in this pass, in the order of layers.
+    pub routing: Vec<GateOutput>,
 }
 
 impl Model {
@@ -96,7 +133,36 @@ impl Model {
     /// Those of [`Architecture::from_config`]; [`LmError::MissingTensor`], [`LmError::Shape`], [`LmError::UnexpectedTensor`]
     /// when configuration and tensors disagree. Nothing is computed before all of that is checked.
     pub fn new(config: &Config, weights: Weights) -> Result<Model, LmError> {
-        load::model(Architecture::from_config(config)?, &weights)
+        let (architecture, mixture) = split(config)?;
+        load::model(architecture, mixture, &weights)
+    }
+
+    /// The same, counting in `log` what its gates decide from now on. `log` is made for [`Model::gates`].
+    #[must_use]
+    pub fn with_routing_log(self, log: Arc<RoutingLog>) -> Model {
+        Model { routing_log: Some(log), ..self }
+    }
+
+    /// What is mixed, of a mixture in the project's own form.
+    pub fn mixture(&self) -> Option<&MixtureSpec> {
+        self.mixture.as_ref()
+    }
+
+    /// Whether experts are chosen once for each root of a [`Tree`], by its prompt: the tokens pending in the root at its first
+    /// pass. Then the prompt stands in the root, whole, and what follows it in branches.
+    pub fn routes_samples(&self) -> bool {
+        self.routers().any(|router| router.pool.is_some())
+    }
+
+    /// The gates, in the order of their numbers.
+    pub(crate) fn routers(&self) -> impl Iterator<Item = &Router> {
+        self.layers
+            .iter()
+            .filter_map(|stage| match stage {
+                Stage::One(layer) => layer.mlp.router(),
+                Stage::Mixed { router, .. } => Some(&**router),
+            })
+            .chain(self.tail.as_ref().map(|tail| &tail.router))
     }
 
     /// What the model computes, apart from its weights.
@@ -109,9 +175,9 @@ impl Model {
         self.architecture.vocab_size
     }
 
-    /// Number of layers.
+    /// Number of layers, each counted once however many experts it has.
     pub fn num_layers(&self) -> usize {
-        self.layers.len()
+        self.architecture.num_layers()
     }
 
     /// Width of the residual stream.
@@ -144,6 +210,16 @@ impl Model {
     /// [`LmError::Token`], [`LmError::HiddenIndex`], [`LmError::NoSuchRow`], [`LmError::ForeignTree`]: before anything is
     /// computed, and the tokens stay pending.
     pub fn forward(&self, tree: &mut Tree, want: &Want<'_>) -> Result<Output, LmError> {
+        self.forward_with(tree, want, None, true)
+    }
+
+    pub(crate) fn forward_with(
+        &self,
+        tree: &mut Tree,
+        want: &Want<'_>,
+        gates: Option<&[GateWeights]>,
+        keep: bool,
+    ) -> Result<Output, LmError> {
         let pass = tree.pass();
         let rows: Vec<usize> = match want.logits {
             Rows::None => Vec::new(),
@@ -163,7 +239,8 @@ impl Model {
         let mut wanted = rows.clone();
         wanted.sort_unstable();
         wanted.dedup();
-        let (states, hidden) = self.run(tree, &pass, &wanted, want.hidden, true)?;
+        let request = Request { wanted: &wanted, hidden: want.hidden, keep, gates, observing: false };
+        let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
         let states = if rows == wanted {
             states
         } else {
@@ -171,7 +248,19 @@ impl Model {
             let places: Vec<u32> = rows.iter().map(|row| wanted.partition_point(|w| w < row) as u32).collect();
             select(&states, &places)?
         };
-        Ok(Output { logits: self.logits(&states)?, hidden })
+        Ok(Output { logits: self.logits(&states)?, hidden, routing })
+    }
+
+    /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and values are kept
+    /// in `tree`, as by [`Model::forward`].
+    ///
+    /// # Errors
+    /// [`LmError::Token`], [`LmError::ForeignTree`]: before anything is computed, and the tokens stay pending.
+    pub fn observe(&self, tree: &mut Tree, observer: &mut dyn Observer) -> Result<(), LmError> {
+        let pass = tree.pass();
+        let all: Vec<usize> = (0..pass.tokens.len()).collect();
+        let request = Request { wanted: &all, hidden: &[], keep: true, gates: None, observing: true };
+        self.run_observed(tree, &pass, request, observer).map(drop)
     }
 
     /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `wanted`, which ascend,
@@ -184,53 +273,9 @@ impl Model {
         hidden: &[usize],
         keep: bool,
     ) -> Result<(Tensor, Vec<Tensor>), LmError> {
-        let num_layers = self.layers.len();
-        self.check(tree, pass, hidden)?;
-        let needs_all = hidden.iter().any(|&index| index >= num_layers) || wanted.len() == pass.tokens.len();
-        let subset = (!needs_all).then_some(wanted);
-
-        let angles = |tables: &RopeTables| Arc::new(tables.angles(&pass.positions, &pass.lengths));
-        let angles: Vec<Arc<Angles>> = self.ropes.iter().map(angles).collect();
-        let looks_back = pass.looks_back();
-        let mut segments = None;
-        let mut states = Vec::new();
-        let mut x = self.embed(&pass.tokens)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            if hidden.contains(&index) {
-                states.push((index, x.clone()));
-            }
-            let subset = subset.filter(|_| index + 1 == num_layers);
-            let around = &angles[self.architecture.layers[index].rope];
-            let (normed, k, v) = layer.keys_and_values(&x, around)?;
-            if subset.is_some_and(<[usize]>::is_empty) {
-                x = Tensor::zeros((0, self.hidden_size()), DType::F32, &Device::Cpu)?;
-            } else {
-                let these = match &segments {
-                    Some(segments) if !looks_back && subset.is_none() => Arc::clone(segments),
-                    _ => tree.attention_segments(pass, index, subset),
-                };
-                x = layer.forward(&x, &normed, &k, &v, around, subset, Arc::clone(&these))?;
-                segments = Some(these);
-            }
-            if keep {
-                tree.keep(pass, index, &floats(&k)?, &floats(&v)?);
-            }
-        }
-        if hidden.contains(&num_layers) {
-            states.push((num_layers, x.clone()));
-        }
-        let mut normed = self.norm.forward(&x)?;
-        if hidden.contains(&(num_layers + 1)) {
-            states.push((num_layers + 1, normed.clone()));
-        }
-        if needs_all && wanted.len() < pass.tokens.len() {
-            normed = select(&normed, &wanted.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
-        }
-        if keep {
-            tree.finish();
-        }
-        let of = |index: &usize| states.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
-        Ok((normed, hidden.iter().filter_map(of).collect()))
+        let request = Request { wanted, hidden, keep, gates: None, observing: false };
+        let reply = self.run_observed(tree, pass, request, &mut Unobserved)?;
+        Ok((reply.states, reply.hidden))
     }
 
     /// Logits of states after the final norm.
@@ -242,9 +287,19 @@ impl Model {
         })
     }
 
+    /// Places in a tree for keys and values: the layers, those of each expert counted.
+    fn slots(&self) -> usize {
+        let of_stage = |stage: &Stage| match stage {
+            Stage::One(_) => 1,
+            Stage::Mixed { experts, .. } => experts.len(),
+        };
+        let of_tail = self.tail.iter().flat_map(|tail| &tail.experts).map(Vec::len);
+        self.layers.iter().map(of_stage).chain(of_tail).sum()
+    }
+
     fn check(&self, tree: &Tree, pass: &Pass, hidden: &[usize]) -> Result<(), LmError> {
         let vocab_size = self.vocab_size();
-        let last = self.layers.len() + 1;
+        let last = self.num_layers() + 1;
         if let Some(&token) = pass.tokens.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(LmError::Token { token, vocab_size });
         }
@@ -252,9 +307,7 @@ impl Model {
             return Err(LmError::HiddenIndex { index, last });
         }
         match tree.layers_kept() {
-            Some(found) if found != self.layers.len() => {
-                Err(LmError::ForeignTree { expected: self.layers.len(), found })
-            }
+            Some(found) if found != self.slots() => Err(LmError::ForeignTree { expected: self.slots(), found }),
             _ => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): x / √(mean(x²) + ε) · w.
 
+use crate::ops::elements;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -59,6 +60,23 @@ impl CustomOp1 for RmsNorm {
         }
         Ok((CpuStorage::F32(out), at.shape().clone()))
     }
+
+    /// With f = 1/√(mean(x²) + ε): f·w·g − x·f³·mean(x·w·g), g being the gradient of the result.
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let width = self.weight.len();
+        let (values, grad) = (elements(x)?, elements(grad)?);
+        let mut out = vec![0.0; values.len()];
+        let rows = |((x, grad), out): ((&[f32], &[f32]), &mut [f32])| {
+            let factor = 1.0 / (sum_of_squares(x) / width as f32 + self.eps).sqrt();
+            let terms = x.iter().zip(grad).zip(&*self.weight).map(|((&x, &g), &w)| f64::from(x * w * g));
+            let along = (terms.sum::<f64>() / width as f64) as f32 * factor.powi(3);
+            for (((o, &x), &g), &w) in out.iter_mut().zip(x).zip(grad).zip(&*self.weight) {
+                *o = factor * w * g - x * along;
+            }
+        };
+        values.chunks_exact(width).zip(grad.chunks_exact(width)).zip(out.chunks_exact_mut(width)).for_each(rows);
+        Tensor::from_vec(out, x.shape(), x.device()).map(Some)
+    }
 }
 
 /// In sixteen lanes, which the compiler turns into vectors and which loses less to rounding than one running sum.
@@ -79,6 +97,7 @@ fn sum_of_squares(x: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::gradients::check_gradients;
     use candle_core::Device;
 
     /// Against the formula in f64, 2e-6 being the rounding of a sum of squares and a division in f32.
@@ -107,6 +126,12 @@ mod tests {
         check(5, 1, 128);
         check(3, 4, 20);
         check(700, 2, 250);
+    }
+
+    #[test]
+    fn gradients_are_those_of_differences() {
+        let norm = RmsNorm::new((0..5).map(|i| 0.5 + i as f32 / 5.0).collect(), 1e-3);
+        check_gradients(&[&[3, 15]], 1.0, |x| norm.forward(&x[0]));
     }
 
     #[test]

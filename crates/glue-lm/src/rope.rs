@@ -373,12 +373,14 @@ impl RopeTables {
 
 /// Turns every head of `x` [rows, heads · head_dim] by the angles of its row.
 pub(crate) fn rotate(x: &Tensor, angles: &Arc<Angles>, head_dim: usize) -> Result<Tensor> {
-    x.apply_op1(Rotate { angles: Arc::clone(angles), head_dim })
+    x.apply_op1(Rotate { angles: Arc::clone(angles), head_dim, back: false })
 }
 
 struct Rotate {
     angles: Arc<Angles>,
     head_dim: usize,
+    /// Turned the other way.
+    back: bool,
 }
 
 impl CustomOp1 for Rotate {
@@ -397,15 +399,23 @@ impl CustomOp1 for Rotate {
         }
         let mut out = x.as_slice::<f32>()?[start..end].to_vec();
         let angles = cos.chunks_exact(*half).zip(sin.chunks_exact(*half));
+        let sign = if self.back { -1.0 } else { 1.0 };
         for (row, (cos, sin)) in out.chunks_exact_mut(width).zip(angles) {
             for head in row.chunks_exact_mut(self.head_dim) {
                 let (first, second) = head[..2 * half].split_at_mut(*half);
                 for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    let s = sign * s;
                     (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
                 }
             }
         }
         Ok((CpuStorage::F32(out), at.shape().clone()))
+    }
+
+    /// The transpose of a rotation is the rotation back, with the same factor.
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let back = Rotate { angles: Arc::clone(&self.angles), head_dim: self.head_dim, back: !self.back };
+        grad.contiguous()?.apply_op1_no_bwd(&back).map(Some)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Requests are put in the order of their tokens, so that those that begin alike lie together, and packed into trees of up to a
 //! number of rows each. A prefix that is long, and shared by more requests than fit in one tree, is run first and its keys and values
-//! are used by all of them. Only rows that predict a token of a continuation go through the end of the last layer and the head.
+//! are used by all of them. Models that route samples see each context as a root of its own. Only rows that predict a token of a continuation go through the end of the last layer and the head.
 
 mod log_softmax;
 mod packing;
@@ -83,9 +83,16 @@ impl Model {
             distinct[number].1 += 1;
             number_of.push(number);
         }
+        let routes_samples = self.routes_samples();
         let sequences = distinct.iter().map(|(request, _)| {
             let input = [request.context, &request.continuation[..request.continuation.len() - 1]].concat();
-            Sequence { regime: self.regimes(input.len()), first_wanted: request.context.len() - 1, tokens: input }
+            Sequence {
+                regime: self.regimes(input.len()),
+                first_wanted: request.context.len() - 1,
+                // Its experts are chosen by the whole context, and by nothing else.
+                prompt: routes_samples.then_some(request.context.len()),
+                tokens: input,
+            }
         });
         let packing = Packing::new(sequences.collect(), options.rows.unwrap_or(ROWS).max(1));
 

@@ -68,6 +68,36 @@ pub enum TextError {
         /// `max_position_embeddings` of the model.
         max_positions: usize,
     },
+    /// Tokens were given to a mixture of whole models, each of which has a tokenizer of its own.
+    #[error("prompt {prompt} is given in tokens; a mixture of whole models reads text")]
+    NotText {
+        /// Its index.
+        prompt: usize,
+    },
+    /// The gate or the parts of a mixture of whole models do not fit together.
+    #[error("{what} of the mixture: expected {expected}, found {found}")]
+    Mixture {
+        /// What does not fit.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The directory is no mixture of whole models.
+    #[error("{} is no mixture of whole models", path.display())]
+    NotWhole {
+        /// The directory.
+        path: std::path::PathBuf,
+    },
+    /// An expert or the router of a mixture of whole models cannot be opened.
+    #[error("{part} of the mixture: {source}")]
+    Part {
+        /// Which: a directory within the mixture's.
+        part: String,
+        /// Why not.
+        source: Box<TextError>,
+    },
     /// The parameters of the sampling are out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

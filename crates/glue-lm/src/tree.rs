@@ -3,6 +3,9 @@
 //! A branch holds some consecutive tokens after those of its parent. A sequence is the way from a root to the end of a branch.
 //! Tokens are pending until the next forward pass, which runs all that is pending of a tree at once and keeps keys and values
 //! in the branches.
+//!
+//! A root is a sample, for models that route samples: what is pending in it at its first pass is its prompt, by which its experts
+//! are chosen, once for all that follows it.
 
 use crate::ops::{KeyValue, Segment, Span};
 use std::collections::HashMap;
@@ -38,8 +41,12 @@ struct Node {
     /// Tokens whose keys and values are kept.
     done: usize,
     pending: Vec<u32>,
-    /// One entry per layer, from the first pass on.
-    cache: Vec<Arc<KeyValue>>,
+    /// The first branch of every sequence through this one.
+    root: usize,
+    /// One entry per layer, or per expert of a layer, from the first pass on; none where an expert was not chosen.
+    cache: Vec<Option<Arc<KeyValue>>>,
+    /// In a root: the scores of the experts by each gate that routes samples.
+    scores: Vec<Option<Arc<[f32]>>>,
 }
 
 impl Tree {
@@ -59,7 +66,11 @@ impl Tree {
         if let Some(parent) = parent {
             self.nodes[parent].children += 1;
         }
+        let root = parent.map(|parent| self.nodes[parent].root);
         let mut node = Node {
+            // A root is its own; its index is known below.
+            root: root.unwrap_or(usize::MAX),
+            scores: Vec::new(),
             generation: 0,
             live: true,
             parent,
@@ -80,6 +91,9 @@ impl Tree {
                 self.nodes.len() - 1
             }
         };
+        if root.is_none() {
+            self.nodes[index].root = index;
+        }
         if !tokens.is_empty() {
             self.pending.push(index);
         }
@@ -138,9 +152,9 @@ impl Tree {
         self.nodes[self.index(branch)].pending.len()
     }
 
-    /// Layers that are kept, if any are.
+    /// Layers that are kept, those of every expert counted, if any are.
     pub(crate) fn layers_kept(&self) -> Option<usize> {
-        self.nodes.iter().map(|node| node.cache.len()).find(|&layers| layers > 0)
+        self.nodes.iter().find(|node| node.live && node.done > 0).map(|node| node.cache.len())
     }
 
     fn index(&self, branch: Branch) -> usize {
@@ -188,15 +202,49 @@ impl Tree {
                 }
                 _ => false,
             });
-            segments.push(PassSegment { node: index, rows, path });
+            segments.push(PassSegment { node: index, rows, path, sample: 0 });
         }
-        Pass { tokens, positions, lengths, segments, rows_of }
+        let mut samples: Vec<Sample> = Vec::new();
+        let mut numbers = HashMap::new();
+        for segment in &mut segments {
+            let root = self.nodes[segment.node].root;
+            segment.sample = *numbers.entry(root).or_insert_with(|| {
+                let decided = self.nodes[root].done > 0;
+                let prompt = if decided { 0..0 } else { rows_of.get(&root).cloned().unwrap_or(0..0) };
+                samples.push(Sample { root, decided, prompt });
+                samples.len() - 1
+            });
+        }
+        Pass { tokens, positions, lengths, segments, samples, rows_of }
     }
 
-    /// The segments of a pass as attention takes them, in `layer`; only those and only the rows that are in `wanted`, which
-    /// ascends, when it is given.
-    pub(crate) fn attention_segments(&self, pass: &Pass, layer: usize, wanted: Option<&[usize]>) -> Arc<[Segment]> {
+    /// The scores of the experts by the gate `gate` of a sample whose prompt was run in an earlier pass.
+    pub(crate) fn scores_of(&self, sample: &Sample, gate: usize) -> Option<Arc<[f32]>> {
+        self.nodes[sample.root].scores.get(gate).cloned().flatten()
+    }
+
+    /// Keeps the scores of the experts by a gate.
+    pub(crate) fn keep_scores(&mut self, sample: &Sample, gate: usize, scores: Arc<[f32]>) {
+        let all = &mut self.nodes[sample.root].scores;
+        if all.len() <= gate {
+            all.resize(gate + 1, None);
+        }
+        all[gate] = Some(scores);
+    }
+
+    /// The segments of a pass as attention takes them, for the keys and values kept at `slot`. `keyed` are the rows of the
+    /// pass that have keys and values there, whole samples, and `wanted` those that have queries; both ascend, and are all rows
+    /// when absent.
+    pub(crate) fn attention_segments(
+        &self,
+        pass: &Pass,
+        slot: usize,
+        keyed: Option<&[usize]>,
+        wanted: Option<&[usize]>,
+    ) -> Arc<[Segment]> {
+        let wanted = wanted.or(keyed);
         let mut at = 0;
+        let empty = Arc::new(KeyValue::default());
         let segment = |segment: &PassSegment| {
             let (rows, positions) = match wanted {
                 None => (segment.rows.clone(), pass.positions[segment.rows.clone()].to_vec()),
@@ -208,23 +256,36 @@ impl Tree {
                 }
             };
             let span = |part: &Part| match part {
-                Part::Now(rows) => Span::Now(rows.clone()),
-                Part::Before(node, len) => Span::Before(Arc::clone(&self.nodes[*node].cache[layer]), *len),
+                Part::Now(rows) => Span::Now(placed(keyed, rows)),
+                Part::Before(node, len) => {
+                    let kept = self.nodes[*node].cache.get(slot).and_then(Option::as_ref);
+                    // What an expert holds of a sample it holds of all of it.
+                    debug_assert!(kept.is_some(), "no keys at {slot}");
+                    Span::Before(Arc::clone(kept.unwrap_or(&empty)), *len)
+                }
             };
             (!rows.is_empty()).then(|| Segment { rows, positions, spans: segment.path.iter().map(span).collect() })
         };
         pass.segments.iter().filter_map(segment).collect()
     }
 
-    /// Keeps the keys and values of a pass in `layer`, each [rows, width].
-    pub(crate) fn keep(&mut self, pass: &Pass, layer: usize, k: &[f32], v: &[f32]) {
-        let width = k.len() / pass.tokens.len().max(1);
+    /// Keeps keys and values at `slot`, each [rows, width], of the rows `keyed` of a pass: whole samples, ascending; all rows when
+    /// absent.
+    pub(crate) fn keep(&mut self, pass: &Pass, slot: usize, keyed: Option<&[usize]>, k: &[f32], v: &[f32]) {
+        let width = k.len() / keyed.map_or(pass.tokens.len(), <[usize]>::len).max(1);
         for segment in &pass.segments {
+            let rows = placed(keyed, &segment.rows);
+            if rows.is_empty() {
+                continue;
+            }
             let node = &mut self.nodes[segment.node];
-            let rows = segment.rows.start * width..segment.rows.end * width;
+            let rows = rows.start * width..rows.end * width;
             let (k, v) = (&k[rows.clone()], &v[rows]);
-            match node.cache.get_mut(layer) {
-                None => node.cache.push(Arc::new(KeyValue { k: k.to_vec(), v: v.to_vec() })),
+            if node.cache.len() <= slot {
+                node.cache.resize(slot + 1, None);
+            }
+            match &mut node.cache[slot] {
+                none @ None => *none = Some(Arc::new(KeyValue { k: k.to_vec(), v: v.to_vec() })),
                 Some(kept) => {
                     // Rows after those that are done are of a pass that failed.
                     let done = node.done * width;
@@ -247,10 +308,11 @@ impl Tree {
         }
     }
 
-    /// Ends a pass: what was pending is done.
-    pub(crate) fn finish(&mut self) {
+    /// Ends a pass of a model with as many places for keys and values as `slots`: what was pending is done.
+    pub(crate) fn finish(&mut self, slots: usize) {
         for index in std::mem::take(&mut self.pending) {
             let node = &mut self.nodes[index];
+            node.cache.resize(slots, None);
             node.done += node.pending.len();
             node.pending.clear();
         }
@@ -261,6 +323,14 @@ impl Tree {
         let rows = pass.rows_of.get(&self.index(branch))?;
         (index < rows.len()).then(|| rows.start + index)
     }
+}
+
+/// Where a run of rows stands among those of `keyed`: empty, or all of it.
+fn placed(keyed: Option<&[usize]>, rows: &Range<usize>) -> Range<usize> {
+    keyed.map_or(rows.clone(), |keyed| {
+        let place = |row: usize| keyed.partition_point(|&other| other < row);
+        place(rows.start)..place(rows.end)
+    })
 }
 
 impl Node {
@@ -277,6 +347,8 @@ pub(crate) struct Pass {
     /// For each row, the length of the longest sequence that runs through it and ends in this pass.
     pub(crate) lengths: Vec<usize>,
     pub(crate) segments: Vec<PassSegment>,
+    /// The roots of the segments.
+    pub(crate) samples: Vec<Sample>,
     /// Rows of each branch.
     rows_of: HashMap<usize, Range<usize>>,
 }
@@ -287,6 +359,18 @@ pub(crate) struct PassSegment {
     node: usize,
     pub(crate) rows: Range<usize>,
     path: Vec<Part>,
+    /// Which of the samples of the pass it belongs to.
+    pub(crate) sample: usize,
+}
+
+/// A root with pending tokens after it or in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    root: usize,
+    /// Whether its prompt was run in an earlier pass.
+    pub(crate) decided: bool,
+    /// The rows of its prompt, when it was not.
+    pub(crate) prompt: Range<usize>,
 }
 
 /// Where some of the keys of a segment are.

@@ -46,6 +46,8 @@ fn logits_of_variants() {
         "phi3-longrope-long",
         "phi3-longrope-short",
         "phi3-partial",
+        "qwen2-moe",
+        "qwen2-moe-normed",
         "qwen2-window",
         "qwen3-bias",
     ] {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::data;
+use support::{data, tokens};
 
 fn open(model: &str) -> TextModel {
     TextModel::open(data("zoo").join(model)).unwrap()
@@ -352,4 +352,85 @@ fn a_cache_filled_under_another_rotation_is_not_used() {
         }
     }
     assert!(found[0].tokens.len() > 6, "long enough to cross: {:?}", found[0]);
+}
+
+/// Models that choose experts by the prompt generate as by passes over the whole text, with prompts that begin alike.
+#[test]
+fn experts_chosen_by_the_prompt_stay_while_it_is_answered() {
+    let directory = data("zoo").join("base-a");
+    let file = std::sync::Arc::new(glue_tensor::Checkpoint::open(&directory).unwrap());
+    let base: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(directory.join("config.json")).unwrap()).unwrap();
+    let layers = base["num_hidden_layers"].as_u64().unwrap() as usize;
+    let hidden = base["hidden_size"].as_u64().unwrap() as usize;
+    let others = ["a-math", "a-chat"];
+    let others = others.map(|name| std::sync::Arc::new(glue_tensor::Checkpoint::open(data("zoo").join(name)).unwrap()));
+    for level in ["ffn", "block", "model"] {
+        for (routing, pool) in [("token", "mean"), ("sample", "mean"), ("sample", "last")] {
+            let mut tensors = Vec::new();
+            for info in file.tensors() {
+                let get = |file| glue_lm::Weight::mapped(file, &info.name).unwrap().unwrap();
+                let part = info.name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+                let expert = |expert: usize| {
+                    let (layer, rest) = part.filter(|(layer, _)| *layer != "0")?;
+                    match level {
+                        "ffn" => {
+                            let rest = rest.strip_prefix("mlp.")?;
+                            Some(format!("model.layers.{layer}.mlp.experts.{expert}.{rest}"))
+                        }
+                        _ => Some(format!("model.layers.{layer}.experts.{expert}.{rest}")),
+                    }
+                };
+                match expert(0) {
+                    None => tensors.push((info.name.clone(), get(&file))),
+                    Some(_) => {
+                        let own = others.iter().enumerate();
+                        tensors.extend(own.filter_map(|(e, other)| Some((expert(e)?, get(other)))));
+                    }
+                }
+            }
+            let gates: Vec<String> = match level {
+                "ffn" => (1..layers).map(|layer| format!("model.layers.{layer}.mlp.gate.weight")).collect(),
+                "block" => (1..layers).map(|layer| format!("model.layers.{layer}.gate.weight")).collect(),
+                _ => vec!["model.gate.weight".to_owned()],
+            };
+            for (number, name) in gates.into_iter().enumerate() {
+                let values = tokens(2 * hidden, 2000, number as u32).into_iter().map(|t| t as f32 / 1000.0 - 1.0);
+                let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+                tensors.push((name, glue_lm::Weight::owned(glue_tensor::Dtype::F32, vec![2, hidden], bytes).unwrap()));
+            }
+            let config = serde_json::json!({
+                "model_type": "glue_mixture", "format_version": 1, "level": level, "experts": ["math", "chat"],
+                "experts_per_token": 1, "dense_layers": 1, "mixed_layers": (1..layers).collect::<Vec<_>>(),
+                "routing": routing, "pool": pool, "router": { "kind": "linear" }, "base": base,
+            });
+            let config = glue_tensor::Config::from_value(config).unwrap();
+            let model = glue_lm::Model::new(&config, glue_lm::Weights::from_tensors(tensors)).unwrap();
+            let text = TextModel::new(model, glue_lm::Tokenizer::load(&directory).unwrap()).unwrap();
+            let start = tokens(8, text.model.vocab_size(), 5);
+            let mut prompts: Vec<Vec<u32>> = (1..=8).map(|end| start[..end].to_vec()).collect();
+            prompts.push(start.clone());
+            let inputs: Vec<Prompt> = prompts.iter().map(|tokens| Prompt::tokens(tokens.clone())).collect();
+            for rows_per_pass in [3, 2048] {
+                let options = GenerateOptions { max_new_tokens: 7, rows_per_pass, ..GenerateOptions::default() };
+                let answers = text.generate(&inputs, &options, &|_| ()).unwrap();
+                for (answer, prompt) in answers.iter().zip(&prompts) {
+                    let mut found: Vec<u32> = Vec::new();
+                    while found.len() < answer.tokens.len() {
+                        let mut tree = Tree::new();
+                        let root = tree.push(None, prompt);
+                        let last = if found.is_empty() { root } else { tree.push(Some(root), &found) };
+                        let rows =
+                            [(last, found.len().max(1) - 1 + if found.is_empty() { prompt.len() - 1 } else { 0 })];
+                        let want = Want { logits: Rows::Some(&rows), hidden: &[] };
+                        let logits = text.model.forward(&mut tree, &want).unwrap().logits;
+                        let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+                        found.push(best as u32);
+                    }
+                    assert_eq!(answer.tokens, found, "{level} {routing} {pool}, {rows_per_pass} rows, {prompt:?}");
+                }
+            }
+        }
+    }
 }

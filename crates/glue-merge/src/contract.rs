@@ -1,6 +1,7 @@
 //! The contract between an operator and whoever runs it: what is known beforehand, what is seen, what is decided.
 
 use crate::error::MergeError;
+use crate::kernel::{Gather, Gathered, Kernel};
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
@@ -175,6 +176,28 @@ pub trait Survey: Send + Sync + Sized {
     /// # Errors
     /// When what was gathered rules the merge out.
     fn finish(self, total: Self::Partial) -> Result<Plan, MergeError>;
+
+    /// What this gathers, for an [`Executor`](crate::Executor) that can gather it by itself.
+    fn describe(&self) -> Option<Gather<'_>> {
+        None
+    }
+
+    /// Decides from what an executor gathered, as [`Survey::describe`] asked.
+    ///
+    /// # Errors
+    /// As [`Survey::finish`]; or the answer is none to what was asked.
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        Err(no_answer(&gathered))
+    }
+}
+
+/// The refusal of an answer that a survey did not ask for.
+pub(crate) fn no_answer(gathered: &Gathered) -> MergeError {
+    let found = match gathered {
+        Gathered::Sums(sums) => format!("{} sums", sums.len()),
+        Gathered::Cuts(cuts) => format!("cuts of {} streams", cuts.len()),
+    };
+    MergeError::Io(format!("an executor answered a survey with {found}, which it did not ask for").into())
 }
 
 /// A [`Survey`] whose type is forgotten. Implemented for every survey; nothing else needs to.
@@ -196,6 +219,13 @@ pub trait AnySurvey: Send + Sync {
     /// # Errors
     /// As the survey's.
     fn finish(self: Box<Self>, total: AnyPartial) -> Result<Plan, MergeError>;
+    /// See [`Survey::describe`].
+    fn describe(&self) -> Option<Gather<'_>>;
+    /// See [`Survey::conclude`].
+    ///
+    /// # Errors
+    /// As the survey's.
+    fn conclude(self: Box<Self>, gathered: Gathered) -> Result<Plan, MergeError>;
 }
 
 /// A [`Survey::Partial`] whose type is forgotten.
@@ -233,17 +263,10 @@ impl<S: Survey> AnySurvey for S {
     fn finish(self: Box<Self>, total: AnyPartial) -> Result<Plan, MergeError> {
         Survey::finish(*self, total.take())
     }
-}
-
-/// Maps that a device may run by a kernel of its own instead of calling [`Map::merge`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Kernel<'a> {
-    /// `base · θ0 + Σ inputs[i] · θi`, added in that order.
-    Linear {
-        /// Coefficient of the base; 0 where there is none.
-        base: f32,
-        /// Coefficient of each input.
-        inputs: &'a [f32],
-    },
+    fn describe(&self) -> Option<Gather<'_>> {
+        Survey::describe(self)
+    }
+    fn conclude(self: Box<Self>, gathered: Gathered) -> Result<Plan, MergeError> {
+        Survey::conclude(*self, gathered)
+    }
 }

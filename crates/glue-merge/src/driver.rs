@@ -2,6 +2,7 @@
 
 use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, TensorSpec};
 use crate::error::{BoxError, MergeError};
+use crate::kernel::{Float, Stored};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,14 @@ pub trait Source: Sync {
     /// # Errors
     /// Whatever reading meets. It ends the merge of the tensor.
     fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError>;
+
+    /// The whole operand as it is stored, for an executor that widens by itself; `None` where only [`Source::read`]
+    /// gives the values that are to be merged. Whoever takes these bytes and finds a NaN or an infinity among them
+    /// leaves the tensor to [`Source::read`], which knows what to do about it.
+    fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
+        let _ = operand;
+        None
+    }
 }
 
 /// Where the elements of the result go to.
@@ -30,6 +39,24 @@ pub trait Sink: Sync {
     /// # Errors
     /// Whatever writing meets. It ends the merge of the tensor.
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError>;
+
+    /// The type that [`Sink::write_stored`] takes.
+    fn float(&self) -> Float {
+        Float::F32
+    }
+
+    /// Takes the elements from `offset` on, rounded to [`Sink::float`] already, little-endian. A sink of another type
+    /// than `f32` implements this too.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    fn write_stored(&self, offset: usize, bytes: &[u8]) -> Result<(), BoxError> {
+        if self.float() != Float::F32 {
+            return Err("a sink that stores another type than f32 takes no bytes".into());
+        }
+        let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        self.write(offset, &values)
+    }
 }
 
 /// Threads to run tasks on.
@@ -55,10 +82,28 @@ impl Pool for Serial {
     }
 }
 
-/// Runs maps. A device recognises [`Map::kernel`] and calls the host for the rest.
+/// Runs maps, and on a device whole plans.
 pub trait Executor: Sync {
     /// Fills `out`, which is as long as the block.
     fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]);
+
+    /// Runs as much of a plan as this executor has kernels for, and hands back what is left for the host: `None` when
+    /// the whole tensor went to the sink. Default: all is left.
+    ///
+    /// A device recognises [`Map::kernel`] and [`Survey::describe`](crate::Survey::describe).
+    ///
+    /// # Errors
+    /// What the source, the sink, a survey or the device refuses.
+    fn advance(
+        &self,
+        plan: Plan,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        sink: &dyn Sink,
+    ) -> Result<Option<Plan>, MergeError> {
+        let _ = (tensor, source, sink);
+        Ok(Some(plan))
+    }
 }
 
 /// Calls [`Map::merge`].
@@ -129,11 +174,14 @@ impl Driver<'_> {
     /// What the source, the sink or a survey refuses. The sink may have received blocks by then.
     pub fn run(
         &self,
-        mut plan: Plan,
+        plan: Plan,
         tensor: &TensorSpec<'_>,
         source: &dyn Source,
         sink: &dyn Sink,
     ) -> Result<Done, MergeError> {
+        let Some(mut plan) = self.executor.advance(plan, tensor, source, sink)? else {
+            return Ok(Done::Merged);
+        };
         loop {
             plan = match plan {
                 Plan::Copy(operand) => return Ok(Done::Copy(operand)),

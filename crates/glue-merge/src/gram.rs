@@ -3,12 +3,13 @@
 //! Whatever stays in the span of its inputs – spherical interpolation, spherical means, the centre of Model Stock – is
 //! a linear combination whose coefficients follow from these numbers: one survey, then the linear kernel.
 
-use crate::contract::{Block, Grain, Plan, Survey};
+use crate::contract::{Block, Grain, Plan, Survey, no_answer};
 use crate::error::MergeError;
+use crate::kernel::{Gather, Gathered};
 use crate::lanes::Lanes;
 
 /// Which vectors are multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Vectors {
     /// The inputs.
     Inputs,
@@ -112,6 +113,19 @@ impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Survey for Gram
 
     fn finish(self, sums: Vec<Lanes>) -> Result<Plan, MergeError> {
         (self.then)(&Gram { n: self.n, products: sums.iter().map(Lanes::total).collect() })
+    }
+
+    fn describe(&self) -> Option<Gather<'_>> {
+        Some(Gather::Products { vectors: self.vectors, n: self.n })
+    }
+
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        match gathered {
+            Gathered::Sums(products) if products.len() == self.n * (self.n + 1) / 2 => {
+                (self.then)(&Gram { n: self.n, products })
+            }
+            other => Err(no_answer(&other)),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! | write an operator | [`OperatorDef`], [`Plan`], [`Map`], [`Survey`] |
 //! | prove that it keeps the contract | [`check_operator`] |
 //! | list what is there | [`Registry::builtin`] |
+//! | merge on a device | [`Executor`], [`Kernel`], [`Gather`] |
 //!
 //! ```
 //! use glue_merge::{Registry, Setting, merge_slices};
@@ -42,6 +43,7 @@ mod driver;
 mod error;
 mod gram;
 mod host;
+mod kernel;
 mod lanes;
 pub mod operators;
 mod params;
@@ -50,12 +52,13 @@ mod registry;
 mod select;
 
 pub use conformance::{Conformance, check_operator};
-pub use contract::{Block, Grain, Kernel, Map, Operand, Plan, Survey, TensorSpec};
+pub use contract::{Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
 pub use def::{BaseRule, InputRule, Operator, OperatorDef};
 pub use driver::{BLOCK, Done, Driver, Executor, HostExecutor, Pool, Room, SPAN, Serial, Sink, Source};
 pub use error::{BoxError, MergeError, ParamError};
 pub use gram::{Gram, Vectors, gram};
 pub use host::merge_slices;
+pub use kernel::{Float, Gather, Gathered, Kernel, RandomDrop, RankedDrop, Ranking, Stored, TaskKernel, Trimming};
 pub use lanes::Lanes;
 pub use params::{Interval, Kind, ParamSpec, Params, Scope, Setting, Value};
 pub use random::{ElementRng, keep_threshold};

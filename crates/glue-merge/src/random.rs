@@ -11,7 +11,7 @@ const WIDTH: usize = 64;
 
 /// The random numbers of one input of one tensor: element `4c + k` takes word `k` of the block with counter
 /// `(c mod 2³², c div 2³², input, 0)` under the key that (seed, tensor name) hash to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElementRng {
     key: [u32; 2],
     input: u32,
@@ -28,6 +28,20 @@ impl ElementRng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^= z >> 31;
         Self { key: [z as u32, (z >> 32) as u32], input: input as u32 }
+    }
+
+    /// The keys of the ten rounds, for a device that draws the same numbers; the same for every input of a tensor.
+    pub fn round_keys(&self) -> [[u32; 2]; 10] {
+        let mut keys = [self.key; ROUNDS];
+        for r in 1..ROUNDS {
+            keys[r] = [keys[r - 1][0].wrapping_add(WEYL[0]), keys[r - 1][1].wrapping_add(WEYL[1])];
+        }
+        keys
+    }
+
+    /// The word of the counter that tells the inputs apart.
+    pub fn input(&self) -> u32 {
+        self.input
     }
 
     /// Fills `out` with the numbers, uniform over `u32`, of the elements from `offset` on.
@@ -49,10 +63,7 @@ impl ElementRng {
 
     /// The words of the blocks from counter `first` on.
     fn encrypt(&self, first: u64, blocks: &mut [[u32; 4]]) {
-        let mut keys = [self.key; ROUNDS];
-        for r in 1..ROUNDS {
-            keys[r] = [keys[r - 1][0].wrapping_add(WEYL[0]), keys[r - 1][1].wrapping_add(WEYL[1])];
-        }
+        let keys = self.round_keys();
         // All rounds of one block, without a loop in the body: the shape that becomes SIMD over blocks.
         for (w, block) in blocks.iter_mut().enumerate() {
             let counter = first + w as u64;

@@ -2,6 +2,7 @@
 
 use glue_tensor::convert::ConvertError;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
+use std::io;
 
 /// Why models cannot be compared or clustered.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +102,16 @@ pub enum MetricsError {
         tensor: String,
         /// What the conversion says.
         error: ConvertError,
+    },
+    /// A file of weights cannot be read, or ends before its header says.
+    #[error("`{tensor}` of `{model}`: {error}")]
+    Read {
+        /// The model.
+        model: String,
+        /// The tensor.
+        tensor: String,
+        /// What the system says.
+        error: io::Error,
     },
     /// The sampled share is not in (0, 1].
     #[error("the sampled share is {share}; it must be above 0 and at most 1")]

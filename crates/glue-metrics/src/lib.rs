@@ -29,6 +29,7 @@
 //! **Invariant:** weights are read and compared here, never changed; and of the project's crates only `glue-tensor` is
 //! known.
 
+mod block;
 pub mod cluster;
 pub mod compatibility;
 pub mod error;

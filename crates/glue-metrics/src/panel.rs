@@ -37,10 +37,10 @@ pub(crate) const fn pair(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
-/// What is summed.
+/// What is summed. Always fused, so that no result depends on the processor; one without the instruction is slow.
 pub(crate) trait Term: Sync + Send + 'static {
-    /// The term of one element of a pair.
-    fn of(x: f32, y: f32) -> f32;
+    /// `sum` and the term of one element of a pair.
+    fn add(sum: f32, x: f32, y: f32) -> f32;
 }
 
 /// x·y.
@@ -49,8 +49,8 @@ pub(crate) struct Product;
 
 impl Term for Product {
     #[inline(always)]
-    fn of(x: f32, y: f32) -> f32 {
-        x * y
+    fn add(sum: f32, x: f32, y: f32) -> f32 {
+        x.mul_add(y, sum)
     }
 }
 
@@ -60,8 +60,8 @@ pub(crate) struct SquaredDifference;
 
 impl Term for SquaredDifference {
     #[inline(always)]
-    fn of(x: f32, y: f32) -> f32 {
-        (x - y) * (x - y)
+    fn add(sum: f32, x: f32, y: f32) -> f32 {
+        (x - y).mul_add(x - y, sum)
     }
 }
 
@@ -72,19 +72,32 @@ const SIDE: usize = 3;
 ///
 /// `panel` holds `n` lanes per step and at most [`STEPS`] steps.
 pub(crate) fn accumulate<T: Term>(panel: &[Lane], n: usize, totals: &mut [Total]) {
-    for i in (0..n).step_by(SIDE) {
-        for j in (0..i).step_by(SIDE) {
-            match n - i {
-                1 => tile::<T, 1, SIDE>(panel, n, i, j, totals),
-                2 => tile::<T, 2, SIDE>(panel, n, i, j, totals),
-                _ => tile::<T, SIDE, SIDE>(panel, n, i, j, totals),
-            }
+    let whole = n - n % SIDE;
+    for i in (0..whole).step_by(SIDE) {
+        for j in (0..=i).step_by(SIDE) {
+            tile::<T, SIDE, SIDE>(panel, n, i, j, totals);
         }
-        match n - i {
-            1 => tile::<T, 1, 1>(panel, n, i, i, totals),
-            2 => tile::<T, 2, 2>(panel, n, i, i, totals),
-            _ => tile::<T, SIDE, SIDE>(panel, n, i, i, totals),
+    }
+    // One model or two are left: tiles as long as they were high, or too few sums would be under way.
+    let height = n - whole;
+    let mut j = 0;
+    while height > 0 && j < n {
+        let width = (n - j).min(if height == 1 { 8 } else { 4 });
+        match (height, width) {
+            (1, 8) => tile::<T, 1, 8>(panel, n, whole, j, totals),
+            (1, 7) => tile::<T, 1, 7>(panel, n, whole, j, totals),
+            (1, 6) => tile::<T, 1, 6>(panel, n, whole, j, totals),
+            (1, 5) => tile::<T, 1, 5>(panel, n, whole, j, totals),
+            (1, 4) => tile::<T, 1, 4>(panel, n, whole, j, totals),
+            (1, 3) => tile::<T, 1, 3>(panel, n, whole, j, totals),
+            (1, 2) => tile::<T, 1, 2>(panel, n, whole, j, totals),
+            (1, _) => tile::<T, 1, 1>(panel, n, whole, j, totals),
+            (_, 4) => tile::<T, 2, 4>(panel, n, whole, j, totals),
+            (_, 3) => tile::<T, 2, 3>(panel, n, whole, j, totals),
+            (_, 2) => tile::<T, 2, 2>(panel, n, whole, j, totals),
+            (_, _) => tile::<T, 2, 1>(panel, n, whole, j, totals),
         }
+        j += width;
     }
 }
 
@@ -120,7 +133,7 @@ fn tile_sums<T: Term, const I: usize, const J: usize>(
         for (sums, x) in sums.iter_mut().zip(x) {
             for (sum, y) in sums.iter_mut().zip(y) {
                 for l in 0..LANES {
-                    sum[l] += T::of(x.0[l], y.0[l]);
+                    sum[l] = T::add(sum[l], x.0[l], y.0[l]);
                 }
             }
         }
@@ -133,24 +146,6 @@ pub(crate) fn total(lanes: &Total) -> f64 {
     lanes.iter().sum()
 }
 
-/// Writes `values` into lanes of a panel: the first lane to `panel[first]`, each next one `stride` further on, the last
-/// filled up with zeros.
-#[inline]
-pub(crate) fn interleave(values: &[f32], panel: &mut [Lane], first: usize, stride: usize) {
-    let (whole, rest) = values.as_chunks::<LANES>();
-    let mut slots = panel[first..].iter_mut().step_by(stride);
-    // In this order, so that the end of `whole` costs no slot.
-    for (lane, slot) in whole.iter().zip(slots.by_ref()) {
-        slot.0 = *lane;
-    }
-    if !rest.is_empty()
-        && let Some(slot) = slots.next()
-    {
-        *slot = Lane::ZERO;
-        slot.0[..rest.len()].copy_from_slice(rest);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +155,10 @@ mod tests {
         let models: Vec<Vec<f32>> = (0..n).map(|m| (0..length).map(|e| value(m, e)).collect()).collect();
         let mut panel = vec![Lane([f32::NAN; LANES]); n * length.div_ceil(LANES)];
         for (m, values) in models.iter().enumerate() {
-            interleave(values, &mut panel, m, n);
+            for (slot, values) in panel[m..].iter_mut().step_by(n).zip(values.chunks(LANES)) {
+                *slot = Lane::ZERO;
+                slot.0[..values.len()].copy_from_slice(values);
+            }
         }
         let mut totals = vec![[0.0; LANES]; pairs(n)];
         accumulate::<T>(&panel, n, &mut totals);

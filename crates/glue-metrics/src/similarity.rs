@@ -3,7 +3,7 @@
 //! Models are first sorted into *groups* with the same selected tensors, by name and shape: across groups a pair has no
 //! figure. Within a group, tensor after tensor is read side by side, in stretches that stay in a core's cache, and every
 //! pair's sums grow by each stretch. So each file is read once, however many models there are, and memory depends on
-//! the number of threads and of pairs only: about 2 MiB per thread for 16 models, whatever their size. (Linear CKA reads
+//! the number of threads and of pairs only: up to 10 MiB per thread for 16 models, whatever their size. (Linear CKA reads
 //! a tensor again for each tile of its Gram matrix, and says so.)
 //!
 //! Sums run in f32 over at most 64 terms and in f64 beyond. The units of work follow from shapes, the number of models
@@ -18,9 +18,11 @@ use crate::sample::{BATCHES, runs};
 use crate::selection::{Class, Selected, Selection};
 use crate::stack::{Operand, Scratch, Stack, default_block, geometry};
 use crate::watch::Watch;
+use glue_tensor::checkpoint::CheckpointFile;
 use glue_tensor::{Checkpoint, Names, TensorInfo};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A checkpoint and the name its results go by.
@@ -42,8 +44,8 @@ pub struct Options {
     pub sample: Option<f64>,
     /// Decides which rows are sampled. Default: 0.
     pub seed: u64,
-    /// Elements of each model that are held at once; default: as many as stay in a second-level cache. Figures do not
-    /// depend on it beyond 2e-7.
+    /// Elements of each model that are held at once, or an eighth of them where figures are of columns; default: as many as
+    /// stay in a second-level cache. Figures do not depend on it beyond 2e-7.
     pub block: Option<usize>,
 }
 
@@ -145,19 +147,22 @@ pub fn similarity(
             None => groups.push(vec![i]),
         }
     }
+    let files = Files::open(models, base);
     let mut jobs = Vec::new();
     for (g, members) in groups.iter().enumerate() {
         for (t, tensor) in selected[members[0]].iter().enumerate() {
             let operand = |i: usize| -> Option<Operand<'_>> {
                 let info = selected[i].get(t)?.info;
-                Some(Operand { model: &models[i].name, view: models[i].checkpoint.get(&info.name)? })
+                operand_of(&models[i], info, files.of(i, info.file))
             };
-            let base = base
-                .and_then(|base| Some(Operand { model: &base.name, view: base.checkpoint.get(&tensor.info.name)? }));
+            let base = base.and_then(|base| {
+                let info = base.checkpoint.info(&tensor.info.name)?;
+                operand_of(base, info, files.of(models.len(), info.file))
+            });
             let operands: Vec<Operand<'_>> = members.iter().filter_map(|&i| operand(i)).collect();
             let (rows, columns) = geometry(&tensor.info.shape);
             let (runs, batches) = runs(share, options.seed, &tensor.info.name, rows, columns);
-            let block = options.block.unwrap_or_else(|| default_block(members.len(), batches));
+            let block = options.block.unwrap_or_else(|| default_block(members.len()));
             let stack = Stack { operands, base, rows, columns, runs, batches, block };
             jobs.push(Job { group: g, tensor: *tensor, stack });
         }
@@ -188,6 +193,35 @@ pub fn similarity(
         });
     }
     Ok(Similarity { models: names, metric, selection, groups, bytes_read, bytes_selected })
+}
+
+fn operand_of<'a>(model: &'a Model<'_>, info: &TensorInfo, file: Option<&'a File>) -> Option<Operand<'a>> {
+    Some(Operand { model: &model.name, view: model.checkpoint.get(&info.name)?, file })
+}
+
+/// The files of the models and of the base after them, to read from. A file that cannot be opened again, or no longer has its
+/// length, is read through its map instead.
+struct Files(Vec<Vec<Option<File>>>);
+
+/// Files that are opened at most: a process may have 1024 in the usual case.
+const MOST_FILES: usize = 512;
+
+impl Files {
+    fn open(models: &[Model<'_>], base: Option<&Model<'_>>) -> Files {
+        let all = || models.iter().chain(base).map(|model| model.checkpoint.files());
+        if all().map(<[CheckpointFile]>::len).sum::<usize>() > MOST_FILES {
+            return Files(Vec::new());
+        }
+        let open = |file: &CheckpointFile| {
+            let open = File::open(file.path()).ok()?;
+            (open.metadata().ok()?.len() == file.n_bytes()).then_some(open)
+        };
+        Files(all().map(|files| files.iter().map(open).collect()).collect())
+    }
+
+    fn of(&self, model: usize, file: usize) -> Option<&File> {
+        self.0.get(model)?.get(file)?.as_ref()
+    }
 }
 
 /// A selected tensor of one model.

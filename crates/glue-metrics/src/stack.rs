@@ -1,9 +1,11 @@
 //! One tensor of several models, read side by side in stretches.
 
+use crate::block::Block;
 use crate::error::MetricsError;
-use crate::panel::{Lane, STEPS, Total, pairs};
+use crate::panel::{LANES, Lane, STEPS, Total};
 use crate::sample::Run;
-use glue_tensor::{TensorView, widen};
+use glue_tensor::{ConvertError, TensorView, widen};
+use std::fs::File;
 use std::ops::Range;
 
 /// A tensor of a model, by the model's name.
@@ -11,27 +13,62 @@ use std::ops::Range;
 pub(crate) struct Operand<'a> {
     pub(crate) model: &'a str,
     pub(crate) view: TensorView<'a>,
+    /// The file that holds it; without one it is read from the map.
+    pub(crate) file: Option<&'a File>,
 }
 
 impl Operand<'_> {
-    /// Widens `elements` into `out`, which is as long.
+    /// Widens `elements` into `out`, which is as long, by way of `bytes`.
+    fn read_through(&self, elements: Range<usize>, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<(), MetricsError> {
+        bytes.resize(elements.len() * self.view.dtype().size(), 0);
+        self.read_bytes(elements.clone(), bytes)?;
+        match widen(self.view.dtype(), bytes, out) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.not_finite(elements)),
+            Err(error) => Err(self.no_conversion(error)),
+        }
+    }
+
+    /// Widens `elements` out of the map into `out`, which is as long.
     fn read(&self, elements: Range<usize>, out: &mut [f32]) -> Result<(), MetricsError> {
         let (dtype, size) = (self.view.dtype(), self.view.dtype().size());
         let bytes = &self.view.data()[elements.start * size..elements.end * size];
         match widen(dtype, bytes, out) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(MetricsError::NotFinite {
-                model: self.model.to_string(),
-                tensor: self.view.name().to_string(),
-                first: elements.start,
-                last: elements.end - 1,
-            }),
-            Err(error) => Err(MetricsError::Convert {
+            Ok(false) => Err(self.not_finite(elements)),
+            Err(error) => Err(self.no_conversion(error)),
+        }
+    }
+
+    /// Reads the bytes of `elements` into `out`, which is as long.
+    pub(crate) fn read_bytes(&self, elements: Range<usize>, out: &mut [u8]) -> Result<(), MetricsError> {
+        let size = self.view.dtype().size();
+        let bytes = elements.start * size..elements.end * size;
+        #[cfg(unix)]
+        if let Some(file) = self.file {
+            use std::os::unix::fs::FileExt;
+            let offset = (self.view.info().range.start + bytes.start) as u64;
+            return file.read_exact_at(out, offset).map_err(|error| MetricsError::Read {
                 model: self.model.to_string(),
                 tensor: self.view.name().to_string(),
                 error,
-            }),
+            });
         }
+        out.copy_from_slice(&self.view.data()[bytes]);
+        Ok(())
+    }
+
+    pub(crate) fn not_finite(&self, elements: Range<usize>) -> MetricsError {
+        MetricsError::NotFinite {
+            model: self.model.to_string(),
+            tensor: self.view.name().to_string(),
+            first: elements.start,
+            last: elements.end.saturating_sub(1),
+        }
+    }
+
+    pub(crate) fn no_conversion(&self, error: ConvertError) -> MetricsError {
+        MetricsError::Convert { model: self.model.to_string(), tensor: self.view.name().to_string(), error }
     }
 }
 
@@ -60,19 +97,13 @@ pub(crate) fn geometry(shape: &[usize]) -> (usize, usize) {
     }
 }
 
-/// Bytes of widened elements that a thread holds at once, so that they stay in a second-level cache with the sums.
-const HELD: usize = 1 << 20;
-/// Bytes of sums per column, likewise.
-const SUMS: usize = 512 << 10;
+/// Bytes of elements that a thread holds at once, at two for each, so that they stay in a second-level cache.
+const HELD: usize = 512 << 10;
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// The default length of a block for `n` operands: [`STEPS`] rows of as many columns as stay in cache.
-pub(crate) fn default_block(n: usize, batches: usize) -> usize {
-    let by_elements = HELD / (n.max(1) * STEPS * size_of::<f32>());
-    let by_sums = SUMS / (pairs(n.max(1)) * batches * size_of::<f64>());
-    STEPS * (by_elements.min(by_sums) & !7).clamp(8, 1024)
+/// The default length of a block for `n` operands.
+pub(crate) fn default_block(n: usize) -> usize {
+    let least = STEPS * LANES;
+    (HELD / (2 * n.max(1)) / least * least).clamp(least, 128 * least)
 }
 
 impl Stack<'_> {
@@ -117,13 +148,13 @@ impl Stack<'_> {
     ) -> Result<(), MetricsError> {
         let length = elements.len();
         buffers.values.resize(length.max(buffers.values.len()), 0.0);
-        let values = &mut buffers.values[..length];
+        let (values, bytes) = (&mut buffers.values[..length], &mut buffers.bytes);
         if let Some(base) = &self.base {
             buffers.base.resize(length.max(buffers.base.len()), 0.0);
-            base.read(elements.clone(), &mut buffers.base[..length])?;
+            base.read_through(elements.clone(), bytes, &mut buffers.base[..length])?;
         }
         for (i, operand) in self.operands.iter().enumerate() {
-            operand.read(elements.clone(), values)?;
+            operand.read_through(elements.clone(), bytes, values)?;
             if self.base.is_some() {
                 for (value, base) in values.iter_mut().zip(&buffers.base) {
                     *value -= base;
@@ -132,24 +163,6 @@ impl Stack<'_> {
             take(i, values);
         }
         Ok(())
-    }
-
-    /// Brings a part of some rows into cache.
-    ///
-    /// A strip's rows are far apart, which no hardware prefetcher follows, and the loop that widens has too few loads
-    /// under way to hide the latency of memory. Here nothing but loads stands, one for each line.
-    pub(crate) fn fetch(&self, rows: Range<usize>, first: usize, width: usize) {
-        let mut any = 0;
-        for operand in self.operands.iter().chain(&self.base) {
-            let (data, size) = (operand.view.data(), operand.view.dtype().size());
-            for row in rows.clone() {
-                let start = (row * self.columns + first) * size;
-                for line in data[start..start + width * size].chunks(LINE) {
-                    any |= line[0];
-                }
-            }
-        }
-        std::hint::black_box(any);
     }
 
     /// Reads `elements` of operand `i` alone, as it is.
@@ -187,12 +200,14 @@ impl Stack<'_> {
 pub(crate) struct Buffers {
     values: Vec<f32>,
     base: Vec<f32>,
+    bytes: Vec<u8>,
 }
 
 /// Memory of a thread, kept from unit to unit. What is in it is whatever the last unit left.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) buffers: Buffers,
+    pub(crate) block: Block,
     pub(crate) panel: Vec<Lane>,
     pub(crate) totals: Vec<Total>,
 }

@@ -157,22 +157,31 @@ impl Destination for Files<'_> {
 
 /// Writes everything but the weights.
 fn write_beside(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &InputHashes) -> Result<(), RunError> {
-    staging.write_file(CONFIG_FILE, &plan.config.to_bytes())?;
-    let tokenizer = plan.models[plan.tokenizer_from].dir.tokenizer();
-    let generation = plan.models[plan.config_from].dir.path().join(GENERATION_CONFIG_FILE);
-    for path in tokenizer.paths().chain(generation.exists().then_some(generation)) {
-        let bytes = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for (name, bytes) in side_files(plan)? {
         staging.write_file(&name, &bytes)?;
-    }
-    if let Some(template) = &plan.chat_template {
-        for (name, bytes) in tokenizer.with_chat_template(template)? {
-            staging.write_file(&name, &bytes)?;
-        }
     }
     let title = staging.out_dir().file_name().unwrap_or_default().to_string_lossy();
     staging.write_file(card::FILE, card::card(plan, &title).as_bytes())?;
     let manifest = format!("{:#}\n", manifest(plan, layout, hashes));
     staging.write_file(manifest::FILE, manifest.as_bytes())?;
     Ok(())
+}
+
+/// The files that a model has beside its weights, by name and content: configuration, tokenizer, and defaults for
+/// generation. It is what [`run`] writes.
+///
+/// # Errors
+/// A file that cannot be read, or a tokenizer that the chat template cannot be put into.
+pub fn side_files(plan: &MergePlan) -> Result<BTreeMap<String, Vec<u8>>, RunError> {
+    let mut files = BTreeMap::from([(CONFIG_FILE.to_string(), plan.config.to_bytes())]);
+    let tokenizer = plan.models[plan.tokenizer_from].dir.tokenizer();
+    let generation = plan.models[plan.config_from].dir.path().join(GENERATION_CONFIG_FILE);
+    for path in tokenizer.paths().chain(generation.exists().then_some(generation)) {
+        let bytes = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+        files.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes);
+    }
+    if let Some(template) = &plan.chat_template {
+        files.extend(tokenizer.with_chat_template(template)?);
+    }
+    Ok(files)
 }

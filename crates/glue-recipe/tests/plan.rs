@@ -473,3 +473,34 @@ fn options_come_before_the_recipe() {
     assert_eq!(plan.models[0].name, "stage");
     assert!(plan.models[0].dir.path().ends_with("models/ft2"));
 }
+
+#[test]
+fn models_stay_open_for_plans_to_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let names = ["a", "b"];
+    for (name, from) in names.iter().zip(["ft1", "ft2"]) {
+        let (to, from) = (directory.path().join(name), golden().join("models").join(from));
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    let text = "merge_method: linear\nmodels: [{model: a}, {model: ./b}]\nparameters: {weight: 1}\n";
+    let recipe = Recipe::parse(text, "r.yml", &Registry::builtin()).unwrap().remove(0);
+    let mut options = PlanOptions::default();
+    options.directory = directory.path().into();
+    let first = plan(&recipe, &options).unwrap();
+    // Nothing of them is read again: not even whether they are still there.
+    std::fs::remove_dir_all(directory.path().join("b")).unwrap();
+    let mut other = options.clone();
+    other.seed = Some(1);
+    let second = plan(&recipe, &other).unwrap();
+    for (a, b) in first.models.iter().zip(&second.models) {
+        assert!(std::sync::Arc::ptr_eq(&a.dir, &b.dir));
+    }
+    assert_eq!(first.notes, second.notes);
+    let mut fresh = PlanOptions::default();
+    fresh.directory = directory.path().into();
+    assert!(plan(&recipe, &fresh).is_err());
+}

@@ -15,6 +15,8 @@ mod merge;
 mod report;
 mod similarity;
 
+pub(crate) use report::machine;
+
 /// What can be measured.
 #[derive(Subcommand)]
 pub(crate) enum Bench {

@@ -125,7 +125,7 @@ fn operator(measured: &Measured) -> Value {
 }
 
 /// The processor and the number of threads it runs.
-pub(super) fn machine() -> String {
+pub(crate) fn machine() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let threads = thread::available_parallelism().map_or(1, usize::from);

@@ -1,5 +1,7 @@
 //! `glue align`: one model's units put in the order of another's.
 
+mod activations;
+
 use super::recipes;
 use crate::app::Global;
 use crate::failure::Failure;
@@ -7,8 +9,12 @@ use crate::progress::AlignProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use activations::Activations;
 use clap::ValueEnum;
-use glue_align::{AlignError, AlignOptions, Alignment, GroupKind, Kinds, Method, WriteOptions, align, write_aligned};
+use glue_align::{
+    AlignError, AlignOptions, Alignment, GroupKind, Kinds, Measure, Method, Symmetry, WriteOptions, align, sites,
+    write_aligned,
+};
 use glue_tensor::{ModelDir, ModelDirError};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -18,11 +24,12 @@ use std::time::Instant;
 ///
 /// Neurons, heads and the dimensions of the residual stream can change places without changing what a model computes. Two
 /// models that were trained apart are merged in vain as long as their units stand in different orders; this finds the
-/// order in which their weights are closest, and writes MODEL in it to OUT_DIR.
+/// order in which their weights are closest, or what they compute on a text, and writes MODEL in it to OUT_DIR.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue align models/a models/b aligned-b
   glue align models/a models/b aligned-b --kinds neurons,heads
+  glue align models/a models/b aligned-b --method activations --text calibration.txt
   glue align models/a models/b aligned-b --dry-run --json")]
 pub(crate) struct Args {
     /// Directory of the model whose order is wanted
@@ -33,6 +40,15 @@ pub(crate) struct Args {
 
     /// Directory to write the aligned model to
     out_dir: PathBuf,
+
+    /// What is compared
+    #[arg(long, value_enum, default_value_t = By::Weights)]
+    method: By,
+
+    /// File of text that both models run over, a text on every line; may be given several times. Some ten thousand tokens of
+    /// what the models are for will do
+    #[arg(long, value_name = "FILE", required_if_eq("method", "activations"))]
+    text: Vec<PathBuf>,
 
     /// What may change places; all of it when not given
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -45,6 +61,15 @@ pub(crate) struct Args {
     /// Find the order and show what it gains, and write nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// The weights
+    Weights,
+    /// Activations on a text
+    Activations,
 }
 
 /// What may change places.
@@ -65,20 +90,54 @@ enum Kind {
 /// Matches, writes and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let (reference, model) = (open(&args.reference)?, open(&args.model)?);
+    if args.method == By::Weights && !args.text.is_empty() {
+        return Err(wrong("--text has no use when weights are compared".to_owned())
+            .hint(Some("--method activations compares what the models compute on it")));
+    }
     let options = AlignOptions { kinds: kinds(&args.kinds), ..AlignOptions::default() };
     let pool = recipes::pool(global)?;
     let progress = AlignProgress::new(model.checkpoint().total_bytes(), shell);
     let start = Instant::now();
+    let activations = match args.method {
+        By::Weights => None,
+        By::Activations => {
+            let sites = Symmetry::derive(model.config(), model.checkpoint(), options.kinds)
+                .and_then(|symmetry| sites(&symmetry));
+            let sites = sites.map_err(failure)?;
+            Some(Activations::open(&args.reference, &args.model, &args.text, sites, options.max_bytes, &progress)?)
+        }
+    };
+    let tokens = activations.as_ref().map(Activations::tokens);
+    let method = activations.as_ref().map_or(Method::Weights, |source| Method::Activations(source));
     let alignment = pool.install(|| {
-        let alignment = align(&reference, &model, Method::Weights, &options, &progress)?;
+        let alignment = align(&reference, &model, method, &options, &progress)?;
         if !args.dry_run {
             let options = WriteOptions { max_shard_bytes: args.max_shard_size };
             write_aligned(&model, &alignment, &args.out_dir, &options, &progress)?;
         }
         Ok(alignment)
     });
+    drop(activations);
     drop(progress);
-    print(args, &alignment.map_err(failure)?, start.elapsed(), shell)
+    print(args, &alignment.map_err(failure)?, tokens, start.elapsed(), shell)
+}
+
+/// A failure of the caller's, in these words.
+fn wrong(message: String) -> Failure {
+    Failure::refused(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))
+}
+
+/// Mean correlation of the units that stand in the same place, before and after.
+fn correlations(alignment: &Alignment) -> Option<(f64, f64)> {
+    if alignment.measure != Measure::ActivationCorrelation {
+        return None;
+    }
+    let units = |group: &glue_align::AlignedGroup| group.permutation.len() as f64;
+    let mean = |of: fn(&glue_align::AlignedGroup) -> f64| {
+        let sum: f64 = alignment.groups.iter().map(|group| units(group) * of(group)).sum();
+        sum / alignment.groups.iter().map(units).sum::<f64>().max(1.0)
+    };
+    Some((mean(|group| group.before), mean(|group| group.after)))
 }
 
 fn open(path: &Path) -> Result<ModelDir, Failure> {
@@ -124,7 +183,14 @@ const KINDS: [(GroupKind, &str); 6] = [
     (GroupKind::Residual, "dimensions of the residual stream"),
 ];
 
-fn print(args: &Args, alignment: &Alignment, time: std::time::Duration, shell: &mut Shell<'_>) -> Result<(), Failure> {
+fn print(
+    args: &Args,
+    alignment: &Alignment,
+    tokens: Option<usize>,
+    time: std::time::Duration,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
+    let correlations = correlations(alignment);
     let moved = KINDS.map(|(kind, name)| (name, alignment.moved(kind))).into_iter().filter(|(_, (_, all))| *all > 0);
     if shell.json() {
         let moved: serde_json::Map<String, serde_json::Value> =
@@ -133,6 +199,10 @@ fn print(args: &Args, alignment: &Alignment, time: std::time::Duration, shell: &
             "reference": args.reference.display().to_string(),
             "model": args.model.display().to_string(),
             "output": (!args.dry_run).then(|| args.out_dir.display().to_string()),
+            "method": match args.method { By::Weights => "weights", By::Activations => "activations" },
+            "tokens": tokens,
+            "correlation_before": correlations.map(|(before, _)| before),
+            "correlation_after": correlations.map(|(_, after)| after),
             "sweeps": alignment.sweeps,
             "converged": alignment.converged,
             "cosine_before": alignment.cosine_before,
@@ -153,6 +223,12 @@ fn print(args: &Args, alignment: &Alignment, time: std::time::Duration, shell: &
         units::things(alignment.sweeps, "sweep", "sweeps"),
         units::duration(time)
     );
+    if let (Some((before, after)), Some(tokens)) = (correlations, tokens) {
+        text += &format!(
+            "correlation of units in the same place, mean: {before:.4} before, {after:.4} after, on {} tokens\n",
+            units::count(tokens as u64)
+        );
+    }
     if !args.dry_run {
         text += &format!("written to {}\n", args.out_dir.display());
     }

@@ -1,5 +1,6 @@
 //! `glue eval`: scores of a model in tasks.
 
+use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
@@ -9,15 +10,17 @@ use crate::table::{Align, Table};
 use crate::units;
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request, Scores};
 use glue_eval::{
-    Cache, EvalError, EvalOptions, LocalModel, Report, Task, TaskError, evaluate, load_tasks, preview, select,
+    Cache, EvalError, EvalOptions, LanguageModel, LocalModel, Report, RoutedModel, Task, TaskError, evaluate,
+    load_tasks, preview, select,
 };
-use glue_lm::Cancel;
+use glue_lm::{AnyTextModel, Cancel, RoutingLog};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Score a model in tasks
@@ -112,19 +115,74 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     // Before the work, so that a file that cannot be written does not cost it.
     let samples = args.samples.as_deref().map(SampleFile::create).transpose()?;
     let pool = recipes::pool(global)?;
-    let model = models::open_with_tokenizer(&args.model)?;
-    let model = LocalModel::new(model, args.model.display().to_string()).map_err(Failure::failed)?;
-    let model = model.with_directory(&args.model).with_cancel(Cancel::when(shell.stop_flag()));
+    let (model, mut routing) = open(args, Cancel::when(shell.stop_flag()))?;
     let start = Instant::now();
     let progress = RequestProgress::new(shell);
-    let report = pool.install(|| evaluate(&model, &tasks, &options, &progress));
+    let report = pool.install(|| match &mut routing {
+        None => evaluate(&*model, &tasks, &options, &progress),
+        Some(routing) => evaluate_each(&*model, &tasks, &options, &progress, routing),
+    });
     drop(progress);
     let report = report.map_err(eval_refusal)?;
     let seconds = start.elapsed();
     if let Some(file) = samples {
         file.write(&report)?;
     }
-    print(&report, seconds, shell)
+    print(&report, routing.as_ref(), seconds, shell)
+}
+
+/// The model to be scored, and where its experts are counted if it has any.
+fn open(args: &Args, cancel: Cancel) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
+    let name = args.model.display().to_string();
+    match models::open_any(&args.model)? {
+        AnyTextModel::Routed(mixture) => {
+            let log = Arc::new(mixture.routing_log());
+            let experts = mixture.spec().experts.clone();
+            let mixture = mixture.with_routing_log(Arc::clone(&log));
+            let model = RoutedModel::new(mixture, name).map_err(Failure::failed)?;
+            let model = model.with_directory(&args.model).with_cancel(&cancel);
+            Ok((Box::new(model), Some(RoutingLoads::new(log, experts))))
+        }
+        AnyTextModel::One(mut text) => {
+            let gates = text.model.gates();
+            let routing = gates.iter().map(|gate| gate.experts).max().map(|count| {
+                let named = text.model.mixture().map(|spec| spec.experts.clone());
+                let experts = named.unwrap_or_else(|| (0..count).map(|expert| expert.to_string()).collect());
+                RoutingLoads::new(Arc::new(RoutingLog::new(&gates)), experts)
+            });
+            if let Some(routing) = &routing {
+                text.model = text.model.with_routing_log(Arc::clone(&routing.log));
+            }
+            let model = LocalModel::new(*text, name).map_err(Failure::failed)?;
+            Ok((Box::new(model.with_directory(&args.model).with_cancel(cancel)), routing))
+        }
+        _ => Err(Failure::failed(io::Error::other("a kind of model that cannot be scored"))),
+    }
+}
+
+/// Scores one task after another, and notes who was routed where in each.
+fn evaluate_each(
+    model: &dyn LanguageModel,
+    tasks: &[Task],
+    options: &EvalOptions,
+    progress: &RequestProgress,
+    routing: &mut RoutingLoads,
+) -> Result<Report, EvalError> {
+    let mut all = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
+    if tasks.is_empty() {
+        return Err(EvalError::NoTasks);
+    }
+    for task in tasks {
+        let before = routing.log.loads();
+        let report = evaluate(model, std::slice::from_ref(task), options, progress)?;
+        let loads = routing.log.loads().iter().zip(&before).map(|(now, before)| now.since(before)).collect();
+        if let Some(first) = report.tasks.first() {
+            routing.tasks.push((first.name.clone(), loads));
+        }
+        all.tasks.extend(report.tasks);
+        all.samples.extend(report.samples);
+    }
+    Ok(all)
 }
 
 fn options(args: &Args, global: &Global) -> Result<EvalOptions, Failure> {
@@ -192,9 +250,17 @@ fn plan(args: &Args, tasks: &[Task], options: &EvalOptions, shell: &mut Shell<'_
     shell.print(&table.render(|line| shell.heading(line)))
 }
 
-fn print(report: &Report, time: Duration, shell: &mut Shell<'_>) -> Result<(), Failure> {
+fn print(
+    report: &Report,
+    routing: Option<&RoutingLoads>,
+    time: Duration,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
     if shell.json() {
         let mut document = report.to_json();
+        if let Some(routing) = routing {
+            document["routing"] = routing.to_json();
+        }
         document["seconds"] = json!(time.as_secs_f64());
         return shell.print_json(&document);
     }
@@ -229,6 +295,10 @@ fn print(report: &Report, time: Duration, shell: &mut Shell<'_>) -> Result<(), F
         for note in &task.notes {
             let _ = writeln!(text, "{}: {note}", task.name);
         }
+    }
+    if let Some(routing) = routing {
+        text.push('\n');
+        text += &routing.text(|line| shell.heading(line));
     }
     let cached = report.tasks.iter().filter(|task| task.cached).count();
     let _ = match cached {

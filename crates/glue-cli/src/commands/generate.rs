@@ -6,7 +6,7 @@ use crate::failure::{Failure, of_file};
 use crate::shell::{HEADING, Shell, paint};
 use crate::units;
 use glue_lm::{
-    ChatOptions, DateTime, Finish, GenerateOptions, Generated, Message, Prompt, Sampling, TextError, TextModel,
+    AnyTextModel, ChatOptions, DateTime, Finish, GenerateOptions, Generated, Message, Prompt, Sampling, TextError,
 };
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -92,7 +92,7 @@ fn positive(text: &str) -> Result<usize, String> {
 /// Generates and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let texts = prompts(args)?;
-    let model = models::open_with_tokenizer(&args.model)?;
+    let model = models::open_any(&args.model)?;
     let prompts = texts.iter().map(|text| prompt(args, &model, text)).collect::<Result<Vec<_>, _>>()?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
 
 /// Shows each piece of the only answer as soon as it is certain.
 fn stream(
-    model: &TextModel,
+    model: &AnyTextModel,
     prompt: &Prompt,
     options: &GenerateOptions,
     pool: &rayon::ThreadPool,
@@ -180,7 +180,7 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
     Ok(texts)
 }
 
-fn prompt(args: &Args, model: &TextModel, text: &str) -> Result<Prompt, Failure> {
+fn prompt(args: &Args, model: &AnyTextModel, text: &str) -> Result<Prompt, Failure> {
     if !args.chat {
         return Ok(Prompt::text(text));
     }

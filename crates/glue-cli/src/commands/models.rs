@@ -1,7 +1,7 @@
 //! Opening a model to run it.
 
 use crate::failure::Failure;
-use glue_lm::{LmError, Model, TextError, TextModel};
+use glue_lm::{AnyTextModel, LmError, Model, TextError, TextModel};
 use glue_tensor::CheckpointError;
 use glue_tensor::model_dir::ModelDirError;
 use std::path::Path;
@@ -13,10 +13,19 @@ pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
 
 /// The model in the directory at `path`, with its tokenizer.
 pub(crate) fn open_with_tokenizer(path: &Path) -> Result<TextModel, Failure> {
-    TextModel::open(path).map_err(|error| match error {
+    TextModel::open(path).map_err(|error| cannot_read(path, error))
+}
+
+/// The model in the directory at `path` with its tokenizer, or the whole models that are mixed there.
+pub(crate) fn open_any(path: &Path) -> Result<AnyTextModel, Failure> {
+    AnyTextModel::open(path).map_err(|error| cannot_read(path, error))
+}
+
+fn cannot_read(path: &Path, error: TextError) -> Failure {
+    match error {
         TextError::Model(error) => cannot_run(path, error),
         error => Failure::failed(error).context(format!("cannot run {}", path.display())),
-    })
+    }
 }
 
 /// A path with nothing at it is wrong usage; what is wrong with a model is a failure.
@@ -26,6 +35,7 @@ fn cannot_run(path: &Path, error: LmError) -> Failure {
         LmError::ModelDir(ModelDirError::NotFound { .. } | ModelDirError::Checkpoint(CheckpointError::NotFound { .. }))
     );
     let hint = match &error {
+        LmError::Unsupported { key, .. } if key == "whole" => Some("glue generate and glue eval run it"),
         LmError::Unsupported { .. } => Some("models that cannot be run here can still be merged"),
         LmError::MissingTensor { .. } | LmError::Shape { .. } | LmError::UnexpectedTensor { .. } => {
             Some("glue inspect shows what the checkpoint holds and what config.json says")

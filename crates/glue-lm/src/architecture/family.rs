@@ -14,8 +14,22 @@ pub(super) enum Window {
     All,
     /// With `use_sliding_window`, the layers from `max_window_layers` on, or as `layer_types` says.
     SwitchedOn,
+    /// With `use_sliding_window`, the layers 0, 2, 4, … below `max_window_layers`, or as `layer_types` says.
+    EverySecondSwitchedOn,
     /// Layers 0, 2, 4, …, or as `layer_types` says.
     EverySecond,
+}
+
+/// Which keys say what experts a model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpertKeys {
+    /// It has none.
+    None,
+    /// `num_local_experts`, as wide inside as `intermediate_size`, in all layers.
+    Mixtral,
+    /// `num_experts`, `moe_intermediate_size`, `shared_expert_intermediate_size`, `norm_topk_prob`, `mlp_only_layers`,
+    /// `decoder_sparse_step`.
+    Qwen,
 }
 
 /// What is particular to a `model_type`. Values are those of the configuration classes of transformers 5.23.
@@ -48,12 +62,14 @@ pub(super) struct Family {
     pub(super) tied: bool,
     /// Biases of queries, keys and values that no key switches.
     pub(super) qkv_bias: bool,
+    /// Whether the key `qkv_bias` switches them.
+    pub(super) qkv_bias_key: bool,
     /// Whether `attention_bias` is read.
     pub(super) attention_bias: bool,
     /// Whether `mlp_bias` is read.
     pub(super) mlp_bias: bool,
     pub(super) storage: Storage,
-    pub(super) experts: bool,
+    pub(super) experts: ExpertKeys,
     pub(super) window: Window,
     /// `sliding_window` when absent; null means none.
     pub(super) window_default: Option<usize>,
@@ -83,10 +99,11 @@ const LLAMA: Family = Family {
     scaled_embedding: false,
     tied: false,
     qkv_bias: false,
+    qkv_bias_key: false,
     attention_bias: true,
     mlp_bias: true,
     storage: Storage::Separate,
-    experts: false,
+    experts: ExpertKeys::None,
     window: Window::None,
     window_default: None,
     partial_rotary: false,
@@ -120,7 +137,7 @@ const QWEN2: Family = Family {
 };
 
 /// All of them.
-static FAMILIES: [Family; 8] = [
+static FAMILIES: [Family; 9] = [
     LLAMA,
     MISTRAL,
     QWEN2,
@@ -138,9 +155,18 @@ static FAMILIES: [Family; 8] = [
         architecture: "MixtralForCausalLM",
         norm_eps: 1e-5,
         rope_theta: 1e6,
-        experts: true,
+        experts: ExpertKeys::Mixtral,
         window_default: None,
         ..MISTRAL
+    },
+    Family {
+        model_type: "qwen2_moe",
+        architecture: "Qwen2MoeForCausalLM",
+        kv_heads: Some(16),
+        qkv_bias_key: true,
+        experts: ExpertKeys::Qwen,
+        window: Window::EverySecondSwitchedOn,
+        ..QWEN2
     },
     Family {
         model_type: "gemma2",

@@ -1,6 +1,6 @@
 //! Typed reading of a configuration, and the keys that are refused.
 
-use super::family::Family;
+use super::family::{ExpertKeys, Family};
 use crate::error::LmError;
 use glue_tensor::Config;
 use serde_json::Value;
@@ -148,9 +148,13 @@ impl<'a> Keys<'a> {
                 "query_pre_attn_scalar" => family.query_scalar.is_some(),
                 "attention_bias" => family.attention_bias,
                 "mlp_bias" => family.mlp_bias,
-                "num_experts" | "num_local_experts" => family.experts,
+                "num_experts" | "num_local_experts" => family.experts != ExpertKeys::None,
+                "mlp_only_layers"
+                | "decoder_sparse_step"
+                | "moe_intermediate_size"
+                | "shared_expert_intermediate_size" => family.experts == ExpertKeys::Qwen,
                 // Says of this family what is so without it.
-                "qkv_bias" => family.qkv_bias,
+                "qkv_bias" => family.qkv_bias || family.qkv_bias_key,
                 "use_qk_norm" => family.qk_norm != super::QkNorm::None,
                 _ => false,
             };
@@ -174,7 +178,7 @@ impl<'a> Keys<'a> {
             }
         }
         // Switched-off values of these two are not the usual ones.
-        for (key, family_is) in [("norm_topk_prob", family.experts), ("use_rms_norm", true)] {
+        for (key, family_is) in [("norm_topk_prob", family.experts == ExpertKeys::Mixtral), ("use_rms_norm", true)] {
             if family_is && self.flag(key)? == Some(false) {
                 return Err(LmError::Unsupported {
                     key: key.to_owned(),

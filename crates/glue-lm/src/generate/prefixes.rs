@@ -52,6 +52,24 @@ pub(super) fn shared_prefixes(prompts: &[&[u32]]) -> Vec<Node> {
     nodes
 }
 
+/// The different ones of `prompts`, which are sorted and not empty, each a node of its own.
+pub(super) fn whole_prompts(prompts: &[&[u32]]) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for (index, prompt) in prompts.iter().enumerate() {
+        match nodes.last_mut().filter(|last| prompts[last.prompt] == *prompt) {
+            Some(last) => last.ends.end = index + 1,
+            None => nodes.push(Node {
+                parent: None,
+                prompt: index,
+                range: 0..prompt.len(),
+                ends: index..index + 1,
+                has_children: false,
+            }),
+        }
+    }
+    nodes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +108,15 @@ mod tests {
             ]
         );
         assert_eq!(shared_prefixes(&[]), []);
+    }
+
+    #[test]
+    fn whole_prompts_share_nothing_with_longer_ones() {
+        let prompts: [&[u32]; 4] = [&[1, 2], &[1, 2], &[1, 2, 3], &[7]];
+        let nodes = whole_prompts(&prompts);
+        let shape: Vec<_> = nodes.iter().map(|n| (n.parent, n.range.clone(), n.ends.clone())).collect();
+        assert_eq!(shape, [(None, 0..2, 0..2), (None, 0..3, 2..3), (None, 0..1, 3..4)]);
+        assert_eq!(rebuilt(&prompts, &nodes), prompts);
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Attention with its projections: rotary embedding, norms of queries and keys, grouped heads.
 
+use super::observer::Here;
 use crate::norm::RmsNorm;
 use crate::ops::{AttentionSpec, Segment, attention, linear};
 use crate::rope::{Angles, rotate};
@@ -9,9 +10,9 @@ use std::sync::Arc;
 
 /// A weight [out, in] and its bias.
 #[derive(Debug)]
-pub(super) struct Projection {
-    pub(super) weight: Weight,
-    pub(super) bias: Option<Vec<f32>>,
+pub(crate) struct Projection {
+    pub(crate) weight: Weight,
+    pub(crate) bias: Option<Vec<f32>>,
 }
 
 impl Projection {
@@ -49,9 +50,12 @@ impl AttentionBlock {
         v: &Tensor,
         angles: &Arc<Angles>,
         segments: Arc<[Segment]>,
+        here: &mut Here<'_>,
     ) -> Result<Tensor> {
         let q = self.normed_and_turned(&self.q, &self.q_norm, x, angles)?;
-        self.o.forward(&attention(&q, k, v, segments, &self.spec)?)
+        let y = attention(&q, k, v, segments, &self.spec)?;
+        here.attention_output(&y)?;
+        self.o.forward(&y)
     }
 
     fn normed_and_turned(

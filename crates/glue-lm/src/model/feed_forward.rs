@@ -1,13 +1,17 @@
 //! What follows attention in a layer: a gated MLP, or a mixture of them.
 //!
-//! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the router's logits, of which the largest few are kept and brought
-//! to sum 1.
+//! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and brought to
+//! sum 1; in Qwen2-MoE's they may stay as they are, and an expert of everyone's is added, times the sigmoid of a gate of its own.
 
 use super::attention_block::Projection;
-use super::{floats, select};
+use super::gate::{Gates, Router};
+use super::observer::Here;
+use super::select;
 use crate::architecture::Activation;
-use crate::ops::gated;
-use candle_core::{Device, Result, Tensor};
+use crate::error::LmError;
+use crate::ops::{Routes, add, combine, gated};
+use crate::tree::Tree;
+use candle_core::{Result, Tensor};
 
 /// down(act(gate(x)) · up(x))
 #[derive(Debug)]
@@ -19,92 +23,124 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&gated(&self.gate.forward(x)?, &self.up.forward(x)?, self.activation)?)
+    pub(super) fn forward(&self, x: &Tensor, here: Option<&mut Here<'_>>) -> Result<Tensor> {
+        let y = gated(&self.gate.forward(x)?, &self.up.forward(x)?, self.activation)?;
+        if let Some(here) = here {
+            here.neurons(&y)?;
+        }
+        self.down.forward(&y)
     }
 }
 
-/// MLPs of which each token uses a few.
+/// MLPs of which each token, or each sample, uses a few.
 #[derive(Debug)]
 pub(super) struct MixtureOfExperts {
-    /// [experts, hidden]
-    pub(super) router: Projection,
+    pub(super) router: Router,
     pub(super) experts: Vec<Mlp>,
-    pub(super) per_token: usize,
+    pub(super) shared: Option<SharedExpert>,
+}
+
+/// An MLP of everyone's, and its gate [1, hidden].
+#[derive(Debug)]
+pub(super) struct SharedExpert {
+    pub(super) gate: Projection,
+    pub(super) mlp: Mlp,
 }
 
 impl MixtureOfExperts {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let logits = self.router.forward(x)?;
-        let mut chosen: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); self.experts.len()];
-        for (row, logits) in floats(&logits)?.chunks_exact(self.experts.len()).enumerate() {
-            for (expert, weight) in top_experts(logits, self.per_token) {
-                chosen[expert].0.push(row as u32);
-                chosen[expert].1.push(weight);
+    /// The output for the rows `wanted` of `x`, which holds the rows `present`, and the rows themselves: all when absent.
+    fn forward(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        tree: &Tree,
+        gates: &mut Gates<'_>,
+        rows: [Option<&[usize]>; 2],
+    ) -> std::result::Result<(Tensor, Tensor), LmError> {
+        let [present, wanted] = rows;
+        let kept = |x: &Tensor| match (present, wanted) {
+            (Some(present), Some(wanted)) if present.len() > wanted.len() => {
+                let place = |row: &usize| present.partition_point(|other| other < row) as u32;
+                select(x, &wanted.iter().map(place).collect::<Vec<_>>())
             }
-        }
-        let mut sum = x.zeros_like()?;
-        for (expert, (rows, weights)) in self.experts.iter().zip(chosen) {
-            if rows.is_empty() {
-                continue;
+            _ => Ok(x.clone()),
+        };
+        let (residual, kept_x) = (kept(residual)?, kept(x)?);
+        let (scored, decider) = match self.router.pool {
+            None => (self.router.score_tokens(gates, &kept_x)?, (0..kept_x.dim(0)?).collect()),
+            Some(pool) => {
+                let scored = self.router.score_samples(pool, tree, gates, x, present)?;
+                (scored, Router::samples_of(gates, wanted.or(present)))
             }
-            let y = expert.forward(&select(x, &rows)?)?;
-            let n = rows.len();
-            let y = y.broadcast_mul(&Tensor::from_vec(weights, (n, 1), &Device::Cpu)?)?;
-            sum = sum.index_add(&Tensor::from_vec(rows, n, &Device::Cpu)?, &y, 0)?;
+        };
+        let x = kept_x;
+        let (routes, shares) = scored.route(&decider)?;
+        let mut y = mix(&routes, &shares, &x, |expert, x| self.experts[expert].forward(x, None))?;
+        if let Some(shared) = &self.shared {
+            let gate = sigmoid(&shared.gate.forward(&x)?)?;
+            y = add(&y, &shared.mlp.forward(&x, None)?.broadcast_mul(&gate)?)?;
         }
-        Ok(sum)
+        Ok((y, residual))
     }
 }
 
-/// The experts with the largest logits and their shares, which sum to 1; of equal logits the lower number is first.
-fn top_experts(logits: &[f32], count: usize) -> Vec<(usize, f32)> {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    order.truncate(count);
-    // A softmax over all, brought to sum 1 over some, is the softmax over those.
-    let largest = order.first().map_or(0.0, |&first| logits[first]);
-    let exponentials: Vec<f32> = order.iter().map(|&expert| (logits[expert] - largest).exp()).collect();
-    let sum: f32 = exponentials.iter().sum();
-    order.into_iter().zip(exponentials).map(|(expert, e)| (expert, e / sum)).collect()
+/// 1 / (1 + e^-x)
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// The sum by share of what each expert makes of its rows of `x`.
+pub(super) fn mix(
+    routes: &Routes,
+    shares: &Tensor,
+    x: &Tensor,
+    run: impl Fn(usize, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut outputs = Vec::new();
+    for expert in 0..routes.experts.len() {
+        let rows = routes.rows_of(expert);
+        if rows.len() == routes.n_rows && !rows.is_empty() {
+            outputs.push(run(expert, x)?);
+        } else if !rows.is_empty() {
+            outputs.push(run(expert, &select(x, rows)?)?);
+        }
+    }
+    if outputs.is_empty() {
+        return Ok(x.clone());
+    }
+    combine(&Tensor::cat(&outputs, 0)?, shares, routes)
 }
 
 /// Either of the two.
 #[derive(Debug)]
 pub(super) enum FeedForward {
-    Dense(Mlp),
-    Experts(MixtureOfExperts),
+    Dense(Box<Mlp>),
+    Experts(Box<MixtureOfExperts>),
 }
 
 impl FeedForward {
-    /// [rows, hidden] to [rows, hidden].
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// The output for the rows `wanted`, the second of `rows`, of `x`, which holds those of the first, and `residual` for the same
+    /// rows: all when absent.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        tree: &Tree,
+        gates: &mut Gates<'_>,
+        rows: [Option<&[usize]>; 2],
+        here: &mut Here<'_>,
+    ) -> std::result::Result<(Tensor, Tensor), LmError> {
         match self {
-            FeedForward::Dense(mlp) => mlp.forward(x),
-            FeedForward::Experts(mixture) => mixture.forward(x),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_those_of_a_softmax_over_all_brought_to_one() {
-        let logits = [0.5f32, 2.0, -1.0, 1.0];
-        let all: Vec<f64> = logits.iter().map(|&l| f64::from(l).exp()).collect();
-        let kept = all[1] + all[3];
-        let found = top_experts(&logits, 2);
-        assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [1, 3]);
-        for (expert, share) in found {
-            // Rounding of f32.
-            assert!((f64::from(share) - all[expert] / kept).abs() < 1e-6);
+            FeedForward::Dense(mlp) => Ok((mlp.forward(x, Some(here))?, residual.clone())),
+            FeedForward::Experts(mixture) => mixture.forward(x, residual, tree, gates, rows),
         }
     }
 
-    #[test]
-    fn equal_logits_choose_the_lower_numbers() {
-        assert_eq!(top_experts(&[1.0, 1.0, 1.0], 2), [(0, 0.5), (1, 0.5)]);
+    /// The gate that routes samples, if there is one.
+    pub(super) fn router(&self) -> Option<&Router> {
+        match self {
+            FeedForward::Dense(_) => None,
+            FeedForward::Experts(mixture) => Some(&mixture.router),
+        }
     }
 }

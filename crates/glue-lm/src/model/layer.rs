@@ -2,10 +2,14 @@
 
 use super::attention_block::AttentionBlock;
 use super::feed_forward::FeedForward;
+use super::gate::Gates;
+use super::observer::Here;
 use super::select;
+use crate::error::LmError;
 use crate::norm::RmsNorm;
 use crate::ops::{Segment, add};
 use crate::rope::Angles;
+use crate::tree::Tree;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -20,43 +24,66 @@ pub(super) struct Layer {
     pub(super) after_mlp: Option<RmsNorm>,
 }
 
+/// What attention reads, its keys and its values.
+pub(super) struct Read {
+    pub(super) normed: Tensor,
+    pub(super) k: Tensor,
+    pub(super) v: Tensor,
+}
+
+/// Rows of a pass, ascending; all that there are when absent.
+pub(super) type SomeRows<'a> = Option<&'a [usize]>;
+
+/// Which rows a layer is run for.
+#[derive(Clone, Copy)]
+pub(super) struct LayerRows<'a> {
+    /// Those that the residual stream holds, and that have keys and values.
+    pub(super) keyed: SomeRows<'a>,
+    /// Those that attention is computed for.
+    pub(super) attended: SomeRows<'a>,
+    /// Those that come out.
+    pub(super) wanted: SomeRows<'a>,
+}
+
 impl Layer {
     /// What attention reads, and its keys and values, of the residual stream `x` [rows, hidden].
-    pub(super) fn keys_and_values(&self, x: &Tensor, angles: &Arc<Angles>) -> Result<(Tensor, Tensor, Tensor)> {
+    pub(super) fn read(&self, x: &Tensor, angles: &Arc<Angles>) -> Result<Read> {
         let normed = apply(&self.before_attention, x)?;
         let (k, v) = self.attention.keys_and_values(&normed, angles)?;
-        Ok((normed, k, v))
+        Ok(Read { normed, k, v })
     }
 
-    /// The residual stream after the layer, of all rows, or of those in `subset`.
+    /// The residual stream after the layer, of the rows wanted. `angles` are those of the rows that have keys.
     #[expect(clippy::too_many_arguments, reason = "one layer's worth of state, named at its single call")]
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        normed: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        read: &Read,
         angles: &Arc<Angles>,
-        subset: Option<&[usize]>,
+        rows: LayerRows<'_>,
         segments: Arc<[Segment]>,
-    ) -> Result<Tensor> {
-        let attended = match subset {
-            None => self.attention.attend(normed, k, v, angles, segments)?,
-            Some(rows) => {
-                let numbers: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-                let angles = Arc::new(angles.select(rows));
-                let attended = self.attention.attend(&select(normed, &numbers)?, k, v, &angles, segments)?;
-                return self.after(&select(x, &numbers)?, &attended);
+        tree: &Tree,
+        gates: &mut Gates<'_>,
+        mut here: Here<'_>,
+    ) -> std::result::Result<Tensor, LmError> {
+        let Read { normed, k, v } = read;
+        let (x, attended) = match rows.attended {
+            None => (x.clone(), self.attention.attend(normed, k, v, angles, segments, &mut here)?),
+            Some(attended) => {
+                let place = |row: &usize| rows.keyed.map_or(*row, |keyed| keyed.partition_point(|other| other < row));
+                let places: Vec<usize> = attended.iter().map(place).collect();
+                let numbers: Vec<u32> = places.iter().map(|&row| row as u32).collect();
+                let angles = Arc::new(angles.select(&places));
+                let y = self.attention.attend(&select(normed, &numbers)?, k, v, &angles, segments, &mut here)?;
+                (select(x, &numbers)?, y)
             }
         };
-        self.after(x, &attended)
-    }
-
-    /// From the output of attention on.
-    fn after(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
-        let x = add(x, &apply(&self.after_attention, attended)?)?;
-        let y = self.mlp.forward(&apply(&self.before_mlp, &x)?)?;
-        add(&x, &apply(&self.after_mlp, &y)?)
+        let x = add(&x, &apply(&self.after_attention, &attended)?)?;
+        let read = apply(&self.before_mlp, &x)?;
+        here.mlp_input(&read)?;
+        let present = rows.attended.or(rows.keyed);
+        let (y, x) = self.mlp.forward(&read, &x, tree, gates, [present, rows.wanted.or(present)], &mut here)?;
+        Ok(add(&x, &apply(&self.after_mlp, &y)?)?)
     }
 }
 

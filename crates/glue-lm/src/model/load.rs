@@ -1,9 +1,10 @@
 //! From an architecture and named tensors to a model: every tensor found, of the right shape, and none left over.
 
-use super::Model;
 use super::attention_block::{AttentionBlock, Projection};
-use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp};
+use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
+use super::gate::{Gate, Router, load_gate};
 use super::layer::Layer;
+use super::{Model, Stage, Tail};
 use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
 use crate::error::LmError;
 use crate::norm::RmsNorm;
@@ -11,35 +12,55 @@ use crate::ops::AttentionSpec;
 use crate::rope::RopeTables;
 use crate::weight::Weight;
 use crate::weights::Weights;
+use glue_mixture::{Level, MixtureSpec, Routing};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 /// Builds the model, or says what is missing, misshapen or left over.
-pub(super) fn model(architecture: Architecture, weights: &Weights) -> Result<Model, LmError> {
+pub(super) fn model(
+    architecture: Architecture,
+    mixture: Option<MixtureSpec>,
+    weights: &Weights,
+) -> Result<Model, LmError> {
     let arch = &architecture;
     let bare = !weights.contains("model.embed_tokens.weight") && weights.contains("embed_tokens.weight");
     let loader = Loader {
         weights,
         arch,
+        mixture: mixture.as_ref(),
+        gates: Cell::new(0),
         prefix: if bare { "" } else { "model." },
         used: RefCell::default(),
         bytes: Cell::new(0),
     };
     let vocabulary = [arch.vocab_size, arch.hidden_size];
     let embedding = loader.tensor("embed_tokens.weight", &vocabulary)?;
-    let layers = (0..arch.num_layers()).map(|index| loader.layer(index)).collect::<Result<_, _>>()?;
+    let first_of_tail = match &mixture {
+        Some(spec) if spec.level == Level::Model => spec.dense_layers,
+        _ => arch.num_layers(),
+    };
+    let layers = (0..first_of_tail).map(|index| loader.stage(index)).collect::<Result<_, _>>()?;
+    let tail = match &mixture {
+        Some(spec) if first_of_tail < arch.num_layers() => Some(loader.tail(spec, first_of_tail)?),
+        _ => None,
+    };
     let norm = loader.norm("norm", arch.hidden_size)?;
     let tied = arch.tied.unwrap_or(!weights.contains("lm_head.weight"));
     let head = if tied { embedding.clone() } else { loader.named("lm_head.weight".to_owned(), &vocabulary)? };
     loader.check_left_over(tied)?;
     let ropes = arch.ropes.iter().cloned().map(RopeTables::new).collect();
     let weight_bytes = loader.bytes.get();
-    Ok(Model { embedding, layers, norm, head, ropes, weight_bytes, architecture })
+    drop(loader);
+    let routing_log = None;
+    Ok(Model { embedding, layers, tail, norm, head, ropes, weight_bytes, architecture, mixture, routing_log })
 }
 
 struct Loader<'a> {
     weights: &'a Weights,
     arch: &'a Architecture,
+    mixture: Option<&'a MixtureSpec>,
+    /// Gates so far.
+    gates: Cell<usize>,
     prefix: &'static str,
     used: RefCell<BTreeSet<String>>,
     bytes: Cell<usize>,
@@ -74,8 +95,60 @@ impl Loader<'_> {
         Ok(Projection { weight, bias: bias.map(|bias| bias.to_f32()) })
     }
 
-    fn layer(&self, index: usize) -> Result<Layer, LmError> {
-        let norm = |name: &str| self.norm(&format!("layers.{index}.{name}"), self.arch.hidden_size);
+    /// A layer, or its experts.
+    fn stage(&self, index: usize) -> Result<Stage, LmError> {
+        match self.mixed_at(index) {
+            Some(spec) if spec.level == Level::Block => {
+                let router = Box::new(self.mixture_router(spec, index, format!("layers.{index}.gate."))?);
+                let expert = |expert| self.layer(index, &format!("layers.{index}.experts.{expert}."));
+                Ok(Stage::Mixed { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
+            }
+            _ => Ok(Stage::One(Box::new(self.layer(index, &format!("layers.{index}."))?))),
+        }
+    }
+
+    /// The mixture that has experts in this layer.
+    fn mixed_at(&self, index: usize) -> Option<&MixtureSpec> {
+        self.mixture.filter(|spec| spec.mixed_layers.contains(&index))
+    }
+
+    /// The experts of all layers from `first` on.
+    fn tail(&self, spec: &MixtureSpec, first: usize) -> Result<Tail, LmError> {
+        let router = self.mixture_router(spec, first, "gate.".to_owned())?;
+        let layers = first..self.arch.num_layers();
+        let expert = |expert: usize| {
+            layers.clone().map(|index| self.layer(index, &format!("layers.{index}.experts.{expert}."))).collect()
+        };
+        Ok(Tail { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
+    }
+
+    /// The gate whose tensors' names begin with `name`.
+    fn mixture_router(&self, spec: &MixtureSpec, layer: usize, name: String) -> Result<Router, LmError> {
+        let (experts, hidden) = (spec.experts.len(), self.arch.hidden_size);
+        let tensor = |name: String, shape: &[usize]| match self.weights.contains(&name) {
+            true => self.named(name, shape).map(Some),
+            false => Ok(None),
+        };
+        let gate = load_gate(spec.router, &format!("{}{name}", self.prefix), experts, hidden, &tensor)?;
+        Ok(Router {
+            number: self.next_gate(),
+            layer,
+            name: format!("{}{name}", self.prefix),
+            gate,
+            experts,
+            per_token: spec.experts_per_token,
+            normalised: true,
+            pool: (spec.routing == Routing::Sample).then_some(spec.pool),
+        })
+    }
+
+    fn next_gate(&self) -> usize {
+        self.gates.replace(self.gates.get() + 1)
+    }
+
+    /// A layer whose tensors' names begin with `at`.
+    fn layer(&self, index: usize, at: &str) -> Result<Layer, LmError> {
+        let norm = |name: &str| self.norm(&format!("{at}{name}"), self.arch.hidden_size);
         let (before, after) = match self.arch.norms {
             NormPlaces::Before => (["input_layernorm", "post_attention_layernorm"].map(Some), [None; 2]),
             NormPlaces::After => ([None; 2], ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some)),
@@ -86,17 +159,17 @@ impl Loader<'_> {
         };
         Ok(Layer {
             before_attention: before[0].map(norm).transpose()?,
-            attention: self.attention(index)?,
+            attention: self.attention(index, at)?,
             after_attention: after[0].map(norm).transpose()?,
             before_mlp: before[1].map(norm).transpose()?,
-            mlp: self.feed_forward(index)?,
+            mlp: self.feed_forward(index, at)?,
             after_mlp: after[1].map(norm).transpose()?,
         })
     }
 
-    fn attention(&self, index: usize) -> Result<AttentionBlock, LmError> {
+    fn attention(&self, index: usize, at: &str) -> Result<AttentionBlock, LmError> {
         let arch = self.arch;
-        let at = |name: &str| format!("layers.{index}.self_attn.{name}");
+        let at = |name: &str| format!("{at}self_attn.{name}");
         let (width, kv_width) = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim);
         let [q, k, v] = match arch.storage {
             Storage::Separate => {
@@ -131,13 +204,26 @@ impl Loader<'_> {
         })
     }
 
-    fn feed_forward(&self, index: usize) -> Result<FeedForward, LmError> {
-        let arch = self.arch;
-        let (hidden, inner, bias) = (arch.hidden_size, arch.intermediate_size, arch.mlp_bias);
-        if let Some(experts) = arch.experts {
-            return self.experts(index, experts).map(FeedForward::Experts);
+    fn feed_forward(&self, index: usize, at: &str) -> Result<FeedForward, LmError> {
+        if let Some(experts) = self.arch.experts.filter(|_| self.arch.layers[index].experts) {
+            return Ok(FeedForward::Experts(Box::new(self.experts(index, experts)?)));
         }
-        let at = |name: &str| format!("layers.{index}.mlp.{name}");
+        match self.mixed_at(index) {
+            Some(spec) if spec.level == Level::Ffn => {
+                let router = self.mixture_router(spec, index, format!("{at}mlp.gate."))?;
+                let expert = |expert| self.mlp(&format!("{at}mlp.experts.{expert}."), self.arch.intermediate_size);
+                let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
+                Ok(FeedForward::Experts(Box::new(MixtureOfExperts { router, experts, shared: None })))
+            }
+            _ => Ok(FeedForward::Dense(Box::new(self.mlp(&format!("{at}mlp."), self.arch.intermediate_size)?))),
+        }
+    }
+
+    /// An MLP whose tensors' names begin with `at`.
+    fn mlp(&self, at: &str, inner: usize) -> Result<Mlp, LmError> {
+        let arch = self.arch;
+        let (hidden, bias) = (arch.hidden_size, arch.mlp_bias);
+        let at = |name: &str| format!("{at}{name}");
         let [gate, up] = match arch.storage {
             Storage::Separate => {
                 let one = |name| self.projection(&at(name), inner, hidden, bias);
@@ -146,17 +232,18 @@ impl Loader<'_> {
             Storage::Fused => split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner]),
         };
         let down = self.projection(&at("down_proj"), hidden, inner, bias)?;
-        Ok(FeedForward::Dense(Mlp { gate, up, down, activation: arch.activation }))
+        Ok(Mlp { gate, up, down, activation: arch.activation })
     }
 
-    /// Experts stored as a tensor per projection (`block_sparse_moe`), or stacked (`mlp.experts`), as transformers holds them
-    /// from version 5 on.
+    /// Experts stored as a tensor per projection (`block_sparse_moe` of Mixtral, `mlp.experts` of Qwen2-MoE), or stacked
+    /// (`mlp.experts`), as transformers holds them from version 5 on.
     fn experts(&self, index: usize, experts: Experts) -> Result<MixtureOfExperts, LmError> {
         let arch = self.arch;
-        let (hidden, inner) = (arch.hidden_size, arch.intermediate_size);
+        let (hidden, inner) = (arch.hidden_size, experts.intermediate_size);
         let plain = |weight| Projection { weight, bias: None };
         let stacked = format!("layers.{index}.mlp.experts.gate_up_proj");
         let activation = arch.activation;
+        let (count, options) = (experts.count, experts);
         let (place, experts) = if self.weights.contains(&format!("{}{stacked}", self.prefix)) {
             let gate_up = self.tensor(&stacked, &[experts.count, 2 * inner, hidden])?;
             let down =
@@ -166,6 +253,9 @@ impl Loader<'_> {
                 Mlp { gate, up, down: plain(down.index(number)), activation }
             };
             ("mlp", (0..experts.count).map(expert).collect())
+        } else if options.shared.is_some() {
+            let expert = |number| self.mlp(&format!("layers.{index}.mlp.experts.{number}."), inner);
+            ("mlp", (0..count).map(expert).collect::<Result<Vec<_>, LmError>>()?)
         } else {
             let expert = |number| {
                 let one = |name: &str, out, width| {
@@ -178,9 +268,25 @@ impl Loader<'_> {
             };
             ("block_sparse_moe", (0..experts.count).map(expert).collect::<Result<Vec<_>, LmError>>()?)
         };
-        let per_token = arch.experts.map_or(1, |experts| experts.per_token);
-        let router = self.projection(&format!("layers.{index}.{place}.gate"), experts.len(), hidden, false)?;
-        Ok(MixtureOfExperts { router, experts, per_token })
+        let name = format!("layers.{index}.{place}.gate");
+        let router = Router {
+            number: self.next_gate(),
+            layer: index,
+            gate: Gate::Linear(self.projection(&name, count, hidden, false)?),
+            name: format!("{}{name}.", self.prefix),
+            experts: count,
+            per_token: options.per_token,
+            normalised: options.normalised,
+            pool: None,
+        };
+        let shared = |inner| {
+            let gate = self.projection(&format!("layers.{index}.mlp.shared_expert_gate"), 1, hidden, false)?;
+            Ok::<_, LmError>(SharedExpert {
+                gate,
+                mlp: self.mlp(&format!("layers.{index}.mlp.shared_expert."), inner)?,
+            })
+        };
+        Ok(MixtureOfExperts { router, experts, shared: options.shared.map(shared).transpose()? })
     }
 
     /// Refuses tensors that nothing has used, apart from those that are known to carry no information.
@@ -198,6 +304,7 @@ impl Loader<'_> {
                     format!("`num_hidden_layers` is {}, counted from 0", self.arch.num_layers())
                 }
                 _ if name.ends_with(".bias") => "the configuration asks for no such bias".to_owned(),
+                _ if self.mixture.is_some() => "this mixture has no use for it".to_owned(),
                 _ => format!("a model of type {} with this configuration has no use for it", self.arch.model_type),
             };
             return Err(LmError::UnexpectedTensor { name: name.to_owned(), reason });

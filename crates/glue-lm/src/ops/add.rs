@@ -36,11 +36,16 @@ impl CustomOp2 for Add {
         };
         Ok((CpuStorage::F32(out), a_at.shape().clone()))
     }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone())))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::gradients::check_gradients;
     use candle_core::Device;
 
     #[test]
@@ -53,5 +58,10 @@ mod tests {
         }
         let zeros = |n: usize| Tensor::zeros(n, candle_core::DType::F32, &Device::Cpu).unwrap();
         assert!(add(&zeros(2), &zeros(3)).is_err());
+    }
+
+    #[test]
+    fn gradients_are_those_of_differences() {
+        check_gradients(&[&[2, 3], &[2, 3]], 1.0, |x| add(&x[0], &x[1]));
     }
 }

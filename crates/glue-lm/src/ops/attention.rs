@@ -3,6 +3,8 @@
 //! Nothing is padded and nothing gathered: a segment names, in order of position, where its keys lie, in this pass or in
 //! what earlier passes kept, and each span is read in place.
 
+mod backward;
+
 use super::exp::{exp, tanh};
 use super::{PARALLEL_FROM, floats};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -144,6 +146,18 @@ impl CustomOp3 for Attention {
             });
         }
         Ok((CpuStorage::F32(out), q_at.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [of_q, of_k, of_v] = backward::gradients(self, q, k, v, grad)?;
+        Ok((Some(of_q), Some(of_k), Some(of_v)))
     }
 }
 

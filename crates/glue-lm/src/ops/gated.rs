@@ -3,7 +3,7 @@
 use super::exp::{exp, tanh};
 use super::floats;
 use crate::architecture::Activation;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// `activation(gate) * up`, element by element; both contiguous and of the same shape.
@@ -31,18 +31,60 @@ impl CustomOp2 for Gated {
         let (gate, up) = (floats(gate, gate_at)?, floats(up, up_at)?);
         let out = match self.0 {
             Activation::Silu => zip(gate, up, |g, u| g / (1.0 + exp(-g)) * u),
-            Activation::Gelu => zip(gate, up, |g, u| {
-                let phi = 0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(g) * std::f64::consts::FRAC_1_SQRT_2));
-                (f64::from(g) * phi) as f32 * u
-            }),
-            Activation::GeluTanh => zip(gate, up, |g, u| {
-                const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-                0.5 * g * (1.0 + tanh(SQRT_2_OVER_PI * (g + 0.044_715 * g * g * g))) * u
-            }),
+            Activation::Gelu => zip(gate, up, |g, u| (f64::from(g) * normal_cdf(g)) as f32 * u),
+            Activation::GeluTanh => zip(gate, up, |g, u| 0.5 * g * (1.0 + gelu_tanh(g)) * u),
             Activation::Relu => zip(gate, up, |g, u| g.max(0.0) * u),
         };
         Ok((CpuStorage::F32(out), gate_at.shape().clone()))
     }
+
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let slope = gate.apply_op1_no_bwd(&Slope(self.0))?;
+        let grad = grad.contiguous()?;
+        Ok((Some(grad.mul(&up.mul(&slope)?)?), Some(gated(gate, &grad, self.0)?)))
+    }
+}
+
+/// The derivative of an activation.
+struct Slope(Activation);
+
+impl CustomOp1 for Slope {
+    fn name(&self) -> &'static str {
+        "slope-of-activation"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = floats(x, at)?;
+        let out = match self.0 {
+            Activation::Silu => zip(x, x, |x, _| {
+                let sigmoid = 1.0 / (1.0 + exp(-x));
+                sigmoid * (1.0 + x * (1.0 - sigmoid))
+            }),
+            Activation::Gelu => zip(x, x, |x, _| {
+                let density = (-0.5 * f64::from(x).powi(2)).exp() / std::f64::consts::TAU.sqrt();
+                (normal_cdf(x) + f64::from(x) * density) as f32
+            }),
+            Activation::GeluTanh => zip(x, x, |x, _| {
+                let t = gelu_tanh(x);
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x)
+            }),
+            Activation::Relu => zip(x, x, |x, _| if x > 0.0 { 1.0 } else { 0.0 }),
+        };
+        Ok((CpuStorage::F32(out), at.shape().clone()))
+    }
+}
+
+/// Φ(x)
+#[inline(always)]
+fn normal_cdf(x: f32) -> f64 {
+    0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))
 }
 
 /// Elements per task: long enough to pay for handing it over.
@@ -68,6 +110,7 @@ fn zip(gate: &[f32], up: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::gradients::check_gradients;
     use candle_core::Device;
 
     /// Against the formulas in f64; erf through its complement's series is not at hand, so GELU is held against known values.
@@ -97,6 +140,13 @@ mod tests {
         let out = gated(&tensor(&[1.0, -1.0, 2.0]), &tensor(&[1.0, 1.0, 1.0]), Activation::Gelu).unwrap();
         for (o, e) in out.to_vec1::<f32>().unwrap().iter().zip([0.841_344_7, -0.158_655_3, 1.954_499_7]) {
             assert!((o - e).abs() < 1e-6, "{o} {e}");
+        }
+    }
+
+    #[test]
+    fn gradients_are_those_of_differences() {
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            check_gradients(&[&[3, 40], &[3, 40]], 2.0, |x| gated(&x[0], &x[1], activation));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `x · Wᵀ + b` with `W` in its stored type: blocks of rows are widened into cache and multiplied there.
 
-use super::{PARALLEL_FROM, floats};
+use super::{PARALLEL_FROM, elements, floats};
 use crate::weight::{Rows, Weight};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
@@ -50,6 +50,76 @@ impl CustomOp1 for Linear {
         }
         Ok((CpuStorage::F32(y), Shape::from((t, n))))
     }
+
+    /// The gradient of the input: `grad · W`. The weight is a constant.
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (t, n) = grad.dims2()?;
+        let k = x.dim(1)?;
+        let grad = elements(grad)?;
+        let mut out = vec![0.0; t * k];
+        if t > 0 && n > 0 && k > 0 {
+            let weight = self.weight.reader();
+            let rows = (BLOCK / k).clamp(16, n.next_multiple_of(16));
+            // Each task widens the weight for itself, which these many rows pay for.
+            let inputs = out.par_chunks_mut(ROWS_BACK * k).zip(grad.par_chunks(ROWS_BACK * n));
+            inputs.for_each_init(Vec::new, |scratch, (out, grad)| {
+                let t = grad.len() / n;
+                for start in (0..n).step_by(rows) {
+                    let count = rows.min(n - start);
+                    let w = MatRef::from_row_major_slice(weight.get(start..start + count, scratch), count, k);
+                    let grad = MatRef::from_row_major_slice(grad, t, n).subcols(start, count);
+                    matmul(MatMut::from_row_major_slice_mut(out, t, k), Accum::Add, grad, w, 1.0, Par::Seq);
+                }
+            });
+        }
+        Tensor::from_vec(out, (t, k), &Device::Cpu).map(Some)
+    }
+}
+
+/// Rows of a gradient that a task takes.
+const ROWS_BACK: usize = 128;
+
+/// `x · wᵀ` for `x` of shape [T, K] and `w` of shape [N, K], both tensors that may be trained: [T, N].
+pub(crate) fn product_of(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(&w.contiguous()?, ProductOf)
+}
+
+struct ProductOf;
+
+impl CustomOp2 for ProductOf {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((t, k), (n, columns)) = (x_at.shape().dims2()?, w_at.shape().dims2()?);
+        if k != columns {
+            bail!("input of shape [{t}, {k}] with weights of [{n}, {columns}]")
+        }
+        let (x, w) = (floats(x, x_at)?, floats(w, w_at)?);
+        let x = MatRef::from_row_major_slice(x, t, k);
+        let w = MatRef::from_row_major_slice(w, n, k);
+        Ok((CpuStorage::F32(sequential(x, w.transpose())), Shape::from((t, n))))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((t, k), (n, _)) = (x.dims2()?, w.dims2()?);
+        let (x, w, grad) = (elements(x)?, elements(w)?, elements(grad)?);
+        let x = MatRef::from_row_major_slice(&x, t, k);
+        let w = MatRef::from_row_major_slice(&w, n, k);
+        let grad = MatRef::from_row_major_slice(&grad, t, n);
+        let of_x = Tensor::from_vec(sequential(grad, w), (t, k), &Device::Cpu)?;
+        let of_w = Tensor::from_vec(sequential(grad.transpose(), x), (n, k), &Device::Cpu)?;
+        Ok((Some(of_x), Some(of_w)))
+    }
+}
+
+/// The product, row-major, on this thread: gates are small.
+fn sequential(a: MatRef<'_, f32>, b: MatRef<'_, f32>) -> Vec<f32> {
+    let mut out = vec![0.0; a.nrows() * b.ncols()];
+    let y = MatMut::from_row_major_slice_mut(&mut out, a.nrows(), b.ncols());
+    matmul(y, Accum::Replace, a, b, 1.0, Par::Seq);
+    out
 }
 
 /// Blocks of output columns, each from a block of widened rows of the weight.
@@ -80,7 +150,7 @@ fn product(x: MatRef<'_, f32>, weight: Rows<'_>, y: MatMut<'_, f32>, accumulate:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use crate::ops::gradients::check_gradients;
     use glue_tensor::{Dtype, narrow};
 
     fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -142,6 +212,36 @@ mod tests {
         };
         let one = run(1);
         assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one));
+    }
+
+    #[test]
+    fn gradients_are_those_of_differences() {
+        for (t, n, k) in [(1, 1, 1), (3, 17, 5), (150, 7, 12)] {
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                let mut bytes = vec![0; n * k * dtype.size()];
+                narrow(dtype, &values(n * k, 2), &mut bytes).unwrap();
+                let weight = Weight::owned(dtype, vec![n, k], bytes).unwrap();
+                check_gradients(&[&[t, k]], 1.0, |x| linear(&x[0], &weight, Some(&values(n, 3))));
+            }
+        }
+        check_gradients(&[&[6, 5], &[3, 5]], 1.0, |x| product_of(&x[0], &x[1]));
+        // More rows of the weight than one block holds.
+        let (n, k) = (40, 4000);
+        let weight = Weight::owned(
+            Dtype::F32,
+            vec![n, k],
+            values(n * k, 5).iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+        )
+        .unwrap();
+        let x = candle_core::Var::from_vec(values(2 * k, 4), (2, k), &Device::Cpu).unwrap();
+        let grad = linear(&x, &weight, None).unwrap().sum_all().unwrap().backward().unwrap();
+        let grad = elements(grad.get(&x).unwrap()).unwrap();
+        let w = weight.to_f32();
+        for column in 0..k {
+            let sum: f32 = (0..n).map(|row| w[row * k + column]).sum();
+            // Forty numbers below 1, added in another order.
+            assert!((grad[column] - sum).abs() < 1e-5 && grad[k + column] == grad[column]);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The operations that take the time: products with stored weights, attention over packed segments, gated activations.
 //!
+//! Gradients with respect to activations are there for all of them; stored weights are constants.
+//!
 //! Each is a candle operation on `f32` tensors of the CPU. Work is split by grids that depend on shapes alone, so that the
 //! number of threads changes no result.
 
@@ -7,15 +9,19 @@ mod add;
 mod attention;
 mod exp;
 mod gated;
+#[cfg(test)]
+pub(crate) mod gradients;
 mod linear;
+mod routing;
 
 pub(crate) use add::add;
 pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention};
 pub(crate) use exp::exp;
 pub(crate) use gated::gated;
-pub(crate) use linear::linear;
+pub(crate) use linear::{linear, product_of};
+pub(crate) use routing::{Routes, combine, mean_of_rows, shares};
 
-use candle_core::{CpuStorage, Layout, Result, bail};
+use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
 /// Multiplications below which an operation is not worth handing to other threads.
 const PARALLEL_FROM: usize = 1 << 21;
@@ -26,4 +32,9 @@ fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("operand of shape {:?} is not contiguous", layout.shape()),
     }
+}
+
+/// The elements in row-major order, whatever the layout: for gradients, which come in any.
+pub(crate) fn elements(x: &Tensor) -> Result<Vec<f32>> {
+    x.flatten_all()?.to_vec1()
 }

@@ -95,3 +95,10 @@ fn tables_hold_the_angles_of_rows_in_any_order() {
     let some = angles.select(&[3, 1]);
     assert_eq!((some.cos[0], some.sin[2]), (angles.cos[6], angles.sin[2]));
 }
+
+#[test]
+fn gradients_are_those_of_differences() {
+    let rope = Rope { dims: 4, frequencies: Frequencies::Fixed(vec![1.0, 0.1]), attention_factor: 1.3 };
+    let angles = Arc::new(RopeTables::new(rope).angles(&[0, 1, 7], &[8, 8, 8]));
+    crate::ops::gradients::check_gradients(&[&[3, 12]], 1.0, |x| rotate(&x[0], &angles, 6));
+}

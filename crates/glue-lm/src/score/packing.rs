@@ -13,6 +13,8 @@ pub(super) struct Sequence {
     pub(super) regime: Vec<usize>,
     /// Rows are wanted from this token on.
     pub(super) first_wanted: usize,
+    /// Tokens that stand together at the root of a tree, which only sequences with the same ones share; any number when absent.
+    pub(super) prompt: Option<usize>,
     pub(super) tokens: Vec<u32>,
 }
 
@@ -56,7 +58,11 @@ impl Packing {
     pub(super) fn new(sequences: Vec<Sequence>, rows: usize) -> Packing {
         let mut order: Vec<usize> = (0..sequences.len()).collect();
         order.sort_by(|&a, &b| {
-            let key = |index: usize| (&sequences[index].regime, &sequences[index].tokens);
+            let key = |index: usize| {
+                let Sequence { regime, prompt, tokens, .. } = &sequences[index];
+                let (prompt, rest) = tokens.split_at(prompt.unwrap_or(0).min(tokens.len()));
+                (regime, prompt, rest)
+            };
             key(a).cmp(&key(b))
         });
         let shared = (0..order.len()).map(|place| match place.checked_sub(1) {
@@ -92,7 +98,8 @@ impl Packing {
             let common = self.common_prefix(&range);
             // A prefix run by itself would be turned as the short sequence that it is.
             let as_short = self.sequences[self.order[range.start]].regime.iter().all(|&regime| regime == 0);
-            if as_short && common >= depth + LONG_PREFIX {
+            let may_be_cut = self.sequences[self.order[range.start]].prompt.is_none();
+            if as_short && may_be_cut && common >= depth + LONG_PREFIX {
                 self.prefixes.push(Prefix { parent: prefix, sequence: self.order[range.start], tokens: depth..common });
                 todo.push((range, common, Some(self.prefixes.len() - 1)));
                 continue;
@@ -176,6 +183,7 @@ impl Packing {
                 }
                 cuts.push(least);
             }
+            cuts.extend(sequence.prompt.filter(|&end| end > start));
             cuts.push(sequence.tokens.len());
             cuts.sort_unstable();
             cuts.dedup();
@@ -203,7 +211,12 @@ fn common(a: &Sequence, b: &Sequence) -> usize {
     if a.regime != b.regime {
         return 0;
     }
-    a.tokens.iter().zip(&b.tokens).take_while(|(a, b)| a == b).count()
+    let shared = a.tokens.iter().zip(&b.tokens).take_while(|(a, b)| a == b).count();
+    match (a.prompt, b.prompt) {
+        (None, None) => shared,
+        (Some(a), Some(b)) if a == b && shared >= a => shared,
+        _ => 0,
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Ways of running a plan that a contract allows and a plain driver never takes.
 
-use crate::contract::{AnySurvey, Block, Grain, Kernel, Map, Plan, TensorSpec};
+use crate::contract::{AnySurvey, Block, Grain, Map, Plan, TensorSpec};
 use crate::driver::{Pool, SPAN};
 use crate::error::MergeError;
 use crate::host::Slices;
+use crate::kernel::Kernel;
 use crate::random::ElementRng;
 use std::ops::Range;
 

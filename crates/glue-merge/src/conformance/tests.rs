@@ -1,8 +1,9 @@
 //! What the suite finds, and what it lets pass.
 
 use super::*;
-use crate::contract::{Block, Grain, Kernel, Map, Operand, Plan, Survey};
+use crate::contract::{Block, Grain, Map, Operand, Plan, Survey};
 use crate::def::InputRule;
+use crate::kernel::Kernel;
 use crate::params::Interval;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,6 +1,7 @@
 //! Weighted sums of the operands: what every operator ends in that stays in the span of its inputs.
 
-use crate::contract::{Block, Grain, Kernel, Map, Plan};
+use crate::contract::{Block, Grain, Map, Plan};
+use crate::kernel::Kernel;
 
 /// `base · θ0 + Σ inputs[i] · θi`.
 pub(crate) struct Combination {

@@ -5,6 +5,7 @@ use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
 use crate::contract::{Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::gram::subtract;
+use crate::kernel::{RandomDrop, Trimming};
 use crate::params::Params;
 use crate::random::{ElementRng, keep_threshold};
 
@@ -33,7 +34,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, elect: bool) -> Plan {
     let rescale = params.word("rescale");
     let densities = params.input_numbers("density");
     let dropping = densities.iter().any(|d| *d < 1.0);
-    let inputs = densities.iter().enumerate().map(|(i, density)| Drop {
+    let inputs = densities.iter().enumerate().map(|(i, density)| RandomDrop {
         rng: ElementRng::new(tensor.seed, tensor.name, i),
         kept_below: keep_threshold(*density),
         scale: if rescale == "inverse" { (1.0 / density) as f32 } else { 1.0 },
@@ -41,14 +42,8 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, elect: bool) -> Plan {
     Task::new(params, elect, rescale == "l1" && dropping).plan(Random { inputs: inputs.collect() }, tensor.len())
 }
 
-struct Drop {
-    rng: ElementRng,
-    kept_below: u64,
-    scale: f32,
-}
-
 struct Random {
-    inputs: Vec<Drop>,
+    inputs: Vec<RandomDrop>,
 }
 
 /// Random words that are held at once.
@@ -59,7 +54,7 @@ impl Trim for Random {
 
     fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
         subtract(x, base, tau);
-        let Drop { rng, kept_below, scale } = &self.inputs[input];
+        let RandomDrop { rng, kept_below, scale } = &self.inputs[input];
         let Ok(kept_below) = u32::try_from(*kept_below) else {
             return;
         };
@@ -69,6 +64,10 @@ impl Trim for Random {
             rng.fill(offset + c * WORDS, words);
             drop_by_word(tau, words, kept_below, *scale);
         }
+    }
+
+    fn describe(&self) -> Option<Trimming<'_>> {
+        Some(Trimming::Random(&self.inputs))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::contract::{Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
 use crate::gram::subtract;
+use crate::kernel::{RankedDrop, Trimming};
 use crate::params::{Interval, ParamSpec, Params};
 use crate::random::ElementRng;
 
@@ -66,62 +67,33 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, operator: &'static str, elect:
             .into());
         }
         let epsilon = if density < 1.0 { epsilon } else { 0.0 };
-        inputs.push(Ranked {
-            rng: ElementRng::new(tensor.seed, tensor.name, i),
-            least: density - epsilon,
-            spread: 2.0 * epsilon,
-        });
+        let rng = ElementRng::new(tensor.seed, tensor.name, i);
+        inputs.push(ranked(rng, density - epsilon, 2.0 * epsilon, tensor.row_len()));
     }
-    let dropping = inputs.iter().any(|r| r.least < 1.0);
+    let dropping = inputs.iter().any(|r| !r.keeps_all());
     let trim = ByRank { inputs, row: tensor.row_len(), inverse: rescale == "inverse" };
     Ok(Task::new(params, elect, rescale == "l1" && dropping).plan(trim, tensor.len()))
 }
 
-struct Ranked {
-    rng: ElementRng,
-    /// Probability at rank 0.
-    least: f64,
-    /// Rise of the probability from the first to the last rank.
-    spread: f64,
+/// Probabilities of being kept that rise linearly over the ranks of a row of `n`, from `least` by `spread`, in whole
+/// numbers; of a row of one, the middle.
+fn ranked(rng: ElementRng, least: f64, spread: f64, n: usize) -> RankedDrop {
+    let unit = 2_147_483_648.0;
+    let start = if n > 1 { least } else { least + 0.5 * spread };
+    let rise = if n > 1 { spread / (n - 1) as f64 } else { 0.0 };
+    RankedDrop { rng, start: (start * unit).round() as u64, rise: (rise * unit * f64::from(1 << 16)).round() as u64 }
 }
 
-impl Ranked {
-    /// The probabilities of a row of `n`, which are its own for every rank; of a row of one, the density.
-    fn probabilities(&self, n: usize) -> Probabilities {
-        let unit = 2_147_483_648.0;
-        let start = if n > 1 { self.least } else { self.least + 0.5 * self.spread };
-        let rise = if n > 1 { self.spread / (n - 1) as f64 } else { 0.0 };
-        Probabilities { start: (start * unit).round() as u64, rise: (rise * unit * f64::from(1 << 16)).round() as u64 }
-    }
+fn keeps(drop: &RankedDrop, word: u32, rank: u32) -> bool {
+    word >> 1 < drop.bound(rank)
 }
 
-/// Probabilities of being kept that rise linearly with the rank, in whole numbers: an element is kept when the upper 31
-/// bits of its random word are below the bound of its rank.
-#[derive(Clone, Copy)]
-struct Probabilities {
-    /// Bound at rank 0.
-    start: u64,
-    /// Rise from rank to rank, in 2⁻¹⁶.
-    rise: u64,
-}
-
-impl Probabilities {
-    #[inline]
-    fn bound(&self, rank: u32) -> u32 {
-        (self.start + ((u64::from(rank) * self.rise) >> 16)) as u32
-    }
-
-    fn keeps(&self, word: u32, rank: u32) -> bool {
-        word >> 1 < self.bound(rank)
-    }
-
-    fn probability(&self, rank: u32) -> f32 {
-        self.bound(rank) as f32 / (1_u32 << 31) as f32
-    }
+fn probability(drop: &RankedDrop, rank: u32) -> f32 {
+    drop.bound(rank) as f32 / (1_u32 << 31) as f32
 }
 
 struct ByRank {
-    inputs: Vec<Ranked>,
+    inputs: Vec<RankedDrop>,
     row: usize,
     inverse: bool,
 }
@@ -135,27 +107,31 @@ impl Trim for ByRank {
 
     fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], row: &mut Row) {
         subtract(x, base, tau);
-        let ranked = &self.inputs[input];
-        if ranked.least >= 1.0 {
+        let drop = &self.inputs[input];
+        if drop.keeps_all() {
             return;
         }
         row.words.resize(tau.len(), 0);
-        ranked.rng.fill(offset, &mut row.words);
-        let p = ranked.probabilities(tau.len());
+        drop.rng.fill(offset, &mut row.words);
         row.rank(tau);
         if self.inverse {
             row.place();
             let before = tau.to_vec();
             for (j, tau) in tau.iter_mut().enumerate() {
                 let rank = row.exact(&before, j);
-                *tau = if p.keeps(row.words[j], rank) { *tau / p.probability(rank) } else { 0.0 };
+                *tau = if keeps(drop, row.words[j], rank) { *tau / probability(drop, rank) } else { 0.0 };
             }
         } else {
-            row.draw(tau, p);
+            row.draw(tau, drop);
             for (tau, kept) in tau.iter_mut().zip(&row.words) {
                 *tau = f32::from_bits(tau.to_bits() & kept);
             }
         }
+    }
+
+    fn describe(&self) -> Option<Trimming<'_>> {
+        // Dividing by each element's own probability needs every rank, not only those near the random word.
+        (!self.inverse).then_some(Trimming::Ranked { inputs: &self.inputs, row: self.row })
     }
 }
 
@@ -229,7 +205,7 @@ impl Row {
     }
 
     /// Decides by the random words which elements are kept.
-    fn draw(&mut self, tau: &[f32], p: Probabilities) {
+    fn draw(&mut self, tau: &[f32], p: &RankedDrop) {
         self.bounds.resize(BINS, [0; 2]);
         for (bound, s) in self.bounds.iter_mut().zip(self.starts.windows(2)) {
             *bound = [p.bound(s[0]), p.bound(s[1].max(1) - 1)];
@@ -264,7 +240,7 @@ impl Row {
         let unsure = std::mem::take(&mut self.unsure);
         for (j, word) in &unsure {
             let rank = self.exact(tau, *j as usize);
-            self.words[*j as usize] = u32::from(p.keeps(*word, rank)).wrapping_neg();
+            self.words[*j as usize] = u32::from(keeps(p, *word, rank)).wrapping_neg();
         }
         self.unsure = unsure;
     }
@@ -321,8 +297,7 @@ mod tests {
             ElementRng::new(3, "values", 0).fill(0, &mut words);
             let value = |w: &u32| if w.is_multiple_of(3) { 0.0 } else { ((w >> 8) % 997) as f32 - 498.0 };
             let tau: Vec<f32> = words[n..].iter().map(value).collect();
-            let ranked = Ranked { rng: ElementRng::new(3, "words", 0), least: 0.35, spread: 0.3 };
-            let p = ranked.probabilities(n);
+            let p = ranked(ElementRng::new(3, "words", 0), 0.35, 0.3, n);
             let mut order: Vec<u32> = (0..n as u32).collect();
             order.sort_by_key(|j| (magnitude(tau[*j as usize]), *j));
             row.rank(&tau);
@@ -331,10 +306,10 @@ mod tests {
             assert_eq!(ranks, (0..n as u32).collect::<Vec<_>>());
             words.truncate(n);
             row.words.clone_from(&words);
-            row.draw(&tau, p);
+            row.draw(&tau, &p);
             for (rank, j) in order.iter().enumerate() {
                 let kept = row.words[*j as usize] != 0;
-                assert_eq!(kept, p.keeps(words[*j as usize], rank as u32), "element {j} of {n}");
+                assert_eq!(kept, keeps(&p, words[*j as usize], rank as u32), "element {j} of {n}");
             }
         }
     }

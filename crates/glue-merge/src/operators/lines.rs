@@ -5,9 +5,10 @@
 //! layers are scaled by alpha, as the authors do. The wrapped operator sees θ0 + s·τi in the place of θi.
 
 use super::combination::combination;
-use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Kernel, Map, Operand, Plan, Survey, TensorSpec};
+use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
+use crate::kernel::Kernel;
 use crate::params::{Interval, ParamSpec, Params};
 use std::ops::Range;
 

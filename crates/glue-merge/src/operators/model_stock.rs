@@ -6,6 +6,7 @@ use crate::contract::{Block, Grain, Map, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
 use crate::gram::{Vectors, gram, subtract};
+use crate::kernel::Kernel;
 use crate::lanes::Lanes;
 use crate::params::{ParamSpec, Params};
 
@@ -47,6 +48,10 @@ struct FilterWise {
 impl Map for FilterWise {
     fn grain(&self) -> Grain {
         Grain::Row
+    }
+
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        Some(Kernel::ModelStockRows { row: self.row_len })
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {

@@ -7,9 +7,10 @@
 use super::chunks::{CHUNK, Chunk, chunks};
 use super::task::gather_agreeing;
 use super::threshold::count;
-use crate::contract::{Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Grain, Map, Operand, Plan, Survey, TensorSpec, no_answer};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
+use crate::kernel::{Gather, Gathered, Kernel, Ranking};
 use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
 use crate::select::{Cut, Keys, select_largest};
@@ -98,6 +99,10 @@ impl Keys for Variance {
             }
         });
     }
+
+    fn ranking(&self) -> Option<Ranking> {
+        Some(Ranking::Variance)
+    }
 }
 
 /// Calls `see` with the selected part of the task vectors, the rest set to 0.
@@ -156,6 +161,19 @@ impl Survey for Energies {
         let energies: Vec<f64> = sums.iter().map(Lanes::total).collect();
         Ok(Plan::map(Erase { cut: self.cut, weights: weights(&energies, self.elements) }))
     }
+
+    fn describe(&self) -> Option<Gather<'_>> {
+        Some(Gather::Energies { cut: self.cut, inputs: self.inputs })
+    }
+
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        match gathered {
+            Gathered::Sums(energies) if energies.len() == self.inputs => {
+                Ok(Plan::map(Erase { cut: self.cut, weights: weights(&energies, self.elements) }))
+            }
+            other => Err(no_answer(&other)),
+        }
+    }
 }
 
 /// The shares of the models from their sums of squares over `n` elements.
@@ -176,6 +194,10 @@ struct Erase {
 impl Map for Erase {
     fn grain(&self) -> Grain {
         Grain::Element
+    }
+
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        Some(Kernel::Sce { cut: self.cut, weights: &self.weights })
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {

@@ -3,9 +3,10 @@
 //! With τi' the trimmed task vectors and di = wi τi': θ0 + λ Σ di, or with election θ0 + λ Σ_{sign di = s} di where
 //! s = sign(Σ di), 0 counting as +. Normalising divides by the weights that took part. A family is a [`Trim`].
 
-use crate::contract::{Block, Grain, Map, Plan, Survey};
+use crate::contract::{Block, Grain, Map, Plan, Survey, no_answer};
 use crate::error::MergeError;
 use crate::gram::subtract;
+use crate::kernel::{Gather, Gathered, Kernel, TaskKernel, Trimming, divisor};
 use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
 use std::collections::BTreeMap;
@@ -23,6 +24,11 @@ pub(crate) trait Trim: Send + Sync + 'static {
     fn row(&self) -> Option<usize> {
         None
     }
+
+    /// The trimming as data, where it is one that a device may know.
+    fn describe(&self) -> Option<Trimming<'_>> {
+        None
+    }
 }
 
 /// Drops nothing.
@@ -33,6 +39,10 @@ impl Trim for Keep {
 
     fn trim(&self, _: usize, _: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
         subtract(x, base, tau);
+    }
+
+    fn describe(&self) -> Option<Trimming<'_>> {
+        Some(Trimming::Nothing)
     }
 }
 
@@ -212,16 +222,34 @@ impl<T: Trim> Survey for Norms<T> {
         partial.kept.append(&mut later.kept);
     }
 
-    fn finish(mut self, total: NormSums) -> Result<Plan, MergeError> {
-        for ((factor, weight), [before, after]) in
-            self.task.factors.iter_mut().zip(&self.task.weights).zip(&total.norms)
-        {
-            let after = after.total();
-            if after > 0.0 {
-                *factor = (f64::from(*weight) * (before.total() / after)) as f32;
+    fn finish(self, total: NormSums) -> Result<Plan, MergeError> {
+        let norms: Vec<_> = total.norms.iter().map(|n| n.each_ref().map(Lanes::total)).collect();
+        Ok(self.restored(&norms, total.kept))
+    }
+
+    fn describe(&self) -> Option<Gather<'_>> {
+        Some(Gather::Norms { trim: self.trim.describe()?, inputs: self.task.weights.len() })
+    }
+
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        match &gathered {
+            Gathered::Sums(sums) if sums.len() == 2 * self.task.weights.len() => {
+                Ok(self.restored(sums.as_chunks().0, Kept::new()))
+            }
+            other => Err(no_answer(other)),
+        }
+    }
+}
+
+impl<T: Trim> Norms<T> {
+    /// The map, once the L1 norms before and after trimming are known.
+    fn restored(mut self, norms: &[[f64; 2]], kept: Kept) -> Plan {
+        for ((factor, weight), [before, after]) in self.task.factors.iter_mut().zip(&self.task.weights).zip(norms) {
+            if *after > 0.0 {
+                *factor = (f64::from(*weight) * (before / after)) as f32;
             }
         }
-        Ok(Plan::map(TaskMap { task: self.task, trim: self.trim, kept: total.kept }))
+        Plan::map(TaskMap { task: self.task, trim: self.trim, kept })
     }
 }
 
@@ -234,6 +262,10 @@ struct TaskMap<T> {
 impl<T: Trim> Map for TaskMap<T> {
     fn grain(&self) -> Grain {
         grain(&self.trim)
+    }
+
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        Some(Kernel::Task(self.task.kernel(self.trim.describe()?)))
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -249,19 +281,18 @@ impl<T: Trim> Map for TaskMap<T> {
     }
 }
 
-/// A divisor, or 1 where it is nearly 0.
-#[inline]
-fn divisor(x: f32) -> f32 {
-    if x.abs() < 1e-8 { 1.0 } else { x }
-}
-
 impl Task {
+    fn kernel<'a>(&'a self, trim: Trimming<'a>) -> TaskKernel<'a> {
+        let Self { weights, factors, lambda, normalize, elect, .. } = self;
+        TaskKernel { trim, factors, weights, lambda: *lambda, normalize: *normalize, elect: *elect }
+    }
+
     fn summed(&self, taus: &[f32], base: &[f32], out: &mut [f32]) {
         out.fill(0.0);
         for (factor, tau) in self.factors.iter().zip(taus.chunks_exact(base.len())) {
             out.iter_mut().zip(tau).for_each(|(sum, tau)| *sum += factor * tau);
         }
-        let scale = if self.normalize { self.lambda / divisor(self.weights.iter().sum()) } else { self.lambda };
+        let scale = self.kernel(Trimming::Nothing).scale();
         out.iter_mut().zip(base).for_each(|(out, base)| *out = base + scale * *out);
     }
 

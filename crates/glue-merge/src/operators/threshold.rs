@@ -2,6 +2,7 @@
 
 use super::task::{Task, Trim};
 use crate::contract::{Block, Plan, TensorSpec};
+use crate::kernel::{Ranking, Trimming};
 use crate::select::{Cut, Keys, select_largest};
 
 /// Keeps the elements between two cuts of |τ|: above the lower one and not above the upper one.
@@ -24,6 +25,10 @@ impl Trim for Between {
                 }
             }
         }
+    }
+
+    fn describe(&self) -> Option<Trimming<'_>> {
+        Some(Trimming::Between(&self.cuts))
     }
 }
 
@@ -56,6 +61,10 @@ impl Keys for Magnitudes {
         for ((out, x), base) in keys.iter_mut().zip(block.inputs[stream]).zip(block.base()) {
             *out = key(x - base);
         }
+    }
+
+    fn ranking(&self) -> Option<Ranking> {
+        Some(Ranking::Magnitudes)
     }
 }
 

@@ -11,8 +11,9 @@
 mod radix;
 mod sample;
 
-use crate::contract::{Block, Grain, Plan};
+use crate::contract::{Block, Grain, Plan, no_answer};
 use crate::error::MergeError;
+use crate::kernel::{Gather, Gathered, Ranking};
 use std::ops::Range;
 
 /// What elements are ranked by: for each stream, a non-negative `f32` for every element.
@@ -27,6 +28,11 @@ pub trait Keys: Send + Sync {
 
     /// Fills `keys`, which is as long as the block, with the bits of the values of a stream; sign bits clear.
     fn keys(&self, stream: usize, block: &Block<'_>, keys: &mut [u32]);
+
+    /// The well-known ranking this equals, for an executor that has it.
+    fn ranking(&self) -> Option<Ranking> {
+        None
+    }
 }
 
 /// The border between the elements that are kept and the others.
@@ -78,9 +84,9 @@ pub fn select_largest<K: Keys + 'static>(
     counts: impl Fn(usize, Largest) -> Vec<usize> + Send + Sync + 'static,
     then: impl FnOnce(Vec<Vec<Cut>>) -> Result<Plan, MergeError> + Send + Sync + 'static,
 ) -> Plan {
-    let question = Question { keys, counts: Box::new(counts), then: Box::new(then) };
+    let question = Question { keys, elements, counts: Box::new(counts), then: Box::new(then) };
     if elements >= sample::WORTHWHILE && question.keys.grain() == Grain::Element {
-        sample::plan(elements, question)
+        sample::plan(question)
     } else {
         radix::plan(question)
     }
@@ -89,8 +95,23 @@ pub fn select_largest<K: Keys + 'static>(
 /// What is asked of a selection.
 struct Question<K> {
     keys: K,
+    elements: usize,
     counts: Counts,
     then: Then,
+}
+
+impl<K: Keys> Question<K> {
+    fn describe(&self) -> Option<Gather<'_>> {
+        let ranking = self.keys.ranking()?;
+        Some(Gather::Largest { ranking, streams: self.keys.streams(), elements: self.elements, counts: &*self.counts })
+    }
+
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        match gathered {
+            Gathered::Cuts(cuts) if cuts.len() == self.keys.streams() => (self.then)(cuts),
+            other => Err(no_answer(&other)),
+        }
+    }
 }
 
 type Counts = Box<dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync>;

@@ -7,6 +7,7 @@
 use super::{Cut, Keys, Largest, Question, Then, fill, trivial};
 use crate::contract::{Block, Grain, Plan, Survey};
 use crate::error::MergeError;
+use crate::kernel::{Gather, Gathered};
 use std::ops::Range;
 
 /// Bits of a key below its bucket.
@@ -135,6 +136,14 @@ impl<K: Keys + 'static> Survey for Buckets<K> {
             return answer(targets, streams, self.0.then);
         }
         Ok(Plan::survey(Lows { keys: self.0.keys, targets, then: self.0.then }))
+    }
+
+    fn describe(&self) -> Option<Gather<'_>> {
+        self.0.describe()
+    }
+
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        self.0.conclude(gathered)
     }
 }
 

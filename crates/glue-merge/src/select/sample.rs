@@ -8,6 +8,7 @@
 use super::{Cut, Keys, Largest, Question, fill, radix, trivial};
 use crate::contract::{Block, Plan, Survey};
 use crate::error::MergeError;
+use crate::kernel::{Gather, Gathered};
 use std::ops::Range;
 
 /// Elements from which on a sample pays.
@@ -24,15 +25,12 @@ const MARGIN: f64 = 0.015;
 const FEW: usize = 1 << 20;
 
 /// The selection by a sample.
-pub(super) fn plan<K: Keys + 'static>(elements: usize, question: Question<K>) -> Plan {
-    Plan::survey(Sample { elements, question })
+pub(super) fn plan<K: Keys + 'static>(question: Question<K>) -> Plan {
+    Plan::survey(Sample(question))
 }
 
 /// A look at a few elements.
-struct Sample<K> {
-    elements: usize,
-    question: Question<K>,
-}
+struct Sample<K>(Question<K>);
 
 /// Keys of each stream, in any order.
 struct Sampled {
@@ -44,11 +42,11 @@ impl<K: Keys + 'static> Survey for Sample<K> {
     type Partial = Sampled;
 
     fn grain(&self) -> crate::contract::Grain {
-        self.question.keys.grain()
+        self.0.keys.grain()
     }
 
     fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        let starts = (0..RUNS).map(|r| r * (self.elements / RUNS));
+        let starts = (0..RUNS).map(|r| r * (self.0.elements / RUNS));
         Some(starts.map(|start| start..start + RUN).collect())
     }
 
@@ -57,12 +55,12 @@ impl<K: Keys + 'static> Survey for Sample<K> {
     }
 
     fn partial(&self) -> Sampled {
-        Sampled { keys: vec![Vec::new(); self.question.keys.streams()], room: Vec::new() }
+        Sampled { keys: vec![Vec::new(); self.0.keys.streams()], room: Vec::new() }
     }
 
     fn observe(&self, partial: &mut Sampled, block: &Block<'_>) {
         for (stream, seen) in partial.keys.iter_mut().enumerate() {
-            seen.extend_from_slice(fill(&self.question.keys, stream, block, &mut partial.room));
+            seen.extend_from_slice(fill(&self.0.keys, stream, block, &mut partial.room));
         }
     }
 
@@ -76,18 +74,25 @@ impl<K: Keys + 'static> Survey for Sample<K> {
         let mut brackets = Vec::new();
         let mut few = true;
         for (stream, mut seen) in total.keys.into_iter().enumerate() {
-            let nonzero = seen.iter().filter(|key| **key != 0).count() * self.elements / seen.len().max(1);
-            for count in (self.question.counts)(stream, Largest { elements: self.elements, nonzero }) {
-                let bracket = Bracket::around(count, self.elements, &mut seen);
+            let nonzero = seen.iter().filter(|key| **key != 0).count() * self.0.elements / seen.len().max(1);
+            for count in (self.0.counts)(stream, Largest { elements: self.0.elements, nonzero }) {
+                let bracket = Bracket::around(count, self.0.elements, &mut seen);
                 let inside = seen.iter().filter(|key| bracket.holds(**key)).count();
-                few &= inside * (self.elements / seen.len().max(1)) <= FEW;
+                few &= inside * (self.0.elements / seen.len().max(1)) <= FEW;
                 brackets.push((stream, bracket));
             }
         }
         Ok(match few {
-            true => Plan::survey(Collect { brackets, question: self.question }),
-            false => radix::plan(self.question),
+            true => Plan::survey(Collect { brackets, question: self.0 }),
+            false => radix::plan(self.0),
         })
+    }
+    fn describe(&self) -> Option<Gather<'_>> {
+        self.0.describe()
+    }
+
+    fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
+        self.0.conclude(gathered)
     }
 }
 

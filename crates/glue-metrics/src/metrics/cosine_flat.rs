@@ -7,7 +7,7 @@
 use crate::error::MetricsError;
 use crate::matrix::Scale;
 use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, products};
-use crate::panel::{self, LANES, Lane, Product, STEPS, Term, interleave, pair, pairs};
+use crate::panel::{self, LANES, Lane, Product, STEPS, Term, pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
 use std::marker::PhantomData;
@@ -46,16 +46,21 @@ impl<T: Term> FlatSums<T> {
     pub(crate) fn sums(stack: &Stack<'_>, unit: usize, scratch: &mut Scratch) -> Result<Vec<f64>, MetricsError> {
         let n = stack.n();
         let span = stack.spans(BLOCKS * stack.block)[unit].clone();
-        let Scratch { buffers, panel, totals } = scratch;
+        let Scratch { block, panel, totals, .. } = scratch;
         panel.resize(STEPS * n, Lane::ZERO);
         totals.clear();
         totals.resize(pairs(n), [0.0; LANES]);
         let end = span.rows.end * stack.columns;
-        for start in (span.rows.start * stack.columns..end).step_by(STEPS * LANES) {
-            let elements = start..(start + STEPS * LANES).min(end);
-            let steps = elements.len().div_ceil(LANES);
-            stack.read(elements, buffers, |model, values| interleave(values, panel, model, n))?;
-            panel::accumulate::<T>(&panel[..steps * n], n, totals);
+        // In whole panels, so that the sums are cut at the same places whatever the length of a block.
+        let held = stack.block.next_multiple_of(STEPS * LANES);
+        for start in (span.rows.start * stack.columns..end).step_by(held) {
+            let elements = start..(start + held).min(end);
+            block.load(stack, elements.clone())?;
+            for first in (0..elements.len()).step_by(STEPS * LANES) {
+                let length = (elements.len() - first).min(STEPS * LANES);
+                let steps = block.fill_along(stack, panel, first, length)?;
+                panel::accumulate::<T>(&panel[..steps * n], n, totals);
+            }
         }
         let mut sums = vec![0.0; stack.batches * pairs(n)];
         for (sum, lanes) in sums[span.batch * pairs(n)..].iter_mut().zip(&*totals) {

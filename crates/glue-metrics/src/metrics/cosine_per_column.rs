@@ -7,10 +7,11 @@
 //! and of two models the mean of s over their matrices. Model-GLUE (arXiv 2410.05357) clusters by it. Invariant to a
 //! positive factor on either model. A column that is zero in either model has no cosine and is left out.
 
+use crate::block::Piece;
 use crate::error::MetricsError;
 use crate::matrix::Scale;
 use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, mean, products};
-use crate::panel::{self, LANES, Lane, Product, STEPS, interleave, pair, pairs};
+use crate::panel::{self, LANES, Lane, Product, STEPS, pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
 
@@ -36,58 +37,52 @@ pub fn cosine_per_column(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
     mean((0..columns).map(column))
 }
 
-/// A unit is a wide strip of columns over all rows: it is fetched [`ROWS`] rows at a time, in stretches long enough for
-/// the prefetchers, and multiplied in narrower strips, whose panels are held at once.
+/// A unit is a wide strip of columns over all rows, or all of them, which makes neighbours in the file of neighbouring rows.
 #[derive(Debug)]
 pub(crate) struct ColumnCosines;
 
-/// Rows at a time, summed in f32: few enough that the panel of 16 models is half of a first-level cache.
-const ROWS: usize = 32;
-const _: () = assert!(ROWS <= STEPS);
-/// Strips of a unit. More would save no time, and the sums of all columns of a unit are kept.
-const STRIPS: usize = 2;
+/// Rows at a time, summed in f32.
+const ROWS: usize = STEPS;
+/// Blocks that a strip of [`ROWS`] rows is long. The sums of all its columns are kept; shorter rows take longer to read.
+const BLOCKS: usize = 8;
+
+/// Bytes of sums that are kept.
+const SUMS: usize = 5 << 19;
 
 /// Columns of a strip.
 fn strip(stack: &Stack<'_>) -> usize {
-    ((stack.block / ROWS) & !(LANES - 1)).max(LANES)
+    let by_sums = SUMS / (pairs(stack.n()) * stack.batches * size_of::<f64>());
+    ((BLOCKS * stack.block / ROWS).min(by_sums) & !(LANES - 1)).max(LANES)
 }
 
 impl Kernel for ColumnCosines {
     fn units(&self, stack: &Stack<'_>) -> usize {
-        stack.columns.div_ceil(STRIPS * strip(stack))
+        stack.columns.div_ceil(strip(stack))
     }
 
     fn sums(&self, stack: &Stack<'_>, _: &[f64], unit: usize, scratch: &mut Scratch) -> Result<Vec<f64>, MetricsError> {
         let n = stack.n();
-        let strip = strip(stack);
-        let first = unit * STRIPS * strip;
-        let width = (STRIPS * strip).min(stack.columns - first);
+        let first = unit * strip(stack);
+        let width = strip(stack).min(stack.columns - first);
         let groups = width.div_ceil(LANES);
         // Inner products of the columns: by batch, then by group of eight columns, then by pair.
-        let Scratch { buffers, panel: panels, totals: dots } = scratch;
+        let Scratch { block, panel, totals: dots, .. } = scratch;
         dots.clear();
         dots.resize(stack.batches * groups * pairs(n), [0.0; LANES]);
-        // Two lanes between panels, so that the lanes of a row, one in each panel, do not all fall into one cache set.
-        let stride = ROWS * n + 2;
-        panels.resize(strip.min(width).div_ceil(LANES) * stride, Lane::ZERO);
+        panel.resize(ROWS * n, Lane::ZERO);
         for run in &stack.runs {
             let dots = &mut dots[run.batch * groups * pairs(n)..][..groups * pairs(n)];
             for start in run.rows.clone().step_by(ROWS) {
                 let rows = start..(start + ROWS).min(run.rows.end);
                 let steps = rows.len();
-                stack.fetch(rows.clone(), first, width);
-                for (dots, from) in dots.chunks_mut(strip / LANES * pairs(n)).zip((first..).step_by(strip)) {
-                    let to = (from + strip).min(first + width);
-                    for (step, row) in rows.clone().enumerate() {
-                        let elements = row * stack.columns + from..row * stack.columns + to;
-                        stack.read(elements, buffers, |model, values| {
-                            // Lane g of the row is one step of panel g.
-                            interleave(values, panels, step * n + model, stride);
-                        })?;
-                    }
-                    for (dots, panel) in dots.chunks_exact_mut(pairs(n)).zip(panels.chunks_exact(stride)) {
-                        panel::accumulate::<Product>(&panel[..steps * n], n, dots);
-                    }
+                block.load_rows(stack, rows, first..first + width)?;
+                for (dots, at) in dots.chunks_exact_mut(pairs(n)).zip((0..width).step_by(LANES)) {
+                    block.fill(
+                        stack,
+                        panel,
+                        Piece { first: at, stride: width, width: (width - at).min(LANES), steps },
+                    )?;
+                    panel::accumulate::<Product>(&panel[..steps * n], n, dots);
                 }
             }
         }

@@ -6,7 +6,7 @@
 use crate::error::MetricsError;
 use crate::matrix::Scale;
 use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, mean, parts_of_ratios, products};
-use crate::panel::{self, LANES, Lane, Product, STEPS, interleave, pair, pairs};
+use crate::panel::{self, LANES, Lane, Product, STEPS, pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
 
@@ -53,17 +53,22 @@ impl Kernel for RowCosines {
         };
         let mut sums = vec![0.0; stack.batches * 2 * pairs(n)];
         let into = &mut sums[span.batch * 2 * pairs(n)..];
-        let Scratch { buffers, panel, totals: dots } = scratch;
+        let Scratch { block, panel, totals: dots, .. } = scratch;
         panel.resize(STEPS * n, Lane::ZERO);
         dots.resize(pairs(n), [0.0; LANES]);
         let mut squares = vec![0.0; n];
         let end = span.rows.end * stack.columns;
+        let held = stack.block.max(STEPS * LANES);
+        let mut loaded = 0..0;
         for start in (span.rows.start * stack.columns..end).step_by(length) {
             dots.fill([0.0; LANES]);
             for piece in (start..start + length).step_by(STEPS * LANES) {
                 let elements = piece..(piece + STEPS * LANES).min(start + length);
-                let steps = elements.len().div_ceil(LANES);
-                stack.read(elements, buffers, |model, values| interleave(values, panel, model, n))?;
+                if elements.end > loaded.end {
+                    loaded = elements.start..(elements.start + held).min(end);
+                    block.load(stack, loaded.clone())?;
+                }
+                let steps = block.fill_along(stack, panel, elements.start - loaded.start, elements.len())?;
                 panel::accumulate::<Product>(&panel[..steps * n], n, dots);
             }
             for (i, square) in squares.iter_mut().enumerate() {

@@ -2,8 +2,11 @@
 //! weight is touched.
 
 mod models;
+mod opened;
 mod output;
 mod tensors;
+
+pub use opened::OpenModels;
 
 use crate::error::RecipeError;
 use crate::recipe::{OnNonfinite, Recipe};
@@ -11,6 +14,7 @@ use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::{Config, Dtype, ModelDir};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a plan depends on besides the recipe.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +28,8 @@ pub struct PlanOptions {
     pub seed: Option<u64>,
     /// Type of the output, instead of the recipe's.
     pub dtype: Option<Dtype>,
+    /// Models that are open already; new ones join them. None by default: a plan opens its own.
+    pub opened: OpenModels,
 }
 
 impl PlanOptions {
@@ -39,7 +45,7 @@ pub struct PlannedModel {
     /// As written in the recipe where it comes first.
     pub name: String,
     /// The opened directory.
-    pub dir: ModelDir,
+    pub dir: Arc<ModelDir>,
 }
 
 /// A tensor of a model.
@@ -116,7 +122,8 @@ pub struct MergePlan {
 
 /// Plans the merge of `recipe`.
 ///
-/// Opens every model named, which reads headers, configurations and, to compare vocabularies, tokenizer files.
+/// Opens every model named that is not [open](PlanOptions::opened) yet, which reads headers, configurations and, to compare
+/// vocabularies, tokenizer files.
 ///
 /// # Errors
 /// [`RecipeError`]: a model that cannot be opened, models that do not fit together, or parameters that the operator

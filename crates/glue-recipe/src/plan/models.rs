@@ -8,6 +8,7 @@ use glue_tensor::names::Position;
 use glue_tensor::{ModelDir, ModelDirError, Names, Role, TensorInfo};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The models, and how to find them by the way they are written.
 pub(super) struct Models {
@@ -32,7 +33,7 @@ impl Models {
             let next = models.list.len();
             let index = *by_path.entry(key).or_insert(next);
             if index == next {
-                let dir = open(recipe, name, path)?;
+                let dir = open(recipe, options, name, path)?;
                 models.list.push(PlannedModel { name: name.value.clone(), dir });
             }
             models.by_name.insert(name.value.clone(), index);
@@ -58,9 +59,14 @@ impl Models {
     }
 }
 
-fn open(recipe: &Recipe, name: &At<String>, path: PathBuf) -> Result<ModelDir, RecipeError> {
+fn open(
+    recipe: &Recipe,
+    options: &PlanOptions,
+    name: &At<String>,
+    path: PathBuf,
+) -> Result<Arc<ModelDir>, RecipeError> {
     let place = recipe.place(name.at);
-    let dir = match (ModelDir::open(&path), name.value.split_once('+')) {
+    let dir = match (options.opened.open(&path), name.value.split_once('+')) {
         (Ok(dir), _) => dir,
         // mergekit writes an adapter behind a plus sign.
         (Err(ModelDirError::NotFound { .. }), Some((model, adapter))) => {

@@ -5,7 +5,7 @@ use super::tensors::Assembled;
 use super::{Action, MergePlan, PlanOptions};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
-use glue_tensor::tokenizer_files::{TokenizerComparison, tokenizers_equal};
+use glue_tensor::tokenizer_files::TokenizerComparison;
 use glue_tensor::{Config, Dtype};
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) fn finish(
     models: Models,
     mut assembled: Assembled,
 ) -> Result<MergePlan, RecipeError> {
-    let tokenizer_from = tokenizer(recipe, &models, &mut assembled)?;
+    let tokenizer_from = tokenizer(recipe, options, &models, &mut assembled)?;
     compare_configurations(&models, &mut assembled);
     let chat_template = chat_template(recipe, options, &models)?;
     let config = config(recipe, options, &models, &assembled)
@@ -100,7 +100,12 @@ fn common_dtype(assembled: &Assembled) -> Option<Dtype> {
 }
 
 /// The model whose tokenizer the output gets.
-fn tokenizer(recipe: &Recipe, models: &Models, assembled: &mut Assembled) -> Result<usize, RecipeError> {
+fn tokenizer(
+    recipe: &Recipe,
+    options: &PlanOptions,
+    models: &Models,
+    assembled: &mut Assembled,
+) -> Result<usize, RecipeError> {
     let own = assembled.config_from;
     let from = match recipe.tokenizer.as_ref().map(|source| &source.value) {
         Some(TokenizerSource::Model(name)) => models.index(name),
@@ -114,7 +119,7 @@ fn tokenizer(recipe: &Recipe, models: &Models, assembled: &mut Assembled) -> Res
         return Err(RecipeError::NoTokenizer { place, model: models.name(from).into() });
     }
     for other in (0..models.list.len()).filter(|&other| other != from) {
-        let comparison = tokenizers_equal(files(from), files(other))?;
+        let comparison = options.opened.compare(models.dir(from), models.dir(other))?;
         let (first, second) = (models.name(from), models.name(other));
         match (comparison, &recipe.tokenizer) {
             (TokenizerComparison::Different { why }, Some(source)) => {

@@ -24,6 +24,8 @@ pub(super) struct Report {
     pub(super) kv_heads: Option<usize>,
     pub(super) head_dim: Option<usize>,
     pub(super) experts: Option<usize>,
+    /// What is mixed, where the directory is a mixture.
+    pub(super) mixture: Option<Mixture>,
     pub(super) vocab_size: Option<usize>,
     pub(super) max_positions: Option<usize>,
     /// Whether the head is the embedding.
@@ -39,6 +41,43 @@ pub(super) struct Report {
     pub(super) notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tensors: Option<Vec<Tensor>>,
+}
+
+/// What is known of the gates and experts of a mixture.
+#[derive(Debug, Serialize)]
+pub(super) struct Mixture {
+    pub(super) form: &'static str,
+    pub(super) level: glue_mixture::Level,
+    /// Whether the experts are whole models, in directories of their own.
+    pub(super) whole: bool,
+    pub(super) experts: Vec<String>,
+    pub(super) experts_per_token: usize,
+    pub(super) router: glue_mixture::RouterKind,
+    pub(super) mixed_layers: Vec<usize>,
+    /// Elements of each expert's own files, for whole models.
+    pub(super) parameters: Vec<u64>,
+}
+
+impl Mixture {
+    /// `None` for what is no mixture, or for one that cannot be read: opening it says why.
+    fn of(path: &Path) -> Option<Mixture> {
+        let sites = glue_mixture::Sites::open(path).ok()?;
+        let elements = |i: usize| {
+            let checkpoint = Checkpoint::open(path.join(format!("experts/{i}"))).ok()?;
+            Some(checkpoint.tensors().iter().map(|info| info.n_elements() as u64).sum())
+        };
+        let whole = if sites.whole { sites.experts.len() } else { 0 };
+        Some(Mixture {
+            form: sites.form.name(),
+            level: sites.level,
+            whole: sites.whole,
+            parameters: (0..whole).filter_map(elements).collect(),
+            experts_per_token: sites.experts_per_token,
+            router: sites.router,
+            mixed_layers: sites.layers,
+            experts: sites.experts,
+        })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -201,6 +240,7 @@ pub(super) fn gather(path: &Path, list_tensors: bool) -> Result<Report, Failure>
         kv_heads: ask(Config::num_kv_heads),
         head_dim: ask(Config::head_dim),
         experts,
+        mixture: Mixture::of(path),
         vocab_size: ask(Config::vocab_size).or(embedding_rows),
         max_positions: ask(Config::max_position_embeddings),
         tied_head: tied.or((embedding_rows.is_some() && has_head).then_some(false)),

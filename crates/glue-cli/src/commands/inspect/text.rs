@@ -1,8 +1,9 @@
 //! The report of `glue inspect` for people.
 
-use super::report::{Report, Rope, Tokenizer};
+use super::report::{Mixture, Report, Rope, Tokenizer};
 use crate::table::{Align, Table};
 use crate::units;
+use glue_mixture::{Level, RouterKind};
 
 /// The text; `heading` styles headings.
 pub(super) fn render(report: &Report, heading: impl Fn(&str) -> String) -> String {
@@ -19,7 +20,17 @@ pub(super) fn render(report: &Report, heading: impl Fn(&str) -> String) -> Strin
     fact("hidden size", number(report.hidden_size));
     fact("MLP size", number(report.intermediate_size));
     fact("heads", heads(report));
-    fact("experts", number(report.experts));
+    match &report.mixture {
+        None => fact("experts", number(report.experts)),
+        Some(mixture) => {
+            fact("mixture", Some(mixed(mixture)));
+            fact("experts", Some(experts(mixture)));
+            fact(
+                "mixed layers",
+                Some(mixture.mixed_layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+            );
+        }
+    }
     fact("vocabulary", number(report.vocab_size));
     fact("positions", number(report.max_positions));
     fact("tied head", report.tied_head.map(|tied| yes(tied).to_string()));
@@ -49,6 +60,31 @@ pub(super) fn render(report: &Report, heading: impl Fn(&str) -> String) -> Strin
         text.push('\n');
     }
     text
+}
+
+/// What is mixed, and by which gates.
+fn mixed(mixture: &Mixture) -> String {
+    let level = match mixture.level {
+        Level::Ffn => "MLPs",
+        Level::Block => "whole layers",
+        Level::Model if mixture.whole => "whole models",
+        Level::Model => "all layers from one on",
+    };
+    let router = match mixture.router {
+        RouterKind::Linear => "linear gates".to_string(),
+        RouterKind::Mlp { hidden_size } => format!("gates with a hidden layer, {hidden_size} wide"),
+    };
+    format!("{level}, {router}, {} form", mixture.form)
+}
+
+/// The experts, with their sizes where they are models of their own.
+fn experts(mixture: &Mixture) -> String {
+    let one = |(i, name): (usize, &String)| match mixture.parameters.get(i) {
+        Some(&n) => format!("{name} ({})", units::parameters(n)),
+        None => name.clone(),
+    };
+    let all: Vec<String> = mixture.experts.iter().enumerate().map(one).collect();
+    format!("{}: {}; {} at a time", all.len(), all.join(", "), mixture.experts_per_token)
 }
 
 fn architecture(report: &Report) -> Option<String> {

@@ -171,3 +171,30 @@ fn segments_share_a_prefix_and_threads_change_nothing() {
         assert!(row.iter().zip(&expected[p * width..]).all(|(o, e)| (f64::from(*o) - e).abs() < 2e-5), "{p}");
     }
 }
+
+#[test]
+fn gradients_are_those_of_differences() {
+    let narrow = AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None };
+    for spec in [
+        narrow,
+        AttentionSpec { softcap: Some(1.5), ..narrow },
+        AttentionSpec { window: Some(3), ..narrow },
+        AttentionSpec { heads: 2, window: Some(2), softcap: Some(2.0), ..narrow },
+    ] {
+        let kept = KeyValue { k: values(3, 6, 5), v: values(3, 6, 6) };
+        // Two sequences over the same beginning, one of them with kept keys before it, and queries of some rows only.
+        let segments: Arc<[Segment]> = Arc::from([
+            Segment { rows: 0..5, positions: (0..5).collect(), spans: vec![Span::Now(0..3), Span::Now(3..5)] },
+            Segment { rows: 5..7, positions: vec![3, 5], spans: vec![Span::Now(0..3), Span::Now(5..8)] },
+            Segment {
+                rows: 7..9,
+                positions: vec![3, 4],
+                spans: vec![Span::Before(Arc::new(kept), 3), Span::Now(8..10)],
+            },
+        ]);
+        let (width, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        crate::ops::gradients::check_gradients(&[&[9, width], &[10, kv], &[10, kv]], 1.0, |x| {
+            attention(&x[0], &x[1], &x[2], Arc::clone(&segments), &spec)
+        });
+    }
+}

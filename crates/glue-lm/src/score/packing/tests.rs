@@ -3,7 +3,7 @@
 use super::*;
 
 fn sequence(tokens: &[u32], first_wanted: usize) -> Sequence {
-    Sequence { regime: Vec::new(), first_wanted, tokens: tokens.to_vec() }
+    Sequence { regime: Vec::new(), first_wanted, prompt: None, tokens: tokens.to_vec() }
 }
 
 /// Rows of every chunk, prefixes, and whether the rows of each sequence spell its tokens.
@@ -54,5 +54,34 @@ fn long_prefixes_run_once_for_several_chunks() {
     assert_eq!((prefixes, sizes.iter().sum::<usize>()), (1, 90));
     // Wanted rows in the preamble keep it in the chunks.
     let all = (0..30).map(|i| sequence(&[&preamble[..], &[200 + i, i, i]].concat(), 5)).collect();
+    assert_eq!(check(all, 40).1, 0);
+}
+
+#[test]
+fn prompts_are_roots_of_their_own() {
+    let with_prompt = |tokens: &[u32], prompt: usize| Sequence { prompt: Some(prompt), ..sequence(tokens, prompt - 1) };
+    let all = || {
+        vec![
+            with_prompt(&[1, 2, 3, 4], 2),
+            with_prompt(&[1, 2, 3, 5], 2),
+            with_prompt(&[1, 2, 3, 5], 3),
+            with_prompt(&[1, 2], 2),
+            with_prompt(&[1], 1),
+            with_prompt(&[1, 2, 3], 3),
+        ]
+    };
+    // 1 2 · 3 · 4 · 5, 1 2 3 · 5, 1
+    assert_eq!(check(all(), 100), (vec![10], 0));
+    assert_eq!(check(all(), 1).1, 0);
+    let packing = Packing::new(all(), 100);
+    let mut tree = Tree::new();
+    packing.place(&packing.chunks[0], &mut tree, None);
+    let pass = tree.pass();
+    let mut prompts: Vec<&[u32]> = pass.samples.iter().map(|sample| &pass.tokens[sample.prompt.clone()]).collect();
+    prompts.sort_unstable();
+    assert_eq!(prompts, [&[1][..], &[1, 2], &[1, 2, 3]]);
+    // A long prompt is not run ahead of what follows it.
+    let preamble: Vec<u32> = (0..100).collect();
+    let all = (0..30).map(|i| with_prompt(&[&preamble[..], &[200 + i, i, i]].concat(), 100)).collect();
     assert_eq!(check(all, 40).1, 0);
 }

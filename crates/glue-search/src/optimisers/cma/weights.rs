@@ -1,7 +1,9 @@
 //! Recombination weights and learning rates, as functions of dimension and population.
 //!
 //! Hansen, *The CMA evolution strategy: a tutorial*, arXiv 1604.00772, table 1 and equations 49 to 58; the rank-μ rate with
-//! ¼ in place of the tutorial's older 0, which matters for tiny populations only.
+//! ¼ in place of the tutorial's older 0, which matters for tiny populations only. The path of the step size is shorter, and its
+//! damping greater where the population is large for the dimension, as in pycma 4.5: restarts with ever larger populations would
+//! otherwise shrink too fast to see more than one basin.
 
 /// Constants of one run; symbols as in the tutorial.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,8 +39,9 @@ impl Rates {
         let (negative, mu_eff_minus) = mass(&mut raw.iter().copied().filter(|w| *w < 0.0));
 
         let c_c = (4.0 + mu_eff / dim) / (dim + 4.0 + 2.0 * mu_eff / dim);
-        let c_sigma = (mu_eff + 2.0) / (dim + mu_eff + 5.0);
-        let d_sigma = 1.0 + 2.0 * (((mu_eff - 1.0) / (dim + 1.0)).sqrt() - 1.0).max(0.0) + c_sigma;
+        let c_sigma = ((mu_eff + 2.0) / (dim + mu_eff + 3.0)).min(0.5);
+        let crowd = (3.0 * (1.0 - 0.5_f64.powf(dim / 9.0))).max(1.0) * ((mu_eff - 1.0) / (dim + 1.0)).sqrt();
+        let d_sigma = 1.0 + 2.0 * (crowd - 1.0).max(0.0) + c_sigma;
         let mut c_1 = 2.0 / ((dim + 1.3).powi(2) + mu_eff);
         let mut c_mu = 2.0 * (0.25 + mu_eff + 1.0 / mu_eff - 2.0) / ((dim + 2.0).powi(2) + mu_eff);
         if separable {

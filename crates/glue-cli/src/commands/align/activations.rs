@@ -1,0 +1,178 @@
+//! Activations of two models on the same text, for matching by them.
+//!
+//! Statistics of a site take the square of its units, so that those of a large model do not fit in memory together. As many as
+//! fit are gathered in one pass over the text, and there are as many passes as that takes.
+
+use super::super::models;
+use super::wrong;
+use crate::failure::Failure;
+use crate::units;
+use glue_align::{ActivationSource, AlignError, Correlation, Place, Site, Watch};
+use glue_lm::{Model, Observer, Tree};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Tokens of a sequence at most; longer texts are several.
+const LONGEST: usize = 512;
+/// Tokens that go through a model at once, about.
+const BATCH: usize = 1024;
+
+/// Runs both models over a text.
+pub(super) struct Activations<'a> {
+    reference: Model,
+    model: Model,
+    sequences: Vec<Vec<u32>>,
+    sites: Vec<Site>,
+    max_bytes: u64,
+    watch: &'a dyn Watch,
+    /// What the last pass gathered and nobody asked for yet.
+    gathered: Mutex<BTreeMap<String, Correlation>>,
+}
+
+impl<'a> Activations<'a> {
+    /// Opens both models and splits `texts`, files with a text on every line, into tokens.
+    pub(super) fn open(
+        reference: &Path,
+        model: &Path,
+        texts: &[PathBuf],
+        sites: Vec<Site>,
+        max_bytes: u64,
+        watch: &'a dyn Watch,
+    ) -> Result<Self, Failure> {
+        let (first, second) = (models::open_with_tokenizer(reference)?, models::open_with_tokenizer(model)?);
+        let longest = LONGEST.min(first.model.max_positions()).min(second.model.max_positions()).max(1);
+        let mut sequences = Vec::new();
+        for path in texts {
+            let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            let text = fs::read_to_string(path).map_err(|error| wrong(named(&error)))?;
+            for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+                let encode =
+                    |tokenizer: &glue_lm::Tokenizer| tokenizer.encode(line, true).map_err(|error| wrong(named(&error)));
+                let ids = encode(&first.tokenizer)?;
+                if ids != encode(&second.tokenizer)? {
+                    let message = format!(
+                        "{}, line {}: the tokenizers of the two models split it differently; activations of the same \
+                         tokens are compared",
+                        path.display(),
+                        number + 1
+                    );
+                    return Err(wrong(message).hint(Some("--method weights needs no text")));
+                }
+                sequences.extend(ids.chunks(longest).map(<[u32]>::to_vec));
+            }
+        }
+        if sequences.iter().map(Vec::len).sum::<usize>() < 2 {
+            return Err(wrong("the text has fewer than two tokens".to_owned())
+                .hint(Some("--text names files with a text on every line")));
+        }
+        let gathered = Mutex::default();
+        let (reference, model) = (first.model, second.model);
+        Ok(Self { reference, model, sequences, sites, max_bytes, watch, gathered })
+    }
+
+    /// Number of tokens of the text.
+    pub(super) fn tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+
+    /// The statistics of `sites`, from one pass over the text.
+    fn gather(&self, sites: &[Site]) -> Result<BTreeMap<String, Correlation>, AlignError> {
+        let mut statistics: Vec<Correlation> = sites.iter().map(|site| Correlation::new(site.units)).collect();
+        let mut done = 0;
+        let mut rest = &self.sequences[..];
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let count = rest.iter().take_while(|sequence| {
+                let before = tokens;
+                tokens += sequence.len();
+                before < BATCH
+            });
+            let (batch, after) = rest.split_at(count.count());
+            if self.watch.is_stopped() {
+                return Err(AlignError::Stopped);
+            }
+            self.watch.works_on(&format!(
+                "activations: token {} of {}",
+                units::count(done),
+                units::count(self.tokens() as u64)
+            ));
+            let (reference, model) = (observe(&self.reference, batch, sites)?, observe(&self.model, batch, sites)?);
+            for ((statistics, reference), model) in statistics.iter_mut().zip(&reference).zip(&model) {
+                statistics.add(reference, model)?;
+            }
+            done += batch.iter().map(Vec::len).sum::<usize>() as u64;
+            rest = after;
+        }
+        Ok(sites.iter().map(|site| site.name.clone()).zip(statistics).collect())
+    }
+}
+
+impl ActivationSource for Activations<'_> {
+    fn correlation(&self, site: &Site) -> Result<Cow<'_, Correlation>, AlignError> {
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        if !gathered.contains_key(&site.name) {
+            // Sites are asked for in order, so that those that follow are wanted next.
+            let at = self.sites.iter().position(|other| other == site).unwrap_or(self.sites.len());
+            let mut bytes = 0;
+            let fits = |site: &&Site| {
+                bytes += 8 * (site.units as u64).pow(2);
+                bytes <= self.max_bytes
+            };
+            let count = self.sites[at..].iter().take_while(fits).count();
+            let sites = if count > 0 { &self.sites[at..at + count] } else { std::slice::from_ref(site) };
+            *gathered = self.gather(sites)?;
+        }
+        match gathered.remove(&site.name) {
+            Some(found) if found.samples() > 0 => Ok(Cow::Owned(found)),
+            _ => Err(AlignError::Activations {
+                group: site.name.clone(),
+                expected: "a layer that every token goes through".into(),
+                found: "experts, each of which sees some tokens".into(),
+            }),
+        }
+    }
+}
+
+/// What `model` has at each of `sites`, on the same sequences.
+fn observe(model: &Model, batch: &[Vec<u32>], sites: &[Site]) -> Result<Vec<Vec<f32>>, AlignError> {
+    let mut tree = Tree::new();
+    for sequence in batch {
+        tree.push(None, sequence);
+    }
+    let mut recorder = Recorder { sites, values: vec![Vec::new(); sites.len()] };
+    model.observe(&mut tree, &mut recorder).map_err(|error| AlignError::Source { error: Box::new(error) })?;
+    Ok(recorder.values)
+}
+
+struct Recorder<'a> {
+    sites: &'a [Site],
+    values: Vec<Vec<f32>>,
+}
+
+impl Recorder<'_> {
+    fn record(&mut self, place: Place, layer: Option<usize>, values: &[f32]) {
+        for (site, into) in self.sites.iter().zip(&mut self.values) {
+            if site.place == place && site.layer == layer {
+                into.extend_from_slice(values);
+            }
+        }
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn residual(&mut self, _: usize, values: &[f32]) {
+        // All states are samples of the same units.
+        self.record(Place::Residual, None, values);
+    }
+
+    fn attention_output(&mut self, layer: usize, values: &[f32]) {
+        self.record(Place::AttentionOutput, Some(layer), values);
+    }
+
+    fn neurons(&mut self, layer: usize, values: &[f32]) {
+        self.record(Place::Neurons, Some(layer), values);
+    }
+}

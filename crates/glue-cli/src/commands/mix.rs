@@ -1,0 +1,230 @@
+//! `glue mix`: a mixture of experts from a description.
+
+use super::recipes;
+use crate::app::Global;
+use crate::failure::{Failure, of_file};
+use crate::progress::Progress;
+use crate::shell::Shell;
+use crate::table::{Align, Table};
+use crate::units;
+use glue_mixture::{Gates, MixConfig, MixError, MixPlan, RunOptions, run as write};
+use glue_recipe::Watch;
+use glue_router::RouterError;
+use glue_router::init::gates_for;
+use glue_tensor::{Dtype, WriteError, writer};
+use serde::Serialize;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Mix models into one with experts, as a description says
+///
+/// The description is YAML in the dialect of mergekit-moe, with more keys: level (ffn, block or model), dense_layers,
+/// mixed_layers, router, routing, pool, whole, router_layer, seed and format. Paths of models in it are relative to the
+/// working directory. OUT_DIR appears when all of it is written. It must not exist yet, or be empty.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue mix experts.yml mixture
+  glue mix experts.yml mixture --dry-run
+  glue mix experts.yml mixture --max-shard-size 2GB --json")]
+pub(crate) struct Args {
+    /// What to mix, and how
+    config: PathBuf,
+
+    /// Directory to write the mixture to
+    out_dir: PathBuf,
+
+    /// Show what would be done, with parameters, memory and disk; reads headers only
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Most data in one file of the output: 5GB, 500MB, 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
+    max_shard_size: u64,
+}
+
+/// A mixture, made or not.
+#[derive(Debug, Serialize)]
+struct Report {
+    output: String,
+    dry_run: bool,
+    form: &'static str,
+    experts: Vec<String>,
+    experts_per_token: usize,
+    /// None for whole models.
+    mixed_layers: Vec<usize>,
+    gate_mode: String,
+    seed: u64,
+    dtype: Option<&'static str>,
+    parameters: u64,
+    /// Those that one token meets.
+    active_parameters: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+    /// Bytes of buffers.
+    memory: u64,
+    /// Bytes free where the output goes, if that can be told.
+    free: Option<u64>,
+    /// Of each gate made from prompts, the condition number of its matrix; empty for others and in a dry run. Null is infinite.
+    conditions: Vec<f64>,
+    notes: Vec<String>,
+    /// None in a dry run.
+    seconds: Option<f64>,
+}
+
+/// Mixes, or shows what would be done.
+pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let mut config = read(&args.config)?;
+    if let Some(seed) = global.seed {
+        config.seed = seed;
+    }
+    let plan = MixPlan::new(&config).map_err(refusal)?;
+    let pool = recipes::pool(global)?;
+    let mut report = Report::new(&plan, args, pool.current_num_threads());
+    if args.dry_run {
+        return report.print(shell);
+    }
+    let start = Instant::now();
+    let progress = MixProgress(Progress::new(report.bytes_written, shell));
+    let done = pool.install(|| {
+        let gates = report.gates(&plan, &progress)?;
+        let options = RunOptions { max_shard_bytes: args.max_shard_size };
+        write(&plan, &gates, &args.out_dir, &options, &progress).map_err(refusal)
+    });
+    drop(progress);
+    done?;
+    report.seconds = Some(start.elapsed().as_secs_f64());
+    report.print(shell)
+}
+
+fn read(path: &Path) -> Result<MixConfig, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let absent = error.kind() == ErrorKind::NotFound;
+        let error = of_file(path, error);
+        if absent { Failure::refused(error) } else { Failure::failed(error) }
+    })?;
+    MixConfig::parse(&text, &path.display().to_string()).map_err(refusal)
+}
+
+/// An error with its hint and its status.
+fn refusal(error: MixError) -> Failure {
+    let hint = match &error {
+        MixError::Stopped => return Failure::Interrupted,
+        MixError::Write(WriteError::NotEmpty { .. } | WriteError::NotADirectory { .. }) => {
+            Some("name another OUT_DIR, or move away what is there; nothing is overwritten".to_string())
+        }
+        MixError::Write(WriteError::NoSpace { .. }) => {
+            Some("--dry-run tells how much room a mixture needs".to_string())
+        }
+        MixError::Write(WriteError::Busy { .. }) => {
+            Some("wait for the other run to end, or name another OUT_DIR".to_string())
+        }
+        other => other.hint(),
+    };
+    let failure = if error.is_usage() { Failure::refused(error) } else { Failure::failed(error) };
+    failure.hint(hint)
+}
+
+impl Report {
+    fn new(plan: &MixPlan, args: &Args, threads: usize) -> Report {
+        let estimate = plan.estimate(threads);
+        Report {
+            output: args.out_dir.display().to_string(),
+            dry_run: args.dry_run,
+            form: plan.form().name(),
+            experts: plan.sites.experts.clone(),
+            experts_per_token: plan.sites.experts_per_token,
+            mixed_layers: plan.sites.layers.clone(),
+            gate_mode: plan.config.gate_mode.to_string(),
+            seed: plan.config.seed,
+            dtype: plan.config.dtype.map(Dtype::torch_name),
+            parameters: estimate.parameters,
+            active_parameters: estimate.active_parameters,
+            bytes_read: estimate.read_bytes,
+            bytes_written: estimate.write_bytes,
+            memory: estimate.peak_memory_bytes,
+            free: writer::free_bytes(&args.out_dir),
+            conditions: Vec::new(),
+            notes: plan.notes.clone(),
+            seconds: None,
+        }
+    }
+
+    /// The gates that `plan` asks for, with what is to be said about them.
+    fn gates(&mut self, plan: &MixPlan, progress: &MixProgress) -> Result<Gates, Failure> {
+        let request = plan.gate_request();
+        if !request.mode.needs_prompts() || request.sites.prefixes.is_empty() {
+            return Ok(plan.random_gates());
+        }
+        let made = gates_for(&request, progress).map_err(|error| match error {
+            RouterError::Stopped => Failure::Interrupted,
+            error => Failure::failed(error).context("cannot make the gates"),
+        })?;
+        self.conditions = made.conditions;
+        self.notes.extend(made.warnings);
+        Ok(made.gates)
+    }
+
+    fn print(&self, shell: &mut Shell<'_>) -> Result<(), Failure> {
+        if shell.json() {
+            return shell.print_json(self);
+        }
+        let mut table = Table::new(&[Align::Left, Align::Left]);
+        let experts = format!("{} ({} for each token or sample)", self.experts.join(", "), self.experts_per_token);
+        let layers = match self.mixed_layers.as_slice() {
+            [] => "none".to_string(),
+            [only] => only.to_string(),
+            [first, .., last] if last - first + 1 == self.mixed_layers.len() => format!("{first} to {last}"),
+            layers => layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+        };
+        let mut row = |name: &str, value: String| table.row([name.to_string(), value]);
+        row("output", self.output.clone());
+        row("form", self.form.to_string());
+        row("experts", experts);
+        row("mixed layers", layers);
+        row("gates", format!("{} (seed {})", self.gate_mode, self.seed));
+        row("parameters", units::parameters(self.parameters));
+        row("active", units::parameters(self.active_parameters));
+        row("read", units::bytes(self.bytes_read));
+        row("written", units::bytes(self.bytes_written));
+        if self.dry_run {
+            row("memory", units::bytes(self.memory));
+            row("free", self.free.map_or("unknown".to_string(), units::bytes));
+        }
+        if let Some(seconds) = self.seconds {
+            row("time", units::duration(Duration::from_secs_f64(seconds)));
+        }
+        let mut text = table.render(|heading| heading.to_string());
+        for note in &self.notes {
+            text += &format!("note: {note}\n");
+        }
+        shell.print(&text)
+    }
+}
+
+/// What a mixture tells while it is made; from any thread.
+struct MixProgress(Progress);
+
+impl glue_mixture::Watch for MixProgress {
+    fn wrote(&self, bytes: u64) {
+        self.0.wrote(bytes);
+    }
+
+    fn works_on(&self, tensor: &str) {
+        self.0.works_on(tensor);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
+}
+
+impl glue_router::watch::Watch for MixProgress {
+    fn begins(&self, part: &str, _: usize) {
+        self.0.works_on(part);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
+}

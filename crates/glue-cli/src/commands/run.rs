@@ -1,0 +1,196 @@
+//! `glue run`: from a zoo to one better model.
+
+use super::recipes;
+use crate::app::Global;
+use crate::failure::{Failure, of_file};
+use crate::progress::RunProgress;
+use crate::shell::Shell;
+use crate::table::{Align, Table};
+use crate::units;
+use anyhow::anyhow;
+use glue_lm::Cancel;
+use glue_merge::Registry;
+use glue_pipeline::{
+    Ended, Finished, PipelineError, Registries, RunOptions, Source, Stage, ZooConfig, estimate, init, run as make,
+};
+use glue_select::strategy::StrategyRegistry;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Make one better model of a zoo, with a report
+///
+/// The config names models and tasks. Models are compared and grouped; inside each group those are merged that help, with
+/// weights found on proxy items; merges and models that stayed alone are mixed, with a trained router. What does not help
+/// is left out. In the end everything is scored once on test items. DIR gets final/, report.html, report.json and report.md,
+/// and stages/, from which --resume goes on after an interruption.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue run --init zoo/                       Write zoo/zoo.yml for the checkpoints in zoo/
+  glue run zoo/zoo.yml --out result --dry-run
+  glue run zoo/zoo.yml --out result
+  glue run zoo/zoo.yml --out result --resume
+  glue run zoo/zoo.yml --out result --until clusters")]
+pub(crate) struct Args {
+    /// What to make, and of what
+    #[arg(required_unless_present = "init")]
+    config: Option<PathBuf>,
+
+    /// Directory to write to
+    #[arg(long, value_name = "DIR", required_unless_present = "init")]
+    out: Option<PathBuf>,
+
+    /// Write a config with comments into this folder of checkpoints
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["config", "out"])]
+    init: Option<PathBuf>,
+
+    /// Go on with what is in the output directory
+    #[arg(long)]
+    resume: bool,
+
+    /// End after this stage
+    #[arg(long, value_name = "STAGE", value_parser = stage())]
+    until: Option<String>,
+
+    /// Make this stage and those after it anew; takes --resume as given
+    #[arg(long, value_name = "STAGE", value_parser = stage())]
+    from: Option<String>,
+
+    /// Show stages, evaluations, memory and disk, from headers
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn stage() -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(Stage::ALL.map(Stage::name))
+}
+
+/// Makes a run, or says what it would take.
+pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    if let Some(folder) = &args.init {
+        return begin(folder, shell);
+    }
+    let (Some(path), Some(out)) = (&args.config, &args.out) else {
+        return Err(Failure::refused(std::io::Error::other("a config and --out are needed")));
+    };
+    let (optimisers, strategies) = (glue_search::Registry::builtin(), StrategyRegistry::builtin());
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+    let hint = Some("glue run --init FOLDER writes a config with every key");
+    let mut config = ZooConfig::parse(&text, &path.display().to_string(), &strategies)
+        .map_err(|error| Failure::refused(error).hint(hint))?;
+    config.seed = global.seed.unwrap_or(config.seed);
+    let memory = match &config.limits.memory {
+        None => None,
+        Some(size) => Some(units::parse_size(size).map_err(|error| {
+            Failure::refused(std::io::Error::other(format!("{}: `limits.memory`: {error}", path.display())))
+        })?),
+    };
+    let source = Source { config, text, path: path.clone() };
+    if args.dry_run {
+        return plan(&source, shell);
+    }
+    let stop = shell.stop_flag();
+    let options = RunOptions {
+        out: out.clone(),
+        resume: args.resume || args.from.is_some(),
+        from: args.from.as_deref().and_then(Stage::parse),
+        until: args.until.as_deref().and_then(Stage::parse),
+        cancel: Cancel::when(stop.clone()),
+        stop,
+        memory,
+    };
+    let registries = Registries { operators: registry, optimisers: &optimisers, strategies: &strategies };
+    let pool = recipes::pool(global)?;
+    let progress = RunProgress::new(shell);
+    let done = pool.install(|| make(&source, registries, &options, &progress));
+    drop(progress);
+    match done.map_err(|error| refusal(error, path, out))? {
+        Ended::Finished(finished) => finish(&finished, shell),
+        Ended::Until(stage) => match shell.json() {
+            true => shell.print_json(&json!({ "out": out, "until": stage.name() })),
+            false => shell.print(&format!("ended after stage {} as asked; --resume goes on\n", stage.name())),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
+    let again = format!("glue run {} --out {} --resume", config.display(), out.display());
+    match error {
+        PipelineError::Stopped => Failure::Error {
+            status: 130,
+            error: anyhow!("interrupted; finished stages are in {}", out.join("stages").display()),
+            hint: Some(format!("{again} goes on")),
+        },
+        PipelineError::Occupied { ref found, .. } => {
+            let hint = match found.contains("--resume") {
+                true => format!("{again} goes on; or name another --out"),
+                false => "name another --out; nothing is overwritten".into(),
+            };
+            Failure::refused(error).hint(Some(hint))
+        }
+        PipelineError::Model { .. } | PipelineError::Metrics(_) => {
+            Failure::refused(error).hint(Some("paths of models start at the directory of the config"))
+        }
+        PipelineError::Eval(_) => Failure::refused(error),
+        PipelineError::Write(ref write) => {
+            let full = matches!(write, glue_tensor::WriteError::NoSpace { .. });
+            let hint = full.then(|| format!("make room, then {again} goes on"));
+            Failure::failed(error).hint(hint)
+        }
+        other => Failure::failed(other),
+    }
+}
+
+fn begin(folder: &Path, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let found = init(folder).map_err(Failure::refused)?;
+    if shell.json() {
+        return shell.print_json(&json!({ "config": found.path, "models": found.models, "base": found.bases }));
+    }
+    let bases = match found.bases.is_empty() {
+        true => "no base recognised".to_string(),
+        false => format!("fine-tuned from {}", found.bases.join(", ")),
+    };
+    let models = units::things(found.models.len(), "model", "models");
+    shell.print(&format!("{}: {models}, {bases}\n", found.path.display()))
+}
+
+fn plan(source: &Source, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let estimate = estimate(source).map_err(|error| refusal(error, &source.path, Path::new("DIR")))?;
+    if shell.json() {
+        return shell.print_json(&json!(estimate));
+    }
+    let mut table = Table::with_header(&[
+        ("STAGE", Align::Left),
+        ("WHAT", Align::Left),
+        ("READS", Align::Right),
+        ("WRITES", Align::Right),
+    ]);
+    for stage in &estimate.stages {
+        table.row([stage.stage.clone(), stage.what.clone(), units::bytes(stage.reads), units::bytes(stage.writes)]);
+    }
+    let mut text = table.render(|line| shell.heading(line));
+    text += &format!(
+        "\nat most {} evaluations of merged candidates, {} items each\nmemory {}, beside memory maps\ndisk {} at most at once\n",
+        units::count(estimate.evaluations),
+        units::count(estimate.proxy_items),
+        units::bytes(estimate.memory),
+        units::bytes(estimate.disk),
+    );
+    shell.print(&text)
+}
+
+fn finish(finished: &Finished, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    if shell.json() {
+        let text = glue_report::json(&finished.report).map_err(Failure::failed)?;
+        let value: Value = serde_json::from_str(&text).map_err(Failure::failed)?;
+        return shell.print_json(&value);
+    }
+    let mut text = String::new();
+    for line in glue_report::lines(&finished.report) {
+        text += &format!("{}\n", line.text);
+    }
+    let seconds = Duration::from_secs_f64(finished.cost.seconds());
+    text += &format!("report  {}  ({})\n", finished.html.display(), units::duration(seconds));
+    shell.print(&text)
+}

@@ -1,0 +1,407 @@
+//! `glue train-router`: trains the gates of a mixture in place.
+
+use super::recipes;
+use crate::app::Global;
+use crate::failure::Failure;
+use crate::progress::RequestProgress;
+use crate::shell::Shell;
+use crate::table::{Align, Table};
+use crate::units;
+use glue_eval::{Watch as _, load_tasks, select};
+use glue_mixture::RouterKind;
+use glue_router::lm_loss::BALANCE;
+use glue_router::mixture::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainRequest, Trainer};
+use glue_router::report::RoutingTable;
+use glue_router::supervised::Training;
+use glue_router::training::{Epoch, TrainSettings};
+use glue_router::{RouterError, watch};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Train the gates of a mixture, and change nothing else of it
+///
+/// Gates learn which expert each item of the tasks should go to, or are trained by the loss of the items' answers. The
+/// gates on disk are replaced when all of them are trained.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  glue train-router mixture --tasks tasks
+  glue train-router mixture --tasks tasks --expert reason=thinker --router mlp:64
+  glue train-router mixture --tasks tasks --labels loss --state train --resume
+  glue train-router mixture --tasks tasks --loss lm --epochs 3 --json")]
+pub(crate) struct Args {
+    /// Directory of the mixture
+    mixture: PathBuf,
+
+    /// Directory or file of tasks; may be given several times
+    #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_delimiter = ',')]
+    tasks: Vec<PathBuf>,
+
+    /// Train with this task, group or tag only; may be given several times
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    task: Vec<String>,
+
+    /// Items to train with
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    split: String,
+
+    /// Validate with this split, instead of a fifth of the items
+    #[arg(long, value_name = "NAME")]
+    validation_split: Option<String>,
+
+    /// Use only the first N items of each task
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
+    /// Which expert an item belongs to: that of its skill, or the one with the lowest loss on its answer
+    #[arg(long, value_name = "HOW", default_value = "skill", conflicts_with = "loss")]
+    labels: LabelsBy,
+
+    /// Divide losses by this and let experts share an item, instead of the lowest loss alone
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f64,
+
+    /// Give a task or skill to an expert: math=a-math. What is not given goes to the expert of that name, or of the lowest loss
+    #[arg(long = "expert", value_name = "NAME=EXPERT", value_parser = pair)]
+    experts: Vec<(String, String)>,
+
+    /// What is minimised: labels, or lm for the loss of answers through the frozen network
+    #[arg(long, value_name = "WHAT", default_value = "labels")]
+    loss: Minimised,
+
+    /// With --loss lm, the weight of the term that balances the load of experts
+    #[arg(long, value_name = "C", default_value_t = BALANCE)]
+    balance: f64,
+
+    /// Train the gates of these layers only
+    #[arg(long, value_name = "L", value_delimiter = ',')]
+    layer: Vec<usize>,
+
+    /// Form of the gates: linear, or mlp:WIDTH; as it is when not given
+    #[arg(long, value_name = "FORM", value_parser = form)]
+    router: Option<RouterKind>,
+
+    /// Most passes over the items, where gradients are followed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: Option<u32>,
+
+    /// Step size, where gradients are followed
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
+
+    /// Keep states of the training in this directory
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// Go on from the states kept there
+    #[arg(long, requires = "state")]
+    resume: bool,
+
+    /// Write where validation items went, a picture for each gate
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+
+    /// Show what would be trained; computes nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What decides on an item's expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LabelsBy {
+    /// Its task or skill.
+    Skill,
+    /// The losses of the experts.
+    Loss,
+}
+
+/// What a training minimises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Minimised {
+    /// The cross-entropy of labels.
+    Labels,
+    /// The loss of answers.
+    Lm,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, expert)) if !name.is_empty() && !expert.is_empty() => Ok((name.to_owned(), expert.to_owned())),
+        _ => Err("expected NAME=EXPERT".to_owned()),
+    }
+}
+
+fn form(text: &str) -> Result<RouterKind, String> {
+    let width = || text.strip_prefix("mlp:")?.parse().ok().filter(|&width: &usize| width > 0);
+    match (text, width()) {
+        ("linear", _) => Ok(RouterKind::Linear),
+        (_, Some(hidden_size)) => Ok(RouterKind::Mlp { hidden_size }),
+        _ => Err("expected linear, or mlp:WIDTH with a width of at least 1".to_owned()),
+    }
+}
+
+/// Trains and prints.
+pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let mut tasks = load_tasks(&args.tasks).map_err(Failure::refused)?;
+    if !args.task.is_empty() {
+        tasks = select(tasks, &args.task).map_err(Failure::refused)?;
+    }
+    let pool = recipes::pool(global)?;
+    let start = Instant::now();
+    let trainer = pool.install(|| Trainer::open(request(args, global), &tasks)).map_err(refusal)?;
+    let plan = trainer.plan();
+    if args.dry_run {
+        return print_plan(args, &plan, shell);
+    }
+    let progress = TrainProgress { bar: RequestProgress::new(shell), stop: shell.stop_flag() };
+    let report = pool.install(|| trainer.run(&progress));
+    drop(progress);
+    let report = report.map_err(refusal)?;
+    write_pictures(args, &report)?;
+    print(args, &plan, &report, start.elapsed(), shell)
+}
+
+fn request(args: &Args, global: &Global) -> TrainRequest {
+    let mut request = TrainRequest::new(&args.mixture);
+    request.split.clone_from(&args.split);
+    request.limit = args.limit.map(|limit| limit as usize);
+    if let Some(split) = &args.validation_split {
+        request.held = Held::Split(split.clone());
+    }
+    request.labels = match args.labels {
+        LabelsBy::Skill => Labels::Skill,
+        LabelsBy::Loss => Labels::Loss { temperature: args.temperature },
+    };
+    (request.method, request.settings) = match args.loss {
+        Minimised::Labels => (Method::Supervised, TrainSettings::SUPERVISED),
+        Minimised::Lm => (Method::LmLoss { balance: args.balance }, TrainSettings::LANGUAGE_MODEL),
+    };
+    request.given = args.experts.iter().cloned().collect::<BTreeMap<_, _>>();
+    request.layers = (!args.layer.is_empty()).then(|| args.layer.clone());
+    request.router = args.router;
+    if let Some(epochs) = args.epochs {
+        request.settings.epochs = epochs as usize;
+    }
+    if let Some(rate) = args.learning_rate {
+        request.settings.learning_rate = rate;
+    }
+    request.settings.seed = global.seed.unwrap_or(0);
+    request.state.clone_from(&args.state);
+    request.resume = args.resume;
+    request
+}
+
+struct TrainProgress {
+    bar: RequestProgress,
+    stop: Arc<AtomicBool>,
+}
+
+impl watch::Watch for TrainProgress {
+    fn begins(&self, _: &str, steps: usize) {
+        self.bar.begins(steps);
+    }
+
+    fn advanced(&self, steps: usize) {
+        self.bar.answered(steps);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// What is wrong with what the user gave is a refusal.
+fn refusal(error: RouterError) -> Failure {
+    match error {
+        RouterError::Stopped => Failure::Interrupted,
+        RouterError::Mixture(error) => {
+            let (hint, usage) = (error.hint(), error.is_usage());
+            if usage { Failure::refused(error) } else { Failure::failed(error) }.hint(hint)
+        }
+        error @ RouterError::UnknownExpert { .. } => Failure::refused(error).hint(Some("--expert NAME=EXPERT chooses")),
+        error @ (RouterError::Setting { .. }
+        | RouterError::UnknownTask { .. }
+        | RouterError::TooFewItems { .. }
+        | RouterError::NoAnswer { .. }
+        | RouterError::Unsupported { .. }
+        | RouterError::OtherTraining { .. }
+        | RouterError::Task(_)
+        | RouterError::Eval(_)) => Failure::refused(error),
+        error => Failure::failed(error),
+    }
+}
+
+fn print_plan(args: &Args, plan: &TrainPlan, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let gates: Vec<&str> = plan.gates.iter().map(|(_, name)| name.trim_end_matches('.')).collect();
+    let [train, validation] = plan.items;
+    if shell.json() {
+        return shell.print_json(&json!({
+            "mixture": args.mixture.display().to_string(),
+            "experts": plan.experts,
+            "gates": gates,
+            "items": { "train": train, "validation": validation },
+            "tasks": plan.tasks,
+        }));
+    }
+    let mut table = Table::new(&[Align::Left, Align::Left]);
+    table.row(["experts".to_owned(), plan.experts.join(", ")]);
+    table.row(["gates".to_owned(), gates.join(", ")]);
+    table.row(["items".to_owned(), format!("{train} to train with, {validation} to validate with")]);
+    for (task, items) in &plan.tasks {
+        table.row([task.clone(), units::things(*items, "item", "items")]);
+    }
+    shell.print(&table.render(|line| shell.heading(line)))
+}
+
+fn write_pictures(args: &Args, report: &TrainReport) -> Result<(), Failure> {
+    let Some(directory) = &args.pictures else { return Ok(()) };
+    let failed = |path: &PathBuf, error| Failure::failed(crate::failure::of_file(path, error));
+    std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
+    let write = |gate: &str, table: &RoutingTable| {
+        let gate = gate.trim_end_matches('.');
+        let path = directory.join(format!("{gate}.{}.svg", table.rows_are));
+        let svg = table.to_svg(&format!("{gate}: experts by {}", table.rows_are));
+        glue_tensor::write_atomic(&path, svg.as_bytes()).map_err(Failure::failed)
+    };
+    match report {
+        TrainReport::Supervised { gates, .. } => gates.iter().try_for_each(|gate| {
+            write(&gate.name, &gate.tasks)?;
+            write(&gate.name, &gate.skills)
+        }),
+        TrainReport::LmLoss { load, .. } => load.iter().try_for_each(|(gate, table)| write(gate, table)),
+    }
+}
+
+fn print(
+    args: &Args,
+    plan: &TrainPlan,
+    report: &TrainReport,
+    time: Duration,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
+    if shell.json() {
+        let mut document = match report {
+            TrainReport::Supervised { assigned, gates } => {
+                let expert = |&number: &usize| plan.experts.get(number).cloned().unwrap_or_default();
+                let assigned: BTreeMap<&String, String> = assigned.iter().map(|(t, n)| (t, expert(n))).collect();
+                json!({ "experts_of_tasks": assigned, "gates": gates.iter().map(gate_json).collect::<Vec<_>>() })
+            }
+            TrainReport::LmLoss { trained, load } => {
+                let load: serde_json::Map<String, Value> =
+                    load.iter().map(|(gate, table)| (gate.trim_end_matches('.').to_owned(), table.to_json())).collect();
+                json!({
+                    "start": trained.start,
+                    "best_epoch": trained.best,
+                    "epochs": epochs_json(&trained.history),
+                    "load": load,
+                })
+            }
+        };
+        document["mixture"] = json!(args.mixture.display().to_string());
+        document["items"] = json!({ "train": plan.items[0], "validation": plan.items[1] });
+        document["seconds"] = json!(time.as_secs_f64());
+        return shell.print_json(&document);
+    }
+    let mut text = String::new();
+    match report {
+        TrainReport::Supervised { gates, .. } => {
+            let mut table = Table::with_header(&[
+                ("GATE", Align::Left),
+                ("TRAIN", Align::Right),
+                ("VALIDATION", Align::Right),
+                ("HOW", Align::Left),
+            ]);
+            for gate in gates {
+                let how = match &gate.training {
+                    Training::Linear { l2, certificate, .. } => {
+                        format!("l2 {l2}, within {:.0e} of the optimum", certificate.gap)
+                    }
+                    Training::Mlp { history, best } => format!("epoch {best} of {}", history.len()),
+                };
+                let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+                let name = gate.name.trim_end_matches('.').to_owned();
+                table.row([name, percent(gate.train_accuracy), percent(gate.validation_accuracy), how]);
+            }
+            text += &table.render(|line| shell.heading(line));
+            if let Some(last) = gates.last() {
+                let _ = write!(
+                    text,
+                    "\n{}\n{}",
+                    shell.heading(last.name.trim_end_matches('.')),
+                    cells(&last.skills, shell)
+                );
+                let _ = write!(text, "\n{}", cells(&last.tasks, shell));
+            }
+        }
+        TrainReport::LmLoss { trained, load } => {
+            let _ = writeln!(text, "loss on validation items before training: {:.4}", trained.start);
+            for (index, epoch) in trained.history.iter().enumerate() {
+                let kept = if index + 1 == trained.best { ", kept" } else { "" };
+                let (train, validation) = (epoch.train, epoch.validation);
+                let _ = writeln!(text, "epoch {}: train {train:.4}, validation {validation:.4}{kept}", index + 1);
+            }
+            for (gate, table) in load {
+                let shares = RoutingTable {
+                    rows: table.rows.iter().map(|row| row.0.clone()).zip(table.shares()).collect(),
+                    ..table.clone()
+                };
+                let _ = write!(text, "\n{}\n{}", shell.heading(gate.trim_end_matches('.')), cells(&shares, shell));
+            }
+        }
+    }
+    let _ = writeln!(text, "trained in {}", units::duration(time));
+    shell.print(&text)
+}
+
+/// A table of the report as text.
+fn cells(table: &RoutingTable, shell: &Shell<'_>) -> String {
+    let mut rows = table.cells().into_iter();
+    let header = rows.next().unwrap_or_default();
+    let align = |index: usize| if index == 0 { Align::Left } else { Align::Right };
+    let columns: Vec<(&str, Align)> = header.iter().enumerate().map(|(i, name)| (name.as_str(), align(i))).collect();
+    let mut text = Table::with_header(&columns);
+    rows.for_each(|row| text.row(row));
+    text.render(|line| shell.heading(line))
+}
+
+fn gate_json(gate: &GateReport) -> Value {
+    let training = match &gate.training {
+        Training::Linear { l2, tried, certificate } => json!({
+            "l2": l2,
+            "validation_loss": tried.iter().map(|(l2, loss)| json!({ "l2": l2, "loss": loss })).collect::<Vec<_>>(),
+            "gradient_norm": certificate.gradient_norm,
+            "gap": certificate.gap,
+        }),
+        Training::Mlp { history, best } => json!({ "best_epoch": best, "epochs": epochs_json(history) }),
+    };
+    json!({
+        "gate": gate.name.trim_end_matches('.'),
+        "accuracy": { "train": gate.train_accuracy, "validation": gate.validation_accuracy },
+        "training": training,
+        "tasks": gate.tasks.to_json(),
+        "skills": gate.skills.to_json(),
+    })
+}
+
+fn epochs_json(history: &[Epoch]) -> Value {
+    history.iter().map(|epoch| json!({ "train": epoch.train, "validation": epoch.validation })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    //! Words of the command line.
+    use super::*;
+
+    #[test]
+    fn forms_and_pairs_are_read_or_refused() {
+        assert_eq!(form("linear"), Ok(RouterKind::Linear));
+        assert_eq!(form("mlp:64"), Ok(RouterKind::Mlp { hidden_size: 64 }));
+        assert!(["mlp", "mlp:0", "mlp:x", "tree"].iter().all(|text| form(text).is_err()));
+        assert_eq!(pair("math=a-math"), Ok(("math".to_owned(), "a-math".to_owned())));
+        assert!(["math", "=a", "math="].iter().all(|text| pair(text).is_err()));
+    }
+}

@@ -1,0 +1,294 @@
+//! Gates: scores of the experts from the states of tokens or of whole prompts, and who is chosen by them.
+
+use super::attention_block::Projection;
+use super::select;
+use crate::architecture::Activation;
+use crate::error::LmError;
+use crate::ops::{Routes, gated, mean_of_rows, product_of, shares};
+use crate::train::{GateInfo, GateWeights};
+use crate::tree::{Pass, Sample, Tree};
+use crate::weight::Weight;
+use candle_core::{DType, Device, Result, Tensor};
+use glue_mixture::{Pool, RouterKind, Routing};
+use std::sync::Arc;
+
+/// The weights of a gate.
+#[derive(Debug)]
+pub(crate) enum Gate {
+    Linear(Projection),
+    /// down(silu(up(x)))
+    Mlp {
+        up: Projection,
+        down: Projection,
+    },
+}
+
+impl Gate {
+    /// [rows, hidden] to [rows, experts].
+    pub(crate) fn scores(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Gate::Linear(weight) => weight.forward(x),
+            Gate::Mlp { up, down } => down.forward(&silu(&up.forward(x)?)?),
+        }
+    }
+
+    /// The stored weights, widened.
+    pub(crate) fn weights(&self) -> Result<GateWeights> {
+        let matrix = |p: &Projection| Tensor::from_vec(p.weight.to_f32(), p.weight.shape(), &Device::Cpu);
+        let bias = |p: &Projection| p.bias.as_ref().map(|b| Tensor::from_slice(b, b.len(), &Device::Cpu)).transpose();
+        let bias_or_zeros = |p: &Projection| match bias(p)? {
+            Some(bias) => Ok(bias),
+            None => Tensor::zeros(p.weight.shape()[0], DType::F32, &Device::Cpu),
+        };
+        Ok(match self {
+            Gate::Linear(p) => GateWeights::Linear { weight: matrix(p)?, bias: bias(p)? },
+            Gate::Mlp { up, down } => GateWeights::Mlp {
+                up_weight: matrix(up)?,
+                up_bias: bias_or_zeros(up)?,
+                down_weight: matrix(down)?,
+                down_bias: bias_or_zeros(down)?,
+            },
+        })
+    }
+}
+
+fn silu(x: &Tensor) -> Result<Tensor> {
+    gated(x, &x.ones_like()?, Activation::Silu)
+}
+
+/// Finds a tensor by name, of this shape, if there is one.
+pub(crate) type FindTensor<'a> = dyn Fn(String, &[usize]) -> std::result::Result<Option<Weight>, LmError> + 'a;
+
+/// The gate whose tensors' names begin with `name`, for states of width `hidden`; biases may be absent.
+pub(crate) fn load_gate(
+    kind: RouterKind,
+    name: &str,
+    experts: usize,
+    hidden: usize,
+    tensor: &FindTensor<'_>,
+) -> std::result::Result<Gate, LmError> {
+    let one = |part: &str, out: usize, width: usize| {
+        let matrix = format!("{name}{part}weight");
+        let weight = tensor(matrix.clone(), &[out, width])?;
+        let weight = weight.ok_or(LmError::MissingTensor { name: matrix, expected: vec![out, width] })?;
+        let bias = tensor(format!("{name}{part}bias"), &[out])?;
+        Ok::<_, LmError>(Projection { weight, bias: bias.map(|bias| bias.to_f32()) })
+    };
+    Ok(match kind {
+        RouterKind::Linear => Gate::Linear(one("", experts, hidden)?),
+        RouterKind::Mlp { hidden_size } => {
+            Gate::Mlp { up: one("up.", hidden_size, hidden)?, down: one("down.", experts, hidden_size)? }
+        }
+    })
+}
+
+/// Scores by weights that may be trained.
+fn trained_scores(weights: &GateWeights, x: &Tensor) -> Result<Tensor> {
+    match weights {
+        GateWeights::Linear { weight, bias: None } => product_of(x, weight),
+        GateWeights::Linear { weight, bias: Some(bias) } => product_of(x, weight)?.broadcast_add(bias),
+        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+            let inner = silu(&product_of(x, up_weight)?.broadcast_add(up_bias)?)?;
+            product_of(&inner, down_weight)?.broadcast_add(down_bias)
+        }
+    }
+}
+
+/// A gate and how it is used.
+#[derive(Debug)]
+pub(crate) struct Router {
+    /// Its number among the gates of the model.
+    pub(super) number: usize,
+    /// The layer whose states it reads.
+    pub(super) layer: usize,
+    /// What the names of its tensors begin with.
+    pub(super) name: String,
+    pub(crate) gate: Gate,
+    pub(super) experts: usize,
+    pub(super) per_token: usize,
+    /// Whether shares are brought to sum 1.
+    pub(super) normalised: bool,
+    /// How prompts are pooled, where they are routed as one.
+    pub(super) pool: Option<Pool>,
+}
+
+/// What a gate said about some tokens or samples. See [`crate::Output::routing`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct GateOutput {
+    /// The number of the gate in [`Model::gates`](crate::Model::gates).
+    pub gate: usize,
+    /// The layer whose states it read.
+    pub layer: usize,
+    /// Scores of the experts, [decisions, experts]; the probabilities are their softmax. One decision for each token in the
+    /// order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or for each sample whose
+    /// prompt was in the pass, in the order of roots.
+    pub scores: Tensor,
+    /// The experts chosen in each decision, the most probable first.
+    pub chosen: Vec<Vec<usize>>,
+    /// The states that the gate read, [decisions, hidden size], pooled where samples are routed; only of samples, or when
+    /// [`Model::forward_train`](crate::Model::forward_train) was asked.
+    pub inputs: Option<Tensor>,
+}
+
+/// What the gates of a pass are given, and what they said.
+pub(super) struct Gates<'a> {
+    pub(super) pass: &'a Pass,
+    pub(super) trained: Option<&'a [GateWeights]>,
+    pub(super) said: Vec<GateOutput>,
+    /// Scores of new samples, kept in the tree when the pass has succeeded.
+    pub(super) kept: Vec<(Sample, usize, Arc<[f32]>)>,
+    /// The sample of each row.
+    sample_of: Vec<usize>,
+}
+
+impl<'a> Gates<'a> {
+    pub(super) fn new(pass: &'a Pass, trained: Option<&'a [GateWeights]>) -> Gates<'a> {
+        let mut sample_of = vec![0; pass.tokens.len()];
+        for segment in &pass.segments {
+            sample_of[segment.rows.clone()].fill(segment.sample);
+        }
+        Gates { pass, trained, said: Vec::new(), kept: Vec::new(), sample_of }
+    }
+}
+
+/// Scores, and who is chosen by them.
+pub(super) struct Scored {
+    scores: Tensor,
+    pub(super) chosen: Vec<Vec<usize>>,
+    normalised: bool,
+}
+
+impl Scored {
+    /// Where rows go, each decided by the scores of this number, and the share of each place.
+    pub(super) fn route(&self, decider: &[usize]) -> Result<(Routes, Tensor)> {
+        let experts = self.scores.dim(1)?;
+        let routes = Routes::new(experts, &self.chosen, decider);
+        let shares = match self.normalised {
+            true => shares(&self.scores, &self.chosen, &routes)?,
+            false => shares(&self.scores, &vec![(0..experts).collect(); self.chosen.len()], &routes)?,
+        };
+        Ok((routes, shares))
+    }
+}
+
+impl Router {
+    /// What others may know of it.
+    pub(crate) fn info(&self) -> GateInfo {
+        GateInfo {
+            layer: self.layer,
+            name: self.name.clone(),
+            experts: self.experts,
+            experts_per_token: self.per_token,
+            routing: if self.pool.is_some() { Routing::Sample } else { Routing::Token },
+            kind: match &self.gate {
+                Gate::Linear(_) => RouterKind::Linear,
+                Gate::Mlp { up, .. } => RouterKind::Mlp { hidden_size: up.weight.shape()[0] },
+            },
+        }
+    }
+
+    /// The scores of the rows of `x`.
+    pub(super) fn score_tokens(&self, gates: &mut Gates<'_>, x: &Tensor) -> Result<Scored> {
+        let scores = self.scores(gates, x)?;
+        let chosen = self.choose(&scores)?;
+        let inputs = gates.trained.map(|_| x.clone());
+        gates.said.push(GateOutput {
+            gate: self.number,
+            layer: self.layer,
+            scores: scores.clone(),
+            chosen: chosen.clone(),
+            inputs,
+        });
+        Ok(Scored { scores, chosen, normalised: self.normalised })
+    }
+
+    /// The scores of the samples of a pass. `x` holds the rows `present`, all when absent, among them those of every new prompt that
+    /// its pool needs.
+    pub(super) fn score_samples(
+        &self,
+        pool: Pool,
+        tree: &Tree,
+        gates: &mut Gates<'_>,
+        x: &Tensor,
+        present: Option<&[usize]>,
+    ) -> std::result::Result<Scored, LmError> {
+        let place = |row: usize| present.map_or(row, |rows| rows.partition_point(|&other| other < row));
+        let samples = &gates.pass.samples;
+        let prompts = samples.iter().filter(|sample| !sample.decided).map(|sample| sample.prompt.clone());
+        let pooled = match pool {
+            Pool::Mean => mean_of_rows(x, &prompts.map(|rows| place(rows.start)..place(rows.end)).collect::<Vec<_>>())?,
+            Pool::First => select(x, &prompts.map(|rows| place(rows.start) as u32).collect::<Vec<_>>())?,
+            Pool::Last => select(x, &prompts.map(|rows| place(rows.end - 1) as u32).collect::<Vec<_>>())?,
+        };
+        let new = self.scores(gates, &pooled)?;
+        let mut scores = Vec::with_capacity(samples.len());
+        let mut kept = Vec::new();
+        let mut next = 0;
+        for sample in samples {
+            if sample.decided {
+                let old = tree.scores_of(sample, self.number).filter(|old| old.len() == self.experts);
+                // A tree of another model.
+                let old = old.ok_or(LmError::ForeignTree { expected: self.experts, found: 0 })?;
+                scores.push(Tensor::from_slice(&old, (1, self.experts), &Device::Cpu)?);
+            } else {
+                let one = new.narrow(0, next, 1)?;
+                kept.push((sample.clone(), self.number, crate::ops::elements(&one)?.into()));
+                scores.push(one);
+                next += 1;
+            }
+        }
+        gates.kept.extend(kept);
+        let scores = Tensor::cat(&scores, 0)?;
+        let chosen = self.choose(&scores)?;
+        let of_new = samples.iter().zip(&chosen).filter(|(sample, _)| !sample.decided);
+        let of_new: Vec<Vec<usize>> = of_new.map(|(_, chosen)| chosen.clone()).collect();
+        gates.said.push(GateOutput {
+            gate: self.number,
+            layer: self.layer,
+            scores: new,
+            chosen: of_new,
+            inputs: Some(pooled),
+        });
+        Ok(Scored { scores, chosen, normalised: self.normalised })
+    }
+
+    /// The samples of these rows, or of all.
+    pub(super) fn samples_of(gates: &Gates<'_>, rows: Option<&[usize]>) -> Vec<usize> {
+        match rows {
+            None => gates.sample_of.clone(),
+            Some(rows) => rows.iter().map(|&row| gates.sample_of[row]).collect(),
+        }
+    }
+
+    fn scores(&self, gates: &Gates<'_>, x: &Tensor) -> Result<Tensor> {
+        match gates.trained.and_then(|all| all.get(self.number)) {
+            Some(weights) => trained_scores(weights, x),
+            None => self.gate.scores(x),
+        }
+    }
+
+    fn choose(&self, scores: &Tensor) -> Result<Vec<Vec<usize>>> {
+        let scores = crate::ops::elements(scores)?;
+        Ok(scores.chunks_exact(self.experts).map(|scores| largest(scores, self.per_token)).collect())
+    }
+}
+
+/// The places of the largest numbers, in descending order; of equal numbers the first counts as larger.
+pub(crate) fn largest(numbers: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..numbers.len()).collect();
+    order.sort_by(|&a, &b| numbers[b].total_cmp(&numbers[a]));
+    order.truncate(count);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_scores_choose_the_lower_numbers() {
+        assert_eq!(largest(&[1.0, 1.0, 1.0], 2), [0, 1]);
+        assert_eq!(largest(&[0.5, 2.0, -1.0, 1.0], 3), [1, 3, 0]);
+    }
+}

@@ -1,0 +1,124 @@
+//! What a pass computes on its way to the logits, for those who compare the units of models.
+
+use super::floats;
+use candle_core::{Result, Tensor};
+
+/// Is shown activations while a pass runs; see [`crate::Model::observe`].
+///
+/// Values are row after row, a row for each pending token in the order of push and extend. A layer is counted from 0.
+pub trait Observer {
+    /// The residual stream, \[rows, hidden size\]: state 0 is the embedding (scaled where the family scales it), state i the stream
+    /// after layer i counted from 1.
+    fn residual(&mut self, _state: usize, _values: &[f32]) {}
+
+    /// What goes into the output projection of attention, \[rows, query heads · head size\].
+    fn attention_output(&mut self, _layer: usize, _values: &[f32]) {}
+
+    /// What goes into the MLP, or into the gate and the experts in its place, \[rows, hidden size\].
+    fn mlp_input(&mut self, _layer: usize, _values: &[f32]) {}
+
+    /// What goes into the down projection of the MLP, \[rows, intermediate size\]. Not called for a layer with experts, which see
+    /// different tokens each.
+    fn neurons(&mut self, _layer: usize, _values: &[f32]) {}
+}
+
+/// Looks at nothing.
+pub(super) struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// The place in the model that a part of a layer shows what it computes from.
+pub(super) struct Here<'a> {
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) layer: usize,
+}
+
+impl Here<'_> {
+    /// Shows what goes into the output projection.
+    pub(super) fn attention_output(&mut self, x: &Tensor) -> Result<()> {
+        self.observer.attention_output(self.layer, &floats(x)?);
+        Ok(())
+    }
+
+    /// Shows what goes into the MLP.
+    pub(super) fn mlp_input(&mut self, x: &Tensor) -> Result<()> {
+        self.observer.mlp_input(self.layer, &floats(x)?);
+        Ok(())
+    }
+
+    /// Shows what goes into the down projection.
+    pub(super) fn neurons(&mut self, x: &Tensor) -> Result<()> {
+        self.observer.neurons(self.layer, &floats(x)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Model, Tree, Want};
+    use candle_core::Device;
+    use std::path::Path;
+
+    #[derive(Default)]
+    struct All {
+        residual: Vec<Vec<f32>>,
+        attention: Vec<Vec<f32>>,
+        neurons: Vec<Vec<f32>>,
+    }
+
+    fn keep(list: &mut Vec<Vec<f32>>, at: usize, values: &[f32]) {
+        assert_eq!(list.len(), at, "in order, each once");
+        list.push(values.to_vec());
+    }
+
+    impl Observer for All {
+        fn residual(&mut self, state: usize, values: &[f32]) {
+            keep(&mut self.residual, state, values);
+        }
+
+        fn attention_output(&mut self, layer: usize, values: &[f32]) {
+            keep(&mut self.attention, layer, values);
+        }
+
+        fn neurons(&mut self, layer: usize, values: &[f32]) {
+            keep(&mut self.neurons, layer, values);
+        }
+    }
+
+    #[test]
+    fn what_is_seen_makes_up_the_residual_stream() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo/base-a");
+        let model = Model::open(&dir).unwrap();
+        let tree = || {
+            let mut tree = Tree::new();
+            let first = tree.push(None, &[1, 40, 41, 42]);
+            tree.push(Some(first), &[50, 51]);
+            tree.push(None, &[1, 60, 61]);
+            tree
+        };
+        let mut all = All::default();
+        model.observe(&mut tree(), &mut all).unwrap();
+        let states: Vec<usize> = (0..=model.num_layers()).collect();
+        let output = model.forward(&mut tree(), &Want { hidden: &states, ..Want::NOTHING }).unwrap();
+        for (seen, state) in all.residual.iter().zip(&output.hidden) {
+            assert_eq!(*seen, state.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        }
+        assert_eq!((all.residual.len(), all.attention.len(), all.neurons.len()), (5, 4, 4));
+        // A layer of a Llama adds two products to the stream.
+        for (layer, stage) in model.layers.iter().enumerate() {
+            let super::super::Stage::One(weights) = stage else { panic!("one layer") };
+            let through = |projection: &super::super::attention_block::Projection, values: &[f32]| {
+                let x = Tensor::from_slice(values, (9, values.len() / 9), &Device::Cpu).unwrap();
+                projection.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let super::super::feed_forward::FeedForward::Dense(mlp) = &weights.mlp else { panic!("no experts") };
+            let attended = through(&weights.attention.o, &all.attention[layer]);
+            let mapped = through(&mlp.down, &all.neurons[layer]);
+            for (at, (before, after)) in all.residual[layer].iter().zip(&all.residual[layer + 1]).enumerate() {
+                // Rounding of f32, of numbers that reach some tens.
+                assert!((before + attended[at] + mapped[at] - after).abs() < 1e-4, "layer {layer}, {at}");
+            }
+        }
+    }
+}

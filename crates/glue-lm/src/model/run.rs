@@ -1,0 +1,341 @@
+//! One pass through the layers, of which some hold experts.
+//!
+//! Rows are grouped by expert, so that the products of each are done once over its rows. Of a sample that does not go through an
+//! expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys and values of all of
+//! them, because any later token may come to it.
+
+use super::gate::{Gates, Router, Scored};
+use super::layer::{Layer, LayerRows, SomeRows};
+use super::observer::{Here, Observer};
+use super::{GateOutput, Model, Stage, Tail, floats, select};
+use crate::error::LmError;
+use crate::ops::{Routes, Segment, combine};
+use crate::rope::{Angles, RopeTables};
+use crate::train::GateWeights;
+use crate::tree::{Pass, Tree};
+use candle_core::{DType, Device, Tensor};
+use glue_mixture::Pool;
+use std::sync::Arc;
+
+/// What is wanted of a pass.
+pub(super) struct Request<'a> {
+    /// Rows whose states after the final norm are wanted, ascending.
+    pub(super) wanted: &'a [usize],
+    /// Hidden states that are wanted, of all rows.
+    pub(super) hidden: &'a [usize],
+    /// Whether keys, values and decisions are kept in the tree.
+    pub(super) keep: bool,
+    /// Weights of the gates, in place of the stored ones.
+    pub(super) gates: Option<&'a [GateWeights]>,
+    /// Whether the observer is shown the residual stream of all rows after each layer.
+    pub(super) observing: bool,
+}
+
+/// What a pass gave.
+pub(super) struct Reply {
+    /// After the final norm, of the rows wanted.
+    pub(super) states: Tensor,
+    pub(super) hidden: Vec<Tensor>,
+    pub(super) routing: Vec<GateOutput>,
+}
+
+impl Model {
+    /// Runs `pass`, the pending tokens of `tree`.
+    pub(super) fn run_observed(
+        &self,
+        tree: &mut Tree,
+        pass: &Pass,
+        request: Request<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Reply, LmError> {
+        let num_layers = self.num_layers();
+        let Request { wanted, hidden, keep, gates, observing } = request;
+        self.check(tree, pass, hidden)?;
+        let routes_samples = self.routes_samples();
+        if routes_samples && pass.samples.iter().any(|sample| !sample.decided && sample.prompt.is_empty()) {
+            return Err(LmError::NoPrompt);
+        }
+        // Streams of experts are brought together where one is asked for, and then it is of all rows.
+        let last_cheap = self.tail.as_ref().map_or(num_layers, |tail| num_layers.min(tail.router.layer + 1));
+        let needs_all = hidden.iter().any(|&index| index >= last_cheap) || wanted.len() == pass.tokens.len();
+        let subset = (!needs_all).then_some(wanted);
+
+        let angles = |tables: &RopeTables| Arc::new(tables.angles(&pass.positions, &pass.lengths));
+        let mut run = Run {
+            model: self,
+            tree,
+            pass,
+            keep,
+            angles: self.ropes.iter().map(angles).collect(),
+            looks_back: pass.looks_back(),
+            segments: None,
+            gates: Gates::new(pass, gates),
+            observer,
+            slot: 0,
+        };
+        let mut states = Vec::new();
+        let mut x = self.embed(&pass.tokens)?;
+        for (index, stage) in self.layers.iter().enumerate() {
+            run.observer.residual(index, &floats(&x)?);
+            if hidden.contains(&index) {
+                states.push((index, x.clone()));
+            }
+            let wanted = subset.filter(|_| index + 1 == num_layers);
+            x = match stage {
+                Stage::One(layer) => run.plain(layer, index, &x, wanted)?,
+                Stage::Mixed { router, experts } => run.mixed(router, experts, index, &x, wanted)?,
+            };
+        }
+        if let Some(tail) = &self.tail {
+            x = run.tail(tail, x, subset, hidden, observing, &mut states)?;
+        }
+        run.observer.residual(num_layers, &floats(&x)?);
+        if hidden.contains(&num_layers) {
+            states.push((num_layers, x.clone()));
+        }
+        let Gates { said, kept, .. } = run.gates;
+        let mut normed = self.norm.forward(&x)?;
+        if hidden.contains(&(num_layers + 1)) {
+            states.push((num_layers + 1, normed.clone()));
+        }
+        if needs_all && wanted.len() < pass.tokens.len() {
+            normed = select(&normed, &wanted.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
+        }
+        if keep {
+            for (sample, gate, scores) in kept {
+                tree.keep_scores(&sample, gate, scores);
+            }
+            tree.finish(self.slots());
+        }
+        if let Some(log) = &self.routing_log {
+            log.record(&said)?;
+        }
+        let of = |index: &usize| states.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
+        Ok(Reply { states: normed, hidden: hidden.iter().filter_map(of).collect(), routing: said })
+    }
+}
+
+/// A pass under way.
+struct Run<'a> {
+    model: &'a Model,
+    tree: &'a mut Tree,
+    pass: &'a Pass,
+    keep: bool,
+    /// Of all rows, for each rotary embedding.
+    angles: Vec<Arc<Angles>>,
+    looks_back: bool,
+    /// Segments of all rows, where they are the same in every layer.
+    segments: Option<Arc<[Segment]>>,
+    gates: Gates<'a>,
+    observer: &'a mut dyn Observer,
+    /// The next place for keys and values.
+    slot: usize,
+}
+
+impl Run<'_> {
+    /// The residual stream after a layer that every row goes through, of all rows or of those wanted.
+    fn plain(&mut self, layer: &Layer, index: usize, x: &Tensor, wanted: SomeRows<'_>) -> Result<Tensor, LmError> {
+        let slot = self.slot;
+        self.slot += 1;
+        // A new prompt must come as far as the gate that reads it.
+        let pool = layer.mlp.router().and_then(|router| router.pool);
+        let prompts = match (wanted, pool) {
+            (Some(wanted), Some(pool)) => Some(self.with_prompts(wanted, pool)),
+            _ => None,
+        };
+        let attended = prompts.as_deref().or(wanted);
+        self.layer(layer, index, slot, x, LayerRows { keyed: None, attended, wanted })
+    }
+
+    /// These rows, and those of new prompts that a pool reads.
+    fn with_prompts(&self, wanted: &[usize], pool: Pool) -> Vec<usize> {
+        let mut rows = wanted.to_vec();
+        for sample in self.pass.samples.iter().filter(|sample| !sample.decided) {
+            let prompt = sample.prompt.clone();
+            match pool {
+                Pool::Mean => rows.extend(prompt),
+                Pool::First => rows.push(prompt.start),
+                Pool::Last => rows.push(prompt.end - 1),
+            }
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// One layer. `x` holds the rows that have keys.
+    fn layer(
+        &mut self,
+        layer: &Layer,
+        index: usize,
+        slot: usize,
+        x: &Tensor,
+        rows: LayerRows<'_>,
+    ) -> Result<Tensor, LmError> {
+        let nothing_attended = rows.attended.is_some_and(<[usize]>::is_empty);
+        let no_rows = || Tensor::zeros((0, self.model.hidden_size()), DType::F32, &Device::Cpu);
+        if nothing_attended && !self.keep {
+            return Ok(no_rows()?);
+        }
+        let around = &self.angles[self.model.architecture.layers[index].rope];
+        let around = rows.keyed.map_or_else(|| Arc::clone(around), |keyed| Arc::new(around.select(keyed)));
+        let read = layer.read(x, &around)?;
+        let out = if nothing_attended {
+            no_rows()?
+        } else {
+            let whole = rows.keyed.is_none() && rows.attended.is_none();
+            let segments = match &self.segments {
+                Some(segments) if whole && !self.looks_back => Arc::clone(segments),
+                _ => self.tree.attention_segments(self.pass, slot, rows.keyed, rows.attended),
+            };
+            if whole {
+                self.segments = Some(Arc::clone(&segments));
+            }
+            let here = Here { observer: &mut *self.observer, layer: index };
+            layer.forward(x, &read, &around, rows, segments, self.tree, &mut self.gates, here)?
+        };
+        if self.keep {
+            self.tree.keep(self.pass, slot, rows.keyed, &floats(&read.k)?, &floats(&read.v)?);
+        }
+        Ok(out)
+    }
+
+    /// Scores of `router`, and what decides each of the rows wanted, or of all.
+    fn score(&mut self, router: &Router, x: &Tensor, wanted: SomeRows<'_>) -> Result<(Scored, Vec<usize>), LmError> {
+        match router.pool {
+            None => {
+                let x = wanted.map_or_else(|| Ok(x.clone()), |rows| select(x, &numbers(rows)))?;
+                Ok((router.score_tokens(&mut self.gates, &x)?, (0..x.dim(0)?).collect()))
+            }
+            Some(pool) => {
+                let scored = router.score_samples(pool, self.tree, &mut self.gates, x, None)?;
+                Ok((scored, Router::samples_of(&self.gates, wanted)))
+            }
+        }
+    }
+
+    /// The rows that have keys and values in an expert: all, or those of the samples that go there.
+    fn keyed(&self, router: &Router, scored: &Scored, expert: usize) -> Option<Vec<usize>> {
+        router.pool?;
+        let samples = Router::samples_of(&self.gates, None);
+        let here = |&row: &usize| scored.chosen[samples[row]].contains(&expert);
+        Some((0..samples.len()).filter(here).collect())
+    }
+
+    /// The residual stream after a layer of experts, of all rows or of those wanted.
+    fn mixed(
+        &mut self,
+        router: &Router,
+        experts: &[Layer],
+        index: usize,
+        x: &Tensor,
+        wanted: SomeRows<'_>,
+    ) -> Result<Tensor, LmError> {
+        let first = self.slot;
+        self.slot += experts.len();
+        let (scored, decider) = self.score(router, x, wanted)?;
+        let (routes, shares) = scored.route(&decider)?;
+        let mut outputs = Vec::with_capacity(experts.len());
+        for (expert, layer) in experts.iter().enumerate() {
+            let keyed = self.keyed(router, &scored, expert);
+            let rows = of_pass(&routes, expert, wanted);
+            if keyed.as_ref().is_some_and(Vec::is_empty) {
+                continue;
+            }
+            let own = keyed.as_ref().map_or_else(|| Ok(x.clone()), |keyed| select(x, &numbers(keyed)))?;
+            let rows = LayerRows { keyed: keyed.as_deref(), attended: Some(&rows), wanted: Some(&rows) };
+            outputs.push(self.layer(layer, index, first + expert, &own, rows)?);
+        }
+        together(&outputs, &shares, &routes, x)
+    }
+
+    /// The residual stream after all layers of the experts, of all rows or of those wanted.
+    fn tail(
+        &mut self,
+        tail: &Tail,
+        x: Tensor,
+        wanted: SomeRows<'_>,
+        hidden: &[usize],
+        observing: bool,
+        states: &mut Vec<(usize, Tensor)>,
+    ) -> Result<Tensor, LmError> {
+        let num_layers = self.model.num_layers();
+        let first_layer = tail.router.layer;
+        let (scored, decider) = self.score(&tail.router, &x, wanted)?;
+        let (routes, shares) = scored.route(&decider)?;
+        let mut streams = Vec::with_capacity(tail.experts.len());
+        for (expert, layers) in tail.experts.iter().enumerate() {
+            let keyed = self.keyed(&tail.router, &scored, expert);
+            let rows = of_pass(&routes, expert, wanted);
+            // Without rows that anyone wants, now or later, there is nothing to do.
+            let idle = keyed.as_ref().is_some_and(Vec::is_empty) || (rows.is_empty() && !self.keep);
+            if !idle {
+                let x = keyed.as_ref().map_or_else(|| Ok(x.clone()), |keyed| select(&x, &numbers(keyed)))?;
+                let first_slot = self.slot + expert * layers.len();
+                streams.push(Stream { layers, first_slot, keyed, rows, x });
+            }
+        }
+        self.slot += tail.experts.iter().map(Vec::len).sum::<usize>();
+        for index in first_layer..num_layers {
+            if index > first_layer || observing {
+                let asked = hidden.contains(&index);
+                if observing || asked {
+                    let outputs = streams.iter().map(Stream::wanted).collect::<Result<Vec<_>, _>>()?;
+                    let mixed = if index > first_layer { together(&outputs, &shares, &routes, &x)? } else { x.clone() };
+                    self.observer.residual(index, &floats(&mixed)?);
+                    if asked {
+                        states.push((index, mixed));
+                    }
+                }
+            } else if hidden.contains(&index) {
+                states.push((index, x.clone()));
+            }
+            for stream in &mut streams {
+                let rows = (index + 1 == num_layers).then_some(stream.rows.as_slice());
+                let rows = LayerRows { keyed: stream.keyed.as_deref(), attended: rows, wanted: rows };
+                let slot = stream.first_slot + index - first_layer;
+                stream.x = self.layer(&stream.layers[index - first_layer], index, slot, &stream.x, rows)?;
+            }
+        }
+        let outputs: Vec<Tensor> = streams.into_iter().map(|stream| stream.x).collect();
+        together(&outputs, &shares, &routes, &x)
+    }
+}
+
+/// The residual stream of one expert.
+struct Stream<'a> {
+    layers: &'a [Layer],
+    first_slot: usize,
+    /// The rows that `x` holds; all when absent.
+    keyed: Option<Vec<usize>>,
+    /// The rows that go to this expert, of those wanted.
+    rows: Vec<usize>,
+    x: Tensor,
+}
+
+impl Stream<'_> {
+    /// The states of the rows that go to this expert.
+    fn wanted(&self) -> candle_core::Result<Tensor> {
+        let place = |row: &usize| self.keyed.as_ref().map_or(*row, |rows| rows.partition_point(|other| other < row));
+        select(&self.x, &self.rows.iter().map(|row| place(row) as u32).collect::<Vec<_>>())
+    }
+}
+
+/// The rows of the pass that go to an expert, when the rows of the routes are those wanted.
+fn of_pass(routes: &Routes, expert: usize, wanted: SomeRows<'_>) -> Vec<usize> {
+    let row = |&row: &u32| wanted.map_or(row as usize, |wanted| wanted[row as usize]);
+    routes.rows_of(expert).iter().map(row).collect()
+}
+
+fn numbers(rows: &[usize]) -> Vec<u32> {
+    rows.iter().map(|&row| row as u32).collect()
+}
+
+/// The sum by share of what the experts made; as wide as `x`.
+fn together(outputs: &[Tensor], shares: &Tensor, routes: &Routes, x: &Tensor) -> Result<Tensor, LmError> {
+    if routes.rows.is_empty() {
+        return Ok(Tensor::zeros((0, x.dim(1)?), DType::F32, &Device::Cpu)?);
+    }
+    let outputs: Vec<&Tensor> = outputs.iter().filter(|y| y.elem_count() > 0).collect();
+    Ok(combine(&Tensor::cat(&outputs, 0)?, shares, routes)?)
+}

@@ -1,0 +1,66 @@
+//! The model card: `README.md` of a mixture, with the front matter that model hubs read.
+
+use crate::plan::MixPlan;
+use crate::sites::Form;
+use crate::spec::{Level, Routing};
+use serde_json::Value;
+use std::fmt::Write;
+
+/// File name of the model card.
+pub const FILE: &str = "README.md";
+
+/// The model card of the mixture of `plan`, which is called `title`.
+pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
+    let config = &plan.config;
+    let mut text = String::from("---\nbase_model:\n");
+    // Writing to a string does not fail; a JSON string is a YAML string.
+    for model in plan.models() {
+        let _ = writeln!(text, "- {}", Value::from(model.path().display().to_string()));
+    }
+    text.push_str("library_name: transformers\ntags:\n- moe\n- model-glue\n---\n");
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = write!(text, "# {title}\n\nA mixture of experts made with Model-GLUE {version}.\n\n{}\n", what(plan));
+    let _ = write!(text, "\n## Experts\n\n");
+    for expert in config.experts.iter().chain(&config.shared_experts) {
+        let _ = writeln!(text, "- {}: `{}`", expert.name, expert.model.display());
+    }
+    let base = config.base_model.display();
+    let _ = match config.whole {
+        true => write!(text, "\n`{base}` reads the prompts.\n"),
+        false => write!(text, "\nBase: `{base}`.\n"),
+    };
+    let longest = config.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    let _ = write!(text, "\n## Description\n\n{fence}yaml\n{}\n{fence}\n", config.text.trim_matches('\n'));
+    let _ = write!(text, "\nSeed {}. Gates: `{}`.\n", config.seed, config.gate_mode);
+    if !plan.notes.is_empty() {
+        text.push_str("\n## Notes\n\n");
+        for note in &plan.notes {
+            let _ = writeln!(text, "- {note}.");
+        }
+    }
+    if plan.form() == Form::Native {
+        text.push_str(
+            "\n## Use\n\n`glue` runs the directory as any model. With transformers:\n\n```python\nfrom transformers import \
+             AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)\n```\n",
+        );
+    }
+    text
+}
+
+fn what(plan: &MixPlan) -> String {
+    let config = &plan.config;
+    let experts = config.experts.len();
+    let used = config.experts_per_token;
+    if config.whole {
+        return format!("{experts} whole models; each prompt goes to one of them.");
+    }
+    let level = match config.level {
+        Level::Ffn => "the MLPs",
+        Level::Block => "the decoder layers",
+        Level::Model => "all layers together",
+    };
+    let unit = if config.routing == Routing::Token { "token" } else { "sample" };
+    let layers = plan.sites.layers.len();
+    format!("{experts} experts for {level} of {layers} of {} layers, {used} of them for each {unit}.", plan.n_layers)
+}

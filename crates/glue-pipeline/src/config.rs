@@ -1,0 +1,381 @@
+//! `zoo.yml`: which models, which tasks, and what may be changed about a run. Only models and tasks have to be there.
+
+use glue_metrics::cluster::DEFAULT_THRESHOLD;
+use glue_mixture::{Level, Pool, RouterKind, Routing};
+use glue_select::config::{BudgetConfig, StrategyConfig, Validation};
+use glue_select::space::SpaceConfig;
+use glue_select::strategy::StrategyRegistry;
+use serde::{Deserialize, Serialize};
+
+/// A run, as a config says it. Paths in it start at its directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZooConfig {
+    /// The models, one or more.
+    pub models: Vec<ModelEntry>,
+    /// Paths of models that others were fine-tuned from. They are compared and scored like the others, and merges inside
+    /// their clusters may use them as the base of task vectors, but they are not merged themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    pub base: Vec<String>,
+    /// The tasks.
+    pub tasks: TasksConfig,
+    /// How models are grouped.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+    /// How the models of a group are merged.
+    #[serde(default)]
+    pub select: SelectConfig,
+    /// Whether the layers of two models in a row are tried as a candidate. Default: yes.
+    #[serde(default = "yes")]
+    pub stack: bool,
+    /// What is mixed, and how.
+    #[serde(default)]
+    pub mixture: MixtureConfig,
+    /// What a run may take.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Type of written weights, such as `bfloat16`. Default: that of the models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// The source of all randomness. Default: 0.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// A model by its path, or with a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ModelEntry {
+    /// Its path; the name is the last part of it.
+    Path(String),
+    /// Path and name.
+    Named(NamedModel),
+}
+
+/// A model with a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedModel {
+    /// Its directory.
+    pub path: String,
+    /// What it is called in the report.
+    pub name: String,
+}
+
+/// Which tasks, and what their splits are for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "TasksText")]
+pub struct TasksConfig {
+    /// Directories or files, as `glue eval` takes them.
+    pub paths: Vec<String>,
+    /// Names of the tasks to use among them; all when empty.
+    pub only: Vec<String>,
+    /// The items by which everything is decided. Default: `proxy`.
+    pub proxy: String,
+    /// The items that routers are trained on. Default: `train`.
+    pub router: String,
+    /// The items looked at once, at the end. Default: `test`.
+    pub test: String,
+    /// The most items of each task and split. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Whether programs that a model writes are run, in a sandbox, where a task needs it. Default: no.
+    pub allow_code_execution: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TasksText {
+    One(String),
+    List(Vec<String>),
+    Whole(TasksMap),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TasksMap {
+    #[serde(deserialize_with = "one_or_more")]
+    path: Vec<String>,
+    #[serde(default, deserialize_with = "one_or_more")]
+    only: Vec<String>,
+    #[serde(default = "proxy")]
+    proxy: String,
+    #[serde(default = "train")]
+    router: String,
+    #[serde(default = "test")]
+    test: String,
+    #[serde(default)]
+    limit: Option<usize>,
+    #[serde(default)]
+    allow_code_execution: bool,
+}
+
+impl From<TasksText> for TasksConfig {
+    fn from(text: TasksText) -> TasksConfig {
+        let of = |paths| TasksConfig {
+            paths,
+            only: Vec::new(),
+            proxy: proxy(),
+            router: train(),
+            test: test(),
+            limit: None,
+            allow_code_execution: false,
+        };
+        match text {
+            TasksText::One(path) => of(vec![path]),
+            TasksText::List(paths) => of(paths),
+            TasksText::Whole(map) => TasksConfig {
+                only: map.only,
+                proxy: map.proxy,
+                router: map.router,
+                test: map.test,
+                limit: map.limit,
+                allow_code_execution: map.allow_code_execution,
+                ..of(map.path)
+            },
+        }
+    }
+}
+
+/// How models are grouped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// A metric, as `glue similarity --metric` takes it. Default: `cosine_per_column`, the paper's.
+    pub metric: String,
+    /// How alike two models must be. Default: 0.95, the paper's.
+    pub threshold: f64,
+    /// `leader`, the paper's and the default, or how groups are joined: `single`, `complete`, `average`.
+    pub method: String,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { metric: "cosine_per_column".into(), threshold: DEFAULT_THRESHOLD, method: "leader".into() }
+    }
+}
+
+/// How the models of a group are merged: a part of the config of `glue search`, the same for all groups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectConfig {
+    /// What is tried, in this order; the best by validation is taken. Default: `average`, `coefficient`, `evolutionary`.
+    pub strategies: Vec<StrategyConfig>,
+    /// Whether models that look harmful are found first and left out. Default: yes.
+    pub filter: bool,
+    /// What optimisers search. Default: a weight for each model, with task vectors where there is a base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<SpaceConfig>,
+    /// Proxy items held out to choose between strategies. Default: a fifth.
+    pub validation: Validation,
+    /// When the search in a group ends. Default: 200 evaluations.
+    pub budget: BudgetConfig,
+    /// Whether candidates are dropped once they cannot win any more. Default: yes.
+    pub racing: bool,
+}
+
+impl Default for SelectConfig {
+    fn default() -> Self {
+        let strategy = |name: &str| StrategyConfig { name: name.into(), settings: Vec::new() };
+        Self {
+            strategies: ["average", "coefficient", "evolutionary"].map(strategy).into(),
+            filter: true,
+            space: None,
+            validation: Validation::default(),
+            budget: BudgetConfig { evaluations: Some(200), seconds: None },
+            racing: true,
+        }
+    }
+}
+
+/// What is mixed, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MixtureConfig {
+    /// Whether a mixture is tried at all. Default: yes.
+    pub enabled: bool,
+    /// Levels to choose from. Default: all. Models that share no architecture mix at level `model` only.
+    pub levels: Vec<Level>,
+    /// Shares of the layers that stay dense, to choose from, 0 to 1. Default: 0, 1/4, 1/2 and 3/4.
+    pub dense: Vec<f64>,
+    /// The most experts. Default: 8.
+    pub experts: usize,
+    /// What is routed as one. Default: `sample`, which routers are trained for exactly.
+    pub routing: Routing,
+    /// How prompts are pooled. Default: `mean`.
+    pub pool: Pool,
+    /// The form of gates. Default: `linear`.
+    pub router: RouterKind,
+}
+
+impl Default for MixtureConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            levels: vec![Level::Model, Level::Block, Level::Ffn],
+            dense: vec![0.0, 0.25, 0.5, 0.75],
+            experts: 8,
+            routing: Routing::Sample,
+            pool: Pool::Mean,
+            router: RouterKind::Linear,
+        }
+    }
+}
+
+/// What a run may take.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Seconds that searches may take, all together. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Memory for merged candidates, such as `4GiB`. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// Parameters of the final model in all, such as `30e9`. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<f64>,
+}
+
+fn proxy() -> String {
+    "proxy".into()
+}
+
+fn train() -> String {
+    "train".into()
+}
+
+fn test() -> String {
+    "test".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A word, or a list of words.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Words::deserialize(deserializer)? {
+        Words::One(word) => vec![word],
+        Words::More(words) => words,
+    })
+}
+
+/// Why a config is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It is no YAML, or a key or a value is not what it should be.
+    #[error("{origin}:{line}:{column}: {message}")]
+    Text {
+        /// The file.
+        origin: String,
+        /// The line, counted from 1.
+        line: u64,
+        /// The column, counted from 1.
+        column: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value that will not do.
+    #[error("{origin}: `{key}`: expected {expected}, found {found}")]
+    Value {
+        /// The file.
+        origin: String,
+        /// The key.
+        key: &'static str,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl ModelEntry {
+    /// Its path, as written.
+    pub fn path(&self) -> &str {
+        match self {
+            ModelEntry::Path(path) => path,
+            ModelEntry::Named(named) => &named.path,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            ModelEntry::Path(path) => path.trim_end_matches('/').rsplit('/').next().unwrap_or(path),
+            ModelEntry::Named(named) => &named.name,
+        }
+    }
+}
+
+impl ZooConfig {
+    /// Reads and checks `text`, which comes from `origin`.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<ZooConfig, ConfigError> {
+        let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+        let config: ZooConfig = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let (line, column) = error.location().map_or((1, 1), |at| (at.line().max(1), at.column().max(1)));
+            let words = error.without_snippet().to_string();
+            // The position goes in front, like everywhere.
+            let words = words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ");
+            ConfigError::Text { origin: origin.into(), line, column, message: words.into() }
+        })?;
+        config.check(origin, strategies)?;
+        Ok(config)
+    }
+
+    fn check(&self, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
+        let refuse = |key: &'static str, expected: &str, found: String| {
+            Err(ConfigError::Value { origin: origin.into(), key, expected: expected.into(), found })
+        };
+        if self.models.is_empty() {
+            return refuse("models", "at least one", "none".into());
+        }
+        let names: Vec<&str> = self.models.iter().map(ModelEntry::name).collect();
+        if let Some((_, twice)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+            return refuse("models", "a name of its own for each (`{path: …, name: …}`)", format!("`{twice}` twice"));
+        }
+        if self.tasks.paths.is_empty() {
+            return refuse("tasks", "at least one", "none".into());
+        }
+        let TasksConfig { proxy, router, test, .. } = &self.tasks;
+        if test == proxy || test == router {
+            return refuse(
+                "tasks.test",
+                "a split that nothing is decided by",
+                format!("`{test}`, which is used before"),
+            );
+        }
+        let known: Vec<&str> = strategies.iter().map(|def| def.name).collect();
+        if self.select.strategies.is_empty() {
+            return refuse("select.strategies", "at least one", "none".into());
+        }
+        if let Some(unknown) = self.select.strategies.iter().find(|s| !known.contains(&s.name.as_str())) {
+            return refuse("select.strategies", &known.join(", "), format!("`{}`", unknown.name));
+        }
+        if let Some(share) = self.mixture.dense.iter().find(|share| !(0.0..=1.0).contains(*share)) {
+            return refuse("mixture.dense", "shares from 0 to 1", share.to_string());
+        }
+        if self.mixture.enabled && (self.mixture.levels.is_empty() || self.mixture.dense.is_empty()) {
+            return refuse("mixture", "at least one level and one share of dense layers", "none".into());
+        }
+        if self.mixture.experts < 2 {
+            return refuse("mixture.experts", "at least 2", self.mixture.experts.to_string());
+        }
+        for (key, limit) in [("limits.seconds", self.limits.seconds), ("limits.parameters", self.limits.parameters)] {
+            if let Some(limit) = limit.filter(|limit| !(limit.is_finite() && *limit > 0.0)) {
+                return refuse(key, "more than 0", limit.to_string());
+            }
+        }
+        Ok(())
+    }
+}

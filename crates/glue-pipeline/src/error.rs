@@ -1,0 +1,95 @@
+//! What can go wrong in a run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a run ended early. What was finished stays, and a later run goes on from there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// A model cannot be opened.
+    #[error("model `{model}`: {error}")]
+    Model {
+        /// As it stands in the config.
+        model: String,
+        /// Why.
+        error: Box<glue_tensor::model_dir::ModelDirError>,
+    },
+    /// A model cannot be run or scored.
+    #[error("model `{model}`: {error}")]
+    Run {
+        /// Its name.
+        model: String,
+        /// Why.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two models of a cluster, or of a mixture, do not go together.
+    #[error(transparent)]
+    Metrics(#[from] glue_metrics::MetricsError),
+    /// A task cannot be read, or an evaluation failed.
+    #[error(transparent)]
+    Eval(#[from] glue_eval::EvalError),
+    /// The search in a cluster failed.
+    #[error("the search in cluster {cluster}: {error}")]
+    Search {
+        /// Name of the cluster.
+        cluster: String,
+        /// Why.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A mixture cannot be made.
+    #[error("a mixture of {experts}: {error}")]
+    Mixture {
+        /// What it was to be made of.
+        experts: String,
+        /// Why.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] glue_tensor::WriteError),
+    /// A file cannot be read or moved.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file of the run is not what was written.
+    #[error("{}: {error}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// The output directory holds something else.
+    #[error("{}: expected no such directory, an empty one, or one of this run with `--resume`; found {found}", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// Something is missing that a stage needs.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// The user asked to stop.
+    #[error("stopped; what was finished is kept, and `--resume` goes on from there")]
+    Stopped,
+}
+
+impl PipelineError {
+    pub(crate) fn io(path: &Path, error: io::Error) -> PipelineError {
+        PipelineError::Io { path: path.into(), error }
+    }
+
+    pub(crate) fn damaged(path: &Path, error: serde_json::Error) -> PipelineError {
+        PipelineError::Damaged { path: path.into(), error }
+    }
+
+    pub(crate) fn run(model: &str, error: impl std::error::Error + Send + Sync + 'static) -> PipelineError {
+        PipelineError::Run { model: model.into(), error: Box::new(error) }
+    }
+}

@@ -1,0 +1,346 @@
+//! A whole run.
+
+use crate::config::ZooConfig;
+use crate::error::PipelineError;
+use crate::scores::{ModelScores, prepare, tasks};
+use crate::stage::{Stage, Stages, hash};
+use crate::stages::finish::{Finished, finish};
+use crate::stages::{candidates, compare, mixture, select, test};
+use crate::watch::{Relay, Watch};
+use crate::zoo::Zoo;
+use glue_eval::{EvalOptions, LanguageModel, LocalModel, RoutedModel, Task};
+use glue_lm::{AnyTextModel, Cancel};
+use glue_select::strategy::StrategyRegistry;
+use serde_json::json;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a program knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Registries<'a> {
+    /// Merge methods.
+    pub operators: &'a glue_merge::Registry,
+    /// Optimisers.
+    pub optimisers: &'a glue_search::Registry,
+    /// Strategies.
+    pub strategies: &'a StrategyRegistry,
+}
+
+/// How a run is made.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Where the result goes.
+    pub out: PathBuf,
+    /// Whether to go on with what is there.
+    pub resume: bool,
+    /// Stages from this one on are made anew.
+    pub from: Option<Stage>,
+    /// No stage after this one is made.
+    pub until: Option<Stage>,
+    /// Once true, the run ends; what was finished stays.
+    pub stop: Arc<AtomicBool>,
+    /// The same for a model at work.
+    pub cancel: Cancel,
+    /// Bytes for merged candidates.
+    pub memory: Option<u64>,
+}
+
+/// The text of a config, where it was read from, and what it says.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What it says.
+    pub config: ZooConfig,
+    /// The text.
+    pub text: String,
+    /// The file, as the user named it. Relative paths start at its directory.
+    pub path: PathBuf,
+}
+
+/// Everything that stages have in common.
+pub(crate) struct Context<'a> {
+    pub(crate) config: &'a ZooConfig,
+    /// Where relative paths of the config start, seen from the working directory.
+    pub(crate) directory: PathBuf,
+    pub(crate) out: PathBuf,
+    pub(crate) zoo: Zoo,
+    pub(crate) tasks: Arc<[Task]>,
+    pub(crate) operators: &'a glue_merge::Registry,
+    pub(crate) optimisers: &'a glue_search::Registry,
+    pub(crate) strategies: &'a StrategyRegistry,
+    pub(crate) watch: &'a dyn Watch,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) cancel: Cancel,
+    pub(crate) memory: Option<u64>,
+}
+
+impl<'a> Context<'a> {
+    /// The directory of a model of the zoo.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.zoo.models.iter().find(|model| model.name == name).map_or_else(|| name.into(), |model| model.path.clone())
+    }
+
+    pub(crate) fn layers_of(&self, name: &str) -> usize {
+        let model = self.zoo.models.iter().find(|model| model.name == name);
+        model.and_then(|model| model.dir.config().num_layers()).unwrap_or(0)
+    }
+
+    /// A path inside of the run, seen from its directory, with the name that its stage will have.
+    pub(crate) fn inside(&self, path: &Path) -> String {
+        let below = path.strip_prefix(&self.out).unwrap_or(path);
+        let part = |part: &std::ffi::OsStr| part.to_string_lossy().trim_end_matches(".work").to_string();
+        below.iter().map(part).collect::<Vec<_>>().join("/")
+    }
+
+    /// The directory of a candidate, seen from the working directory.
+    pub(crate) fn outside_path(&self, path: &str, made: bool) -> PathBuf {
+        if made { self.out.join(path) } else { path.into() }
+    }
+
+    /// The same as text.
+    pub(crate) fn outside(&self, path: &str, made: bool) -> String {
+        self.outside_path(path, made).display().to_string()
+    }
+
+    pub(crate) fn relay(&self, what: &str) -> Relay<'a> {
+        Relay::new(self.watch, &self.stop, what)
+    }
+
+    pub(crate) fn eval_options(&self) -> EvalOptions {
+        EvalOptions {
+            limit: self.config.tasks.limit,
+            seed: self.config.seed,
+            allow_code_execution: self.config.tasks.allow_code_execution,
+            ..EvalOptions::default()
+        }
+    }
+
+    /// Seconds that a search may take.
+    pub(crate) fn seconds_of(&self, own: Option<f64>) -> Option<f64> {
+        match (own, self.config.limits.seconds) {
+            (Some(own), Some(all)) => Some(own.min(all)),
+            (own, all) => own.or(all),
+        }
+    }
+
+    /// That the user stopped, where that is why something failed.
+    pub(crate) fn stopped_or(&self, error: PipelineError) -> PipelineError {
+        if self.stop.load(Ordering::Relaxed) { PipelineError::Stopped } else { error }
+    }
+
+    /// Opens a model or a mixture of any kind.
+    pub(crate) fn open_any(
+        &self,
+        path: &Path,
+    ) -> Result<Box<dyn LanguageModel>, Box<dyn std::error::Error + Send + Sync>> {
+        let name = path.display().to_string();
+        Ok(match AnyTextModel::open(path)? {
+            AnyTextModel::Routed(mixture) => Box::new(RoutedModel::new(*mixture, name)?.with_cancel(&self.cancel)),
+            AnyTextModel::One(text) => Box::new(LocalModel::new(*text, name)?.with_cancel(self.cancel.clone())),
+            _ => return Err("a kind of model that cannot be scored".into()),
+        })
+    }
+}
+
+/// What a run ended with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// With a report.
+    Finished(Box<Finished>),
+    /// After the stage it was asked to end with.
+    Until(Stage),
+}
+
+/// Makes a run.
+///
+/// # Errors
+/// [`PipelineError`]; what was finished stays in `out` for a run with `resume`.
+pub fn run(
+    source: &Source,
+    registries: Registries<'_>,
+    options: &RunOptions,
+    watch: &dyn Watch,
+) -> Result<Ended, PipelineError> {
+    let config = &source.config;
+    let directory = source.path.parent().unwrap_or(Path::new("")).to_path_buf();
+    // Everything that can be refused is refused before the output is touched.
+    let zoo = Zoo::open(config, &directory)?;
+    let tasks: Arc<[Task]> = tasks(&config.tasks, &directory)?.into();
+    let _lock = claim(&options.out, options.resume)?;
+    let context = Context {
+        config,
+        directory,
+        out: options.out.clone(),
+        zoo,
+        tasks,
+        operators: registries.operators,
+        optimisers: registries.optimisers,
+        strategies: registries.strategies,
+        watch,
+        stop: Arc::clone(&options.stop),
+        cancel: options.cancel.clone(),
+        memory: options.memory,
+    };
+    stages(source, &context, options)
+}
+
+fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Result<Ended, PipelineError> {
+    let config = context.config;
+    let begin = |stage: Stage, found: bool| context.watch.stage(stage, found);
+    let go_on = || if context.stop.load(Ordering::Relaxed) { Err(PipelineError::Stopped) } else { Ok(()) };
+    let hashes = context.zoo.hashes();
+    let names: Vec<_> = context.zoo.models.iter().map(|model| (&model.name, model.base)).collect();
+    let identity = json!({ "models": hashes, "names": names });
+    let mut made = Stages::new(&options.out, identity, options.from, options.until);
+    let ended = |stage: Stage| Ok(Ended::Until(stage));
+
+    go_on()?;
+    let Some(headers) =
+        made.run(Stage::Compatibility, json!(null), &begin, |_| compare::compare_headers(&context.zoo))?
+    else {
+        return ended(Stage::Compatibility);
+    };
+    let own = json!(config.cluster.metric);
+    let Some(similarity) = made.run(Stage::Similarity, own, &begin, |place| {
+        compare::measure(&context.zoo, &config.cluster, place, &context.relay("comparing weights"))
+            .map_err(|e| context.stopped_or(e))
+    })?
+    else {
+        return ended(Stage::Compatibility);
+    };
+    let own = json!(config.cluster);
+    let Some(clusters) =
+        made.run(Stage::Clusters, own, &begin, |_| compare::group(&context.zoo, &similarity.result, &config.cluster))?
+    else {
+        return ended(Stage::Similarity);
+    };
+    go_on()?;
+    // Nothing before this depends on the tasks. What is asked is read split by split, the test split last.
+    let prepared = prepare(&context.tasks, &config.tasks, &config.tasks.proxy, config.seed)?;
+    let scoring = json!({ "proxy": prepared.content_hashes(), "seed": config.seed });
+    let Some(singles) = made.run(Stage::Singles, scoring, &begin, |place| {
+        let mut all: Vec<ModelScores> = Vec::new();
+        for (i, model) in context.zoo.models.iter().enumerate() {
+            let path = place.join(format!("model-{i}.json"));
+            let scores = match crate::stage::read_json(&path)? {
+                Some(known) => known,
+                None => {
+                    let scores = context.score(&model.name, &model.path, &prepared)?;
+                    crate::stage::write_json(&path, &json!(scores))?;
+                    scores
+                }
+            };
+            all.push(scores);
+        }
+        Ok(all)
+    })?
+    else {
+        return ended(Stage::Clusters);
+    };
+    go_on()?;
+    let own = json!({ "select": config.select, "dtype": config.dtype, "seconds": config.limits.seconds });
+    let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
+        select::select(context, &clusters.result, &headers.result, &similarity.result, place)
+    })?
+    else {
+        return ended(Stage::Singles);
+    };
+    go_on()?;
+    let Some(found) = made.run(Stage::Candidates, json!(config.stack), &begin, |place| {
+        candidates::gather(
+            context,
+            &clusters.result,
+            &headers.result,
+            &singles.result,
+            &selected.result,
+            &selected.directory,
+            &prepared,
+            place,
+        )
+    })?
+    else {
+        return ended(Stage::Select);
+    };
+    go_on()?;
+    let own = match config.mixture.enabled {
+        true => {
+            let router = prepare(&context.tasks, &config.tasks, &config.tasks.router, config.seed)?.content_hashes();
+            json!({ "mixture": config.mixture, "router": router, "parameters": config.limits.parameters })
+        }
+        false => json!(null),
+    };
+    let Some(decided) = made.run(Stage::Mixture, own, &begin, |place| {
+        mixture::mix(context, &headers.result, &found.result, &prepared, place)
+    })?
+    else {
+        return ended(Stage::Candidates);
+    };
+    go_on()?;
+    if options.until == Some(Stage::Mixture) {
+        return ended(Stage::Mixture);
+    }
+    let sealed = test::Sealed::new(&decided.result, &decided.directory);
+    let items = sealed.items(context)?;
+    let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), &begin, |_| {
+        test::test(context, &sealed, &items, &found.result)
+    })?
+    else {
+        return ended(Stage::Mixture);
+    };
+    if options.until == Some(Stage::Test) {
+        return ended(Stage::Test);
+    }
+    context.watch.stage(Stage::Report, false);
+    let parts = crate::stages::finish::Parts {
+        headers: &headers.result,
+        similarity: &similarity.result,
+        clusters: &clusters.result,
+        singles: &singles.result,
+        selected: &selected.result,
+        candidates: &found.result,
+        decided: &decided.result,
+        decided_in: &decided.directory,
+        tested: &tested.result,
+        model_hashes: &hashes,
+        costs: made.costs(),
+    };
+    Ok(Ended::Finished(Box::new(finish(source, context, &parts)?)))
+}
+
+/// The lock of a run, held until it ends.
+fn claim(out: &Path, resume: bool) -> Result<File, PipelineError> {
+    let io = |error| PipelineError::io(out, error);
+    let occupied = |found: &str| PipelineError::Occupied { path: out.into(), found: found.into() };
+    let entries: Vec<String> = match fs::read_dir(out) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<_, _>>()
+            .map_err(io)?,
+        Err(_) if !out.exists() => Vec::new(),
+        Err(error) => return Err(io(error)),
+    };
+    let is_run = entries.iter().any(|name| name == "stages" || name == LOCK);
+    match (entries.first(), is_run, resume) {
+        (None, ..) | (Some(_), true, true) => {}
+        (Some(_), true, false) => return Err(occupied("a run; give `--resume` to go on with it")),
+        (Some(first), false, _) => return Err(occupied(&format!("`{first}`"))),
+    }
+    fs::create_dir_all(out.join("stages")).map_err(io)?;
+    let path = out.join(LOCK);
+    let at = |error| PipelineError::io(&path, error);
+    let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(at)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(occupied("another process that works on it")),
+        Err(TryLockError::Error(error)) => Err(at(error)),
+    }
+}
+
+const LOCK: &str = ".lock";
+
+/// A name for a run by its config.
+pub(crate) fn config_hash(source: &Source) -> String {
+    hash(&source.text)
+}

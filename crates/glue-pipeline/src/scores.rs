@@ -1,0 +1,168 @@
+//! Scores of models on a split, item by item: what choices are made by, and what their errors follow from.
+
+use crate::config::TasksConfig;
+use crate::error::PipelineError;
+use glue_eval::{EvalOptions, LanguageModel, Prepared, Report, Task, Watch, load_tasks, select};
+use glue_report as report;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Loads the tasks of a run.
+pub(crate) fn tasks(config: &TasksConfig, directory: &Path) -> Result<Vec<Task>, PipelineError> {
+    let paths: Vec<PathBuf> = config.paths.iter().map(|path| directory.join(path)).collect();
+    let tasks = load_tasks(&paths).map_err(glue_eval::EvalError::from)?;
+    if config.only.is_empty() {
+        return Ok(tasks);
+    }
+    Ok(select(tasks, &config.only).map_err(glue_eval::EvalError::from)?)
+}
+
+/// The items of `split` of all tasks, read and rendered.
+pub(crate) fn prepare(
+    tasks: &Arc<[Task]>,
+    config: &TasksConfig,
+    split: &str,
+    seed: u64,
+) -> Result<Prepared, PipelineError> {
+    let options = EvalOptions {
+        split: Some(split.into()),
+        limit: config.limit,
+        seed,
+        allow_code_execution: config.allow_code_execution,
+        ..EvalOptions::default()
+    };
+    Ok(Prepared::new(Arc::clone(tasks), &options, None)?)
+}
+
+/// What a model scores on a split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ModelScores {
+    pub(crate) name: String,
+    pub(crate) tasks: Vec<TaskItems>,
+}
+
+/// What a model scores on a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TaskItems {
+    pub(crate) task: String,
+    pub(crate) metric: String,
+    /// Turned so that more is better.
+    pub(crate) value: f64,
+    pub(crate) stderr: Option<f64>,
+    /// The main metric of each item, turned in the same way.
+    pub(crate) items: Vec<f64>,
+}
+
+impl ModelScores {
+    /// Scores `model` on all items of `prepared`.
+    pub(crate) fn of(
+        name: &str,
+        model: &dyn LanguageModel,
+        prepared: &Prepared,
+        watch: &dyn Watch,
+    ) -> Result<ModelScores, PipelineError> {
+        Ok(ModelScores::from_report(name, &prepared.evaluate(model, None, watch)?))
+    }
+
+    fn from_report(name: &str, report: &Report) -> ModelScores {
+        let task = |task: &glue_eval::TaskReport| {
+            let main = task.main_metric();
+            let sign = if main.is_none_or(|metric| metric.higher_is_better) { 1.0 } else { -1.0 };
+            TaskItems {
+                task: task.name.clone(),
+                metric: task.main.clone(),
+                value: main.map_or(0.0, |metric| sign * metric.value),
+                stderr: main.and_then(|metric| metric.stderr),
+                items: task.items.iter().map(|item| sign * item.sum / item.weight).collect(),
+            }
+        };
+        ModelScores { name: name.into(), tasks: report.tasks.iter().map(task).collect() }
+    }
+
+    /// Mean over tasks.
+    pub(crate) fn average(&self) -> f64 {
+        let n = self.tasks.len().max(1) as f64;
+        self.tasks.iter().map(|task| task.value).sum::<f64>() / n
+    }
+
+    /// The value of one task.
+    pub(crate) fn task(&self, name: &str) -> Option<&TaskItems> {
+        self.tasks.iter().find(|task| task.task == name)
+    }
+
+    /// As the report shows it.
+    pub(crate) fn scores(&self) -> Vec<report::TaskScore> {
+        let score = |task: &TaskItems| report::TaskScore {
+            task: task.task.clone(),
+            score: report::Score { value: task.value, stderr: task.stderr, n: Some(task.items.len()) },
+        };
+        self.tasks.iter().map(score).collect()
+    }
+
+    /// The average as the report shows it.
+    pub(crate) fn score(&self) -> report::Score {
+        let n = self.tasks.len().max(1) as f64;
+        let squares = self.tasks.iter().map(|task| task.stderr.map(|stderr| stderr * stderr)).sum::<Option<f64>>();
+        report::Score {
+            value: self.average(),
+            stderr: squares.map(|sum| sum.sqrt() / n),
+            n: Some(self.tasks.iter().map(|task| task.items.len()).sum()),
+        }
+    }
+}
+
+/// The gain of `new` over `old` in the average over tasks, and its standard error from the differences item by item.
+pub(crate) fn gain(new: &ModelScores, old: &ModelScores) -> (f64, f64) {
+    let (mut sum, mut squares) = (0.0, 0.0);
+    let count = new.tasks.len().max(1) as f64;
+    for (a, b) in new.tasks.iter().zip(&old.tasks) {
+        sum += a.value - b.value;
+        let differences: Vec<f64> = a.items.iter().zip(&b.items).map(|(x, y)| x - y).collect();
+        let n = differences.len() as f64;
+        if n > 1.0 {
+            let mean = differences.iter().sum::<f64>() / n;
+            squares += differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0) / n;
+        }
+    }
+    (sum / count, squares.sqrt() / count)
+}
+
+/// A gain and its error in words: `+0.021 ± 0.008`.
+pub(crate) fn gain_words(gain: f64, error: f64) -> String {
+    format!("{gain:+.3} ± {error:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(items: &[&[f64]]) -> ModelScores {
+        let task = |(i, items): (usize, &&[f64])| TaskItems {
+            task: i.to_string(),
+            metric: "acc".into(),
+            value: items.iter().sum::<f64>() / items.len() as f64,
+            stderr: Some(0.1),
+            items: items.to_vec(),
+        };
+        ModelScores { name: "m".into(), tasks: items.iter().enumerate().map(task).collect() }
+    }
+
+    #[test]
+    fn gains_are_paired() {
+        let old = scores(&[&[0.0, 1.0, 0.0, 1.0], &[1.0, 1.0]]);
+        let new = scores(&[&[1.0, 1.0, 0.0, 1.0], &[1.0, 1.0]]);
+        let (gain_of, error) = gain(&new, &old);
+        assert_eq!(gain_of, 0.125);
+        // One task differs in one item of four: variance 1/4, divided by 4 items, over two tasks.
+        assert!((error - 0.125).abs() < 1e-12, "{error}");
+        assert_eq!(gain(&old, &old), (0.0, 0.0));
+    }
+
+    #[test]
+    fn averages_are_over_tasks() {
+        let score = scores(&[&[1.0, 0.0], &[1.0, 1.0, 1.0]]).score();
+        assert_eq!((score.value, score.n), (0.75, Some(5)));
+        assert!((score.stderr.unwrap() - 0.02_f64.sqrt() / 2.0).abs() < 1e-12);
+    }
+}

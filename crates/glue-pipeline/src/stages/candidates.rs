@@ -1,0 +1,176 @@
+//! What could become an expert: merges, models by themselves, and layers of two models in a row.
+
+use crate::error::PipelineError;
+use crate::run::Context;
+use crate::scores::{ModelScores, gain, gain_words};
+use crate::stages::compare::{Clusters, Compatible};
+use crate::stages::select::{Selected, merged_name, merged_path};
+use glue_eval::{LocalModel, Prepared};
+use glue_recipe::{PlanOptions, Recipe, RunOptions};
+use glue_report::{self as report, CandidateKind};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What could become an expert, or the final model by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Candidate {
+    pub(crate) name: String,
+    pub(crate) kind: CandidateKind,
+    /// Its directory, seen from that of the run when it was made there, else from the working directory.
+    pub(crate) path: String,
+    pub(crate) made: bool,
+    pub(crate) members: Vec<String>,
+    pub(crate) cluster: String,
+    pub(crate) parameters: u64,
+    pub(crate) scores: ModelScores,
+    pub(crate) kept: bool,
+    pub(crate) reason: String,
+}
+
+pub(crate) fn gather(
+    context: &Context<'_>,
+    clusters: &Clusters,
+    compatible: &Compatible,
+    singles: &[ModelScores],
+    selected: &[Selected],
+    select_stage: &Path,
+    prepared: &Prepared,
+    place: &Path,
+) -> Result<Vec<Candidate>, PipelineError> {
+    let mut candidates = Vec::new();
+    for of in selected {
+        let Some(path) = merged_path(select_stage, of) else { continue };
+        let name = merged_name(of);
+        let scores = context.score(&name, &path, prepared)?;
+        candidates.push(Candidate {
+            name,
+            kind: CandidateKind::Merged,
+            path: context.inside(&path),
+            made: true,
+            members: of.used.clone(),
+            cluster: of.selection.cluster.clone(),
+            parameters: compatible.parameters(&of.used[0]),
+            reason: format!("the best merge of cluster {} by its held-out items", of.selection.cluster),
+            scores,
+            kept: true,
+        });
+    }
+    for (model, scores) in context.zoo.models.iter().zip(singles) {
+        let cluster = clusters.of(&model.name);
+        let harmful = selected.iter().flat_map(|of| &of.selection.harmful).find(|harmful| harmful.model == model.name);
+        let alone = cluster.is_none_or(|cluster| cluster.members.len() == 1);
+        let reason = match harmful {
+            Some(harmful) => format!("found harmful: {}", harmful.reason),
+            None if model.base => "a base, offered for what it does better than what was made of it".into(),
+            None if alone => "alone in its cluster".into(),
+            None => "a member, offered for what it alone does well".into(),
+        };
+        candidates.push(Candidate {
+            name: model.name.clone(),
+            kind: if alone { CandidateKind::Alone } else { CandidateKind::Specialist },
+            path: model.path.display().to_string(),
+            made: false,
+            members: vec![model.name.clone()],
+            cluster: cluster.map(|cluster| cluster.name.clone()).unwrap_or_default(),
+            parameters: compatible.parameters(&model.name),
+            scores: scores.clone(),
+            kept: harmful.is_none(),
+            reason,
+        });
+    }
+    if context.config.stack
+        && let Some(stacked) = stack(context, compatible, &candidates, prepared, place)?
+    {
+        candidates.push(stacked);
+    }
+    Ok(candidates)
+}
+
+/// The first three quarters of the layers of the best model and the last three quarters of the second best that fits:
+/// half of the layers of each come from both, one after the other, which is how models have been stacked by hand.
+fn stack(
+    context: &Context<'_>,
+    compatible: &Compatible,
+    candidates: &[Candidate],
+    prepared: &Prepared,
+    place: &Path,
+) -> Result<Option<Candidate>, PipelineError> {
+    let mut singles: Vec<&Candidate> = candidates.iter().filter(|c| c.kept && !c.made).collect();
+    singles.sort_by(|a, b| b.scores.average().total_cmp(&a.scores.average()));
+    let pair = singles.iter().enumerate().find_map(|(i, first)| {
+        let second = singles[i + 1..].iter().find(|second| compatible.mergeable(&first.name, &second.name))?;
+        Some((*first, *second))
+    });
+    let Some((first, second)) = pair else { return Ok(None) };
+    let layers = context.layers_of(&first.name);
+    if layers < 2 {
+        return Ok(None);
+    }
+    let overlap = (layers / 4).max(1);
+    let dtype = context.config.dtype.as_ref().map(|dtype| format!("dtype: {dtype}\n")).unwrap_or_default();
+    let source = |candidate: &Candidate, from: usize, to: usize| {
+        let path = serde_json::Value::from(candidate.path.clone());
+        format!("  - sources:\n      - model: {path}\n        layer_range: [{from}, {to}]\n")
+    };
+    let text = format!(
+        "merge_method: passthrough\n{dtype}slices:\n{}{}",
+        source(first, 0, layers - overlap),
+        source(second, overlap, layers)
+    );
+    let name = format!("stacked-{}-{}", first.name, second.name);
+    let path = place.join("stacked");
+    if path.exists() {
+        std::fs::remove_dir_all(&path).map_err(|e| PipelineError::io(&path, e))?;
+    }
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Run { model: name.clone(), error };
+    let recipes = Recipe::parse(&text, "stacked.yml", context.operators).map_err(|e| failed(e.into()))?;
+    let plan = glue_recipe::plan(&recipes[0], &PlanOptions::default()).map_err(|e| failed(e.into()))?;
+    let parameters = plan.layout_specs().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
+    glue_recipe::run(&plan, &path, &RunOptions::default(), &context.relay(&name))
+        .map_err(|e| context.stopped_or(failed(e.into())))?;
+    let scores = context.score(&name, &path, prepared)?;
+    let (more, error) = gain(&scores, &first.scores);
+    let kept = more > error;
+    let words = gain_words(more, error);
+    if !kept {
+        std::fs::remove_dir_all(&path).map_err(|e| PipelineError::io(&path, e))?;
+    }
+    Ok(Some(Candidate {
+        reason: match kept {
+            true => format!("better than `{}` alone: {words}", first.name),
+            false => format!("not better than `{}` alone, whose layers it begins with: {words}", first.name),
+        },
+        path: context.inside(&path),
+        name: name.clone(),
+        kind: CandidateKind::Stacked,
+        made: true,
+        members: vec![first.name.clone(), second.name.clone()],
+        cluster: first.cluster.clone(),
+        parameters,
+        scores,
+        kept,
+    }))
+}
+
+impl Candidate {
+    /// As the report shows it.
+    pub(crate) fn describe(&self) -> report::Candidate {
+        report::Candidate {
+            name: self.name.clone(),
+            kind: self.kind,
+            members: self.members.clone(),
+            score: Some(self.scores.score()),
+            parameters: Some(self.parameters),
+            kept: self.kept,
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Scores the model in `path` on the items of `prepared`.
+    pub(crate) fn score(&self, name: &str, path: &Path, prepared: &Prepared) -> Result<ModelScores, PipelineError> {
+        let model = LocalModel::open(path).map_err(|e| PipelineError::run(name, e))?.with_cancel(self.cancel.clone());
+        ModelScores::of(name, &model, prepared, &self.relay(name)).map_err(|e| self.stopped_or(e))
+    }
+}

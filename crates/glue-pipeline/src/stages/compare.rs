@@ -1,0 +1,145 @@
+//! What belongs together: compatibility from headers, similarity of weights, clusters.
+
+use crate::config::ClusterConfig;
+use crate::error::PipelineError;
+use crate::zoo::Zoo;
+use glue_metrics::cluster::{Link, agglomerate, leader};
+use glue_metrics::compatibility::{self, ModelSummary, compatibility};
+use glue_metrics::{Matrix, Metric, Model, Options, Watch, similarity};
+use glue_report as report;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// What headers say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Compatible {
+    pub(crate) models: Vec<report::Model>,
+    pub(crate) pairs: Vec<report::Pair>,
+}
+
+impl Compatible {
+    /// Whether two models of the zoo can be merged as they are.
+    pub(crate) fn mergeable(&self, a: &str, b: &str) -> bool {
+        let same =
+            |pair: &&report::Pair| (pair.first == a && pair.second == b) || (pair.first == b && pair.second == a);
+        a == b || self.pairs.iter().find(same).is_some_and(|pair| pair.verdict == report::Verdict::Mergeable)
+    }
+}
+
+impl Compatible {
+    /// Number of parameters of a model of the zoo.
+    pub(crate) fn parameters(&self, name: &str) -> u64 {
+        self.models.iter().find(|model| model.name == name).map_or(0, |model| model.parameters)
+    }
+}
+
+impl Clusters {
+    /// The cluster of a model.
+    pub(crate) fn of(&self, name: &str) -> Option<&report::Cluster> {
+        self.clustering.clusters.iter().find(|cluster| cluster.members.iter().any(|member| member == name))
+    }
+}
+
+pub(crate) fn compare_headers(zoo: &Zoo) -> Result<Compatible, PipelineError> {
+    let named: Vec<_> = zoo.models.iter().map(|model| (model.name.clone(), &model.dir)).collect();
+    let found = compatibility(&named)?;
+    let models = found.models.iter().zip(&zoo.models).map(|(summary, model)| report::Model {
+        name: model.name.clone(),
+        path: model.path.display().to_string(),
+        family: summary.model_type.clone().unwrap_or_else(|| "unknown".into()),
+        architecture: shape(summary),
+        parameters: summary.parameters,
+        dtype: summary.dtypes.iter().max_by_key(|(_, n)| **n).map(|(dtype, _)| dtype.clone()).unwrap_or_default(),
+        vocab_size: summary.vocab_size,
+        tokenizer: summary.tokenizer_hash.as_deref().map(|hash| hash.chars().take(8).collect()),
+        base: model.base,
+    });
+    let models = models.collect();
+    let name = |i: usize| zoo.models[i].name.clone();
+    let pairs = found.pairs.iter().map(|pair| report::Pair {
+        first: name(pair.first),
+        second: name(pair.second),
+        verdict: match pair.verdict {
+            compatibility::Verdict::Mergeable => report::Verdict::Mergeable,
+            compatibility::Verdict::WithVocabularyAlignment => report::Verdict::WithVocabularyAlignment,
+            compatibility::Verdict::MixtureOnly => report::Verdict::MixtureOnly,
+        },
+        reasons: pair.reasons.iter().map(ToString::to_string).collect(),
+        notes: pair.notes.iter().map(ToString::to_string).collect(),
+    });
+    Ok(Compatible { models, pairs: pairs.collect() })
+}
+
+/// Groups of models that could be merged, from headers; bases are left out.
+pub(crate) fn mergeable_groups(zoo: &Zoo) -> Result<Vec<Vec<usize>>, PipelineError> {
+    let named: Vec<_> = zoo.models.iter().map(|model| (model.name.clone(), &model.dir)).collect();
+    let groups = compatibility(&named)?.groups;
+    let members = |group: Vec<usize>| group.into_iter().filter(|&i| !zoo.models[i].base).collect();
+    Ok(groups.into_iter().map(members).collect())
+}
+
+/// The shape of a model in words.
+fn shape(summary: &ModelSummary) -> String {
+    let known = |value: Option<usize>| value.map_or("?".to_string(), |value| value.to_string());
+    let heads = match (summary.heads, summary.kv_heads) {
+        (Some(heads), Some(kv)) if kv != heads => format!("{heads} heads ({kv} kv)"),
+        (heads, _) => format!("{} heads", known(heads)),
+    };
+    format!("{} layers × {}, {heads}", known(summary.layers), known(summary.hidden_size))
+}
+
+pub(crate) fn measure(
+    zoo: &Zoo,
+    config: &ClusterConfig,
+    place: &Path,
+    watch: &dyn Watch,
+) -> Result<Matrix, PipelineError> {
+    let models: Vec<Model<'_>> =
+        zoo.models.iter().map(|model| Model { name: model.name.clone(), checkpoint: model.dir.checkpoint() }).collect();
+    let metric = Metric::find(&config.metric)?;
+    let matrix = similarity(&models, None, metric, &Options::default(), watch)?.matrix();
+    let path = place.join("similarity.csv");
+    fs::write(&path, matrix.to_csv()).map_err(|e| PipelineError::io(&path, e))?;
+    Ok(matrix)
+}
+
+/// Groups of models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Clusters {
+    pub(crate) clustering: report::Clustering,
+    pub(crate) dendrogram: report::Dendrogram,
+}
+
+pub(crate) fn group(zoo: &Zoo, matrix: &Matrix, config: &ClusterConfig) -> Result<Clusters, PipelineError> {
+    let link = if config.method == "leader" { Link::Average } else { Link::parse(&config.method)? };
+    let tree = agglomerate(matrix, link);
+    let partition = match config.method.as_str() {
+        "leader" => leader(matrix, config.threshold)?,
+        _ => tree.cut(config.threshold)?,
+    };
+    let clusters = partition.names(matrix).into_iter().enumerate().map(|(i, members)| report::Cluster {
+        name: (i + 1).to_string(),
+        first: members[0].clone(),
+        members,
+    });
+    let scale = match tree.scale {
+        glue_metrics::Scale::Similarity => report::Scale::Similarity,
+        glue_metrics::Scale::Distance => report::Scale::Distance,
+    };
+    let joins = tree.joins.iter().map(|j| report::Join { first: j.first, second: j.second, height: j.figure });
+    debug_assert_eq!(matrix.n(), zoo.models.len());
+    Ok(Clusters {
+        clustering: report::Clustering {
+            method: config.method.clone(),
+            threshold: config.threshold,
+            clusters: clusters.collect(),
+        },
+        dendrogram: report::Dendrogram {
+            link: link.name().into(),
+            scale,
+            names: tree.models.clone(),
+            joins: joins.collect(),
+        },
+    })
+}

@@ -1,0 +1,473 @@
+//! Which candidates are mixed, at which level and from which layer on.
+//!
+//! Members are chosen by the scores that are known already: greedily, each time the candidate that raises the mean over tasks
+//! of the best member's score most, as long as that is more than one standard error of the difference, item by item, and
+//! the limit on parameters holds. That is what a router without mistakes would reach. Then every level and depth is built
+//! from these members, its router trained on the items meant for that, and scored on the proxy items.
+
+use crate::error::PipelineError;
+use crate::run::Context;
+use crate::scores::{ModelScores, gain, gain_words};
+use crate::stage::{read_json, write_json};
+use crate::stages::candidates::Candidate;
+use crate::stages::compare::Compatible;
+use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
+use glue_report as report;
+use glue_router::mixture::{TrainReport, TrainRequest, Trainer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Decided {
+    /// The mixture, unless none was better than the best candidate.
+    pub(crate) mixture: Option<report::Mixture>,
+    pub(crate) router: Option<report::Router>,
+    /// The best candidate by itself.
+    pub(crate) best: String,
+    /// Scores of what was decided for.
+    pub(crate) scores: ModelScores,
+    /// What was decided for: the directory `mixture` of the stage, or the candidate's own.
+    pub(crate) path: String,
+    pub(crate) made: bool,
+    pub(crate) why: String,
+    /// Commands that make the mixture again.
+    pub(crate) description: Option<String>,
+}
+
+/// A mixture that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Tried {
+    plan: Choice,
+    scores: Option<ModelScores>,
+    failure: Option<String>,
+    mixture: report::Mixture,
+    router: report::Router,
+    description: String,
+}
+
+/// What to try.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Choice {
+    level: Level,
+    whole: bool,
+    dense: usize,
+}
+
+impl Choice {
+    fn words(&self) -> String {
+        match (self.whole, self.level) {
+            (true, _) => "whole models".into(),
+            (false, Level::Model) => format!("level model from layer {} on", self.dense),
+            (false, Level::Block) => format!("level block from layer {} on", self.dense),
+            (false, Level::Ffn) => format!("level ffn from layer {} on", self.dense),
+        }
+    }
+}
+
+/// The members a router without mistakes would send each task to: for each task, the best of them.
+fn ideal(members: &[&Candidate]) -> ModelScores {
+    let first = &members[0].scores;
+    let best = |t: usize| {
+        let of = |candidate: &&Candidate| candidate.scores.tasks[t].clone();
+        let mut tasks = members.iter().map(of);
+        let start = tasks.next().unwrap_or_else(|| first.tasks[t].clone());
+        tasks.fold(start, |best, task| if task.value > best.value { task } else { best })
+    };
+    ModelScores { name: "ideal".into(), tasks: (0..first.tasks.len()).map(best).collect() }
+}
+
+/// Chooses members greedily.
+fn choose<'c>(
+    candidates: &'c [Candidate],
+    most: usize,
+    limit: Option<f64>,
+) -> (Vec<&'c Candidate>, Vec<report::MixtureStep>, Vec<report::LeftOut>) {
+    let mut open: Vec<&Candidate> = candidates.iter().filter(|c| c.kept).collect();
+    let mut steps = Vec::new();
+    let best = |open: &[&'c Candidate]| {
+        // Of equals the first: merges stand before the models they are made of.
+        open.iter().copied().fold(None::<&Candidate>, |best, c| {
+            best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
+        })
+    };
+    let Some(first) = best(&open) else { return (Vec::new(), steps, Vec::new()) };
+    let mut chosen = vec![first];
+    open.retain(|c| c.name != first.name);
+    steps.push(report::MixtureStep {
+        action: format!("begin with {}", first.name),
+        score: Some(first.scores.score()),
+        kept: true,
+        reason: "the best candidate by itself".into(),
+    });
+    let mut reasons: BTreeMap<&str, String> = BTreeMap::new();
+    while chosen.len() < most && !open.is_empty() {
+        let now = ideal(&chosen);
+        let with = |c: &'c Candidate| {
+            let mut more = chosen.clone();
+            more.push(c);
+            let ideal = ideal(&more);
+            let (gained, error) = gain(&ideal, &now);
+            (gained, error, ideal)
+        };
+        let parameters: u64 = chosen.iter().map(|c| c.parameters).sum();
+        let fits = |c: &Candidate| limit.is_none_or(|limit| (parameters + c.parameters) as f64 <= limit);
+        for c in open.iter().filter(|c| !fits(c)) {
+            reasons.insert(&c.name, "with it the limit on parameters would be passed".into());
+        }
+        let next = open
+            .iter()
+            .copied()
+            .filter(|c| fits(c))
+            .map(|c| (c, with(c)))
+            .fold(None::<(&Candidate, (f64, f64, ModelScores))>, |best, new| {
+                best.filter(|best| best.1.0 >= new.1.0).or(Some(new))
+            });
+        let Some((candidate, (gained, error, ideal))) = next else { break };
+        let kept = gained > error;
+        steps.push(report::MixtureStep {
+            action: format!("add {}", candidate.name),
+            score: Some(ideal.score()),
+            kept,
+            reason: format!("with a router without mistakes {}", gain_words(gained, error)),
+        });
+        if !kept {
+            break;
+        }
+        chosen.push(candidate);
+        open.retain(|c| c.name != candidate.name);
+    }
+    let now = ideal(&chosen);
+    for c in &open {
+        let mut more = chosen.clone();
+        more.push(*c);
+        let (gained, error) = gain(&ideal(&more), &now);
+        reasons.entry(&c.name).or_insert_with(|| {
+            format!("even with a router without mistakes it would add only {}", gain_words(gained, error))
+        });
+    }
+    let left_out = candidates.iter().filter(|c| !chosen.iter().any(|member| member.name == c.name)).map(|c| {
+        let reason = if c.kept { reasons.get(c.name.as_str()).cloned().unwrap_or_default() } else { c.reason.clone() };
+        report::LeftOut { name: c.name.clone(), reason }
+    });
+    // A base that loses its last purpose to later members is no longer needed.
+    let left_out = left_out.collect();
+    (chosen, steps, left_out)
+}
+
+pub(crate) fn mix(
+    context: &Context<'_>,
+    compatible: &Compatible,
+    candidates: &[Candidate],
+    prepared: &glue_eval::Prepared,
+    place: &Path,
+) -> Result<Decided, PipelineError> {
+    let config = &context.config.mixture;
+    let (members, steps, left_out) = choose(candidates, config.experts, context.config.limits.parameters);
+    let Some(best) = members.first() else {
+        return Err(PipelineError::Unsuitable("no candidate is left: every model was found harmful".into()));
+    };
+    let alone = |why: String| Decided {
+        mixture: None,
+        router: None,
+        best: best.name.clone(),
+        scores: best.scores.clone(),
+        path: best.path.clone(),
+        made: best.made,
+        why,
+        description: None,
+    };
+    if !config.enabled {
+        return Ok(alone("mixtures are switched off".into()));
+    }
+    if members.len() < 2 {
+        return Ok(alone("no second candidate would add anything, even with a router without mistakes".into()));
+    }
+    let mut tried = Vec::new();
+    let options = options(context, compatible, &members);
+    let mut best_so_far: Option<(usize, f64)> = None;
+    for (i, option) in options.iter().enumerate() {
+        context.watch.part(&format!("mixture {} of {}: {}", i + 1, options.len(), option.words()), None);
+        let note = place.join(format!("option-{i}.json"));
+        let directory = place.join(format!("option-{i}"));
+        let mut known: Option<Tried> = read_json(&note)?;
+        if let Some(found) = &known
+            && found.scores.as_ref().is_some_and(|s| best_so_far.is_none_or(|(_, best)| s.average() > best))
+            && !directory.exists()
+        {
+            // Its files went when a better one was known, and that note is gone.
+            known = None;
+        }
+        let result = match known {
+            Some(known) => known,
+            None => {
+                let result = try_option(context, option, &members, prepared, &directory)?;
+                write_json(&note, &json!(result))?;
+                result
+            }
+        };
+        if let Some(scores) = &result.scores {
+            if best_so_far.is_none_or(|(_, best)| scores.average() > best) {
+                if let Some((old, _)) = best_so_far {
+                    discard(&place.join(format!("option-{old}")))?;
+                }
+                best_so_far = Some((i, scores.average()));
+            } else {
+                discard(&directory)?;
+            }
+        }
+        tried.push(result);
+    }
+    let mut steps = steps;
+    for (i, result) in tried.iter().enumerate() {
+        let chosen = best_so_far.is_some_and(|(best, _)| best == i);
+        steps.push(report::MixtureStep {
+            action: result.plan.words(),
+            score: result.scores.as_ref().map(ModelScores::score),
+            kept: chosen,
+            reason: match (&result.failure, chosen) {
+                (Some(failure), _) => failure.clone(),
+                (None, true) => "the best on the proxy items, with its trained router".into(),
+                (None, false) => "not the best on the proxy items, with its trained router".into(),
+            },
+        });
+    }
+    let Some((i, _)) = best_so_far else {
+        return Ok(alone("no level could be built from the members".into()));
+    };
+    let winner = tried.swap_remove(i);
+    let scores = winner.scores.clone().unwrap_or_else(|| best.scores.clone());
+    let (more, error) = gain(&scores, &best.scores);
+    let directory = place.join(format!("option-{i}"));
+    if more <= error {
+        discard(&directory)?;
+        let why = format!("no mixture was better than `{}` by itself: {}", best.name, gain_words(more, error));
+        return Ok(alone(why));
+    }
+    let path = place.join("mixture");
+    fs::rename(&directory, &path).map_err(|e| PipelineError::io(&path, e))?;
+    Ok(Decided {
+        mixture: Some(report::Mixture { steps, left_out, ..winner.mixture }),
+        router: Some(winner.router),
+        best: best.name.clone(),
+        scores: ModelScores { name: "mixture".into(), ..scores },
+        path: "mixture".into(),
+        made: true,
+        why: format!("better than `{}`, the best candidate by itself: {}", best.name, gain_words(more, error)),
+        description: Some(winner.description),
+    })
+}
+
+fn discard(directory: &Path) -> Result<(), PipelineError> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).map_err(|e| PipelineError::io(directory, e))?;
+    }
+    Ok(())
+}
+
+/// What can be built from the members.
+fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate]) -> Vec<Choice> {
+    let config = &context.config.mixture;
+    let of = |c: &Candidate| c.members[0].clone();
+    let alike = members.iter().all(|m| m.kind != report::CandidateKind::Stacked)
+        && members.iter().all(|m| compatible.mergeable(&of(members[0]), &of(m)));
+    let layers = context.layers_of(&of(members[0]));
+    let mut depths: Vec<usize> = config.dense.iter().map(|share| (share * layers as f64).round() as usize).collect();
+    depths.retain(|&depth| depth < layers);
+    depths.sort_unstable();
+    depths.dedup();
+    let mut options = Vec::new();
+    for &level in &config.levels {
+        if level == Level::Model && config.routing == Routing::Sample {
+            options.push(Choice { level, whole: true, dense: 0 });
+        }
+        if alike {
+            options.extend(depths.iter().map(|&dense| Choice { level, whole: false, dense }));
+        }
+    }
+    options
+}
+
+/// The description of a mixture, as `glue mix` reads it.
+fn description(context: &Context<'_>, option: &Choice, members: &[&Candidate]) -> String {
+    let config = &context.config.mixture;
+    let level = match option.level {
+        Level::Model => "model",
+        Level::Block => "block",
+        Level::Ffn => "ffn",
+    };
+    let router = match config.router {
+        RouterKind::Linear => json!("linear"),
+        RouterKind::Mlp { hidden_size } => json!({ "kind": "mlp", "hidden_size": hidden_size }),
+    };
+    let experts: Vec<Value> = members
+        .iter()
+        .map(|member| json!({ "source_model": context.outside(&member.path, member.made), "name": member.name }))
+        .collect();
+    let mut all = json!({
+        "base_model": context.outside(&members[0].path, members[0].made),
+        "gate_mode": "random",
+        "level": level,
+        "routing": config.routing,
+        "router": router,
+        "experts_per_token": 1,
+        "seed": context.config.seed,
+        "experts": experts,
+    });
+    if config.routing == Routing::Sample {
+        all["pool"] = json!(config.pool);
+    }
+    if option.whole {
+        all["whole"] = json!(true);
+    } else {
+        all["dense_layers"] = json!(option.dense);
+    }
+    if let Some(dtype) = &context.config.dtype {
+        all["dtype"] = json!(dtype);
+    }
+    // JSON is YAML.
+    format!("{all:#}\n")
+}
+
+fn try_option(
+    context: &Context<'_>,
+    option: &Choice,
+    members: &[&Candidate],
+    prepared: &glue_eval::Prepared,
+    directory: &Path,
+) -> Result<Tried, PipelineError> {
+    discard(directory)?;
+    let text = description(context, option, members);
+    let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    let failed =
+        |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Mixture { experts: names.join(", "), error };
+    let config = MixConfig::parse(&text, "mixture.yml").map_err(|e| failed(e.into()))?;
+    let plan = match MixPlan::new(&config) {
+        Ok(plan) => plan,
+        // Members that do not fit at this level are no reason to end: there are others.
+        Err(error) => return Ok(impossible(option, text, error.to_string())),
+    };
+    let estimate = plan.estimate(rayon::current_num_threads());
+    let gates = plan.random_gates();
+    glue_mixture::run(&plan, &gates, directory, &glue_mixture::RunOptions::default(), &context.relay(&option.words()))
+        .map_err(|e| context.stopped_or(failed(e.into())))?;
+    let mut request = TrainRequest::new(directory);
+    request.split = context.config.tasks.router.clone();
+    request.limit = context.config.tasks.limit;
+    request.settings.seed = context.config.seed;
+    request.given = assigned(members);
+    let trainer = Trainer::open(request, &context.tasks).map_err(|e| failed(e.into()))?;
+    let trained = trainer.run(&context.relay(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;
+    let model = context.open_any(directory).map_err(|e| failed(e))?;
+    let scores = ModelScores::of(&option.words(), &*model, prepared, &context.relay(&option.words()))
+        .map_err(|e| context.stopped_or(e))?;
+    let purpose = |member: &Candidate| {
+        let tasks: Vec<String> =
+            assigned(members).into_iter().filter(|(_, name)| *name == member.name).map(|(task, _)| task).collect();
+        (!tasks.is_empty()).then(|| tasks.join(", "))
+    };
+    let level = if option.whole { "model (whole models)" } else { level_name(option.level) };
+    let mixture = report::Mixture {
+        level: level.into(),
+        routing: if context.config.mixture.routing == Routing::Sample { "sample" } else { "token" }.into(),
+        dense_layers: option.dense,
+        layers: context.layers_of(&members[0].members[0]),
+        experts_per_token: config.experts_per_token,
+        experts: members
+            .iter()
+            .map(|member| report::Expert {
+                name: member.name.clone(),
+                source: member.name.clone(),
+                parameters: Some(member.parameters),
+                purpose: purpose(member),
+            })
+            .collect(),
+        parameters_total: estimate.parameters,
+        parameters_active: estimate.active_parameters,
+        parameters_experts: members.iter().map(|member| member.parameters).sum(),
+        steps: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let router = describe_router(&trained, &names, members, &context.config.tasks.router);
+    Ok(Tried { plan: option.clone(), scores: Some(scores), failure: None, mixture, router, description: text })
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Model => "model",
+        Level::Block => "block",
+        Level::Ffn => "ffn",
+    }
+}
+
+fn impossible(option: &Choice, description: String, failure: String) -> Tried {
+    Tried {
+        plan: option.clone(),
+        scores: None,
+        failure: Some(failure),
+        mixture: report::Mixture::default(),
+        router: report::Router::default(),
+        description,
+    }
+}
+
+/// Which member each task should go to: the best on its proxy items, of equals the first.
+fn assigned(members: &[&Candidate]) -> BTreeMap<String, String> {
+    let tasks = &members[0].scores.tasks;
+    let best = |t: usize| {
+        members.iter().copied().fold(members[0], |best, member| {
+            if member.scores.tasks[t].value > best.scores.tasks[t].value { member } else { best }
+        })
+    };
+    tasks.iter().enumerate().map(|(t, task)| (task.task.clone(), best(t).name.clone())).collect()
+}
+
+fn describe_router(trained: &TrainReport, names: &[&str], members: &[&Candidate], split: &str) -> report::Router {
+    let experts: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let TrainReport::Supervised { gates, .. } = trained else {
+        return report::Router { experts, split: split.into(), ..report::Router::default() };
+    };
+    // The last gate decides last, and where there is one gate it is that one.
+    let Some(gate) = gates.last() else {
+        return report::Router { experts, split: split.into(), ..report::Router::default() };
+    };
+    let right = assigned(members);
+    let of = |task: &str| right.get(task).and_then(|name| names.iter().position(|n| n == name));
+    let n: f64 = gate.tasks.rows.iter().flat_map(|(_, row)| row).sum();
+    let p = gate.validation_accuracy;
+    report::Router {
+        method: "supervised: cross-entropy of the expert that is best at an item's task".into(),
+        split: format!("{split}, items held out of the training"),
+        accuracy: Some(report::Score {
+            value: p,
+            stderr: Some((p * (1.0 - p) / n.max(1.0)).sqrt()),
+            n: Some(n as usize),
+        }),
+        confusion: Some(report::Confusion {
+            skills: gate.tasks.rows.iter().map(|(task, _)| task.clone()).collect(),
+            experts: gate.tasks.experts.clone(),
+            counts: gate.tasks.rows.iter().map(|(_, row)| row.iter().map(|x| x.round() as u64).collect()).collect(),
+            right: gate.tasks.rows.iter().map(|(task, _)| of(task)).collect(),
+        }),
+        load: gate
+            .tasks
+            .rows
+            .iter()
+            .zip(gate.tasks.shares())
+            .map(|((task, _), shares)| report::Load { task: task.clone(), shares })
+            .collect(),
+        experts,
+        training: Vec::new(),
+    }
+}
+
+/// The directory of what was decided for.
+pub(crate) fn decided_path(context: &Context<'_>, decided: &Decided, stage: &Path) -> PathBuf {
+    match (&decided.mixture, decided.made) {
+        (Some(_), _) => stage.join(&decided.path),
+        (None, made) => context.outside_path(&decided.path, made),
+    }
+}

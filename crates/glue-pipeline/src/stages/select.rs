@@ -1,0 +1,312 @@
+//! Selective merging inside each cluster.
+
+use crate::config::ZooConfig;
+use crate::error::PipelineError;
+use crate::run::Context;
+use crate::stage::write_json;
+use crate::stages::compare::{Clusters, Compatible};
+use glue_metrics::Matrix;
+use glue_report as report;
+use glue_select::config::{BudgetConfig, SearchConfig, Validation};
+use glue_select::contract::Scores;
+use glue_select::convergence::steps;
+use glue_select::course::Budget;
+use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
+use glue_select::race::RaceConfig;
+use glue_select::search::{Options, Prepared, Registries, SelectError};
+use glue_select::session::Verdict;
+use glue_select::summary::{Row, Summary};
+use glue_select::zoo::Zoo as Members;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What came of a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Selected {
+    /// For the report.
+    pub(crate) selection: report::Selection,
+    /// The members that were searched over.
+    pub(crate) members: Vec<String>,
+    /// Members with a share in the merge.
+    pub(crate) used: Vec<String>,
+    /// The base that was used.
+    pub(crate) base: Option<String>,
+    /// The merge that was taken, as a directory of the stage; `None` when no merge was better than the best member.
+    pub(crate) merged: Option<String>,
+    /// Whether the merge was better than its best member on the items held out.
+    pub(crate) seconds: BTreeMap<String, f64>,
+}
+
+/// The base of a cluster: of the bases that can be merged with all of its members, the one most alike to them.
+pub(crate) fn base_of(
+    members: &[String],
+    bases: &[String],
+    compatible: &Compatible,
+    matrix: &Matrix,
+) -> Option<String> {
+    let index = |name: &str| matrix.models().iter().position(|model| model == name);
+    let nearness = |base: &&String| {
+        let each = members.iter().map(|member| match (index(base), index(member)) {
+            (Some(i), Some(j)) => matrix.dissimilarity(i, j).unwrap_or(f64::INFINITY),
+            _ => f64::INFINITY,
+        });
+        each.sum::<f64>() / members.len().max(1) as f64
+    };
+    let fits = |base: &&String| members.iter().all(|member| compatible.mergeable(base, member));
+    let near = bases.iter().filter(fits).map(|base| (nearness(&base), base));
+    // A base outside of the cluster is no base of it.
+    let near = near.filter(|(distance, _)| distance.is_finite());
+    near.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, base)| base.clone())
+}
+
+pub(crate) fn select(
+    context: &Context<'_>,
+    clusters: &Clusters,
+    compatible: &Compatible,
+    matrix: &Matrix,
+    place: &Path,
+) -> Result<Vec<Selected>, PipelineError> {
+    let zoo = &context.zoo;
+    let is_base = |name: &String| zoo.models.iter().any(|model| model.base && model.name == *name);
+    let mut found = Vec::new();
+    for cluster in &clusters.clustering.clusters {
+        let bases: Vec<String> = cluster.members.iter().filter(|name| is_base(name)).cloned().collect();
+        let members: Vec<String> = cluster.members.iter().filter(|name| !is_base(name)).cloned().collect();
+        // A member that cannot be merged with the first stays alone, whatever its weights are like.
+        let members: Vec<String> = match members.first() {
+            Some(first) => members.iter().filter(|name| compatible.mergeable(first, name)).cloned().collect(),
+            None => continue,
+        };
+        if members.len() < 2 {
+            continue;
+        }
+        let path = place.join(format!("cluster-{}.json", cluster.name));
+        if let Some(known) = crate::stage::read_json(&path)? {
+            found.push(known);
+            continue;
+        }
+        let base = base_of(&members, &bases, compatible, matrix);
+        let selected = search(context, &cluster.name, &members, base.as_deref(), place)?;
+        write_json(&path, &json!(selected))?;
+        found.push(selected);
+    }
+    Ok(found)
+}
+
+fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base: Option<&str>) -> SearchConfig {
+    let path = |name: &str| context.path_of(name).display().to_string();
+    let tasks = &config.tasks;
+    let select = &config.select;
+    SearchConfig {
+        models: members.iter().map(|name| path(name)).collect(),
+        base: base.map(path),
+        tasks: tasks.paths.iter().map(|p| context.directory.join(p).display().to_string()).collect(),
+        only: tasks.only.clone(),
+        split: tasks.proxy.clone(),
+        limit: tasks.limit,
+        validation: select.validation.clone(),
+        strategies: select.strategies.clone(),
+        filter: select.filter,
+        space: select.space.clone(),
+        budget: BudgetConfig { evaluations: select.budget.evaluations, seconds: select.budget.seconds },
+        racing: select.racing,
+        parallel: None,
+        memory: config.limits.memory.clone(),
+        workers: 0,
+        evaluator: None,
+        evaluator_timeout: None,
+        allow_code_execution: tasks.allow_code_execution,
+        num_fewshot: None,
+        apply_chat_template: false,
+        seed: config.seed,
+        dtype: config.dtype.clone(),
+    }
+}
+
+fn search(
+    context: &Context<'_>,
+    cluster: &str,
+    members: &[String],
+    base: Option<&str>,
+    place: &Path,
+) -> Result<Selected, PipelineError> {
+    let failed =
+        |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Search { cluster: cluster.into(), error };
+    let config = config_of(context.config, context, members, base);
+    let zoo = Members::open(&config).map_err(|e| failed(e.into()))?;
+    let registries =
+        Registries { operators: context.operators, optimisers: context.optimisers, strategies: context.strategies };
+    let prepared = Prepared::new(&config, &zoo, registries).map_err(|e| failed(e.into()))?;
+    let (validation_fraction, validation_split) = match &config.validation {
+        Validation::Share(share) => (*share, None),
+        Validation::Split { split } => (0.0, Some(split.clone())),
+    };
+    let options = LocalOptions {
+        registry: context.operators.clone(),
+        eval: context.eval_options(),
+        items: ItemsConfig {
+            split: Some(config.split.clone()),
+            validation_fraction,
+            validation_split,
+            seed: config.seed,
+        },
+        race: RaceConfig::default(),
+        memory: context.memory,
+        stop: Some(context.stop.clone()),
+        ..LocalOptions::default()
+    };
+    let scorer = LocalScorer::new(std::sync::Arc::clone(&context.tasks), options).map_err(|e| failed(e.into()))?;
+    let out = place.join(format!("cluster-{cluster}"));
+    let budget = Budget { evaluations: config.budget.evaluations, seconds: context.seconds_of(config.budget.seconds) };
+    let journal = glue_select::search::journal_path(&out);
+    // Killed between the result and the note that it is there: the same again from the journal that lies with it.
+    if out.exists() {
+        let kept = out.join(glue_select::output::JOURNAL);
+        fs::copy(&kept, &journal).map_err(|e| PipelineError::io(&kept, e))?;
+        fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
+    }
+    let resume = journal.exists();
+    let watch = context.relay(cluster);
+    let (summary, timings) =
+        prepared.run(&scorer, &Options { out: &out, resume, budget }, &watch).map_err(|error| match error {
+            SelectError::Stopped { .. } => PipelineError::Stopped,
+            error => failed(error.into()),
+        })?;
+    Ok(describe(cluster, members, base, &summary, timings.strategies, &config))
+}
+
+/// The score of a merge as the report shows it.
+fn score(scores: &Scores) -> report::Score {
+    let squares: f64 = scores
+        .tasks
+        .iter()
+        .map(|t| t.value.clamp(0.0, 1.0) * (1.0 - t.value.clamp(0.0, 1.0)) / t.n.max(1) as f64)
+        .sum();
+    report::Score {
+        value: scores.average,
+        stderr: Some(squares.sqrt() / scores.tasks.len().max(1) as f64),
+        n: Some(scores.tasks.iter().map(|task| task.n).sum()),
+    }
+}
+
+/// The figure that choices are made by: held-out items where there are any.
+fn deciding(row: &Row) -> Option<f64> {
+    row.validation.as_ref().or(row.search.as_ref()).map(|scores| scores.average)
+}
+
+fn describe(
+    cluster: &str,
+    members: &[String],
+    base: Option<&str>,
+    summary: &Summary,
+    seconds: Vec<(String, f64)>,
+    config: &SearchConfig,
+) -> Selected {
+    let name_of = |path: &str| {
+        let at = config.models.iter().position(|model| model == path);
+        at.map_or_else(|| path.to_string(), |at| members[at].clone())
+    };
+    let all = steps(summary);
+    let strategies = summary.strategies.iter().map(|row| {
+        let mut best = None::<f64>;
+        let mut count = 0;
+        let mut curve = Vec::new();
+        for step in all.iter().filter(|step| step.strategy == row.row.name) {
+            count += 1;
+            if let Some(average) = step.average.filter(|_| !step.dropped) {
+                let better = best.is_none_or(|best| average > best);
+                best = Some(best.map_or(average, |best| best.max(average)));
+                if better {
+                    curve.push(report::CurvePoint { evaluations: count, best: average });
+                }
+            }
+        }
+        if let (Some(best), Some(last)) = (best, curve.last())
+            && last.evaluations < count
+        {
+            curve.push(report::CurvePoint { evaluations: count, best });
+        }
+        report::StrategyResult {
+            name: row.row.name.clone(),
+            proxy: row.row.search.as_ref().map(score),
+            validation: row.row.validation.as_ref().map(score),
+            evaluations: row.evaluations,
+            curve,
+            note: row.ended.clone(),
+        }
+    });
+    let best_member = summary.models.iter().filter(|row| row.search.is_some()).max_by(|a, b| {
+        let figure = |row: &Row| deciding(row).unwrap_or(f64::NEG_INFINITY);
+        figure(a).total_cmp(&figure(b))
+    });
+    let best = summary.best_row();
+    // The merge has to be better than the best member on the same items, or there is no use for it.
+    let helps = match (best.and_then(|row| deciding(&row.row)), best_member.and_then(deciding)) {
+        (Some(merge), Some(member)) => merge > member,
+        (merge, _) => merge.is_some(),
+    };
+    let used = best.map(|row| models_of(&row.row.recipe)).unwrap_or_default();
+    let used: Vec<String> = used.iter().map(|path| name_of(path)).filter(|name| members.contains(name)).collect();
+    let merged = (helps && used.len() > 1).then(|| format!("cluster-{cluster}/{}", glue_select::output::MODEL));
+    let why = match (&merged, best_member) {
+        (Some(_), _) => summary.reason.clone(),
+        (None, Some(member)) => {
+            format!("no merge was better than `{}` alone on the items held out", name_of(&member.name))
+        }
+        (None, None) => "no member could be scored".into(),
+    };
+    let decisions = summary.candidates.iter().map(|tried| report::Decision {
+        strategy: tried.strategy.clone(),
+        candidate: tried.what.clone(),
+        score: tried.scores.as_ref().map(score),
+        accepted: tried.verdict == Verdict::Accepted,
+        reason: tried.reason.clone(),
+    });
+    let harmful = summary.filter.iter().filter(|verdict| verdict.harmful);
+    let selection = report::Selection {
+        cluster: cluster.into(),
+        strategies: strategies.collect(),
+        chosen: merged.as_ref().map(|_| summary.best.clone()),
+        why,
+        best_member: best_member.and_then(|row| row.search.as_ref()).map(score),
+        decisions: decisions.collect(),
+        harmful: harmful
+            .map(|verdict| report::Harmful { model: verdict.model.clone(), reason: verdict.reason.clone() })
+            .collect(),
+        weights: best.map(|row| crate::weights::table(&row.row.recipe, &name_of)),
+        recipe: best.map(|row| row.row.recipe.clone()),
+    };
+    Selected {
+        selection,
+        members: members.to_vec(),
+        used,
+        base: base.map(String::from),
+        merged,
+        seconds: seconds.into_iter().collect(),
+    }
+}
+
+/// Paths of the models that a recipe merges.
+pub(crate) fn models_of(recipe: &str) -> Vec<String> {
+    glue_recipe::Recipe::parse(recipe, "best.yml", &glue_merge::Registry::builtin())
+        .ok()
+        .and_then(|recipes| recipes.into_iter().next())
+        .map(|recipe| {
+            let base = recipe.base.iter().map(|base| base.value.clone()).collect::<Vec<_>>();
+            recipe.models().map(|model| model.value.clone()).filter(|model| !base.contains(model)).collect()
+        })
+        .unwrap_or_default()
+}
+
+/// A cluster's merge as a directory.
+pub(crate) fn merged_path(stage: &Path, selected: &Selected) -> Option<PathBuf> {
+    selected.merged.as_ref().map(|merged| stage.join(merged))
+}
+
+/// A name for the merge of a cluster.
+pub(crate) fn merged_name(selected: &Selected) -> String {
+    format!("merged-{}", selected.selection.cluster)
+}

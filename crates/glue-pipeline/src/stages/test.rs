@@ -1,0 +1,72 @@
+//! The one look at the test items, after everything is decided.
+
+use crate::error::PipelineError;
+use crate::run::Context;
+use crate::scores::{ModelScores, gain, prepare};
+use crate::stages::candidates::Candidate;
+use crate::stages::mixture::{Decided, decided_path};
+use glue_eval::Prepared;
+use glue_report::{self as report, CandidateKind, Role};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The proof that everything is decided: only a finished mixture stage gives one, and only who has one reads the test items.
+#[derive(Debug)]
+pub(crate) struct Sealed<'a> {
+    decided: &'a Decided,
+    stage: &'a Path,
+}
+
+impl<'a> Sealed<'a> {
+    /// What was decided, in the directory of the finished stage.
+    pub(crate) fn new(decided: &'a Decided, stage: &'a Path) -> Sealed<'a> {
+        Sealed { decided, stage }
+    }
+
+    /// Reads the test items: nothing else in this crate does.
+    pub(crate) fn items(&self, context: &Context<'_>) -> Result<Prepared, PipelineError> {
+        let config = &context.config.tasks;
+        prepare(&context.tasks, config, &config.test, context.config.seed)
+    }
+}
+
+/// The scores on the test items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tested {
+    pub(crate) test: report::Test,
+    /// Items of each task.
+    pub(crate) items: Vec<(String, usize)>,
+}
+
+pub(crate) fn test(
+    context: &Context<'_>,
+    sealed: &Sealed<'_>,
+    prepared: &Prepared,
+    candidates: &[Candidate],
+) -> Result<Tested, PipelineError> {
+    let mut scored: Vec<(Role, ModelScores)> = Vec::new();
+    for model in &context.zoo.models {
+        scored.push((Role::Single, context.score(&model.name, &model.path, prepared)?));
+    }
+    for candidate in candidates.iter().filter(|c| c.kind == CandidateKind::Merged) {
+        let path = context.outside_path(&candidate.path, candidate.made);
+        scored.push((Role::Merged, context.score(&candidate.name, &path, prepared)?));
+    }
+    let Sealed { decided, stage } = sealed;
+    let path = decided_path(context, decided, stage);
+    let model = context.open_any(&path).map_err(|error| PipelineError::Run { model: "final".into(), error })?;
+    let last =
+        ModelScores::of("final", &*model, prepared, &context.relay("final")).map_err(|e| context.stopped_or(e))?;
+    let singles = scored.iter().filter(|(role, _)| *role == Role::Single).map(|(_, scores)| scores);
+    let best = singles.fold(None::<&ModelScores>, |best, scores| {
+        best.filter(|best| best.average() >= scores.average()).or(Some(scores))
+    });
+    let gain_stderr = best.map(|best| gain(&last, best).1);
+    let items = last.tasks.iter().map(|task| (task.task.clone(), task.items.len())).collect();
+    scored.push((Role::Final, last));
+    let rows = scored
+        .into_iter()
+        .map(|(role, scores)| report::TestRow { name: scores.name.clone(), role, scores: scores.scores() })
+        .collect();
+    Ok(Tested { test: report::Test { split: context.config.tasks.test.clone(), rows, gain_stderr }, items })
+}

@@ -1,0 +1,63 @@
+//! The models of a run, opened and named.
+
+use crate::config::ZooConfig;
+use crate::error::PipelineError;
+use glue_tensor::ModelDir;
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// A model of the zoo.
+#[derive(Debug)]
+pub(crate) struct ZooModel {
+    /// Its name in reports.
+    pub(crate) name: String,
+    /// Its directory: the path of the config, seen from the working directory.
+    pub(crate) path: PathBuf,
+    /// Whether it is a base, which is not merged itself.
+    pub(crate) base: bool,
+    pub(crate) dir: ModelDir,
+}
+
+/// All models of a run: those of `models`, then the bases.
+#[derive(Debug)]
+pub(crate) struct Zoo {
+    pub(crate) models: Vec<ZooModel>,
+}
+
+impl Zoo {
+    /// Opens every model of `config`, whose relative paths start at `directory`. No weight is read.
+    pub(crate) fn open(config: &ZooConfig, directory: &Path) -> Result<Zoo, PipelineError> {
+        let mut models: Vec<ZooModel> = Vec::new();
+        let entries = config.models.iter().map(|model| (model.name().to_string(), model.path()));
+        let bases = config.base.iter().map(|path| {
+            let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+            (name.to_string(), path.as_str())
+        });
+        for (i, (name, path)) in entries.chain(bases).enumerate() {
+            let base = i >= config.models.len();
+            let path = directory.join(path);
+            if let Some(known) = models.iter_mut().find(|known| known.path == path) {
+                // A base that stands among the models too.
+                known.base |= base;
+                continue;
+            }
+            let name = if models.iter().any(|known| known.name == name) { path.display().to_string() } else { name };
+            let dir = ModelDir::open(&path)
+                .map_err(|error| PipelineError::Model { model: path.display().to_string(), error: Box::new(error) })?;
+            models.push(ZooModel { name, path, base, dir });
+        }
+        Ok(Zoo { models })
+    }
+
+    /// What the files of all models hold, by name. All weights are read.
+    pub(crate) fn hashes(&self) -> Value {
+        let hash = |model: &ZooModel| {
+            let files = model.dir.checkpoint().files().iter().map(|file| file.content_hash().to_string());
+            let config = crate::stage::hash(&String::from_utf8_lossy(&model.dir.config().to_bytes()));
+            let all: Vec<String> = files.chain([config]).collect();
+            (model.name.clone(), Value::from(all.join(" ")))
+        };
+        Value::Object(self.models.par_iter().map(hash).collect::<Vec<_>>().into_iter().collect::<Map<_, _>>())
+    }
+}

@@ -1,0 +1,41 @@
+//! Model directories that stay open from plan to plan, so that headers, configurations and tokenizers are read once.
+
+use glue_tensor::tokenizer_files::{TokenizerComparison, TokenizerFilesError, tokenizers_equal};
+use glue_tensor::{ModelDir, ModelDirError};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Models that were opened, by path, for plans to come. Clones share them. Files that change meanwhile are not noticed.
+#[derive(Debug, Clone, Default)]
+pub struct OpenModels {
+    models: Arc<Mutex<HashMap<PathBuf, Arc<ModelDir>>>>,
+    compared: Arc<Mutex<HashMap<(PathBuf, PathBuf), TokenizerComparison>>>,
+}
+
+impl OpenModels {
+    /// The model in the directory `path`, opened now if it was not before.
+    ///
+    /// # Errors
+    /// Those of [`ModelDir::open`].
+    pub fn open(&self, path: &Path) -> Result<Arc<ModelDir>, ModelDirError> {
+        let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if let Some(model) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Arc::clone(model));
+        }
+        let model = Arc::new(ModelDir::open(path)?);
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(models.entry(key).or_insert(model)))
+    }
+
+    /// How the tokenizers of two models relate.
+    pub(super) fn compare(&self, a: &ModelDir, b: &ModelDir) -> Result<TokenizerComparison, TokenizerFilesError> {
+        let key = (a.path().to_path_buf(), b.path().to_path_buf());
+        if let Some(known) = self.compared.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(known.clone());
+        }
+        let comparison = tokenizers_equal(a.tokenizer(), b.tokenizer())?;
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner).insert(key, comparison.clone());
+        Ok(comparison)
+    }
+}

@@ -1,0 +1,26 @@
+//! The pictures of a report, each as one inline SVG of fixed coordinates. None of them needs colour to be read: bars
+//! have patterns and names, lines have dashes, marks and names at their ends, cells have their figures, segments have
+//! letters.
+
+pub(crate) mod bars;
+pub(crate) mod confusion;
+pub(crate) mod dendrogram;
+pub(crate) mod heatmap;
+pub(crate) mod lines;
+pub(crate) mod load;
+pub(crate) mod pairs;
+
+/// Steps of the scale of heat; the style sheet has a colour and an ink for each, and so has `palette`.
+pub(crate) const HEAT_STEPS: usize = 9;
+
+/// The step of heat of a share, 0 to 1.
+pub(crate) fn heat(share: f64) -> usize {
+    let step = (share.clamp(0.0, 1.0) * HEAT_STEPS as f64) as usize;
+    step.min(HEAT_STEPS - 1)
+}
+
+/// Letters for experts: `A` to `Z`, then `A1` and so on.
+pub(crate) fn letter(i: usize) -> String {
+    let letter = char::from(b'A' + (i % 26) as u8);
+    if i < 26 { letter.to_string() } else { format!("{letter}{}", i / 26) }
+}

@@ -1,0 +1,176 @@
+//! The dendrogram, models from top to bottom, with the threshold of the clusters.
+
+use crate::data::{Cluster, Dendrogram, Scale};
+use crate::format;
+use crate::svg::{Anchor, Svg, ticks};
+
+const LABEL: f64 = 112.0;
+const PLOT: f64 = 250.0;
+const TOP: f64 = 26.0;
+const ROW: f64 = 26.0;
+const SIZE: f64 = 12.0;
+/// Share of the plot between the models and the nearest join, so that it can be seen.
+const LEAD: f64 = 0.08;
+
+/// The models, by number, in an order in which no two branches cross. The parts that never join follow one another in
+/// the order of their first models.
+pub(crate) fn order(dendrogram: &Dendrogram) -> Vec<usize> {
+    let n = dendrogram.names.len();
+    let mut members: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
+    let mut open: Vec<bool> = vec![true; n];
+    for join in &dendrogram.joins {
+        let (Some(first), Some(second)) = (members.get(join.first).cloned(), members.get(join.second).cloned()) else {
+            continue;
+        };
+        open[join.first] = false;
+        open[join.second] = false;
+        let (a, b) = if first.iter().min() <= second.iter().min() { (first, second) } else { (second, first) };
+        members.push([a, b].concat());
+        open.push(true);
+    }
+    let mut parts: Vec<Vec<usize>> =
+        members.into_iter().zip(open).filter_map(|(part, open)| open.then_some(part)).collect();
+    parts.sort_by_key(|part| part.iter().min().copied());
+    parts.concat()
+}
+
+/// Where figures stand on the axis, 0 (alike) to 1.
+struct Axis {
+    scale: Scale,
+    /// Nearest and farthest distance drawn, as logarithms if `logarithmic`.
+    near: f64,
+    far: f64,
+    logarithmic: bool,
+}
+
+impl Axis {
+    fn new(scale: Scale, figures: &[f64]) -> Axis {
+        let distances: Vec<f64> = figures.iter().map(|&figure| distance(scale, figure)).collect();
+        let far = distances.iter().copied().fold(0.0, f64::max);
+        let near = distances.iter().copied().filter(|distance| *distance > 1e-6).fold(f64::INFINITY, f64::min);
+        // Relatives differ by hundredths where strangers differ by one: only a logarithm shows both.
+        let logarithmic = near.is_finite() && far > 8.0 * near;
+        match logarithmic {
+            // The axis ends with a figure of its own where one is near.
+            true => Axis { scale, near: near.log10(), far: round_up(far).log10(), logarithmic },
+            false => Axis { scale, near: 0.0, far: if far > 0.0 { far } else { 1.0 }, logarithmic },
+        }
+    }
+
+    fn share(&self, figure: f64) -> f64 {
+        let distance = distance(self.scale, figure);
+        let value = if self.logarithmic { distance.max(1e-12).log10() } else { distance };
+        let share = ((value - self.near) / (self.far - self.near)).clamp(0.0, 1.0);
+        if self.logarithmic { LEAD + (1.0 - LEAD) * share } else { share }
+    }
+
+    /// Round figures on the axis with their labels.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        if !self.logarithmic {
+            let (distances, decimals) = ticks(0.0, self.far, 4);
+            return distances.into_iter().map(|d| self.figure(d)).map(|f| (f, format::fixed(f, decimals))).collect();
+        }
+        let (low, high) = (self.near.floor() as i32, self.far.ceil() as i32);
+        let mut found = Vec::new();
+        for power in low..=high {
+            for unit in [1.0, 2.0, 5.0] {
+                let distance = unit * 10f64.powi(power);
+                let log = distance.log10();
+                if log >= self.near - 1e-9 && log <= self.far + 1e-9 {
+                    // 0.995 needs one decimal more than 0.99.
+                    let decimals = (-power).max(0) as usize;
+                    found.push((self.figure(distance), format::fixed(self.figure(distance), decimals)));
+                }
+            }
+        }
+        found
+    }
+
+    fn figure(&self, distance: f64) -> f64 {
+        if self.scale == Scale::Similarity { 1.0 - distance } else { distance }
+    }
+}
+
+/// The next of 1, 2 and 5 times a power of ten, if it is less than a tenth away.
+fn round_up(distance: f64) -> f64 {
+    let power = 10f64.powf(distance.log10().floor());
+    let next = [1.0, 2.0, 5.0, 10.0].map(|unit| unit * power).into_iter().find(|next| *next >= distance);
+    next.filter(|next| *next < distance * 1.1).unwrap_or(distance)
+}
+
+fn distance(scale: Scale, figure: f64) -> f64 {
+    match scale {
+        Scale::Similarity => (1.0 - figure).max(0.0),
+        Scale::Distance => figure.max(0.0),
+    }
+}
+
+/// The dendrogram; clusters are named beside their models, and the threshold, if any, is a dashed line.
+pub(crate) fn dendrogram(id: &str, dendrogram: &Dendrogram, clusters: &[Cluster], threshold: Option<f64>) -> String {
+    let order = order(dendrogram);
+    let mut figures: Vec<f64> = dendrogram.joins.iter().filter_map(|join| join.height).collect();
+    figures.extend(threshold);
+    let axis = Axis::new(dendrogram.scale, &figures);
+    let x_of = |figure: f64| LABEL + PLOT * axis.share(figure);
+    let bottom = TOP + ROW * order.len() as f64;
+    let mut svg = Svg::new();
+    let mut last = f64::NEG_INFINITY;
+    for (figure, text) in axis.ticks() {
+        let x = x_of(figure);
+        svg.line("grid", [x, TOP], [x, bottom + 3.0]);
+        let half = Svg::width_of(text.chars().count(), 11.0) / 2.0;
+        if x - half > last + 4.0 {
+            svg.text("t-s", Anchor::Middle, [x, bottom + 17.0], &text);
+            last = x + half;
+        }
+    }
+    let mut ends: Vec<Option<[f64; 2]>> = vec![None; order.len()];
+    let cluster_of =
+        |name: &str| clusters.iter().position(|cluster| cluster.members.iter().any(|member| member == name));
+    let mut before = None;
+    for (row, &model) in order.iter().enumerate() {
+        let y = TOP + ROW * (row as f64 + 0.5);
+        let name = &dendrogram.names[model];
+        let cluster = cluster_of(name);
+        if row > 0 && cluster != before {
+            svg.line("divide", [0.0, y - ROW / 2.0], [LABEL + PLOT, y - ROW / 2.0]);
+        }
+        before = cluster;
+        let short = format::middle(name, Svg::fitting(LABEL - 24.0, SIZE));
+        svg.label("t", Anchor::End, [LABEL - 8.0, y + 4.0], &short, Some(name), false);
+        if let Some(cluster) = cluster {
+            let title = format!("cluster {}", clusters[cluster].name);
+            let short = format::middle(&clusters[cluster].name, 3);
+            svg.label("t-s t-b", Anchor::Start, [0.0, y + 4.0], &short, Some(&title), false);
+        }
+        ends[model] = Some([LABEL, y]);
+    }
+    for join in &dendrogram.joins {
+        let nodes = [join.first, join.second].map(|node| ends.get(node).copied().flatten());
+        ends.push(match (join.height, nodes) {
+            (Some(height), [Some([x1, y1]), Some([x2, y2])]) => {
+                let x = x_of(height);
+                svg.path("branch", &[[x1, y1], [x, y1], [x, y2], [x2, y2]]);
+                Some([x, (y1 + y2) / 2.0])
+            }
+            _ => None,
+        });
+    }
+    if let Some(threshold) = threshold {
+        let x = x_of(threshold);
+        svg.line("threshold", [x, TOP - 4.0], [x, bottom + 3.0]);
+        let text = format!("threshold {}", format::fixed(threshold, 2));
+        svg.text("t-s t-b", Anchor::Middle, [x.clamp(LABEL + 40.0, LABEL + PLOT - 40.0), TOP - 10.0], &text);
+    }
+    let what = match dendrogram.scale {
+        Scale::Similarity => "similarity",
+        Scale::Distance => "distance",
+    };
+    let spaced = if axis.logarithmic { ", spaced by the logarithm of its distance from the same" } else { "" };
+    svg.text("t-s", Anchor::Middle, [LABEL + PLOT / 2.0, bottom + 34.0], &format!("{what}, alike at the left"));
+    let title =
+        format!("Dendrogram of {}, {} linkage", format::things(order.len(), "model", "models"), dendrogram.link);
+    let names: Vec<&str> = order.iter().map(|&i| dendrogram.names[i].as_str()).collect();
+    let description = format!("Models joined at their {what}{spaced}. From top to bottom: {}.", format::list(&names));
+    svg.finish(id, "chart", [LABEL + PLOT + 14.0, bottom + 40.0], &title, &description)
+}

@@ -1,0 +1,180 @@
+//! Lines over a count: the best score so far as steps, or a loss.
+
+use crate::format;
+use crate::svg::{Anchor, Svg, ticks};
+
+/// One line.
+#[derive(Debug, Clone)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    /// Count and value, the count ascending.
+    pub(crate) points: Vec<[f64; 2]>,
+}
+
+/// What is drawn beside the lines.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Frame<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) title: &'a str,
+    pub(crate) x_label: &'a str,
+    pub(crate) y_label: &'a str,
+    /// A level to compare with, and its name.
+    pub(crate) level: Option<(f64, &'a str)>,
+    /// Whether a value holds until the next.
+    pub(crate) steps: bool,
+}
+
+const WIDTH: f64 = 500.0;
+const HEIGHT: f64 = 260.0;
+const LEFT: f64 = 46.0;
+const TOP: f64 = 26.0;
+const BOTTOM: f64 = 40.0;
+const LABEL: f64 = 15.0;
+const SIZE: f64 = 12.0;
+
+/// The chart. Series without points are left out; `None` if nothing is left.
+pub(crate) fn lines(frame: &Frame<'_>, series: &[Series]) -> Option<String> {
+    let series: Vec<&Series> = series.iter().filter(|series| !series.points.is_empty()).collect();
+    let points = || series.iter().flat_map(|series| &series.points);
+    points().next()?;
+    let longest = series.iter().map(|series| series.name.chars().count()).max().unwrap_or(0).clamp(4, 24);
+    let right =
+        if series.len() > 1 || !series[0].name.is_empty() { Svg::width_of(longest + 7, SIZE) + 26.0 } else { 14.0 };
+    let level = frame.level.map(|(value, _)| value);
+    let values = || points().map(|point| point[1]).chain(level);
+    let (low, high) = padded(values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let end = points().map(|point| point[0]).fold(1.0, f64::max);
+    let plot = [WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM];
+    let at = |[x, y]: [f64; 2]| [LEFT + plot[0] * x / end, TOP + plot[1] * (high - y) / (high - low)];
+
+    let mut svg = Svg::new();
+    let (marks, decimals) = ticks(low, high, 4);
+    for mark in marks {
+        let [_, y] = at([0.0, mark]);
+        svg.line("grid", [LEFT, y], [WIDTH - right, y]);
+        svg.text("t-s", Anchor::End, [LEFT - 6.0, y + 4.0], &format::fixed(mark, decimals));
+    }
+    let (marks, decimals) = ticks(0.0, end, 4);
+    for mark in marks {
+        let [x, y] = at([mark, low]);
+        svg.line("axis", [x, y], [x, y + 4.0]);
+        svg.text("t-s", Anchor::Middle, [x, y + 17.0], &format::fixed(mark, decimals));
+    }
+    svg.line("axis", [LEFT, HEIGHT - BOTTOM], [WIDTH - right, HEIGHT - BOTTOM]);
+    svg.text("t-s", Anchor::Start, [0.0, 12.0], frame.y_label);
+    svg.text("t-s", Anchor::Middle, [LEFT + plot[0] / 2.0, HEIGHT - 5.0], frame.x_label);
+    if let Some((value, name)) = frame.level {
+        let [_, y] = at([0.0, value]);
+        svg.line("threshold", [LEFT, y], [WIDTH - right, y]);
+        svg.text("t-s halo", Anchor::End, [WIDTH - right - 4.0, y - 5.0], name);
+    }
+    let mut labels: Vec<(f64, usize)> = Vec::new();
+    for (k, series) in series.iter().enumerate() {
+        let drawn: Vec<[f64; 2]> = if frame.steps { stairs(&series.points) } else { series.points.clone() };
+        let drawn: Vec<[f64; 2]> = drawn.into_iter().map(at).collect();
+        svg.path(&format!("line s{} d{}", k % 6, k % 6), &drawn);
+        // Marks only where the line rises, and not so many that they touch.
+        let mut last = f64::NEG_INFINITY;
+        for point in series.points.iter().map(|point| at(*point)) {
+            if point[0] >= last + 14.0 && series.points.len() <= 400 && !series.name.is_empty() {
+                svg.mark(&format!("mark s{}", k % 6), k, point, 3.4, None);
+                last = point[0];
+            }
+        }
+        if let Some(&[x, y]) = drawn.last() {
+            labels.push((y, k));
+            svg.line("leader", [x, y], [(WIDTH - right).max(x), y]);
+        }
+    }
+    let ends: Vec<f64> = labels.iter().map(|(y, _)| *y).collect();
+    for ((y, k), place) in labels.iter().zip(spread(&ends, LABEL, TOP, HEIGHT - BOTTOM)) {
+        let series = series[*k];
+        let Some([_, value]) = series.points.last() else { continue };
+        let x = WIDTH - right;
+        if !series.name.is_empty() {
+            svg.line("leader", [x + 2.0, *y], [x + 9.0, place]);
+            svg.mark(&format!("mark s{}", k % 6), *k, [x + 15.0, place], 3.4, None);
+            let text = format!("{} {}", format::middle(&series.name, 24), format::score(*value));
+            svg.label("t", Anchor::Start, [x + 23.0, place + 4.0], &text, Some(&series.name), false);
+        }
+    }
+    let described: Vec<String> = series
+        .iter()
+        .filter_map(|series| {
+            let ([_, first], [count, last]) = (series.points.first()?, series.points.last()?);
+            let (first, last) = (format::score(*first), format::score(*last));
+            Some(format!("{} from {first} to {last} after {} {}", series.name, format::fixed(*count, 0), frame.x_label))
+        })
+        .collect();
+    let height = HEIGHT.max(TOP + BOTTOM + LABEL * series.len() as f64);
+    Some(svg.finish(frame.id, "chart wide", [WIDTH, height], frame.title, &format!("{}.", described.join("; "))))
+}
+
+/// A little more than the range of the values, which need not begin at 0 for lines.
+fn padded(low: f64, high: f64) -> (f64, f64) {
+    let pad = if high > low { (high - low) * 0.06 } else { 0.01 };
+    (low - pad, high + pad)
+}
+
+/// The corners of a line that holds each value until the next.
+fn stairs(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+    let mut corners = Vec::with_capacity(points.len() * 2);
+    for (i, &point) in points.iter().enumerate() {
+        if let Some(before) = i.checked_sub(1).map(|i| points[i]) {
+            corners.push([point[0], before[1]]);
+        }
+        corners.push(point);
+    }
+    corners
+}
+
+/// Places near `wanted`, in its order, no two nearer than `gap`, from `low` on and to `high` where there is room.
+fn spread(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]).then(a.cmp(&b)));
+    let mut places = wanted.to_vec();
+    let mut next = low;
+    for &i in &order {
+        places[i] = places[i].max(next);
+        next = places[i] + gap;
+    }
+    let mut last = high;
+    for &i in order.iter().rev() {
+        places[i] = places[i].min(last);
+        last = places[i] - gap;
+    }
+    // Too many for the room: from the top down, whatever lies below.
+    if order.first().is_some_and(|&i| places[i] < low) {
+        for (rank, &i) in order.iter().enumerate() {
+            places[i] = low + gap * rank as f64;
+        }
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    //! Labels and corners.
+    use super::*;
+
+    #[test]
+    fn labels_do_not_overlap() {
+        let check = |wanted: &[f64], high: f64| {
+            let mut places = spread(wanted, 10.0, 0.0, high);
+            places.sort_by(f64::total_cmp);
+            // Sums of tens are exact to a few units in the last place.
+            assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= 10.0 - 1e-9), "{places:?}");
+            assert!(places[0] >= 0.0, "{places:?}");
+        };
+        check(&[5.0, 5.0, 5.0], 100.0);
+        check(&[99.0, 98.0, 97.0], 100.0);
+        check(&[50.0; 20], 100.0);
+        assert_eq!(spread(&[20.0, 60.0], 10.0, 0.0, 100.0), [20.0, 60.0]);
+    }
+
+    #[test]
+    fn values_hold_until_the_next() {
+        let found = stairs(&[[1.0, 0.5], [4.0, 0.7], [9.0, 0.7]]);
+        assert_eq!(found, [[1.0, 0.5], [4.0, 0.5], [4.0, 0.7], [9.0, 0.7], [9.0, 0.7]]);
+    }
+}

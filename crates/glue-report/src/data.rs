@@ -1,0 +1,131 @@
+//! What a report says: plain data, filled by whoever ran the stages, written to `report.json` and read back from it.
+//!
+//! A stage that did not run is `None` or empty, and the report leaves it out. Nothing here depends on when, where or how
+//! fast a run went, so that a run that was interrupted and resumed gives the same bytes as one that was not; times,
+//! memory and disk are in [`Cost`], a document of its own.
+//!
+//! Models, tasks, clusters and strategies are referred to by their names, which are unique among their kind.
+
+mod cost;
+mod mixture;
+mod scores;
+mod selection;
+mod zoo;
+
+pub use cost::{Cost, StageCost, StrategyCost};
+pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, LossPoint, Mixture, MixtureStep, Router};
+pub(crate) use scores::mean;
+pub use scores::{Role, Score, ScoreRow, ScoreTable, SplitSize, Task, TaskScore, Test, TestRow};
+pub use selection::{
+    Candidate, CandidateKind, CurvePoint, Decision, Harmful, Selection, StrategyResult, WeightRow, Weights,
+};
+pub use zoo::{Cluster, Clustering, Dendrogram, Join, Model, Pair, Scale, Similarity, Verdict};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a report says but for times, memory and disk.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// What was run, and how to run it again.
+    pub run: Run,
+    /// The tasks, in the order in which they are shown. An average is the plain mean over all of them.
+    pub tasks: Vec<Task>,
+    /// The zoo, in the order of its configuration.
+    pub models: Vec<Model>,
+    /// What can be done with each pair of models; empty if that was not looked at.
+    pub compatibility: Vec<Pair>,
+    /// How alike the models are.
+    pub similarity: Option<Similarity>,
+    /// The models joined by similarity.
+    pub dendrogram: Option<Dendrogram>,
+    /// The clusters.
+    pub clustering: Option<Clustering>,
+    /// Scores of single models on the splits that decisions were made by, such as `proxy` and `validation`. Not the
+    /// test split: that is in [`Report::test`].
+    pub individual: Vec<ScoreTable>,
+    /// Selective merging, for each cluster in which it ran.
+    pub selections: Vec<Selection>,
+    /// What could become an expert: merged clusters, models that stayed alone, stacks.
+    pub candidates: Vec<Candidate>,
+    /// The mixture, if one was built; `None` too when none helped.
+    pub mixture: Option<Mixture>,
+    /// The trained router.
+    pub router: Option<Router>,
+    /// The one look at the test split.
+    pub test: Option<Test>,
+    /// The model that the run ends with.
+    pub outcome: Option<Final>,
+    /// The limits the run was given.
+    pub limits: Limits,
+    /// What a reader should know before believing the rest: full sentences.
+    pub warnings: Vec<String>,
+}
+
+/// What was run, and how to run it again. Nothing in it may depend on when or how often the run was started.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// Heading of the report, such as the name of the zoo.
+    pub title: String,
+    /// Where the configuration was read from, as the user named it.
+    pub config_path: String,
+    /// The configuration, as it was read.
+    pub config: String,
+    /// The seed that all randomness follows from.
+    pub seed: u64,
+    /// Programs that took part, the first being the one that ran it.
+    pub versions: Vec<Version>,
+    /// The commands that reproduce each stage, in order.
+    pub commands: Vec<Command>,
+    /// What went in: models, tasks, the configuration.
+    pub inputs: Vec<Artifact>,
+    /// What came out.
+    pub outputs: Vec<Artifact>,
+    /// Name of the last stage, if the run was asked to stop before its end.
+    pub stopped_after: Option<String>,
+}
+
+/// A program and its version.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Version {
+    /// Name of the program.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A command line, ready to be pasted into a POSIX shell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Command {
+    /// What it is for, such as the name of a stage.
+    pub title: String,
+    /// The command, quoted as a shell needs it. May have several lines.
+    pub command: String,
+}
+
+/// A file or directory and its contents' hash.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Artifact {
+    /// What it is, such as `model a-math`.
+    pub name: String,
+    /// Where it was, relative to the working directory or to the report.
+    pub path: String,
+    /// Hash of the contents, with the name of the algorithm before a colon where it is not plain: `xxh3:0f…`.
+    pub hash: String,
+    /// Size in bytes.
+    pub bytes: Option<u64>,
+}
+
+/// Limits a run was given; `None` where there was no limit. What was used of them is known from [`Cost`] and [`Mixture`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Time, in seconds.
+    pub seconds: Option<f64>,
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Disk, in bytes.
+    pub disk_bytes: Option<u64>,
+    /// Parameters of all experts together.
+    pub expert_parameters: Option<u64>,
+    /// Evaluations of merged candidates, all clusters together.
+    pub evaluations: Option<u64>,
+}

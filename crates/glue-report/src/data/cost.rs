@@ -1,0 +1,67 @@
+//! What a run took. No two runs agree on it, so that it is not part of `report.json`.
+
+use serde::{Deserialize, Serialize};
+
+/// What a run took: the contents of `cost.json`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// The machine in words, such as its cores and memory.
+    pub machine: Option<String>,
+    /// Threads used.
+    pub threads: Option<usize>,
+    /// The stages, in order.
+    pub stages: Vec<StageCost>,
+    /// The strategies of selective merging.
+    pub strategies: Vec<StrategyCost>,
+}
+
+/// What one stage took.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StageCost {
+    /// Name of the stage.
+    pub stage: String,
+    /// Time, in seconds.
+    pub seconds: f64,
+    /// Peak of resident memory, in bytes.
+    pub peak_bytes: Option<u64>,
+    /// Bytes it left on disk.
+    pub disk_bytes: Option<u64>,
+    /// Whether it was done by an earlier start of the run and only checked in the last; the figures are those of the
+    /// start that did it.
+    pub resumed: bool,
+}
+
+/// What one strategy took.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StrategyCost {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of the strategy.
+    pub strategy: String,
+    /// Time, in seconds.
+    pub seconds: f64,
+}
+
+impl Cost {
+    /// Time of all stages, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.seconds).sum()
+    }
+
+    /// The highest peak of memory, in bytes.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        self.stages.iter().filter_map(|stage| stage.peak_bytes).max()
+    }
+
+    /// Bytes on disk, all stages together; `None` if none of them knows.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        let known: Vec<u64> = self.stages.iter().filter_map(|stage| stage.disk_bytes).collect();
+        (!known.is_empty()).then(|| known.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes)))
+    }
+
+    /// Time of a strategy in a cluster, in seconds.
+    pub fn strategy(&self, cluster: &str, strategy: &str) -> Option<f64> {
+        let found = self.strategies.iter().find(|cost| cost.cluster == cluster && cost.strategy == strategy);
+        found.map(|cost| cost.seconds)
+    }
+}

@@ -1,0 +1,46 @@
+//! From the data of a run to its report.
+//!
+//! A run from a zoo of models to one better model fills a [`Report`], and a [`Cost`] with what differs from run to run.
+//! From these [`html()`] makes one self-contained page, [`markdown()`] the same facts in tables, and [`json()`] what scripts
+//! read; [`from_json`] gives the data back, so that a report can be written again. [`lines`] are the five lines that
+//! each of them begins with.
+//!
+//! Data that contradicts itself is refused; a stage that did not run is left out. Equal data gives equal bytes.
+//!
+//! ```
+//! use glue_report::{Report, Role, Score, Task, TaskScore, Test, TestRow};
+//!
+//! let score = |value| vec![TaskScore { task: "facts".into(), score: Score { value, ..Score::default() } }];
+//! let row = |name: &str, role, value| TestRow { name: name.into(), role, scores: score(value) };
+//! let rows = vec![row("alone", Role::Single, 0.5), row("final", Role::Final, 0.75)];
+//! let report = Report {
+//!     tasks: vec![Task { name: "facts".into(), ..Task::default() }],
+//!     test: Some(Test { rows, ..Test::default() }),
+//!     ..Report::default()
+//! };
+//! assert_eq!(glue_report::summary(&report).gain.map(|gain| gain.value), Some(0.25));
+//! assert!(glue_report::html(&report, None)?.contains("+25.0"));
+//! # Ok::<(), glue_report::ReportError>(())
+//! ```
+
+mod charts;
+mod check;
+pub mod data;
+mod document;
+mod error;
+mod format;
+mod html;
+mod json;
+mod markdown;
+mod palette;
+mod sections;
+mod summary;
+mod svg;
+
+#[doc(inline)]
+pub use data::*;
+pub use error::ReportError;
+pub use html::html;
+pub use json::{FORMAT, cost_json, from_json, json};
+pub use markdown::markdown;
+pub use summary::{Best, Gain, Line, Oracle, Summary, lines, summary};

@@ -1,0 +1,52 @@
+//! The story of a run in sections, in the order in which it went.
+
+mod cost;
+mod mixture;
+mod reproduce;
+mod scores;
+mod selection;
+mod test;
+mod zoo;
+
+pub(crate) use test::overview;
+
+use crate::data::{Cost, Report};
+use crate::document::{Block, Section};
+
+/// All sections that have anything to say.
+pub(crate) fn story(report: &Report, cost: Option<&Cost>) -> Vec<Section> {
+    let sections = [
+        Section { id: "inputs", title: "What went in", blocks: zoo::inputs(report) },
+        Section { id: "compatibility", title: "What can be merged", blocks: zoo::compatibility(report) },
+        Section { id: "similarity", title: "What belongs together", blocks: zoo::similarity(report) },
+        Section { id: "scores", title: "What each model can do", blocks: scores::individual(report) },
+        Section { id: "selection", title: "Selective merging", blocks: selection::selections(report, cost) },
+        Section { id: "candidates", title: "Candidates for the mixture", blocks: mixture::candidates(report) },
+        Section { id: "mixture", title: "The mixture", blocks: mixture::mixture(report) },
+        Section { id: "router", title: "The router", blocks: mixture::router(report) },
+        Section { id: "test", title: "The test", blocks: test::test(report) },
+        Section { id: "cost", title: "What it cost", blocks: cost::cost(report, cost) },
+        Section { id: "reproduce", title: "How to reproduce it", blocks: reproduce::reproduce(report) },
+    ];
+    sections.into_iter().filter(|section: &Section| !section.blocks.is_empty()).collect::<Vec<_>>()
+}
+
+/// `yes` with a badge, or another word.
+fn kept(kept: bool, yes: &str, no: &str) -> crate::document::Cell {
+    match kept {
+        true => crate::document::Cell::badge(yes, "good"),
+        false => crate::document::Cell::badge(no, "bad"),
+    }
+}
+
+/// A paragraph, unless it is empty.
+fn paragraph(text: &str) -> Option<Block> {
+    (!text.is_empty()).then(|| Block::text(sentence(text)))
+}
+
+/// Text with a full stop at its end. Its first letter stays as it is: it may begin with the name of a model.
+fn sentence(text: &str) -> String {
+    let text = text.trim();
+    let stop = if text.is_empty() || text.ends_with(['.', '!', '?', ':', '…']) { "" } else { "." };
+    format!("{text}{stop}")
+}

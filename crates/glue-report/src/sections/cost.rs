@@ -1,0 +1,66 @@
+//! Time, memory and disk of each stage, and the limits the run was given.
+
+use crate::data::{Cost, Report};
+use crate::document::{Block, Cell, Table};
+use crate::format::{self, NONE};
+
+pub(super) fn cost(report: &Report, cost: Option<&Cost>) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    if let Some(cost) = cost {
+        let machine = cost.machine.as_ref().map(|machine| format!("Machine: {machine}."));
+        let threads = cost.threads.map(|threads| format!("{}.", format::things(threads, "thread", "threads")));
+        let text: Vec<String> = machine.into_iter().chain(threads).collect();
+        if !text.is_empty() {
+            blocks.push(Block::text(text.join(" ")));
+        }
+        if !cost.stages.is_empty() {
+            blocks.push(stages(cost).block());
+        }
+    }
+    blocks.extend(limits(report, cost).map(Table::block));
+    blocks
+}
+
+fn stages(cost: &Cost) -> Table {
+    let mut table = Table::new("Stages, in their order.", &["stage", "#time", "#share", "#peak memory", "#disk"]);
+    let total = cost.seconds();
+    let size = |bytes: Option<u64>| Cell::new(bytes.map_or(NONE.to_string(), format::bytes));
+    for stage in &cost.stages {
+        let share = if total > 0.0 { stage.seconds / total } else { 0.0 };
+        table.row(vec![
+            Cell::new(&stage.stage).minor(if stage.resumed { "from an earlier start" } else { "" }),
+            Cell::new(format::duration(stage.seconds)),
+            Cell::new(format::percent(share)).bar(share),
+            size(stage.peak_bytes),
+            size(stage.disk_bytes),
+        ]);
+    }
+    table.row(vec![
+        Cell::new("all").strong(true),
+        Cell::new(format::duration(total)).strong(true),
+        Cell::new(""),
+        size(cost.peak_bytes()).strong(true),
+        size(cost.disk_bytes()).strong(true),
+    ]);
+    table
+}
+
+fn limits(report: &Report, cost: Option<&Cost>) -> Option<Table> {
+    let limits = &report.limits;
+    let mut table = Table::new("Limits.", &["limit", "#set to", "#used"]);
+    let mut row = |name: &str, limit: Option<String>, used: Option<String>| {
+        if let Some(limit) = limit {
+            let used = used.unwrap_or(NONE.to_string());
+            table.row(vec![Cell::new(name), Cell::new(limit), Cell::new(used)]);
+        }
+    };
+    let evaluations = report.selections.iter().flat_map(|selection| &selection.strategies);
+    let evaluations: u64 = evaluations.map(|strategy| strategy.evaluations).sum();
+    let experts = report.mixture.as_ref().map(|mixture| format::count(mixture.parameters_experts));
+    row("time", limits.seconds.map(format::duration), cost.map(|cost| format::duration(cost.seconds())));
+    row("memory", limits.memory_bytes.map(format::bytes), cost.and_then(Cost::peak_bytes).map(format::bytes));
+    row("disk", limits.disk_bytes.map(format::bytes), cost.and_then(Cost::disk_bytes).map(format::bytes));
+    row("parameters of experts", limits.expert_parameters.map(format::count), experts);
+    row("evaluations", limits.evaluations.map(format::count), Some(format::count(evaluations)));
+    (!table.rows.is_empty()).then_some(table)
+}

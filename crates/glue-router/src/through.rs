@@ -1,0 +1,361 @@
+//! A mixture run with gates of one's own: what gates read, the losses of answers, and gradients of gates.
+//!
+//! Everything but the gates is a constant of the runtime's, which no gradient reaches.
+
+use crate::error::RouterError;
+use crate::gate::Gate;
+use crate::items::Encoded;
+use crate::watch::{Watch, go_on};
+use candle_core::{D, DType, Device, Tensor, Var};
+use glue_lm::{GateInfo, GateWeights, Model, Rows, Tree, Want};
+use glue_mixture::Routing;
+use ndarray::{Array1, Array2, Axis};
+use std::ops::Range;
+
+/// Tokens of one pass.
+const ROWS: usize = 1024;
+
+/// A mixture whose experts share embeddings, with its gates set from outside.
+#[derive(Debug)]
+pub struct Through<'a> {
+    model: &'a Model,
+    infos: Vec<GateInfo>,
+}
+
+/// What a batch of answers says of the gates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LmLoss {
+    /// Negative natural logarithm of the probability of the answers, per token of them.
+    pub cross_entropy: f64,
+    /// Tokens of answers.
+    pub tokens: usize,
+    /// For each gate E·Σₑ fₑ·Pₑ, with fₑ the share of its choices that expert e got and Pₑ its mean probability: 1 when all get
+    /// the same (Fedus, Zoph and Shazeer, *Switch Transformers*, arXiv 2101.03961, section 2.2).
+    pub balance: Vec<f64>,
+    /// For each gate fₑ.
+    pub load: Vec<Vec<f64>>,
+    /// For each gate the gradient of cross-entropy + coefficient · mean balance, if it was asked for.
+    pub gradients: Vec<Gate>,
+}
+
+impl<'a> Through<'a> {
+    /// # Errors
+    /// [`RouterError::Unsupported`] for a model without gates.
+    pub fn new(model: &'a Model) -> Result<Through<'a>, RouterError> {
+        let infos = model.gates();
+        if infos.is_empty() {
+            let reason = "it is no mixture, or one without mixed layers".to_owned();
+            return Err(RouterError::Unsupported { what: "training of gates".into(), reason });
+        }
+        Ok(Through { model, infos })
+    }
+
+    /// The gates there are.
+    pub fn infos(&self) -> &[GateInfo] {
+        &self.infos
+    }
+
+    /// The gates as they are stored.
+    ///
+    /// # Errors
+    /// [`RouterError::Model`]
+    pub fn stored(&self) -> Result<Vec<Gate>, RouterError> {
+        self.model.gate_weights()?.iter().map(from_weights).collect()
+    }
+
+    /// What gate `gate` reads of each prompt when the mixture runs with these gates, [prompts, width]: pooled as the mixture
+    /// does it where it routes by sample, else the mean over the tokens. Gates from `gate` on play no part in it.
+    ///
+    /// # Errors
+    /// [`RouterError::Stopped`], and those of the model.
+    pub fn inputs(
+        &self,
+        prompts: &[&[u32]],
+        gates: &[Gate],
+        gate: usize,
+        watch: &dyn Watch,
+    ) -> Result<Array2<f32>, RouterError> {
+        let width = self.model.hidden_size();
+        let weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let mut rows: Vec<f32> = Vec::with_capacity(prompts.len() * width);
+        watch.begins(&format!("reading for gate {gate}"), prompts.len());
+        for run in runs(prompts.iter().map(|prompt| prompt.len())) {
+            go_on(watch)?;
+            let prompts = &prompts[run];
+            let mut tree = Tree::new();
+            for prompt in prompts {
+                tree.push(None, prompt);
+            }
+            // By token a gate may be asked only about rows whose logits are wanted.
+            let logits = if self.routing(gate) == Some(Routing::Token) { Rows::All } else { Rows::None };
+            let all = [self.model.num_layers()];
+            let output = self.model.forward_train(&tree, &Want { logits, hidden: &all }, &weights)?;
+            let read = output.routing.iter().find(|said| said.gate == gate).and_then(|said| said.inputs.as_ref());
+            let Some(read) = read else {
+                let reason = "the runtime does not show what it reads".to_owned();
+                return Err(RouterError::Unsupported { what: format!("gate {gate}"), reason });
+            };
+            let values = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            if self.routing(gate) == Some(Routing::Token) {
+                let mut at = 0;
+                for prompt in prompts {
+                    let mut sums = vec![0.0f64; width];
+                    for row in values[at * width..(at + prompt.len()) * width].chunks_exact(width) {
+                        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+                    }
+                    rows.extend(sums.iter().map(|sum| (sum / prompt.len() as f64) as f32));
+                    at += prompt.len();
+                }
+            } else {
+                rows.extend(values);
+            }
+            watch.advanced(prompts.len());
+        }
+        let found = rows.len();
+        Array2::from_shape_vec((prompts.len(), width), rows).map_err(|_| RouterError::Mismatch {
+            what: format!("elements that gate {gate} read"),
+            expected: prompts.len() * width,
+            found,
+        })
+    }
+
+    fn routing(&self, gate: usize) -> Option<Routing> {
+        self.infos.get(gate).map(|info| info.routing)
+    }
+
+    /// The loss of each item's answer in nats, summed over its tokens, with these gates; 0 without an answer.
+    ///
+    /// # Errors
+    /// [`RouterError::Stopped`], and those of the model.
+    pub fn losses(&self, items: &[Encoded], gates: &[Gate], watch: &dyn Watch) -> Result<Vec<f64>, RouterError> {
+        let weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let mut losses = Vec::with_capacity(items.len());
+        watch.begins("scoring answers", items.len());
+        for run in runs(items.iter().map(|item| item.prompt.len() + item.answer.len())) {
+            go_on(watch)?;
+            let items: Vec<&Encoded> = items[run].iter().collect();
+            let (_, of_tokens) = self.answers(&items, &weights)?;
+            let of_tokens = of_tokens.to_vec1::<f32>()?;
+            let mut at = 0;
+            for item in &items {
+                let tokens = &of_tokens[at..at + item.answer.len()];
+                losses.push(tokens.iter().map(|&loss| f64::from(loss)).sum());
+                at += tokens.len();
+            }
+            watch.advanced(items.len());
+        }
+        Ok(losses)
+    }
+
+    /// The loss of each answer by each expert alone, [items, experts].
+    ///
+    /// # Errors
+    /// As [`Through::losses`].
+    pub fn losses_of_experts(&self, items: &[Encoded], watch: &dyn Watch) -> Result<Array2<f64>, RouterError> {
+        let experts = self.infos.first().map_or(0, |info| info.experts);
+        let mut all = Array2::zeros((items.len(), experts));
+        for (expert, mut column) in all.axis_iter_mut(Axis(1)).enumerate() {
+            column.assign(&Array1::from_vec(self.losses(items, &self.only(expert), watch)?));
+        }
+        Ok(all)
+    }
+
+    /// Gates that choose one expert whatever they read: in `f32` no other one has a probability above zero.
+    fn only(&self, expert: usize) -> Vec<Gate> {
+        let one = |info: &GateInfo| {
+            let mut bias = Array1::zeros(info.experts);
+            bias[expert.min(info.experts.saturating_sub(1))] = 200.0;
+            Gate::Linear { weight: Array2::zeros((info.experts, self.model.hidden_size())), bias: Some(bias) }
+        };
+        self.infos.iter().map(one).collect()
+    }
+
+    /// Output of the pass over items, and the loss of each token of their answers, [tokens].
+    fn answers(&self, items: &[&Encoded], gates: &[GateWeights]) -> Result<(glue_lm::Output, Tensor), RouterError> {
+        let mut tree = Tree::new();
+        let (mut wanted, mut targets): (Vec<_>, Vec<u32>) = (Vec::new(), Vec::new());
+        for item in items {
+            let prompt = tree.push(None, &item.prompt);
+            let Some((_, before_last)) = item.answer.split_last() else { continue };
+            wanted.push((prompt, item.prompt.len() - 1));
+            if !before_last.is_empty() {
+                let answer = tree.push(Some(prompt), before_last);
+                wanted.extend((0..before_last.len()).map(|index| (answer, index)));
+            }
+            targets.extend(&item.answer);
+        }
+        let output = self.model.forward_train(&tree, &Want { logits: Rows::Some(&wanted), hidden: &[] }, gates)?;
+        if targets.is_empty() {
+            return Ok((output, Tensor::zeros(0, DType::F32, &Device::Cpu)?));
+        }
+        let n = targets.len();
+        let logs = log_softmax(&output.logits)?;
+        let targets = Tensor::from_vec(targets, (n, 1), &Device::Cpu)?;
+        let losses = logs.gather(&targets, D::Minus1)?.squeeze(1)?.neg()?;
+        Ok((output, losses))
+    }
+
+    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients with the weight `balance` on the mean
+    /// over gates of the balance.
+    ///
+    /// # Errors
+    /// [`RouterError::TooFewItems`] when no item has an answer, and those of the model.
+    pub fn lm_loss(
+        &self,
+        gates: &[Gate],
+        items: &[&Encoded],
+        balance: f64,
+        gradients: bool,
+    ) -> Result<LmLoss, RouterError> {
+        let mut variables: Vec<Var> = Vec::new();
+        let weights: Vec<GateWeights> = gates
+            .iter()
+            .map(|gate| {
+                to_weights(gate, &constant)
+                    .and_then(|weights| if gradients { with_variables(weights, &mut variables) } else { Ok(weights) })
+            })
+            .collect::<Result<_, _>>()?;
+        let (output, losses) = self.answers(items, &weights)?;
+        let tokens = losses.elem_count();
+        if tokens == 0 {
+            return Err(RouterError::TooFewItems { purpose: "with an answer", expected: 1, found: 0 });
+        }
+        let cross_entropy = losses.mean_all()?;
+        let mut total = cross_entropy.clone();
+        let mut found = LmLoss {
+            cross_entropy: f64::from(cross_entropy.to_scalar::<f32>()?),
+            tokens,
+            balance: Vec::new(),
+            load: Vec::new(),
+            gradients: Vec::new(),
+        };
+        let mut said: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
+        said.sort_by_key(|said| said.gate);
+        for said in &said {
+            let experts = said.scores.dim(1)?;
+            let mut counts = vec![0.0f64; experts];
+            said.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
+            let choices = counts.iter().sum::<f64>().max(1.0);
+            let load: Vec<f64> = counts.iter().map(|count| count / choices).collect();
+            let shares: Vec<f32> = load.iter().map(|&share| share as f32).collect();
+            let shares = Tensor::from_vec(shares, experts, &Device::Cpu)?;
+            let mean = log_softmax(&said.scores)?.exp()?.mean(0)?;
+            let term = ((mean * shares)?.sum_all()? * experts as f64)?;
+            found.balance.push(f64::from(term.to_scalar::<f32>()?));
+            found.load.push(load);
+            total = (total + (term * (balance / said_count(&output)))?)?;
+        }
+        if gradients {
+            let slopes = total.backward()?;
+            let mut variables = variables.iter();
+            for gate in gates {
+                let mut flat = Vec::new();
+                let mut left = gate.flat().len();
+                while left > 0 {
+                    let Some(variable) = variables.next() else { break };
+                    left = left.saturating_sub(variable.elem_count());
+                    match slopes.get(variable.as_tensor()) {
+                        Some(slope) => flat.extend(slope.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from)),
+                        None => flat.extend(std::iter::repeat_n(0.0, variable.elem_count())),
+                    }
+                }
+                found.gradients.push(gate.with_flat(&flat));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn said_count(output: &glue_lm::Output) -> f64 {
+    output.routing.len().max(1) as f64
+}
+
+/// log softmax over the last extent, of operations that have gradients.
+fn log_softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
+    // The largest is a constant: it cancels, and so does its gradient.
+    let shifted = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// Runs of consecutive sequences of about [`ROWS`] tokens.
+fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let (mut runs, mut start, mut rows, mut end) = (Vec::new(), 0, 0, 0);
+    for (index, length) in lengths.enumerate() {
+        if index > start && rows + length > ROWS {
+            runs.push(start..index);
+            (start, rows) = (index, 0);
+        }
+        rows += length;
+        end = index + 1;
+    }
+    if start < end {
+        runs.push(start..end);
+    }
+    runs
+}
+
+fn constant(values: &[f64], shape: &[usize]) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(values.iter().map(|&x| x as f32).collect::<Vec<f32>>(), shape, &Device::Cpu)
+}
+
+type Make<'a> = &'a dyn Fn(&[f64], &[usize]) -> candle_core::Result<Tensor>;
+
+fn to_weights(gate: &Gate, make: Make<'_>) -> Result<GateWeights, RouterError> {
+    let matrix = |m: &Array2<f64>| make(&m.iter().copied().collect::<Vec<_>>(), m.shape());
+    let vector = |v: &Array1<f64>| make(&v.to_vec(), v.shape());
+    Ok(match gate {
+        Gate::Linear { weight, bias } => {
+            GateWeights::Linear { weight: matrix(weight)?, bias: bias.as_ref().map(vector).transpose()? }
+        }
+        Gate::Mlp { up, up_bias, down, down_bias } => GateWeights::Mlp {
+            up_weight: matrix(up)?,
+            up_bias: vector(up_bias)?,
+            down_weight: matrix(down)?,
+            down_bias: vector(down_bias)?,
+        },
+    })
+}
+
+/// The same with variables in place of constants, in the order of [`Gate::flat`].
+fn with_variables(weights: GateWeights, variables: &mut Vec<Var>) -> Result<GateWeights, RouterError> {
+    let mut one = |tensor: Tensor| -> Result<Tensor, RouterError> {
+        let variable = Var::from_tensor(&tensor)?;
+        let tensor = variable.as_tensor().clone();
+        variables.push(variable);
+        Ok(tensor)
+    };
+    Ok(match weights {
+        GateWeights::Linear { weight, bias } => {
+            GateWeights::Linear { weight: one(weight)?, bias: bias.map(&mut one).transpose()? }
+        }
+        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => GateWeights::Mlp {
+            up_weight: one(up_weight)?,
+            up_bias: one(up_bias)?,
+            down_weight: one(down_weight)?,
+            down_bias: one(down_bias)?,
+        },
+    })
+}
+
+fn from_weights(weights: &GateWeights) -> Result<Gate, RouterError> {
+    let matrix = |tensor: &Tensor| -> Result<Array2<f64>, RouterError> {
+        let values: Vec<f64> = tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        let shape = (tensor.dim(0)?, tensor.elem_count() / tensor.dim(0)?.max(1));
+        let found = values.len();
+        let mismatch =
+            |_| RouterError::Mismatch { what: "elements of a gate".into(), expected: shape.0 * shape.1, found };
+        Array2::from_shape_vec(shape, values).map_err(mismatch)
+    };
+    let vector = |tensor: &Tensor| -> Result<Array1<f64>, RouterError> { Ok(matrix(tensor)?.column(0).to_owned()) };
+    Ok(match weights {
+        GateWeights::Linear { weight, bias } => {
+            Gate::Linear { weight: matrix(weight)?, bias: bias.as_ref().map(vector).transpose()? }
+        }
+        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => Gate::Mlp {
+            up: matrix(up_weight)?,
+            up_bias: vector(up_bias)?,
+            down: matrix(down_weight)?,
+            down_bias: vector(down_bias)?,
+        },
+    })
+}

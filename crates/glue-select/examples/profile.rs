@@ -1,0 +1,67 @@
+//! Where the time of a candidate goes, on family A of the test zoo, or on models of the same names in another directory:
+//! `cargo run --release --example profile [CANDIDATES [DIRECTORY [METHOD]]]`.
+
+use glue_eval::load_tasks;
+use glue_recipe::PlanOptions;
+use glue_select::contract::{Part, Scorer};
+use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
+use glue_select::race::{RaceConfig, Rule};
+use glue_select::recipe_text::{Frame, weighted};
+use std::path::Path;
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let count: usize = std::env::args().nth(1).map_or(Ok(20), |count| count.parse())?;
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo");
+    let directory = std::env::args().nth(2).map_or(zoo.clone(), Into::into);
+    let frame = Frame { base_model: Some("base-a".into()), ..Frame::default() };
+    let models = ["a-chat", "a-math", "a-code", "a-reason", "a-noise"];
+    let candidate = |method: &str, i: usize| {
+        let weight = |m: usize| 0.2 + 0.2 * ((i * 7 + m * 3) % 11) as f64 / 11.0;
+        let weights: Vec<(String, f64)> =
+            models.iter().enumerate().map(|(m, model)| (model.to_string(), weight(m))).collect();
+        weighted(&frame, method, &weights, &[])
+    };
+    println!("method\tparallel\trule\tseconds\tper candidate\tmerging\tasking\tdropped\titems saved");
+    let only = std::env::args().nth(3);
+    for method in
+        ["task_arithmetic", "ties"].into_iter().filter(|method| only.as_deref().is_none_or(|only| only == *method))
+    {
+        for (parallel, rule) in
+            [(1, Rule::Off), (2, Rule::Off), (1, Rule::Exact), (2, Rule::Exact), (2, Rule::Confident)]
+        {
+            let mut plan = PlanOptions::default();
+            plan.directory = directory.clone();
+            let options = LocalOptions {
+                plan,
+                items: ItemsConfig { split: Some("proxy".into()), ..ItemsConfig::default() },
+                race: RaceConfig { rule, ..RaceConfig::default() },
+                parallel: Some(parallel),
+                ..LocalOptions::default()
+            };
+            let scorer = LocalScorer::new(load_tasks(&[zoo.join("tasks")])?, options)?;
+            let candidates: Vec<_> = (0..count).map(|i| candidate(method, i)).collect();
+            let first = scorer.score(&candidates[..1], Part::Search, None, &|_, _| {}).map_err(|_| "stopped")?;
+            let floor = first[0].as_ref().map_err(Clone::clone)?.average;
+            let begun = Instant::now();
+            let scored = scorer
+                .score_against(&candidates, Part::Search, Some((&candidates[0], floor)), &|_, _| {})
+                .map_err(|_| "stopped")?;
+            let seconds = begun.elapsed().as_secs_f64();
+            let s = scorer.statistics();
+            let n = count as f64;
+            if let Some(Err(error)) = scored.iter().find(|result| result.is_err()) {
+                return Err(error.clone().into());
+            }
+            println!(
+                "{method}\t{parallel}\t{rule:?}\t{seconds:.2}\t{:.3}\t{:.4}\t{:.4}\t{}\t{}",
+                seconds / n,
+                s.merge_seconds / n,
+                s.eval_seconds / n,
+                s.dropped,
+                s.items_saved
+            );
+        }
+    }
+    Ok(())
+}

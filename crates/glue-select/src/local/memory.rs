@@ -1,0 +1,56 @@
+//! A merge that is written to memory.
+
+use glue_lm::{Weight, WeightError, Weights};
+use glue_merge::BoxError;
+use glue_recipe::engine::Destination;
+use glue_recipe::{MergePlan, estimate};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that a candidate takes while it is merged and scored, from headers: its tensors, buffers of the merge, and the
+/// activations and logits of one pass for each thread.
+pub(super) fn bytes_of(plan: &MergePlan) -> u64 {
+    const ROWS: u64 = 1024;
+    const MOST_LOGITS: u64 = 64 << 20;
+    let threads = rayon::current_num_threads();
+    let merge = estimate(plan, threads);
+    let size = |n: Option<usize>| n.unwrap_or(0) as u64;
+    let config = &plan.config;
+    let activations = ROWS * 4 * (8 * size(config.hidden_size()) + 3 * size(config.intermediate_size()));
+    let logits = (ROWS * 4 * size(config.vocab_size())).min(MOST_LOGITS);
+    merge.write_bytes + merge.peak_memory_bytes.max(threads as u64 * (activations + logits))
+}
+
+/// The tensors of a merge.
+pub(super) struct InMemory {
+    tensors: Vec<Mutex<Arc<[u8]>>>,
+}
+
+impl InMemory {
+    pub(super) fn new(plan: &MergePlan) -> InMemory {
+        let zeros = |tensor: &glue_recipe::TensorPlan| std::iter::repeat_n(0, tensor.n_bytes() as usize).collect();
+        InMemory { tensors: plan.tensors.iter().map(|tensor| Mutex::new(zeros(tensor))).collect() }
+    }
+
+    /// As a model takes them; integers are of no use to one.
+    pub(super) fn weights(self, plan: &MergePlan) -> Result<Weights, WeightError> {
+        let mut weights = Vec::with_capacity(self.tensors.len());
+        for (tensor, bytes) in plan.tensors.iter().zip(self.tensors) {
+            if tensor.dtype.is_float() {
+                let bytes = bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let weight = Weight::owned(tensor.dtype, tensor.shape.clone(), bytes);
+                weights.push((tensor.name.clone(), weight?));
+            }
+        }
+        Ok(Weights::from_tensors(weights))
+    }
+}
+
+impl Destination for InMemory {
+    fn write(&self, job: usize, offset: u64, bytes: &[u8]) -> Result<(), BoxError> {
+        let mut tensor = self.tensors[job].lock().unwrap_or_else(PoisonError::into_inner);
+        let all = Arc::get_mut(&mut tensor).ok_or("a tensor is read before it is merged")?;
+        let start = offset as usize;
+        all.get_mut(start..start + bytes.len()).ok_or("a result is longer than its tensor")?.copy_from_slice(bytes);
+        Ok(())
+    }
+}

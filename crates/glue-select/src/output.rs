@@ -1,0 +1,99 @@
+//! The result on disk: a directory that appears when all of it is there.
+
+use crate::convergence::{csv, steps, svg};
+use crate::report::report;
+use crate::search::Timings;
+use crate::session::Setup;
+use crate::summary::Summary;
+use glue_recipe::{PlanOptions, Recipe, RunOptions};
+use glue_tensor::{Staging, WriteError};
+use std::path::{Path, PathBuf};
+
+/// The recipe of the best merge.
+pub const RECIPE: &str = "best.yml";
+/// The merged model.
+pub const MODEL: &str = "best";
+/// Everything that was tried, and the tables.
+pub const SUMMARY: &str = "search.json";
+/// How long it took.
+pub const TIMINGS: &str = "timings.json";
+/// The journal, in the complete directory.
+pub const JOURNAL: &str = "journal.jsonl";
+
+/// Why the result cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// The directory is taken, or cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The best recipe cannot be merged again.
+    #[error("the best recipe: {0}")]
+    Recipe(String),
+    /// The picture cannot be drawn.
+    #[error("convergence.svg: {0}")]
+    Picture(String),
+    /// The journal cannot be copied.
+    #[error("{}: {error}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// Refuses a directory that is taken.
+pub(crate) fn check_vacant(out: &Path) -> Result<(), OutputError> {
+    let taken = match std::fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => out.exists(),
+    };
+    if taken { Err(WriteError::NotEmpty { path: out.into() }.into()) } else { Ok(()) }
+}
+
+/// Whether a search into `out` is complete.
+pub fn is_complete(out: &Path) -> bool {
+    out.join(SUMMARY).is_file()
+}
+
+/// Writes everything and makes the directory appear.
+pub(crate) fn write(
+    summary: &Summary,
+    timings: &Timings,
+    setup: &Setup<'_>,
+    out: &Path,
+    journal: &Path,
+) -> Result<(), OutputError> {
+    let staging = Staging::create(out)?;
+    let recipe = summary.best_row().map(|row| row.row.recipe.clone()).unwrap_or_default();
+    merge(&recipe, setup, &staging.path().join(MODEL))?;
+    let steps = steps(summary);
+    staging.write_file(RECIPE, recipe.as_bytes())?;
+    staging.write_file("convergence.csv", csv(&steps).as_bytes())?;
+    staging.write_file("convergence.svg", svg(&steps).map_err(OutputError::Picture)?.as_bytes())?;
+    staging.write_file("report.md", report(summary).as_bytes())?;
+    let json = |value: serde_json::Result<String>| value.unwrap_or_default() + "\n";
+    staging.write_file(TIMINGS, json(serde_json::to_string_pretty(timings)).as_bytes())?;
+    let lines = std::fs::read(journal).map_err(|error| OutputError::Journal { path: journal.into(), error })?;
+    staging.write_file(JOURNAL, &lines)?;
+    staging.write_file(SUMMARY, json(serde_json::to_string_pretty(summary)).as_bytes())?;
+    staging.commit()?;
+    Ok(())
+}
+
+fn merge(text: &str, setup: &Setup<'_>, out: &Path) -> Result<(), OutputError> {
+    let refuse = |error: &dyn std::error::Error| {
+        let mut words = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            words = format!("{words}: {error}");
+            cause = error.source();
+        }
+        OutputError::Recipe(words)
+    };
+    let recipes = Recipe::parse(text, RECIPE, setup.operators).map_err(|error| refuse(&error))?;
+    let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("there is none".into()))?;
+    let plan = glue_recipe::plan(recipe, &PlanOptions::default()).map_err(|error| refuse(&error))?;
+    glue_recipe::run(&plan, out, &RunOptions::default(), &glue_recipe::Unwatched).map_err(|error| refuse(&error))
+}

@@ -1,0 +1,243 @@
+//! Recipes as text: what a candidate is written down as, in the dialect of `glue merge` and mergekit.
+//!
+//! Numbers are written with all their digits and without an exponent, which every YAML reader takes for the same number;
+//! names are quoted. The same parts always give the same text.
+
+use crate::contract::Candidate;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+
+/// The key of the parameter that most operators weigh a model by.
+pub const WEIGHT: &str = "weight";
+
+/// What all candidates of a search have in common: everything of a recipe but the method, the models and the parameters.
+/// Each field is the key of a recipe of the same name, and left out of it when absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Frame {
+    /// The base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
+    /// Type of the output, unless `out_dtype` says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// Type of the output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_dtype: Option<String>,
+    /// Whose tokenizer the output gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer_source: Option<String>,
+    /// The chat template of the output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// What to do when a model lacks a tensor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_missing: Option<String>,
+    /// What to do with NaN and infinities in an input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_nonfinite: Option<String>,
+    /// Seed of random operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// A parameter as a recipe gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ParamText {
+    /// `true` or `false`.
+    Flag(bool),
+    /// A finite number.
+    Number(f64),
+    /// A word.
+    Text(String),
+    /// Numbers between which a value is interpolated over the layers.
+    Gradient(Vec<f64>),
+    /// The value of the first case that matches.
+    Cases(Vec<CaseText>),
+}
+
+/// A value for the tensors whose name contains `filter`; for all without one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseText {
+    /// A part of a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The value: no cases again.
+    pub value: ParamText,
+}
+
+impl From<f64> for ParamText {
+    fn from(x: f64) -> ParamText {
+        ParamText::Number(x)
+    }
+}
+
+impl From<&str> for ParamText {
+    fn from(word: &str) -> ParamText {
+        ParamText::Text(word.into())
+    }
+}
+
+/// A parameter by its key.
+pub type NamedParam = (String, ParamText);
+
+/// The recipe that merges each of `models`, with parameters of its own, by `method`, with `parameters` for all of them.
+pub fn recipe(
+    frame: &Frame,
+    method: &str,
+    models: &[(String, Vec<NamedParam>)],
+    parameters: &[NamedParam],
+) -> Candidate {
+    let mut text = format!("merge_method: {}\n", quoted(method));
+    let mut key = |name: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            line(&mut text, format_args!("{name}: {}", quoted(value)));
+        }
+    };
+    key("base_model", &frame.base_model);
+    key("dtype", &frame.dtype);
+    key("out_dtype", &frame.out_dtype);
+    key("tokenizer_source", &frame.tokenizer_source);
+    key("chat_template", &frame.chat_template);
+    key("on_missing", &frame.on_missing);
+    key("on_nonfinite", &frame.on_nonfinite);
+    if let Some(seed) = frame.seed {
+        line(&mut text, format_args!("seed: {seed}"));
+    }
+    line(&mut text, format_args!("models:"));
+    for (model, own) in models {
+        line(&mut text, format_args!("  - model: {}", quoted(model)));
+        write_parameters(&mut text, "    ", own);
+    }
+    write_parameters(&mut text, "", parameters);
+    Candidate { recipe: text }
+}
+
+/// The recipe that merges each model with its weight by `method`, with `parameters` for all of them.
+pub fn weighted(frame: &Frame, method: &str, weights: &[(String, f64)], parameters: &[NamedParam]) -> Candidate {
+    let weigh =
+        |(model, weight): &(String, f64)| (model.clone(), vec![(WEIGHT.to_string(), ParamText::Number(*weight))]);
+    recipe(frame, method, &weights.iter().map(weigh).collect::<Vec<_>>(), parameters)
+}
+
+/// The recipe whose output is one model as it is, but for the type of its elements where `frame` names one: what a model
+/// is scored by before it is merged with others.
+pub fn alone(frame: &Frame, model: &str) -> Candidate {
+    let frame = Frame { base_model: None, ..frame.clone() };
+    recipe(&frame, "passthrough", &[(model.to_string(), Vec::new())], &[])
+}
+
+fn write_parameters(text: &mut String, indent: &str, parameters: &[NamedParam]) {
+    if parameters.is_empty() {
+        return;
+    }
+    line(text, format_args!("{indent}parameters:"));
+    for (key, value) in parameters {
+        match value {
+            ParamText::Cases(cases) => {
+                line(text, format_args!("{indent}  {}:", quoted(key)));
+                for case in cases {
+                    let value = inline(&case.value);
+                    match &case.filter {
+                        Some(filter) => {
+                            line(text, format_args!("{indent}    - {{filter: {}, value: {value}}}", quoted(filter)));
+                        }
+                        None => line(text, format_args!("{indent}    - {{value: {value}}}")),
+                    }
+                }
+            }
+            other => line(text, format_args!("{indent}  {}: {}", quoted(key), inline(other))),
+        }
+    }
+}
+
+fn inline(value: &ParamText) -> String {
+    match value {
+        ParamText::Flag(x) => x.to_string(),
+        ParamText::Number(x) => number(*x),
+        ParamText::Text(x) => quoted(x),
+        ParamText::Gradient(points) => {
+            format!("[{}]", points.iter().map(|x| number(*x)).collect::<Vec<_>>().join(", "))
+        }
+        // Cases within cases are no value of the dialect; the reader of the recipe says so.
+        ParamText::Cases(cases) => {
+            let case = |case: &CaseText| format!("{{value: {}}}", inline(&case.value));
+            format!("[{}]", cases.iter().map(case).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// All digits and no exponent: readers of YAML disagree about which exponents make a number.
+fn number(x: f64) -> String {
+    // Adding zero makes one of the two zeros.
+    (x + 0.0).to_string()
+}
+
+/// A plain word as it is; anything else in double quotes, where YAML reads the escapes of JSON.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-/.".contains(c);
+    // Words that start otherwise may be numbers or dates; `true` and its like are read as flags by some.
+    let word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(plain);
+    let special = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
+    if word && !special.contains(&text.to_ascii_lowercase().as_str()) {
+        text.to_string()
+    } else {
+        serde_json::Value::from(text).to_string()
+    }
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use glue_merge::{Registry, Setting};
+    use glue_recipe::recipe::Body;
+    use glue_recipe::{ParamValue, Recipe};
+
+    fn parse(candidate: &Candidate) -> Recipe {
+        let parsed = Recipe::parse(&candidate.recipe, "test", &Registry::builtin());
+        parsed.unwrap_or_else(|error| panic!("{error}\n{}", candidate.recipe)).remove(0)
+    }
+
+    #[test]
+    fn text_is_what_one_would_write() {
+        let frame = Frame { base_model: Some("zoo/base".into()), dtype: Some("float16".into()), ..Frame::default() };
+        let cases = ParamText::Cases(vec![
+            CaseText { filter: Some("layers.0.".into()), value: 0.25.into() },
+            CaseText { filter: None, value: ParamText::Gradient(vec![1.0, 1e-7]) },
+        ]);
+        let models = [("zoo/a".to_string(), vec![("weight".to_string(), cases)]), ("b c".to_string(), vec![])];
+        let candidate = recipe(&frame, "task_arithmetic", &models, &[("lambda".into(), 0.5.into())]);
+        let expected = "merge_method: task_arithmetic\nbase_model: zoo/base\ndtype: float16\nmodels:\n  - model: zoo/a\n    \
+                        parameters:\n      weight:\n        - {filter: layers.0., value: 0.25}\n        - {value: [1, \
+                        0.0000001]}\n  - model: \"b c\"\nparameters:\n  lambda: 0.5\n";
+        assert_eq!(candidate.recipe, expected);
+    }
+
+    #[test]
+    fn whatever_is_written_is_read_again() {
+        let awkward =
+            ["a: b", "yes", "1.0", "#x", "[q]", "é\n\"\\", "~", "- a", "a b", "{x}", "*a", "&a", "%", "2020-01-01"];
+        let numbers = [1e-7, 0.1 + 0.2, -0.0, 1e16, 5e-324, 123456.789, -1.0 / 3.0];
+        for (name, x) in awkward.iter().zip(numbers.iter().cycle()) {
+            let frame = Frame { seed: Some(u64::MAX >> 1), ..Frame::default() };
+            let parsed = parse(&weighted(&frame, "linear", &[(name.to_string(), *x), ("other".into(), 1.0)], &[]));
+            let Body::Models(models) = &parsed.parts[0].body else { panic!("models were written") };
+            assert_eq!(models[0].model.value, *name);
+            let read = models[0].settings.get(WEIGHT).map(|at| at.value.clone());
+            assert_eq!(read, Some(ParamValue::Scalar(Setting::Number(*x))), "{name}");
+            assert_eq!(parsed.seed, Some(u64::MAX >> 1));
+        }
+    }
+
+    #[test]
+    fn a_model_alone_needs_nothing_else() {
+        let frame = Frame { base_model: Some("base".into()), ..Frame::default() };
+        assert_eq!(alone(&frame, "a").recipe, "merge_method: passthrough\nmodels:\n  - model: a\n");
+    }
+}

@@ -1,0 +1,140 @@
+//! What is known of candidates: the items that were asked, in memory and, where that is wished, on disk.
+//!
+//! A file holds one record: its key, and for each round and task the items with their values, numbers as text so that they
+//! keep every bit. A file that cannot be read, or is of another key, counts as none and is replaced. Failing to write one
+//! costs time later and no result now.
+
+use glue_eval::ItemScore;
+use glue_tensor::write_atomic;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Counted up whenever the same key would mean other scores, or a file has another form.
+const VERSION: u32 = 1;
+
+/// The items of one candidate: by round, and by task within.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) rounds: Vec<Vec<Vec<ItemScore>>>,
+}
+
+/// Records by key.
+#[derive(Debug)]
+pub(crate) struct Records {
+    directory: Option<PathBuf>,
+    known: Mutex<HashMap<u128, Record>>,
+}
+
+impl Records {
+    /// In memory, and in `directory`, which is made if there is none.
+    pub(crate) fn open(directory: Option<PathBuf>) -> Result<Records, (PathBuf, io::Error)> {
+        if let Some(directory) = &directory {
+            fs::create_dir_all(directory).map_err(|error| (directory.clone(), error))?;
+        }
+        Ok(Records { directory, known: Mutex::default() })
+    }
+
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    fn path(&self, hash: u128) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join(format!("{hash:032x}.json")))
+    }
+
+    /// The record of a key; an empty one when there is none.
+    pub(crate) fn get(&self, key: &str) -> Record {
+        let hash = xxh3_128(key.as_bytes());
+        if let Some(record) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+            return record.clone();
+        }
+        let read = || parse(&fs::read(self.path(hash)?).ok()?, hash);
+        read().unwrap_or_default()
+    }
+
+    /// Keeps a record; of two with the same key, the one that has more rounds.
+    pub(crate) fn put(&self, key: &str, record: &Record) {
+        let hash = xxh3_128(key.as_bytes());
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = known.entry(hash).or_default();
+            if kept.rounds.len() >= record.rounds.len() {
+                return;
+            }
+            kept.clone_from(record);
+        }
+        if let Some(path) = self.path(hash) {
+            let _ = write_atomic(&path, write(record, hash).as_bytes());
+        }
+    }
+}
+
+fn write(record: &Record, hash: u128) -> String {
+    let text = |x: f64| format!("{x:?}");
+    let item = |item: &ItemScore| json!([item.index, text(item.sum), text(item.weight), item.loss.map(text)]);
+    let tasks = |tasks: &Vec<Vec<ItemScore>>| -> Value {
+        tasks.iter().map(|items| items.iter().map(item).collect::<Value>()).collect()
+    };
+    let rounds: Value = record.rounds.iter().map(tasks).collect();
+    json!({"version": VERSION, "key": format!("{hash:032x}"), "rounds": rounds}).to_string()
+}
+
+fn parse(bytes: &[u8], hash: u128) -> Option<Record> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    if value.get("version")? != &json!(VERSION) || value.get("key")? != &json!(format!("{hash:032x}")) {
+        return None;
+    }
+    let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
+    let item = |value: &Value| {
+        Some(ItemScore {
+            index: usize::try_from(value.get(0)?.as_u64()?).ok()?,
+            sum: number(value.get(1)?)?,
+            weight: number(value.get(2)?)?,
+            loss: match value.get(3)? {
+                Value::Null => None,
+                loss => Some(number(loss)?),
+            },
+        })
+    };
+    let items = |value: &Value| value.as_array()?.iter().map(item).collect::<Option<Vec<_>>>();
+    let tasks = |value: &Value| value.as_array()?.iter().map(items).collect::<Option<Vec<_>>>();
+    Some(Record { rounds: value.get("rounds")?.as_array()?.iter().map(tasks).collect::<Option<_>>()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_to_the_last_bit_and_longer_ones_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Records::open(Some(directory.path().join("new"))).unwrap();
+        let items = vec![
+            ItemScore { index: 3, sum: 0.1 + 0.2, weight: 1.0, loss: Some(1e-300) },
+            ItemScore { index: 9, sum: -1.0 / 3.0, weight: 7.0, loss: None },
+        ];
+        let record = Record { rounds: vec![vec![items.clone(), vec![]], vec![vec![], items]] };
+        let records = open();
+        assert_eq!(records.get("a"), Record::default());
+        records.put("a", &record);
+        records.put("a", &Record { rounds: record.rounds[..1].to_vec() });
+        assert_eq!(records.get("a"), record);
+        assert_eq!(open().get("b"), Record::default());
+        assert_eq!(open().get("a"), record);
+        let file = fs::read_dir(directory.path().join("new")).unwrap().next().unwrap().unwrap().path();
+        let whole = fs::read_to_string(&file).unwrap();
+        for broken in ["", "[]", &whole[..whole.len() / 2], &whole.replace("\"version\":1", "\"version\":0")] {
+            fs::write(&file, broken).unwrap();
+            assert_eq!(open().get("a"), Record::default(), "{broken}");
+        }
+        // Without a directory there is nothing but memory.
+        let memory = Records::open(None).unwrap();
+        memory.put("a", &record);
+        assert_eq!((memory.get("a"), memory.is_on_disk()), (record, false));
+    }
+}

@@ -1,0 +1,91 @@
+//! `report.md`: the search for people.
+
+use crate::contract::Scores;
+use crate::session::{Verdict, short};
+use crate::summary::{Row, Summary};
+use std::fmt::Write;
+
+/// The report in Markdown.
+pub(crate) fn report(summary: &Summary) -> String {
+    let mut text = String::from("# Search\n\n");
+    let out = &mut text;
+    let _ = writeln!(out, "The best is what `{}` found: {}. {}\n", summary.best, best_words(summary), summary.reason);
+    let _ = writeln!(out, "`best.yml` is its recipe, for `glue merge`; `best` is the merged model.\n");
+    let _ = writeln!(out, "## Strategies\n");
+    let _ = writeln!(
+        out,
+        "Averages over the tasks: on the items that the search saw, on those held out, and the gap between them. A gap \
+         above zero means that the search fits the items it saw more closely than others.\n"
+    );
+    let _ = writeln!(out, "| strategy | result | search | validation | gap | all | evaluations | items saved |");
+    let _ = writeln!(out, "|---|---|--:|--:|--:|--:|--:|--:|");
+    for strategy in &summary.strategies {
+        let name = if strategy.row.name == summary.best {
+            format!("**{}**", strategy.row.name)
+        } else {
+            strategy.row.name.clone()
+        };
+        let saved = match strategy.items {
+            0 => "–".to_string(),
+            items => format!("{:.0} %", 100.0 * strategy.items_saved as f64 / items as f64),
+        };
+        let _ = writeln!(
+            out,
+            "| {name} | {} | {} | {} | {saved} |",
+            strategy.row.what,
+            averages(&strategy.row),
+            strategy.evaluations
+        );
+    }
+    for strategy in summary.strategies.iter().filter(|strategy| strategy.ended.is_some()) {
+        let _ =
+            writeln!(out, "\n`{}` ended early: {}.", strategy.row.name, strategy.ended.as_deref().unwrap_or_default());
+    }
+    let _ = writeln!(
+        out,
+        "\n## Models by themselves\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|"
+    );
+    for model in &summary.models {
+        let _ = writeln!(out, "| {} | {} |", model.name, averages(model));
+    }
+    if let Some(best) = summary.best_row() {
+        let _ = writeln!(out, "\n## Tasks\n\n| task | metric | search | validation |\n|---|---|--:|--:|");
+        for task in best.row.search.iter().flat_map(|scores| &scores.tasks) {
+            let held =
+                best.row.validation.as_ref().and_then(|scores| scores.tasks.iter().find(|t| t.task == task.task));
+            let held = held.map_or("–".into(), |held| format!("{:.4} of {}", held.value, held.n));
+            let _ = writeln!(out, "| {} | {} | {:.4} of {} | {held} |", task.task, task.metric, task.value, task.n);
+        }
+    }
+    if !summary.filter.is_empty() {
+        let _ = writeln!(out, "\n## Harmful models\n");
+        for verdict in &summary.filter {
+            let _ = writeln!(out, "- {}: {}", verdict.model, verdict.reason);
+        }
+    }
+    let count = |verdict| summary.candidates.iter().filter(|tried| tried.verdict == verdict).count();
+    let _ = writeln!(
+        out,
+        "\n## Candidates\n\n{} evaluations; of {} entries {} were accepted, {} rejected, {} failed. Each stands in \
+         `search.json` with its scores and the reason. Racing saved {} of {} items.\n\n![convergence](convergence.svg)",
+        summary.evaluations,
+        summary.candidates.len(),
+        count(Verdict::Accepted),
+        count(Verdict::Rejected),
+        count(Verdict::Failed),
+        summary.items_saved,
+        summary.items,
+    );
+    text
+}
+
+fn best_words(summary: &Summary) -> String {
+    summary.best_row().map_or_else(String::new, |best| best.row.what.clone())
+}
+
+fn averages(row: &Row) -> String {
+    let of = |scores: &Option<Scores>| scores.as_ref().map_or("–".into(), |scores| format!("{:.4}", scores.average));
+    let number = |x: Option<f64>| x.map_or("–".into(), short);
+    let proxy = row.proxy.map_or("–".into(), |x| format!("{x:.4}"));
+    format!("{} | {} | {} | {proxy}", of(&row.search), of(&row.validation), number(row.gap))
+}

@@ -1,0 +1,441 @@
+//! The search space: which methods, which of their parameters, and how finely over the tensors of a model; and the way
+//! between a point of that space and a recipe.
+//!
+//! ```yaml
+//! methods: [task_arithmetic, {ties: {density: {min: 0.3}, lambda: 1}}]
+//! layer_groups: 4
+//! filters: [self_attn, mlp]
+//! ```
+//!
+//! A parameter is searched when its operator declares where good values of it are usually found; nothing is listed a
+//! second time. Each may be fixed to a value, narrowed, or given options. Weights differ by group of tensors, other
+//! parameters of a model by model, and the rest are the same everywhere, unless [`Choice::Range`] says otherwise with `per`.
+//!
+//! Groups become filters of the recipe by the names of tensors, and a curve over the layers becomes a gradient of the
+//! dialect, so that the recipe of a point means to mergekit what it means here.
+
+mod config;
+mod groups;
+
+pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, SpaceConfig};
+pub use groups::TensorNames;
+
+use crate::contract::Candidate;
+use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
+use glue_merge::{Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, Value};
+use glue_search::{Coordinate, SearchError, Space};
+use groups::Groups;
+use std::collections::BTreeMap;
+
+/// Why there is no such space, or no such point.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpaceError {
+    /// The optimisers' side refuses it.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    /// A method cannot work on these models.
+    #[error("method `{method}`: {error}")]
+    Method {
+        /// The method.
+        method: String,
+        /// What is wrong.
+        error: String,
+    },
+    /// A key of the config.
+    #[error("`{key}`: expected {expected}, found {found}")]
+    Key {
+        /// The key, with those that it stands under before it.
+        key: String,
+        /// What would do.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+}
+
+impl SpaceError {
+    fn key(key: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> SpaceError {
+        SpaceError::Key { key: key.into(), expected: expected.into(), found: found.to_string() }
+    }
+
+    fn method(method: &str, error: impl ToString) -> SpaceError {
+        SpaceError::Method { method: method.into(), error: error.to_string() }
+    }
+}
+
+/// A parameter that is searched.
+#[derive(Debug, Clone)]
+struct Searched {
+    spec: &'static ParamSpec,
+    /// Its coordinates: model after model, and group after group within.
+    first: usize,
+    n_models: usize,
+    n_groups: usize,
+    /// What it is one of, unless it is a number.
+    options: Vec<Setting>,
+}
+
+/// A method of the space.
+#[derive(Debug, Clone)]
+struct Method {
+    name: String,
+    fixed: Vec<NamedParam>,
+    searched: Vec<Searched>,
+}
+
+/// A box of numbers, and the recipe of each of its points.
+#[derive(Debug, Clone)]
+pub struct SearchSpace {
+    space: Space,
+    frame: Frame,
+    models: Vec<String>,
+    methods: Vec<Method>,
+    groups: Groups,
+    normalise: bool,
+    negative: bool,
+}
+
+impl SearchSpace {
+    /// The space of merges of `models`, the base not among them, whose tensors are called `names`.
+    ///
+    /// # Errors
+    /// [`SpaceError`]: a method that does not exist or cannot work on so many models, a parameter that it does not have or
+    /// a value out of range, groups that the model has no layers for, or nothing to search.
+    pub fn new(
+        config: &SpaceConfig,
+        frame: &Frame,
+        models: &[String],
+        names: &TensorNames,
+        registry: &Registry,
+    ) -> Result<SearchSpace, SpaceError> {
+        let groups = Groups::new(config, names)?;
+        let mut builder = Builder {
+            config,
+            frame,
+            models,
+            labels: labels(models),
+            groups: &groups,
+            registry,
+            coordinates: Vec::new(),
+        };
+        let mut methods: Vec<Method> = Vec::new();
+        let of_methods = config.methods.iter().map(MethodConfig::parts).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<String> = of_methods.iter().map(|(name, _)| name.clone()).collect();
+        if names.len() > 1 {
+            builder.coordinates.push(Coordinate::categorical(METHOD, names.clone()));
+        }
+        for (name, choices) in of_methods {
+            let several = names.len() > 1;
+            methods.push(builder.method(&name, &choices, several)?);
+        }
+        if methods.is_empty() {
+            return Err(SpaceError::key("methods", "at least one", "none"));
+        }
+        Ok(SearchSpace {
+            space: Space::new(builder.coordinates)?,
+            frame: frame.clone(),
+            models: models.to_vec(),
+            methods,
+            groups,
+            normalise: config.normalise,
+            negative: config.negative_weights,
+        })
+    }
+
+    /// The box that is searched. With several methods the first coordinate, `method`, says which one; those of the others
+    /// have no effect then.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// The models, in the order of the recipes.
+    pub fn models(&self) -> &[String] {
+        &self.models
+    }
+
+    /// The methods, in the order of the config.
+    pub fn methods(&self) -> impl Iterator<Item = &str> {
+        self.methods.iter().map(|method| method.name.as_str())
+    }
+
+    /// The recipe of a point, in user units.
+    ///
+    /// # Errors
+    /// [`SpaceError::Search`] for a point of another space.
+    pub fn candidate(&self, point: &[f64]) -> Result<Candidate, SpaceError> {
+        self.space.to_unit(point)?;
+        let method = if self.methods.len() > 1 { &self.methods[point[0] as usize] } else { &self.methods[0] };
+        let mut shared = method.fixed.clone();
+        let mut own: Vec<Vec<NamedParam>> = vec![Vec::new(); self.models.len()];
+        for searched in &method.searched {
+            let key = searched.spec.name.to_string();
+            let values = |model: usize| &point[searched.first + model * searched.n_groups..][..searched.n_groups];
+            if let Some(option) = searched.options.get(point[searched.first] as usize) {
+                shared.push((key, as_text(option)));
+            } else if searched.spec.scope == Scope::Tensor || searched.n_models == 1 && self.models.len() > 1 {
+                shared.push((key, self.param(values(0))));
+            } else {
+                let mut by_model: Vec<Vec<f64>> = (0..searched.n_models).map(|model| values(model).to_vec()).collect();
+                if self.normalise && searched.spec.name == WEIGHT {
+                    for group in 0..searched.n_groups {
+                        self.normalise(&mut by_model, group);
+                    }
+                }
+                for (own, values) in own.iter_mut().zip(by_model) {
+                    own.push((key.clone(), self.param(&values)));
+                }
+            }
+        }
+        let models: Vec<(String, Vec<NamedParam>)> = self.models.iter().cloned().zip(own).collect();
+        Ok(recipe(&self.frame, &method.name, &models, &shared))
+    }
+
+    /// A point to begin at: each model with its weight, 0 where none is given, moved into the bounds; other parameters as
+    /// they are by default, or in the middle of their range where there is no default within it. `method` is one of the
+    /// methods; by default the first.
+    ///
+    /// # Errors
+    /// [`SpaceError`] for a method or a model that the space does not have.
+    pub fn start(&self, method: Option<&str>, weights: &[(String, f64)]) -> Result<Vec<f64>, SpaceError> {
+        if let Some((unknown, _)) = weights.iter().find(|(model, _)| !self.models.contains(model)) {
+            return Err(SpaceError::key("start", format!("one of the models {}", self.models.join(", ")), unknown));
+        }
+        let index = match method {
+            None => 0,
+            Some(name) => self.methods.iter().position(|method| method.name == name).ok_or_else(|| {
+                let known: Vec<&str> = self.methods().collect();
+                SpaceError::key("start", format!("one of the methods {}", known.join(", ")), name)
+            })?,
+        };
+        let mut point = self.space.to_user(&vec![0.5; self.space.dimension()]);
+        if self.methods.len() > 1 {
+            point[0] = index as f64;
+        }
+        for searched in self.methods.iter().flat_map(|method| &method.searched) {
+            for i in 0..searched.n_models * searched.n_groups {
+                let at = searched.first + i;
+                let wanted = if searched.spec.name == WEIGHT && searched.n_models > 1 {
+                    let model = &self.models[i / searched.n_groups];
+                    Some(weights.iter().find(|(name, _)| name == model).map_or(0.0, |(_, weight)| *weight))
+                } else if searched.options.is_empty() {
+                    searched.spec.default.and_then(as_number)
+                } else {
+                    let default = searched.spec.default.map(as_setting);
+                    searched.options.iter().position(|option| Some(option) == default.as_ref()).map(|i| i as f64)
+                };
+                if let Some(wanted) = wanted {
+                    point[at] = self.nearest(at, wanted);
+                }
+            }
+        }
+        Ok(point)
+    }
+
+    /// The nearest value of a coordinate.
+    fn nearest(&self, at: usize, x: f64) -> f64 {
+        match &self.space.coordinates()[at].domain {
+            glue_search::Domain::Real { low, high, .. } => x.clamp(*low, *high),
+            glue_search::Domain::Integer { low, high } => x.round().clamp(*low as f64, *high as f64),
+            _ => x,
+        }
+    }
+
+    fn param(&self, values: &[f64]) -> ParamText {
+        if values.len() == 1 { ParamText::Number(values[0]) } else { self.groups.param(values) }
+    }
+
+    /// Makes the weights of a group sum to 1.
+    fn normalise(&self, weights: &mut [Vec<f64>], group: usize) {
+        let n = weights.len() as f64;
+        let sum: f64 = weights.iter().map(|of_model| of_model[group]).sum();
+        for of_model in weights {
+            let weight = &mut of_model[group];
+            *weight = match (self.negative, sum > 0.0) {
+                // A sum near 0 is no divisor: the nearest point of the plane of sum 1 instead.
+                (true, _) => *weight + (1.0 - sum) / n,
+                (false, true) => *weight / sum,
+                (false, false) => 1.0 / n,
+            };
+        }
+    }
+}
+
+/// Name of the coordinate of the method.
+const METHOD: &str = "method";
+
+/// Names of models for people: the last part of a path, where that tells them apart.
+fn labels(models: &[String]) -> Vec<String> {
+    let short = |model: &String| model.trim_end_matches('/').rsplit('/').next().unwrap_or(model).to_string();
+    let all: Vec<String> = models.iter().map(short).collect();
+    let unique = |label: &String| all.iter().filter(|other| *other == label).count() == 1;
+    all.iter().zip(models).map(|(label, model)| if unique(label) { label } else { model }.clone()).collect()
+}
+
+struct Builder<'a> {
+    config: &'a SpaceConfig,
+    frame: &'a Frame,
+    models: &'a [String],
+    labels: Vec<String>,
+    groups: &'a Groups,
+    registry: &'a Registry,
+    coordinates: Vec<Coordinate>,
+}
+
+impl Builder<'_> {
+    fn method(&mut self, name: &str, choices: &BTreeMap<String, Choice>, several: bool) -> Result<Method, SpaceError> {
+        let refuse = |error: MergeError| SpaceError::method(name, error);
+        let def = self.registry.get(name).map_err(|error| SpaceError::key("methods", "the name of a method", error))?;
+        let inner = def.wraps().and_then(|key| match choices.get(key) {
+            Some(Choice::Text(inner)) => Some(inner.as_str()),
+            _ => None,
+        });
+        let operator = self.registry.operator(name, inner).map_err(refuse)?;
+        operator.check_operands(self.models.len(), self.frame.base_model.is_some()).map_err(refuse)?;
+        let known: Vec<&str> = operator.specs().map(|spec| spec.name).collect();
+        if let Some(unknown) = choices.keys().find(|key| !known.contains(&key.as_str())) {
+            let expected = format!("a parameter of `{name}`: one of {}", known.join(", "));
+            return Err(SpaceError::key(format!("methods.{name}"), expected, format!("`{unknown}`")));
+        }
+        let mut method = Method { name: name.to_string(), fixed: Vec::new(), searched: Vec::new() };
+        for spec in operator.specs() {
+            self.param(&mut method, &operator, spec, choices.get(spec.name), several)?;
+        }
+        Ok(method)
+    }
+
+    fn param(
+        &mut self,
+        method: &mut Method,
+        operator: &Operator,
+        spec: &'static ParamSpec,
+        choice: Option<&Choice>,
+        several: bool,
+    ) -> Result<(), SpaceError> {
+        let name = operator.def().name;
+        let key = || format!("methods.{name}.{}", spec.name);
+        let check = |setting: &Setting| match spec.kind {
+            Kind::Operator => Ok(()),
+            _ => spec.check(name, setting).map(|_| ()).map_err(|error: ParamError| SpaceError::method(name, error)),
+        };
+        let title = if several { format!("{name}.{}", spec.name) } else { spec.name.to_string() };
+        let fixed = match choice {
+            Some(Choice::Flag(x)) => Some(Setting::Flag(*x)),
+            Some(Choice::Number(x)) => Some(Setting::Number(*x)),
+            Some(Choice::Text(x)) => Some(Setting::Text(x.clone())),
+            _ => None,
+        };
+        if let Some(setting) = fixed {
+            check(&setting)?;
+            method.fixed.push((spec.name.into(), as_text(&setting)));
+            return Ok(());
+        }
+        if let Some(Choice::Options(options)) = choice {
+            let options: Vec<Setting> = options.options.iter().map(Fixed::setting).collect();
+            options.iter().try_for_each(check)?;
+            let names = options.iter().map(|option| option.to_string().trim_matches('`').to_string());
+            let first = self.coordinates.len();
+            self.coordinates.push(Coordinate::categorical(title, names));
+            method.searched.push(Searched { spec, first, n_models: 1, n_groups: 1, options });
+            return Ok(());
+        }
+        let range = if let Some(Choice::Range(range)) = choice { Some(*range) } else { None };
+        let asked = range.unwrap_or_default();
+        let is_weight = spec.name == WEIGHT && spec.scope == Scope::Input;
+        let (low, high, whole) = match spec.kind {
+            Kind::Number { usual: (low, high), .. } => {
+                let low = if is_weight && self.config.negative_weights { -high } else { low };
+                (Some(low), Some(high), false)
+            }
+            // A range that somebody might search has two ends.
+            Kind::Integer { min, max } if max < i64::MAX && min > i64::MIN => {
+                (Some(min as f64), Some(max as f64), true)
+            }
+            Kind::Integer { min, .. } => (Some(min as f64), None, true),
+            _ => (None, None, false),
+        };
+        let (low, high) = (asked.min.or(low), asked.max.or(high));
+        let (Some(low), Some(high)) = (low, high) else {
+            return match (range, spec.default) {
+                (None, Some(_)) => Ok(()),
+                (None, None) => Err(SpaceError::key(key(), spec.kind.to_string(), "nothing")),
+                (Some(_), _) => Err(SpaceError::key(key(), format!("bounds of {}", spec.kind), "a range")),
+            };
+        };
+        if range.is_none() && low >= high {
+            // Where the operator names one usual value there is nothing to search.
+            return match spec.default {
+                Some(_) => Ok(()),
+                None => Err(SpaceError::key(key(), spec.kind.to_string(), "nothing")),
+            };
+        }
+        // A range that the operator leaves open at its end is searched up to it, but not with it.
+        let low = match check(&Setting::Number(low)) {
+            Err(_) if check(&Setting::Number(low.next_up())).is_ok() && !whole => low + (high - low) * 1e-3,
+            _ => low,
+        };
+        check(&Setting::Number(low))?;
+        check(&Setting::Number(high))?;
+        let per = asked.per.unwrap_or(match spec.scope {
+            Scope::Input if is_weight => Per::Group,
+            Scope::Input => Per::Model,
+            Scope::Tensor => Per::All,
+        });
+        let n_models = match (spec.scope, per) {
+            (Scope::Tensor, Per::Model) => {
+                return Err(SpaceError::key(
+                    format!("{}.per", key()),
+                    "`all` or `group`, as it is no parameter of a model",
+                    "`model`",
+                ));
+            }
+            (Scope::Tensor, _) | (_, Per::All) => 1,
+            _ => self.models.len(),
+        };
+        let n_groups = if per == Per::Group { self.groups.names.len() } else { 1 };
+        let first = self.coordinates.len();
+        for model in 0..n_models {
+            for group in 0..n_groups {
+                let mut label = title.clone();
+                if spec.scope == Scope::Input && per != Per::All {
+                    label = format!("{label}[{}]", self.labels[model]);
+                }
+                if n_groups > 1 {
+                    label = format!("{label}[{}]", self.groups.names[group]);
+                }
+                self.coordinates.push(match (whole, asked.log) {
+                    (true, _) => Coordinate::integer(label, low.ceil() as i64, high.floor() as i64),
+                    (false, true) => Coordinate::log(label, low, high),
+                    (false, false) => Coordinate::real(label, low, high),
+                });
+            }
+        }
+        method.searched.push(Searched { spec, first, n_models, n_groups, options: Vec::new() });
+        Ok(())
+    }
+}
+
+fn as_text(setting: &Setting) -> ParamText {
+    match setting {
+        Setting::Flag(x) => ParamText::Flag(*x),
+        Setting::Number(x) => ParamText::Number(*x),
+        Setting::Text(x) => ParamText::Text(x.clone()),
+    }
+}
+
+fn as_number(value: Value) -> Option<f64> {
+    match value {
+        Value::Number(x) => Some(x),
+        Value::Integer(x) => Some(x as f64),
+        _ => None,
+    }
+}
+
+fn as_setting(value: Value) -> Setting {
+    match value {
+        Value::Number(x) => Setting::Number(x),
+        Value::Integer(x) => Setting::Number(x as f64),
+        Value::Flag(x) => Setting::Flag(x),
+        other => Setting::Text(other.to_string()),
+    }
+}

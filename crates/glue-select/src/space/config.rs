@@ -1,0 +1,161 @@
+//! What a config says about the space.
+
+use super::SpaceError;
+use glue_merge::Setting;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What is searched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpaceConfig {
+    /// Merge methods; with several, which one is searched too. Default: `task_arithmetic`.
+    pub methods: Vec<MethodConfig>,
+    /// Contiguous groups of layers with weights of their own, as equal in size as can be; embedding, head and final norm
+    /// are a group besides. 0, the default, is one weight for all tensors of a model.
+    pub layer_groups: usize,
+    /// Parts of names of tensors: those within the layers whose name contains one have weights of their own, by the first
+    /// that matches. Default: none.
+    pub filters: Vec<String>,
+    /// Whether weights may be as far below 0 as above it. Default: no.
+    pub negative_weights: bool,
+    /// Whether the weights of all models in a group sum to 1: divided by their sum, or, where they may be negative, all
+    /// changed by the same amount. Default: no.
+    pub normalise: bool,
+    /// Weights as a curve over the layers, linear between so many points, instead of groups of layers; `true` is 3 points.
+    /// Default: no.
+    pub smooth: Smooth,
+}
+
+impl Default for SpaceConfig {
+    fn default() -> Self {
+        Self {
+            methods: vec![MethodConfig::Name("task_arithmetic".into())],
+            layer_groups: 0,
+            filters: Vec::new(),
+            negative_weights: false,
+            normalise: false,
+            smooth: Smooth::Flag(false),
+        }
+    }
+}
+
+/// Whether a curve replaces groups of layers, and by how many points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Smooth {
+    /// With 3 points, or not at all.
+    Flag(bool),
+    /// With so many points, at least 2.
+    Points(usize),
+}
+
+impl Smooth {
+    pub(super) fn points(self) -> Option<usize> {
+        match self {
+            Smooth::Flag(false) => None,
+            Smooth::Flag(true) => Some(3),
+            Smooth::Points(n) => Some(n),
+        }
+    }
+}
+
+/// A method by its name, or with choices about its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MethodConfig {
+    /// All parameters as they are declared.
+    Name(String),
+    /// One name, with the parameters that are fixed or searched otherwise than declared.
+    With(BTreeMap<String, BTreeMap<String, Choice>>),
+}
+
+/// What is done about a parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Choice {
+    /// It is always `true`, or `false`.
+    Flag(bool),
+    /// It is always this number.
+    Number(f64),
+    /// It is always this word.
+    Text(String),
+    /// It is one of these.
+    Options(Options),
+    /// It is a number between bounds.
+    Range(Range),
+}
+
+/// Values to choose between.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Two or more.
+    pub options: Vec<Fixed>,
+}
+
+/// One value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Fixed {
+    /// `true` or `false`.
+    Flag(bool),
+    /// A number.
+    Number(f64),
+    /// A word.
+    Text(String),
+}
+
+/// Bounds of a number; what is left out is as the operator declares it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Range {
+    /// The least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// The greatest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Whether equal factors are equal steps. Default: no.
+    pub log: bool,
+    /// How often it is there. Default: `group` for weights, `model` for other parameters of a model, else `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per: Option<Per>,
+}
+
+/// How many values a parameter has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// One.
+    All,
+    /// One for each model.
+    Model,
+    /// One for each group of tensors and, where it belongs to a model, for each model.
+    Group,
+}
+
+impl MethodConfig {
+    pub(super) fn parts(&self) -> Result<(String, BTreeMap<String, Choice>), SpaceError> {
+        match self {
+            MethodConfig::Name(name) => Ok((name.clone(), BTreeMap::new())),
+            MethodConfig::With(map) => match map.iter().next() {
+                Some((name, choices)) if map.len() == 1 => Ok((name.clone(), choices.clone())),
+                _ => {
+                    let found = format!("{} names in one entry", map.len());
+                    Err(SpaceError::key("methods", "a name, or one name with its parameters", found))
+                }
+            },
+        }
+    }
+}
+
+impl Fixed {
+    pub(super) fn setting(&self) -> Setting {
+        match self {
+            Fixed::Flag(x) => Setting::Flag(*x),
+            Fixed::Number(x) => Setting::Number(*x),
+            Fixed::Text(x) => Setting::Text(x.clone()),
+        }
+    }
+}

@@ -1,0 +1,601 @@
+//! Candidates scored by other processes, and the process that scores them.
+//!
+//! # The protocol, version 1
+//!
+//! A worker is started with a command line and spoken to over its standard input and output, one JSON document a line. What it
+//! writes to its standard error is for people; the end of it is shown when the worker dies. Lines before the worker's first
+//! document that are no JSON objects are passed over, so that a launcher may say something.
+//!
+//! | from | document | when |
+//! |---|---|---|
+//! | worker | `{"type": "hello", "version": 1}` | first |
+//! | pool | `{"type": "setup", "version": 1, "setup": …}` | then; what `setup` holds is between the caller and its worker |
+//! | worker | `{"type": "ready"}` or `{"type": "refused", "message": "…"}` | when candidates can be scored, or cannot |
+//! | pool | `{"type": "score", "id": 7, "recipe": "…", "part": "search", "floor": 0.5, "incumbent": "…"}` | one at a time; `floor` and `incumbent` may be null |
+//! | worker | `{"type": "result", "id": 7, "scores": {…}}` or `{"type": "result", "id": 7, "error": "…"}` | once for each |
+//! | worker | `{"type": "stopped"}` | when it was told to stop by somebody else |
+//!
+//! The end of its input ends a worker. Numbers are written with as many digits as tell them apart, so that a score is the same
+//! to the last bit as in the worker.
+//!
+//! A worker that dies, or does not keep to the protocol, is started again, and its candidate given to the new one; if that
+//! dies too, the candidate has failed, and the search goes on.
+
+use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The version of the protocol.
+pub const VERSION: u32 = 1;
+
+/// How many of the last lines of its standard error are kept of a worker.
+const SHOWN_LINES: usize = 12;
+/// The longest line that is read, in bytes.
+const LONGEST_LINE: u64 = 64 << 20;
+/// How often the wish to stop is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long what a dead worker said may still be on its way.
+const GRACE: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum ToWorker {
+    Setup {
+        version: u32,
+        setup: Value,
+    },
+    Score {
+        id: u64,
+        recipe: String,
+        part: Part,
+        #[serde(default)]
+        floor: Option<f64>,
+        #[serde(default)]
+        incumbent: Option<String>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum FromWorker {
+    Hello {
+        version: u32,
+    },
+    Ready,
+    Refused {
+        message: String,
+    },
+    Result {
+        id: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scores: Option<Scores>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    Stopped,
+}
+
+/// Why there are no workers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// No command, or no workers.
+    #[error("expected a command and at least one worker, found {found}")]
+    Nothing {
+        /// What was given.
+        found: &'static str,
+    },
+    /// A worker cannot be started, or does not get ready.
+    #[error("worker `{command}`: {problem}{stderr}")]
+    Start {
+        /// The command.
+        command: String,
+        /// What happened.
+        problem: String,
+        /// The end of its standard error, on lines of its own; empty if it said nothing.
+        stderr: String,
+    },
+    /// The caller asked to end.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Works off requests until the input ends: the worker's side of the protocol. `make` gets the setup and gives what scores, or says
+/// why it cannot.
+///
+/// # Errors
+/// Those of reading and writing; input that does not keep to the protocol, of which the pool is told as well.
+pub fn serve<'a>(
+    input: impl BufRead,
+    mut output: impl Write,
+    make: impl FnOnce(&Value) -> Result<Box<dyn Scorer + 'a>, String>,
+) -> io::Result<()> {
+    let mut say = |message: &FromWorker| {
+        serde_json::to_writer(&mut output, message)?;
+        output.write_all(b"\n")?;
+        output.flush()
+    };
+    say(&FromWorker::Hello { version: VERSION })?;
+    let mut make = Some(make);
+    let mut scorer: Option<Box<dyn Scorer + 'a>> = None;
+    for line in input.lines() {
+        let line = line?;
+        let refuse = |message: String| (FromWorker::Refused { message: message.clone() }, io::Error::other(message));
+        let request = serde_json::from_str(&line)
+            .map_err(|error| refuse(format!("a request that is not of version {VERSION} of the protocol: {error}")));
+        let answer = match (request, &scorer) {
+            (Ok(ToWorker::Setup { version, .. }), _) if version != VERSION => Err(refuse(format!(
+                "the worker speaks version {VERSION} of the protocol, and the pool version {version}"
+            ))),
+            (Ok(ToWorker::Setup { setup, .. }), None) => match make.take().map(|make| make(&setup)) {
+                Some(Ok(made)) => {
+                    scorer = Some(made);
+                    Ok(FromWorker::Ready)
+                }
+                Some(Err(message)) => Err(refuse(message)),
+                None => Err(refuse("a setup after another that was refused".into())),
+            },
+            (Ok(ToWorker::Score { id, recipe, part, floor, incumbent }), Some(scorer)) => {
+                let incumbent = incumbent.map(|recipe| Candidate { recipe });
+                let candidate = [Candidate { recipe }];
+                let scored = match (&incumbent, floor) {
+                    (Some(incumbent), Some(floor)) => {
+                        scorer.score_against(&candidate, part, Some((incumbent, floor)), &|_, _| {})
+                    }
+                    _ => scorer.score(&candidate, part, floor, &|_, _| {}),
+                };
+                match scored.map(|mut results| results.pop()) {
+                    Ok(Some(Ok(scores))) => Ok(FromWorker::Result { id, scores: Some(scores), error: None }),
+                    Ok(Some(Err(error))) => Ok(FromWorker::Result { id, scores: None, error: Some(error.message) }),
+                    Ok(None) => Err(refuse("the scorer gave no result".into())),
+                    Err(Stopped) => return say(&FromWorker::Stopped),
+                }
+            }
+            (Ok(_), _) => Err(refuse("expected one setup, and then candidates".into())),
+            (Err(refused), _) => Err(refused),
+        };
+        match answer {
+            Ok(answer) => say(&answer)?,
+            Err((answer, error)) => {
+                say(&answer)?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Processes that score candidates, each one at a time.
+#[derive(Debug)]
+pub struct WorkerPool {
+    command: Vec<OsString>,
+    setup: Value,
+    stop: Option<Arc<AtomicBool>>,
+    idle: Mutex<Vec<Worker>>,
+    count: usize,
+    next_id: AtomicU64,
+    restarts: AtomicU64,
+}
+
+/// A running worker that is ready.
+#[derive(Debug)]
+struct Worker {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    stderr: Arc<Mutex<VecDeque<String>>>,
+    stderr_ended: Receiver<()>,
+}
+
+/// What became of a worker in place of an answer.
+enum Lost {
+    Stopped,
+    Died(String),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl WorkerPool {
+    /// Starts `count` workers with `command`, a program and its arguments, and gives each `setup`. Once `stop` is true, workers are
+    /// killed and scoring ends.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when one of them does not get ready.
+    pub fn start(
+        command: Vec<OsString>,
+        count: usize,
+        setup: Value,
+        stop: Option<Arc<AtomicBool>>,
+    ) -> Result<WorkerPool, WorkerError> {
+        if command.is_empty() || count == 0 {
+            return Err(WorkerError::Nothing { found: if count == 0 { "no worker" } else { "no command" } });
+        }
+        let (idle, next_id, restarts) = (Mutex::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let pool = WorkerPool { command, setup, stop, idle, count, next_id, restarts };
+        let started: Vec<Result<Worker, WorkerError>> = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| pool.start_one())).collect();
+            let died = || Err(pool.failed("starting it panicked", String::new()));
+            starting.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+        });
+        for worker in started {
+            lock(&pool.idle).push(worker?);
+        }
+        Ok(pool)
+    }
+
+    /// How many workers had to be started again.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, problem: impl Into<String>, stderr: String) -> WorkerError {
+        let words: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
+        WorkerError::Start { command: words.join(" "), problem: problem.into(), stderr }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
+    fn start_one(&self) -> Result<Worker, WorkerError> {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // An interrupt from the keyboard is for the pool, which ends its workers.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().map_err(|error| self.failed(format!("starting it: {error}"), String::new()))?;
+        let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        // The threads end with the pipes, which close when the worker does.
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let Some(output) = output else { return };
+            each_line(output, |line| send.send(line).is_ok());
+        });
+        let stderr: Arc<Mutex<VecDeque<String>>> = Arc::default();
+        let (kept, (ended, stderr_ended)) = (Arc::clone(&stderr), mpsc::channel());
+        std::thread::spawn(move || {
+            let Some(errors) = errors else { return };
+            each_line(errors, |line| {
+                let mut kept = lock(&kept);
+                if kept.len() == SHOWN_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+                true
+            });
+            drop(ended);
+        });
+        let mut worker = Worker { child, input, lines, stderr, stderr_ended };
+        match self.greet(&mut worker) {
+            Ok(()) => Ok(worker),
+            Err(Lost::Stopped) => Err(WorkerError::Stopped),
+            Err(Lost::Died(problem)) => {
+                let stderr = worker.last_words();
+                Err(self.failed(problem, stderr))
+            }
+        }
+    }
+
+    /// Waits for the worker's first document, gives it the setup and waits until it is ready.
+    fn greet(&self, worker: &mut Worker) -> Result<(), Lost> {
+        let hello = loop {
+            let line = self.line_of(worker)?;
+            if line.trim_start().starts_with('{') {
+                break line;
+            }
+        };
+        match parse(&hello)? {
+            FromWorker::Hello { version: VERSION } => {}
+            FromWorker::Hello { version } => {
+                let problem = format!("expected version {VERSION} of the protocol, found version {version}");
+                return Err(Lost::Died(problem));
+            }
+            other => return Err(unexpected("`hello`", &other)),
+        }
+        worker.send(&ToWorker::Setup { version: VERSION, setup: self.setup.clone() })?;
+        match parse(&self.line_of(worker)?)? {
+            FromWorker::Ready => Ok(()),
+            FromWorker::Refused { message } => Err(Lost::Died(message)),
+            other => Err(unexpected("`ready`", &other)),
+        }
+    }
+
+    /// The next line of a worker.
+    fn line_of(&self, worker: &Worker) -> Result<String, Lost> {
+        loop {
+            if self.is_stopped() {
+                return Err(Lost::Stopped);
+            }
+            match worker.lines.recv_timeout(LOOK) {
+                Ok(line) => return Ok(line),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Lost::Died("it ended".into())),
+            }
+        }
+    }
+
+    /// Lets a worker score a candidate.
+    fn ask(
+        &self,
+        worker: &mut Worker,
+        candidate: &Candidate,
+        part: Part,
+        floor: Option<f64>,
+        incumbent: Option<&Candidate>,
+    ) -> Result<Result<Scores, CandidateError>, Lost> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let incumbent = incumbent.map(|incumbent| incumbent.recipe.clone());
+        worker.send(&ToWorker::Score { id, recipe: candidate.recipe.clone(), part, floor, incumbent })?;
+        match parse(&self.line_of(worker)?)? {
+            FromWorker::Result { id: of, scores: Some(scores), error: None } if of == id => Ok(Ok(scores)),
+            FromWorker::Result { id: of, scores: None, error: Some(message) } if of == id => {
+                Ok(Err(CandidateError { message }))
+            }
+            FromWorker::Refused { message } => Err(Lost::Died(message)),
+            other => Err(unexpected("the result of the candidate", &other)),
+        }
+    }
+
+    /// Scores a candidate with the worker in `slot`, or one that is started for it. It has two tries.
+    fn score_one(
+        &self,
+        slot: &mut Option<Worker>,
+        candidate: &Candidate,
+        part: Part,
+        floor: Option<f64>,
+        incumbent: Option<&Candidate>,
+    ) -> Result<Result<Scores, CandidateError>, Stopped> {
+        let mut message = String::new();
+        for _ in 0..2 {
+            let worker = match slot {
+                Some(worker) => worker,
+                None => {
+                    self.restarts.fetch_add(1, Ordering::Relaxed);
+                    match self.start_one() {
+                        Ok(worker) => slot.insert(worker),
+                        Err(WorkerError::Stopped) => return Err(Stopped),
+                        Err(error) => {
+                            message = error.to_string();
+                            continue;
+                        }
+                    }
+                }
+            };
+            match self.ask(worker, candidate, part, floor, incumbent) {
+                Ok(result) => return Ok(result),
+                Err(Lost::Stopped) => {
+                    *slot = None;
+                    return Err(Stopped);
+                }
+                Err(Lost::Died(problem)) => {
+                    let stderr = worker.last_words();
+                    message = self.failed(problem, stderr).to_string();
+                    *slot = None;
+                    if self.is_stopped() {
+                        return Err(Stopped);
+                    }
+                }
+            }
+        }
+        Ok(Err(CandidateError { message: format!("two workers were lost to this candidate: {message}") }))
+    }
+
+    fn score_all(
+        &self,
+        candidates: &[Candidate],
+        part: Part,
+        floor: Option<f64>,
+        incumbent: Option<&Candidate>,
+        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
+    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
+        type Slot = Mutex<Option<Result<Scores, CandidateError>>>;
+        let results: Vec<Slot> = candidates.iter().map(|_| Mutex::default()).collect();
+        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let work = || {
+            let mut worker = lock(&self.idle).pop();
+            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < candidates.len()) {
+                if self.is_stopped() {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                match self.score_one(&mut worker, &candidates[i], part, floor, incumbent) {
+                    Ok(result) => {
+                        done(i, &result);
+                        *lock(&results[i]) = Some(result);
+                    }
+                    Err(Stopped) => stopped.store(true, Ordering::Relaxed),
+                }
+            }
+            lock(&self.idle).extend(worker);
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.count.min(candidates.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let all = results.into_iter().map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner));
+        if stopped.load(Ordering::Relaxed) { Err(Stopped) } else { all.collect::<Option<_>>().ok_or(Stopped) }
+    }
+}
+
+impl Scorer for WorkerPool {
+    fn score(
+        &self,
+        candidates: &[Candidate],
+        part: Part,
+        floor: Option<f64>,
+        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
+    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
+        self.score_all(candidates, part, floor, None, done)
+    }
+
+    fn score_against(
+        &self,
+        candidates: &[Candidate],
+        part: Part,
+        incumbent: Option<(&Candidate, f64)>,
+        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
+    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
+        let floor = incumbent.map(|(_, average)| average);
+        self.score_all(candidates, part, floor, incumbent.map(|(incumbent, _)| incumbent), done)
+    }
+
+    fn parallelism(&self) -> usize {
+        self.count
+    }
+}
+
+impl Worker {
+    fn send(&mut self, message: &ToWorker) -> Result<(), Lost> {
+        let lost = |error: io::Error| Lost::Died(format!("it takes no requests: {error}"));
+        let mut line = serde_json::to_vec(message).map_err(|error| lost(error.into()))?;
+        line.push(b'\n');
+        let input = self.input.as_mut().ok_or_else(|| lost(io::ErrorKind::BrokenPipe.into()))?;
+        input.write_all(&line).and_then(|()| input.flush()).map_err(lost)
+    }
+
+    /// Ends the worker and gives the end of its standard error and its status.
+    fn last_words(&mut self) -> String {
+        self.input = None;
+        // One that died has a status of its own, which killing would hide; it may take a moment to be seen.
+        let since = Instant::now();
+        let mut status = self.child.try_wait().ok().flatten();
+        while status.is_none() && since.elapsed() < GRACE {
+            std::thread::sleep(LOOK);
+            status = self.child.try_wait().ok().flatten();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Ends at once when the other side is dropped.
+        let _ = self.stderr_ended.recv_timeout(GRACE);
+        let lines: Vec<String> = lock(&self.stderr).iter().cloned().collect();
+        let status = status.map_or_else(String::new, |status| format!(" ({status})"));
+        match lines.as_slice() {
+            [] => format!("{status}; it said nothing on its standard error"),
+            lines => format!("{status}; it said:\n{}", lines.join("\n")),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Nothing is lost with a worker: what it has on disk is complete at any moment.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Hands over each line, without its end, until one is refused or the input ends.
+fn each_line(input: impl Read, mut take: impl FnMut(String) -> bool) {
+    let mut input = BufReader::new(input);
+    let mut line = Vec::new();
+    // A line without end must not fill the memory.
+    while matches!(input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line), Ok(count) if count > 0) {
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string();
+        if !take(text) {
+            return;
+        }
+        line.clear();
+    }
+}
+
+fn parse(line: &str) -> Result<FromWorker, Lost> {
+    serde_json::from_str(line).map_err(|error| {
+        let begin: String = line.chars().take(200).collect();
+        Lost::Died(format!("expected a document of version {VERSION} of the protocol, found `{begin}`: {error}"))
+    })
+}
+
+fn unexpected(expected: &str, found: &FromWorker) -> Lost {
+    let found = serde_json::to_string(found).unwrap_or_default();
+    Lost::Died(format!("expected {expected}, found {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::TaskScore;
+
+    /// Knows one recipe.
+    struct Fixed;
+
+    impl Scorer for Fixed {
+        fn score(
+            &self,
+            candidates: &[Candidate],
+            part: Part,
+            floor: Option<f64>,
+            _: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
+        ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
+            let score = |candidate: &Candidate| match candidate.recipe.as_str() {
+                "good" => {
+                    let value = 0.1 + 0.2;
+                    let task = TaskScore { task: "t".into(), metric: "acc".into(), value, n: 3 };
+                    Ok(Scores { tasks: vec![task], average: floor.unwrap_or(value), dropped: part == Part::Validation })
+                }
+                _ => Err(CandidateError { message: "no such recipe".into() }),
+            };
+            if candidates[0].recipe == "stop" { Err(Stopped) } else { Ok(candidates.iter().map(score).collect()) }
+        }
+    }
+
+    fn check(input: &[&str], expected: &[&str], ends_well: bool) {
+        let mut output = Vec::new();
+        let make = |setup: &Value| if setup == 1 { Ok(Box::new(Fixed) as _) } else { Err(format!("setup {setup}")) };
+        let ended = serve(input.join("\n").as_bytes(), &mut output, make);
+        let output = String::from_utf8(output).unwrap();
+        assert_eq!(output.lines().collect::<Vec<_>>(), expected, "{input:?}");
+        assert_eq!(ended.is_ok(), ends_well, "{ended:?}");
+    }
+
+    const HELLO: &str = r#"{"type":"hello","version":1}"#;
+    const SETUP: &str = r#"{"type":"setup","version":1,"setup":1}"#;
+    const READY: &str = r#"{"type":"ready"}"#;
+
+    #[test]
+    fn a_worker_keeps_to_the_protocol() {
+        check(&[], &[HELLO], true);
+        let good = r#"{"type":"score","id":7,"recipe":"good","part":"search","floor":null,"incumbent":null}"#;
+        let bad = r#"{"type":"score","id":8,"recipe":"bad","part":"validation"}"#;
+        let against = r#"{"type":"score","id":9,"recipe":"good","part":"validation","floor":0.7,"incumbent":"x"}"#;
+        let task = r#""tasks":[{"task":"t","metric":"acc","value":0.30000000000000004,"n":3}]"#;
+        let expected = [
+            HELLO,
+            READY,
+            &format!(r#"{{"type":"result","id":7,"scores":{{{task},"average":0.30000000000000004}}}}"#),
+            r#"{"type":"result","id":8,"error":"no such recipe"}"#,
+            &format!(r#"{{"type":"result","id":9,"scores":{{{task},"average":0.7,"dropped":true}}}}"#),
+        ];
+        check(&[SETUP, good, bad, against], &expected, true);
+        let stop = r#"{"type":"score","id":7,"recipe":"stop","part":"search"}"#;
+        check(&[SETUP, stop, good], &[HELLO, READY, r#"{"type":"stopped"}"#], true);
+    }
+
+    #[test]
+    fn what_is_not_the_protocol_ends_a_worker() {
+        let refused = |message: &str| format!(r#"{{"type":"refused","message":"{message}"}}"#);
+        check(&[r#"{"type":"setup","version":1,"setup":2}"#], &[HELLO, &refused("setup 2")], false);
+        let other = "the worker speaks version 1 of the protocol, and the pool version 2";
+        check(&[r#"{"type":"setup","version":2,"setup":1}"#], &[HELLO, &refused(other)], false);
+        let order = refused("expected one setup, and then candidates");
+        check(&[SETUP, SETUP], &[HELLO, READY, &order], false);
+        check(&[r#"{"type":"score","id":7,"recipe":"good","part":"search"}"#], &[HELLO, &order], false);
+        let mut output = Vec::new();
+        let make = |_: &Value| Ok(Box::new(Fixed) as _);
+        assert!(serve(&b"nonsense\n"[..], &mut output, make).is_err());
+        assert!(String::from_utf8(output).unwrap().contains("not of version 1 of the protocol"));
+    }
+}

@@ -1,0 +1,198 @@
+//! The models of a search: opened, compared by their headers, named.
+
+use crate::config::SearchConfig;
+use crate::likeness::Likeness;
+use crate::recipe_text::Frame;
+use crate::session::{Member, Setup};
+use crate::space::TensorNames;
+use glue_metrics::compatibility::{Verdict, compatibility};
+use glue_tensor::{ContentHash, ModelDir};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// The models of a search.
+#[derive(Debug)]
+pub struct Zoo {
+    members: Vec<Member>,
+    dirs: Vec<ModelDir>,
+    base: Option<ModelDir>,
+}
+
+/// Why models cannot be searched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ZooError {
+    /// One cannot be opened.
+    #[error("model `{model}`: {error}")]
+    Open {
+        /// As it stands in the config.
+        model: String,
+        /// Why.
+        error: Box<glue_tensor::model_dir::ModelDirError>,
+    },
+    /// Two cannot be merged.
+    #[error("`{first}` and `{second}` cannot be merged: {reasons}")]
+    Incompatible {
+        /// A model.
+        first: String,
+        /// Another.
+        second: String,
+        /// In what they differ.
+        reasons: String,
+    },
+    /// Headers or tokenizers cannot be compared.
+    #[error(transparent)]
+    Metrics(#[from] glue_metrics::MetricsError),
+    /// A file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl Zoo {
+    /// Opens the models of `config`, whose relative paths start at the working directory, and checks that all of them and
+    /// the base can be merged. No weight is read.
+    ///
+    /// # Errors
+    /// [`ZooError`].
+    pub fn open(config: &SearchConfig) -> Result<Zoo, ZooError> {
+        let open = |model: &String| {
+            ModelDir::open(model).map_err(|error| ZooError::Open { model: model.clone(), error: Box::new(error) })
+        };
+        let dirs = config.models.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let base = config.base.as_ref().map(open).transpose()?;
+        let mut named: Vec<(String, &ModelDir)> = config.models.iter().cloned().zip(&dirs).collect();
+        named.extend(config.base.iter().cloned().zip(&base));
+        let found = compatibility(&named)?;
+        for pair in &found.pairs {
+            if pair.verdict != Verdict::Mergeable {
+                let reasons: Vec<String> = pair.reasons.iter().map(ToString::to_string).collect();
+                return Err(ZooError::Incompatible {
+                    first: named[pair.first].0.clone(),
+                    second: named[pair.second].0.clone(),
+                    reasons: reasons.join("; "),
+                });
+            }
+        }
+        let short = |path: &String| {
+            let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let unique =
+                config.models.iter().filter(|other| Path::new(other).file_name() == Path::new(path).file_name());
+            Member {
+                name: if unique.count() == 1 && !name.is_empty() { name } else { path.clone() },
+                path: path.clone(),
+            }
+        };
+        Ok(Zoo { members: config.models.iter().map(short).collect(), dirs, base })
+    }
+
+    /// The models, in the order of the config.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Their directories, in the same order.
+    pub fn dirs(&self) -> &[ModelDir] {
+        &self.dirs
+    }
+
+    /// Bytes of the tensors of one merged model, in the type of the first.
+    pub fn merged_bytes(&self) -> u64 {
+        self.dirs.first().map_or(0, |dir| dir.checkpoint().total_bytes())
+    }
+
+    /// What strategies are told.
+    pub fn setup<'a>(
+        &'a self,
+        config: &SearchConfig,
+        operators: &'a glue_merge::Registry,
+        optimisers: &'a glue_search::Registry,
+    ) -> Setup<'a> {
+        let frame = Frame {
+            base_model: config.base.clone(),
+            dtype: config.dtype.clone(),
+            seed: (config.seed != 0).then_some(config.seed),
+            ..Frame::default()
+        };
+        let read = || {
+            let named: Vec<_> = self
+                .members
+                .iter()
+                .zip(&self.dirs)
+                .map(|(member, dir)| (member.name.as_str(), dir.checkpoint()))
+                .collect();
+            Likeness::read(&named).map_err(|error| error.to_string())
+        };
+        Setup {
+            members: self.members.clone(),
+            frame,
+            space: config.space(),
+            tensors: TensorNames::of(&self.dirs[0]),
+            operators,
+            optimisers,
+            seed: config.seed,
+            racing: config.racing,
+            read_likeness: Box::new(read),
+        }
+    }
+
+    /// What the weights of all models are, by path. All of them are read.
+    pub fn hashes(&self) -> Value {
+        let all: Vec<(&Path, &ModelDir)> = self.dirs.iter().chain(&self.base).map(|dir| (dir.path(), dir)).collect();
+        let hash = |(path, dir): &(&Path, &ModelDir)| {
+            let files: Vec<String> =
+                dir.checkpoint().files().iter().map(|file| file.content_hash().to_string()).collect();
+            (path.display().to_string(), Value::from(files.join(" ")))
+        };
+        Value::Object(all.par_iter().map(hash).collect::<Vec<_>>().into_iter().collect())
+    }
+}
+
+/// What the files of `tasks` hold, by path: of a directory all files in it, of a file those beside it too, since its data
+/// may be among them. A name that is no path has none.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_tasks(tasks: &[String]) -> Result<Value, ZooError> {
+    let mut hashes = serde_json::Map::new();
+    for task in tasks {
+        let path = Path::new(task);
+        let hash = match path.exists() {
+            false => Value::Null,
+            true => {
+                let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+                let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+                let mut files = Vec::new();
+                collect(root, &mut files, path.is_dir())?;
+                files.sort();
+                let mut all = Vec::new();
+                for file in &files {
+                    let bytes = std::fs::read(file).map_err(|error| ZooError::Io { path: file.clone(), error })?;
+                    let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned();
+                    all.extend(format!("{name} {}\n", ContentHash::of(&bytes)).into_bytes());
+                }
+                json!(ContentHash::of(&all).to_string())
+            }
+        };
+        hashes.insert(task.clone(), hash);
+    }
+    Ok(Value::Object(hashes))
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>, deep: bool) -> Result<(), ZooError> {
+    let at = |error| ZooError::Io { path: directory.into(), error };
+    for entry in std::fs::read_dir(directory).map_err(at)? {
+        let path = entry.map_err(at)?.path();
+        if path.is_file() {
+            files.push(path);
+        } else if deep && path.is_dir() {
+            collect(&path, files, deep)?;
+        }
+    }
+    Ok(())
+}

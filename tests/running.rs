@@ -1,0 +1,202 @@
+//! `glue run` on the shipped zoo, with few items: what it decides, that it ends the same however it is interrupted, and what it
+//! refuses.
+
+use glue_tests::number::Numbers;
+use glue_tests::run::{Run, command, glue};
+use glue_tests::shipped;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Few items, few evaluations, two forms of mixtures.
+const SMALL: &str = "models: [a-chat, a-code, a-math, a-noise, a-reason, b-code, b-math, c-chat]
+base: [base-a, base-b]
+tasks: {path: tasks, limit: 24}
+select: {strategies: [average, {evolutionary: {evaluations: 15}}], budget: {evaluations: 40}}
+mixture: {levels: [model], dense: [0.5]}
+seed: 3
+";
+
+/// A directory with the zoo in it.
+struct Place(TempDir);
+
+impl Place {
+    fn new(config: &str) -> Place {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        copy(&shipped(), &directory.path().join("zoo"));
+        fs::write(directory.path().join("zoo/zoo.yml"), config).expect("a config");
+        Place(directory)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        glue(self.0.path(), [&["run", "zoo/zoo.yml", "--out", "out"], args].concat())
+    }
+
+    fn report(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.path("out/report.json")).expect("report.json")).expect("JSON")
+    }
+
+    /// What may not depend on interruptions: the final model and the report, by name.
+    fn result(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files = vec![("report.json".to_string(), fs::read(self.path("out/report.json")).expect("report.json"))];
+        collect(&self.path("out/final"), "final", &mut files);
+        files.sort();
+        files
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        // What the reference is made of is not needed to run.
+        if path.is_dir() && name != "reference" && name != "lm_eval" {
+            copy(&path, &to.join(name));
+        } else if path.is_file() {
+            fs::copy(&path, to.join(name)).expect("a copy");
+        }
+    }
+}
+
+fn collect(directory: &Path, prefix: &str, files: &mut Vec<(String, Vec<u8>)>) {
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = format!("{prefix}/{}", path.file_name().expect("a name").to_string_lossy());
+        if path.is_dir() {
+            collect(&path, &name, files);
+        } else {
+            files.push((name, fs::read(&path).expect("a file")));
+        }
+    }
+}
+
+fn words<'v>(value: &'v Value) -> Vec<&'v str> {
+    value.as_array().map(|all| all.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+}
+
+#[test]
+fn killed_ten_times_and_resumed_to_the_same_model_and_report() {
+    let whole = Place::new(SMALL);
+    let start = Instant::now();
+    whole.run(&["--quiet"]).ok();
+    let duration = start.elapsed();
+    let expected = whole.result();
+    let report = whole.report();
+
+    // What was decided. Clusters are the families, by what the zoo was made of.
+    let clusters = report["data"]["clustering"]["clusters"].as_array().expect("clusters").clone();
+    let families: Vec<String> = clusters.iter().map(|cluster| words(&cluster["members"]).join(" ")).collect();
+    assert_eq!(families, ["a-chat a-code a-math a-noise a-reason base-a", "b-code b-math base-b", "c-chat"]);
+    let last = report["final"]["average"].as_f64().expect("a score");
+    let single = report["best_single"]["average"].as_f64().expect("a score");
+    assert!(last > single, "{last} is not above the best single model, {single}");
+    assert_eq!(report["final"]["path"], "final");
+    assert!(report["models"]["a-math"]["average"].is_number() && report["merged"].is_object());
+    assert!(whole.path("out/final/config.json").is_file());
+    for name in ["report.html", "report.md", "cost.json"] {
+        assert!(whole.path("out").join(name).is_file(), "{name}");
+    }
+
+    // The final model scores by itself what the report says.
+    let scored = glue(
+        whole.0.path(),
+        ["eval", "out/final", "--tasks", "zoo/tasks", "--split", "test", "--limit", "24", "--json"],
+    )
+    .json();
+    let average = scored["average"].as_f64().expect("an average");
+    assert!((average - last).abs() < 1e-12, "{average} and {last}");
+
+    let other = Place::new(SMALL);
+    let args = ["run", "zoo/zoo.yml", "--out", "out", "--resume", "--quiet"];
+    let mut delays = Numbers::new(11);
+    let mut kills = 0;
+    while kills < 10 {
+        let mut child = command(other.0.path(), args).stdout(Stdio::null()).spawn().expect("glue starts");
+        // Long enough to get anywhere, short enough to seldom reach the end.
+        sleep(duration.mul_f64(0.3 * delays.unit()) + Duration::from_millis(20));
+        if child.try_wait().expect("a child").is_none() {
+            child.kill().expect("a child can be killed");
+            kills += 1;
+        }
+        child.wait().expect("a child ends");
+        if other.path("out/report.html").exists() {
+            assert!(other.result() == expected, "after {kills} kills");
+            fs::remove_dir_all(other.path("out")).expect("a result to remove");
+        }
+    }
+    glue(other.0.path(), args).ok();
+    for ((name, found), (_, wanted)) in other.result().iter().zip(&expected) {
+        assert!(found == wanted, "{name} differs after {kills} kills");
+    }
+    assert_eq!(other.result().len(), expected.len());
+}
+
+#[test]
+fn test_items_are_read_when_everything_is_decided() {
+    let place = Place::new(SMALL);
+    let tasks: Vec<PathBuf> = fs::read_dir(place.path("zoo/tasks"))
+        .expect("tasks")
+        .map(|entry| entry.expect("an entry").path().join("test.jsonl"))
+        .collect();
+    let texts: Vec<Vec<u8>> = tasks.iter().map(|path| fs::read(path).expect("items")).collect();
+    for path in &tasks {
+        fs::remove_file(path).expect("a file to remove");
+    }
+    // Everything up to the choice of the final model works without a single test item there.
+    place.run(&["--quiet", "--until", "mixture"]).ok();
+    assert!(place.path("out/stages/07-mixture/result.json").is_file());
+    place.run(&["--quiet", "--resume"]).refused("no test items", 2, &["test"]);
+    for (path, text) in tasks.iter().zip(&texts) {
+        fs::write(path, text).expect("items");
+    }
+    place.run(&["--quiet", "--resume"]).ok();
+    assert!(place.report()["final"]["average"].is_number());
+
+    // Nothing is overwritten, and nothing is done twice.
+    place.run(&[]).refused("a run is there", 2, &["--resume"]);
+    let before = place.result();
+    place.run(&["--quiet", "--resume"]).ok();
+    assert!(place.result() == before);
+}
+
+#[test]
+fn what_is_wrong_is_said_before_anything_is_written() {
+    let place = Place::new(SMALL);
+    let check = |config: &str, says: &[&str]| {
+        fs::write(place.path("zoo/zoo.yml"), config).expect("a config");
+        place.run(&[]).refused(config, 2, says);
+        assert!(!place.path("out").exists(), "{config}");
+    };
+    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "start at the directory of the config"]);
+    check("models: [a-chat, a-math]\ntasks: {path: tasks, only: [fact]}\n", &["fact", "facts"]);
+    check("models: [a-chat, a-math]\ntasks: no-such-folder\n", &["no-such-folder"]);
+    check("models: [a-chat, a-math]\ntask: tasks\n", &["zoo.yml:2:1", "task"]);
+    check("models: [a-chat, a-math]\ntasks: {path: tasks, test: proxy}\n", &["tasks.test", "nothing is decided by"]);
+    check("models: [a-chat, b/../a-chat]\ntasks: tasks\n", &["a name of its own", "a-chat"]);
+    check("models: [a-chat]\ntasks: tasks\nselect: {strategies: [averge]}\n", &["averge", "average, coefficient"]);
+    check("models: [a-chat]\ntasks: tasks\nmixture: {dense: [1.5]}\n", &["mixture.dense", "1.5"]);
+}
+
+#[test]
+fn a_config_is_written_for_a_folder() {
+    let place = Place::new("");
+    fs::remove_file(place.path("zoo/zoo.yml")).expect("a file to remove");
+    let found = glue(place.0.path(), ["run", "--init", "zoo", "--json"]).json();
+    assert_eq!(words(&found["base"]), ["base-a", "base-b"], "told from the weights");
+    assert_eq!(words(&found["models"]).len(), 10);
+    let plan = place.run(&["--dry-run", "--json"]).json();
+    assert_eq!(plan["proxy_items"], 500);
+    assert!(plan["stages"].as_array().is_some_and(|stages| stages.len() > 5));
+    assert!(!place.path("out").exists());
+    glue(place.0.path(), ["run", "--init", "zoo"]).refused("twice", 2, &["zoo.yml"]);
+    glue(place.0.path(), ["run", "--init", "zoo/tasks"]).refused("no models", 2, &["expected a folder"]);
+}

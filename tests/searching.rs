@@ -1,0 +1,292 @@
+//! `glue search` on family A of the shipped zoo: what it finds, and that it finds the same however it is interrupted.
+
+use glue_tests::number::Numbers;
+use glue_tests::run::{Run, binary, command, glue};
+use glue_tests::shipped;
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const MODELS: &str = "models: [a-chat, a-math, a-code, a-reason, a-noise]\nbase: base-a\ntasks: [tasks]\n";
+
+/// A search of a second or so.
+const SMALL: &str =
+    "limit: 6\nstrategies:\n  - coefficient: {points: 2}\n  - evolutionary: {evaluations: 12, population: 6}\n";
+
+/// A directory for configs and results. Searches run in that of the zoo, since paths of models are relative.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn config(&self, rest: &str) -> String {
+        let path = self.path("search.yml");
+        fs::write(&path, format!("{MODELS}{rest}")).expect("a config");
+        path.display().to_string()
+    }
+
+    fn out(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn search(&self, config: &str, out: &str, args: &[&str]) -> Run {
+        glue(&shipped(), [&["search", config, "--out", &self.out(out)], args].concat())
+    }
+}
+
+/// Everything in a result that may not depend on time, by name.
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.strip_prefix(directory).expect("a path within").display().to_string();
+            if path.is_dir() {
+                open.push(path);
+            } else if name != "timings.json" && name != "journal.jsonl" {
+                found.push((name, fs::read(&path).expect("a file")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn summary(directory: &Path) -> Value {
+    serde_json::from_slice(&fs::read(directory.join("search.json")).expect("search.json")).expect("JSON")
+}
+
+#[test]
+fn every_strategy_drops_the_harmful_model_and_beats_the_best_single() {
+    let place = Place::new();
+    let config = place.config(
+        "strategies: [average, coefficient, {similarity: {points: 4}}, {dissimilarity: {points: 4}}, {evolutionary: {evaluations: 45}}]\nfilter: true\n",
+    );
+    let printed = place.search(&config, "out", &["--json"]).json();
+    let reference: Value =
+        serde_json::from_slice(&fs::read(shipped().join("summary.json")).expect("summary.json")).expect("JSON");
+    let single = reference["singles_proxy"]["a-math"].as_f64().expect("a score");
+    let uniform = reference["merges"]["average/A_without_noise"]["proxy_avg"].as_f64().expect("a score");
+    let best = printed["models"].as_array().expect("models").iter().map(|row| row["proxy"].as_f64().expect("a score"));
+    // One item of 500 at the most: the order of sums decides near ties.
+    assert!((best.fold(0.0, f64::max) - single).abs() <= 0.002 + 1e-9);
+    for row in printed["strategies"].as_array().expect("strategies") {
+        let (name, proxy) = (row["name"].as_str().expect("a name"), row["proxy"].as_f64().expect("a score"));
+        assert!(!row["recipe"].as_str().expect("a recipe").contains("a-noise"), "{name} kept it: {row}");
+        assert!(proxy >= single - 1e-9, "{name}: {proxy} is below the best single model, {single}");
+        if ["coefficient", "evolutionary"].contains(&name) {
+            assert!(proxy > uniform, "{name}: {proxy} is not above the uniform average of the useful four, {uniform}");
+        }
+    }
+    let noise = printed["filter"].as_array().expect("verdicts").iter().find(|verdict| verdict["model"] == "a-noise");
+    assert_eq!(noise.map(|verdict| &verdict["harmful"]), Some(&Value::Bool(true)));
+    // What was found is a model, and its recipe makes the same one.
+    let out = place.path("out");
+    glue(&shipped(), ["merge", &place.out("out/best.yml"), &place.out("again")]).ok();
+    let weights = |directory: PathBuf| fs::read(directory.join("model.safetensors")).expect("weights");
+    assert!(weights(place.path("again")) == weights(out.join("best")));
+    let candidates = summary(&out)["candidates"].as_array().expect("candidates").clone();
+    assert!(candidates.iter().all(|tried| tried["reason"].as_str().is_some_and(|reason| !reason.is_empty())));
+    let svg = fs::read_to_string(out.join("convergence.svg")).expect("a picture");
+    assert!(svg.contains("best so far") && svg.contains("#FFFFFF"), "a ground of its own and a legend");
+}
+
+#[test]
+fn heuristics_drop_the_harmful_model_by_themselves() {
+    let place = Place::new();
+    let config = place.config("strategies: [average, {coefficient: {points: 3}}]\nfilter: false\nlimit: 50\n");
+    let printed = place.search(&config, "out", &["--json"]).json();
+    for row in printed["strategies"].as_array().expect("strategies") {
+        assert!(!row["recipe"].as_str().expect("a recipe").contains("a-noise"), "{row}");
+    }
+    let candidates = summary(&place.path("out"))["candidates"].clone();
+    let dropped = candidates.as_array().expect("candidates").iter().find(|tried| {
+        tried["strategy"] == "average" && tried["what"].as_str().is_some_and(|what| what.contains("a-noise"))
+    });
+    assert_eq!(dropped.map(|tried| &tried["verdict"]), Some(&Value::from("rejected")));
+}
+
+#[test]
+fn killed_twenty_times_and_resumed_to_the_same_bits() {
+    let place = Place::new();
+    let config = place.config(SMALL);
+    let start = Instant::now();
+    place.search(&config, "whole", &[]).ok();
+    let whole = start.elapsed();
+    let expected = files(&place.path("whole"));
+    let mut delays = Numbers::new(5);
+    let (mut kills, mut ends, mut journals) = (0, 0, 0);
+    let args = ["search", &config, "--out", &place.out("out"), "--resume", "--quiet"];
+    while kills < 20 {
+        let mut child = command(&shipped(), args).stdout(Stdio::null()).spawn().expect("glue starts");
+        sleep(whole.mul_f64(0.7 * delays.unit()));
+        if child.try_wait().expect("a child").is_none() {
+            child.kill().expect("a child can be killed");
+            kills += 1;
+        }
+        child.wait().expect("a child ends");
+        journals += usize::from(place.path("out.journal.jsonl").exists());
+        if place.path("out/search.json").exists() {
+            assert!(files(&place.path("out")) == expected, "after {kills} kills");
+            fs::remove_dir_all(place.path("out")).expect("a result to remove");
+            let _ = fs::remove_file(place.path("out.journal.jsonl"));
+            ends += 1;
+        }
+    }
+    assert!(journals >= 5, "only {journals} of 20 kills came while there was a journal");
+    glue(&shipped(), args).ok();
+    assert!(files(&place.path("out")) == expected, "after {kills} kills and {ends} ends");
+    assert!(!place.path("out.journal.jsonl").exists());
+}
+
+#[test]
+fn a_journal_that_ends_anywhere_leads_to_the_same_end() {
+    let place = Place::new();
+    let config = place.config(SMALL);
+    place.search(&config, "whole", &[]).ok();
+    let expected = files(&place.path("whole"));
+    let journal = fs::read(place.path("whole/journal.jsonl")).expect("a journal");
+    for (i, share) in [0.3, 0.6, 0.95].into_iter().enumerate() {
+        let cut = (journal.len() as f64 * share) as usize;
+        let name = format!("out{i}");
+        fs::write(place.path(&format!("{name}.journal.jsonl")), &journal[..cut]).expect("a torn journal");
+        // Without --resume nothing is overwritten.
+        place.search(&config, &name, &[]).refused("a journal", 2, &["there is a journal already", "--resume goes on"]);
+        place.search(&config, &name, &["--resume"]).ok();
+        assert!(files(&place.path(&name)) == expected, "cut at {cut}");
+    }
+    // Complete is complete.
+    let again = place.search(&config, "whole", &["--resume"]).ok();
+    assert!(again.out.contains("is complete"), "{}", again.out);
+    place.search(&config, "whole", &[]).refused("taken", 1, &["name another --out"]);
+    // Of another seed.
+    fs::write(place.path("other.journal.jsonl"), &journal).expect("a journal");
+    place.search(&config, "other", &["--resume", "--seed", "7"]).refused(
+        "another seed",
+        2,
+        &["it belongs to another search", "config.seed: was 0, is 7"],
+    );
+}
+
+#[test]
+fn a_larger_budget_goes_on() {
+    let place = Place::new();
+    let config = place.config(SMALL);
+    place.search(&config, "whole", &[]).ok();
+    place.search(&config, "part", &["--evaluations", "12"]).ok();
+    assert_eq!(summary(&place.path("part"))["evaluations"], 12);
+    fs::copy(place.path("part/journal.jsonl"), place.path("on.journal.jsonl")).expect("a journal");
+    place.search(&config, "on", &["--resume"]).ok();
+    assert!(files(&place.path("on")) == files(&place.path("whole")));
+    place.search(&config, "less", &["--evaluations", "3"]).refused(
+        "too little",
+        2,
+        &["the budget of 3 evaluations is spent; the 5 models by themselves need as many"],
+    );
+}
+
+#[test]
+fn workers_and_threads_change_nothing() {
+    let place = Place::new();
+    let config = place.config(SMALL);
+    place.search(&config, "one", &["--threads", "1"]).ok();
+    let expected = files(&place.path("one"));
+    place.search(&config, "threads", &["--threads", "3"]).ok();
+    assert!(files(&place.path("threads")) == expected);
+    place.search(&config, "workers", &["--workers", "2"]).ok();
+    assert!(files(&place.path("workers")) == expected);
+}
+
+#[test]
+fn any_command_can_score() {
+    let place = Place::new();
+    let script = place.path("evaluate.sh");
+    let text = format!(
+        "#!/bin/sh\nmodel=$(sed 's/.*\"model\": *\"\\([^\"]*\\)\".*/\\1/')\nexec '{}' eval \"$model\" --tasks tasks --split proxy \
+         --limit 6 --json\n",
+        binary().display()
+    );
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("an executable script");
+    let rest = "strategies: [average]\nlimit: 6\nvalidation: 0\nracing: false\n";
+    let own = place.search(&place.config(rest), "own", &["--json"]).json();
+    let config = place.config(&format!("{rest}evaluator: 'sh {}'\n", script.display()));
+    let other = place.search(&config, "other", &["--json"]).json();
+    assert_eq!(own["strategies"][0]["what"], other["strategies"][0]["what"]);
+    for model in 0..5 {
+        let average = |of: &Value| of["models"][model]["search"]["average"].as_f64().expect("a score");
+        assert!((average(&own) - average(&other)).abs() < 1e-12);
+    }
+    let config = place.config(&format!("{rest}evaluator: 'false'\n"));
+    place.search(&config, "failing", &[]).refused("failing", 1, &["no model could be scored", "a-chat", "exit status"]);
+}
+
+#[test]
+fn stopped_by_ctrl_c_it_says_how_to_go_on() {
+    let place = Place::new();
+    let config = place.config("strategies: [coefficient]\n");
+    let args = ["search", &config, "--out", &place.out("out")];
+    let child = command(&shipped(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("glue starts");
+    let start = Instant::now();
+    while fs::read(place.path("out.journal.jsonl")).map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count()) < 3 {
+        assert!(start.elapsed() < Duration::from_secs(30), "no work has begun");
+        sleep(Duration::from_millis(2));
+    }
+    // Nobody else may write to it meanwhile.
+    place.search(&config, "out", &["--resume"]).refused("busy", 1, &["another process is writing to it"]);
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.is_ok_and(|status| status.success()));
+    let run = Run::from(&child.wait_with_output().expect("a child ends"));
+    assert_eq!(run.status, Some(130), "{run:?}");
+    assert!(run.err.contains("evaluations, which are in") && run.err.contains("--resume goes on"), "{run:?}");
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn mistakes_are_refused_before_anything_is_scored() {
+    let place = Place::new();
+    let check = |rest: &str, says: &[&str]| {
+        let config = place.config(rest);
+        place.search(&config, "out", &[]).refused(rest, 2, says);
+        assert!(!place.path("out.journal.jsonl").exists(), "{rest}");
+    };
+    check("modles: [a]\n", &["search.yml:4:1", "modles"]);
+    check("validation: 0.9\n", &["search.yml:4:", "expected a share from 0 to 0.5, found 0.9"]);
+    check("strategies: [greedy]\n", &["`strategies`", "average, coefficient", "found `greedy`"]);
+    check("strategies: [{evolutionary: {sgima: 1}}]\n", &["cma_es has no parameter `sgima`"]);
+    check("space: {methods: [taks_arithmetic]}\nstrategies: [evolutionary]\n", &["taks_arithmetic"]);
+    check("split: nothing\n", &["no split `nothing`", "proxy, test, train"]);
+    check("budget: {evaluations: many}\n", &["search.yml:4:"]);
+    let mixed = place.path("mixed.yml");
+    fs::write(&mixed, "models: [a-chat, c-chat]\ntasks: [tasks]\n").expect("a config");
+    let run = place.search(&mixed.display().to_string(), "out", &[]);
+    run.refused("mixed", 2, &["`a-chat` and `c-chat` cannot be merged"]);
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_take() {
+    let place = Place::new();
+    let config = place.config(SMALL);
+    let plan = place.search(&config, "out", &["--dry-run", "--json"]).json();
+    assert_eq!(plan["models"].as_array().map(Vec::len), Some(5));
+    assert!(plan["coordinates"].as_array().is_some_and(|all| all.iter().any(|c| c["name"] == "weight[a-math]")));
+    // Five models, four pairs, two shares for each of four, and the optimiser's twelve.
+    assert_eq!(plan["evaluations"]["most"], 5 + 4 + 8 + 12);
+    let text = place.search(&config, "out", &["--dry-run"]).ok().out;
+    assert!(text.contains("weight[a-math]") && text.contains("evaluations") || text.contains("EVALUATIONS"), "{text}");
+    assert!(!place.path("out.journal.jsonl").exists() && !place.path("out").exists());
+    let example = glue(&shipped(), ["search", "--init"]).ok().out;
+    assert!(example.contains("strategies:") && example.contains("validation: 0.2"), "{example}");
+}
