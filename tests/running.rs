@@ -79,7 +79,7 @@ fn collect(directory: &Path, prefix: &str, files: &mut Vec<(String, Vec<u8>)>) {
     }
 }
 
-fn words<'v>(value: &'v Value) -> Vec<&'v str> {
+fn words(value: &Value) -> Vec<&str> {
     value.as_array().map(|all| all.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 

@@ -5,6 +5,9 @@ use crate::error::DeviceError;
 use glue_merge::BoxError;
 use std::ops::Range;
 
+/// Looks at a piece of memory, of which the offset is the first argument.
+pub type See<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<(), BoxError>;
+
 /// A device.
 pub trait Backend: Send + Sync {
     /// A piece of device memory, its beginning a multiple of 256; freed when dropped.
@@ -58,7 +61,7 @@ pub trait Backend: Send + Sync {
         lane: &mut Self::Lane,
         memory: &Self::Memory,
         part: Range<usize>,
-        see: &mut dyn FnMut(usize, &[u8]) -> Result<(), BoxError>,
+        see: See<'_>,
     ) -> Result<(), BoxError>;
 
     /// Sets the first bytes to 0.

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code, reason = "calls of the driver, and memory that only the device reads")]
 
-use crate::backend::{Backend, Kernel, inside, pieces};
+use crate::backend::{Backend, Kernel, See, inside, pieces};
 use crate::error::DeviceError;
 use cust::context::{Context, CurrentContext};
 use cust::device::{Device, DeviceAttribute};
@@ -279,7 +279,7 @@ impl Backend for Cuda {
         lane: &mut CudaLane,
         memory: &CudaMemory,
         part: Range<usize>,
-        see: &mut dyn FnMut(usize, &[u8]) -> Result<(), BoxError>,
+        see: See<'_>,
     ) -> Result<(), BoxError> {
         inside("download", part.start, part.len(), memory.bytes)?;
         self.context.enter()?;

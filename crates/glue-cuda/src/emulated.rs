@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::backend::{Backend, Kernel, inside};
+use crate::backend::{Backend, Kernel, See, inside};
 use crate::error::DeviceError;
 use glue_merge::BoxError;
 use std::alloc::{Layout, alloc, dealloc};
@@ -170,13 +170,7 @@ impl Backend for Emulated {
         Ok(())
     }
 
-    fn download(
-        &self,
-        (): &mut (),
-        memory: &HostMemory,
-        part: Range<usize>,
-        see: &mut dyn FnMut(usize, &[u8]) -> Result<(), BoxError>,
-    ) -> Result<(), BoxError> {
+    fn download(&self, (): &mut (), memory: &HostMemory, part: Range<usize>, see: See<'_>) -> Result<(), BoxError> {
         inside("download", part.start, part.len(), memory.bytes)?;
         // SAFETY: inside, as was just checked; nothing changes it meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(memory.at.add(GUARD + part.start), part.len()) };

@@ -30,7 +30,7 @@ mod surveys;
 mod tests;
 mod trims;
 
-pub use backend::{Backend, Kernel};
+pub use backend::{Backend, Kernel, See};
 pub use choice::{DeviceChoice, executor};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;

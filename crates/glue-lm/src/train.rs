@@ -17,18 +17,18 @@ pub enum GateWeights {
     Linear {
         /// [experts, hidden size]
         weight: Tensor,
-        /// [experts]
+        /// \[experts\]
         bias: Option<Tensor>,
     },
     /// scores = silu(x · up_weightᵀ + up_bias) · down_weightᵀ + down_bias
     Mlp {
         /// [inner, hidden size]
         up_weight: Tensor,
-        /// [inner]
+        /// \[inner\]
         up_bias: Tensor,
         /// [experts, inner]
         down_weight: Tensor,
-        /// [experts]
+        /// \[experts\]
         down_bias: Tensor,
     },
 }

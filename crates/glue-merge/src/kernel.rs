@@ -40,7 +40,7 @@ pub enum Kernel<'a> {
     },
 }
 
-/// The base and a sum of trimmed task vectors, di = factors[i] · τi'.
+/// The base and a sum of trimmed task vectors, di = factors\[i\] · τi'.
 ///
 /// Without `elect`: `θ0 + scale · Σ di`. With it, s = sign(Σ di), 0 counting as +, and `θ0 + lambda · m` where m is the
 /// sum of the di that are not 0 and have the sign s, divided by the sum of their weights when `normalize` (a divisor

@@ -20,18 +20,18 @@ pub enum Gate {
     Linear {
         /// [experts, hidden].
         weight: Vec<f32>,
-        /// [experts]; zero when absent.
+        /// \[experts\]; zero when absent.
         bias: Option<Vec<f32>>,
     },
     /// scores = down · silu(up · x + up_bias) + down_bias.
     Mlp {
         /// [inner, hidden].
         up_weight: Vec<f32>,
-        /// [inner].
+        /// \[inner\].
         up_bias: Vec<f32>,
         /// [experts, inner].
         down_weight: Vec<f32>,
-        /// [experts].
+        /// \[experts\].
         down_bias: Vec<f32>,
     },
 }

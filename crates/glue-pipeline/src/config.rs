@@ -168,7 +168,8 @@ pub struct SelectConfig {
     pub space: Option<SpaceConfig>,
     /// Proxy items held out to choose between strategies. Default: a fifth.
     pub validation: Validation,
-    /// When the search in a group ends. Default: 200 evaluations.
+    /// When the search in a group ends. Default: when all strategies have ended; an evolutionary one tries 500 candidates, as
+    /// published.
     pub budget: BudgetConfig,
     /// Whether candidates are dropped once they cannot win any more. Default: yes.
     pub racing: bool,
@@ -182,7 +183,7 @@ impl Default for SelectConfig {
             filter: true,
             space: None,
             validation: Validation::default(),
-            budget: BudgetConfig { evaluations: Some(200), seconds: None },
+            budget: BudgetConfig::default(),
             racing: true,
         }
     }

@@ -11,6 +11,9 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Candidates of a search without a budget: the 500 of an evolutionary strategy, and some for what comes before it.
+const MOST_EVALUATIONS: u64 = 600;
+
 /// What a run takes at most.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -59,7 +62,7 @@ pub fn estimate(source: &Source) -> Result<Estimate, PipelineError> {
     let (all, largest) = (bytes.iter().sum::<u64>(), bytes.iter().copied().max().unwrap_or(0));
     let groups = crate::stages::compare::mergeable_groups(&zoo)?;
     let merged = groups.iter().filter(|group| group.len() > 1).count() as u64;
-    let evaluations = config.select.budget.evaluations.unwrap_or(500) * merged;
+    let evaluations = config.select.budget.evaluations.unwrap_or(MOST_EVALUATIONS) * merged;
     let options = options(config, &zoo) as u64;
     // Experts are as large as models, and no more of them than there are.
     let experts = (config.mixture.experts as u64).min(zoo.models.len() as u64 + merged);

@@ -143,7 +143,7 @@ select:
   strategies: [average, coefficient, evolutionary]   # also similarity, dissimilarity
   filter: true           # find harmful models first
   validation: 0.2        # share of the proxy items that chooses between strategies
-  budget: {evaluations: 200}
+  budget: {}             # {evaluations: 200, seconds: 3600}; evolutionary ends by itself after 500
   racing: true
   # space: {methods: [task_arithmetic], layer_groups: 4}
 

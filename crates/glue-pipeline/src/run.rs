@@ -249,16 +249,14 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     };
     go_on()?;
     let Some(found) = made.run(Stage::Candidates, json!(config.stack), &begin, |place| {
-        candidates::gather(
-            context,
-            &clusters.result,
-            &headers.result,
-            &singles.result,
-            &selected.result,
-            &selected.directory,
-            &prepared,
-            place,
-        )
+        let offers = candidates::Offers {
+            clusters: &clusters.result,
+            compatible: &headers.result,
+            singles: &singles.result,
+            selected: &selected.result,
+            selected_in: &selected.directory,
+        };
+        candidates::gather(context, &offers, &prepared, place)
     })?
     else {
         return ended(Stage::Select);

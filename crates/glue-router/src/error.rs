@@ -142,28 +142,28 @@ pub enum RouterError {
     Stopped,
     /// Files of a model cannot be read.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(Box<CheckpointError>),
     /// A file cannot be written.
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(Box<WriteError>),
     /// A mixture cannot be read, or its gates cannot be written.
     #[error(transparent)]
-    Mixture(#[from] glue_mixture::MixError),
+    Mixture(Box<glue_mixture::MixError>),
     /// A model cannot be run.
     #[error(transparent)]
-    Model(#[from] LmError),
+    Model(Box<LmError>),
     /// A model and its tokenizer do not fit.
     #[error(transparent)]
-    Text(#[from] TextError),
+    Text(Box<TextError>),
     /// A text cannot be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// A task is not sound.
     #[error(transparent)]
-    Task(#[from] TaskError),
+    Task(Box<TaskError>),
     /// An item is not sound.
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(Box<EvalError>),
     /// An expert did not score its items.
     #[error("expert `{expert}`: {error}")]
     Expert {
@@ -178,4 +178,20 @@ pub enum RouterError {
     /// An operation on activations failed.
     #[error("computation: {0}")]
     Compute(#[from] candle_core::Error),
+}
+
+/// Errors of other crates are boxed: some are large, and a result is as large as its largest error.
+macro_rules! boxed {
+    ($($variant:ident: $error:ty),*) => {
+        $(impl From<$error> for RouterError {
+            fn from(error: $error) -> RouterError {
+                RouterError::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+
+boxed! {
+    Checkpoint: CheckpointError, Write: WriteError, Mixture: glue_mixture::MixError, Model: LmError, Text: TextError,
+    Task: TaskError, Eval: EvalError
 }

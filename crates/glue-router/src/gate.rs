@@ -12,18 +12,18 @@ pub enum Gate {
     Linear {
         /// [experts, width].
         weight: Array2<f64>,
-        /// [experts]; none is zero.
+        /// \[experts\]; none is zero.
         bias: Option<Array1<f64>>,
     },
     /// One hidden layer.
     Mlp {
         /// [inner, width].
         up: Array2<f64>,
-        /// [inner].
+        /// \[inner\].
         up_bias: Array1<f64>,
         /// [experts, inner].
         down: Array2<f64>,
-        /// [experts].
+        /// \[experts\].
         down_bias: Array1<f64>,
     },
 }

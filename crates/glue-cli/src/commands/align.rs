@@ -164,9 +164,10 @@ fn kinds(asked: &[Kind]) -> Kinds {
 fn failure(error: AlignError) -> Failure {
     match error {
         AlignError::Stopped => Failure::Interrupted,
-        error @ (AlignError::NotFinite { .. } | AlignError::Write(_) | AlignError::Read { .. }) => {
-            Failure::failed(error)
-        }
+        error @ (AlignError::NotFinite { .. }
+        | AlignError::Write(_)
+        | AlignError::Read { .. }
+        | AlignError::Source { .. }) => Failure::failed(error),
         error @ AlignError::TooManyUnits { .. } => {
             Failure::refused(error).hint(Some("--kinds without that kind leaves it as it is"))
         }

@@ -141,12 +141,12 @@ fn scorer(
     if let Some(command) = &config.evaluator {
         return external(config, command, registry, stop);
     }
-    if config.workers > 0 {
+    if let Some(workers) = std::num::NonZeroUsize::new(config.workers) {
         let program =
             std::env::current_exe().map_err(|error| Failure::failed(error).context("cannot start workers"))?;
         let threads =
             global.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-        let threads = (threads / config.workers).max(1).to_string();
+        let threads = (threads / workers).max(1).to_string();
         let command: Vec<OsString> =
             vec![program.into(), "search-worker".into(), "--quiet".into(), "--threads".into(), threads.into()];
         let setup = serde_json::to_value(config).map_err(Failure::failed)?;

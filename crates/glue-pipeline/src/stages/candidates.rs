@@ -27,19 +27,26 @@ pub(crate) struct Candidate {
     pub(crate) reason: String,
 }
 
+/// What candidates come from.
+pub(crate) struct Offers<'a> {
+    pub(crate) clusters: &'a Clusters,
+    pub(crate) compatible: &'a Compatible,
+    pub(crate) singles: &'a [ModelScores],
+    pub(crate) selected: &'a [Selected],
+    /// The directory of the stage that selected.
+    pub(crate) selected_in: &'a Path,
+}
+
 pub(crate) fn gather(
     context: &Context<'_>,
-    clusters: &Clusters,
-    compatible: &Compatible,
-    singles: &[ModelScores],
-    selected: &[Selected],
-    select_stage: &Path,
+    offers: &Offers<'_>,
     prepared: &Prepared,
     place: &Path,
 ) -> Result<Vec<Candidate>, PipelineError> {
+    let Offers { clusters, compatible, singles, selected, selected_in } = *offers;
     let mut candidates = Vec::new();
     for of in selected {
-        let Some(path) = merged_path(select_stage, of) else { continue };
+        let Some(path) = merged_path(selected_in, of) else { continue };
         let name = merged_name(of);
         let scores = context.score(&name, &path, prepared)?;
         candidates.push(Candidate {

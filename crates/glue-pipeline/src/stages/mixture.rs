@@ -140,6 +140,25 @@ fn choose<'c>(
         chosen.push(candidate);
         open.retain(|c| c.name != candidate.name);
     }
+    // What was best at first may have no task of its own any more.
+    while chosen.len() > 2 {
+        let now = ideal(&chosen).average();
+        let without = |i: usize| {
+            let rest: Vec<&Candidate> = chosen.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, c)| *c).collect();
+            ideal(&rest)
+        };
+        let Some((i, left)) = (0..chosen.len()).map(|i| (i, without(i))).find(|(_, left)| left.average() >= now) else {
+            break;
+        };
+        let dropped = chosen.remove(i);
+        steps.push(report::MixtureStep {
+            action: format!("do without {}", dropped.name),
+            score: Some(left.score()),
+            kept: true,
+            reason: "with a router without mistakes no task is worse without it".into(),
+        });
+        reasons.insert(&dropped.name, "each task has a better member".into());
+    }
     let now = ideal(&chosen);
     for c in &open {
         let mut more = chosen.clone();
@@ -153,7 +172,6 @@ fn choose<'c>(
         let reason = if c.kept { reasons.get(c.name.as_str()).cloned().unwrap_or_default() } else { c.reason.clone() };
         report::LeftOut { name: c.name.clone(), reason }
     });
-    // A base that loses its last purpose to later members is no longer needed.
     let left_out = left_out.collect();
     (chosen, steps, left_out)
 }
@@ -167,7 +185,11 @@ pub(crate) fn mix(
 ) -> Result<Decided, PipelineError> {
     let config = &context.config.mixture;
     let (members, steps, left_out) = choose(candidates, config.experts, context.config.limits.parameters);
-    let Some(best) = members.first() else {
+    // Merges stand first, so that of equals the first is the one made from most.
+    let best = candidates.iter().filter(|c| c.kept).fold(None::<&Candidate>, |best, c| {
+        best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
+    });
+    let Some(best) = best else {
         return Err(PipelineError::Unsuitable("no candidate is left: every model was found harmful".into()));
     };
     let alone = |why: String| Decided {
@@ -187,7 +209,7 @@ pub(crate) fn mix(
         return Ok(alone("no second candidate would add anything, even with a router without mistakes".into()));
     }
     let mut tried = Vec::new();
-    let options = options(context, compatible, &members);
+    let options = options(context, compatible, &members, best);
     let mut best_so_far: Option<(usize, f64)> = None;
     for (i, option) in options.iter().enumerate() {
         context.watch.part(&format!("mixture {} of {}: {}", i + 1, options.len(), option.words()), None);
@@ -204,7 +226,7 @@ pub(crate) fn mix(
         let result = match known {
             Some(known) => known,
             None => {
-                let result = try_option(context, option, &members, prepared, &directory)?;
+                let result = try_option(context, option, &members, best, prepared, &directory)?;
                 write_json(&note, &json!(result))?;
                 result
             }
@@ -269,11 +291,11 @@ fn discard(directory: &Path) -> Result<(), PipelineError> {
 }
 
 /// What can be built from the members.
-fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate]) -> Vec<Choice> {
+fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate], best: &Candidate) -> Vec<Choice> {
     let config = &context.config.mixture;
     let of = |c: &Candidate| c.members[0].clone();
     let alike = members.iter().all(|m| m.kind != report::CandidateKind::Stacked)
-        && members.iter().all(|m| compatible.mergeable(&of(members[0]), &of(m)));
+        && members.iter().chain([&best]).all(|m| compatible.mergeable(&of(members[0]), &of(m)));
     let layers = context.layers_of(&of(members[0]));
     let mut depths: Vec<usize> = config.dense.iter().map(|share| (share * layers as f64).round() as usize).collect();
     depths.retain(|&depth| depth < layers);
@@ -292,8 +314,11 @@ fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate
 }
 
 /// The description of a mixture, as `glue mix` reads it.
-fn description(context: &Context<'_>, option: &Choice, members: &[&Candidate]) -> String {
+fn description(context: &Context<'_>, option: &Choice, members: &[&Candidate], best: &Candidate) -> String {
     let config = &context.config.mixture;
+    // The trunk comes from the best candidate, where it has the shape; whole models need one only to read prompts, which a
+    // member does as well.
+    let base = if option.whole || best.kind == report::CandidateKind::Stacked { members[0] } else { best };
     let level = match option.level {
         Level::Model => "model",
         Level::Block => "block",
@@ -308,7 +333,7 @@ fn description(context: &Context<'_>, option: &Choice, members: &[&Candidate]) -
         .map(|member| json!({ "source_model": context.outside(&member.path, member.made), "name": member.name }))
         .collect();
     let mut all = json!({
-        "base_model": context.outside(&members[0].path, members[0].made),
+        "base_model": context.outside(&base.path, base.made),
         "gate_mode": "random",
         "level": level,
         "routing": config.routing,
@@ -336,11 +361,12 @@ fn try_option(
     context: &Context<'_>,
     option: &Choice,
     members: &[&Candidate],
+    best: &Candidate,
     prepared: &glue_eval::Prepared,
     directory: &Path,
 ) -> Result<Tried, PipelineError> {
     discard(directory)?;
-    let text = description(context, option, members);
+    let text = description(context, option, members, best);
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let failed =
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Mixture { experts: names.join(", "), error };
@@ -361,7 +387,7 @@ fn try_option(
     request.given = assigned(members);
     let trainer = Trainer::open(request, &context.tasks).map_err(|e| failed(e.into()))?;
     let trained = trainer.run(&context.relay(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;
-    let model = context.open_any(directory).map_err(|e| failed(e))?;
+    let model = context.open_any(directory).map_err(failed)?;
     let scores = ModelScores::of(&option.words(), &*model, prepared, &context.relay(&option.words()))
         .map_err(|e| context.stopped_or(e))?;
     let purpose = |member: &Candidate| {

@@ -1,7 +1,7 @@
 //! Strategies: what decides which models to merge, and with which weights. One file each.
 //!
 //! A strategy asks its [`Session`] for scores and says which candidates it accepts and why. It is a function of the scores:
-//! no clock, no randomness but the seed of the [`Setup`](crate::session::Setup). A crate of its own can export a
+//! no clock, no randomness but the seed of the [`Setup`]. A crate of its own can export a
 //! [`StrategyDef`], and a program lists it with [`StrategyRegistry::with`].
 
 mod average;
@@ -34,6 +34,9 @@ pub trait Strategy: Send + Sync {
     fn evaluations(&self, models: usize) -> u64;
 }
 
+/// Makes a strategy with these settings, everything about them checked.
+pub type Build = fn(&Setup<'_>, &[(String, Setting)]) -> Result<Box<dyn Strategy>, StrategyError>;
+
 /// A strategy as a constant.
 #[derive(Debug, Clone, Copy)]
 pub struct StrategyDef {
@@ -46,7 +49,7 @@ pub struct StrategyDef {
     /// Its parameters.
     pub params: &'static [ParamSpec],
     /// Makes one with these settings, everything about them checked.
-    pub build: fn(&Setup<'_>, &[(String, Setting)]) -> Result<Box<dyn Strategy>, StrategyError>,
+    pub build: Build,
 }
 
 /// Why a strategy cannot be set up.
