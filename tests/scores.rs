@@ -378,3 +378,17 @@ fn a_context_longer_than_the_model_is_cut_from_its_left_and_that_is_said() {
     let text = eval(zoo.directory(), &[&model, "--tasks", "long"]).ok().out;
     assert!(text.contains("left"), "{text}");
 }
+
+#[test]
+fn a_task_file_may_be_a_bare_name() {
+    // Its data stands beside it, and the directory of a bare name is empty.
+    let directory = shipped().join("lm_eval/tasks");
+    let name = fs::read_dir(&directory)
+        .expect("task files")
+        .filter_map(|entry| entry.expect("an entry").file_name().into_string().ok())
+        .filter(|name| name.ends_with(".yaml"))
+        .min()
+        .expect("a task file");
+    let report = glue(&directory, ["eval", "../../a-math", "--tasks", &name, "--limit", "2", "--json"]).json();
+    assert_eq!(report["tasks"].as_object().map(serde_json::Map::len), Some(1));
+}

@@ -86,11 +86,10 @@ impl Sites {
         let count = |key: &str| config.get(key).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| missing(key));
         let count_experts = count(count_key).or_else(|error| count("num_experts").map_err(|_| error))?;
         let layers = config.num_layers().ok_or_else(|| missing("num_hidden_layers"))?;
-        // A copy of the base's MLP for each expert and a gate of zeros is how Mixtral's form holds a dense layer; only the
-        // manifest tells it from a mixed one.
+        // Every layer of Mixtral's form has a gate, those that were not mixed too: to whoever runs or trains it, a copy of the
+        // base's MLP for each expert is a mixed layer like the others.
         let manifest = std::fs::read(dir.join(manifest::FILE)).ok();
         let manifest: Value = manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
-        let told: Option<Vec<usize>> = serde_json::from_value(manifest["mixture"]["mixed_layers"].clone()).ok();
         let names: Option<Vec<String>> = serde_json::from_value(manifest["mixture"]["experts"].clone()).ok();
         let only: Vec<u64> = config
             .get("mlp_only_layers")
@@ -102,7 +101,7 @@ impl Sites {
         let step = config.get("decoder_sparse_step").and_then(Value::as_u64).unwrap_or(1).max(1) as usize;
         let mixed = match form {
             Form::Qwen2Moe => (0..layers).filter(|&l| !only.contains(&(l as u64)) && (l + 1) % step == 0).collect(),
-            _ => told.filter(|told| told.iter().all(|&l| l < layers)).unwrap_or_else(|| (0..layers).collect()),
+            _ => (0..layers).collect(),
         };
         let spec = MixtureSpec {
             level: Level::Ffn,

@@ -91,8 +91,11 @@ fn hybrid_in_the_form_of_mixtral_repeats_the_dense_mlp_behind_gates_of_zeros() {
         }
     }
     let sites = Sites::open(&out).unwrap();
-    assert_eq!((sites.form, sites.layers, sites.experts.join(" ")), (Form::Mixtral, vec![2], "x y z".to_string()));
-    assert_eq!(read_gates(&out).unwrap().gates.len(), 1);
+    assert_eq!(
+        (sites.form, sites.layers, sites.experts.join(" ")),
+        (Form::Mixtral, vec![0, 1, 2], "x y z".to_string())
+    );
+    assert_eq!(read_gates(&out).unwrap().gates.len(), 3);
 }
 
 #[test]

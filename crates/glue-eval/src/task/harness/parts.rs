@@ -322,7 +322,9 @@ fn resolve(task: &Path, place: &Place, file: &str) -> Result<PathBuf, TaskError>
         });
     }
     let directory = task.parent().unwrap_or(Path::new(""));
-    let absolute = std::path::absolute(directory).map_err(TaskError::io(directory))?;
+    // The directory of a bare file name is empty, which is no path.
+    let here = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let absolute = std::path::absolute(here).map_err(TaskError::io(here))?;
     let beside = directory.join(file);
     let mut candidates = vec![beside.clone(), PathBuf::from(file)];
     candidates.extend(absolute.ancestors().skip(1).map(|ancestor| ancestor.join(file)));
