@@ -223,6 +223,17 @@ impl Default for MixtureConfig {
     }
 }
 
+impl MixtureConfig {
+    /// Numbers of dense layers to choose from, ascending, for a model of so many layers.
+    pub(crate) fn depths(&self, layers: usize) -> Vec<usize> {
+        let mut depths: Vec<usize> = self.dense.iter().map(|share| (share * layers as f64).round() as usize).collect();
+        depths.retain(|&depth| depth < layers);
+        depths.sort_unstable();
+        depths.dedup();
+        depths
+    }
+}
+
 /// What a run may take.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -88,8 +88,4 @@ impl PipelineError {
     pub(crate) fn damaged(path: &Path, error: serde_json::Error) -> PipelineError {
         PipelineError::Damaged { path: path.into(), error }
     }
-
-    pub(crate) fn run(model: &str, error: impl std::error::Error + Send + Sync + 'static) -> PipelineError {
-        PipelineError::Run { model: model.into(), error: Box::new(error) }
-    }
 }

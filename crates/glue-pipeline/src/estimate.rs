@@ -105,10 +105,5 @@ fn options(config: &ZooConfig, zoo: &Zoo) -> usize {
         return 0;
     }
     let layers = zoo.models.iter().filter_map(|model| model.dir.config().num_layers()).max().unwrap_or(1);
-    let mut depths: Vec<usize> =
-        config.mixture.dense.iter().map(|share| (share * layers as f64).round() as usize).collect();
-    depths.retain(|&depth| depth < layers);
-    depths.sort_unstable();
-    depths.dedup();
-    1 + config.mixture.levels.len() * depths.len()
+    1 + config.mixture.levels.len() * config.mixture.depths(layers).len()
 }

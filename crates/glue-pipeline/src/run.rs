@@ -8,25 +8,14 @@ use crate::stages::finish::{Finished, finish};
 use crate::stages::{candidates, compare, mixture, select, test};
 use crate::watch::{Relay, Watch};
 use crate::zoo::Zoo;
-use glue_eval::{EvalOptions, LanguageModel, LocalModel, RoutedModel, Task};
+use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::{AnyTextModel, Cancel};
-use glue_select::strategy::StrategyRegistry;
+pub use glue_select::search::Registries;
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// What a program knows.
-#[derive(Debug, Clone, Copy)]
-pub struct Registries<'a> {
-    /// Merge methods.
-    pub operators: &'a glue_merge::Registry,
-    /// Optimisers.
-    pub optimisers: &'a glue_search::Registry,
-    /// Strategies.
-    pub strategies: &'a StrategyRegistry,
-}
 
 /// How a run is made.
 #[derive(Debug, Clone)]
@@ -66,9 +55,7 @@ pub(crate) struct Context<'a> {
     pub(crate) out: PathBuf,
     pub(crate) zoo: Zoo,
     pub(crate) tasks: Arc<[Task]>,
-    pub(crate) operators: &'a glue_merge::Registry,
-    pub(crate) optimisers: &'a glue_search::Registry,
-    pub(crate) strategies: &'a StrategyRegistry,
+    pub(crate) registries: Registries<'a>,
     pub(crate) watch: &'a dyn Watch,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) cancel: Cancel,
@@ -105,15 +92,6 @@ impl<'a> Context<'a> {
 
     pub(crate) fn relay(&self, what: &str) -> Relay<'a> {
         Relay::new(self.watch, &self.stop, what)
-    }
-
-    pub(crate) fn eval_options(&self) -> EvalOptions {
-        EvalOptions {
-            limit: self.config.tasks.limit,
-            seed: self.config.seed,
-            allow_code_execution: self.config.tasks.allow_code_execution,
-            ..EvalOptions::default()
-        }
     }
 
     /// Seconds that a search may take.
@@ -175,9 +153,7 @@ pub fn run(
         out: options.out.clone(),
         zoo,
         tasks,
-        operators: registries.operators,
-        optimisers: registries.optimisers,
-        strategies: registries.strategies,
+        registries,
         watch,
         stop: Arc::clone(&options.stop),
         cancel: options.cancel.clone(),
@@ -212,7 +188,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     };
     let own = json!(config.cluster);
     let Some(clusters) =
-        made.run(Stage::Clusters, own, &begin, |_| compare::group(&context.zoo, &similarity.result, &config.cluster))?
+        made.run(Stage::Clusters, own, &begin, |_| compare::group(&similarity.result, &config.cluster))?
     else {
         return ended(Stage::Similarity);
     };
@@ -297,6 +273,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         clusters: &clusters.result,
         singles: &singles.result,
         selected: &selected.result,
+        selected_in: &selected.directory,
         candidates: &found.result,
         decided: &decided.result,
         decided_in: &decided.directory,

@@ -18,6 +18,16 @@ pub(crate) fn tasks(config: &TasksConfig, directory: &Path) -> Result<Vec<Task>,
     Ok(select(tasks, &config.only).map_err(glue_eval::EvalError::from)?)
 }
 
+/// How items are asked, whatever their split.
+pub(crate) fn eval_options(config: &TasksConfig, seed: u64) -> EvalOptions {
+    EvalOptions {
+        limit: config.limit,
+        seed,
+        allow_code_execution: config.allow_code_execution,
+        ..EvalOptions::default()
+    }
+}
+
 /// The items of `split` of all tasks, read and rendered.
 pub(crate) fn prepare(
     tasks: &Arc<[Task]>,
@@ -25,13 +35,7 @@ pub(crate) fn prepare(
     split: &str,
     seed: u64,
 ) -> Result<Prepared, PipelineError> {
-    let options = EvalOptions {
-        split: Some(split.into()),
-        limit: config.limit,
-        seed,
-        allow_code_execution: config.allow_code_execution,
-        ..EvalOptions::default()
-    };
+    let options = EvalOptions { split: Some(split.into()), ..eval_options(config, seed) };
     Ok(Prepared::new(Arc::clone(tasks), &options, None)?)
 }
 

@@ -81,7 +81,7 @@ impl Stage {
 /// What a stage took. It differs from run to run, so that no result contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Seconds, those of interrupted attempts among them.
+    /// Seconds of the attempt that finished it.
     pub seconds: f64,
     /// The most memory the process held at once until the stage ended, in bytes; absent where the system does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,7 +151,7 @@ impl Stages {
         }
         begin(stage, false);
         remove(&directory)?;
-        let (place, before) = self.work_directory(&directory, &key, anew)?;
+        let place = self.work_directory(&directory, &key, anew)?;
         let start = Instant::now();
         let result = work(&place)?;
         // Through text and back, so that what goes on from here is what a later run will find.
@@ -159,7 +159,7 @@ impl Stages {
         let result = serde_json::from_str(&text).map_err(|e| PipelineError::damaged(&place.join(RESULT), e))?;
         write_atomic(place.join(RESULT), text.as_bytes())?;
         let cost = Cost {
-            seconds: before + start.elapsed().as_secs_f64(),
+            seconds: start.elapsed().as_secs_f64(),
             peak_memory: peak_memory(),
             disk: disk(&place).map_err(|e| PipelineError::io(&place, e))?,
             found: false,
@@ -188,8 +188,8 @@ impl Stages {
         Ok(Some(result))
     }
 
-    /// The directory to work in, with what an interrupted attempt at the same left there, and the seconds of that.
-    fn work_directory(&self, directory: &Path, key: &Value, anew: bool) -> Result<(PathBuf, f64), PipelineError> {
+    /// The directory to work in, with what an interrupted attempt at the same left there.
+    fn work_directory(&self, directory: &Path, key: &Value, anew: bool) -> Result<PathBuf, PipelineError> {
         let place = directory.with_extension("work");
         let known = read_json::<Value>(&place.join(KEY))?;
         if anew || known.as_ref() != Some(key) {
@@ -197,8 +197,7 @@ impl Stages {
             fs::create_dir_all(&place).map_err(|e| PipelineError::io(&place, e))?;
             write_json(&place.join(KEY), key)?;
         }
-        let before = read_json::<f64>(&place.join("seconds.json"))?.unwrap_or(0.0);
-        Ok((place, before))
+        Ok(place)
     }
 }
 

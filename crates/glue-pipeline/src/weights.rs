@@ -7,8 +7,8 @@ use glue_recipe::settings::ParamValue;
 use glue_report::{WeightRow, Weights};
 
 /// The table of `recipe`, whose models `name` names.
-pub(crate) fn table(recipe: &str, name: &dyn Fn(&str) -> String) -> Weights {
-    let parsed = Recipe::parse(recipe, "best.yml", &Registry::builtin());
+pub(crate) fn table(recipe: &str, operators: &Registry, name: &dyn Fn(&str) -> String) -> Weights {
+    let parsed = Recipe::parse(recipe, "best.yml", operators);
     let Some(recipe) = parsed.ok().and_then(|recipes| recipes.into_iter().next()) else { return Weights::default() };
     let method = match &recipe.base {
         Some(base) => format!("{} on {}", recipe.operator.value.def().name, name(&base.value)),
@@ -95,7 +95,7 @@ mod tests {
         let recipe = format!(
             "merge_method: task_arithmetic\nbase_model: zoo/base\nmodels:\n  - model: zoo/a\n    parameters:\n      weight: {parameter}\n  - model: zoo/b\n    parameters:\n      weight: 0.25\n"
         );
-        table(&recipe, &|path| path.trim_start_matches("zoo/").to_string())
+        table(&recipe, &Registry::builtin(), &|path| path.trim_start_matches("zoo/").to_string())
     }
 
     #[test]

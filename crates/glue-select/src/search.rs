@@ -219,7 +219,7 @@ impl<'a> Prepared<'a> {
 }
 
 /// How long a search took: what is in no other output.
-#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Timings {
     /// Seconds, with those of interrupted runs.
     pub seconds: f64,

@@ -5,7 +5,7 @@ use crate::run::Context;
 use crate::scores::{ModelScores, gain, gain_words};
 use crate::stages::compare::{Clusters, Compatible};
 use crate::stages::select::{Selected, merged_name, merged_path};
-use glue_eval::{LocalModel, Prepared};
+use glue_eval::Prepared;
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
 use glue_report::{self as report, CandidateKind};
 use serde::{Deserialize, Serialize};
@@ -130,7 +130,7 @@ fn stack(
         std::fs::remove_dir_all(&path).map_err(|e| PipelineError::io(&path, e))?;
     }
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Run { model: name.clone(), error };
-    let recipes = Recipe::parse(&text, "stacked.yml", context.operators).map_err(|e| failed(e.into()))?;
+    let recipes = Recipe::parse(&text, "stacked.yml", context.registries.operators).map_err(|e| failed(e.into()))?;
     let plan = glue_recipe::plan(&recipes[0], &PlanOptions::default()).map_err(|e| failed(e.into()))?;
     let parameters = plan.layout_specs().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
     glue_recipe::run(&plan, &path, &RunOptions::default(), &context.relay(&name))
@@ -177,7 +177,7 @@ impl Candidate {
 impl Context<'_> {
     /// Scores the model in `path` on the items of `prepared`.
     pub(crate) fn score(&self, name: &str, path: &Path, prepared: &Prepared) -> Result<ModelScores, PipelineError> {
-        let model = LocalModel::open(path).map_err(|e| PipelineError::run(name, e))?.with_cancel(self.cancel.clone());
-        ModelScores::of(name, &model, prepared, &self.relay(name)).map_err(|e| self.stopped_or(e))
+        let model = self.open_any(path).map_err(|error| PipelineError::Run { model: name.into(), error })?;
+        ModelScores::of(name, &*model, prepared, &self.relay(name)).map_err(|e| self.stopped_or(e))
     }
 }

@@ -11,6 +11,7 @@ use crate::stages::select::Selected;
 use crate::stages::test::Tested;
 use glue_metrics::Matrix;
 use glue_report as report;
+use glue_select::search::Timings;
 use glue_tensor::{Checkpoint, ContentHash, Staging, write_atomic};
 use serde_json::Value;
 use std::fs;
@@ -40,6 +41,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) clusters: &'a Clusters,
     pub(crate) singles: &'a [ModelScores],
     pub(crate) selected: &'a [Selected],
+    /// The directory of the stage that selected.
+    pub(crate) selected_in: &'a Path,
     pub(crate) candidates: &'a [Candidate],
     pub(crate) decided: &'a Decided,
     pub(crate) decided_in: &'a Path,
@@ -100,11 +103,12 @@ fn cost_of(parts: &Parts<'_>) -> report::Cost {
         resumed: cost.found,
     };
     let strategies = parts.selected.iter().flat_map(|selected| {
-        selected.seconds.iter().map(|(strategy, seconds)| report::StrategyCost {
-            cluster: selected.selection.cluster.clone(),
-            strategy: strategy.clone(),
-            seconds: *seconds,
-        })
+        let cluster = &selected.selection.cluster;
+        let path = parts.selected_in.join(format!("cluster-{cluster}")).join(glue_select::output::TIMINGS);
+        // A search leaves its times apart from its result; without them the report says nothing of them.
+        let times: Timings = crate::stage::read_json(&path).ok().flatten().unwrap_or_default();
+        let of = |(strategy, seconds)| report::StrategyCost { cluster: cluster.clone(), strategy, seconds };
+        times.strategies.into_iter().map(of).collect::<Vec<_>>()
     });
     report::Cost {
         machine: None,

@@ -297,10 +297,7 @@ fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate
     let alike = members.iter().all(|m| m.kind != report::CandidateKind::Stacked)
         && members.iter().chain([&best]).all(|m| compatible.mergeable(&of(members[0]), &of(m)));
     let layers = context.layers_of(&of(members[0]));
-    let mut depths: Vec<usize> = config.dense.iter().map(|share| (share * layers as f64).round() as usize).collect();
-    depths.retain(|&depth| depth < layers);
-    depths.sort_unstable();
-    depths.dedup();
+    let depths = config.depths(layers);
     let mut options = Vec::new();
     for &level in &config.levels {
         if level == Level::Model && config.routing == Routing::Sample {

@@ -3,8 +3,10 @@
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
 use crate::run::Context;
+use crate::scores::eval_options;
 use crate::stage::write_json;
 use crate::stages::compare::{Clusters, Compatible};
+use glue_merge::Registry;
 use glue_metrics::Matrix;
 use glue_report as report;
 use glue_select::config::{BudgetConfig, SearchConfig, Validation};
@@ -13,13 +15,12 @@ use glue_select::convergence::steps;
 use glue_select::course::Budget;
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
 use glue_select::race::RaceConfig;
-use glue_select::search::{Options, Prepared, Registries, SelectError};
+use glue_select::search::{Options, Prepared, SelectError};
 use glue_select::session::Verdict;
 use glue_select::summary::{Row, Summary};
 use glue_select::zoo::Zoo as Members;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,6 @@ pub(crate) struct Selected {
     pub(crate) base: Option<String>,
     /// The merge that was taken, as a directory of the stage; `None` when no merge was better than the best member.
     pub(crate) merged: Option<String>,
-    /// Whether the merge was better than its best member on the items held out.
-    pub(crate) seconds: BTreeMap<String, f64>,
 }
 
 /// The base of a cluster: of the bases that can be merged with all of its members, the one most alike to them.
@@ -137,16 +136,14 @@ fn search(
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Search { cluster: cluster.into(), error };
     let config = config_of(context.config, context, members, base);
     let zoo = Members::open(&config).map_err(|e| failed(e.into()))?;
-    let registries =
-        Registries { operators: context.operators, optimisers: context.optimisers, strategies: context.strategies };
-    let prepared = Prepared::new(&config, &zoo, registries).map_err(|e| failed(e.into()))?;
+    let prepared = Prepared::new(&config, &zoo, context.registries).map_err(|e| failed(e.into()))?;
     let (validation_fraction, validation_split) = match &config.validation {
         Validation::Share(share) => (*share, None),
         Validation::Split { split } => (0.0, Some(split.clone())),
     };
     let options = LocalOptions {
-        registry: context.operators.clone(),
-        eval: context.eval_options(),
+        registry: context.registries.operators.clone(),
+        eval: eval_options(&context.config.tasks, context.config.seed),
         items: ItemsConfig {
             split: Some(config.split.clone()),
             validation_fraction,
@@ -170,12 +167,12 @@ fn search(
     }
     let resume = journal.exists();
     let watch = context.relay(cluster);
-    let (summary, timings) =
+    let (summary, _) =
         prepared.run(&scorer, &Options { out: &out, resume, budget }, &watch).map_err(|error| match error {
             SelectError::Stopped { .. } => PipelineError::Stopped,
             error => failed(error.into()),
         })?;
-    Ok(describe(cluster, members, base, &summary, timings.strategies, &config))
+    Ok(describe(cluster, members, base, &summary, &config, context.registries.operators))
 }
 
 /// The score of a merge as the report shows it.
@@ -202,8 +199,8 @@ fn describe(
     members: &[String],
     base: Option<&str>,
     summary: &Summary,
-    seconds: Vec<(String, f64)>,
     config: &SearchConfig,
+    operators: &Registry,
 ) -> Selected {
     let name_of = |path: &str| {
         let at = config.models.iter().position(|model| model == path);
@@ -248,7 +245,7 @@ fn describe(
         (Some(merge), Some(member)) => merge > member,
         (merge, _) => merge.is_some(),
     };
-    let used = best.map(|row| models_of(&row.row.recipe)).unwrap_or_default();
+    let used = best.map(|row| models_of(&row.row.recipe, operators)).unwrap_or_default();
     let used: Vec<String> = used.iter().map(|path| name_of(path)).filter(|name| members.contains(name)).collect();
     let merged = (helps && used.len() > 1).then(|| format!("cluster-{cluster}/{}", glue_select::output::MODEL));
     let why = match (&merged, best_member) {
@@ -276,22 +273,15 @@ fn describe(
         harmful: harmful
             .map(|verdict| report::Harmful { model: verdict.model.clone(), reason: verdict.reason.clone() })
             .collect(),
-        weights: best.map(|row| crate::weights::table(&row.row.recipe, &name_of)),
+        weights: best.map(|row| crate::weights::table(&row.row.recipe, operators, &name_of)),
         recipe: best.map(|row| row.row.recipe.clone()),
     };
-    Selected {
-        selection,
-        members: members.to_vec(),
-        used,
-        base: base.map(String::from),
-        merged,
-        seconds: seconds.into_iter().collect(),
-    }
+    Selected { selection, members: members.to_vec(), used, base: base.map(String::from), merged }
 }
 
 /// Paths of the models that a recipe merges.
-pub(crate) fn models_of(recipe: &str) -> Vec<String> {
-    glue_recipe::Recipe::parse(recipe, "best.yml", &glue_merge::Registry::builtin())
+fn models_of(recipe: &str, operators: &Registry) -> Vec<String> {
+    glue_recipe::Recipe::parse(recipe, "best.yml", operators)
         .ok()
         .and_then(|recipes| recipes.into_iter().next())
         .map(|recipe| {

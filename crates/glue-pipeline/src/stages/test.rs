@@ -54,9 +54,7 @@ pub(crate) fn test(
     }
     let Sealed { decided, stage } = sealed;
     let path = decided_path(context, decided, stage);
-    let model = context.open_any(&path).map_err(|error| PipelineError::Run { model: "final".into(), error })?;
-    let last =
-        ModelScores::of("final", &*model, prepared, &context.relay("final")).map_err(|e| context.stopped_or(e))?;
+    let last = context.score("final", &path, prepared)?;
     let singles = scored.iter().filter(|(role, _)| *role == Role::Single).map(|(_, scores)| scores);
     let best = singles.fold(None::<&ModelScores>, |best, scores| {
         best.filter(|best| best.average() >= scores.average()).or(Some(scores))
