@@ -2,7 +2,7 @@
 
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
-use glue_tensor::{ConfigError, Dtype, ModelDirError};
+use glue_tensor::{AdapterError, ConfigError, Dtype, ModelDirError};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -152,6 +152,14 @@ pub enum RecipeError {
         place: Place,
         /// What is wrong with it.
         error: Box<ModelDirError>,
+    },
+    /// An adapter cannot be opened, or was made for another model than the one it is written with.
+    #[error("{place}: {error}")]
+    Adapter {
+        /// Where the model is named.
+        place: Place,
+        /// What is wrong with it.
+        error: Box<AdapterError>,
     },
     /// The weights of a model are quantised by a method that merging would break.
     #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]
@@ -384,6 +392,11 @@ impl RecipeError {
             Self::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => {
                 "model paths are relative to the working directory; nothing is downloaded".into()
             }
+            Self::Adapter { error, .. } if matches!(**error, AdapterError::NotFound { .. }) => {
+                "behind a plus sign stands the path of an adapter, relative to the working directory; nothing is \
+                 downloaded"
+                    .into()
+            }
             Self::Operands { error, .. } if matches!(**error, MergeError::BaseMissing { .. }) => {
                 "name it with `base_model: PATH` at the top of the recipe".into()
             }
@@ -402,8 +415,14 @@ impl RecipeError {
             Self::TokenizerFiles(_) | Self::ChatTemplate { .. } | Self::Config { .. } => false,
             Self::Open { error, .. } => matches!(
                 **error,
-                ModelDirError::NotFound { .. } | ModelDirError::NotADirectory { .. } | ModelDirError::NoConfig { .. }
+                ModelDirError::NotFound { .. }
+                    | ModelDirError::NotADirectory { .. }
+                    | ModelDirError::NoConfig { .. }
+                    | ModelDirError::IsAdapter { .. }
             ),
+            Self::Adapter { error, .. } => {
+                !matches!(**error, AdapterError::Io { .. } | AdapterError::Json { .. } | AdapterError::Checkpoint(_))
+            }
             _ => true,
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! | number | how |
 //! |---|---|
-//! | read | bytes of every operand of every tensor, once |
+//! | read | bytes of every operand of every tensor, once; those of adapters too |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead |
+//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead; the factors of adapters as `f32`, a tensor's for each thread |
 //!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
 //! about a tensor, a few megabytes for each thread.
 
+use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
 use glue_merge::{BLOCK, Grain, Plan, SPAN};
 
@@ -56,7 +57,7 @@ impl Estimate {
 pub fn estimate(plan: &MergePlan, threads: usize) -> Estimate {
     let threads = threads.max(1) as u64;
     plan.tensors.iter().fold(Estimate::default(), |sum, tensor| {
-        let read: u64 = tensor.operands().map(|operand| plan.info(operand).n_bytes() as u64).sum();
+        let read: u64 = tensor.operands().map(|operand| plan.operand_bytes(operand)).sum();
         let (passes, memory) = cost(plan, tensor, threads);
         Estimate {
             read_bytes: sum.read_bytes + read,
@@ -74,10 +75,13 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     if matches!(tensor.action, Action::Copy(_)) {
         return (1, 0);
     }
+    let low_rank = |from| plan.change(from).and_then(|(adapter, change)| Some((adapter, change.low_rank.as_ref()?)));
+    let factors = tensor.operands().filter_map(low_rank).map(|(adapter, change)| factor_bytes(adapter, change));
+    let factors = threads * factors.sum::<u64>();
     let (passes, grain) = match plan.operation(tensor) {
         Ok(Some(Plan::Map(map))) => (1, map.grain()),
         Ok(Some(Plan::Survey(survey))) => (2, survey.grain()),
-        _ => return (1, 0),
+        _ => return (1, factors),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
     let (block, span, at_once) = match grain {
@@ -86,5 +90,5 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
         Grain::Tensor => (n, n, 1),
     };
     let (operands, block, span) = (tensor.operands().count() as u64, block.min(n) as u64, span.min(n) as u64);
-    (passes, at_once * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64)))
+    (passes, factors + at_once * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64)))
 }

@@ -7,7 +7,7 @@
 //! | `recipe` | the text of the recipe |
 //! | `operator`, `wraps` | name of the operator, and of the one it wraps |
 //! | `seed`, `dtype` | seed of random operators; type of the output, null where each tensor keeps its own |
-//! | `inputs` | for each model: its name in the recipe, its path, and for each file name, bytes and XXH3-128 |
+//! | `inputs` | for each model: its name in the recipe, its path, that of its adapter if it has one, and for each file of either name, bytes and XXH3-128 |
 //! | `output` | files with bytes of data and number of tensors; elements in all |
 //! | `copied` | tensors taken over as they are, because they hold no floating-point numbers |
 //! | `dropped` | tensors left out, and why |
@@ -15,7 +15,7 @@
 
 use crate::plan::MergePlan;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{ContentHash, Dtype, Layout};
+use glue_tensor::{Adapter, ContentHash, Dtype, Layout, adapter};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::io;
@@ -56,9 +56,21 @@ pub fn hash_inputs(plan: &MergePlan) -> io::Result<InputHashes> {
             });
             let config = model.dir.path().join(CONFIG_FILE);
             let others = rayon::iter::once(config).chain(model.dir.side_files());
-            weights.chain(others.map(|path| small(&path))).collect()
+            let own = weights.chain(others.map(|path| small(&path)));
+            own.chain(model.adapter.par_iter().flat_map(|adapter| adapter_files(&adapter.dir)).map(Ok)).collect()
         })
         .collect()
+}
+
+/// The files of an adapter.
+fn adapter_files(adapter: &Adapter) -> Vec<FileHash> {
+    let weights = adapter.checkpoint().files().iter().map(|file| FileHash {
+        name: file_name(file.path()),
+        n_bytes: file.n_bytes(),
+        hash: file.content_hash(),
+    });
+    let (n_bytes, hash) = adapter.config_file();
+    weights.chain([FileHash { name: adapter::CONFIG_FILE.to_string(), n_bytes, hash }]).collect()
 }
 
 fn file_name(path: &Path) -> String {
@@ -105,7 +117,12 @@ fn identity(plan: &MergePlan, hashes: &InputHashes) -> Value {
         .zip(hashes)
         .map(|(model, files)| {
             let files: Vec<Value> = files.iter().map(file).collect();
-            json!({ "model": model.name, "path": model.dir.path().display().to_string(), "files": files })
+            let mut input =
+                json!({ "model": model.name, "path": model.dir.path().display().to_string(), "files": files });
+            if let Some(adapter) = &model.adapter {
+                input["adapter"] = adapter.dir.path().display().to_string().into();
+            }
+            input
         })
         .collect();
     json!({

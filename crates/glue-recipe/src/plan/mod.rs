@@ -11,7 +11,8 @@ pub use opened::OpenModels;
 use crate::error::RecipeError;
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
-use glue_tensor::{Config, Dtype, ModelDir};
+use glue_tensor::adapter::Change;
+use glue_tensor::{Adapter, Config, Dtype, ModelDir};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +47,19 @@ pub struct PlannedModel {
     pub name: String,
     /// The opened directory.
     pub dir: Arc<ModelDir>,
+    /// The adapter that is applied to it as it is read.
+    pub adapter: Option<PlannedAdapter>,
+}
+
+/// An adapter of a plan.
+#[derive(Debug)]
+pub struct PlannedAdapter {
+    /// The model without the adapter, as written.
+    pub model: String,
+    /// The adapter, as written.
+    pub name: String,
+    /// The opened directory.
+    pub dir: Arc<Adapter>,
 }
 
 /// A tensor of a model.
@@ -158,6 +172,27 @@ impl MergePlan {
     pub fn info(&self, tensor: &TensorRef) -> &glue_tensor::TensorInfo {
         let checkpoint = self.models[tensor.model].dir.checkpoint();
         checkpoint.info(&tensor.name).expect("a plan refers to tensors that are there")
+    }
+
+    /// What an adapter does to `tensor` before it is merged; `None` when it is merged as the checkpoint has it.
+    ///
+    /// # Panics
+    /// On a reference that is not from this plan.
+    pub fn change(&self, tensor: &TensorRef) -> Option<(&Adapter, &Change)> {
+        let adapter = &*self.models[tensor.model].adapter.as_ref()?.dir;
+        Some((adapter, adapter.change(&tensor.name)?))
+    }
+
+    /// Bytes of files that `tensor` is read from: its own, unless an adapter replaces it, and those of the adapter.
+    ///
+    /// # Panics
+    /// On a reference that is not from this plan.
+    pub fn operand_bytes(&self, tensor: &TensorRef) -> u64 {
+        let own = self.info(tensor).n_bytes() as u64;
+        match self.change(tensor) {
+            Some((adapter, change)) => adapter.n_bytes(change) + if change.full.is_some() { 0 } else { own },
+            None => own,
+        }
     }
 
     /// The tensors of the output as a checkpoint writer wants them, in the order of [`MergePlan::tensors`].
