@@ -5,7 +5,7 @@ use crate::recipe::OnNonfinite;
 use crate::run::Watch;
 use glue_merge::{
     BoxError, Done, Driver, HostExecutor, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
-    TensorSpec,
+    StatisticSpec, TensorSpec,
 };
 use glue_tensor::{Dtype, TensorView, narrow, widen};
 use rayon::prelude::*;
@@ -24,6 +24,22 @@ pub struct NonFinite {
     pub index: usize,
     /// What was found.
     pub value: f32,
+}
+
+/// A number that no statistic holds.
+#[derive(Debug, thiserror::Error)]
+#[error("statistic {name} in {statistics} holds {value} at index {index}; {expected}")]
+pub struct BadStatistic {
+    /// Name of the statistic's tensor.
+    pub name: String,
+    /// What the user calls the statistics it is in.
+    pub statistics: String,
+    /// Index of the element in the flattened tensor.
+    pub index: usize,
+    /// What was found.
+    pub value: f32,
+    /// What it should be, in words.
+    pub expected: &'static str,
 }
 
 /// One operand of a merge: a tensor in a mapped file, and the name of its model for messages.
@@ -49,6 +65,8 @@ pub struct TensorJob<'a> {
     pub base: Option<OperandView<'a>>,
     /// The inputs.
     pub inputs: Vec<OperandView<'a>>,
+    /// The statistics that the operator gets, each with the name of the statistics it is in.
+    pub statistics: Vec<OperandView<'a>>,
 }
 
 impl TensorJob<'_> {
@@ -56,6 +74,7 @@ impl TensorJob<'_> {
         match operand {
             Operand::Base => self.base.as_ref(),
             Operand::Input(i) => self.inputs.get(i),
+            Operand::Statistic(i) => self.statistics.get(i),
         }
     }
 }
@@ -81,6 +100,11 @@ pub struct EngineOptions {
 /// Spans of work for each thread that are begun together: so many that a thread seldom waits for the last span of a
 /// tensor, so few that little is held of tensors that are under way.
 const SPANS_AT_ONCE: usize = 32;
+
+/// How many tensors of so many elements are begun together at most.
+pub(crate) fn begun_together(elements: usize, threads: usize) -> usize {
+    (SPANS_AT_ONCE * threads * SPAN).div_ceil(elements.max(1))
+}
 
 /// Merges every job on the threads of the current rayon pool.
 ///
@@ -199,6 +223,10 @@ impl Source for Operands<'_> {
         let dtype = from.view.dtype();
         let size = dtype.size();
         let finite = widen(dtype, &from.view.data()[range.start * size..range.end * size], buffer)?;
+        if let (Operand::Statistic(_), Some(statistic)) = (operand, self.job.spec.statistic) {
+            check_statistic(statistic, self.job.spec.row_len(), from, range.start, buffer)?;
+            return Ok(buffer);
+        }
         if !finite {
             match self.options.on_nonfinite {
                 OnNonfinite::Zero => buffer.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0),
@@ -215,6 +243,20 @@ impl Source for Operands<'_> {
         }
         Ok(buffer)
     }
+}
+
+/// What a statistic cannot hold is refused whatever the recipe says of NaN in weights: it was measured wrongly.
+fn check_statistic(
+    statistic: &StatisticSpec,
+    columns: usize,
+    from: &OperandView<'_>,
+    offset: usize,
+    values: &[f32],
+) -> Result<(), BadStatistic> {
+    let Some(index) = statistic.shape.first_refused(columns, offset, values) else { return Ok(()) };
+    let value = values[index - offset];
+    let expected = if value.is_finite() { "it must not be negative" } else { "it must be a finite number" };
+    Err(BadStatistic { name: from.view.name().into(), statistics: from.model.into(), index, value, expected })
 }
 
 /// Rounds blocks of a result to its type on their way to the destination.

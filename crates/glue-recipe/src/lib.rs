@@ -30,7 +30,9 @@ mod yaml;
 pub use error::{Place, RecipeError};
 pub use estimate::{Estimate, estimate};
 pub use multi::{Stage, Stages};
-pub use plan::{Action, MergePlan, OpenModels, PlanOptions, PlannedModel, TensorPlan, TensorRef, plan};
+pub use plan::{
+    Action, MergePlan, OpenModels, PlanOptions, PlannedModel, PlannedStatistics, TensorPlan, TensorRef, plan,
+};
 pub use recipe::Recipe;
 pub use run::{RunError, RunOptions, Unwatched, Watch, run};
 pub use schema::schema;

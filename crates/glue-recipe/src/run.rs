@@ -120,6 +120,10 @@ pub fn merge_into(
         let view = model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
         OperandView { view, model: &model.name }
     };
+    let statistic = |from: &TensorRef| {
+        let statistics = plan.models[from.model].statistics.as_ref();
+        OperandView { view: plan.statistic(from), model: statistics.map_or("", |statistics| &statistics.name) }
+    };
     let jobs: Vec<TensorJob<'_>> = plan
         .tensors
         .iter()
@@ -135,6 +139,7 @@ pub fn merge_into(
                 params,
                 base: tensor.base().map(operand),
                 inputs: tensor.inputs().iter().map(operand).collect(),
+                statistics: tensor.statistics().iter().map(statistic).collect(),
             }
         })
         .collect();
