@@ -3,38 +3,16 @@
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
 use glue_tensor::{CheckpointError, ConfigError, Dtype, ModelDirError};
-use std::fmt;
+use glue_yaml::{Place, YamlError};
 use std::path::PathBuf;
-
-/// A place in a recipe's text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// What the text was read from: a path, usually.
-    pub origin: String,
-    /// Line, counted from 1.
-    pub line: u64,
-    /// Column, counted from 1 in characters.
-    pub column: u64,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.origin, self.line, self.column)
-    }
-}
 
 /// Why a recipe cannot be parsed or planned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
     /// The text is not YAML.
-    #[error("{place}: not valid YAML: {message}")]
-    Yaml {
-        /// Where reading stopped.
-        place: Place,
-        /// What the parser says.
-        message: String,
-    },
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
     /// The text has no document in it.
     #[error("{origin}: no recipe in it")]
     Empty {

@@ -1,12 +1,12 @@
 //! From a tree of YAML to recipes.
 
-use crate::error::{Place, RecipeError};
+use crate::error::RecipeError;
 use crate::keys::{self, Key};
 use crate::recipe::{Body, InputModel, OnMissing, OnNonfinite, Part, Recipe, Slice, Source, TokenizerSource};
 use crate::settings::{Case, ParamValue, Settings};
-use crate::yaml::{At, Node, Position, Tree, documents};
 use glue_merge::{BaseRule, Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf};
 use glue_tensor::Dtype;
+use glue_yaml::{At, Node, Place, Position, Tree, documents};
 use std::ops::Range;
 
 type Result<T> = std::result::Result<T, RecipeError>;
@@ -66,7 +66,7 @@ impl<'a> Entries<'a> {
 
 impl Reader<'_> {
     fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.into(), line: at.line, column: at.column }
+        at.of(self.origin)
     }
 
     fn wrong<T>(&self, node: &Node, key: &str, expected: impl Into<String>) -> Result<T> {

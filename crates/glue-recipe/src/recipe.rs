@@ -1,10 +1,10 @@
 //! A recipe as parsed: names and values checked, no file looked at.
 
-use crate::error::{Place, RecipeError};
+use crate::error::RecipeError;
 use crate::settings::Settings;
-use crate::yaml::{At, Position};
 use glue_merge::{Operator, Registry};
 use glue_tensor::Dtype;
+use glue_yaml::{At, Place, Position};
 use std::ops::Range;
 
 /// One document: what is merged from what, and how.
@@ -192,6 +192,6 @@ impl Recipe {
     }
 
     pub(crate) fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.clone(), line: at.line, column: at.column }
+        at.of(&self.origin)
     }
 }

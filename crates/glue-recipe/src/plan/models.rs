@@ -3,9 +3,9 @@
 use super::{PlanOptions, PlannedModel, PlannedStatistics};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
-use crate::yaml::At;
 use glue_tensor::names::Position;
 use glue_tensor::{ModelDir, ModelDirError, Names, Role, TensorInfo};
+use glue_yaml::At;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;

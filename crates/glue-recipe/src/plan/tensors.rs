@@ -5,9 +5,9 @@ use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
 use crate::recipe::{Body, OnMissing, Part, Recipe};
 use crate::settings::{Settings, Site, resolve};
-use crate::yaml::{At, Position};
 use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting, StatisticOf, StatisticSpec};
 use glue_tensor::{Names, Role, TensorInfo};
+use glue_yaml::{At, Position};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
