@@ -4,8 +4,8 @@
 use crate::recipe::OnNonfinite;
 use crate::run::Watch;
 use glue_merge::{
-    BoxError, Done, Driver, HostExecutor, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
-    StatisticSpec, TensorSpec,
+    BoxError, Done, Driver, Executor, Float, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
+    StatisticSpec, Stored, TensorSpec,
 };
 use glue_tensor::{Dtype, TensorView, narrow, widen};
 use rayon::prelude::*;
@@ -89,8 +89,10 @@ pub trait Destination: Sync {
 }
 
 /// How to merge.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineOptions {
+#[derive(Clone, Copy)]
+pub struct EngineOptions<'a> {
+    /// What runs the operators.
+    pub executor: &'a dyn Executor,
     /// What to do about a NaN or an infinity in an input.
     pub on_nonfinite: OnNonfinite,
     /// Elements of a block; no result depends on it.
@@ -116,10 +118,10 @@ pub(crate) fn begun_together(elements: usize, threads: usize) -> usize {
 pub fn merge_all(
     jobs: &[TensorJob<'_>],
     destination: &dyn Destination,
-    options: &EngineOptions,
+    options: &EngineOptions<'_>,
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
-    let driver = Driver { pool: &RayonPool, executor: &HostExecutor, block: options.block, room: Room::default() };
+    let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
     let bytes = Mutex::default();
     let enough = SPANS_AT_ONCE * rayon::current_num_threads() * SPAN;
     let mut start = 0;
@@ -158,7 +160,7 @@ pub struct TensorError {
 fn merge_one(
     job: &TensorJob<'_>,
     driver: &Driver<'_>,
-    options: &EngineOptions,
+    options: &EngineOptions<'_>,
     sink: &Narrowed<'_>,
 ) -> Result<(), MergeError> {
     let plan = job.operator.plan(&job.spec, job.params)?;
@@ -214,7 +216,7 @@ impl Pool for RayonPool {
 /// The operands of a job, widened block by block.
 struct Operands<'a> {
     job: &'a TensorJob<'a>,
-    options: &'a EngineOptions,
+    options: &'a EngineOptions<'a>,
 }
 
 impl Source for Operands<'_> {
@@ -242,6 +244,22 @@ impl Source for Operands<'_> {
             }
         }
         Ok(buffer)
+    }
+
+    fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
+        // What a statistic holds is checked where it is widened.
+        let from = self.job.operand(operand).filter(|_| !matches!(operand, Operand::Statistic(_)))?;
+        Some(Stored { float: float(from.view.dtype())?, bytes: from.view.data() })
+    }
+}
+
+/// The name that executors have for a type, if they have one.
+fn float(dtype: Dtype) -> Option<Float> {
+    match dtype {
+        Dtype::F32 => Some(Float::F32),
+        Dtype::F16 => Some(Float::F16),
+        Dtype::Bf16 => Some(Float::Bf16),
+        _ => None,
     }
 }
 
@@ -278,5 +296,18 @@ impl Sink for Narrowed<'_> {
         self.destination.write(self.job, (offset * size) as u64, &bytes)?;
         room().push(bytes);
         Ok(())
+    }
+
+    fn float(&self) -> Float {
+        float(self.dtype).unwrap_or(Float::F32)
+    }
+
+    fn write_stored(&self, offset: usize, bytes: &[u8]) -> Result<(), BoxError> {
+        if float(self.dtype).is_some() {
+            return self.destination.write(self.job, (offset * self.dtype.size()) as u64, bytes);
+        }
+        let mut values = vec![0.0; bytes.len() / Dtype::F32.size()];
+        widen(Dtype::F32, bytes, &mut values)?;
+        self.write(offset, &values)
     }
 }
