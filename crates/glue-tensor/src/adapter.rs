@@ -180,22 +180,21 @@ impl Adapter {
                     found: info.dtype,
                 });
             }
-            let check = |what: &str, expected: &[usize]| match info.shape == expected {
+            let check = |expected: &[usize]| match info.shape == expected {
                 true => Ok(()),
                 false => Err(AdapterError::ShapeInModel {
                     path: self.path.clone(),
-                    what: what.to_string(),
                     tensor: name.clone(),
-                    expected: expected.to_vec(),
-                    found: info.shape.clone(),
+                    expected: expected.into(),
+                    found: info.shape.as_slice().into(),
                     model: model.path().to_path_buf(),
                 }),
             };
             if let Some(full) = &change.full {
-                check(full, self.tensor(full).shape())?;
+                check(self.tensor(full).shape())?;
             }
             if let Some(low_rank) = &change.low_rank {
-                check(&low_rank.a, &self.changed_shape(low_rank))?;
+                check(&self.changed_shape(low_rank))?;
             }
         }
         Ok(())

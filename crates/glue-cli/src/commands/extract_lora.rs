@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
 
 fn open(path: &Path) -> Result<ModelDir, Failure> {
     ModelDir::open(path).map_err(|error| match error {
-        ModelDirError::NotFound { .. } => Failure::refused(error),
+        ModelDirError::NotFound { .. } | ModelDirError::WithAdapter { .. } => Failure::refused(error),
         error => Failure::failed(error),
     })
 }

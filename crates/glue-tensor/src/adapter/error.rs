@@ -173,20 +173,18 @@ pub enum AdapterError {
     },
     /// A tensor of the model has another shape than the adapter was made for.
     #[error(
-        "{}: made for another model: `{what}` changes a tensor of shape {expected:?}, but `{tensor}` of {} is {found:?}",
+        "{}: made for another model: it changes `{tensor}` of shape {expected:?}, which is {found:?} in {}",
         path.display(), model.display()
     )]
     ShapeInModel {
         /// The adapter.
         path: PathBuf,
-        /// The tensor of the adapter.
-        what: String,
         /// The tensor of the model.
         tensor: String,
         /// The shape that goes with the adapter.
-        expected: Vec<usize>,
+        expected: Box<[usize]>,
         /// The shape in the model.
-        found: Vec<usize>,
+        found: Box<[usize]>,
         /// The model.
         model: PathBuf,
     },
