@@ -47,6 +47,13 @@ pub enum MergeError {
         /// Number of elements of the input.
         found: usize,
     },
+    /// The arithmetic came to no result, as when an iteration does not converge.
+    NoResult {
+        /// Name of the tensor.
+        tensor: String,
+        /// What happened.
+        reason: BoxError,
+    },
     /// Reading an input or writing the result failed.
     Io(BoxError),
 }
@@ -68,6 +75,7 @@ impl fmt::Display for MergeError {
             Self::Length { tensor, expected, found } => {
                 write!(f, "an input of tensor {tensor} has {found} elements, expected {expected}")
             }
+            Self::NoResult { tensor, reason } => write!(f, "tensor {tensor} cannot be merged: {reason}"),
             Self::Io(e) => e.fmt(f),
         }
     }
@@ -77,7 +85,7 @@ impl Error for MergeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Param(e) => e.source(),
-            Self::Io(e) => e.source(),
+            Self::Io(e) | Self::NoResult { reason: e, .. } => e.source(),
             _ => None,
         }
     }

@@ -97,12 +97,14 @@ pub fn merge_all(
 ) -> Result<(), TensorError> {
     let driver = Driver { pool: &RayonPool, executor: &HostExecutor, block: options.block, room: Room::default() };
     let bytes = Mutex::default();
-    let enough = SPANS_AT_ONCE * rayon::current_num_threads() * SPAN;
+    let threads = rayon::current_num_threads();
+    let enough = SPANS_AT_ONCE * threads * SPAN;
     let mut start = 0;
     while start < jobs.len() {
         let mut end = start;
         let mut elements = 0;
-        while end < jobs.len() && (end == start || elements < enough) {
+        // An operator that sees a tensor whole works on it with one thread: there must be tensors for the others.
+        while end < jobs.len() && (end - start < threads || elements < enough) {
             elements += jobs[end].spec.len();
             end += 1;
         }

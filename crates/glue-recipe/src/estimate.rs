@@ -5,7 +5,7 @@
 //! | read | bytes of every operand of every tensor, once |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead |
+//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it |
 //!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
 //! about a tensor, a few megabytes for each thread.
@@ -74,17 +74,18 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     if matches!(tensor.action, Action::Copy(_)) {
         return (1, 0);
     }
-    let (passes, grain) = match plan.operation(tensor) {
-        Ok(Some(Plan::Map(map))) => (1, map.grain()),
-        Ok(Some(Plan::Survey(survey))) => (2, survey.grain()),
+    let (passes, grain, working) = match plan.operation(tensor) {
+        Ok(Some(Plan::Map(map))) => (1, map.grain(), 0),
+        Ok(Some(Plan::Survey(survey))) => (2, survey.grain(), survey.working_bytes()),
         _ => return (1, 0),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
-    let (block, span, at_once) = match grain {
-        Grain::Element => (BLOCK, SPAN, threads),
-        Grain::Row => (BLOCK.max(row), SPAN.max(row), threads),
-        Grain::Tensor => (n, n, 1),
+    let (block, span) = match grain {
+        Grain::Element => (BLOCK, SPAN),
+        Grain::Row => (BLOCK.max(row), SPAN.max(row)),
+        // Each thread may have a tensor of its own.
+        Grain::Tensor => (n, n),
     };
     let (operands, block, span) = (tensor.operands().count() as u64, block.min(n) as u64, span.min(n) as u64);
-    (passes, at_once * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64)))
+    (passes, threads * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64) + working))
 }
