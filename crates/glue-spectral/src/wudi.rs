@@ -18,8 +18,8 @@
 //! another. Norms, biases and embeddings are not part of it. The study of arXiv 2511.21437 did not include it; what it
 //! says of methods that keep task vectors apart on language models is no encouragement.
 //!
-//! **Time.** `closed`: N Gram matrices and products, the eigenvectors of one n×n matrix. `iterative`: a product of m×n with n×n for each step,
-//! 300 times 137 billion operations for 4096×4096: minutes for each matrix.
+//! **Time.** `closed`: N Gram matrices and products, the eigenvectors of one n×n matrix. `iterative`: a product of m×n
+//! with n×n for each step, 300 times 137 billion operations for 4096×4096: many minutes for each matrix.
 //!
 //! **Memory**, besides what every operator here holds: 22 copies; more for a matrix with more columns than rows.
 
