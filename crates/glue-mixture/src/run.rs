@@ -73,6 +73,7 @@ pub fn run(
         let (expected, found) = (format!("{:?}", plan.sites.router), format!("{:?}", gates.kind()));
         return Err(MixError::Gates { what: "kind of the gates".into(), expected, found });
     }
+    let gates = &gates.written(&plan.sites);
     let staging = Staging::create(out_dir)?;
     let (written, hashes) = rayon::join(
         || plan.parts.iter().map(|part| write_part(plan, part, gates, &staging, options, watch)).collect(),
@@ -158,10 +159,11 @@ fn write_root(
             }
             staging.write_file(INDEX_FILE, &index(&[&body, &gate_layout], name))?;
             written.extend(files(&body, name));
-            written.extend(files(&gate_layout, |_| name(n_files - 1)));
+            written.push(manifest::gates_entry(&staging.path().join(name(n_files - 1)))?);
         }
         (true, false) => written.extend(files(&body, |i| body.shards()[i].name.clone())),
-        _ => written.extend(files(&gate_layout, |i| gate_layout.shards()[i].name.clone())),
+        (false, true) => written.push(manifest::gates_entry(&staging.path().join(&gate_layout.shards()[0].name))?),
+        (false, false) => {}
     }
     Ok(written)
 }

@@ -96,6 +96,8 @@ pub struct MixPlan {
     pub(crate) parts: Vec<Part>,
     pub(crate) gate_dtype: Dtype,
     pub(crate) n_layers: usize,
+    /// Names of the experts whose prompts are not the description's.
+    pub(crate) from_tasks: Vec<String>,
 }
 
 impl MixPlan {
@@ -103,9 +105,10 @@ impl MixPlan {
     /// weight.
     ///
     /// # Errors
-    /// [`MixError`]: a model that cannot be opened, tensors that are missing or of another shape, configurations or
-    /// vocabularies that differ where they must not, a form that cannot hold the mixture.
+    /// [`MixError`]: prompts missing for a mode that needs them, a model that cannot be opened, tensors that are missing or of
+    /// another shape, configurations or vocabularies that differ where they must not, a form that cannot hold the mixture.
     pub fn new(config: &MixConfig) -> Result<MixPlan, MixError> {
+        config.check_prompts()?;
         let mut models: Vec<ModelDir> = Vec::new();
         let mut open = |path: &Path, at| -> Result<usize, MixError> {
             if let Some(known) = models.iter().position(|model| model.path() == path) {
@@ -125,7 +128,8 @@ impl MixPlan {
         let draft = if config.whole { input.whole()? } else { input.shared_trunk()? };
         let n_layers = models[base].config().num_layers().unwrap_or(0);
         let Draft { sites, parts, gate_dtype, notes } = draft;
-        Ok(MixPlan { config: config.clone(), sites, notes, models, base, parts, gate_dtype, n_layers })
+        let (config, from_tasks) = (config.clone(), Vec::new());
+        Ok(MixPlan { config, sites, notes, models, base, parts, gate_dtype, n_layers, from_tasks })
     }
 
     /// What initial gates are to be made from.
@@ -214,7 +218,7 @@ impl MixPlan {
 
     /// The tensors of the gates, in the order they are written.
     pub(crate) fn gate_specs(&self) -> Vec<TensorSpec> {
-        crate::gates::specs(&self.sites, &zero_gates(&self.sites), self.gate_dtype)
+        crate::gates::specs(&self.sites, &zero_gates(&self.sites).written(&self.sites), self.gate_dtype)
     }
 
     /// The sources: each model once, the base first.
