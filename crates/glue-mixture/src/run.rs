@@ -10,7 +10,7 @@ use crate::sites::Form;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
-use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging, WriteError, narrow, widen};
+use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, WriteError, narrow, widen};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -122,7 +122,8 @@ fn write_root(
     options: &RunOptions,
     watch: &dyn Watch,
 ) -> Result<Vec<Value>, MixError> {
-    let gate_specs = specs(&plan.sites, gates, plan.gate_dtype);
+    let mut gate_specs = specs(&plan.sites, gates, plan.gate_dtype);
+    gate_specs.extend(plan.dense_gates.iter().cloned());
     let (has_body, has_gates) = (!part.tensors.is_empty(), !gate_specs.is_empty());
     // One checkpoint: no other name is known to everybody, and with the index missing no file of two is one.
     let body = layout(part, options, if has_gates { "body" } else { "model" })?;
@@ -138,8 +139,10 @@ fn write_root(
         fill(plan, part, writer, watch)?;
     }
     if let Some(writer) = &writers.1 {
-        for (i, bytes) in data(&plan.sites, gates, plan.gate_dtype)?.iter().enumerate() {
-            writer.write_at(i, 0, bytes)?;
+        let zeros = |spec: &TensorSpec| vec![0; spec.shape.iter().product::<usize>() * spec.dtype.size()];
+        let values = data(&plan.sites, gates, plan.gate_dtype)?;
+        for (i, bytes) in values.into_iter().chain(plan.dense_gates.iter().map(zeros)).enumerate() {
+            writer.write_at(i, 0, &bytes)?;
             watch.wrote(bytes.len() as u64);
         }
     }

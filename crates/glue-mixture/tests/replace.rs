@@ -46,6 +46,22 @@ fn gates_are_replaced_alone() {
 }
 
 #[test]
+fn every_gate_of_a_hybrid_in_the_form_of_mixtral_can_be_replaced() {
+    let zoo = Zoo::usual();
+    let out = zoo.mix(&zoo.text("dense_layers: 2", &EXPERTS), "out");
+    let before = files_of(&out);
+    let gates = read_gates(&out).unwrap();
+    let Gate::Linear { weight, .. } = &gates.gates[0] else { panic!("linear gates") };
+    assert!(weight.iter().all(|x| *x == 0.0));
+    let gates = changed(gates);
+    write_gates(&out, &gates).unwrap();
+    assert_eq!(read_gates(&out).unwrap(), gates);
+    let after = files_of(&out);
+    let changed: Vec<&String> = before.keys().filter(|name| before[*name] != after[*name]).collect();
+    assert_eq!(changed, ["glue.json", "model-00002-of-00002.safetensors"]);
+}
+
+#[test]
 fn gates_may_change_their_kind_in_the_native_form_only() {
     let zoo = Zoo::usual();
     for lines in ["level: block", "whole: true"] {

@@ -77,11 +77,14 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
     Ok("## Mixtures\n\nEvery level, routing, form of gates and depth: [a document of its own](mixture.md).\n".into())
 }
 
-/// Mixes, trains, scores, and throws the mixture away.
+/// Mixes, trains, scores, and throws the mixture away. All have the project's own form: in Mixtral's, gates have no bias.
 fn outcome(lab: &Lab, name: &str, dense: &Path, lines: &str) -> Result<Outcome> {
     let experts: Vec<String> = EXPERTS.iter().map(|(name, _)| format!("{{source_model: {name}}}")).collect();
-    let description =
-        format!("base_model: {}\ngate_mode: random\n{lines}experts: [{}]\n", text(dense)?, experts.join(", "));
+    let description = format!(
+        "base_model: {}\ngate_mode: random\nformat: native\n{lines}experts: [{}]\n",
+        text(dense)?,
+        experts.join(", ")
+    );
     let (path, out) = (lab.scratch.path().join(format!("{name}.yml")), lab.scratch.path().join(name));
     fs::write(&path, description)?;
     lab.glue(&["mix", text(&path)?, text(&out)?])?;
