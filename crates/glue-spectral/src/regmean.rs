@@ -195,9 +195,12 @@ impl Regression {
     fn reduced(&self, gram: &[f32]) -> Array2<f64> {
         let n = self.dim.1;
         let at = |j: usize, k: usize| f64::from(gram[j * n + k]);
-        Array2::from_shape_fn((n, n), |(j, k)| {
-            if j == k { at(j, j) } else { self.off_diagonal * 0.5 * (at(j, k) + at(k, j)) }
-        })
+        Array2::from_shape_fn(
+            (n, n),
+            |(j, k)| {
+                if j == k { at(j, j) } else { self.off_diagonal * 0.5 * (at(j, k) + at(k, j)) }
+            },
+        )
     }
 }
 
@@ -282,7 +285,8 @@ mod tests {
         };
         let merged = fit(&a, &b, scales);
         // Columns of inputs scaled up and of weights scaled down are the same problem.
-        let even = |w: &[f32]| -> Vec<f32> { w.iter().zip(scales.iter().cycle()).map(|(w, s)| w * *s as f32).collect() };
+        let even =
+            |w: &[f32]| -> Vec<f32> { w.iter().zip(scales.iter().cycle()).map(|(w, s)| w * *s as f32).collect() };
         let (found, expected) = (even(&merged), fit(&even(&a), &even(&b), reached));
         // Weights of up to 1000, in Gram matrices that were rounded to f32.
         near(&found, &expected, 1e-2);
