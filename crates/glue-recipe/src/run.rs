@@ -34,7 +34,10 @@ impl Default for RunOptions<'_> {
 impl fmt::Debug for RunOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { max_shard_bytes, block, .. } = self;
-        f.debug_struct("RunOptions").field("max_shard_bytes", max_shard_bytes).field("block", block).finish_non_exhaustive()
+        f.debug_struct("RunOptions")
+            .field("max_shard_bytes", max_shard_bytes)
+            .field("block", block)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,8 +156,7 @@ pub fn merge_into(
             }
         })
         .collect();
-    let options =
-        EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
+    let options = EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
     merge_all(&jobs, destination, &options, watch)
 }
 

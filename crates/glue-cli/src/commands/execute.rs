@@ -24,7 +24,8 @@ pub(crate) fn execute(
     let start = Instant::now();
     let progress = Progress::new(merge.bytes_written, shell);
     let device = glue_cuda::executor(output.device).map_err(|error| {
-        let hint = matches!(error, DeviceError::NotBuilt).then_some("docs/cuda.md says how; --device auto takes what there is");
+        let hint = matches!(error, DeviceError::NotBuilt)
+            .then_some("docs/cuda.md says how; --device auto takes what there is");
         Failure::failed(error).hint(hint)
     })?;
     let mut options = RunOptions { max_shard_bytes: output.max_shard_size, ..RunOptions::default() };
