@@ -101,6 +101,13 @@ def wudi(taus, weights, solver="closed", steps=300, learning_rate=1e-5):
     return merged
 
 
+def regmean(models, weights, grams, off_diagonal=0.9):
+    """arXiv 2212.09849, for weights of shape [out, in]."""
+    keep = np.eye(len(grams[0])) * (1 - off_diagonal) + off_diagonal
+    grams = [w * keep * g for w, g in zip(weights, grams)]
+    return sum(x @ g for x, g in zip(models, grams)) @ np.linalg.inv(sum(grams))
+
+
 OPERATORS = {"tsv_m": tsv_m, "iso_c": iso_c, "iso_cts": iso_cts, "knots": knots, "wudi": wudi}
 
 # (operator, settings); `densities` are those of the models, cut to their number.
@@ -116,6 +123,9 @@ RUNS = [
     ("wudi", {}),
     ("wudi", {"solver": "iterative", "steps": 25, "learning_rate": 1e-3}),
 ]
+
+# Settings of regmean, which merges models and not task vectors.
+REGRESSIONS = [{}, {"off_diagonal": 0.5}, {"off_diagonal": 0.0}]
 
 # (name, rows, columns, models, weights, lambda)
 CASES = [
@@ -136,6 +146,14 @@ def case(name, rows, columns, models, weights, scale, random):
             given["densities"] = given.get("densities", [1.0] * models)[:models]
         merged = base + scale * OPERATORS[operator](taus, weights, **given)
         runs.append({"operator": operator, "settings": given, "expected": merged.ravel().tolist()})
+    # Fewer rows than some matrices have columns, and columns of different sizes; numbers of their own, after the others.
+    random = np.random.default_rng(rows)
+    xs = [random.standard_normal((9, columns)) * 10 ** random.uniform(-0.5, 0.5, columns) for _ in inputs]
+    grams = [(x.T @ x / len(x)).astype(np.float32) for x in xs]
+    for settings in REGRESSIONS:
+        models_f64 = [x.astype(np.float64) for x in inputs]
+        merged = regmean(models_f64, weights, [g.astype(np.float64) for g in grams], **settings)
+        runs.append({"operator": "regmean", "settings": settings, "expected": merged.ravel().tolist()})
     return {
         "name": name,
         "shape": [rows, columns],
@@ -143,6 +161,7 @@ def case(name, rows, columns, models, weights, scale, random):
         "weights": weights,
         "base": base.ravel().tolist(),
         "inputs": [x.ravel().tolist() for x in inputs],
+        "grams": [g.ravel().tolist() for g in grams],
         "runs": runs,
     }
 

@@ -34,6 +34,7 @@ pub const C: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, OUTSIDE_LAYERS],
+    statistic: None,
     plan: |tensor, params| plan(tensor, params, IsoC),
 };
 
@@ -57,6 +58,7 @@ pub const CTS: OperatorDef = OperatorDef {
         .or(0.8),
         OUTSIDE_LAYERS,
     ],
+    statistic: None,
     plan: |tensor, params| plan(tensor, params, IsoCts { common_share: params.number("common_share") }),
 };
 

@@ -48,6 +48,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::flag("normalize", "Divide by the sum of the weights that take part.", true),
         OUTSIDE_LAYERS,
     ],
+    statistic: None,
     plan: knots,
 };
 

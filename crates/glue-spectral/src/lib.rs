@@ -1,4 +1,4 @@
-//! Merge operators built on singular values. They depend on the contract and on linear algebra, as any crate of
+//! Merge operators that need the linear algebra of whole matrices. They depend on the contract and on linear algebra, as any crate of
 //! operators could:
 //!
 //! ```
@@ -15,12 +15,14 @@
 //! | `iso_cts` | [`iso`] | the same, with room for directions of each task |
 //! | `knots` | [`knots`] | TIES in a basis that all task vectors share |
 //! | `wudi` | [`wudi`] | least interference with each task vector on its own row space |
+//! | `regmean` | [`regmean`] | least squares on the inputs of each layer, from statistics measured on data |
 //!
-//! All of them work matrix by matrix; what a tensor is that is no matrix, or lies outside of the layers, is merged by
+//! All of them work matrix by matrix. `regmean` stands apart in the rest: it merges the models themselves, and every
+//! matrix that there are statistics of. Of the others, what a tensor is that is no matrix, or lies outside of the layers, is merged by
 //! the mean of the task vectors, as the papers do: embeddings and heads are matrices too, but their rows are tokens,
 //! and their decomposition costs more than that of all layers together. The parameter `outside_layers` takes them in.
 //!
-//! **What to expect.** These methods come from vision models with a dozen layers, fine-tuned on well-separated tasks.
+//! **What to expect.** The methods on singular values come from vision models with a dozen layers, fine-tuned on well-separated tasks.
 //! The largest study on language models (arXiv 2511.21437: TSV-Merge and Iso-C among six methods, four base models) finds
 //! plain task arithmetic the only one that reliably gains there, and methods of this family typically at a loss against the
 //! base. Compare with `task_arithmetic` before using one.
@@ -38,6 +40,7 @@
 pub mod iso;
 pub mod knots;
 mod matrix;
+pub mod regmean;
 #[cfg(test)]
 mod testing;
 pub mod tsv;
@@ -46,4 +49,4 @@ pub mod wudi;
 use glue_merge::OperatorDef;
 
 /// Every operator of this crate, in the order of the reference.
-pub const DEFS: &[&OperatorDef] = &[&tsv::DEF, &iso::C, &iso::CTS, &knots::DEF, &wudi::DEF];
+pub const DEFS: &[&OperatorDef] = &[&tsv::DEF, &iso::C, &iso::CTS, &knots::DEF, &wudi::DEF, &regmean::DEF];

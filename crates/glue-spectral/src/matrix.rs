@@ -153,7 +153,7 @@ impl<M: Merge> Survey for Whole<M> {
 }
 
 /// Hands out what is there already.
-struct Finished(Vec<f32>);
+pub(crate) struct Finished(pub(crate) Vec<f32>);
 
 impl Map for Finished {
     fn grain(&self) -> Grain {
@@ -227,8 +227,15 @@ mod tests {
                 Ok(())
             }
         }
-        let tensor =
-            TensorSpec { name: "w", shape: &[2, 2], has_base: true, n_inputs: 1, layer: Some((0, 1)), seed: 0 };
+        let tensor = TensorSpec {
+            name: "w",
+            shape: &[2, 2],
+            has_base: true,
+            n_inputs: 1,
+            layer: Some((0, 1)),
+            seed: 0,
+            statistic: None,
+        };
         let operator = Operator::new(&tsv::DEF);
         let plan = || operator.plan(&tensor, &operator.params(&[], &[vec![]]).unwrap()).unwrap();
         let (sink, driver) = (Nowhere(Mutex::new(0)), Driver::default());

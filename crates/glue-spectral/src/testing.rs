@@ -48,6 +48,7 @@ impl<'a> Case<'a> {
             n_inputs: self.taus.len(),
             layer: self.layer.then_some((1, 4)),
             seed: 7,
+            statistic: None,
         };
         let add = |tau: &&[f32]| tau.iter().map(|x| x + base).collect();
         let operands = Operands { base: vec![base; tensor.len()], inputs: self.taus.iter().map(add).collect() };
@@ -68,6 +69,7 @@ impl Source for Operands {
         Ok(match operand {
             Operand::Base => &self.base[range],
             Operand::Input(i) => &self.inputs[i][range],
+            Operand::Statistic(_) => return Err("there are no statistics".into()),
         })
     }
 }

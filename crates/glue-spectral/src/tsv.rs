@@ -53,6 +53,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         OUTSIDE_LAYERS,
     ],
+    statistic: None,
     plan: |tensor, params| {
         let randomised = params.word("svd") == "randomised";
         let seed = |i| {

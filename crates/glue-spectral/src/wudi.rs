@@ -56,6 +56,7 @@ pub const DEF: OperatorDef = OperatorDef {
         .or(1e-5),
         OUTSIDE_LAYERS,
     ],
+    statistic: None,
     plan: |tensor, params| {
         let steps = (params.word("solver") == "iterative").then(|| params.integer("steps"));
         plan(tensor, params, Wudi { steps, learning_rate: params.number("learning_rate") })

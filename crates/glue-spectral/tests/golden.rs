@@ -1,6 +1,6 @@
 //! Every operator against plain NumPy: `tests/interop/spectral.py` wrote the numbers.
 
-use glue_merge::{Registry, Setting, merge_slices};
+use glue_merge::{Registry, Setting, merge_slices_with_statistics};
 use serde_json::Value;
 
 const GOLDEN: &str = include_str!("data/spectral.json");
@@ -34,11 +34,16 @@ fn operators_agree_with_numpy() {
         let base = floats(&case["base"]);
         let inputs: Vec<Vec<f32>> = case["inputs"].as_array().unwrap().iter().map(floats).collect();
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let grams: Vec<Vec<f32>> = case["grams"].as_array().unwrap().iter().map(floats).collect();
+        let grams: Vec<&[f32]> = grams.iter().map(Vec::as_slice).collect();
         for run in case["runs"].as_array().unwrap() {
             let name = run["operator"].as_str().unwrap();
+            let operator = registry.operator(name, None).unwrap();
+            let measured = operator.statistic().is_some();
             // In memory no tensor belongs to a layer.
             let mut settings =
                 vec![("lambda", setting(&case["lambda"])), ("outside_layers", Setting::Text("matrix".into()))];
+            settings.retain(|(key, _)| operator.specs().any(|spec| spec.name == *key));
             let mut own: Vec<Vec<(&str, Setting)>> =
                 numbers(&case["weights"]).iter().map(|w| vec![("weight", Setting::Number(*w))]).collect();
             for (key, value) in run["settings"].as_object().unwrap() {
@@ -50,9 +55,9 @@ fn operators_agree_with_numpy() {
                     settings.push((key, setting(value)));
                 }
             }
-            let operator = registry.operator(name, None).unwrap();
             let params = operator.params(&settings, &own).unwrap();
-            let merged = merge_slices(&operator, &params, &shape, Some(&base), &inputs).unwrap();
+            let (base, grams) = if measured { (None, &grams[..]) } else { (Some(&base[..]), &[][..]) };
+            let merged = merge_slices_with_statistics(&operator, &params, &shape, base, &inputs, grams).unwrap();
             let expected = numbers(&run["expected"]);
             assert_eq!(merged.len(), expected.len());
             let off = merged.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);

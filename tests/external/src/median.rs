@@ -11,6 +11,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Unused,
     params: &[],
+    statistic: None,
     plan: |_, _| Ok(Plan::map(Median)),
 };
 
