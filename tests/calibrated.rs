@@ -120,6 +120,40 @@ fn aim_holds_on_to_columns_of_large_activations() {
     }
 }
 
+/// Of inputs along other axes in each model: every output stays what it was for the inputs of its own model.
+#[test]
+fn regmean_keeps_what_each_model_does_on_its_own_inputs() {
+    let zoo = Zoo::small();
+    for (model, axes) in [("a", [4.0, 1.0, 0.0, 0.0]), ("b", [0.0, 0.0, 9.0, 0.0])] {
+        let matrices = zoo.read(model).into_iter().filter(|(name, _)| name.contains("_proj"));
+        let gram = |(name, _): (String, Tensor)| {
+            let values = (0..16).map(|i| if i % 5 == 0 { axes[i / 5] } else { 0.0 });
+            (format!("{name}.gram"), Tensor::f32(&[4, 4], values))
+        };
+        zoo.write(&format!("of-{model}.safetensors"), checkpoint::encode(&matrices.map(gram).collect()));
+    }
+    let config = "merge_method: regmean\nmodels:\n- {model: a, statistics: of-a.safetensors}\n\
+                  - {model: b, statistics: of-b.safetensors}\n";
+    zoo.merge(config, "out", &[]).ok();
+    let (out, a, b) = (zoo.read("out"), zoo.read("a"), zoo.read("b"));
+    for (name, merged) in &out {
+        let (a, b) = (a[name].values(), b[name].values());
+        for (j, found) in merged.values().into_iter().enumerate() {
+            // The last axis has no inputs in either: the mean, as everywhere where there are no statistics.
+            let expected = match j % 4 {
+                0 | 1 if name.contains("_proj") => a[j],
+                2 if name.contains("_proj") => b[j],
+                _ => (a[j] + b[j]) / 2.0,
+            };
+            // Two roundings of numbers of about 1.
+            assert!((found - expected).abs() < 1e-6, "{name} {j}: {found}, expected {expected}");
+        }
+    }
+    let report = zoo.merge(config, "expected", &["--dry-run", "--json", "--threads", "1"]).json();
+    // The Gram matrices of two models are held whole, beside all else.
+    assert!(report["memory"].as_u64().is_some_and(|memory| memory > 2 * 16 * 4), "{report}");
+}
+
 #[test]
 fn statistics_follow_the_layers_of_their_model() {
     let zoo = measured();

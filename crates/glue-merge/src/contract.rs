@@ -178,6 +178,12 @@ pub trait Survey: Send + Sync + Sized {
         false
     }
 
+    /// Bytes that observing a block takes besides the block, where they grow with the tensor; an estimate of memory adds
+    /// them for each thread. Default 0.
+    fn working_bytes(&self) -> u64 {
+        0
+    }
+
     /// A partial of no elements.
     fn partial(&self) -> Self::Partial;
 
@@ -224,6 +230,8 @@ pub trait AnySurvey: Send + Sync {
     fn ranges(&self) -> Option<Vec<Range<usize>>>;
     /// See [`Survey::order_free`].
     fn order_free(&self) -> bool;
+    /// See [`Survey::working_bytes`].
+    fn working_bytes(&self) -> u64;
     /// See [`Survey::partial`].
     fn partial(&self) -> AnyPartial;
     /// See [`Survey::observe`].
@@ -266,6 +274,9 @@ impl<S: Survey> AnySurvey for S {
     }
     fn order_free(&self) -> bool {
         Survey::order_free(self)
+    }
+    fn working_bytes(&self) -> u64 {
+        Survey::working_bytes(self)
     }
     fn partial(&self) -> AnyPartial {
         AnyPartial(Box::new(Survey::partial(self)))

@@ -65,6 +65,13 @@ pub enum MergeError {
         /// What was found, in words.
         found: String,
     },
+    /// The arithmetic came to no result, as when an iteration does not converge.
+    NoResult {
+        /// Name of the tensor.
+        tensor: String,
+        /// What happened.
+        reason: BoxError,
+    },
     /// Reading an input or writing the result failed.
     Io(BoxError),
 }
@@ -92,6 +99,7 @@ impl fmt::Display for MergeError {
             Self::Statistics { tensor, expected, found } => {
                 write!(f, "statistics of tensor {tensor}: expected {expected}, found {found}")
             }
+            Self::NoResult { tensor, reason } => write!(f, "tensor {tensor} cannot be merged: {reason}"),
             Self::Io(e) => e.fmt(f),
         }
     }
@@ -101,7 +109,7 @@ impl Error for MergeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Param(e) => e.source(),
-            Self::Io(e) => e.source(),
+            Self::Io(e) | Self::NoResult { reason: e, .. } => e.source(),
             _ => None,
         }
     }

@@ -278,7 +278,9 @@ impl MixError {
                 "models that differ in shape or vocabulary can be mixed whole: `level: model` with `whole: true`".into()
             }
             Self::NoPrompts { .. } => {
-                "give each expert prompts that should go to it, or use `gate_mode: random` and train the gates".into()
+                "give each expert prompts that should go to it; or let the items of tasks give them, by `tasks` or --tasks; or \
+                 use `gate_mode: random` and train the gates"
+                    .into()
             }
             Self::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => {
                 "model paths are relative to the working directory; nothing is downloaded".into()

@@ -1,6 +1,6 @@
 //! From a tree of YAML to a checked description.
 
-use crate::config::{Expert, Format, GATE_MODES, GateMode, MixConfig};
+use crate::config::{Expert, Format, GATE_MODES, MixConfig};
 use crate::error::MixError;
 use crate::sites::Form;
 use crate::spec::{Level, Pool, RouterKind, Routing};
@@ -14,6 +14,7 @@ type Result<T> = std::result::Result<T, MixError>;
 const KEYS: &[&str] = &[
     "base_model",
     "gate_mode",
+    "tasks",
     "experts",
     "experts_per_token",
     "shared_experts",
@@ -31,7 +32,7 @@ const KEYS: &[&str] = &[
     "format",
 ];
 const EXPERT_KEYS: &[&str] =
-    &["source_model", "name", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale"];
+    &["source_model", "name", "positive_prompts", "negative_prompts", "skills", "noise_scale", "residual_scale"];
 const ROUTER_KEYS: &[&str] = &["kind", "hidden_size"];
 
 const LEVELS: [(&str, Level); 3] = [("ffn", Level::Ffn), ("block", Level::Block), ("model", Level::Model)];
@@ -58,7 +59,7 @@ impl MixConfig {
     ///
     /// # Errors
     /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range, keys
-    /// that exclude each other, prompts missing for a mode that needs them.
+    /// that exclude each other.
     pub fn parse(text: &str, origin: &str) -> Result<MixConfig> {
         match documents(text, origin)?.as_slice() {
             [root] => Reader { origin }.config(root, text),
@@ -118,7 +119,6 @@ impl Reader<'_> {
         if let (Some(list), true) = (top.get("shared_experts"), shared_experts.len() > 1) {
             return self.wrong(list, "shared_experts", "a list of at most one expert, as Qwen2-MoE's form has");
         }
-        self.check_prompts(&experts, &shared_experts, gate_mode, list)?;
         name(&mut experts);
 
         let most = experts.len() as i128;
@@ -193,6 +193,11 @@ impl Reader<'_> {
             shared_experts,
             experts_per_token,
             gate_mode,
+            tasks: self
+                .texts(&top, "tasks", "the path of a task, or a list of them")?
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
             dtype: self.dtype(&top)?,
             level,
             dense_layers,
@@ -233,26 +238,11 @@ impl Reader<'_> {
             model,
             positive_prompts: self.prompts(&entries, "positive_prompts")?,
             negative_prompts: self.prompts(&entries, "negative_prompts")?,
+            skills: self.texts(&entries, "skills", "the name of a task or a skill, or a list of them")?,
             noise_scale: self.number(&entries, "noise_scale", 0.0)?.unwrap_or(0.0),
             residual_scale: self.number(&entries, "residual_scale", f64::MIN)?.unwrap_or(1.0),
             at: node.at,
         })
-    }
-
-    /// Prompts where the mode needs them, and not the same for all experts.
-    fn check_prompts(&self, experts: &[Expert], shared: &[Expert], mode: GateMode, list: &Node) -> Result<()> {
-        if !mode.needs_prompts() {
-            return Ok(());
-        }
-        if let Some(bare) = experts.iter().chain(shared).find(|expert| expert.positive_prompts.is_empty()) {
-            let expert = bare.model.display().to_string();
-            return Err(MixError::NoPrompts { place: self.place(bare.at), expert, mode });
-        }
-        let prompts = |expert: &Expert| (expert.positive_prompts.clone(), expert.negative_prompts.clone());
-        if experts.len() > 1 && experts.iter().all(|expert| prompts(expert) == prompts(&experts[0])) {
-            return Err(MixError::SamePrompts { place: self.place(list.at) });
-        }
-        Ok(())
     }
 
     fn layers(&self, top: &Entries<'_>, dense: usize) -> Result<Option<Vec<usize>>> {
@@ -393,6 +383,19 @@ impl Reader<'_> {
             return self.wrong(node, key, "a list of texts");
         };
         list.iter().map(|entry| self.text(entry, key).map(str::to_string)).collect()
+    }
+
+    /// One text, or a list of them.
+    fn texts(&self, entries: &Entries<'_>, key: &'static str, expected: &str) -> Result<Vec<String>> {
+        let one = |node: &Node| match &node.value {
+            Tree::Text(text) if !text.is_empty() => Ok(text.clone()),
+            _ => self.wrong(node, key, expected),
+        };
+        match entries.get(key).map(|node| (node, &node.value)) {
+            None => Ok(Vec::new()),
+            Some((_, Tree::List(list))) => list.iter().map(one).collect(),
+            Some((node, _)) => Ok(vec![one(node)?]),
+        }
     }
 
     fn path(&self, node: &Node, key: &'static str) -> Result<PathBuf> {

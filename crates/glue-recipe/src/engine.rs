@@ -108,11 +108,6 @@ pub struct EngineOptions<'a> {
 /// tensor, so few that little is held of tensors that are under way.
 const SPANS_AT_ONCE: usize = 32;
 
-/// How many tensors of so many elements are begun together at most.
-pub(crate) fn begun_together(elements: usize, threads: usize) -> usize {
-    (SPANS_AT_ONCE * threads * SPAN).div_ceil(elements.max(1))
-}
-
 /// Merges every job on the threads of the current rayon pool.
 ///
 /// Jobs are done in order, as many at a time as keep the threads busy, each cut into spans that threads share: memory
@@ -128,12 +123,14 @@ pub fn merge_all(
 ) -> Result<(), TensorError> {
     let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
     let bytes = Mutex::default();
-    let enough = SPANS_AT_ONCE * rayon::current_num_threads() * SPAN;
+    let threads = rayon::current_num_threads();
+    let enough = SPANS_AT_ONCE * threads * SPAN;
     let mut start = 0;
     while start < jobs.len() {
         let mut end = start;
         let mut elements = 0;
-        while end < jobs.len() && (end == start || elements < enough) {
+        // An operator that sees a tensor whole works on it with one thread: there must be tensors for the others.
+        while end < jobs.len() && (end - start < threads || elements < enough) {
             elements += jobs[end].spec.len();
             end += 1;
         }

@@ -214,9 +214,9 @@ pub enum RecipeError {
         /// A model whose statistics lack it.
         missing: String,
         /// The path of those; `None` where none are given.
-        path: Option<String>,
+        path: Option<Box<str>>,
         /// What was looked for there.
-        looked_for: String,
+        looked_for: Box<str>,
     },
     /// A statistic is not of the shape or the type that its tensor asks for.
     #[error("`{name}` in the statistics {path} is {found}, but must be {expected} for tensor `{tensor}`")]
@@ -513,7 +513,7 @@ fn did_you_mean(nearest: &Option<&'static str>, known: &[&'static str]) -> Strin
     }
 }
 
-fn without(missing: &str, path: &Option<String>, looked_for: &str) -> String {
+fn without(missing: &str, path: &Option<Box<str>>, looked_for: &str) -> String {
     match path {
         Some(path) => format!("those of `{missing}` ({path}) have no `{looked_for}`"),
         None => format!("`{missing}` is given none"),

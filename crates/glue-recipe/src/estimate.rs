@@ -5,12 +5,11 @@
 //! | read | bytes of every operand and statistic of every tensor, once; those of adapters too |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead; and every statistic that is not cut into blocks, and the factors of adapters, as `f32`, of the tensors that are begun together |
+//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it; and every statistic of a tensor that is not cut into blocks, and the factors of its adapters, as `f32` |
 //!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
 //! about a tensor, a few megabytes for each thread.
 
-use crate::engine::begun_together;
 use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
 use glue_merge::{BLOCK, Grain, Plan, SPAN, StatisticShape};
@@ -78,24 +77,24 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     }
     let low_rank = |from| plan.change(from).and_then(|(adapter, change)| Some((adapter, change.low_rank.as_ref()?)));
     let factors = tensor.operands().filter_map(low_rank).map(|(adapter, change)| factor_bytes(adapter, change));
-    let together = (begun_together(n, threads as usize) as u64).clamp(1, threads);
-    let factors = together * factors.sum::<u64>();
-    let (passes, grain) = match plan.operation(tensor) {
-        Ok(Some(Plan::Map(map))) => (1, map.grain()),
-        Ok(Some(Plan::Survey(survey))) => (2, survey.grain()),
-        _ => return (1, factors),
+    let factors: u64 = factors.sum();
+    let (passes, grain, working) = match plan.operation(tensor) {
+        Ok(Some(Plan::Map(map))) => (1, map.grain(), 0),
+        Ok(Some(Plan::Survey(survey))) => (2, survey.grain(), survey.working_bytes()),
+        _ => return (1, threads * factors),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
-    let (block, span, at_once) = match grain {
-        Grain::Element => (BLOCK, SPAN, threads),
-        Grain::Row => (BLOCK.max(row), SPAN.max(row), threads),
-        Grain::Tensor => (n, n, 1),
+    let (block, span) = match grain {
+        Grain::Element => (BLOCK, SPAN),
+        Grain::Row => (BLOCK.max(row), SPAN.max(row)),
+        // Each thread may have a tensor of its own.
+        Grain::Tensor => (n, n),
     };
     let (in_blocks, whole) = statistics(plan, tensor);
     let operands = (tensor.operands().count() + in_blocks) as u64;
     let (block, span) = (block.min(n) as u64, span.min(n) as u64);
-    let buffers = at_once * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64));
-    (passes, buffers + factors + whole * together)
+    let buffers = operands * block * 4 + span * (4 + tensor.dtype.size() as u64);
+    (passes, threads * (buffers + working + whole + factors))
 }
 
 /// How many statistics are read block by block, and bytes of those that are held whole.

@@ -135,6 +135,10 @@ impl Survey for Before {
         self.survey.order_free()
     }
 
+    fn working_bytes(&self) -> u64 {
+        self.survey.working_bytes()
+    }
+
     fn partial(&self) -> AnyPartial {
         self.survey.partial()
     }

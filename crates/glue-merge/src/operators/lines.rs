@@ -136,6 +136,10 @@ impl Survey for ScaledSurvey {
         self.survey.order_free()
     }
 
+    fn working_bytes(&self) -> u64 {
+        self.survey.working_bytes()
+    }
+
     fn partial(&self) -> AnyPartial {
         self.survey.partial()
     }
