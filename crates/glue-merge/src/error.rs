@@ -47,6 +47,24 @@ pub enum MergeError {
         /// Number of elements of the input.
         found: usize,
     },
+    /// The operator cannot do without a statistic of this tensor.
+    StatisticMissing {
+        /// Name of the operator.
+        operator: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+        /// Name of the statistic.
+        statistic: &'static str,
+    },
+    /// The statistics are not those that the operator declares.
+    Statistics {
+        /// Name of the tensor.
+        tensor: String,
+        /// What the operator wants, in words.
+        expected: String,
+        /// What was found, in words.
+        found: String,
+    },
     /// Reading an input or writing the result failed.
     Io(BoxError),
 }
@@ -67,6 +85,12 @@ impl fmt::Display for MergeError {
             }
             Self::Length { tensor, expected, found } => {
                 write!(f, "an input of tensor {tensor} has {found} elements, expected {expected}")
+            }
+            Self::StatisticMissing { operator, tensor, statistic } => {
+                write!(f, "{operator} needs the statistic `{statistic}` of tensor {tensor}, and there is none")
+            }
+            Self::Statistics { tensor, expected, found } => {
+                write!(f, "statistics of tensor {tensor}: expected {expected}, found {found}")
             }
             Self::Io(e) => e.fmt(f),
         }

@@ -33,6 +33,7 @@ pub const DEF: OperatorDef = OperatorDef {
         (0.5, 2.0),
     )
     .or(1.0)],
+    statistic: None,
     plan: |_, params| Ok(Plan::map(Median { lambda: params.number("lambda") as f32 })),
 };
 

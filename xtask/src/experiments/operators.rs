@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn operators_that_need_statistics_are_told_apart() {
         let mut fisher = operator("unused", [Some(1), None], json!([]));
-        fisher["statistic"] = json!({"name": "fisher", "of": "models"});
+        fisher["statistic"] = json!({"name": "fisher", "of": "inputs"});
         assert_eq!(way(&fisher, None), Way::Statistic { name: "fisher".into(), of_base: false });
     }
 

@@ -30,6 +30,8 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
         ParamSpec::number("lambda", "Factor on the sum of the task vectors.", Interval::ANY, (0.1, 1.5)).or(1.0),
     ],
+    // Numbers measured on data, besides the weights: none.
+    statistic: None,
     // What can be refused is refused here: nothing after it may fail.
     plan: |_, params| {
         let weights = params.input_numbers("weight").into_iter().map(|w| w as f32).collect();
