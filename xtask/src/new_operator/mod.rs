@@ -86,13 +86,36 @@ impl Facts {
             profiles: from_line(&manifest, "[profile."),
             target: from_line(&config, "[target."),
             lock: read("Cargo.lock")?,
-            operators: read("docs/operators.md")?
-                .lines()
-                .filter_map(|l| l.strip_prefix("## "))
-                .map(Into::into)
-                .collect(),
+            operators: operators(&repo.path("crates"))?,
         })
     }
+}
+
+/// Names of the operators that the sources below a folder define.
+fn operators(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            names.extend(operators(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(defined(
+                &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            ));
+        }
+    }
+    Ok(names)
+}
+
+/// Names of the operators that a source file defines, outside of comments and tests.
+fn defined(source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines: Vec<&str> = code.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
+    let name = |pair: &[&str]| {
+        let named = pair[0].ends_with("OperatorDef {").then_some(pair[1])?;
+        Some(named.strip_prefix("name: \"")?.strip_suffix("\",")?.to_owned())
+    };
+    lines.windows(2).filter_map(name).collect()
 }
 
 /// A value of the section `[workspace.package]`.
@@ -119,7 +142,7 @@ fn check_name(name: &str, operators: &[String], packages: &[&str]) -> Result<()>
         );
     }
     if operators.iter().any(|operator| operator == name) {
-        bail!("there is an operator `{name}` already, see docs/operators.md: choose another name");
+        bail!("there is an operator `{name}` already: choose another name");
     }
     let package = package_name(name);
     if packages.contains(&package.as_str()) {

@@ -31,10 +31,16 @@ fn names_are_snake_case_and_free() {
 
 #[test]
 fn the_operators_that_there_are_are_known() {
-    let (_, facts) = facts();
-    for name in ["linear", "ties", "della_linear"] {
+    let (repo, facts) = facts();
+    let reference = fs::read_to_string(repo.path("docs/operators.md")).expect("the reference");
+    let documented: Vec<&str> = reference.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert!(documented.len() > 20, "{documented:?}");
+    for name in documented {
         assert!(facts.operators.iter().any(|operator| operator == name), "{name} in {:?}", facts.operators);
     }
+    let source = "//! OperatorDef {\n//!     name: \"a\",\nconst B: OperatorDef = OperatorDef {\n    name: \"b\",\n#[cfg(test)]\n\
+                  const C: OperatorDef = OperatorDef {\n    name: \"c\",\n";
+    assert_eq!(defined(source), ["b"]);
     assert!(facts.profiles.starts_with("[profile.") && facts.target.contains("rustflags"), "{facts:?}");
 }
 
