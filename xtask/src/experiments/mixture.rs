@@ -69,7 +69,7 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
 
 fn description(dense: &str, rest: &str) -> String {
     let experts: Vec<String> = EXPERTS.iter().map(|(name, _)| format!("{{source_model: {name}}}")).collect();
-    format!("base_model: {dense}\ngate_mode: random\n{rest}experts: [{}]\n", experts.join(", "))
+    format!("base_model: {dense}\nformat: native\ngate_mode: random\n{rest}experts: [{}]\n", experts.join(", "))
 }
 
 fn trained(
