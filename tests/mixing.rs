@@ -132,9 +132,10 @@ fn a_router_is_trained_and_nothing_else_changes() {
     let after = files(&place.path("mixture"));
     let changed: Vec<&String> =
         after.iter().filter(|(name, bytes)| before.get(*name) != Some(bytes)).map(|(n, _)| n).collect();
-    // The gate got a bias, so that it has moved to a file of its own.
-    assert!(changed.iter().all(|name| name.contains("gates") || name.ends_with(".index.json")), "{changed:?}");
-    assert!(!changed.is_empty());
+    assert_eq!(changed, ["glue.json", "model-00002-of-00002.safetensors"]);
+    let (old, new) = (checkpoint_of(&before), checkpoint_of(&after));
+    let differing: Vec<&String> = old.keys().filter(|name| old[*name] != new[*name]).collect();
+    assert_eq!(differing, ["model.gate.bias", "model.gate.weight"]);
 
     // What it is for: each task goes to the model that is best at it.
     let mixed = place.average("mixture", "test", "60");
@@ -148,8 +149,8 @@ fn a_router_is_trained_and_nothing_else_changes() {
     place.mix(&format!("{head}{experts}"), "again", &[]).ok();
     place.train("again", &args).ok();
     let (a, b) = (files(&place.path("mixture")), files(&place.path("again")));
-    let gates: Vec<&String> = a.keys().filter(|name| name.contains("gates")).collect();
-    assert!(!gates.is_empty() && gates.iter().all(|name| a[*name] == b[*name]));
+    // The model card names the directory.
+    assert!(a.keys().eq(b.keys()) && a.keys().all(|name| a[name] == b[name] || name == "README.md"));
 }
 
 #[test]
@@ -264,12 +265,39 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     );
     check(
         "base_model: a-math\ngate_mode: hidden\nexperts: [{source_model: a-math}, {source_model: a-code}]\n",
-        &["positive_prompts"],
+        &["mix.yml:3:", "expert `a-math` has no `positive_prompts`", "`gate_mode: hidden`", "hint:", "--tasks"],
     );
     check(&format!("{head}levl: ffn\nexperts: [{{source_model: a-math}}]\n"), &["levl"]);
     check(&format!("{head}experts: []\n"), &["experts"]);
 
-    // A gate that is missing, in words.
+    // An expert without a tokenizer.
+    let silent = place.path("silent");
+    fs::create_dir(&silent).expect("a directory");
+    for (name, bytes) in files(&shipped().join("a-code")) {
+        if !name.starts_with("tokenizer") && !name.contains('/') {
+            fs::write(silent.join(name), bytes).expect("a file");
+        }
+    }
+    let text = place.text("silent");
+    check(
+        &format!("{head}level: model\nwhole: true\nexperts: [{{source_model: a-math}}, {{source_model: '{text}'}}]\n"),
+        &["silent has no tokenizer, and with `whole` each expert reads text"],
+    );
+
+    // Tasks that are not needed, and an expert that no task wants.
+    let two = "experts: [{source_model: a-math}, {source_model: a-code}]\n";
+    fs::write(place.path("mix.yml"), format!("{head}{two}")).expect("a description");
+    let mix = |args: &[&str]| glue(&shipped(), [&["mix", &place.text("mix.yml"), &place.text("out")], args].concat());
+    mix(&["--tasks", "tasks"]).refused("tasks", 2, &["--tasks gives prompts", "`gate_mode: random`"]);
+    fs::write(place.path("mix.yml"), format!("base_model: a-math\n{two}")).expect("a description");
+    let args = ["--tasks", "tasks/arith", "--expert", "math=a-math"];
+    let says = ["expert `a-code` has no prompts, and no task is its own: arith goes to `a-math`", "hint:", "--expert"];
+    mix(&args).refused("no task", 2, &says);
+    mix(&["--tasks", "tasks/arith", "--expert", "math=nobody"]).refused("nobody", 2, &["`nobody`", "a-math, a-code"]);
+    mix(&["--tasks", "nowhere"]).refused("nowhere", 2, &["nowhere"]);
+    assert!(!place.path("out").exists());
+
+    // A gate that is missing, by its name.
     place
         .mix(
             &format!("{head}level: block\nexperts: [{{source_model: a-math}}, {{source_model: a-code}}]\n"),
@@ -278,13 +306,174 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
         )
         .ok();
     for (name, bytes) in files(&place.path("mixture")) {
-        if name.ends_with(".index.json") {
-            let text = String::from_utf8(bytes)
-                .expect("text")
-                .replace("model.layers.2.gate.weight", "model.layers.2.gte.weight");
-            fs::write(place.path("mixture").join(&name), text).expect("an index");
+        // Names of the same length, so that the rest of the files stays sound.
+        let (from, to) = (b"model.layers.2.gate.weight", b"model.layers.2.gtae.weight");
+        if let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
+            let mut renamed = bytes.clone();
+            renamed[at..at + to.len()].copy_from_slice(to);
+            fs::write(place.path("mixture").join(&name), renamed).expect("a file");
         }
     }
-    let run = glue(&shipped(), ["eval", &place.text("mixture"), "--tasks", "tasks", "--limit", "1"]);
-    assert!(run.err.contains("gate") || run.err.contains("gte"), "{}", run.err);
+    let mixture = place.text("mixture");
+    let run = glue(&shipped(), ["eval", &mixture, "--tasks", "tasks", "--limit", "1"]);
+    run.refused("eval", 1, &["`model.layers.2.gate.weight`"]);
+    let run = glue(&shipped(), ["train-router", &mixture, "--tasks", "tasks", "--limit", "5"]);
+    run.refused("train-router", 2, &["gate tensor `model.layers.2.gate.weight` is missing"]);
+}
+
+/// Prompts of the train items of a task, as they are asked.
+fn contexts(task: &str) -> Vec<String> {
+    let text = fs::read_to_string(shipped().join("tasks").join(task).join("train.jsonl")).expect("items");
+    let prompt = |line: &str| {
+        let item: Value = serde_json::from_str(line).expect("an item");
+        item["context"].as_str().or(item["query"].as_str()).expect("a context").trim_end().to_string()
+    };
+    text.lines().map(prompt).collect()
+}
+
+#[test]
+fn prompts_come_from_the_items_of_tasks() {
+    let place = Place::new();
+    let description = "base_model: base-a\ngate_mode: hidden_avg\nlevel: model\nrouting: sample\nexperts_per_token: 1\ndense_layers: 2\n\
+                       tasks: [tasks/arith, tasks/facts, tasks/program, tasks/order]\nexperts:\n- {source_model: a-chat}\n\
+                       - {source_model: a-math}\n- {source_model: a-code}\n- {source_model: a-reason, name: thinker, skills: reason}\n";
+    let dry = place.mix(description, "mixture", &["--dry-run"]).ok().out;
+    assert!(dry.contains("prompts of a-chat, a-math, a-code, thinker will be taken from items of"), "{dry}");
+    let report = place.mix(description, "mixture", &["--prompts", "20", "--limit", "60", "--json"]).json();
+    let notes: Vec<&str> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
+    // What is not given goes to the expert with the lowest loss.
+    for (expert, task) in [("a-chat", "facts"), ("a-math", "arith"), ("a-code", "program"), ("thinker", "order")] {
+        let note = format!("the prompts of expert `{expert}` come from items of {task} (split train): 20");
+        assert!(notes.contains(&note.as_str()), "{note}: {notes:?}");
+    }
+    assert_eq!(report["conditions"].as_array().map(Vec::len), Some(1));
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(place.path("mixture/glue.json")).expect("a manifest")).expect("JSON");
+    let list = |expert: &str, kind: &str| -> Vec<String> {
+        let list = manifest["mixture"]["prompts"][expert][kind].as_array().expect("prompts");
+        list.iter().map(|prompt| prompt.as_str().expect("a text").to_string()).collect()
+    };
+    let (own, others) = (contexts("arith"), [contexts("facts"), contexts("program"), contexts("order")].concat());
+    let (positive, negative) = (list("a-math", "positive"), list("a-math", "negative"));
+    assert_eq!((positive.len(), negative.len()), (20, 20));
+    assert!(positive.iter().all(|prompt| own.contains(prompt)), "{positive:?}");
+    assert!(negative.iter().all(|prompt| others.contains(prompt)), "{negative:?}");
+
+    // The same prompts written out give the same gates, and so does the command line in place of the description.
+    let quoted = |expert: &str| {
+        let of = |kind| serde_json::to_string(&list(expert, kind)).expect("JSON");
+        format!("positive_prompts: {}, negative_prompts: {}", of("positive"), of("negative"))
+    };
+    let mut by_hand =
+        description.lines().filter(|line| !line.starts_with("tasks:")).collect::<Vec<_>>().join("\n") + "\n";
+    by_hand = by_hand.replace(", skills: reason", "");
+    for (model, expert) in [("a-chat", "a-chat"), ("a-math", "a-math"), ("a-code", "a-code"), ("a-reason", "thinker")] {
+        by_hand =
+            by_hand.replace(&format!("source_model: {model}"), &format!("source_model: {model}, {}", quoted(expert)));
+    }
+    place.mix(&by_hand, "by-hand", &[]).ok();
+    let gates = |name: &str| checkpoint_of(&files(&place.path(name)))["model.gate.weight"].clone();
+    assert_eq!(gates("mixture"), gates("by-hand"));
+    let bare = by_hand.lines().filter(|line| !line.starts_with("- ")).collect::<Vec<_>>().join("\n");
+    let bare = format!(
+        "{bare}\n- source_model: a-chat\n- source_model: a-math\n- source_model: a-code\n- {{source_model: a-reason, name: thinker}}\n"
+    );
+    let mut args = vec!["--prompts", "20", "--limit", "60", "--expert", "reason=thinker", "--tasks"];
+    args.extend(["tasks/arith", "tasks/facts", "tasks/program", "tasks/order"]);
+    place.mix(&bare, "flags", &args).ok();
+    assert_eq!(gates("mixture"), gates("flags"));
+
+    // Without any training most items find their expert.
+    let report = glue(
+        &shipped(),
+        ["eval", &place.text("mixture"), "--tasks", "tasks", "--split", "test", "--limit", "40", "--json", "--quiet"],
+    )
+    .json();
+    for (task, expert) in [("facts", 0), ("arith", 1), ("program", 2), ("order", 3)] {
+        let share = &report["routing"]["tasks"][task]["shares"][expert];
+        assert!(share.as_f64().expect("a share") > 0.8, "{task}: {}", report["routing"]["tasks"][task]);
+    }
+}
+
+#[test]
+fn gates_that_tell_experts_apart_badly_are_warned_of_with_the_number() {
+    let place = Place::new();
+    // The same again and again: the means of five and of six differ by the share of the first token alone.
+    let long = "leo has 15 shells and gets 15 more. How many? A: ".repeat(5);
+    let description = format!(
+        "base_model: base-a\ngate_mode: hidden_avg\nexperts:\n- {{source_model: a-math, positive_prompts: [\"{long}\"]}}\n\
+         - {{source_model: a-code, positive_prompts: [\"{long}leo has 15 shells and gets 15 more. How many? A: \"]}}\n"
+    );
+    let report = place.mix(&description, "mixture", &["--json"]).json();
+    let conditions: Vec<f64> =
+        report["conditions"].as_array().expect("conditions").iter().filter_map(Value::as_f64).collect();
+    assert_eq!(conditions.len(), 4);
+    let notes: Vec<&str> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
+    for (gate, condition) in conditions.iter().enumerate() {
+        let note = format!("gate {gate} is ill-conditioned: its condition number is {condition:.3e}");
+        assert_eq!(*condition > 100.0, notes.iter().any(|other| other.starts_with(&note)), "{note}: {notes:?}");
+    }
+    assert!(conditions[0] > 100.0, "{conditions:?}");
+    // Rows of unit length at an angle of α: √((1 + cos α)/(1 − cos α)).
+    let tensors = checkpoint::read(&place.path("mixture"));
+    let weight = tensors["model.layers.0.block_sparse_moe.gate.weight"].values();
+    let (a, b) = weight.split_at(weight.len() / 2);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let sum: Vec<f64> = a.iter().zip(b).map(|(a, b)| a + b).collect();
+    let difference: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let expected = (dot(&sum, &sum) / dot(&difference, &difference)).sqrt();
+    // Gates are stored in f16: each row is off by some 3e-4, and their difference is ten times that or more.
+    assert!((conditions[0] / expected - 1.0).abs() < 0.2, "{} {expected}", conditions[0]);
+}
+
+#[test]
+fn what_experts_did_is_shown_as_table_json_and_pictures() {
+    let place = Place::new();
+    let description = "base_model: a-math\ngate_mode: random\nlevel: block\nrouting: sample\nexperts_per_token: 1\ndense_layers: 2\n\
+                       experts: [{source_model: a-math}, {source_model: a-code}]\n";
+    place.mix(description, "mixture", &[]).ok();
+    let pictures = place.text("pictures");
+    let mixture = place.text("mixture");
+    let eval = |args: &[&str]| {
+        let all = ["eval", &mixture, "--tasks", "tasks", "--split", "test", "--limit", "6", "--pictures", &pictures];
+        glue(&shipped(), [&all, args].concat())
+    };
+    let report = eval(&["--json", "--quiet"]).json();
+    let routing = &report["routing"];
+    assert_eq!(routing["experts"], serde_json::json!(["a-math", "a-code"]));
+    assert_eq!(
+        (&routing["tasks"]["arith"]["skill"], &routing["tasks"]["wino"]["skill"]),
+        (&"math".into(), &"reason".into())
+    );
+    let confusion = &routing["confusion"];
+    assert_eq!(confusion["rows"], "skill");
+    // Two gates, six items; two tasks take reason.
+    for (skill, decisions) in [("math", 12.0), ("knowledge", 12.0), ("code", 12.0), ("reason", 24.0)] {
+        let counts: Vec<f64> =
+            confusion["counts"][skill].as_array().expect("counts").iter().filter_map(Value::as_f64).collect();
+        assert_eq!(counts.iter().sum::<f64>(), decisions, "{skill}: {confusion}");
+    }
+    let load: f64 = confusion["load"].as_array().expect("a load").iter().filter_map(Value::as_f64).sum();
+    // Rounding of two quotients.
+    assert!((load - 1.0).abs() < 1e-12);
+
+    let names: Vec<String> = files(&place.path("pictures")).into_keys().collect();
+    let expected =
+        ["experts", "layer-2", "layer-3"].map(|name| ["skill", "task"].map(|rows| format!("{name}.{rows}.svg")));
+    assert_eq!(names, expected.concat());
+    let svg = fs::read_to_string(place.path("pictures/experts.skill.svg")).expect("a picture");
+    assert!(svg.starts_with("<svg ") && svg.contains("<title>Experts chosen by skill</title>"), "{svg}");
+    for skill in ["math", "knowledge", "code", "reason"] {
+        let counts = &confusion["counts"][skill];
+        let (a, b) = (counts[0].as_f64().expect("a count"), counts[1].as_f64().expect("a count"));
+        assert!(svg.contains(&format!(">{skill}<")), "{skill}");
+        assert!(svg.contains(&format!(">{:.0} %<", 100.0 * a / (a + b))), "{skill}: {counts}");
+    }
+    let text = eval(&["--quiet"]).ok().out;
+    assert!(text.contains("EXPERTS BY TASK") && text.contains("EXPERTS BY SKILL"), "{text}");
+    let share = 100.0 * routing["tasks"]["facts"]["shares"][0].as_f64().expect("a share");
+    let row = text.lines().rfind(|line| line.starts_with("facts ")).expect("a row");
+    assert!(row.contains(&format!("{share:.1} %")), "{row}");
+    let dense = glue(&shipped(), ["eval", "a-math", "--tasks", "tasks", "--limit", "1", "--pictures", &pictures]);
+    dense.refused("dense", 2, &["a-math has no experts"]);
 }

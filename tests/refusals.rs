@@ -527,6 +527,22 @@ fn command_lines_that_mean_nothing() {
     check(&["merge", "out.yml", "out", "--cuda"], &["--cuda", "hint: leave out --cuda"]);
 }
 
+/// This build links no driver: `cuda` is refused before anything is written, and `auto` takes the processor.
+#[test]
+fn devices_that_are_not_there() {
+    let zoo = Zoo::small();
+    zoo.write("out.yml", LINEAR);
+    let before = zoo.listing("");
+    let refused = zoo.glue(&["merge", "out.yml", "out", "--device", "cuda"]);
+    refused.refused("a device", 1, &["built without CUDA", "docs/cuda.md", "--device auto"]);
+    assert!(zoo.listing("") == before);
+    zoo.glue(&["merge", "out.yml", "out", "--device", "gpu"]).refused("no device", 2, &["cpu, cuda or auto", "gpu"]);
+    zoo.glue(&["merge", "out.yml", "processor"]).ok();
+    zoo.glue(&["merge", "out.yml", "automatic", "--device", "auto"]).ok();
+    let weights = |out: &str| zoo.bytes(&format!("{out}/model.safetensors"));
+    assert!(weights("processor") == weights("automatic"));
+}
+
 #[test]
 fn places_that_are_taken() {
     let check = |name, take: fn(&Zoo), out: &str, says: &[&str]| {

@@ -5,12 +5,13 @@
 
 For each directory: logits of a padded batch from transformers (with trust_remote_code for the project's own form) against logits
 computed here from the files, sample by sample without padding, in plain float64 torch; greedy generation with a cache against
-generation without; and, with --glue, the logits of `glue logits`. The definition here covers the Llama and Mistral families without
+generation without; the names of tensors in the files against those that the model expects; and, with --glue, the logits of
+`glue logits`. The definition here covers the Llama and Mistral families without
 windows or scaled rotary embeddings, in the forms mixtral, qwen2_moe and glue_mixture; for other families the figure is absent, and only the
 rest is compared. A mixture of whole models is compared expert by expert.
 
-One JSON line for each directory: {"mixture": ..., "definition": largest difference, "generation": true, "glue": ..., "routes": ...}.
-The status is 1 when a difference is above the tolerance or generation differs. Where torch and transformers are missing, it says so and
+One JSON line for each directory: {"mixture": ..., "names": true, "definition": largest difference, "generation": true, "glue": ...,
+"routes": ...}. The status is 1 when a difference is above the tolerance, or generation or names differ. Where torch and transformers are missing, it says so and
 ends with status 0.
 """
 
@@ -161,8 +162,18 @@ def batch_for(vocabulary):
 
 
 def load(directory):
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=torch.float32)
-    return model.eval()
+    return load_with_names(directory)[0]
+
+
+def load_with_names(directory):
+    """The model, and whether it has a place for every tensor of the files and finds a tensor for every place."""
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, trust_remote_code=True, dtype=torch.float32, output_loading_info=True
+    )
+    wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
+    if wrong:
+        print(f"{directory}: {wrong}", file=sys.stderr)
+    return model.eval(), not wrong
 
 
 def largest(a, b):
@@ -179,11 +190,11 @@ def with_glue(glue, directory, ids, mask, expected):
 
 
 def shared_trunk(directory, arguments):
-    model = load(directory)
+    model, names = load_with_names(directory)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids, mask = batch_for(vocabulary)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    result = {}
+    result = {"names": names}
     with torch.no_grad():
         found = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
         try:
@@ -217,7 +228,7 @@ def shared_trunk(directory, arguments):
 def whole(directory, arguments):
     """The gate by hand on the router model's states; each expert's answer by itself."""
     config = json.loads((directory / "config.json").read_text())
-    model = load(directory)
+    model, names = load_with_names(directory)
     reader = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
     router = load(directory / config["router_model"])
     gate = tensors_of(directory)
@@ -250,7 +261,7 @@ def whole(directory, arguments):
             alone = tokenizer.decode(own.generate(there, **options)[0][there.shape[1] :], skip_special_tokens=True)
             mixed = reader.decode(model.generate(ids, **options)[0][ids.shape[1] :], skip_special_tokens=True)
             same &= alone == mixed
-    return {"generation": same, "margin": min(margins), "routes": chosen}
+    return {"names": names, "generation": same, "margin": min(margins), "routes": chosen}
 
 
 def main():
@@ -265,7 +276,7 @@ def main():
         config = json.loads((directory / "config.json").read_text())
         result = whole(directory, arguments) if config.get("whole") else shared_trunk(directory, arguments)
         over = [key for key in ("definition", "of_prompt", "glue") if result.get(key, 0.0) > arguments.tolerance]
-        failed |= bool(over) or not result["generation"]
+        failed |= bool(over) or not result["generation"] or not result["names"]
         print(json.dumps({"mixture": directory.name, **result}), flush=True)
     raise SystemExit(1 if failed else 0)
 

@@ -124,8 +124,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("--lazy-unpickle", "checkpoints are memory-mapped; nothing is loaded whole"),
     ("--low-cpu-memory", "memory depends on the number of threads, not on the model"),
     ("--write-model-card", "a model card is written as it is"),
-    ("--cuda", "merging runs on the processor"),
-    ("--gpu-rich", "merging runs on the processor"),
+    ("--cuda", "merging runs on the processor unless --device says otherwise"),
+    ("--gpu-rich", "merging runs on the processor unless --device says otherwise"),
     ("--trust-remote-code", "no code of a checkpoint is ever run"),
     ("--allow-crimes", "there is no such switch: what is refused says how it can be allowed, where it can"),
 ];

@@ -15,6 +15,7 @@
 //!     inputs: InputRule::at_least(1),
 //!     base: BaseRule::Required,
 //!     params: &[],
+//!     statistic: None,
 //!     plan: |_, _| Ok(Plan::Copy(Operand::Base)),
 //! };
 //!

@@ -97,6 +97,44 @@ fn prompts_go_where_the_pooled_state_says_and_are_answered_there() {
     assert_eq!(seen, [true; 2]);
 }
 
+/// Mixtures of these models, read by the first of the zoo, with a row of the gate for each.
+fn whole(experts: &[Arc<TextModel>], rows: &[Vec<f32>], pool: Pool) -> RoutedTextModel {
+    let experts_of = |(number, _): (usize, &Arc<TextModel>)| number.to_string();
+    let spec = WholeSpec { experts: experts.iter().enumerate().map(experts_of).collect(), ..spec(pool, 2) };
+    RoutedTextModel::new(spec, open("base-a"), &gate(&rows.concat(), rows.len()), experts.to_vec()).unwrap()
+}
+
+#[test]
+fn identical_models_one_model_and_models_in_another_order() {
+    let (math, chat) = (open("a-math"), open("c-chat"));
+    let hidden = open("base-a").model.hidden_size();
+    let rows: Vec<Vec<f32>> = (0..3).map(|seed| noise(hidden, 70 + seed)).collect();
+    let prompts: Vec<Prompt> = PROMPTS[1..].iter().map(|prompt| Prompt::text(*prompt)).collect();
+    let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+    let answers = |mixture: &RoutedTextModel| -> Vec<Vec<u32>> {
+        mixture.generate(&prompts, &options, &|_| ()).unwrap().into_iter().map(|one| one.tokens).collect()
+    };
+    let alone: Vec<Vec<u32>> =
+        math.generate(&prompts, &options, &|_| ()).unwrap().into_iter().map(|one| one.tokens).collect();
+    for pool in [Pool::Mean, Pool::First, Pool::Last] {
+        // The same model whatever the gate says, and the only one.
+        let same = whole(&[Arc::clone(&math), Arc::clone(&math), Arc::clone(&math)], &rows, pool);
+        assert_eq!(answers(&same), alone, "{pool:?}");
+        assert_eq!(answers(&whole(&[Arc::clone(&math)], &rows[..1], pool)), alone, "{pool:?}");
+        // In another order, with the rows of the gate in that order.
+        let other = open("b-code");
+        let one = whole(&[Arc::clone(&math), Arc::clone(&chat), Arc::clone(&other)], &rows, pool);
+        let turned = [rows[2].clone(), rows[0].clone(), rows[1].clone()];
+        let two = whole(&[Arc::clone(&other), Arc::clone(&math), Arc::clone(&chat)], &turned, pool);
+        let routes = (one.route(&prompts).unwrap(), two.route(&prompts).unwrap());
+        for (a, b) in routes.0.iter().zip(&routes.1) {
+            assert_eq!(a.expert, [2, 0, 1][b.expert], "{pool:?}");
+            assert_eq!([b.scores[1], b.scores[2], b.scores[0]][..], a.scores, "{pool:?}");
+        }
+        assert_eq!(answers(&one), answers(&two), "{pool:?}");
+    }
+}
+
 /// The model with a chat template of its own.
 fn with_template(name: &str, template: &str) -> Arc<TextModel> {
     let directory = tempfile::tempdir().unwrap();

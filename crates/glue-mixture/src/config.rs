@@ -1,8 +1,8 @@
 //! What a mixture shall be: mergekit-moe's dialect of YAML, extended.
 
 use crate::spec::{Level, Pool, RouterKind, Routing};
-use crate::yaml::Position;
 use glue_tensor::Dtype;
+use glue_yaml::Position;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -62,6 +62,8 @@ pub struct Expert {
     pub positive_prompts: Vec<String>,
     /// Prompts that should not.
     pub negative_prompts: Vec<String>,
+    /// Tasks or skills that are its, when prompts are taken from the items of tasks.
+    pub skills: Vec<String>,
     /// Deviation of normal noise added to each of its elements before it is scaled, at least 0; 0 adds none.
     pub noise_scale: f64,
     /// Factor on the projection that ends its MLP.
@@ -100,6 +102,9 @@ pub struct MixConfig {
     pub experts_per_token: usize,
     /// Where initial gates come from.
     pub gate_mode: GateMode,
+    /// Directories or files of tasks, whose items give prompts to experts that have none. Default: none, and every expert
+    /// needs prompts where gates are made from them.
+    pub tasks: Vec<PathBuf>,
     /// The type of the output; that of each tensor when absent.
     pub dtype: Option<Dtype>,
     /// What is mixed. Default: `ffn`.

@@ -1,17 +1,10 @@
-//! The gates of a mixture: their values, where they stand in a directory, reading them, and replacing them in place.
-//!
-//! A mixture written by this crate keeps its gates in a file of their own, so that replacing them leaves the experts alone.
+//! The gates of a mixture: their values, what is stored of them, and reading them.
 
 use crate::error::MixError;
 use crate::sites::{Form, Sites};
 use crate::spec::RouterKind;
-use glue_tensor::checkpoint::{INDEX_FILE, SINGLE_FILE};
-use glue_tensor::header::encode_header;
-use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, Config, ContentHash, Dtype, TensorSpec, narrow, widen, write_atomic};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use glue_tensor::{Checkpoint, Dtype, TensorSpec, narrow, widen};
+use std::path::Path;
 
 /// One gate: from a state of width `hidden` to a score for each expert. Matrices are row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,6 +139,55 @@ impl Gates {
     }
 }
 
+impl Gates {
+    /// The same gates as they are written to `sites`: in the project's own form a linear gate has a bias, of zeros where it had
+    /// none, so that the names in a file follow from the kind of the gates.
+    pub(crate) fn written(&self, sites: &Sites) -> Gates {
+        let mut gates = self.clone();
+        if sites.form == Form::Native {
+            gates.gates.iter_mut().for_each(|gate| {
+                if let Gate::Linear { bias: bias @ None, .. } = gate {
+                    *bias = Some(vec![0.0; self.experts]);
+                }
+            });
+        }
+        gates
+    }
+
+    /// The same gates after they were stored as `dtype`, the type of the file they go to (see [`crate::gate_dtype`]).
+    ///
+    /// # Errors
+    /// [`MixError::GateValue`] for a value that the type does not hold.
+    pub fn stored_as(&self, dtype: Dtype) -> Result<Gates, MixError> {
+        let mut stored = self.clone();
+        for (number, gate) in stored.gates.iter_mut().enumerate() {
+            let name = format!("gate {number}");
+            match gate {
+                Gate::Linear { weight, bias } => {
+                    round(&name, weight, dtype)?;
+                    bias.iter_mut().try_for_each(|bias| round(&name, bias, dtype))?;
+                }
+                Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+                    [up_weight, up_bias, down_weight, down_bias]
+                        .into_iter()
+                        .try_for_each(|values| round(&name, values, dtype))?;
+                }
+            }
+        }
+        for (number, row) in stored.shared.iter_mut().enumerate() {
+            round(&format!("shared expert's gate {number}"), row, dtype)?;
+        }
+        Ok(stored)
+    }
+}
+
+/// Values as they come back from a file.
+fn round(name: &str, values: &mut [f32], dtype: Dtype) -> Result<(), MixError> {
+    let bytes = store(name, values, dtype)?;
+    let refused = MixError::GateValue { gate: name.to_string(), value: 0.0, dtype };
+    widen(dtype, &bytes, values).map(|_| ()).map_err(|_| refused)
+}
+
 fn check_finite(gate: &str, values: &[f32]) -> Result<(), MixError> {
     match values.iter().find(|value| !value.is_finite()) {
         Some(&value) => Err(MixError::GateValue { gate: gate.to_string(), value, dtype: Dtype::F32 }),
@@ -230,134 +272,4 @@ pub fn read_gates(dir: impl AsRef<Path>) -> Result<Gates, MixError> {
     let gates = sites.prefixes.iter().map(gate).collect::<Result<_, _>>()?;
     let shared = sites.shared.iter().map(|name| required(name.clone(), &[1, hidden])).collect::<Result<_, _>>()?;
     Ok(Gates { experts: n, hidden_size: hidden, gates, shared })
-}
-
-/// Replaces the gates of the mixture in the directory `dir`, and nothing else: in its own form gates may change their kind, and
-/// then the index and `router` in `config.json` follow.
-///
-/// A crash leaves the old gates or the new ones. When the kind changes, several files do, one after the other: a crash between
-/// them leaves a directory that is refused when it is opened, and that another call mends.
-///
-/// # Errors
-/// Those of [`Gates::check`]; [`MixError::GatesNotApart`] for a mixture of another program that keeps gates and experts in one
-/// file; and those of reading and writing files.
-pub fn write_gates(dir: impl AsRef<Path>, gates: &Gates) -> Result<(), MixError> {
-    let dir = dir.as_ref();
-    let sites = Sites::open(dir)?;
-    gates.check(&sites)?;
-    let Some(kind) = gates.kind() else {
-        return Ok(());
-    };
-    let place = Place::find(dir, &sites)?;
-    let specs = specs(&sites, gates, place.dtype);
-    let bytes = encode(&specs, &data(&sites, gates, place.dtype)?);
-    if place.index.is_none() || specs.len() == place.names.len() && specs.iter().all(|s| place.names.contains(&s.name))
-    {
-        write_atomic(&place.file, &bytes)?;
-    } else {
-        place.move_to(dir, &specs, &bytes)?;
-    }
-    if kind != sites.router {
-        let mut config = Config::open(dir.join(CONFIG_FILE))?;
-        config.set("router", serde_json::json!(kind))?;
-        write_atomic(dir.join(CONFIG_FILE), &config.to_bytes())?;
-    }
-    Ok(())
-}
-
-/// The bytes of a safetensors file.
-fn encode(specs: &[TensorSpec], data: &[Vec<u8>]) -> Vec<u8> {
-    let mut end = 0;
-    let entries = specs.iter().zip(data).map(|(spec, data)| {
-        let start = end;
-        end += data.len() as u64;
-        (spec.name.as_str(), spec.dtype, spec.shape.as_slice(), start..end)
-    });
-    let entries: Vec<_> = entries.collect();
-    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    let mut bytes = encode_header(entries, &metadata);
-    bytes.extend(data.iter().flatten());
-    bytes
-}
-
-/// Where the gates of a directory are.
-struct Place {
-    file: PathBuf,
-    dtype: Dtype,
-    /// Names of the tensors in the file.
-    names: Vec<String>,
-    /// The index, where there is one.
-    index: Option<(PathBuf, Value)>,
-}
-
-impl Place {
-    fn find(dir: &Path, sites: &Sites) -> Result<Place, MixError> {
-        let index = dir.join(INDEX_FILE);
-        let index = match index.is_file() {
-            true => Some(read_json(&index).map(|value| (index, value))?),
-            false => None,
-        };
-        // After a crash between two files the whole does not open as a checkpoint; its files do.
-        let files: Vec<PathBuf> = match &index {
-            Some((_, value)) => {
-                let names: BTreeSet<&str> = value["weight_map"]
-                    .as_object()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|(_, file)| file.as_str())
-                    .collect();
-                names.into_iter().map(|name| dir.join(name)).collect()
-            }
-            None => vec![dir.join(SINGLE_FILE)],
-        };
-        for file in files {
-            let checkpoint = Checkpoint::open(&file)?;
-            let Some(gate) = checkpoint.tensors().iter().find(|info| sites.is_gate(&info.name)) else {
-                continue;
-            };
-            if let Some(other) = checkpoint.tensors().iter().find(|info| !sites.is_gate(&info.name)) {
-                return Err(MixError::GatesNotApart { file, tensor: other.name.clone() });
-            }
-            let names = checkpoint.tensors().iter().map(|info| info.name.clone()).collect();
-            return Ok(Place { dtype: gate.dtype, names, index, file });
-        }
-        let tensor = sites.prefixes.first().map_or(String::new(), |prefix| format!("{prefix}weight"));
-        Err(MixError::GateMissing { path: dir.to_path_buf(), tensor })
-    }
-
-    /// Puts the gates into another file, of a name that follows from its content, and then lets the index name it.
-    fn move_to(&self, dir: &Path, specs: &[TensorSpec], bytes: &[u8]) -> Result<(), MixError> {
-        let Some((index_path, index)) = &self.index else {
-            return Ok(());
-        };
-        let name = format!("model-gates-{}.safetensors", &ContentHash::of(bytes).to_string()[..12]);
-        let path = dir.join(&name);
-        write_atomic(&path, bytes)?;
-        let mut index = index.clone();
-        let size = |specs: &[TensorSpec]| -> u64 {
-            specs.iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
-        };
-        let before: u64 = Checkpoint::open(&self.file)?.tensors().iter().map(|info| info.n_elements() as u64).sum();
-        for (key, width) in [("total_parameters", 1), ("total_size", self.dtype.size() as u64)] {
-            if let Some(total) = index["metadata"][key].as_u64() {
-                index["metadata"][key] = (total + size(specs) * width - (before * width).min(total)).into();
-            }
-        }
-        if let Some(map) = index["weight_map"].as_object_mut() {
-            map.retain(|tensor, _| !self.names.contains(tensor));
-            map.extend(specs.iter().map(|spec| (spec.name.clone(), Value::from(name.as_str()))));
-            map.sort_keys();
-        }
-        write_atomic(index_path, format!("{index:#}\n").as_bytes())?;
-        if path != self.file {
-            std::fs::remove_file(&self.file).map_err(|source| MixError::Read { path: self.file.clone(), source })?;
-        }
-        Ok(())
-    }
-}
-
-fn read_json(path: &Path) -> Result<Value, MixError> {
-    let read = std::fs::read(path);
-    let parsed = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(std::io::Error::from));
-    parsed.map_err(|source| MixError::Read { path: path.to_path_buf(), source })
 }

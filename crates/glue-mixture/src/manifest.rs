@@ -5,18 +5,19 @@
 //! | `format` | version of this table, 1 |
 //! | `tool`, `version` | what made the output |
 //! | `recipe` | the text of the description |
-//! | `mixture` | what the runtime and reports need where the form of the output does not say it: level, names of the experts, mixed layers, how gates were made |
+//! | `mixture` | what the runtime and reports need where the form of the output does not say it: level, names of the experts, mixed layers, how gates were made first, prompts that were taken from items of tasks, and `gates_replaced` when other gates have come in their place |
 //! | `seed`, `dtype` | seed of noise and random gates; type of the output, null where each tensor keeps its own |
 //! | `inputs` | for each model its path, and for each file name, bytes and XXH3-128 |
-//! | `output` | files with bytes of data and number of tensors |
+//! | `output` | files with bytes of data and number of tensors, and the XXH3-128 of the one with the gates |
 //! | `notes` | what else there is to know |
 
 use crate::error::MixError;
 use crate::plan::MixPlan;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{ContentHash, Dtype, ModelDir};
+use glue_tensor::{Checkpoint, ContentHash, Dtype, ModelDir, write_atomic};
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// File name of the manifest.
@@ -51,7 +52,7 @@ pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) ->
         json!({ "model": path, "path": path, "files": files })
     });
     let config = &plan.config;
-    json!({
+    let mut value = json!({
         "format": 1,
         "tool": "model-glue",
         "version": env!("CARGO_PKG_VERSION"),
@@ -69,5 +70,54 @@ pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) ->
         "inputs": inputs.collect::<Vec<_>>(),
         "output": { "files": files },
         "notes": plan.notes,
-    })
+    });
+    if !plan.from_tasks.is_empty() {
+        let taken = config.experts.iter().filter(|expert| plan.from_tasks.contains(&expert.name));
+        let prompts = taken.map(|expert| {
+            let prompts = json!({ "positive": expert.positive_prompts, "negative": expert.negative_prompts });
+            (expert.name.clone(), prompts)
+        });
+        value["mixture"]["prompts"] = prompts.collect::<Map<_, _>>().into();
+    }
+    value
+}
+
+/// What the manifest says of the file with the gates, which stands at `path`.
+pub(crate) fn gates_entry(path: &Path) -> Result<Value, MixError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let hash = checkpoint.files().first().map(|file| file.content_hash().to_string());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (bytes, tensors) = (checkpoint.total_bytes(), checkpoint.tensors().len());
+    Ok(json!({ "name": name, "bytes": bytes, "tensors": tensors, "xxh3_128": hash }))
+}
+
+/// Lets the manifest in `dir` list the file with the gates that is there now, among `files`; says whether it was changed. A
+/// manifest that is not there or that another program wrote stays as it is.
+pub(crate) fn follow_gates(
+    dir: &Path,
+    gates: &Path,
+    files: &BTreeSet<String>,
+    replaced: bool,
+) -> Result<bool, MixError> {
+    let path = dir.join(FILE);
+    let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let Some(mut value) = read.filter(|value| value["mixture"].is_object()) else { return Ok(false) };
+    let Some(listed) = value["output"]["files"].as_array() else { return Ok(false) };
+    let entry = gates_entry(gates)?;
+    let known = listed.iter().find(|other| other["name"] == entry["name"]);
+    // Mixtures of earlier versions have no hash.
+    let current = known.is_some_and(|known| known["xxh3_128"].is_null() || known["xxh3_128"] == entry["xxh3_128"]);
+    if current && !replaced {
+        return Ok(false);
+    }
+    let kept = listed.iter().filter(|other| {
+        let name = other["name"].as_str().unwrap_or_default();
+        // Parts of the mixture in directories of their own are not in the index.
+        other["name"] != entry["name"] && (name.contains('/') || files.contains(name))
+    });
+    let new: Vec<Value> = kept.chain([&entry]).cloned().collect();
+    value["output"]["files"] = new.into();
+    value["mixture"]["gates_replaced"] = true.into();
+    write_atomic(&path, format!("{value:#}\n").as_bytes())?;
+    Ok(true)
 }

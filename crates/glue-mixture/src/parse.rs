@@ -1,11 +1,11 @@
 //! From a tree of YAML to a checked description.
 
-use crate::config::{Expert, Format, GATE_MODES, GateMode, MixConfig};
-use crate::error::{MixError, Place};
+use crate::config::{Expert, Format, GATE_MODES, MixConfig};
+use crate::error::MixError;
 use crate::sites::Form;
 use crate::spec::{Level, Pool, RouterKind, Routing};
-use crate::yaml::{Node, Position, Tree, document};
 use glue_tensor::Dtype;
+use glue_yaml::{At, Node, Place, Position, Tree, documents};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ type Result<T> = std::result::Result<T, MixError>;
 const KEYS: &[&str] = &[
     "base_model",
     "gate_mode",
+    "tasks",
     "experts",
     "experts_per_token",
     "shared_experts",
@@ -31,7 +32,7 @@ const KEYS: &[&str] = &[
     "format",
 ];
 const EXPERT_KEYS: &[&str] =
-    &["source_model", "name", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale"];
+    &["source_model", "name", "positive_prompts", "negative_prompts", "skills", "noise_scale", "residual_scale"];
 const ROUTER_KEYS: &[&str] = &["kind", "hidden_size"];
 
 const LEVELS: [(&str, Level); 3] = [("ffn", Level::Ffn), ("block", Level::Block), ("model", Level::Model)];
@@ -58,15 +59,17 @@ impl MixConfig {
     ///
     /// # Errors
     /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range, keys
-    /// that exclude each other, prompts missing for a mode that needs them.
+    /// that exclude each other.
     pub fn parse(text: &str, origin: &str) -> Result<MixConfig> {
-        let root = document(text, origin)?;
-        Reader { origin }.config(&root, text)
+        match documents(text, origin)?.as_slice() {
+            [root] => Reader { origin }.config(root, text),
+            others => Err(MixError::Documents { origin: origin.into(), found: others.len() }),
+        }
     }
 
     /// The place of `at` in the text, for errors.
     pub(crate) fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.clone(), line: at.line, column: at.column }
+        at.of(&self.origin)
     }
 
     /// Where the value of `key` stands, or the base where the key is absent.
@@ -84,14 +87,14 @@ struct Reader<'a> {
 struct Entries<'a> {
     at: Position,
     inside: &'static str,
-    entries: &'a [(String, Position, Node)],
+    entries: &'a [(At<String>, Node)],
 }
 
 impl<'a> Entries<'a> {
     /// The value of `key`; null counts as absent.
     fn get(&self, key: &str) -> Option<&'a Node> {
-        let found = self.entries.iter().find(|(name, _, _)| name == key);
-        found.map(|(_, _, node)| node).filter(|node| node.value != Tree::Null)
+        let found = self.entries.iter().find(|(name, _)| name.value == key);
+        found.map(|(_, node)| node).filter(|node| node.value != Tree::Null)
     }
 }
 
@@ -116,7 +119,6 @@ impl Reader<'_> {
         if let (Some(list), true) = (top.get("shared_experts"), shared_experts.len() > 1) {
             return self.wrong(list, "shared_experts", "a list of at most one expert, as Qwen2-MoE's form has");
         }
-        self.check_prompts(&experts, &shared_experts, gate_mode, list)?;
         name(&mut experts);
 
         let most = experts.len() as i128;
@@ -181,7 +183,7 @@ impl Reader<'_> {
         let places = top
             .entries
             .iter()
-            .filter_map(|(name, _, node)| KEYS.iter().find(|key| *key == name).map(|key| (*key, node.at)));
+            .filter_map(|(name, node)| KEYS.iter().find(|key| **key == name.value).map(|key| (*key, node.at)));
         Ok(MixConfig {
             text: text.to_string(),
             origin: self.origin.to_string(),
@@ -191,6 +193,11 @@ impl Reader<'_> {
             shared_experts,
             experts_per_token,
             gate_mode,
+            tasks: self
+                .texts(&top, "tasks", "the path of a task, or a list of them")?
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
             dtype: self.dtype(&top)?,
             level,
             dense_layers,
@@ -231,26 +238,11 @@ impl Reader<'_> {
             model,
             positive_prompts: self.prompts(&entries, "positive_prompts")?,
             negative_prompts: self.prompts(&entries, "negative_prompts")?,
+            skills: self.texts(&entries, "skills", "the name of a task or a skill, or a list of them")?,
             noise_scale: self.number(&entries, "noise_scale", 0.0)?.unwrap_or(0.0),
             residual_scale: self.number(&entries, "residual_scale", f64::MIN)?.unwrap_or(1.0),
             at: node.at,
         })
-    }
-
-    /// Prompts where the mode needs them, and not the same for all experts.
-    fn check_prompts(&self, experts: &[Expert], shared: &[Expert], mode: GateMode, list: &Node) -> Result<()> {
-        if !mode.needs_prompts() {
-            return Ok(());
-        }
-        if let Some(bare) = experts.iter().chain(shared).find(|expert| expert.positive_prompts.is_empty()) {
-            let expert = bare.model.display().to_string();
-            return Err(MixError::NoPrompts { place: self.place(bare.at), expert, mode });
-        }
-        let prompts = |expert: &Expert| (expert.positive_prompts.clone(), expert.negative_prompts.clone());
-        if experts.len() > 1 && experts.iter().all(|expert| prompts(expert) == prompts(&experts[0])) {
-            return Err(MixError::SamePrompts { place: self.place(list.at) });
-        }
-        Ok(())
     }
 
     fn layers(&self, top: &Entries<'_>, dense: usize) -> Result<Option<Vec<usize>>> {
@@ -313,8 +305,8 @@ impl Reader<'_> {
         let Tree::Map(entries) = &node.value else {
             return self.wrong(node, inside, format!("a mapping with {}", known.join(", ")));
         };
-        match entries.iter().find(|(name, _, _)| !known.contains(&name.as_str())) {
-            Some((key, at, _)) => {
+        match entries.iter().find(|(name, _)| !known.contains(&name.value.as_str())) {
+            Some((At { value: key, at }, _)) => {
                 Err(MixError::UnknownKey { place: self.place(*at), inside, key: key.clone(), known: known.to_vec() })
             }
             None => Ok(Entries { at: node.at, inside, entries }),
@@ -363,7 +355,7 @@ impl Reader<'_> {
         expected: &str,
     ) -> Result<i128> {
         match node.value {
-            Tree::Whole(number) if range.contains(&number) => Ok(number),
+            Tree::Integer(number) if range.contains(&number) => Ok(number),
             _ => self.wrong(node, key, expected),
         }
     }
@@ -373,7 +365,7 @@ impl Reader<'_> {
             return Ok(None);
         };
         let number = match node.value {
-            Tree::Whole(number) => number as f64,
+            Tree::Integer(number) => number as f64,
             Tree::Number(number) => number,
             _ => f64::NAN,
         };
@@ -393,6 +385,19 @@ impl Reader<'_> {
         list.iter().map(|entry| self.text(entry, key).map(str::to_string)).collect()
     }
 
+    /// One text, or a list of them.
+    fn texts(&self, entries: &Entries<'_>, key: &'static str, expected: &str) -> Result<Vec<String>> {
+        let one = |node: &Node| match &node.value {
+            Tree::Text(text) if !text.is_empty() => Ok(text.clone()),
+            _ => self.wrong(node, key, expected),
+        };
+        match entries.get(key).map(|node| (node, &node.value)) {
+            None => Ok(Vec::new()),
+            Some((_, Tree::List(list))) => list.iter().map(one).collect(),
+            Some((node, _)) => Ok(vec![one(node)?]),
+        }
+    }
+
     fn path(&self, node: &Node, key: &'static str) -> Result<PathBuf> {
         match &node.value {
             Tree::Text(text) if !text.is_empty() => Ok(PathBuf::from(text)),
@@ -408,7 +413,7 @@ impl Reader<'_> {
     }
 
     fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.into(), line: at.line, column: at.column }
+        at.of(self.origin)
     }
 
     fn wrong<T>(&self, node: &Node, key: &str, expected: impl Into<String>) -> Result<T> {

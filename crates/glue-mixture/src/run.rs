@@ -10,7 +10,7 @@ use crate::sites::Form;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
-use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging, WriteError, narrow, widen};
+use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, WriteError, narrow, widen};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -73,6 +73,7 @@ pub fn run(
         let (expected, found) = (format!("{:?}", plan.sites.router), format!("{:?}", gates.kind()));
         return Err(MixError::Gates { what: "kind of the gates".into(), expected, found });
     }
+    let gates = &gates.written(&plan.sites);
     let staging = Staging::create(out_dir)?;
     let (written, hashes) = rayon::join(
         || plan.parts.iter().map(|part| write_part(plan, part, gates, &staging, options, watch)).collect(),
@@ -121,7 +122,8 @@ fn write_root(
     options: &RunOptions,
     watch: &dyn Watch,
 ) -> Result<Vec<Value>, MixError> {
-    let gate_specs = specs(&plan.sites, gates, plan.gate_dtype);
+    let mut gate_specs = specs(&plan.sites, gates, plan.gate_dtype);
+    gate_specs.extend(plan.dense_gates.iter().cloned());
     let (has_body, has_gates) = (!part.tensors.is_empty(), !gate_specs.is_empty());
     // One checkpoint: no other name is known to everybody, and with the index missing no file of two is one.
     let body = layout(part, options, if has_gates { "body" } else { "model" })?;
@@ -137,8 +139,10 @@ fn write_root(
         fill(plan, part, writer, watch)?;
     }
     if let Some(writer) = &writers.1 {
-        for (i, bytes) in data(&plan.sites, gates, plan.gate_dtype)?.iter().enumerate() {
-            writer.write_at(i, 0, bytes)?;
+        let zeros = |spec: &TensorSpec| vec![0; spec.shape.iter().product::<usize>() * spec.dtype.size()];
+        let values = data(&plan.sites, gates, plan.gate_dtype)?;
+        for (i, bytes) in values.into_iter().chain(plan.dense_gates.iter().map(zeros)).enumerate() {
+            writer.write_at(i, 0, &bytes)?;
             watch.wrote(bytes.len() as u64);
         }
     }
@@ -158,10 +162,11 @@ fn write_root(
             }
             staging.write_file(INDEX_FILE, &index(&[&body, &gate_layout], name))?;
             written.extend(files(&body, name));
-            written.extend(files(&gate_layout, |_| name(n_files - 1)));
+            written.push(manifest::gates_entry(&staging.path().join(name(n_files - 1)))?);
         }
         (true, false) => written.extend(files(&body, |i| body.shards()[i].name.clone())),
-        _ => written.extend(files(&gate_layout, |i| gate_layout.shards()[i].name.clone())),
+        (false, true) => written.push(manifest::gates_entry(&staging.path().join(&gate_layout.shards()[0].name))?),
+        (false, false) => {}
     }
     Ok(written)
 }

@@ -1,9 +1,12 @@
-//! What is refused, and what the errors say.
+//! What is refused, and what the errors say; prompts that come from elsewhere.
 
 mod common;
 
 use common::{LAYERS, Zoo, json_of, llama};
-use glue_mixture::{GateMode, Level, MixConfig, MixError, Mixture, Pool, RouterKind, Routing};
+use glue_mixture::{
+    GateMode, Level, MixConfig, MixError, MixPlan, Mixture, Pool, Prompts, RouterKind, Routing, RunOptions, Unwatched,
+    run,
+};
 use glue_tensor::{Config, Dtype};
 use serde_json::{Value, json};
 
@@ -23,7 +26,7 @@ fn texts() {
     check_text("base_model: a", "mix.yml:1:1: the description of a mixture needs `experts`");
     check_text(
         "base_model: a\nexperts:\n- source_model: b\n  positve_prompts: []\n",
-        "mix.yml:4:3: an expert has no key `positve_prompts`; it has source_model, name, positive_prompts, negative_prompts, \
+        "mix.yml:4:3: an expert has no key `positve_prompts`; it has source_model, name, positive_prompts, negative_prompts, skills, \
          noise_scale, residual_scale",
     );
     check_text(
@@ -54,17 +57,84 @@ fn texts() {
         "mix.yml:4:15: `architecture` asks for mixtral, but `format` for native",
     );
     check_text(
-        "base_model: a\nexperts:\n- source_model: b\n  positive_prompts: [x]\n- source_model: c\n",
-        "mix.yml:5:3: expert `c` has no `positive_prompts`, which `gate_mode: hidden` needs",
-    );
-    check_text(
-        "base_model: a\nexperts:\n- {source_model: b, positive_prompts: [x]}\n- {source_model: c, positive_prompts: [x]}\n",
-        "mix.yml:3:3: all experts have the same prompts; a gate could not tell them apart",
-    );
-    check_text(
         "base_model: a\ngate_mode: random\nexperts:\n- {source_model: b, noise_scale: -1}\n",
         "mix.yml:4:34: `noise_scale` must be a finite number, 0 or more, found -1",
     );
+}
+
+/// The description of `text` is refused with `expected` before any model is looked at: there are none.
+fn check_prompts(text: &str, expected: &str) {
+    let config = MixConfig::parse(text, "mix.yml").unwrap_or_else(|error| panic!("{text}: {error}"));
+    let error = MixPlan::new(&config).expect_err(text);
+    assert_eq!(error.to_string(), expected, "{text}");
+}
+
+#[test]
+fn prompts() {
+    let bare = "base_model: a\nexperts:\n- source_model: b\n  positive_prompts: [x]\n- source_model: c\n";
+    check_prompts(bare, "mix.yml:5:3: expert `c` has no `positive_prompts`, which `gate_mode: hidden` needs");
+    let error = MixPlan::new(&MixConfig::parse(bare, "m").unwrap()).unwrap_err();
+    assert!(error.is_usage() && error.hint().unwrap().contains("`tasks` or --tasks"), "{:?}", error.hint());
+    check_prompts(
+        "base_model: a\nexperts:\n- {source_model: b, positive_prompts: [x]}\n- {source_model: c, positive_prompts: [x]}\n",
+        "mix.yml:3:3: all experts have the same prompts; a gate could not tell them apart",
+    );
+    check_prompts(
+        "base_model: a\ngate_mode: random\ntasks: t\nexperts:\n- {source_model: b}\n",
+        "mix.yml:3:8: `tasks` means nothing with `gate_mode: random`",
+    );
+    check_prompts(
+        "base_model: a\nexperts:\n- {source_model: b, positive_prompts: [x], skills: math}\n",
+        "mix.yml:3:3: `skills` mean nothing without `tasks`, whose items have them",
+    );
+    check_prompts(
+        "base_model: a\ntasks: [t]\nexperts:\n- {source_model: b, skills: [y, x]}\n- {source_model: c, skills: x}\n",
+        "mix.yml:5:3: `skills` hold `x`, which an expert before has already",
+    );
+    check_prompts(
+        "base_model: a\ntasks: [t]\nexperts: [{source_model: b}]\nshared_experts:\n- {source_model: c, skills: x}\n",
+        "mix.yml:5:3: `skills` hold `x`, but the shared expert is for all tasks",
+    );
+    check_text(
+        "base_model: a\ntasks: {a: b}\nexperts: [{source_model: b}]\n",
+        "mix.yml:2:8: `tasks` must be the path of a task, or a list of them, found a mapping",
+    );
+}
+
+#[test]
+fn prompts_that_come_from_elsewhere_are_taken_in() {
+    let zoo = Zoo::usual();
+    let text = zoo.resolve(
+        "base_model: '@base'\ntasks: [t, u]\nexperts:\n- {source_model: '@x', skills: [math, sums]}\n- {source_model: '@y', \
+         positive_prompts: [b], negative_prompts: [c]}\n- {source_model: '@z', negative_prompts: [d]}\n",
+    );
+    let mut plan = zoo.plan(&text).unwrap();
+    assert_eq!(plan.config.tasks, ["t", "u"].map(std::path::PathBuf::from));
+    assert_eq!((plan.config.without_prompts(), plan.config.shared_without_prompts()), (vec![0, 2], false));
+    let of_skills = plan.config.experts_of_skills();
+    assert_eq!(
+        of_skills.into_iter().collect::<Vec<_>>(),
+        [("math", "x"), ("sums", "x")].map(|(a, b)| (a.into(), b.into()))
+    );
+    let list = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<String>>();
+    for expert in [0, 2] {
+        plan.set_prompts(expert, Prompts { positive: list(&["e", "f"]), negative: list(&["a"]) });
+    }
+    assert!(plan.config.without_prompts().is_empty());
+    let prompts = plan.gate_request().prompts;
+    assert_eq!((&prompts[0].positive, &prompts[0].negative), (&list(&["e", "f"]), &list(&["a"])));
+    assert_eq!((&prompts[1].positive, &prompts[1].negative), (&list(&["b"]), &list(&["c"])));
+    // What the description says is not contradicted.
+    assert_eq!((&prompts[2].positive, &prompts[2].negative), (&list(&["e", "f"]), &list(&["d"])));
+    let out = zoo.path("out");
+    run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &Unwatched).unwrap();
+    let kept = &json_of(&out.join("glue.json"))["mixture"]["prompts"];
+    assert_eq!(kept["x"], json!({ "positive": ["e", "f"], "negative": ["a"] }));
+    assert_eq!(kept["z"]["negative"], json!(["d"]));
+    assert_eq!(kept["y"], Value::Null);
+    // Gates of random numbers need none.
+    let plan = zoo.plan(&zoo.text("", &["x"])).unwrap();
+    assert!(plan.config.without_prompts().is_empty());
 }
 
 #[test]

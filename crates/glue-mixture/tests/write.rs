@@ -4,8 +4,7 @@ mod common;
 
 use common::{LAYERS, WIDTH, Zoo, files_of, json_of, llama};
 use glue_mixture::{
-    Form, Gate, Gates, MixConfig, MixError, MixPlan, Mixture, RouterKind, RunOptions, Sites, Unwatched, read_gates,
-    run, write_gates,
+    Form, Gate, Gates, MixConfig, MixError, MixPlan, Mixture, RunOptions, Sites, Unwatched, read_gates, run,
 };
 use glue_tensor::{Checkpoint, Config, Dtype, ModelDir, widen};
 use serde_json::{Value, json};
@@ -190,7 +189,8 @@ fn whole_models_of_any_shape_and_vocabulary() {
         assert_eq!(ours["tokenizer.json"], files_of(&zoo.path(model))["tokenizer.json"]);
         assert_eq!(json_of(&out.join(part).join("config.json")), json_of(&zoo.path(model).join("config.json")));
     }
-    assert_eq!(names(&out), BTreeSet::from(["gate.weight".to_string()]));
+    assert_eq!(names(&out), ["gate.bias", "gate.weight"].map(str::to_string).into());
+    assert_eq!(values(&out, "gate.bias"), [0.0, 0.0]);
     let config = Config::open(out.join("config.json")).unwrap();
     let Some(Mixture::Whole(spec)) = Mixture::from_config(&config).unwrap() else {
         panic!("not a mixture of whole models");
@@ -203,50 +203,6 @@ fn whole_models_of_any_shape_and_vocabulary() {
     let out = zoo.mix(&text, "shared");
     assert_eq!(json_of(&out.join("config.json"))["router_model"], "experts/1");
     assert!(!out.join("router").exists());
-}
-
-#[test]
-fn gates_are_replaced_alone() {
-    let zoo = Zoo::usual();
-    for (i, lines) in
-        ["", "level: block", "level: model", "whole: true", "format: native\nrouter: {kind: mlp, hidden_size: 6}"]
-            .into_iter()
-            .enumerate()
-    {
-        let out = zoo.mix(&zoo.text(lines, &EXPERTS), &format!("out-{i}"));
-        let before = files_of(&out);
-        let mut gates = read_gates(&out).unwrap();
-        let change = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x = 0.25 - *x);
-        gates.gates.iter_mut().for_each(|gate| match gate {
-            Gate::Linear { weight, .. } => change(weight),
-            Gate::Mlp { up_weight, .. } => change(up_weight),
-        });
-        write_gates(&out, &gates).unwrap();
-        assert_eq!(read_gates(&out).unwrap(), gates, "{lines}");
-        let after = files_of(&out);
-        let changed: Vec<&String> = before.keys().filter(|name| before[*name] != after[*name]).collect();
-        assert_eq!((before.len(), changed.len()), (after.len(), 1), "{lines}: {changed:?}");
-    }
-}
-
-#[test]
-fn gates_may_change_their_kind_in_the_native_form_only() {
-    let zoo = Zoo::usual();
-    for lines in ["level: block", "whole: true"] {
-        let out = zoo.mix(&zoo.text(lines, &EXPERTS), &format!("out-{}", lines.len()));
-        let mut gates = read_gates(&out).unwrap();
-        for gate in &mut gates.gates {
-            *gate = gate.to_mlp(3, 7).unwrap();
-        }
-        write_gates(&out, &gates).unwrap();
-        assert_eq!(read_gates(&out).unwrap(), gates, "{lines}");
-        assert_eq!(Sites::open(&out).unwrap().router, RouterKind::Mlp { hidden_size: 7 });
-        ModelDir::open(&out).unwrap();
-    }
-    let out = zoo.mix(&zoo.text("", &EXPERTS), "mixtral");
-    let mut gates = read_gates(&out).unwrap();
-    gates.gates.iter_mut().for_each(|gate| *gate = gate.to_mlp(3, 6).unwrap());
-    assert!(matches!(write_gates(&out, &gates), Err(MixError::Form { form: "mixtral", .. })));
 }
 
 #[test]

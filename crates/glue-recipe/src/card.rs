@@ -22,7 +22,10 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
     card.push_str("\n## Models\n\n");
     for (i, model) in plan.models.iter().enumerate() {
         let is_base = plan.recipe.base.is_some() && i == plan.config_from;
-        let _ = writeln!(card, "- `{}`{}", model.name, if is_base { " (base)" } else { "" });
+        let base = if is_base { " (base)" } else { "" };
+        let statistics =
+            model.statistics.as_ref().map(|statistics| format!(", with the statistics `{}`", statistics.name));
+        let _ = writeln!(card, "- `{}`{base}{}", model.name, statistics.unwrap_or_default());
     }
     let _ = write!(card, "\n## Recipe\n\n{}", recipe_block(&plan.recipe));
     let _ = write!(card, "\nSeed {}. {}\n", plan.seed, layers(&plan.recipe));

@@ -25,14 +25,15 @@ pub mod recipe;
 pub mod run;
 mod schema;
 pub mod settings;
-mod yaml;
 
-pub use error::{Place, RecipeError};
+pub use error::RecipeError;
 pub use estimate::{Estimate, estimate};
+pub use glue_yaml::{At, Place, Position};
 pub use multi::{Stage, Stages};
-pub use plan::{Action, MergePlan, OpenModels, PlanOptions, PlannedModel, TensorPlan, TensorRef, plan};
+pub use plan::{
+    Action, MergePlan, OpenModels, PlanOptions, PlannedModel, PlannedStatistics, TensorPlan, TensorRef, plan,
+};
 pub use recipe::Recipe;
 pub use run::{RunError, RunOptions, Unwatched, Watch, run};
 pub use schema::schema;
 pub use settings::{ParamValue, Site};
-pub use yaml::{At, Position};

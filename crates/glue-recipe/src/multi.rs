@@ -84,7 +84,7 @@ impl Stages {
 }
 
 /// A name becomes that of a directory.
-fn check_name(recipe: &Recipe, name: &str, at: crate::yaml::Position) -> Result<(), RecipeError> {
+fn check_name(recipe: &Recipe, name: &str, at: glue_yaml::Position) -> Result<(), RecipeError> {
     let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.chars().all(plain) && !name.starts_with('.') {
         return Ok(());

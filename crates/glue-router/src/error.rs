@@ -19,6 +19,25 @@ pub enum RouterError {
         /// The gate mode.
         mode: String,
     },
+    /// Prompts are to be taken from the items of tasks, and no task is this expert's.
+    #[error(
+        "expert `{expert}` has no prompts, and no task is its own: {}; give it prompts, or name its tasks or skills",
+        assigned.iter().map(|(task, expert)| format!("{task} goes to `{expert}`")).collect::<Vec<_>>().join(", ")
+    )]
+    NoItems {
+        /// The expert.
+        expert: String,
+        /// Each task and the expert it was given to.
+        assigned: Vec<(String, String)>,
+    },
+    /// A gate is to be trained by a loss that does not say how to change it.
+    #[error("gate `{gate}` cannot be trained by this loss: {reason}")]
+    NoGradient {
+        /// What the names of its tensors begin with.
+        gate: String,
+        /// Why.
+        reason: String,
+    },
     /// A prompt has no tokens, so that there is no state of it.
     #[error("the prompt {prompt:?} has no tokens")]
     EmptyPrompt {

@@ -103,8 +103,8 @@ fn question(record: &Value) -> (String, Option<String>) {
     (prompt, answer)
 }
 
-/// The skill that the file of a task names.
-fn skill(task: &Task) -> String {
+/// The skill that the file of a task names; the name of the task where it names none.
+pub fn skill(task: &Task) -> String {
     let named = || {
         let map: Value = serde_json::from_slice(&fs::read(task.path()).ok()?).ok()?;
         map.get("skill")?.as_str().map(str::to_owned)

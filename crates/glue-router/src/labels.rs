@@ -16,7 +16,8 @@ pub const TIE: f64 = 1e-4;
 /// `losses` [items, experts] are asked for only if some task is left for them.
 ///
 /// # Errors
-/// [`RouterError::UnknownExpert`], [`RouterError::UnknownTask`], and those of `losses`.
+/// [`RouterError::UnknownExpert`], [`RouterError::UnknownTask`], [`RouterError::NoAnswer`] for a task that is left for the losses
+/// and has items without an answer, and those of `losses`.
 pub fn assign(
     items: &[Item],
     given: &BTreeMap<String, String>,
@@ -48,6 +49,10 @@ pub fn assign(
         };
     }
     if !open.is_empty() {
+        if let Some(item) = items.iter().find(|item| open.contains(&item.task) && item.answer.is_none()) {
+            let (task, purpose) = (item.task.clone(), "finding the expert with the lowest loss");
+            return Err(RouterError::NoAnswer { task, purpose });
+        }
         let losses = losses()?;
         check_rows(items.len(), losses.view())?;
         for task in open {
@@ -149,7 +154,7 @@ mod tests {
             task: task.into(),
             skill: skill.into(),
             prompt: prompt.into(),
-            answer: None,
+            answer: Some(" 2".into()),
         };
         vec![
             item("arith", "math", "1 + 1 ="),
@@ -179,6 +184,12 @@ mod tests {
         let all = BTreeMap::from([("reason".into(), "chat".into()), ("misc".into(), "chat".into())]);
         assert!(assign(&items(), &all, &experts(), &mut || Err(RouterError::Stopped)).is_ok());
         assert!(assign(&items(), &given, &experts(), &mut || Err(RouterError::Stopped)).is_err());
+        // Losses of nothing say nothing.
+        let mut silent = items();
+        silent[4].answer = None;
+        let error = assign(&silent, &given, &experts(), &mut || Ok(losses.clone())).unwrap_err();
+        assert!(matches!(&error, RouterError::NoAnswer { task, .. } if task == "misc"), "{error}");
+        assert!(assign(&silent, &all, &experts(), &mut || Err(RouterError::Stopped)).is_ok());
     }
 
     #[test]

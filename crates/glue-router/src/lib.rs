@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`init`] | gates from prompts, as mergekit's MoE configurations name them |
 //! | [`items`], [`labels`] | labelled items of tasks, and which expert each should go to |
+//! | [`prompts`] | prompts for experts that have none, from such items |
 //! | [`states`], [`through`] | what gates read: of a dense model, and of a mixture; losses and gradients of gates |
 //! | [`supervised`], [`linear`] | gates trained on pooled states: a regression to its optimum, or a hidden layer |
 //! | [`lm_loss`], [`training`] | gates trained by the loss of answers; AdamW, early stopping, saved states |
@@ -22,7 +23,9 @@ pub mod items;
 pub mod labels;
 pub mod linear;
 pub mod lm_loss;
+mod losses;
 pub mod mixture;
+pub mod prompts;
 mod random;
 pub mod report;
 mod state_file;

@@ -3,7 +3,7 @@
 //! Minimised is the cross-entropy of the tokens of the items' answers, plus a coefficient times the mean over gates of the
 //! load-balancing term of Switch Transformers (see [`crate::through::LmLoss`]). Which experts are chosen counts as constant,
 //! their shares do not. With one expert per token whose share is brought to 1, the cross-entropy says nothing about the gates,
-//! and only the balance moves them: use two experts per token or more.
+//! and only the balance moves them: use two experts per token or more. A gate that nothing moves is an error, not a result.
 
 use crate::error::RouterError;
 use crate::gate::Gate;
@@ -52,8 +52,8 @@ pub struct LmExamples<'a> {
 /// from there, to the bit as if it had not been ended.
 ///
 /// # Errors
-/// [`RouterError::TooFewItems`], [`RouterError::Setting`], [`RouterError::OtherTraining`], [`RouterError::Stopped`], and those of
-/// the model.
+/// [`RouterError::TooFewItems`], [`RouterError::Setting`], [`RouterError::NoGradient`] that names a gate which the loss does not
+/// say how to change, [`RouterError::OtherTraining`], [`RouterError::Stopped`], and those of the model.
 pub fn train_by_loss(
     mixture: &Through<'_>,
     gates: &[Gate],
@@ -76,7 +76,7 @@ pub fn train_by_loss(
         return Err(RouterError::Mismatch { what: format!("gate {gate}"), expected: gates.len(), found: gate });
     }
     let start: Vec<f64> = examples.trained.iter().flat_map(|&gate| gates[gate].flat()).collect();
-    let objective = Answers { mixture, gates, examples };
+    let objective = Answers { mixture, gates, examples, start: &start };
     let about = json!({
         "settings": settings,
         "model": examples.model,
@@ -87,7 +87,7 @@ pub fn train_by_loss(
     });
     let keep = state.map(|(path, resume)| Keep { path, about, resume });
     let trained = train(&objective, &start, settings, keep.as_ref(), watch)?;
-    let gates = objective.with(&trained.parameters);
+    let gates = with_parameters(gates, examples.trained, &trained.parameters);
     Ok(LmTrained { gates, history: trained.history, best: trained.best, start: trained.start })
 }
 
@@ -100,23 +100,46 @@ fn hash(bytes: impl Iterator<Item = u8>) -> String {
     format!("{:032x}", glue_tensor::ContentHash::of(&bytes.collect::<Vec<u8>>()).0)
 }
 
+/// All gates, those of the numbers `trained` with these parameters, one after the other.
+pub(crate) fn with_parameters(gates: &[Gate], trained: &[usize], parameters: &[f64]) -> Vec<Gate> {
+    let mut gates = gates.to_vec();
+    let mut rest = parameters;
+    for &gate in trained {
+        let (own, after) = rest.split_at(gates[gate].flat().len().min(rest.len()));
+        gates[gate] = gates[gate].with_flat(own);
+        rest = after;
+    }
+    gates
+}
+
 struct Answers<'a> {
     mixture: &'a Through<'a>,
     gates: &'a [Gate],
     examples: &'a LmExamples<'a>,
+    start: &'a [f64],
 }
 
 impl Answers<'_> {
-    /// All gates, those that are trained with these parameters.
     fn with(&self, parameters: &[f64]) -> Vec<Gate> {
-        let mut gates = self.gates.to_vec();
-        let mut at = 0;
-        for &gate in self.examples.trained {
-            let len = gates[gate].flat().len();
-            gates[gate] = gates[gate].with_flat(&parameters[at..at + len]);
-            at += len;
-        }
-        gates
+        with_parameters(self.gates, self.examples.trained, parameters)
+    }
+
+    /// Refuses a gate whose gradient is zero in the first step: it would come out as it went in.
+    fn check_first_step(&self, gradients: &[Gate]) -> Result<(), RouterError> {
+        let still = |gradient: &Gate| gradient.flat().iter().all(|&slope| slope == 0.0);
+        let Some((&gate, _)) = self.examples.trained.iter().zip(gradients).find(|(_, gradient)| still(gradient)) else {
+            return Ok(());
+        };
+        let info = &self.mixture.infos()[gate];
+        let reason = match (info.experts, info.experts_per_token) {
+            (1, _) => "it has one expert and nothing to choose",
+            (_, 1) => {
+                "its gradient is zero, since the share of one expert per token is 1 whatever its score; use two experts per \
+                 token or more, or a balance above 0"
+            }
+            _ => "its gradient is zero: it is so sure of its choices that no small change of it matters",
+        };
+        Err(RouterError::NoGradient { gate: info.name.trim_end_matches('.').to_owned(), reason: reason.to_owned() })
     }
 }
 
@@ -128,8 +151,11 @@ impl Objective for Answers<'_> {
     fn gradient(&self, parameters: &[f64], items: &[usize]) -> Result<(f64, Vec<f64>), RouterError> {
         let items: Vec<&Encoded> = items.iter().map(|&item| &self.examples.train[item]).collect();
         let balance = self.examples.balance;
-        let found = self.mixture.lm_loss(&self.with(parameters), &items, balance, true)?;
-        let gradient = self.examples.trained.iter().flat_map(|&gate| found.gradients[gate].flat()).collect();
+        let found = self.mixture.lm_loss(&self.with(parameters), &items, balance, self.examples.trained)?;
+        if parameters == self.start {
+            self.check_first_step(&found.gradients)?;
+        }
+        let gradient = found.gradients.iter().flat_map(Gate::flat).collect();
         Ok((found.cross_entropy + balance * mean(&found.balance), gradient))
     }
 
@@ -138,7 +164,7 @@ impl Objective for Answers<'_> {
         let (mut sum, mut tokens, mut balance, mut batches) = (0.0, 0, 0.0, 0.0);
         for items in self.examples.validation.chunks(HELD_BATCH) {
             let items: Vec<&Encoded> = items.iter().collect();
-            let found = self.mixture.lm_loss(&gates, &items, self.examples.balance, false)?;
+            let found = self.mixture.lm_loss(&gates, &items, self.examples.balance, &[])?;
             sum += found.cross_entropy * found.tokens as f64;
             tokens += found.tokens;
             balance += mean(&found.balance);

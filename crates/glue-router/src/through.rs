@@ -6,6 +6,7 @@ use crate::error::RouterError;
 use crate::gate::Gate;
 use crate::items::Encoded;
 use crate::watch::{Watch, go_on};
+use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
 use glue_lm::{GateInfo, GateWeights, Model, Rows, Tree, Want};
 use glue_mixture::Routing;
@@ -34,7 +35,7 @@ pub struct LmLoss {
     pub balance: Vec<f64>,
     /// For each gate fₑ.
     pub load: Vec<Vec<f64>>,
-    /// For each gate the gradient of cross-entropy + coefficient · mean balance, if it was asked for.
+    /// For each gate that was asked for the gradient of cross-entropy + coefficient · mean balance.
     pub gradients: Vec<Gate>,
 }
 
@@ -195,26 +196,29 @@ impl<'a> Through<'a> {
         Ok((output, losses))
     }
 
-    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients with the weight `balance` on the mean
-    /// over gates of the balance.
+    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients of the gates whose numbers `trained`
+    /// has, with the weight `balance` on the mean over gates of the balance.
     ///
     /// # Errors
-    /// [`RouterError::TooFewItems`] when no item has an answer, and those of the model.
+    /// [`RouterError::TooFewItems`] when no item has an answer, [`RouterError::NoGradient`] for a gate that the loss does not
+    /// depend on, and those of the model.
     pub fn lm_loss(
         &self,
         gates: &[Gate],
         items: &[&Encoded],
         balance: f64,
-        gradients: bool,
+        trained: &[usize],
     ) -> Result<LmLoss, RouterError> {
-        let mut variables: Vec<Var> = Vec::new();
-        let weights: Vec<GateWeights> = gates
-            .iter()
-            .map(|gate| {
-                to_weights(gate, &constant)
-                    .and_then(|weights| if gradients { with_variables(weights, &mut variables) } else { Ok(weights) })
-            })
-            .collect::<Result<_, _>>()?;
+        let mut weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let mut variables: Vec<Vec<Var>> = Vec::with_capacity(trained.len());
+        for &gate in trained {
+            let Some(constants) = weights.get(gate).cloned() else {
+                return Err(RouterError::Mismatch { what: format!("gate {gate}"), expected: gates.len(), found: gate });
+            };
+            let mut own = Vec::new();
+            weights[gate] = with_variables(constants, &mut own)?;
+            variables.push(own);
+        }
         let (output, losses) = self.answers(items, &weights)?;
         let tokens = losses.elem_count();
         if tokens == 0 {
@@ -245,25 +249,25 @@ impl<'a> Through<'a> {
             found.load.push(load);
             total = (total + (term * (balance / said_count(&output)))?)?;
         }
-        if gradients {
+        if !trained.is_empty() {
             let slopes = total.backward()?;
-            let mut variables = variables.iter();
-            for gate in gates {
-                let mut flat = Vec::new();
-                let mut left = gate.flat().len();
-                while left > 0 {
-                    let Some(variable) = variables.next() else { break };
-                    left = left.saturating_sub(variable.elem_count());
-                    match slopes.get(variable.as_tensor()) {
-                        Some(slope) => flat.extend(slope.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from)),
-                        None => flat.extend(std::iter::repeat_n(0.0, variable.elem_count())),
-                    }
-                }
-                found.gradients.push(gate.with_flat(&flat));
+            for (&gate, variables) in trained.iter().zip(&variables) {
+                let name = self.infos.get(gate).map_or("", |info| info.name.as_str());
+                let flat = variables.iter().map(|variable| slope_of(&slopes, variable, name));
+                found.gradients.push(gates[gate].with_flat(&flat.collect::<Result<Vec<_>, _>>()?.concat()));
             }
         }
         Ok(found)
     }
+}
+
+/// The gradient of a tensor of the gate `gate`.
+fn slope_of(slopes: &GradStore, variable: &Var, gate: &str) -> Result<Vec<f64>, RouterError> {
+    let Some(slope) = slopes.get(variable.as_tensor()) else {
+        let gate = gate.trim_end_matches('.').to_owned();
+        return Err(RouterError::NoGradient { gate, reason: "the loss does not depend on it".into() });
+    };
+    Ok(slope.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
 }
 
 fn said_count(output: &glue_lm::Output) -> f64 {
@@ -358,4 +362,22 @@ fn from_weights(weights: &GateWeights) -> Result<Gate, RouterError> {
             down_bias: vector(down_bias)?,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_that_the_loss_does_not_depend_on_is_named() {
+        let var = |x: f32| Var::new(&[x, 2.0 * x], &Device::Cpu).unwrap();
+        let (used, idle) = (var(1.0), var(3.0));
+        let slopes = used.as_tensor().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(slope_of(&slopes, &used, "model.layers.0.mlp.gate.").unwrap(), [2.0, 4.0]);
+        let error = slope_of(&slopes, &idle, "model.layers.3.mlp.gate.").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "gate `model.layers.3.mlp.gate` cannot be trained by this loss: the loss does not depend on it"
+        );
+    }
 }

@@ -132,6 +132,8 @@ pub(crate) struct Keep<'a> {
 /// A training under way.
 #[derive(Debug, Clone, PartialEq)]
 struct State {
+    /// Where the training began.
+    initial: Vec<f64>,
     parameters: Vec<f64>,
     best_parameters: Vec<f64>,
     first: Vec<f64>,
@@ -159,6 +161,7 @@ struct Progress {
 impl State {
     fn new(parameters: &[f64], start: f64) -> State {
         State {
+            initial: parameters.to_vec(),
             parameters: parameters.to_vec(),
             best_parameters: parameters.to_vec(),
             first: vec![0.0; parameters.len()],
@@ -177,6 +180,7 @@ impl State {
         let file = StateFile {
             about: json!({ "training": keep.about, "progress": self.progress }),
             arrays: vec![
+                array("initial", &self.initial),
                 array("parameters", &self.parameters),
                 array("best", &self.best_parameters),
                 array("first moments", &self.first),
@@ -199,6 +203,7 @@ impl State {
             let &[start, lowest, sum] = file.wide("losses")? else { return None };
             let pairs = file.wide("history")?.as_chunks::<2>().0.iter();
             Some(State {
+                initial: of_len("initial")?,
                 parameters: of_len("parameters")?,
                 best_parameters: of_len("best")?,
                 first: of_len("first moments")?,
@@ -235,6 +240,12 @@ impl State {
             *x -= rate * (step + settings.weight_decay * *x);
         }
     }
+}
+
+/// The parameters with which the training that is kept at `path` began, and the best it has reached; `None` when there is none.
+pub(crate) fn kept_parameters(path: &Path) -> Result<Option<(Vec<f64>, Vec<f64>)>, RouterError> {
+    let Some(file) = StateFile::read(path)? else { return Ok(None) };
+    Ok(file.wide("initial").zip(file.wide("best")).map(|(initial, best)| (initial.to_vec(), best.to_vec())))
 }
 
 /// Trains from `start`, or from a saved state.

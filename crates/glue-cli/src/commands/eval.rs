@@ -14,6 +14,7 @@ use glue_eval::{
     load_tasks, preview, select,
 };
 use glue_lm::{AnyTextModel, Cancel, RoutingLog};
+use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
   glue eval models/base --tasks tasks --task arc_easy --split validation --limit 100
   glue eval models/base --tasks harness/arc.yaml --num-fewshot 5 --samples items.jsonl
   glue eval models/base --tasks tasks --cache .glue-cache --json
+  glue eval mixture --tasks tasks --pictures routing
   glue eval models/base --tasks arc_easy --evaluator 'python lm_eval_adapter.py'")]
 pub(crate) struct Args {
     /// Directory of the model
@@ -70,6 +72,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
 
+    /// Write which expert was chosen for which task and skill, pictures for each gate; for a mixture
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+
     /// Keep scores in this directory, by the contents of model and task, and look there first
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -87,7 +93,7 @@ pub(crate) struct Args {
     code_memory: u64,
 
     /// Let this command score the model: it is given a JSON document and answers with one
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
     evaluator: Option<String>,
 
     /// Seconds the evaluator may take; as long as it likes when not given
@@ -116,6 +122,10 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let samples = args.samples.as_deref().map(SampleFile::create).transpose()?;
     let pool = recipes::pool(global)?;
     let (model, mut routing) = open(args, Cancel::when(shell.stop_flag()))?;
+    if args.pictures.is_some() && routing.is_none() {
+        let why = format!("--pictures shows which expert was chosen, and {} has no experts", args.model.display());
+        return Err(Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
     let start = Instant::now();
     let progress = RequestProgress::new(shell);
     let report = pool.install(|| match &mut routing {
@@ -127,6 +137,9 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let seconds = start.elapsed();
     if let Some(file) = samples {
         file.write(&report)?;
+    }
+    if let (Some(directory), Some(routing)) = (&args.pictures, &routing) {
+        routing.write_pictures(directory)?;
     }
     print(&report, routing.as_ref(), seconds, shell)
 }
@@ -177,7 +190,7 @@ fn evaluate_each(
         let report = evaluate(model, std::slice::from_ref(task), options, progress)?;
         let loads = routing.log.loads().iter().zip(&before).map(|(now, before)| now.since(before)).collect();
         if let Some(first) = report.tasks.first() {
-            routing.tasks.push((first.name.clone(), loads));
+            routing.add(&first.name, skill(task), loads);
         }
         all.tasks.extend(report.tasks);
         all.samples.extend(report.samples);

@@ -1,16 +1,18 @@
 //! `glue mix`: a mixture of experts from a description.
 
-use super::recipes;
+use super::{recipes, train_router};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::progress::Progress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use glue_eval::{Task, load_tasks};
 use glue_mixture::{Gates, MixConfig, MixError, MixPlan, RunOptions, run as write};
 use glue_recipe::Watch;
 use glue_router::RouterError;
 use glue_router::init::gates_for;
+use glue_router::prompts::{PROMPTS, PromptSource, fill_prompts};
 use glue_tensor::{Dtype, WriteError, writer};
 use serde::Serialize;
 use std::io::ErrorKind;
@@ -20,12 +22,17 @@ use std::time::{Duration, Instant};
 /// Mix models into one with experts, as a description says
 ///
 /// The description is YAML in the dialect of mergekit-moe, with more keys: level (ffn, block or model), dense_layers,
-/// mixed_layers, router, routing, pool, whole, router_layer, seed and format. Paths of models in it are relative to the
-/// working directory. OUT_DIR appears when all of it is written. It must not exist yet, or be empty.
+/// mixed_layers, router, routing, pool, whole, router_layer, tasks, seed and format, and skills and name of an expert. Paths
+/// of models and tasks in it are relative to the working directory. OUT_DIR appears when all of it is written. It must not
+/// exist yet, or be empty.
+///
+/// Where gates are made from prompts, an expert without any takes items of its tasks, and items of the others as negative
+/// prompts: tasks that the description or --expert gives it, that are called like it, or that its model has the lowest loss on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue mix experts.yml mixture
   glue mix experts.yml mixture --dry-run
+  glue mix experts.yml mixture --tasks tasks --expert reason=thinker
   glue mix experts.yml mixture --max-shard-size 2GB --json")]
 pub(crate) struct Args {
     /// What to mix, and how
@@ -37,6 +44,26 @@ pub(crate) struct Args {
     /// Show what would be done, with parameters, memory and disk; reads headers only
     #[arg(long)]
     dry_run: bool,
+
+    /// Directory or file of tasks whose items are prompts of experts that have none; may be given several times
+    #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
+    tasks: Vec<PathBuf>,
+
+    /// Items to take prompts from
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    split: String,
+
+    /// Look at only the first N items of each task
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
+    /// Give a task or skill to an expert: math=a-math. What is not given goes to the expert of that name, or of the lowest loss
+    #[arg(long = "expert", value_name = "NAME=EXPERT", value_parser = train_router::pair)]
+    experts: Vec<(String, String)>,
+
+    /// Most prompts taken for an expert, and most negative ones
+    #[arg(long, value_name = "N", default_value_t = PROMPTS as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    prompts: u32,
 
     /// Most data in one file of the output: 5GB, 500MB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
@@ -78,15 +105,26 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if let Some(seed) = global.seed {
         config.seed = seed;
     }
-    let plan = MixPlan::new(&config).map_err(refusal)?;
+    if !args.tasks.is_empty() {
+        if !config.gate_mode.needs_prompts() {
+            let why = format!("--tasks gives prompts, which `gate_mode: {}` does not need", config.gate_mode);
+            return Err(Failure::refused(std::io::Error::new(ErrorKind::InvalidInput, why)));
+        }
+        config.tasks.clone_from(&args.tasks);
+    }
+    let mut plan = MixPlan::new(&config).map_err(refusal)?;
+    let tasks = load_tasks(&plan.config.tasks).map_err(Failure::refused)?;
     let pool = recipes::pool(global)?;
     let mut report = Report::new(&plan, args, pool.current_num_threads());
     if args.dry_run {
+        report.notes.extend(prompts_to_come(&plan, &tasks, args));
         return report.print(shell);
     }
     let start = Instant::now();
     let progress = MixProgress(Progress::new(report.bytes_written, shell));
     let done = pool.install(|| {
+        prompts(&mut plan, &tasks, args, &progress)?;
+        report.notes.clone_from(&plan.notes);
         let gates = report.gates(&plan, &progress)?;
         let options = RunOptions { max_shard_bytes: args.max_shard_size };
         write(&plan, &gates, &args.out_dir, &options, &progress).map_err(refusal)
@@ -104,6 +142,30 @@ fn read(path: &Path) -> Result<MixConfig, Failure> {
         if absent { Failure::refused(error) } else { Failure::failed(error) }
     })?;
     MixConfig::parse(&text, &path.display().to_string()).map_err(refusal)
+}
+
+/// Takes prompts from the items of `tasks` for the experts that have none.
+fn prompts(plan: &mut MixPlan, tasks: &[Task], args: &Args, progress: &MixProgress) -> Result<(), Failure> {
+    let source = PromptSource {
+        tasks,
+        split: &args.split,
+        limit: args.limit.map(|limit| limit as usize),
+        given: args.experts.iter().cloned().collect(),
+        count: args.prompts as usize,
+    };
+    fill_prompts(plan, &source, progress).map_err(train_router::refusal)
+}
+
+/// Whose prompts a dry run leaves open.
+fn prompts_to_come(plan: &MixPlan, tasks: &[Task], args: &Args) -> Option<String> {
+    let experts: Vec<&str> =
+        plan.config.without_prompts().into_iter().map(|number| plan.config.experts[number].name.as_str()).collect();
+    let tasks: Vec<&str> = tasks.iter().map(Task::name).collect();
+    let words = || {
+        let (experts, tasks) = (experts.join(", "), tasks.join(", "));
+        format!("prompts of {experts} will be taken from items of {tasks} (split {})", args.split)
+    };
+    (!experts.is_empty()).then(words)
 }
 
 /// An error with its hint and its status.

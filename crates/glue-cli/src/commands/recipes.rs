@@ -3,6 +3,7 @@
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::units;
+use glue_cuda::DeviceChoice;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
 use glue_tensor::Dtype;
@@ -24,6 +25,10 @@ pub(crate) struct Output {
     /// Type of the output's weights, such as bfloat16; comes before dtype and out_dtype in the config
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub(crate) dtype: Option<Dtype>,
+
+    /// Where merging is done: cpu, cuda, or auto for cuda where there is such a device; needs a build with the feature cuda
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: DeviceChoice,
 }
 
 fn parse_dtype(text: &str) -> Result<Dtype, String> {

@@ -27,7 +27,7 @@ pub(crate) struct Merge {
     /// Number of tensors of each type.
     pub(crate) dtypes: BTreeMap<&'static str, usize>,
     pub(crate) files: Vec<File>,
-    /// Of input tensors, each counted once for every tensor that it goes into.
+    /// Of input tensors and statistics, each counted once for every tensor that it goes into.
     pub(crate) bytes_read: u64,
     /// Of output tensors.
     pub(crate) bytes_written: u64,
@@ -59,7 +59,6 @@ impl Merge {
         for tensor in &plan.tensors {
             *dtypes.entry(tensor.dtype.safetensors_name()).or_default() += 1;
         }
-        let read = plan.tensors.iter().flat_map(|tensor| tensor.operands());
         let files = layout.shards().iter();
         Ok(Self {
             output: out_dir.display().to_string(),
@@ -70,7 +69,7 @@ impl Merge {
             parameters: layout.n_parameters(),
             dtypes,
             files: files.map(|shard| File { name: shard.name.clone(), bytes: shard.n_bytes }).collect(),
-            bytes_read: read.map(|operand| plan.info(operand).n_bytes() as u64).sum(),
+            bytes_read: plan.tensors.iter().map(|tensor| plan.read_bytes(tensor)).sum(),
             bytes_written: layout.total_bytes(),
             copied: plan.copied().map(|(tensor, _)| tensor.name.clone()).collect(),
             dropped: plan
@@ -136,6 +135,16 @@ struct Model {
     parameters: u64,
     dtypes: Vec<&'static str>,
     bytes: u64,
+    /// Where its statistics are; `None` when it has none.
+    statistics: Option<Statistics>,
+}
+
+#[derive(Debug, Serialize)]
+struct Statistics {
+    name: String,
+    path: String,
+    tensors: usize,
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -189,6 +198,12 @@ fn models(plan: &MergePlan) -> Vec<Model> {
             parameters: checkpoint.n_parameters(),
             dtypes: dtypes.into_iter().collect(),
             bytes: checkpoint.total_bytes(),
+            statistics: model.statistics.as_ref().map(|statistics| Statistics {
+                name: statistics.name.clone(),
+                path: statistics.checkpoint.path().display().to_string(),
+                tensors: statistics.checkpoint.tensors().len(),
+                bytes: statistics.checkpoint.total_bytes(),
+            }),
         }
     };
     plan.models.iter().enumerate().map(describe).collect()
@@ -235,6 +250,12 @@ impl Expected {
         facts.row(["tensors", &units::count(merge.tensors as u64)]);
         facts.row(["parameters", &units::parameters(merge.parameters)]);
         facts.row(["type", &merge.dtypes()]);
+        for model in &self.models {
+            if let Some(statistics) = &model.statistics {
+                let size = units::bytes(statistics.bytes);
+                facts.row(["statistics", &format!("of {}: {}, {size}", model.name, statistics.name)]);
+            }
+        }
         facts.row(["files", &units::count(merge.files.len() as u64)]);
         facts.row(["read", &units::bytes(merge.bytes_read)]);
         facts.row(["memory", &format!("{} of buffers, {} threads", units::bytes(self.memory), self.threads)]);

@@ -1,8 +1,12 @@
-//! Which expert worked for which task: a table of tasks and experts.
+//! Which expert worked for which task and which skill: as table, JSON and pictures.
 
+use crate::failure::{Failure, of_file};
 use crate::table::{Align, Table};
 use glue_lm::{GateLoad, RoutingLog};
+use glue_router::report::RoutingTable;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the gates of a mixture decided in each task. A task whose scores came from a cache shows no decisions.
@@ -11,14 +15,65 @@ pub(crate) struct RoutingLoads {
     pub(crate) log: Arc<RoutingLog>,
     /// The names of the experts.
     experts: Vec<String>,
-    /// For each task the loads of every gate.
-    pub(crate) tasks: Vec<(String, Vec<GateLoad>)>,
+    /// In the order they were scored.
+    tasks: Vec<TaskLoads>,
+}
+
+struct TaskLoads {
+    name: String,
+    skill: String,
+    /// Of every gate.
+    gates: Vec<GateLoad>,
 }
 
 impl RoutingLoads {
     /// Nothing so far.
     pub(crate) fn new(log: Arc<RoutingLog>, experts: Vec<String>) -> Self {
         Self { log, experts, tasks: Vec::new() }
+    }
+
+    /// Adds what the gates decided in the task `name`, which takes `skill`.
+    pub(crate) fn add(&mut self, name: &str, skill: String, gates: Vec<GateLoad>) {
+        self.tasks.push(TaskLoads { name: name.to_owned(), skill, gates });
+    }
+
+    /// How often each expert was chosen, by task, or by skill: the confusion of routing. Of one gate, or of all together.
+    fn counts(&self, by_skill: bool, gate: Option<usize>) -> RoutingTable {
+        let mut rows: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for task in &self.tasks {
+            let name = if by_skill { &task.skill } else { &task.name };
+            let row = rows.entry(name).or_insert_with(|| vec![0.0; self.experts.len()]);
+            let loads = task.gates.iter().enumerate().filter(|(number, _)| gate.is_none_or(|gate| gate == *number));
+            for (_, load) in loads {
+                row.iter_mut().zip(&load.chosen).for_each(|(sum, &count)| *sum += count as f64);
+            }
+        }
+        let rows_are = if by_skill { "skill" } else { "task" }.to_owned();
+        let rows = rows.into_iter().map(|(name, row)| (name.to_owned(), row)).collect();
+        RoutingTable { rows_are, experts: self.experts.clone(), rows }
+    }
+
+    /// Writes pictures into `directory`: `experts.task.svg` and `experts.skill.svg` of all gates together, and the same of each
+    /// gate, by the name of its layer, where there are several.
+    pub(crate) fn write_pictures(&self, directory: &Path) -> Result<(), Failure> {
+        std::fs::create_dir_all(directory).map_err(|error| Failure::failed(of_file(directory, error)))?;
+        let write = |name: &str, title: &str, gate: Option<usize>| {
+            [false, true].into_iter().try_for_each(|by_skill| {
+                let table = self.counts(by_skill, gate);
+                let path = directory.join(format!("{name}.{}.svg", table.rows_are));
+                let svg = table.to_svg(&format!("{title} by {}", table.rows_are));
+                glue_tensor::write_atomic(&path, svg.as_bytes()).map_err(Failure::failed)
+            })
+        };
+        write("experts", "Experts chosen", None)?;
+        let gates = self.tasks.first().map_or(&[][..], |task| &task.gates);
+        if gates.len() < 2 {
+            return Ok(());
+        }
+        gates.iter().enumerate().try_for_each(|(number, gate)| {
+            let layer = format!("layer-{}", gate.layer);
+            write(&layer, &format!("Experts chosen in layer {}", gate.layer), Some(number))
+        })
     }
 
     /// The share of each expert in what all gates chose; `None` when nothing was.
@@ -29,7 +84,8 @@ impl RoutingLoads {
         (total > 0).then(|| counts.into_iter().map(|count| count as f64 / total as f64).collect())
     }
 
-    /// `{"experts": [...], "tasks": {"NAME": {"shares": [...], "gates": [{"layer", "decisions", "chosen", "probability"}]}}}`
+    /// `{"experts": [...], "tasks": {"NAME": {"skill", "shares": [...], "gates": [{"layer", "decisions", "chosen", "probability"}]}},
+    /// "confusion": {"rows": "skill", "experts", "counts": {"SKILL": [...]}, "load"}}`
     pub(crate) fn to_json(&self) -> Value {
         let gate = |load: &GateLoad| {
             let mean = |sum: &f64| if load.decisions == 0 { Value::Null } else { json!(sum / load.decisions as f64) };
@@ -40,26 +96,45 @@ impl RoutingLoads {
                 "probability": load.probability.iter().map(mean).collect::<Vec<_>>(),
             })
         };
-        let task = |(name, loads): &(String, Vec<GateLoad>)| {
-            let gates: Vec<Value> = loads.iter().map(gate).collect();
-            (name.clone(), json!({ "shares": self.shares(loads), "gates": gates }))
+        let task = |task: &TaskLoads| {
+            let gates: Vec<Value> = task.gates.iter().map(gate).collect();
+            let entry = json!({ "skill": task.skill, "shares": self.shares(&task.gates), "gates": gates });
+            (task.name.clone(), entry)
         };
-        json!({ "experts": self.experts, "tasks": self.tasks.iter().map(task).collect::<Map<_, _>>() })
+        json!({
+            "experts": self.experts,
+            "tasks": self.tasks.iter().map(task).collect::<Map<_, _>>(),
+            "confusion": self.counts(true, None).to_json(),
+        })
     }
 
-    /// A row for each task, a column for each expert: its share in what was chosen.
+    /// A row for each task, a column for each expert: its share in what was chosen; and the same by skill, where skills are not
+    /// tasks by another name.
     pub(crate) fn text(&self, heading: impl Fn(&str) -> String) -> String {
+        let tasks = self.tasks.iter().map(|task| (task.name.clone(), self.shares(&task.gates))).collect::<Vec<_>>();
+        let text = self.table("EXPERTS BY TASK", &tasks).render(&heading);
+        let skills = self.counts(true, None);
+        if skills.rows.len() == self.tasks.len() {
+            return text;
+        }
+        let shares = skills.rows.iter().zip(skills.shares());
+        let of_row = |((name, counts), shares): (&(String, Vec<f64>), Vec<f64>)| {
+            (name.clone(), counts.iter().any(|&count| count > 0.0).then_some(shares))
+        };
+        text + "\n" + &self.table("EXPERTS BY SKILL", &shares.map(of_row).collect::<Vec<_>>()).render(&heading)
+    }
+
+    fn table(&self, title: &str, rows: &[(String, Option<Vec<f64>>)]) -> Table {
         let experts = self.experts.iter().map(|name| (name.as_str(), Align::Right));
-        let columns: Vec<(&str, Align)> = [("EXPERTS BY TASK", Align::Left)].into_iter().chain(experts).collect();
+        let columns: Vec<(&str, Align)> = [(title, Align::Left)].into_iter().chain(experts).collect();
         let mut table = Table::with_header(&columns);
-        for (name, loads) in &self.tasks {
-            let shares = self.shares(loads);
-            let cell = |expert: usize| match &shares {
+        for (name, shares) in rows {
+            let cell = |expert: usize| match shares {
                 Some(shares) => format!("{:.1} %", 100.0 * shares[expert]),
                 None => "–".to_owned(),
             };
             table.row([name.clone()].into_iter().chain((0..self.experts.len()).map(cell)));
         }
-        table.render(heading)
+        table
     }
 }

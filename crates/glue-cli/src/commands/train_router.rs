@@ -128,7 +128,8 @@ enum Minimised {
     Lm,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+/// `NAME=EXPERT` of a command line.
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, expert)) if !name.is_empty() && !expert.is_empty() => Ok((name.to_owned(), expert.to_owned())),
         _ => Err("expected NAME=EXPERT".to_owned()),
@@ -215,18 +216,21 @@ impl watch::Watch for TrainProgress {
 }
 
 /// What is wrong with what the user gave is a refusal.
-fn refusal(error: RouterError) -> Failure {
+pub(super) fn refusal(error: RouterError) -> Failure {
     match error {
         RouterError::Stopped => Failure::Interrupted,
         RouterError::Mixture(error) => {
             let (hint, usage) = (error.hint(), error.is_usage());
             if usage { Failure::refused(error) } else { Failure::failed(error) }.hint(hint)
         }
-        error @ RouterError::UnknownExpert { .. } => Failure::refused(error).hint(Some("--expert NAME=EXPERT chooses")),
+        error @ (RouterError::UnknownExpert { .. } | RouterError::NoItems { .. }) => {
+            Failure::refused(error).hint(Some("--expert NAME=EXPERT chooses"))
+        }
         error @ (RouterError::Setting { .. }
         | RouterError::UnknownTask { .. }
         | RouterError::TooFewItems { .. }
         | RouterError::NoAnswer { .. }
+        | RouterError::NoGradient { .. }
         | RouterError::Unsupported { .. }
         | RouterError::OtherTraining { .. }
         | RouterError::Task(_)

@@ -6,6 +6,8 @@ use glue_lm::{Model, Tree, Want};
 use glue_tensor::{Checkpoint, Dtype, widen};
 use std::path::PathBuf;
 
+pub(crate) mod mixture;
+
 /// The models of one layout and a few random weights each.
 pub(crate) const ARCHS: [&str; 11] = [
     "gemma2",

@@ -95,7 +95,11 @@ pub struct MixPlan {
     pub(crate) base: usize,
     pub(crate) parts: Vec<Part>,
     pub(crate) gate_dtype: Dtype,
+    /// Gates of layers that are not mixed, in a form that has one in every layer; their values are zeros.
+    pub(crate) dense_gates: Vec<TensorSpec>,
     pub(crate) n_layers: usize,
+    /// Names of the experts whose prompts are not the description's.
+    pub(crate) from_tasks: Vec<String>,
 }
 
 impl MixPlan {
@@ -103,9 +107,10 @@ impl MixPlan {
     /// weight.
     ///
     /// # Errors
-    /// [`MixError`]: a model that cannot be opened, tensors that are missing or of another shape, configurations or
-    /// vocabularies that differ where they must not, a form that cannot hold the mixture.
+    /// [`MixError`]: prompts missing for a mode that needs them, a model that cannot be opened, tensors that are missing or of
+    /// another shape, configurations or vocabularies that differ where they must not, a form that cannot hold the mixture.
     pub fn new(config: &MixConfig) -> Result<MixPlan, MixError> {
+        config.check_prompts()?;
         let mut models: Vec<ModelDir> = Vec::new();
         let mut open = |path: &Path, at| -> Result<usize, MixError> {
             if let Some(known) = models.iter().position(|model| model.path() == path) {
@@ -124,8 +129,9 @@ impl MixPlan {
         let input = Inputs { config, models: &models, base, experts: &experts, shared };
         let draft = if config.whole { input.whole()? } else { input.shared_trunk()? };
         let n_layers = models[base].config().num_layers().unwrap_or(0);
-        let Draft { sites, parts, gate_dtype, notes } = draft;
-        Ok(MixPlan { config: config.clone(), sites, notes, models, base, parts, gate_dtype, n_layers })
+        let Draft { sites, parts, gate_dtype, dense_gates, notes } = draft;
+        let (config, from_tasks) = (config.clone(), Vec::new());
+        Ok(MixPlan { config, sites, notes, models, base, parts, gate_dtype, dense_gates, n_layers, from_tasks })
     }
 
     /// What initial gates are to be made from.
@@ -212,9 +218,12 @@ impl MixPlan {
         sum
     }
 
-    /// The tensors of the gates, in the order they are written.
+    /// The tensors of the gates, in the order they are written: those with values, and then those of layers that are not mixed.
     pub(crate) fn gate_specs(&self) -> Vec<TensorSpec> {
-        crate::gates::specs(&self.sites, &zero_gates(&self.sites), self.gate_dtype)
+        let gates = zero_gates(&self.sites).written(&self.sites);
+        let mut specs = crate::gates::specs(&self.sites, &gates, self.gate_dtype);
+        specs.extend(self.dense_gates.iter().cloned());
+        specs
     }
 
     /// The sources: each model once, the base first.
@@ -237,6 +246,7 @@ struct Draft {
     sites: Sites,
     parts: Vec<Part>,
     gate_dtype: Dtype,
+    dense_gates: Vec<TensorSpec>,
     notes: Vec<String>,
 }
 
@@ -271,17 +281,18 @@ impl Inputs<'_> {
         let form = form::choose(self, &spec)?;
         let sites = Sites::shared_trunk(form, &spec, hidden);
         let dtype = config.dtype.or_else(|| base.config().dtype());
-        let tensors = tensors::shared_trunk(self, &spec, form, dtype)?;
+        let mut tensors = tensors::shared_trunk(self, &spec, form, dtype)?;
         if form == Form::Mixtral && spec.mixed_layers.len() < layers {
             notes.push(tensors::dense_copies(&tensors, &spec));
         }
+        let dense_gates = tensors.extract_if(.., |tensor| tensor.is_dense_gate()).map(|gate| gate.spec()).collect();
         let out = match form {
             Form::Native => native_config(&Mixture::Shared(spec, form::dense_config(base, dtype)), dtype)?,
             form => form::config(base, form, &spec, dtype)?,
         };
         let gate_dtype = if form == Form::Native { Dtype::F32 } else { dtype.unwrap_or(Dtype::F32) };
         let part = Part { directory: String::new(), side_files_of: self.base, config: out, tensors };
-        Ok(Draft { sites, parts: vec![part], gate_dtype, notes })
+        Ok(Draft { sites, parts: vec![part], gate_dtype, dense_gates, notes })
     }
 
     /// A mixture of whole models.
@@ -319,7 +330,7 @@ impl Inputs<'_> {
         let mut out = native_config(&Mixture::Whole(spec), config.dtype)?;
         out.set("hidden_size", hidden.into())?;
         parts.push(Part { directory: String::new(), side_files_of: self.base, config: out, tensors: Vec::new() });
-        Ok(Draft { sites, parts, gate_dtype: Dtype::F32, notes: Vec::new() })
+        Ok(Draft { sites, parts, gate_dtype: Dtype::F32, dense_gates: Vec::new(), notes: Vec::new() })
     }
 
     /// The model `model` as it is, but for its type, noise and scale.

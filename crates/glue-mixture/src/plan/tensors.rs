@@ -45,6 +45,11 @@ impl Planned {
         self.noise != 0.0 || self.scale != 1.0
     }
 
+    /// Whether it is the gate of a layer that is not mixed, in Mixtral's form.
+    pub(crate) fn is_dense_gate(&self) -> bool {
+        matches!(self.source, Source::Zeros) && self.name.ends_with(".block_sparse_moe.gate.weight")
+    }
+
     pub(crate) fn spec(&self) -> TensorSpec {
         TensorSpec { name: self.name.clone(), dtype: self.dtype, shape: self.shape.clone() }
     }

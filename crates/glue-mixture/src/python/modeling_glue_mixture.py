@@ -5,6 +5,7 @@ modules that hold the experts, so that every tensor has the name it has in the f
 """
 
 import copy
+import functools
 import os
 
 import torch
@@ -25,7 +26,6 @@ class Gate(nn.Module):
             self.down = nn.Linear(router["hidden_size"], experts)
         else:
             self.weight = nn.Parameter(torch.zeros(experts, hidden_size))
-            # Not in every file: zero where it is not.
             self.bias = nn.Parameter(torch.zeros(experts))
 
     def forward(self, states):
@@ -36,6 +36,21 @@ class Gate(nn.Module):
                 nn.functional.silu(inner), self.down.weight.float(), self.down.bias.float()
             )
         return nn.functional.linear(states, self.weight.float(), self.bias.float())
+
+
+def init_gate(gate):
+    """Zeros for a bias that was not in the files."""
+    bias = getattr(gate, "bias", None)
+    if bias is not None and not getattr(bias, "_is_hf_initialized", False):
+        nn.init.zeros_(bias)
+
+
+def init_either(init, module):
+    """First values of a gate, or by `init` of anything else."""
+    if isinstance(module, Gate):
+        init_gate(module)
+    else:
+        init(module)
 
 
 def choose(scores, experts_per_token):
@@ -66,9 +81,18 @@ class Routes:
         self.config = config
         self.mask = None
         self.decided = {}
+        self.fresh = True
+        self.cached = False
 
-    def begin(self, mask, decided, fresh):
-        self.mask, self.decided, self.fresh = mask, decided, fresh
+    def begin(self, mask, decided, fresh, cached):
+        self.mask, self.decided, self.fresh, self.cached = mask, decided, fresh, cached
+
+    def idle(self, expert, weights):
+        """Whether a layer's expert need not run: nothing of the call goes to it, nor will anything that its keys and values would
+        be kept for. Of a sample's route the latter is known. Expert 0 stands for the layer where a cache is asked how long it is."""
+        if self.cached and (expert == 0 or self.config.routing == "token"):
+            return False
+        return not bool(weights[..., expert].any())
 
     def weights(self, key, gate, states):
         """[batch, tokens or 1, experts]."""
@@ -92,13 +116,16 @@ class MixedMlp(nn.Module):
 
     def forward(self, states):
         weights = self.routes.weights(self.layer, self.gate, states)
-        weights = weights.expand(-1, states.shape[1], -1)
-        total = torch.zeros_like(states)
+        weights = weights.expand(-1, states.shape[1], -1).reshape(-1, len(self.experts))
+        flat = states.reshape(-1, states.shape[-1])
+        total = torch.zeros_like(flat)
         for e, expert in enumerate(self.experts):
-            rows = weights[..., e] > 0
-            if rows.any():
-                total[rows] += expert(states[rows]) * weights[..., e][rows].unsqueeze(-1).to(states.dtype)
-        return total
+            # An expert sees the tokens that chose it and no others.
+            rows = weights[:, e].nonzero().squeeze(-1)
+            if rows.numel() > 0:
+                out = expert(flat[rows]) * weights[rows, e].unsqueeze(-1).to(flat.dtype)
+                total.index_add_(0, rows, out.to(total.dtype))
+        return total.reshape(states.shape)
 
 
 class MixedLayer(nn.Module):
@@ -128,21 +155,24 @@ class MixedLayer(nn.Module):
                     module.layer_idx = slot
 
     def forward(self, states, *args, **kwargs):
-        weights = None
         if self.level == "block":
             weights = self.routes.weights(self.number, self.gate, states)
-        elif self.first:
-            self.routes.top = self.routes.weights("model", self.top_gate[0], states)
+        else:
+            if self.first:
+                self.routes.top = self.routes.weights("model", self.top_gate[0], states)
+            weights = self.routes.top
         streams = []
         for e, expert in enumerate(self.experts):
             # Between layers of level `model` the streams of all experts are passed along together.
             own = states[e] if states.dim() == 4 else states
+            if self.routes.idle(e, weights):
+                # Its weight is zero everywhere: any finite values will do in its place.
+                streams.append(own)
+                continue
             out = expert(own, *args, **kwargs)
             streams.append(out[0] if isinstance(out, tuple) else out)
-        if self.level == "model":
-            if not self.last:
-                return torch.stack(streams)
-            weights = self.routes.top
+        if self.level == "model" and not self.last:
+            return torch.stack(streams)
         weights = weights.to(streams[0].dtype)
         return sum(stream * weights[..., e].unsqueeze(-1) for e, stream in enumerate(streams))
 
@@ -152,6 +182,8 @@ class GlueMixtureForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = GlueMixtureConfig
     base_model_prefix = "model"
+    # The bias of a linear gate is zero where the file has none.
+    _keys_to_ignore_on_load_missing = [r"(^|\.)gate\.bias$"]
     supports_gradient_checkpointing = False
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -190,13 +222,13 @@ class GlueMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         self.lm_head = dense.lm_head
         # In a tuple, so that its modules are not registered a second time.
         self.dense = (dense,)
+        # What the files lack is given its first values by the model that it stands in, which knows nothing of gates.
+        dense.model._init_weights = functools.partial(init_either, dense.model._init_weights)
         self._tied_weights_keys = getattr(dense, "_tied_weights_keys", None)
 
     def _init_weights(self, module):
         if isinstance(module, Gate):
-            bias = getattr(module, "bias", None)
-            if bias is not None and not getattr(bias, "_is_hf_initialized", False):
-                nn.init.zeros_(bias)
+            init_gate(module)
         elif self.dense is None:
             super()._init_weights(module)
         else:
@@ -240,7 +272,7 @@ class GlueMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             self.add_slots(past_key_values)
         fresh = past_key_values is None or past_key_values.get_seq_length() == 0
         decided = {} if fresh or past_key_values is None else getattr(past_key_values, "glue_routes", {})
-        self.routes.begin(prompt_of(given, attention_mask, prompt_mask), decided, fresh)
+        self.routes.begin(prompt_of(given, attention_mask, prompt_mask), decided, fresh, past_key_values is not None)
         output = self.dense[0](
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -1,11 +1,11 @@
 //! The models of a recipe, each opened once.
 
-use super::{PlanOptions, PlannedModel};
+use super::{PlanOptions, PlannedModel, PlannedStatistics};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
-use crate::yaml::At;
 use glue_tensor::names::Position;
 use glue_tensor::{ModelDir, ModelDirError, Names, Role, TensorInfo};
+use glue_yaml::At;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,11 +34,45 @@ impl Models {
             let index = *by_path.entry(key).or_insert(next);
             if index == next {
                 let dir = open(recipe, options, name, path)?;
-                models.list.push(PlannedModel { name: name.value.clone(), dir });
+                models.list.push(PlannedModel { name: name.value.clone(), dir, statistics: None });
             }
             models.by_name.insert(name.value.clone(), index);
         }
+        for (model, path) in recipe.statistics() {
+            models.measure(recipe, options, model, path)?;
+        }
         Ok(models)
+    }
+
+    /// Opens the statistics of a model: of one and the same wherever the model is listed.
+    fn measure(
+        &mut self,
+        recipe: &Recipe,
+        options: &PlanOptions,
+        model: &At<String>,
+        name: &At<String>,
+    ) -> Result<(), RecipeError> {
+        let place = recipe.place(name.at);
+        let path = options.directory.join(&name.value);
+        let checkpoint = options.opened.statistics(&path).map_err(|error| RecipeError::Statistics {
+            place: place.clone(),
+            model: model.value.clone(),
+            error: Box::new(error),
+        })?;
+        let index = self.index(&model.value);
+        match &self.list[index].statistics {
+            Some(known) if !Arc::ptr_eq(&known.checkpoint, &checkpoint) => Err(RecipeError::StatisticsTwice {
+                place,
+                model: model.value.clone(),
+                first: known.name.clone(),
+                second: name.value.clone(),
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.list[index].statistics = Some(PlannedStatistics { name: name.value.clone(), checkpoint });
+                Ok(())
+            }
+        }
     }
 
     /// The model written as `name` in the recipe that was opened.
@@ -52,6 +86,10 @@ impl Models {
 
     pub(super) fn dir(&self, model: usize) -> &ModelDir {
         &self.list[model].dir
+    }
+
+    pub(super) fn statistics(&self, model: usize) -> Option<&PlannedStatistics> {
+        self.list[model].statistics.as_ref()
     }
 
     pub(super) fn info(&self, model: usize, tensor: &str) -> Option<&TensorInfo> {
