@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops, run, search,
-    similarity, train_router,
+    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops, run,
+    search, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Cluster(cluster::Args),
     Align(align::Args),
     ExtractLora(extract_lora::Args),
+    Calibrate(calibrate::Args),
     Search(search::Args),
     Run(run::Args),
     Eval(eval::Args),

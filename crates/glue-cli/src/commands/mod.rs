@@ -3,6 +3,7 @@
 //! that compare several, in `zoo`.
 
 pub(crate) mod align;
+pub(crate) mod calibrate;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod eval;
