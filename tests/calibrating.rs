@@ -125,6 +125,42 @@ fn texts_are_read_whole_and_what_is_gathered_can_be_chosen() {
 }
 
 #[test]
+fn merges_take_what_is_written() {
+    let zoo = place();
+    zoo.copy(&shipped().join("a-math"), "math");
+    for (model, out) in [("base", "of-base"), ("math", "of-math")] {
+        zoo.glue(&["calibrate", model, "--out", out, "--quiet", "--tasks", "tasks", "--limit", "6"]).ok();
+    }
+    let both = "models:\n- {model: base, statistics: of-base}\n- {model: math, statistics: of-math}\n";
+    for method in ["fisher", "regmean"] {
+        zoo.merge(&format!("merge_method: {method}\n{both}"), method, &["--quiet"]).ok();
+    }
+    let aim = "merge_method: aim\nbase_model: base\nbase_statistics: of-base\nmodels:\n- {model: math}\n\
+               parameters: {operator: task_arithmetic, weight: 1}\n";
+    zoo.merge(aim, "aim", &["--quiet"]).ok();
+    let [base, math] = ["base", "math"].map(|model| zoo.read(model));
+    let weight = "model.layers.1.mlp.up_proj.weight";
+    let of = |tensors: &Tensors| values(tensors, weight);
+    let (first, second) = (of(&base), of(&math));
+    let share = |merged: &str| -> Vec<f64> {
+        let merged = of(&zoo.read(merged));
+        let moved = first.iter().zip(&second).filter(|(first, second)| (*second - *first).abs() > 1e-2);
+        assert!(moved.count() > 100);
+        let all = first.iter().zip(&second).zip(&merged).filter(|((first, second), _)| (*second - *first).abs() > 1e-2);
+        all.map(|((first, second), merged)| (merged - first) / (second - first)).collect()
+    };
+    // Weighted by what each model's items say, every element is between the two; the outputs are of 11 bits.
+    let fisher = share("fisher");
+    assert!(fisher.iter().all(|share| (-0.1..=1.1).contains(share)));
+    assert!(fisher.iter().any(|&share| share < 0.3) && fisher.iter().any(|&share| share > 0.7));
+    // Columns that the base uses most keep 0.4 of the difference, the others more.
+    let aim = share("aim");
+    assert!(aim.iter().all(|share| (0.3..=1.1).contains(share)) && aim.iter().any(|&share| share < 0.9));
+    let regmean = share("regmean");
+    assert!(regmean.iter().all(|share| share.is_finite()) && regmean != fisher);
+}
+
+#[test]
 fn what_cannot_be_gathered_is_refused_and_leaves_nothing() {
     let zoo = place();
     let tasks = ["--tasks", "tasks", "--limit", "1"];
