@@ -311,11 +311,11 @@ fn models_that_are_not_there() {
             &["a/model.safetensors", "this is a file"],
         ),
         (
-            "an adapter",
+            "an adapter that is not there",
             AS_IT_IS,
             "merge_method: linear\nmodels: [{model: a+lora}]\nparameters: {weight: 0.5}\n",
             2,
-            &["out.yml:2:18", "LoRA adapter (`lora` on `a`)", "not available"],
+            &["out.yml:2:18", "lora: no such directory", "adapter_config.json", "hint: behind a plus sign"],
         ),
         (
             "no configuration",

@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, calibrate, cluster, completions, eval, generate, inspect, logits, merge, mix, multi, ops, run, search,
-    similarity, train_router,
+    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops, run,
+    search, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Similarity(similarity::Args),
     Cluster(cluster::Args),
     Align(align::Args),
+    ExtractLora(extract_lora::Args),
     Calibrate(calibrate::Args),
     Search(search::Args),
     Run(run::Args),

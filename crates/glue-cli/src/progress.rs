@@ -112,6 +112,34 @@ impl glue_align::Watch for AlignProgress {
     }
 }
 
+/// Weights compared and to be compared, and time left.
+const WEIGHTS: &str = "{bar:24} {human_pos}/{human_len} weights  {eta} left  {wide_msg}";
+
+/// What an extraction tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct ExtractProgress(Progress);
+
+impl ExtractProgress {
+    /// A bar over `elements`; invisible unless the shell says otherwise.
+    pub(crate) fn new(elements: u64, shell: &Shell<'_>) -> Self {
+        Self(Progress { bar: bar(elements, WEIGHTS, shell), stop: shell.stop_flag() })
+    }
+}
+
+impl glue_lora::Watch for ExtractProgress {
+    fn works_on(&self, tensor: &str) {
+        self.0.works_on(tensor);
+    }
+
+    fn done(&self, elements: u64) {
+        self.0.bar.inc(elements);
+    }
+
+    fn is_stopped(&self) -> bool {
+        Watch::is_stopped(&self.0)
+    }
+}
+
 /// Requests answered and to be answered, and time left.
 const REQUESTS: &str = "{bar:24} {human_pos}/{human_len} requests  {eta} left";
 

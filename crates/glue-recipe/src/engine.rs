@@ -1,6 +1,7 @@
 //! Merging of planned tensors, out of core: blocks are widened from where the inputs are mapped, merged, narrowed and
 //! handed to a destination. Nothing holds a whole tensor, let alone a model.
 
+use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use crate::run::Watch;
 use glue_merge::{
@@ -11,6 +12,8 @@ use glue_tensor::{Dtype, TensorView, narrow, widen};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
+
+pub use crate::low_rank::LowRankView;
 
 /// A value that is no number, in an input.
 #[derive(Debug, thiserror::Error)]
@@ -42,11 +45,13 @@ pub struct BadStatistic {
     pub expected: &'static str,
 }
 
-/// One operand of a merge: a tensor in a mapped file, and the name of its model for messages.
+/// One operand of a merge: a tensor in a mapped file, what an adapter adds to it, and the name of its model for messages.
 #[derive(Debug, Clone, Copy)]
 pub struct OperandView<'a> {
     /// The tensor.
     pub view: TensorView<'a>,
+    /// What is added to it as it is read.
+    pub low_rank: Option<LowRankView<'a>>,
     /// What the user calls the model.
     pub model: &'a str,
 }
@@ -161,7 +166,7 @@ fn merge_one(
     sink: &Narrowed<'_>,
 ) -> Result<(), MergeError> {
     let plan = job.operator.plan(&job.spec, job.params)?;
-    let source = Operands { job, options };
+    let source = Operands::new(job, options).map_err(MergeError::Io)?;
     match driver.run(plan, &job.spec, &source, sink)? {
         Done::Merged => Ok(()),
         Done::Copy(operand) => copy(&source, operand, sink, options.block).map_err(MergeError::Io),
@@ -175,6 +180,7 @@ fn copy(source: &Operands<'_>, operand: Operand, sink: &Narrowed<'_>, block: usi
     };
     let (len, data) = (source.job.spec.len(), from.view.data());
     let as_it_is = from.view.dtype() == sink.dtype
+        && from.low_rank.is_none()
         && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
     let size = sink.dtype.size();
     (0..len.div_ceil(SPAN)).into_par_iter().try_for_each(|s| {
@@ -214,6 +220,28 @@ impl Pool for RayonPool {
 struct Operands<'a> {
     job: &'a TensorJob<'a>,
     options: &'a EngineOptions<'a>,
+    /// What is added to each operand, the base first.
+    products: Vec<Option<Product>>,
+}
+
+impl<'a> Operands<'a> {
+    fn new(job: &'a TensorJob<'a>, options: &'a EngineOptions<'a>) -> Result<Operands<'a>, BoxError> {
+        let product = |from: Option<&OperandView<'_>>| match from.and_then(|from| Some((from, from.low_rank?))) {
+            Some((from, low_rank)) => Product::read(&low_rank, options.on_nonfinite, from.model).map(Some),
+            None => Ok(None),
+        };
+        let all = std::iter::once(job.base.as_ref()).chain(job.inputs.iter().map(Some));
+        Ok(Operands { job, options, products: all.map(product).collect::<Result<_, _>>()? })
+    }
+
+    fn product(&self, operand: Operand) -> Option<&Product> {
+        let at = match operand {
+            Operand::Base => 0,
+            Operand::Input(i) => i + 1,
+            Operand::Statistic(_) => return None,
+        };
+        self.products.get(at)?.as_ref()
+    }
 }
 
 impl Source for Operands<'_> {
@@ -226,26 +254,25 @@ impl Source for Operands<'_> {
             check_statistic(statistic, self.job.spec.row_len(), from, range.start, buffer)?;
             return Ok(buffer);
         }
+        let on_nonfinite = self.options.on_nonfinite;
         if !finite {
-            match self.options.on_nonfinite {
-                OnNonfinite::Zero => buffer.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0),
-                OnNonfinite::Error => {
-                    let found = buffer.iter().enumerate().find(|(_, x)| !x.is_finite());
-                    return Err(Box::new(NonFinite {
-                        tensor: from.view.name().into(),
-                        model: from.model.into(),
-                        index: range.start + found.map_or(0, |(j, _)| j),
-                        value: found.map_or(f32::NAN, |(_, x)| *x),
-                    }));
-                }
+            mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
+        }
+        if let Some(product) = self.product(operand) {
+            product.add_to(range.clone(), buffer);
+            // Finite terms may have a sum beyond the range.
+            if !all_finite(buffer) {
+                mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
             }
         }
         Ok(buffer)
     }
 
     fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
-        // What a statistic holds is checked where it is widened.
-        let from = self.job.operand(operand).filter(|_| !matches!(operand, Operand::Statistic(_)))?;
+        // What a statistic holds is checked where it is widened, and what an adapter adds is added there.
+        let is_as_stored =
+            |from: &&OperandView<'_>| from.low_rank.is_none() && !matches!(operand, Operand::Statistic(_));
+        let from = self.job.operand(operand).filter(is_as_stored)?;
         Some(Stored { float: float(from.view.dtype())?, bytes: from.view.data() })
     }
 }

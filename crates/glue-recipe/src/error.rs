@@ -2,7 +2,7 @@
 
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
-use glue_tensor::{CheckpointError, ConfigError, Dtype, ModelDirError};
+use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError};
 use glue_yaml::{Place, YamlError};
 use std::path::PathBuf;
 
@@ -131,6 +131,14 @@ pub enum RecipeError {
         /// What is wrong with it.
         error: Box<ModelDirError>,
     },
+    /// An adapter cannot be opened, or was made for another model than the one it is written with.
+    #[error("{place}: {error}")]
+    Adapter {
+        /// Where the model is named.
+        place: Place,
+        /// What is wrong with it.
+        error: Box<AdapterError>,
+    },
     /// The statistics of a model cannot be opened.
     #[error("{place}: statistics of `{model}`: {error}")]
     Statistics {
@@ -202,13 +210,13 @@ pub enum RecipeError {
         /// Name of the statistic.
         statistic: &'static str,
         /// A model whose statistics have it.
-        present: String,
+        present: Box<str>,
         /// A model whose statistics lack it.
-        missing: String,
+        missing: Box<str>,
         /// The path of those; `None` where none are given.
-        path: Option<String>,
+        path: Option<Box<str>>,
         /// What was looked for there.
-        looked_for: String,
+        looked_for: Box<str>,
     },
     /// A statistic is not of the shape or the type that its tensor asks for.
     #[error("`{name}` in the statistics {path} is {found}, but must be {expected} for tensor `{tensor}`")]
@@ -220,9 +228,9 @@ pub enum RecipeError {
         /// Name of the tensor in the output.
         tensor: String,
         /// Type and shape, in words.
-        expected: String,
+        expected: Box<str>,
         /// Type and shape found, in words.
-        found: String,
+        found: Box<str>,
     },
     /// The weights of a model are quantised by a method that merging would break.
     #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]
@@ -461,6 +469,11 @@ impl RecipeError {
             Self::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => {
                 "model paths are relative to the working directory; nothing is downloaded".into()
             }
+            Self::Adapter { error, .. } if matches!(**error, AdapterError::NotFound { .. }) => {
+                "behind a plus sign stands the path of an adapter, relative to the working directory; nothing is \
+                 downloaded"
+                    .into()
+            }
             Self::Operands { error, .. } if matches!(**error, MergeError::BaseMissing { .. }) => {
                 "name it with `base_model: PATH` at the top of the recipe".into()
             }
@@ -480,8 +493,14 @@ impl RecipeError {
             Self::TokenizerFiles(_) | Self::ChatTemplate { .. } | Self::Config { .. } => false,
             Self::Open { error, .. } => matches!(
                 **error,
-                ModelDirError::NotFound { .. } | ModelDirError::NotADirectory { .. } | ModelDirError::NoConfig { .. }
+                ModelDirError::NotFound { .. }
+                    | ModelDirError::NotADirectory { .. }
+                    | ModelDirError::NoConfig { .. }
+                    | ModelDirError::IsAdapter { .. }
             ),
+            Self::Adapter { error, .. } => {
+                !matches!(**error, AdapterError::Io { .. } | AdapterError::Json { .. } | AdapterError::Checkpoint(_))
+            }
             _ => true,
         }
     }
@@ -494,7 +513,7 @@ fn did_you_mean(nearest: &Option<&'static str>, known: &[&'static str]) -> Strin
     }
 }
 
-fn without(missing: &str, path: &Option<String>, looked_for: &str) -> String {
+fn without(missing: &str, path: &Option<Box<str>>, looked_for: &str) -> String {
     match path {
         Some(path) => format!("those of `{missing}` ({path}) have no `{looked_for}`"),
         None => format!("`{missing}` is given none"),

@@ -2,14 +2,15 @@
 //!
 //! | number | how |
 //! |---|---|
-//! | read | bytes of every operand and statistic of every tensor, once |
+//! | read | bytes of every operand and statistic of every tensor, once; those of adapters too |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it; and every statistic of a tensor that is not cut into blocks, as `f32` |
+//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it; and every statistic of a tensor that is not cut into blocks, and the factors of its adapters, as `f32` |
 //!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
 //! about a tensor, a few megabytes for each thread.
 
+use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
 use glue_merge::{BLOCK, Grain, Plan, SPAN, StatisticShape};
 
@@ -74,10 +75,13 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     if matches!(tensor.action, Action::Copy(_)) {
         return (1, 0);
     }
+    let low_rank = |from| plan.change(from).and_then(|(adapter, change)| Some((adapter, change.low_rank.as_ref()?)));
+    let factors = tensor.operands().filter_map(low_rank).map(|(adapter, change)| factor_bytes(adapter, change));
+    let factors: u64 = factors.sum();
     let (passes, grain, working) = match plan.operation(tensor) {
         Ok(Some(Plan::Map(map))) => (1, map.grain(), 0),
         Ok(Some(Plan::Survey(survey))) => (2, survey.grain(), survey.working_bytes()),
-        _ => return (1, 0),
+        _ => return (1, threads * factors),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
     let (block, span) = match grain {
@@ -89,7 +93,8 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     let (in_blocks, whole) = statistics(plan, tensor);
     let operands = (tensor.operands().count() + in_blocks) as u64;
     let (block, span) = (block.min(n) as u64, span.min(n) as u64);
-    (passes, threads * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64) + working + whole))
+    let buffers = operands * block * 4 + span * (4 + tensor.dtype.size() as u64);
+    (passes, threads * (buffers + working + whole + factors))
 }
 
 /// How many statistics are read block by block, and bytes of those that are held whole.

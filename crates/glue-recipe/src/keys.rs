@@ -115,9 +115,12 @@ pub(crate) const MODULE: &[Key] = &[
 pub(crate) const TOKENIZER: &[Key] =
     &[key("source", Holds::TokenizerSource, "Whose tokenizer the output gets; vocabularies must be equal.")];
 
-pub(crate) const REFERENCE: &[Key] = &[key("model", Holds::Mapping(PATH), "The model.")];
+pub(crate) const REFERENCE: &[Key] = &[
+    key("model", Holds::Mapping(PATH), "The model."),
+    key("lora", Holds::Mapping(PATH), "A LoRA adapter, applied to the model as it is read; in short, model+adapter."),
+];
 
-pub(crate) const PATH: &[Key] = &[key("path", Holds::Text, "Path of the model.")];
+pub(crate) const PATH: &[Key] = &[key("path", Holds::Text, "Path of the directory.")];
 
 pub(crate) const CASE: &[Key] = &[
     key("filter", Holds::Text, "Part of the name of the tensors this is for; none or `*` is all."),

@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 pub mod estimate;
 mod keys;
+mod low_rank;
 pub mod manifest;
 mod multi;
 mod parse;
@@ -31,7 +32,8 @@ pub use estimate::{Estimate, estimate};
 pub use glue_yaml::{At, Place, Position};
 pub use multi::{Stage, Stages};
 pub use plan::{
-    Action, MergePlan, OpenModels, PlanOptions, PlannedModel, PlannedStatistics, TensorPlan, TensorRef, plan,
+    Action, MergePlan, OpenModels, PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics, TensorPlan, TensorRef,
+    plan,
 };
 pub use recipe::Recipe;
 pub use run::{RunError, RunOptions, Unwatched, Watch, run};

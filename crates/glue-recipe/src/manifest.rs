@@ -7,7 +7,7 @@
 //! | `recipe` | the text of the recipe |
 //! | `operator`, `wraps` | name of the operator, and of the one it wraps |
 //! | `seed`, `dtype` | seed of random operators; type of the output, null where each tensor keeps its own |
-//! | `inputs` | for each model: its name in the recipe, its path, and for each file name, bytes and XXH3-128; the same of its statistics, where it has some |
+//! | `inputs` | for each model: its name in the recipe, its path, that of its adapter if it has one, and for each file of either name, bytes and XXH3-128; the same of its statistics, where it has some |
 //! | `output` | files with bytes of data and number of tensors; elements in all |
 //! | `copied` | tensors taken over as they are, because they hold no floating-point numbers |
 //! | `dropped` | tensors left out, and why |
@@ -15,7 +15,7 @@
 
 use crate::plan::MergePlan;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, ContentHash, Dtype, Layout};
+use glue_tensor::{Checkpoint, ContentHash, Dtype, Layout, adapter};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::io;
@@ -70,6 +70,11 @@ pub fn hash_inputs(plan: &MergePlan) -> io::Result<InputHashes> {
             let others: Vec<FileHash> = others.map(|path| small(&path)).collect::<io::Result<_>>()?;
             let mut files = of(model.dir.checkpoint());
             files.extend(others);
+            if let Some(adapter) = &model.adapter {
+                let (n_bytes, hash) = adapter.dir.config_file();
+                files.extend(of(adapter.dir.checkpoint()));
+                files.push(FileHash { name: adapter::CONFIG_FILE.to_string(), n_bytes, hash });
+            }
             let statistics = model.statistics.as_ref().map_or(Vec::new(), |statistics| of(&statistics.checkpoint));
             Ok(ModelHashes { files, statistics })
         })
@@ -123,6 +128,9 @@ fn identity(plan: &MergePlan, hashes: &InputHashes) -> Value {
             let list = |files: &[FileHash]| -> Vec<Value> { files.iter().map(file).collect() };
             let path = model.dir.path().display().to_string();
             let mut input = json!({ "model": model.name, "path": path, "files": list(&hashes.files) });
+            if let Some(adapter) = &model.adapter {
+                input["adapter"] = adapter.dir.path().display().to_string().into();
+            }
             if let Some(statistics) = &model.statistics {
                 let path = statistics.checkpoint.path().display().to_string();
                 input["statistics"] =

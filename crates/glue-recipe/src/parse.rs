@@ -202,19 +202,27 @@ impl Reader<'_> {
             .map_err(|error| RecipeError::Param { place: self.place(inner.at), error: Box::new(error) })
     }
 
-    /// A model: text, or a mapping with `model: {path: …}` as mergekit writes it.
+    /// A path: text, or a mapping with `path`.
+    fn path(&self, node: &Node, key: &str) -> Result<At<String>> {
+        match &node.value {
+            Tree::Map(_) => {
+                let path = self.entries(node, "the path of a model", keys::PATH)?;
+                self.text(self.required(&path, "path")?, "path")
+            }
+            _ => self.text(node, key),
+        }
+    }
+
+    /// A model: text, or a mapping with `model: {path: …}` and `lora: {path: …}` as mergekit writes it. The second is
+    /// the same as `model+lora`.
     fn model(&self, node: &Node, key: &str) -> Result<At<String>> {
         match &node.value {
             Tree::Map(_) => {
                 let reference = self.entries(node, "a model", keys::REFERENCE)?;
-                let model = self.required(&reference, "model")?;
-                match &model.value {
-                    Tree::Map(_) => {
-                        let path = self.entries(model, "the path of a model", keys::PATH)?;
-                        self.text(self.required(&path, "path")?, "path")
-                    }
-                    _ => self.text(model, "model"),
-                }
+                let model = self.path(self.required(&reference, "model")?, "model")?;
+                let Some(lora) = reference.get("lora") else { return Ok(model) };
+                let lora = self.path(lora, "lora")?;
+                Ok(At::new(format!("{}+{}", model.value, lora.value), model.at))
             }
             Tree::Text(_) => self.text(node, key),
             _ => self.wrong(node, key, "the path of a model (in quotes if it looks like a number)"),

@@ -1,7 +1,7 @@
 //! From a plan to a model directory: merges every tensor out of core, writes what belongs beside the weights, and makes
 //! the directory appear when all of it is on disk.
 
-use crate::engine::{Destination, EngineOptions, OperandView, TensorError, TensorJob, merge_all};
+use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
@@ -130,12 +130,20 @@ pub fn merge_into(
     let as_it_is = copy.params(&[], &[Vec::new()]).expect("passthrough needs no parameter");
     let operand = |from: &TensorRef| {
         let model = &plan.models[from.model];
-        let view = model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
-        OperandView { view, model: &model.name }
+        let own = || model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
+        let (view, low_rank) = match plan.change(from) {
+            Some((adapter, change)) => (
+                change.full.as_ref().map_or_else(own, |full| adapter.tensor(full)),
+                change.low_rank.as_ref().map(|low_rank| LowRankView::of(adapter, low_rank)),
+            ),
+            None => (own(), None),
+        };
+        OperandView { view, low_rank, model: &model.name }
     };
     let statistic = |from: &TensorRef| {
         let statistics = plan.models[from.model].statistics.as_ref();
-        OperandView { view: plan.statistic(from), model: statistics.map_or("", |statistics| &statistics.name) }
+        let model = statistics.map_or("", |statistics| &statistics.name);
+        OperandView { view: plan.statistic(from), low_rank: None, model }
     };
     let jobs: Vec<TensorJob<'_>> = plan
         .tensors

@@ -31,7 +31,7 @@ pub(crate) struct Output {
     pub(crate) device: DeviceChoice,
 }
 
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
+pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
     Dtype::from_torch_name(text).filter(|dtype| dtype.is_float()).ok_or_else(|| {
         let names: Vec<&str> = Dtype::ALL.iter().filter(|d| d.is_float()).map(|d| d.torch_name()).collect();
         format!("it must be one of {}", names.join(", "))

@@ -7,7 +7,7 @@ use crate::table::{Align, Table};
 use crate::units;
 use glue_recipe::estimate::Rates;
 use glue_recipe::{MergePlan, estimate};
-use glue_tensor::{Layout, writer};
+use glue_tensor::{Checkpoint, Layout, writer};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -135,8 +135,23 @@ struct Model {
     parameters: u64,
     dtypes: Vec<&'static str>,
     bytes: u64,
+    /// What is applied to it as it is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<Applied>,
     /// Where its statistics are; `None` when it has none.
     statistics: Option<Statistics>,
+}
+
+#[derive(Debug, Serialize)]
+struct Applied {
+    name: String,
+    path: String,
+    /// Tensors of the model that it changes.
+    changes: usize,
+    tensors: usize,
+    parameters: u64,
+    dtypes: Vec<&'static str>,
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -185,7 +200,6 @@ fn models(plan: &MergePlan) -> Vec<Model> {
     let inputs: BTreeSet<usize> = plan.tensors.iter().flat_map(|t| t.inputs()).map(|input| input.model).collect();
     let describe = |(i, model): (usize, &glue_recipe::PlannedModel)| {
         let checkpoint = model.dir.checkpoint();
-        let dtypes: BTreeSet<&str> = checkpoint.tensors().iter().map(|info| info.dtype.safetensors_name()).collect();
         Model {
             name: model.name.clone(),
             path: model.dir.path().display().to_string(),
@@ -196,8 +210,17 @@ fn models(plan: &MergePlan) -> Vec<Model> {
             },
             tensors: checkpoint.tensors().len(),
             parameters: checkpoint.n_parameters(),
-            dtypes: dtypes.into_iter().collect(),
+            dtypes: dtypes(checkpoint),
             bytes: checkpoint.total_bytes(),
+            adapter: model.adapter.as_ref().map(|adapter| Applied {
+                name: adapter.name.clone(),
+                path: adapter.dir.path().display().to_string(),
+                changes: adapter.dir.changes().len(),
+                tensors: adapter.dir.checkpoint().tensors().len(),
+                parameters: adapter.dir.checkpoint().n_parameters(),
+                dtypes: dtypes(adapter.dir.checkpoint()),
+                bytes: adapter.dir.checkpoint().total_bytes(),
+            }),
             statistics: model.statistics.as_ref().map(|statistics| Statistics {
                 name: statistics.name.clone(),
                 path: statistics.checkpoint.path().display().to_string(),
@@ -207,6 +230,12 @@ fn models(plan: &MergePlan) -> Vec<Model> {
         }
     };
     plan.models.iter().enumerate().map(describe).collect()
+}
+
+/// The types of the tensors, each once.
+fn dtypes(checkpoint: &Checkpoint) -> Vec<&'static str> {
+    let names: BTreeSet<&str> = checkpoint.tensors().iter().map(|info| info.dtype.safetensors_name()).collect();
+    names.into_iter().collect()
 }
 
 impl Expected {
@@ -238,6 +267,16 @@ impl Expected {
                 model.dtypes.join(", "),
                 units::bytes(model.bytes),
             ]);
+            if let Some(adapter) = &model.adapter {
+                models.row([
+                    format!("  with {}", adapter.name),
+                    "adapter".to_string(),
+                    units::count(adapter.tensors as u64),
+                    units::count(adapter.parameters),
+                    adapter.dtypes.join(", "),
+                    units::bytes(adapter.bytes),
+                ]);
+            }
         }
         let merge = &self.merge;
         let mut facts = Table::new(&[Align::Left, Align::Left]);

@@ -11,7 +11,8 @@ pub use opened::OpenModels;
 use crate::error::RecipeError;
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
-use glue_tensor::{Checkpoint, Config, Dtype, ModelDir};
+use glue_tensor::adapter::Change;
+use glue_tensor::{Adapter, Checkpoint, Config, Dtype, ModelDir};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,8 +47,21 @@ pub struct PlannedModel {
     pub name: String,
     /// The opened directory.
     pub dir: Arc<ModelDir>,
+    /// The adapter that is applied to it as it is read.
+    pub adapter: Option<PlannedAdapter>,
     /// Its statistics, where the recipe gives some.
     pub statistics: Option<PlannedStatistics>,
+}
+
+/// An adapter of a plan.
+#[derive(Debug)]
+pub struct PlannedAdapter {
+    /// The model without the adapter, as written.
+    pub model: String,
+    /// The adapter, as written.
+    pub name: String,
+    /// The opened directory.
+    pub dir: Arc<Adapter>,
 }
 
 /// The statistics of a model: numbers that were measured on data. The one called `S` of tensor `T` is the tensor `T.S`.
@@ -174,6 +188,24 @@ impl MergePlan {
         checkpoint.info(&tensor.name).expect("a plan refers to tensors that are there")
     }
 
+    /// What an adapter does to `tensor` before it is merged; `None` when it is merged as the checkpoint has it.
+    ///
+    /// # Panics
+    /// On a reference that is not from this plan.
+    pub fn change(&self, tensor: &TensorRef) -> Option<(&Adapter, &Change)> {
+        let adapter = &*self.models[tensor.model].adapter.as_ref()?.dir;
+        Some((adapter, adapter.change(&tensor.name)?))
+    }
+
+    /// Bytes of files that `tensor` is read from: its own, unless an adapter replaces it, and those of the adapter.
+    fn operand_bytes(&self, tensor: &TensorRef) -> u64 {
+        let own = self.info(tensor).n_bytes() as u64;
+        match self.change(tensor) {
+            Some((adapter, change)) => adapter.n_bytes(change) + if change.full.is_some() { 0 } else { own },
+            None => own,
+        }
+    }
+
     /// A [statistic](TensorPlan::statistics), in the statistics of its model.
     ///
     /// # Panics
@@ -184,11 +216,11 @@ impl MergePlan {
         view.expect("a plan refers to statistics that are there")
     }
 
-    /// Bytes of every operand and statistic of a tensor.
+    /// Bytes of every operand and statistic of a tensor, with what adapters add.
     pub fn read_bytes(&self, tensor: &TensorPlan) -> u64 {
-        let operands = tensor.operands().map(|operand| self.info(operand).n_bytes());
-        let statistics = tensor.statistics().iter().map(|statistic| self.statistic(statistic).info().n_bytes());
-        operands.chain(statistics).map(|n| n as u64).sum()
+        let operands = tensor.operands().map(|operand| self.operand_bytes(operand));
+        let statistics = tensor.statistics().iter().map(|statistic| self.statistic(statistic).info().n_bytes() as u64);
+        operands.chain(statistics).sum()
     }
 
     /// The tensors of the output as a checkpoint writer wants them, in the order of [`MergePlan::tensors`].

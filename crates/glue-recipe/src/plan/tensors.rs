@@ -653,16 +653,16 @@ impl<'a> Assembler<'a> {
                     statistic: statistic.name,
                     present: self.models.name(operands[present].model).into(),
                     missing: self.models.name(of.model).into(),
-                    path,
-                    looked_for: looked_for(of),
+                    path: path.map(String::into_boxed_str),
+                    looked_for: looked_for(of).into(),
                 });
             };
             check_statistic(statistic, shape, info).map_err(|(expected, found)| RecipeError::StatisticShape {
                 name: at.name.clone(),
                 path: path.unwrap_or_default(),
                 tensor: name.into(),
-                expected,
-                found,
+                expected: expected.into(),
+                found: found.into(),
             })?;
             statistics.push(at);
         }
