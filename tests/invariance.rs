@@ -66,6 +66,8 @@ fn threads_do_not_matter() {
     check_threads(&zoo, &config("model_stock", &two, "", ""));
     check_threads(&zoo, &config("slerp", &["b"], "", "t: 0.3"));
     check_threads(&zoo, &config("arcee_fusion", &["a"], "", ""));
+    check_threads(&zoo, &config("tsv_m", &two, "", "lambda: 0.5"));
+    check_threads(&zoo, &config("knots", &two, "density: 0.5", "outside_layers: matrix"));
     check_threads(&zoo, "merge_method: karcher\nmodels: [{model: a}, {model: b}, {model: base}]\n");
 }
 

@@ -311,11 +311,11 @@ fn models_that_are_not_there() {
             &["a/model.safetensors", "this is a file"],
         ),
         (
-            "an adapter",
+            "an adapter that is not there",
             AS_IT_IS,
             "merge_method: linear\nmodels: [{model: a+lora}]\nparameters: {weight: 0.5}\n",
             2,
-            &["out.yml:2:18", "LoRA adapter (`lora` on `a`)", "not available"],
+            &["out.yml:2:18", "lora: no such directory", "adapter_config.json", "hint: behind a plus sign"],
         ),
         (
             "no configuration",
@@ -525,6 +525,22 @@ fn command_lines_that_mean_nothing() {
     check(&["merge", "out.yml", "out", "--dtype", "int8"], &["--dtype", "bfloat16"]);
     check(&["merge", "out.yml", "out", "--seed=-1"], &["--seed"]);
     check(&["merge", "out.yml", "out", "--cuda"], &["--cuda", "hint: leave out --cuda"]);
+}
+
+/// This build links no driver: `cuda` is refused before anything is written, and `auto` takes the processor.
+#[test]
+fn devices_that_are_not_there() {
+    let zoo = Zoo::small();
+    zoo.write("out.yml", LINEAR);
+    let before = zoo.listing("");
+    let refused = zoo.glue(&["merge", "out.yml", "out", "--device", "cuda"]);
+    refused.refused("a device", 1, &["built without CUDA", "docs/cuda.md", "--device auto"]);
+    assert!(zoo.listing("") == before);
+    zoo.glue(&["merge", "out.yml", "out", "--device", "gpu"]).refused("no device", 2, &["cpu, cuda or auto", "gpu"]);
+    zoo.glue(&["merge", "out.yml", "processor"]).ok();
+    zoo.glue(&["merge", "out.yml", "automatic", "--device", "auto"]).ok();
+    let weights = |out: &str| zoo.bytes(&format!("{out}/model.safetensors"));
+    assert!(weights("processor") == weights("automatic"));
 }
 
 #[test]

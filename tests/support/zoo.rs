@@ -97,6 +97,19 @@ impl Zoo {
         self.write(&format!("{name}/tokenizer_config.json"), template.to_string());
     }
 
+    /// Writes a LoRA adapter: `tensors`, with `config` over a configuration that says no more than `peft_type`. Names of
+    /// tensors stand without what PEFT puts before all of them.
+    pub fn add_adapter(&self, name: &str, config: Value, tensors: impl IntoIterator<Item = (String, Tensor)>) {
+        let mut all = json!({ "peft_type": "LORA", "base_model_name_or_path": "base" });
+        for (key, value) in config.as_object().into_iter().flatten() {
+            all[key] = value.clone();
+        }
+        self.write(&format!("{name}/adapter_config.json"), all.to_string());
+        let prefixed = |(name, tensor)| (format!("base_model.model.{name}"), tensor);
+        let tensors: Tensors = tensors.into_iter().map(prefixed).collect();
+        self.write(&format!("{name}/adapter_model.safetensors"), checkpoint::encode(&tensors));
+    }
+
     /// Changes the tensors of the model `name`.
     pub fn edit(&self, name: &str, edit: impl FnOnce(&mut Tensors)) {
         let mut tensors = self.read(name);

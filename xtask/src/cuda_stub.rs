@@ -20,7 +20,10 @@ use crate::shell::{self, cargo};
 pub(crate) fn run() -> Result<()> {
     let folder = make(&Repo::find()?)?;
     println!("the stub is made; to build with CUDA:");
-    println!("CUDA_LIBRARY_PATH={} cargo build --release -p glue-cuda --features cuda", folder.display());
+    println!(
+        "CUDA_LIBRARY_PATH={} cargo build --release --workspace --bin glue --features glue-cli/cuda",
+        folder.display()
+    );
     Ok(())
 }
 

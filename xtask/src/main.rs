@@ -19,6 +19,7 @@ mod experiments;
 mod fuzz;
 mod gpu_check;
 mod kernels;
+mod new_operator;
 mod repo;
 mod results;
 mod shell;
@@ -50,6 +51,8 @@ enum Command {
     Results(results::Args),
     /// Answer open questions on the shipped zoo and write docs/experiments.md.
     Experiments(experiments::Args),
+    /// Make a crate with a merge operator, to be changed into one's own.
+    NewOperator(new_operator::Args),
     /// Feed the parsers random input.
     Fuzz(fuzz::Args),
     /// Compile the device kernels to PTX, or check that what is committed is current.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Results(args) => results::run(&args),
         Command::Experiments(args) => experiments::run(&args),
+        Command::NewOperator(args) => new_operator::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::CudaStub => cuda_stub::run(),

@@ -66,20 +66,7 @@ fn document(rows: &[(u64, Value, f64)], threads: u16) -> Result<String> {
         let single = average(report, "best_single")?;
         let merge = average(report, "merged").ok();
         let last = average(report, "final")?;
-        let mixture = &report["data"]["mixture"];
-        let experts: Vec<&str> = mixture["experts"]
-            .as_array()
-            .map(|all| all.iter().filter_map(|expert| expert["name"].as_str()).collect())
-            .unwrap_or_default();
-        let what = match experts.is_empty() {
-            true => report["final"]["kind"].as_str().unwrap_or_default().to_string(),
-            false => format!(
-                "level {}, from layer {}: {}",
-                mixture["level"].as_str().unwrap_or_default(),
-                mixture["dense_layers"],
-                experts.join(", ")
-            ),
-        };
+        let what = described(report);
         let share = report["final"]["of_oracle"].as_f64().unwrap_or_default();
         let merged = merge.map_or("–".into(), |merge| format!("{merge:.4}"));
         let _ = writeln!(
@@ -92,6 +79,24 @@ fn document(rows: &[(u64, Value, f64)], threads: u16) -> Result<String> {
     }
     let _ = writeln!(text, "\nFinal {}; merge alone {}.", spread(&finals), spread(&merges));
     Ok(text)
+}
+
+/// What the final model of a report is, in words.
+pub(crate) fn described(report: &Value) -> String {
+    let mixture = &report["data"]["mixture"];
+    let experts: Vec<&str> = mixture["experts"]
+        .as_array()
+        .map(|all| all.iter().filter_map(|expert| expert["name"].as_str()).collect())
+        .unwrap_or_default();
+    match experts.is_empty() {
+        true => report["final"]["kind"].as_str().unwrap_or_default().to_string(),
+        false => format!(
+            "level {}, from layer {}: {}",
+            mixture["level"].as_str().unwrap_or_default(),
+            mixture["dense_layers"],
+            experts.join(", ")
+        ),
+    }
 }
 
 /// Mean and standard deviation in words.

@@ -3,6 +3,7 @@
 //! What the tools print is left as it is, so that their own summary lines stay readable. Everything is built with one
 //! package selection, `--workspace`: another one would unify features differently and build the dependencies twice.
 
+use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -70,12 +71,21 @@ fn alone(repo: &Repo) -> Result<()> {
     shell::run(cargo().args(["build", "-p", "glue-merge", "--target-dir"]).arg(target))
 }
 
-/// A project that is not part of the workspace and sees only what is public.
+/// A project that is not part of the workspace and sees only what is public. Its library needs `glue-merge` and nothing
+/// else; its program is built by the end-to-end tests.
 fn external(repo: &Repo) -> Result<()> {
-    let manifest = repo.path("tests/external/Cargo.toml");
+    let folder = repo.path("tests/external");
+    let manifest = folder.join("Cargo.toml");
     if !manifest.is_file() {
         bail!("tests/external/Cargo.toml is missing: the test of the public interface from outside the workspace");
     }
+    // The versions of the workspace, which are known not to need a network.
+    fs::copy(repo.path("Cargo.lock"), folder.join("Cargo.lock")).context("cannot copy Cargo.lock to tests/external")?;
     let target = repo.target.join("external");
-    shell::run(cargo().args(["test", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(target))
+    shell::run(cargo().args(["test", "--manifest-path"]).arg(&manifest).arg("--target-dir").arg(target))?;
+    let tree = shell::read(cargo().args(["tree", "-e", "normal,build,dev", "--manifest-path"]).arg(manifest))?;
+    if tree.trim().lines().count() != 2 {
+        bail!("an operator must need glue-merge and nothing else, but cargo tree says\n{tree}");
+    }
+    Ok(())
 }

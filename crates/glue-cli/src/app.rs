@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, cluster, completions, eval, generate, inspect, logits, merge, mix, multi, ops, run, search, similarity,
-    train_router,
+    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops, run,
+    search, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Similarity(similarity::Args),
     Cluster(cluster::Args),
     Align(align::Args),
+    ExtractLora(extract_lora::Args),
+    Calibrate(calibrate::Args),
     Search(search::Args),
     Run(run::Args),
     Eval(eval::Args),
@@ -123,8 +125,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("--lazy-unpickle", "checkpoints are memory-mapped; nothing is loaded whole"),
     ("--low-cpu-memory", "memory depends on the number of threads, not on the model"),
     ("--write-model-card", "a model card is written as it is"),
-    ("--cuda", "merging runs on the processor"),
-    ("--gpu-rich", "merging runs on the processor"),
+    ("--cuda", "merging runs on the processor unless --device says otherwise"),
+    ("--gpu-rich", "merging runs on the processor unless --device says otherwise"),
     ("--trust-remote-code", "no code of a checkpoint is ever run"),
     ("--allow-crimes", "there is no such switch: what is refused says how it can be allowed, where it can"),
 ];

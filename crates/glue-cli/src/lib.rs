@@ -15,6 +15,7 @@
 //!     inputs: InputRule::at_least(1),
 //!     base: BaseRule::Required,
 //!     params: &[],
+//!     statistic: None,
 //!     plan: |_, _| Ok(Plan::Copy(Operand::Base)),
 //! };
 //!
@@ -106,6 +107,8 @@ fn dispatch(cli: &Cli, registry: &Registry, shell: &mut Shell<'_>) -> Result<(),
         Command::Similarity(args) => commands::similarity::run(args, &cli.global, shell),
         Command::Cluster(args) => commands::cluster::run(args, &cli.global, shell),
         Command::Align(args) => commands::align::run(args, &cli.global, shell),
+        Command::ExtractLora(args) => commands::extract_lora::run(args, &cli.global, shell),
+        Command::Calibrate(args) => commands::calibrate::run(args, &cli.global, shell),
         Command::Search(args) => commands::search::run(args, &cli.global, registry, shell),
         Command::Run(args) => commands::run::run(args, &cli.global, registry, shell),
         Command::Eval(args) => commands::eval::run(args, &cli.global, shell),

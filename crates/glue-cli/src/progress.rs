@@ -112,6 +112,34 @@ impl glue_align::Watch for AlignProgress {
     }
 }
 
+/// Weights compared and to be compared, and time left.
+const WEIGHTS: &str = "{bar:24} {human_pos}/{human_len} weights  {eta} left  {wide_msg}";
+
+/// What an extraction tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct ExtractProgress(Progress);
+
+impl ExtractProgress {
+    /// A bar over `elements`; invisible unless the shell says otherwise.
+    pub(crate) fn new(elements: u64, shell: &Shell<'_>) -> Self {
+        Self(Progress { bar: bar(elements, WEIGHTS, shell), stop: shell.stop_flag() })
+    }
+}
+
+impl glue_lora::Watch for ExtractProgress {
+    fn works_on(&self, tensor: &str) {
+        self.0.works_on(tensor);
+    }
+
+    fn done(&self, elements: u64) {
+        self.0.bar.inc(elements);
+    }
+
+    fn is_stopped(&self) -> bool {
+        Watch::is_stopped(&self.0)
+    }
+}
+
 /// Requests answered and to be answered, and time left.
 const REQUESTS: &str = "{bar:24} {human_pos}/{human_len} requests  {eta} left";
 
@@ -140,6 +168,38 @@ impl glue_eval::Watch for RequestProgress {
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Sequences done and to be done, time left, and which pass it is.
+const SEQUENCES: &str = "{bar:24} {human_pos}/{human_len} sequences  {eta} left  {wide_msg}";
+
+/// What a pass over text tells while it works; from any thread.
+#[derive(Debug)]
+pub(crate) struct CalibrateProgress(Progress);
+
+impl CalibrateProgress {
+    /// A bar that learns from the pass how much there is to do; invisible unless the shell says otherwise.
+    pub(crate) fn new(shell: &Shell<'_>) -> Self {
+        Self(Progress { bar: bar(0, SEQUENCES, shell), stop: shell.stop_flag() })
+    }
+}
+
+impl glue_calibrate::Watch for CalibrateProgress {
+    fn begins(&self, pass: usize, passes: usize, sequences: usize) {
+        self.0.bar.set_position(0);
+        self.0.bar.set_length(sequences as u64);
+        if passes > 1 {
+            self.0.bar.set_message(format!("pass {pass} of {passes}"));
+        }
+    }
+
+    fn advanced(&self, sequences: usize) {
+        self.0.bar.inc(sequences as u64);
+    }
+
+    fn is_stopped(&self) -> bool {
+        Watch::is_stopped(&self.0)
     }
 }
 

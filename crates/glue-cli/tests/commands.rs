@@ -170,6 +170,7 @@ fn operators_of_ones_own_are_there() {
         inputs: InputRule::at_least(1),
         base: BaseRule::Required,
         params: &[],
+        statistic: None,
         plan: |_, _| Ok(Plan::Copy(Operand::Base)),
     };
     let mut out = Vec::new();

@@ -19,6 +19,7 @@ impl<B: Backend> Pass<'_, B> {
             let memory = match operand {
                 Operand::Base => operands.base.as_ref(),
                 Operand::Input(i) => operands.inputs.get(i),
+                Operand::Statistic(_) => None,
             };
             let memory = memory.ok_or(Stop::Leave)?;
             let bad = pass.scratch(4, true)?;

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn tensor(shape: &[usize]) -> TensorSpec<'_> {
-        TensorSpec { name: "t", shape, has_base: true, n_inputs: 2, layer: None, seed: 0 }
+        TensorSpec { name: "t", shape, has_base: true, n_inputs: 2, layer: None, seed: 0, statistic: None }
     }
 
     #[test]

@@ -173,6 +173,7 @@ impl<B: Backend> Resident<'_, B> {
             n_inputs: self.operands.inputs.len(),
             layer: None,
             seed: 0,
+            statistic: None,
         };
         let mut pass = Pass::resident(self.engine, &self.operands, &tensor).map_err(refused)?;
         let done = pass.map(&Kernel::Linear { base, inputs }, &Target::Memory(&out.memory, out.float));

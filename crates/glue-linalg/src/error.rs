@@ -40,6 +40,16 @@ pub enum LinalgError {
         /// Rows of the right-hand side.
         found: usize,
     },
+    /// Two matrices cannot be multiplied.
+    #[error("{operation}: the matrix on the left has {left} columns, the one on the right {right} rows")]
+    InnerDimension {
+        /// The function.
+        operation: &'static str,
+        /// Columns of the left matrix.
+        left: usize,
+        /// Rows of the right matrix.
+        right: usize,
+    },
     /// Elimination met a pivot of zero.
     #[error("{operation}: the matrix is singular: pivot {pivot} is zero")]
     Singular {

@@ -3,11 +3,13 @@
 use crate::scalar::{NoResult, Thin};
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::matmul::{self, triangular};
+use faer::linalg::qr::no_pivoting::factor as qr;
 use faer::linalg::svd::ComputeSvdVectors;
-use faer::linalg::{cholesky::llt, evd, lu::partial_pivoting as lu, svd as faer_svd};
+use faer::linalg::{cholesky::llt, evd, householder, lu::partial_pivoting as lu, svd as faer_svd};
 use faer::traits::RealField;
-use faer::{Auto, Mat, MatRef, Par, Spec};
-use ndarray::{Array2, NdFloat};
+use faer::{Accum, Auto, Conj, Mat, MatMut, MatRef, Par, Spec};
+use ndarray::{Array2, ArrayView2, CowArray, Ix2, NdFloat};
 
 fn to_faer<T: NdFloat + RealField>(a: &Array2<T>) -> Mat<T> {
     Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)])
@@ -106,6 +108,75 @@ where
     let mut memory = MemBuffer::new(llt::solve::solve_in_place_scratch::<T>(n, b.ncols(), Par::Seq));
     llt::solve::solve_in_place(factor.as_ref(), x.as_mut(), Par::Seq, MemStack::new(&mut memory));
     Ok(to_ndarray(x.as_ref()))
+}
+
+/// `a` itself where its elements lie one after the other by rows or by columns, else a copy by rows.
+fn contiguous<T: NdFloat>(a: ArrayView2<'_, T>) -> CowArray<'_, T, Ix2> {
+    if a.is_standard_layout() || a.t().is_standard_layout() {
+        a.into()
+    } else {
+        a.as_standard_layout().into_owned().into()
+    }
+}
+
+/// Of what [`contiguous`] gave.
+fn lent<T: NdFloat>(a: ArrayView2<'_, T>) -> MatRef<'_, T> {
+    let (m, n) = a.dim();
+    match a.to_slice() {
+        Some(by_rows) => MatRef::from_row_major_slice(by_rows, m, n),
+        None => MatRef::from_column_major_slice(a.reversed_axes().to_slice().unwrap_or(&[]), m, n),
+    }
+}
+
+fn lent_mut<T: NdFloat>(a: &mut Array2<T>) -> MatMut<'_, T> {
+    let (m, n) = a.dim();
+    MatMut::from_row_major_slice_mut(a.as_slice_mut().unwrap_or(&mut []), m, n)
+}
+
+pub(crate) fn product<T: NdFloat + RealField>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
+    let (a, b) = (contiguous(a), contiguous(b));
+    let mut c = Array2::zeros((a.nrows(), b.ncols()));
+    matmul::matmul(lent_mut(&mut c), Accum::Replace, lent(a.view()), lent(b.view()), T::one(), Par::Seq);
+    c
+}
+
+pub(crate) fn lower_gram<T: NdFloat + RealField>(a: ArrayView2<'_, T>) -> Array2<T> {
+    let a = contiguous(a);
+    let mut c = Array2::zeros((a.ncols(), a.ncols()));
+    triangular::matmul(
+        lent_mut(&mut c),
+        triangular::BlockStructure::TriangularLower,
+        Accum::Replace,
+        lent(a.view()).transpose(),
+        triangular::BlockStructure::Rectangular,
+        lent(a.view()),
+        triangular::BlockStructure::Rectangular,
+        T::one(),
+        Par::Seq,
+    );
+    c
+}
+
+pub(crate) fn orthonormal<T: NdFloat + RealField>(a: &Array2<T>) -> Result<Array2<T>, NoResult>
+where
+    qr::QrParams: Auto<T>,
+{
+    let (m, n) = a.dim();
+    let block = qr::recommended_block_size::<T>(m, n);
+    let (mut basis, mut factor, params) = (to_faer(a), Mat::zeros(block, n), Spec::default());
+    let mut memory = MemBuffer::new(qr::qr_in_place_scratch::<T>(m, n, block, Par::Seq, params));
+    qr::qr_in_place(basis.as_mut(), factor.as_mut(), Par::Seq, MemStack::new(&mut memory), params);
+    let mut q = Mat::identity(m, n);
+    let scratch = householder::apply_block_householder_sequence_on_the_left_in_place_scratch::<T>(m, block, n);
+    householder::apply_block_householder_sequence_on_the_left_in_place_with_conj(
+        basis.as_ref(),
+        factor.as_ref(),
+        Conj::No,
+        q.as_mut(),
+        Par::Seq,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+    );
+    Ok(to_ndarray(q.as_ref()))
 }
 
 fn is_number<T: NdFloat>(x: T) -> bool {

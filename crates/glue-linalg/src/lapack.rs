@@ -1,9 +1,12 @@
-//! The decompositions by LAPACK, through `ndarray-linalg`.
+//! The decompositions by LAPACK, through `ndarray-linalg`; products by BLAS, which `ndarray` calls.
+
+mod symmetric;
 
 use crate::scalar::{NoResult, Thin};
-use ndarray::{Array1, Array2, Axis, NdFloat};
+use ndarray::{Array1, Array2, ArrayView2, Axis, NdFloat};
 use ndarray_linalg::error::LinalgError as Failure;
-use ndarray_linalg::{Cholesky, Eigh, Factorize, JobSvd, Lapack, SVDDC, Solve, SolveTriangular, UPLO};
+use ndarray_linalg::{Cholesky, Factorize, JobSvd, Lapack, QR, SVDDC, Solve, SolveTriangular, UPLO};
+pub(crate) use symmetric::eigen;
 
 fn failed(_: Failure) -> NoResult {
     NoResult(None)
@@ -28,12 +31,6 @@ pub(crate) fn svd<T: NdFloat + Lapack<Real = T>>(a: &Array2<T>) -> Result<Thin<T
 
 pub(crate) fn singular_values<T: NdFloat + Lapack<Real = T>>(a: &Array2<T>) -> Result<Vec<T>, NoResult> {
     Ok(a.svddc(JobSvd::None).map_err(failed)?.1.to_vec())
-}
-
-pub(crate) fn eigen<T: NdFloat + Lapack<Real = T>>(a: &Array2<T>) -> Result<(Vec<T>, Array2<T>), NoResult> {
-    // `Lower` of a row-major matrix is handed on as the upper half of its transpose; only one half may be looked at.
-    let (s, u) = mirrored(a).eigh(UPLO::Lower).map_err(failed)?;
-    Ok((s.to_vec(), u.as_standard_layout().into_owned()))
 }
 
 /// The lower half on both sides, so that it does not matter which half is read.
@@ -68,4 +65,16 @@ pub(crate) fn cholesky_solve<T: NdFloat + Lapack<Real = T>>(
         let half = lower.solve_triangular(UPLO::Lower, ndarray_linalg::Diag::NonUnit, &column)?;
         upper.solve_triangular(UPLO::Upper, ndarray_linalg::Diag::NonUnit, &half)
     })
+}
+
+pub(crate) fn product<T: NdFloat>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
+    a.dot(&b).as_standard_layout().into_owned()
+}
+
+pub(crate) fn lower_gram<T: NdFloat>(a: ArrayView2<'_, T>) -> Array2<T> {
+    product(a.t(), a)
+}
+
+pub(crate) fn orthonormal<T: NdFloat + Lapack<Real = T>>(a: &Array2<T>) -> Result<Array2<T>, NoResult> {
+    Ok(a.qr().map_err(failed)?.0.as_standard_layout().into_owned())
 }

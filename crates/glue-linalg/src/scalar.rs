@@ -22,7 +22,7 @@ pub(crate) type Thin<T> = (Array2<T>, Vec<T>, Array2<T>);
 
 pub(crate) mod sealed {
     use super::{NoResult, Thin, backend};
-    use ndarray::{Array2, NdFloat};
+    use ndarray::{Array2, ArrayView2, NdFloat};
 
     /// What a back end does, for matrices that are finite and not empty.
     pub trait Element: NdFloat {
@@ -42,6 +42,13 @@ pub(crate) mod sealed {
         fn solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult>;
         #[allow(private_interfaces)]
         fn cholesky_solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult>;
+        /// A·B; the inner dimensions agree.
+        fn product(a: ArrayView2<'_, Self>, b: ArrayView2<'_, Self>) -> Array2<Self>;
+        /// The lower half of AᵀA, diagonal included; above it, anything.
+        fn lower_gram(a: ArrayView2<'_, Self>) -> Array2<Self>;
+        /// Q of a thin QR decomposition of a matrix with at least as many rows as columns.
+        #[allow(private_interfaces)]
+        fn orthonormal(a: &Array2<Self>) -> Result<Array2<Self>, NoResult>;
     }
 
     macro_rules! element {
@@ -69,6 +76,15 @@ pub(crate) mod sealed {
                 }
                 fn cholesky_solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult> {
                     backend::cholesky_solve(a, b)
+                }
+                fn product(a: ArrayView2<'_, Self>, b: ArrayView2<'_, Self>) -> Array2<Self> {
+                    backend::product(a, b)
+                }
+                fn lower_gram(a: ArrayView2<'_, Self>) -> Array2<Self> {
+                    backend::lower_gram(a)
+                }
+                fn orthonormal(a: &Array2<Self>) -> Result<Array2<Self>, NoResult> {
+                    backend::orthonormal(a)
                 }
             }
         )*};

@@ -124,6 +124,12 @@ pub enum LmError {
         /// Layers the tree holds.
         found: usize,
     },
+    /// Something that is there for dense models alone was asked of a mixture.
+    #[error("{what} are there for dense models; this one chooses among experts")]
+    NotDense {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A request to score cannot be scored.
     #[error("request {index}: {reason}")]
     Request {

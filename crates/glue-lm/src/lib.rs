@@ -11,6 +11,7 @@
 //! | [`rope`] | the rotary embeddings: default, linear, dynamic, llama3, yarn, longrope |
 //! | [`tree`] | sequences that share prefixes; the KV cache |
 //! | [`model`] | the forward pass |
+//! | [`gradients`] | gradients of log-likelihoods with respect to every stored weight |
 //! | [`train`], [`routing_log`] | gates whose weights come from outside; who was routed where |
 //! | [`routed`] | mixtures of whole models, routed by the text of the prompt |
 //! | [`padded`] | batches as rectangles with padding, and back |
@@ -34,6 +35,7 @@ pub mod chat;
 mod decode_stream;
 pub mod error;
 pub mod generate;
+pub mod gradients;
 pub mod model;
 mod norm;
 mod ops;
@@ -60,7 +62,8 @@ pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Messa
 pub use decode_stream::DecodeStream;
 pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, Prompt};
-pub use model::{GateOutput, Model, Observer, Output, Rows, Want};
+pub use gradients::{Gradients, ScoredTokens};
+pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, Rows, Want};
 pub use padded::{PaddedBatch, PaddedOutput};
 pub use routed::{AnyTextModel, Route, RoutedTextModel};
 pub use routing_log::{GateLoad, RoutingLog};

@@ -6,6 +6,7 @@
 mod attention_block;
 mod feed_forward;
 mod gate;
+mod inventory;
 mod layer;
 mod load;
 mod observer;
@@ -14,21 +15,22 @@ mod run;
 
 use crate::architecture::{Architecture, split};
 use crate::error::LmError;
+use crate::gradients::Tape;
 use crate::norm::RmsNorm;
-use crate::ops::linear;
 use crate::rope::RopeTables;
 use crate::routing_log::RoutingLog;
 use crate::train::GateWeights;
 use crate::tree::{Branch, Pass, Tree};
 use crate::weight::Weight;
 use crate::weights::Weights;
+use attention_block::Projection;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use gate::Router;
 use glue_mixture::MixtureSpec;
 use glue_tensor::model_dir::ModelDirError;
 use glue_tensor::{Checkpoint, Config, ModelDir};
 use layer::Layer;
-use observer::Unobserved;
+pub(crate) use observer::Unobserved;
 use run::Request;
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -36,6 +38,7 @@ use std::sync::Arc;
 
 pub use gate::GateOutput;
 pub(crate) use gate::{Gate, largest, load_gate};
+pub use inventory::{LinearInput, Parameter};
 pub use observer::Observer;
 
 /// A decoder, ready to run. Shared by reference: it does not change.
@@ -43,6 +46,7 @@ pub use observer::Observer;
 pub struct Model {
     architecture: Architecture,
     embedding: Weight,
+    embedding_name: Arc<str>,
     /// The layers before those of `tail`.
     layers: Vec<Stage>,
     /// Experts that are all the layers from one on.
@@ -51,7 +55,8 @@ pub struct Model {
     mixture: Option<MixtureSpec>,
     routing_log: Option<Arc<RoutingLog>>,
     norm: RmsNorm,
-    head: Weight,
+    /// The embedding, where it has the same name.
+    head: Projection,
     ropes: Vec<RopeTables>,
     /// Bytes of all tensors in use, as stored.
     pub(crate) weight_bytes: usize,
@@ -239,7 +244,7 @@ impl Model {
         let mut wanted = rows.clone();
         wanted.sort_unstable();
         wanted.dedup();
-        let request = Request { wanted: &wanted, hidden: want.hidden, keep, gates, observing: false };
+        let request = Request { wanted: &wanted, hidden: want.hidden, keep, gates, observing: false, tape: None };
         let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
         let states = if rows == wanted {
             states
@@ -259,8 +264,23 @@ impl Model {
     pub fn observe(&self, tree: &mut Tree, observer: &mut dyn Observer) -> Result<(), LmError> {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
-        let request = Request { wanted: &all, hidden: &[], keep: true, gates: None, observing: true };
+        let request = Request { wanted: &all, hidden: &[], keep: true, gates: None, observing: true, tape: None };
         self.run_observed(tree, &pass, request, observer).map(drop)
+    }
+
+    /// The states after the final norm of all pending tokens of `tree`, of which nothing is kept, differentiable; `tape` is told of
+    /// weights on the way back.
+    pub(crate) fn run_noted(
+        &self,
+        tree: &mut Tree,
+        tape: &Tape,
+        observer: &mut dyn Observer,
+    ) -> Result<Tensor, LmError> {
+        let pass = tree.pass();
+        let all: Vec<usize> = (0..pass.tokens.len()).collect();
+        let tape = Some(tape);
+        let request = Request { wanted: &all, hidden: &[], keep: false, gates: None, observing: true, tape };
+        Ok(self.run_observed(tree, &pass, request, observer)?.states)
     }
 
     /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `wanted`, which ascend,
@@ -273,18 +293,37 @@ impl Model {
         hidden: &[usize],
         keep: bool,
     ) -> Result<(Tensor, Vec<Tensor>), LmError> {
-        let request = Request { wanted, hidden, keep, gates: None, observing: false };
+        let request = Request { wanted, hidden, keep, gates: None, observing: false, tape: None };
         let reply = self.run_observed(tree, pass, request, &mut Unobserved)?;
         Ok((reply.states, reply.hidden))
     }
 
     /// Logits of states after the final norm.
     pub(crate) fn logits(&self, states: &Tensor) -> Result<Tensor, LmError> {
-        let logits = linear(states, &self.head, None)?;
+        self.logits_noted(states, None)
+    }
+
+    /// The same; on the way back `tape` is told of the head.
+    pub(crate) fn logits_noted(&self, states: &Tensor, tape: Option<&Tape>) -> Result<Tensor, LmError> {
+        let logits = self.head.forward_noted(states, tape)?;
         Ok(match self.architecture.final_softcap {
             Some(cap) => ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?,
             None => logits,
         })
+    }
+
+    /// The name of the stored embedding.
+    pub(crate) fn embedding_name(&self) -> &str {
+        &self.embedding_name
+    }
+
+    /// The name of the stored head, which may be that of the embedding.
+    pub(crate) fn head_name(&self) -> &str {
+        &self.head.stored.name
+    }
+
+    fn is_tied(&self) -> bool {
+        self.embedding_name == self.head.stored.name
     }
 
     /// Places in a tree for keys and values: the layers, those of each expert counted.

@@ -1,5 +1,6 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): x / √(mean(x²) + ε) · w.
 
+use crate::gradients::Tape;
 use crate::ops::elements;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -16,17 +17,48 @@ const ROWS: usize = 64;
 pub(crate) struct RmsNorm {
     weight: Arc<[f32]>,
     eps: f32,
+    name: Arc<str>,
+    tape: Option<Tape>,
 }
 
 impl RmsNorm {
     /// A norm that multiplies by `weight`, which is not empty.
     pub(crate) fn new(weight: Vec<f32>, eps: f32) -> RmsNorm {
-        RmsNorm { weight: weight.into(), eps }
+        RmsNorm { weight: weight.into(), eps, name: "".into(), tape: None }
     }
 
-    /// Normalises each run of as many elements as there are weights; the last extent of `x` is a multiple of that.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(self.clone())
+    /// The same with the name of the stored tensor.
+    pub(crate) fn named(self, name: String) -> RmsNorm {
+        RmsNorm { name: name.into(), ..self }
+    }
+
+    /// The name of the stored tensor.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Elements that it normalises over.
+    pub(crate) fn width(&self) -> usize {
+        self.weight.len()
+    }
+
+    /// Normalises each run of as many elements as there are weights; the last extent of `x` is a multiple of that. On the way back
+    /// `tape` is told of it.
+    pub(crate) fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+        x.apply_op1(RmsNorm { tape: tape.cloned(), ..self.clone() })
+    }
+
+    /// What the rows of `x` add to the gradient of the weights, [rows, width]: x·f·g, over all runs in a row.
+    fn of_weights(&self, x: &[f32], grad: &[f32], row: usize) -> Vec<f32> {
+        let width = self.weight.len();
+        let mut out = vec![0.0; x.len() / row.max(1) * width];
+        for ((x, grad), out) in x.chunks_exact(row).zip(grad.chunks_exact(row)).zip(out.chunks_exact_mut(width)) {
+            for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact(width)) {
+                let factor = 1.0 / (sum_of_squares(x) / width as f32 + self.eps).sqrt();
+                out.iter_mut().zip(x.iter().zip(grad)).for_each(|(out, (x, g))| *out += x * factor * g);
+            }
+        }
+        out
     }
 }
 
@@ -65,6 +97,10 @@ impl CustomOp1 for RmsNorm {
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let width = self.weight.len();
         let (values, grad) = (elements(x)?, elements(grad)?);
+        if let Some(tape) = &self.tape {
+            let row = x.dims().last().copied().unwrap_or(width);
+            tape.sum(&self.name, self.of_weights(&values, &grad, row), width);
+        }
         let mut out = vec![0.0; values.len()];
         let rows = |((x, grad), out): ((&[f32], &[f32]), &mut [f32])| {
             let factor = 1.0 / (sum_of_squares(x) / width as f32 + self.eps).sqrt();
@@ -105,7 +141,7 @@ mod tests {
         let x: Vec<f32> = (0..rows * groups * width).map(|i| ((i * 7919) % 1013) as f32 / 300.0 - 1.5).collect();
         let w: Vec<f32> = (0..width).map(|i| 0.5 + i as f32 / width as f32).collect();
         let tensor = Tensor::from_slice(&x, (rows, groups * width), &Device::Cpu).unwrap();
-        let y = RmsNorm::new(w.clone(), 1e-5).forward(&tensor).unwrap();
+        let y = RmsNorm::new(w.clone(), 1e-5).forward(&tensor, None).unwrap();
         let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (x, y) in x.chunks(width).zip(y.chunks(width)) {
             let mean: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / width as f64;
@@ -131,12 +167,12 @@ mod tests {
     #[test]
     fn gradients_are_those_of_differences() {
         let norm = RmsNorm::new((0..5).map(|i| 0.5 + i as f32 / 5.0).collect(), 1e-3);
-        check_gradients(&[&[3, 15]], 1.0, |x| norm.forward(&x[0]));
+        check_gradients(&[&[3, 15]], 1.0, |x| norm.forward(&x[0], None));
     }
 
     #[test]
     fn widths_that_do_not_divide_are_refused() {
         let x = Tensor::zeros((2, 10), candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(RmsNorm::new(vec![1.0; 4], 1e-5).forward(&x).is_err());
+        assert!(RmsNorm::new(vec![1.0; 4], 1e-5).forward(&x, None).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 use crate::error::LmError;
 use crate::model::Model;
 use crate::tree::{Branch, Tree};
-use log_softmax::{RowSums, row_sums};
+pub(crate) use log_softmax::{RowSums, row_sums};
 use packing::{Chunk, Packing, Sequence};
 use rayon::prelude::*;
 use std::collections::HashMap;

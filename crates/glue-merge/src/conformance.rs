@@ -10,6 +10,7 @@ use crate::error::{MergeError, ParamError};
 use crate::host::merge_with;
 use crate::operators;
 use crate::params::{Kind, ParamSpec, Params, Scope, Setting, Value};
+use crate::statistic::{StatisticOf, StatisticSpec};
 use cases::{BLOCKS, Data, Given, LARGE, Operands, SHAPES, Settings, tensor};
 use scattered::{Order, Stop};
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ pub fn check_operator(def: &'static OperatorDef) {
 /// - a result depends on values, parameters and seed: not on the length of blocks, on the order in which they are
 ///   seen, on how the partials of an order-free survey are grouped, on what the output held before;
 /// - finite operands give a finite result;
+/// - a tensor without the statistic that is declared is merged without, or refused as [`MergeError::StatisticMissing`];
 /// - an operator that needs a base returns it where no input differs from it;
 /// - a map that names a kernel computes what the kernel does.
 ///
@@ -115,9 +117,9 @@ impl Conformance {
         counts.dedup();
         for n_inputs in counts {
             refusals(operator, &Settings::required(operator, n_inputs, &self.given), report);
-            for has_base in bases(self.def).iter().copied() {
+            for (has_base, statistic) in worlds(operator) {
                 for settings in Settings::all(operator, n_inputs, &self.given) {
-                    let trial = Trial { operator, has_base, n_inputs, settings: &settings };
+                    let trial = Trial { operator, has_base, n_inputs, statistic, settings: &settings };
                     trial.shapes(report);
                     if self.symmetric {
                         trial.symmetry(report);
@@ -125,9 +127,9 @@ impl Conformance {
                 }
             }
         }
-        let (n_inputs, has_base) = (most, bases(self.def)[0]);
+        let (n_inputs, (has_base, statistic)) = (most, worlds(operator)[0]);
         if let Some(settings) = Settings::all(operator, n_inputs, &self.given).last() {
-            let trial = Trial { operator, has_base, n_inputs, settings };
+            let trial = Trial { operator, has_base, n_inputs, statistic, settings };
             trial.large(report);
         }
         operand_counts(operator, &self.given, report);
@@ -141,6 +143,18 @@ fn bases(def: &OperatorDef) -> &'static [bool] {
         BaseRule::Optional => &[true, false],
         BaseRule::Required => &[true],
     }
+}
+
+/// With and without a base, and with and without the statistic that is declared, as the operator has it; first with
+/// all there is.
+fn worlds(operator: &Operator) -> Vec<(bool, Option<&'static StatisticSpec>)> {
+    let mut worlds = Vec::new();
+    for has_base in bases(operator.def()).iter().copied() {
+        let measured = operator.statistic().filter(|statistic| has_base || statistic.of == StatisticOf::Inputs);
+        worlds.extend(measured.map(|statistic| (has_base, Some(statistic))));
+        worlds.push((has_base, None));
+    }
+    worlds
 }
 
 /// Broken promises, each with the first case that broke it.
@@ -175,6 +189,16 @@ fn definition(def: &OperatorDef, report: &mut Report) {
         "some number of inputs is allowed",
         || format!("from {} to {:?}", rule.min, rule.max),
     );
+    if let Some(statistic) = def.statistic {
+        let name = statistic.name;
+        report.expect(word(name), "names are of lower-case letters, digits and underscores", || format!("`{name}`"));
+        report.expect(!statistic.doc.trim().is_empty(), "the definition is complete", || format!("no doc of `{name}`"));
+        report.expect(
+            statistic.of == StatisticOf::Inputs || def.base != BaseRule::Unused,
+            "a statistic of the base is wanted by an operator that has one",
+            || format!("`{name}`"),
+        );
+    }
     for (i, spec) in def.params.iter().enumerate() {
         let name = spec.name;
         report.expect(!spec.doc.trim().is_empty(), "every parameter is documented", || format!("`{name}` is not"));
@@ -308,7 +332,7 @@ fn operand_counts(operator: &Operator, given: &Given, report: &mut Report) {
     let plan = |has_base, n| {
         let settings = Settings::required(operator, n, given);
         let params = operator.params(&settings.tensor, &settings.inputs).ok()?;
-        Some(operator.plan(&tensor(&[4], has_base, n), &params))
+        Some(operator.plan(&tensor(&[4], has_base, n, None), &params))
     };
     let has_base = bases(operator.def())[0];
     for n in [rule.min.checked_sub(1), rule.max.map(|max| max + 1)] {
@@ -332,16 +356,18 @@ struct Trial<'a> {
     operator: &'a Operator,
     has_base: bool,
     n_inputs: usize,
+    /// The statistic that there is.
+    statistic: Option<&'static StatisticSpec>,
     settings: &'a Settings,
 }
 
 impl Trial<'_> {
     fn tensor<'s>(&self, shape: &'s [usize]) -> TensorSpec<'s> {
-        tensor(shape, self.has_base, self.n_inputs)
+        tensor(shape, self.has_base, self.n_inputs, self.statistic)
     }
 
     fn operands(&self, data: Data, shape: &[usize]) -> Operands {
-        Operands::new(data, self.has_base, self.n_inputs, shape.iter().product())
+        Operands::new(data, &self.tensor(shape))
     }
 
     fn case(&self, data: Data, shape: &[usize]) -> String {
@@ -352,8 +378,10 @@ impl Trial<'_> {
         };
         let own: Vec<_> = inputs.iter().map(show).collect();
         let base = if self.has_base { "a base and " } else { "" };
+        let lacking = self.operator.statistic().filter(|_| self.statistic.is_none());
+        let lacking = lacking.map_or(String::new(), |statistic| format!(" without `{}`", statistic.name));
         format!(
-            "{data:?} values of shape {shape:?}, {base}{} inputs, settings [{}] and for each input [{}]",
+            "{data:?} values of shape {shape:?}, {base}{} inputs{lacking}, settings [{}] and for each input [{}]",
             self.n_inputs,
             show(tensor),
             own.join("; ")
@@ -385,6 +413,11 @@ impl Trial<'_> {
             Ok(merged) => Some(merged),
             Err(MergeError::Param(_)) if self.settings.may_be_refused => None,
             Err(MergeError::Shape { .. }) => None,
+            Err(MergeError::StatisticMissing { .. })
+                if self.statistic.is_none() && self.operator.statistic().is_some() =>
+            {
+                None
+            }
             Err(e) => {
                 report.broken("finite operands under allowed settings are merged", || {
                     format!("{}: {e}", self.case(data, shape))
@@ -529,6 +562,9 @@ impl Trial<'_> {
         let driver = Driver::default();
         let merged = self.merge(&driver, &params, case, &operands, report);
         operands.inputs.reverse();
+        if self.statistic.is_some_and(|statistic| statistic.of == StatisticOf::Inputs) {
+            operands.statistics.reverse();
+        }
         let turned = self.merge(&driver, &other, case, &operands, report);
         if let (Some(merged), Some(turned)) = (merged, turned) {
             // Sums of a few numbers of about 1 in another order.

@@ -2,6 +2,7 @@
 
 use crate::error::MergeError;
 use crate::kernel::{Gather, Gathered, Kernel};
+use crate::statistic::StatisticSpec;
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
@@ -21,6 +22,9 @@ pub struct TensorSpec<'a> {
     pub layer: Option<(usize, usize)>,
     /// Seed of the random operators.
     pub seed: u64,
+    /// The statistic that the operator declares, where there is one of this tensor for every operand that it is wanted
+    /// of; `None` where there is none.
+    pub statistic: Option<&'a StatisticSpec>,
 }
 
 impl TensorSpec<'_> {
@@ -38,15 +42,23 @@ impl TensorSpec<'_> {
     pub fn row_len(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
     }
+
+    /// Number of statistics: as many as there are operands that one is wanted of, or 0 where there is none.
+    pub fn n_statistics(&self) -> usize {
+        self.statistic.map_or(0, |statistic| statistic.of.count(self.n_inputs))
+    }
 }
 
-/// One of the tensors that go into a merge.
+/// One of the things that go into a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// The base.
     Base,
     /// The input of this position.
     Input(usize),
+    /// The statistic of this position. Its elements are counted by themselves: there may be more or fewer of them than
+    /// of the tensor.
+    Statistic(usize),
 }
 
 /// The same run of elements of the base and of every input, widened to `f32`.
@@ -58,6 +70,10 @@ pub struct Block<'a> {
     pub base: Option<&'a [f32]>,
     /// Elements of each input; all slices have the same length.
     pub inputs: &'a [&'a [f32]],
+    /// The statistics that the operator declares, in the order of the operands they are of; empty where the tensor has
+    /// none. Of a statistic of the shape [`Same`](crate::StatisticShape::Same), the same run of elements as of the
+    /// inputs; of any other, all of it, the same for every block.
+    pub statistics: &'a [&'a [f32]],
 }
 
 impl<'a> Block<'a> {
@@ -162,6 +178,12 @@ pub trait Survey: Send + Sync + Sized {
         false
     }
 
+    /// Bytes that observing a block takes besides the block, where they grow with the tensor; an estimate of memory adds
+    /// them for each thread. Default 0.
+    fn working_bytes(&self) -> u64 {
+        0
+    }
+
     /// A partial of no elements.
     fn partial(&self) -> Self::Partial;
 
@@ -208,6 +230,8 @@ pub trait AnySurvey: Send + Sync {
     fn ranges(&self) -> Option<Vec<Range<usize>>>;
     /// See [`Survey::order_free`].
     fn order_free(&self) -> bool;
+    /// See [`Survey::working_bytes`].
+    fn working_bytes(&self) -> u64;
     /// See [`Survey::partial`].
     fn partial(&self) -> AnyPartial;
     /// See [`Survey::observe`].
@@ -250,6 +274,9 @@ impl<S: Survey> AnySurvey for S {
     }
     fn order_free(&self) -> bool {
         Survey::order_free(self)
+    }
+    fn working_bytes(&self) -> u64 {
+        Survey::working_bytes(self)
     }
     fn partial(&self) -> AnyPartial {
         AnyPartial(Box::new(Survey::partial(self)))

@@ -3,6 +3,7 @@
 use crate::contract::{Plan, TensorSpec};
 use crate::error::{MergeError, ParamError};
 use crate::params::{Kind, ParamSpec, Params, Setting};
+use crate::statistic::StatisticSpec;
 
 /// What an operator wants to know of the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,11 @@ pub struct OperatorDef {
     pub base: BaseRule,
     /// Its parameters.
     pub params: &'static [ParamSpec],
+    /// The statistic it wants besides the tensors; `None` for operators that need no data but the weights.
+    ///
+    /// A tensor may have none: then the plan function sees `None` as [`TensorSpec::statistic`] and does without, or
+    /// refuses with [`MergeError::StatisticMissing`].
+    pub statistic: Option<StatisticSpec>,
     /// Decides how one tensor is merged. Everything that can be refused is refused here.
     pub plan: fn(&TensorSpec<'_>, &Params) -> Result<Plan, MergeError>,
 }
@@ -82,8 +88,8 @@ impl Operator {
     /// `def` around `inner`.
     ///
     /// # Errors
-    /// [`ParamError::Refused`] when `def` wraps nothing, or `inner` is not an operator on task vectors or has a
-    /// parameter of the same name as `def`.
+    /// [`ParamError::Refused`] when `def` wraps nothing, or `inner` is not an operator on task vectors, has a
+    /// parameter of the same name as `def`, or wants a statistic where `def` wants one too.
     pub fn wrapping(def: &'static OperatorDef, inner: &'static OperatorDef) -> Result<Self, ParamError> {
         let refuse = |key, allowed: &str| {
             Err(ParamError::Refused {
@@ -103,6 +109,13 @@ impl Operator {
         if let Some(p) = inner.params.iter().find(taken) {
             let name = p.name;
             return refuse(key, &format!("an operator without a parameter `{name}`, which would be ambiguous"));
+        }
+        if let (Some(own), Some(other)) = (&def.statistic, &inner.statistic) {
+            let (own, other) = (own.name, other.name);
+            return refuse(
+                key,
+                &format!("an operator without statistics of its own: it wants `{other}` besides `{own}`"),
+            );
         }
         Ok(Self { def, inner: Some(inner) })
     }
@@ -127,6 +140,12 @@ impl Operator {
         self.inner.unwrap_or(self.def).inputs
     }
 
+    /// The statistic that it wants: its own, or that of the operator that it wraps, which then gets it.
+    pub fn statistic(&self) -> Option<&'static StatisticSpec> {
+        let inner = || self.inner.and_then(|inner| inner.statistic.as_ref());
+        self.def.statistic.as_ref().or_else(inner)
+    }
+
     /// Checks settings: those that hold for the tensor or for every input, and those of each input.
     ///
     /// # Errors
@@ -138,10 +157,20 @@ impl Operator {
     /// Decides how one tensor is merged.
     ///
     /// # Errors
-    /// Too few or too many inputs, no base where one is needed, or what the operator itself refuses.
+    /// Too few or too many inputs, no base where one is needed, another statistic than the operator declares, or what
+    /// the operator itself refuses.
     pub fn plan(&self, tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
         self.check_operands(tensor.n_inputs, tensor.has_base)?;
         assert_eq!(params.n_inputs(), tensor.n_inputs, "parameters were checked for another number of inputs");
+        if let Some(found) = tensor.statistic
+            && self.statistic() != Some(found)
+        {
+            return Err(MergeError::Statistics {
+                tensor: tensor.name.into(),
+                expected: self.statistic().map_or_else(|| "none".into(), |own| format!("{own:?}")),
+                found: format!("{found:?}"),
+            });
+        }
         (self.def.plan)(tensor, params)
     }
 

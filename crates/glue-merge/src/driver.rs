@@ -3,6 +3,7 @@
 use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, TensorSpec};
 use crate::error::{BoxError, MergeError};
 use crate::kernel::{Float, Stored};
+use crate::statistic::StatisticShape;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ pub const SPAN: usize = 1 << 18;
 
 /// Where the elements of the operands come from.
 pub trait Source: Sync {
-    /// The elements `range` of an operand, widened to `f32`; into `buffer`, which has that length, or lent from where
+    /// The elements `range` of an operand, widened to `f32`; of a statistic, those of its own elements. Into `buffer`, which has that length, or lent from where
     /// they already lie.
     ///
     /// # Errors
@@ -182,35 +183,39 @@ impl Driver<'_> {
         let Some(mut plan) = self.executor.advance(plan, tensor, source, sink)? else {
             return Ok(Done::Merged);
         };
+        let mut buffers = Vec::new();
+        let whole = match plan {
+            // What is copied takes nothing to read.
+            Plan::Copy(_) => Vec::new(),
+            _ => whole_statistics(tensor, source, &mut buffers)?,
+        };
+        let operands = Operands { tensor, source, whole: &whole };
         loop {
             plan = match plan {
+                Plan::Copy(operand @ Operand::Statistic(_)) => {
+                    return Err(MergeError::Io(format!("an operator gives {operand:?} for the result").into()));
+                }
                 Plan::Copy(operand) => return Ok(Done::Copy(operand)),
                 Plan::Map(map) => {
-                    self.map(&*map, tensor, source, sink)?;
+                    self.map(&*map, &operands, sink)?;
                     return Ok(Done::Merged);
                 }
                 Plan::Survey(survey) => {
-                    let total = self.survey(&*survey, tensor, source)?;
+                    let total = self.survey(&*survey, &operands)?;
                     survey.finish(total)?
                 }
             }
         }
     }
 
-    fn map(
-        &self,
-        map: &dyn Map,
-        tensor: &TensorSpec<'_>,
-        source: &dyn Source,
-        sink: &dyn Sink,
-    ) -> Result<(), MergeError> {
-        let grid = Grid::new(tensor, map.grain(), self.block);
+    fn map(&self, map: &dyn Map, operands: &Operands<'_>, sink: &dyn Sink) -> Result<(), MergeError> {
+        let grid = Grid::new(operands.tensor, map.grain(), self.block);
         let spans = grid.spans(None);
         self.try_run(spans.len(), &|s| {
             // A span goes to the sink at once: a call of the system for every block would cost as much as the merging.
             let span = &spans[s];
             let mut out = self.room.take(span.len());
-            grid.read(tensor, source, &self.room, span.clone(), |block| {
+            grid.read(operands, &self.room, span.clone(), |block| {
                 let at = block.offset - span.start;
                 self.executor.map(map, block, &mut out[at..at + block.len()]);
                 Ok(())
@@ -221,16 +226,11 @@ impl Driver<'_> {
         })
     }
 
-    fn survey(
-        &self,
-        survey: &dyn AnySurvey,
-        tensor: &TensorSpec<'_>,
-        source: &dyn Source,
-    ) -> Result<AnyPartial, MergeError> {
-        let grid = Grid::new(tensor, survey.grain(), self.block);
+    fn survey(&self, survey: &dyn AnySurvey, operands: &Operands<'_>) -> Result<AnyPartial, MergeError> {
+        let grid = Grid::new(operands.tensor, survey.grain(), self.block);
         let spans = grid.spans(survey.ranges());
         let observe = |partial: &mut AnyPartial, span: &Range<usize>| {
-            grid.read(tensor, source, &self.room, span.clone(), |block| {
+            grid.read(operands, &self.room, span.clone(), |block| {
                 survey.observe(partial, block);
                 Ok(())
             })
@@ -295,6 +295,29 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// What blocks of a tensor are made of.
+struct Operands<'a> {
+    tensor: &'a TensorSpec<'a>,
+    source: &'a dyn Source,
+    /// Statistics that are the same for all blocks.
+    whole: &'a [&'a [f32]],
+}
+
+/// The statistics of which every block has all, each read once; none where blocks have parts of them.
+fn whole_statistics<'a>(
+    tensor: &TensorSpec<'_>,
+    source: &'a dyn Source,
+    buffers: &'a mut Vec<Vec<f32>>,
+) -> Result<Vec<&'a [f32]>, MergeError> {
+    let Some(statistic) = tensor.statistic.filter(|statistic| statistic.shape != StatisticShape::Same) else {
+        return Ok(Vec::new());
+    };
+    let len: usize = statistic.shape.of(tensor.shape).iter().product();
+    buffers.resize_with(tensor.n_statistics(), || vec![0.0; len]);
+    let read = |(i, buffer): (usize, &'a mut Vec<f32>)| source.read(Operand::Statistic(i), 0..len, buffer);
+    buffers.iter_mut().enumerate().map(read).collect::<Result<_, _>>().map_err(MergeError::Io)
+}
+
 /// How a tensor is cut: spans by its shape and the grain alone, blocks within them.
 struct Grid {
     len: usize,
@@ -325,15 +348,17 @@ impl Grid {
     /// Reads the blocks of a span, in order.
     fn read(
         &self,
-        tensor: &TensorSpec<'_>,
-        source: &dyn Source,
+        operands: &Operands<'_>,
         room: &Room,
         span: Range<usize>,
         mut see: impl FnMut(&Block<'_>) -> Result<(), BoxError>,
     ) -> Result<(), BoxError> {
+        let Operands { tensor, source, whole } = *operands;
         let widest = self.block.min(span.len());
+        let in_parts = tensor.statistic.is_some_and(|statistic| statistic.shape == StatisticShape::Same);
+        let n_statistics = if in_parts { tensor.n_statistics() } else { 0 };
         let mut base_buffer = room.take(if tensor.has_base { widest } else { 0 });
-        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs).map(|_| room.take(widest)).collect();
+        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs + n_statistics).map(|_| room.take(widest)).collect();
         for offset in span.clone().step_by(self.block) {
             let range = offset..(offset + self.block).min(span.end);
             let base = if tensor.has_base {
@@ -341,11 +366,16 @@ impl Grid {
             } else {
                 None
             };
-            let mut inputs = Vec::with_capacity(tensor.n_inputs);
+            let mut parts = Vec::with_capacity(buffers.len());
             for (i, buffer) in buffers.iter_mut().enumerate() {
-                inputs.push(source.read(Operand::Input(i), range.clone(), &mut buffer[..range.len()])?);
+                let operand = match i.checked_sub(tensor.n_inputs) {
+                    None => Operand::Input(i),
+                    Some(statistic) => Operand::Statistic(statistic),
+                };
+                parts.push(source.read(operand, range.clone(), &mut buffer[..range.len()])?);
             }
-            see(&Block { offset, base, inputs: &inputs })?;
+            let (inputs, own) = parts.split_at(tensor.n_inputs);
+            see(&Block { offset, base, inputs, statistics: if in_parts { own } else { whole } })?;
         }
         room.give_back(buffers);
         room.give_back([base_buffer]);

@@ -47,6 +47,31 @@ pub enum MergeError {
         /// Number of elements of the input.
         found: usize,
     },
+    /// The operator cannot do without a statistic of this tensor.
+    StatisticMissing {
+        /// Name of the operator.
+        operator: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+        /// Name of the statistic.
+        statistic: &'static str,
+    },
+    /// The statistics are not those that the operator declares.
+    Statistics {
+        /// Name of the tensor.
+        tensor: String,
+        /// What the operator wants, in words.
+        expected: String,
+        /// What was found, in words.
+        found: String,
+    },
+    /// The arithmetic came to no result, as when an iteration does not converge.
+    NoResult {
+        /// Name of the tensor.
+        tensor: String,
+        /// What happened.
+        reason: BoxError,
+    },
     /// Reading an input or writing the result failed.
     Io(BoxError),
 }
@@ -68,6 +93,13 @@ impl fmt::Display for MergeError {
             Self::Length { tensor, expected, found } => {
                 write!(f, "an input of tensor {tensor} has {found} elements, expected {expected}")
             }
+            Self::StatisticMissing { operator, tensor, statistic } => {
+                write!(f, "{operator} needs the statistic `{statistic}` of tensor {tensor}, and there is none")
+            }
+            Self::Statistics { tensor, expected, found } => {
+                write!(f, "statistics of tensor {tensor}: expected {expected}, found {found}")
+            }
+            Self::NoResult { tensor, reason } => write!(f, "tensor {tensor} cannot be merged: {reason}"),
             Self::Io(e) => e.fmt(f),
         }
     }
@@ -77,7 +109,7 @@ impl Error for MergeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Param(e) => e.source(),
-            Self::Io(e) => e.source(),
+            Self::Io(e) | Self::NoResult { reason: e, .. } => e.source(),
             _ => None,
         }
     }

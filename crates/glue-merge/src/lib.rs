@@ -7,9 +7,10 @@
 //!
 //! | you want to | look at |
 //! |---|---|
-//! | merge arrays in memory | [`merge_slices`] |
+//! | merge arrays in memory | [`merge_slices`], [`merge_slices_with_statistics`] |
 //! | merge from files, in parallel | [`Driver`], with a [`Source`], a [`Sink`] and a [`Pool`] of your own |
 //! | write an operator | [`OperatorDef`], [`Plan`], [`Map`], [`Survey`] |
+//! | give it numbers measured on data | [`StatisticSpec`], [`Block::statistics`] |
 //! | prove that it keeps the contract | [`check_operator`] |
 //! | list what is there | [`Registry::builtin`] |
 //! | merge on a device | [`Executor`], [`Kernel`], [`Gather`] |
@@ -50,6 +51,7 @@ mod params;
 mod random;
 mod registry;
 mod select;
+mod statistic;
 
 pub use conformance::{Conformance, check_operator};
 pub use contract::{Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
@@ -57,10 +59,11 @@ pub use def::{BaseRule, InputRule, Operator, OperatorDef};
 pub use driver::{BLOCK, Done, Driver, Executor, HostExecutor, Pool, Room, SPAN, Serial, Sink, Source};
 pub use error::{BoxError, MergeError, ParamError};
 pub use gram::{Gram, Vectors, gram};
-pub use host::merge_slices;
+pub use host::{merge_slices, merge_slices_with_statistics};
 pub use kernel::{Float, Gather, Gathered, Kernel, RandomDrop, RankedDrop, Ranking, Stored, TaskKernel, Trimming};
 pub use lanes::Lanes;
 pub use params::{Interval, Kind, ParamSpec, Params, Scope, Setting, Value};
 pub use random::{ElementRng, keep_threshold};
 pub use registry::{Registry, UnknownOperator, nearest};
 pub use select::{Cut, Keys, Largest, select_largest};
+pub use statistic::{StatisticOf, StatisticShape, StatisticSpec};

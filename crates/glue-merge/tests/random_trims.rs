@@ -61,6 +61,7 @@ impl Merge<'_> {
             n_inputs: self.weights.len(),
             layer: None,
             seed: self.seed,
+            statistic: None,
         };
         let taus = Taus(tau, Mutex::new(vec![0.0; tau.len()]));
         let plan = operator.plan(&tensor, &params).unwrap();
@@ -180,7 +181,8 @@ fn della_refuses_probabilities_beyond_one() {
     let operator = Registry::builtin().operator("della", None).unwrap();
     let own = [vec![("weight", Setting::Number(1.0)), ("density", Setting::Number(0.9))]];
     let params = operator.params(&[], &own).unwrap();
-    let tensor = TensorSpec { name: "w", shape: &[4], has_base: true, n_inputs: 1, layer: None, seed: 0 };
+    let tensor =
+        TensorSpec { name: "w", shape: &[4], has_base: true, n_inputs: 1, layer: None, seed: 0, statistic: None };
     let refused = operator.plan(&tensor, &params).unwrap_err().to_string();
     assert_eq!(
         refused,

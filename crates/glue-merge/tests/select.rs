@@ -41,7 +41,7 @@ impl Source for Streams {
     fn read<'a>(&'a self, from: Operand, range: Range<usize>, _: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
         match from {
             Operand::Input(i) => Ok(&self.0[i][range]),
-            Operand::Base => Err("there is no base".into()),
+            _ => Err("there are inputs only".into()),
         }
     }
 }
@@ -80,6 +80,7 @@ fn cuts(streams: &Streams, counts: &[usize], block: usize) -> Vec<Vec<Cut>> {
         n_inputs: streams.0.len(),
         layer: None,
         seed: 0,
+        statistic: None,
     };
     Driver { block, ..Driver::default() }.run(plan, &tensor, streams, streams).unwrap();
     // What a stream is told last is exact.

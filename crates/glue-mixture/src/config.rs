@@ -1,8 +1,8 @@
 //! What a mixture shall be: mergekit-moe's dialect of YAML, extended.
 
 use crate::spec::{Level, Pool, RouterKind, Routing};
-use crate::yaml::Position;
 use glue_tensor::Dtype;
+use glue_yaml::Position;
 use std::fmt;
 use std::path::PathBuf;
 

@@ -5,38 +5,16 @@ use glue_tensor::checkpoint::CheckpointError;
 use glue_tensor::config::ConfigError;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{ModelDirError, WriteError};
-use std::fmt;
+use glue_yaml::{Place, YamlError};
 use std::path::PathBuf;
-
-/// A place in the text of a description.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// What the text was read from: a path, usually.
-    pub origin: String,
-    /// Line, counted from 1.
-    pub line: u64,
-    /// Column, counted from 1 in characters.
-    pub column: u64,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.origin, self.line, self.column)
-    }
-}
 
 /// Why a mixture cannot be described, planned, written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MixError {
     /// The text is not YAML.
-    #[error("{place}: not valid YAML: {message}")]
-    Yaml {
-        /// Where reading stopped.
-        place: Place,
-        /// What the parser says.
-        message: String,
-    },
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
     /// The text does not hold exactly one document.
     #[error("{origin}: a mixture is described by one document; there are {found}")]
     Documents {

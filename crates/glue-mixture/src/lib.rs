@@ -34,14 +34,13 @@ pub mod replace;
 pub mod run;
 pub mod sites;
 pub mod spec;
-mod yaml;
 
 pub use config::{Expert, Format, GateMode, MixConfig};
-pub use error::{MixError, Place};
+pub use error::MixError;
 pub use gates::{Gate, Gates, read_gates};
+pub use glue_yaml::{Place, Position};
 pub use plan::{Estimate, GateRequest, MixPlan, Prompts};
 pub use replace::{gate_dtype, mend_gates, write_gates};
 pub use run::{RunOptions, Unwatched, Watch, run};
 pub use sites::{Form, Sites};
 pub use spec::{Level, Mixture, MixtureSpec, Pool, RouterKind, Routing, WholeSpec};
-pub use yaml::Position;

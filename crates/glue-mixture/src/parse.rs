@@ -1,11 +1,11 @@
 //! From a tree of YAML to a checked description.
 
 use crate::config::{Expert, Format, GATE_MODES, MixConfig};
-use crate::error::{MixError, Place};
+use crate::error::MixError;
 use crate::sites::Form;
 use crate::spec::{Level, Pool, RouterKind, Routing};
-use crate::yaml::{Node, Position, Tree, document};
 use glue_tensor::Dtype;
+use glue_yaml::{At, Node, Place, Position, Tree, documents};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -61,13 +61,15 @@ impl MixConfig {
     /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range, keys
     /// that exclude each other.
     pub fn parse(text: &str, origin: &str) -> Result<MixConfig> {
-        let root = document(text, origin)?;
-        Reader { origin }.config(&root, text)
+        match documents(text, origin)?.as_slice() {
+            [root] => Reader { origin }.config(root, text),
+            others => Err(MixError::Documents { origin: origin.into(), found: others.len() }),
+        }
     }
 
     /// The place of `at` in the text, for errors.
     pub(crate) fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.clone(), line: at.line, column: at.column }
+        at.of(&self.origin)
     }
 
     /// Where the value of `key` stands, or the base where the key is absent.
@@ -85,14 +87,14 @@ struct Reader<'a> {
 struct Entries<'a> {
     at: Position,
     inside: &'static str,
-    entries: &'a [(String, Position, Node)],
+    entries: &'a [(At<String>, Node)],
 }
 
 impl<'a> Entries<'a> {
     /// The value of `key`; null counts as absent.
     fn get(&self, key: &str) -> Option<&'a Node> {
-        let found = self.entries.iter().find(|(name, _, _)| name == key);
-        found.map(|(_, _, node)| node).filter(|node| node.value != Tree::Null)
+        let found = self.entries.iter().find(|(name, _)| name.value == key);
+        found.map(|(_, node)| node).filter(|node| node.value != Tree::Null)
     }
 }
 
@@ -181,7 +183,7 @@ impl Reader<'_> {
         let places = top
             .entries
             .iter()
-            .filter_map(|(name, _, node)| KEYS.iter().find(|key| *key == name).map(|key| (*key, node.at)));
+            .filter_map(|(name, node)| KEYS.iter().find(|key| **key == name.value).map(|key| (*key, node.at)));
         Ok(MixConfig {
             text: text.to_string(),
             origin: self.origin.to_string(),
@@ -303,8 +305,8 @@ impl Reader<'_> {
         let Tree::Map(entries) = &node.value else {
             return self.wrong(node, inside, format!("a mapping with {}", known.join(", ")));
         };
-        match entries.iter().find(|(name, _, _)| !known.contains(&name.as_str())) {
-            Some((key, at, _)) => {
+        match entries.iter().find(|(name, _)| !known.contains(&name.value.as_str())) {
+            Some((At { value: key, at }, _)) => {
                 Err(MixError::UnknownKey { place: self.place(*at), inside, key: key.clone(), known: known.to_vec() })
             }
             None => Ok(Entries { at: node.at, inside, entries }),
@@ -353,7 +355,7 @@ impl Reader<'_> {
         expected: &str,
     ) -> Result<i128> {
         match node.value {
-            Tree::Whole(number) if range.contains(&number) => Ok(number),
+            Tree::Integer(number) if range.contains(&number) => Ok(number),
             _ => self.wrong(node, key, expected),
         }
     }
@@ -363,7 +365,7 @@ impl Reader<'_> {
             return Ok(None);
         };
         let number = match node.value {
-            Tree::Whole(number) => number as f64,
+            Tree::Integer(number) => number as f64,
             Tree::Number(number) => number,
             _ => f64::NAN,
         };
@@ -411,7 +413,7 @@ impl Reader<'_> {
     }
 
     fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.into(), line: at.line, column: at.column }
+        at.of(self.origin)
     }
 
     fn wrong<T>(&self, node: &Node, key: &str, expected: impl Into<String>) -> Result<T> {

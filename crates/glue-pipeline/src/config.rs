@@ -2,7 +2,7 @@
 
 use glue_metrics::cluster::DEFAULT_THRESHOLD;
 use glue_mixture::{Level, Pool, RouterKind, Routing};
-use glue_select::config::{BudgetConfig, StrategyConfig, Validation};
+use glue_select::config::{BudgetConfig, ConfigError, StrategyConfig, Validation};
 use glue_select::space::SpaceConfig;
 use glue_select::strategy::StrategyRegistry;
 use serde::{Deserialize, Serialize};
@@ -279,36 +279,6 @@ fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     })
 }
 
-/// Why a config is refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// It is no YAML, or a key or a value is not what it should be.
-    #[error("{origin}:{line}:{column}: {message}")]
-    Text {
-        /// The file.
-        origin: String,
-        /// The line, counted from 1.
-        line: u64,
-        /// The column, counted from 1.
-        column: u64,
-        /// What is wrong.
-        message: String,
-    },
-    /// A value that will not do.
-    #[error("{origin}: `{key}`: expected {expected}, found {found}")]
-    Value {
-        /// The file.
-        origin: String,
-        /// The key.
-        key: &'static str,
-        /// What would do.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-}
-
 impl ModelEntry {
     /// Its path, as written.
     pub fn path(&self) -> &str {
@@ -333,14 +303,7 @@ impl ZooConfig {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<ZooConfig, ConfigError> {
-        let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
-        let config: ZooConfig = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            let (line, column) = error.location().map_or((1, 1), |at| (at.line().max(1), at.column().max(1)));
-            let words = error.without_snippet().to_string();
-            // The position goes in front, like everywhere.
-            let words = words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ");
-            ConfigError::Text { origin: origin.into(), line, column, message: words.into() }
-        })?;
+        let config: ZooConfig = glue_yaml::read(text, origin)?;
         config.check(origin, strategies)?;
         Ok(config)
     }

@@ -29,7 +29,7 @@ mod watch;
 mod weights;
 mod zoo;
 
-pub use config::{ConfigError, ZooConfig};
+pub use config::ZooConfig;
 pub use error::PipelineError;
 pub use estimate::{Estimate, StageEstimate, estimate};
 pub use init::{CONFIG, Found, init};

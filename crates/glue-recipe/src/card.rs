@@ -22,7 +22,10 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
     card.push_str("\n## Models\n\n");
     for (i, model) in plan.models.iter().enumerate() {
         let is_base = plan.recipe.base.is_some() && i == plan.config_from;
-        let _ = writeln!(card, "- `{}`{}", model.name, if is_base { " (base)" } else { "" });
+        let base = if is_base { " (base)" } else { "" };
+        let statistics =
+            model.statistics.as_ref().map(|statistics| format!(", with the statistics `{}`", statistics.name));
+        let _ = writeln!(card, "- `{}`{base}{}", model.name, statistics.unwrap_or_default());
     }
     let _ = write!(card, "\n## Recipe\n\n{}", recipe_block(&plan.recipe));
     let _ = write!(card, "\nSeed {}. {}\n", plan.seed, layers(&plan.recipe));
@@ -44,9 +47,17 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
 
 fn front_matter(plan: &MergePlan) -> String {
     let mut text = String::from("---\nbase_model:\n");
+    // A model and its adapter are two models of a hub, and each is listed once.
+    let mut names: Vec<&str> = Vec::new();
     for model in &plan.models {
+        match &model.adapter {
+            Some(adapter) => names.extend([adapter.model.as_str(), adapter.name.as_str()]),
+            None => names.push(&model.name),
+        }
+    }
+    for (_, name) in names.iter().enumerate().filter(|(i, name)| !names[..*i].contains(name)) {
         // A JSON string is a YAML string.
-        let _ = writeln!(text, "- {}", Value::from(model.name.as_str()));
+        let _ = writeln!(text, "- {}", Value::from(*name));
     }
     text.push_str("library_name: transformers\ntags:\n- merge\n- model-glue\n---\n");
     text

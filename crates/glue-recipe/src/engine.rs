@@ -1,16 +1,19 @@
 //! Merging of planned tensors, out of core: blocks are widened from where the inputs are mapped, merged, narrowed and
 //! handed to a destination. Nothing holds a whole tensor, let alone a model.
 
+use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use crate::run::Watch;
 use glue_merge::{
-    BoxError, Done, Driver, HostExecutor, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
-    TensorSpec,
+    BoxError, Done, Driver, Executor, Float, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
+    StatisticSpec, Stored, TensorSpec,
 };
 use glue_tensor::{Dtype, TensorView, narrow, widen};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
+
+pub use crate::low_rank::LowRankView;
 
 /// A value that is no number, in an input.
 #[derive(Debug, thiserror::Error)]
@@ -26,11 +29,29 @@ pub struct NonFinite {
     pub value: f32,
 }
 
-/// One operand of a merge: a tensor in a mapped file, and the name of its model for messages.
+/// A number that no statistic holds.
+#[derive(Debug, thiserror::Error)]
+#[error("statistic {name} in {statistics} holds {value} at index {index}; {expected}")]
+pub struct BadStatistic {
+    /// Name of the statistic's tensor.
+    pub name: String,
+    /// What the user calls the statistics it is in.
+    pub statistics: String,
+    /// Index of the element in the flattened tensor.
+    pub index: usize,
+    /// What was found.
+    pub value: f32,
+    /// What it should be, in words.
+    pub expected: &'static str,
+}
+
+/// One operand of a merge: a tensor in a mapped file, what an adapter adds to it, and the name of its model for messages.
 #[derive(Debug, Clone, Copy)]
 pub struct OperandView<'a> {
     /// The tensor.
     pub view: TensorView<'a>,
+    /// What is added to it as it is read.
+    pub low_rank: Option<LowRankView<'a>>,
     /// What the user calls the model.
     pub model: &'a str,
 }
@@ -49,6 +70,8 @@ pub struct TensorJob<'a> {
     pub base: Option<OperandView<'a>>,
     /// The inputs.
     pub inputs: Vec<OperandView<'a>>,
+    /// The statistics that the operator gets, each with the name of the statistics it is in.
+    pub statistics: Vec<OperandView<'a>>,
 }
 
 impl TensorJob<'_> {
@@ -56,6 +79,7 @@ impl TensorJob<'_> {
         match operand {
             Operand::Base => self.base.as_ref(),
             Operand::Input(i) => self.inputs.get(i),
+            Operand::Statistic(i) => self.statistics.get(i),
         }
     }
 }
@@ -70,8 +94,10 @@ pub trait Destination: Sync {
 }
 
 /// How to merge.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineOptions {
+#[derive(Clone, Copy)]
+pub struct EngineOptions<'a> {
+    /// What runs the operators.
+    pub executor: &'a dyn Executor,
     /// What to do about a NaN or an infinity in an input.
     pub on_nonfinite: OnNonfinite,
     /// Elements of a block; no result depends on it.
@@ -92,17 +118,19 @@ const SPANS_AT_ONCE: usize = 32;
 pub fn merge_all(
     jobs: &[TensorJob<'_>],
     destination: &dyn Destination,
-    options: &EngineOptions,
+    options: &EngineOptions<'_>,
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
-    let driver = Driver { pool: &RayonPool, executor: &HostExecutor, block: options.block, room: Room::default() };
+    let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
     let bytes = Mutex::default();
-    let enough = SPANS_AT_ONCE * rayon::current_num_threads() * SPAN;
+    let threads = rayon::current_num_threads();
+    let enough = SPANS_AT_ONCE * threads * SPAN;
     let mut start = 0;
     while start < jobs.len() {
         let mut end = start;
         let mut elements = 0;
-        while end < jobs.len() && (end == start || elements < enough) {
+        // An operator that sees a tensor whole works on it with one thread: there must be tensors for the others.
+        while end < jobs.len() && (end - start < threads || elements < enough) {
             elements += jobs[end].spec.len();
             end += 1;
         }
@@ -134,11 +162,11 @@ pub struct TensorError {
 fn merge_one(
     job: &TensorJob<'_>,
     driver: &Driver<'_>,
-    options: &EngineOptions,
+    options: &EngineOptions<'_>,
     sink: &Narrowed<'_>,
 ) -> Result<(), MergeError> {
     let plan = job.operator.plan(&job.spec, job.params)?;
-    let source = Operands { job, options };
+    let source = Operands::new(job, options).map_err(MergeError::Io)?;
     match driver.run(plan, &job.spec, &source, sink)? {
         Done::Merged => Ok(()),
         Done::Copy(operand) => copy(&source, operand, sink, options.block).map_err(MergeError::Io),
@@ -152,6 +180,7 @@ fn copy(source: &Operands<'_>, operand: Operand, sink: &Narrowed<'_>, block: usi
     };
     let (len, data) = (source.job.spec.len(), from.view.data());
     let as_it_is = from.view.dtype() == sink.dtype
+        && from.low_rank.is_none()
         && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
     let size = sink.dtype.size();
     (0..len.div_ceil(SPAN)).into_par_iter().try_for_each(|s| {
@@ -190,7 +219,29 @@ impl Pool for RayonPool {
 /// The operands of a job, widened block by block.
 struct Operands<'a> {
     job: &'a TensorJob<'a>,
-    options: &'a EngineOptions,
+    options: &'a EngineOptions<'a>,
+    /// What is added to each operand, the base first.
+    products: Vec<Option<Product>>,
+}
+
+impl<'a> Operands<'a> {
+    fn new(job: &'a TensorJob<'a>, options: &'a EngineOptions<'a>) -> Result<Operands<'a>, BoxError> {
+        let product = |from: Option<&OperandView<'_>>| match from.and_then(|from| Some((from, from.low_rank?))) {
+            Some((from, low_rank)) => Product::read(&low_rank, options.on_nonfinite, from.model).map(Some),
+            None => Ok(None),
+        };
+        let all = std::iter::once(job.base.as_ref()).chain(job.inputs.iter().map(Some));
+        Ok(Operands { job, options, products: all.map(product).collect::<Result<_, _>>()? })
+    }
+
+    fn product(&self, operand: Operand) -> Option<&Product> {
+        let at = match operand {
+            Operand::Base => 0,
+            Operand::Input(i) => i + 1,
+            Operand::Statistic(_) => return None,
+        };
+        self.products.get(at)?.as_ref()
+    }
 }
 
 impl Source for Operands<'_> {
@@ -199,22 +250,55 @@ impl Source for Operands<'_> {
         let dtype = from.view.dtype();
         let size = dtype.size();
         let finite = widen(dtype, &from.view.data()[range.start * size..range.end * size], buffer)?;
+        if let (Operand::Statistic(_), Some(statistic)) = (operand, self.job.spec.statistic) {
+            check_statistic(statistic, self.job.spec.row_len(), from, range.start, buffer)?;
+            return Ok(buffer);
+        }
+        let on_nonfinite = self.options.on_nonfinite;
         if !finite {
-            match self.options.on_nonfinite {
-                OnNonfinite::Zero => buffer.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0),
-                OnNonfinite::Error => {
-                    let found = buffer.iter().enumerate().find(|(_, x)| !x.is_finite());
-                    return Err(Box::new(NonFinite {
-                        tensor: from.view.name().into(),
-                        model: from.model.into(),
-                        index: range.start + found.map_or(0, |(j, _)| j),
-                        value: found.map_or(f32::NAN, |(_, x)| *x),
-                    }));
-                }
+            mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
+        }
+        if let Some(product) = self.product(operand) {
+            product.add_to(range.clone(), buffer);
+            // Finite terms may have a sum beyond the range.
+            if !all_finite(buffer) {
+                mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
             }
         }
         Ok(buffer)
     }
+
+    fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
+        // What a statistic holds is checked where it is widened, and what an adapter adds is added there.
+        let is_as_stored =
+            |from: &&OperandView<'_>| from.low_rank.is_none() && !matches!(operand, Operand::Statistic(_));
+        let from = self.job.operand(operand).filter(is_as_stored)?;
+        Some(Stored { float: float(from.view.dtype())?, bytes: from.view.data() })
+    }
+}
+
+/// The name that executors have for a type, if they have one.
+fn float(dtype: Dtype) -> Option<Float> {
+    match dtype {
+        Dtype::F32 => Some(Float::F32),
+        Dtype::F16 => Some(Float::F16),
+        Dtype::Bf16 => Some(Float::Bf16),
+        _ => None,
+    }
+}
+
+/// What a statistic cannot hold is refused whatever the recipe says of NaN in weights: it was measured wrongly.
+fn check_statistic(
+    statistic: &StatisticSpec,
+    columns: usize,
+    from: &OperandView<'_>,
+    offset: usize,
+    values: &[f32],
+) -> Result<(), BadStatistic> {
+    let Some(index) = statistic.shape.first_refused(columns, offset, values) else { return Ok(()) };
+    let value = values[index - offset];
+    let expected = if value.is_finite() { "it must not be negative" } else { "it must be a finite number" };
+    Err(BadStatistic { name: from.view.name().into(), statistics: from.model.into(), index, value, expected })
 }
 
 /// Rounds blocks of a result to its type on their way to the destination.
@@ -236,5 +320,18 @@ impl Sink for Narrowed<'_> {
         self.destination.write(self.job, (offset * size) as u64, &bytes)?;
         room().push(bytes);
         Ok(())
+    }
+
+    fn float(&self) -> Float {
+        float(self.dtype).unwrap_or(Float::F32)
+    }
+
+    fn write_stored(&self, offset: usize, bytes: &[u8]) -> Result<(), BoxError> {
+        if float(self.dtype).is_some() {
+            return self.destination.write(self.job, (offset * self.dtype.size()) as u64, bytes);
+        }
+        let mut values = vec![0.0; bytes.len() / Dtype::F32.size()];
+        widen(Dtype::F32, bytes, &mut values)?;
+        self.write(offset, &values)
     }
 }

@@ -2,39 +2,17 @@
 
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
-use glue_tensor::{ConfigError, Dtype, ModelDirError};
-use std::fmt;
+use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError};
+use glue_yaml::{Place, YamlError};
 use std::path::PathBuf;
-
-/// A place in a recipe's text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// What the text was read from: a path, usually.
-    pub origin: String,
-    /// Line, counted from 1.
-    pub line: u64,
-    /// Column, counted from 1 in characters.
-    pub column: u64,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.origin, self.line, self.column)
-    }
-}
 
 /// Why a recipe cannot be parsed or planned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
     /// The text is not YAML.
-    #[error("{place}: not valid YAML: {message}")]
-    Yaml {
-        /// Where reading stopped.
-        place: Place,
-        /// What the parser says.
-        message: String,
-    },
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
     /// The text has no document in it.
     #[error("{origin}: no recipe in it")]
     Empty {
@@ -152,6 +130,107 @@ pub enum RecipeError {
         place: Place,
         /// What is wrong with it.
         error: Box<ModelDirError>,
+    },
+    /// An adapter cannot be opened, or was made for another model than the one it is written with.
+    #[error("{place}: {error}")]
+    Adapter {
+        /// Where the model is named.
+        place: Place,
+        /// What is wrong with it.
+        error: Box<AdapterError>,
+    },
+    /// The statistics of a model cannot be opened.
+    #[error("{place}: statistics of `{model}`: {error}")]
+    Statistics {
+        /// Where their path stands.
+        place: Place,
+        /// The model.
+        model: String,
+        /// What is wrong with them.
+        error: Box<CheckpointError>,
+    },
+    /// A model is given two different statistics.
+    #[error("{place}: `{model}` has the statistics `{second}` here, but `{first}` elsewhere")]
+    StatisticsTwice {
+        /// Where the second path stands.
+        place: Place,
+        /// The model.
+        model: String,
+        /// One path.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Statistics are given that the operator has no use for.
+    #[error("{place}: `{key}` is given, but `{operator}` wants {wants}")]
+    StatisticsUnused {
+        /// Where they are given.
+        place: Place,
+        /// The key.
+        key: &'static str,
+        /// The operator.
+        operator: &'static str,
+        /// What it wants, in words.
+        wants: String,
+    },
+    /// The operator wants statistics of a model, and none are given.
+    #[error("{place}: `{operator}` needs the statistic `{statistic}` of `{model}`, but `{key}` is not given for it")]
+    StatisticsMissing {
+        /// Where the model is named, or the operator.
+        place: Place,
+        /// The operator.
+        operator: &'static str,
+        /// Name of the statistic.
+        statistic: &'static str,
+        /// The model.
+        model: String,
+        /// The key that gives them.
+        key: &'static str,
+    },
+    /// The statistics that are given do not have that of any tensor.
+    #[error("{place}: `{operator}` needs the statistic `{statistic}`, but {paths} of no tensor that is merged")]
+    NoStatistic {
+        /// Where the operator is named.
+        place: Place,
+        /// The operator.
+        operator: &'static str,
+        /// Name of the statistic.
+        statistic: &'static str,
+        /// The statistics that were looked at, and that they have it.
+        paths: String,
+    },
+    /// A tensor has a statistic in one model and not in another.
+    #[error(
+        "the statistics of `{present}` have the `{statistic}` of tensor `{tensor}`, but {}",
+        without(missing, path, looked_for)
+    )]
+    StatisticGap {
+        /// Name of the tensor in the output.
+        tensor: String,
+        /// Name of the statistic.
+        statistic: &'static str,
+        /// A model whose statistics have it.
+        present: String,
+        /// A model whose statistics lack it.
+        missing: String,
+        /// The path of those; `None` where none are given.
+        path: Option<Box<str>>,
+        /// What was looked for there.
+        looked_for: Box<str>,
+    },
+    /// A statistic is not of the shape or the type that its tensor asks for.
+    #[error("`{name}` in the statistics {path} is {found}, but must be {expected} for tensor `{tensor}`")]
+    StatisticShape {
+        /// Name of the statistic's tensor.
+        name: String,
+        /// The statistics it is in.
+        path: String,
+        /// Name of the tensor in the output.
+        tensor: String,
+        /// Type and shape, in words.
+        expected: String,
+        /// Type and shape found, in words.
+        found: String,
     },
     /// The weights of a model are quantised by a method that merging would break.
     #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]
@@ -381,8 +460,19 @@ impl RecipeError {
             Self::LayerRange { .. } => "ranges count from 0 and exclude their end".into(),
             Self::Quantised { .. } => "merge the unquantised checkpoints, then quantise the result".into(),
             Self::Uncovered { .. } => "a module called `default` covers all that the others leave".into(),
+            Self::Statistics { error, .. } if !matches!(**error, CheckpointError::NotFound { .. }) => return None,
+            Self::Statistics { .. } | Self::StatisticsMissing { .. } | Self::NoStatistic { .. } => {
+                "`glue calibrate` measures the statistics of a model and writes them".into()
+            }
+            Self::StatisticGap { .. } => "statistics of all models must be made with the same options".into(),
+            Self::StatisticShape { .. } => "statistics belong to the model that they were measured on".into(),
             Self::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => {
                 "model paths are relative to the working directory; nothing is downloaded".into()
+            }
+            Self::Adapter { error, .. } if matches!(**error, AdapterError::NotFound { .. }) => {
+                "behind a plus sign stands the path of an adapter, relative to the working directory; nothing is \
+                 downloaded"
+                    .into()
             }
             Self::Operands { error, .. } if matches!(**error, MergeError::BaseMissing { .. }) => {
                 "name it with `base_model: PATH` at the top of the recipe".into()
@@ -399,11 +489,18 @@ impl RecipeError {
     /// Whether the recipe must be changed, rather than something on this machine.
     pub fn is_usage(&self) -> bool {
         match self {
+            Self::Statistics { error, .. } => matches!(**error, CheckpointError::NotFound { .. }),
             Self::TokenizerFiles(_) | Self::ChatTemplate { .. } | Self::Config { .. } => false,
             Self::Open { error, .. } => matches!(
                 **error,
-                ModelDirError::NotFound { .. } | ModelDirError::NotADirectory { .. } | ModelDirError::NoConfig { .. }
+                ModelDirError::NotFound { .. }
+                    | ModelDirError::NotADirectory { .. }
+                    | ModelDirError::NoConfig { .. }
+                    | ModelDirError::IsAdapter { .. }
             ),
+            Self::Adapter { error, .. } => {
+                !matches!(**error, AdapterError::Io { .. } | AdapterError::Json { .. } | AdapterError::Checkpoint(_))
+            }
             _ => true,
         }
     }
@@ -413,6 +510,13 @@ fn did_you_mean(nearest: &Option<&'static str>, known: &[&'static str]) -> Strin
     match nearest {
         Some(nearest) => format!("; did you mean `{nearest}`?"),
         None => format!("; it has {}", known.join(", ")),
+    }
+}
+
+fn without(missing: &str, path: &Option<Box<str>>, looked_for: &str) -> String {
+    match path {
+        Some(path) => format!("those of `{missing}` ({path}) have no `{looked_for}`"),
+        None => format!("`{missing}` is given none"),
     }
 }
 

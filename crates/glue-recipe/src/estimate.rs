@@ -2,22 +2,23 @@
 //!
 //! | number | how |
 //! |---|---|
-//! | read | bytes of every operand of every tensor, once |
+//! | read | bytes of every operand and statistic of every tensor, once; those of adapters too |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead |
+//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it; and every statistic of a tensor that is not cut into blocks, and the factors of its adapters, as `f32` |
 //!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
 //! about a tensor, a few megabytes for each thread.
 
+use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
-use glue_merge::{BLOCK, Grain, Plan, SPAN};
+use glue_merge::{BLOCK, Grain, Plan, SPAN, StatisticShape};
 
 /// Bytes a merge reads, writes and holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Estimate {
-    /// Bytes of input tensors, each counted once for every tensor it goes into.
+    /// Bytes of input tensors and statistics, each counted once for every tensor it goes into.
     pub read_bytes: u64,
     /// Bytes of input tensors over all passes.
     pub scan_bytes: u64,
@@ -56,7 +57,7 @@ impl Estimate {
 pub fn estimate(plan: &MergePlan, threads: usize) -> Estimate {
     let threads = threads.max(1) as u64;
     plan.tensors.iter().fold(Estimate::default(), |sum, tensor| {
-        let read: u64 = tensor.operands().map(|operand| plan.info(operand).n_bytes() as u64).sum();
+        let read = plan.read_bytes(tensor);
         let (passes, memory) = cost(plan, tensor, threads);
         Estimate {
             read_bytes: sum.read_bytes + read,
@@ -74,17 +75,36 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     if matches!(tensor.action, Action::Copy(_)) {
         return (1, 0);
     }
-    let (passes, grain) = match plan.operation(tensor) {
-        Ok(Some(Plan::Map(map))) => (1, map.grain()),
-        Ok(Some(Plan::Survey(survey))) => (2, survey.grain()),
-        _ => return (1, 0),
+    let low_rank = |from| plan.change(from).and_then(|(adapter, change)| Some((adapter, change.low_rank.as_ref()?)));
+    let factors = tensor.operands().filter_map(low_rank).map(|(adapter, change)| factor_bytes(adapter, change));
+    let factors: u64 = factors.sum();
+    let (passes, grain, working) = match plan.operation(tensor) {
+        Ok(Some(Plan::Map(map))) => (1, map.grain(), 0),
+        Ok(Some(Plan::Survey(survey))) => (2, survey.grain(), survey.working_bytes()),
+        _ => return (1, threads * factors),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
-    let (block, span, at_once) = match grain {
-        Grain::Element => (BLOCK, SPAN, threads),
-        Grain::Row => (BLOCK.max(row), SPAN.max(row), threads),
-        Grain::Tensor => (n, n, 1),
+    let (block, span) = match grain {
+        Grain::Element => (BLOCK, SPAN),
+        Grain::Row => (BLOCK.max(row), SPAN.max(row)),
+        // Each thread may have a tensor of its own.
+        Grain::Tensor => (n, n),
     };
-    let (operands, block, span) = (tensor.operands().count() as u64, block.min(n) as u64, span.min(n) as u64);
-    (passes, at_once * (operands * block * 4 + span * (4 + tensor.dtype.size() as u64)))
+    let (in_blocks, whole) = statistics(plan, tensor);
+    let operands = (tensor.operands().count() + in_blocks) as u64;
+    let (block, span) = (block.min(n) as u64, span.min(n) as u64);
+    let buffers = operands * block * 4 + span * (4 + tensor.dtype.size() as u64);
+    (passes, threads * (buffers + working + whole + factors))
+}
+
+/// How many statistics are read block by block, and bytes of those that are held whole.
+fn statistics(plan: &MergePlan, tensor: &TensorPlan) -> (usize, u64) {
+    let count = tensor.statistics().len();
+    match plan.operator.statistic() {
+        Some(statistic) if statistic.shape != StatisticShape::Same => {
+            let each: usize = statistic.shape.of(&tensor.shape).iter().product();
+            (0, (count * each * 4) as u64)
+        }
+        _ => (count, 0),
+    }
 }

@@ -45,10 +45,16 @@ const fn key(name: &'static str, holds: Holds, doc: &'static str) -> Key {
 pub(crate) const WITHOUT_EFFECT: &[(&str, &str)] =
     &[("int8_mask", "How mergekit stores masks in memory; accepted, without effect: masks here are never stored.")];
 
+const STATISTICS: &str = "Statistics of this model, as `glue calibrate` writes them: a directory or a safetensors file. For operators that \
+                          want statistics of what they merge.";
+
+const BASE_STATISTICS: &str = "The same of the base, for operators that want statistics of the base.";
+
 pub(crate) const TOP: &[Key] = &[
     key("name", Holds::Text, "Name of a stage, by which later documents use its output as a model."),
     key("merge_method", Holds::Operator, "The operator."),
     key("base_model", Holds::Model, "The base; configuration, tokenizer and tensor names are taken from it."),
+    key("base_statistics", Holds::Text, BASE_STATISTICS),
     key("models", Holds::ListOf(MODEL), "Models that are merged whole."),
     key("slices", Holds::ListOf(SLICE), "Runs of layers, stacked in this order."),
     key(
@@ -82,18 +88,21 @@ pub(crate) const TOP: &[Key] = &[
 
 pub(crate) const MODEL: &[Key] = &[
     key("model", Holds::Model, "Path of the model."),
+    key("statistics", Holds::Text, STATISTICS),
     key("parameters", Holds::Parameters, "Parameters of this model."),
 ];
 
 pub(crate) const SLICE: &[Key] = &[
     key("sources", Holds::ListOf(SOURCE), "Where the layers come from; all sources have equally many."),
     key("base_model", Holds::Model, "The base of this slice."),
+    key("base_statistics", Holds::Text, BASE_STATISTICS),
     key("parameters", Holds::Parameters, "Parameters of this slice."),
 ];
 
 pub(crate) const SOURCE: &[Key] = &[
     key("model", Holds::Model, "Path of the model."),
     key("layer_range", Holds::Layers, "First layer, and one beyond the last; counted from 0."),
+    key("statistics", Holds::Text, STATISTICS),
     key("parameters", Holds::Parameters, "Parameters of this source."),
 ];
 
@@ -106,9 +115,12 @@ pub(crate) const MODULE: &[Key] = &[
 pub(crate) const TOKENIZER: &[Key] =
     &[key("source", Holds::TokenizerSource, "Whose tokenizer the output gets; vocabularies must be equal.")];
 
-pub(crate) const REFERENCE: &[Key] = &[key("model", Holds::Mapping(PATH), "The model.")];
+pub(crate) const REFERENCE: &[Key] = &[
+    key("model", Holds::Mapping(PATH), "The model."),
+    key("lora", Holds::Mapping(PATH), "A LoRA adapter, applied to the model as it is read; in short, model+adapter."),
+];
 
-pub(crate) const PATH: &[Key] = &[key("path", Holds::Text, "Path of the model.")];
+pub(crate) const PATH: &[Key] = &[key("path", Holds::Text, "Path of the directory.")];
 
 pub(crate) const CASE: &[Key] = &[
     key("filter", Holds::Text, "Part of the name of the tensors this is for; none or `*` is all."),

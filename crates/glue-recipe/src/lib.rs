@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 pub mod estimate;
 mod keys;
+mod low_rank;
 pub mod manifest;
 mod multi;
 mod parse;
@@ -25,14 +26,16 @@ pub mod recipe;
 pub mod run;
 mod schema;
 pub mod settings;
-mod yaml;
 
-pub use error::{Place, RecipeError};
+pub use error::RecipeError;
 pub use estimate::{Estimate, estimate};
+pub use glue_yaml::{At, Place, Position};
 pub use multi::{Stage, Stages};
-pub use plan::{Action, MergePlan, OpenModels, PlanOptions, PlannedModel, TensorPlan, TensorRef, plan};
+pub use plan::{
+    Action, MergePlan, OpenModels, PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics, TensorPlan, TensorRef,
+    plan,
+};
 pub use recipe::Recipe;
 pub use run::{RunError, RunOptions, Unwatched, Watch, run};
 pub use schema::schema;
 pub use settings::{ParamValue, Site};
-pub use yaml::{At, Position};

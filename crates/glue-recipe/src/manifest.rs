@@ -7,7 +7,7 @@
 //! | `recipe` | the text of the recipe |
 //! | `operator`, `wraps` | name of the operator, and of the one it wraps |
 //! | `seed`, `dtype` | seed of random operators; type of the output, null where each tensor keeps its own |
-//! | `inputs` | for each model: its name in the recipe, its path, and for each file name, bytes and XXH3-128 |
+//! | `inputs` | for each model: its name in the recipe, its path, that of its adapter if it has one, and for each file of either name, bytes and XXH3-128; the same of its statistics, where it has some |
 //! | `output` | files with bytes of data and number of tensors; elements in all |
 //! | `copied` | tensors taken over as they are, because they hold no floating-point numbers |
 //! | `dropped` | tensors left out, and why |
@@ -15,7 +15,7 @@
 
 use crate::plan::MergePlan;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{ContentHash, Dtype, Layout};
+use glue_tensor::{Checkpoint, ContentHash, Dtype, Layout, adapter};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::io;
@@ -35,8 +35,17 @@ pub struct FileHash {
     pub hash: ContentHash,
 }
 
+/// The files of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelHashes {
+    /// Weights, configuration and tokenizer.
+    pub files: Vec<FileHash>,
+    /// Statistics; empty where it has none.
+    pub statistics: Vec<FileHash>,
+}
+
 /// Hashes of every model of a plan, in the order of its models.
-pub type InputHashes = Vec<Vec<FileHash>>;
+pub type InputHashes = Vec<ModelHashes>;
 
 /// Hashes every file that the output of `plan` depends on, several at once on the current rayon pool. Reads all of them.
 ///
@@ -47,16 +56,27 @@ pub fn hash_inputs(plan: &MergePlan) -> io::Result<InputHashes> {
         let bytes = std::fs::read(path)?;
         Ok(FileHash { name: file_name(path), n_bytes: bytes.len() as u64, hash: ContentHash::of(&bytes) })
     };
+    let of = |checkpoint: &Checkpoint| -> Vec<FileHash> {
+        let mapped = checkpoint.files().par_iter();
+        mapped
+            .map(|file| FileHash { name: file_name(file.path()), n_bytes: file.n_bytes(), hash: file.content_hash() })
+            .collect()
+    };
     plan.models
         .par_iter()
         .map(|model| {
-            let weights = model.dir.checkpoint().files().par_iter().map(|file| {
-                let (name, n_bytes) = (file_name(file.path()), file.n_bytes());
-                Ok(FileHash { name, n_bytes, hash: file.content_hash() })
-            });
             let config = model.dir.path().join(CONFIG_FILE);
             let others = rayon::iter::once(config).chain(model.dir.side_files());
-            weights.chain(others.map(|path| small(&path))).collect()
+            let others: Vec<FileHash> = others.map(|path| small(&path)).collect::<io::Result<_>>()?;
+            let mut files = of(model.dir.checkpoint());
+            files.extend(others);
+            if let Some(adapter) = &model.adapter {
+                let (n_bytes, hash) = adapter.dir.config_file();
+                files.extend(of(adapter.dir.checkpoint()));
+                files.push(FileHash { name: adapter::CONFIG_FILE.to_string(), n_bytes, hash });
+            }
+            let statistics = model.statistics.as_ref().map_or(Vec::new(), |statistics| of(&statistics.checkpoint));
+            Ok(ModelHashes { files, statistics })
         })
         .collect()
 }
@@ -89,7 +109,8 @@ pub fn manifest(plan: &MergePlan, layout: &Layout, hashes: &InputHashes) -> Valu
 pub fn is_current(existing: &Value, plan: &MergePlan, hashes: &InputHashes) -> bool {
     let identity = identity(plan, hashes);
     let contents = |value: &Value| -> Option<Vec<Value>> {
-        Some(value["inputs"].as_array()?.iter().map(|input| input["files"].clone()).collect())
+        let both = |input: &Value| [input["files"].clone(), input["statistics"]["files"].clone()];
+        Some(value["inputs"].as_array()?.iter().flat_map(both).collect())
     };
     let same = |key: &&str| existing[*key] == identity[*key];
     ["format", "tool", "version", "recipe", "operator", "wraps", "seed", "dtype"].iter().all(same)
@@ -103,9 +124,19 @@ fn identity(plan: &MergePlan, hashes: &InputHashes) -> Value {
         .models
         .iter()
         .zip(hashes)
-        .map(|(model, files)| {
-            let files: Vec<Value> = files.iter().map(file).collect();
-            json!({ "model": model.name, "path": model.dir.path().display().to_string(), "files": files })
+        .map(|(model, hashes)| {
+            let list = |files: &[FileHash]| -> Vec<Value> { files.iter().map(file).collect() };
+            let path = model.dir.path().display().to_string();
+            let mut input = json!({ "model": model.name, "path": path, "files": list(&hashes.files) });
+            if let Some(adapter) = &model.adapter {
+                input["adapter"] = adapter.dir.path().display().to_string().into();
+            }
+            if let Some(statistics) = &model.statistics {
+                let path = statistics.checkpoint.path().display().to_string();
+                input["statistics"] =
+                    json!({ "name": statistics.name, "path": path, "files": list(&hashes.statistics) });
+            }
+            input
         })
         .collect();
     json!({

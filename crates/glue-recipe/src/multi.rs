@@ -62,7 +62,8 @@ impl Stages {
             let used = recipe.models().map(|name| (name.value.clone(), name.at)).chain(tokenizer);
             let mut needs = Vec::new();
             for (name, at) in used {
-                match names.get(&name) {
+                // A stage may be named with an adapter behind it.
+                match names.get(&name).or_else(|| names.get(name.split_once('+')?.0)) {
                     Some((j, _)) if *j < i => needs.push(*j),
                     Some((_, defined_line)) if count > 1 => {
                         return Err(RecipeError::StageOrder {
@@ -84,7 +85,7 @@ impl Stages {
 }
 
 /// A name becomes that of a directory.
-fn check_name(recipe: &Recipe, name: &str, at: crate::yaml::Position) -> Result<(), RecipeError> {
+fn check_name(recipe: &Recipe, name: &str, at: glue_yaml::Position) -> Result<(), RecipeError> {
     let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.chars().all(plain) && !name.starts_with('.') {
         return Ok(());

@@ -1,12 +1,12 @@
 //! From a tree of YAML to recipes.
 
-use crate::error::{Place, RecipeError};
+use crate::error::RecipeError;
 use crate::keys::{self, Key};
 use crate::recipe::{Body, InputModel, OnMissing, OnNonfinite, Part, Recipe, Slice, Source, TokenizerSource};
 use crate::settings::{Case, ParamValue, Settings};
-use crate::yaml::{At, Node, Position, Tree, documents};
-use glue_merge::{BaseRule, Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting};
+use glue_merge::{BaseRule, Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf};
 use glue_tensor::Dtype;
+use glue_yaml::{At, Node, Place, Position, Tree, documents};
 use std::ops::Range;
 
 type Result<T> = std::result::Result<T, RecipeError>;
@@ -66,7 +66,7 @@ impl<'a> Entries<'a> {
 
 impl Reader<'_> {
     fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.into(), line: at.line, column: at.column }
+        at.of(self.origin)
     }
 
     fn wrong<T>(&self, node: &Node, key: &str, expected: impl Into<String>) -> Result<T> {
@@ -144,6 +144,7 @@ impl Reader<'_> {
             name: top.get("name").map(|node| self.text(node, "name")).transpose()?,
             parts: self.parts(&top, &operator.value)?,
             settings: self.settings(&top, &operator.value, Level::Top)?,
+            base_statistics: self.base_statistics(&top, &operator.value)?,
             base,
             operator,
             dtype: self.dtype(&top, "dtype")?,
@@ -167,6 +168,7 @@ impl Reader<'_> {
                 .unwrap_or_default(),
         };
         self.check_operands(&recipe)?;
+        self.check_base_statistics(&recipe)?;
         if let (OnMissing::Base, None, Some(node)) = (recipe.on_missing, &recipe.base, top.get("on_missing")) {
             return self.wrong(node, "on_missing", "`error` or `skip` in a recipe without `base_model`");
         }
@@ -200,19 +202,27 @@ impl Reader<'_> {
             .map_err(|error| RecipeError::Param { place: self.place(inner.at), error: Box::new(error) })
     }
 
-    /// A model: text, or a mapping with `model: {path: …}` as mergekit writes it.
+    /// A path: text, or a mapping with `path`.
+    fn path(&self, node: &Node, key: &str) -> Result<At<String>> {
+        match &node.value {
+            Tree::Map(_) => {
+                let path = self.entries(node, "the path of a model", keys::PATH)?;
+                self.text(self.required(&path, "path")?, "path")
+            }
+            _ => self.text(node, key),
+        }
+    }
+
+    /// A model: text, or a mapping with `model: {path: …}` and `lora: {path: …}` as mergekit writes it. The second is
+    /// the same as `model+lora`.
     fn model(&self, node: &Node, key: &str) -> Result<At<String>> {
         match &node.value {
             Tree::Map(_) => {
                 let reference = self.entries(node, "a model", keys::REFERENCE)?;
-                let model = self.required(&reference, "model")?;
-                match &model.value {
-                    Tree::Map(_) => {
-                        let path = self.entries(model, "the path of a model", keys::PATH)?;
-                        self.text(self.required(&path, "path")?, "path")
-                    }
-                    _ => self.text(model, "model"),
-                }
+                let model = self.path(self.required(&reference, "model")?, "model")?;
+                let Some(lora) = reference.get("lora") else { return Ok(model) };
+                let lora = self.path(lora, "lora")?;
+                Ok(At::new(format!("{}+{}", model.value, lora.value), model.at))
             }
             Tree::Text(_) => self.text(node, key),
             _ => self.wrong(node, key, "the path of a model (in quotes if it looks like a number)"),
@@ -260,6 +270,7 @@ impl Reader<'_> {
                     let entries = self.entries(node, "an entry of `models`", keys::MODEL)?;
                     Ok(InputModel {
                         model: self.model(self.required(&entries, "model")?, "model")?,
+                        statistics: self.statistics(&entries, "statistics", operator)?,
                         settings: self.settings(&entries, operator, Level::Model)?,
                     })
                 };
@@ -281,6 +292,7 @@ impl Reader<'_> {
             Ok(Source {
                 model: self.model(self.required(&entries, "model")?, "model")?,
                 layers: self.layers(self.required(&entries, "layer_range")?)?,
+                statistics: self.statistics(&entries, "statistics", operator)?,
                 settings: self.settings(&entries, operator, Level::Model)?,
             })
         };
@@ -299,9 +311,60 @@ impl Reader<'_> {
         Ok(Slice {
             at: node.at,
             base: entries.get("base_model").map(|node| self.model(node, "base_model")).transpose()?,
+            base_statistics: self.base_statistics(&entries, operator)?,
             settings: self.settings(&entries, operator, Level::Shared)?,
             sources,
         })
+    }
+
+    /// A path of statistics, for an operator that wants some.
+    fn statistics(&self, entries: &Entries<'_>, key: &'static str, operator: &Operator) -> Result<Option<At<String>>> {
+        let Some(node) = entries.get(key) else { return Ok(None) };
+        if operator.statistic().is_none() {
+            let (place, operator) = (self.place(node.at), operator.def().name);
+            return Err(RecipeError::StatisticsUnused { place, key, operator, wants: "no statistics".into() });
+        }
+        self.text(node, key).map(Some)
+    }
+
+    fn base_statistics(&self, entries: &Entries<'_>, operator: &Operator) -> Result<Option<At<String>>> {
+        const KEY: &str = "base_statistics";
+        let path = self.statistics(entries, KEY, operator)?;
+        match &path {
+            Some(path) if entries.get("base_model").is_none() => Err(RecipeError::WrongValue {
+                place: self.place(path.at),
+                key: KEY.into(),
+                expected: "beside a `base_model`".into(),
+                found: "it without one".into(),
+            }),
+            _ => Ok(path),
+        }
+    }
+
+    /// An operator that wants statistics of what it merges has a use for those of the base only where the base stands in.
+    fn check_base_statistics(&self, recipe: &Recipe) -> Result<()> {
+        let operator = &recipe.operator.value;
+        let of_inputs = operator.statistic().filter(|statistic| statistic.of == StatisticOf::Inputs);
+        let slices = recipe.parts.iter().flat_map(|part| match &part.body {
+            Body::Slices(slices) => slices.as_slice(),
+            Body::Models(_) => &[],
+        });
+        let given =
+            recipe.base_statistics.iter().chain(slices.filter_map(|slice| slice.base_statistics.as_ref())).next();
+        match (of_inputs, given) {
+            (Some(statistic), Some(path)) if recipe.on_missing != OnMissing::Base => {
+                Err(RecipeError::StatisticsUnused {
+                    place: self.place(path.at),
+                    key: "base_statistics",
+                    operator: operator.def().name,
+                    wants: format!(
+                        "the `{}` of each model that it merges, as `statistics` beside the model",
+                        statistic.name
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn layers(&self, node: &Node) -> Result<At<Range<usize>>> {

@@ -1,10 +1,10 @@
 //! A recipe as parsed: names and values checked, no file looked at.
 
-use crate::error::{Place, RecipeError};
+use crate::error::RecipeError;
 use crate::settings::Settings;
-use crate::yaml::{At, Position};
 use glue_merge::{Operator, Registry};
 use glue_tensor::Dtype;
+use glue_yaml::{At, Place, Position};
 use std::ops::Range;
 
 /// One document: what is merged from what, and how.
@@ -23,6 +23,8 @@ pub struct Recipe {
     pub operator: At<Operator>,
     /// The base model, as written.
     pub base: Option<At<String>>,
+    /// Statistics of the base, as written.
+    pub base_statistics: Option<At<String>>,
     /// The parts; one without a name unless the recipe has modules.
     pub parts: Vec<Part>,
     /// Parameters at the top level.
@@ -73,6 +75,8 @@ pub enum Body {
 pub struct InputModel {
     /// Its path or the name of a stage, as written.
     pub model: At<String>,
+    /// Its statistics, as written.
+    pub statistics: Option<At<String>>,
     /// Its parameters.
     pub settings: Settings,
 }
@@ -87,6 +91,8 @@ pub struct Slice {
     pub sources: Vec<Source>,
     /// A base of its own, as written.
     pub base: Option<At<String>>,
+    /// Statistics of that base, as written.
+    pub base_statistics: Option<At<String>>,
     /// Its parameters.
     pub settings: Settings,
 }
@@ -99,6 +105,8 @@ pub struct Source {
     pub model: At<String>,
     /// The layers, by their numbers in the model.
     pub layers: At<Range<usize>>,
+    /// Its statistics, as written.
+    pub statistics: Option<At<String>>,
     /// Its parameters.
     pub settings: Settings,
 }
@@ -163,7 +171,27 @@ impl Recipe {
         self.base.iter().chain(listed)
     }
 
+    /// The statistics that are given: a model, as written, and the path of its statistics.
+    pub fn statistics(&self) -> impl Iterator<Item = (&At<String>, &At<String>)> {
+        let listed = self.parts.iter().flat_map(|part| -> Vec<(&At<String>, &At<String>)> {
+            match &part.body {
+                Body::Models(models) => {
+                    models.iter().filter_map(|input| Some((&input.model, input.statistics.as_ref()?))).collect()
+                }
+                Body::Slices(slices) => slices
+                    .iter()
+                    .flat_map(|slice| {
+                        let base = slice.base.as_ref().zip(slice.base_statistics.as_ref());
+                        let sources = slice.sources.iter();
+                        base.into_iter().chain(sources.filter_map(|s| Some((&s.model, s.statistics.as_ref()?))))
+                    })
+                    .collect(),
+            }
+        });
+        self.base.as_ref().zip(self.base_statistics.as_ref()).into_iter().chain(listed)
+    }
+
     pub(crate) fn place(&self, at: Position) -> Place {
-        Place { origin: self.origin.clone(), line: at.line, column: at.column }
+        at.of(&self.origin)
     }
 }

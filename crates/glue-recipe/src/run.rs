@@ -1,30 +1,43 @@
 //! From a plan to a model directory: merges every tensor out of core, writes what belongs beside the weights, and makes
 //! the directory appear when all of it is on disk.
 
-use crate::engine::{Destination, EngineOptions, OperandView, TensorError, TensorJob, merge_all};
+use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
-use glue_merge::{BoxError, Operator, Registry};
+use glue_merge::{BoxError, Executor, HostExecutor, Operator, Registry};
 use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{CheckpointWriter, Layout, Staging, WriteError};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// How to run a plan.
-#[derive(Debug, Clone, Copy)]
-pub struct RunOptions {
+#[derive(Clone, Copy)]
+pub struct RunOptions<'a> {
     /// Most bytes of tensor data in a file, unless one tensor alone is larger. Default: all in one file.
     pub max_shard_bytes: u64,
     /// Elements of a block; no result depends on it.
     pub block: usize,
+    /// What runs the operators. Default: the processor.
+    pub executor: &'a dyn Executor,
 }
 
-impl Default for RunOptions {
+impl Default for RunOptions<'_> {
     fn default() -> Self {
-        Self { max_shard_bytes: u64::MAX, block: glue_merge::BLOCK }
+        Self { max_shard_bytes: u64::MAX, block: glue_merge::BLOCK, executor: &HostExecutor }
+    }
+}
+
+impl fmt::Debug for RunOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_shard_bytes, block, .. } = self;
+        f.debug_struct("RunOptions")
+            .field("max_shard_bytes", max_shard_bytes)
+            .field("block", block)
+            .finish_non_exhaustive()
     }
 }
 
@@ -82,7 +95,7 @@ pub enum RunError {
 ///
 /// # Errors
 /// [`RunError`]; `out_dir` is as it was before.
-pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions, watch: &dyn Watch) -> Result<(), RunError> {
+pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions<'_>, watch: &dyn Watch) -> Result<(), RunError> {
     let staging = Staging::create(out_dir)?;
     let layout = Layout::new(plan.layout_specs(), options.max_shard_bytes, "model")?;
     let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
@@ -110,15 +123,27 @@ pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions, watch: &dyn W
 pub fn merge_into(
     plan: &MergePlan,
     destination: &dyn Destination,
-    options: &RunOptions,
+    options: &RunOptions<'_>,
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
     let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
     let as_it_is = copy.params(&[], &[Vec::new()]).expect("passthrough needs no parameter");
     let operand = |from: &TensorRef| {
         let model = &plan.models[from.model];
-        let view = model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
-        OperandView { view, model: &model.name }
+        let own = || model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
+        let (view, low_rank) = match plan.change(from) {
+            Some((adapter, change)) => (
+                change.full.as_ref().map_or_else(own, |full| adapter.tensor(full)),
+                change.low_rank.as_ref().map(|low_rank| LowRankView::of(adapter, low_rank)),
+            ),
+            None => (own(), None),
+        };
+        OperandView { view, low_rank, model: &model.name }
+    };
+    let statistic = |from: &TensorRef| {
+        let statistics = plan.models[from.model].statistics.as_ref();
+        let model = statistics.map_or("", |statistics| &statistics.name);
+        OperandView { view: plan.statistic(from), low_rank: None, model }
     };
     let jobs: Vec<TensorJob<'_>> = plan
         .tensors
@@ -135,10 +160,12 @@ pub fn merge_into(
                 params,
                 base: tensor.base().map(operand),
                 inputs: tensor.inputs().iter().map(operand).collect(),
+                statistics: tensor.statistics().iter().map(statistic).collect(),
             }
         })
         .collect();
-    merge_all(&jobs, destination, &EngineOptions { on_nonfinite: plan.on_nonfinite, block: options.block }, watch)
+    let options = EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
+    merge_all(&jobs, destination, &options, watch)
 }
 
 /// The files of a checkpoint as the destination of its tensors.

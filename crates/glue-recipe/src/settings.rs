@@ -1,7 +1,7 @@
 //! Values of parameters: scalars, gradients over layers, and lists of filters.
 
-use crate::yaml::{At, Position};
 use glue_merge::Setting;
+use glue_yaml::{At, Position};
 
 /// A parameter as a recipe gives it.
 #[derive(Debug, Clone, PartialEq)]

@@ -44,7 +44,7 @@ fn a_manifest_says_whether_an_output_is_current() {
     assert!(differs(&TIES.replace("ft2", "ft3")));
     assert!(!manifest::is_current(&Value::Null, &plan, &hashes));
     let mut changed = hashes.clone();
-    changed[1][0].hash.0 ^= 1;
+    changed[1].files[0].hash.0 ^= 1;
     assert!(!manifest::is_current(&read, &plan, &changed));
 }
 

@@ -200,7 +200,17 @@ fn models_that_cannot_be_opened_are_refused() {
     let passthrough = |model: &str| format!("merge_method: passthrough\nmodels:\n- model: {model}\n");
     let error = zoo.refuses(&passthrough("nowhere"), "recipe.yml:3:10: ZOO/nowhere: no such directory");
     assert!(error.is_usage());
-    zoo.refuses(&passthrough("a+adapter"), "recipe.yml:3:10: a LoRA adapter (`adapter` on `a`) is not available yet");
+    let error = zoo.refuses(
+        &passthrough("a+adapter"),
+        "recipe.yml:3:10: ZOO/adapter: no such directory; an adapter is a directory with adapter_config.json and \
+         adapter_model.safetensors",
+    );
+    assert!(error.is_usage() && error.hint().is_some());
+    zoo.refuses(&passthrough("nowhere+a"), "recipe.yml:3:10: ZOO/nowhere: no such directory");
+    zoo.refuses(
+        &passthrough("{model: {path: a}, lora: {path: q}}"),
+        "recipe.yml:3:25: ZOO/q: no adapter_config.json in the directory; what is there is no adapter",
+    );
     zoo.refuses(
         &passthrough("q"),
         "recipe.yml:3:10: model `q` is quantised (gptq); its numbers mean nothing without their scales",

@@ -3,6 +3,7 @@
 use crate::space::SpaceConfig;
 use crate::strategy::StrategyRegistry;
 use glue_search::Setting;
+use glue_yaml::YamlError;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -257,17 +258,8 @@ impl<'de> Deserialize<'de> for Settings {
 #[non_exhaustive]
 pub enum ConfigError {
     /// It is no YAML, or a key or a value is not what it should be.
-    #[error("{origin}:{line}:{column}: {message}")]
-    Text {
-        /// The file.
-        origin: String,
-        /// The line, counted from 1.
-        line: u64,
-        /// The column, counted from 1.
-        column: u64,
-        /// What is wrong.
-        message: String,
-    },
+    #[error(transparent)]
+    Text(#[from] YamlError),
     /// A value that will not do.
     #[error("{origin}: `{key}`: expected {expected}, found {found}")]
     Value {
@@ -288,14 +280,7 @@ impl SearchConfig {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<SearchConfig, ConfigError> {
-        let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
-        let mut config: SearchConfig = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            let (line, column) = error.location().map_or((1, 1), |at| (at.line().max(1), at.column().max(1)));
-            let words = error.without_snippet().to_string();
-            // The position goes in front, like everywhere.
-            let words = words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ");
-            ConfigError::Text { origin: origin.into(), line, column, message: words.into() }
-        })?;
+        let mut config: SearchConfig = glue_yaml::read(text, origin)?;
         config.check(origin, strategies)?;
         if let (Some(_), Validation::Share(_)) = (&config.evaluator, &config.validation) {
             // A command is told the name of a split, never which of its items.
@@ -323,12 +308,9 @@ impl SearchConfig {
         if self.strategies.is_empty() {
             return refuse("strategies", "at least one", "none".into());
         }
-        for strategy in &self.strategies {
-            if let Err(error) = strategies.get(&strategy.name) {
-                let known: Vec<_> = strategies.iter().map(|def| def.name).collect();
-                let _ = error;
-                return refuse("strategies", &known.join(", "), format!("`{}`", strategy.name));
-            }
+        if let Some(unknown) = self.strategies.iter().find(|strategy| strategies.get(&strategy.name).is_err()) {
+            let known: Vec<_> = strategies.iter().map(|def| def.name).collect();
+            return refuse("strategies", &known.join(", "), format!("`{}`", unknown.name));
         }
         if self.limit == Some(0) {
             return refuse("limit", "at least 1", "0".into());

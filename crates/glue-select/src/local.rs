@@ -283,6 +283,13 @@ impl LocalScorer {
             };
             key = format!("{key}{hash}\n");
             lock(&self.hashes).insert(path, hash);
+            if let Some(adapter) = &model.adapter {
+                let path = adapter.dir.path().to_path_buf();
+                let known = lock(&self.hashes).get(&path).cloned();
+                let hash = known.unwrap_or_else(|| adapter.dir.content_hash().to_string());
+                key = format!("{key}+ {hash}\n");
+                lock(&self.hashes).insert(path, hash);
+            }
         }
         Ok(key + &candidate.recipe)
     }

@@ -18,7 +18,7 @@ fn models() -> Vec<String> {
 }
 
 fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
-    let config: SpaceConfig = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.to_string())?;
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
     let frame = Frame { base_model: Some("base-a".into()), ..Frame::default() };

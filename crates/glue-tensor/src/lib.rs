@@ -14,6 +14,7 @@
 //! | [`config`] | `config.json` in both of its forms |
 //! | [`tokenizer_files`] | which files a tokenizer is, its vocabulary, its chat template |
 //! | [`model_dir`] | the three of them together |
+//! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
 //!
 //! ```
@@ -46,6 +47,7 @@
 //! **Invariant:** nothing here knows arithmetic on weights beyond changing their number format, and no architecture
 //! needs code of its own.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod config;
 pub mod convert;
@@ -56,6 +58,7 @@ pub mod names;
 pub mod tokenizer_files;
 pub mod writer;
 
+pub use adapter::{Adapter, AdapterError};
 pub use checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
 pub use config::{Config, ConfigError};
 pub use convert::{ConvertError, narrow, widen};

@@ -1,5 +1,6 @@
 //! A model on disk: configuration, tokenizer files and weights in one directory.
 
+use crate::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{Config, ConfigError};
 use crate::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
@@ -33,6 +34,28 @@ pub enum ModelDirError {
     NoConfig {
         /// The directory.
         path: PathBuf,
+    },
+    /// The directory holds a LoRA adapter.
+    #[error(
+        "{}: a LoRA adapter, not a model; in a merge config, MODEL+ADAPTER is a model with an adapter", path.display()
+    )]
+    IsAdapter {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A model and an adapter are named together where only a model can be.
+    #[error(
+        "{}: the model {} with the adapter {} is understood in merge configs only; merging it with `merge_method: \
+         passthrough` writes a model that can be named anywhere",
+        path.display(), model.display(), adapter.display()
+    )]
+    WithAdapter {
+        /// The path given.
+        path: PathBuf,
+        /// The model.
+        model: PathBuf,
+        /// The adapter.
+        adapter: PathBuf,
     },
     /// The configuration cannot be used.
     #[error("{}: {error}", path.display())]
@@ -78,7 +101,7 @@ impl ModelDir {
         match std::fs::metadata(&path) {
             Ok(found) if !found.is_dir() => return Err(ModelDirError::NotADirectory { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ModelDirError::NotFound { path });
+                return Err(not_found(path));
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(ModelDirError::NotADirectory { path });
@@ -87,7 +110,8 @@ impl ModelDir {
         }
         let config = Config::open(path.join(CONFIG_FILE)).map_err(|error| match error {
             ConfigError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
-                ModelDirError::NoConfig { path: path.clone() }
+                let path = path.clone();
+                if Adapter::is_at(&path) { ModelDirError::IsAdapter { path } } else { ModelDirError::NoConfig { path } }
             }
             error => ModelDirError::Config { path: path.clone(), error },
         })?;
@@ -126,6 +150,16 @@ impl ModelDir {
     pub fn side_files(&self) -> Vec<PathBuf> {
         let generation = self.generation_config.as_ref().map(|_| self.path.join(GENERATION_CONFIG_FILE));
         self.tokenizer.paths().chain(generation).collect()
+    }
+}
+
+/// Nothing is at `path`; but it may be written as merge configs write a model with an adapter.
+fn not_found(path: PathBuf) -> ModelDirError {
+    let text = path.to_string_lossy().into_owned();
+    let parts = text.match_indices('+').map(|(at, _)| (PathBuf::from(&text[..at]), PathBuf::from(&text[at + 1..])));
+    match parts.into_iter().find(|(model, adapter)| model.is_dir() && Adapter::is_at(adapter)) {
+        Some((model, adapter)) => ModelDirError::WithAdapter { path, model, adapter },
+        None => ModelDirError::NotFound { path },
     }
 }
 

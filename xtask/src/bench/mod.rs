@@ -14,6 +14,7 @@ mod measure;
 mod merge;
 mod report;
 mod similarity;
+mod svd;
 
 pub(crate) use report::machine;
 
@@ -26,6 +27,8 @@ pub(crate) enum Bench {
     Similarity(similarity::Args),
     /// The scoring of a model, and if given a Python environment, by transformers and lm_eval as well.
     Eval(eval::Args),
+    /// The merge of one matrix by singular values, by faer, by LAPACK and, if given a Python, by NumPy and torch.
+    Svd(svd::Args),
 }
 
 /// Runs one measurement.
@@ -37,5 +40,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Merge(args) => merge::run(args),
         Bench::Similarity(args) => similarity::run(args),
         Bench::Eval(args) => eval::run(args),
+        Bench::Svd(args) => svd::run(args),
     }
 }

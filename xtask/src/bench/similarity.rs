@@ -1,7 +1,8 @@
 //! `cargo xtask bench similarity`: all pairs of many checkpoints, against reading the same bytes once.
 //!
-//! Everything is in the page cache when the clock starts. In each round all files are read from their beginning to their end by as
-//! many threads as compare, then each metric runs; what a metric reads less than everything is taken into account.
+//! Everything is in the page cache when the clock starts, or with `--cold` nothing, so that both wait for the disk. In each round all
+//! files are read from their beginning to their end by as many threads as compare, then each metric runs; what a metric reads less
+//! than everything is taken into account.
 
 use std::fs::File;
 use std::io::Read;
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Threads that read, and that compare.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Drop the files from the page cache before every reading and every run, as they are when a zoo is first looked at.
+    #[arg(long)]
+    cold: bool,
     /// Also write the figures to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -65,12 +69,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     checkpoint::make(&folder, shape, args.models)?;
     let models: Vec<PathBuf> = checkpoint::names(args.models).iter().map(|name| folder.join(name)).collect();
-    let (total, _) = read(&models, args.threads)?;
+    let total = read(&models, args.threads)?.0;
     let mut reads = Vec::new();
     let mut measured: Vec<(Vec<Run>, u64)> = vec![(Vec::new(), 0); args.metrics.len()];
     for _ in 0..args.runs {
+        forget(args, &models)?;
         reads.push(read(&models, args.threads)?.1);
         for (metric, (runs, bytes)) in args.metrics.iter().zip(&mut measured) {
+            forget(args, &models)?;
             let log = folder.join("log.json");
             let mut command = Command::new(repo.glue("release"));
             command.arg("similarity").args(&models).args(["--metric", metric, "--json", "--threads"]);
@@ -82,10 +88,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let reading = median(reads.iter().copied());
     let gigabytes = total as f64 / 1e9;
     println!(
-        "{}; {} threads; {} checkpoints, {gigabytes:.1} GB; medians of {} rounds",
+        "{}; {} threads; {} checkpoints, {gigabytes:.1} GB, {}; medians of {} rounds",
         machine(),
         args.threads,
         args.models,
+        if args.cold { "from the disk" } else { "from the page cache" },
         args.runs
     );
     println!("reading all of it: {reading:.2} s, {:.1} GB/s\n", gigabytes / reading);
@@ -110,9 +117,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(file) = &args.json {
         let text = format!(
             "{:#}\n",
-            json!({ "machine": machine(), "read_seconds": reads, "bytes": total, "metrics": figures })
+            json!({ "machine": machine(), "cold": args.cold, "read_seconds": reads, "bytes": total, "metrics": figures })
         );
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Where that is asked for, has the system drop the files from its page cache.
+fn forget(args: &Args, models: &[PathBuf]) -> Result<()> {
+    for model in models.iter().filter(|_| args.cold) {
+        let file = format!("if={}", model.join(checkpoint::WEIGHTS).display());
+        shell::run(Command::new("dd").args([&file, "iflag=nocache", "count=0", "status=none"]))?;
     }
     Ok(())
 }

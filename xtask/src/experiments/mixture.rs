@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::plot::{Line, Plot};
 use super::{Lab, text};
 use crate::bench::machine;
 
@@ -74,10 +75,27 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
     let document = lab.images.parent().context("docs")?.join("mixture.md");
     let old = fs::read_to_string(&document).unwrap_or_default();
     fs::write(&document, renewed(&old, &figures))?;
-    Ok("## Mixtures\n\nEvery level, routing, form of gates and depth: [a document of its own](mixture.md).\n".into())
+    let points = |row: &Row| {
+        let scores = row.outcomes.iter().map(|outcome| outcome.average).chain([all_dense]);
+        scores.enumerate().map(|(k, score)| (k as f64, score)).collect()
+    };
+    let linear = rows.iter().filter(|row| row.gates == "linear");
+    let plot = Plot {
+        x: "dense layers, of 4",
+        y: "average score, test",
+        lines: linear
+            .map(|row| Line { name: format!("level {}, by {}", row.level, row.routing), points: points(row) })
+            .collect(),
+        levels: vec![("the four as whole models".into(), whole.average)],
+    };
+    let picture = lab.picture("mixture-depth", &plot.svg())?;
+    Ok(format!(
+        "## Mixtures\n\nEvery level, routing, form of gates and depth: [a document of its own](mixture.md). With linear gates:\n\n{picture}\n"
+    ))
 }
 
-/// Mixes, trains, scores, and throws the mixture away. All have the project's own form: in Mixtral's, gates have no bias.
+/// A mixture of the four specialists, by these lines of its description, its gates trained by labels. All have the project's own
+/// form: in Mixtral's, gates have no bias.
 fn outcome(lab: &Lab, name: &str, dense: &Path, lines: &str) -> Result<Outcome> {
     let experts: Vec<String> = EXPERTS.iter().map(|(name, _)| format!("{{source_model: {name}}}")).collect();
     let description = format!(
@@ -85,21 +103,34 @@ fn outcome(lab: &Lab, name: &str, dense: &Path, lines: &str) -> Result<Outcome> 
         text(dense)?,
         experts.join(", ")
     );
-    let (path, out) = (lab.scratch.path().join(format!("{name}.yml")), lab.scratch.path().join(name));
-    fs::write(&path, description)?;
-    lab.glue(&["mix", text(&path)?, text(&out)?])?;
-    let given: Vec<String> =
-        EXPERTS.iter().flat_map(|(expert, tasks)| tasks.iter().map(move |task| format!("{task}={expert}"))).collect();
-    let mut args = vec!["train-router", text(&out)?, "--tasks", "tasks", "--limit", "320"];
-    given.iter().for_each(|pair| args.extend(["--expert", pair]));
-    let trained = lab.glue(&args)?;
-    let report = lab.glue(&["eval", text(&out)?, "--tasks", "tasks", "--split", "test"])?;
-    fs::remove_dir_all(&out)?;
+    let experts: Vec<(&str, &str)> =
+        EXPERTS.iter().flat_map(|(expert, tasks)| tasks.iter().map(move |task| (*task, *expert))).collect();
+    let (trained, report) = mixed(lab, name, &description, &experts)?;
     Ok(Outcome {
         average: report["average"].as_f64().context("no average")?,
         right: right(&report, &|task| skill(&lab.zoo, task)),
         seconds: trained["seconds"].as_f64().context("no time of training")?,
     })
+}
+
+/// Makes a mixture by this description, trains its gates on which expert is for which task, scores it on the test split, and
+/// throws it away: what `glue train-router` and `glue eval` reported.
+pub(super) fn mixed(
+    lab: &Lab,
+    name: &str,
+    description: &str,
+    experts: &[(&str, &str)],
+) -> Result<(Value, Value)> {
+    let (path, out) = (lab.scratch.path().join(format!("{name}.yml")), lab.scratch.path().join(name));
+    fs::write(&path, description)?;
+    lab.glue(&["mix", text(&path)?, text(&out)?])?;
+    let given: Vec<String> = experts.iter().map(|(task, expert)| format!("{task}={expert}")).collect();
+    let mut args = vec!["train-router", text(&out)?, "--tasks", "tasks", "--limit", "320"];
+    given.iter().for_each(|pair| args.extend(["--expert", pair]));
+    let trained = lab.glue(&args)?;
+    let report = lab.glue(&["eval", text(&out)?, "--tasks", "tasks", "--split", "test"])?;
+    fs::remove_dir_all(&out)?;
+    Ok((trained, report))
 }
 
 /// The skill that the file of a task names.

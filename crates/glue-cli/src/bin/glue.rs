@@ -8,5 +8,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    glue_cli::main(glue_merge::Registry::builtin())
+    glue_cli::main(glue_merge::Registry::builtin().with(glue_spectral::DEFS))
 }

@@ -142,7 +142,7 @@ fn correlations(alignment: &Alignment) -> Option<(f64, f64)> {
 
 fn open(path: &Path) -> Result<ModelDir, Failure> {
     ModelDir::open(path).map_err(|error| match error {
-        ModelDirError::NotFound { .. } => Failure::refused(error),
+        ModelDirError::NotFound { .. } | ModelDirError::WithAdapter { .. } => Failure::refused(error),
         error => Failure::failed(error),
     })
 }

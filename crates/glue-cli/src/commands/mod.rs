@@ -3,10 +3,12 @@
 //! that compare several, in `zoo`.
 
 pub(crate) mod align;
+pub(crate) mod calibrate;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod eval;
 mod execute;
+pub(crate) mod extract_lora;
 pub(crate) mod generate;
 pub(crate) mod help_markdown;
 pub(crate) mod inspect;

@@ -32,7 +32,11 @@ fn cannot_read(path: &Path, error: TextError) -> Failure {
 fn cannot_run(path: &Path, error: LmError) -> Failure {
     let absent = matches!(
         error,
-        LmError::ModelDir(ModelDirError::NotFound { .. } | ModelDirError::Checkpoint(CheckpointError::NotFound { .. }))
+        LmError::ModelDir(
+            ModelDirError::NotFound { .. }
+                | ModelDirError::WithAdapter { .. }
+                | ModelDirError::Checkpoint(CheckpointError::NotFound { .. })
+        )
     );
     let hint = match &error {
         LmError::Unsupported { key, .. } if key == "whole" => Some("glue generate and glue eval run it"),

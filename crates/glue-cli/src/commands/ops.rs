@@ -4,7 +4,10 @@ use crate::failure::Failure;
 use crate::reference::{example, operators};
 use crate::shell::Shell;
 use crate::table::{Align, Table};
-use glue_merge::{BaseRule, InputRule, Kind, OperatorDef, ParamSpec, Registry, Scope, Value};
+use glue_merge::{
+    BaseRule, InputRule, Kind, OperatorDef, ParamSpec, Registry, Scope, StatisticOf, StatisticShape, StatisticSpec,
+    Value,
+};
 use serde_json::json;
 use std::fmt::Write;
 
@@ -65,6 +68,9 @@ fn in_full(def: &OperatorDef, registry: &Registry, shell: &Shell<'_>) -> String 
     facts.row(["reference", def.reference]);
     facts.row(["models", &models_besides_base(def)]);
     facts.row(["base", base(def.base)]);
+    if let Some(spec) = &def.statistic {
+        facts.row(["statistic", &format!("{}, {}: {}", spec.name, statistic(spec), spec.doc)]);
+    }
     text += &facts.render(str::to_string);
     if !def.params.is_empty() {
         let mut table = Table::with_header(&[
@@ -124,6 +130,20 @@ pub(crate) fn base(rule: BaseRule) -> &'static str {
     }
 }
 
+/// How many numbers of what a statistic has, in words.
+pub(crate) fn statistic(spec: &StatisticSpec) -> String {
+    let shape = match spec.shape {
+        StatisticShape::Same => "a number for each element",
+        StatisticShape::Columns => "a number for each column",
+        StatisticShape::Gram => "a matrix over the columns",
+    };
+    let of = match spec.of {
+        StatisticOf::Inputs => "of each model",
+        StatisticOf::Base => "of the base",
+    };
+    format!("{shape}, {of}")
+}
+
 /// What a parameter may differ by.
 pub(crate) fn scope(scope: Scope) -> &'static str {
     match scope {
@@ -161,6 +181,19 @@ fn document(def: &OperatorDef) -> serde_json::Value {
         "models": { "min": def.inputs.min, "max": def.inputs.max },
         "base": base(def.base),
         "wraps": def.wraps(),
+        "statistic": def.statistic.map(|spec| json!({
+            "name": spec.name,
+            "doc": spec.doc,
+            "shape": match spec.shape {
+                StatisticShape::Same => "same",
+                StatisticShape::Columns => "columns",
+                StatisticShape::Gram => "gram",
+            },
+            "of": match spec.of {
+                StatisticOf::Inputs => "inputs",
+                StatisticOf::Base => "base",
+            },
+        })),
         "parameters": parameters,
     })
 }

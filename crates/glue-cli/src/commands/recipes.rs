@@ -3,6 +3,7 @@
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::units;
+use glue_cuda::DeviceChoice;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
 use glue_tensor::Dtype;
@@ -24,9 +25,13 @@ pub(crate) struct Output {
     /// Type of the output's weights, such as bfloat16; comes before dtype and out_dtype in the config
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub(crate) dtype: Option<Dtype>,
+
+    /// Where merging is done: cpu, cuda, or auto for cuda where there is such a device; needs a build with the feature cuda
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: DeviceChoice,
 }
 
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
+pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
     Dtype::from_torch_name(text).filter(|dtype| dtype.is_float()).ok_or_else(|| {
         let names: Vec<&str> = Dtype::ALL.iter().filter(|d| d.is_float()).map(|d| d.torch_name()).collect();
         format!("it must be one of {}", names.join(", "))

@@ -7,7 +7,7 @@ use crate::table::{Align, Table};
 use crate::units;
 use glue_recipe::estimate::Rates;
 use glue_recipe::{MergePlan, estimate};
-use glue_tensor::{Layout, writer};
+use glue_tensor::{Checkpoint, Layout, writer};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(crate) struct Merge {
     /// Number of tensors of each type.
     pub(crate) dtypes: BTreeMap<&'static str, usize>,
     pub(crate) files: Vec<File>,
-    /// Of input tensors, each counted once for every tensor that it goes into.
+    /// Of input tensors and statistics, each counted once for every tensor that it goes into.
     pub(crate) bytes_read: u64,
     /// Of output tensors.
     pub(crate) bytes_written: u64,
@@ -59,7 +59,6 @@ impl Merge {
         for tensor in &plan.tensors {
             *dtypes.entry(tensor.dtype.safetensors_name()).or_default() += 1;
         }
-        let read = plan.tensors.iter().flat_map(|tensor| tensor.operands());
         let files = layout.shards().iter();
         Ok(Self {
             output: out_dir.display().to_string(),
@@ -70,7 +69,7 @@ impl Merge {
             parameters: layout.n_parameters(),
             dtypes,
             files: files.map(|shard| File { name: shard.name.clone(), bytes: shard.n_bytes }).collect(),
-            bytes_read: read.map(|operand| plan.info(operand).n_bytes() as u64).sum(),
+            bytes_read: plan.tensors.iter().map(|tensor| plan.read_bytes(tensor)).sum(),
             bytes_written: layout.total_bytes(),
             copied: plan.copied().map(|(tensor, _)| tensor.name.clone()).collect(),
             dropped: plan
@@ -136,6 +135,31 @@ struct Model {
     parameters: u64,
     dtypes: Vec<&'static str>,
     bytes: u64,
+    /// What is applied to it as it is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<Applied>,
+    /// Where its statistics are; `None` when it has none.
+    statistics: Option<Statistics>,
+}
+
+#[derive(Debug, Serialize)]
+struct Applied {
+    name: String,
+    path: String,
+    /// Tensors of the model that it changes.
+    changes: usize,
+    tensors: usize,
+    parameters: u64,
+    dtypes: Vec<&'static str>,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Statistics {
+    name: String,
+    path: String,
+    tensors: usize,
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,7 +200,6 @@ fn models(plan: &MergePlan) -> Vec<Model> {
     let inputs: BTreeSet<usize> = plan.tensors.iter().flat_map(|t| t.inputs()).map(|input| input.model).collect();
     let describe = |(i, model): (usize, &glue_recipe::PlannedModel)| {
         let checkpoint = model.dir.checkpoint();
-        let dtypes: BTreeSet<&str> = checkpoint.tensors().iter().map(|info| info.dtype.safetensors_name()).collect();
         Model {
             name: model.name.clone(),
             path: model.dir.path().display().to_string(),
@@ -187,11 +210,32 @@ fn models(plan: &MergePlan) -> Vec<Model> {
             },
             tensors: checkpoint.tensors().len(),
             parameters: checkpoint.n_parameters(),
-            dtypes: dtypes.into_iter().collect(),
+            dtypes: dtypes(checkpoint),
             bytes: checkpoint.total_bytes(),
+            adapter: model.adapter.as_ref().map(|adapter| Applied {
+                name: adapter.name.clone(),
+                path: adapter.dir.path().display().to_string(),
+                changes: adapter.dir.changes().len(),
+                tensors: adapter.dir.checkpoint().tensors().len(),
+                parameters: adapter.dir.checkpoint().n_parameters(),
+                dtypes: dtypes(adapter.dir.checkpoint()),
+                bytes: adapter.dir.checkpoint().total_bytes(),
+            }),
+            statistics: model.statistics.as_ref().map(|statistics| Statistics {
+                name: statistics.name.clone(),
+                path: statistics.checkpoint.path().display().to_string(),
+                tensors: statistics.checkpoint.tensors().len(),
+                bytes: statistics.checkpoint.total_bytes(),
+            }),
         }
     };
     plan.models.iter().enumerate().map(describe).collect()
+}
+
+/// The types of the tensors, each once.
+fn dtypes(checkpoint: &Checkpoint) -> Vec<&'static str> {
+    let names: BTreeSet<&str> = checkpoint.tensors().iter().map(|info| info.dtype.safetensors_name()).collect();
+    names.into_iter().collect()
 }
 
 impl Expected {
@@ -223,6 +267,16 @@ impl Expected {
                 model.dtypes.join(", "),
                 units::bytes(model.bytes),
             ]);
+            if let Some(adapter) = &model.adapter {
+                models.row([
+                    format!("  with {}", adapter.name),
+                    "adapter".to_string(),
+                    units::count(adapter.tensors as u64),
+                    units::count(adapter.parameters),
+                    adapter.dtypes.join(", "),
+                    units::bytes(adapter.bytes),
+                ]);
+            }
         }
         let merge = &self.merge;
         let mut facts = Table::new(&[Align::Left, Align::Left]);
@@ -235,6 +289,12 @@ impl Expected {
         facts.row(["tensors", &units::count(merge.tensors as u64)]);
         facts.row(["parameters", &units::parameters(merge.parameters)]);
         facts.row(["type", &merge.dtypes()]);
+        for model in &self.models {
+            if let Some(statistics) = &model.statistics {
+                let size = units::bytes(statistics.bytes);
+                facts.row(["statistics", &format!("of {}: {}, {size}", model.name, statistics.name)]);
+            }
+        }
         facts.row(["files", &units::count(merge.files.len() as u64)]);
         facts.row(["read", &units::bytes(merge.bytes_read)]);
         facts.row(["memory", &format!("{} of buffers, {} threads", units::bytes(self.memory), self.threads)]);

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::progress::PassProgress;
 use crate::shell::Shell;
 use glue_metrics::{Class, Metric, MetricsError, Model, Options, Selection, Similarity, similarity};
-use glue_tensor::{Checkpoint, CheckpointError, write_atomic};
+use glue_tensor::{Checkpoint, CheckpointError, ModelDir, ModelDirError, write_atomic};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -85,7 +85,11 @@ impl Comparison {
 
 fn open(path: &Path) -> Result<Checkpoint, Failure> {
     Checkpoint::open(path).map_err(|error| match error {
-        CheckpointError::NotFound { .. } => Failure::refused(error),
+        // A model with an adapter is no path, and opening it as a model says so.
+        CheckpointError::NotFound { .. } => match ModelDir::open(path) {
+            Err(error @ ModelDirError::WithAdapter { .. }) => Failure::refused(error),
+            _ => Failure::refused(error),
+        },
         error => Failure::failed(error),
     })
 }

@@ -1,6 +1,6 @@
 //! A merge config for any operator, from the parameters that it declares.
 
-use glue_merge::{BaseRule, Kind, Operator, OperatorDef, ParamSpec, Registry, Scope};
+use glue_merge::{BaseRule, Kind, Operator, OperatorDef, ParamSpec, Registry, Scope, StatisticOf};
 use std::fmt::Write;
 
 /// Models that examples merge.
@@ -31,9 +31,16 @@ pub(crate) fn config(def: &OperatorDef, registry: &Registry) -> Option<String> {
         BaseRule::Optional => text.push_str("base_model: models/base  # may be left out\n"),
         BaseRule::Required => text.push_str("base_model: models/base\n"),
     }
+    let measured = operator.statistic().map(|statistic| statistic.of);
+    if measured == Some(StatisticOf::Base) {
+        text.push_str("base_statistics: statistics/base\n");
+    }
     text.push_str("models:\n");
     for model in MODELS.iter().cycle().take(n) {
         let _ = writeln!(text, "  - model: {model}");
+        if measured == Some(StatisticOf::Inputs) {
+            let _ = writeln!(text, "    statistics: {}", model.replace("models", "statistics"));
+        }
         section(&mut text, &operator, Scope::Input, "    ");
     }
     section(&mut text, &operator, Scope::Tensor, "");

@@ -1,7 +1,7 @@
 //! The reference of the operators, from what they declare.
 
 use super::{GENERATED, cell, example};
-use crate::commands::ops::{allowed, base, default, models_besides_base, scope, usual};
+use crate::commands::ops::{allowed, base, default, models_besides_base, scope, statistic, usual};
 use glue_merge::{OperatorDef, Registry};
 use std::fmt::Write;
 
@@ -25,6 +25,9 @@ What is given for a model, or for a source of a slice, comes before what is give
 the top. A parameter per tensor holds for all models; one per tensor and model can be given for each of them or for all. An
 unknown key, a required one that is missing, and a value that is not allowed are errors. [merging.md](merging.md) has
 examples.
+
+An operator with a *statistic* wants numbers besides the weights, which `glue calibrate` measures on data:
+[how they are given](merging.md#statistics).
 ";
 
 /// All operators of `registry`, one section each.
@@ -58,6 +61,9 @@ pub(crate) fn section(def: &OperatorDef, registry: &Registry) -> String {
         models_besides_base(def),
         base(def.base),
     );
+    if let Some(spec) = &def.statistic {
+        let _ = writeln!(text, "- Statistic: `{}`, {}. {}", spec.name, statistic(spec), spec.doc);
+    }
     if !def.params.is_empty() {
         text += "\n| parameter | per | default | usual | allowed | |\n|---|---|---|---|---|---|\n";
     }

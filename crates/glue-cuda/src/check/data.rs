@@ -47,6 +47,7 @@ impl Data {
         match operand {
             Operand::Base => &self.base,
             Operand::Input(i) => &self.inputs[i],
+            Operand::Statistic(_) => &[],
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Attention with its projections: rotary embedding, norms of queries and keys, grouped heads.
 
 use super::observer::Here;
+use crate::gradients::{Stored, Tape};
 use crate::norm::RmsNorm;
-use crate::ops::{AttentionSpec, Segment, attention, linear};
+use crate::ops::{AttentionSpec, Note, Segment, attention, linear, linear_noted};
 use crate::rope::{Angles, rotate};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
@@ -13,12 +14,20 @@ use std::sync::Arc;
 pub(crate) struct Projection {
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Vec<f32>>,
+    /// Where the weight is stored.
+    pub(crate) stored: Stored,
 }
 
 impl Projection {
     /// [rows, in] to [rows, out].
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, self.bias.as_deref())
+    }
+
+    /// The same; on the way back `tape` is told of it.
+    pub(super) fn forward_noted(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+        let note = tape.map(|tape| Note { tape: tape.clone(), stored: self.stored.clone() });
+        linear_noted(x, &self.weight, self.bias.as_deref(), note)
     }
 }
 
@@ -37,9 +46,15 @@ pub(super) struct AttentionBlock {
 
 impl AttentionBlock {
     /// Keys after norm and rope, and values, [rows, kv_heads · head_dim] each, of `x` [rows, hidden].
-    pub(super) fn keys_and_values(&self, x: &Tensor, angles: &Arc<Angles>) -> Result<(Tensor, Tensor)> {
-        let k = self.normed_and_turned(&self.k, &self.k_norm, x, angles)?;
-        Ok((k, self.v.forward(x)?))
+    pub(super) fn keys_and_values(
+        &self,
+        x: &Tensor,
+        angles: &Arc<Angles>,
+        here: &mut Here<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        here.linear_input(x, &[&self.q, &self.k, &self.v])?;
+        let k = self.normed_and_turned(&self.k, &self.k_norm, x, angles, here.tape)?;
+        Ok((k, self.v.forward_noted(x, here.tape)?))
     }
 
     /// The output [rows, hidden] of queries made of `x`.
@@ -52,10 +67,11 @@ impl AttentionBlock {
         segments: Arc<[Segment]>,
         here: &mut Here<'_>,
     ) -> Result<Tensor> {
-        let q = self.normed_and_turned(&self.q, &self.q_norm, x, angles)?;
+        let q = self.normed_and_turned(&self.q, &self.q_norm, x, angles, here.tape)?;
         let y = attention(&q, k, v, segments, &self.spec)?;
         here.attention_output(&y)?;
-        self.o.forward(&y)
+        here.linear_input(&y, &[&self.o])?;
+        self.o.forward_noted(&y, here.tape)
     }
 
     fn normed_and_turned(
@@ -64,10 +80,11 @@ impl AttentionBlock {
         norm: &Option<RmsNorm>,
         x: &Tensor,
         angles: &Arc<Angles>,
+        tape: Option<&Tape>,
     ) -> Result<Tensor> {
-        let mut y = projection.forward(x)?;
+        let mut y = projection.forward_noted(x, tape)?;
         if let Some(norm) = norm {
-            y = norm.forward(&y)?;
+            y = norm.forward(&y, tape)?;
         }
         rotate(&y, angles, self.spec.head_dim)
     }

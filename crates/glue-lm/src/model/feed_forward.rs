@@ -23,12 +23,17 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    pub(super) fn forward(&self, x: &Tensor, here: Option<&mut Here<'_>>) -> Result<Tensor> {
-        let y = gated(&self.gate.forward(x)?, &self.up.forward(x)?, self.activation)?;
-        if let Some(here) = here {
-            here.neurons(&y)?;
+    pub(super) fn forward(&self, x: &Tensor, mut here: Option<&mut Here<'_>>) -> Result<Tensor> {
+        let tape = here.as_ref().and_then(|here| here.tape);
+        if let Some(here) = &mut here {
+            here.linear_input(x, &[&self.gate, &self.up])?;
         }
-        self.down.forward(&y)
+        let y = gated(&self.gate.forward_noted(x, tape)?, &self.up.forward_noted(x, tape)?, self.activation)?;
+        if let Some(here) = &mut here {
+            here.neurons(&y)?;
+            here.linear_input(&y, &[&self.down])?;
+        }
+        self.down.forward_noted(&y, tape)
     }
 }
 

@@ -4,6 +4,7 @@ use super::attention_block::Projection;
 use super::select;
 use crate::architecture::Activation;
 use crate::error::LmError;
+use crate::gradients::Stored;
 use crate::ops::{Routes, gated, mean_of_rows, product_of, shares};
 use crate::train::{GateInfo, GateWeights};
 use crate::tree::{Pass, Sample, Tree};
@@ -70,9 +71,11 @@ pub(crate) fn load_gate(
     let one = |part: &str, out: usize, width: usize| {
         let matrix = format!("{name}{part}weight");
         let weight = tensor(matrix.clone(), &[out, width])?;
-        let weight = weight.ok_or(LmError::MissingTensor { name: matrix, expected: vec![out, width] })?;
+        let missing = || LmError::MissingTensor { name: matrix.clone(), expected: vec![out, width] };
+        let weight = weight.ok_or_else(missing)?;
         let bias = tensor(format!("{name}{part}bias"), &[out])?;
-        Ok::<_, LmError>(Projection { weight, bias: bias.map(|bias| bias.to_f32()) })
+        let stored = Stored { name: matrix.into(), first_row: 0 };
+        Ok::<_, LmError>(Projection { weight, bias: bias.map(|bias| bias.to_f32()), stored })
     };
     Ok(match kind {
         RouterKind::Linear => Gate::Linear(one("", experts, hidden)?),

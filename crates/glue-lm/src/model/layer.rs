@@ -6,6 +6,7 @@ use super::gate::Gates;
 use super::observer::Here;
 use super::select;
 use crate::error::LmError;
+use crate::gradients::Tape;
 use crate::norm::RmsNorm;
 use crate::ops::{Segment, add};
 use crate::rope::Angles;
@@ -47,9 +48,9 @@ pub(super) struct LayerRows<'a> {
 
 impl Layer {
     /// What attention reads, and its keys and values, of the residual stream `x` [rows, hidden].
-    pub(super) fn read(&self, x: &Tensor, angles: &Arc<Angles>) -> Result<Read> {
-        let normed = apply(&self.before_attention, x)?;
-        let (k, v) = self.attention.keys_and_values(&normed, angles)?;
+    pub(super) fn read(&self, x: &Tensor, angles: &Arc<Angles>, here: &mut Here<'_>) -> Result<Read> {
+        let normed = apply(&self.before_attention, x, here.tape)?;
+        let (k, v) = self.attention.keys_and_values(&normed, angles, here)?;
         Ok(Read { normed, k, v })
     }
 
@@ -78,15 +79,15 @@ impl Layer {
                 (select(x, &numbers)?, y)
             }
         };
-        let x = add(&x, &apply(&self.after_attention, &attended)?)?;
-        let read = apply(&self.before_mlp, &x)?;
+        let x = add(&x, &apply(&self.after_attention, &attended, here.tape)?)?;
+        let read = apply(&self.before_mlp, &x, here.tape)?;
         here.mlp_input(&read)?;
         let present = rows.attended.or(rows.keyed);
         let (y, x) = self.mlp.forward(&read, &x, tree, gates, [present, rows.wanted.or(present)], &mut here)?;
-        Ok(add(&x, &apply(&self.after_mlp, &y)?)?)
+        Ok(add(&x, &apply(&self.after_mlp, &y, here.tape)?)?)
     }
 }
 
-fn apply(norm: &Option<RmsNorm>, x: &Tensor) -> Result<Tensor> {
-    norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+fn apply(norm: &Option<RmsNorm>, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+    norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x, tape))
 }

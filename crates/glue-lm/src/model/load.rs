@@ -7,6 +7,7 @@ use super::layer::Layer;
 use super::{Model, Stage, Tail};
 use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
 use crate::error::LmError;
+use crate::gradients::Stored;
 use crate::norm::RmsNorm;
 use crate::ops::AttentionSpec;
 use crate::rope::RopeTables;
@@ -46,13 +47,30 @@ pub(super) fn model(
     };
     let norm = loader.norm("norm", arch.hidden_size)?;
     let tied = arch.tied.unwrap_or(!weights.contains("lm_head.weight"));
-    let head = if tied { embedding.clone() } else { loader.named("lm_head.weight".to_owned(), &vocabulary)? };
+    let embedding_name = format!("{}embed_tokens.weight", loader.prefix);
+    let (head, head_name) = match tied {
+        true => (embedding.clone(), embedding_name.clone()),
+        false => (loader.named("lm_head.weight".to_owned(), &vocabulary)?, "lm_head.weight".to_owned()),
+    };
+    let head = Projection { weight: head, bias: None, stored: Stored { name: head_name.into(), first_row: 0 } };
     loader.check_left_over(tied)?;
     let ropes = arch.ropes.iter().cloned().map(RopeTables::new).collect();
     let weight_bytes = loader.bytes.get();
     drop(loader);
     let routing_log = None;
-    Ok(Model { embedding, layers, tail, norm, head, ropes, weight_bytes, architecture, mixture, routing_log })
+    Ok(Model {
+        embedding_name: embedding_name.into(),
+        embedding,
+        layers,
+        tail,
+        norm,
+        head,
+        ropes,
+        weight_bytes,
+        architecture,
+        mixture,
+        routing_log,
+    })
 }
 
 struct Loader<'a> {
@@ -84,15 +102,21 @@ impl Loader<'_> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, LmError> {
-        let mut weight = self.tensor(&format!("{name}.weight"), &[width])?.to_f32();
+        let name = format!("{name}.weight");
+        let mut weight = self.tensor(&name, &[width])?.to_f32();
         weight.iter_mut().for_each(|w| *w += self.arch.norm_offset);
-        Ok(RmsNorm::new(weight, self.arch.norm_eps))
+        Ok(RmsNorm::new(weight, self.arch.norm_eps).named(format!("{}{name}", self.prefix)))
     }
 
     fn projection(&self, name: &str, out: usize, width: usize, bias: bool) -> Result<Projection, LmError> {
         let weight = self.tensor(&format!("{name}.weight"), &[out, width])?;
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[out])).transpose()?;
-        Ok(Projection { weight, bias: bias.map(|bias| bias.to_f32()) })
+        Ok(Projection { weight, bias: bias.map(|bias| bias.to_f32()), stored: self.stored(&format!("{name}.weight")) })
+    }
+
+    /// A tensor whose name is `name` after the prefix, from its first row on.
+    fn stored(&self, name: &str) -> Stored {
+        Stored { name: format!("{}{name}", self.prefix).into(), first_row: 0 }
     }
 
     /// A layer, or its experts.
@@ -240,17 +264,22 @@ impl Loader<'_> {
     fn experts(&self, index: usize, experts: Experts) -> Result<MixtureOfExperts, LmError> {
         let arch = self.arch;
         let (hidden, inner) = (arch.hidden_size, experts.intermediate_size);
-        let plain = |weight| Projection { weight, bias: None };
         let stacked = format!("layers.{index}.mlp.experts.gate_up_proj");
+        let stacked_down = format!("layers.{index}.mlp.experts.down_proj");
         let activation = arch.activation;
         let (count, options) = (experts.count, experts);
         let (place, experts) = if self.weights.contains(&format!("{}{stacked}", self.prefix)) {
             let gate_up = self.tensor(&stacked, &[experts.count, 2 * inner, hidden])?;
-            let down =
-                self.tensor(&format!("layers.{index}.mlp.experts.down_proj"), &[experts.count, hidden, inner])?;
+            let down = self.tensor(&stacked_down, &[experts.count, hidden, inner])?;
+            // An expert's matrix counts its rows among those of all experts.
+            let slice = |all: &Weight, name: &str, number: usize| {
+                let weight = all.index(number);
+                let first_row = number * weight.shape()[0];
+                Projection { weight, bias: None, stored: Stored { first_row, ..self.stored(name) } }
+            };
             let expert = |number| {
-                let [gate, up] = split(&plain(gate_up.index(number)), [inner, inner]);
-                Mlp { gate, up, down: plain(down.index(number)), activation }
+                let [gate, up] = split(&slice(&gate_up, &stacked, number), [inner, inner]);
+                Mlp { gate, up, down: slice(&down, &stacked_down, number), activation }
             };
             ("mlp", (0..experts.count).map(expert).collect())
         } else if options.shared.is_some() {
@@ -319,6 +348,10 @@ fn split<const N: usize>(all: &Projection, parts: [usize; N]) -> [Projection; N]
     parts.map(|rows| {
         let range = at..at + rows;
         at = range.end;
-        Projection { weight: all.weight.rows(range.clone()), bias: all.bias.as_ref().map(|bias| bias[range].to_vec()) }
+        Projection {
+            weight: all.weight.rows(range.clone()),
+            stored: Stored { first_row: all.stored.first_row + range.start, ..all.stored.clone() },
+            bias: all.bias.as_ref().map(|bias| bias[range].to_vec()),
+        }
     })
 }

@@ -1,6 +1,9 @@
 //! What a pass computes on its way to the logits, for those who compare the units of models.
 
+use super::attention_block::Projection;
 use super::floats;
+use super::inventory::stored_names;
+use crate::gradients::Tape;
 use candle_core::{Result, Tensor};
 
 /// Is shown activations while a pass runs; see [`crate::Model::observe`].
@@ -20,10 +23,15 @@ pub trait Observer {
     /// What goes into the down projection of the MLP, \[rows, intermediate size\]. Not called for a layer with experts, which see
     /// different tokens each.
     fn neurons(&mut self, _layer: usize, _values: &[f32]) {}
+
+    /// What is multiplied with the stored matrices `weights`, each [outputs, width], \[rows, width\]: one call for those that have
+    /// the same input, in the order of the computation, the head last. Not called for an embedding that is the head too, nor for gates
+    /// and the MLPs that they choose among; in layers that they choose among, with the rows that come there.
+    fn linear_input(&mut self, _weights: &[&str], _values: &[f32]) {}
 }
 
 /// Looks at nothing.
-pub(super) struct Unobserved;
+pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {}
 
@@ -31,9 +39,17 @@ impl Observer for Unobserved {}
 pub(super) struct Here<'a> {
     pub(super) observer: &'a mut dyn Observer,
     pub(super) layer: usize,
+    /// Told of weights on the way back.
+    pub(super) tape: Option<&'a Tape>,
 }
 
 impl Here<'_> {
+    /// Shows what is multiplied with these.
+    pub(super) fn linear_input(&mut self, x: &Tensor, projections: &[&Projection]) -> Result<()> {
+        self.observer.linear_input(&stored_names(projections), &floats(x)?);
+        Ok(())
+    }
+
     /// Shows what goes into the output projection.
     pub(super) fn attention_output(&mut self, x: &Tensor) -> Result<()> {
         self.observer.attention_output(self.layer, &floats(x)?);
@@ -64,7 +80,9 @@ mod tests {
     struct All {
         residual: Vec<Vec<f32>>,
         attention: Vec<Vec<f32>>,
+        mlp: Vec<Vec<f32>>,
         neurons: Vec<Vec<f32>>,
+        linear: Vec<(Vec<String>, Vec<f32>)>,
     }
 
     fn keep(list: &mut Vec<Vec<f32>>, at: usize, values: &[f32]) {
@@ -81,9 +99,62 @@ mod tests {
             keep(&mut self.attention, layer, values);
         }
 
+        fn mlp_input(&mut self, layer: usize, values: &[f32]) {
+            keep(&mut self.mlp, layer, values);
+        }
+
         fn neurons(&mut self, layer: usize, values: &[f32]) {
             keep(&mut self.neurons, layer, values);
         }
+
+        fn linear_input(&mut self, weights: &[&str], values: &[f32]) {
+            self.linear.push((weights.iter().map(|&name| name.to_owned()).collect(), values.to_vec()));
+        }
+    }
+
+    /// Every input of a matrix is seen once by the names of the stored tensors, and is what the other ways to look say it is.
+    fn check_inputs(dir: &str) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(dir);
+        let model = Model::open(&dir).unwrap();
+        let mut tree = Tree::new();
+        tree.push(None, &[1, 40, 41, 42]);
+        tree.push(None, &[5, 60, 61]);
+        let last = model.num_layers() + 1;
+        let output = model.forward(&mut tree.clone(), &Want { hidden: &[last], ..Want::NOTHING }).unwrap();
+        let mut all = All::default();
+        model.observe(&mut tree, &mut all).unwrap();
+        let inputs = model.linear_inputs().unwrap();
+        let seen: Vec<&[String]> = all.linear.iter().map(|(names, _)| &names[..]).collect();
+        assert_eq!(seen, inputs.iter().map(|input| &input.weights[..]).collect::<Vec<_>>(), "{}", dir.display());
+        for (input, (_, values)) in inputs.iter().zip(&all.linear) {
+            assert_eq!(values.len(), 7 * input.width, "{input:?}");
+        }
+        for layer in 0..model.num_layers() {
+            let of_layer = &all.linear[4 * layer..4 * layer + 4];
+            for (place, values) in [(1, &all.attention[layer]), (2, &all.mlp[layer]), (3, &all.neurons[layer])] {
+                assert_eq!(&of_layer[place].1, values, "layer {layer}, {:?}", of_layer[place].0);
+            }
+            // What queries are made of is normed before, or is the residual stream itself.
+            let super::super::Stage::One(weights) = &model.layers[layer] else { panic!("one layer") };
+            let stream = Tensor::from_slice(&all.residual[layer], (7, model.hidden_size()), &Device::Cpu).unwrap();
+            let normed =
+                weights.before_attention.as_ref().map_or(stream.clone(), |n| n.forward(&stream, None).unwrap());
+            assert_eq!(of_layer[0].1, crate::ops::elements(&normed).unwrap());
+        }
+        if let Some((_, head)) = all.linear.get(4 * model.num_layers()) {
+            assert_eq!(*head, crate::ops::elements(&output.hidden[0]).unwrap());
+        }
+    }
+
+    #[test]
+    fn inputs_of_matrices_are_seen_by_the_names_of_the_tensors() {
+        for dir in ["zoo/base-a", "archs/phi3", "archs/gemma2", "archs/olmo2", "archs/llama3-scaled-tied"] {
+            check_inputs(dir);
+        }
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/archs/phi3");
+        let inputs = Model::open(&dir).unwrap().linear_inputs().unwrap();
+        assert_eq!(inputs[0].weights, ["model.layers.0.self_attn.qkv_proj.weight"]);
+        assert_eq!(inputs[2].weights, ["model.layers.0.mlp.gate_up_proj.weight"]);
     }
 
     #[test]

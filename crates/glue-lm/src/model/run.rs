@@ -9,6 +9,7 @@ use super::layer::{Layer, LayerRows, SomeRows};
 use super::observer::{Here, Observer};
 use super::{GateOutput, Model, Stage, Tail, floats, select};
 use crate::error::LmError;
+use crate::gradients::Tape;
 use crate::ops::{Routes, Segment, combine};
 use crate::rope::{Angles, RopeTables};
 use crate::train::GateWeights;
@@ -27,8 +28,10 @@ pub(super) struct Request<'a> {
     pub(super) keep: bool,
     /// Weights of the gates, in place of the stored ones.
     pub(super) gates: Option<&'a [GateWeights]>,
-    /// Whether the observer is shown the residual stream of all rows after each layer.
+    /// Whether the observer is shown the residual stream of all rows after each layer, and what goes into the head.
     pub(super) observing: bool,
+    /// Told of weights on the way back.
+    pub(super) tape: Option<&'a Tape>,
 }
 
 /// What a pass gave.
@@ -49,7 +52,7 @@ impl Model {
         observer: &mut dyn Observer,
     ) -> Result<Reply, LmError> {
         let num_layers = self.num_layers();
-        let Request { wanted, hidden, keep, gates, observing } = request;
+        let Request { wanted, hidden, keep, gates, observing, tape } = request;
         self.check(tree, pass, hidden)?;
         let routes_samples = self.routes_samples();
         if routes_samples && pass.samples.iter().any(|sample| !sample.decided && sample.prompt.is_empty()) {
@@ -71,10 +74,14 @@ impl Model {
             segments: None,
             gates: Gates::new(pass, gates),
             observer,
+            tape,
             slot: 0,
         };
         let mut states = Vec::new();
         let mut x = self.embed(&pass.tokens)?;
+        if let Some(tape) = tape {
+            x = tape.begins_with(&x)?;
+        }
         for (index, stage) in self.layers.iter().enumerate() {
             run.observer.residual(index, &floats(&x)?);
             if hidden.contains(&index) {
@@ -93,8 +100,11 @@ impl Model {
         if hidden.contains(&num_layers) {
             states.push((num_layers, x.clone()));
         }
+        let mut normed = self.norm.forward(&x, tape)?;
+        if observing && !self.is_tied() {
+            run.observer.linear_input(&[self.head_name()], &floats(&normed)?);
+        }
         let Gates { said, kept, .. } = run.gates;
-        let mut normed = self.norm.forward(&x)?;
         if hidden.contains(&(num_layers + 1)) {
             states.push((num_layers + 1, normed.clone()));
         }
@@ -128,6 +138,7 @@ struct Run<'a> {
     segments: Option<Arc<[Segment]>>,
     gates: Gates<'a>,
     observer: &'a mut dyn Observer,
+    tape: Option<&'a Tape>,
     /// The next place for keys and values.
     slot: usize,
 }
@@ -179,7 +190,8 @@ impl Run<'_> {
         }
         let around = &self.angles[self.model.architecture.layers[index].rope];
         let around = rows.keyed.map_or_else(|| Arc::clone(around), |keyed| Arc::new(around.select(keyed)));
-        let read = layer.read(x, &around)?;
+        let mut here = Here { observer: &mut *self.observer, layer: index, tape: self.tape };
+        let read = layer.read(x, &around, &mut here)?;
         let out = if nothing_attended {
             no_rows()?
         } else {
@@ -191,7 +203,6 @@ impl Run<'_> {
             if whole {
                 self.segments = Some(Arc::clone(&segments));
             }
-            let here = Here { observer: &mut *self.observer, layer: index };
             layer.forward(x, &read, &around, rows, segments, self.tree, &mut self.gates, here)?
         };
         if self.keep {

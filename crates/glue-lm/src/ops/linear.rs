@@ -1,23 +1,37 @@
 //! `x · Wᵀ + b` with `W` in its stored type: blocks of rows are widened into cache and multiplied there.
 
 use super::{PARALLEL_FROM, elements, floats};
+use crate::gradients::{Stored, Tape};
 use crate::weight::{Rows, Weight};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Floats of a widened block of weights: with its share of the inputs it stays in a core's L2 cache.
 const BLOCK: usize = 1 << 16;
 
 /// `x · wᵀ + bias` for `x` of shape [T, K], `w` of shape [N, K] and `bias` of length N: [T, N].
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&[f32]>) -> Result<Tensor> {
-    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec) })
+    linear_noted(x, w, bias, None)
+}
+
+/// The same; on the way back the tape of `note` is told of it.
+pub(crate) fn linear_noted(x: &Tensor, w: &Weight, bias: Option<&[f32]>, note: Option<Note>) -> Result<Tensor> {
+    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), note })
+}
+
+/// Who is told of a product on the way back, and what the weight is called.
+pub(crate) struct Note {
+    pub(crate) tape: Tape,
+    pub(crate) stored: Stored,
 }
 
 struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
+    note: Option<Note>,
 }
 
 impl CustomOp1 for Linear {
@@ -51,11 +65,14 @@ impl CustomOp1 for Linear {
         Ok((CpuStorage::F32(y), Shape::from((t, n))))
     }
 
-    /// The gradient of the input: `grad · W`. The weight is a constant.
+    /// The gradient of the input: `grad · W`. The weight is a constant to candle.
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (t, n) = grad.dims2()?;
         let k = x.dim(1)?;
-        let grad = elements(grad)?;
+        let grad = Arc::new(elements(grad)?);
+        if let Some(Note { tape, stored }) = &self.note {
+            tape.product(stored, x, &grad, self.bias.is_some())?;
+        }
         let mut out = vec![0.0; t * k];
         if t > 0 && n > 0 && k > 0 {
             let weight = self.weight.reader();

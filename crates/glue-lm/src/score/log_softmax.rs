@@ -5,11 +5,11 @@ use rayon::prelude::*;
 
 /// What turns a row of logits into log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct RowSums {
+pub(crate) struct RowSums {
     /// log Σ exp of the row.
-    pub(super) log_sum: f64,
+    pub(crate) log_sum: f64,
     /// The first of the largest.
-    pub(super) argmax: usize,
+    pub(crate) argmax: usize,
 }
 
 /// Elements summed in f32 before they go into the sum in f64.
@@ -19,7 +19,7 @@ const BLOCK: usize = 256;
 const PARALLEL_FROM: usize = 1 << 20;
 
 /// For each row of `width` logits.
-pub(super) fn row_sums(logits: &[f32], width: usize) -> Vec<RowSums> {
+pub(crate) fn row_sums(logits: &[f32], width: usize) -> Vec<RowSums> {
     if logits.len() < PARALLEL_FROM {
         logits.chunks_exact(width).map(one).collect()
     } else {

@@ -5,6 +5,7 @@ use crate::def::Operator;
 use crate::host::Slices;
 use crate::params::{Kind, ParamSpec, Scope, Setting, Value};
 use crate::random::ElementRng;
+use crate::statistic::{StatisticShape, StatisticSpec};
 
 /// Shapes of tensors that are merged in every way there is.
 pub(super) const SHAPES: &[&[usize]] =
@@ -33,17 +34,18 @@ pub(super) enum Data {
 pub(super) struct Operands {
     pub(super) base: Option<Vec<f32>>,
     pub(super) inputs: Vec<Vec<f32>>,
+    pub(super) statistics: Vec<Vec<f32>>,
+}
+
+/// From −1 to 1.
+fn even(word: u32) -> f32 {
+    (f64::from(word) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
 }
 
 impl Operands {
-    pub(super) fn new(data: Data, has_base: bool, n_inputs: usize, len: usize) -> Self {
-        let words = |operand| {
-            let mut words = vec![0; len];
-            ElementRng::new(0, "conformance", operand).fill(0, &mut words);
-            words
-        };
-        // From −1 to 1.
-        let even = |word: u32| (f64::from(word) / f64::from(u32::MAX) * 2.0 - 1.0) as f32;
+    pub(super) fn new(data: Data, tensor: &TensorSpec<'_>) -> Self {
+        let len = tensor.len();
+        let words = |operand| words("conformance", operand, len);
         let base: Vec<f32> = words(0)
             .into_iter()
             .map(|word| match data {
@@ -64,19 +66,62 @@ impl Operands {
                 })
                 .collect()
         };
-        Self { inputs: (1..=n_inputs).map(changed).collect(), base: has_base.then_some(base) }
+        let statistic = |i| tensor.statistic.map_or(Vec::new(), |statistic| measured(data, tensor, statistic, i));
+        Self {
+            inputs: (1..=tensor.n_inputs).map(changed).collect(),
+            statistics: (0..tensor.n_statistics()).map(statistic).collect(),
+            base: tensor.has_base.then_some(base),
+        }
     }
 
     /// Calls `see` with the operands as a source.
     pub(super) fn lend<T>(&self, see: impl FnOnce(&Slices<'_>) -> T) -> T {
         let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
-        see(&Slices { base: self.base.as_deref(), inputs: &inputs })
+        let statistics: Vec<&[f32]> = self.statistics.iter().map(Vec::as_slice).collect();
+        see(&Slices { base: self.base.as_deref(), inputs: &inputs, statistics: &statistics })
     }
 }
 
+fn words(name: &str, operand: usize, len: usize) -> Vec<u32> {
+    let mut words = vec![0; len];
+    ElementRng::new(0, name, operand).fill(0, &mut words);
+    words
+}
+
+/// A statistic as data could give it: not negative, with exact zeros and ties where the data is coarse; of products of
+/// columns, a matrix that is positive definite but for columns of zeros.
+fn measured(data: Data, tensor: &TensorSpec<'_>, statistic: &StatisticSpec, i: usize) -> Vec<f32> {
+    let shape = statistic.shape.of(tensor.shape);
+    let one = |word: u32| match data {
+        Data::Coarse => ((word >> 16) % 5) as f32 / 4.0,
+        Data::Zero => 0.0,
+        Data::Smooth | Data::Unchanged => even(word).powi(2),
+    };
+    let name = "conformance statistics";
+    if statistic.shape != StatisticShape::Gram {
+        return words(name, i, shape.iter().product()).into_iter().map(one).collect();
+    }
+    let n = shape[0];
+    let column: Vec<f32> = words(name, i, n).into_iter().map(one).collect();
+    let mut products = vec![0.0; n * n];
+    for (j, row) in products.chunks_exact_mut(n.max(1)).enumerate() {
+        for ((k, product), other) in row.iter_mut().enumerate().zip(&column) {
+            let alternating = if (j + k) % 2 == 0 { 0.5 } else { -0.5 };
+            *product = column[j] * other * if j == k { 1.0 } else { alternating };
+        }
+    }
+    products
+}
+
 /// The tensor that is merged.
-pub(super) fn tensor(shape: &[usize], has_base: bool, n_inputs: usize) -> TensorSpec<'_> {
-    TensorSpec { name: "model.layers.1.mlp.up_proj.weight", shape, has_base, n_inputs, layer: Some((1, 4)), seed: 7 }
+pub(super) fn tensor<'a>(
+    shape: &'a [usize],
+    has_base: bool,
+    n_inputs: usize,
+    statistic: Option<&'a StatisticSpec>,
+) -> TensorSpec<'a> {
+    let (name, layer) = ("model.layers.1.mlp.up_proj.weight", Some((1, 4)));
+    TensorSpec { name, shape, has_base, n_inputs, layer, seed: 7, statistic }
 }
 
 pub(super) type Given = Vec<(&'static str, Setting)>;

@@ -6,6 +6,7 @@ use crate::error::MergeError;
 use crate::host::Slices;
 use crate::kernel::Kernel;
 use crate::random::ElementRng;
+use crate::statistic::StatisticShape;
 use std::ops::Range;
 
 /// Runs tasks one by one, in an order of its own, and says that it runs several at once.
@@ -84,7 +85,7 @@ fn fill(map: &dyn Map, tensor: &TensorSpec<'_>, operands: &Slices<'_>, chance: &
         blocks.append(&mut uneven(span, unit, chance));
     }
     for range in chance.shuffled(blocks) {
-        see(operands, &range, |block| {
+        see(tensor, operands, &range, |block| {
             map.merge(block, &mut merged[range.clone()]);
         });
     }
@@ -133,7 +134,7 @@ fn gather(
     for s in order {
         let at = if free { chance.below(3) } else { s };
         for range in uneven(spans[s].clone(), unit, chance) {
-            see(operands, &range, |block| {
+            see(tensor, operands, &range, |block| {
                 survey.observe(&mut partials[at], block);
             });
         }
@@ -180,7 +181,11 @@ fn uneven(span: Range<usize>, unit: usize, chance: &mut Chance) -> Vec<Range<usi
     blocks
 }
 
-fn see(operands: &Slices<'_>, range: &Range<usize>, see: impl FnOnce(&Block<'_>)) {
+fn see(tensor: &TensorSpec<'_>, operands: &Slices<'_>, range: &Range<usize>, see: impl FnOnce(&Block<'_>)) {
+    let base = operands.base.map(|x| &x[range.clone()]);
     let inputs: Vec<&[f32]> = operands.inputs.iter().map(|x| &x[range.clone()]).collect();
-    see(&Block { offset: range.start, base: operands.base.map(|x| &x[range.clone()]), inputs: &inputs });
+    let in_parts = tensor.statistic.is_some_and(|statistic| statistic.shape == StatisticShape::Same);
+    let part = |x: &[f32]| if in_parts { range.clone() } else { 0..x.len() };
+    let statistics: Vec<&[f32]> = operands.statistics.iter().map(|x| &x[part(x)]).collect();
+    see(&Block { offset: range.start, base, inputs: &inputs, statistics: &statistics });
 }

@@ -5,6 +5,7 @@ use crate::contract::{Block, Grain, Map, Operand, Plan, Survey};
 use crate::def::InputRule;
 use crate::kernel::Kernel;
 use crate::params::Interval;
+use crate::statistic::StatisticShape;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 #[test]
@@ -29,6 +30,8 @@ fn operators_without_an_order_conform_to_that_as_well() {
         &ram::PLUS_TL,
         &consensus_ta::DEF,
         &pcb::DEF,
+        &fisher::DEF,
+        &aim::DEF,
     ] {
         Conformance::new(def).symmetric().check();
     }
@@ -40,7 +43,16 @@ fn wrappers_conform_around_plans_of_every_sort() {
     use operators::*;
     for inner in [&slerp::DEF, &nearswap::DEF, &della::TIES, &arcee_fusion::DEF, &model_stock::DEF] {
         Conformance::new(&lines::DEF).around(inner).check();
+        Conformance::new(&aim::DEF).around(inner).check();
     }
+}
+
+/// An operator whose statistic is handed on by a wrapper that has none of its own.
+#[test]
+fn wrappers_conform_around_operators_with_statistics() {
+    static DEF: OperatorDef = MEASURED;
+    check_operator(&DEF);
+    Conformance::new(&operators::lines::DEF).around(&DEF).check();
 }
 
 /// What a faulty map does to a block.
@@ -66,7 +78,36 @@ const SOUND: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[],
+    statistic: None,
     plan: |_, _| Ok(Plan::map(Fault(|block, out| out.copy_from_slice(block.inputs[0])))),
+};
+
+/// The first model, drawn back to the base by what the statistic of its column says.
+struct Measured;
+
+impl Map for Measured {
+    fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
+        let columns = block.statistics[0];
+        for (j, out) in out.iter_mut().enumerate() {
+            let (base, x) = (block.base()[j], block.inputs[0][j]);
+            *out = base + (x - base) * columns[(block.offset + j) % columns.len()];
+        }
+    }
+
+    fn grain(&self) -> Grain {
+        Grain::Element
+    }
+}
+
+const MEASURED: OperatorDef = OperatorDef {
+    statistic: Some(StatisticSpec {
+        name: "activation",
+        doc: "Size of a column.",
+        shape: StatisticShape::Columns,
+        of: StatisticOf::Inputs,
+    }),
+    plan: |tensor, _| Ok(if tensor.statistic.is_some() { Plan::map(Measured) } else { Plan::Copy(Operand::Base) }),
+    ..SOUND
 };
 
 fn check(def: &'static OperatorDef, promise: &str) {
@@ -101,6 +142,12 @@ fn incomplete_definitions_are_found() {
     static WORDS: OperatorDef =
         OperatorDef { params: &[ParamSpec::choice("m", "Mode.", &["a", "b"], [Some("c"), None], "a")], ..SOUND };
     check(&WORDS, "what true and false stand for is among the choices");
+    const OF_BASE: Option<StatisticSpec> =
+        Some(StatisticSpec { name: "Of base", doc: "", shape: StatisticShape::Same, of: StatisticOf::Base });
+    static STATISTIC: OperatorDef = OperatorDef { statistic: OF_BASE, base: BaseRule::Unused, ..SOUND };
+    check(&STATISTIC, "names are of lower-case letters");
+    check(&STATISTIC, "the definition is complete");
+    check(&STATISTIC, "a statistic of the base is wanted by an operator that has one");
     static WRAPS: OperatorDef = OperatorDef { params: &[ParamSpec::operator("operator", "Inner.")], ..SOUND };
     let around = Conformance::new(&WRAPS).around(&operators::linear::DEF).broken();
     assert!(around[0].starts_with("it can wrap what it is told to"), "{around:?}");
@@ -134,6 +181,26 @@ fn maps_that_leave_elements_out_are_found() {
         ..SOUND
     };
     check(&LAZY, "results do not depend on the order and the grouping of blocks");
+}
+
+/// Columns are those of the tensor, not of the block.
+#[test]
+fn statistics_that_are_taken_for_those_of_the_block_are_found() {
+    static SHIFTED: OperatorDef = OperatorDef {
+        plan: |tensor, _| {
+            Ok(match tensor.statistic {
+                None => Plan::Copy(Operand::Base),
+                Some(_) => Plan::map(Fault(|block, out| {
+                    let columns = block.statistics[0];
+                    for (j, (out, x)) in out.iter_mut().zip(block.inputs[0]).enumerate() {
+                        *out = x * columns[j % columns.len()];
+                    }
+                })),
+            })
+        },
+        ..MEASURED
+    };
+    check(&SHIFTED, "results do not depend on the length of blocks");
 }
 
 #[test]

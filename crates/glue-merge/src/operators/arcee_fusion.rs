@@ -22,6 +22,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::exactly(1),
     base: BaseRule::Required,
     params: &[],
+    statistic: None,
     plan,
 };
 

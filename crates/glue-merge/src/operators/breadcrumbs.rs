@@ -16,6 +16,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false)],
+    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, false)),
 };
 
@@ -24,6 +25,7 @@ pub const TIES: OperatorDef = OperatorDef {
     name: "breadcrumbs_ties",
     summary: "Drops the smallest and the very largest elements of each task vector, then elects signs as TIES does.",
     formula: "τi trimmed as by breadcrumbs, then as ties",
+    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, true)),
     ..DEF
 };

@@ -33,6 +33,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         ParamSpec::number("alpha", "Factor on the sum of the task vectors.", Interval::ANY, (0.1, 1.5)).or(1.0),
     ],
+    statistic: None,
     plan,
 };
 

@@ -18,6 +18,7 @@ pub const LINEAR: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, DENSITY, LAMBDA, RESCALE, normalize(false)],
+    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, false)),
 };
 
@@ -26,6 +27,7 @@ pub const TIES: OperatorDef = OperatorDef {
     name: "dare_ties",
     summary: "Drops elements of each task vector at random, rescales the rest, and elects signs as TIES does.",
     formula: "τi trimmed as by dare_linear, then as ties",
+    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, true)),
     ..LINEAR
 };

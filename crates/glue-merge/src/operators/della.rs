@@ -24,6 +24,7 @@ pub const LINEAR: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, DENSITY, EPSILON, LAMBDA, RESCALE, normalize(false)],
+    statistic: None,
     plan: |tensor, params| plan(tensor, params, LINEAR.name, false),
 };
 
@@ -33,6 +34,7 @@ pub const TIES: OperatorDef = OperatorDef {
     summary: "Drops elements of each task vector at random, small ones more often, rescales the rest, and elects signs as TIES does.",
     formula: "τi trimmed as by della_linear, then as ties",
     params: &[WEIGHT, DENSITY, EPSILON, LAMBDA, RESCALE, normalize(true)],
+    statistic: None,
     plan: |tensor, params| plan(tensor, params, TIES.name, true),
     ..LINEAR
 };

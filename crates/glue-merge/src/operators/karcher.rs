@@ -30,6 +30,7 @@ pub const DEF: OperatorDef = OperatorDef {
         )
         .or(1e-5),
     ],
+    statistic: None,
     plan,
 };
 

@@ -18,6 +18,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
         ParamSpec::flag("normalize", "Divide by the sum of the weights.", true),
     ],
+    statistic: None,
     plan,
 };
 

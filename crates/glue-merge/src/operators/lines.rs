@@ -2,7 +2,8 @@
 //! scaling prevents forgetting and enhances model merging", arXiv 2410.17146.
 //!
 //! The first of L layers is scaled by alpha, the last by alpha + beta, those between linearly. Tensors outside of the
-//! layers are scaled by alpha, as the authors do. The wrapped operator sees θ0 + s·τi in the place of θi.
+//! layers are scaled by alpha, as the authors do. The wrapped operator sees θ0 + s·τi in the place of θi, and the
+//! statistics that it declares as they are.
 
 use super::combination::combination;
 use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
@@ -30,6 +31,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         ParamSpec::number("beta", "By how much the factor is greater in the last layer.", Interval::ANY, (0.0, 1.0)),
     ],
+    statistic: None,
     plan,
 };
 
@@ -64,7 +66,7 @@ impl Scaling {
         let s = self.factor;
         match plan {
             _ if s == 1.0 => plan,
-            Plan::Copy(Operand::Base) => plan,
+            Plan::Copy(Operand::Base | Operand::Statistic(_)) => plan,
             Plan::Copy(Operand::Input(i)) => {
                 let one = |j| if i == j { s } else { 0.0 };
                 combination(1.0 - s, (0..self.inputs).map(one))
@@ -95,7 +97,7 @@ impl Scaling {
             inputs.push(&*out);
             rest = later;
         }
-        see(&Block { offset: block.offset, base: block.base, inputs: &inputs });
+        see(&Block { inputs: &inputs, ..*block });
     }
 }
 
@@ -134,6 +136,10 @@ impl Survey for ScaledSurvey {
         self.survey.order_free()
     }
 
+    fn working_bytes(&self) -> u64 {
+        self.survey.working_bytes()
+    }
+
     fn partial(&self) -> AnyPartial {
         self.survey.partial()
     }
@@ -168,8 +174,9 @@ mod tests {
         let operator = Registry::builtin().operator(operator.0, operator.1).unwrap();
         let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, Setting::Number(*value))).collect();
         let params = operator.params(&settings, &[vec![], vec![]]).unwrap();
-        let tensor = TensorSpec { name: "weight", shape: &[6], has_base: true, n_inputs: 2, layer, seed: 0 };
-        let operands = Slices { base: Some(&BASE), inputs: &INPUTS };
+        let tensor =
+            TensorSpec { name: "weight", shape: &[6], has_base: true, n_inputs: 2, layer, seed: 0, statistic: None };
+        let operands = Slices { base: Some(&BASE), inputs: &INPUTS, statistics: &[] };
         merge_with(&Driver::default(), &operator, &params, &tensor, &operands).unwrap()
     }
 

@@ -1,5 +1,6 @@
 //! The built-in operators, one file each.
 
+pub mod aim;
 pub mod arcee_fusion;
 pub mod breadcrumbs;
 mod chunks;
@@ -7,6 +8,7 @@ mod combination;
 pub mod consensus_ta;
 pub mod dare;
 pub mod della;
+pub mod fisher;
 pub mod karcher;
 pub mod linear;
 pub mod lines;
@@ -53,4 +55,6 @@ pub const ALL: &[&OperatorDef] = &[
     &consensus_ta::DEF,
     &pcb::DEF,
     &lines::DEF,
+    &fisher::DEF,
+    &aim::DEF,
 ];

@@ -19,6 +19,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(2),
     base: BaseRule::Required,
     params: &[ParamSpec::flag("filter_wise", "A ratio for each row instead of one for the tensor.", false)],
+    statistic: None,
     plan,
 };
 

@@ -31,6 +31,7 @@ pub const DEF: OperatorDef = OperatorDef {
         )
         .or(1e-8),
     ],
+    statistic: None,
     plan,
 };
 

@@ -19,6 +19,7 @@ pub const DEF: OperatorDef = OperatorDef {
         Interval::closed(0.0, f64::INFINITY),
         (0.0, 0.01),
     )],
+    statistic: None,
     plan,
 };
 

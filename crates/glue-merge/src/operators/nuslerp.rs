@@ -26,6 +26,7 @@ pub const DEF: OperatorDef = OperatorDef {
             false,
         ),
     ],
+    statistic: None,
     plan,
 };
 

@@ -15,6 +15,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::exactly(1),
     base: BaseRule::Unused,
     params: &[ParamSpec::number("scale", "Factor on every element.", Interval::ANY, (0.0, 1.0)).or(1.0).per_input()],
+    statistic: None,
     plan,
 };
 

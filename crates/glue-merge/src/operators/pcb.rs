@@ -30,6 +30,7 @@ pub const DEF: OperatorDef = OperatorDef {
             .per_input(),
         LAMBDA,
     ],
+    statistic: None,
     plan,
 };
 

@@ -16,6 +16,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[EPSILON],
+    statistic: None,
     plan: |tensor, params| {
         Ok(Plan::map(Ram { epsilon: params.number("epsilon") as f32, boost: vec![1.0; tensor.n_inputs] }))
     },
@@ -43,6 +44,7 @@ pub const PLUS_TL: OperatorDef = OperatorDef {
         )
         .or(0.2),
     ],
+    statistic: None,
     plan: plus,
     ..DEF
 };

@@ -30,6 +30,7 @@ pub const DEF: OperatorDef = OperatorDef {
         (0.1, 1.0),
     )
     .or(1.0)],
+    statistic: None,
     plan,
 };
 

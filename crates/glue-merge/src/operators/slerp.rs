@@ -24,6 +24,7 @@ pub const DEF: OperatorDef = OperatorDef {
         Interval::ANY,
         (0.0, 1.0),
     )],
+    statistic: None,
     plan,
 };
 

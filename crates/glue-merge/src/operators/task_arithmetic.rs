@@ -13,6 +13,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, normalize(false)],
+    statistic: None,
     plan: |tensor, params| Ok(Task::new(params, false, false).plan(Keep, tensor.len())),
 };
 

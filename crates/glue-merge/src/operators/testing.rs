@@ -2,7 +2,7 @@
 
 use crate::def::{Operator, OperatorDef};
 use crate::error::MergeError;
-use crate::host::merge_slices;
+use crate::host::merge_slices_with_statistics;
 use crate::params::Setting;
 
 /// A key and a number; flags are 0 or 1.
@@ -18,12 +18,14 @@ pub(crate) struct Merge<'a> {
     pub(crate) shape: &'a [usize],
     pub(crate) base: Option<&'a [f32]>,
     pub(crate) inputs: &'a [&'a [f32]],
+    /// Those that the operator declares; none when empty.
+    pub(crate) statistics: &'a [&'a [f32]],
 }
 
 impl<'a> Merge<'a> {
-    /// Of flat inputs, without a base and settings.
+    /// Of flat inputs, without a base, settings and statistics.
     pub(crate) fn of(def: &'static OperatorDef, inputs: &'a [&'a [f32]]) -> Self {
-        Self { def, settings: &[], own: &[], shape: &[], base: None, inputs }
+        Self { def, settings: &[], own: &[], shape: &[], base: None, inputs, statistics: &[] }
     }
 
     pub(crate) fn run(&self) -> Result<Vec<f32>, MergeError> {
@@ -34,7 +36,7 @@ impl<'a> Merge<'a> {
         let params = operator.params(&settings, &(0..self.inputs.len()).map(own).collect::<Vec<_>>())?;
         let flat = [self.inputs[0].len()];
         let shape = if self.shape.is_empty() { &flat } else { self.shape };
-        merge_slices(&operator, &params, shape, self.base, self.inputs)
+        merge_slices_with_statistics(&operator, &params, shape, self.base, self.inputs, self.statistics)
     }
 
     /// Checks that the result is `expected`, but for a few roundings of `f32`.

@@ -22,6 +22,7 @@ pub const DEF: OperatorDef = OperatorDef {
         normalize(true),
         ParamSpec::flag("rescale", "Restore the L1 norm that each task vector had before it was trimmed.", false),
     ],
+    statistic: None,
     plan,
 };
 

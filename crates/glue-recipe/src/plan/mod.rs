@@ -11,7 +11,8 @@ pub use opened::OpenModels;
 use crate::error::RecipeError;
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
-use glue_tensor::{Config, Dtype, ModelDir};
+use glue_tensor::adapter::Change;
+use glue_tensor::{Adapter, Checkpoint, Config, Dtype, ModelDir};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +47,30 @@ pub struct PlannedModel {
     pub name: String,
     /// The opened directory.
     pub dir: Arc<ModelDir>,
+    /// The adapter that is applied to it as it is read.
+    pub adapter: Option<PlannedAdapter>,
+    /// Its statistics, where the recipe gives some.
+    pub statistics: Option<PlannedStatistics>,
+}
+
+/// An adapter of a plan.
+#[derive(Debug)]
+pub struct PlannedAdapter {
+    /// The model without the adapter, as written.
+    pub model: String,
+    /// The adapter, as written.
+    pub name: String,
+    /// The opened directory.
+    pub dir: Arc<Adapter>,
+}
+
+/// The statistics of a model: numbers that were measured on data. The one called `S` of tensor `T` is the tensor `T.S`.
+#[derive(Debug, Clone)]
+pub struct PlannedStatistics {
+    /// As written in the recipe.
+    pub name: String,
+    /// The opened files.
+    pub checkpoint: Arc<Checkpoint>,
 }
 
 /// A tensor of a model.
@@ -83,6 +108,9 @@ pub enum Action {
         base: Option<TensorRef>,
         /// The inputs, the base not among them.
         inputs: Vec<TensorRef>,
+        /// The statistics that the operator wants, in the statistics of their models; empty where there are none of
+        /// this tensor.
+        statistics: Vec<TensorRef>,
     },
     /// As it is, because it does not hold floating-point numbers.
     Copy(TensorRef),
@@ -137,7 +165,7 @@ pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, RecipeE
 impl MergePlan {
     /// What the operator is told about a tensor before it sees an element.
     pub fn spec<'a>(&self, tensor: &'a TensorPlan) -> glue_merge::TensorSpec<'a> {
-        spec(tensor, self.seed)
+        spec(tensor, &self.operator, self.seed)
     }
 
     /// The operator's plan for a tensor; `None` for one that is copied.
@@ -158,6 +186,41 @@ impl MergePlan {
     pub fn info(&self, tensor: &TensorRef) -> &glue_tensor::TensorInfo {
         let checkpoint = self.models[tensor.model].dir.checkpoint();
         checkpoint.info(&tensor.name).expect("a plan refers to tensors that are there")
+    }
+
+    /// What an adapter does to `tensor` before it is merged; `None` when it is merged as the checkpoint has it.
+    ///
+    /// # Panics
+    /// On a reference that is not from this plan.
+    pub fn change(&self, tensor: &TensorRef) -> Option<(&Adapter, &Change)> {
+        let adapter = &*self.models[tensor.model].adapter.as_ref()?.dir;
+        Some((adapter, adapter.change(&tensor.name)?))
+    }
+
+    /// Bytes of files that `tensor` is read from: its own, unless an adapter replaces it, and those of the adapter.
+    fn operand_bytes(&self, tensor: &TensorRef) -> u64 {
+        let own = self.info(tensor).n_bytes() as u64;
+        match self.change(tensor) {
+            Some((adapter, change)) => adapter.n_bytes(change) + if change.full.is_some() { 0 } else { own },
+            None => own,
+        }
+    }
+
+    /// A [statistic](TensorPlan::statistics), in the statistics of its model.
+    ///
+    /// # Panics
+    /// On a reference that is not from this plan, or not to a statistic.
+    pub fn statistic(&self, statistic: &TensorRef) -> glue_tensor::TensorView<'_> {
+        let statistics = self.models[statistic.model].statistics.as_ref();
+        let view = statistics.and_then(|statistics| statistics.checkpoint.get(&statistic.name));
+        view.expect("a plan refers to statistics that are there")
+    }
+
+    /// Bytes of every operand and statistic of a tensor, with what adapters add.
+    pub fn read_bytes(&self, tensor: &TensorPlan) -> u64 {
+        let operands = tensor.operands().map(|operand| self.operand_bytes(operand));
+        let statistics = tensor.statistics().iter().map(|statistic| self.statistic(statistic).info().n_bytes() as u64);
+        operands.chain(statistics).sum()
     }
 
     /// The tensors of the output as a checkpoint writer wants them, in the order of [`MergePlan::tensors`].
@@ -201,7 +264,15 @@ impl TensorPlan {
         }
     }
 
-    /// Every operand, the base first.
+    /// The statistics that the operator gets, in the order of the operands they are of.
+    pub fn statistics(&self) -> &[TensorRef] {
+        match &self.action {
+            Action::Merge { statistics, .. } => statistics,
+            Action::Copy(_) => &[],
+        }
+    }
+
+    /// Every operand, the base first. Statistics are none.
     pub fn operands(&self) -> impl Iterator<Item = &TensorRef> {
         self.base().into_iter().chain(self.inputs())
     }
@@ -217,7 +288,7 @@ impl TensorPlan {
     }
 }
 
-fn spec(tensor: &TensorPlan, seed: u64) -> glue_merge::TensorSpec<'_> {
+fn spec<'a>(tensor: &'a TensorPlan, operator: &Operator, seed: u64) -> glue_merge::TensorSpec<'a> {
     glue_merge::TensorSpec {
         name: &tensor.name,
         shape: &tensor.shape,
@@ -225,5 +296,6 @@ fn spec(tensor: &TensorPlan, seed: u64) -> glue_merge::TensorSpec<'_> {
         n_inputs: tensor.inputs().len(),
         layer: tensor.layer,
         seed,
+        statistic: operator.statistic().filter(|_| !tensor.statistics().is_empty()),
     }
 }

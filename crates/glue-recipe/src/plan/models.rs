@@ -1,13 +1,13 @@
 //! The models of a recipe, each opened once.
 
-use super::{PlanOptions, PlannedModel};
+use super::{PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
-use crate::yaml::At;
 use glue_tensor::names::Position;
-use glue_tensor::{ModelDir, ModelDirError, Names, Role, TensorInfo};
+use glue_tensor::{ModelDir, Names, Role, TensorInfo};
+use glue_yaml::At;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The models, and how to find them by the way they are written.
@@ -19,7 +19,7 @@ pub(super) struct Models {
 impl Models {
     pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> Result<Models, RecipeError> {
         let mut models = Models { list: Vec::new(), by_name: HashMap::new() };
-        let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
+        let mut by_path: HashMap<(PathBuf, Option<PathBuf>), usize> = HashMap::new();
         let tokenizer = recipe.tokenizer.as_ref().and_then(|source| match &source.value {
             TokenizerSource::Model(name) => Some(At::new(name.clone(), source.at)),
             _ => None,
@@ -28,17 +28,54 @@ impl Models {
             if models.by_name.contains_key(&name.value) {
                 continue;
             }
-            let path = options.resolve(&name.value);
-            let key = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let reference = locate(options, &name.value);
+            let known = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+            let key = (known(&reference.path), reference.adapter.as_ref().map(|adapter| known(&adapter.path)));
             let next = models.list.len();
             let index = *by_path.entry(key).or_insert(next);
             if index == next {
-                let dir = open(recipe, options, name, path)?;
-                models.list.push(PlannedModel { name: name.value.clone(), dir });
+                let dir = open(recipe, options, name, &reference.path)?;
+                let adapter = reference.adapter.map(|adapter| open_adapter(recipe, options, name, adapter, &dir));
+                let adapter = adapter.transpose()?;
+                models.list.push(PlannedModel { name: name.value.clone(), dir, adapter, statistics: None });
             }
             models.by_name.insert(name.value.clone(), index);
         }
+        for (model, path) in recipe.statistics() {
+            models.measure(recipe, options, model, path)?;
+        }
         Ok(models)
+    }
+
+    /// Opens the statistics of a model: of one and the same wherever the model is listed.
+    fn measure(
+        &mut self,
+        recipe: &Recipe,
+        options: &PlanOptions,
+        model: &At<String>,
+        name: &At<String>,
+    ) -> Result<(), RecipeError> {
+        let place = recipe.place(name.at);
+        let path = options.directory.join(&name.value);
+        let checkpoint = options.opened.statistics(&path).map_err(|error| RecipeError::Statistics {
+            place: place.clone(),
+            model: model.value.clone(),
+            error: Box::new(error),
+        })?;
+        let index = self.index(&model.value);
+        match &self.list[index].statistics {
+            Some(known) if !Arc::ptr_eq(&known.checkpoint, &checkpoint) => Err(RecipeError::StatisticsTwice {
+                place,
+                model: model.value.clone(),
+                first: known.name.clone(),
+                second: name.value.clone(),
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.list[index].statistics = Some(PlannedStatistics { name: name.value.clone(), checkpoint });
+                Ok(())
+            }
+        }
     }
 
     /// The model written as `name` in the recipe that was opened.
@@ -54,26 +91,64 @@ impl Models {
         &self.list[model].dir
     }
 
+    pub(super) fn statistics(&self, model: usize) -> Option<&PlannedStatistics> {
+        self.list[model].statistics.as_ref()
+    }
+
     pub(super) fn info(&self, model: usize, tensor: &str) -> Option<&TensorInfo> {
         self.dir(model).checkpoint().info(tensor)
     }
 }
 
-fn open(
+/// Where a model is, and the adapter behind a plus sign, as mergekit writes it.
+struct Reference<'a> {
+    path: PathBuf,
+    adapter: Option<AdapterReference<'a>>,
+}
+
+struct AdapterReference<'a> {
+    /// What stands before the plus sign.
+    model: &'a str,
+    /// What stands behind it.
+    name: &'a str,
+    path: PathBuf,
+}
+
+/// A plus sign is a part of a path where such a path exists. Of several, the first with something on either side counts.
+fn locate<'a>(options: &PlanOptions, name: &'a str) -> Reference<'a> {
+    let whole = options.resolve(name);
+    let mut parts = name.match_indices('+').map(|(at, _)| (&name[..at], &name[at + 1..]));
+    let mut named = parts.clone().filter(|(model, adapter)| !model.is_empty() && !adapter.is_empty());
+    let there = |(model, adapter): &(&str, &str)| {
+        !model.is_empty() && options.resolve(model).exists() && options.directory.join(adapter).is_dir()
+    };
+    match parts.find(there).or_else(|| named.next()) {
+        Some((model, adapter)) if !whole.exists() => Reference {
+            path: options.resolve(model),
+            adapter: Some(AdapterReference { model, name: adapter, path: options.directory.join(adapter) }),
+        },
+        _ => Reference { path: whole, adapter: None },
+    }
+}
+
+fn open_adapter(
     recipe: &Recipe,
     options: &PlanOptions,
     name: &At<String>,
-    path: PathBuf,
-) -> Result<Arc<ModelDir>, RecipeError> {
+    reference: AdapterReference<'_>,
+    model: &ModelDir,
+) -> Result<PlannedAdapter, RecipeError> {
+    let refused = |error| RecipeError::Adapter { place: recipe.place(name.at), error: Box::new(error) };
+    let dir = options.opened.open_adapter(&reference.path).map_err(refused)?;
+    dir.fit(model.checkpoint()).map_err(refused)?;
+    Ok(PlannedAdapter { model: reference.model.into(), name: reference.name.into(), dir })
+}
+
+fn open(recipe: &Recipe, options: &PlanOptions, name: &At<String>, path: &Path) -> Result<Arc<ModelDir>, RecipeError> {
     let place = recipe.place(name.at);
-    let dir = match (options.opened.open(&path), name.value.split_once('+')) {
-        (Ok(dir), _) => dir,
-        // mergekit writes an adapter behind a plus sign.
-        (Err(ModelDirError::NotFound { .. }), Some((model, adapter))) => {
-            let what = format!("a LoRA adapter (`{adapter}` on `{model}`)");
-            return Err(RecipeError::Unavailable { place, what });
-        }
-        (Err(error), _) => return Err(RecipeError::Open { place, error: Box::new(error) }),
+    let dir = match options.opened.open(path) {
+        Ok(dir) => dir,
+        Err(error) => return Err(RecipeError::Open { place, error: Box::new(error) }),
     };
     match dir.config().get("quantization_config") {
         Some(quantisation) => {
@@ -159,7 +234,7 @@ impl View {
 }
 
 /// The embedding of tokens, in a model whose head it is.
-fn tied_to(dir: &ModelDir) -> Option<String> {
+pub(super) fn tied_to(dir: &ModelDir) -> Option<String> {
     let names = || dir.checkpoint().tensors().iter().map(|info| info.name.as_str());
     let parsed = Names::infer(names());
     let vocabulary = dir.config().vocab_size();

@@ -1,15 +1,17 @@
-//! Model directories that stay open from plan to plan, so that headers, configurations and tokenizers are read once.
+//! Model directories and adapters that stay open from plan to plan, so that headers, configurations and tokenizers are read once.
 
 use glue_tensor::tokenizer_files::{TokenizerComparison, TokenizerFilesError, tokenizers_equal};
-use glue_tensor::{ModelDir, ModelDirError};
+use glue_tensor::{Adapter, AdapterError, Checkpoint, CheckpointError, ModelDir, ModelDirError};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Models that were opened, by path, for plans to come. Clones share them. Files that change meanwhile are not noticed.
+/// Models and statistics that were opened, by path, for plans to come. Clones share them. Files that change meanwhile are not noticed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenModels {
     models: Arc<Mutex<HashMap<PathBuf, Arc<ModelDir>>>>,
+    adapters: Arc<Mutex<HashMap<PathBuf, Arc<Adapter>>>>,
+    statistics: Arc<Mutex<HashMap<PathBuf, Arc<Checkpoint>>>>,
     compared: Arc<Mutex<HashMap<(PathBuf, PathBuf), TokenizerComparison>>>,
 }
 
@@ -26,6 +28,34 @@ impl OpenModels {
         let model = Arc::new(ModelDir::open(path)?);
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(models.entry(key).or_insert(model)))
+    }
+
+    /// The adapter in the directory `path`, likewise.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::open`].
+    pub fn open_adapter(&self, path: &Path) -> Result<Arc<Adapter>, AdapterError> {
+        let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if let Some(adapter) = self.adapters.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Arc::clone(adapter));
+        }
+        let adapter = Arc::new(Adapter::open(path)?);
+        let mut adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(adapters.entry(key).or_insert(adapter)))
+    }
+
+    /// The statistics at `path`, opened now if they were not before: the same for every path that leads there.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub fn statistics(&self, path: &Path) -> Result<Arc<Checkpoint>, CheckpointError> {
+        let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if let Some(known) = self.statistics.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let mut all = self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(all.entry(key).or_insert(checkpoint)))
     }
 
     /// How the tokenizers of two models relate.

@@ -1,6 +1,6 @@
 //! What the output has besides tensors: its configuration, its tokenizer and its chat template.
 
-use super::models::Models;
+use super::models::{Models, tied_to};
 use super::tensors::Assembled;
 use super::{Action, MergePlan, PlanOptions};
 use crate::error::RecipeError;
@@ -22,6 +22,7 @@ pub(super) fn finish(
 ) -> Result<MergePlan, RecipeError> {
     let tokenizer_from = tokenizer(recipe, options, &models, &mut assembled)?;
     compare_configurations(&models, &mut assembled);
+    note_tied_embeddings(&models, &mut assembled);
     let chat_template = chat_template(recipe, options, &models)?;
     let config = config(recipe, options, &models, &assembled)
         .map_err(|error| RecipeError::Config { model: models.name(assembled.config_from).into(), error })?;
@@ -88,6 +89,20 @@ fn compare_configurations(models: &Models, assembled: &mut Assembled) {
                     models.name(from)
                 ));
             }
+        }
+    }
+}
+
+/// Notes where an adapter changes an embedding that is the head as well: PEFT keeps the two apart while it is active.
+fn note_tied_embeddings(models: &Models, assembled: &mut Assembled) {
+    for model in &models.list {
+        let Some(adapter) = &model.adapter else { continue };
+        if tied_to(&model.dir).is_some_and(|embedding| adapter.dir.change(&embedding).is_some()) {
+            assembled.notes.push(format!(
+                "the adapter of `{}` changes the embedding, which is the head too; here both change, with PEFT the \
+                 embedding alone",
+                model.name
+            ));
         }
     }
 }

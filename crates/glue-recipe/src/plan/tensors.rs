@@ -5,9 +5,9 @@ use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
 use crate::recipe::{Body, OnMissing, Part, Recipe};
 use crate::settings::{Settings, Site, resolve};
-use crate::yaml::{At, Position};
-use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting};
+use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting, StatisticOf, StatisticSpec};
 use glue_tensor::{Names, Role, TensorInfo};
+use glue_yaml::{At, Position};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +45,8 @@ struct Input<'a> {
 struct Listed<'a> {
     model: &'a At<String>,
     start: usize,
+    /// Whether statistics are given with it.
+    statistics: Option<&'a At<String>>,
     /// Parameters, the closest first.
     levels: Vec<&'a Settings>,
 }
@@ -81,6 +83,8 @@ struct Assembler<'a> {
     tensors: Vec<((u8, usize), TensorPlan)>,
     any_tied: bool,
     head: bool,
+    /// Whether any tensor has a statistic.
+    measured: bool,
 }
 
 pub(super) fn assemble(recipe: &Recipe, options: &PlanOptions, models: &Models) -> Result<Assembled, RecipeError> {
@@ -93,7 +97,8 @@ pub(super) fn assemble(recipe: &Recipe, options: &PlanOptions, models: &Models) 
         dropped: Vec::new(),
         notes: Vec::new(),
     };
-    let mut assembler = Assembler { recipe, options, models, out, tensors: Vec::new(), any_tied: false, head: false };
+    let (tensors, any_tied, head, measured) = (Vec::new(), false, false, false);
+    let mut assembler = Assembler { recipe, options, models, out, tensors, any_tied, head, measured };
     assembler.check_coverage()?;
     for part in &recipe.parts {
         assembler.part(part)?;
@@ -177,6 +182,7 @@ impl<'a> Assembler<'a> {
                 let listed = list.iter().map(|input| Listed {
                     model: &input.model,
                     start: 0,
+                    statistics: input.statistics.as_ref(),
                     levels: vec![&input.settings, &part.settings, top],
                 });
                 let cut = self.cut(part.at, self.recipe.base.as_ref(), listed, shared)?;
@@ -210,6 +216,7 @@ impl<'a> Assembler<'a> {
                     let listed = slice.sources.iter().map(|source| Listed {
                         model: &source.model,
                         start: source.layers.value.start,
+                        statistics: source.statistics.as_ref(),
                         levels: vec![&source.settings, &slice.settings, &part.settings, top],
                     });
                     let base = slice.base.as_ref().or(self.recipe.base.as_ref());
@@ -256,7 +263,8 @@ impl<'a> Assembler<'a> {
         let mut seen = BTreeSet::new();
         let mut base_run = None;
         let mut inputs: Vec<Input<'a>> = Vec::new();
-        for Listed { model: name, start, levels } in listed {
+        let mut given = Vec::new();
+        for Listed { model: name, start, statistics, levels } in listed {
             let model = self.models.index(&name.value);
             if !seen.insert((model, start)) {
                 return Err(RecipeError::ModelTwice { place: self.recipe.place(name.at), model: name.value.clone() });
@@ -264,8 +272,10 @@ impl<'a> Assembler<'a> {
             let run = Run { model, start };
             if base == Some(model) && base_run.is_none() {
                 base_run = Some(run);
-                if !levels[0].is_empty() {
-                    let keys: Vec<_> = levels[0].keys().map(|key| format!("`{key}`")).collect();
+                let unused = statistics.filter(|_| !self.uses_statistics_of_base());
+                let keys = levels[0].keys().chain(unused.map(|_| "statistics"));
+                let keys: Vec<_> = keys.map(|key| format!("`{key}`")).collect();
+                if !keys.is_empty() {
                     let note = format!("`{}` is the base; its {} not used", name.value, plural(&keys));
                     if !self.out.notes.contains(&note) {
                         self.out.notes.push(note);
@@ -273,6 +283,7 @@ impl<'a> Assembler<'a> {
                 }
             } else {
                 inputs.push(Input { run, levels });
+                given.push((name, statistics));
             }
         }
         operator
@@ -281,7 +292,70 @@ impl<'a> Assembler<'a> {
         // A base that is not among the sources gives the same layers as the first of them.
         let fallback = |model| Run { model, start: inputs.first().map_or(0, |input| input.run.start) };
         let base = base_run.or(base.map(fallback));
+        self.check_statistics(base, &given)?;
         Ok(Cut { len: 0, base, inputs, levels })
+    }
+
+    /// Whether statistics of the base are of use: to the operator, or where the base stands in for an input.
+    fn uses_statistics_of_base(&self) -> bool {
+        let statistic = self.recipe.operator.value.statistic();
+        statistic.is_some_and(|s| s.of == StatisticOf::Base) || self.recipe.on_missing == OnMissing::Base
+    }
+
+    /// Checks that statistics are given for all models that the operator wants them of, and for no other.
+    fn check_statistics(
+        &self,
+        base: Option<Run>,
+        inputs: &[(&At<String>, Option<&'a At<String>>)],
+    ) -> Result<(), RecipeError> {
+        let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(()) };
+        let (operator, operator_at) = (self.recipe.operator.value.def().name, self.recipe.operator.at);
+        let missing = |model: &str, at, key| RecipeError::StatisticsMissing {
+            place: self.recipe.place(at),
+            operator,
+            statistic: statistic.name,
+            model: model.into(),
+            key,
+        };
+        // Statistics that fit no tensor at all are those of something else.
+        let check = |model: usize, error: RecipeError| match self.models.statistics(model) {
+            None => Err(error),
+            Some(statistics) => {
+                let ending = format!(".{}", statistic.name);
+                let any = statistics.checkpoint.tensors().iter().any(|info| info.name.ends_with(&ending));
+                if any { Ok(()) } else { Err(self.no_statistic(statistic, &format!("`{}` has it", statistics.name))) }
+            }
+        };
+        match statistic.of {
+            StatisticOf::Inputs => inputs.iter().try_for_each(|(name, _)| {
+                check(self.models.index(&name.value), missing(&name.value, name.at, "statistics"))
+            }),
+            StatisticOf::Base => {
+                // The same model may be the base elsewhere.
+                let is_base = |name: &At<String>| base.is_some_and(|base| base.model == self.models.index(&name.value));
+                let own = |(name, given): &(&At<String>, Option<&'a At<String>>)| given.filter(|_| !is_base(name));
+                if let Some(path) = inputs.iter().find_map(own) {
+                    return Err(RecipeError::StatisticsUnused {
+                        place: self.recipe.place(path.at),
+                        key: "statistics",
+                        operator,
+                        wants: format!("the `{}` of the base alone, as `base_statistics`", statistic.name),
+                    });
+                }
+                let Some(base) = base else { return Ok(()) };
+                check(base.model, missing(self.models.name(base.model), operator_at, "base_statistics"))
+            }
+        }
+    }
+
+    fn no_statistic(&self, statistic: &StatisticSpec, paths: &str) -> RecipeError {
+        let operator = &self.recipe.operator;
+        RecipeError::NoStatistic {
+            place: self.recipe.place(operator.at),
+            operator: operator.value.def().name,
+            statistic: statistic.name,
+            paths: paths.into(),
+        }
     }
 
     /// Notes which layers of the configuration's model the output has.
@@ -382,9 +456,15 @@ impl<'a> Assembler<'a> {
         let base = cut.base.and_then(|_| operands.next());
         let inputs: Vec<TensorRef> = operands.collect();
         let params = self.params(cut, &name, &inputs, t, &local)?;
+        let statistics = self.statistics(&name, &first_info.shape, base.as_ref(), &inputs)?;
         let dtype = self.options.dtype.or(self.recipe.out_dtype).or(self.recipe.dtype).unwrap_or(first_info.dtype);
-        let tensor =
-            TensorPlan { name, shape: first_info.shape, dtype, layer, action: Action::Merge { params, base, inputs } };
+        let tensor = TensorPlan {
+            name,
+            shape: first_info.shape,
+            dtype,
+            layer,
+            action: Action::Merge { params, base, inputs, statistics },
+        };
         self.check_operator(&tensor)?;
         // A head of another kind, such as a classifier's, says nothing about ties.
         let rows = self.models.dir(reference.model).config().vocab_size();
@@ -543,11 +623,58 @@ impl<'a> Assembler<'a> {
         })
     }
 
+    /// The statistics of one tensor: of all operands that the operator wants them of, or of none.
+    fn statistics(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        base: Option<&TensorRef>,
+        inputs: &[TensorRef],
+    ) -> Result<Vec<TensorRef>, RecipeError> {
+        let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(Vec::new()) };
+        let operands: Vec<&TensorRef> = match statistic.of {
+            StatisticOf::Inputs => inputs.iter().collect(),
+            StatisticOf::Base => base.into_iter().collect(),
+        };
+        // A statistic is of the tensor that is merged, whatever that is called in the output.
+        let looked_for = |of: &TensorRef| format!("{}.{}", of.name, statistic.name);
+        let find = |of: &TensorRef| {
+            let info = self.models.statistics(of.model)?.checkpoint.info(&looked_for(of))?;
+            Some((TensorRef { model: of.model, name: info.name.clone() }, info))
+        };
+        let found: Vec<_> = operands.iter().map(|of| find(of)).collect();
+        let Some(present) = found.iter().position(Option::is_some) else { return Ok(Vec::new()) };
+        let mut statistics = Vec::with_capacity(found.len());
+        for (of, found) in operands.iter().zip(found) {
+            let path = self.models.statistics(of.model).map(|statistics| statistics.name.clone());
+            let Some((at, info)) = found else {
+                return Err(RecipeError::StatisticGap {
+                    tensor: name.into(),
+                    statistic: statistic.name,
+                    present: self.models.name(operands[present].model).into(),
+                    missing: self.models.name(of.model).into(),
+                    path: path.map(String::into_boxed_str),
+                    looked_for: looked_for(of).into(),
+                });
+            };
+            check_statistic(statistic, shape, info).map_err(|(expected, found)| RecipeError::StatisticShape {
+                name: at.name.clone(),
+                path: path.unwrap_or_default(),
+                tensor: name.into(),
+                expected,
+                found,
+            })?;
+            statistics.push(at);
+        }
+        self.measured = true;
+        Ok(statistics)
+    }
+
     /// Lets the operator refuse what it cannot do.
     fn check_operator(&self, tensor: &TensorPlan) -> Result<(), RecipeError> {
         let Action::Merge { params, .. } = &tensor.action else { return Ok(()) };
         let seed = self.options.seed.or(self.recipe.seed).unwrap_or(0);
-        let plan = self.recipe.operator.value.plan(&spec(tensor, seed), params);
+        let plan = self.recipe.operator.value.plan(&spec(tensor, &self.recipe.operator.value, seed), params);
         plan.map(|_| ()).map_err(|error| self.refused(&tensor.name, None, error))
     }
 
@@ -556,7 +683,21 @@ impl<'a> Assembler<'a> {
         RecipeError::Tensor { place, tensor: tensor.into(), model, error }
     }
 
+    /// Statistics whose names are those of no tensor are of another model.
+    fn check_measured(&self) -> Result<(), RecipeError> {
+        match self.recipe.operator.value.statistic() {
+            Some(statistic) if !self.measured && !self.tensors.is_empty() => {
+                let given = self.models.list.iter().filter_map(|model| model.statistics.as_ref());
+                let paths: Vec<_> = given.map(|statistics| format!("`{}`", statistics.name)).collect();
+                let have = if paths.len() == 1 { "has it" } else { "have it" };
+                Err(self.no_statistic(statistic, &format!("{} {have}", paths.join(" and "))))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn finish(mut self) -> Result<Assembled, RecipeError> {
+        self.check_measured()?;
         self.tensors.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| natural(&x.name, &y.name)));
         self.out.tensors = self.tensors.into_iter().map(|(_, tensor)| tensor).collect();
         let mut names = BTreeSet::new();
@@ -566,6 +707,15 @@ impl<'a> Assembler<'a> {
         self.out.separate_head = if self.head { Some(true) } else { self.any_tied.then_some(false) };
         Ok(self.out)
     }
+}
+
+/// Whether a statistic holds what it must for a tensor of this shape; else what was expected, and what found.
+fn check_statistic(statistic: &StatisticSpec, tensor: &[usize], info: &TensorInfo) -> Result<(), (String, String)> {
+    let shape = statistic.shape.of(tensor);
+    if info.shape == shape && info.dtype.is_float() {
+        return Ok(());
+    }
+    Err((format!("floating-point numbers of shape {shape:?}"), format!("{} of shape {:?}", info.dtype, info.shape)))
 }
 
 fn plural(keys: &[String]) -> String {

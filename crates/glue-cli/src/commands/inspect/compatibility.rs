@@ -18,7 +18,7 @@ const NAMED: usize = 6;
 pub(super) fn run(paths: &[PathBuf], shell: &mut Shell<'_>) -> Result<(), Failure> {
     let open = |path: &PathBuf| {
         let model = ModelDir::open(path).map_err(|error| match error {
-            ModelDirError::NotFound { .. } => Failure::refused(error),
+            ModelDirError::NotFound { .. } | ModelDirError::WithAdapter { .. } => Failure::refused(error),
             error => Failure::failed(error),
         })?;
         Ok((path.display().to_string(), model))

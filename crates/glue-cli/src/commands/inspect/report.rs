@@ -273,7 +273,9 @@ fn open(path: &Path) -> Result<Opened, Failure> {
         Err(ModelDirError::NotADirectory { .. }) => None,
         Err(ModelDirError::NoConfig { .. }) => Some(TokenizerFiles::find(path).map_err(Failure::failed)?),
         Err(ModelDirError::Checkpoint(error)) => return Err(cannot_open(error)),
-        Err(error @ ModelDirError::NotFound { .. }) => return Err(Failure::refused(error)),
+        Err(error @ (ModelDirError::NotFound { .. } | ModelDirError::WithAdapter { .. })) => {
+            return Err(Failure::refused(error));
+        }
         Err(error) => return Err(Failure::failed(error)),
     };
     let checkpoint = Checkpoint::open(path).map_err(cannot_open)?;

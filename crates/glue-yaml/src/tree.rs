@@ -1,52 +1,35 @@
 //! YAML as a tree in which every node knows its line and column.
 
-use crate::error::{Place, RecipeError};
+use crate::{At, Position, YamlError, refusal};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Error, Location, Spanned};
+use serde_saphyr::Spanned;
 use std::fmt;
 
-/// Line and column, counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Line.
-    pub line: u64,
-    /// Column, in characters.
-    pub column: u64,
-}
-
-/// A value and where it stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct At<T> {
-    /// The value.
-    pub value: T,
-    /// Where it stands.
-    pub at: Position,
-}
-
-impl<T> At<T> {
-    pub(crate) fn new(value: T, at: Position) -> Self {
-        Self { value, at }
-    }
-}
-
 /// A node of the tree.
-pub(crate) type Node = At<Tree>;
+pub type Node = At<Tree>;
 
 /// What a node holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Tree {
+pub enum Tree {
+    /// Nothing, or `null`.
     Null,
+    /// `true` or `false`.
     Flag(bool),
+    /// A whole number.
     Integer(i128),
+    /// Another finite number.
     Number(f64),
+    /// A word or a text.
     Text(String),
+    /// A list.
     List(Vec<Node>),
+    /// A mapping, in the order of the text; no key comes twice.
     Map(Vec<(At<String>, Node)>),
 }
 
 impl Tree {
     /// What this is, for an error: the value when it is short, else its kind.
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Null => "nothing".into(),
             Self::Flag(x) => x.to_string(),
@@ -68,32 +51,17 @@ impl Tree {
     }
 }
 
-/// Reads all documents of `text` that are not empty.
-pub(crate) fn documents(text: &str, origin: &str) -> Result<Vec<Node>, RecipeError> {
+/// Reads all documents of `text`, which comes from `origin`, that are not empty.
+///
+/// # Errors
+/// It is not YAML, or a key is no word.
+pub fn documents(text: &str, origin: &str) -> Result<Vec<Node>, YamlError> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     let nodes: Vec<Positioned> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        let at = error.location().map_or(Position { line: 1, column: 1 }, position);
-        let message = match error.without_snippet() {
-            Error::DuplicateMappingKey { key: Some(key), .. } => format!("key `{key}` comes twice"),
-            Error::NonFiniteFloat { value, .. } => format!("`{value}` is not a finite number"),
-            Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that refers to itself".into(),
-            // The position goes in front, like everywhere.
-            other => other
-                .to_string()
-                .split(" at line ")
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .trim_start_matches("error: ")
-                .into(),
-        };
-        RecipeError::Yaml { place: Place { origin: origin.into(), line: at.line, column: at.column }, message }
+        let YamlError { place, message } = refusal(&error, origin);
+        YamlError { place, message: format!("not valid YAML: {message}") }
     })?;
     Ok(nodes.into_iter().map(|node| node.0).collect())
-}
-
-fn position(location: Location) -> Position {
-    Position { line: location.line().max(1), column: location.column().max(1) }
 }
 
 struct Positioned(Node);
@@ -101,7 +69,7 @@ struct Positioned(Node);
 impl<'de> Deserialize<'de> for Positioned {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Tree>::deserialize(deserializer)?;
-        Ok(Self(At::new(spanned.value, position(spanned.referenced))))
+        Ok(Self(At::new(spanned.value, Position::from(spanned.referenced))))
     }
 }
 

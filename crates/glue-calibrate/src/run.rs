@@ -1,0 +1,171 @@
+//! From a model and sequences to a directory with statistics.
+
+use crate::error::CalibrateError;
+use crate::manifest;
+use crate::plan::Plan;
+use crate::sequence::{Sequence, batches};
+use crate::statistic::Statistic;
+use crate::sums::{Batch, Recorder, Sums};
+use crate::watch::Watch;
+use glue_lm::{Model, ScoredTokens, Tree};
+use glue_tensor::{CheckpointWriter, ModelDir, Staging};
+use rayon::prelude::*;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::path::Path;
+
+/// What statistics were gathered from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Calibrated {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens that the model read: what activations and Gram matrices are means over.
+    pub tokens: u64,
+    /// Tokens that were scored.
+    pub scored_tokens: u64,
+    /// Mean over sequences of the log-likelihood, in natural logarithms; `None` without gradients.
+    pub log_likelihood: Option<f64>,
+}
+
+/// Elements that are narrowed and written together.
+const WRITTEN: usize = 1 << 20;
+
+/// Runs `model`, which `dir` holds, over `sequences` and writes the statistics of `plan` to the directory `out_dir`, which appears
+/// complete or not at all. `source` says in the manifest where the sequences are from. Uses the current rayon pool.
+///
+/// # Errors
+/// [`CalibrateError::NoSequences`] and [`CalibrateError::Sequence`] before anything is computed; [`CalibrateError::Write`] when
+/// `out_dir` is taken or does not fit on the disk, also before; [`CalibrateError::NotFinite`], [`CalibrateError::Model`],
+/// [`CalibrateError::Read`], [`CalibrateError::Stopped`]; nothing is left behind then.
+pub fn calibrate(
+    model: &Model,
+    dir: &ModelDir,
+    plan: &Plan,
+    sequences: &[Sequence],
+    source: &Value,
+    out_dir: impl AsRef<Path>,
+    watch: &dyn Watch,
+) -> Result<Calibrated, CalibrateError> {
+    if sequences.is_empty() {
+        return Err(CalibrateError::NoSequences);
+    }
+    for (index, sequence) in sequences.iter().enumerate() {
+        if let Some(reason) = sequence.fault(model.vocab_size(), model.max_positions()) {
+            return Err(CalibrateError::Sequence { index, reason });
+        }
+    }
+    let layout = plan.layout()?;
+    let staging = Staging::create(out_dir)?;
+    let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
+    let mut done = Calibrated {
+        sequences: sequences.len(),
+        tokens: sequences.iter().map(|sequence| sequence.read() as u64).sum(),
+        scored_tokens: sequences.iter().map(|sequence| sequence.scored.len() as u64).sum(),
+        log_likelihood: None,
+    };
+    let mut next = 0;
+    for (number, pass) in plan.passes.iter().enumerate() {
+        watch.begins(number + 1, plan.passes.len(), sequences.len());
+        let (sums, log_likelihood) = gather(model, plan, pass, sequences, watch)?;
+        done.log_likelihood = done.log_likelihood.or(log_likelihood);
+        for sums in sums {
+            let count = if sums.site.statistic == Statistic::Fisher { done.sequences as u64 } else { done.tokens };
+            write(&writer, next, &sums, count)?;
+            next += sums.site.tensors.len();
+        }
+    }
+    let files = manifest::hash_files(dir)?;
+    let manifest = manifest::manifest(dir, &files, plan, &layout, &done, source);
+    staging.write_file(manifest::FILE, format!("{manifest:#}\n").as_bytes())?;
+    writer.finish()?;
+    if watch.is_stopped() {
+        return Err(CalibrateError::Stopped);
+    }
+    staging.commit()?;
+    Ok(done)
+}
+
+/// The sums of one pass, and the mean log-likelihood if there were gradients.
+fn gather<'a>(
+    model: &Model,
+    plan: &'a Plan,
+    pass: &Range<usize>,
+    sequences: &[Sequence],
+    watch: &dyn Watch,
+) -> Result<(Vec<Sums<'a>>, Option<f64>), CalibrateError> {
+    let sites = &plan.sites[pass.clone()];
+    let mut sums: Vec<Sums<'_>> = sites.iter().map(Sums::new).collect();
+    let wanted: HashSet<&str> = sites.iter().filter_map(Sums::input).collect();
+    let goes_back = plan.goes_back(pass);
+    let batches = batches(sequences, plan.rows(pass));
+    let rows = |batch: &Range<usize>| sequences[batch.clone()].iter().map(Sequence::read).sum::<usize>();
+    let longest = batches.iter().map(rows).max().unwrap_or(0);
+    let side_by_side = plan.side_by_side(pass, longest, rayon::current_num_threads());
+    let mut log_likelihood = 0.0;
+    for group in batches.chunks(side_by_side) {
+        let run = |batch: &Range<usize>| {
+            if watch.is_stopped() {
+                return Err(CalibrateError::Stopped);
+            }
+            let found = one(model, &sequences[batch.clone()], &wanted, goes_back)?;
+            watch.advanced(batch.len());
+            Ok(found)
+        };
+        let found: Vec<Batch> = group.par_iter().map(run).collect::<Result<_, _>>()?;
+        for batch in &found {
+            // One after another: the sum does not depend on how many batches are run side by side.
+            let gradients = batch.gradients.iter().flat_map(|gradients| &gradients.log_likelihoods);
+            gradients.for_each(|of_sequence| log_likelihood += of_sequence);
+        }
+        sums.par_iter_mut().for_each(|sums| found.iter().for_each(|batch| sums.add(batch)));
+    }
+    Ok((sums, goes_back.then(|| log_likelihood / sequences.len() as f64)))
+}
+
+/// Runs one batch.
+fn one(
+    model: &Model,
+    sequences: &[Sequence],
+    wanted: &HashSet<&str>,
+    goes_back: bool,
+) -> Result<Batch, CalibrateError> {
+    let mut recorder = Recorder::new(wanted);
+    let gradients = if goes_back {
+        let scored =
+            sequences.iter().map(|Sequence { tokens, scored }| ScoredTokens { tokens, scored: scored.clone() });
+        let scored: Vec<ScoredTokens<'_>> = scored.collect();
+        Some(model.gradients(&scored, &mut recorder)?)
+    } else {
+        let mut tree = Tree::new();
+        for sequence in sequences {
+            tree.push(None, &sequence.tokens[..sequence.read()]);
+        }
+        model.observe(&mut tree, &mut recorder)?;
+        None
+    };
+    Ok(Batch { inputs: recorder.inputs, gradients, sequences: sequences.len() })
+}
+
+/// Writes the means to the tensors from `first` on of the layout, one for each tensor that the sum is of.
+fn write(writer: &CheckpointWriter, first: usize, sums: &Sums<'_>, count: u64) -> Result<(), CalibrateError> {
+    let elements = sums.site.elements();
+    for start in (0..elements).step_by(WRITTEN) {
+        let mut bytes = Vec::with_capacity(size_of::<f32>() * WRITTEN.min(elements));
+        for value in sums.means(start..(start + WRITTEN).min(elements), count) {
+            if !value.is_finite() {
+                let tensor = sums.site.tensors.first().cloned().unwrap_or_default();
+                return Err(CalibrateError::NotFinite { tensor, statistic: sums.site.statistic });
+            }
+            bytes.extend(value.to_le_bytes());
+        }
+        for tensor in 0..sums.site.tensors.len() {
+            writer.write_at(first + tensor, (size_of::<f32>() * start) as u64, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! The differences decomposed, and the adapter written.
+
+use crate::difference::{Both, Squares};
+use crate::error::LoraError;
+use crate::factors::{factors, squares_left, stored};
+use crate::options::RankRule;
+use crate::plan::{Candidate, ExtractPlan};
+use crate::report::{Extraction, ModuleReport, OtherReport};
+use crate::spool::Spool;
+use crate::watch::Watch;
+use glue_tensor::adapter::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
+use glue_tensor::{ModelDir, Staging, TensorSpec};
+use ndarray::Array2;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+
+/// File name of the record of how an adapter was made.
+const MANIFEST: &str = "glue.json";
+
+/// Tensors that are named where there may be many.
+const NAMED: usize = 5;
+
+/// A module whose factors are on the disk.
+struct Extracted {
+    report: ModuleReport,
+    kind: ModuleKind,
+    a: Range<u64>,
+    b: Range<u64>,
+    /// Sums of squares of the difference, and of what the factors lack of it.
+    squares: (f64, f64),
+}
+
+/// A tensor that is no module.
+enum Other {
+    Same,
+    Differs { report: OtherReport, squares: f64 },
+}
+
+/// Extracts what `plan` says to the directory `out_dir`, which appears complete or not at all, on the threads of the
+/// current rayon pool. Beside the adapter stands `glue.json`, which says what it was made from and what it lacks.
+///
+/// # Errors
+/// [`LoraError`]; nothing is left behind then.
+pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Watch) -> Result<Extraction, LoraError> {
+    let staging = Staging::create(out_dir)?;
+    let spool = Spool::create(staging.path())?;
+    let (modules, others) = rayon::join(
+        || plan.candidates.par_iter().map(|candidate| module(plan, candidate, &spool, watch)).collect(),
+        || plan.others.par_iter().map(|name| other(plan, name, watch)).collect(),
+    );
+    let modules: Result<Vec<Option<Extracted>>, LoraError> = modules;
+    let others: Result<Vec<Other>, LoraError> = others;
+    let (modules, others) = (modules?, others?);
+    let differ = others.iter().filter_map(|other| match other {
+        Other::Differs { report, squares } => Some((report.clone(), *squares)),
+        Other::Same => None,
+    });
+    // What holds no floating-point numbers has no place in an adapter.
+    let is_saved = |report: &OtherReport| plan.options.save_full && report.relative_change.is_some();
+    let (saved, left): (Vec<_>, Vec<_>) = differ.partition(|(report, _)| is_saved(report));
+    let modules: Vec<Extracted> = modules.into_iter().flatten().collect();
+    let unchanged = plan.candidates.len() + plan.others.len() - modules.len() - saved.len() - left.len();
+    if modules.is_empty() && saved.is_empty() {
+        let others = left.iter().take(NAMED).map(|(report, _)| report.tensor.clone()).collect();
+        return Err(LoraError::NoDifference { others });
+    }
+
+    let adapter = new_adapter(plan, &modules, &saved);
+    let config = adapter.config()?;
+    let writer = AdapterWriter::create(&staging, &adapter, &config)?;
+    for (i, module) in modules.iter().enumerate() {
+        spool.copy(&module.a, |offset, bytes| Ok(writer.write_a(i, offset, bytes)?))?;
+        spool.copy(&module.b, |offset, bytes| Ok(writer.write_b(i, offset, bytes)?))?;
+    }
+    for (i, (report, _)) in saved.iter().enumerate() {
+        if let Some(view) = plan.fine.checkpoint().get(&report.tensor) {
+            writer.write_full(i, 0, view.data())?;
+        }
+    }
+    spool.remove()?;
+
+    let sum = |of: fn(&(f64, f64)) -> f64| -> f64 { modules.iter().map(|module| of(&module.squares)).sum() };
+    let not_there: f64 = left.iter().map(|(_, squares)| squares).sum();
+    let whole: f64 = saved.iter().map(|(_, squares)| squares).sum::<f64>() + not_there + sum(|squares| squares.0);
+    let factors = |module: &Extracted| (module.report.rank * (module.report.rows + module.report.columns)) as u64;
+    let whole_tensors = || saved.iter().filter_map(|(report, _)| plan.fine.checkpoint().info(&report.tensor));
+    let in_factors: u64 = modules.iter().map(factors).sum();
+    let report = Extraction {
+        base: plan.base.path().display().to_string(),
+        fine: plan.fine.path().display().to_string(),
+        rank: plan.options.rank,
+        dtype: plan.options.dtype.torch_name(),
+        unchanged,
+        parameters: in_factors + whole_tensors().map(|info| info.n_elements() as u64).sum::<u64>(),
+        bytes: in_factors * plan.options.dtype.size() as u64
+            + whole_tensors().map(|info| info.n_bytes() as u64).sum::<u64>(),
+        relative_error: ((not_there + sum(|squares| squares.1)) / whole).sqrt(),
+        saved: saved.iter().map(|(report, _)| report.clone()).collect(),
+        left: left.into_iter().map(|(report, _)| report).collect(),
+        modules: modules.into_iter().map(|module| module.report).collect(),
+    };
+    staging.write_file(MANIFEST, manifest(plan, &report).as_bytes())?;
+    if watch.is_stopped() {
+        return Err(LoraError::Stopped);
+    }
+    writer.finish()?;
+    staging.commit()?;
+    Ok(report)
+}
+
+/// Decomposes the difference of one matrix; `None` where there is none.
+fn module(
+    plan: &ExtractPlan<'_>,
+    candidate: &Candidate,
+    spool: &Spool,
+    watch: &dyn Watch,
+) -> Result<Option<Extracted>, LoraError> {
+    if watch.is_stopped() {
+        return Err(LoraError::Stopped);
+    }
+    let name = candidate.tensor();
+    let Some(both) = Both::new(plan.base, plan.fine, &name) else { return Ok(None) };
+    watch.works_on(&name);
+    let elements = candidate.rows * candidate.columns;
+    let mut values = Vec::new();
+    let squares = if both.are_same_bytes() {
+        Squares::default()
+    } else {
+        values.reserve_exact(elements);
+        both.difference(|part| values.extend_from_slice(part))?
+    };
+    if squares.difference == 0.0 {
+        watch.done(elements as u64);
+        return Ok(None);
+    }
+    let failed = |error| LoraError::Linalg { tensor: name.clone(), error };
+    let narrowed = |error| LoraError::Convert { tensor: name.clone(), error };
+    let shape = (candidate.rows, candidate.columns);
+    let delta = Array2::from_shape_vec(shape, values).expect("the parts of a difference are all of it");
+    let mut found = factors(delta.view(), plan.options.rank).map_err(failed)?;
+    let dtype = plan.options.dtype;
+    let transposed = candidate.kind == ModuleKind::Embedding || plan.fan_in_fan_out;
+    let (a, b) = if transposed {
+        let (mut a, mut b) = (owned_transpose(&found.left), owned_transpose(&found.right));
+        let bytes = (stored(&mut a, dtype).map_err(narrowed)?, stored(&mut b, dtype).map_err(narrowed)?);
+        (found.left, found.right) = (owned_transpose(&a), owned_transpose(&b));
+        bytes
+    } else {
+        let a = stored(&mut found.right, dtype).map_err(narrowed)?;
+        (a, stored(&mut found.left, dtype).map_err(narrowed)?)
+    };
+    let (a, b) = (spool.append(&a)?, spool.append(&b)?);
+    let lacks = squares_left(delta, &found);
+    let report = ModuleReport {
+        module: candidate.module.clone(),
+        rows: candidate.rows,
+        columns: candidate.columns,
+        rank: found.rank(),
+        energy: (found.kept / squares.difference).min(1.0),
+        relative_error: (lacks / squares.difference).sqrt(),
+        relative_change: squares.relative(),
+    };
+    watch.done(elements as u64);
+    Ok(Some(Extracted { report, kind: candidate.kind, a, b, squares: (squares.difference, lacks) }))
+}
+
+fn owned_transpose(matrix: &Array2<f32>) -> Array2<f32> {
+    matrix.t().as_standard_layout().into_owned()
+}
+
+/// Compares a tensor that is to be no module.
+fn other(plan: &ExtractPlan<'_>, name: &str, watch: &dyn Watch) -> Result<Other, LoraError> {
+    if watch.is_stopped() {
+        return Err(LoraError::Stopped);
+    }
+    let Some(both) = Both::new(plan.base, plan.fine, name) else { return Ok(Other::Same) };
+    watch.works_on(name);
+    let view = both.fine();
+    let report =
+        |relative_change| OtherReport { tensor: name.to_string(), shape: view.shape().to_vec(), relative_change };
+    let found = if both.are_same_bytes() {
+        Other::Same
+    } else if !view.dtype().is_float() {
+        Other::Differs { report: report(None), squares: 0.0 }
+    } else {
+        match both.difference(|_| {})? {
+            Squares { difference: 0.0, .. } => Other::Same,
+            squares => Other::Differs { report: report(Some(squares.relative())), squares: squares.difference },
+        }
+    };
+    watch.done(view.info().n_elements() as u64);
+    Ok(found)
+}
+
+fn new_adapter(plan: &ExtractPlan<'_>, modules: &[Extracted], saved: &[(OtherReport, f64)]) -> NewAdapter {
+    let rank = match plan.options.rank {
+        RankRule::Fixed(rank) => rank,
+        RankRule::Energy { .. } => most_common(modules.iter().map(|module| module.report.rank)),
+    };
+    let for_causal_lm = plan.base.config().architectures().iter().any(|name| name.ends_with("ForCausalLM"));
+    let full = saved.iter().filter_map(|(report, _)| plan.fine.checkpoint().info(&report.tensor));
+    NewAdapter {
+        base_model: plan.base.path().display().to_string(),
+        task_type: for_causal_lm.then(|| "CAUSAL_LM".into()),
+        fan_in_fan_out: plan.fan_in_fan_out,
+        dtype: plan.options.dtype,
+        rank,
+        alpha: rank as f64,
+        target_modules: target_modules(plan.base, modules),
+        modules: modules
+            .iter()
+            .map(|module| {
+                let report = &module.report;
+                let transposed = module.kind == ModuleKind::Embedding || plan.fan_in_fan_out;
+                let (outputs, inputs) =
+                    if transposed { (report.columns, report.rows) } else { (report.rows, report.columns) };
+                let (rank, alpha) = (report.rank, report.rank as f64);
+                NewModule { module: report.module.clone(), kind: module.kind, inputs, outputs, rank, alpha }
+            })
+            .collect(),
+        full: full
+            .map(|info| TensorSpec { name: info.name.clone(), dtype: info.dtype, shape: info.shape.clone() })
+            .collect(),
+    }
+}
+
+/// The number that comes most often; of several, the smallest. 1 when there is none.
+fn most_common(numbers: impl Iterator<Item = usize>) -> usize {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    numbers.for_each(|number| *counts.entry(number).or_default() += 1);
+    let most = counts.values().max().copied();
+    counts.into_iter().find(|(_, count)| Some(*count) == most).map_or(1, |(number, _)| number)
+}
+
+/// Ends of names where every matrix with that end is a module, whole names elsewhere: PEFT gives factors to everything
+/// that a name matches.
+fn target_modules(base: &ModelDir, modules: &[Extracted]) -> Vec<String> {
+    let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
+    let taken: BTreeSet<&str> = modules.iter().map(|module| module.report.module.as_str()).collect();
+    let infos = base.checkpoint().tensors().iter();
+    let partly: BTreeSet<String> = infos
+        .filter_map(|info| info.name.strip_suffix(".weight"))
+        .filter(|module| !taken.contains(module))
+        .map(last)
+        .collect();
+    let name = |module: &&str| match last(module) {
+        end if partly.contains(&end) => module.to_string(),
+        end => end,
+    };
+    let names: BTreeSet<String> = taken.iter().map(name).collect();
+    names.into_iter().collect()
+}
+
+fn manifest(plan: &ExtractPlan<'_>, report: &Extraction) -> String {
+    let input = |model: &ModelDir| {
+        let files: Vec<Value> = model
+            .checkpoint()
+            .files()
+            .par_iter()
+            .map(|file| {
+                let name = file.path().file_name().unwrap_or_default().to_string_lossy();
+                json!({ "name": name, "bytes": file.n_bytes(), "xxh3_128": file.content_hash().to_string() })
+            })
+            .collect();
+        json!({ "path": model.path().display().to_string(), "files": files })
+    };
+    let value = json!({
+        "format": 1,
+        "tool": "model-glue",
+        "version": env!("CARGO_PKG_VERSION"),
+        "inputs": [input(plan.base), input(plan.fine)],
+        "extraction": report,
+    });
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    //! Names and ranks of the configuration.
+    use super::*;
+
+    #[test]
+    fn the_most_common_rank_needs_no_pattern() {
+        assert_eq!(most_common([3, 5, 3, 1, 5].into_iter()), 3);
+        assert_eq!(most_common([7].into_iter()), 7);
+        assert_eq!(most_common(std::iter::empty()), 1);
+    }
+}

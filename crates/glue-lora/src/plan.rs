@@ -1,0 +1,204 @@
+//! Which matrices become modules of the adapter, from headers alone.
+
+use crate::error::LoraError;
+use crate::options::{ExtractOptions, RankRule};
+use glue_tensor::adapter::ModuleKind;
+use glue_tensor::names::Position;
+use glue_tensor::{ModelDir, Names, Role, TensorName};
+use std::collections::BTreeSet;
+
+/// Model types of transformers whose linear layers store their weights as \[in, out\].
+const FAN_IN_FAN_OUT: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+
+/// A matrix that becomes a module if it differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// Name of the module: that of the tensor without `.weight`.
+    pub module: String,
+    /// Rows of the tensor.
+    pub rows: usize,
+    /// Columns of the tensor.
+    pub columns: usize,
+    /// Linear layer or embedding.
+    pub kind: ModuleKind,
+}
+
+impl Candidate {
+    /// Name of the tensor.
+    pub fn tensor(&self) -> String {
+        format!("{}.weight", self.module)
+    }
+
+    /// The largest rank its difference can have.
+    pub fn full_rank(&self) -> usize {
+        self.rows.min(self.columns)
+    }
+}
+
+/// Everything an extraction does, decided.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ExtractPlan<'a> {
+    /// The base.
+    pub base: &'a ModelDir,
+    /// The fine-tuned model.
+    pub fine: &'a ModelDir,
+    /// What was asked for.
+    pub options: ExtractOptions,
+    /// Matrices that become modules if they differ, by name.
+    pub candidates: Vec<Candidate>,
+    /// All other tensors, by name.
+    pub others: Vec<String>,
+    /// Whether linear layers store their weights as \[in, out\].
+    pub fan_in_fan_out: bool,
+}
+
+/// Matrices of `f32` that a thread holds at most, in sizes of the difference: it, its copy for the decomposition, both
+/// singular matrices in two forms, and the workspace of the decomposition.
+const MATRICES: u64 = 10;
+
+impl ExtractPlan<'_> {
+    /// About how many bytes of memory `threads` threads take.
+    pub fn memory(&self, threads: usize) -> u64 {
+        let mut sizes: Vec<u64> = self.candidates.iter().map(|c| c.rows as u64 * c.columns as u64).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes.iter().take(threads.max(1)).sum::<u64>() * 4 * MATRICES
+    }
+
+    /// Elements of all tensors, which is what [`crate::Watch::done`] counts.
+    pub fn elements(&self) -> u64 {
+        self.base.checkpoint().tensors().iter().map(|info| info.n_elements() as u64).sum()
+    }
+
+    /// Rank of a candidate if it is known beforehand, or the largest it can have.
+    pub fn most_rank(&self, candidate: &Candidate) -> usize {
+        let limit = match self.options.rank {
+            RankRule::Fixed(rank) => rank,
+            RankRule::Energy { most, .. } => most.unwrap_or(usize::MAX),
+        };
+        limit.min(candidate.full_rank())
+    }
+
+    /// Most bytes of factors that the adapter can have.
+    pub fn most_bytes(&self) -> u64 {
+        let factors = |c: &Candidate| self.most_rank(c) as u64 * (c.rows + c.columns) as u64;
+        self.candidates.iter().map(factors).sum::<u64>() * self.options.dtype.size() as u64
+    }
+}
+
+/// Plans the extraction of what `fine` has over `base`.
+///
+/// # Errors
+/// [`LoraError::Option`], [`LoraError::NoSuchModule`]; [`LoraError::TensorMissing`], [`LoraError::ShapesDiffer`] and
+/// [`LoraError::DtypesDiffer`] for models whose tensors are not alike.
+pub fn plan<'a>(
+    base: &'a ModelDir,
+    fine: &'a ModelDir,
+    options: &ExtractOptions,
+) -> Result<ExtractPlan<'a>, LoraError> {
+    options.check()?;
+    check_alike(base, fine)?;
+    let infos = base.checkpoint().tensors();
+    let names = Names::infer(infos.iter().map(|info| info.name.as_str()));
+    let fan_in_fan_out = base.config().model_type().is_some_and(|kind| FAN_IN_FAN_OUT.contains(&kind));
+    let mut matched: BTreeSet<&String> = BTreeSet::new();
+    let (mut candidates, mut others) = (Vec::new(), Vec::new());
+    for info in infos {
+        let parsed = names.parse(&info.name);
+        let matrix = match (info.name.strip_suffix(".weight"), info.shape.as_slice()) {
+            (Some(module), &[rows, columns]) if info.dtype.is_float() && rows > 0 && columns > 0 => {
+                Some((module, rows, columns))
+            }
+            _ => None,
+        };
+        let wanted = matrix.filter(|(module, ..)| {
+            let named: Vec<&String> = options.modules.iter().filter(|name| ends_in(module, name)).collect();
+            matched.extend(named.iter().copied());
+            !named.is_empty() || by_role(&parsed, options)
+        });
+        match wanted {
+            // Only layers are transposed in such models, and an adapter has one flag for all its modules.
+            Some(_) if fan_in_fan_out && parsed.role == Role::Head => others.push(info.name.clone()),
+            Some((module, rows, columns)) => {
+                let kind = if parsed.role == Role::Embedding { ModuleKind::Embedding } else { ModuleKind::Linear };
+                candidates.push(Candidate { module: module.to_string(), rows, columns, kind });
+            }
+            None => others.push(info.name.clone()),
+        }
+    }
+    if let Some(module) = options.modules.iter().find(|module| !matched.contains(module)) {
+        return Err(LoraError::NoSuchModule { module: module.clone(), path: base.path().to_path_buf() });
+    }
+    Ok(ExtractPlan { base, fine, options: options.clone(), candidates, others, fan_in_fan_out })
+}
+
+/// Whether `name` is `module` or its end from a dot on.
+fn ends_in(module: &str, name: &str) -> bool {
+    module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Whether a matrix is taken that was not named.
+fn by_role(parsed: &TensorName<'_>, options: &ExtractOptions) -> bool {
+    match (parsed.role, parsed.position) {
+        (Role::Embedding, _) => options.embeddings,
+        (Role::Head, Position::After | Position::Before) => options.head,
+        (Role::Norm, _) => false,
+        (_, position) => position == Position::Inside && options.modules.is_empty(),
+    }
+}
+
+fn check_alike(base: &ModelDir, fine: &ModelDir) -> Result<(), LoraError> {
+    for (has, lacks) in [(base, fine), (fine, base)] {
+        for info in has.checkpoint().tensors() {
+            let Some(other) = lacks.checkpoint().info(&info.name) else {
+                let (present, missing) = (has.path().to_path_buf(), lacks.path().to_path_buf());
+                return Err(LoraError::TensorMissing { tensor: info.name.clone(), present, missing });
+            };
+            if info.shape != other.shape {
+                let (base, fine) = (info.shape.clone(), other.shape.clone());
+                return Err(LoraError::ShapesDiffer { tensor: info.name.clone(), base, fine });
+            }
+            let same = info.dtype == other.dtype || (info.dtype.is_float() && other.dtype.is_float());
+            if !same {
+                let (base, fine) = (info.dtype, other.dtype);
+                return Err(LoraError::DtypesDiffer { tensor: info.name.clone(), base, fine });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    //! Names and roles.
+    use super::*;
+
+    #[test]
+    fn ends_of_names_begin_at_a_dot() {
+        assert!(ends_in("model.layers.0.self_attn.q_proj", "q_proj"));
+        assert!(ends_in("model.layers.0.self_attn.q_proj", "self_attn.q_proj"));
+        assert!(ends_in("q_proj", "q_proj"));
+        assert!(!ends_in("model.layers.0.self_attn.my_q_proj", "q_proj"));
+        assert!(!ends_in("model.layers.0.self_attn.q_proj.inner", "q_proj"));
+    }
+
+    #[test]
+    fn by_default_it_is_the_matrices_of_the_layers() {
+        let check = |name: &str, options: &ExtractOptions, expected| {
+            assert_eq!(by_role(&TensorName::parse(name), options), expected, "{name} {options:?}");
+        };
+        let default = ExtractOptions::default();
+        check("model.layers.0.self_attn.q_proj.weight", &default, true);
+        check("model.layers.0.mlp.experts.3.up_proj.weight", &default, true);
+        check("model.layers.0.mlp.gate.weight", &default, true);
+        check("model.layers.0.input_layernorm.weight", &default, false);
+        check("model.embed_tokens.weight", &default, false);
+        check("lm_head.weight", &default, false);
+        check("model.embed_tokens.weight", &ExtractOptions { embeddings: true, ..default.clone() }, true);
+        check("lm_head.weight", &ExtractOptions { head: true, ..default.clone() }, true);
+        let named = ExtractOptions { modules: vec!["v_proj".into()], head: true, ..default };
+        check("model.layers.0.self_attn.q_proj.weight", &named, false);
+        check("lm_head.weight", &named, true);
+    }
+}

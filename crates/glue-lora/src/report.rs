@@ -1,0 +1,64 @@
+//! What an extraction kept and what it left. The fields are those of the JSON documents.
+
+use crate::options::RankRule;
+use serde::Serialize;
+
+/// What came of an extraction.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Extraction {
+    /// Path of the base.
+    pub base: String,
+    /// Path of the fine-tuned model.
+    pub fine: String,
+    /// How ranks were chosen.
+    pub rank: RankRule,
+    /// Type of the factors, as torch calls it.
+    pub dtype: &'static str,
+    /// Modules of the adapter, by name.
+    pub modules: Vec<ModuleReport>,
+    /// Tensors that are the same in both models.
+    pub unchanged: usize,
+    /// Tensors that are stored whole.
+    pub saved: Vec<OtherReport>,
+    /// Tensors that differ and are not in the adapter.
+    pub left: Vec<OtherReport>,
+    /// Elements of the adapter.
+    pub parameters: u64,
+    /// Bytes of the adapter's tensors.
+    pub bytes: u64,
+    /// Norm of what the adapter lacks over the norm of the difference, over all tensors.
+    pub relative_error: f64,
+}
+
+/// A module of the adapter.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ModuleReport {
+    /// Its name.
+    pub module: String,
+    /// Rows of its weight.
+    pub rows: usize,
+    /// Columns of its weight.
+    pub columns: usize,
+    /// Rank of its factors.
+    pub rank: usize,
+    /// Share of the difference's squared singular values that are kept, 0 to 1.
+    pub energy: f64,
+    /// Norm of the difference minus the product of the factors as stored, over the norm of the difference.
+    pub relative_error: f64,
+    /// Norm of the difference over the norm of the base.
+    pub relative_change: f64,
+}
+
+/// A tensor that differs and is no module of the adapter.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct OtherReport {
+    /// Its name.
+    pub tensor: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Norm of the difference over the norm of the base; `None` for what holds no floating-point numbers.
+    pub relative_change: Option<f64>,
+}

@@ -1,0 +1,200 @@
+//! Low-rank changes of LoRA adapters, added to blocks of the tensors they change while those are read.
+//!
+//! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k. Nothing in
+//! it depends on where a block begins or ends. L is B and R is A; for a change by the transpose of B·A, L is Aᵀ and R
+//! is Bᵀ.
+//!
+//! Both factors are held as `f32` while their tensor is merged: 4·r·(rows + columns) bytes, with r far below either
+//! unless someone extracted an adapter of full rank. B·A is never held.
+
+use crate::engine::NonFinite;
+use crate::recipe::OnNonfinite;
+use glue_merge::BoxError;
+use glue_tensor::adapter::{Adapter, LowRank};
+use glue_tensor::{TensorView, widen};
+use std::ops::Range;
+
+/// The factors of a change in a mapped file.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRankView<'a> {
+    /// A, of shape \[r, in\].
+    pub a: TensorView<'a>,
+    /// B, of shape \[out, r\].
+    pub b: TensorView<'a>,
+    /// s.
+    pub scale: f32,
+    /// Whether the tensor changes by the transpose of s·B·A.
+    pub transposed: bool,
+}
+
+impl<'a> LowRankView<'a> {
+    /// What `low_rank`, a change of `adapter`, refers to.
+    pub fn of(adapter: &'a Adapter, low_rank: &LowRank) -> LowRankView<'a> {
+        LowRankView {
+            a: adapter.tensor(&low_rank.a),
+            b: adapter.tensor(&low_rank.b),
+            scale: low_rank.scale as f32,
+            transposed: low_rank.transposed,
+        }
+    }
+}
+
+/// Bytes that the factors of a change take while their tensor is merged.
+pub(crate) fn factor_bytes(adapter: &Adapter, low_rank: &LowRank) -> u64 {
+    [&low_rank.a, &low_rank.b].map(|name| adapter.tensor(name).info().n_elements() as u64 * 4).iter().sum()
+}
+
+/// Columns whose sums are kept in registers at once.
+const TILE: usize = 64;
+
+/// s·L·R, ready to be added to any part of a tensor.
+pub(crate) struct Product {
+    /// L, row by row.
+    left: Vec<f32>,
+    /// R, row by row.
+    right: Vec<f32>,
+    rank: usize,
+    columns: usize,
+    scale: f32,
+}
+
+impl Product {
+    /// Reads the factors. `model` is for messages.
+    pub(crate) fn read(view: &LowRankView<'_>, on_nonfinite: OnNonfinite, model: &str) -> Result<Product, BoxError> {
+        let (a, b) = (widened(&view.a, on_nonfinite, model)?, widened(&view.b, on_nonfinite, model)?);
+        let (rank, inputs) = (view.a.shape()[0], view.a.shape()[1]);
+        let outputs = view.b.shape()[0];
+        let scale = view.scale;
+        Ok(if view.transposed {
+            Product {
+                left: transpose(&a, rank, inputs),
+                right: transpose(&b, outputs, rank),
+                rank,
+                columns: outputs,
+                scale,
+            }
+        } else {
+            Product { left: b, right: a, rank, columns: inputs, scale }
+        })
+    }
+
+    /// Adds the elements `range` of the product, counted through its rows, to `values`.
+    pub(crate) fn add_to(&self, range: Range<usize>, values: &mut [f32]) {
+        let mut at = range.start;
+        let mut rest = values;
+        while !rest.is_empty() {
+            let (row, column) = (at / self.columns, at % self.columns);
+            let (segment, after) = rest.split_at_mut(rest.len().min(self.columns - column));
+            let left = &self.left[row * self.rank..(row + 1) * self.rank];
+            at += segment.len();
+            let mut start = column;
+            let (tiles, last) = segment.as_chunks_mut::<TILE>();
+            for tile in tiles {
+                self.add_tile(left, start, tile);
+                start += TILE;
+            }
+            let mut sums = [0.0; TILE];
+            let sums = &mut sums[..last.len()];
+            for (k, l) in left.iter().enumerate() {
+                let right = &self.right[k * self.columns + start..][..last.len()];
+                sums.iter_mut().zip(right).for_each(|(sum, r)| *sum += l * r);
+            }
+            last.iter_mut().zip(sums).for_each(|(w, sum)| *w += self.scale * *sum);
+            rest = after;
+        }
+    }
+
+    /// A tile of known length, which the compiler keeps in registers.
+    fn add_tile(&self, left: &[f32], start: usize, tile: &mut [f32; TILE]) {
+        let mut sums = [0.0; TILE];
+        for (k, l) in left.iter().enumerate() {
+            if let Some(right) = self.right[k * self.columns + start..].first_chunk::<TILE>() {
+                sums.iter_mut().zip(right).for_each(|(sum, r)| *sum += l * r);
+            }
+        }
+        tile.iter_mut().zip(&sums).for_each(|(w, sum)| *w += self.scale * sum);
+    }
+}
+
+/// A tensor as `f32`, with what is not finite refused or read as 0.
+fn widened(view: &TensorView<'_>, on_nonfinite: OnNonfinite, model: &str) -> Result<Vec<f32>, BoxError> {
+    let mut values = vec![0.0; view.info().n_elements()];
+    if !widen(view.dtype(), view.data(), &mut values)? {
+        mend(&mut values, on_nonfinite, view.name(), model, 0)?;
+    }
+    Ok(values)
+}
+
+/// Whether every value is a finite number; without a branch for each.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    values.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff)) < 0x7f80_0000
+}
+
+/// Reads what is not finite in `values` as 0, or refuses the first of it; `start` is the index of the first value.
+pub(crate) fn mend(
+    values: &mut [f32],
+    on_nonfinite: OnNonfinite,
+    tensor: &str,
+    model: &str,
+    start: usize,
+) -> Result<(), NonFinite> {
+    match on_nonfinite {
+        OnNonfinite::Zero => values.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0),
+        OnNonfinite::Error => {
+            let found = values.iter().enumerate().find(|(_, x)| !x.is_finite());
+            return Err(NonFinite {
+                tensor: tensor.into(),
+                model: model.into(),
+                index: start + found.map_or(0, |(j, _)| j),
+                value: found.map_or(f32::NAN, |(_, x)| *x),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|j| (0..rows).map(move |i| values[i * columns + j])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    //! Any part of a product is that part of the whole.
+    use super::*;
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        (0..n as u32).map(|i| ((i + seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 1e7 - 0.8).collect()
+    }
+
+    #[test]
+    fn parts_are_parts_of_the_whole_to_the_bit() {
+        for (rows, columns, rank) in [(5, 200, 3), (1, 64, 1), (7, 3, 9), (3, 129, 16)] {
+            let (left, right) = (numbers(rows * rank, 1), numbers(rank * columns, 2));
+            let product = Product { left: left.clone(), right: right.clone(), rank, columns, scale: 0.5 };
+            let base = numbers(rows * columns, 3);
+            let mut whole = base.clone();
+            product.add_to(0..base.len(), &mut whole);
+            for (e, found) in whole.iter().enumerate() {
+                let (i, j) = (e / columns, e % columns);
+                let terms = (0..rank).map(|k| f64::from(left[i * rank + k]) * f64::from(right[k * columns + j]));
+                let expected = f64::from(base[e]) + 0.5 * terms.sum::<f64>();
+                // A sum of at most 16 terms below 1 in f32, each rounding half a unit: 16·6e-8.
+                assert!((f64::from(*found) - expected).abs() < 2e-6, "{found} for {expected}");
+            }
+            for step in [1, 7, 64, 100] {
+                let mut parts = base.clone();
+                for start in (0..base.len()).step_by(step) {
+                    let end = (start + step).min(base.len());
+                    product.add_to(start..end, &mut parts[start..end]);
+                }
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&parts), bits(&whole), "{rows}×{columns}, rank {rank}, steps of {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_transpose_has_rows_for_columns() {
+        assert_eq!(transpose(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

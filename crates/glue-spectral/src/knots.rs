@@ -1,0 +1,134 @@
+//! KnOTS: TIES in a basis that all task vectors share. Stoica et al., "Model merging with SVD to tie the knots",
+//! arXiv 2410.19735.
+//!
+//! Side by side, [τ1 … τN] = U Σ [V1ᵀ … VNᵀ]: one basis U of the output space for all, and for each model the coefficients
+//! Ci = Σ Viᵀ on it, so that τi = U Ci. Elements of the Ci stand for the same thing in each model, which elements of the τi
+//! need not, and they are merged by TIES (arXiv 2306.01708): of each Ci the largest elements, the sign that has more
+//! weight, the mean of what agrees. θ0 + λ U C.
+//!
+//! A singular vector has no sign of its own, and TIES does not see the difference: turned around, it turns a row of
+//! every Ci.
+//!
+//! **Known weaknesses.** It was made for adapters, whose task vectors are of low rank and share little; for full
+//! fine-tunes the basis is that of nearly everything and the coefficients are nearly as entangled as the weights. TIES
+//! itself drops what a minority needs; in the study of arXiv 2511.21437 on language models it typically loses against
+//! the base, where task arithmetic gains.
+//!
+//! **Memory**, besides what every operator here holds: 4 N + 12 copies. The basis is that of the m outputs: a matrix
+//! with many more rows than columns takes the most memory and time.
+
+use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan, working_of_svd};
+use glue_linalg::{Svd, product, svd_by_gram};
+use glue_merge::operators::ties;
+use glue_merge::{
+    BaseRule, BoxError, InputRule, Interval, MergeError, Operator, OperatorDef, ParamSpec, Params, Plan, Setting,
+    TensorSpec, merge_slices,
+};
+use ndarray::{Array2, Axis, s};
+
+/// `knots`.
+pub const DEF: OperatorDef = OperatorDef {
+    name: "knots",
+    summary: "Expresses all task vectors in one basis of singular vectors and merges the coefficients as TIES does.",
+    formula: "[τ1 … τN] = U Σ [V1ᵀ … VNᵀ], Ci = Σ Viᵀ; C of the Ci by TIES with weights wi; θ0 + λ U C; tensors that are no matrices: θ0 + λ/N Σ wi τi",
+    reference: "KnOTS-TIES, arXiv 2410.19735",
+    inputs: InputRule::at_least(1),
+    base: BaseRule::Required,
+    params: &[
+        WEIGHT,
+        ParamSpec::number(
+            "density",
+            "Share of the coefficients of the model that is kept.",
+            Interval::above(0.0, 1.0),
+            (0.1, 1.0),
+        )
+        .or(1.0)
+        .per_input(),
+        LAMBDA,
+        ParamSpec::flag("normalize", "Divide by the sum of the weights that take part.", true),
+        OUTSIDE_LAYERS,
+    ],
+    statistic: None,
+    plan: knots,
+};
+
+fn knots(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
+    let operator = Operator::new(&ties::DEF);
+    let own = |i| ["weight", "density"].map(|key| (key, Setting::Number(params.input_number(i, key)))).to_vec();
+    let inputs: Vec<_> = (0..tensor.n_inputs).map(own).collect();
+    let settings = [("normalize", Setting::Flag(params.flag("normalize")))];
+    plan(tensor, params, Knots { params: operator.params(&settings, &inputs)?, ties: operator })
+}
+
+struct Knots {
+    ties: Operator,
+    params: Params,
+}
+
+impl Merge for Knots {
+    fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
+        let ((m, n), models) = (taus.dim(), taus.count());
+        let mut stacked = Array2::zeros((m, models * n));
+        for (i, mut part) in stacked.axis_chunks_iter_mut(Axis(1), n).enumerate() {
+            part.assign(&taus.get(i));
+        }
+        let Svd { u, values, mut vt } = svd_by_gram(stacked.view())?;
+        drop(stacked);
+        vt *= &values.insert_axis(Axis(1));
+        let rank = vt.nrows();
+        let of = |i: usize| vt.slice(s![.., i * n..(i + 1) * n]).iter().map(|x| *x as f32).collect();
+        let coefficients: Vec<Vec<f32>> = (0..models).map(of).collect();
+        drop(vt);
+        let inputs: Vec<&[f32]> = coefficients.iter().map(Vec::as_slice).collect();
+        let merged = merge_slices(&self.ties, &self.params, &[rank, n], Some(&vec![0.0; rank * n]), &inputs)?;
+        let merged = Array2::from_shape_fn((rank, n), |(r, c)| f64::from(merged[r * n + c]));
+        Ok(product(u.view(), merged.view())?)
+    }
+
+    fn working(&self, (m, n): (usize, usize), models: usize) -> usize {
+        working_of_svd(m, models * n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, matrix, near, values};
+    use glue_merge::check_operator;
+
+    #[test]
+    fn keeps_the_contract() {
+        check_operator(&DEF);
+    }
+
+    #[test]
+    fn one_task_at_density_one_is_restored() {
+        for (m, n) in [(9, 5), (5, 9), (6, 6)] {
+            let tau = values(&matrix(m, n, 1));
+            let taus: [&[f32]; 1] = [&tau];
+            near(&Case { shape: &[m, n], ..Case::of(&DEF, &taus) }.change(), &tau, 1e-6);
+        }
+    }
+
+    #[test]
+    fn where_signs_agree_it_is_the_weighted_mean() {
+        // Multiples of one matrix have the same signs on every coefficient.
+        let one = matrix(4, 6, 2);
+        let (first, second) = (values(&one), values(&(&one * 2.0)));
+        let own = vec![vec![("weight", Setting::Number(3.0))], vec![("weight", Setting::Number(1.0))]];
+        near(
+            &Case { shape: &[4, 6], own, ..Case::of(&DEF, &[&first, &second]) }.change(),
+            &values(&(&one * 1.25)),
+            1e-6,
+        );
+    }
+
+    #[test]
+    fn a_minority_is_outvoted_in_the_shared_basis() {
+        // On the diagonal, the basis is that of the axes: 3 against -1 in the first, agreement in the second.
+        let (first, second): ([f32; 4], [f32; 4]) = ([3.0, 0.0, 0.0, 1.0], [-1.0, 0.0, 0.0, 0.5]);
+        near(&Case { shape: &[2, 2], ..Case::of(&DEF, &[&first, &second]) }.change(), &[3.0, 0.0, 0.0, 0.75], 1e-6);
+        let own = vec![vec![], vec![("density", Setting::Number(0.25))]];
+        near(&Case { shape: &[2, 2], own, ..Case::of(&DEF, &[&first, &second]) }.change(), &[3.0, 0.0, 0.0, 1.0], 1e-6);
+    }
+}

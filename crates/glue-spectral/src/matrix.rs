@@ -1,0 +1,252 @@
+//! What the operators share: which tensors are matrices to them, the task vectors of one, and its way through the
+//! driver.
+
+use glue_linalg::{LinalgError, product, svd_by_gram};
+use glue_merge::operators::task_arithmetic;
+use glue_merge::{
+    Block, BoxError, Grain, Interval, Map, MergeError, Operator, ParamSpec, Params, Plan, Setting, Survey, TensorSpec,
+};
+use ndarray::{Array2, ArrayView2};
+
+/// `weight`, 1 unless given, for each model.
+pub(crate) const WEIGHT: ParamSpec =
+    ParamSpec::number("weight", "Factor on the task vector of the model.", Interval::ANY, (0.5, 1.5))
+        .or(1.0)
+        .per_input();
+
+/// `lambda`, 1 unless given.
+pub(crate) const LAMBDA: ParamSpec =
+    ParamSpec::number("lambda", "Factor on the merged task vector.", Interval::ANY, (0.1, 1.5)).or(1.0);
+
+/// `outside_layers`, `mean` unless given.
+pub(crate) const OUTSIDE_LAYERS: ParamSpec = ParamSpec::choice(
+    "outside_layers",
+    "Matrices outside of the layers, such as embedding and head: mean adds the mean of their task vectors, as for tensors that are no matrices; matrix treats them as those of the layers.",
+    &["mean", "matrix"],
+    [None, None],
+    "mean",
+);
+
+/// Merges the task vectors of one matrix.
+pub(crate) trait Merge: Send + Sync + 'static {
+    /// The merged task vector, before λ.
+    fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError>;
+
+    /// Elements of `f64` held at once while merging `models` matrices of these rows and columns.
+    fn working(&self, dim: (usize, usize), models: usize) -> usize;
+}
+
+/// Elements of `f64` held by [`svd_by_gram`], its input and its result counted.
+pub(crate) fn working_of_svd(rows: usize, columns: usize) -> usize {
+    2 * rows * columns + 6 * rows.min(columns).pow(2)
+}
+
+/// The task vectors of one matrix, each made when it is asked for.
+pub(crate) struct TaskVectors<'a> {
+    base: &'a [f32],
+    inputs: &'a [&'a [f32]],
+    dim: (usize, usize),
+    weights: &'a [f64],
+}
+
+impl TaskVectors<'_> {
+    /// Rows and columns.
+    pub(crate) fn dim(&self) -> (usize, usize) {
+        self.dim
+    }
+
+    /// Number of models.
+    pub(crate) fn count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Weight of model `i`.
+    pub(crate) fn weight(&self, i: usize) -> f64 {
+        self.weights[i]
+    }
+
+    /// τi.
+    pub(crate) fn get(&self, i: usize) -> Array2<f64> {
+        let columns = self.dim.1;
+        Array2::from_shape_fn(self.dim, |(r, c)| {
+            let j = r * columns + c;
+            f64::from(self.inputs[i][j]) - f64::from(self.base[j])
+        })
+    }
+
+    /// Σ wi τi.
+    pub(crate) fn sum(&self) -> Array2<f64> {
+        (0..self.count()).fold(Array2::zeros(self.dim), |mut sum, i| {
+            sum.scaled_add(self.weight(i), &self.get(i));
+            sum
+        })
+    }
+}
+
+/// The plan of an operator whose parameters include [`WEIGHT`], [`LAMBDA`] and [`OUTSIDE_LAYERS`].
+pub(crate) fn plan(tensor: &TensorSpec<'_>, params: &Params, merge: impl Merge) -> Result<Plan, MergeError> {
+    let (weights, lambda) = (params.input_numbers("weight"), params.number("lambda"));
+    let inside = tensor.layer.is_some() || params.word("outside_layers") == "matrix";
+    match *tensor.shape {
+        [rows, columns] if inside && !tensor.is_empty() => {
+            let (tensor, dim) = (tensor.name.into(), (rows, columns));
+            Ok(Plan::survey(Whole { merge, tensor, dim, weights, lambda }))
+        }
+        _ => mean(tensor, &weights, lambda),
+    }
+}
+
+/// θ0 + λ/N Σ wi τi.
+fn mean(tensor: &TensorSpec<'_>, weights: &[f64], lambda: f64) -> Result<Plan, MergeError> {
+    let operator = Operator::new(&task_arithmetic::DEF);
+    let share = |w: &f64| vec![("weight", Setting::Number(w / weights.len() as f64))];
+    let inputs: Vec<_> = weights.iter().map(share).collect();
+    operator.plan(tensor, &operator.params(&[("lambda", Setting::Number(lambda))], &inputs)?)
+}
+
+/// Sees a matrix whole and merges it then, while its operands are at hand: that spares a copy of each of them. What
+/// arithmetic cannot do is known when the survey ends, which may refuse, and not in a map, which may not.
+struct Whole<M> {
+    merge: M,
+    tensor: String,
+    dim: (usize, usize),
+    weights: Vec<f64>,
+    lambda: f64,
+}
+
+impl<M: Merge> Survey for Whole<M> {
+    /// The result, once the matrix was seen.
+    type Partial = Option<Result<Vec<f32>, BoxError>>;
+
+    fn grain(&self) -> Grain {
+        Grain::Tensor
+    }
+
+    fn working_bytes(&self) -> u64 {
+        (self.merge.working(self.dim, self.weights.len()) * size_of::<f64>()) as u64
+    }
+
+    fn partial(&self) -> Self::Partial {
+        None
+    }
+
+    fn observe(&self, partial: &mut Self::Partial, block: &Block<'_>) {
+        let taus = TaskVectors { base: block.base(), inputs: block.inputs, dim: self.dim, weights: &self.weights };
+        *partial = Some(self.merge.merge(&taus).map(|tau| {
+            let sum = |(base, tau): (&f32, &f64)| (f64::from(*base) + self.lambda * tau) as f32;
+            block.base().iter().zip(&tau).map(sum).collect()
+        }));
+    }
+
+    fn join(&self, partial: &mut Self::Partial, later: Self::Partial) {
+        if later.is_some() {
+            *partial = later;
+        }
+    }
+
+    fn finish(self, total: Self::Partial) -> Result<Plan, MergeError> {
+        match total.transpose() {
+            Ok(merged) => Ok(Plan::map(Finished(merged.unwrap_or_default()))),
+            Err(reason) => Err(MergeError::NoResult { tensor: self.tensor, reason }),
+        }
+    }
+}
+
+/// Hands out what is there already.
+pub(crate) struct Finished(pub(crate) Vec<f32>);
+
+impl Map for Finished {
+    fn grain(&self) -> Grain {
+        Grain::Element
+    }
+
+    fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
+        out.copy_from_slice(&self.0[block.offset..block.offset + out.len()]);
+    }
+}
+
+/// U·Vᵀ over the numerical rank: the matrix with the singular vectors of `a` and singular values of 1, and the nearest
+/// one with orthonormal columns (rows, for a wide matrix) where the rank is full. Directions that `a` does not have are
+/// left out; a decomposition would complete them with whatever rounding suggests.
+pub(crate) fn polar(a: ArrayView2<'_, f64>) -> Result<Array2<f64>, LinalgError> {
+    let parts = svd_by_gram(a)?;
+    product(parts.u.view(), parts.vt.view())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, matrix};
+    use crate::{iso, tsv};
+    use glue_merge::{Driver, Sink, Source};
+    use ndarray::s;
+    use std::sync::Mutex;
+
+    #[test]
+    fn what_is_no_matrix_takes_the_mean() {
+        let taus: [&[f32]; 2] = [&[1.0, 2.0, 3.0, 4.0], &[3.0, 2.0, 1.0, -4.0]];
+        for (shape, layer) in [(&[4][..], true), (&[2, 1, 2], true), (&[2, 2], false)] {
+            let case =
+                Case { shape, layer, settings: vec![("lambda", Setting::Number(0.5))], ..Case::of(&iso::C, &taus) };
+            assert_eq!(case.run().unwrap(), [11.0, 11.0, 11.0, 10.0], "{shape:?}");
+        }
+        let settings = vec![("outside_layers", Setting::Text("matrix".into()))];
+        let as_matrix = Case { shape: &[2, 2], layer: false, settings, ..Case::of(&iso::C, &taus) };
+        let in_layer = Case { shape: &[2, 2], ..Case::of(&iso::C, &taus) };
+        assert_eq!(as_matrix.run().unwrap(), in_layer.run().unwrap());
+    }
+
+    #[test]
+    fn dependent_columns_leave_a_partial_isometry() {
+        let one = matrix(6, 2, 1);
+        let twice = ndarray::concatenate![ndarray::Axis(1), one, one];
+        let q = polar(twice.view()).unwrap();
+        let half = polar(one.view()).unwrap() / 2.0_f64.sqrt();
+        for part in [q.slice(s![.., ..2]), q.slice(s![.., 2..])] {
+            assert!((&part - &half).iter().all(|x| x.abs() < 1e-7), "{q}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_result_is_refused_with_the_name_of_the_tensor() {
+        struct Numbers([Vec<f32>; 2]);
+        impl Source for Numbers {
+            fn read<'a>(
+                &'a self,
+                operand: glue_merge::Operand,
+                range: std::ops::Range<usize>,
+                _: &'a mut [f32],
+            ) -> Result<&'a [f32], BoxError> {
+                Ok(&self.0[usize::from(operand != glue_merge::Operand::Base)][range])
+            }
+        }
+        struct Nowhere(Mutex<usize>);
+        impl Sink for Nowhere {
+            fn write(&self, _: usize, values: &[f32]) -> Result<(), BoxError> {
+                *self.0.lock().unwrap() += values.len();
+                Ok(())
+            }
+        }
+        let tensor = TensorSpec {
+            name: "w",
+            shape: &[2, 2],
+            has_base: true,
+            n_inputs: 1,
+            layer: Some((0, 1)),
+            seed: 0,
+            statistic: None,
+        };
+        let operator = Operator::new(&tsv::DEF);
+        let plan = || operator.plan(&tensor, &operator.params(&[], &[vec![]]).unwrap()).unwrap();
+        let (sink, driver) = (Nowhere(Mutex::new(0)), Driver::default());
+        let endless = Numbers([vec![0.0; 4], vec![1.0, f32::INFINITY, 0.0, 0.0]]);
+        let error = driver.run(plan(), &tensor, &endless, &sink).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tensor w cannot be merged: svd_by_gram: element (0, 1) of a 2×2 matrix is inf, not a finite number"
+        );
+        assert_eq!(*sink.0.lock().unwrap(), 0);
+        driver.run(plan(), &tensor, &Numbers([vec![0.0; 4], vec![1.0; 4]]), &sink).unwrap();
+        assert_eq!(*sink.0.lock().unwrap(), 4);
+    }
+}

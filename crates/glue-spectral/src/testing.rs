@@ -1,0 +1,104 @@
+//! Short ways of merging, for the tests of this crate.
+
+use glue_merge::{
+    BoxError, Done, Driver, ElementRng, MergeError, Operand, Operator, OperatorDef, Setting, Sink, Source, TensorSpec,
+};
+use ndarray::Array2;
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// Elements of the base throughout.
+const BASE: f32 = 10.0;
+
+/// Task vectors to be merged.
+pub(crate) struct Case<'a> {
+    pub(crate) def: &'static OperatorDef,
+    pub(crate) shape: &'a [usize],
+    /// Whether the tensor belongs to a layer.
+    pub(crate) layer: bool,
+    pub(crate) settings: Vec<(&'static str, Setting)>,
+    /// Settings of each model; none when empty.
+    pub(crate) own: Vec<Vec<(&'static str, Setting)>>,
+    pub(crate) taus: &'a [&'a [f32]],
+}
+
+impl<'a> Case<'a> {
+    pub(crate) fn of(def: &'static OperatorDef, taus: &'a [&'a [f32]]) -> Self {
+        Self { def, shape: &[], layer: true, settings: Vec::new(), own: Vec::new(), taus }
+    }
+
+    /// The merged tensor, on a base of tens.
+    pub(crate) fn run(&self) -> Result<Vec<f32>, MergeError> {
+        self.on(BASE)
+    }
+
+    /// The merged task vector, on a base of zeros, where it is not rounded to the digits of a sum.
+    pub(crate) fn change(&self) -> Vec<f32> {
+        self.on(0.0).unwrap()
+    }
+
+    fn on(&self, base: f32) -> Result<Vec<f32>, MergeError> {
+        let operator = Operator::new(self.def);
+        let own = if self.own.is_empty() { vec![Vec::new(); self.taus.len()] } else { self.own.clone() };
+        let params = operator.params(&self.settings, &own)?;
+        let tensor = TensorSpec {
+            name: "model.layers.1.mlp.up_proj.weight",
+            shape: self.shape,
+            has_base: true,
+            n_inputs: self.taus.len(),
+            layer: self.layer.then_some((1, 4)),
+            seed: 7,
+            statistic: None,
+        };
+        let add = |tau: &&[f32]| tau.iter().map(|x| x + base).collect();
+        let operands = Operands { base: vec![base; tensor.len()], inputs: self.taus.iter().map(add).collect() };
+        let sink = Merged(Mutex::new(vec![f32::NAN; tensor.len()]));
+        let done = Driver::default().run(operator.plan(&tensor, &params)?, &tensor, &operands, &sink)?;
+        assert_eq!(done, Done::Merged);
+        Ok(sink.0.into_inner().unwrap())
+    }
+}
+
+struct Operands {
+    base: Vec<f32>,
+    inputs: Vec<Vec<f32>>,
+}
+
+impl Source for Operands {
+    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, _: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
+        Ok(match operand {
+            Operand::Base => &self.base[range],
+            Operand::Input(i) => &self.inputs[i][range],
+            Operand::Statistic(_) => return Err("there are no statistics".into()),
+        })
+    }
+}
+
+struct Merged(Mutex<Vec<f32>>);
+
+impl Sink for Merged {
+    fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
+        self.0.lock().unwrap()[offset..offset + values.len()].copy_from_slice(values);
+        Ok(())
+    }
+}
+
+/// Elements between −1 and 1.
+pub(crate) fn matrix(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
+    let mut words = vec![0; rows * columns];
+    ElementRng::new(seed, "matrix", 0).fill(0, &mut words);
+    Array2::from_shape_fn((rows, columns), |(r, c)| f64::from(words[r * columns + c]) / f64::from(1_u32 << 31) - 1.0)
+}
+
+/// In `f32`, by rows.
+pub(crate) fn values(a: &Array2<f64>) -> Vec<f32> {
+    a.iter().map(|x| *x as f32).collect()
+}
+
+/// No element differs by more than `tolerance`: a few roundings of `f32`, unless the caller says more.
+#[track_caller]
+pub(crate) fn near(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off <= tolerance, "off by {off:e}:\n{found:?}\n{expected:?}");
+}

@@ -1,0 +1,309 @@
+//! LoRA adapters in the layout of PEFT: a configuration and the factors of low-rank changes to a model's weights.
+//!
+//! Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685: a weight W of shape \[out, in\]
+//! becomes W + s·B·A, with A of shape \[r, in\], B of shape \[out, r\], and a scale s of α/r. With `use_rslora` the scale
+//! is α/√r (Kalajdzievski, *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*, arXiv 2312.03732).
+//!
+//! | in `adapter_model.safetensors`, after `base_model.model.` | changes the tensor | by |
+//! |---|---|---|
+//! | `MODULE.lora_A.weight`, `MODULE.lora_B.weight` | `MODULE.weight` | s·B·A; its transpose with `fan_in_fan_out` |
+//! | `MODULE.lora_embedding_A`, `MODULE.lora_embedding_B` | `MODULE.weight` | the transpose of s·B·A |
+//! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
+//!
+//! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model. Variants
+//! whose change is another function of the weights, such as DoRA, are refused by the name of their key or tensor.
+//! Nothing here multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
+
+mod config;
+mod error;
+mod write;
+
+pub use config::{AdapterConfig, Bias, TargetModules};
+pub use error::AdapterError;
+pub use write::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// File name of an adapter's configuration.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// File name of an adapter's weights.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// What PEFT puts before the names that modules have in the model.
+const PREFIX: &str = "base_model.model.";
+
+/// A change of low rank to a tensor W.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LowRank {
+    /// Name of A in the adapter, of shape \[r, in\].
+    pub a: String,
+    /// Name of B in the adapter, of shape \[out, r\].
+    pub b: String,
+    /// r, 1 or more.
+    pub rank: usize,
+    /// s.
+    pub scale: f64,
+    /// Whether W changes by the transpose of s·B·A rather than by s·B·A itself.
+    pub transposed: bool,
+}
+
+/// What an adapter does to one tensor of a model: first `full` takes its place, then `low_rank` is added.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct Change {
+    /// Name in the adapter of the tensor that takes the place of the model's.
+    pub full: Option<String>,
+    /// What is added.
+    pub low_rank: Option<LowRank>,
+}
+
+/// An opened adapter. Weights are mapped, not read.
+#[derive(Debug)]
+pub struct Adapter {
+    path: PathBuf,
+    config: AdapterConfig,
+    config_bytes: u64,
+    config_hash: ContentHash,
+    checkpoint: Checkpoint,
+    changes: BTreeMap<String, Change>,
+}
+
+impl Adapter {
+    /// Opens the adapter in the directory `path`. Reads its configuration and the header of its weights.
+    ///
+    /// # Errors
+    /// [`AdapterError`]: not an adapter, one of a kind that is not linear in its factors, or one with a tensor that no
+    /// rule above accounts for.
+    pub fn open(path: impl AsRef<Path>) -> Result<Adapter, AdapterError> {
+        let path = path.as_ref().to_path_buf();
+        match std::fs::metadata(&path) {
+            Ok(found) if !found.is_dir() => return Err(AdapterError::NotADirectory { path }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdapterError::NotFound { path }),
+            Err(error) => return Err(AdapterError::Io { path, error }),
+            Ok(_) => {}
+        }
+        let file = path.join(CONFIG_FILE);
+        let bytes = std::fs::read(&file).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => AdapterError::NoConfig { path: path.clone() },
+            _ => AdapterError::Io { path: file.clone(), error },
+        })?;
+        let config = AdapterConfig::from_bytes(&bytes, &file)?;
+        let checkpoint = Checkpoint::open(path.join(WEIGHTS_FILE)).map_err(|error| match error {
+            CheckpointError::NotFound { .. } => AdapterError::NoWeights { path: path.clone() },
+            error => AdapterError::Checkpoint(error),
+        })?;
+        let changes = Classified::new(&checkpoint)?.changes(&config)?;
+        let (config_bytes, config_hash) = (bytes.len() as u64, ContentHash::of(&bytes));
+        Ok(Adapter { path, config, config_bytes, config_hash, checkpoint, changes })
+    }
+
+    /// Whether the directory `path` holds an adapter and no model.
+    pub fn is_at(path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        path.join(CONFIG_FILE).is_file() && !path.join(crate::model_dir::CONFIG_FILE).exists()
+    }
+
+    /// The directory, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `adapter_config.json`.
+    pub fn config(&self) -> &AdapterConfig {
+        &self.config
+    }
+
+    /// Size of `adapter_config.json` in bytes, and the hash of its content.
+    pub fn config_file(&self) -> (u64, ContentHash) {
+        (self.config_bytes, self.config_hash)
+    }
+
+    /// Hash of configuration and weights together. Reads all of them.
+    pub fn content_hash(&self) -> ContentHash {
+        let weights = self.checkpoint.files().iter().map(|file| file.content_hash());
+        let hashes: Vec<String> = weights.chain([self.config_hash]).map(|hash| hash.to_string()).collect();
+        ContentHash::of(hashes.concat().as_bytes())
+    }
+
+    /// The weights.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What changes, by the name of the tensor in the model.
+    pub fn changes(&self) -> &BTreeMap<String, Change> {
+        &self.changes
+    }
+
+    /// What happens to the model's tensor `name`; `None` when it stays as it is.
+    pub fn change(&self, name: &str) -> Option<&Change> {
+        self.changes.get(name)
+    }
+
+    /// A tensor of the adapter that a [`Change`] of it names.
+    ///
+    /// # Panics
+    /// On a name from elsewhere.
+    pub fn tensor(&self, name: &str) -> TensorView<'_> {
+        self.checkpoint.get(name).expect("changes name tensors that are there")
+    }
+
+    /// Bytes of the adapter that `change` reads.
+    pub fn n_bytes(&self, change: &Change) -> u64 {
+        let factors = change.low_rank.iter().flat_map(|low_rank| [&low_rank.a, &low_rank.b]);
+        change.full.iter().chain(factors).map(|name| self.tensor(name).info().n_bytes() as u64).sum()
+    }
+
+    /// Checks that every tensor this adapter changes is in `model`, with a shape that goes with it.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotInModel`], [`AdapterError::ShapeInModel`], [`AdapterError::NotFloat`]: the adapter was made
+    /// for another model.
+    pub fn fit(&self, model: &Checkpoint) -> Result<(), AdapterError> {
+        for (name, change) in &self.changes {
+            let first = change.full.as_ref().or(change.low_rank.as_ref().map(|low_rank| &low_rank.a));
+            let Some(info) = model.info(name) else {
+                return Err(AdapterError::NotInModel {
+                    path: self.path.clone(),
+                    tensor: first.cloned().unwrap_or_default(),
+                    looked_for: name.clone(),
+                    model: model.path().to_path_buf(),
+                });
+            };
+            if !info.dtype.is_float() {
+                return Err(AdapterError::NotFloat {
+                    path: model.path().to_path_buf(),
+                    tensor: name.clone(),
+                    found: info.dtype,
+                });
+            }
+            let check = |expected: &[usize]| match info.shape == expected {
+                true => Ok(()),
+                false => Err(AdapterError::ShapeInModel {
+                    path: self.path.clone(),
+                    tensor: name.clone(),
+                    expected: expected.into(),
+                    found: info.shape.as_slice().into(),
+                    model: model.path().to_path_buf(),
+                }),
+            };
+            if let Some(full) = &change.full {
+                check(self.tensor(full).shape())?;
+            }
+            if let Some(low_rank) = &change.low_rank {
+                check(&self.changed_shape(low_rank))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The shape of a tensor that `low_rank` can be added to.
+    fn changed_shape(&self, low_rank: &LowRank) -> [usize; 2] {
+        let (rows, columns) = (self.tensor(&low_rank.b).shape()[0], self.tensor(&low_rank.a).shape()[1]);
+        if low_rank.transposed { [columns, rows] } else { [rows, columns] }
+    }
+}
+
+/// The factors of one module.
+#[derive(Default)]
+struct Factors<'a> {
+    a: Option<&'a TensorInfo>,
+    b: Option<&'a TensorInfo>,
+}
+
+/// The tensors of an adapter by the part they play.
+struct Classified<'a> {
+    path: PathBuf,
+    /// By module, and whether it is an embedding.
+    factors: BTreeMap<(String, bool), Factors<'a>>,
+    /// By the name in the model.
+    full: BTreeMap<String, &'a TensorInfo>,
+}
+
+/// The endings of a factor's name, whether it is A, and whether it is an embedding's.
+const FACTORS: [(&str, bool, bool); 4] = [
+    (".lora_A.weight", true, false),
+    (".lora_B.weight", false, false),
+    (".lora_embedding_A", true, true),
+    (".lora_embedding_B", false, true),
+];
+
+/// Parts of names that only PEFT's wrappers have: what is called so and is no factor is of a variant.
+const VARIANTS: [&str; 4] = ["lora_", "token_adapter", "trainable_tokens", "original_module"];
+
+impl<'a> Classified<'a> {
+    fn new(checkpoint: &'a Checkpoint) -> Result<Classified<'a>, AdapterError> {
+        let path = checkpoint.path().to_path_buf();
+        let mut found = Classified { path, factors: BTreeMap::new(), full: BTreeMap::new() };
+        for info in checkpoint.tensors() {
+            let unknown = || AdapterError::UnknownTensor { path: found.path.clone(), tensor: info.name.clone() };
+            let name = info.name.strip_prefix(PREFIX).ok_or_else(unknown)?;
+            if !info.dtype.is_float() {
+                let (path, tensor) = (found.path.clone(), info.name.clone());
+                return Err(AdapterError::NotFloat { path, tensor, found: info.dtype });
+            }
+            let factor = FACTORS.iter().find_map(|row| Some((name.strip_suffix(row.0)?, row.1, row.2)));
+            if let Some((module, is_a, embedding)) = factor.filter(|(module, ..)| !module.is_empty()) {
+                let factors = found.factors.entry((module.to_string(), embedding)).or_default();
+                *(if is_a { &mut factors.a } else { &mut factors.b }) = Some(info);
+                continue;
+            }
+            if VARIANTS.iter().any(|variant| name.contains(variant)) {
+                return Err(unknown());
+            }
+            let kept = |part: &&str| *part != "base_layer" && *part != "modules_to_save";
+            let plain = name.split('.').filter(kept).collect::<Vec<_>>().join(".");
+            if let Some(first) = found.full.insert(plain, info) {
+                let (path, first, second) = (found.path, first.name.clone(), info.name.clone());
+                return Err(AdapterError::Twice { path, first, second });
+            }
+        }
+        Ok(found)
+    }
+
+    fn changes(self, config: &AdapterConfig) -> Result<BTreeMap<String, Change>, AdapterError> {
+        let mut changes: BTreeMap<String, Change> = BTreeMap::new();
+        for (name, info) in self.full {
+            changes.entry(name).or_default().full = Some(info.name.clone());
+        }
+        for ((module, embedding), factors) in self.factors {
+            let path = || self.path.clone();
+            let (a, b) = match (factors.a, factors.b) {
+                (Some(a), Some(b)) => (a, b),
+                (a, b) => {
+                    let (missing, present) = if a.is_none() { ("A", b) } else { ("B", a) };
+                    let present = present.map_or_else(String::new, |info| info.name.clone());
+                    return Err(AdapterError::MissingFactor { path: path(), present, missing });
+                }
+            };
+            let (rank, alpha) = config.rank_and_alpha(&module).map_err(|error| error.at(&self.path))?;
+            let shape_of = |info: &TensorInfo, expected: &'static str| AdapterError::FactorShape {
+                path: path(),
+                tensor: info.name.clone(),
+                expected,
+                rank,
+                found: info.shape.clone(),
+            };
+            if a.shape.len() != 2 || a.shape[0] != rank {
+                return Err(shape_of(a, "[rank, inputs]"));
+            }
+            if b.shape.len() != 2 || b.shape[1] != rank {
+                return Err(shape_of(b, "[outputs, rank]"));
+            }
+            let scale = alpha / if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+            let transposed = embedding || config.fan_in_fan_out;
+            let low_rank = LowRank { a: a.name.clone(), b: b.name.clone(), rank, scale, transposed };
+            let change = changes.entry(format!("{module}.weight")).or_default();
+            if let Some(other) = change.low_rank.replace(low_rank) {
+                return Err(AdapterError::Twice { path: path(), first: other.a, second: a.name.clone() });
+            }
+        }
+        if changes.is_empty() {
+            return Err(AdapterError::Empty { path: self.path });
+        }
+        Ok(changes)
+    }
+}

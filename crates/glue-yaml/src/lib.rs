@@ -1,0 +1,137 @@
+//! YAML whose every value knows its line and column, and errors that say them.
+//!
+//! Two ways to read a config. [`documents`] gives a tree of [`Node`]s: for a dialect whose keys depend on each other, and whose
+//! values are checked long after they were read. [`read`] gives any type that serde can fill. Both refuse a key that comes twice, and
+//! take `yes` and `on` for words. Errors begin with the [`Place`]: origin, line and column.
+//!
+//! ```
+//! use glue_yaml::{Tree, documents};
+//!
+//! let nodes = documents("models:\n  - a\n", "config.yml")?;
+//! let Tree::Map(entries) = &nodes[0].value else { panic!("a mapping") };
+//! let (key, models) = &entries[0];
+//! assert_eq!((key.value.as_str(), models.at.line, models.at.column), ("models", 2, 3));
+//! # Ok::<(), glue_yaml::YamlError>(())
+//! ```
+
+mod tree;
+
+pub use tree::{Node, Tree, documents};
+
+use serde::de::DeserializeOwned;
+use serde_saphyr::{Error, Location};
+use std::fmt;
+
+/// Line and column, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Line.
+    pub line: u64,
+    /// Column, in characters.
+    pub column: u64,
+}
+
+impl Position {
+    /// The same in the text that was read from `origin`.
+    pub fn of(self, origin: &str) -> Place {
+        Place { origin: origin.into(), line: self.line, column: self.column }
+    }
+}
+
+impl From<Location> for Position {
+    fn from(location: Location) -> Self {
+        Position { line: location.line().max(1), column: location.column().max(1) }
+    }
+}
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub at: Position,
+}
+
+impl<T> At<T> {
+    /// `value`, which stands at `at`.
+    pub fn new(value: T, at: Position) -> Self {
+        Self { value, at }
+    }
+}
+
+/// A place in a text, written as editors and compilers do: `config.yml:2:3`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What the text was read from: a path, usually.
+    pub origin: String,
+    /// Line, counted from 1.
+    pub line: u64,
+    /// Column, counted from 1 in characters.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.origin, self.line, self.column)
+    }
+}
+
+/// Why a text is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct YamlError {
+    /// Where reading stopped.
+    pub place: Place,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Reads the one document of `text`, which comes from `origin`, into a type of its own.
+///
+/// # Errors
+/// It is not YAML, or not what the type takes: an unknown key, a value of another kind.
+pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlError> {
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| refusal(&error, origin))
+}
+
+/// What the parser says, with the place in front instead of behind.
+fn refusal(error: &Error, origin: &str) -> YamlError {
+    let at = error.location().map_or(Position { line: 1, column: 1 }, Position::from);
+    let message = match error.without_snippet() {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("key `{key}` comes twice"),
+        Error::NonFiniteFloat { value, .. } => format!("`{value}` is not a finite number"),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that refers to itself".into(),
+        other => {
+            let words = other.to_string();
+            words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ").into()
+        }
+    };
+    YamlError { place: at.of(origin), message }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Places and words of refusals.
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn says(text: &str) -> String {
+        read::<BTreeMap<String, f64>>(text, "x.yml").expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_refusal_begins_with_its_place() {
+        assert_eq!(says("a: 1\na: 2\n"), "x.yml:2:1: key `a` comes twice");
+        assert!(says("a: 1\nb: [\n").starts_with("x.yml:"), "{}", says("a: 1\nb: [\n"));
+        assert!(says("a: 1\nb: word\n").starts_with("x.yml:2:4: "), "{}", says("a: 1\nb: word\n"));
+        assert!(!says("a: 1\nb: word\n").contains(" at line "));
+    }
+
+    #[test]
+    fn a_type_is_filled() {
+        let read: BTreeMap<String, f64> = read("a: 1\nb: 2.5\n", "x.yml").expect("a mapping");
+        assert_eq!(read, BTreeMap::from([("a".into(), 1.0), ("b".into(), 2.5)]));
+    }
+}
