@@ -132,7 +132,10 @@ impl Place {
                 continue;
             };
             if let Some(other) = checkpoint.tensors().iter().find(|info| !sites.is_gate(&info.name)) {
-                return Err(MixError::GatesNotApart { file, tensor: other.name.clone() });
+                return Err(match missing(dir, sites, &files)? {
+                    Some(tensor) => MixError::GateMissing { path: dir.to_path_buf(), tensor },
+                    None => MixError::GatesNotApart { file, tensor: other.name.clone() },
+                });
             }
             let up = checkpoint.tensors().iter().find(|info| info.name.ends_with(".up.weight"));
             let width = up.and_then(|info| info.shape.first().copied());
@@ -193,6 +196,17 @@ impl Place {
         }
         Ok(found)
     }
+}
+
+/// The first gate that no file holds.
+fn missing(dir: &Path, sites: &Sites, files: &BTreeSet<String>) -> Result<Option<String>, MixError> {
+    let mut held = BTreeSet::new();
+    for name in files {
+        held.extend(Checkpoint::open(dir.join(name))?.tensors().iter().map(|info| info.name.clone()));
+    }
+    let first = |prefix: &String| ["weight", "up.weight"].map(|end| format!("{prefix}{end}"));
+    let absent = sites.prefixes.iter().map(first).find(|names| names.iter().all(|name| !held.contains(name)));
+    Ok(absent.map(|[weight, _]| weight))
 }
 
 fn read_json(path: &Path) -> Result<Value, MixError> {

@@ -29,8 +29,8 @@ fn text_that_is_not_a_recipe() {
     refuses("# nothing\n---\n", "r.yml: no recipe in it");
     refuses(
         "just text",
-        "r.yml:1:1: a recipe must be a mapping with name, merge_method, base_model, models, slices, modules, parameters, dtype, \
-         out_dtype, tokenizer_source, tokenizer, chat_template, seed, on_missing, on_nonfinite, found `just text`",
+        "r.yml:1:1: a recipe must be a mapping with name, merge_method, base_model, base_statistics, models, slices, \
+         modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, seed, on_missing, on_nonfinite, found `just text`",
     );
     refuses("merge_method: linear\nmodels: [a", "r.yml:2:9: not valid YAML: unclosed bracket '['");
     refuses("merge_method: linear\nmerge_method: ties\n", "r.yml:2:1: not valid YAML: key `merge_method` comes twice");
@@ -49,11 +49,11 @@ fn keys() {
     );
     refuses(
         "merge_method: passthrough\nmodels:\n- model: a\n  weight: 1\n",
-        "r.yml:4:3: an entry of `models` has no key `weight`; it has model, parameters",
+        "r.yml:4:3: an entry of `models` has no key `weight`; it has model, statistics, parameters",
     );
     refuses(
         "merge_method: linear\nslices:\n- sources: [{model: a, layers: [0, 1]}]\n",
-        "r.yml:3:24: a source has no key `layers`; it has model, layer_range, parameters",
+        "r.yml:3:24: a source has no key `layers`; it has model, layer_range, statistics, parameters",
     );
     refuses(LIST, "r.yml:1:1: a recipe needs merge_method");
     refuses("merge_method: linear\n", "r.yml:1:1: a recipe needs `models`, `slices` or `modules`");

@@ -115,12 +115,7 @@ fn outcome(lab: &Lab, name: &str, dense: &Path, lines: &str) -> Result<Outcome> 
 
 /// Makes a mixture by this description, trains its gates on which expert is for which task, scores it on the test split, and
 /// throws it away: what `glue train-router` and `glue eval` reported.
-pub(super) fn mixed(
-    lab: &Lab,
-    name: &str,
-    description: &str,
-    experts: &[(&str, &str)],
-) -> Result<(Value, Value)> {
+pub(super) fn mixed(lab: &Lab, name: &str, description: &str, experts: &[(&str, &str)]) -> Result<(Value, Value)> {
     let (path, out) = (lab.scratch.path().join(format!("{name}.yml")), lab.scratch.path().join(name));
     fs::write(&path, description)?;
     lab.glue(&["mix", text(&path)?, text(&out)?])?;
