@@ -78,7 +78,7 @@ fn run_for(mut command: Command, delay: Duration) -> Option<(bool, Duration)> {
 }
 
 /// Trainings of each kind that are killed.
-const ROUNDS: u32 = 8;
+const ROUNDS: u32 = 5;
 
 fn check(kind: &Kind, seed: u64) {
     let scratch = tempfile::tempdir().expect("a temporary directory");
@@ -128,7 +128,7 @@ fn check(kind: &Kind, seed: u64) {
         assert!(again == expected, "{}: once more, and {:?} differ", kind.name, differing(&again, &expected));
     }
     println!("{}: {killed} kills in {ROUNDS} rounds of {whole:?}", kind.name);
-    assert!(killed >= 4, "{}: only {killed} kills came in time", kind.name);
+    assert!(killed >= 3, "{}: only {killed} kills came in time", kind.name);
 }
 
 #[test]
