@@ -100,6 +100,7 @@ def main():
     parser.add_argument("--zoo", type=pathlib.Path, default=ROOT / "tests/data/zoo", help="has base-a and a-math")
     args = parser.parse_args()
     torch.set_num_threads(2)
+    transformers.utils.logging.disable_progress_bar()
     base, fine = args.zoo / "base-a", args.zoo / "a-math"
     ids = torch.tensor([[(7 * i + 3 * j) % 500 + 4 for j in range(24)] for i in range(3)])
     failed = False

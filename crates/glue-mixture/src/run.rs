@@ -10,7 +10,7 @@ use crate::sites::Form;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
-use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, WriteError, narrow, widen};
+use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, Watch, WriteError, narrow, widen};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -30,30 +30,6 @@ pub struct RunOptions {
 impl Default for RunOptions {
     fn default() -> Self {
         Self { max_shard_bytes: u64::MAX }
-    }
-}
-
-/// Is told how far a run is, from any thread, and asked whether it should go on.
-pub trait Watch: Sync {
-    /// This many more bytes of the output's tensors have been written.
-    fn wrote(&self, bytes: u64);
-
-    /// This tensor is at work.
-    fn works_on(&self, tensor: &str);
-
-    /// Whether the run should end, leaving nothing behind.
-    fn is_stopped(&self) -> bool;
-}
-
-/// Watches nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn wrote(&self, _: u64) {}
-    fn works_on(&self, _: &str) {}
-    fn is_stopped(&self) -> bool {
-        false
     }
 }
 

@@ -184,7 +184,7 @@ fn a_replacement_that_was_cut_short_is_completed() {
     assert!(files_of(&half) == after);
     // Another width keeps the names: the file first, the configuration later.
     let before = files_of(&out);
-    write_gates(&out, &widened(read_gates(&zoo.mix(&zoo.text("level: block", &EXPERTS), "again")).unwrap(), 12))
+    write_gates(&out, &widened(read_gates(zoo.mix(&zoo.text("level: block", &EXPERTS), "again")).unwrap(), 12))
         .unwrap();
     let after = files_of(&out);
     let half = half_way(&zoo, "wider", &before, &after, &[gates]);

@@ -84,17 +84,7 @@ impl glue_metrics::Watch for Relay<'_> {
     }
 }
 
-impl glue_recipe::Watch for Relay<'_> {
-    fn wrote(&self, bytes: u64) {
-        self.advance(bytes as usize);
-    }
-    fn works_on(&self, _: &str) {}
-    fn is_stopped(&self) -> bool {
-        self.stopped()
-    }
-}
-
-impl glue_mixture::Watch for Relay<'_> {
+impl glue_tensor::Watch for Relay<'_> {
     fn wrote(&self, bytes: u64) {
         self.advance(bytes as usize);
     }

@@ -3,12 +3,11 @@
 
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
-use crate::run::Watch;
 use glue_merge::{
     BoxError, Done, Driver, Executor, Float, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
     StatisticSpec, Stored, TensorSpec,
 };
-use glue_tensor::{Dtype, TensorView, narrow, widen};
+use glue_tensor::{Dtype, TensorView, Watch, narrow, widen};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;

@@ -210,9 +210,9 @@ pub enum RecipeError {
         /// Name of the statistic.
         statistic: &'static str,
         /// A model whose statistics have it.
-        present: String,
+        present: Box<str>,
         /// A model whose statistics lack it.
-        missing: String,
+        missing: Box<str>,
         /// The path of those; `None` where none are given.
         path: Option<Box<str>>,
         /// What was looked for there.
@@ -228,9 +228,9 @@ pub enum RecipeError {
         /// Name of the tensor in the output.
         tensor: String,
         /// Type and shape, in words.
-        expected: String,
+        expected: Box<str>,
         /// Type and shape found, in words.
-        found: String,
+        found: Box<str>,
     },
     /// The weights of a model are quantised by a method that merging would break.
     #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]

@@ -29,6 +29,7 @@ pub mod settings;
 
 pub use error::RecipeError;
 pub use estimate::{Estimate, estimate};
+pub use glue_tensor::{Unwatched, Watch};
 pub use glue_yaml::{At, Place, Position};
 pub use multi::{Stage, Stages};
 pub use plan::{
@@ -36,6 +37,6 @@ pub use plan::{
     plan,
 };
 pub use recipe::Recipe;
-pub use run::{RunError, RunOptions, Unwatched, Watch, run};
+pub use run::{RunError, RunOptions, run};
 pub use schema::schema;
 pub use settings::{ParamValue, Site};

@@ -8,7 +8,7 @@ use crate::{card, manifest};
 use glue_merge::{BoxError, Executor, HostExecutor, Operator, Registry};
 use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
 use glue_tensor::tokenizer_files::TokenizerFilesError;
-use glue_tensor::{CheckpointWriter, Layout, Staging, WriteError};
+use glue_tensor::{CheckpointWriter, Layout, Staging, Watch, WriteError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -38,30 +38,6 @@ impl fmt::Debug for RunOptions<'_> {
             .field("max_shard_bytes", max_shard_bytes)
             .field("block", block)
             .finish_non_exhaustive()
-    }
-}
-
-/// Is told how far a run is, from any thread, and asked whether it should go on.
-pub trait Watch: Sync {
-    /// This many more bytes of the output's tensors have been written.
-    fn wrote(&self, bytes: u64);
-
-    /// This tensor is at work.
-    fn works_on(&self, tensor: &str);
-
-    /// Whether the run should end, leaving nothing behind.
-    fn is_stopped(&self) -> bool;
-}
-
-/// Watches nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn wrote(&self, _: u64) {}
-    fn works_on(&self, _: &str) {}
-    fn is_stopped(&self) -> bool {
-        false
     }
 }
 

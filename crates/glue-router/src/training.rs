@@ -243,9 +243,9 @@ impl State {
 }
 
 /// The parameters with which the training that is kept at `path` began, and the best it has reached; `None` when there is none.
-pub(crate) fn kept_parameters(path: &Path) -> Result<Option<(Vec<f64>, Vec<f64>)>, RouterError> {
+pub(crate) fn kept_parameters(path: &Path) -> Result<Option<[Vec<f64>; 2]>, RouterError> {
     let Some(file) = StateFile::read(path)? else { return Ok(None) };
-    Ok(file.wide("initial").zip(file.wide("best")).map(|(initial, best)| (initial.to_vec(), best.to_vec())))
+    Ok(file.wide("initial").zip(file.wide("best")).map(|(initial, best)| [initial.to_vec(), best.to_vec()]))
 }
 
 /// Trains from `start`, or from a saved state.

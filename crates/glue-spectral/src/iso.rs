@@ -20,10 +20,10 @@
 //!
 //! **Memory**, besides what every operator here holds: `iso_c` 16 copies; `iso_cts` 20, since the vectors are collected.
 
-use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan, polar, working_of_svd};
+use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, Triples, WEIGHT, plan, working_of_svd};
 use glue_linalg::{product, svd_by_gram};
 use glue_merge::{BaseRule, BoxError, InputRule, Interval, OperatorDef, ParamSpec};
-use ndarray::{Array2, s};
+use ndarray::Array2;
 
 /// `iso_c`.
 pub const C: OperatorDef = OperatorDef {
@@ -96,27 +96,22 @@ impl Merge for IsoCts {
         let (common, each) = self.split(rank, models);
         let parts = svd_by_gram(taus.sum().view())?;
         let common = common.min(parts.values.len());
-        let mut sigma: Vec<f64> = parts.values.iter().take(common).copied().collect();
         // The polar factors do not depend on the order of the columns.
-        let (mut u, mut vt) = (Array2::zeros((m, rank)), Array2::zeros((rank, n)));
-        u.slice_mut(s![.., ..common]).assign(&parts.u.slice(s![.., ..common]));
-        vt.slice_mut(s![..common, ..]).assign(&parts.vt.slice(s![..common, ..]));
+        let mut triples = Triples::new((m, n), rank);
+        triples.push(&parts, common, 1.0);
         drop(parts);
         let others = if each > 0 { models } else { 0 };
         for i in 0..others {
             let mut rest = taus.get(i) * taus.weight(i);
-            let shared = u.slice(s![.., ..common]);
+            let shared = triples.left(common);
             let within = product(shared.t(), rest.view())?;
             rest -= &product(shared, within.view())?;
             let parts = svd_by_gram(rest.view())?;
-            let (at, count) = (sigma.len(), each.min(parts.values.len()));
-            u.slice_mut(s![.., at..at + count]).assign(&parts.u.slice(s![.., ..count]));
-            vt.slice_mut(s![at..at + count, ..]).assign(&parts.vt.slice(s![..count, ..]));
-            sigma.extend(parts.values.iter().take(count));
+            triples.push(&parts, each.min(parts.values.len()), 1.0);
         }
-        let mean = sigma.iter().sum::<f64>() / sigma.len().max(1) as f64;
-        let u = polar(u.slice(s![.., ..sigma.len()]))?;
-        let vt = polar(vt.slice(s![..sigma.len(), ..]))?;
+        let values = triples.values();
+        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let (u, vt) = triples.polars()?;
         Ok(product(u.view(), vt.view())? * mean)
     }
 

@@ -1,12 +1,12 @@
 //! What the operators share: which tensors are matrices to them, the task vectors of one, and its way through the
 //! driver.
 
-use glue_linalg::{LinalgError, product, svd_by_gram};
+use glue_linalg::{LinalgError, Svd, product, svd_by_gram};
 use glue_merge::operators::task_arithmetic;
 use glue_merge::{
     Block, BoxError, Grain, Interval, Map, MergeError, Operator, ParamSpec, Params, Plan, Setting, Survey, TensorSpec,
 };
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
 
 /// `weight`, 1 unless given, for each model.
 pub(crate) const WEIGHT: ParamSpec =
@@ -173,13 +173,51 @@ pub(crate) fn polar(a: ArrayView2<'_, f64>) -> Result<Array2<f64>, LinalgError> 
     product(parts.u.view(), parts.vt.view())
 }
 
+/// Singular triples of several matrices, side by side.
+pub(crate) struct Triples {
+    u: Array2<f64>,
+    vt: Array2<f64>,
+    values: Vec<f64>,
+}
+
+impl Triples {
+    /// None yet, of matrices of these rows and columns, with room for `most`.
+    pub(crate) fn new((rows, columns): (usize, usize), most: usize) -> Self {
+        let (u, vt) = (Array2::zeros((rows, most)), Array2::zeros((most, columns)));
+        Self { u, vt, values: Vec::with_capacity(most) }
+    }
+
+    /// Takes in the first `count` of `parts`, their values times `factor`.
+    pub(crate) fn push(&mut self, parts: &Svd<f64>, count: usize, factor: f64) {
+        let at = self.values.len();
+        self.u.slice_mut(s![.., at..at + count]).assign(&parts.u.slice(s![.., ..count]));
+        self.vt.slice_mut(s![at..at + count, ..]).assign(&parts.vt.slice(s![..count, ..]));
+        self.values.extend(parts.values.iter().take(count).map(|value| value * factor));
+    }
+
+    /// The first `count` left singular vectors.
+    pub(crate) fn left(&self, count: usize) -> ArrayView2<'_, f64> {
+        self.u.slice(s![.., ..count])
+    }
+
+    /// The values.
+    pub(crate) fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// [`polar`] of the left and of the right vectors.
+    pub(crate) fn polars(&self) -> Result<(Array2<f64>, Array2<f64>), LinalgError> {
+        let count = self.values.len();
+        Ok((polar(self.left(count))?, polar(self.vt.slice(s![..count, ..]))?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Case, matrix};
     use crate::{iso, tsv};
     use glue_merge::{Driver, Sink, Source};
-    use ndarray::s;
     use std::sync::Mutex;
 
     #[test]

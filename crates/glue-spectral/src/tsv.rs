@@ -21,10 +21,10 @@
 //!
 //! **Memory**, besides what every operator here holds: 20 copies, of which 4 are U and V.
 
-use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan, polar, working_of_svd};
+use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, Triples, WEIGHT, plan, working_of_svd};
 use glue_linalg::{LinalgError, Randomised, Svd, product, svd_by_gram, truncated_svd};
 use glue_merge::{BaseRule, BoxError, ElementRng, InputRule, Interval, OperatorDef, ParamSpec};
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2};
 
 /// `tsv_m`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -88,17 +88,14 @@ impl Merge for Tsv {
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
         let ((m, n), models) = (taus.dim(), taus.count());
         let k = ((self.share * m.min(n) as f64 / models as f64) as usize).max(1);
-        let (mut u, mut vt) = (Array2::zeros((m, k * models)), Array2::zeros((k * models, n)));
-        let mut sigma = Vec::with_capacity(k * models);
+        let mut triples = Triples::new((m, n), k * models);
         for i in 0..models {
             let parts = self.triples(taus, i, k)?;
-            let (at, count) = (sigma.len(), parts.values.iter().take_while(|s| **s > 0.0).count().min(k));
-            u.slice_mut(s![.., at..at + count]).assign(&parts.u.slice(s![.., ..count]));
-            vt.slice_mut(s![at..at + count, ..]).assign(&parts.vt.slice(s![..count, ..]));
-            sigma.extend(parts.values.iter().take(count).map(|s| s * taus.weight(i)));
+            let count = parts.values.iter().take_while(|s| **s > 0.0).count().min(k);
+            triples.push(&parts, count, taus.weight(i));
         }
-        let u = polar(u.slice(s![.., ..sigma.len()]))? * Array1::from(sigma.clone());
-        let vt = polar(vt.slice(s![..sigma.len(), ..]))?;
+        let (u, vt) = triples.polars()?;
+        let u = u * Array1::from(triples.values().to_vec());
         Ok(product(u.view(), vt.view())?)
     }
 
@@ -113,6 +110,7 @@ mod tests {
     use crate::testing::{Case, matrix, near, values};
     use glue_linalg::{polar_factor, svd};
     use glue_merge::{Setting, check_operator};
+    use ndarray::s;
 
     #[test]
     fn keeps_the_contract() {

@@ -56,6 +56,7 @@ pub mod header;
 pub mod model_dir;
 pub mod names;
 pub mod tokenizer_files;
+pub mod watch;
 pub mod writer;
 
 pub use adapter::{Adapter, AdapterError};
@@ -65,4 +66,5 @@ pub use convert::{ConvertError, narrow, widen};
 pub use dtype::Dtype;
 pub use model_dir::{ModelDir, ModelDirError};
 pub use names::{Names, Role, TensorName};
+pub use watch::{Unwatched, Watch};
 pub use writer::{CheckpointWriter, Layout, Staging, TensorSpec, WriteError, write_atomic};

@@ -10,13 +10,13 @@
 //! protection off; the importance is the base's alone and knows nothing of what the fine-tunes learned; by ω < 1 the
 //! merged task vector gets shorter, so that part of any gain may be that of a smaller weight.
 
+use super::around::{Around, Inner};
 use super::combination::combination;
-use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Grain, Map, Operand, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
 use crate::params::{Interval, ParamSpec, Params};
 use crate::statistic::{StatisticOf, StatisticShape, StatisticSpec};
-use std::ops::Range;
 use std::sync::OnceLock;
 
 /// `aim`.
@@ -74,7 +74,7 @@ impl Damping {
             }
             Plan::Copy(_) => plan,
             Plan::Map(map) => damped(map),
-            Plan::Survey(survey) => Plan::survey(Before { survey, damping: self }),
+            Plan::Survey(survey) => Plan::survey(Inner { survey, around: self }),
         }
     }
 
@@ -114,45 +114,13 @@ impl Map for Damped {
     }
 }
 
-/// A survey of the wrapped operator.
-struct Before {
-    survey: Box<dyn AnySurvey>,
-    damping: Damping,
-}
-
-impl Survey for Before {
-    type Partial = AnyPartial;
-
-    fn grain(&self) -> Grain {
-        self.survey.grain()
+impl Around for Damping {
+    fn plan(self, plan: Plan) -> Plan {
+        self.of(plan)
     }
 
-    fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        self.survey.ranges()
-    }
-
-    fn order_free(&self) -> bool {
-        self.survey.order_free()
-    }
-
-    fn working_bytes(&self) -> u64 {
-        self.survey.working_bytes()
-    }
-
-    fn partial(&self) -> AnyPartial {
-        self.survey.partial()
-    }
-
-    fn observe(&self, partial: &mut AnyPartial, block: &Block<'_>) {
-        self.survey.observe(partial, &Block { statistics: &[], ..*block });
-    }
-
-    fn join(&self, partial: &mut AnyPartial, later: AnyPartial) {
-        self.survey.join(partial, later);
-    }
-
-    fn finish(self, total: AnyPartial) -> Result<Plan, MergeError> {
-        Ok(self.damping.of(self.survey.finish(total)?))
+    fn show(&self, block: &Block<'_>, see: &mut dyn FnMut(&Block<'_>)) {
+        see(&Block { statistics: &[], ..*block });
     }
 }
 

@@ -5,13 +5,13 @@
 //! layers are scaled by alpha, as the authors do. The wrapped operator sees θ0 + s·τi in the place of θi, and the
 //! statistics that it declares as they are.
 
+use super::around::{Around, Inner};
 use super::combination::combination;
-use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Grain, Map, Operand, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
 use crate::kernel::Kernel;
 use crate::params::{Interval, ParamSpec, Params};
-use std::ops::Range;
 
 /// `lines`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -78,7 +78,7 @@ impl Scaling {
                 }
                 Plan::map(ScaledMap { map, scaling: self })
             }
-            Plan::Survey(survey) => Plan::survey(ScaledSurvey { survey, scaling: self }),
+            Plan::Survey(survey) => Plan::survey(Inner { survey, around: self }),
         }
     }
 
@@ -116,46 +116,13 @@ impl Map for ScaledMap {
     }
 }
 
-struct ScaledSurvey {
-    survey: Box<dyn AnySurvey>,
-    scaling: Scaling,
-}
-
-impl Survey for ScaledSurvey {
-    type Partial = AnyPartial;
-
-    fn grain(&self) -> Grain {
-        self.survey.grain()
+impl Around for Scaling {
+    fn plan(self, plan: Plan) -> Plan {
+        self.of(plan)
     }
 
-    fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        self.survey.ranges()
-    }
-
-    fn order_free(&self) -> bool {
-        self.survey.order_free()
-    }
-
-    fn working_bytes(&self) -> u64 {
-        self.survey.working_bytes()
-    }
-
-    fn partial(&self) -> AnyPartial {
-        self.survey.partial()
-    }
-
-    fn observe(&self, partial: &mut AnyPartial, block: &Block<'_>) {
-        self.scaling.replace(block, |block| {
-            self.survey.observe(partial, block);
-        });
-    }
-
-    fn join(&self, partial: &mut AnyPartial, later: AnyPartial) {
-        self.survey.join(partial, later);
-    }
-
-    fn finish(self, total: AnyPartial) -> Result<Plan, MergeError> {
-        Ok(self.scaling.of(self.survey.finish(total)?))
+    fn show(&self, block: &Block<'_>, see: &mut dyn FnMut(&Block<'_>)) {
+        self.replace(block, see);
     }
 }
 

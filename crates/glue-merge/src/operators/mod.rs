@@ -2,6 +2,7 @@
 
 pub mod aim;
 pub mod arcee_fusion;
+mod around;
 pub mod breadcrumbs;
 mod chunks;
 mod combination;

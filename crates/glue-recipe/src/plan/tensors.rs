@@ -661,8 +661,8 @@ impl<'a> Assembler<'a> {
                 name: at.name.clone(),
                 path: path.unwrap_or_default(),
                 tensor: name.into(),
-                expected,
-                found,
+                expected: expected.into(),
+                found: found.into(),
             })?;
             statistics.push(at);
         }

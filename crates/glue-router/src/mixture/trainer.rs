@@ -241,8 +241,8 @@ impl Trainer {
     /// it had replaced them.
     fn began_with(&self, path: &Path) -> Result<Option<Vec<Gate>>, RouterError> {
         let parameters: usize = self.selected.iter().map(|&gate| self.gates[gate].flat().len()).sum();
-        let kept = kept_parameters(path)?.filter(|(initial, best)| [initial.len(), best.len()] == [parameters; 2]);
-        let Some((initial, best)) = kept else { return Ok(None) };
+        let kept = kept_parameters(path)?.filter(|kept| kept.iter().all(|kept| kept.len() == parameters));
+        let Some([initial, best]) = kept else { return Ok(None) };
         let with = |parameters: &[f64]| with_parameters(&self.gates, &self.selected, parameters);
         Ok((self.as_stored(&with(&best))? == self.stored).then(|| with(&initial)))
     }
