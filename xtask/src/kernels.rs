@@ -22,6 +22,8 @@ use crate::shell;
 const NVRTC: &str = "12.1.105";
 /// What is committed is compiled for the first of these; it must compile for all.
 const TARGETS: [&str; 2] = ["compute_70", "compute_80"];
+/// Where what is committed lies: in the crate that embeds it, so that a published crate holds it.
+const PTX: &str = "crates/glue-cuda/src/ptx";
 /// Without fused multiply-add results are the same bits as the CPU's.
 const OPTIONS: [&str; 3] = ["--std=c++17", "-default-device", "--fmad=false"];
 
@@ -102,7 +104,7 @@ fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 fn ptx_path(repo: &Repo, name: &str) -> PathBuf {
-    repo.path("kernels/ptx").join(format!("{name}.ptx"))
+    repo.path(PTX).join(format!("{name}.ptx"))
 }
 
 fn stamped(sources: &Sources, name: &str, code: &str) -> String {
@@ -132,7 +134,7 @@ fn compile(repo: &Repo, sources: &Sources, name: &str, nvrtc: &Nvrtc, check: boo
         }
         return Ok(());
     }
-    fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make kernels/ptx")?;
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make the folder of PTX")?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -151,7 +153,7 @@ fn check_stamp(repo: &Repo, sources: &Sources, name: &str) -> Result<()> {
 
 /// Refuses PTX that no kernel belongs to.
 fn strangers(repo: &Repo, sources: &Sources) -> Result<()> {
-    for entry in fs::read_dir(repo.path("kernels/ptx")).context("cannot list kernels/ptx")? {
+    for entry in fs::read_dir(repo.path(PTX)).context("cannot list the folder of PTX")? {
         let path = entry?.path();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !sources.kernels.contains_key(&name) {

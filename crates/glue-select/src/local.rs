@@ -274,6 +274,9 @@ impl LocalScorer {
         plan: Option<&MergePlan>,
     ) -> Result<String, Failure> {
         let mut key = format!("{part:?}\n{}\n{:?} {:?}\n", asked.hash, self.options.plan.seed, self.options.plan.dtype);
+        if self.options.executor.is_device() {
+            key += "merged on a device\n";
+        }
         for model in plan.iter().flat_map(|plan| &plan.models) {
             let path = model.dir.path().to_path_buf();
             let known = lock(&self.hashes).get(&path).cloned();
@@ -340,7 +343,8 @@ impl LocalScorer {
     ) -> Result<LocalModel, Failure> {
         let begun = Instant::now();
         let memory = InMemory::new(plan);
-        merge_into(plan, &memory, &RunOptions::default(), &Stop(&self.cancel)).map_err(|error| Failure::of(&error))?;
+        let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
+        merge_into(plan, &memory, &options, &Stop(&self.cancel)).map_err(|error| Failure::of(&error))?;
         self.go_on()?;
         let model = Model::new(&plan.config, memory.weights(plan).map_err(|error| Failure::of(&error))?)
             .map_err(|error| Failure::of(&error))?;

@@ -1,5 +1,6 @@
 //! `glue run`: from a zoo to one better model.
 
+use super::device::Device;
 use super::recipes;
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
@@ -8,6 +9,7 @@ use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use anyhow::anyhow;
+use glue_cuda::DeviceUse;
 use glue_lm::Cancel;
 use glue_merge::Registry;
 use glue_pipeline::{
@@ -59,6 +61,9 @@ pub(crate) struct Args {
     /// Show stages, evaluations, memory and disk, from headers
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    device: Device,
 }
 
 fn stage() -> clap::builder::PossibleValuesParser {
@@ -98,6 +103,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         cancel: Cancel::when(stop.clone()),
         stop,
         memory,
+        executor: args.device.open(DeviceUse::Search)?,
     };
     let registries = Registries { operators: registry, optimisers: &optimisers, strategies: &strategies };
     let pool = recipes::pool(global)?;

@@ -152,6 +152,7 @@ fn search(
         },
         race: RaceConfig::default(),
         memory: context.memory,
+        executor: context.executor.clone(),
         stop: Some(context.stop.clone()),
         ..LocalOptions::default()
     };
@@ -167,11 +168,11 @@ fn search(
     }
     let resume = journal.exists();
     let watch = context.relay(cluster);
-    let (summary, _) =
-        prepared.run(&scorer, &Options { out: &out, resume, budget }, &watch).map_err(|error| match error {
-            SelectError::Stopped { .. } => PipelineError::Stopped,
-            error => failed(error.into()),
-        })?;
+    let options = Options { out: &out, resume, budget, executor: context.executor.clone() };
+    let (summary, _) = prepared.run(&scorer, &options, &watch).map_err(|error| match error {
+        SelectError::Stopped { .. } => PipelineError::Stopped,
+        error => failed(error.into()),
+    })?;
     Ok(describe(cluster, members, base, &summary, &config, context.registries.operators))
 }
 
