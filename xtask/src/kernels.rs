@@ -1,9 +1,11 @@
 //! `cargo xtask kernels`: compiles `kernels/*.cu` to PTX by NVRTC and examines what came out.
 //!
-//! NVRTC comes from its wheel on PyPI, so that neither a toolkit nor a device is needed. Each PTX file carries the hash
-//! of what it was made from: where NVRTC is not there, `--check` still says when one is stale, or was edited.
+//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. Each PTX file carries the
+//! hash of what it was made from: where they are not there, `--check` still says when one is stale, or was edited.
 
 #![allow(unsafe_code, reason = "calls of NVRTC, which has a C interface only")]
+
+mod assembler;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -52,16 +54,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if nvrtc.is_none() && !args.check {
         bail!("no libnvrtc.so.12 in {}", folder.display());
     }
+    let ptxas = assembler::find(&root(&repo));
     let sources = Sources::read(&repo)?;
     for name in sources.kernels.keys() {
         match &nvrtc {
             Some(nvrtc) => compile(&repo, &sources, name, nvrtc, args.check)?,
             None => check_stamp(&repo, &sources, name)?,
         }
+        if let Some(ptxas) = &ptxas {
+            println!("{name}: {}", assembler::assemble(&repo, ptxas, &ptx_path(&repo, name))?);
+        }
     }
     strangers(&repo, &sources)?;
     if nvrtc.is_none() {
         println!("NVRTC {NVRTC} is not in {}: only hashes were compared", folder.display());
+    }
+    if ptxas.is_none() {
+        println!("ptxas was not fetched: nothing was assembled");
     }
     Ok(())
 }
@@ -189,24 +198,39 @@ fn examine(name: &str, code: &str) -> Result<String> {
     Ok(format!("{} kernels, at least {fewest} reads of 16 bytes in each, no local memory", kernels.len()))
 }
 
-/// The folder of a fetched NVRTC; fetches it when asked to.
+/// Where what is fetched lies.
+fn root(repo: &Repo) -> PathBuf {
+    repo.target.join("nvrtc").join(NVRTC)
+}
+
+/// The folder of a fetched NVRTC; fetches it and ptxas when asked to.
 fn fetched(repo: &Repo, fetch: bool) -> Result<PathBuf> {
-    let root = repo.target.join("nvrtc").join(NVRTC);
+    let root = root(repo);
     let library = root.join("nvidia/cuda_nvrtc/lib");
-    if !fetch || library.join("libnvrtc.so.12").is_file() {
+    if !fetch {
         return Ok(library);
     }
     fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
-    let package = format!("nvidia-cuda-nvrtc-cu12=={NVRTC}");
-    let mut download = Command::new("python3");
-    shell::run(download.args(["-m", "pip", "download", "--no-deps", "-d"]).arg(&root).arg(package))?;
-    for entry in fs::read_dir(&root)? {
-        let wheel = entry?.path();
-        if wheel.extension().is_some_and(|e| e == "whl") {
-            shell::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&root))?;
-        }
+    if !library.join("libnvrtc.so.12").is_file() {
+        unpack(&root, "nvidia-cuda-nvrtc-cu12")?;
+    }
+    if assembler::find(&root).is_none() {
+        unpack(&root, assembler::PACKAGE)?;
+        assembler::find(&root).map_or(Ok(()), |ptxas| assembler::make_executable(&ptxas))?;
     }
     Ok(library)
+}
+
+/// Unpacks the wheel of a package.
+fn unpack(root: &Path, package: &str) -> Result<()> {
+    let folder = tempfile::tempdir_in(root).context("cannot make a folder")?;
+    let mut download = Command::new("python3");
+    download.args(["-m", "pip", "download", "--no-deps", "-d"]).arg(folder.path());
+    shell::run(download.arg(format!("{package}=={NVRTC}")))?;
+    for entry in fs::read_dir(folder.path())? {
+        shell::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(entry?.path()).arg(root))?;
+    }
+    Ok(())
 }
 
 /// The compiler. Nothing is freed: the program ends soon.
