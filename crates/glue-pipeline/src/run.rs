@@ -221,7 +221,10 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         return ended(Stage::Clusters);
     };
     go_on()?;
-    let own = json!({ "select": config.select, "dtype": config.dtype, "seconds": config.limits.seconds });
+    let mut own = json!({ "select": config.select, "dtype": config.dtype, "seconds": config.limits.seconds });
+    if let Some(statistics) = select::hash_statistics(context)? {
+        own["statistics"] = statistics;
+    }
     let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
         select::select(context, &clusters.result, &headers.result, &similarity.result, place)
     })?

@@ -346,6 +346,12 @@ impl Checkpoint {
         &self.files
     }
 
+    /// Hash of all files, headers included. Reads all of them.
+    pub fn content_hash(&self) -> ContentHash {
+        let hashes: Vec<String> = self.files.iter().map(|file| file.content_hash().to_string()).collect();
+        ContentHash::of(hashes.concat().as_bytes())
+    }
+
     /// All tensors, in the order of their names.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors

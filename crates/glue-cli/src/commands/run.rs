@@ -135,8 +135,8 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
             };
             Failure::refused(error).hint(Some(hint))
         }
-        PipelineError::Model { .. } | PipelineError::Metrics(_) => {
-            Failure::refused(error).hint(Some("paths of models start at the directory of the config"))
+        PipelineError::Model { .. } | PipelineError::Metrics(_) | PipelineError::Statistics(_) => {
+            Failure::refused(error).hint(Some("paths in the config start at its directory"))
         }
         PipelineError::Eval(_) => Failure::refused(error),
         PipelineError::Write(ref write) => {
