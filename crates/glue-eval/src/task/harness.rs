@@ -5,6 +5,7 @@
 
 mod load;
 mod parts;
+mod rules;
 
 pub(super) use load::{Document, load};
 pub(super) use parts::pipelines;
@@ -17,7 +18,8 @@ use crate::data::{self, Format, Row, describe};
 use crate::error::{EvalError, Place, TaskError};
 use crate::filters::{Filter, Pipeline};
 use crate::python::{self, literal, repr};
-use crate::template::{Template, Templates};
+use crate::template::Templates;
+use rules::{Rule, Rules, rule, rules};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -76,25 +78,6 @@ const FEWSHOT_KEYS: &[&str] = &[
     "fewshot_delimiter",
     "target_delimiter",
 ];
-
-/// How a text, a target or a list of choices follows from an item.
-#[derive(Debug, Clone)]
-enum Rule {
-    /// The field of this name, or else the template.
-    Text(Template, String),
-    Index(i64),
-    List(Vec<Value>),
-}
-
-/// The rules for one question, and how its answer begins.
-#[derive(Debug, Clone)]
-struct Rules {
-    text: Rule,
-    target: Rule,
-    choice: Option<Rule>,
-    prefix: Option<Rule>,
-    delimiters: Delimiters,
-}
 
 #[derive(Debug)]
 pub(super) struct Harness {
@@ -228,50 +211,6 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
         pipelines,
         source: Source::Harness(Box::new(harness)),
     })
-}
-
-fn rules(fields: &Fields<'_>, templates: &mut Templates, kind: Kind) -> Result<Rules, TaskError> {
-    let choice = rule(fields, "doc_to_choice", templates)?;
-    if kind == Kind::MultipleChoice && choice.is_none() {
-        return Err(TaskError::MissingField { place: fields.place.clone(), field: "doc_to_choice".into() });
-    }
-    let missing = |key: &str| TaskError::MissingField { place: fields.place.clone(), field: key.into() };
-    let text = match rule(fields, "doc_to_text", templates)? {
-        Some(text) => text,
-        None if kind == Kind::LogLikelihoodRolling => {
-            Rule::Text(templates.compile("").unwrap_or_default(), String::new())
-        }
-        None => return Err(missing("doc_to_text")),
-    };
-    Ok(Rules {
-        text,
-        target: rule(fields, "doc_to_target", templates)?.ok_or_else(|| missing("doc_to_target"))?,
-        choice,
-        prefix: rule(fields, "gen_prefix", templates)?,
-        delimiters: Delimiters {
-            target: fields.optional_text("target_delimiter")?.unwrap_or(" ").into(),
-            example: fields.optional_text("fewshot_delimiter")?.unwrap_or("\n\n").into(),
-        },
-    })
-}
-
-fn rule(fields: &Fields<'_>, key: &str, templates: &mut Templates) -> Result<Option<Rule>, TaskError> {
-    let Some(value) = fields.get(key) else { return Ok(None) };
-    let rule = match value {
-        Value::String(source) => {
-            let template = templates.compile(source).map_err(|message| TaskError::Template {
-                place: fields.place_of(key),
-                key: key.into(),
-                message,
-            })?;
-            Some(Rule::Text(template, source.clone()))
-        }
-        Value::Number(number) => number.as_i64().map(Rule::Index),
-        Value::Array(items) => Some(Rule::List(items.clone())),
-        Value::Object(map) if key == "doc_to_choice" => Some(Rule::List(map.values().cloned().collect())),
-        _ => None,
-    };
-    rule.map(Some).ok_or_else(|| fields.wrong(key, "a field's name, a template, an index or a list", value))
 }
 
 fn samples(own: &Fields<'_>) -> Result<Option<Vec<Row>>, TaskError> {
