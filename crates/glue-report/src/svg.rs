@@ -1,4 +1,4 @@
-//! Inline SVG with a title and a description. Colours are classes, whose values the style sheet has for light and dark.
+//! SVG with a title and a description. Colours are classes, whose values the style sheet has for light and dark.
 
 use crate::format::escape;
 use std::fmt::Write;
@@ -28,6 +28,11 @@ impl Svg {
     /// Width of a text of so many characters.
     pub(crate) fn width_of(chars: usize, size: f64) -> f64 {
         chars as f64 * size * ADVANCE
+    }
+
+    /// Width of the longest of some names, of which at most so many characters are shown.
+    pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, most: usize, size: f64) -> f64 {
+        Svg::width_of(names.map(|name| name.chars().count()).max().unwrap_or(0).min(most), size)
     }
 
     /// So many characters fit into a width.
@@ -130,7 +135,12 @@ impl Svg {
         };
     }
 
-    /// The picture. `id` must be unique in the page; the description says in words what the picture shows.
+    /// Everything that is drawn in `other`, on top of what is here.
+    pub(crate) fn append(&mut self, other: Svg) {
+        self.body.push_str(&other.body);
+    }
+
+    /// The picture inside a page. `id` must be unique in the page; the description says in words what the picture shows.
     pub(crate) fn finish(
         self,
         id: &str,
@@ -139,19 +149,41 @@ impl Svg {
         title: &str,
         description: &str,
     ) -> String {
-        let (width, height, title, description) = (c(width), c(height), escape(title), escape(description));
+        let attributes = format!(r#"class="{class}" style="--w:{}px""#, c(width));
+        self.element(&attributes, id, [0.0, 0.0, width, height], [title, description], "")
+    }
+
+    /// The picture as a file of its own with its style sheet. `view` is the part of the plane that it shows: left, top,
+    /// width, height.
+    pub(crate) fn file(self, view: [f64; 4], words: [&str; 2], style: &str) -> String {
+        let style = format!("<style>\n{style}</style>\n");
+        self.element(r#"class="chart" font-family="system-ui,sans-serif""#, "picture", view, words, &style)
+    }
+
+    fn element(
+        self,
+        attributes: &str,
+        id: &str,
+        view: [f64; 4],
+        [title, description]: [&str; 2],
+        style: &str,
+    ) -> String {
+        let ([left, top, width, height], title, description) = (view.map(c), escape(title), escape(description));
         format!(
             concat!(
-                r#"<svg xmlns="http://www.w3.org/2000/svg" class="{class}" role="img" aria-labelledby="{id}-t {id}-d" "#,
-                r#"viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="--w:{width}px">"#,
-                "\n<title id=\"{id}-t\">{title}</title>\n<desc id=\"{id}-d\">{description}</desc>\n{body}</svg>\n"
+                r#"<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="{id}-t {id}-d" {attributes} "#,
+                r#"viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">"#,
+                "\n<title id=\"{id}-t\">{title}</title>\n<desc id=\"{id}-d\">{description}</desc>\n{style}{body}</svg>\n"
             ),
-            class = class,
             id = id,
+            attributes = attributes,
+            left = left,
+            top = top,
             width = width,
             height = height,
             title = title,
             description = description,
+            style = style,
             body = self.body
         )
     }
