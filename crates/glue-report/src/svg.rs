@@ -1,10 +1,27 @@
 //! SVG with a title and a description. Colours are classes, whose values the style sheet has for light and dark.
 
-use crate::format::escape;
+use crate::format::{self, escape};
 use std::fmt::Write;
 
-/// Width of a character in parts of the font size: generous for a proportional sans-serif.
-const ADVANCE: f64 = 0.56;
+/// Width of a narrow character, in parts of the font size.
+const NARROW: f64 = 0.41;
+/// How much wider bold letters are.
+pub(crate) const BOLD: f64 = 1.12;
+
+/// Width of a character in parts of the font size, in the widest of the usual sans-serifs: which one a reader has is not
+/// known.
+fn advance(c: char) -> f64 {
+    match c {
+        'f' | 'i' | 'j' | 'l' | 'r' | 't' | 'I' | 'J' | ' ' | '.' | ',' | ':' | ';' | '!' | '|' | '\'' => NARROW,
+        '/' | '\\' | '-' | '(' | ')' | '[' | ']' => NARROW,
+        'm' | 'w' | 'M' | 'W' | '%' | '@' | '&' | '#' | '+' | '=' | '<' | '>' | '~' => 1.0,
+        'A'..='Z' => 0.79,
+        c if c.is_ascii() => 0.64,
+        '\u{80}'..='\u{10ff}' => 0.8,
+        // Signs of East Asia fill a square, and more in some fonts.
+        _ => 1.1,
+    }
+}
 
 /// Where a text is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,19 +42,22 @@ impl Svg {
         Svg { body: String::new() }
     }
 
-    /// Width of a text of so many characters.
-    pub(crate) fn width_of(chars: usize, size: f64) -> f64 {
-        chars as f64 * size * ADVANCE
+    /// Width that a text has at most.
+    pub(crate) fn width_of(text: &str, size: f64) -> f64 {
+        text.chars().map(advance).sum::<f64>() * size
     }
 
-    /// Width of the longest of some names, of which at most so many characters are shown.
+    /// Width that the longest of some names has at most, so many characters of them being shown.
     pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, most: usize, size: f64) -> f64 {
-        Svg::width_of(names.map(|name| name.chars().count()).max().unwrap_or(0).min(most), size)
+        names.map(|name| Svg::width_of(&format::middle(name, most), size)).fold(0.0, f64::max)
     }
 
-    /// So many characters fit into a width.
-    pub(crate) fn fitting(width: f64, size: f64) -> usize {
-        (width / (size * ADVANCE)).max(1.0) as usize
+    /// As much of a name as fits into a width, one character at least.
+    pub(crate) fn fit(name: &str, width: f64, size: f64) -> String {
+        let most = name.chars().count().min((width / (size * NARROW)).max(1.0) as usize);
+        let shortened = (1..=most).rev().map(|most| format::middle(name, most));
+        let fits = |text: &String| Svg::width_of(text, size) <= width;
+        shortened.into_iter().find(fits).unwrap_or_else(|| format::middle(name, 1))
     }
 
     /// A rectangle, never with a negative size. A note shows when a pointer rests on it.
@@ -252,6 +272,19 @@ mod tests {
         check(0.66, 0.74, 4, &[0.66, 0.68, 0.70, 0.72, 0.74], 2);
         check(0.0, 120.0, 4, &[0.0, 50.0, 100.0], 0);
         check(0.5, 0.5, 4, &[0.5], 3);
+    }
+
+    #[test]
+    fn names_are_cut_to_their_room() {
+        let check = |name: &str, width, expected: &str| assert_eq!(Svg::fit(name, width, 10.0), expected);
+        check("", 5.0, "");
+        check("illi", 20.0, "illi");
+        check("mmmm", 39.0, "m…m");
+        check("a-long-name", 45.0, "a-l…me");
+        check("abc", 1.0, "…");
+        assert!(Svg::width_of("模型", 10.0) >= 20.0, "two squares");
+        // At most as many characters of the longest as are shown.
+        assert_eq!(Svg::widest(["a", "abcdefgh"].into_iter(), 3, 10.0), Svg::width_of("a…h", 10.0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::drawing::{Drawing, Place};
 use crate::data::{Cluster, Dendrogram, Scale};
 use crate::format;
-use crate::svg::{Anchor, Svg, ticks};
+use crate::svg::{Anchor, BOLD, Svg, ticks};
 use crate::words;
 
 /// Room for the names of clusters, left of those of models.
@@ -132,7 +132,7 @@ pub(crate) fn dendrogram(
     for (figure, text) in axis.ticks() {
         let x = x_of(figure);
         svg.line("grid", [x, TOP], [x, bottom + 3.0]);
-        let half = Svg::width_of(text.chars().count(), 11.0) / 2.0;
+        let half = Svg::width_of(&text, 11.0) / 2.0;
         if x - half > last + 4.0 {
             svg.text("t-s", Anchor::Middle, [x, bottom + 17.0], &text);
             last = x + half;
@@ -174,7 +174,7 @@ pub(crate) fn dendrogram(
         let x = x_of(threshold);
         svg.line("threshold", [x, TOP - 4.0], [x, bottom + 3.0]);
         let text = format!("threshold {}", format::plain(threshold));
-        let half = Svg::width_of(text.chars().count(), 11.0) / 2.0;
+        let half = Svg::width_of(&text, 11.0) * BOLD / 2.0;
         let middle = x.min(width - half).max(half);
         svg.text("t-s t-b", Anchor::Middle, [middle, TOP - 10.0], &text);
     }

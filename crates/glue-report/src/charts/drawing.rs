@@ -3,7 +3,7 @@
 use super::CHART_STYLE;
 use crate::format;
 use crate::palette;
-use crate::svg::{Anchor, Svg};
+use crate::svg::{Anchor, BOLD, Svg};
 
 /// Most characters of a name in a file.
 const MOST: usize = 60;
@@ -57,8 +57,8 @@ impl Drawing {
     /// As a file of its own: on a ground, below its title and above its notes.
     pub(crate) fn file(self) -> String {
         let heading = format::middle(&self.title, 2 * MOST);
-        let of = |text: &str, size| Svg::width_of(text.chars().count(), size);
-        let words = self.notes.iter().map(|note| of(note, NOTE)).fold(of(&heading, HEADING), f64::max);
+        let notes = self.notes.iter().map(|note| Svg::width_of(note, NOTE));
+        let words = notes.fold(Svg::width_of(&heading, HEADING) * BOLD, f64::max);
         let [width, height] = self.size;
         let top = MARGIN + HEADING + 12.0;
         let below = if self.notes.is_empty() { 0.0 } else { 6.0 + LINE * self.notes.len() as f64 };

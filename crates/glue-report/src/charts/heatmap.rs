@@ -18,9 +18,9 @@ pub(crate) fn heatmap(place: Place, similarity: &Similarity, order: &[usize], gr
     let n = order.len();
     let figures = || order.iter().flat_map(|&i| order.iter().map(move |&j| similarity.matrix[i][j]));
     let shown = |figure: Option<f64>| figure.map_or(format::NONE.to_string(), |value| in_cell(similarity.scale, value));
-    let longest = figures().map(|figure| shown(figure).chars().count()).max().unwrap_or(0);
+    let widest = figures().map(|figure| Svg::width_of(&shown(figure), SMALL)).fold(0.0, f64::max);
     // Figures must stay readable, so that many models make a wide picture rather than small figures.
-    let cell = (if n <= 14 { 38.0f64 } else { 30.0 }).max(Svg::width_of(longest, SMALL) + 4.0);
+    let cell = (if n <= 14 { 38.0f64 } else { 30.0 }).max(widest + 4.0);
     let most = place.most(22);
     let label = Svg::widest(order.iter().map(|&i| similarity.names[i].as_str()), most, SIZE) + 10.0;
     let side = cell * n as f64;

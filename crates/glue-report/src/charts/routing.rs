@@ -46,7 +46,7 @@ pub(crate) fn routing(place: Place, routing: &Routing) -> Drawing {
         let middle = x_of(column) + width / 2.0;
         match place {
             Place::Page => {
-                let short = format::middle(expert, Svg::fitting(width, 11.0));
+                let short = Svg::fit(expert, width - 4.0, 11.0);
                 svg.label("t t-b", Anchor::Middle, [middle, 12.0], &letter(column), Some(expert), false);
                 svg.label("t-s", Anchor::Middle, [middle, 26.0], &short, Some(expert), false);
             }
