@@ -79,7 +79,7 @@ pub(crate) fn heatmap(place: Place, similarity: &Similarity, order: &[usize], gr
     }
     Drawing {
         svg,
-        class: "chart scroll",
+        class: "chart broad",
         size: [left + side + 2.0, top + side + 2.0],
         title: format!("{} of {}", similarity.metric, words::things(n, "model", "models")),
         description: format!(

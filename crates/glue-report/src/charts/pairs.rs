@@ -75,5 +75,5 @@ pub(crate) fn pairs(id: &str, names: &[&str], pairs: &[Pair]) -> String {
         count(Verdict::MixtureOnly)
     );
     let size = [left + CELL * n.saturating_sub(1) as f64 + 2.0, bottom + left + 2.0];
-    svg.finish(id, "chart scroll", size, "What can be done with each pair of models", &description)
+    svg.finish(id, "chart broad", size, "What can be done with each pair of models", &description)
 }
