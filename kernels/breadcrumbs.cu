@@ -5,4 +5,4 @@
 // Source: Davari, Belilovsky, Model Breadcrumbs, arXiv 2312.06795.
 #include "task.cuh"
 
-TASK_KERNELS(breadcrumbs, Between, sum_tasks)
+TASK_KERNELS(breadcrumbs, Between, sum_tasks, 3)

@@ -25,6 +25,6 @@ template <class In> INLINE void convert_all(const Convert& a) {
     if (bad) atomicAdd((u32*)a.bad, bad);
 }
 
-KERNEL(convert_f32, Convert, 256) { convert_all<f32_t>(a); }
-KERNEL(convert_f16, Convert, 256) { convert_all<f16_t>(a); }
-KERNEL(convert_bf16, Convert, 256) { convert_all<bf16_t>(a); }
+KERNEL(convert_f32, Convert, 256, 8) { convert_all<f32_t>(a); }
+KERNEL(convert_f16, Convert, 256, 8) { convert_all<f16_t>(a); }
+KERNEL(convert_bf16, Convert, 256, 8) { convert_all<bf16_t>(a); }

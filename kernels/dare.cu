@@ -26,6 +26,6 @@ struct Random {
     }
 };
 
-TASK_KERNELS(dare, Random, sum_tasks)
-TASK_KERNELS(dare_elected, Random, elect_tasks)
-NORM_KERNELS(norms_random, Random)
+TASK_KERNELS(dare, Random, sum_tasks, 3)
+TASK_KERNELS(dare_elected, Random, elect_tasks, 2)
+NORM_KERNELS(norms_random, Random, 3)

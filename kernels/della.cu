@@ -183,10 +183,10 @@ template <class In> INLINE void della_marks(const Ranked& a) {
     }
 }
 
-KERNEL(della_marks_f32, Ranked, THREADS) { della_marks<f32_t>(a); }
-KERNEL(della_marks_f16, Ranked, THREADS) { della_marks<f16_t>(a); }
-KERNEL(della_marks_bf16, Ranked, THREADS) { della_marks<bf16_t>(a); }
+KERNEL(della_marks_f32, Ranked, THREADS, 4) { della_marks<f32_t>(a); }
+KERNEL(della_marks_f16, Ranked, THREADS, 4) { della_marks<f16_t>(a); }
+KERNEL(della_marks_bf16, Ranked, THREADS, 4) { della_marks<bf16_t>(a); }
 
-TASK_KERNELS(della, Marked, sum_tasks)
-TASK_KERNELS(della_elected, Marked, elect_tasks)
-NORM_KERNELS(norms_marked, Marked)
+TASK_KERNELS(della, Marked, sum_tasks, 4)
+TASK_KERNELS(della_elected, Marked, elect_tasks, 2)
+NORM_KERNELS(norms_marked, Marked, 6)

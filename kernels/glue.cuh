@@ -25,9 +25,10 @@ typedef long long i64;
 #define SHARED __shared__
 #define UNROLL _Pragma("unroll")
 #define ROLL _Pragma("unroll 1")
-// A kernel takes one struct by value, so that whoever launches it passes one pointer.
-#define KERNEL(name, Args, threads)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+// A kernel takes one struct by value, so that whoever launches it passes one pointer. Registers are dealt out so that as
+// many blocks fit on a multiprocessor at once: as many as can be without any of them going to memory.
+#define KERNEL(name, Args, threads, blocks)                                                                            \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 #endif
 
 // Most operands that a kernel takes besides the base.

@@ -45,11 +45,11 @@ template <class In, int N> INLINE void gram(const GramArgs& a) {
     }
 }
 
-#define GRAM_KERNELS(n)                                                                                                \
-    KERNEL(gram##n##_f32, GramArgs, 256) { gram<f32_t, n>(a); }                                                        \
-    KERNEL(gram##n##_f16, GramArgs, 256) { gram<f16_t, n>(a); }                                                        \
-    KERNEL(gram##n##_bf16, GramArgs, 256) { gram<bf16_t, n>(a); }
+#define GRAM_KERNELS(n, blocks)                                                                                        \
+    KERNEL(gram##n##_f32, GramArgs, 256, blocks) { gram<f32_t, n>(a); }                                                \
+    KERNEL(gram##n##_f16, GramArgs, 256, blocks) { gram<f16_t, n>(a); }                                                \
+    KERNEL(gram##n##_bf16, GramArgs, 256, blocks) { gram<bf16_t, n>(a); }
 
-GRAM_KERNELS(2)
-GRAM_KERNELS(4)
-GRAM_KERNELS(8)
+GRAM_KERNELS(2, 5)
+GRAM_KERNELS(4, 3)
+GRAM_KERNELS(8, 1)

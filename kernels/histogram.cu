@@ -84,13 +84,13 @@ template <class In, class Ranking> INLINE void histogram(const Histogram& a) {
     }
 }
 
-#define HISTOGRAM_KERNELS(name, Ranking)                                                                               \
-    KERNEL(histogram_##name##_f32, Histogram, THREADS) { histogram<f32_t, Ranking>(a); }                               \
-    KERNEL(histogram_##name##_f16, Histogram, THREADS) { histogram<f16_t, Ranking>(a); }                               \
-    KERNEL(histogram_##name##_bf16, Histogram, THREADS) { histogram<bf16_t, Ranking>(a); }
+#define HISTOGRAM_KERNELS(name, Ranking, blocks)                                                                       \
+    KERNEL(histogram_##name##_f32, Histogram, THREADS, blocks) { histogram<f32_t, Ranking>(a); }                       \
+    KERNEL(histogram_##name##_f16, Histogram, THREADS, blocks) { histogram<f16_t, Ranking>(a); }                       \
+    KERNEL(histogram_##name##_bf16, Histogram, THREADS, blocks) { histogram<bf16_t, Ranking>(a); }
 
-HISTOGRAM_KERNELS(magnitude, Magnitudes)
-HISTOGRAM_KERNELS(variance, Variances)
+HISTOGRAM_KERNELS(magnitude, Magnitudes, 2)
+HISTOGRAM_KERNELS(variance, Variances, 2)
 
 // How many keys equal a threshold, segment by segment: where more elements equal it than may be kept, three such passes
 // over ever smaller parts find after which element the count is reached.
@@ -122,10 +122,10 @@ template <class In, class Ranking> INLINE void equals(const Equals& a) {
     if (threadIdx.x == 0) ((u32*)a.counts)[blockIdx.x] = total;
 }
 
-#define EQUALS_KERNELS(name, Ranking)                                                                                  \
-    KERNEL(equals_##name##_f32, Equals, 256) { equals<f32_t, Ranking>(a); }                                            \
-    KERNEL(equals_##name##_f16, Equals, 256) { equals<f16_t, Ranking>(a); }                                            \
-    KERNEL(equals_##name##_bf16, Equals, 256) { equals<bf16_t, Ranking>(a); }
+#define EQUALS_KERNELS(name, Ranking, blocks)                                                                          \
+    KERNEL(equals_##name##_f32, Equals, 256, blocks) { equals<f32_t, Ranking>(a); }                                    \
+    KERNEL(equals_##name##_f16, Equals, 256, blocks) { equals<f16_t, Ranking>(a); }                                    \
+    KERNEL(equals_##name##_bf16, Equals, 256, blocks) { equals<bf16_t, Ranking>(a); }
 
-EQUALS_KERNELS(magnitude, Magnitudes)
-EQUALS_KERNELS(variance, Variances)
+EQUALS_KERNELS(magnitude, Magnitudes, 8)
+EQUALS_KERNELS(variance, Variances, 3)

@@ -30,6 +30,6 @@ template <class In> INLINE void linear_all(const Linear& a) {
     });
 }
 
-KERNEL(linear_f32, Linear, 256) { linear_all<f32_t>(a); }
-KERNEL(linear_f16, Linear, 256) { linear_all<f16_t>(a); }
-KERNEL(linear_bf16, Linear, 256) { linear_all<bf16_t>(a); }
+KERNEL(linear_f32, Linear, 256, 5) { linear_all<f32_t>(a); }
+KERNEL(linear_f16, Linear, 256, 5) { linear_all<f16_t>(a); }
+KERNEL(linear_bf16, Linear, 256, 5) { linear_all<bf16_t>(a); }

@@ -70,10 +70,10 @@ template <class In, int N> INLINE void model_stock(const Stock& a) {
     });
 }
 
-#define STOCK_KERNELS(n)                                                                                               \
-    KERNEL(model_stock##n##_f32, Stock, 256) { model_stock<f32_t, n>(a); }                                             \
-    KERNEL(model_stock##n##_f16, Stock, 256) { model_stock<f16_t, n>(a); }                                             \
-    KERNEL(model_stock##n##_bf16, Stock, 256) { model_stock<bf16_t, n>(a); }
+#define STOCK_KERNELS(n, blocks)                                                                                       \
+    KERNEL(model_stock##n##_f32, Stock, 256, blocks) { model_stock<f32_t, n>(a); }                                     \
+    KERNEL(model_stock##n##_f16, Stock, 256, blocks) { model_stock<f16_t, n>(a); }                                     \
+    KERNEL(model_stock##n##_bf16, Stock, 256, blocks) { model_stock<bf16_t, n>(a); }
 
-STOCK_KERNELS(4)
-STOCK_KERNELS(8)
+STOCK_KERNELS(4, 3)
+STOCK_KERNELS(8, 1)

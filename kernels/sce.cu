@@ -56,9 +56,9 @@ template <class In> INLINE void sce_all(const Sce& a) {
     });
 }
 
-KERNEL(sce_f32, Sce, 256) { sce_all<f32_t>(a); }
-KERNEL(sce_f16, Sce, 256) { sce_all<f16_t>(a); }
-KERNEL(sce_bf16, Sce, 256) { sce_all<bf16_t>(a); }
+KERNEL(sce_f32, Sce, 256, 2) { sce_all<f32_t>(a); }
+KERNEL(sce_f16, Sce, 256, 2) { sce_all<f16_t>(a); }
+KERNEL(sce_bf16, Sce, 256, 2) { sce_all<bf16_t>(a); }
 
 struct Energies {
     Tile t;
@@ -105,6 +105,6 @@ template <class In> INLINE void sce_energies(const Energies& a) {
     }
 }
 
-KERNEL(sce_energies_f32, Energies, 256) { sce_energies<f32_t>(a); }
-KERNEL(sce_energies_f16, Energies, 256) { sce_energies<f16_t>(a); }
-KERNEL(sce_energies_bf16, Energies, 256) { sce_energies<bf16_t>(a); }
+KERNEL(sce_energies_f32, Energies, 256, 2) { sce_energies<f32_t>(a); }
+KERNEL(sce_energies_f16, Energies, 256, 2) { sce_energies<f16_t>(a); }
+KERNEL(sce_energies_bf16, Energies, 256, 2) { sce_energies<bf16_t>(a); }

@@ -10,7 +10,7 @@ struct Sums {
     u32 sums;
 };
 
-KERNEL(sum_partials, Sums, 256) {
+KERNEL(sum_partials, Sums, 256, 8) {
     SHARED double room[256];
     const double* from = (const double*)a.from;
     const u32 s = blockIdx.x;

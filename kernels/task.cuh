@@ -116,10 +116,10 @@ template <class In, class Trim> INLINE void elect_tasks(const TaskArgs<Trim>& a)
 }
 
 // Kernels of one trim for every type: `name_f32`, `name_f16`, `name_bf16`.
-#define TASK_KERNELS(name, Trim, how)                                                                                  \
-    KERNEL(name##_f32, TaskArgs<Trim>, 256) { how<f32_t, Trim>(a); }                                                   \
-    KERNEL(name##_f16, TaskArgs<Trim>, 256) { how<f16_t, Trim>(a); }                                                   \
-    KERNEL(name##_bf16, TaskArgs<Trim>, 256) { how<bf16_t, Trim>(a); }
+#define TASK_KERNELS(name, Trim, how, blocks)                                                                          \
+    KERNEL(name##_f32, TaskArgs<Trim>, 256, blocks) { how<f32_t, Trim>(a); }                                           \
+    KERNEL(name##_f16, TaskArgs<Trim>, 256, blocks) { how<f16_t, Trim>(a); }                                           \
+    KERNEL(name##_bf16, TaskArgs<Trim>, 256, blocks) { how<bf16_t, Trim>(a); }
 
 // Σ|τi| and Σ|τi'|, a partial for each block: partials[block][i][0 and 1].
 template <class Trim> struct NormArgs {
@@ -152,7 +152,7 @@ template <class In, class Trim> INLINE void norms(const NormArgs<Trim>& a) {
     }
 }
 
-#define NORM_KERNELS(name, Trim)                                                                                       \
-    KERNEL(name##_f32, NormArgs<Trim>, 256) { norms<f32_t, Trim>(a); }                                                 \
-    KERNEL(name##_f16, NormArgs<Trim>, 256) { norms<f16_t, Trim>(a); }                                                 \
-    KERNEL(name##_bf16, NormArgs<Trim>, 256) { norms<bf16_t, Trim>(a); }
+#define NORM_KERNELS(name, Trim, blocks)                                                                               \
+    KERNEL(name##_f32, NormArgs<Trim>, 256, blocks) { norms<f32_t, Trim>(a); }                                         \
+    KERNEL(name##_f16, NormArgs<Trim>, 256, blocks) { norms<f16_t, Trim>(a); }                                         \
+    KERNEL(name##_bf16, NormArgs<Trim>, 256, blocks) { norms<bf16_t, Trim>(a); }

@@ -4,5 +4,5 @@
 // Source: Ilharco et al., Editing models with task arithmetic, arXiv 2212.04089.
 #include "task.cuh"
 
-TASK_KERNELS(task_sum, Nothing, sum_tasks)
-TASK_KERNELS(task_elected, Nothing, elect_tasks)
+TASK_KERNELS(task_sum, Nothing, sum_tasks, 4)
+TASK_KERNELS(task_elected, Nothing, elect_tasks, 3)

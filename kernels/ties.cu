@@ -5,5 +5,5 @@
 // Source: Yadav et al., TIES-Merging, arXiv 2306.01708.
 #include "task.cuh"
 
-TASK_KERNELS(ties, Between, elect_tasks)
-NORM_KERNELS(norms_between, Between)
+TASK_KERNELS(ties, Between, elect_tasks, 2)
+NORM_KERNELS(norms_between, Between, 6)

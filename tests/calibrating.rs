@@ -203,3 +203,42 @@ fn mixtures_and_places_that_are_taken_are_refused() {
     let hidden = |name: &String| name.starts_with('.');
     assert!(!zoo.names("").iter().any(hidden), "{:?}", zoo.names(""));
 }
+
+#[test]
+fn methods_with_statistics_are_searched_like_others() {
+    let zoo = Zoo::empty();
+    for part in ["base-a", "a-chat", "a-math", "tasks"] {
+        zoo.copy(&shipped().join(part), part);
+    }
+    for (model, out) in [("a-chat", "of-chat"), ("a-math", "of-math")] {
+        let args = ["calibrate", model, "--out", out, "--tasks", "tasks", "--limit", "2", "--quiet"];
+        zoo.glue(&[&args[..], &["--what", "fisher,gram"]].concat()).ok();
+    }
+    let config = |space: &str| {
+        format!(
+            "models: [a-chat, a-math]\nbase: base-a\ntasks: [tasks]\nlimit: 4\nfilter: false\nspace:\n{space}\
+             strategies: [{{evolutionary: {{evaluations: 8, population: 4}}}}]\n"
+        )
+    };
+    let methods = "  methods: [fisher, regmean]\n";
+    zoo.write("search.yml", config(&format!("{methods}  statistics: {{a-chat: of-chat, a-math: of-math}}\n")));
+    let printed = zoo.glue(&["search", "search.yml", "--out", "found", "--json"]).json();
+    assert_eq!(printed["strategies"][0]["evaluations"], 8);
+    // What the search depends on.
+    let inputs = &zoo.json("found/search.json")["inputs"]["models"];
+    assert!(["a-chat", "base-a", "of-chat", "of-math"].iter().all(|path| inputs[path].is_string()), "{inputs}");
+    let recipe = String::from_utf8(zoo.bytes("found/best.yml")).expect("text");
+    assert!(recipe.contains("statistics: of-chat") && recipe.contains("statistics: of-math"), "{recipe}");
+    zoo.glue(&["merge", "found/best.yml", "again"]).ok();
+    assert!(zoo.bytes("again/model.safetensors") == zoo.bytes("found/best/model.safetensors"));
+
+    let refused = |space: &str, says: &[&str]| {
+        zoo.write("search.yml", config(space));
+        zoo.glue(&["search", "search.yml", "--out", "refused"]).refused(space, 2, says);
+    };
+    refused(&format!("{methods}  statistics: {{a-chat: of-chat}}\n"), &["statistics.a-math", "glue calibrate a-math"]);
+    refused(
+        &format!("{methods}  statistics: {{a-chat: of-chat, a-math: nowhere}}\n"),
+        &["nowhere", "no such file or directory"],
+    );
+}

@@ -176,7 +176,7 @@ fn what_is_wrong_is_said_before_anything_is_written() {
         place.run(&[]).refused(config, 2, says);
         assert!(!place.path("out").exists(), "{config}");
     };
-    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "start at the directory of the config"]);
+    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "start at its directory"]);
     check("models: [a-chat, a-math]\ntasks: {path: tasks, only: [fact]}\n", &["fact", "facts"]);
     check("models: [a-chat, a-math]\ntasks: no-such-folder\n", &["no-such-folder"]);
     check("models: [a-chat, a-math]\ntask: tasks\n", &["zoo.yml:2:1", "task"]);
@@ -184,6 +184,9 @@ fn what_is_wrong_is_said_before_anything_is_written() {
     check("models: [a-chat, b/../a-chat]\ntasks: tasks\n", &["a name of its own", "a-chat"]);
     check("models: [a-chat]\ntasks: tasks\nselect: {strategies: [averge]}\n", &["averge", "average, coefficient"]);
     check("models: [a-chat]\ntasks: tasks\nmixture: {dense: [1.5]}\n", &["mixture.dense", "1.5"]);
+    fs::write(place.path("zoo/zoo.yml"), SMALL).expect("a config");
+    place.run(&["--device", "cuda"]).refused("a device", 1, &["built without CUDA", "--device auto"]);
+    assert!(!place.path("out").exists());
 }
 
 #[test]

@@ -205,8 +205,12 @@ fn workers_and_threads_change_nothing() {
     let expected = files(&place.path("one"));
     place.search(&config, "threads", &["--threads", "3"]).ok();
     assert!(files(&place.path("threads")) == expected);
-    place.search(&config, "workers", &["--workers", "2"]).ok();
+    // This build links no driver: `auto` is the processor, in workers too.
+    place.search(&config, "workers", &["--workers", "2", "--device", "auto"]).ok();
     assert!(files(&place.path("workers")) == expected);
+    let refused = place.search(&config, "device", &["--device", "cuda"]);
+    refused.refused("a device", 1, &["built without CUDA", "docs/cuda.md", "--device auto"]);
+    assert!(!place.path("device").exists() && !place.path("device.journal.jsonl").exists());
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! `cargo xtask kernels`: compiles `kernels/*.cu` to PTX by NVRTC and examines what came out.
 //!
-//! NVRTC comes from its wheel on PyPI, so that neither a toolkit nor a device is needed. Each PTX file carries the hash
-//! of what it was made from: where NVRTC is not there, `--check` still says when one is stale, or was edited.
+//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. Each PTX file carries the
+//! hash of what it was made from: where they are not there, `--check` still says when one is stale, or was edited.
 
 #![allow(unsafe_code, reason = "calls of NVRTC, which has a C interface only")]
+
+mod assembler;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -22,6 +24,8 @@ use crate::shell;
 const NVRTC: &str = "12.1.105";
 /// What is committed is compiled for the first of these; it must compile for all.
 const TARGETS: [&str; 2] = ["compute_70", "compute_80"];
+/// Where what is committed lies: in the crate that embeds it, so that a published crate holds it.
+const PTX: &str = "crates/glue-cuda/src/ptx";
 /// Without fused multiply-add results are the same bits as the CPU's.
 const OPTIONS: [&str; 3] = ["--std=c++17", "-default-device", "--fmad=false"];
 
@@ -50,16 +54,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if nvrtc.is_none() && !args.check {
         bail!("no libnvrtc.so.12 in {}", folder.display());
     }
+    let ptxas = assembler::find(&root(&repo));
     let sources = Sources::read(&repo)?;
     for name in sources.kernels.keys() {
         match &nvrtc {
             Some(nvrtc) => compile(&repo, &sources, name, nvrtc, args.check)?,
             None => check_stamp(&repo, &sources, name)?,
         }
+        if let Some(ptxas) = &ptxas {
+            println!("{name}: {}", assembler::assemble(&repo, ptxas, &ptx_path(&repo, name))?);
+        }
     }
     strangers(&repo, &sources)?;
     if nvrtc.is_none() {
         println!("NVRTC {NVRTC} is not in {}: only hashes were compared", folder.display());
+    }
+    if ptxas.is_none() {
+        println!("ptxas was not fetched: nothing was assembled");
     }
     Ok(())
 }
@@ -102,7 +113,7 @@ fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 fn ptx_path(repo: &Repo, name: &str) -> PathBuf {
-    repo.path("kernels/ptx").join(format!("{name}.ptx"))
+    repo.path(PTX).join(format!("{name}.ptx"))
 }
 
 fn stamped(sources: &Sources, name: &str, code: &str) -> String {
@@ -132,7 +143,7 @@ fn compile(repo: &Repo, sources: &Sources, name: &str, nvrtc: &Nvrtc, check: boo
         }
         return Ok(());
     }
-    fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make kernels/ptx")?;
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make the folder of PTX")?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -151,7 +162,7 @@ fn check_stamp(repo: &Repo, sources: &Sources, name: &str) -> Result<()> {
 
 /// Refuses PTX that no kernel belongs to.
 fn strangers(repo: &Repo, sources: &Sources) -> Result<()> {
-    for entry in fs::read_dir(repo.path("kernels/ptx")).context("cannot list kernels/ptx")? {
+    for entry in fs::read_dir(repo.path(PTX)).context("cannot list the folder of PTX")? {
         let path = entry?.path();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !sources.kernels.contains_key(&name) {
@@ -187,24 +198,39 @@ fn examine(name: &str, code: &str) -> Result<String> {
     Ok(format!("{} kernels, at least {fewest} reads of 16 bytes in each, no local memory", kernels.len()))
 }
 
-/// The folder of a fetched NVRTC; fetches it when asked to.
+/// Where what is fetched lies.
+fn root(repo: &Repo) -> PathBuf {
+    repo.target.join("nvrtc").join(NVRTC)
+}
+
+/// The folder of a fetched NVRTC; fetches it and ptxas when asked to.
 fn fetched(repo: &Repo, fetch: bool) -> Result<PathBuf> {
-    let root = repo.target.join("nvrtc").join(NVRTC);
+    let root = root(repo);
     let library = root.join("nvidia/cuda_nvrtc/lib");
-    if !fetch || library.join("libnvrtc.so.12").is_file() {
+    if !fetch {
         return Ok(library);
     }
     fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
-    let package = format!("nvidia-cuda-nvrtc-cu12=={NVRTC}");
-    let mut download = Command::new("python3");
-    shell::run(download.args(["-m", "pip", "download", "--no-deps", "-d"]).arg(&root).arg(package))?;
-    for entry in fs::read_dir(&root)? {
-        let wheel = entry?.path();
-        if wheel.extension().is_some_and(|e| e == "whl") {
-            shell::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&root))?;
-        }
+    if !library.join("libnvrtc.so.12").is_file() {
+        unpack(&root, "nvidia-cuda-nvrtc-cu12")?;
+    }
+    if assembler::find(&root).is_none() {
+        unpack(&root, assembler::PACKAGE)?;
+        assembler::find(&root).map_or(Ok(()), |ptxas| assembler::make_executable(&ptxas))?;
     }
     Ok(library)
+}
+
+/// Unpacks the wheel of a package.
+fn unpack(root: &Path, package: &str) -> Result<()> {
+    let folder = tempfile::tempdir_in(root).context("cannot make a folder")?;
+    let mut download = Command::new("python3");
+    download.args(["-m", "pip", "download", "--no-deps", "-d"]).arg(folder.path());
+    shell::run(download.arg(format!("{package}=={NVRTC}")))?;
+    for entry in fs::read_dir(folder.path())? {
+        shell::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(entry?.path()).arg(root))?;
+    }
+    Ok(())
 }
 
 /// The compiler. Nothing is freed: the program ends soon.

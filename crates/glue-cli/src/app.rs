@@ -2,7 +2,7 @@
 
 use crate::commands::{
     align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops, run,
-    search, similarity, train_router,
+    search, search_worker, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -96,9 +96,8 @@ pub(crate) enum Command {
     Logits(logits::Args),
     Ops(ops::Args),
     Completions(completions::Args),
-    /// Score candidates for glue search: requests on standard input, answers on standard output
     #[command(hide = true)]
-    SearchWorker,
+    SearchWorker(search_worker::Args),
     /// Print the reference of the command line in Markdown
     #[command(hide = true)]
     HelpMarkdown,

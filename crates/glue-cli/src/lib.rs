@@ -117,7 +117,7 @@ fn dispatch(cli: &Cli, registry: &Registry, shell: &mut Shell<'_>) -> Result<(),
         Command::Logits(args) => commands::logits::run(args, &cli.global, shell),
         Command::Ops(args) => commands::ops::run(args, registry, shell),
         Command::Completions(args) => commands::completions::run(args, shell),
-        Command::SearchWorker => commands::search_worker::run(&cli.global, registry, shell),
+        Command::SearchWorker(args) => commands::search_worker::run(args, &cli.global, registry, shell),
         Command::HelpMarkdown => commands::help_markdown::run(shell),
         Command::Schema => commands::schema::run(registry, shell),
     }

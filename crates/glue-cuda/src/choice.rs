@@ -4,6 +4,7 @@ use crate::error::DeviceError;
 use glue_merge::Executor;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Where merging is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,28 +33,43 @@ impl DeviceChoice {
     }
 }
 
+/// What a device is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceUse {
+    /// Every tensor is merged once.
+    Merge,
+    /// The same tensors are merged again and again: operands stay on the device, as far as three quarters of the memory that
+    /// is free when it is opened have room for them.
+    Search,
+}
+
 /// The executor of a choice; `None` is the CPU.
 ///
 /// # Errors
 /// With [`DeviceChoice::Cuda`], what keeps the device from being used: [`DeviceError::NotBuilt`] in a program without the
 /// feature `cuda`, and what opening the device meets otherwise.
-pub fn executor(choice: DeviceChoice) -> Result<Option<Box<dyn Executor + Send>>, DeviceError> {
+pub fn executor(choice: DeviceChoice, to: DeviceUse) -> Result<Option<Arc<dyn Executor + Send>>, DeviceError> {
     match choice {
         DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::Cuda => open(false).map(Some),
-        DeviceChoice::Auto => Ok(open(true).ok()),
+        DeviceChoice::Cuda => open(to, false).map(Some),
+        DeviceChoice::Auto => Ok(open(to, true).ok()),
     }
 }
 
 #[cfg(feature = "cuda")]
-fn open(fall_back: bool) -> Result<Box<dyn Executor + Send>, DeviceError> {
+fn open(to: DeviceUse, fall_back: bool) -> Result<Arc<dyn Executor + Send>, DeviceError> {
+    use crate::backend::Backend;
     use crate::engine::{Engine, EngineOptions};
-    let options = EngineOptions { fall_back, ..EngineOptions::default() };
-    Ok(Box::new(Engine::new(crate::cuda::Cuda::new(0)?, options)))
+    let device = crate::cuda::Cuda::new(0)?;
+    let keep = match to {
+        DeviceUse::Merge => 0,
+        DeviceUse::Search => device.free() / 4 * 3,
+    };
+    Ok(Arc::new(Engine::new(device, EngineOptions { fall_back, keep, ..EngineOptions::default() })))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open(_: bool) -> Result<Box<dyn Executor + Send>, DeviceError> {
+fn open(_: DeviceUse, _: bool) -> Result<Arc<dyn Executor + Send>, DeviceError> {
     Err(DeviceError::NotBuilt)
 }
 
@@ -80,10 +96,12 @@ mod tests {
 
     #[test]
     fn without_a_device_auto_is_the_cpu_and_cuda_an_error() {
-        assert!(executor(DeviceChoice::Cpu).unwrap().is_none());
-        if cfg!(not(feature = "cuda")) {
-            assert!(executor(DeviceChoice::Auto).unwrap().is_none());
-            assert!(matches!(executor(DeviceChoice::Cuda), Err(DeviceError::NotBuilt)));
+        for to in [DeviceUse::Merge, DeviceUse::Search] {
+            assert!(executor(DeviceChoice::Cpu, to).unwrap().is_none());
+            if cfg!(not(feature = "cuda")) {
+                assert!(executor(DeviceChoice::Auto, to).unwrap().is_none());
+                assert!(matches!(executor(DeviceChoice::Cuda, to), Err(DeviceError::NotBuilt)));
+            }
         }
     }
 

@@ -22,18 +22,18 @@ use std::sync::{Arc, Mutex};
 
 /// What kernels were compiled to, by the file they are in.
 const PTX: &[(&str, &str)] = &[
-    ("breadcrumbs", include_str!("../../../kernels/ptx/breadcrumbs.ptx")),
-    ("convert", include_str!("../../../kernels/ptx/convert.ptx")),
-    ("dare", include_str!("../../../kernels/ptx/dare.ptx")),
-    ("della", include_str!("../../../kernels/ptx/della.ptx")),
-    ("gram", include_str!("../../../kernels/ptx/gram.ptx")),
-    ("histogram", include_str!("../../../kernels/ptx/histogram.ptx")),
-    ("linear", include_str!("../../../kernels/ptx/linear.ptx")),
-    ("model_stock", include_str!("../../../kernels/ptx/model_stock.ptx")),
-    ("sce", include_str!("../../../kernels/ptx/sce.ptx")),
-    ("sums", include_str!("../../../kernels/ptx/sums.ptx")),
-    ("task_sum", include_str!("../../../kernels/ptx/task_sum.ptx")),
-    ("ties", include_str!("../../../kernels/ptx/ties.ptx")),
+    ("breadcrumbs", include_str!("ptx/breadcrumbs.ptx")),
+    ("convert", include_str!("ptx/convert.ptx")),
+    ("dare", include_str!("ptx/dare.ptx")),
+    ("della", include_str!("ptx/della.ptx")),
+    ("gram", include_str!("ptx/gram.ptx")),
+    ("histogram", include_str!("ptx/histogram.ptx")),
+    ("linear", include_str!("ptx/linear.ptx")),
+    ("model_stock", include_str!("ptx/model_stock.ptx")),
+    ("sce", include_str!("ptx/sce.ptx")),
+    ("sums", include_str!("ptx/sums.ptx")),
+    ("task_sum", include_str!("ptx/task_sum.ptx")),
+    ("ties", include_str!("ptx/ties.ptx")),
 ];
 
 /// The CUDA version whose PTX the kernels are.

@@ -69,6 +69,7 @@ fn build() -> Option<PathBuf> {
 /// The CPU as a device with so much memory.
 pub(crate) struct Emulated {
     used: Arc<AtomicUsize>,
+    uploaded: AtomicUsize,
     size: usize,
 }
 
@@ -79,7 +80,12 @@ impl Emulated {
             eprintln!("not tested: there is no C++ compiler to compile the kernels for the host");
             return None;
         }
-        Some(Self { used: Arc::default(), size })
+        Some(Self { used: Arc::default(), uploaded: AtomicUsize::new(0), size })
+    }
+
+    /// Bytes that were uploaded so far.
+    pub(crate) fn uploaded(&self) -> usize {
+        self.uploaded.load(Ordering::Relaxed)
     }
 }
 
@@ -165,6 +171,7 @@ impl Backend for Emulated {
 
     fn upload(&self, (): &mut (), memory: &HostMemory, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         inside("upload", offset, bytes.len(), memory.bytes)?;
+        self.uploaded.fetch_add(bytes.len(), Ordering::Relaxed);
         // SAFETY: inside, as was just checked; nothing else looks at it meanwhile.
         unsafe { memory.at.add(GUARD + offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())

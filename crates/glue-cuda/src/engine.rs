@@ -2,10 +2,11 @@
 
 use crate::backend::Backend;
 use crate::error::DeviceError;
+use crate::kept::{Kept, Key, Products};
 use crate::operands::SECTION;
 use crate::pass::{Pass, Stop, Target};
-use glue_merge::{Block, Executor, Map, MergeError, Plan, Sink, Source, TensorSpec};
-use std::sync::Mutex;
+use glue_merge::{Block, Executor, Identity, Map, MergeError, Plan, Sink, Source, TensorSpec};
+use std::sync::{Arc, Mutex};
 
 /// How an [`Engine`] works.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,10 @@ pub struct EngineOptions {
     pub memory: Option<usize>,
     /// Whether a tensor for which memory does not suffice is left to the host instead of being an error. Default false.
     pub fall_back: bool,
+    /// Most bytes of device memory for operands that stay there from one merge to the next, as a search wants it, of
+    /// tensors that say by a [`glue_merge::Identity`] what they hold. What does not fit is uploaded each time; memory
+    /// that is needed for something else is given up. Default 0.
+    pub keep: usize,
     /// Elements that sums are taken over at once; only tests have reason to change it.
     pub(crate) section: usize,
     /// Elements by which operands, and results, are moved off the beginning of their memory, to check that the kernels
@@ -31,6 +36,12 @@ impl EngineOptions {
         Self { memory: Some(bytes), ..self }
     }
 
+    /// These, with so many bytes for operands that stay on the device.
+    #[must_use]
+    pub fn keeping(self, bytes: usize) -> Self {
+        Self { keep: bytes, ..self }
+    }
+
     /// These, leaving what does not fit to the host.
     #[must_use]
     pub fn falling_back(self) -> Self {
@@ -40,7 +51,7 @@ impl EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { smallest: 1 << 16, memory: None, fall_back: false, section: SECTION, shift: [0; 2] }
+        Self { smallest: 1 << 16, memory: None, fall_back: false, keep: 0, section: SECTION, shift: [0; 2] }
     }
 }
 
@@ -54,12 +65,13 @@ pub struct Engine<B: Backend> {
     pub(crate) options: EngineOptions,
     lanes: Mutex<Vec<B::Lane>>,
     room: Mutex<Vec<B::Memory>>,
+    kept: Mutex<Kept<B::Memory>>,
 }
 
 impl<B: Backend> Engine<B> {
     /// An engine on a device.
     pub fn new(backend: B, options: EngineOptions) -> Self {
-        Self { backend, options, lanes: Mutex::default(), room: Mutex::default() }
+        Self { backend, options, lanes: Mutex::default(), room: Mutex::default(), kept: Mutex::default() }
     }
 
     /// The device.
@@ -91,10 +103,37 @@ impl<B: Backend> Engine<B> {
         match kept.map_or_else(|| self.backend.allocate(bytes), Ok) {
             Err(DeviceError::OutOfMemory { .. }) => {
                 lock(&self.room).clear();
-                self.backend.allocate(bytes)
+                match self.backend.allocate(bytes) {
+                    Err(DeviceError::OutOfMemory { .. }) => {
+                        drop(lock(&self.kept).give_up());
+                        self.backend.allocate(bytes)
+                    }
+                    other => other,
+                }
             }
             other => other,
         }
+    }
+
+    /// An operand that is on the device since an earlier merge.
+    pub(crate) fn kept(&self, key: Key) -> Option<Arc<B::Memory>> {
+        lock(&self.kept).get(key)
+    }
+
+    /// Keeps an operand, which is all there, for later merges if there is room.
+    pub(crate) fn keep_operand(&self, key: Key, memory: &Arc<B::Memory>) {
+        let gone = lock(&self.kept).add(key, memory, self.backend.size(memory), self.options.keep);
+        self.release(gone);
+    }
+
+    /// Where the inner products of these operands are remembered.
+    pub(crate) fn products(&self, of: Vec<Identity>) -> Arc<Products> {
+        lock(&self.kept).products(of)
+    }
+
+    /// Keeps memory for other tensors unless somebody else still uses it. Nothing may be under way on it.
+    pub(crate) fn release(&self, memory: impl IntoIterator<Item = Arc<B::Memory>>) {
+        self.give_back(memory.into_iter().filter_map(Arc::into_inner));
     }
 
     /// Keeps memory for later. Nothing may be under way on it.
@@ -105,7 +144,8 @@ impl<B: Backend> Engine<B> {
     /// Bytes that a tensor may take.
     pub(crate) fn budget(&self) -> usize {
         self.options.memory.unwrap_or_else(|| {
-            let kept: usize = lock(&self.room).iter().map(|m| self.backend.size(m)).sum();
+            let room: usize = lock(&self.room).iter().map(|m| self.backend.size(m)).sum();
+            let kept = room + lock(&self.kept).bytes();
             (self.backend.free() + kept) / 80 * 9
         })
     }

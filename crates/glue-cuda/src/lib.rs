@@ -20,6 +20,7 @@ mod cuda;
 mod emulated;
 mod engine;
 mod error;
+mod kept;
 mod maps;
 mod operands;
 mod pass;
@@ -31,7 +32,7 @@ mod tests;
 mod trims;
 
 pub use backend::{Backend, Kernel, See};
-pub use choice::{DeviceChoice, executor};
+pub use choice::{DeviceChoice, DeviceUse, executor};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
 pub use engine::{Engine, EngineOptions};

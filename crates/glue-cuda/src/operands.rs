@@ -4,6 +4,7 @@ use crate::args::{self, MOST, Tile, WIDE};
 use crate::backend::Backend;
 use glue_merge::{Float, TensorSpec};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Elements that sums are taken over at once, part of what a result is defined by: tiles are cut where sections end, so
 /// that sums do not depend on how much memory there is.
@@ -16,8 +17,8 @@ pub(crate) const THREADS: u32 = 256;
 /// The base and the inputs of one tile.
 pub(crate) struct Operands<M> {
     pub(crate) float: Float,
-    pub(crate) base: Option<M>,
-    pub(crate) inputs: Vec<M>,
+    pub(crate) base: Option<Arc<M>>,
+    pub(crate) inputs: Vec<Arc<M>>,
     /// Which elements of the tensor.
     pub(crate) range: Range<usize>,
     /// Where the first of them lies in each memory, in bytes.
@@ -31,7 +32,7 @@ impl<M> Operands<M> {
 
     /// The tile as kernels take it; `outs` are the addresses and element sizes of what is written besides.
     pub(crate) fn tile<B: Backend<Memory = M>>(&self, backend: &B, outs: &[(u64, usize)]) -> Tile {
-        let address = |memory: &M| backend.address(memory) + self.at as u64;
+        let address = |memory: &Arc<M>| backend.address(memory) + self.at as u64;
         let mut input = [0; MOST];
         for (to, from) in input.iter_mut().zip(&self.inputs) {
             *to = address(from);

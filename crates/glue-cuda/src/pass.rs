@@ -4,8 +4,9 @@ use crate::args::{Convert, Out};
 use crate::backend::{Backend, Kernel};
 use crate::engine::Engine;
 use crate::error::DeviceError;
+use crate::kept::Products;
 use crate::operands::{Cutting, Operands, THREADS, align, blocks};
-use glue_merge::{BoxError, Float, Operand, SPAN, Sink, Source, TensorSpec};
+use glue_merge::{BoxError, Float, Identity, Operand, SPAN, Sink, Source, TensorSpec};
 use std::sync::Arc;
 
 /// Why a pass ends early.
@@ -55,6 +56,8 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub(crate) elements: usize,
     feed: Feed<'a, B::Memory>,
     held: Vec<B::Memory>,
+    /// Inner products that are known, which no candidate changes.
+    pub(crate) products: Option<Arc<Products>>,
     /// Bytes of device memory that kernels had to read and write, each operand of a pass counted once.
     pub(crate) moved: u64,
     /// Masks of a trim by rank: of which tile they are, where, and the bytes of one.
@@ -95,14 +98,22 @@ impl<'a, B: Backend> Pass<'a, B> {
         };
         let lane = engine.lane()?;
         let feed = Feed::Source { source, float, last: None };
+        let products = if engine.options.keep > 0 {
+            let identity = |operand| source.stored(operand).and_then(|stored| stored.identity);
+            let all: Option<Vec<Identity>> = operands(has_base, n_inputs).map(identity).collect();
+            all.map(|all| engine.products(all))
+        } else {
+            None
+        };
         let (held, elements) = (Vec::new(), tensor.len());
-        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, moved: 0, marks: None })
+        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, products, moved: 0, marks: None })
     }
 
     /// Passes over operands that are on the device.
     pub(crate) fn resident(
         engine: &'a Engine<B>,
         operands: &'a Arc<Operands<B::Memory>>,
+        products: &Arc<Products>,
         tensor: &TensorSpec<'_>,
     ) -> Result<Self, Stop> {
         let Some(cutting) = Cutting::new(tensor, 1, usize::MAX, engine.options.section) else {
@@ -110,8 +121,8 @@ impl<'a, B: Backend> Pass<'a, B> {
         };
         let (has_base, n_inputs, elements) = (operands.base.is_some(), operands.inputs.len(), operands.len());
         let lane = engine.lane()?;
-        let feed = Feed::Resident(operands);
-        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held: Vec::new(), moved: 0, marks: None })
+        let (feed, held, products) = (Feed::Resident(operands), Vec::new(), Some(Arc::clone(products)));
+        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, products, moved: 0, marks: None })
     }
 
     /// Waits for what is under way and gives everything back.
@@ -188,13 +199,24 @@ impl<'a, B: Backend> Pass<'a, B> {
         let range = self.cutting.tiles[i].clone();
         let at = self.engine.options.shift[0] * float.size();
         let bad = self.scratch(4, true)?;
-        let mut placed = Vec::new();
+        let (mut placed, mut new) = (Vec::new(), Vec::new());
         let mut uploaded = Ok(());
+        // Whole operands may be there already, or stay.
+        let keeps = self.engine.options.keep > 0 && range.len() == self.elements;
         for operand in operands(self.has_base, self.n_inputs) {
-            let memory = self.engine.take(at + range.len() * float.size())?;
-            if uploaded.is_ok() {
-                uploaded = self.place(source, operand, &range, float, (&memory, at), bad.at);
-            }
+            let stored = source.stored(operand).filter(|_| keeps);
+            let key = stored.and_then(|stored| stored.identity).map(|identity| (identity, float));
+            let memory = match key.and_then(|key| self.engine.kept(key)) {
+                Some(memory) => memory,
+                None => {
+                    let memory = Arc::new(self.engine.take(at + range.len() * float.size())?);
+                    if uploaded.is_ok() {
+                        uploaded = self.place(source, operand, &range, float, (&memory, at), bad.at);
+                    }
+                    new.extend(key.map(|key| (key, Arc::clone(&memory))));
+                    memory
+                }
+            };
             placed.push(memory);
         }
         let base = if self.has_base { Some(placed.remove(0)) } else { None };
@@ -205,6 +227,10 @@ impl<'a, B: Backend> Pass<'a, B> {
         uploaded?;
         if self.fetch_u32(&bad, 1)? != [0] {
             return Err(Stop::Leave);
+        }
+        // The lane was waited for, so that any other may read them.
+        for (key, memory) in new {
+            self.engine.keep_operand(key, &memory);
         }
         Ok(operands)
     }
@@ -282,8 +308,8 @@ fn give_back_tile<B: Backend>(
 
 fn give_back<B: Backend>(engine: &Engine<B>, last: Option<(usize, Arc<Operands<B::Memory>>)>) {
     if let Some(operands) = last.and_then(|(_, operands)| Arc::into_inner(operands)) {
-        engine.give_back(operands.base);
-        engine.give_back(operands.inputs);
+        engine.release(operands.base);
+        engine.release(operands.inputs);
     }
 }
 

@@ -3,19 +3,18 @@
 use crate::backend::Backend;
 use crate::engine::Engine;
 use crate::error::DeviceError;
+use crate::kept::Products;
 use crate::operands::Operands;
 use crate::pass::{Pass, Stop, Target};
-use glue_merge::{BoxError, Float, Gather, Gathered, Kernel, MergeError, Plan, Source, TensorSpec, Vectors};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use glue_merge::{BoxError, Float, Kernel, MergeError, Plan, Source, TensorSpec};
+use std::sync::Arc;
 
 /// The operands of one tensor, on the device.
 pub struct Resident<'e, B: Backend> {
     engine: &'e Engine<B>,
     operands: Arc<Operands<B::Memory>>,
     shape: Vec<usize>,
-    /// Inner products, which no candidate changes.
-    products: Mutex<HashMap<Vectors, Vec<f64>>>,
+    products: Arc<Products>,
 }
 
 /// A merged tensor, on the device.
@@ -69,7 +68,7 @@ impl<B: Backend> Engine<B> {
             engine: self,
             operands: kept.map_err(refused)?,
             shape: tensor.shape.to_vec(),
-            products: Mutex::default(),
+            products: Arc::default(),
         })
     }
 
@@ -134,7 +133,7 @@ impl<B: Backend> Resident<'_, B> {
             return Ok(0);
         }
         let refused = |stop| MergeError::Io(reason(stop, tensor.name));
-        let mut pass = Pass::resident(self.engine, &self.operands, tensor).map_err(refused)?;
+        let mut pass = Pass::resident(self.engine, &self.operands, &self.products, tensor).map_err(refused)?;
         let result = self.run(&mut pass, plan, out);
         let moved = pass.moved;
         let waited = pass.finish();
@@ -149,8 +148,8 @@ impl<B: Backend> Resident<'_, B> {
     /// Keeps the memory for other tensors instead of freeing it.
     pub fn give_back(self) {
         if let Some(operands) = Arc::into_inner(self.operands) {
-            self.engine.give_back(operands.base);
-            self.engine.give_back(operands.inputs);
+            self.engine.release(operands.base);
+            self.engine.release(operands.inputs);
         }
     }
 
@@ -175,7 +174,7 @@ impl<B: Backend> Resident<'_, B> {
             seed: 0,
             statistic: None,
         };
-        let mut pass = Pass::resident(self.engine, &self.operands, &tensor).map_err(refused)?;
+        let mut pass = Pass::resident(self.engine, &self.operands, &self.products, &tensor).map_err(refused)?;
         let done = pass.map(&Kernel::Linear { base, inputs }, &Target::Memory(&out.memory, out.float));
         let waited = pass.finish();
         done.map_err(refused)?;
@@ -190,7 +189,7 @@ impl<B: Backend> Resident<'_, B> {
                 Plan::Map(map) => return Ok(pass.map(&map.kernel().ok_or(Stop::Leave)?, &target)?),
                 Plan::Survey(survey) => {
                     let gather = survey.describe().ok_or(Stop::Leave)?;
-                    let gathered = self.gather(pass, &gather)?;
+                    let gathered = pass.survey(&gather)?;
                     survey.conclude(gathered).map_err(Failure::Merge)?
                 }
                 _ => return Err(Stop::Leave.into()),
@@ -201,22 +200,6 @@ impl<B: Backend> Resident<'_, B> {
     /// Forgets the inner products that are known, so that the next candidate takes as long as the first.
     pub(crate) fn forget(&self) {
         self.products.lock().unwrap_or_else(|e| e.into_inner()).clear();
-    }
-
-    /// Gathers, or remembers.
-    fn gather(&self, pass: &mut Pass<'_, B>, gather: &Gather<'_>) -> Result<Gathered, Stop> {
-        let Gather::Products { vectors, .. } = *gather else {
-            return pass.survey(gather);
-        };
-        let known = self.products.lock().unwrap_or_else(|e| e.into_inner()).get(&vectors).cloned();
-        if let Some(known) = known {
-            return Ok(Gathered::Sums(known));
-        }
-        let gathered = pass.survey(gather)?;
-        if let Gathered::Sums(sums) = &gathered {
-            self.products.lock().unwrap_or_else(|e| e.into_inner()).insert(vectors, sums.clone());
-        }
-        Ok(gathered)
     }
 }
 

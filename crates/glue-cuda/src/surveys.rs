@@ -13,7 +13,7 @@ impl<B: Backend> Pass<'_, B> {
     /// Gathers what a survey describes.
     pub(crate) fn survey(&mut self, gather: &Gather<'_>) -> Result<Gathered, Stop> {
         match *gather {
-            Gather::Products { vectors, n } => self.products(vectors, n),
+            Gather::Products { vectors, n } => self.known_products(vectors, n),
             Gather::Norms { trim, inputs } => self.norms(trim, inputs),
             Gather::Energies { cut, inputs } => self.energies(cut, inputs),
             Gather::Largest { ranking, streams, elements, counts } => self.largest(ranking, streams, elements, counts),
@@ -26,6 +26,23 @@ impl<B: Backend> Pass<'_, B> {
         let args = Sums { from: from.at, to, blocks, sums: sums as u32 };
         let kernel = Kernel { file: "sums", name: "sum_partials", float: None, threads: THREADS };
         Ok(self.launch(kernel, [sums as u32, 1], &args)?)
+    }
+
+    /// Inner products, gathered unless they are known.
+    fn known_products(&mut self, vectors: Vectors, n: usize) -> Result<Gathered, Stop> {
+        let Some(products) = self.products.clone() else {
+            return self.products(vectors, n);
+        };
+        let lock = || products.lock().unwrap_or_else(|e| e.into_inner());
+        let known = lock().get(&vectors).cloned();
+        if let Some(known) = known {
+            return Ok(Gathered::Sums(known));
+        }
+        let gathered = self.products(vectors, n)?;
+        if let Gathered::Sums(sums) = &gathered {
+            lock().insert(vectors, sums.clone());
+        }
+        Ok(gathered)
     }
 
     fn products(&mut self, vectors: Vectors, n: usize) -> Result<Gathered, Stop> {

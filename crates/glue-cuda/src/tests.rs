@@ -214,3 +214,101 @@ fn a_candidate_is_a_list_of_numbers() {
     assert!(resident.combine(0.0, &[0.0, 1.0, 0.0], &mut short).is_err());
     assert!(resident.merge(Plan::Copy(Operand::Base), &tensor, &mut out).is_err());
 }
+
+/// Operands with an identity.
+struct Named {
+    data: Data,
+    container: u64,
+}
+
+impl Source for Named {
+    fn read<'a>(
+        &'a self,
+        operand: Operand,
+        range: std::ops::Range<usize>,
+        buffer: &'a mut [f32],
+    ) -> Result<&'a [f32], glue_merge::BoxError> {
+        self.data.read(operand, range, buffer)
+    }
+
+    fn stored(&self, operand: Operand) -> Option<glue_merge::Stored<'_>> {
+        let index = match operand {
+            Operand::Base => 0,
+            Operand::Input(i) => i as u64 + 1,
+            Operand::Statistic(_) => return None,
+        };
+        let identity = Some(glue_merge::Identity { container: self.container, index });
+        Some(glue_merge::Stored { identity, ..self.data.stored(operand)? })
+    }
+}
+
+#[test]
+fn operands_with_an_identity_are_uploaded_once() {
+    for name in ["linear", "slerp", "model_stock", "ties", "della"] {
+        let options = EngineOptions { smallest: 0, ..EngineOptions::default() };
+        let (Some(plain), Some(keeping)) = (engine(1 << 28, options), engine(1 << 28, options.keeping(1 << 20))) else {
+            return;
+        };
+        let case = case(name);
+        let shape = case.shape(1500);
+        let tensor = case.tensor(&shape);
+        let bytes = tensor.len() * 2 * (case.inputs + usize::from(tensor.has_base));
+        let merged = |engine: &Engine<Emulated>, source: &Named| {
+            let sink = Captured::new(Float::Bf16, tensor.len());
+            let before = engine.backend.uploaded();
+            assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, source, &sink).unwrap().is_none());
+            (sink.into_bytes(), engine.backend.uploaded() - before)
+        };
+        let data = || Data::new(Float::Bf16, tensor.len(), case.inputs, &ONE);
+        let source = Named { data: data(), container: 1 };
+        let (expected, uploaded) = merged(&plain, &source);
+        assert_eq!(uploaded, bytes, "{name}");
+        assert_eq!(
+            merged(&plain, &source),
+            (expected.clone(), bytes),
+            "{name}: nothing is kept unless it is asked for"
+        );
+        assert_eq!(merged(&keeping, &source), (expected.clone(), bytes), "{name}");
+        // The second time nothing is copied, and inner products are known.
+        assert_eq!(merged(&keeping, &source), (expected.clone(), 0), "{name}");
+        // Others under another name are no less themselves.
+        let mut other = Named { data: data(), container: 2 };
+        other.data.inputs.rotate_left(1);
+        let (expected, _) = merged(&plain, &other);
+        assert_eq!(merged(&keeping, &other).0, expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_kept_gives_way_to_what_is_needed() {
+    // Room for the operands of one tensor, 20 kB of the device, and no more.
+    let options = EngineOptions { smallest: 0, memory: Some(room(1 << 20)), ..EngineOptions::default() };
+    let Some(device) = Emulated::new(34_000) else { return };
+    let engine = Engine::new(device, options.keeping(1 << 20));
+    let (case, shape) = (case("linear"), [1200]);
+    let tensor = case.tensor(&shape);
+    for container in [1, 2, 3, 2, 1] {
+        let data = Data::new(Float::F32, 1200, case.inputs, &ONE);
+        let source = Named { data, container };
+        let (found, expected) = (Captured::new(Float::F32, 1200), Captured::new(Float::F32, 1200));
+        assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &source, &found).unwrap().is_none());
+        Driver::default().run(case.plan(&tensor).unwrap(), &tensor, &source, &expected).unwrap();
+        assert_eq!(found.into_bytes(), expected.into_bytes());
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_not_kept() {
+    let options = EngineOptions { smallest: 0, ..EngineOptions::default() };
+    let Some(engine) = engine(1 << 28, options.keeping(1 << 20)) else { return };
+    let (case, shape) = (case("linear"), [200]);
+    let tensor = case.tensor(&shape);
+    let mut data = Data::new(Float::F32, 200, case.inputs, &ONE);
+    data.inputs[0][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let source = Named { data, container: 1 };
+    // The host is asked each time, not only the first.
+    for _ in 0..2 {
+        let sink = Captured::new(Float::F32, 200);
+        assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &source, &sink).unwrap().is_some());
+    }
+}

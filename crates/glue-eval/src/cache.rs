@@ -85,16 +85,12 @@ impl Cache {
             json!({"name": metric.name, "value": format!("{:?}", metric.value),
                 "stderr": metric.stderr.map(|stderr| format!("{stderr:?}")), "higher_is_better": metric.higher_is_better})
         };
-        let item = |item: &ItemScore| {
-            let text = |x: f64| format!("{x:?}");
-            json!([item.index, text(item.sum), text(item.weight), item.loss.map(text)])
-        };
         let entry = json!({
             "version": VERSION, "model": key.model, "task": key.task,
             "report": {
                 "name": report.name, "metrics": report.metrics.iter().map(metric).collect::<Vec<_>>(),
                 "main": report.main, "n": report.n, "split": report.split, "num_fewshot": report.num_fewshot,
-                "notes": report.notes, "items": report.items.iter().map(item).collect::<Vec<_>>(),
+                "notes": report.notes, "items": report.items.iter().map(ItemScore::to_json).collect::<Vec<_>>(),
             },
             "samples": samples.map(|samples| samples.iter().map(|sample| sample.json.as_str()).collect::<Vec<_>>()),
         });
@@ -121,18 +117,6 @@ fn report(value: &Value) -> Option<TaskReport> {
             higher_is_better: value.get("higher_is_better")?.as_bool()?,
         })
     };
-    let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
-    let item = |value: &Value| {
-        Some(ItemScore {
-            index: usize::try_from(value.get(0)?.as_u64()?).ok()?,
-            sum: number(value.get(1)?)?,
-            weight: number(value.get(2)?)?,
-            loss: match value.get(3)? {
-                Value::Null => None,
-                loss => Some(number(loss)?),
-            },
-        })
-    };
     Some(TaskReport {
         name: text(value, "name")?,
         metrics: value.get("metrics")?.as_array()?.iter().map(metric).collect::<Option<_>>()?,
@@ -142,7 +126,7 @@ fn report(value: &Value) -> Option<TaskReport> {
         num_fewshot: count("num_fewshot")?,
         notes: value.get("notes")?.as_array()?.iter().map(|note| Some(note.as_str()?.into())).collect::<Option<_>>()?,
         cached: true,
-        items: value.get("items")?.as_array()?.iter().map(item).collect::<Option<_>>()?,
+        items: value.get("items")?.as_array()?.iter().map(ItemScore::from_json).collect::<Option<_>>()?,
     })
 }
 

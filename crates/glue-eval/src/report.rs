@@ -54,6 +54,31 @@ pub struct ItemScore {
     pub loss: Option<f64>,
 }
 
+impl ItemScore {
+    /// As it is kept in files: a list whose numbers are text, so that they keep every bit and may be infinite.
+    pub fn to_json(&self) -> Value {
+        let text = |x: f64| format!("{x:?}");
+        json!([self.index, text(self.sum), text(self.weight), self.loss.map(text)])
+    }
+
+    /// What [`to_json`](Self::to_json) made; `None` for anything else.
+    pub fn from_json(value: &Value) -> Option<ItemScore> {
+        let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
+        let [index, sum, weight, loss] = value.as_array()?.as_slice() else {
+            return None;
+        };
+        Some(ItemScore {
+            index: usize::try_from(index.as_u64()?).ok()?,
+            sum: number(sum)?,
+            weight: number(weight)?,
+            loss: match loss {
+                Value::Null => None,
+                loss => Some(number(loss)?),
+            },
+        })
+    }
+}
+
 impl Task {
     /// The main metric over some of the items, in this order; `None` without an item. It is what a report of just these
     /// items has.

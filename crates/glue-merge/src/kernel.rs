@@ -234,4 +234,15 @@ pub struct Stored<'a> {
     pub float: Float,
     /// Their bytes.
     pub bytes: &'a [u8],
+    /// What an executor may know them by that keeps them for later merges; `None` where it is not to keep them.
+    pub identity: Option<Identity>,
+}
+
+/// Stands for elements: within a process, operands of equal identity hold the same elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// What they are in: an opened file, say. No two of a process have the same number.
+    pub container: u64,
+    /// Which of its contents they are.
+    pub index: u64,
 }

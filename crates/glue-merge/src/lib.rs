@@ -60,7 +60,9 @@ pub use driver::{BLOCK, Done, Driver, Executor, HostExecutor, Pool, Room, SPAN, 
 pub use error::{BoxError, MergeError, ParamError};
 pub use gram::{Gram, Vectors, gram};
 pub use host::{merge_slices, merge_slices_with_statistics};
-pub use kernel::{Float, Gather, Gathered, Kernel, RandomDrop, RankedDrop, Ranking, Stored, TaskKernel, Trimming};
+pub use kernel::{
+    Float, Gather, Gathered, Identity, Kernel, RandomDrop, RankedDrop, Ranking, Stored, TaskKernel, Trimming,
+};
 pub use lanes::Lanes;
 pub use params::{Interval, Kind, ParamSpec, Params, Scope, Setting, Value};
 pub use random::{ElementRng, keep_threshold};

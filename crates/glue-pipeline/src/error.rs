@@ -23,6 +23,9 @@ pub enum PipelineError {
         /// Why.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Statistics of a model cannot be read.
+    #[error("statistics: {0}")]
+    Statistics(Box<glue_tensor::CheckpointError>),
     /// Two models of a cluster, or of a mixture, do not go together.
     #[error(transparent)]
     Metrics(#[from] glue_metrics::MetricsError),

@@ -10,6 +10,7 @@ use crate::watch::{Relay, Watch};
 use crate::zoo::Zoo;
 use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::{AnyTextModel, Cancel};
+use glue_recipe::SharedExecutor;
 pub use glue_select::search::Registries;
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -34,6 +35,8 @@ pub struct RunOptions {
     pub cancel: Cancel,
     /// Bytes for merged candidates.
     pub memory: Option<u64>,
+    /// What merges candidates and results. Default: the processor.
+    pub executor: SharedExecutor,
 }
 
 /// The text of a config, where it was read from, and what it says.
@@ -60,6 +63,7 @@ pub(crate) struct Context<'a> {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) cancel: Cancel,
     pub(crate) memory: Option<u64>,
+    pub(crate) executor: SharedExecutor,
 }
 
 impl<'a> Context<'a> {
@@ -158,6 +162,7 @@ pub fn run(
         stop: Arc::clone(&options.stop),
         cancel: options.cancel.clone(),
         memory: options.memory,
+        executor: options.executor.clone(),
     };
     stages(source, &context, options)
 }
@@ -216,7 +221,10 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         return ended(Stage::Clusters);
     };
     go_on()?;
-    let own = json!({ "select": config.select, "dtype": config.dtype, "seconds": config.limits.seconds });
+    let mut own = json!({ "select": config.select, "dtype": config.dtype, "seconds": config.limits.seconds });
+    if let Some(statistics) = select::hash_statistics(context)? {
+        own["statistics"] = statistics;
+    }
     let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
         select::select(context, &clusters.result, &headers.result, &similarity.result, place)
     })?

@@ -4,8 +4,8 @@
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use glue_merge::{
-    BoxError, Done, Driver, Executor, Float, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink, Source,
-    StatisticSpec, Stored, TensorSpec,
+    BoxError, Done, Driver, Executor, Float, Identity, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink,
+    Source, StatisticSpec, Stored, TensorSpec,
 };
 use glue_tensor::{Dtype, TensorView, Watch, narrow, widen};
 use rayon::prelude::*;
@@ -272,7 +272,8 @@ impl Source for Operands<'_> {
         let is_as_stored =
             |from: &&OperandView<'_>| from.low_rank.is_none() && !matches!(operand, Operand::Statistic(_));
         let from = self.job.operand(operand).filter(is_as_stored)?;
-        Some(Stored { float: float(from.view.dtype())?, bytes: from.view.data() })
+        let identity = Identity { container: from.view.file().serial(), index: from.view.info().range.start as u64 };
+        Some(Stored { float: float(from.view.dtype())?, bytes: from.view.data(), identity: Some(identity) })
     }
 }
 

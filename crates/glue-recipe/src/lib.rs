@@ -37,6 +37,6 @@ pub use plan::{
     plan,
 };
 pub use recipe::Recipe;
-pub use run::{RunError, RunOptions, run};
+pub use run::{RunError, RunOptions, SharedExecutor, run};
 pub use schema::schema;
 pub use settings::{ParamValue, Site};

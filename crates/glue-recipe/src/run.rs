@@ -13,6 +13,37 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What runs the operators of several merges, such as those of a search. Default: the processor.
+#[derive(Clone, Default)]
+pub struct SharedExecutor(Option<Arc<dyn Executor + Send>>);
+
+impl SharedExecutor {
+    /// A device.
+    pub fn new(device: Arc<dyn Executor + Send>) -> Self {
+        Self(Some(device))
+    }
+
+    /// As a run takes it.
+    pub fn get(&self) -> &dyn Executor {
+        match &self.0 {
+            Some(device) => &**device,
+            None => &HostExecutor,
+        }
+    }
+
+    /// Whether it is a device, whose sums may differ from those of the processor in their last bits.
+    pub fn is_device(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl fmt::Debug for SharedExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_device() { "a device" } else { "the processor" })
+    }
+}
 
 /// How to run a plan.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@ use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, 
 use crate::local::chain;
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request};
 use glue_merge::Registry;
-use glue_recipe::{PlanOptions, Recipe, RunOptions, Watch, plan, run};
+use glue_recipe::{PlanOptions, Recipe, RunOptions, SharedExecutor, Watch, plan, run};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,6 +19,8 @@ pub struct ExternalOptions {
     pub registry: Registry,
     /// Where relative paths start, and what else a plan depends on besides the recipe.
     pub plan: PlanOptions,
+    /// What merges candidates. Default: the processor.
+    pub executor: SharedExecutor,
     /// Names or paths of tasks, as the program understands them.
     pub tasks: Vec<String>,
     /// The split that is searched on; `None`, the default, leaves it to the program.
@@ -42,6 +44,7 @@ impl Default for ExternalOptions {
         Self {
             registry: Registry::builtin(),
             plan: PlanOptions::default(),
+            executor: SharedExecutor::default(),
             tasks: Vec::new(),
             split: None,
             validation_split: None,
@@ -118,7 +121,8 @@ impl ExternalScorer {
         let directory = tempfile::Builder::new().prefix("glue-candidate-").tempdir_in(&self.options.directory);
         let directory = directory.map_err(|e| failed(&e))?;
         let model = directory.path().join("candidate");
-        run(&plan, &model, &RunOptions::default(), self).map_err(|e| failed(&e))?;
+        let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
+        run(&plan, &model, &options, self).map_err(|e| failed(&e))?;
         let request = Request {
             model: &model,
             tasks: &self.options.tasks,

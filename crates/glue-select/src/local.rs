@@ -21,12 +21,12 @@ use crate::record::{Record, Records};
 use glue_eval::{ChatFormat, EvalError, EvalOptions, ItemScore, LanguageModel, LocalModel, ModelError, Prepared, Task};
 use glue_lm::{Cancel, Model, TextModel, Tokenizer};
 use glue_recipe::run::{RunOptions, merge_into, side_files};
-use glue_recipe::{MergePlan, Recipe, plan};
+use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
 use memory::{InMemory, bytes_of};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -274,24 +274,31 @@ impl LocalScorer {
         plan: Option<&MergePlan>,
     ) -> Result<String, Failure> {
         let mut key = format!("{part:?}\n{}\n{:?} {:?}\n", asked.hash, self.options.plan.seed, self.options.plan.dtype);
+        if self.options.executor.is_device() {
+            key += "merged on a device\n";
+        }
         for model in plan.iter().flat_map(|plan| &plan.models) {
-            let path = model.dir.path().to_path_buf();
-            let known = lock(&self.hashes).get(&path).cloned();
-            let hash = match known {
-                Some(hash) => hash,
-                None => LocalModel::hash_files(&model.dir).map_err(|error| Failure::of(&error))?,
-            };
-            key = format!("{key}{hash}\n");
-            lock(&self.hashes).insert(path, hash);
-            if let Some(adapter) = &model.adapter {
-                let path = adapter.dir.path().to_path_buf();
-                let known = lock(&self.hashes).get(&path).cloned();
-                let hash = known.unwrap_or_else(|| adapter.dir.content_hash().to_string());
-                key = format!("{key}+ {hash}\n");
-                lock(&self.hashes).insert(path, hash);
+            let of_model = || LocalModel::hash_files(&model.dir).map_err(|error| Failure::of(&error));
+            key = format!("{key}{}\n", self.hash(model.dir.path(), of_model)?);
+            if let Some(PlannedAdapter { dir, .. }) = &model.adapter {
+                key = format!("{key}+ {}\n", self.hash(dir.path(), || Ok(dir.content_hash().to_string()))?);
+            }
+            if let Some(PlannedStatistics { checkpoint, .. }) = &model.statistics {
+                let hash = self.hash(checkpoint.path(), || Ok(checkpoint.content_hash().to_string()))?;
+                key = format!("{key}statistics {hash}\n");
             }
         }
         Ok(key + &candidate.recipe)
+    }
+
+    /// What is at a path, hashed when it is first asked for.
+    fn hash(&self, path: &Path, of: impl Fn() -> Result<String, Failure>) -> Result<String, Failure> {
+        if let Some(known) = lock(&self.hashes).get(path) {
+            return Ok(known.clone());
+        }
+        let hash = of()?;
+        lock(&self.hashes).insert(path.to_path_buf(), hash.clone());
+        Ok(hash)
     }
 
     fn tokenizers(&self, plan: &MergePlan) -> Result<(TokenizerKey, Arc<Tokenizers>), Failure> {
@@ -340,7 +347,8 @@ impl LocalScorer {
     ) -> Result<LocalModel, Failure> {
         let begun = Instant::now();
         let memory = InMemory::new(plan);
-        merge_into(plan, &memory, &RunOptions::default(), &Stop(&self.cancel)).map_err(|error| Failure::of(&error))?;
+        let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
+        merge_into(plan, &memory, &options, &Stop(&self.cancel)).map_err(|error| Failure::of(&error))?;
         self.go_on()?;
         let model = Model::new(&plan.config, memory.weights(plan).map_err(|error| Failure::of(&error))?)
             .map_err(|error| Failure::of(&error))?;

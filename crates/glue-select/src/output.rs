@@ -2,7 +2,7 @@
 
 use crate::convergence::{csv, steps, svg};
 use crate::report::report;
-use crate::search::Timings;
+use crate::search::{Options, Timings};
 use crate::session::Setup;
 use crate::summary::Summary;
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
@@ -62,12 +62,12 @@ pub(crate) fn write(
     summary: &Summary,
     timings: &Timings,
     setup: &Setup<'_>,
-    out: &Path,
+    options: &Options<'_>,
     journal: &Path,
 ) -> Result<(), OutputError> {
-    let staging = Staging::create(out)?;
+    let staging = Staging::create(options.out)?;
     let recipe = summary.best_row().map(|row| row.row.recipe.clone()).unwrap_or_default();
-    merge(&recipe, setup, &staging.path().join(MODEL))?;
+    merge(&recipe, setup, options, &staging.path().join(MODEL))?;
     let steps = steps(summary);
     staging.write_file(RECIPE, recipe.as_bytes())?;
     staging.write_file("convergence.csv", csv(&steps).as_bytes())?;
@@ -82,7 +82,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-fn merge(text: &str, setup: &Setup<'_>, out: &Path) -> Result<(), OutputError> {
+fn merge(text: &str, setup: &Setup<'_>, options: &Options<'_>, out: &Path) -> Result<(), OutputError> {
     let refuse = |error: &dyn std::error::Error| {
         let mut words = error.to_string();
         let mut cause = error.source();
@@ -95,5 +95,6 @@ fn merge(text: &str, setup: &Setup<'_>, out: &Path) -> Result<(), OutputError> {
     let recipes = Recipe::parse(text, RECIPE, setup.operators).map_err(|error| refuse(&error))?;
     let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("there is none".into()))?;
     let plan = glue_recipe::plan(recipe, &PlanOptions::default()).map_err(|error| refuse(&error))?;
-    glue_recipe::run(&plan, out, &RunOptions::default(), &glue_recipe::Unwatched).map_err(|error| refuse(&error))
+    let options = RunOptions { executor: options.executor.get(), ..RunOptions::default() };
+    glue_recipe::run(&plan, out, &options, &glue_recipe::Unwatched).map_err(|error| refuse(&error))
 }

@@ -5,6 +5,7 @@
 
 use crate::contract::Candidate;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The key of the parameter that most operators weigh a model by.
@@ -39,6 +40,12 @@ pub struct Frame {
     /// Seed of random operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Paths of the statistics of models, by model. To be given with operators that work with them, and no others.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub statistics: BTreeMap<String, String>,
+    /// Path of the statistics of the base, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_statistics: Option<String>,
 }
 
 /// A parameter as a recipe gives it.
@@ -96,6 +103,7 @@ pub fn recipe(
         }
     };
     key("base_model", &frame.base_model);
+    key("base_statistics", &frame.base_statistics);
     key("dtype", &frame.dtype);
     key("out_dtype", &frame.out_dtype);
     key("tokenizer_source", &frame.tokenizer_source);
@@ -108,6 +116,9 @@ pub fn recipe(
     line(&mut text, format_args!("models:"));
     for (model, own) in models {
         line(&mut text, format_args!("  - model: {}", quoted(model)));
+        if let Some(path) = frame.statistics.get(model) {
+            line(&mut text, format_args!("    statistics: {}", quoted(path)));
+        }
         write_parameters(&mut text, "    ", own);
     }
     write_parameters(&mut text, "", parameters);

@@ -1,7 +1,7 @@
 //! What is known of candidates: the items that were asked, in memory and, where that is wished, on disk.
 //!
-//! A file holds one record: its key, and for each round and task the items with their values, numbers as text so that they
-//! keep every bit. A file that cannot be read, or is of another key, counts as none and is replaced. Failing to write one
+//! A file holds one record: its key, and for each round and task the items as [`ItemScore::to_json`]
+//! has them. A file that cannot be read, or is of another key, counts as none and is replaced. Failing to write one
 //! costs time later and no result now.
 
 use glue_eval::ItemScore;
@@ -75,10 +75,8 @@ impl Records {
 }
 
 fn write(record: &Record, hash: u128) -> String {
-    let text = |x: f64| format!("{x:?}");
-    let item = |item: &ItemScore| json!([item.index, text(item.sum), text(item.weight), item.loss.map(text)]);
     let tasks = |tasks: &Vec<Vec<ItemScore>>| -> Value {
-        tasks.iter().map(|items| items.iter().map(item).collect::<Value>()).collect()
+        tasks.iter().map(|items| items.iter().map(ItemScore::to_json).collect::<Value>()).collect()
     };
     let rounds: Value = record.rounds.iter().map(tasks).collect();
     json!({"version": VERSION, "key": format!("{hash:032x}"), "rounds": rounds}).to_string()
@@ -89,19 +87,7 @@ fn parse(bytes: &[u8], hash: u128) -> Option<Record> {
     if value.get("version")? != &json!(VERSION) || value.get("key")? != &json!(format!("{hash:032x}")) {
         return None;
     }
-    let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
-    let item = |value: &Value| {
-        Some(ItemScore {
-            index: usize::try_from(value.get(0)?.as_u64()?).ok()?,
-            sum: number(value.get(1)?)?,
-            weight: number(value.get(2)?)?,
-            loss: match value.get(3)? {
-                Value::Null => None,
-                loss => Some(number(loss)?),
-            },
-        })
-    };
-    let items = |value: &Value| value.as_array()?.iter().map(item).collect::<Option<Vec<_>>>();
+    let items = |value: &Value| value.as_array()?.iter().map(ItemScore::from_json).collect::<Option<Vec<_>>>();
     let tasks = |value: &Value| value.as_array()?.iter().map(items).collect::<Option<Vec<_>>>();
     Some(Record { rounds: value.get("rounds")?.as_array()?.iter().map(tasks).collect::<Option<_>>()? })
 }

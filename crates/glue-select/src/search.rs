@@ -13,6 +13,7 @@ use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
 use crate::zoo::{Zoo, ZooError, hash_tasks};
+use glue_recipe::SharedExecutor;
 use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub struct Registries<'a> {
 }
 
 /// Where the result goes and when to end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options<'a> {
     /// The directory that appears.
     pub out: &'a Path,
@@ -38,6 +39,8 @@ pub struct Options<'a> {
     pub resume: bool,
     /// When to end.
     pub budget: Budget,
+    /// What merges the result: that of the scorer, so that the result has the scores of its candidate.
+    pub executor: SharedExecutor,
 }
 
 /// Why there is no result.
@@ -210,7 +213,7 @@ impl<'a> Prepared<'a> {
         let summary = run.search(&header)?;
         let (mut timings, course) = (run.timings, run.course);
         timings.seconds = course.progress().seconds;
-        output::write(&summary, &timings, &self.setup, options.out, &path)?;
+        output::write(&summary, &timings, &self.setup, options, &path)?;
         // The lock is held until the directory is there.
         drop(course.into_journal());
         let _ = std::fs::remove_file(&path);

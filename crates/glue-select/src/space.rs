@@ -22,7 +22,9 @@ pub use groups::TensorNames;
 
 use crate::contract::Candidate;
 use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
-use glue_merge::{Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, Value};
+use glue_merge::{
+    Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
+};
 use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;
 use std::collections::BTreeMap;
@@ -80,6 +82,8 @@ struct Searched {
 #[derive(Debug, Clone)]
 struct Method {
     name: String,
+    /// With the statistics that it works with.
+    frame: Frame,
     fixed: Vec<NamedParam>,
     searched: Vec<Searched>,
 }
@@ -88,7 +92,6 @@ struct Method {
 #[derive(Debug, Clone)]
 pub struct SearchSpace {
     space: Space,
-    frame: Frame,
     models: Vec<String>,
     methods: Vec<Method>,
     groups: Groups,
@@ -132,9 +135,19 @@ impl SearchSpace {
         if methods.is_empty() {
             return Err(SpaceError::key("methods", "at least one", "none"));
         }
+        if !config.statistics.is_empty() && methods.iter().all(|method| method.frame.statistics.is_empty()) {
+            return Err(SpaceError::key(
+                "statistics",
+                "a method that works with statistics of models",
+                names.join(", "),
+            ));
+        }
+        if config.base_statistics.is_some() && methods.iter().all(|method| method.frame.base_statistics.is_none()) {
+            let expected = "a method that works with statistics of the base";
+            return Err(SpaceError::key("base_statistics", expected, names.join(", ")));
+        }
         Ok(SearchSpace {
             space: Space::new(builder.coordinates)?,
-            frame: frame.clone(),
             models: models.to_vec(),
             methods,
             groups,
@@ -188,7 +201,7 @@ impl SearchSpace {
             }
         }
         let models: Vec<(String, Vec<NamedParam>)> = self.models.iter().cloned().zip(own).collect();
-        Ok(recipe(&self.frame, &method.name, &models, &shared))
+        Ok(recipe(&method.frame, &method.name, &models, &shared))
     }
 
     /// A point to begin at: each model with its weight, 0 where none is given, moved into the bounds; other parameters as
@@ -297,11 +310,40 @@ impl Builder<'_> {
             let expected = format!("a parameter of `{name}`: one of {}", known.join(", "));
             return Err(SpaceError::key(format!("methods.{name}"), expected, format!("`{unknown}`")));
         }
-        let mut method = Method { name: name.to_string(), fixed: Vec::new(), searched: Vec::new() };
+        let frame = self.frame_of(name, operator.statistic())?;
+        let mut method = Method { name: name.to_string(), frame, fixed: Vec::new(), searched: Vec::new() };
         for spec in operator.specs() {
             self.param(&mut method, &operator, spec, choices.get(spec.name), several)?;
         }
         Ok(method)
+    }
+
+    /// The frame of a method, with the statistic that it works with.
+    fn frame_of(&self, method: &str, statistic: Option<&StatisticSpec>) -> Result<Frame, SpaceError> {
+        let mut frame = self.frame.clone();
+        let Some(spec) = statistic else { return Ok(frame) };
+        let measured =
+            |of: &str| format!("a path, since `{method}` works with `{}`; glue calibrate {of} measures it", spec.name);
+        match spec.of {
+            StatisticOf::Base => {
+                if self.config.base_statistics.is_none() {
+                    let base = self.frame.base_model.as_deref().unwrap_or("BASE");
+                    return Err(SpaceError::key("base_statistics", measured(base), "none"));
+                }
+                frame.base_statistics.clone_from(&self.config.base_statistics);
+            }
+            StatisticOf::Inputs => {
+                if let Some(unknown) = self.config.statistics.keys().find(|model| !self.models.contains(model)) {
+                    let expected = format!("one of the models {}", self.models.join(", "));
+                    return Err(SpaceError::key("statistics", expected, format!("`{unknown}`")));
+                }
+                if let Some(model) = self.models.iter().find(|model| !self.config.statistics.contains_key(*model)) {
+                    return Err(SpaceError::key(format!("statistics.{model}"), measured(model), "none"));
+                }
+                frame.statistics.clone_from(&self.config.statistics);
+            }
+        }
+        Ok(frame)
     }
 
     fn param(

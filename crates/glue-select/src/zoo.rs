@@ -6,7 +6,7 @@ use crate::recipe_text::Frame;
 use crate::session::{Member, Setup};
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
-use glue_tensor::{ContentHash, ModelDir};
+use glue_tensor::{Checkpoint, ContentHash, ModelDir};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ pub struct Zoo {
     members: Vec<Member>,
     dirs: Vec<ModelDir>,
     base: Option<ModelDir>,
+    /// Of models and of the base.
+    statistics: Vec<Checkpoint>,
 }
 
 /// Why models cannot be searched.
@@ -31,6 +33,9 @@ pub enum ZooError {
         /// Why.
         error: Box<glue_tensor::model_dir::ModelDirError>,
     },
+    /// Statistics of a model, or of the base, cannot be opened.
+    #[error("statistics: {0}")]
+    Statistics(Box<glue_tensor::CheckpointError>),
     /// Two cannot be merged.
     #[error("`{first}` and `{second}` cannot be merged: {reasons}")]
     Incompatible {
@@ -68,6 +73,10 @@ impl Zoo {
         let base = config.base.as_ref().map(open).transpose()?;
         let mut named: Vec<(String, &ModelDir)> = config.models.iter().cloned().zip(&dirs).collect();
         named.extend(config.base.iter().cloned().zip(&base));
+        let paths = config.space.iter().flat_map(|space| space.statistics.values().chain(&space.base_statistics));
+        let statistics =
+            paths.map(|path| Checkpoint::open(path).map_err(|error| ZooError::Statistics(Box::new(error))));
+        let statistics = statistics.collect::<Result<Vec<_>, _>>()?;
         let found = compatibility(&named)?;
         for pair in &found.pairs {
             if pair.verdict != Verdict::Mergeable {
@@ -88,7 +97,7 @@ impl Zoo {
                 path: path.clone(),
             }
         };
-        Ok(Zoo { members: config.models.iter().map(short).collect(), dirs, base })
+        Ok(Zoo { members: config.models.iter().map(short).collect(), dirs, base, statistics })
     }
 
     /// The models, in the order of the config.
@@ -141,12 +150,13 @@ impl Zoo {
         }
     }
 
-    /// What the weights of all models are, by path. All of them are read.
+    /// What the weights of all models, and their statistics, are, by path. All of them are read.
     pub fn hashes(&self) -> Value {
-        let all: Vec<(&Path, &ModelDir)> = self.dirs.iter().chain(&self.base).map(|dir| (dir.path(), dir)).collect();
-        let hash = |(path, dir): &(&Path, &ModelDir)| {
-            let files: Vec<String> =
-                dir.checkpoint().files().iter().map(|file| file.content_hash().to_string()).collect();
+        let models = self.dirs.iter().chain(&self.base).map(|dir| (dir.path(), dir.checkpoint()));
+        let statistics = self.statistics.iter().map(|checkpoint| (checkpoint.path(), checkpoint));
+        let all: Vec<(&Path, &Checkpoint)> = models.chain(statistics).collect();
+        let hash = |(path, checkpoint): &(&Path, &Checkpoint)| {
+            let files: Vec<String> = checkpoint.files().iter().map(|file| file.content_hash().to_string()).collect();
             (path.display().to_string(), Value::from(files.join(" ")))
         };
         Value::Object(all.par_iter().map(hash).collect::<Vec<_>>().into_iter().collect())

@@ -4,17 +4,17 @@ mod common;
 
 use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::{EvalOptions, LocalModel, Unwatched, evaluate, load_tasks};
-use glue_merge::Registry;
-use glue_recipe::{Recipe, RunOptions, plan, run};
+use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
 use glue_select::race::{RaceConfig, Rule};
 use glue_select::recipe_text::{Frame, alone, weighted};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MODELS: [&str; 5] = ["a-chat", "a-math", "a-code", "a-reason", "a-noise"];
 
@@ -125,6 +125,52 @@ fn many_at_once_score_as_one_after_another() {
     let small = scorer(LocalOptions { memory: Some(1000), ..options(Rule::Exact) });
     let refused = all(&small, &candidates[..1]).remove(0).unwrap_err().to_string();
     assert!(refused.starts_with("a candidate takes about ") && refused.ends_with("and the limit is 1000"), "{refused}");
+}
+
+/// An executor that is no processor, and how many tensors it saw the elements of.
+#[derive(Default)]
+struct Device {
+    seen: AtomicUsize,
+    identities: Mutex<HashSet<glue_merge::Identity>>,
+}
+
+impl Executor for Device {
+    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
+        map.merge(block, out);
+    }
+
+    fn advance(
+        &self,
+        plan: Plan,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        _: &dyn Sink,
+    ) -> Result<Option<Plan>, MergeError> {
+        self.seen.fetch_add(1, Ordering::Relaxed);
+        let all = (0..tensor.n_inputs).map(Operand::Input).chain([Operand::Base]);
+        let of = |operand| source.stored(operand).and_then(|stored| stored.identity).expect("stored as it is");
+        self.identities.lock().unwrap().extend(all.map(of));
+        Ok(Some(plan))
+    }
+}
+
+#[test]
+fn a_device_merges_candidates_and_may_keep_what_it_was_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Rule::Off) };
+    let first = merge("task_arithmetic", [0.3, 0.3, 0.2, 0.3, 0.0]);
+    let expected = all(&scorer(cached()), std::slice::from_ref(&first));
+    let device = Arc::new(Device::default());
+    let scorer = scorer(LocalOptions { executor: SharedExecutor::new(device.clone()), ..cached() });
+    assert_eq!(all(&scorer, std::slice::from_ref(&first)), expected);
+    // What the processor merged is not taken for what the device would merge.
+    assert_eq!(scorer.statistics().merged, 1);
+    let (seen, known) = (device.seen.load(Ordering::Relaxed), device.identities.lock().unwrap().len());
+    assert_eq!(known, 6 * seen, "five models and a base have tensors of their own");
+    // Another candidate of the same models: nothing that the device has not seen.
+    all(&scorer, &[merge("ties", [0.1, 0.2, 0.3, 0.4, 0.5])]);
+    assert_eq!((scorer.statistics().merged, device.seen.load(Ordering::Relaxed)), (2, 2 * seen));
+    assert_eq!(device.identities.lock().unwrap().len(), known);
 }
 
 /// Goes through candidates in order, each with the best so far as its floor; the place of the winner.

@@ -222,6 +222,31 @@ fn one_of_several_methods_is_chosen_and_the_others_are_inert() {
 }
 
 #[test]
+fn methods_get_the_statistics_that_they_work_with_and_no_others() {
+    let of = "statistics: {a-chat: s/chat, a-math: s/math, a-code: s/code}\nbase_statistics: s/base\n";
+    let space = space(&format!("methods: [task_arithmetic, fisher, {{aim: {{operator: task_arithmetic}}}}]\n{of}"));
+    let recipe = |method: &str| {
+        let text = space.candidate(&space.start(Some(method), &[]).unwrap()).unwrap().recipe;
+        let parsed =
+            Recipe::parse(&text, "point", &Registry::builtin()).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        parsed[0].statistics().map(|(model, path)| format!("{} {}", model.value, path.value)).collect::<Vec<_>>()
+    };
+    assert_eq!(recipe("task_arithmetic"), [""; 0]);
+    assert_eq!(recipe("fisher"), ["a-chat s/chat", "a-math s/math", "a-code s/code"]);
+    assert_eq!(recipe("aim"), ["base-a s/base"]);
+
+    let check = |yaml: &str, expected: &[&str]| {
+        let error = try_space(yaml, &models()).err().unwrap_or_default();
+        assert!(expected.iter().all(|part| error.contains(part)), "{yaml}: {error}");
+    };
+    check("methods: [fisher]\nstatistics: {a-chat: s}\n", &["`statistics.a-math`", "glue calibrate a-math", "none"]);
+    check("methods: [fisher]\nstatistics: {a-nowhere: s}\n", &["`statistics`", "one of the models", "`a-nowhere`"]);
+    check("methods: [{aim: {operator: ties}}]\n", &["`base_statistics`", "glue calibrate base-a"]);
+    check("methods: [ties]\nbase_statistics: s\n", &["`base_statistics`", "statistics of the base", "ties"]);
+    check("methods: [ties]\nstatistics: {a-chat: s}\n", &["`statistics`", "statistics of models", "ties"]);
+}
+
+#[test]
 fn what_is_no_space_is_refused() {
     let check = |yaml: &str, expected: &str| {
         let error = try_space(yaml, &models()).err().unwrap_or_default();

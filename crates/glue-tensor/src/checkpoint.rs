@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The name transformers gives an index of shards.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -166,7 +167,7 @@ impl TensorInfo {
 #[derive(Clone, Copy)]
 pub struct TensorView<'a> {
     info: &'a TensorInfo,
-    map: &'a Mmap,
+    file: &'a CheckpointFile,
 }
 
 impl<'a> TensorView<'a> {
@@ -190,9 +191,14 @@ impl<'a> TensorView<'a> {
         self.info
     }
 
+    /// The file that holds it.
+    pub fn file(&self) -> &'a CheckpointFile {
+        self.file
+    }
+
     /// The data: little-endian elements in row-major order, at any alignment.
     pub fn data(&self) -> &'a [u8] {
-        &self.map[self.info.range.clone()]
+        &self.file.map[self.info.range.clone()]
     }
 
     /// Asks the system to start reading `bytes` of the data from disk, and returns without waiting.
@@ -202,7 +208,7 @@ impl<'a> TensorView<'a> {
         let length = self.info.n_bytes();
         let (start, end) = (bytes.start.min(length), bytes.end.min(length));
         if start < end {
-            let _ = self.map.advise_range(Advice::WillNeed, self.info.range.start + start, end - start);
+            let _ = self.file.map.advise_range(Advice::WillNeed, self.info.range.start + start, end - start);
         }
     }
 }
@@ -233,11 +239,15 @@ impl fmt::Display for ContentHash {
     }
 }
 
+/// Files that this process opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
+
 /// One safetensors file of a checkpoint, mapped.
 #[derive(Debug)]
 pub struct CheckpointFile {
     path: PathBuf,
     map: Mmap,
+    serial: u64,
     metadata: BTreeMap<String, String>,
 }
 
@@ -250,6 +260,11 @@ impl CheckpointFile {
     /// Size in bytes, header included.
     pub fn n_bytes(&self) -> u64 {
         self.map.len() as u64
+    }
+
+    /// Tells it from every other file that this process opened, before or after, the same one included.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Strings under `__metadata__`.
@@ -268,7 +283,8 @@ impl CheckpointFile {
         match parse_header(&map, map.len() as u64) {
             Ok(mut header) => {
                 let metadata = std::mem::take(&mut header.metadata);
-                Ok((CheckpointFile { path, map, metadata }, header))
+                let serial = OPENED.fetch_add(1, Ordering::Relaxed);
+                Ok((CheckpointFile { path, map, serial, metadata }, header))
             }
             Err(error) => Err(CheckpointError::Header { file: path, error }),
         }
@@ -330,6 +346,12 @@ impl Checkpoint {
         &self.files
     }
 
+    /// Hash of all files, headers included. Reads all of them.
+    pub fn content_hash(&self) -> ContentHash {
+        let hashes: Vec<String> = self.files.iter().map(|file| file.content_hash().to_string()).collect();
+        ContentHash::of(hashes.concat().as_bytes())
+    }
+
     /// All tensors, in the order of their names.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
@@ -362,7 +384,7 @@ impl Checkpoint {
     }
 
     fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
-        TensorView { info, map: &self.files[info.file].map }
+        TensorView { info, file: &self.files[info.file] }
     }
 }
 

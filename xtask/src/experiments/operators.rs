@@ -21,8 +21,6 @@ const EVALUATIONS: usize = 60;
 const GRID: usize = 9;
 /// What an operator wraps that wraps another.
 const WRAPPED: &str = "task_arithmetic";
-/// The weight of each model where nothing is searched: what four task vectors of about the same length bear.
-const HALF: f64 = 0.5;
 /// The parameter that says how much of a model is taken; each model has its own. Others have one value for all.
 const WEIGHT: &str = "weight";
 
@@ -35,8 +33,6 @@ enum Way {
     Once(usize),
     /// It merges one model into a base: the best two models, with values of its first number, if it has one.
     Pair(Option<(String, f64, f64)>),
-    /// It wants a statistic, which is measured first: of this name, of the base or of each model.
-    Statistic { name: String, of_base: bool },
     /// Not at all.
     Skip(String),
 }
@@ -57,21 +53,14 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
     let document = lab.glue(&["ops"])?;
     let operators = document["operators"].as_array().context("no operators")?;
     let ranked = ranked(lab)?;
-    let (mut rows, mut statistics, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut left_out) = (Vec::new(), Vec::new());
     for operator in operators {
         let name = operator["name"].as_str().context("an operator without a name")?;
         let inner = operators.iter().find(|other| !operator["wraps"].is_null() && other["name"] == WRAPPED);
         let tried = match way(operator, inner) {
             Way::Search(n) => searched(lab, operator, &best(&ranked, n))?,
-            Way::Once(n) => once(lab, name, &best(&ranked, n))?,
+            Way::Once(n) => once(lab, operator, &best(&ranked, n))?,
             Way::Pair(grid) => pair(lab, name, &ranked, grid.as_ref())?,
-            Way::Statistic { name: statistic, of_base } => {
-                match with_statistic(lab, operator, inner, &statistic, of_base)? {
-                    Ok(found) => statistics.push((name.to_owned(), found)),
-                    Err(why) => left_out.push((name, why)),
-                }
-                continue;
-            }
             Way::Skip(why) => Err(why),
         };
         match tried {
@@ -84,17 +73,10 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
          searched by {EVALUATIONS} evaluations of `cma_es` in generations of ten: a weight for each model, other numbers the same for all \
          models; whole numbers, flags and choices are as they are by default. An operator that merges one model into a base gets \
          the best two, {} into {}, and {GRID} values of its first number. What is best on the proxy is tested; seconds are \
-         those of everything but the test.\n\n",
+         those of everything but the test, and, where an operator works with statistics, of `glue calibrate` on the train split.\n\n",
         ranked[1], ranked[0]
     );
     section.push_str(&table(rows));
-    if !statistics.is_empty() {
-        section.push_str(&format!(
-            "\nWith statistics that `glue calibrate` measured on the train split: weights one half, everything else as it is by default, \
-             one that wraps another around `{WRAPPED}`; seconds with the calibration:\n\n"
-        ));
-        section.push_str(&table(statistics));
-    }
     if !left_out.is_empty() {
         section.push_str("\nNot run:\n\n");
         left_out.iter().for_each(|(name, why)| section.push_str(&format!("- `{name}`: {why}\n")));
@@ -130,10 +112,6 @@ fn best(ranked: &[&'static str], n: usize) -> Vec<&'static str> {
 
 /// How an operator is tried, by what it declares; `inner` is what it wraps, if it wraps another.
 fn way(operator: &Value, inner: Option<&Value>) -> Way {
-    let statistic = &operator["statistic"];
-    if let Some(name) = statistic["name"].as_str() {
-        return Way::Statistic { name: name.into(), of_base: statistic["of"] == "base" };
-    }
     // A wrapper takes as many models as what it wraps.
     let rule = &inner.unwrap_or(operator)["models"];
     let (min, max) = (rule["min"].as_u64().unwrap_or(1), rule["max"].as_u64().unwrap_or(u64::MAX));
@@ -187,16 +165,24 @@ fn method(operator: &Value) -> String {
 
 fn searched(lab: &Lab, operator: &Value, models: &[&str]) -> Result<Result<Found, String>> {
     let name = operator["name"].as_str().unwrap_or_default();
+    let start = Instant::now();
+    let statistics = match measured(lab, operator, models)? {
+        Ok(Measured { of_models, of_base }) => {
+            let own: Vec<String> = of_models.iter().map(|(model, path)| format!("{model}: {path}")).collect();
+            let base = of_base.map(|path| format!("  base_statistics: {path}\n")).unwrap_or_default();
+            if own.is_empty() { base } else { format!("  statistics: {{{}}}\n", own.join(", ")) + &base }
+        }
+        Err(why) => return Ok(Err(why)),
+    };
     let config = format!(
-        "models: [{}]\nbase: {BASE}\ntasks: [tasks]\nfilter: false\nspace: {{methods: [{}]}}\nstrategies: [{{evolutionary: \
-         {{evaluations: {EVALUATIONS}, population: 10}}}}]\n",
+        "models: [{}]\nbase: {BASE}\ntasks: [tasks]\nfilter: false\nspace:\n  methods: [{}]\n{statistics}strategies: \
+         [{{evolutionary: {{evaluations: {EVALUATIONS}, population: 10}}}}]\n",
         models.join(", "),
         method(operator)
     );
     let (path, out) =
         (lab.scratch.path().join(format!("op-{name}.yml")), lab.scratch.path().join(format!("op-{name}")));
     fs::write(&path, config)?;
-    let start = Instant::now();
     let document = match lab.try_glue(&["search", text(&path)?, "--out", text(&out)?])? {
         Ok(document) => document,
         Err(why) => return Ok(Err(why)),
@@ -213,10 +199,21 @@ fn searched(lab: &Lab, operator: &Value, models: &[&str]) -> Result<Result<Found
 }
 
 /// An operator without a number to search, on these models.
-fn once(lab: &Lab, name: &str, models: &[&str]) -> Result<Result<Found, String>> {
-    let entries: String = models.iter().map(|model| format!("  - model: {model}\n")).collect();
-    let recipe = format!("merge_method: {name}\nbase_model: {BASE}\nmodels:\n{entries}");
+fn once(lab: &Lab, operator: &Value, models: &[&str]) -> Result<Result<Found, String>> {
+    let name = operator["name"].as_str().unwrap_or_default();
     let start = Instant::now();
+    let statistics = match measured(lab, operator, models)? {
+        Ok(statistics) => statistics,
+        Err(why) => return Ok(Err(why)),
+    };
+    let base = statistics.of_base.map(|path| format!("base_statistics: {path}\n")).unwrap_or_default();
+    let entry = |model: &&str| {
+        let own = statistics.of_models.iter().find(|(other, _)| other == model);
+        let own = own.map(|(_, path)| format!("    statistics: {path}\n")).unwrap_or_default();
+        format!("  - model: {model}\n{own}")
+    };
+    let entries: String = models.iter().map(entry).collect();
+    let recipe = format!("merge_method: {name}\nbase_model: {BASE}\n{base}models:\n{entries}");
     let (out, proxy) = match merged(lab, &format!("op-{name}"), &recipe)? {
         Ok(merged) => merged,
         Err(why) => return Ok(Err(why)),
@@ -267,62 +264,33 @@ fn pair(lab: &Lab, name: &str, ranked: &[&str], grid: Option<&(String, f64, f64)
     }))
 }
 
-/// An operator that wants a statistic: measured first, then one merge weights one half, everything else as it is by default.
-fn with_statistic(
-    lab: &Lab,
-    operator: &Value,
-    inner: Option<&Value>,
-    statistic: &str,
-    of_base: bool,
-) -> Result<Result<Found, String>> {
+/// Where the statistics are that an operator works with, as words of YAML.
+#[derive(Debug, Default)]
+struct Measured {
+    of_models: Vec<(String, String)>,
+    of_base: Option<String>,
+}
+
+/// Measures the statistic that an operator works with, if it does; or why it cannot be.
+fn measured(lab: &Lab, operator: &Value, models: &[&str]) -> Result<Result<Measured, String>> {
+    let mut all = Measured::default();
+    let Some(statistic) = operator["statistic"]["name"].as_str() else { return Ok(Ok(all)) };
     let name = operator["name"].as_str().unwrap_or_default();
-    let start = Instant::now();
-    let measured = |model: &str| -> Result<Result<String, String>> {
+    let of_base = operator["statistic"]["of"] == "base";
+    for model in if of_base { &[BASE] } else { models } {
         let out = lab.scratch.path().join(format!("statistic-{name}-{model}"));
         let args = ["calibrate", model, "--tasks", "tasks", "--what", statistic, "--out", text(&out)?];
-        Ok(match lab.try_glue(&args)? {
-            Ok(_) => Ok(serde_json::to_string(text(&out)?)?),
-            Err(why) => Err(why),
-        })
-    };
-    let mut recipe = format!("merge_method: {name}\nbase_model: {BASE}\n");
-    if of_base {
-        match measured(BASE)? {
-            Ok(path) => recipe.push_str(&format!("base_statistics: {path}\n")),
-            Err(why) => return Ok(Err(why)),
+        if let Err(why) = lab.try_glue(&args)? {
+            return Ok(Err(why));
+        }
+        let path = serde_json::to_string(text(&out)?)?;
+        if of_base {
+            all.of_base = Some(path);
+        } else {
+            all.of_models.push(((*model).to_owned(), path));
         }
     }
-    let mut parameters: Vec<String> = Vec::new();
-    parameters.extend(operator["wraps"].as_str().map(|key| format!("{key}: {WRAPPED}")));
-    let weights = [operator].into_iter().chain(inner).flat_map(|of| of["parameters"].as_array().into_iter().flatten());
-    if weights.into_iter().any(|spec| spec["name"] == WEIGHT && spec["required"] == true) {
-        parameters.push(format!("{WEIGHT}: {HALF}"));
-    }
-    if !parameters.is_empty() {
-        recipe.push_str(&format!("parameters: {{{}}}\n", parameters.join(", ")));
-    }
-    recipe.push_str("models:\n");
-    for model in USEFUL {
-        recipe.push_str(&format!("  - model: {model}\n"));
-        if !of_base {
-            match measured(model)? {
-                Ok(path) => recipe.push_str(&format!("    statistics: {path}\n")),
-                Err(why) => return Ok(Err(why)),
-            }
-        }
-    }
-    let (out, proxy) = match merged(lab, &format!("op-{name}"), &recipe)? {
-        Ok(merged) => merged,
-        Err(why) => return Ok(Err(why)),
-    };
-    Ok(Ok(Found {
-        models: USEFUL.len().to_string(),
-        evaluations: "1".into(),
-        proxy: proxy.into(),
-        seconds: start.elapsed().as_secs_f64(),
-        test: lab.test(&out)?,
-        recipe: format!("as it is by default, with {statistic}"),
-    }))
+    Ok(Ok(all))
 }
 
 /// What a recipe makes, and its score on the proxy; or why it is refused.
@@ -379,13 +347,6 @@ mod tests {
         outer["wraps"] = "operator".into();
         assert_eq!(way(&outer, Some(&inner)), Way::Search(4));
         assert_eq!(method(&outer), "{op: {operator: task_arithmetic}}");
-    }
-
-    #[test]
-    fn operators_that_need_statistics_are_told_apart() {
-        let mut fisher = operator("unused", [Some(1), None], json!([]));
-        fisher["statistic"] = json!({"name": "fisher", "of": "inputs"});
-        assert_eq!(way(&fisher, None), Way::Statistic { name: "fisher".into(), of_base: false });
     }
 
     #[test]

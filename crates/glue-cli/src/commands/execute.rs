@@ -5,7 +5,7 @@ use super::report::{Done, Merge};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::shell::Shell;
-use glue_cuda::DeviceError;
+use glue_cuda::DeviceUse;
 use glue_recipe::{MergePlan, RunError, RunOptions, run};
 use glue_tensor::WriteError;
 use rayon::ThreadPool;
@@ -23,15 +23,9 @@ pub(crate) fn execute(
     let merge = Merge::new(plan, out_dir, output)?;
     let start = Instant::now();
     let progress = Progress::new(merge.bytes_written, shell);
-    let device = glue_cuda::executor(output.device).map_err(|error| {
-        let hint = matches!(error, DeviceError::NotBuilt)
-            .then_some("docs/cuda.md says how; --device auto takes what there is");
-        Failure::failed(error).hint(hint)
-    })?;
-    let mut options = RunOptions { max_shard_bytes: output.max_shard_size, ..RunOptions::default() };
-    if let Some(device) = &device {
-        options.executor = &**device;
-    }
+    let device = output.device.open(DeviceUse::Merge)?;
+    let options =
+        RunOptions { max_shard_bytes: output.max_shard_size, executor: device.get(), ..RunOptions::default() };
     let run = pool.install(|| run(plan, out_dir, &options, &progress));
     drop(progress);
     match run {

@@ -1,11 +1,12 @@
 //! One file per command: its options and what it does. What `merge` and `multi` share is in `recipes`, `report` and
-//! `execute`; what the commands that run a model share, in `models`; what those share
-//! that compare several, in `zoo`.
+//! `execute`; what all share that merge, in `device`; what the commands that run a model share, in `models`; what those
+//! share that compare several, in `zoo`.
 
 pub(crate) mod align;
 pub(crate) mod calibrate;
 pub(crate) mod cluster;
 pub(crate) mod completions;
+mod device;
 pub(crate) mod eval;
 mod execute;
 pub(crate) mod extract_lora;

@@ -1,9 +1,9 @@
 //! Options of the commands that merge, and the way from their config to plans.
 
+use super::device::Device;
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::units;
-use glue_cuda::DeviceChoice;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
 use glue_tensor::Dtype;
@@ -26,9 +26,8 @@ pub(crate) struct Output {
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub(crate) dtype: Option<Dtype>,
 
-    /// Where merging is done: cpu, cuda, or auto for cuda where there is such a device; needs a build with the feature cuda
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub(crate) device: DeviceChoice,
+    #[command(flatten)]
+    pub(crate) device: Device,
 }
 
 pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {

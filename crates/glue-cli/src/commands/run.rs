@@ -1,5 +1,6 @@
 //! `glue run`: from a zoo to one better model.
 
+use super::device::Device;
 use super::recipes;
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
@@ -8,6 +9,7 @@ use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use anyhow::anyhow;
+use glue_cuda::DeviceUse;
 use glue_lm::Cancel;
 use glue_merge::Registry;
 use glue_pipeline::{
@@ -58,6 +60,9 @@ pub(crate) struct Args {
     /// Show stages, evaluations, memory and disk, from headers
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    device: Device,
 }
 
 fn stage() -> clap::builder::PossibleValuesParser {
@@ -97,6 +102,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         cancel: Cancel::when(stop.clone()),
         stop,
         memory,
+        executor: args.device.open(DeviceUse::Search)?,
     };
     let registries = Registries { operators: registry, optimisers: &optimisers, strategies: &strategies };
     let pool = recipes::pool(global)?;
@@ -128,8 +134,8 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
             };
             Failure::refused(error).hint(Some(hint))
         }
-        PipelineError::Model { .. } | PipelineError::Metrics(_) => {
-            Failure::refused(error).hint(Some("paths of models start at the directory of the config"))
+        PipelineError::Model { .. } | PipelineError::Metrics(_) | PipelineError::Statistics(_) => {
+            Failure::refused(error).hint(Some("paths in the config start at its directory"))
         }
         PipelineError::Eval(_) => Failure::refused(error),
         PipelineError::Write(ref write) => {

@@ -1,5 +1,6 @@
 //! `glue search`: which models to merge, and how.
 
+use super::device::Device;
 use super::recipes;
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
@@ -8,9 +9,11 @@ use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use anyhow::anyhow;
+use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{EvalOptions, load_tasks, select};
 use glue_merge::Registry;
+use glue_recipe::SharedExecutor;
 use glue_search::Domain;
 use glue_select::config::{EXAMPLE, SearchConfig, Validation};
 use glue_select::contract::{Part, Scorer};
@@ -77,6 +80,9 @@ pub(crate) struct Args {
     /// Processes that score candidates; comes before the config
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+
+    #[command(flatten)]
+    device: Device,
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -104,13 +110,14 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let zoo = Zoo::open(&config).map_err(Failure::refused)?;
     let registries = Registries { operators: registry, optimisers: &optimisers, strategies: &strategies };
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
-    let scorer = scorer(&config, registry, global, shell)?;
+    let executor = args.device.open(DeviceUse::Search)?;
+    let scorer = scorer(&config, (registry, args.device, executor.clone()), global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);
     }
     let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
-    let options = Options { out, resume: args.resume, budget };
+    let options = Options { out, resume: args.resume, budget, executor };
     let progress = SearchProgress::new(shell);
     let done = pool.install(|| prepared.run(&*scorer, &options, &progress));
     drop(progress);
@@ -133,13 +140,13 @@ fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry
 /// What scores candidates: this process, others, or a command.
 fn scorer(
     config: &SearchConfig,
-    registry: &Registry,
+    (registry, device, executor): (&Registry, Device, SharedExecutor),
     global: &Global,
     shell: &Shell<'_>,
 ) -> Result<Box<dyn Scorer>, Failure> {
     let stop = shell.stop_flag();
     if let Some(command) = &config.evaluator {
-        return external(config, command, registry, stop);
+        return external(config, command, (registry, executor), stop);
     }
     if let Some(workers) = std::num::NonZeroUsize::new(config.workers) {
         let program =
@@ -147,19 +154,20 @@ fn scorer(
         let threads =
             global.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let threads = (threads / workers).max(1).to_string();
+        let options = ["search-worker", "--quiet", "--device", device.device.name(), "--threads", &threads];
         let command: Vec<OsString> =
-            vec![program.into(), "search-worker".into(), "--quiet".into(), "--threads".into(), threads.into()];
+            [program.into()].into_iter().chain(options.into_iter().map(OsString::from)).collect();
         let setup = serde_json::to_value(config).map_err(Failure::failed)?;
         let pool = WorkerPool::start(command, config.workers, setup, Some(stop));
         return Ok(Box::new(pool.map_err(Failure::failed)?));
     }
-    local(config, registry, Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
+    local(config, (registry, executor), Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
 }
 
 /// Scores in this process.
 pub(super) fn local(
     config: &SearchConfig,
-    registry: &Registry,
+    merging: (&Registry, SharedExecutor),
     stop: Option<Arc<AtomicBool>>,
 ) -> Result<Box<dyn Scorer>, String> {
     let memory = config.memory.as_deref().map(units::parse_size).transpose();
@@ -170,7 +178,7 @@ pub(super) fn local(
         tasks = select(tasks, &config.only).map_err(|error| words(&error))?;
     }
     let scorer =
-        LocalScorer::new(tasks, local_options(config, registry, memory, stop)).map_err(|error| words(&error))?;
+        LocalScorer::new(tasks, local_options(config, merging, memory, stop)).map_err(|error| words(&error))?;
     Ok(Box::new(scorer))
 }
 
@@ -178,7 +186,7 @@ pub(super) fn local(
 fn external(
     config: &SearchConfig,
     command: &str,
-    registry: &Registry,
+    (registry, executor): (&Registry, SharedExecutor),
     stop: Arc<AtomicBool>,
 ) -> Result<Box<dyn Scorer>, Failure> {
     let mut evaluator = ExternalEvaluator::new(command).map_err(Failure::refused)?;
@@ -191,6 +199,7 @@ fn external(
     };
     let options = ExternalOptions {
         registry: registry.clone(),
+        executor,
         tasks: config.tasks.clone(),
         split: Some(config.split.clone()),
         validation_split,
@@ -206,7 +215,7 @@ fn external(
 
 fn local_options(
     config: &SearchConfig,
-    registry: &Registry,
+    (registry, executor): (&Registry, SharedExecutor),
     memory: Option<u64>,
     stop: Option<Arc<AtomicBool>>,
 ) -> LocalOptions {
@@ -226,6 +235,7 @@ fn local_options(
         },
         items: ItemsConfig { split, validation_fraction, validation_split, seed: config.seed },
         race: RaceConfig { rule: if config.racing { Rule::Exact } else { Rule::Off }, ..RaceConfig::default() },
+        executor,
         memory,
         parallel: config.parallel,
         stop,

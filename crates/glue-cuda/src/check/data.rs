@@ -95,7 +95,7 @@ impl Source for Data {
     }
 
     fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
-        Some(Stored { float: self.float, bytes: self.bytes(operand) })
+        Some(Stored { float: self.float, bytes: self.bytes(operand), identity: None })
     }
 }
 

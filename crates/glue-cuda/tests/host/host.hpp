@@ -26,7 +26,7 @@ typedef void (*HostKernel)(const void*);
 struct HostRegistration {
     HostRegistration(const char* name, HostKernel kernel);
 };
-#define KERNEL(name, Args, threads)                                                                                    \
+#define KERNEL(name, Args, threads, blocks)                                                                            \
     static void name##_body(const Args& a);                                                                            \
     static HostRegistration name##_registration(                                                                       \
         #name, [](const void* args) { name##_body(*(const Args*)args); });                                             \

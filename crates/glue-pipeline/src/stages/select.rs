@@ -17,10 +17,12 @@ use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
 use glue_select::race::RaceConfig;
 use glue_select::search::{Options, Prepared, SelectError};
 use glue_select::session::Verdict;
+use glue_select::space::SpaceConfig;
 use glue_select::summary::{Row, Summary};
 use glue_select::zoo::Zoo as Members;
+use glue_tensor::{Checkpoint, CheckpointError};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -109,7 +111,7 @@ fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base
         validation: select.validation.clone(),
         strategies: select.strategies.clone(),
         filter: select.filter,
-        space: select.space.clone(),
+        space: select.space.as_ref().map(|space| space_of(space, context, members)),
         budget: BudgetConfig { evaluations: select.budget.evaluations, seconds: select.budget.seconds },
         racing: select.racing,
         parallel: None,
@@ -122,6 +124,31 @@ fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base
         apply_chat_template: false,
         seed: config.seed,
         dtype: config.dtype.clone(),
+    }
+}
+
+/// What the statistics that the config names hold, by path; `None` where it names none.
+pub(crate) fn hash_statistics(context: &Context<'_>) -> Result<Option<Value>, PipelineError> {
+    let space = context.config.select.space.iter();
+    let paths = space.flat_map(|space| space.statistics.values().chain(&space.base_statistics));
+    let hash = |path: &String| {
+        let checkpoint = Checkpoint::open(context.directory.join(path))?;
+        Ok((path.clone(), Value::from(checkpoint.content_hash().to_string())))
+    };
+    let all = paths.map(hash).collect::<Result<serde_json::Map<_, _>, CheckpointError>>();
+    let all = all.map_err(|error| PipelineError::Statistics(Box::new(error)))?;
+    Ok((!all.is_empty()).then(|| Value::Object(all)))
+}
+
+/// The space of a cluster: statistics of its models, by path.
+fn space_of(space: &SpaceConfig, context: &Context<'_>, members: &[String]) -> SpaceConfig {
+    let outside = |path: &String| context.directory.join(path).display().to_string();
+    let own = space.statistics.iter().filter(|(name, _)| members.contains(name));
+    let by_path = |(name, path): (&String, &String)| (context.path_of(name).display().to_string(), outside(path));
+    SpaceConfig {
+        statistics: own.map(by_path).collect(),
+        base_statistics: space.base_statistics.as_ref().map(outside),
+        ..space.clone()
     }
 }
 
@@ -152,6 +179,7 @@ fn search(
         },
         race: RaceConfig::default(),
         memory: context.memory,
+        executor: context.executor.clone(),
         stop: Some(context.stop.clone()),
         ..LocalOptions::default()
     };
@@ -167,11 +195,11 @@ fn search(
     }
     let resume = journal.exists();
     let watch = context.relay(cluster);
-    let (summary, _) =
-        prepared.run(&scorer, &Options { out: &out, resume, budget }, &watch).map_err(|error| match error {
-            SelectError::Stopped { .. } => PipelineError::Stopped,
-            error => failed(error.into()),
-        })?;
+    let options = Options { out: &out, resume, budget, executor: context.executor.clone() };
+    let (summary, _) = prepared.run(&scorer, &options, &watch).map_err(|error| match error {
+        SelectError::Stopped { .. } => PipelineError::Stopped,
+        error => failed(error.into()),
+    })?;
     Ok(describe(cluster, members, base, &summary, &config, context.registries.operators))
 }
 

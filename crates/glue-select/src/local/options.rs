@@ -3,7 +3,7 @@
 use crate::race::{RaceConfig, RaceError};
 use glue_eval::{EvalError, EvalOptions};
 use glue_merge::Registry;
-use glue_recipe::PlanOptions;
+use glue_recipe::{PlanOptions, SharedExecutor};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct LocalOptions {
     pub items: ItemsConfig,
     /// Whether candidates are dropped before all items are asked.
     pub race: RaceConfig,
+    /// What merges candidates. Default: the processor.
+    pub executor: SharedExecutor,
     /// Most bytes that candidates scored at once may take together, as estimated from headers; memory maps of the inputs are
     /// not counted. No limit by default.
     pub memory: Option<u64>,
@@ -61,6 +63,7 @@ impl Default for LocalOptions {
             eval: EvalOptions::default(),
             items: ItemsConfig::default(),
             race: RaceConfig::default(),
+            executor: SharedExecutor::default(),
             memory: None,
             parallel: None,
             cache: None,

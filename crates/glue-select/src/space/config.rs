@@ -25,6 +25,13 @@ pub struct SpaceConfig {
     /// Weights as a curve over the layers, linear between so many points, instead of groups of layers; `true` is 3 points.
     /// Default: no.
     pub smooth: Smooth,
+    /// Paths of statistics, as `glue calibrate` writes them, by the paths of their models: for methods that work with
+    /// statistics of models. Default: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub statistics: BTreeMap<String, String>,
+    /// Path of the statistics of the base: for methods that work with those. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_statistics: Option<String>,
 }
 
 impl Default for SpaceConfig {
@@ -36,6 +43,8 @@ impl Default for SpaceConfig {
             negative_weights: false,
             normalise: false,
             smooth: Smooth::Flag(false),
+            statistics: BTreeMap::new(),
+            base_statistics: None,
         }
     }
 }
