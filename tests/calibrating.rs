@@ -207,28 +207,41 @@ fn mixtures_and_places_that_are_taken_are_refused() {
 #[test]
 fn methods_with_statistics_are_searched_like_others() {
     let zoo = Zoo::empty();
-    for part in ["base-a", "a-chat", "a-math", "tasks"] {
+    const NAMES: [&str; 5] = ["chat", "math", "code", "reason", "noise"];
+    for part in ["base-a", "tasks"] {
         zoo.copy(&shipped().join(part), part);
     }
-    for (model, out) in [("a-chat", "of-chat"), ("a-math", "of-math")] {
-        let args = ["calibrate", model, "--out", out, "--tasks", "tasks", "--limit", "2", "--quiet"];
+    for name in NAMES {
+        let (model, out) = (format!("a-{name}"), format!("of-{name}"));
+        zoo.copy(&shipped().join(&model), &model);
+        let args = ["calibrate", &model, "--out", &out, "--tasks", "tasks", "--limit", "2", "--quiet"];
         zoo.glue(&[&args[..], &["--what", "fisher,gram"]].concat()).ok();
     }
     let config = |space: &str| {
         format!(
-            "models: [a-chat, a-math]\nbase: base-a\ntasks: [tasks]\nlimit: 4\nfilter: false\nspace:\n{space}\
+            "models: [a-chat, a-math, a-code, a-reason, a-noise]\nbase: base-a\ntasks: [tasks]\nlimit: 50\nspace:\n{space}\
              strategies: [{{evolutionary: {{evaluations: 8, population: 4}}}}]\n"
         )
     };
     let methods = "  methods: [fisher, regmean]\n";
-    zoo.write("search.yml", config(&format!("{methods}  statistics: {{a-chat: of-chat, a-math: of-math}}\n")));
-    let printed = zoo.glue(&["search", "search.yml", "--out", "found", "--json"]).json();
-    assert_eq!(printed["strategies"][0]["evaluations"], 8);
+    let own = NAMES.map(|name| format!("a-{name}: of-{name}")).join(", ");
+    zoo.write("search.yml", config(&format!("{methods}  statistics: {{{own}}}\n")));
+    zoo.glue(&["search", "search.yml", "--out", "found"]).ok();
     // What the search depends on.
     let inputs = &zoo.json("found/search.json")["inputs"]["models"];
     assert!(["a-chat", "base-a", "of-chat", "of-math"].iter().all(|path| inputs[path].is_string()), "{inputs}");
-    let recipe = String::from_utf8(zoo.bytes("found/best.yml")).expect("text");
-    assert!(recipe.contains("statistics: of-chat") && recipe.contains("statistics: of-math"), "{recipe}");
+    // The optimiser gets the models that the filter left, and their statistics.
+    let candidates = zoo.json("found/search.json")["candidates"].as_array().expect("candidates").clone();
+    let searched: Vec<&Value> = candidates.iter().filter(|tried| tried["strategy"] == "evolutionary").collect();
+    assert!(searched.iter().filter(|tried| tried["scores"].is_object()).count() >= 4, "{searched:?}");
+    for tried in searched {
+        let recipe = tried["recipe"].as_str().expect("a recipe");
+        let models = recipe.matches("model: a-").count();
+        let of = |name: &str| recipe.contains(&format!("model: a-{name}\n    statistics: of-{name}\n"));
+        let with = NAMES.into_iter().filter(|name| of(name)).count();
+        assert_eq!(with, if recipe.contains("fisher") || recipe.contains("regmean") { models } else { 0 }, "{recipe}");
+        assert!(models < 5, "the noise was left out: {recipe}");
+    }
     zoo.glue(&["merge", "found/best.yml", "again"]).ok();
     assert!(zoo.bytes("again/model.safetensors") == zoo.bytes("found/best/model.safetensors"));
 
@@ -237,8 +250,6 @@ fn methods_with_statistics_are_searched_like_others() {
         zoo.glue(&["search", "search.yml", "--out", "refused"]).refused(space, 2, says);
     };
     refused(&format!("{methods}  statistics: {{a-chat: of-chat}}\n"), &["statistics.a-math", "glue calibrate a-math"]);
-    refused(
-        &format!("{methods}  statistics: {{a-chat: of-chat, a-math: nowhere}}\n"),
-        &["nowhere", "no such file or directory"],
-    );
+    let gone = own.replace("of-math", "nowhere");
+    refused(&format!("{methods}  statistics: {{{gone}}}\n"), &["nowhere", "no such file or directory"]);
 }

@@ -1,10 +1,11 @@
 //! The command line of Model-GLUE: the binary `glue`, and the entry point for a `glue` with operators of your own.
 //!
-//! A binary that knows more operators than the built-in ones hands [`main`] a longer registry; commands, help,
-//! checking of configs and the reference documents follow from it:
+//! A binary that knows more than what comes with the project (merge operators, optimisers, strategies of selection) hands [`main`]
+//! longer [`Registries`]; commands, help, checking of configs and the reference documents follow from them:
 //!
 //! ```no_run
-//! use glue_merge::{BaseRule, InputRule, Operand, OperatorDef, Plan, Registry};
+//! use glue_cli::Registries;
+//! use glue_merge::{BaseRule, InputRule, Operand, OperatorDef, Plan};
 //! use std::process::ExitCode;
 //!
 //! const BASE_ONLY: OperatorDef = OperatorDef {
@@ -20,7 +21,7 @@
 //! };
 //!
 //! fn main() -> ExitCode {
-//!     glue_cli::main(Registry::builtin().with(&[&BASE_ONLY]))
+//!     glue_cli::main(Registries::default().with(&[&BASE_ONLY]))
 //! }
 //! ```
 //!
@@ -32,6 +33,7 @@
 //! | `shell` | standard output and standard error, colours, the progress bar's permission |
 //! | `progress` | the progress bar |
 //! | `units`, `table` | sizes, counts and times in words; aligned columns |
+//! | `registries` | operators, optimisers and strategies by name |
 //! | `reference` | Markdown that is generated: operators, command line |
 //! | `cpu` | whether the processor has what the binary was compiled for |
 //!
@@ -46,38 +48,39 @@ mod failure;
 mod pictures;
 mod progress;
 mod reference;
+mod registries;
 mod shell;
 mod table;
 mod units;
 
+pub use registries::Registries;
 pub use shell::Streams;
 
 use app::{Cli, Command};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use failure::Failure;
-use glue_merge::Registry;
 use shell::Shell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the command line that the process was started with, over the operators of `registry`.
+/// Runs the command line that the process was started with, with what `registries` know.
 ///
 /// Returns what `fn main` should return. Standard output closed by its reader (`glue ops | head`) is no failure.
-pub fn main(registry: Registry) -> ExitCode {
+pub fn main(registries: Registries) -> ExitCode {
     if let Err(message) = cpu::check() {
         let mut streams = Streams::standard();
         // There is nobody else to tell.
         let _ = writeln!(streams.err, "error: {message}");
         return ExitCode::FAILURE;
     }
-    run_from(std::env::args_os(), &registry, Streams::standard())
+    run_from(std::env::args_os(), &registries, Streams::standard())
 }
 
 /// Runs the command line `args`, program name first, and prints to `streams`.
 ///
 /// Does what [`main`] does without touching the standard streams of the process.
-pub fn run_from<I, T>(args: I, registry: &Registry, streams: Streams<'_>) -> ExitCode
+pub fn run_from<I, T>(args: I, registries: &Registries, streams: Streams<'_>) -> ExitCode
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
@@ -88,7 +91,7 @@ where
     let done = match parsed {
         Ok(cli) => {
             shell.apply(&cli.global);
-            dispatch(&cli, registry, &mut shell)
+            dispatch(&cli, registries, &mut shell)
         }
         Err(error) => refuse(&error, &mut shell),
     };
@@ -98,7 +101,8 @@ where
     }
 }
 
-fn dispatch(cli: &Cli, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let registry = &registries.operators;
     match &cli.command {
         Command::Merge(args) => commands::merge::run(args, &cli.global, registry, shell),
         Command::Multi(args) => commands::multi::run(args, &cli.global, registry, shell),
@@ -110,8 +114,8 @@ fn dispatch(cli: &Cli, registry: &Registry, shell: &mut Shell<'_>) -> Result<(),
         Command::Align(args) => commands::align::run(args, &cli.global, shell),
         Command::ExtractLora(args) => commands::extract_lora::run(args, &cli.global, shell),
         Command::Calibrate(args) => commands::calibrate::run(args, &cli.global, shell),
-        Command::Search(args) => commands::search::run(args, &cli.global, registry, shell),
-        Command::Run(args) => commands::run::run(args, &cli.global, registry, shell),
+        Command::Search(args) => commands::search::run(args, &cli.global, registries.lent(), shell),
+        Command::Run(args) => commands::run::run(args, &cli.global, registries.lent(), shell),
         Command::Eval(args) => commands::eval::run(args, &cli.global, shell),
         Command::Generate(args) => commands::generate::run(args, &cli.global, shell),
         Command::Logits(args) => commands::logits::run(args, &cli.global, shell),

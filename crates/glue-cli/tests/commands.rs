@@ -1,7 +1,10 @@
 //! Commands from their arguments to their output and exit status, without a process.
 
-use glue_cli::Streams;
-use glue_merge::Registry;
+use glue_cli::{Registries, Streams};
+use glue_search::OptimiserDef;
+use glue_select::course::Halt;
+use glue_select::session::Session;
+use glue_select::strategy::{Strategy, StrategyDef};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,11 +12,15 @@ use std::process::ExitCode;
 
 /// Exit status, standard output, standard error.
 fn glue(args: &[&str]) -> (ExitCode, String, String) {
+    glue_with(&Registries::default(), args)
+}
+
+fn glue_with(registries: &Registries, args: &[&str]) -> (ExitCode, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let streams =
         Streams { out: Box::new(&mut out), err: Box::new(&mut err), out_is_terminal: false, err_is_terminal: false };
     let args = ["glue"].iter().chain(args);
-    let status = glue_cli::run_from(args, &Registry::builtin(), streams);
+    let status = glue_cli::run_from(args, registries, streams);
     (status, text(out), text(err))
 }
 
@@ -130,7 +137,7 @@ fn output_that_nobody_reads_is_no_failure() {
             out_is_terminal: false,
             err_is_terminal: false,
         };
-        glue_cli::run_from(["glue", "ops"], &Registry::builtin(), streams)
+        glue_cli::run_from(["glue", "ops"], &Registries::default(), streams)
     };
     assert_eq!(status(io::ErrorKind::BrokenPipe), ExitCode::SUCCESS);
     assert_eq!(status(io::ErrorKind::StorageFull), ExitCode::FAILURE);
@@ -141,7 +148,7 @@ fn operators_are_listed_and_described() {
     let list = json_of(&["ops", "--json"]);
     let names: Vec<&str> =
         list["operators"].as_array().into_iter().flatten().filter_map(|o| o["name"].as_str()).collect();
-    let expected: Vec<&str> = Registry::builtin().iter().map(|def| def.name).collect();
+    let expected: Vec<&str> = Registries::default().operators.iter().map(|def| def.name).collect();
     assert_eq!(names, expected);
 
     let slerp = json_of(&["ops", "slerp", "--json"]);
@@ -176,10 +183,57 @@ fn operators_of_ones_own_are_there() {
     let mut out = Vec::new();
     let streams =
         Streams { out: Box::new(&mut out), err: Box::new(io::sink()), out_is_terminal: false, err_is_terminal: false };
-    let registry = Registry::builtin().with(&[&OWN]);
-    let status = glue_cli::run_from(["glue", "ops", "base_only"], &registry, streams);
+    let registries = Registries::default().with(&[&OWN]);
+    let status = glue_cli::run_from(["glue", "ops", "base_only"], &registries, streams);
     assert_eq!(status, ExitCode::SUCCESS);
     assert!(text(out).contains("Forgets every fine-tune."));
+}
+
+/// Merges the first two models half and half, and is content.
+struct Halves;
+
+impl Strategy for Halves {
+    fn run(&self, session: &mut Session<'_, '_>) -> Result<(), Halt> {
+        let proposal = session.linear(vec![(0, 0.5), (1, 0.5)]);
+        let scored = session.score(std::slice::from_ref(&proposal), None);
+        scored.tried.first().into_iter().for_each(|&i| session.accept(i, &proposal, "why not"));
+        scored.halt.map_or(Ok(()), Err)
+    }
+
+    fn evaluations(&self, _: usize) -> u64 {
+        1
+    }
+}
+
+#[test]
+fn strategies_and_optimisers_of_ones_own_search() {
+    const HALVES: StrategyDef = StrategyDef {
+        name: "halves",
+        summary: "Merges two models half and half.",
+        reference: "none",
+        params: &[],
+        build: |_, _| Ok(Box::new(Halves)),
+    };
+    const GUESSES: OptimiserDef = OptimiserDef { name: "guesses", ..glue_search::RANDOM };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo");
+    let (config, out) = (directory.path().join("search.yml"), directory.path().join("out"));
+    let text = format!(
+        "models: [{0}/a-chat, {0}/a-math]\nbase: {0}/base-a\ntasks: [{0}/tasks]\nlimit: 5\nfilter: false\nstrategies:\n  \
+         - halves\n  - evolutionary: {{optimiser: guesses, evaluations: 3}}\n",
+        zoo.display()
+    );
+    std::fs::write(&config, text).expect("a config");
+    let args = ["search", &config.to_string_lossy(), "--out", &out.to_string_lossy(), "--json"];
+    check_failure(&args, 2, &["halves", "average, coefficient"]);
+    let registries = Registries::default().with_strategies(&[&HALVES]).with_optimisers(&[&GUESSES]);
+    let (status, printed, err) = glue_with(&registries, &args);
+    assert_eq!(status, ExitCode::SUCCESS, "{err}");
+    let printed: Value = serde_json::from_str(&printed).expect("one JSON document");
+    let rows = printed["strategies"].as_array().expect("strategies");
+    let halves = rows.iter().find(|row| row["name"] == "halves").expect("the strategy");
+    assert!(halves["recipe"].as_str().is_some_and(|recipe| recipe.matches("weight: 0.5").count() == 2), "{halves}");
+    assert!(rows.iter().any(|row| row["name"] == "evolutionary" && row["evaluations"] == 3), "{rows:?}");
 }
 
 #[test]

@@ -70,7 +70,11 @@ impl Setup<'_> {
     /// [`SpaceError`].
     pub fn search_space(&self, models: &[usize]) -> Result<SearchSpace, SpaceError> {
         let paths: Vec<String> = models.iter().map(|&i| self.members[i].path.clone()).collect();
-        SearchSpace::new(&self.space, &self.frame, &paths, &self.tensors, self.operators)
+        let mut config = self.space.clone();
+        // What is left out here has no place in the space; what is no model at all is refused there.
+        let left_out = |path: &String| self.members.iter().any(|member| member.path == *path) && !paths.contains(path);
+        config.statistics.retain(|path, _| !left_out(path));
+        SearchSpace::new(&config, &self.frame, &paths, &self.tensors, self.operators)
     }
 
     /// Weights in words: `a-math 0.6 + a-code 0.4`.

@@ -1,7 +1,7 @@
-//! `glue` with the operator `median` beside the built-in ones.
+//! `glue` with the operator `median` beside those that come with it.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    glue_cli::main(glue_merge::Registry::builtin().with(&[&glue_median::DEF]))
+    glue_cli::main(glue_cli::Registries::default().with(&[&glue_median::DEF]))
 }

@@ -1,4 +1,4 @@
-//! The binary `glue`: the command line with the operators that come with the project.
+//! The binary `glue`: the command line with what comes with the project.
 
 use std::process::ExitCode;
 
@@ -8,5 +8,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    glue_cli::main(glue_merge::Registry::builtin().with(glue_spectral::DEFS))
+    glue_cli::main(glue_cli::Registries::default())
 }

@@ -11,11 +11,9 @@ use crate::units;
 use anyhow::anyhow;
 use glue_cuda::DeviceUse;
 use glue_lm::Cancel;
-use glue_merge::Registry;
 use glue_pipeline::{
     Ended, Finished, PipelineError, Registries, RunOptions, Source, Stage, ZooConfig, estimate, init, run as make,
 };
-use glue_select::strategy::StrategyRegistry;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -70,17 +68,21 @@ fn stage() -> clap::builder::PossibleValuesParser {
 }
 
 /// Makes a run, or says what it would take.
-pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+pub(crate) fn run(
+    args: &Args,
+    global: &Global,
+    registries: Registries<'_>,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
     if let Some(folder) = &args.init {
         return begin(folder, shell);
     }
     let (Some(path), Some(out)) = (&args.config, &args.out) else {
         return Err(Failure::refused(std::io::Error::other("a config and --out are needed")));
     };
-    let (optimisers, strategies) = (glue_search::Registry::builtin(), StrategyRegistry::builtin());
     let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
     let hint = Some("glue run --init FOLDER writes a config with every key");
-    let mut config = ZooConfig::parse(&text, &path.display().to_string(), &strategies)
+    let mut config = ZooConfig::parse(&text, &path.display().to_string(), registries.strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
     config.seed = global.seed.unwrap_or(config.seed);
     let memory = match &config.limits.memory {
@@ -104,7 +106,6 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         memory,
         executor: args.device.open(DeviceUse::Search)?,
     };
-    let registries = Registries { operators: registry, optimisers: &optimisers, strategies: &strategies };
     let pool = recipes::pool(global)?;
     let progress = RunProgress::new(shell);
     let done = pool.install(|| make(&source, registries, &options, &progress));

@@ -90,12 +90,16 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 }
 
 /// Searches, or shows what would be done.
-pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
+pub(crate) fn run(
+    args: &Args,
+    global: &Global,
+    registries: Registries<'_>,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
     let (Some(path), Some(out)) = (&args.config, &args.out) else {
         return shell.print(EXAMPLE);
     };
-    let (optimisers, strategies) = (glue_search::Registry::builtin(), StrategyRegistry::builtin());
-    let config = read(path, args, global, &strategies)?;
+    let config = read(path, args, global, registries.strategies)?;
     if output::is_complete(out) && args.resume {
         let done = out.join(output::SUMMARY);
         let text = std::fs::read_to_string(&done).map_err(|error| Failure::failed(of_file(&done, error)))?;
@@ -108,10 +112,9 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         };
     }
     let zoo = Zoo::open(&config).map_err(Failure::refused)?;
-    let registries = Registries { operators: registry, optimisers: &optimisers, strategies: &strategies };
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search)?;
-    let scorer = scorer(&config, (registry, args.device, executor.clone()), global, shell)?;
+    let scorer = scorer(&config, (registries.operators, args.device, executor.clone()), global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);

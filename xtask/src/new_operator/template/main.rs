@@ -1,7 +1,7 @@
-//! `glue` with the operator `{{name}}` beside the built-in ones.
+//! `glue` with the operator `{{name}}` beside those that come with it.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    glue_cli::main(glue_merge::Registry::builtin().with(&[&{{lib}}::DEF]))
+    glue_cli::main(glue_cli::Registries::default().with(&[&{{lib}}::DEF]))
 }

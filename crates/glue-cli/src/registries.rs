@@ -1,0 +1,55 @@
+//! What a `glue` knows by name.
+
+use glue_merge::OperatorDef;
+use glue_search::OptimiserDef;
+use glue_select::strategy::{StrategyDef, StrategyRegistry};
+
+/// The operators that merge, the optimisers and the strategies that search. Default: all that come with the project.
+#[derive(Debug, Clone)]
+pub struct Registries {
+    /// Merge methods.
+    pub operators: glue_merge::Registry,
+    /// Optimisers.
+    pub optimisers: glue_search::Registry,
+    /// Strategies.
+    pub strategies: StrategyRegistry,
+}
+
+impl Default for Registries {
+    fn default() -> Self {
+        Self {
+            operators: glue_merge::Registry::builtin().with(glue_spectral::DEFS),
+            optimisers: glue_search::Registry::builtin(),
+            strategies: StrategyRegistry::builtin(),
+        }
+    }
+}
+
+impl Registries {
+    /// These and other operators. One of the same name replaces the one that was there.
+    #[must_use]
+    pub fn with(self, operators: &[&'static OperatorDef]) -> Self {
+        Self { operators: self.operators.with(operators), ..self }
+    }
+
+    /// These and other optimisers, likewise.
+    #[must_use]
+    pub fn with_optimisers(self, optimisers: &[&'static OptimiserDef]) -> Self {
+        Self { optimisers: self.optimisers.with(optimisers), ..self }
+    }
+
+    /// These and other strategies, likewise.
+    #[must_use]
+    pub fn with_strategies(self, strategies: &[&'static StrategyDef]) -> Self {
+        Self { strategies: self.strategies.with(strategies), ..self }
+    }
+
+    /// As a search takes them.
+    pub(crate) fn lent(&self) -> glue_select::search::Registries<'_> {
+        glue_select::search::Registries {
+            operators: &self.operators,
+            optimisers: &self.optimisers,
+            strategies: &self.strategies,
+        }
+    }
+}
