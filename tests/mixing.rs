@@ -462,7 +462,7 @@ fn what_experts_did_is_shown_as_table_json_and_pictures() {
         ["experts", "layer-2", "layer-3"].map(|name| ["skill", "task"].map(|rows| format!("{name}.{rows}.svg")));
     assert_eq!(names, expected.concat());
     let svg = fs::read_to_string(place.path("pictures/experts.skill.svg")).expect("a picture");
-    assert!(svg.starts_with("<svg ") && svg.contains("<title>Experts chosen by skill</title>"), "{svg}");
+    assert!(svg.starts_with("<svg ") && svg.contains(">Experts chosen by skill</title>"), "{svg}");
     for skill in ["math", "knowledge", "code", "reason"] {
         let counts = &confusion["counts"][skill];
         let (a, b) = (counts[0].as_f64().expect("a count"), counts[1].as_f64().expect("a count"));

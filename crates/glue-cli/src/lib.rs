@@ -45,6 +45,7 @@ mod app;
 mod commands;
 mod cpu;
 mod failure;
+mod pictures;
 mod progress;
 mod reference;
 mod registries;

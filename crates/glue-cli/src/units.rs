@@ -1,6 +1,6 @@
-//! Sizes, counts and times, from and into words. Decimal prefixes, as in the names of shards on model hubs.
+//! Sizes, counts and times, from and into words: those of reports, and what only a command line needs.
 
-use std::time::Duration;
+pub(crate) use glue_report::words::{bytes, count, duration, short, things};
 
 /// Suffixes of a size and what they multiply by.
 const SUFFIXES: &[(&str, u64)] = &[
@@ -43,80 +43,14 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// `n` bytes with three digits or more: `999 B`, `1.23 GB`.
-pub(crate) fn bytes(n: u64) -> String {
-    match scaled(n, &["B", "kB", "MB", "GB", "TB", "PB", "EB"]) {
-        Ok(text) => text,
-        Err(n) => format!("{n} B"),
-    }
-}
-
-/// A count in short: `999`, `1.24 B`.
-pub(crate) fn short(n: u64) -> String {
-    match scaled(n, &["", "K", "M", "B", "T"]) {
-        Ok(text) => text,
-        Err(n) => n.to_string(),
-    }
-}
-
-/// `n` in the largest unit that leaves a digit before the point; below 1000 `n` itself.
-fn scaled(n: u64, units: &[&str]) -> Result<String, u64> {
-    let mut value = n as f64;
-    let mut unit = 0;
-    // What rounds to 1000 belongs to the next unit.
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        return Err(n);
-    }
-    let digits = match value {
-        v if v < 9.995 => 2,
-        v if v < 99.95 => 1,
-        _ => 0,
-    };
-    Ok(format!("{value:.digits$} {}", units[unit]))
-}
-
-/// A count in full, in groups of three: `1,235,814,400`.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A count in full, and in short where that is shorter: `1,235,814,400 (1.24 B)`.
 pub(crate) fn parameters(n: u64) -> String {
     if n < 10_000 { count(n) } else { format!("{} ({})", count(n), short(n)) }
 }
 
-/// `n things`, in the singular for one.
-pub(crate) fn things(n: usize, one: &str, many: &str) -> String {
-    format!("{} {}", count(n as u64), if n == 1 { one } else { many })
-}
-
-/// A time: `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 05 min`.
-pub(crate) fn duration(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    let whole = seconds.round() as u64;
-    match seconds {
-        s if s < 9.995 => format!("{s:.2} s"),
-        s if s < 59.95 => format!("{s:.1} s"),
-        _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    //! Words and numbers.
+    //! Sizes as they are given, and numbers of parameters.
     use super::*;
 
     #[test]
@@ -141,25 +75,8 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written() {
-        let check = |found: String, expected: &str| assert_eq!(found, expected);
-        check(bytes(0), "0 B");
-        check(bytes(999), "999 B");
-        check(bytes(1_000), "1.00 kB");
-        check(bytes(999_999), "1.00 MB");
-        check(bytes(2_471_645_608), "2.47 GB");
-        check(bytes(49_400_000_000), "49.4 GB");
-        check(bytes(494_000_000_000), "494 GB");
-        check(bytes(u64::MAX), "18.4 EB");
-        check(count(0), "0");
-        check(count(1_234), "1,234");
-        check(count(123_456), "123,456");
-        check(parameters(1_235_814_400), "1,235,814,400 (1.24 B)");
-        check(parameters(128), "128");
-        check(things(1, "file", "files"), "1 file");
-        check(things(1_000, "file", "files"), "1,000 files");
-        check(duration(Duration::from_millis(420)), "0.42 s");
-        check(duration(Duration::from_secs(200)), "3 min 20 s");
-        check(duration(Duration::from_secs(7500)), "2 h 05 min");
+    fn parameters_are_in_short_too_where_that_is_shorter() {
+        assert_eq!(parameters(1_235_814_400), "1,235,814,400 (1.24 B)");
+        assert_eq!(parameters(128), "128");
     }
 }

@@ -197,21 +197,6 @@ impl Dendrogram {
         }
         Partition::new(clusters.into_iter().flatten().filter(|cluster: &Vec<usize>| !cluster.is_empty()).collect())
     }
-
-    /// The models' numbers in an order in which every cluster's members are neighbours.
-    pub fn order(&self) -> Vec<usize> {
-        let n = self.models.len();
-        let mut order = Vec::with_capacity(n);
-        let mut waiting = vec![(n + self.joins.len()).saturating_sub(1)];
-        while let Some(node) = waiting.pop() {
-            match node.checked_sub(n).and_then(|step| self.joins.get(step)) {
-                Some(join) => waiting.extend([join.second, join.first]),
-                None if node < n => order.push(node),
-                None => {}
-            }
-        }
-        order
-    }
 }
 
 /// A range of thresholds with the same clusters.
@@ -333,16 +318,7 @@ mod tests {
         assert_eq!(leader(&one, 0.95).unwrap().members(), [vec![0]]);
         let dendrogram = agglomerate(&one, Link::Average);
         assert_eq!(dendrogram.cut(0.95).unwrap().members(), [vec![0]]);
-        assert_eq!(dendrogram.order(), [0]);
         assert_eq!(sweep(&one, None).len(), 1);
-    }
-
-    #[test]
-    fn the_order_keeps_clusters_together() {
-        let rows: [&[f64]; 4] =
-            [&[1.0, 0.1, 0.9, 0.1], &[0.1, 1.0, 0.1, 0.8], &[0.9, 0.1, 1.0, 0.1], &[0.1, 0.8, 0.1, 1.0]];
-        let order = agglomerate(&matrix(Scale::Similarity, &rows), Link::Average).order();
-        assert_eq!(order, [0, 2, 1, 3]);
     }
 
     #[test]

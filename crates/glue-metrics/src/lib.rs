@@ -7,7 +7,7 @@
 //! | [`metric`], [`metrics`] | by which measure; one file for each |
 //! | [`selection`] | in which tensors |
 //! | [`cluster`] | which models form groups, at which threshold |
-//! | [`matrix`], [`svg`] | the figures as JSON and CSV, heatmap and dendrogram |
+//! | [`matrix`] | the figures as JSON and CSV |
 //!
 //! ```no_run
 //! use glue_metrics::cluster::{DEFAULT_THRESHOLD, leader};
@@ -41,7 +41,6 @@ mod sample;
 pub mod selection;
 pub mod similarity;
 mod stack;
-pub mod svg;
 pub mod watch;
 
 pub use error::MetricsError;

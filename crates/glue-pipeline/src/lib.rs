@@ -20,6 +20,7 @@
 pub mod config;
 pub mod error;
 mod estimate;
+pub mod figures;
 mod init;
 mod run;
 mod scores;

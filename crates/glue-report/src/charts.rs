@@ -1,14 +1,18 @@
-//! The pictures of a report, each as one inline SVG of fixed coordinates. None of them needs colour to be read: bars
+//! The pictures of a report, each as one SVG of fixed coordinates, some of them as files too. None of them needs colour to be read: bars
 //! have patterns and names, lines have dashes, marks and names at their ends, cells have their figures, segments have
 //! letters.
 
 pub(crate) mod bars;
-pub(crate) mod confusion;
 pub(crate) mod dendrogram;
+pub(crate) mod drawing;
 pub(crate) mod heatmap;
 pub(crate) mod lines;
 pub(crate) mod load;
 pub(crate) mod pairs;
+pub(crate) mod routing;
+
+/// What the style sheets of a page and of a file have in common.
+pub(crate) const CHART_STYLE: &str = include_str!("template/chart.css");
 
 /// Steps of the scale of heat; the style sheet has a colour and an ink for each, and so has `palette`.
 pub(crate) const HEAT_STEPS: usize = 9;

@@ -2,6 +2,7 @@
 
 use crate::data::{Confusion, Cost, Dendrogram, Report, Score, Similarity, TaskScore};
 use crate::error::ReportError;
+use crate::pictures::Routing;
 
 /// Refuses numbers that are not finite, tables whose rows do not fit their names, and names that are ambiguous.
 pub(crate) fn check(report: &Report, cost: Option<&Cost>) -> Result<(), ReportError> {
@@ -46,7 +47,7 @@ pub(crate) fn check(report: &Report, cost: Option<&Cost>) -> Result<(), ReportEr
     cost.map_or(Ok(()), check_cost)
 }
 
-fn check_similarity(similarity: &Similarity) -> Result<(), ReportError> {
+pub(crate) fn check_similarity(similarity: &Similarity) -> Result<(), ReportError> {
     unique("similarity", similarity.names.iter().map(String::as_str))?;
     let n = similarity.names.len();
     shape("similarity", n, "rows", similarity.matrix.len())?;
@@ -58,7 +59,7 @@ fn check_similarity(similarity: &Similarity) -> Result<(), ReportError> {
     Ok(())
 }
 
-fn check_dendrogram(dendrogram: &Dendrogram) -> Result<(), ReportError> {
+pub(crate) fn check_dendrogram(dendrogram: &Dendrogram) -> Result<(), ReportError> {
     let n = dendrogram.names.len();
     let mut used = vec![false; n + dendrogram.joins.len()];
     for (k, join) in dendrogram.joins.iter().enumerate() {
@@ -69,6 +70,29 @@ fn check_dendrogram(dendrogram: &Dendrogram) -> Result<(), ReportError> {
             }
             used[node] = true;
         }
+    }
+    Ok(())
+}
+
+/// Refuses an order of models that `similarity` does not have, and groups of more models than are in it.
+pub(crate) fn check_order(similarity: &Similarity, order: &[usize], groups: &[usize]) -> Result<(), ReportError> {
+    let n = similarity.names.len();
+    order.iter().try_for_each(|&model| below("heatmap: order", n, model))?;
+    let grouped = groups.iter().fold(0usize, |sum, group| sum.saturating_add(*group));
+    below("heatmap: models in groups", order.len() + 1, grouped)
+}
+
+/// Refuses rows that do not fit the experts, and amounts that are none.
+pub(crate) fn check_routing(routing: &Routing) -> Result<(), ReportError> {
+    let n = routing.experts.len();
+    for row in &routing.rows {
+        let place = format!("routing of {}", row.name);
+        shape(&place, n, "amounts", row.amounts.len())?;
+        row.amounts.iter().try_for_each(|amount| finite(&place, Some(*amount)))?;
+        if let Some(&found) = row.amounts.iter().find(|amount| **amount < 0.0) {
+            return Err(ReportError::Negative { place, found });
+        }
+        row.right.map_or(Ok(()), |right| below(&format!("{place}: right expert"), n, right))?;
     }
     Ok(())
 }
@@ -116,6 +140,10 @@ fn check_router(report: &Report) -> Result<(), ReportError> {
 fn check_confusion(confusion: &Confusion) -> Result<(), ReportError> {
     shape("router: confusion", confusion.skills.len(), "rows", confusion.counts.len())?;
     shape("router: right experts", confusion.skills.len(), "skills", confusion.right.len())?;
+    for (skill, right) in confusion.skills.iter().zip(&confusion.right) {
+        let place = format!("router: right expert of {skill}");
+        right.map_or(Ok(()), |right| below(&place, confusion.experts.len(), right))?;
+    }
     for (row, skill) in confusion.counts.iter().zip(&confusion.skills) {
         shape(&format!("router: confusion of {skill}"), confusion.experts.len(), "counts", row.len())?;
     }
@@ -142,7 +170,7 @@ fn score(place: &str, score: Option<Score>) -> Result<(), ReportError> {
     finite(&format!("{place}, standard error"), score.stderr)
 }
 
-fn finite(place: &str, number: Option<f64>) -> Result<(), ReportError> {
+pub(crate) fn finite(place: &str, number: Option<f64>) -> Result<(), ReportError> {
     match number {
         Some(found) if !found.is_finite() => Err(ReportError::NotFinite { place: place.to_string(), found }),
         _ => Ok(()),
@@ -154,6 +182,14 @@ fn shape(place: &str, expected: usize, what: &str, found: usize) -> Result<(), R
         return Ok(());
     }
     Err(ReportError::Shape { place: place.to_string(), expected: format!("{expected} {what}"), found })
+}
+
+/// Refuses a number of something of which there are `n`, counted from 0.
+fn below(place: &str, n: usize, found: usize) -> Result<(), ReportError> {
+    if found < n {
+        return Ok(());
+    }
+    Err(ReportError::Shape { place: place.to_string(), expected: format!("a number below {n}"), found })
 }
 
 /// Names of what stands beside the average in the objects of `report.json`, which one of that name would hide.

@@ -12,7 +12,15 @@ pub enum ReportError {
         /// The number.
         found: f64,
     },
-    /// Rows or columns that do not fit the names beside them.
+    /// An amount below 0.
+    #[error("{place}: an amount of 0 or more is needed, found {found}")]
+    Negative {
+        /// Where in the data it stands.
+        place: String,
+        /// The number.
+        found: f64,
+    },
+    /// Rows or columns that do not fit the names beside them, or a number of something that is not there.
     #[error("{place}: {expected} expected, found {found}")]
     Shape {
         /// Where in the data they stand.

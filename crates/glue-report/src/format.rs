@@ -1,6 +1,7 @@
 //! Numbers and names as they are shown, the same in every table and picture.
 
 use crate::data::Score;
+use crate::words;
 
 /// What stands where there is no figure.
 pub(crate) const NONE: &str = "–";
@@ -34,78 +35,57 @@ pub(crate) fn signed(value: f64, decimals: usize) -> String {
     if text.starts_with('−') { text } else { format!("+{text}") }
 }
 
-/// A figure of similarity without the zero before its point, so that it fits a small cell: `.987`, `1`, `−.020`.
+/// A figure of similarity without the zero before its point, so that it fits a small cell: `.987`, `1`, `−.020`. What
+/// needs more than two digits before its point is as in [`significant`].
 pub(crate) fn short(value: f64) -> String {
-    let text = fixed(value, 3);
-    if text.ends_with(".000") {
-        return text.trim_end_matches(".000").to_string();
+    if value.abs() >= 99.9995 {
+        return significant(value, 3);
     }
-    bare(value)
+    let text = fixed(value, 3);
+    match text.strip_suffix(".000") {
+        Some(whole) => whole.to_string(),
+        None => without_zero(&text),
+    }
 }
 
 /// A figure with three decimals and without the zero before its point: `.031`.
 pub(crate) fn bare(value: f64) -> String {
-    let text = fixed(value, 3);
-    match text.strip_prefix('−') {
-        Some(rest) => format!("−{}", rest.strip_prefix('0').unwrap_or(rest)),
-        None => text.strip_prefix('0').unwrap_or(&text).to_string(),
+    without_zero(&fixed(value, 3))
+}
+
+/// A number without the zero before its point.
+pub(crate) fn without_zero(text: &str) -> String {
+    let (sign, rest) = text.strip_prefix('−').map_or(("", text), |rest| ("−", rest));
+    format!("{sign}{}", rest.strip_prefix('0').filter(|rest| rest.starts_with('.')).unwrap_or(rest))
+}
+
+/// A figure of any size with so many digits, two at least: `0.0123`, `15.2`; with one less and a power of ten where it is
+/// large or tiny: `1.2e5`, `4.0e−5`.
+pub(crate) fn significant(value: f64, digits: usize) -> String {
+    let magnitude = value.abs();
+    if magnitude < f64::MIN_POSITIVE {
+        return "0".to_string();
     }
-}
-
-/// A count in full, in groups of three: `722,048`.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+    if !(0.001..99_999.5).contains(&magnitude) {
+        let decimals = digits.saturating_sub(2);
+        return format!("{value:.decimals$e}").replace('-', "−");
     }
-    text
+    let decimals = digits as f64 - 1.0 - magnitude.log10().floor();
+    fixed(value, decimals.max(0.0) as usize)
 }
 
-/// `n things`, in the singular for one.
-pub(crate) fn things(n: usize, one: &str, many: &str) -> String {
-    format!("{} {}", count(n as u64), if n == 1 { one } else { many })
+/// A number as it was given, where that is short: `0.95`.
+pub(crate) fn plain(value: f64) -> String {
+    let text = value.to_string();
+    if text.len() <= 8 { text.replace('-', "−") } else { significant(value, 4) }
 }
 
-/// A number of parameters in short: `722 K`, `7.24 B`.
-pub(crate) fn parameters(n: u64) -> String {
-    scaled(n, 1000.0, &["", " K", " M", " B", " T"])
-}
-
-/// Bytes: `999 B`, `1.38 MiB`, `13.5 GiB`.
-pub(crate) fn bytes(n: u64) -> String {
-    scaled(n, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB"])
-}
-
-/// `n` in the largest unit that leaves a digit before the point, in three digits.
-fn scaled(n: u64, step: f64, units: &[&str]) -> String {
-    let mut value = n as f64;
-    let mut unit = 0;
-    // What rounds to a thousand belongs to the next unit.
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= step;
-        unit += 1;
-    }
-    let digits = match value {
-        _ if unit == 0 => 0,
-        v if v < 9.995 => 2,
-        v if v < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$}{}", units[unit])
-}
-
-/// A time: `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 05 min`.
-pub(crate) fn duration(seconds: f64) -> String {
-    let whole = seconds.max(0.0).round() as u64;
-    match seconds.max(0.0) {
-        s if s < 9.995 => format!("{s:.2} s"),
-        s if s < 59.95 => format!("{s:.1} s"),
-        _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", count(whole / 3600), whole % 3600 / 60),
+/// How much of something there is: a count in full, in short where it is long, a sum of shares with two decimals.
+pub(crate) fn amount(value: f64) -> String {
+    match value {
+        v if v >= 9_999_999.5 => words::short(v as u64),
+        v if v.fract() == 0.0 || v >= 999.995 => words::count(v.round() as u64),
+        v => fixed(v, 2),
     }
 }
 
@@ -198,20 +178,28 @@ mod tests {
         check(short(0.0), "0");
         check(short(-1.0), "−1");
         check(short(12.5), "12.500");
+        check(short(123_456.0), "1.2e5");
+        check(significant(0.0, 3), "0");
+        check(significant(-0.0, 3), "0");
+        check(significant(15.25, 3), "15.2");
+        check(significant(0.012_34, 3), "0.0123");
+        check(significant(1.0, 3), "1.00");
+        check(significant(12_345.6, 3), "12346");
+        check(significant(-123_456.0, 3), "−1.2e5");
+        check(significant(0.000_04, 3), "4.0e−5");
+        check(significant(0.000_04, 6), "4.0000e−5");
+        check(without_zero(&significant(-0.5, 3)), "−.500");
+        check(without_zero("0"), "0");
+        check(plain(0.95), "0.95");
+        check(plain(-1.0), "−1");
+        check(plain(0.1 + 0.2), "0.3000");
+        check(plain(1e300), "1.00e300");
+        check(amount(0.0), "0");
+        check(amount(1_234.0), "1,234");
+        check(amount(2.5), "2.50");
+        check(amount(1234.56), "1,235");
+        check(amount(12_345_678.0), "12.3 M");
         check(bare(0.0), ".000");
-        check(count(0), "0");
-        check(count(1_234_567), "1,234,567");
-        check(things(1, "model", "models"), "1 model");
-        check(parameters(722_048), "722 K");
-        check(parameters(7_241_732_096), "7.24 B");
-        check(parameters(12), "12");
-        check(bytes(999), "999 B");
-        check(bytes(1000), "0.98 KiB");
-        check(bytes(1_448_184), "1.38 MiB");
-        check(bytes(14_483_464_192), "13.5 GiB");
-        check(duration(0.42), "0.42 s");
-        check(duration(200.0), "3 min 20 s");
-        check(duration(7500.0), "2 h 05 min");
         check(percent(0.9809), "98.1 %");
         check(with_error(Score { value: 0.5, stderr: Some(0.0316), n: None }), "0.500 ± 0.032");
     }

@@ -1,5 +1,6 @@
 //! `report.html`: one file with its styles and pictures inside, which needs nothing from anywhere and no script.
 
+use crate::charts::CHART_STYLE;
 use crate::check::check;
 use crate::data::{Cost, Report};
 use crate::document::{Block, Section};
@@ -8,6 +9,7 @@ use crate::format::{self, printable};
 use crate::palette;
 use crate::sections;
 use crate::summary::{lines, summary};
+use crate::words;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value};
@@ -67,7 +69,7 @@ pub fn html(report: &Report, cost: Option<&Cost>) -> Result<String, ReportError>
         stopped_after: report.run.stopped_after.as_deref(),
         overview: sections::overview(report),
         sections: sections::story(report, cost),
-        style: format!("{}\n{STYLE}", palette::css()),
+        style: format!("{}\n{CHART_STYLE}{STYLE}", palette::css()),
         generator: concat!("Model-GLUE ", env!("CARGO_PKG_VERSION")),
     };
     let page = environment.render_str(TEMPLATE, Value::from(Serde(&page)))?;
@@ -77,18 +79,16 @@ pub fn html(report: &Report, cost: Option<&Cost>) -> Result<String, ReportError>
 
 /// What was run, in a line below the title.
 fn facts(report: &Report, cost: Option<&Cost>) -> Vec<String> {
-    let mut facts = vec![
-        format::things(report.models.len(), "model", "models"),
-        format::things(report.tasks.len(), "task", "tasks"),
-    ];
+    let mut facts =
+        vec![words::things(report.models.len(), "model", "models"), words::things(report.tasks.len(), "task", "tasks")];
     if let Some(clustering) = &report.clustering {
-        facts.push(format::things(clustering.clusters.len(), "cluster", "clusters"));
+        facts.push(words::things(clustering.clusters.len(), "cluster", "clusters"));
     }
     facts.push(format!("seed {}", report.run.seed));
     facts.extend(report.run.versions.first().map(|version| format!("{} {}", version.name, version.version)));
     if let Some(cost) = cost.filter(|cost| !cost.stages.is_empty()) {
-        facts.push(format::duration(cost.seconds()));
-        facts.extend(cost.peak_bytes().map(|bytes| format!("{} of memory", format::bytes(bytes))));
+        facts.push(words::duration(cost.seconds()));
+        facts.extend(cost.peak_bytes().map(|bytes| format!("{} of memory", words::bytes(bytes))));
     }
     facts
 }

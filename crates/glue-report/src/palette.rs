@@ -54,9 +54,21 @@ pub(crate) fn css() -> String {
     let (light, dark) = (variables(false), variables(true));
     format!(
         ":root{{color-scheme:light dark;{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n\
-         @media print{{:root{{color-scheme:light;{light}}}}}\n{}",
-        classes()
+         @media print{{:root{{color-scheme:light;{light}}}}}\n{}{}",
+        heat_classes(),
+        series_classes()
     )
+}
+
+/// `css` and the classes of the scale of heat for a picture in a file of its own: light, and dark on a screen where the
+/// reader prefers it. Without variables, since many programs that show SVG files do not know them.
+pub(crate) fn css_of_file(css: &str) -> String {
+    let css = format!("{css}{}\n", heat_classes());
+    let with = |dark| {
+        let value = |css: String, (name, value): (String, String)| css.replace(&format!("var(--{name})"), &value);
+        entries(dark).into_iter().fold(css.clone(), value)
+    };
+    format!("{}@media screen and (prefers-color-scheme: dark){{\n{}}}\n", with(false), with(true))
 }
 
 fn variables(dark: bool) -> String {
@@ -88,12 +100,18 @@ fn is_series(name: &str) -> bool {
     name.len() == 2 && name.starts_with('s')
 }
 
-/// Classes of the numbered variables.
-fn classes() -> String {
+/// Classes of the scale of heat and of the inks on it.
+fn heat_classes() -> String {
     let mut css = String::new();
     for step in 0..HEAT_STEPS {
         let _ = write!(css, ".h{step}{{fill:var(--h{step})}}.chart .i{step}{{fill:var(--i{step})}}");
     }
+    css
+}
+
+/// Classes of the series.
+fn series_classes() -> String {
+    let mut css = String::new();
     for k in 0..SERIES {
         let _ = write!(
             css,

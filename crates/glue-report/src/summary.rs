@@ -2,6 +2,7 @@
 
 use crate::data::{FinalKind, Report, Role, Score, TestRow, mean};
 use crate::format;
+use crate::words;
 
 /// The model with the highest average of its role.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +138,7 @@ fn gain(report: &Report, summary: &Summary) -> String {
          points{relative}{verdict}.",
         last.name,
         format::with_error(last.average),
-        format::things(report.tasks.len(), "task", "tasks"),
+        words::things(report.tasks.len(), "task", "tasks"),
         single.name,
         format::with_error(single.average),
         format::signed(gain.value * 100.0, 1)
@@ -177,7 +178,7 @@ fn merged(report: &Report, summary: &Summary) -> String {
         Some(mixture) if last != Some(FinalKind::Merged) && last != Some(FinalKind::Single) => {
             let names: Vec<&str> = mixture.experts.iter().map(|expert| expert.name.as_str()).collect();
             let shown =
-                if names.len() > 8 { format::things(names.len(), "expert", "experts") } else { format::list(&names) };
+                if names.len() > 8 { words::things(names.len(), "expert", "experts") } else { format::list(&names) };
             text += &format!(" Mixed by a router: {shown}.");
         }
         _ if last.is_some() => text += " Nothing was mixed.",
@@ -226,8 +227,8 @@ fn place(report: &Report) -> String {
         FinalKind::Merged => "a merged model",
         FinalKind::Single => "a model of the zoo, since nothing was better",
     };
-    let active = last.parameters_active.map(|n| format!(", {} of them active for a token", format::parameters(n)));
-    let parameters = format::parameters(last.parameters);
+    let active = last.parameters_active.map(|n| format!(", {} of them active for a token", words::short(n)));
+    let parameters = words::short(last.parameters);
     let active = active.unwrap_or_default();
     format!("{}: {kind} of {parameters} parameters{active}.", last.path)
 }

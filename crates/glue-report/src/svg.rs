@@ -1,10 +1,27 @@
-//! Inline SVG with a title and a description. Colours are classes, whose values the style sheet has for light and dark.
+//! SVG with a title and a description. Colours are classes, whose values the style sheet has for light and dark.
 
-use crate::format::escape;
+use crate::format::{self, escape};
 use std::fmt::Write;
 
-/// Width of a character in parts of the font size: generous for a proportional sans-serif.
-const ADVANCE: f64 = 0.56;
+/// Width of a narrow character, in parts of the font size.
+const NARROW: f64 = 0.41;
+/// How much wider bold letters are.
+pub(crate) const BOLD: f64 = 1.12;
+
+/// Width of a character in parts of the font size, in the widest of the usual sans-serifs: which one a reader has is not
+/// known.
+fn advance(c: char) -> f64 {
+    match c {
+        'f' | 'i' | 'j' | 'l' | 'r' | 't' | 'I' | 'J' | ' ' | '.' | ',' | ':' | ';' | '!' | '|' | '\'' => NARROW,
+        '/' | '\\' | '-' | '(' | ')' | '[' | ']' => NARROW,
+        'm' | 'w' | 'M' | 'W' | '%' | '@' | '&' | '#' | '+' | '=' | '<' | '>' | '~' => 1.0,
+        'A'..='Z' => 0.79,
+        c if c.is_ascii() => 0.64,
+        '\u{80}'..='\u{10ff}' => 0.8,
+        // Signs of East Asia fill a square, and more in some fonts.
+        _ => 1.1,
+    }
+}
 
 /// Where a text is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +42,22 @@ impl Svg {
         Svg { body: String::new() }
     }
 
-    /// Width of a text of so many characters.
-    pub(crate) fn width_of(chars: usize, size: f64) -> f64 {
-        chars as f64 * size * ADVANCE
+    /// Width that a text has at most.
+    pub(crate) fn width_of(text: &str, size: f64) -> f64 {
+        text.chars().map(advance).sum::<f64>() * size
     }
 
-    /// So many characters fit into a width.
-    pub(crate) fn fitting(width: f64, size: f64) -> usize {
-        (width / (size * ADVANCE)).max(1.0) as usize
+    /// Width that the longest of some names has at most, so many characters of them being shown.
+    pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, most: usize, size: f64) -> f64 {
+        names.map(|name| Svg::width_of(&format::middle(name, most), size)).fold(0.0, f64::max)
+    }
+
+    /// As much of a name as fits into a width, one character at least.
+    pub(crate) fn fit(name: &str, width: f64, size: f64) -> String {
+        let most = name.chars().count().min((width / (size * NARROW)).max(1.0) as usize);
+        let shortened = (1..=most).rev().map(|most| format::middle(name, most));
+        let fits = |text: &String| Svg::width_of(text, size) <= width;
+        shortened.into_iter().find(fits).unwrap_or_else(|| format::middle(name, 1))
     }
 
     /// A rectangle, never with a negative size. A note shows when a pointer rests on it.
@@ -130,7 +155,12 @@ impl Svg {
         };
     }
 
-    /// The picture. `id` must be unique in the page; the description says in words what the picture shows.
+    /// Everything that is drawn in `other`, on top of what is here.
+    pub(crate) fn append(&mut self, other: Svg) {
+        self.body.push_str(&other.body);
+    }
+
+    /// The picture inside a page. `id` must be unique in the page; the description says in words what the picture shows.
     pub(crate) fn finish(
         self,
         id: &str,
@@ -139,19 +169,41 @@ impl Svg {
         title: &str,
         description: &str,
     ) -> String {
-        let (width, height, title, description) = (c(width), c(height), escape(title), escape(description));
+        let attributes = format!(r#"class="{class}" style="--w:{}px""#, c(width));
+        self.element(&attributes, id, [0.0, 0.0, width, height], [title, description], "")
+    }
+
+    /// The picture as a file of its own with its style sheet. `view` is the part of the plane that it shows: left, top,
+    /// width, height.
+    pub(crate) fn file(self, view: [f64; 4], words: [&str; 2], style: &str) -> String {
+        let style = format!("<style>\n{style}</style>\n");
+        self.element(r#"class="chart" font-family="system-ui,sans-serif""#, "picture", view, words, &style)
+    }
+
+    fn element(
+        self,
+        attributes: &str,
+        id: &str,
+        view: [f64; 4],
+        [title, description]: [&str; 2],
+        style: &str,
+    ) -> String {
+        let ([left, top, width, height], title, description) = (view.map(c), escape(title), escape(description));
         format!(
             concat!(
-                r#"<svg xmlns="http://www.w3.org/2000/svg" class="{class}" role="img" aria-labelledby="{id}-t {id}-d" "#,
-                r#"viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="--w:{width}px">"#,
-                "\n<title id=\"{id}-t\">{title}</title>\n<desc id=\"{id}-d\">{description}</desc>\n{body}</svg>\n"
+                r#"<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="{id}-t {id}-d" {attributes} "#,
+                r#"viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">"#,
+                "\n<title id=\"{id}-t\">{title}</title>\n<desc id=\"{id}-d\">{description}</desc>\n{style}{body}</svg>\n"
             ),
-            class = class,
             id = id,
+            attributes = attributes,
+            left = left,
+            top = top,
             width = width,
             height = height,
             title = title,
             description = description,
+            style = style,
             body = self.body
         )
     }
@@ -220,6 +272,19 @@ mod tests {
         check(0.66, 0.74, 4, &[0.66, 0.68, 0.70, 0.72, 0.74], 2);
         check(0.0, 120.0, 4, &[0.0, 50.0, 100.0], 0);
         check(0.5, 0.5, 4, &[0.5], 3);
+    }
+
+    #[test]
+    fn names_are_cut_to_their_room() {
+        let check = |name: &str, width, expected: &str| assert_eq!(Svg::fit(name, width, 10.0), expected);
+        check("", 5.0, "");
+        check("illi", 20.0, "illi");
+        check("mmmm", 39.0, "m…m");
+        check("a-long-name", 45.0, "a-l…me");
+        check("abc", 1.0, "…");
+        assert!(Svg::width_of("模型", 10.0) >= 20.0, "two squares");
+        // At most as many characters of the longest as are shown.
+        assert_eq!(Svg::widest(["a", "abcdefgh"].into_iter(), 3, 10.0), Svg::width_of("a…h", 10.0));
     }
 
     #[test]

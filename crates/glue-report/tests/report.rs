@@ -7,7 +7,7 @@ mod support;
 mod zoo;
 
 use glue_report::*;
-use support::{Page, parse};
+use support::{Page, check_pictures, parse};
 
 /// The page of a report, checked for everything that holds of any page.
 fn page(report: &Report, cost: Option<&Cost>) -> Page {
@@ -63,32 +63,6 @@ fn check_structure(page: &Page) {
     let tables = page.all("table").count();
     assert_eq!(page.all("caption").count(), tables);
     assert!(page.all("th").all(|cell| cell.get("scope").is_some()));
-}
-
-/// Every coordinate is a finite number, and every rectangle and line is inside its picture.
-fn check_pictures(page: &Page) {
-    let mut size = [0.0, 0.0];
-    for element in &page.elements {
-        if element.name == "svg" {
-            let Some(view) = element.get("viewBox") else { continue };
-            let view: Vec<f64> = view.split(' ').map(|number| number.parse().unwrap()).collect();
-            assert!(view.iter().all(|number| number.is_finite()) && view[2] > 0.0 && view[3] > 0.0, "{view:?}");
-            size = [view[2], view[3]];
-        }
-        // What is drawn is inside; texts may be turned, and are cut to the room that was reserved for them.
-        for (names, limit) in [(["x", "x1", "x2", "cx"], size[0]), (["y", "y1", "y2", "cy"], size[1])] {
-            for name in names {
-                let Some(value) = element.get(name).filter(|_| size[0] > 0.0) else { continue };
-                let value: f64 = value.parse().unwrap();
-                // Strokes and rounding to tenths may reach a little beyond.
-                assert!(value >= -1.0 && value <= limit + 1.0, "{name}={value} of {size:?}: {element:?}");
-            }
-        }
-        for name in ["d", "points", "width", "height", "r"] {
-            let value = element.get(name).unwrap_or_default();
-            assert!(!value.contains("NaN") && !value.contains("inf"), "{element:?}");
-        }
-    }
 }
 
 /// Every model, task and cluster is named in the text.

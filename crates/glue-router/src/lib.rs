@@ -9,7 +9,7 @@
 //! | [`supervised`], [`linear`] | gates trained on pooled states: a regression to its optimum, or a hidden layer |
 //! | [`lm_loss`], [`training`] | gates trained by the loss of answers; AdamW, early stopping, saved states |
 //! | [`mixture`] | all of that for a mixture on disk |
-//! | [`report`] | load of experts and confusion of routing, as table, JSON and SVG |
+//! | [`report`] | load of experts and confusion of routing, as table and JSON |
 //!
 //! **Invariant:** nothing but gates is ever changed.
 //!

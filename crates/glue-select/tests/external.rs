@@ -1,30 +1,29 @@
 //! Candidates scored by a program: what it is given, what it answers, and what is left behind.
 #![cfg(unix)]
 
+mod common;
+
+use common::{frame, plan_options};
 use glue_eval::external::ExternalEvaluator;
-use glue_recipe::PlanOptions;
 use glue_select::contract::{Candidate, Part, Scorer, Stopped};
 use glue_select::external::{ExternalOptions, ExternalScorer};
-use glue_select::recipe_text::{Frame, weighted};
+use glue_select::recipe_text::weighted;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn candidate(weight: f64) -> Candidate {
-    let frame = Frame { base_model: Some("base-a".into()), ..Frame::default() };
-    weighted(&frame, "task_arithmetic", &[("a-math".into(), weight), ("a-code".into(), 0.5)], &[])
+    weighted(&frame(), "task_arithmetic", &[("a-math".into(), weight), ("a-code".into(), 0.5)], &[])
 }
 
 /// A program that finds the weights of the merged model, and answers with the length of a file of it.
 fn scorer(directory: &Path, stop: Option<Arc<AtomicBool>>, script: &str) -> ExternalScorer {
     let program = directory.join("program.sh");
     std::fs::write(&program, script).unwrap();
-    let mut plan = PlanOptions::default();
-    plan.directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo");
     let candidates = directory.join("candidates");
     std::fs::create_dir_all(&candidates).unwrap();
     let options = ExternalOptions {
-        plan,
+        plan: plan_options(),
         tasks: vec!["sums".into()],
         split: Some("proxy".into()),
         validation_split: Some("test".into()),

@@ -1,8 +1,11 @@
 //! Candidates merged in memory: the same scores as what `glue merge` writes, however many at once, from a cache, raced.
 
+mod common;
+
+use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::{EvalOptions, LocalModel, Unwatched, evaluate, load_tasks};
 use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
-use glue_recipe::{PlanOptions, Recipe, RunOptions, SharedExecutor, plan, run};
+use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
 use glue_select::race::{RaceConfig, Rule};
@@ -13,26 +16,12 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-fn zoo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo")
-}
-
 const MODELS: [&str; 5] = ["a-chat", "a-math", "a-code", "a-reason", "a-noise"];
-
-fn frame() -> Frame {
-    Frame { base_model: Some("base-a".into()), ..Frame::default() }
-}
-
-fn plan_options() -> PlanOptions {
-    let mut options = PlanOptions::default();
-    options.directory = zoo();
-    options
-}
 
 fn options(rule: Rule) -> LocalOptions {
     LocalOptions {
         plan: plan_options(),
-        items: ItemsConfig { split: Some("proxy".into()), ..ItemsConfig::default() },
+        items: proxy_items(),
         race: RaceConfig { rule, ..RaceConfig::default() },
         ..LocalOptions::default()
     }
@@ -263,7 +252,7 @@ fn scores_are_kept_on_disk_by_what_the_files_hold() {
 
 #[test]
 fn parts_are_disjoint_and_together_all() {
-    let items = ItemsConfig { split: Some("proxy".into()), validation_fraction: 0.3, ..ItemsConfig::default() };
+    let items = ItemsConfig { validation_fraction: 0.3, ..proxy_items() };
     let scorer_of = |items: ItemsConfig| scorer(LocalOptions { items, ..options(Rule::Exact) });
     let candidate = [alone(&frame(), "a-math")];
     let score = |scorer: &LocalScorer, part| scorer.score(&candidate, part, None, &|_, _| {}).unwrap().remove(0);
@@ -278,11 +267,7 @@ fn parts_are_disjoint_and_together_all() {
     }
     let other = scorer_of(ItemsConfig { seed: 5, ..items });
     assert_ne!(score(&other, Part::Validation).unwrap(), validation);
-    let test = scorer_of(ItemsConfig {
-        split: Some("proxy".into()),
-        validation_split: Some("test".into()),
-        ..ItemsConfig::default()
-    });
+    let test = scorer_of(ItemsConfig { validation_split: Some("test".into()), ..proxy_items() });
     assert!(score(&test, Part::Validation).unwrap().tasks.iter().all(|task| task.n > 100));
     let none = score(&scorer(options(Rule::Exact)), Part::Validation).unwrap_err();
     assert_eq!(none.to_string(), "no items are held out for validation");

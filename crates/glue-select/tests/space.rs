@@ -1,17 +1,14 @@
 //! The search space: what a config makes of a model, and that the recipe of a point means what the point says.
 
+mod common;
+
+use common::{frame, plan_options, zoo};
 use glue_merge::Registry;
-use glue_recipe::{Action, PlanOptions, Recipe, plan};
+use glue_recipe::{Action, Recipe, plan};
 use glue_search::CoordinateValue;
-use glue_select::recipe_text::Frame;
 use glue_select::space::{SearchSpace, SpaceConfig, TensorNames};
 use glue_tensor::ModelDir;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-fn zoo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo")
-}
 
 fn models() -> Vec<String> {
     ["a-chat", "a-math", "a-code"].map(String::from).to_vec()
@@ -21,9 +18,8 @@ fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
     let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.to_string())?;
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
-    let frame = Frame { base_model: Some("base-a".into()), ..Frame::default() };
     let names = TensorNames::of(&ModelDir::open(zoo().join("base-a")).unwrap());
-    SearchSpace::new(&config, &frame, models, &names, &Registry::builtin()).map_err(|error| error.to_string())
+    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.to_string())
 }
 
 fn space(yaml: &str) -> SearchSpace {
@@ -38,9 +34,7 @@ fn names(space: &SearchSpace) -> Vec<&str> {
 fn planned(space: &SearchSpace, point: &[f64], key: &str) -> BTreeMap<String, Vec<f64>> {
     let text = space.candidate(point).unwrap().recipe;
     let recipe = Recipe::parse(&text, "point", &Registry::builtin()).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let mut options = PlanOptions::default();
-    options.directory = zoo();
-    let plan = plan(&recipe[0], &options).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let plan = plan(&recipe[0], &plan_options()).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let of = |action: &Action| match action {
         Action::Merge { params, .. } => params.input_numbers(key),
         Action::Copy(_) => panic!("all tensors of the zoo are floats"),

@@ -2,31 +2,27 @@
 //!
 //! The workers are this same test program, which serves when it is started with a variable of the environment.
 
+mod common;
+
+use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::load_tasks;
-use glue_recipe::PlanOptions;
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
-use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
-use glue_select::recipe_text::{Frame, weighted};
+use glue_select::local::{LocalOptions, LocalScorer};
+use glue_select::recipe_text::weighted;
 use glue_select::workers::{WorkerError, WorkerPool, serve};
 use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const VARIABLE: &str = "GLUE_TEST_WORKER";
 
-fn zoo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo")
-}
-
 fn scorer() -> LocalScorer {
-    let mut plan = PlanOptions::default();
-    plan.directory = zoo();
-    let items = ItemsConfig { split: Some("proxy".into()), ..ItemsConfig::default() };
     let tasks = load_tasks(&[zoo().join("tasks/facts"), zoo().join("tasks/order")]).unwrap();
-    LocalScorer::new(tasks, LocalOptions { plan, items, ..LocalOptions::default() }).unwrap()
+    let options = LocalOptions { plan: plan_options(), items: proxy_items(), ..LocalOptions::default() };
+    LocalScorer::new(tasks, options).unwrap()
 }
 
 /// Does to some recipes what a broken driver or a lack of memory would.
@@ -81,8 +77,8 @@ fn command() -> Vec<OsString> {
 }
 
 fn candidates() -> Vec<Candidate> {
-    let frame = Frame { base_model: Some("base-a".into()), ..Frame::default() };
-    let merge = |x: f64| weighted(&frame, "task_arithmetic", &[("a-math".into(), x), ("a-chat".into(), 1.0 - x)], &[]);
+    let merge =
+        |x: f64| weighted(&frame(), "task_arithmetic", &[("a-math".into(), x), ("a-chat".into(), 1.0 - x)], &[]);
     let mut candidates: Vec<Candidate> = [0.1, 0.3, 0.5, 0.7, 0.9].map(merge).to_vec();
     candidates.push(Candidate { recipe: "merge_method: tise\nmodels: []\n".into() });
     candidates

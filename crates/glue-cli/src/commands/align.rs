@@ -222,7 +222,7 @@ fn print(
         alignment.cosine_before,
         alignment.cosine_after,
         units::things(alignment.sweeps, "sweep", "sweeps"),
-        units::duration(time)
+        units::duration(time.as_secs_f64())
     );
     if let (Some((before, after)), Some(tokens)) = (correlations, tokens) {
         text += &format!(

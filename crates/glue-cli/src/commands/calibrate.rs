@@ -15,7 +15,7 @@ use glue_tensor::{ModelDir, WriteError, writer};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Gather statistics of a model's weights, for merges that weigh parameters by what they do
 ///
@@ -234,7 +234,7 @@ impl Report {
             row("log-likelihood", format!("{mean:.4} in the mean"));
         }
         if let Some(seconds) = self.seconds {
-            row("time", units::duration(Duration::from_secs_f64(seconds)));
+            row("time", units::duration(seconds));
         }
         shell.print(&table.render(|heading| heading.to_string()))
     }

@@ -4,10 +4,11 @@ use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::pictures;
 use crate::shell::Shell;
 use clap::ValueEnum;
+use glue_metrics::Matrix;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, Level, Link, Partition, agglomerate, leader, sweep};
-use glue_metrics::{Matrix, svg};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{Error, ErrorKind};
@@ -97,8 +98,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     };
     let partition = partition.map_err(refusal)?;
     let tree = agglomerate(&matrix, link.unwrap_or(Link::Average));
-    zoo::write(args.dendrogram.as_ref(), || svg::dendrogram(&tree))?;
-    zoo::write(args.heatmap.as_ref(), || svg::heatmap(&matrix, &tree.order()))?;
+    pictures::write(args.dendrogram.as_deref(), || pictures::dendrogram(&matrix, &tree, &partition, args.threshold))?;
+    pictures::write(args.heatmap.as_deref(), || pictures::heatmap(&matrix, &tree, Some(&partition)))?;
     let levels = if args.sweep { sweep(&matrix, link) } else { Vec::new() };
     if shell.json() {
         return shell.print_json(&document(args, &matrix, &partition, &levels));

@@ -315,9 +315,14 @@ fn print(
     }
     let cached = report.tasks.iter().filter(|task| task.cached).count();
     let _ = match cached {
-        0 => writeln!(text, "scored in {}", units::duration(time)),
+        0 => writeln!(text, "scored in {}", units::duration(time.as_secs_f64())),
         n => {
-            writeln!(text, "scored in {}, {} from the cache", units::duration(time), units::things(n, "task", "tasks"))
+            writeln!(
+                text,
+                "scored in {}, {} from the cache",
+                units::duration(time.as_secs_f64()),
+                units::things(n, "task", "tasks")
+            )
         }
     };
     shell.print(&text)

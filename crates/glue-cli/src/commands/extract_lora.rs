@@ -192,7 +192,7 @@ fn print(args: &Args, done: &Extraction, time: Duration, shell: &mut Shell<'_>) 
         units::things(done.modules.len(), "module", "modules"),
         units::short(done.parameters),
         units::bytes(done.bytes),
-        units::duration(time),
+        units::duration(time.as_secs_f64()),
         done.relative_error,
     );
     text += &others("stored whole", &done.saved);

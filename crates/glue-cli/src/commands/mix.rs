@@ -17,7 +17,7 @@ use glue_tensor::{Dtype, WriteError, writer};
 use serde::Serialize;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Mix models into one with experts, as a description says
 ///
@@ -254,7 +254,7 @@ impl Report {
             row("free", self.free.map_or("unknown".to_string(), units::bytes));
         }
         if let Some(seconds) = self.seconds {
-            row("time", units::duration(Duration::from_secs_f64(seconds)));
+            row("time", units::duration(seconds));
         }
         let mut text = table.render(|heading| heading.to_string());
         for note in &self.notes {

@@ -281,7 +281,7 @@ impl Expected {
         let merge = &self.merge;
         let mut facts = Table::new(&[Align::Left, Align::Left]);
         let free = self.disk.free.map(|free| format!(", {} free", units::bytes(free))).unwrap_or_default();
-        let time = units::duration(Duration::from_secs_f64(self.seconds));
+        let time = units::duration(self.seconds);
         let rates =
             format!("{}/s read, {}/s written", units::bytes(RATES.read as u64), units::bytes(RATES.write as u64));
         facts.row(["output", &format!("{} (not written: dry run)", merge.output)]);
@@ -354,7 +354,7 @@ impl Done {
                 units::short(merge.parameters),
                 units::bytes(merge.bytes_written),
                 merge.operator(),
-                units::duration(Duration::from_secs_f64(self.seconds)),
+                units::duration(self.seconds),
                 units::bytes(self.bytes_per_second as u64),
             )
         };

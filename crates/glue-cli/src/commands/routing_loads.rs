@@ -1,6 +1,7 @@
 //! Which expert worked for which task and which skill: as table, JSON and pictures.
 
 use crate::failure::{Failure, of_file};
+use crate::pictures;
 use crate::table::{Align, Table};
 use glue_lm::{GateLoad, RoutingLog};
 use glue_router::report::RoutingTable;
@@ -61,8 +62,7 @@ impl RoutingLoads {
             [false, true].into_iter().try_for_each(|by_skill| {
                 let table = self.counts(by_skill, gate);
                 let path = directory.join(format!("{name}.{}.svg", table.rows_are));
-                let svg = table.to_svg(&format!("{title} by {}", table.rows_are));
-                glue_tensor::write_atomic(&path, svg.as_bytes()).map_err(Failure::failed)
+                pictures::write(Some(&path), || pictures::routing(format!("{title} by {}", table.rows_are), &table))
             })
         };
         write("experts", "Experts chosen", None)?;

@@ -16,7 +16,6 @@ use glue_pipeline::{
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Make one better model of a zoo, with a report
 ///
@@ -197,7 +196,7 @@ fn finish(finished: &Finished, shell: &mut Shell<'_>) -> Result<(), Failure> {
     for line in glue_report::lines(&finished.report) {
         text += &format!("{}\n", line.text);
     }
-    let seconds = Duration::from_secs_f64(finished.cost.seconds());
-    text += &format!("report  {}  ({})\n", finished.html.display(), units::duration(seconds));
+    let time = units::duration(finished.cost.seconds());
+    text += &format!("report  {}  ({time})\n", finished.html.display());
     shell.print(&text)
 }

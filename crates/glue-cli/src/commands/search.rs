@@ -343,9 +343,9 @@ fn plan(
     text += &format!(
         "\n{} items each; one evaluation took {}; {} of them at most {}; memory for merged models {}\n",
         units::count(items as u64),
-        units::duration(Duration::from_secs_f64(seconds)),
+        units::duration(seconds),
         units::count(most),
-        units::duration(Duration::from_secs_f64(time)),
+        units::duration(time),
         units::bytes(memory),
     );
     shell.print(&text)
@@ -405,7 +405,7 @@ fn print(summary: &Summary, timings: &Timings, out: &Path, shell: &mut Shell<'_>
         table.render(|line| shell.heading(line)),
         summary.best,
         units::count(summary.evaluations),
-        units::duration(Duration::from_secs_f64(timings.seconds)),
+        units::duration(timings.seconds),
         out.display(),
     );
     shell.print(&text)

@@ -3,6 +3,7 @@
 use super::recipes;
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::pictures;
 use crate::progress::RequestProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
@@ -268,8 +269,7 @@ fn write_pictures(args: &Args, report: &TrainReport) -> Result<(), Failure> {
     let write = |gate: &str, table: &RoutingTable| {
         let gate = gate.trim_end_matches('.');
         let path = directory.join(format!("{gate}.{}.svg", table.rows_are));
-        let svg = table.to_svg(&format!("{gate}: experts by {}", table.rows_are));
-        glue_tensor::write_atomic(&path, svg.as_bytes()).map_err(Failure::failed)
+        pictures::write(Some(&path), || pictures::routing(format!("{gate}: experts by {}", table.rows_are), table))
     };
     match report {
         TrainReport::Supervised { gates, .. } => gates.iter().try_for_each(|gate| {
@@ -357,7 +357,7 @@ fn print(
             }
         }
     }
-    let _ = writeln!(text, "trained in {}", units::duration(time));
+    let _ = writeln!(text, "trained in {}", units::duration(time.as_secs_f64()));
     shell.print(&text)
 }
 

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::progress::PassProgress;
 use crate::shell::Shell;
 use glue_metrics::{Class, Metric, MetricsError, Model, Options, Selection, Similarity, similarity};
-use glue_tensor::{Checkpoint, CheckpointError, ModelDir, ModelDirError, write_atomic};
+use glue_tensor::{Checkpoint, CheckpointError, ModelDir, ModelDirError};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -117,9 +117,4 @@ pub(crate) fn short_names(paths: &[String]) -> Vec<String> {
     distinct.sort();
     distinct.dedup();
     if distinct.len() == short.len() { short } else { paths.to_vec() }
-}
-
-/// Writes a file that appears when it is complete.
-pub(crate) fn write(path: Option<&PathBuf>, content: impl FnOnce() -> String) -> Result<(), Failure> {
-    path.map_or(Ok(()), |path| write_atomic(path, content().as_bytes()).map_err(Failure::failed))
 }

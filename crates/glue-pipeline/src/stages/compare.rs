@@ -2,6 +2,7 @@
 
 use crate::config::ClusterConfig;
 use crate::error::PipelineError;
+use crate::figures;
 use crate::zoo::Zoo;
 use glue_metrics::cluster::{Link, agglomerate, leader};
 use glue_metrics::compatibility::{self, ModelSummary, compatibility};
@@ -118,27 +119,12 @@ pub(crate) fn group(matrix: &Matrix, config: &ClusterConfig) -> Result<Clusters,
         "leader" => leader(matrix, config.threshold)?,
         _ => tree.cut(config.threshold)?,
     };
-    let clusters = partition.names(matrix).into_iter().enumerate().map(|(i, members)| report::Cluster {
-        name: (i + 1).to_string(),
-        first: members[0].clone(),
-        members,
-    });
-    let scale = match tree.scale {
-        glue_metrics::Scale::Similarity => report::Scale::Similarity,
-        glue_metrics::Scale::Distance => report::Scale::Distance,
-    };
-    let joins = tree.joins.iter().map(|j| report::Join { first: j.first, second: j.second, height: j.figure });
     Ok(Clusters {
         clustering: report::Clustering {
             method: config.method.clone(),
             threshold: config.threshold,
-            clusters: clusters.collect(),
+            clusters: figures::clusters(&partition, matrix),
         },
-        dendrogram: report::Dendrogram {
-            link: link.name().into(),
-            scale,
-            names: tree.models.clone(),
-            joins: joins.collect(),
-        },
+        dendrogram: figures::dendrogram(&tree),
     })
 }

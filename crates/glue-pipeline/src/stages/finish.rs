@@ -1,6 +1,7 @@
 //! The end of a run: the final model in its place, and the report.
 
 use crate::error::PipelineError;
+use crate::figures;
 use crate::run::{Context, Source, config_hash};
 use crate::scores::ModelScores;
 use crate::stage::{Cost, Stage};
@@ -131,10 +132,6 @@ fn describe(
         (None, Some(true)) => report::FinalKind::Merged,
         (None, _) => report::FinalKind::Single,
     };
-    let scale = match parts.similarity.scale() {
-        glue_metrics::Scale::Similarity => report::Scale::Similarity,
-        glue_metrics::Scale::Distance => report::Scale::Distance,
-    };
     let tasks = context.tasks.iter().map(|task| {
         let name = task.name();
         let proxy = parts.singles.first().and_then(|scores| scores.task(name));
@@ -191,12 +188,7 @@ fn describe(
         tasks: tasks.collect(),
         models: parts.headers.models.clone(),
         compatibility: parts.headers.pairs.clone(),
-        similarity: Some(report::Similarity {
-            metric: parts.similarity.metric().into(),
-            scale,
-            names: parts.similarity.models().to_vec(),
-            matrix: parts.similarity.rows().to_vec(),
-        }),
+        similarity: Some(figures::similarity(parts.similarity)),
         dendrogram: Some(parts.clusters.dendrogram.clone()),
         clustering: Some(parts.clusters.clustering.clone()),
         individual: vec![report::ScoreTable {

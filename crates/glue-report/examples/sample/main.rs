@@ -1,9 +1,10 @@
-//! Writes the report of an invented run: `cargo run -p glue-report --example sample -- DIR`. DIR is `target/report` by
-//! default.
+//! Writes the report of an invented run and some of its pictures as files:
+//! `cargo run -p glue-report --example sample -- DIR`. DIR is `target/report` by default.
 
 mod figures;
 mod zoo;
 
+use glue_report::pictures;
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
@@ -16,6 +17,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(dir.join("report.md"), glue_report::markdown(&report, Some(&cost))?)?;
     fs::write(dir.join("report.json"), glue_report::json(&report)?)?;
     fs::write(dir.join("cost.json"), glue_report::cost_json(&cost)?)?;
+    if let (Some(similarity), Some(tree), Some(clustering)) =
+        (&report.similarity, &report.dendrogram, &report.clustering)
+    {
+        let (order, groups) = pictures::order(similarity, Some(tree), &clustering.clusters);
+        fs::write(dir.join("heatmap.svg"), pictures::heatmap(similarity, &order, &groups)?)?;
+        let threshold = Some(clustering.threshold);
+        fs::write(dir.join("dendrogram.svg"), pictures::dendrogram(tree, &clustering.clusters, threshold)?)?;
+    }
+    if let Some(confusion) = report.router.as_ref().and_then(|router| router.confusion.as_ref()) {
+        fs::write(dir.join("routing.svg"), pictures::routing(&confusion.into())?)?;
+    }
     println!("{}", dir.join("report.html").display());
     Ok(())
 }

@@ -79,7 +79,7 @@ pub(crate) fn panel(id: &str, title: &str, bars: &[Bar], [low, high]: [f64; 2]) 
     for (row, bar) in bars.iter().enumerate() {
         let middle = TOP + ROW * (row as f64 + 0.5);
         let strong = matches!(bar.fill, Fill::Final | Fill::Best);
-        let short = format::middle(&bar.name, Svg::fitting(LEFT - 8.0, SIZE));
+        let short = Svg::fit(&bar.name, LEFT - 8.0, SIZE);
         let class = if strong { "t t-b" } else { "t" };
         svg.label(class, Anchor::End, [LEFT - 8.0, middle + 4.0], &short, Some(&bar.name), false);
         let Some(score) = bar.score else {

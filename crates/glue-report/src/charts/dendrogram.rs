@@ -1,11 +1,15 @@
 //! The dendrogram, models from top to bottom, with the threshold of the clusters.
 
+use super::drawing::{Drawing, Place};
 use crate::data::{Cluster, Dendrogram, Scale};
 use crate::format;
-use crate::svg::{Anchor, Svg, ticks};
+use crate::svg::{Anchor, BOLD, Svg, ticks};
+use crate::words;
 
-const LABEL: f64 = 112.0;
-const PLOT: f64 = 250.0;
+/// Room for the names of clusters, left of those of models.
+const CLUSTER: f64 = 18.0;
+/// Least room left of the plot, for the half of a figure below its edge.
+const LEFT: f64 = 30.0;
 const TOP: f64 = 26.0;
 const ROW: f64 = 26.0;
 const SIZE: f64 = 12.0;
@@ -106,19 +110,29 @@ fn distance(scale: Scale, figure: f64) -> f64 {
 }
 
 /// The dendrogram; clusters are named beside their models, and the threshold, if any, is a dashed line.
-pub(crate) fn dendrogram(id: &str, dendrogram: &Dendrogram, clusters: &[Cluster], threshold: Option<f64>) -> String {
+pub(crate) fn dendrogram(
+    place: Place,
+    dendrogram: &Dendrogram,
+    clusters: &[Cluster],
+    threshold: Option<f64>,
+) -> Drawing {
     let order = order(dendrogram);
     let mut figures: Vec<f64> = dendrogram.joins.iter().filter_map(|join| join.height).collect();
     figures.extend(threshold);
+    let most = place.most(13);
+    let names = Svg::widest(dendrogram.names.iter().map(String::as_str), most, SIZE);
+    let left = (if clusters.is_empty() { 0.0 } else { CLUSTER } + names + 8.0).max(LEFT);
+    let plot = if place == Place::Page { 250.0 } else { 400.0 };
     let axis = Axis::new(dendrogram.scale, &figures);
-    let x_of = |figure: f64| LABEL + PLOT * axis.share(figure);
+    let x_of = |figure: f64| left + plot * axis.share(figure);
     let bottom = TOP + ROW * order.len() as f64;
+    let width = left + plot + 14.0;
     let mut svg = Svg::new();
     let mut last = f64::NEG_INFINITY;
     for (figure, text) in axis.ticks() {
         let x = x_of(figure);
         svg.line("grid", [x, TOP], [x, bottom + 3.0]);
-        let half = Svg::width_of(text.chars().count(), 11.0) / 2.0;
+        let half = Svg::width_of(&text, 11.0) / 2.0;
         if x - half > last + 4.0 {
             svg.text("t-s", Anchor::Middle, [x, bottom + 17.0], &text);
             last = x + half;
@@ -133,17 +147,17 @@ pub(crate) fn dendrogram(id: &str, dendrogram: &Dendrogram, clusters: &[Cluster]
         let name = &dendrogram.names[model];
         let cluster = cluster_of(name);
         if row > 0 && cluster != before {
-            svg.line("divide", [0.0, y - ROW / 2.0], [LABEL + PLOT, y - ROW / 2.0]);
+            svg.line("divide", [0.0, y - ROW / 2.0], [left + plot, y - ROW / 2.0]);
         }
         before = cluster;
-        let short = format::middle(name, Svg::fitting(LABEL - 24.0, SIZE));
-        svg.label("t", Anchor::End, [LABEL - 8.0, y + 4.0], &short, Some(name), false);
+        let short = format::middle(name, most);
+        svg.label("t", Anchor::End, [left - 8.0, y + 4.0], &short, Some(name), false);
         if let Some(cluster) = cluster {
             let title = format!("cluster {}", clusters[cluster].name);
             let short = format::middle(&clusters[cluster].name, 3);
             svg.label("t-s t-b", Anchor::Start, [0.0, y + 4.0], &short, Some(&title), false);
         }
-        ends[model] = Some([LABEL, y]);
+        ends[model] = Some([left, y]);
     }
     for join in &dendrogram.joins {
         let nodes = [join.first, join.second].map(|node| ends.get(node).copied().flatten());
@@ -159,18 +173,51 @@ pub(crate) fn dendrogram(id: &str, dendrogram: &Dendrogram, clusters: &[Cluster]
     if let Some(threshold) = threshold {
         let x = x_of(threshold);
         svg.line("threshold", [x, TOP - 4.0], [x, bottom + 3.0]);
-        let text = format!("threshold {}", format::fixed(threshold, 2));
-        svg.text("t-s t-b", Anchor::Middle, [x.clamp(LABEL + 40.0, LABEL + PLOT - 40.0), TOP - 10.0], &text);
+        let text = format!("threshold {}", format::plain(threshold));
+        let half = Svg::width_of(&text, 11.0) * BOLD / 2.0;
+        let middle = x.min(width - half).max(half);
+        svg.text("t-s t-b", Anchor::Middle, [middle, TOP - 10.0], &text);
     }
     let what = match dendrogram.scale {
         Scale::Similarity => "similarity",
         Scale::Distance => "distance",
     };
-    let spaced = if axis.logarithmic { ", spaced by the logarithm of its distance from the same" } else { "" };
-    svg.text("t-s", Anchor::Middle, [LABEL + PLOT / 2.0, bottom + 34.0], &format!("{what}, alike at the left"));
-    let title =
-        format!("Dendrogram of {}, {} linkage", format::things(order.len(), "model", "models"), dendrogram.link);
+    svg.text("t-s", Anchor::Middle, [left + plot / 2.0, bottom + 34.0], &format!("{what}, alike at the left"));
     let names: Vec<&str> = order.iter().map(|&i| dendrogram.names[i].as_str()).collect();
-    let description = format!("Models joined at their {what}{spaced}. From top to bottom: {}.", format::list(&names));
-    svg.finish(id, "chart", [LABEL + PLOT + 14.0, bottom + 40.0], &title, &description)
+    let spaced = axis.logarithmic.then_some("spaced by the logarithm of its distance from the same");
+    let mut notes: Vec<String> = spaced.iter().map(|spaced| format!("The {what} is {spaced}.")).collect();
+    if !clusters.is_empty() {
+        notes.push("Left of each name: its cluster.".to_string());
+    }
+    let spaced = spaced.map_or(String::new(), |spaced| format!(", {spaced}"));
+    Drawing {
+        svg,
+        class: "chart",
+        size: [width, bottom + 40.0],
+        title: format!("Dendrogram of {}, {} linkage", words::things(order.len(), "model", "models"), dendrogram.link),
+        description: format!("Models joined at their {what}{spaced}. From top to bottom: {}.", format::list(&names)),
+        notes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The order of the models.
+    use super::*;
+    use crate::data::Join;
+
+    #[test]
+    fn parts_that_join_are_neighbours() {
+        let check = |n: usize, joins: &[(usize, usize)], expected: &[usize]| {
+            let joins = joins.iter().map(|&(first, second)| Join { first, second, height: None }).collect();
+            let names = (0..n).map(|i| i.to_string()).collect();
+            assert_eq!(order(&Dendrogram { names, joins, ..Dendrogram::default() }), expected);
+        };
+        check(0, &[], &[]);
+        check(1, &[], &[0]);
+        check(4, &[(1, 3), (0, 2)], &[0, 2, 1, 3]);
+        check(4, &[(0, 3), (1, 2), (4, 5)], &[0, 3, 1, 2]);
+        // The second join first, since the first model is in it.
+        check(3, &[(1, 2), (0, 3)], &[0, 1, 2]);
+    }
 }

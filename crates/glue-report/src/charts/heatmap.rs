@@ -1,31 +1,39 @@
 //! The similarity of every pair of models, as a matrix of cells with their figures.
 
-use super::heat;
-use crate::data::{Scale, Similarity};
+use super::drawing::{Drawing, Place};
+use super::{dendrogram, heat};
+use crate::data::{Cluster, Dendrogram, Scale, Similarity};
 use crate::format;
 use crate::svg::{Anchor, Svg};
+use crate::words;
+use std::collections::BTreeSet;
 
 const SIZE: f64 = 12.0;
+/// Of the figures.
+const SMALL: f64 = 10.5;
 
 /// The heatmap with its models in `order`, numbers into the names of `similarity`; `groups` are lengths of runs in that
 /// order that belong together and get a frame.
-pub(crate) fn heatmap(id: &str, similarity: &Similarity, order: &[usize], groups: &[usize]) -> String {
+pub(crate) fn heatmap(place: Place, similarity: &Similarity, order: &[usize], groups: &[usize]) -> Drawing {
     let n = order.len();
+    let figures = || order.iter().flat_map(|&i| order.iter().map(move |&j| similarity.matrix[i][j]));
+    let shown = |figure: Option<f64>| figure.map_or(format::NONE.to_string(), |value| in_cell(similarity.scale, value));
+    let widest = figures().map(|figure| Svg::width_of(&shown(figure), SMALL)).fold(0.0, f64::max);
     // Figures must stay readable, so that many models make a wide picture rather than small figures.
-    let cell = if n <= 14 { 38.0 } else { 30.0 };
-    let longest = similarity.names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(22);
-    let label = Svg::width_of(longest, SIZE) + 10.0;
+    let cell = (if n <= 14 { 38.0f64 } else { 30.0 }).max(widest + 4.0);
+    let most = place.most(22);
+    let label = Svg::widest(order.iter().map(|&i| similarity.names[i].as_str()), most, SIZE) + 10.0;
     let side = cell * n as f64;
     let (left, top) = (label, label);
     let [low, high] = domain(similarity);
     let share = |value: f64| {
-        let share = if high > low { (value - low) / (high - low) } else { 1.0 };
+        let share = (value - low) / (high - low);
         if similarity.scale == Scale::Distance { 1.0 - share } else { share }
     };
     let mut svg = Svg::new();
     for (place, &i) in order.iter().enumerate() {
         let name = &similarity.names[i];
-        let short = format::middle(name, 22);
+        let short = format::middle(name, most);
         let middle = cell * (place as f64 + 0.5) + 4.0;
         svg.label("t", Anchor::End, [left - 6.0, top + middle], &short, Some(name), false);
         svg.label("t", Anchor::Start, [left + middle, top - 6.0], &short, Some(name), true);
@@ -35,17 +43,18 @@ pub(crate) fn heatmap(id: &str, similarity: &Similarity, order: &[usize], groups
             let (x, y) = (left + cell * column as f64, top + cell * row as f64);
             let (first, second) = (&similarity.names[i], &similarity.names[j]);
             let middle = [x + cell / 2.0, y + cell / 2.0 + 3.5];
-            match similarity.matrix[i][j] {
+            let figure = similarity.matrix[i][j];
+            match figure {
                 Some(value) => {
                     let step = heat(share(value));
-                    let note = format!("{first} and {second}: {}", format::fixed(value, 4));
+                    let note = format!("{first} and {second}: {}", precise(similarity.scale, value));
                     svg.rect(&format!("cell h{step}"), [x, y, cell, cell], Some(&note));
-                    svg.text(&format!("t-c i{step}"), Anchor::Middle, middle, &format::short(value));
+                    svg.text(&format!("t-c i{step}"), Anchor::Middle, middle, &shown(figure));
                 }
                 None => {
                     let note = format!("{first} and {second}: cannot be compared");
                     svg.rect("cell h-none", [x, y, cell, cell], Some(&note));
-                    svg.text("t-c", Anchor::Middle, middle, format::NONE);
+                    svg.text("t-c", Anchor::Middle, middle, &shown(figure));
                 }
             }
         }
@@ -56,22 +65,93 @@ pub(crate) fn heatmap(id: &str, similarity: &Similarity, order: &[usize], groups
         svg.rect("frame", [left + start, top + start, size, size], None);
         place += length;
     }
-    let title = format!("{} of {}", similarity.metric, format::things(n, "model", "models"));
+    let [unlike, alike] = match similarity.scale {
+        Scale::Similarity => [format::score(low), format::score(high)],
+        Scale::Distance => [format::significant(high, 3), format::significant(low, 3)],
+    };
     let names: Vec<&str> = order.iter().map(|&i| similarity.names[i].as_str()).collect();
-    let description = format!(
-        "A matrix of all pairs, from {} (unlike) to {} (alike); frames mark clusters. In order: {}.",
-        format::score(if similarity.scale == Scale::Distance { high } else { low }),
-        format::score(if similarity.scale == Scale::Distance { low } else { high }),
-        format::list(&names)
-    );
-    svg.finish(id, "chart scroll", [left + side + 2.0, top + side + 2.0], &title, &description)
+    let mut notes = vec![format!("From {unlike}, unlike, to {alike}, alike.")];
+    if figures().any(|figure| figure.is_none()) {
+        notes.push("A dash: nothing to compare.".to_string());
+    }
+    if !groups.is_empty() {
+        notes.push("A frame: a cluster.".to_string());
+    }
+    Drawing {
+        svg,
+        class: "chart broad",
+        size: [left + side + 2.0, top + side + 2.0],
+        title: format!("{} of {}", similarity.metric, words::things(n, "model", "models")),
+        description: format!(
+            "A matrix of all pairs, from {unlike} (unlike) to {alike} (alike); frames mark clusters. In order: {}.",
+            format::list(&names)
+        ),
+        notes,
+    }
 }
 
-/// Ends of the scale: 0 to 1 at least for similarities, from 0 for distances.
+/// A figure in its cell. Similarities are near 1, distances of any size.
+fn in_cell(scale: Scale, value: f64) -> String {
+    match scale {
+        Scale::Similarity => format::short(value),
+        Scale::Distance => format::without_zero(&format::significant(value, 3)),
+    }
+}
+
+/// A figure beside the pointer.
+fn precise(scale: Scale, value: f64) -> String {
+    match scale {
+        Scale::Similarity => format::fixed(value, 4),
+        Scale::Distance => format::significant(value, 6),
+    }
+}
+
+/// Ends of the scale, never the same: 0 to 1 at least for similarities, from 0 for distances.
 fn domain(similarity: &Similarity) -> [f64; 2] {
     let figures = || similarity.matrix.iter().flatten().copied().flatten();
+    let low = figures().fold(0.0, f64::min);
     match similarity.scale {
-        Scale::Similarity => [figures().fold(0.0, f64::min), figures().fold(1.0, f64::max)],
-        Scale::Distance => [figures().fold(0.0, f64::min), figures().fold(0.0, f64::max)],
+        Scale::Similarity => [low, figures().fold(1.0, f64::max)],
+        Scale::Distance => {
+            let high = figures().fold(0.0, f64::max);
+            [low, if high > low { high } else { 1.0 }]
+        }
     }
+}
+
+/// The order of a heatmap, that of the dendrogram if there is one, with the members of each cluster together; and the
+/// lengths of the clusters in it. Models of no cluster come last.
+pub(crate) fn order(
+    similarity: &Similarity,
+    dendrogram: Option<&Dendrogram>,
+    clusters: &[Cluster],
+) -> (Vec<usize>, Vec<usize>) {
+    let number = |name: &String| similarity.names.iter().position(|known| known == name);
+    let mut order: Vec<usize> = Vec::new();
+    if let Some(tree) = dendrogram {
+        order.extend(dendrogram::order(tree).into_iter().filter_map(|leaf| tree.names.get(leaf).and_then(number)));
+    }
+    for i in 0..similarity.names.len() {
+        if !order.contains(&i) {
+            order.push(i);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    order.retain(|i| seen.insert(*i));
+    let cluster_of = |i: &usize| {
+        clusters.iter().position(|cluster| cluster.members.contains(&similarity.names[*i])).unwrap_or(usize::MAX)
+    };
+    let mut first: Vec<usize> = Vec::new();
+    for i in &order {
+        if !first.contains(&cluster_of(i)) {
+            first.push(cluster_of(i));
+        }
+    }
+    // A stable sort: within a cluster the order of the dendrogram stays.
+    order.sort_by_key(|i| first.iter().position(|cluster| *cluster == cluster_of(i)));
+    let sizes = first.iter().filter(|cluster| **cluster != usize::MAX);
+    let groups = sizes.map(|cluster| order.iter().filter(|i| cluster_of(i) == *cluster).count()).collect();
+    // Models of no cluster come last in the lengths, so that they must in the order too.
+    order.sort_by_key(|i| cluster_of(i) == usize::MAX);
+    (order, groups)
 }

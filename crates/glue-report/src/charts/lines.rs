@@ -31,15 +31,20 @@ const TOP: f64 = 26.0;
 const BOTTOM: f64 = 40.0;
 const LABEL: f64 = 15.0;
 const SIZE: f64 = 12.0;
+/// Most of the width that labels take from the lines.
+const MOST: f64 = 280.0;
 
 /// The chart. Series without points are left out; `None` if nothing is left.
 pub(crate) fn lines(frame: &Frame<'_>, series: &[Series]) -> Option<String> {
     let series: Vec<&Series> = series.iter().filter(|series| !series.points.is_empty()).collect();
     let points = || series.iter().flat_map(|series| &series.points);
     points().next()?;
-    let longest = series.iter().map(|series| series.name.chars().count()).max().unwrap_or(0).clamp(4, 24);
-    let right =
-        if series.len() > 1 || !series[0].name.is_empty() { Svg::width_of(longest + 7, SIZE) + 26.0 } else { 14.0 };
+    let label = |series: &Series| {
+        let last = series.points.last().map_or(0.0, |[_, value]| *value);
+        format!("{} {}", format::middle(&series.name, 24), format::score(last))
+    };
+    let widest = series.iter().map(|series| Svg::width_of(&label(series), SIZE)).fold(0.0, f64::max);
+    let right = if series.len() > 1 || !series[0].name.is_empty() { widest.min(MOST) + 28.0 } else { 14.0 };
     let level = frame.level.map(|(value, _)| value);
     let values = || points().map(|point| point[1]).chain(level);
     let (low, high) = padded(values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
@@ -89,13 +94,11 @@ pub(crate) fn lines(frame: &Frame<'_>, series: &[Series]) -> Option<String> {
     let ends: Vec<f64> = labels.iter().map(|(y, _)| *y).collect();
     for ((y, k), place) in labels.iter().zip(spread(&ends, LABEL, TOP, HEIGHT - BOTTOM)) {
         let series = series[*k];
-        let Some([_, value]) = series.points.last() else { continue };
         let x = WIDTH - right;
         if !series.name.is_empty() {
             svg.line("leader", [x + 2.0, *y], [x + 9.0, place]);
             svg.mark(&format!("mark s{}", k % 6), *k, [x + 15.0, place], 3.4, None);
-            let text = format!("{} {}", format::middle(&series.name, 24), format::score(*value));
-            svg.label("t", Anchor::Start, [x + 23.0, place + 4.0], &text, Some(&series.name), false);
+            svg.label("t", Anchor::Start, [x + 23.0, place + 4.0], &label(series), Some(&series.name), false);
         }
     }
     let described: Vec<String> = series

@@ -3,7 +3,7 @@
 use super::letter;
 use crate::data::Load;
 use crate::format;
-use crate::svg::{Anchor, Svg};
+use crate::svg::{Anchor, BOLD, Svg};
 
 const LABEL: f64 = 88.0;
 const PLOT: f64 = 380.0;
@@ -18,7 +18,7 @@ pub(crate) fn load(id: &str, experts: &[String], loads: &[Load]) -> String {
     let mut described = Vec::new();
     for (row, load) in loads.iter().enumerate() {
         let y = ROW * row as f64 + (ROW - THICK) / 2.0;
-        let short = format::middle(&load.task, Svg::fitting(LABEL - 8.0, SIZE));
+        let short = Svg::fit(&load.task, LABEL - 8.0, SIZE);
         svg.label("t", Anchor::End, [LABEL - 8.0, y + THICK / 2.0 + 4.0], &short, Some(&load.task), false);
         let total: f64 = load.shares.iter().map(|share| share.max(0.0)).sum();
         let mut x = LABEL;
@@ -32,7 +32,7 @@ pub(crate) fn load(id: &str, experts: &[String], loads: &[Load]) -> String {
             svg.rect(&format!("segment s{}", k % 6), [x, y, width, THICK], Some(&note));
             let (name, shown) = (letter(k), format!("{} %", format::fixed(share * 100.0, 0)));
             let both = format!("{name} {shown}");
-            let text = [both, name].into_iter().find(|text| Svg::width_of(text.chars().count() + 1, SIZE) < width);
+            let text = [both, name].into_iter().find(|text| Svg::width_of(text, SIZE) * BOLD + 4.0 < width);
             if let Some(text) = text {
                 svg.text(&format!("t t-b o{}", k % 6), Anchor::Middle, [x + width / 2.0, y + THICK / 2.0 + 4.0], &text);
             }

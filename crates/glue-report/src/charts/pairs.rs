@@ -3,6 +3,7 @@
 use crate::data::{Pair, Verdict};
 use crate::format;
 use crate::svg::{Anchor, Svg};
+use crate::words;
 
 const SIZE: f64 = 12.0;
 const CELL: f64 = 26.0;
@@ -28,8 +29,7 @@ pub(crate) fn words(verdict: Verdict) -> &'static str {
 /// The lower triangle of the matrix: a row for each model but the first, a column for each but the last.
 pub(crate) fn pairs(id: &str, names: &[&str], pairs: &[Pair]) -> String {
     let mut svg = Svg::new();
-    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(22);
-    let left = Svg::width_of(longest, SIZE) + 10.0;
+    let left = Svg::widest(names.iter().copied(), 22, SIZE) + 10.0;
     let verdict = |a: &str, b: &str| {
         let found = pairs.iter().find(|p| (p.first == a && p.second == b) || (p.first == b && p.second == a));
         found.map(|pair| pair.verdict)
@@ -69,11 +69,11 @@ pub(crate) fn pairs(id: &str, names: &[&str], pairs: &[Pair]) -> String {
     let count = |wanted: Verdict| pairs.iter().filter(|pair| pair.verdict == wanted).count();
     let description = format!(
         "Of {}: {} can be merged, {} after vocabulary alignment, {} can only be mixed. The table gives the reasons.",
-        format::things(pairs.len(), "pair", "pairs"),
+        words::things(pairs.len(), "pair", "pairs"),
         count(Verdict::Mergeable),
         count(Verdict::WithVocabularyAlignment),
         count(Verdict::MixtureOnly)
     );
     let size = [left + CELL * n.saturating_sub(1) as f64 + 2.0, bottom + left + 2.0];
-    svg.finish(id, "chart scroll", size, "What can be done with each pair of models", &description)
+    svg.finish(id, "chart broad", size, "What can be done with each pair of models", &description)
 }

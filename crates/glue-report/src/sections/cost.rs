@@ -3,12 +3,13 @@
 use crate::data::{Cost, Report};
 use crate::document::{Block, Cell, Table};
 use crate::format::{self, NONE};
+use crate::words;
 
 pub(super) fn cost(report: &Report, cost: Option<&Cost>) -> Vec<Block> {
     let mut blocks = Vec::new();
     if let Some(cost) = cost {
         let machine = cost.machine.as_ref().map(|machine| format!("Machine: {machine}."));
-        let threads = cost.threads.map(|threads| format!("{}.", format::things(threads, "thread", "threads")));
+        let threads = cost.threads.map(|threads| format!("{}.", words::things(threads, "thread", "threads")));
         let text: Vec<String> = machine.into_iter().chain(threads).collect();
         if !text.is_empty() {
             blocks.push(Block::text(text.join(" ")));
@@ -24,12 +25,12 @@ pub(super) fn cost(report: &Report, cost: Option<&Cost>) -> Vec<Block> {
 fn stages(cost: &Cost) -> Table {
     let mut table = Table::new("Stages, in their order.", &["stage", "#time", "#share", "#peak memory", "#disk"]);
     let total = cost.seconds();
-    let size = |bytes: Option<u64>| Cell::new(bytes.map_or(NONE.to_string(), format::bytes));
+    let size = |bytes: Option<u64>| Cell::new(bytes.map_or(NONE.to_string(), words::bytes));
     for stage in &cost.stages {
         let share = if total > 0.0 { stage.seconds / total } else { 0.0 };
         table.row(vec![
             Cell::new(&stage.stage).minor(if stage.resumed { "from an earlier start" } else { "" }),
-            Cell::new(format::duration(stage.seconds)),
+            Cell::new(words::duration(stage.seconds)),
             Cell::new(format::percent(share)).bar(share),
             size(stage.peak_bytes),
             size(stage.disk_bytes),
@@ -37,7 +38,7 @@ fn stages(cost: &Cost) -> Table {
     }
     table.row(vec![
         Cell::new("all").strong(true),
-        Cell::new(format::duration(total)).strong(true),
+        Cell::new(words::duration(total)).strong(true),
         Cell::new(""),
         size(cost.peak_bytes()).strong(true),
         size(cost.disk_bytes()).strong(true),
@@ -56,11 +57,11 @@ fn limits(report: &Report, cost: Option<&Cost>) -> Option<Table> {
     };
     let evaluations = report.selections.iter().flat_map(|selection| &selection.strategies);
     let evaluations: u64 = evaluations.map(|strategy| strategy.evaluations).sum();
-    let experts = report.mixture.as_ref().map(|mixture| format::count(mixture.parameters_experts));
-    row("time", limits.seconds.map(format::duration), cost.map(|cost| format::duration(cost.seconds())));
-    row("memory", limits.memory_bytes.map(format::bytes), cost.and_then(Cost::peak_bytes).map(format::bytes));
-    row("disk", limits.disk_bytes.map(format::bytes), cost.and_then(Cost::disk_bytes).map(format::bytes));
-    row("parameters of experts", limits.expert_parameters.map(format::count), experts);
-    row("evaluations", limits.evaluations.map(format::count), Some(format::count(evaluations)));
+    let experts = report.mixture.as_ref().map(|mixture| words::count(mixture.parameters_experts));
+    row("time", limits.seconds.map(words::duration), cost.map(|cost| words::duration(cost.seconds())));
+    row("memory", limits.memory_bytes.map(words::bytes), cost.and_then(Cost::peak_bytes).map(words::bytes));
+    row("disk", limits.disk_bytes.map(words::bytes), cost.and_then(Cost::disk_bytes).map(words::bytes));
+    row("parameters of experts", limits.expert_parameters.map(words::count), experts);
+    row("evaluations", limits.evaluations.map(words::count), Some(words::count(evaluations)));
     (!table.rows.is_empty()).then_some(table)
 }

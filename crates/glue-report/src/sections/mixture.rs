@@ -1,11 +1,13 @@
 //! Candidates, mixture and router.
 
 use super::{kept, paragraph};
+use crate::charts::drawing::Place;
 use crate::charts::lines::{Frame, Series, lines};
-use crate::charts::{confusion, letter, load};
+use crate::charts::{letter, load, routing};
 use crate::data::{CandidateKind, FinalKind, Mixture, Report, Router};
 use crate::document::{Block, Cell, Chart, Column, Table, score_cell};
 use crate::format::{self, NONE};
+use crate::words;
 
 pub(super) fn candidates(report: &Report) -> Vec<Block> {
     if report.candidates.is_empty() {
@@ -27,7 +29,7 @@ pub(super) fn candidates(report: &Report) -> Vec<Block> {
             Cell::new(kind),
             Cell::new(if candidate.members.is_empty() { NONE.to_string() } else { candidate.members.join(", ") }),
             score_cell(candidate.score),
-            Cell::new(candidate.parameters.map_or(NONE.to_string(), format::parameters)),
+            Cell::new(candidate.parameters.map_or(NONE.to_string(), words::short)),
             kept(candidate.kept, "kept", "left out"),
             Cell::new(&candidate.reason),
         ]);
@@ -75,7 +77,7 @@ fn shape(mixture: &Mixture) -> String {
         0 => String::new(),
         dense => format!("; the first {dense} of {} layers are shared", mixture.layers),
     };
-    let per = format::things(mixture.experts_per_token, "expert", "experts");
+    let per = words::things(mixture.experts_per_token, "expert", "experts");
     format!("{what}{dense}. Each {} passes through {per} of {}.", mixture.routing, mixture.experts.len())
 }
 
@@ -94,10 +96,10 @@ fn facts(mixture: &Mixture, budget: Option<u64>) -> Table {
         Cell::new(&mixture.level),
         Cell::new(&mixture.routing),
         Cell::new(format!("{} of {}", mixture.dense_layers, mixture.layers)),
-        Cell::new(format::count(mixture.parameters_total)),
-        Cell::new(format::count(mixture.parameters_active)),
-        Cell::new(format::count(mixture.parameters_experts)),
-        Cell::new(budget.map_or("none set".to_string(), format::count)),
+        Cell::new(words::count(mixture.parameters_total)),
+        Cell::new(words::count(mixture.parameters_active)),
+        Cell::new(words::count(mixture.parameters_experts)),
+        Cell::new(budget.map_or("none set".to_string(), words::count)),
     ]);
     table
 }
@@ -108,7 +110,7 @@ fn experts(mixture: &Mixture) -> Table {
         table.row(vec![
             Cell::new(&expert.name),
             Cell::new(&expert.source),
-            Cell::new(expert.parameters.map_or(NONE.to_string(), format::count)),
+            Cell::new(expert.parameters.map_or(NONE.to_string(), words::count)),
             Cell::new(expert.purpose.as_deref().unwrap_or(NONE)),
         ]);
     }
@@ -119,7 +121,7 @@ fn steps(mixture: &Mixture) -> Table {
     let mut table = Table::new("The greedy choice, step by step.", &["#step", "tried", "#score", "verdict", "why"]);
     for (k, step) in mixture.steps.iter().enumerate() {
         table.row(vec![
-            Cell::new(format::count(k as u64 + 1)),
+            Cell::new(words::count(k as u64 + 1)),
             Cell::new(&step.action),
             step.score.map_or(score_cell(None), |score| score_cell(Some(score)).bar(score.value)),
             kept(step.kept, "kept", "left out"),
@@ -147,7 +149,7 @@ pub(super) fn router(report: &Report) -> Vec<Block> {
         router.confusion.as_ref().filter(|confusion| !confusion.skills.is_empty() && !confusion.experts.is_empty());
     let mut charts = Vec::new();
     if let Some(found) = confused {
-        let svg = confusion::confusion("confusion", found);
+        let svg = routing::routing(Place::Page, &found.into()).inline("confusion");
         charts.push(Chart { title: "Confusion: skill by expert".to_string(), svg });
     }
     if !router.load.is_empty() && !router.experts.is_empty() {

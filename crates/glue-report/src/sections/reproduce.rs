@@ -3,6 +3,7 @@
 use crate::data::{Artifact, Report};
 use crate::document::{Block, Cell, Table};
 use crate::format::{self, NONE};
+use crate::words;
 
 pub(super) fn reproduce(report: &Report) -> Vec<Block> {
     let run = &report.run;
@@ -41,7 +42,7 @@ fn hashes(caption: &str, artifacts: &[Artifact]) -> Table {
         table.row(vec![
             Cell::new(&artifact.name),
             Cell::code(&artifact.path),
-            Cell::new(artifact.bytes.map_or(NONE.to_string(), format::bytes)),
+            Cell::new(artifact.bytes.map_or(NONE.to_string(), words::bytes)),
             Cell::code(&artifact.hash),
         ]);
     }

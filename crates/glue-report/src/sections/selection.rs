@@ -6,6 +6,7 @@ use crate::data::{Cost, Report, Selection, StrategyResult, Weights};
 use crate::document::{Block, Cell, Column, Table, score_cell};
 use crate::format::{self, NONE};
 use crate::svg::slug;
+use crate::words;
 
 pub(super) fn selections(report: &Report, cost: Option<&Cost>) -> Vec<Block> {
     let mut blocks = Vec::new();
@@ -71,10 +72,10 @@ fn strategies(selection: &Selection, cost: Option<&Cost>) -> Table {
             Cell::new(&strategy.name).strong(taken).minor(if taken { "✓ taken" } else { "" }),
             score_cell(strategy.proxy),
             score_cell(strategy.validation).strong(taken),
-            Cell::new(format::count(strategy.evaluations)),
+            Cell::new(words::count(strategy.evaluations)),
         ];
         if timed {
-            row.push(Cell::new(time.map_or(NONE.to_string(), format::duration)));
+            row.push(Cell::new(time.map_or(NONE.to_string(), words::duration)));
         }
         if noted {
             row.push(Cell::new(strategy.note.clone().unwrap_or_default()));

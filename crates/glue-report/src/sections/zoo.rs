@@ -1,9 +1,11 @@
 //! The zoo: models, tasks, compatibility, similarity, clusters.
 
+use crate::charts::drawing::Place;
 use crate::charts::{dendrogram, heatmap, pairs};
-use crate::data::{Model, Pair, Report, Similarity};
+use crate::data::{Model, Pair, Report};
 use crate::document::{Block, Cell, Chart, Column, Table};
 use crate::format::{self, NONE, capital};
+use crate::words;
 use std::collections::BTreeSet;
 
 pub(super) fn inputs(report: &Report) -> Vec<Block> {
@@ -19,17 +21,17 @@ pub(super) fn inputs(report: &Report) -> Vec<Block> {
 
 fn models(models: &[Model]) -> Table {
     let columns = ["model", "family", "architecture", "#parameters", "type", "#vocabulary", "tokenizer", "read from"];
-    let caption = format!("{} in the zoo.", format::things(models.len(), "model", "models"));
+    let caption = format!("{} in the zoo.", words::things(models.len(), "model", "models"));
     let mut table = Table::new(caption, &columns);
     for model in models {
         let dash = |text: &str| Cell::new(if text.is_empty() { NONE } else { text });
-        let vocabulary = model.vocab_size.map_or(NONE.to_string(), |size| format::count(size as u64));
+        let vocabulary = model.vocab_size.map_or(NONE.to_string(), |size| words::count(size as u64));
         let tokenizer = model.tokenizer.as_ref().map_or(Cell::new(NONE), |hash| Cell::code(format::start(hash, 12)));
         table.row(vec![
             Cell::new(&model.name).minor(if model.base { "base" } else { "" }),
             dash(&model.family),
             dash(&model.architecture),
-            Cell::new(format::count(model.parameters)),
+            Cell::new(words::count(model.parameters)),
             dash(&model.dtype),
             Cell::new(vocabulary),
             tokenizer,
@@ -57,7 +59,7 @@ fn tasks(report: &Report) -> Table {
         let mut row = vec![Cell::new(&task.name), Cell::new(&task.metric), Cell::new(description)];
         for split in &splits {
             let found = task.splits.iter().find(|entry| entry.split == *split);
-            row.push(Cell::new(found.map_or(NONE.to_string(), |entry| format::count(entry.items as u64))));
+            row.push(Cell::new(found.map_or(NONE.to_string(), |entry| words::count(entry.items as u64))));
         }
         if chance {
             row.push(Cell::new(task.chance.map_or(NONE.to_string(), format::score)));
@@ -99,7 +101,7 @@ pub(super) fn compatibility(report: &Report) -> Vec<Block> {
         let note = if notes.is_empty() { String::new() } else { format!("note: {}", notes.join("; ")) };
         table.row(vec![
             Cell::new(format!("{} {}", pairs::mark(*verdict), pairs::words(*verdict))),
-            Cell::new(format::count(group.len() as u64)),
+            Cell::new(words::count(group.len() as u64)),
             Cell::new(describe(&group)),
             Cell::new(why).minor(note),
         ]);
@@ -156,7 +158,7 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
     let threshold = report.clustering.as_ref().map(|clustering| clustering.threshold);
     let mut blocks = Vec::new();
     if let Some(clustering) = &report.clustering {
-        let found = format::things(clusters.len(), "cluster", "clusters");
+        let found = words::things(clusters.len(), "cluster", "clusters");
         let text = format!(
             "{} clustering at {} found {found}. Only models of one cluster are merged.",
             capital(&clustering.method),
@@ -166,12 +168,12 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
     }
     let mut charts = Vec::new();
     if let Some(similarity) = &report.similarity {
-        let (order, groups) = heat_order(similarity, report);
-        let svg = heatmap::heatmap("heatmap", similarity, &order, &groups);
+        let (order, groups) = heatmap::order(similarity, report.dendrogram.as_ref(), clusters);
+        let svg = heatmap::heatmap(Place::Page, similarity, &order, &groups).inline("heatmap");
         charts.push(Chart { title: format!("Similarity: {}", similarity.metric), svg });
     }
     if let Some(tree) = report.dendrogram.as_ref().filter(|tree| !tree.names.is_empty()) {
-        let svg = dendrogram::dendrogram("dendrogram", tree, clusters, threshold);
+        let svg = dendrogram::dendrogram(Place::Page, tree, clusters, threshold).inline("dendrogram");
         charts.push(Chart { title: format!("Dendrogram, {} linkage", tree.link), svg });
     }
     if !charts.is_empty() {
@@ -188,7 +190,7 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
         for cluster in clusters {
             table.row(vec![
                 Cell::new(&cluster.name),
-                Cell::new(format::count(cluster.members.len() as u64)),
+                Cell::new(words::count(cluster.members.len() as u64)),
                 Cell::new(cluster.members.join(", ")),
                 Cell::new(&cluster.first),
             ]);
@@ -196,40 +198,6 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
         blocks.push(table.block());
     }
     blocks
-}
-
-/// The order of the heatmap, that of the dendrogram if there is one, with the members of each cluster together; and the
-/// lengths of the clusters in it.
-fn heat_order(similarity: &Similarity, report: &Report) -> (Vec<usize>, Vec<usize>) {
-    let number = |name: &String| similarity.names.iter().position(|known| known == name);
-    let mut order: Vec<usize> = Vec::new();
-    if let Some(tree) = &report.dendrogram {
-        order.extend(dendrogram::order(tree).into_iter().filter_map(|leaf| tree.names.get(leaf).and_then(number)));
-    }
-    for i in 0..similarity.names.len() {
-        if !order.contains(&i) {
-            order.push(i);
-        }
-    }
-    let mut seen = BTreeSet::new();
-    order.retain(|i| seen.insert(*i));
-    let clusters = report.clustering.as_ref().map_or(&[][..], |clustering| &clustering.clusters);
-    let cluster_of = |i: &usize| {
-        clusters.iter().position(|cluster| cluster.members.contains(&similarity.names[*i])).unwrap_or(usize::MAX)
-    };
-    let mut first: Vec<usize> = Vec::new();
-    for i in &order {
-        if !first.contains(&cluster_of(i)) {
-            first.push(cluster_of(i));
-        }
-    }
-    // A stable sort: within a cluster the order of the dendrogram stays.
-    order.sort_by_key(|i| first.iter().position(|cluster| *cluster == cluster_of(i)));
-    let sizes = first.iter().filter(|cluster| **cluster != usize::MAX);
-    let groups = sizes.map(|cluster| order.iter().filter(|i| cluster_of(i) == *cluster).count()).collect();
-    // Models of no cluster come last in the lengths, so that they must in the order too.
-    order.sort_by_key(|i| cluster_of(i) == usize::MAX);
-    (order, groups)
 }
 
 #[cfg(test)]

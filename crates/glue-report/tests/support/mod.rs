@@ -1,4 +1,5 @@
-//! A strict reader of XML, and numbers out of what was drawn.
+//! A strict reader of XML, and checks of what was drawn.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 /// Everything a page consists of, in order.
 #[derive(Debug, Default)]
@@ -132,4 +133,35 @@ fn decode(text: &str) -> Result<String, String> {
         Some(c) => Err(format!("a character that XML has no place for: {c:?}")),
         None => Ok(decoded),
     }
+}
+
+/// Every coordinate is a finite number, and every rectangle and line is inside its picture.
+pub(crate) fn check_pictures(page: &Page) {
+    let mut view = [0.0; 4];
+    for element in &page.elements {
+        if element.name == "svg" && element.get("viewBox").is_some() {
+            view = view_of(element);
+        }
+        // What is drawn is inside; texts may be turned, and are cut to the room that was reserved for them.
+        let [left, top, width, height] = view;
+        for (names, low, size) in [(["x", "x1", "x2", "cx"], left, width), (["y", "y1", "y2", "cy"], top, height)] {
+            for name in names {
+                let Some(value) = element.get(name).filter(|_| size > 0.0) else { continue };
+                let value: f64 = value.parse().unwrap();
+                // Strokes and rounding to tenths may reach a little beyond.
+                assert!(value >= low - 1.0 && value <= low + size + 1.0, "{name}={value} of {view:?}: {element:?}");
+            }
+        }
+        for name in ["d", "points", "width", "height", "r"] {
+            let value = element.get(name).unwrap_or_default();
+            assert!(!value.contains("NaN") && !value.contains("inf"), "{element:?}");
+        }
+    }
+}
+
+/// Left, top, width and height of the part of the plane that a picture shows.
+fn view_of(svg: &Element) -> [f64; 4] {
+    let view: Vec<f64> = svg.get("viewBox").unwrap().split(' ').map(|number| number.parse().unwrap()).collect();
+    assert!(view.iter().all(|number| number.is_finite()) && view[2] > 0.0 && view[3] > 0.0, "{view:?}");
+    view.try_into().unwrap()
 }

@@ -1,0 +1,47 @@
+//! Pictures that commands write: their figures as those of a report, drawn by its charts.
+
+use crate::failure::Failure;
+use glue_metrics::Matrix;
+use glue_metrics::cluster::{Dendrogram, Partition};
+use glue_pipeline::figures;
+use glue_report::ReportError;
+use glue_report::pictures::{self, Routing, RoutingRow};
+use glue_router::report::RoutingTable;
+use glue_tensor::write_atomic;
+use std::path::Path;
+
+/// The matrix, alike models side by side as in `tree`, with the clusters of a partition together.
+pub(crate) fn heatmap(
+    matrix: &Matrix,
+    tree: &Dendrogram,
+    partition: Option<&Partition>,
+) -> Result<String, ReportError> {
+    let similarity = figures::similarity(matrix);
+    let clusters = partition.map_or(Vec::new(), |partition| figures::clusters(partition, matrix));
+    let (order, groups) = pictures::order(&similarity, Some(&figures::dendrogram(tree)), &clusters);
+    pictures::heatmap(&similarity, &order, &groups)
+}
+
+/// The tree, with the clusters of a partition at a threshold.
+pub(crate) fn dendrogram(
+    matrix: &Matrix,
+    tree: &Dendrogram,
+    partition: &Partition,
+    threshold: f64,
+) -> Result<String, ReportError> {
+    pictures::dendrogram(&figures::dendrogram(tree), &figures::clusters(partition, matrix), Some(threshold))
+}
+
+/// What of each row of `table` went to each expert.
+pub(crate) fn routing(title: String, table: &RoutingTable) -> Result<String, ReportError> {
+    let row =
+        |(name, amounts): &(String, Vec<f64>)| RoutingRow { name: name.clone(), amounts: amounts.clone(), right: None };
+    let rows = table.rows.iter().map(row).collect();
+    pictures::routing(&Routing { title, experts: table.experts.clone(), rows })
+}
+
+/// Writes a picture that appears when it is complete; draws it only where there is a path.
+pub(crate) fn write(path: Option<&Path>, picture: impl FnOnce() -> Result<String, ReportError>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    write_atomic(path, picture().map_err(Failure::failed)?.as_bytes()).map_err(Failure::failed)
+}

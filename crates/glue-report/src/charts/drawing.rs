@@ -1,0 +1,75 @@
+//! A chart that can stand on a page or in a file of its own.
+
+use super::CHART_STYLE;
+use crate::format;
+use crate::palette;
+use crate::svg::{Anchor, BOLD, Svg};
+
+/// Most characters of a name in a file.
+const MOST: usize = 60;
+/// Around the chart in a file.
+const MARGIN: f64 = 16.0;
+const HEADING: f64 = 14.0;
+const NOTE: f64 = 11.0;
+/// From one note to the next.
+const LINE: f64 = 16.0;
+
+/// Where a chart stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the page of a report, whose text says what the chart does not, and where names show in full when a pointer
+    /// rests on them.
+    Page,
+    /// In a file, which has to say everything itself.
+    File,
+}
+
+impl Place {
+    /// Most characters of a name, `on_page` of them on a page.
+    pub(crate) fn most(self, on_page: usize) -> usize {
+        match self {
+            Place::Page => on_page,
+            Place::File => MOST,
+        }
+    }
+}
+
+/// A chart that has been drawn.
+#[derive(Debug)]
+pub(crate) struct Drawing {
+    pub(crate) svg: Svg,
+    /// Classes of its element on a page.
+    pub(crate) class: &'static str,
+    pub(crate) size: [f64; 2],
+    pub(crate) title: String,
+    /// What it shows, in words.
+    pub(crate) description: String,
+    /// What a reader needs to know who sees nothing but the chart: sentences.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Drawing {
+    /// As a part of a page, in which `id` is unique.
+    pub(crate) fn inline(self, id: &str) -> String {
+        self.svg.finish(id, self.class, self.size, &self.title, &self.description)
+    }
+
+    /// As a file of its own: on a ground, below its title and above its notes.
+    pub(crate) fn file(self) -> String {
+        let heading = format::middle(&self.title, 2 * MOST);
+        let notes = self.notes.iter().map(|note| Svg::width_of(note, NOTE));
+        let words = notes.fold(Svg::width_of(&heading, HEADING) * BOLD, f64::max);
+        let [width, height] = self.size;
+        let top = MARGIN + HEADING + 12.0;
+        let below = if self.notes.is_empty() { 0.0 } else { 6.0 + LINE * self.notes.len() as f64 };
+        let view = [-MARGIN, -top, width.max(words) + 2.0 * MARGIN, top + height + below + MARGIN];
+        let mut svg = Svg::new();
+        svg.rect("ground", view, None);
+        svg.label("t-h", Anchor::Start, [0.0, MARGIN + HEADING - 2.0 - top], &heading, Some(&self.title), false);
+        svg.append(self.svg);
+        for (k, note) in self.notes.iter().enumerate() {
+            svg.text("t-s", Anchor::Start, [0.0, height + 6.0 + LINE * (k as f64 + 0.75)], note);
+        }
+        svg.file(view, [&self.title, &self.description], &palette::css_of_file(CHART_STYLE))
+    }
+}

@@ -1,0 +1,95 @@
+//! The pictures of a report as SVG files that stand alone: with title and description, in the colours of the page, light
+//! and dark, with nothing from anywhere else.
+//!
+//! What contradicts itself is refused, as in a report. Equal data gives equal bytes.
+//!
+//! ```
+//! use glue_report::{Similarity, pictures};
+//!
+//! let similarity = Similarity {
+//!     metric: "cosine".into(),
+//!     names: vec!["chat".into(), "math".into()],
+//!     matrix: vec![vec![Some(1.0), Some(0.93)], vec![Some(0.93), Some(1.0)]],
+//!     ..Similarity::default()
+//! };
+//! let svg = pictures::heatmap(&similarity, &[0, 1], &[])?;
+//! assert!(svg.starts_with("<svg") && svg.contains(".930"));
+//! # Ok::<(), glue_report::ReportError>(())
+//! ```
+
+use crate::charts::drawing::Place;
+use crate::charts::{dendrogram as tree, heatmap as heat, routing as router};
+use crate::check::{check_dendrogram, check_order, check_routing, check_similarity, finite};
+use crate::data::{Cluster, Dendrogram, Similarity};
+use crate::error::ReportError;
+
+/// How much of what went to which expert.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Routing {
+    /// Heading of the picture.
+    pub title: String,
+    /// Names of the experts: the columns.
+    pub experts: Vec<String>,
+    /// The rows.
+    pub rows: Vec<RoutingRow>,
+}
+
+/// What of one task, skill or the like went to each expert.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RoutingRow {
+    /// What it is.
+    pub name: String,
+    /// How much of it went to each expert, from 0: counts, or sums of shares.
+    pub amounts: Vec<f64>,
+    /// The number of the expert that is right for it; `None` where any is, or nobody knows.
+    pub right: Option<usize>,
+}
+
+/// The order of a heatmap, alike models side by side: that of the dendrogram if there is one, or of the names, with the
+/// members of each cluster together; and the number of models in each cluster, one after another in it. Models of no
+/// cluster come last.
+pub fn order(
+    similarity: &Similarity,
+    dendrogram: Option<&Dendrogram>,
+    clusters: &[Cluster],
+) -> (Vec<usize>, Vec<usize>) {
+    heat::order(similarity, dendrogram, clusters)
+}
+
+/// A matrix with a row and a column for each model in `order`, numbers into the names of `similarity`, and a figure in
+/// each cell, or a dash. The first models of the order that belong together, as many as `groups` says, have a frame, and
+/// so have the next.
+///
+/// # Errors
+/// [`ReportError::NotFinite`], [`ReportError::Shape`], [`ReportError::Name`] for figures that contradict themselves, and
+/// for an order or groups with more than there is.
+pub fn heatmap(similarity: &Similarity, order: &[usize], groups: &[usize]) -> Result<String, ReportError> {
+    check_similarity(similarity)?;
+    check_order(similarity, order, groups)?;
+    Ok(heat::heatmap(Place::File, similarity, order, groups).file())
+}
+
+/// The models from top to bottom, joined at their figures; what never joins is drawn apart. The names of `clusters` stand
+/// beside their members, and a dashed line at the threshold, on the scale of the figures.
+///
+/// # Errors
+/// [`ReportError::NotFinite`], [`ReportError::Join`] for figures that contradict themselves.
+pub fn dendrogram(
+    dendrogram: &Dendrogram,
+    clusters: &[Cluster],
+    threshold: Option<f64>,
+) -> Result<String, ReportError> {
+    check_dendrogram(dendrogram)?;
+    finite("dendrogram: threshold", threshold)?;
+    Ok(tree::dendrogram(Place::File, dendrogram, clusters, threshold).file())
+}
+
+/// A matrix with a row for each of `routing` and a column for each expert: in each cell the share of its row, and what it
+/// is from; in the last row the load of the experts.
+///
+/// # Errors
+/// [`ReportError::NotFinite`], [`ReportError::Negative`], [`ReportError::Shape`] for figures that contradict themselves.
+pub fn routing(routing: &Routing) -> Result<String, ReportError> {
+    check_routing(routing)?;
+    Ok(router::routing(Place::File, routing).file())
+}
