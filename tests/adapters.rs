@@ -444,6 +444,10 @@ fn ranks_by_energy_are_written_and_read() {
     let extract =
         |out: &str, more: &[&str]| zoo.glue(&[&["extract-lora", &base, &fine, out, "--json"], more].concat()).json();
     let report = extract("adapter", &["--energy", "0.7"]);
+    let exact = extract("exact", &["--energy", "0.7", "--svd", "exact"]);
+    assert_eq!((report["svd"].as_str(), exact["svd"].as_str()), (Some("randomised"), Some("exact")));
+    let errors = [&report, &exact].map(|report| report["relative_error"].as_f64().unwrap_or(1.0));
+    assert!((errors[0] - errors[1]).abs() < 0.02 * errors[1], "{errors:?}");
     let modules = report["modules"].as_array().expect("modules");
     let ranks: Vec<u64> = modules.iter().filter_map(|module| module["rank"].as_u64()).collect();
     assert!(ranks.iter().any(|rank| *rank != ranks[0]), "they differ: {ranks:?}");
@@ -509,6 +513,7 @@ fn extractions_that_make_no_sense_are_refused() {
     check(&[&base, &base], 2, &["do not differ", "--save-full"]);
     check(&[&base, &fine, "--modules", "k_proj,nothing"], 2, &["`nothing`"]);
     check(&[&base, &fine, "--energy", "1.5"], 2, &["energy", "at most 1"]);
+    check(&[&base, &fine, "--svd", "guessed"], 2, &["--svd", "randomised or exact"]);
     check(&["a", &fine], 2, &["tensor", "hint: an adapter is for one model"]);
     check(&["nowhere", &fine], 2, &["nowhere: no such directory"]);
 }

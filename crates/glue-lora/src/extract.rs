@@ -92,6 +92,7 @@ pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Wa
         base: plan.base.path().display().to_string(),
         fine: plan.fine.path().display().to_string(),
         rank: plan.options.rank,
+        svd: plan.options.svd,
         dtype: plan.options.dtype.torch_name(),
         unchanged,
         parameters: in_factors + whole_tensors().map(|info| info.n_elements() as u64).sum::<u64>(),
@@ -140,7 +141,7 @@ fn module(
     let narrowed = |error| LoraError::Convert { tensor: name.clone(), error };
     let shape = (candidate.rows, candidate.columns);
     let delta = Array2::from_shape_vec(shape, values).expect("the parts of a difference are all of it");
-    let mut found = factors(delta.view(), plan.options.rank).map_err(failed)?;
+    let mut found = factors(delta.view(), plan.options.rank, plan.options.svd).map_err(failed)?;
     let dtype = plan.options.dtype;
     let transposed = candidate.kind == ModuleKind::Embedding || plan.fan_in_fan_out;
     let (a, b) = if transposed {

@@ -48,7 +48,7 @@ pub mod watch;
 pub use error::LoraError;
 pub use extract::extract;
 pub use factors::rank_for_energy;
-pub use options::{ExtractOptions, RankRule};
+pub use options::{Decomposition, ExtractOptions, RankRule};
 pub use plan::{Candidate, ExtractPlan, plan};
 pub use report::{Extraction, ModuleReport, OtherReport};
 pub use watch::{Unwatched, Watch};

@@ -19,11 +19,25 @@ pub enum RankRule {
     },
 }
 
+/// How singular triples are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decomposition {
+    /// The first ones, by a randomised range finder with a fixed seed: a small fraction of the time where the rank is a small
+    /// fraction of the matrix's, and an error that is at most little above the least. Where it is no small fraction, all of them.
+    #[default]
+    Randomised,
+    /// All of them: the factors are the best there are.
+    Exact,
+}
+
 /// What to extract.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExtractOptions {
     /// Rank of the factors. Default: 16.
     pub rank: RankRule,
+    /// How they are found. Default: the first ones.
+    pub svd: Decomposition,
     /// Names of modules, or ends of them from a dot on: all their matrices, wherever they stand. Default, empty: every
     /// matrix in the layers.
     pub modules: Vec<String>,
@@ -41,6 +55,7 @@ impl Default for ExtractOptions {
     fn default() -> Self {
         Self {
             rank: RankRule::Fixed(16),
+            svd: Decomposition::default(),
             modules: Vec::new(),
             embeddings: false,
             head: false,

@@ -1,6 +1,7 @@
 //! Which matrices become modules of the adapter, from headers alone.
 
 use crate::error::LoraError;
+use crate::factors::finds_first;
 use crate::options::{ExtractOptions, RankRule};
 use glue_tensor::adapter::ModuleKind;
 use glue_tensor::names::Position;
@@ -54,16 +55,24 @@ pub struct ExtractPlan<'a> {
     pub fan_in_fan_out: bool,
 }
 
-/// Matrices of `f32` that a thread holds at most, in sizes of the difference: it, its copy for the decomposition, both
-/// singular matrices in two forms, and the workspace of the decomposition.
-const MATRICES: u64 = 10;
+/// Matrices of `f32` that a thread holds at most for all singular triples, in sizes of the difference: it; in `f64`, its
+/// copy, three square matrices of the smaller side and both singular matrices; and what a form of one of them takes
+/// that lies otherwise.
+const MATRICES: u64 = 17;
+/// The same for the first triples: the difference and its copy, and thin matrices.
+const FEW_MATRICES: u64 = 5;
 
 impl ExtractPlan<'_> {
     /// About how many bytes of memory `threads` threads take.
     pub fn memory(&self, threads: usize) -> u64 {
-        let mut sizes: Vec<u64> = self.candidates.iter().map(|c| c.rows as u64 * c.columns as u64).collect();
+        let matrices = |c: &Candidate| match self.options.rank {
+            RankRule::Fixed(rank) if finds_first(rank, c.full_rank(), self.options.svd) => FEW_MATRICES,
+            _ => MATRICES,
+        };
+        let bytes = |c: &Candidate| c.rows as u64 * c.columns as u64 * 4 * matrices(c);
+        let mut sizes: Vec<u64> = self.candidates.iter().map(bytes).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
-        sizes.iter().take(threads.max(1)).sum::<u64>() * 4 * MATRICES
+        sizes.iter().take(threads.max(1)).sum()
     }
 
     /// Elements of all tensors, which is what [`crate::Watch::done`] counts.

@@ -1,6 +1,6 @@
 //! What an extraction kept and what it left. The fields are those of the JSON documents.
 
-use crate::options::RankRule;
+use crate::options::{Decomposition, RankRule};
 use serde::Serialize;
 
 /// What came of an extraction.
@@ -13,6 +13,8 @@ pub struct Extraction {
     pub fine: String,
     /// How ranks were chosen.
     pub rank: RankRule,
+    /// How singular triples were found.
+    pub svd: Decomposition,
     /// Type of the factors, as torch calls it.
     pub dtype: &'static str,
     /// Modules of the adapter, by name.

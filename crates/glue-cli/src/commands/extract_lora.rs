@@ -7,7 +7,9 @@ use crate::progress::ExtractProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use glue_lora::{ExtractOptions, ExtractPlan, Extraction, LoraError, OtherReport, RankRule, extract, plan};
+use glue_lora::{
+    Decomposition, ExtractOptions, ExtractPlan, Extraction, LoraError, OtherReport, RankRule, extract, plan,
+};
 use glue_tensor::{Dtype, ModelDir, ModelDirError};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "energy", value_parser = clap::value_parser!(u32).range(1..))]
     max_rank: Option<u32>,
 
+    /// How factors are found: randomised comes near to the best ones in a small part of the time where the rank is small, exact gives
+    /// the best
+    #[arg(long, value_name = "HOW", default_value = "randomised", value_parser = parse_svd)]
+    svd: Decomposition,
+
     /// Names of modules, or ends of them, such as q_proj; every matrix of the layers when not given
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     modules: Vec<String>,
@@ -72,6 +79,14 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
+fn parse_svd(text: &str) -> Result<Decomposition, String> {
+    match text {
+        "exact" => Ok(Decomposition::Exact),
+        "randomised" => Ok(Decomposition::Randomised),
+        _ => Err("it must be randomised or exact".into()),
+    }
+}
+
 /// Extracts, or shows what would be extracted.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let (base, fine) = (open(&args.base)?, open(&args.fine)?);
@@ -80,6 +95,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
             Some(share) => RankRule::Energy { share, most: args.max_rank.map(|rank| rank as usize) },
             None => RankRule::Fixed(args.rank.unwrap_or(16) as usize),
         },
+        svd: args.svd,
         modules: args.modules.clone(),
         embeddings: args.embeddings,
         head: args.head,
