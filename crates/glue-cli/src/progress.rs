@@ -159,7 +159,7 @@ impl RequestProgress {
 
 impl glue_eval::Watch for RequestProgress {
     fn begins(&self, requests: usize) {
-        self.bar.set_length(requests as u64);
+        self.bar.inc_length(requests as u64);
     }
 
     fn answered(&self, more: usize) {

@@ -65,7 +65,7 @@ impl Default for EvalOptions {
 
 /// Is told how far an evaluation is, from any thread, and asked whether it should go on.
 pub trait Watch: Sync {
-    /// This many requests will be made in all.
+    /// This many requests will be made, or programs run, besides those that were announced before.
     fn begins(&self, requests: usize);
 
     /// This many more of them have been answered.
@@ -87,7 +87,8 @@ impl Watch for Unwatched {
     }
 }
 
-/// Scores a model in some tasks. The requests of all tasks are made together.
+/// Scores a model in some tasks. The requests of all tasks are made together; where there is a cache, task by task, and what
+/// is known of a task is in the cache before the next one begins.
 ///
 /// # Errors
 /// [`EvalError`]: a task or an item that is not sound, before anything is asked; programs to run without permission; or the
@@ -205,11 +206,19 @@ fn ask_all(
     for (t, (task, items)) in tasks.iter().zip(rendered).enumerate() {
         runs.push(Run::prepare(task, items, of_task(t), options, model_hash.as_deref()));
     }
+    watch.begins(Requests::of(&runs, options.seed).len());
     // A model that was made to end gives an error of its own.
-    ask(model, &mut runs, options, watch)
-        .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })?;
+    let ask = |runs: &mut [Run<'_>]| {
+        ask(model, runs, options, watch).map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })
+    };
+    if options.cache.is_none() {
+        ask(&mut runs)?;
+    }
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
-    for run in runs {
+    for mut run in runs {
+        if options.cache.is_some() {
+            ask(std::slice::from_mut(&mut run))?;
+        }
         let (task, samples) = run.finish(options)?;
         report.tasks.push(task);
         report.samples.extend(samples);
@@ -286,6 +295,73 @@ fn task_hash(task: &Task, items: &Items, chosen: &[usize], options: &EvalOptions
 /// Where an answer goes: task, position among the items asked, and whether it is without a context.
 type Owner = (usize, usize, bool);
 
+/// What the model is to be asked.
+#[derive(Default)]
+struct Requests<'a> {
+    scored: Vec<LogLikelihoodRequest<'a>>,
+    scored_owners: Vec<Owner>,
+    texts: Vec<&'a str>,
+    text_owners: Vec<Owner>,
+    generated: Vec<GenerateRequest<'a>>,
+    generated_owners: Vec<Owner>,
+}
+
+impl<'a> Requests<'a> {
+    /// Everything that is not known yet.
+    fn of(runs: &[Run<'a>], seed: u64) -> Requests<'a> {
+        let mut requests = Requests::default();
+        for (r, run) in runs.iter().enumerate() {
+            for (i, item) in run.open_items() {
+                requests.add(run, (r, i), item, seed);
+            }
+        }
+        requests
+    }
+
+    fn len(&self) -> usize {
+        self.scored.len() + self.texts.len() + self.generated.len()
+    }
+
+    fn add(&mut self, run: &Run<'a>, (r, i): (usize, usize), item: &'a Item, seed: u64) {
+        match &item.ask {
+            Ask::Choose { contexts, continuations, choices, .. } => {
+                for c in 0..choices.len() {
+                    let context = contexts.get(c).or(contexts.first()).map_or("", String::as_str);
+                    let continuation = continuations.get(c).or(continuations.first()).map_or("", String::as_str);
+                    self.scored.push(LogLikelihoodRequest { context, continuation });
+                    self.scored_owners.push((r, i, false));
+                }
+                if run.wants_unconditional() {
+                    for continuation in continuations {
+                        self.scored.push(LogLikelihoodRequest { context: "", continuation });
+                        self.scored_owners.push((r, i, true));
+                    }
+                }
+            }
+            Ask::Continue { context, continuation } => {
+                self.scored.push(LogLikelihoodRequest { context, continuation });
+                self.scored_owners.push((r, i, false));
+            }
+            Ask::Roll { text } => {
+                self.texts.push(text);
+                self.text_owners.push((r, i, false));
+            }
+            Ask::Generate { context, settings, .. } => {
+                let is_random = settings.sampling.temperature > 0.0;
+                let seed = if is_random { item_seed(run.task, run.chosen[i], seed) } else { 0 };
+                self.generated.push(GenerateRequest {
+                    context,
+                    until: &settings.until,
+                    max_new_tokens: settings.max_new_tokens,
+                    sampling: Sampling { seed, ..settings.sampling },
+                    n: settings.repeats,
+                });
+                self.generated_owners.push((r, i, false));
+            }
+        }
+    }
+}
+
 /// Asks everything that is not known yet.
 fn ask(
     model: &dyn LanguageModel,
@@ -293,56 +369,8 @@ fn ask(
     options: &EvalOptions,
     watch: &dyn Watch,
 ) -> Result<(), EvalError> {
-    let mut scored: Vec<LogLikelihoodRequest<'_>> = Vec::new();
-    let mut scored_owners: Vec<Owner> = Vec::new();
-    let mut texts: Vec<&str> = Vec::new();
-    let mut text_owners: Vec<Owner> = Vec::new();
-    let mut generated: Vec<GenerateRequest<'_>> = Vec::new();
-    let mut generated_owners: Vec<Owner> = Vec::new();
-    for (r, run) in runs.iter().enumerate() {
-        for (i, item) in run.open_items() {
-            match &item.ask {
-                Ask::Choose { contexts, continuations, choices, .. } => {
-                    for c in 0..choices.len() {
-                        let context = contexts.get(c).or(contexts.first()).map_or("", String::as_str);
-                        let continuation = continuations.get(c).or(continuations.first()).map_or("", String::as_str);
-                        scored.push(LogLikelihoodRequest { context, continuation });
-                        scored_owners.push((r, i, false));
-                    }
-                    if run.wants_unconditional() {
-                        for continuation in continuations {
-                            scored.push(LogLikelihoodRequest { context: "", continuation });
-                            scored_owners.push((r, i, true));
-                        }
-                    }
-                }
-                Ask::Continue { context, continuation } => {
-                    scored.push(LogLikelihoodRequest { context, continuation });
-                    scored_owners.push((r, i, false));
-                }
-                Ask::Roll { text } => {
-                    texts.push(text);
-                    text_owners.push((r, i, false));
-                }
-                Ask::Generate { context, settings, .. } => {
-                    let seed = if settings.sampling.temperature > 0.0 {
-                        item_seed(run.task, run.chosen[i], options.seed)
-                    } else {
-                        0
-                    };
-                    generated.push(GenerateRequest {
-                        context,
-                        until: &settings.until,
-                        max_new_tokens: settings.max_new_tokens,
-                        sampling: Sampling { seed, ..settings.sampling },
-                        n: settings.repeats,
-                    });
-                    generated_owners.push((r, i, false));
-                }
-            }
-        }
-    }
-    watch.begins(scored.len() + texts.len() + generated.len());
+    let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } =
+        Requests::of(runs, options.seed);
     let progress = |more: usize| watch.answered(more);
     let at = |owners: &[Owner], error| place_error(runs, owners, error);
     let go_on = || if watch.is_stopped() { Err(EvalError::Stopped) } else { Ok(()) };

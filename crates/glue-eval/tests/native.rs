@@ -273,6 +273,40 @@ fn progress_is_told_and_stopping_is_heard() {
     assert!(matches!(error, EvalError::Stopped));
 }
 
+/// Wishes to end after so many answers.
+struct Impatient(AtomicUsize, usize);
+
+impl Watch for Impatient {
+    fn begins(&self, _: usize) {}
+    fn answered(&self, more: usize) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+    fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= self.1
+    }
+}
+
+#[test]
+fn an_interrupted_evaluation_goes_on_after_the_tasks_that_are_in_the_cache() {
+    let items = |n: usize| -> String {
+        (0..n).map(|i| format!("{{\"context\": \"{i}?\", \"choices\": [\"a\", \"b\"], \"gold\": 1}}\n")).collect()
+    };
+    let folders = [3, 5, 7].map(|n| task(&CHOICES.replace("\"t\"", &format!("\"t{n}\"")), &items(n)));
+    let tasks = load_tasks(&folders.each_ref().map(|folder| folder.path())).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let options = EvalOptions { cache: Some(Cache::open(cache.path()).unwrap()), ..EvalOptions::default() };
+    let model = Table { hash: Some("model".into()), ..Table::default() };
+    // The second task is asked, but when its answers are there nobody wants them any more.
+    let error = evaluate(&model, &tasks, &options, &Impatient(AtomicUsize::new(0), 7)).unwrap_err();
+    assert!(matches!(error, EvalError::Stopped), "{error}");
+    let before = model.calls.load(Ordering::Relaxed);
+    let report = evaluate(&model, &tasks, &options, &Unwatched).unwrap();
+    assert_eq!(model.calls.load(Ordering::Relaxed) - before, 2 * (5 + 7));
+    assert_eq!(report.tasks.iter().map(|task| task.cached).collect::<Vec<_>>(), [true, false, false]);
+    let whole = evaluate(&model, &tasks, &EvalOptions::default(), &Unwatched).unwrap();
+    assert_eq!(report.to_json(), whole.to_json());
+}
+
 const HUMAN_EVAL: &str = "{\"task_id\": \"a/0\", \"prompt\": \"def add(a, b):\\n\", \"entry_point\": \"add\", \
     \"test\": \"def check(f):\\n    assert f(1, 2) == 3\"}\n";
 

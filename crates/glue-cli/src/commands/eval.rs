@@ -76,7 +76,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 
-    /// Keep scores in this directory, by the contents of model and task, and look there first
+    /// Keep scores in this directory, by the contents of model and task, and look there first; an evaluation that was
+    /// interrupted goes on after the tasks that are there
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
