@@ -10,15 +10,17 @@
 //! Keeping operands or their differences from the base as `f32` would take four bytes for each element of each model, and have
 //! more memory read than the stored types do.
 
+mod asked;
 mod memory;
 mod options;
 
 pub use options::{ItemsConfig, LocalOptions, ScorerError};
 
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
-use crate::race::{RaceConfig, Rule, at_best, mean, shuffled, upper_bound};
+use crate::race::{Rule, at_best, mean, upper_bound};
 use crate::record::{Record, Records};
-use glue_eval::{ChatFormat, EvalError, EvalOptions, ItemScore, LanguageModel, LocalModel, ModelError, Prepared, Task};
+use asked::Asked;
+use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
 use glue_lm::{Cancel, Model, TextModel, Tokenizer};
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
@@ -60,16 +62,6 @@ struct Counters {
     items_saved: AtomicU64,
     merge_nanos: AtomicU64,
     eval_nanos: AtomicU64,
-}
-
-/// The items of a part, and the rounds in which they are asked.
-#[derive(Debug)]
-struct Asked {
-    prepared: Arc<Prepared>,
-    /// For each task, the numbers of its items in this part.
-    items: Vec<Vec<usize>>,
-    rounds: Vec<Vec<Vec<usize>>>,
-    hash: String,
 }
 
 /// What a tokenizer follows from: where it and its defaults come from, and the chat template put into it.
@@ -205,7 +197,6 @@ impl LocalScorer {
         model: Option<&dyn LanguageModel>,
     ) -> Result<Arc<Asked>, EvalError> {
         let key = key.filter(|_| self.options.eval.apply_chat_template).cloned();
-        let config = &self.options.items;
         let kept = match part {
             Part::Search => &self.search,
             Part::Validation => &self.validation,
@@ -215,38 +206,7 @@ impl LocalScorer {
         if let Some(asked) = kept.get(&key) {
             return Ok(Arc::clone(asked));
         }
-        let other_split = config.validation_split.as_ref().filter(|_| part == Part::Validation);
-        let split = other_split.or(config.split.as_ref()).cloned();
-        let options = EvalOptions { split, cache: None, samples: false, ..self.options.eval.clone() };
-        let prepared = Arc::new(Prepared::new(Arc::clone(&self.tasks), &options, model)?);
-        let of_task = |(task, count): (&Task, usize)| {
-            let all: Vec<usize> = (0..count).collect();
-            if config.validation_split.is_some() || config.validation_fraction == 0.0 {
-                return all;
-            }
-            // Another order than that of the rounds.
-            let ordered = shuffled(&format!("validation of {}", task.name()), &all, config.seed);
-            let held_out = (config.validation_fraction * count as f64).round() as usize;
-            let (validation, search) = ordered.split_at(held_out.min(count));
-            let mut items = if part == Part::Search { search.to_vec() } else { validation.to_vec() };
-            items.sort_unstable();
-            items
-        };
-        let items: Vec<Vec<usize>> = self.tasks.iter().zip(prepared.counts()).map(of_task).collect();
-        if let Some((task, _)) = self.tasks.iter().zip(&items).find(|(_, items)| items.is_empty()) {
-            let message = format!("no items of the task `{}` are left for {part:?}", task.name()).to_lowercase();
-            return Err(ModelError::new(message).into());
-        }
-        let named: Vec<(&str, Vec<usize>)> =
-            self.tasks.iter().zip(&items).map(|(task, items)| (task.name(), items.clone())).collect();
-        // Only the search drops anybody.
-        let race = match part {
-            Part::Search => self.options.race.clone(),
-            Part::Validation => RaceConfig { rule: Rule::Off, ..self.options.race.clone() },
-        };
-        let rounds = race.rounds(&named);
-        let hash = format!("{:?} {rounds:?}", prepared.content_hashes());
-        let asked = Arc::new(Asked { prepared, items, rounds, hash });
+        let asked = Arc::new(Asked::new(part, &self.tasks, &self.options, model)?);
         kept.insert(key, Arc::clone(&asked));
         Ok(asked)
     }
