@@ -97,6 +97,16 @@ INLINE u32 narrow_bf16(float x) {
     return (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16 | 0x40) : rounded;
 }
 
+// sum + x y for x and y that are f32 values: their product has at most 48 bits and is exact in f64, so that one rounding,
+// in one instruction instead of two, gives the same bits.
+INLINE double plus_product(double sum, double x, double y) {
+#ifdef GLUE_HOST
+    return sum + x * y;
+#else
+    return fma(x, y, sum);
+#endif
+}
+
 // A word of four. Where it is used, k is known when compiling.
 INLINE u32 word(const uint4& v, int k) { return k == 0 ? v.x : k == 1 ? v.y : k == 2 ? v.z : v.w; }
 

@@ -26,7 +26,10 @@ template <class In, int N, int W> INLINE void products(const GramArgs& a, i64 at
             x[i] = (double)v;
         }
         UNROLL for (int i = 0; i < N; i++) {
-            UNROLL for (int k = 0; k <= i; k++) sums[i * (i + 1) / 2 + k] += x[i] * x[k];
+            UNROLL for (int k = 0; k <= i; k++) {
+                double& sum = sums[i * (i + 1) / 2 + k];
+                sum = plus_product(sum, x[i], x[k]);
+            }
         }
     }
 }
@@ -51,5 +54,5 @@ template <class In, int N> INLINE void gram(const GramArgs& a) {
     KERNEL(gram##n##_bf16, GramArgs, 256, blocks) { gram<bf16_t, n>(a); }
 
 GRAM_KERNELS(2, 5)
-GRAM_KERNELS(4, 3)
+GRAM_KERNELS(4, 2)
 GRAM_KERNELS(8, 1)

@@ -21,7 +21,10 @@ template <class In, int N, int W> INLINE void products(const Stock& a, i64 at, d
         double x[N];
         UNROLL for (int i = 0; i < N; i++) x[i] = (double)(g.get(i, j) - base.x[j]);
         UNROLL for (int i = 0; i < N; i++) {
-            UNROLL for (int k = 0; k <= i; k++) sums[i * (i + 1) / 2 + k] += x[i] * x[k];
+            UNROLL for (int k = 0; k <= i; k++) {
+                double& sum = sums[i * (i + 1) / 2 + k];
+                sum = plus_product(sum, x[i], x[k]);
+            }
         }
     }
 }
@@ -75,5 +78,5 @@ template <class In, int N> INLINE void model_stock(const Stock& a) {
     KERNEL(model_stock##n##_f16, Stock, 256, blocks) { model_stock<f16_t, n>(a); }                                     \
     KERNEL(model_stock##n##_bf16, Stock, 256, blocks) { model_stock<bf16_t, n>(a); }
 
-STOCK_KERNELS(4, 3)
+STOCK_KERNELS(4, 2)
 STOCK_KERNELS(8, 1)

@@ -83,7 +83,7 @@ template <class In, int W> INLINE void energies(const Energies& a, i64 at, u32 f
             tau_of(x, base);
             UNROLL for (int j = 0; j < W; j++) {
                 double tau = bits >> j & 1 ? (double)x.x[j] : 0.0;
-                sums[i] += tau * tau;
+                sums[i] = plus_product(sums[i], tau, tau);
             }
         }
     }
