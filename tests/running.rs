@@ -184,6 +184,14 @@ fn what_is_wrong_is_said_before_anything_is_written() {
     check("models: [a-chat, b/../a-chat]\ntasks: tasks\n", &["a name of its own", "a-chat"]);
     check("models: [a-chat]\ntasks: tasks\nselect: {strategies: [averge]}\n", &["averge", "average, coefficient"]);
     check("models: [a-chat]\ntasks: tasks\nmixture: {dense: [1.5]}\n", &["mixture.dense", "1.5"]);
+    check(
+        "models: [{path: a-chat, base: true}]\ntasks: tasks\n",
+        &["zoo.yml:1:10", "a path, or {path: PATH, name: NAME}"],
+    );
+    let space =
+        |keys: &str| format!("models: [a-chat]\ntasks: tasks\nselect: {{space: {{methods: [fisher], {keys}}}}}\n");
+    check(&space("statistics: {a-chta: s}"), &["select.space.statistics", "a-chta", "one of a-chat"]);
+    check(&space("base_statistics: s"), &["select.space.base_statistics", "under `statistics`"]);
     fs::write(place.path("zoo/zoo.yml"), SMALL).expect("a config");
     place.run(&["--device", "cuda"]).refused("a device", 1, &["built without CUDA", "--device auto"]);
     assert!(!place.path("out").exists());

@@ -2,10 +2,10 @@
 
 use crate::backend::Backend;
 use crate::error::DeviceError;
-use crate::kept::{Kept, Key, Products};
+use crate::kept::{Kept, Key, Operands, Products};
 use crate::operands::SECTION;
 use crate::pass::{Pass, Stop, Target};
-use glue_merge::{Block, Executor, Identity, Map, MergeError, Plan, Sink, Source, TensorSpec};
+use glue_merge::{Block, Executor, Map, MergeError, Plan, Sink, Source, TensorSpec};
 use std::sync::{Arc, Mutex};
 
 /// How an [`Engine`] works.
@@ -127,7 +127,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Where the inner products of these operands are remembered.
-    pub(crate) fn products(&self, of: Vec<Identity>) -> Arc<Products> {
+    pub(crate) fn products(&self, of: Operands) -> Arc<Products> {
         lock(&self.kept).products(of)
     }
 

@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex};
 /// Inner products of the operands of a tensor.
 pub(crate) type Products = Mutex<HashMap<Vectors, Vec<f64>>>;
 
+/// Whose inner products: whether the first is the base, and all operands.
+pub(crate) type Operands = (bool, Vec<Identity>);
+
 /// Which elements, and the type they have on the device.
 pub(crate) type Key = (Identity, Float);
 
@@ -24,7 +27,7 @@ pub(crate) struct Kept<M> {
     operands: HashMap<Key, Entry<M>>,
     bytes: usize,
     asked: u64,
-    products: HashMap<Vec<Identity>, Arc<Products>>,
+    products: HashMap<Operands, Arc<Products>>,
 }
 
 struct Entry<M> {
@@ -80,8 +83,8 @@ impl<M> Kept<M> {
         keys.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// The inner products that are known of these operands, the base first.
-    pub(crate) fn products(&mut self, of: Vec<Identity>) -> Arc<Products> {
+    /// The inner products that are known of these operands.
+    pub(crate) fn products(&mut self, of: Operands) -> Arc<Products> {
         if self.products.len() >= MOST_PRODUCTS && !self.products.contains_key(&of) {
             self.products.clear();
         }
@@ -146,9 +149,11 @@ mod tests {
     #[test]
     fn the_number_of_products_is_bounded() {
         let mut kept = Kept::<u64>::default();
-        let of = |index| vec![Identity { container: 0, index }];
+        let of = |index| (false, vec![Identity { container: 0, index }]);
         let first = kept.products(of(0));
         assert!(Arc::ptr_eq(&first, &kept.products(of(0))));
+        // The same operand as a base has other products with what follows.
+        assert!(!Arc::ptr_eq(&first, &kept.products((true, of(0).1))));
         (0..2 * MOST_PRODUCTS as u64).for_each(|index| drop(kept.products(of(index))));
         assert!(kept.products.len() <= MOST_PRODUCTS);
     }

@@ -101,7 +101,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         let products = if engine.options.keep > 0 {
             let identity = |operand| source.stored(operand).and_then(|stored| stored.identity);
             let all: Option<Vec<Identity>> = operands(has_base, n_inputs).map(identity).collect();
-            all.map(|all| engine.products(all))
+            all.map(|all| engine.products((has_base, all)))
         } else {
             None
         };

@@ -44,7 +44,7 @@ pub struct ZooConfig {
 
 /// A model by its path, or with a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a path, or {path: PATH, name: NAME}")]
 pub enum ModelEntry {
     /// Its path; the name is the last part of it.
     Path(String),
@@ -84,7 +84,7 @@ pub struct TasksConfig {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a path, a list of paths, or {path: PATH, ...} with keys of tasks")]
 enum TasksText {
     One(String),
     List(Vec<String>),
@@ -163,7 +163,8 @@ pub struct SelectConfig {
     pub strategies: Vec<StrategyConfig>,
     /// Whether models that look harmful are found first and left out. Default: yes.
     pub filter: bool,
-    /// What optimisers search. Default: a weight for each model, with task vectors where there is a base.
+    /// What optimisers search. Default: a weight for each model, with task vectors where there is a base. Statistics are of models
+    /// by their names, bases among them, with paths from the directory of the config.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
     /// Proxy items held out to choose between strategies. Default: a fifth.
@@ -265,10 +266,15 @@ fn yes() -> bool {
     true
 }
 
+/// The name of a model that has none of its own.
+fn last_part(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
+}
+
 /// A word, or a list of words.
 fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "expected a word or a list of words")]
     enum Words {
         One(String),
         More(Vec<String>),
@@ -291,7 +297,7 @@ impl ModelEntry {
     /// Its name.
     pub fn name(&self) -> &str {
         match self {
-            ModelEntry::Path(path) => path.trim_end_matches('/').rsplit('/').next().unwrap_or(path),
+            ModelEntry::Path(path) => last_part(path),
             ModelEntry::Named(named) => &named.name,
         }
     }
@@ -336,6 +342,17 @@ impl ZooConfig {
         }
         if let Some(unknown) = self.select.strategies.iter().find(|s| !known.contains(&s.name.as_str())) {
             return refuse("select.strategies", &known.join(", "), format!("`{}`", unknown.name));
+        }
+        if let Some(space) = &self.select.space {
+            let all: Vec<&str> = names.iter().copied().chain(self.base.iter().map(|path| last_part(path))).collect();
+            if let Some(unknown) = space.statistics.keys().find(|name| !all.contains(&name.as_str())) {
+                let expected = format!("the name of a model, one of {}", all.join(", "));
+                return refuse("select.space.statistics", &expected, format!("`{unknown}`"));
+            }
+            if let Some(path) = &space.base_statistics {
+                let expected = "none, since groups have bases of their own: under `statistics`, by its name";
+                return refuse("select.space.base_statistics", expected, format!("`{path}`"));
+            }
         }
         if let Some(share) = self.mixture.dense.iter().find(|share| !(0.0..=1.0).contains(*share)) {
             return refuse("mixture.dense", "shares from 0 to 1", share.to_string());

@@ -111,7 +111,7 @@ fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base
         validation: select.validation.clone(),
         strategies: select.strategies.clone(),
         filter: select.filter,
-        space: select.space.as_ref().map(|space| space_of(space, context, members)),
+        space: select.space.as_ref().map(|space| space_of(space, context, members, base)),
         budget: BudgetConfig { evaluations: select.budget.evaluations, seconds: select.budget.seconds },
         racing: select.racing,
         parallel: None,
@@ -130,7 +130,7 @@ fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base
 /// What the statistics that the config names hold, by path; `None` where it names none.
 pub(crate) fn hash_statistics(context: &Context<'_>) -> Result<Option<Value>, PipelineError> {
     let space = context.config.select.space.iter();
-    let paths = space.flat_map(|space| space.statistics.values().chain(&space.base_statistics));
+    let paths = space.flat_map(|space| space.statistics.values());
     let hash = |path: &String| {
         let checkpoint = Checkpoint::open(context.directory.join(path))?;
         Ok((path.clone(), Value::from(checkpoint.content_hash().to_string())))
@@ -140,14 +140,14 @@ pub(crate) fn hash_statistics(context: &Context<'_>) -> Result<Option<Value>, Pi
     Ok((!all.is_empty()).then(|| Value::Object(all)))
 }
 
-/// The space of a cluster: statistics of its models, by path.
-fn space_of(space: &SpaceConfig, context: &Context<'_>, members: &[String]) -> SpaceConfig {
+/// The space of a cluster: statistics of its models, by path, and of its base.
+fn space_of(space: &SpaceConfig, context: &Context<'_>, members: &[String], base: Option<&str>) -> SpaceConfig {
     let outside = |path: &String| context.directory.join(path).display().to_string();
     let own = space.statistics.iter().filter(|(name, _)| members.contains(name));
     let by_path = |(name, path): (&String, &String)| (context.path_of(name).display().to_string(), outside(path));
     SpaceConfig {
         statistics: own.map(by_path).collect(),
-        base_statistics: space.base_statistics.as_ref().map(outside),
+        base_statistics: base.and_then(|base| space.statistics.get(base)).map(outside),
         ..space.clone()
     }
 }

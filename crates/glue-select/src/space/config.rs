@@ -51,7 +51,7 @@ impl Default for SpaceConfig {
 
 /// Whether a curve replaces groups of layers, and by how many points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected true, false or a number of points")]
 pub enum Smooth {
     /// With 3 points, or not at all.
     Flag(bool),
@@ -71,7 +71,7 @@ impl Smooth {
 
 /// A method by its name, or with choices about its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected the name of a method, or {NAME: {PARAMETER: CHOICE}}")]
 pub enum MethodConfig {
     /// All parameters as they are declared.
     Name(String),
@@ -81,7 +81,7 @@ pub enum MethodConfig {
 
 /// What is done about a parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a value, {options: [...]}, or a range of min, max, log and per")]
 pub enum Choice {
     /// It is always `true`, or `false`.
     Flag(bool),
@@ -105,7 +105,7 @@ pub struct Options {
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected true, false, a number or a word")]
 pub enum Fixed {
     /// `true` or `false`.
     Flag(bool),
