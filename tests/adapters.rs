@@ -513,7 +513,7 @@ fn extractions_that_make_no_sense_are_refused() {
     check(&[&base, &base], 2, &["do not differ", "--save-full"]);
     check(&[&base, &fine, "--modules", "k_proj,nothing"], 2, &["`nothing`"]);
     check(&[&base, &fine, "--energy", "1.5"], 2, &["energy", "at most 1"]);
-    check(&[&base, &fine, "--svd", "guessed"], 2, &["--svd", "randomised or exact"]);
+    check(&[&base, &fine, "--svd", "guessed"], 2, &["--svd", "randomised, exact"]);
     check(&["a", &fine], 2, &["tensor", "hint: an adapter is for one model"]);
     check(&["nowhere", &fine], 2, &["nowhere: no such directory"]);
 }

@@ -206,22 +206,20 @@ fn ask_all(
     for (t, (task, items)) in tasks.iter().zip(rendered).enumerate() {
         runs.push(Run::prepare(task, items, of_task(t), options, model_hash.as_deref()));
     }
-    watch.begins(Requests::of(&runs, options.seed).len());
-    // A model that was made to end gives an error of its own.
-    let ask = |runs: &mut [Run<'_>]| {
-        ask(model, runs, options, watch).map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })
-    };
-    if options.cache.is_none() {
-        ask(&mut runs)?;
-    }
+    // What is in the cache need not be asked again after an interruption.
+    let together = if options.cache.is_some() { 1 } else { runs.len().max(1) };
+    let requests: Vec<Requests<'_>> = runs.chunks(together).map(|runs| Requests::of(runs, options.seed)).collect();
+    watch.begins(requests.iter().map(Requests::len).sum());
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
-    for mut run in runs {
-        if options.cache.is_some() {
-            ask(std::slice::from_mut(&mut run))?;
+    for (runs, requests) in runs.chunks_mut(together).zip(requests) {
+        // A model that was made to end gives an error of its own.
+        ask(model, runs, requests, options, watch)
+            .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })?;
+        for run in runs {
+            let (task, samples) = run.finish(options)?;
+            report.tasks.push(task);
+            report.samples.extend(samples);
         }
-        let (task, samples) = run.finish(options)?;
-        report.tasks.push(task);
-        report.samples.extend(samples);
     }
     Ok(report)
 }
@@ -362,15 +360,15 @@ impl<'a> Requests<'a> {
     }
 }
 
-/// Asks everything that is not known yet.
+/// Asks, and hands each run its answers.
 fn ask(
     model: &dyn LanguageModel,
     runs: &mut [Run<'_>],
+    requests: Requests<'_>,
     options: &EvalOptions,
     watch: &dyn Watch,
 ) -> Result<(), EvalError> {
-    let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } =
-        Requests::of(runs, options.seed);
+    let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } = requests;
     let progress = |more: usize| watch.answered(more);
     let at = |owners: &[Owner], error| place_error(runs, owners, error);
     let go_on = || if watch.is_stopped() { Err(EvalError::Stopped) } else { Ok(()) };
@@ -470,17 +468,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn finish(self, options: &EvalOptions) -> Result<(TaskReport, Vec<Sample>), EvalError> {
-        let Run { task, items, chosen, key, known, answers } = self;
-        if let Some(known) = known {
+    fn finish(&mut self, options: &EvalOptions) -> Result<(TaskReport, Vec<Sample>), EvalError> {
+        if let Some(known) = self.known.take() {
             return Ok(known);
         }
+        let Run { task, items, chosen, key, answers, .. } = &*self;
         let names = metric_names(&task.metrics, &task.pipelines);
         let main = names.iter().position(|name| *name == task.main).unwrap_or(0);
         let mut scores: Vec<Vec<Score>> = names.iter().map(|_| Vec::with_capacity(answers.len())).collect();
         let mut of_items = Vec::with_capacity(answers.len());
         let mut samples = Vec::new();
-        for (&index, answer) in chosen.iter().zip(&answers) {
+        for (&index, answer) in chosen.iter().zip(answers) {
             let item = &items.items[index];
             let failed = |message: String| EvalError::Item {
                 task: task.name.clone(),
@@ -515,11 +513,11 @@ impl Run<'_> {
             n: answers.len(),
             split: items.split.clone(),
             num_fewshot: items.num_fewshot,
-            notes: items.notes.iter().cloned().chain(truncations(&answers)).collect(),
+            notes: items.notes.iter().cloned().chain(truncations(answers)).collect(),
             cached: false,
             items: of_items,
         };
-        if let (Some(cache), Some(key)) = (&options.cache, &key) {
+        if let (Some(cache), Some(key)) = (&options.cache, key) {
             cache.put(key, &report, options.samples.then_some(&samples))?;
         }
         Ok((report, samples))

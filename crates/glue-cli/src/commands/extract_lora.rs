@@ -7,6 +7,7 @@ use crate::progress::ExtractProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use glue_lora::{
     Decomposition, ExtractOptions, ExtractPlan, Extraction, LoraError, OtherReport, RankRule, extract, plan,
 };
@@ -51,7 +52,7 @@ pub(crate) struct Args {
 
     /// How factors are found: randomised comes near to the best ones in a small part of the time where the rank is small, exact gives
     /// the best
-    #[arg(long, value_name = "HOW", default_value = "randomised", value_parser = parse_svd)]
+    #[arg(long, value_name = "HOW", default_value = "randomised", value_parser = svd())]
     svd: Decomposition,
 
     /// Names of modules, or ends of them, such as q_proj; every matrix of the layers when not given
@@ -79,12 +80,11 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-fn parse_svd(text: &str) -> Result<Decomposition, String> {
-    match text {
-        "exact" => Ok(Decomposition::Exact),
-        "randomised" => Ok(Decomposition::Randomised),
-        _ => Err("it must be randomised or exact".into()),
-    }
+fn svd() -> impl TypedValueParser<Value = Decomposition> {
+    PossibleValuesParser::new(["randomised", "exact"]).map(|name| match name.as_str() {
+        "exact" => Decomposition::Exact,
+        _ => Decomposition::Randomised,
+    })
 }
 
 /// Extracts, or shows what would be extracted.

@@ -114,7 +114,8 @@ pub(crate) fn run(
     let zoo = Zoo::open(&config).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search)?;
-    let scorer = scorer(&config, (registries.operators, args.device, executor.clone()), global, shell)?;
+    let merging = Merging { registry: registries.operators, executor: executor.clone() };
+    let scorer = scorer(&config, merging, args.device, global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);
@@ -140,16 +141,23 @@ fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry
     Ok(config)
 }
 
+/// What candidates are merged with.
+pub(super) struct Merging<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) executor: SharedExecutor,
+}
+
 /// What scores candidates: this process, others, or a command.
 fn scorer(
     config: &SearchConfig,
-    (registry, device, executor): (&Registry, Device, SharedExecutor),
+    merging: Merging<'_>,
+    device: Device,
     global: &Global,
     shell: &Shell<'_>,
 ) -> Result<Box<dyn Scorer>, Failure> {
     let stop = shell.stop_flag();
     if let Some(command) = &config.evaluator {
-        return external(config, command, (registry, executor), stop);
+        return external(config, command, merging, stop);
     }
     if let Some(workers) = std::num::NonZeroUsize::new(config.workers) {
         let program =
@@ -164,13 +172,13 @@ fn scorer(
         let pool = WorkerPool::start(command, config.workers, setup, Some(stop));
         return Ok(Box::new(pool.map_err(Failure::failed)?));
     }
-    local(config, (registry, executor), Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
+    local(config, merging, Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
 }
 
 /// Scores in this process.
 pub(super) fn local(
     config: &SearchConfig,
-    merging: (&Registry, SharedExecutor),
+    merging: Merging<'_>,
     stop: Option<Arc<AtomicBool>>,
 ) -> Result<Box<dyn Scorer>, String> {
     let memory = config.memory.as_deref().map(units::parse_size).transpose();
@@ -189,7 +197,7 @@ pub(super) fn local(
 fn external(
     config: &SearchConfig,
     command: &str,
-    (registry, executor): (&Registry, SharedExecutor),
+    merging: Merging<'_>,
     stop: Arc<AtomicBool>,
 ) -> Result<Box<dyn Scorer>, Failure> {
     let mut evaluator = ExternalEvaluator::new(command).map_err(Failure::refused)?;
@@ -201,8 +209,8 @@ fn external(
         Validation::Share(_) => None,
     };
     let options = ExternalOptions {
-        registry: registry.clone(),
-        executor,
+        registry: merging.registry.clone(),
+        executor: merging.executor,
         tasks: config.tasks.clone(),
         split: Some(config.split.clone()),
         validation_split,
@@ -218,7 +226,7 @@ fn external(
 
 fn local_options(
     config: &SearchConfig,
-    (registry, executor): (&Registry, SharedExecutor),
+    merging: Merging<'_>,
     memory: Option<u64>,
     stop: Option<Arc<AtomicBool>>,
 ) -> LocalOptions {
@@ -228,7 +236,7 @@ fn local_options(
     };
     let split = Some(config.split.clone());
     LocalOptions {
-        registry: registry.clone(),
+        registry: merging.registry.clone(),
         eval: EvalOptions {
             limit: config.limit,
             num_fewshot: config.num_fewshot,
@@ -238,7 +246,7 @@ fn local_options(
         },
         items: ItemsConfig { split, validation_fraction, validation_split, seed: config.seed },
         race: RaceConfig { rule: if config.racing { Rule::Exact } else { Rule::Off }, ..RaceConfig::default() },
-        executor,
+        executor: merging.executor,
         memory,
         parallel: config.parallel,
         stop,
