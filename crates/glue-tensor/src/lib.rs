@@ -52,6 +52,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod convert;
 pub mod dtype;
+pub mod files;
 pub mod header;
 pub mod model_dir;
 pub mod names;
