@@ -273,7 +273,7 @@ fn encode_group(
             return Err(ModelError::of_request(index, message));
         }
         // The last token is only predicted.
-        let truncated = (context.len() + continuation.len()).saturating_sub(max_length + 1);
+        let truncated = (context.len() + continuation.len()).saturating_sub(max_length.saturating_add(1));
         Ok(Pair { context: context[truncated..].to_vec(), continuation, truncated })
     };
     group.iter().enumerate().map(pair).collect()
