@@ -197,7 +197,7 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _con
             b"error: ",
             &path[..length],
             b": a part of the file that was there when it was opened cannot be read any more: it was truncated meanwhile, or \
-              its disk failed\n  hint: run the command again when the file is complete and nothing writes to it\n",
+              its disk failed\nhint: run the command again when the file is complete and nothing writes to it\n",
         ];
         for part in parts {
             // SAFETY: the pointer and the length are those of a live slice.
