@@ -108,16 +108,22 @@ const OTHER_POSITIONS: &[&str] = &["original_max_position_embeddings", "sliding_
 /// Most layers of a model, and the highest number of a layer in the name of a tensor plus one.
 pub const MAX_LAYERS: usize = 10_000;
 
+/// Most experts of a layer or of a mixture.
+pub const MAX_EXPERTS: usize = 10_000;
+
+/// Largest width of the residual stream, or of another hidden layer outside of MLPs.
+pub const MAX_HIDDEN_SIZE: usize = 10_000_000;
+
 /// Far more than any model has, and so little that work and memory in proportion to one of them are no harm: the sizes of
 /// tensors follow from products, and those are compared with the checkpoint.
 const BOUNDS: &[(&[&str], u64)] = &[
     (LAYER_COUNT, MAX_LAYERS as u64),
     (FIRST_LAYERS, MAX_LAYERS as u64),
-    (EXPERTS, 10_000),
+    (EXPERTS, MAX_EXPERTS as u64),
     (HEADS, 100_000),
     (KV_HEADS, 100_000),
     (HEAD_DIM, 100_000),
-    (HIDDEN_SIZE, 10_000_000),
+    (HIDDEN_SIZE, MAX_HIDDEN_SIZE as u64),
     (INTERMEDIATE_SIZE, 100_000_000),
     (EXPERT_SIZE, 100_000_000),
     (VOCAB_SIZE, 100_000_000),

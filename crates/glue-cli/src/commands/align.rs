@@ -93,6 +93,7 @@ enum Kind {
 /// Matches, writes and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let (reference, model) = (open(&args.reference)?, open(&args.model)?);
+    model.check_links(args.links.get()).map_err(|error| failure(error.into()))?;
     if args.method == By::Weights && !args.text.is_empty() {
         return Err(wrong("--text has no use when weights are compared".to_owned())
             .hint(Some("--method activations compares what the models compute on it")));
