@@ -74,6 +74,8 @@ pub fn main(registries: Registries) -> ExitCode {
         let _ = writeln!(streams.err, "error: {message}");
         return ExitCode::FAILURE;
     }
+    // Without it, a truncated input still ends the process, only without a word.
+    let _ = glue_tensor::mapped::report_lost_pages();
     run_from(std::env::args_os(), &registries, Streams::standard())
 }
 

@@ -213,8 +213,13 @@ fn ask_all(
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
     for (runs, requests) in runs.chunks_mut(together).zip(requests) {
         // A model that was made to end gives an error of its own.
-        ask(model, runs, requests, options, watch)
-            .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })?;
+        let asked = ask(model, runs, requests, options, watch)
+            .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error });
+        if !matches!(asked, Err(EvalError::Stopped)) {
+            // Whatever failed may have failed because the model changed.
+            model.check_unchanged()?;
+        }
+        asked?;
         for run in runs {
             let (task, samples) = run.finish(options)?;
             report.tasks.push(task);

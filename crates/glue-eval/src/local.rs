@@ -18,7 +18,6 @@ use glue_tensor::{ContentHash, ModelDir};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -274,7 +273,7 @@ fn encode_group(
             return Err(ModelError::of_request(index, message));
         }
         // The last token is only predicted.
-        let truncated = (context.len() + continuation.len()).saturating_sub(max_length + 1);
+        let truncated = (context.len() + continuation.len()).saturating_sub(max_length.saturating_add(1));
         Ok(Pair { context: context[truncated..].to_vec(), continuation, truncated })
     };
     group.iter().enumerate().map(pair).collect()
@@ -304,7 +303,7 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
         let _ = write!(hasher, "{:?}", file.content_hash());
     }
     for path in files.tokenizer().paths() {
-        let bytes = fs::read(&path).map_err(failed)?;
+        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(failed)?;
         let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
     }
     Ok(hasher.finish())
@@ -325,6 +324,10 @@ impl LanguageModel for LocalModel {
         };
         let files = ModelDir::open(directory).map_err(failed)?;
         hash_of_files(&files, Some(self.max_length)).map(Some)
+    }
+
+    fn check_unchanged(&self) -> Result<(), ModelError> {
+        self.text.model.check_unchanged().map_err(failed)
     }
 
     fn loglikelihoods(

@@ -6,6 +6,7 @@
 
 use crate::chat::{ChatError, ChatTemplate};
 use crate::decode_stream::DecodeStream;
+use glue_tensor::files;
 use glue_tensor::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -121,7 +122,8 @@ impl Tokenizer {
             });
         }
         let path = directory.join(TOKENIZER);
-        let bytes = std::fs::read(&path).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
+        let bytes =
+            files::read(&path, files::DATA_BYTES).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| TokenizerError::Malformed { path: path.clone(), message: error.to_string() })?;
         let refused = |error: tokenizers::Error| TokenizerError::Malformed { path, message: error.to_string() };
@@ -330,7 +332,7 @@ fn templates(
             let path = entry.map_err(|error| TokenizerError::Io { path: folder.clone(), error })?.path();
             if let (Some(name), true) = (path.file_stem(), path.extension().is_some_and(|e| e == "jinja")) {
                 let name = name.to_string_lossy().into_owned();
-                let text = std::fs::read_to_string(&path);
+                let text = files::read_to_string(&path, files::CONFIG_BYTES);
                 templates.insert(name, text.map_err(|error| TokenizerError::Io { path, error })?);
             }
         }
@@ -348,7 +350,7 @@ struct JsonFile {
 impl JsonFile {
     fn read(directory: &Path, name: &str) -> Result<JsonFile, TokenizerError> {
         let path = directory.join(name);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match files::read(&path, files::DATA_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(JsonFile { path, value: Value::Object(Default::default()) });
             }

@@ -13,7 +13,7 @@ use crate::spec::RouterKind;
 use glue_tensor::checkpoint::{INDEX_FILE, SINGLE_FILE};
 use glue_tensor::header::encode_header;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, Config, ContentHash, Dtype, TensorSpec, write_atomic};
+use glue_tensor::{Checkpoint, Config, ContentHash, Dtype, TensorSpec, files, write_atomic};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -210,7 +210,7 @@ fn missing(dir: &Path, sites: &Sites, files: &BTreeSet<String>) -> Result<Option
 }
 
 fn read_json(path: &Path) -> Result<Value, MixError> {
-    let read = std::fs::read(path);
+    let read = files::read(path, files::CONFIG_BYTES);
     let parsed = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(std::io::Error::from));
     parsed.map_err(|source| MixError::Read { path: path.to_path_buf(), source })
 }

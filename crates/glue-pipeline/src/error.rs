@@ -67,6 +67,12 @@ pub enum PipelineError {
         /// What is wrong with it.
         error: serde_json::Error,
     },
+    /// A file that a result gets a copy of cannot be read, or is a link that leads out of its model.
+    #[error(transparent)]
+    SideFile(#[from] glue_tensor::SideFileError),
+    /// A file of a model is not what it was when the run began. Stages that were finished before are kept.
+    #[error(transparent)]
+    Changed(#[from] glue_tensor::FileChanged),
     /// The output directory holds something else.
     #[error("{}: expected no such directory, an empty one, or one of this run with `--resume`; found {found}", path.display())]
     Occupied {

@@ -12,6 +12,7 @@ use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::{AnyTextModel, Cancel};
 use glue_recipe::SharedExecutor;
 pub use glue_select::search::Registries;
+use glue_tensor::Links;
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub struct RunOptions {
     pub memory: Option<u64>,
     /// What merges candidates and results. Default: the processor.
     pub executor: SharedExecutor,
+    /// Where links in a model's directory may lead to that a result gets a copy of. Default of such links: not out of it.
+    pub links: Links,
 }
 
 /// The text of a config, where it was read from, and what it says.
@@ -64,6 +67,7 @@ pub(crate) struct Context<'a> {
     pub(crate) cancel: Cancel,
     pub(crate) memory: Option<u64>,
     pub(crate) executor: SharedExecutor,
+    pub(crate) links: Links,
 }
 
 impl<'a> Context<'a> {
@@ -149,6 +153,9 @@ pub fn run(
     let directory = source.path.parent().unwrap_or(Path::new("")).to_path_buf();
     // Everything that can be refused is refused before the output is touched.
     let zoo = Zoo::open(config, &directory)?;
+    for model in &zoo.models {
+        model.dir.check_links(options.links)?;
+    }
     let tasks: Arc<[Task]> = tasks(&config.tasks, &directory)?.into();
     let _lock = claim(&options.out, options.resume)?;
     let context = Context {
@@ -163,6 +170,7 @@ pub fn run(
         cancel: options.cancel.clone(),
         memory: options.memory,
         executor: options.executor.clone(),
+        links: options.links,
     };
     stages(source, &context, options)
 }
@@ -174,7 +182,8 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let hashes = context.zoo.hashes();
     let names: Vec<_> = context.zoo.models.iter().map(|model| (&model.name, model.base)).collect();
     let identity = json!({ "models": hashes, "names": names });
-    let mut made = Stages::new(&options.out, identity, options.from, options.until);
+    context.zoo.check_unchanged()?;
+    let mut made = Stages::new(&options.out, identity, options.from, options.until, &context.zoo);
     let ended = |stage: Stage| Ok(Ended::Until(stage));
 
     go_on()?;

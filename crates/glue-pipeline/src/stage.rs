@@ -6,6 +6,7 @@
 //! thrown away, and with it, since their keys follow, all after it.
 
 use crate::error::PipelineError;
+use crate::zoo::Zoo;
 use glue_tensor::{ContentHash, write_atomic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -108,8 +109,9 @@ pub(crate) struct Made<T> {
 
 /// The stages of one run.
 #[derive(Debug)]
-pub(crate) struct Stages {
+pub(crate) struct Stages<'a> {
     root: PathBuf,
+    zoo: &'a Zoo,
     until: Stage,
     from: Option<Stage>,
     /// What everything depends on; after a stage, that it was made from this.
@@ -117,11 +119,17 @@ pub(crate) struct Stages {
     costs: Vec<(Stage, Cost)>,
 }
 
-impl Stages {
+impl<'a> Stages<'a> {
     /// The stages in `out`. Those from `from` on are made anew; none after `until` is made.
-    pub(crate) fn new(out: &Path, identity: Value, from: Option<Stage>, until: Option<Stage>) -> Stages {
+    pub(crate) fn new(
+        out: &Path,
+        identity: Value,
+        from: Option<Stage>,
+        until: Option<Stage>,
+        zoo: &'a Zoo,
+    ) -> Stages<'a> {
         let until = until.unwrap_or(Stage::Report);
-        Stages { root: out.join("stages"), until, from, chain: identity, costs: Vec::new() }
+        Stages { root: out.join("stages"), zoo, until, from, chain: identity, costs: Vec::new() }
     }
 
     /// What the stages took, in order.
@@ -153,7 +161,7 @@ impl Stages {
         remove(&directory)?;
         let place = self.work_directory(&directory, &key, anew)?;
         let start = Instant::now();
-        let result = work(&place)?;
+        let result = self.of_same_models(work(&place), &place)?;
         // Through text and back, so that what goes on from here is what a later run will find.
         let text = serde_json::to_string_pretty(&result).map_err(|e| PipelineError::damaged(&place.join(RESULT), e))?;
         let result = serde_json::from_str(&text).map_err(|e| PipelineError::damaged(&place.join(RESULT), e))?;
@@ -171,6 +179,18 @@ impl Stages {
         sync(&self.root)?;
         self.costs.push((stage, cost));
         Ok(Some(Made { result, directory }))
+    }
+
+    /// `result`, if the models are those that `identity` stands for. If not, whatever is in `place` may be of others and is
+    /// removed, so that no later run goes on with it.
+    fn of_same_models<T>(&self, result: Result<T, PipelineError>, place: &Path) -> Result<T, PipelineError> {
+        match self.zoo.check_unchanged() {
+            Ok(()) => result,
+            Err(changed) => {
+                remove(place)?;
+                Err(changed.into())
+            }
+        }
     }
 
     fn found<T: DeserializeOwned>(&mut self, directory: &Path, key: &Value) -> Result<Option<T>, PipelineError> {

@@ -128,7 +128,8 @@ fn bound(bound: Option<f64>) -> String {
 fn read(path: &PathBuf) -> Result<Matrix, Failure> {
     let named =
         |error: &dyn std::fmt::Display| Error::new(ErrorKind::InvalidData, format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(named(&error)))?;
+    let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
+        .map_err(|error| Failure::refused(named(&error)))?;
     Matrix::from_json(&text).map_err(|error| Failure::refused(named(&error)))
 }
 

@@ -158,7 +158,8 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
     let mut texts = args.prompt.clone();
     if let Some(path) = &args.prompts {
         let name = path.display().to_string();
-        let file = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+        let file = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
+            .map_err(|error| Failure::refused(of_file(path, error)))?;
         for (number, line) in file.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             texts.push(match line.starts_with('"') {
                 true => serde_json::from_str(line).map_err(|error| {

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::shell::Shell;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Stage, Stages, manifest};
+use glue_tensor::files;
 use rayon::ThreadPool;
 use serde::Serialize;
 use std::io;
@@ -125,7 +126,7 @@ fn intermediate(
 /// The manifest of the output that is in `directory`; `None` when nothing is there.
 fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
     let path = directory.join(manifest::FILE);
-    match std::fs::read(&path) {
+    match files::read(&path, files::CONFIG_BYTES) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| file_error(&path, &io::Error::new(io::ErrorKind::InvalidData, error))),
@@ -136,9 +137,8 @@ fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
 }
 
 fn is_current(manifest: &serde_json::Value, plan: &MergePlan, pool: &ThreadPool) -> Result<bool, Failure> {
-    let hashes = pool
-        .install(|| manifest::hash_inputs(plan))
-        .map_err(|error| Failure::failed(error).context("cannot read the inputs"))?;
+    let hashes = pool.install(|| manifest::hash_inputs(plan)).map_err(Failure::failed)?;
+    plan.check_unchanged().map_err(Failure::failed)?;
     Ok(manifest::is_current(manifest, plan, &hashes))
 }
 

@@ -1,7 +1,7 @@
 //! `glue run`: from a zoo to one better model.
 
 use super::device::Device;
-use super::recipes;
+use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::progress::RunProgress;
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     dry_run: bool,
 
     #[command(flatten)]
+    links: FollowLinks,
+
+    #[command(flatten)]
     device: Device,
 }
 
@@ -80,7 +83,8 @@ pub(crate) fn run(
     let (Some(path), Some(out)) = (&args.config, &args.out) else {
         return Err(Failure::refused(std::io::Error::other("a config and --out are needed")));
     };
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+    let text = glue_tensor::files::read_named(path, glue_tensor::files::CONFIG_BYTES)
+        .map_err(|error| Failure::refused(of_file(path, error)))?;
     let hint = Some("glue run --init FOLDER writes a config with every key");
     let mut config = ZooConfig::parse(&text, &path.display().to_string(), registries.strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
@@ -105,6 +109,7 @@ pub(crate) fn run(
         stop,
         memory,
         executor: args.device.open(DeviceUse::Search)?,
+        links: args.links.get(),
     };
     let pool = recipes::pool(global)?;
     let progress = RunProgress::new(shell);

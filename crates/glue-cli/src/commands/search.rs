@@ -1,7 +1,7 @@
 //! `glue search`: which models to merge, and how.
 
 use super::device::Device;
-use super::recipes;
+use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::progress::SearchProgress;
@@ -13,7 +13,7 @@ use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{EvalOptions, load_tasks, select};
 use glue_merge::Registry;
-use glue_recipe::SharedExecutor;
+use glue_recipe::{PlanOptions, SharedExecutor};
 use glue_search::Domain;
 use glue_select::config::{EXAMPLE, SearchConfig, Validation};
 use glue_select::contract::{Part, Scorer};
@@ -27,6 +27,7 @@ use glue_select::strategy::StrategyRegistry;
 use glue_select::summary::Summary;
 use glue_select::workers::WorkerPool;
 use glue_select::zoo::Zoo;
+use glue_tensor::Links;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
@@ -82,6 +83,9 @@ pub(crate) struct Args {
     workers: Option<usize>,
 
     #[command(flatten)]
+    links: FollowLinks,
+
+    #[command(flatten)]
     device: Device,
 }
 
@@ -112,16 +116,17 @@ pub(crate) fn run(
         };
     }
     let zoo = Zoo::open(&config).map_err(Failure::refused)?;
+    zoo.check_links(args.links.get()).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search)?;
-    let merging = Merging { registry: registries.operators, executor: executor.clone() };
+    let merging = Merging { registry: registries.operators, executor: executor.clone(), links: args.links.get() };
     let scorer = scorer(&config, merging, args.device, global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);
     }
     let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
-    let options = Options { out, resume: args.resume, budget, executor };
+    let options = Options { out, resume: args.resume, budget, executor, links: args.links.get() };
     let progress = SearchProgress::new(shell);
     let done = pool.install(|| prepared.run(&*scorer, &options, &progress));
     drop(progress);
@@ -130,7 +135,8 @@ pub(crate) fn run(
 }
 
 fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry) -> Result<SearchConfig, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+    let text = glue_tensor::files::read_named(path, glue_tensor::files::CONFIG_BYTES)
+        .map_err(|error| Failure::refused(of_file(path, error)))?;
     let hint = Some("glue search --init prints a config with every key");
     let mut config = SearchConfig::parse(&text, &path.display().to_string(), strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
@@ -145,6 +151,15 @@ fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry
 pub(super) struct Merging<'a> {
     pub(super) registry: &'a Registry,
     pub(super) executor: SharedExecutor,
+    pub(super) links: Links,
+}
+
+impl Merging<'_> {
+    fn plan_options(&self) -> PlanOptions {
+        let mut options = PlanOptions::default();
+        options.links = self.links;
+        options
+    }
 }
 
 /// What scores candidates: this process, others, or a command.
@@ -165,7 +180,10 @@ fn scorer(
         let threads =
             global.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let threads = (threads / workers).max(1).to_string();
-        let options = ["search-worker", "--quiet", "--device", device.device.name(), "--threads", &threads];
+        let mut options = vec!["search-worker", "--quiet", "--device", device.device.name(), "--threads", &threads];
+        if merging.links == Links::Follow {
+            options.push("--follow-links");
+        }
         let command: Vec<OsString> =
             [program.into()].into_iter().chain(options.into_iter().map(OsString::from)).collect();
         let setup = serde_json::to_value(config).map_err(Failure::failed)?;
@@ -210,6 +228,7 @@ fn external(
     };
     let options = ExternalOptions {
         registry: merging.registry.clone(),
+        plan: merging.plan_options(),
         executor: merging.executor,
         tasks: config.tasks.clone(),
         split: Some(config.split.clone()),
@@ -237,6 +256,7 @@ fn local_options(
     let split = Some(config.split.clone());
     LocalOptions {
         registry: merging.registry.clone(),
+        plan: merging.plan_options(),
         eval: EvalOptions {
             limit: config.limit,
             num_fewshot: config.num_fewshot,

@@ -18,6 +18,7 @@ use crate::error::{EvalError, Place, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
+use glue_tensor::files;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -74,7 +75,7 @@ pub(super) struct Native {
 /// Reads `task.json` of a directory.
 pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
     let path = directory.join("task.json");
-    let text = fs::read_to_string(&path).map_err(TaskError::io(&path))?;
+    let text = files::read_to_string(&path, files::CONFIG_BYTES).map_err(TaskError::io(&path))?;
     let value: Value = serde_json::from_str(&text)
         .map_err(|error| TaskError::Malformed { place: Place::at(&path, error.line()), message: error.to_string() })?;
     let Value::Object(map) = &value else {

@@ -131,7 +131,9 @@ fn stack(
     }
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Run { model: name.clone(), error };
     let recipes = Recipe::parse(&text, "stacked.yml", context.registries.operators).map_err(|e| failed(e.into()))?;
-    let plan = glue_recipe::plan(&recipes[0], &PlanOptions::default()).map_err(|e| failed(e.into()))?;
+    let mut from = PlanOptions::default();
+    from.links = context.links;
+    let plan = glue_recipe::plan(&recipes[0], &from).map_err(|e| failed(e.into()))?;
     let parameters = plan.layout_specs().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
     glue_recipe::run(&plan, &path, &RunOptions::default(), &context.relay(&name))
         .map_err(|e| context.stopped_or(failed(e.into())))?;

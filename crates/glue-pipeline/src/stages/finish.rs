@@ -13,7 +13,8 @@ use crate::stages::test::Tested;
 use glue_metrics::Matrix;
 use glue_report as report;
 use glue_select::search::Timings;
-use glue_tensor::{Checkpoint, ContentHash, Staging, write_atomic};
+use glue_tensor::side_files::open_to_copy;
+use glue_tensor::{Checkpoint, ContentHash, Links, Staging, write_atomic};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,12 +74,14 @@ fn place_final(context: &Context<'_>, parts: &Parts<'_>) -> Result<PathBuf, Pipe
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let staging = Staging::create(&out)?;
-    copy(&from, staging.path(), parts.decided.made)?;
+    copy(&from, &from, staging.path(), parts.decided.made, context.links)?;
+    context.zoo.check_unchanged()?;
     staging.commit()?;
     Ok(out)
 }
 
-fn copy(from: &Path, to: &Path, link: bool) -> Result<(), PipelineError> {
+/// Copies what is in `from`, which is or is below the directory `model`.
+fn copy(model: &Path, from: &Path, to: &Path, link: bool, links: Links) -> Result<(), PipelineError> {
     let at = |e| PipelineError::io(from, e);
     let mut entries = fs::read_dir(from).map_err(at)?.collect::<std::io::Result<Vec<_>>>().map_err(at)?;
     // Weights last, so that nothing half copied opens as a model.
@@ -87,9 +90,14 @@ fn copy(from: &Path, to: &Path, link: bool) -> Result<(), PipelineError> {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type().map_err(at)?.is_dir() {
             fs::create_dir(&target).map_err(|e| PipelineError::io(&target, e))?;
-            copy(&path, &target, link)?;
+            copy(model, &path, &target, link, links)?;
         } else if !(link && fs::hard_link(&path, &target).is_ok()) {
-            fs::copy(&path, &target).map_err(|e| PipelineError::io(&target, e))?;
+            // Weights may lie anywhere; everything else must not be what a link outside gives away.
+            let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
+            let links = if is_weights { Links::Follow } else { links };
+            let mut source = open_to_copy(model, &path, links)?;
+            let write = || std::io::copy(&mut source, &mut fs::File::create_new(&target)?);
+            write().map_err(|e| PipelineError::io(&target, e))?;
         }
     }
     Ok(())

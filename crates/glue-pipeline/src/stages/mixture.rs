@@ -367,7 +367,8 @@ fn try_option(
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let failed =
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Mixture { experts: names.join(", "), error };
-    let config = MixConfig::parse(&text, "mixture.yml").map_err(|e| failed(e.into()))?;
+    let mut config = MixConfig::parse(&text, "mixture.yml").map_err(|e| failed(e.into()))?;
+    config.links = context.links;
     let plan = match MixPlan::new(&config) {
         Ok(plan) => plan,
         // Members that do not fit at this level are no reason to end: there are others.

@@ -8,6 +8,7 @@ use crate::stage::write_json;
 use crate::stages::compare::{Clusters, Compatible};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
+use glue_recipe::PlanOptions;
 use glue_report as report;
 use glue_select::config::{BudgetConfig, SearchConfig, Validation};
 use glue_select::contract::Scores;
@@ -168,7 +169,10 @@ fn search(
         Validation::Share(share) => (*share, None),
         Validation::Split { split } => (0.0, Some(split.clone())),
     };
+    let mut plan = PlanOptions::default();
+    plan.links = context.links;
     let options = LocalOptions {
+        plan,
         registry: context.registries.operators.clone(),
         eval: eval_options(&context.config.tasks, context.config.seed),
         items: ItemsConfig {
@@ -195,7 +199,7 @@ fn search(
     }
     let resume = journal.exists();
     let watch = context.relay(cluster);
-    let options = Options { out: &out, resume, budget, executor: context.executor.clone() };
+    let options = Options { out: &out, resume, budget, executor: context.executor.clone(), links: context.links };
     let (summary, _) = prepared.run(&scorer, &options, &watch).map_err(|error| match error {
         SelectError::Stopped { .. } => PipelineError::Stopped,
         error => failed(error.into()),
