@@ -10,7 +10,7 @@
 //! | [`convert`] | widening to f32 and narrowing back |
 //! | [`header`] | the safetensors header, read strictly and written |
 //! | [`checkpoint`] | one file, or an index and its shards, memory-mapped |
-//! | [`writer`] | shard layout, staging directory, positional writes |
+//! | [`writer`] | shard layout, staging directory, positional writes, single files |
 //! | [`config`] | `config.json` in both of its forms |
 //! | [`tokenizer_files`] | which files a tokenizer is, its vocabulary, its chat template |
 //! | [`model_dir`] | the three of them together |
@@ -68,4 +68,4 @@ pub use dtype::Dtype;
 pub use model_dir::{ModelDir, ModelDirError};
 pub use names::{Names, Role, TensorName};
 pub use watch::{Unwatched, Watch};
-pub use writer::{CheckpointWriter, Layout, Staging, TensorSpec, WriteError, write_atomic};
+pub use writer::{CheckpointWriter, Layout, OutputFile, Staging, TensorSpec, WriteError, write_atomic};
