@@ -56,7 +56,7 @@ fn a_directory_of_somebody_else_is_not_emptied_by_any_command() {
     zoo.write(
         "search.yml",
         format!(
-            "models: [math, code]\ntasks: [{}]\nlimit: 2\nfilter: false\nstrategies: [average]\n",
+            "models: [math, code]\ntasks: [{}]\nlimit: 6\nfilter: false\nstrategies: [average]\n",
             shipped().join("tasks/facts").display()
         ),
     );
@@ -106,7 +106,11 @@ fn a_directory_that_is_no_run_is_not_resumed() {
     zoo.write("project/stages/01-compatibility/notes", "x");
     let before = zoo.listing("project");
     for args in [&["--resume"][..], &["--from", "compatibility"]] {
-        first_stage(&zoo.path("project"), args).refused("no run", 2, &["project", "found `final`, and no sign of a run"]);
+        first_stage(&zoo.path("project"), args).refused(
+            "no run",
+            2,
+            &["project", "found `final`, and no sign of a run"],
+        );
         assert!(zoo.listing("project") == before);
     }
 }

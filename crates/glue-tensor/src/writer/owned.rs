@@ -238,8 +238,8 @@ fn entries(directory: &File) -> Result<Vec<CString>, Errno> {
 
 /// Whether `directory` is what stands at `path`, itself and not through a link.
 fn is_at(directory: &File, path: &Path) -> bool {
-    let same = |held: fs::Metadata, found: fs::Metadata| (held.dev(), held.ino()) == (found.dev(), found.ino());
-    matches!((directory.metadata(), fs::symlink_metadata(path)), (Ok(held), Ok(found)) if same(held, found))
+    let same = |held: &fs::Metadata, found: &fs::Metadata| (held.dev(), held.ino()) == (found.dev(), found.ino());
+    matches!((directory.metadata(), fs::symlink_metadata(path)), (Ok(held), Ok(found)) if same(&held, &found))
 }
 
 /// Whether `lock` is the lock file in `directory`.
