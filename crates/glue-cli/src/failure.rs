@@ -19,8 +19,15 @@ pub(crate) enum Failure {
         /// What the user can do, where clap does not know.
         hint: Option<String>,
     },
-    /// The user stopped it.
+    /// The user stopped it, and nothing of it is left.
     Interrupted,
+    /// The user stopped it, and it can be resumed.
+    Paused {
+        /// What was done and is kept.
+        kept: String,
+        /// How it is resumed.
+        hint: String,
+    },
     /// Anything else.
     Error {
         /// 1, or 2 when it is the command line or a config that is wrong.
@@ -81,7 +88,13 @@ impl Failure {
             }
             Self::Interrupted => {
                 shell.warn("interrupted; nothing partial is left");
-                ExitCode::from(130)
+                ExitCode::from(shell.interrupt_status())
+            }
+            Self::Paused { kept, hint } => {
+                let label = shell.error_label();
+                shell.warn(&format!("{label} interrupted{kept}"));
+                report_hint(Some(hint), shell);
+                ExitCode::from(shell.interrupt_status())
             }
             Self::Error { status, error, hint } => {
                 let label = shell.error_label();

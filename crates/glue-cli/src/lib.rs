@@ -32,6 +32,8 @@
 //! | `failure` | errors with their exit status and their hint |
 //! | `shell` | standard output and standard error, colours, the progress bar's permission |
 //! | `progress` | the progress bar |
+//! | `interrupt` | signals that stop a command |
+//! | `outputs` | files that options name to be written |
 //! | `units`, `table` | sizes, counts and times in words; aligned columns |
 //! | `registries` | operators, optimisers and strategies by name |
 //! | `reference` | Markdown that is generated: operators, command line |
@@ -39,12 +41,14 @@
 //!
 //! **Invariant:** only this crate prints, and only through `shell`.
 //!
-//! Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 130 interrupted.
+//! Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 128 plus its number after a signal (130 Ctrl-C).
 
 mod app;
 mod commands;
 mod cpu;
 mod failure;
+mod interrupt;
+mod outputs;
 mod pictures;
 mod progress;
 mod reference;
@@ -76,6 +80,7 @@ pub fn main(registries: Registries) -> ExitCode {
     }
     // Without it, a truncated input still ends the process, only without a word.
     let _ = glue_tensor::mapped::report_lost_pages();
+    interrupt::survive_file_size_limit();
     run_from(std::env::args_os(), &registries, Streams::standard())
 }
 

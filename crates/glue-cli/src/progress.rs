@@ -1,9 +1,8 @@
-//! The progress bars, and the user's wish to stop it.
+//! The progress bars.
 
 use crate::shell::Shell;
 use glue_recipe::Watch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -309,17 +308,4 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// A flag that SIGINT and SIGTERM set. When it is set already, they end the process.
-pub(crate) fn stop_flag() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order, so that the first signal finds the flag unset. Where a handler cannot be set, the signal ends
-        // the process, and the next run cleans up.
-        if signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).is_ok() {
-            let _ = signal_hook::flag::register(signal, Arc::clone(&stop));
-        }
-    }
-    stop
 }

@@ -2,7 +2,7 @@
 
 use crate::app::{ColorChoice, Global};
 use crate::failure::Failure;
-use crate::progress;
+use crate::interrupt::Interrupt;
 use clap::builder::StyledStr;
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -51,7 +51,7 @@ pub(crate) struct Shell<'a> {
     json: bool,
     quiet: bool,
     /// One for the whole command: a wish to stop that comes between two stages is not forgotten.
-    stop: OnceCell<Arc<AtomicBool>>,
+    interrupt: OnceCell<Interrupt>,
 }
 
 /// Headings of tables.
@@ -62,7 +62,7 @@ const HINT: Style = AnsiColor::Cyan.on_default().bold();
 impl<'a> Shell<'a> {
     /// Before the command line is parsed: only what is asked of colours is known.
     pub(crate) fn new(streams: Streams<'a>, colour: ColorChoice) -> Self {
-        Self { streams, colour, json: false, quiet: false, stop: OnceCell::new() }
+        Self { streams, colour, json: false, quiet: false, interrupt: OnceCell::new() }
     }
 
     /// Takes over the global options.
@@ -84,7 +84,12 @@ impl<'a> Shell<'a> {
 
     /// Set when the user asks to stop; from the first call on.
     pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(self.stop.get_or_init(progress::stop_flag))
+        self.interrupt.get_or_init(Interrupt::watch).flag()
+    }
+
+    /// The status to exit with when the user asked to stop.
+    pub(crate) fn interrupt_status(&self) -> u8 {
+        self.interrupt.get_or_init(Interrupt::watch).status()
     }
 
     /// Prints `text` as it is, and hands it on at once.

@@ -12,9 +12,11 @@ use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::{AnyTextModel, Cancel};
 use glue_recipe::SharedExecutor;
 pub use glue_select::search::Registries;
-use glue_tensor::Links;
+use glue_tensor::{Links, files};
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -302,35 +304,80 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
 }
 
 /// The lock of a run, held until it ends.
+///
+/// A run removes and replaces what is in its directory, so that only one is resumed that says itself, in its lock file, that it is
+/// a run, and that holds files and directories alone: a link would lead out of it.
 fn claim(out: &Path, resume: bool) -> Result<File, PipelineError> {
-    let io = |error| PipelineError::io(out, error);
+    let in_out = |error| PipelineError::io(out, error);
     let occupied = |found: &str| PipelineError::Occupied { path: out.into(), found: found.into() };
     let entries: Vec<String> = match fs::read_dir(out) {
         Ok(entries) => entries
             .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect::<Result<_, _>>()
-            .map_err(io)?,
+            .map_err(in_out)?,
         Err(_) if !out.exists() => Vec::new(),
-        Err(error) => return Err(io(error)),
+        Err(error) => return Err(in_out(error)),
     };
-    let is_run = entries.iter().any(|name| name == "stages" || name == LOCK);
-    match (entries.first(), is_run, resume) {
-        (None, ..) | (Some(_), true, true) => {}
-        (Some(_), true, false) => return Err(occupied("a run; give `--resume` to go on with it")),
-        (Some(first), false, _) => return Err(occupied(&format!("`{first}`"))),
-    }
-    fs::create_dir_all(out.join("stages")).map_err(io)?;
     let path = out.join(LOCK);
     let at = |error| PipelineError::io(&path, error);
+    check_plain(out, LOCK)?;
+    check_plain(out, STAGES)?;
+    let marked = match files::read(&path, MARKER.len() as u64) {
+        // One that was killed at its start leaves a beginning, and nothing beside it.
+        Ok(found) => found == MARKER || MARKER.starts_with(&found) && entries.len() == 1,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => false,
+        Err(error) => return Err(at(error)),
+    };
+    match (entries.iter().min(), marked, resume) {
+        (None, ..) | (Some(_), true, true) => {}
+        (Some(_), true, false) => return Err(occupied("a run; give `--resume` to go on with it")),
+        (Some(first), false, _) => return Err(occupied(&format!("`{first}`, and no sign of a run"))),
+    }
+    fs::create_dir_all(out).map_err(in_out)?;
     let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(at)?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(occupied("another process that works on it")),
-        Err(TryLockError::Error(error)) => Err(at(error)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(occupied("another process that works on it")),
+        Err(TryLockError::Error(error)) => return Err(at(error)),
     }
+    // Before anything else, so that whatever a killed process leaves is known.
+    lock.write_all_at(MARKER, 0).and_then(|()| lock.sync_all()).map_err(at)?;
+    fs::create_dir_all(out.join(STAGES)).map_err(in_out)?;
+    Ok(lock)
+}
+
+/// Refuses everything that no run leaves under `name` in its directory.
+fn check_plain(out: &Path, name: &str) -> Result<(), PipelineError> {
+    let mut open = vec![out.join(name)];
+    while let Some(path) = open.pop() {
+        let at = |error| PipelineError::io(&path, error);
+        let kind = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(at)?.file_type(),
+        };
+        if kind.is_dir() {
+            let entries = match fs::read_dir(&path) {
+                // A process that works on it has just moved it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(at)?,
+            };
+            for entry in entries {
+                open.push(entry.map_err(at)?.path());
+            }
+        } else if !kind.is_file() {
+            let inside = path.strip_prefix(out).unwrap_or(&path).display();
+            let found = format!("`{inside}`, which is {}: a run has only files and directories", files::describe(kind));
+            return Err(PipelineError::Occupied { path: out.into(), found });
+        }
+    }
+    Ok(())
 }
 
 const LOCK: &str = ".lock";
+const STAGES: &str = "stages";
+
+/// What the lock file says.
+const MARKER: &[u8] = b"glue run\n";
 
 /// A name for a run by its config.
 pub(crate) fn config_hash(source: &Source) -> String {

@@ -180,7 +180,7 @@ fn check_regular(metadata: &Metadata) -> io::Result<()> {
 }
 
 /// The kind of a file in words, with its article.
-pub(crate) fn describe(kind: FileType) -> &'static str {
+pub fn describe(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
     match () {
         () if kind.is_file() => "a regular file",

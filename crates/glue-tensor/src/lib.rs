@@ -12,7 +12,7 @@
 //! | [`checkpoint`] | one file, or an index and its shards, memory-mapped |
 //! | [`mapped`] | memory maps, and an error in words when a mapped file is truncated |
 //! | [`files`] | reading files that others wrote; telling whether they changed |
-//! | [`writer`] | shard layout, staging directory, positional writes |
+//! | [`writer`] | shard layout, staging directory, positional writes, single files |
 //! | [`config`] | `config.json` in both of its forms |
 //! | [`tokenizer_files`] | which files a tokenizer is, its vocabulary, its chat template |
 //! | [`side_files`] | files that are copied to an output, and where links may lead |
@@ -75,4 +75,4 @@ pub use model_dir::{ModelDir, ModelDirError};
 pub use names::{Names, Role, TensorName};
 pub use side_files::{Links, SideFileError};
 pub use watch::{Unwatched, Watch};
-pub use writer::{CheckpointWriter, Layout, Staging, TensorSpec, WriteError, write_atomic};
+pub use writer::{CheckpointWriter, Layout, OutputFile, Staging, TensorSpec, WriteError, write_atomic};

@@ -4,6 +4,7 @@ use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::outputs;
 use crate::pictures;
 use crate::shell::Shell;
 use clap::ValueEnum;
@@ -87,6 +88,8 @@ impl Method {
 
 /// Compares, groups and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let (dendrogram, heatmap) =
+        (outputs::create(args.dendrogram.as_deref())?, outputs::create(args.heatmap.as_deref())?);
     let matrix = match &args.matrix {
         Some(path) => read(path)?,
         None => args.comparison.run(&args.models, global, shell)?.matrix(),
@@ -98,8 +101,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     };
     let partition = partition.map_err(refusal)?;
     let tree = agglomerate(&matrix, link.unwrap_or(Link::Average));
-    pictures::write(args.dendrogram.as_deref(), || pictures::dendrogram(&matrix, &tree, &partition, args.threshold))?;
-    pictures::write(args.heatmap.as_deref(), || pictures::heatmap(&matrix, &tree, Some(&partition)))?;
+    pictures::write(dendrogram, || pictures::dendrogram(&matrix, &tree, &partition, args.threshold))?;
+    pictures::write(heatmap, || pictures::heatmap(&matrix, &tree, Some(&partition)))?;
     let levels = if args.sweep { sweep(&matrix, link) } else { Vec::new() };
     if shell.json() {
         return shell.print_json(&document(args, &matrix, &partition, &levels));

@@ -3,7 +3,8 @@
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
+use crate::failure::Failure;
+use crate::outputs;
 use crate::progress::RequestProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
@@ -18,8 +19,7 @@ use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         return plan(args, &tasks, &options, shell);
     }
     // Before the work, so that a file that cannot be written does not cost it.
-    let samples = args.samples.as_deref().map(SampleFile::create).transpose()?;
+    let samples = outputs::create(args.samples.as_deref())?;
     let pool = recipes::pool(global)?;
     let (model, mut routing) = open(args, Cancel::when(shell.stop_flag()))?;
     if args.pictures.is_some() && routing.is_none() {
@@ -137,7 +137,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let report = report.map_err(eval_refusal)?;
     let seconds = start.elapsed();
     if let Some(file) = samples {
-        file.write(&report)?;
+        file.write_with(|out| report.write_samples(out)).map_err(Failure::failed)?;
     }
     if let (Some(directory), Some(routing)) = (&args.pictures, &routing) {
         routing.write_pictures(directory)?;
@@ -327,37 +327,6 @@ fn print(
         }
     };
     shell.print(&text)
-}
-
-/// The file of `--samples`, which appears when it is complete.
-struct SampleFile {
-    path: PathBuf,
-    file: tempfile::NamedTempFile,
-}
-
-impl SampleFile {
-    fn create(path: &Path) -> Result<SampleFile, Failure> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".glue-samples.").tempfile_in(directory);
-        let file = file.map_err(|error| named(path, error))?;
-        Ok(SampleFile { path: path.to_path_buf(), file })
-    }
-
-    fn write(self, report: &Report) -> Result<(), Failure> {
-        let write = |file: &File| {
-            let mut out = BufWriter::new(file);
-            report.write_samples(&mut out)?;
-            out.flush()?;
-            file.sync_all()
-        };
-        write(self.file.as_file()).map_err(|error| named(&self.path, error))?;
-        self.file.persist(&self.path).map_err(|error| named(&self.path, error.error))?;
-        Ok(())
-    }
-}
-
-fn named(path: &Path, error: io::Error) -> Failure {
-    Failure::failed(of_file(path, error))
 }
 
 fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {

@@ -8,7 +8,6 @@ use crate::progress::RunProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use anyhow::anyhow;
 use glue_cuda::DeviceUse;
 use glue_lm::Cancel;
 use glue_pipeline::{
@@ -128,10 +127,9 @@ pub(crate) fn run(
 fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
     let again = format!("glue run {} --out {} --resume", config.display(), out.display());
     match error {
-        PipelineError::Stopped => Failure::Error {
-            status: 130,
-            error: anyhow!("interrupted; finished stages are in {}", out.join("stages").display()),
-            hint: Some(format!("{again} goes on")),
+        PipelineError::Stopped => Failure::Paused {
+            kept: format!("; finished stages are in {}", out.join("stages").display()),
+            hint: format!("{again} goes on"),
         },
         PipelineError::Occupied { ref found, .. } => {
             let hint = match found.contains("--resume") {

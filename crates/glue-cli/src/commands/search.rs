@@ -8,7 +8,6 @@ use crate::progress::SearchProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use anyhow::anyhow;
 use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{EvalOptions, load_tasks, select};
@@ -279,10 +278,9 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
     use glue_select::journal::JournalError;
     let again = format!("glue search {} --out {} --resume", config.display(), out.display());
     match error {
-        SelectError::Stopped { evaluations, journal } => Failure::Error {
-            status: 130,
-            error: anyhow!("interrupted after {evaluations} evaluations, which are in {}", journal.display()),
-            hint: Some(format!("{again} goes on")),
+        SelectError::Stopped { evaluations, journal } => Failure::Paused {
+            kept: format!(" after {evaluations} evaluations, which are in {}", journal.display()),
+            hint: format!("{again} goes on"),
         },
         SelectError::Journal(error @ JournalError::Exists { .. }) => Failure::refused(error)
             .hint(Some(format!("{again} goes on with the search that was interrupted; or remove the journal"))),

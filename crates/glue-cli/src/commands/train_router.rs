@@ -268,8 +268,8 @@ fn write_pictures(args: &Args, report: &TrainReport) -> Result<(), Failure> {
     std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     let write = |gate: &str, table: &RoutingTable| {
         let gate = gate.trim_end_matches('.');
-        let path = directory.join(format!("{gate}.{}.svg", table.rows_are));
-        pictures::write(Some(&path), || pictures::routing(format!("{gate}: experts by {}", table.rows_are), table))
+        let picture = pictures::routing(format!("{gate}: experts by {}", table.rows_are), table);
+        pictures::write_in(directory, &format!("{gate}.{}.svg", table.rows_are), picture)
     };
     match report {
         TrainReport::Supervised { gates, .. } => gates.iter().try_for_each(|gate| {

@@ -21,6 +21,7 @@ use glue_select::session::Verdict;
 use glue_select::space::SpaceConfig;
 use glue_select::summary::{Row, Summary};
 use glue_select::zoo::Zoo as Members;
+use glue_tensor::write_atomic;
 use glue_tensor::{Checkpoint, CheckpointError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -194,7 +195,8 @@ fn search(
     // Killed between the result and the note that it is there: the same again from the journal that lies with it.
     if out.exists() {
         let kept = out.join(glue_select::output::JOURNAL);
-        fs::copy(&kept, &journal).map_err(|e| PipelineError::io(&kept, e))?;
+        let lines = fs::read(&kept).map_err(|e| PipelineError::io(&kept, e))?;
+        write_atomic(&journal, &lines)?;
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let resume = journal.exists();

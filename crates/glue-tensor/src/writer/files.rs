@@ -168,7 +168,7 @@ impl CheckpointWriter {
             open.file.sync_all().map_err(|e| WriteError::at(&open.path, shard.n_bytes, e))?;
         }
         if let Some((name, bytes)) = self.layout.index() {
-            super::staging::write_durably(&self.directory.join(name), &bytes)?;
+            super::output::write_durably(&self.directory.join(name), &bytes)?;
         }
         for (shard, open) in self.layout.shards().iter().zip(&self.files) {
             rename(&open.path, &self.directory.join(&shard.name))?;
