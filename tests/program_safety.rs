@@ -5,6 +5,7 @@ use glue_tests::Zoo;
 use glue_tests::zoo::shipped;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -107,9 +108,13 @@ fn a_project_is_not_shown_by_its_virtual_environment() {
     assert_eq!(passed(&zoo), [false, false, true]);
 }
 
-const SLEEP: &str = "import time\ntime.sleep(60)";
+/// A zoo with programs that sleep, each another, since equal ones are run once.
+fn sleepers() -> Option<Zoo> {
+    let bodies: Vec<String> = (0..8).map(|i| format!("import time\ntime.sleep(60 + {i})")).collect();
+    programs(&bodies.iter().map(String::as_str).collect::<Vec<_>>())
+}
 
-/// Starts programs that sleep, and returns when they do.
+/// Starts two of them, and returns when they run.
 fn sleeping(zoo: &Zoo) -> Child {
     let mut command = eval(zoo, "2", &["--code-timeout", "60"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("glue starts");
@@ -136,7 +141,7 @@ fn programs_of(parent: u32) -> usize {
 #[test]
 fn signals_end_programs_at_once() {
     for (signal, statuses) in [("-INT", [130, 130]), ("-TERM", [130, 143])] {
-        let Some(zoo) = programs(&[SLEEP; 8]) else { return };
+        let Some(zoo) = sleepers() else { return };
         let child = sleeping(&zoo);
         let start = Instant::now();
         let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
@@ -151,7 +156,7 @@ fn signals_end_programs_at_once() {
 
 #[test]
 fn what_a_killed_process_leaves_the_next_one_removes() {
-    let Some(zoo) = programs(&[SLEEP; 2]) else { return };
+    let Some(zoo) = sleepers() else { return };
     let mut child = sleeping(&zoo);
     child.kill().expect("a child can be killed");
     child.wait().expect("a child ends");
@@ -173,11 +178,29 @@ fn what_a_killed_process_leaves_the_next_one_removes() {
 }
 
 #[test]
-fn a_full_disk_costs_one_item_and_not_the_scores() {
-    // The first takes all that it is given; others write beside it.
-    let greedy = "import time\ntry:\n    i = 0\n    while True:\n        i += 1\n        open(str(i), 'wb').write(bytes(8 << 20))\nexcept OSError: time.sleep(1)";
-    let modest = "open('f', 'wb').write(bytes(8 << 20))";
-    if let Some(passed) = run(&[greedy, modest, modest, "open('f', 'wb').write(bytes(1 << 30))"]) {
-        assert_eq!(passed[1..], [true, true, false]);
+fn a_program_that_fills_the_disk_costs_nobody_else_the_scores() {
+    // Where temporary files are, there are 100 MB. The first program takes what it is given and holds it; the others come meanwhile.
+    let greedy = "import os, mmap, time\nheld = []\nsize = 16 << 20\nwhile size >= 4096 and len(held) < 200:\n    \
+                  fd = os.open('f', os.O_CREAT | os.O_RDWR)\n    os.unlink('f')\n    try:\n        \
+                  os.posix_fallocate(fd, 0, size)\n        held.append(mmap.mmap(fd, 4096))\n    \
+                  except OSError: size //= 4\n    os.close(fd)\ntime.sleep(2)";
+    let modest =
+        |i: usize| format!("import time\ntime.sleep(0.3)\nassert open('f', 'wb').write(bytes({i} << 20)) == {i} << 20");
+    let Some(zoo) = programs(&[greedy, &modest(1), &modest(2), &modest(3)]) else { return };
+    let glue = eval(&zoo, "2", &[]);
+    let namespaces = if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) { "-m" } else { "-Urm" };
+    let mounted = |action: &str| {
+        let mut command = Command::new("unshare");
+        let script = format!("mount -t tmpfs -o size=100m none \"$0\" && {action}");
+        command.args([namespaces, "sh", "-c", &script]).arg(zoo.path("scratch"));
+        command.arg(glue.get_program()).args(glue.get_args());
+        command.current_dir(zoo.directory()).env("TMPDIR", zoo.path("scratch")).output()
+    };
+    if !mounted("true").is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: nothing can be mounted here");
+        return;
     }
+    let output = mounted("exec \"$@\"").expect("glue starts");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(passed(&zoo)[1..], [true, true, true]);
 }

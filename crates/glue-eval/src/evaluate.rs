@@ -207,7 +207,9 @@ fn ask_all(
         runs.push(Run::prepare(task, items, of_task(t), options, model_hash.as_deref()));
     }
     // Before the model is asked, whose answers would be lost without.
-    let sandbox = runs.iter().find(|run| run.runs_programs()).map(|run| run.sandbox(options)).transpose()?;
+    let stopped = |error| if watch.is_stopped() { EvalError::Stopped } else { error };
+    let sandbox = runs.iter().find(|run| run.runs_programs()).map(|run| run.sandbox(options));
+    let sandbox = sandbox.transpose().map_err(stopped)?;
     // What is in the cache need not be asked again after an interruption.
     let together = if options.cache.is_some() { 1 } else { runs.len().max(1) };
     let requests: Vec<Requests<'_>> = runs.chunks(together).map(|runs| Requests::of(runs, options.seed)).collect();
@@ -215,8 +217,7 @@ fn ask_all(
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
     for (runs, requests) in runs.chunks_mut(together).zip(requests) {
         // A model that was made to end gives an error of its own.
-        ask(model, runs, requests, sandbox.as_ref(), options, watch)
-            .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })?;
+        ask(model, runs, requests, sandbox.as_ref(), options, watch).map_err(stopped)?;
         for run in runs {
             let (task, samples) = run.finish(sandbox.as_ref(), options)?;
             report.tasks.push(task);

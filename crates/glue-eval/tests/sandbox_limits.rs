@@ -1,6 +1,7 @@
 //! Programs that try to take more than they may: disk space, threads, files of a project, time after somebody wishes to stop.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
+#[allow(dead_code)] // no file of data is read here
 mod support;
 
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};

@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn both_modes_compile_to_programs_that_the_kernel_takes() {
+    fn all_modes_compile_to_programs_that_the_kernel_takes() {
         for files in [Files::ByPlace, Files::Measured, Files::ReadOnly] {
             // The kernel takes at most 4096 instructions.
             assert!(programs(files).unwrap().iter().all(|program| (1..4096).contains(&program.len())));

@@ -21,7 +21,7 @@ const INNER: &str = "scratch";
 /// A directory that is removed when dropped, however deep what was made in it.
 pub(super) struct Scratch {
     outer: tempfile::TempDir,
-    /// Locked.
+    /// Locked as long as it is open.
     _lock: File,
 }
 
@@ -32,11 +32,13 @@ impl Scratch {
     /// If it cannot be made.
     pub(super) fn new() -> io::Result<Scratch> {
         let outer = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-        // It has its name once it is locked, so that nobody finds it without.
+        // It has its name once it is locked, so that nobody finds it without. Where files cannot be locked, nobody removes the directory
+        // after a kill.
         let unnamed = outer.path().join("unlocked");
         let lock = File::create_new(&unnamed)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        fs::rename(unnamed, outer.path().join(LOCK))?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            fs::rename(unnamed, outer.path().join(LOCK))?;
+        }
         fs::create_dir(outer.path().join(INNER))?;
         Ok(Scratch { outer, _lock: lock })
     }
