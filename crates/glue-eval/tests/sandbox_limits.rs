@@ -7,6 +7,8 @@ mod support;
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
 use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError, Unwatched, Watch};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -336,6 +338,29 @@ fn a_program_that_cannot_be_run_is_tried_again_and_costs_nobody_else_anything() 
     for execution in executions {
         assert_eq!(execution.outcome, Outcome::NotRun);
         assert!(execution.stderr.starts_with("starting a confined interpreter: "), "{execution:?}");
+    }
+}
+
+#[test]
+fn the_same_holds_for_a_user_without_rights() {
+    if !python() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // The tests above, by user and group `nobody`, in a place that it can reach.
+    const NOBODY: u32 = 65_534;
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (tests, scratch) = (place.path().join("tests"), place.path().join("scratch"));
+    fs::copy(std::env::current_exe().unwrap(), &tests).unwrap();
+    fs::create_dir(&scratch).unwrap();
+    std::os::unix::fs::chown(&scratch, Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut command = Command::new(tests);
+    command.args(["--exact", "--nocapture", "files_without_a_name_count_on_a_disk_of_its_own", "threads_are_bounded"]);
+    command.args(["files_without_a_name_count_on_the_disk_of_the_system", "honest_files_are_no_trouble"]);
+    command.env_clear().env("TMPDIR", scratch).env("PATH", "/usr/bin:/bin").uid(NOBODY).gid(NOBODY);
+    match command.output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => eprintln!("skipped: {error}"),
     }
 }
 

@@ -12,7 +12,7 @@ use super::watch::{ASK, End, Tail, Watched};
 use super::{Execution, Limits, Options, Outcome, SandboxError, Strength};
 use seccompiler::BpfProgram;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -99,14 +99,21 @@ impl Jail {
     fn private_disk(&self, limits: &Limits) -> Result<Disk, SandboxError> {
         let failed = |source| SandboxError::Io { doing: "making a scratch directory", source };
         let scratch = Scratch::new().map_err(failed)?;
-        for namespace in [Namespace::Mounts, Namespace::User] {
+        let mut delays = BACK_OFF.into_iter();
+        let mut namespaces = [Namespace::Mounts, Namespace::User].into_iter().peekable();
+        while let Some(&namespace) = namespaces.peek() {
             let disk = PrivateDisk::new(namespace, &scratch.path(), limits).map_err(failed)?;
             let mut command = Command::new(&self.interpreter.executable);
             command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             disk.apply_to(&mut command);
-            // Where one is refused, the other may be allowed.
-            if command.status().is_ok_and(|status| status.success()) {
-                return Ok(Disk::Private(namespace, scratch));
+            match command.status() {
+                Ok(status) if status.success() => return Ok(Disk::Private(namespace, scratch)),
+                // For want of processes or memory, which says nothing about what is allowed.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => {
+                    std::thread::sleep(delays.next().ok_or(error).map_err(failed)?);
+                }
+                // Where one is refused, the other may be allowed.
+                _ => _ = namespaces.next(),
             }
         }
         Ok(Disk::Shared)
