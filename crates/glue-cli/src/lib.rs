@@ -32,6 +32,7 @@
 //! | `failure` | errors with their exit status and their hint |
 //! | `shell` | standard output and standard error, colours, the progress bar's permission |
 //! | `progress` | the progress bar |
+//! | `numbers` | ranges of numbers on the command line |
 //! | `units`, `table` | sizes, counts and times in words; aligned columns |
 //! | `registries` | operators, optimisers and strategies by name |
 //! | `reference` | Markdown that is generated: operators, command line |
@@ -47,6 +48,7 @@ mod app;
 mod commands;
 mod cpu;
 mod failure;
+mod numbers;
 mod pictures;
 mod progress;
 mod reference;

@@ -6,7 +6,7 @@
 
 use crate::python;
 use glue_lm::bounded::{self, Limits};
-use glue_lm::chat::{MAX_RENDERED, MAX_SOURCE, MAX_STEPS};
+use glue_lm::chat::{MAX_SOURCE, MAX_STEPS};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
@@ -77,10 +77,9 @@ impl Templates {
         }
         let context = Value::from(Serde(fields));
         let (environment, template) = (Arc::clone(&self.environment), template.clone());
-        let rendered = bounded::run(Limits::TEMPLATE, move || render(&environment, &template.0, context));
+        let rendered = bounded::render(move || render(&environment, &template.0, context));
         match rendered.map_err(|why| format!("the template was stopped: {why}"))? {
-            Ok(text) if text.len() <= MAX_RENDERED => Ok(text),
-            Ok(text) => Err(format!("the template makes {} bytes of text; the limit is {MAX_RENDERED}", text.len())),
+            Ok(text) => Ok(text),
             Err(Failed { message, mut undeclared }) => {
                 undeclared.retain(|name| !fields.contains_key(name));
                 undeclared.sort();

@@ -26,6 +26,9 @@ const SMALLEST_CHARGE: usize = 256;
 /// that can be alive. Only what is used takes memory.
 const STACK_BYTES: usize = 256 << 20;
 
+/// Length of a text that a template makes, in bytes.
+pub const MAX_TEXT: usize = 16 << 20;
+
 /// How often a job that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -61,6 +64,18 @@ pub enum Exceeded {
     Time {
         /// The limit.
         limit: Duration,
+    },
+    /// It made a longer text than it may.
+    #[error("it makes {found} bytes of text; the limit is {limit}", limit = MAX_TEXT)]
+    Text {
+        /// The length, in bytes.
+        found: usize,
+    },
+    /// It left values behind that nothing can reach and nothing frees.
+    #[error("it leaves {} KiB of values that contain themselves", bytes >> 10)]
+    Kept {
+        /// Their memory, in bytes.
+        bytes: usize,
     },
     /// It panicked, which is a defect in what does the work.
     #[error("it ended with a panic: {message}")]
@@ -115,6 +130,27 @@ pub fn run<T: Send + 'static>(limits: Limits, job: impl FnOnce() -> T + Send + '
     }
 }
 
+/// [`run`] within [`Limits::TEMPLATE`], for a job that makes a text of at most [`MAX_TEXT`] bytes and keeps nothing else.
+///
+/// # Errors
+/// [`Exceeded`]
+pub fn render<E: Send + 'static>(
+    job: impl FnOnce() -> Result<String, E> + Send + 'static,
+) -> Result<Result<String, E>, Exceeded> {
+    /// What the thread may keep for itself.
+    const KEPT: isize = 1 << 20;
+    let (text, kept) = run(Limits::TEMPLATE, || {
+        let text = job();
+        let own = text.as_ref().map_or(0, |text| weight(text.capacity()));
+        (text, held() - own)
+    })?;
+    match &text {
+        Ok(text) if text.len() > MAX_TEXT => Err(Exceeded::Text { found: text.len() }),
+        _ if kept > KEPT => Err(Exceeded::Kept { bytes: kept.unsigned_abs() }),
+        _ => Ok(text),
+    }
+}
+
 /// Counts an allocation of `bytes` bytes of the calling thread. Called by the allocator before it allocates; does not
 /// return when a job on this thread has no memory left.
 #[inline]
@@ -133,7 +169,7 @@ pub fn refund(bytes: usize) {
 }
 
 /// Bytes that the job on this thread has allocated and not given back; 0 where no allocator counts.
-pub fn held() -> isize {
+fn held() -> isize {
     METER.get().map_or(0, |meter| meter.limit.load(Ordering::Relaxed) - meter.left.load(Ordering::Relaxed))
 }
 
@@ -269,6 +305,19 @@ mod tests {
         let error = run::<()>(SHORT, slow).unwrap_err();
         assert_eq!(error.to_string(), "it did not end within 0.2 seconds");
         assert_eq!(run(SHORT, || 1).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_text_has_a_limit_and_nothing_else_is_kept() {
+        assert_eq!(render(|| Ok::<_, ()>("text".to_string())).unwrap().unwrap(), "text");
+        assert_eq!(render(|| Err(1)).unwrap().unwrap_err(), 1);
+        let error = render(|| Ok::<_, ()>("x".repeat(MAX_TEXT + 1))).unwrap_err();
+        assert_eq!(error.to_string(), "it makes 16777217 bytes of text; the limit is 16777216");
+        let error = render(|| {
+            charge(2 << 20);
+            Err::<String, _>(())
+        });
+        assert_eq!(error.unwrap_err().to_string(), "it leaves 2048 KiB of values that contain themselves");
     }
 
     #[test]

@@ -27,9 +27,6 @@ pub const MAX_STEPS: u64 = 20_000_000;
 /// Length of the source of a template, in bytes. The longest ones in use have about 30 kB.
 pub const MAX_SOURCE: usize = 256 << 10;
 
-/// Length of a rendered prompt, in bytes.
-pub const MAX_RENDERED: usize = 16 << 20;
-
 /// Why messages did not become a prompt.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,12 +61,6 @@ pub enum ChatError {
     #[error("the chat template has {found} bytes; the limit is {MAX_SOURCE}")]
     TooLong {
         /// Its length, in bytes.
-        found: usize,
-    },
-    /// The template makes a prompt that is longer than any prompt should be.
-    #[error("the chat template makes a prompt of {found} bytes; the limit is {MAX_RENDERED}")]
-    Flood {
-        /// The length of the prompt, in bytes.
         found: usize,
     },
     /// The template was stopped.
@@ -179,22 +170,16 @@ impl ChatTemplate {
                     .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
             });
         }
-        let rendered = bounded::run(Limits::TEMPLATE, move || {
+        bounded::render(move || {
             environment.get_template(NAME).and_then(|template| template.render(context)).map_err(render_error)
-        })??;
-        match rendered.len() {
-            0..=MAX_RENDERED => Ok(rendered),
-            found => Err(ChatError::Flood { found }),
-        }
+        })?
     }
 }
 
 /// An environment with `source` for its template.
 fn environment(source: String) -> Result<Environment<'static>, ChatError> {
-    let template_error = |error: minijinja::Error| ChatError::Template {
-        line: error.line().unwrap_or(1),
-        message: describe(&error),
-    };
+    let template_error =
+        |error: minijinja::Error| ChatError::Template { line: error.line().unwrap_or(1), message: describe(&error) };
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
     environment.set_syntax(syntax);
