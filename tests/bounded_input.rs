@@ -67,7 +67,7 @@ const GREEDY: &[(&str, &str)] = &[
     ("{{ [1] | batch(10000000000, 0) | list }}", ""),
     ("{{ [1] | slice(10000000000) | list }}", ""),
     ("{{ range(100000) | map('string') | join('x' * 100000) }}", MEMORY),
-    ("{{ 'x' * 90000000 }}", MEMORY),
+    ("{% set x = 'x' %}{{ x * 90000000 }}", MEMORY),
     ("{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}", MEMORY),
     ("{% for i in range(20000) %}{{ 'x' * 1000 }}{% endfor %}", "the limit is 16777216"),
     (
@@ -91,7 +91,7 @@ fn chat_templates_have_limits_on_memory() {
     let zoo = zoo();
     for (template, says) in GREEDY {
         zoo.write("model/chat_template.jinja", template);
-        glue(&zoo, CHAT).refused(template, 1, &["chat template", says]);
+        glue(&zoo, CHAT).refused(template, 1, &["model: the chat template was ", says]);
     }
 }
 
@@ -102,7 +102,7 @@ fn templates_have_limits_on_steps() {
     task(&zoo, template);
     glue(&zoo, DRY).refused("a task", 2, &["`doc_to_text`", "did not end within 20000000 steps"]);
     zoo.write("model/chat_template.jinja", template);
-    glue(&zoo, CHAT).refused("a chat", 1, &["did not end within 20000000 steps"]);
+    glue(&zoo, CHAT).refused("a chat", 1, &["model: the chat template", "did not end within 20000000 steps"]);
 }
 
 /// Sources with as many levels as the limit on their length allows.
@@ -157,7 +157,7 @@ fn a_template_that_is_too_long_is_refused() {
     task(&zoo, &long);
     glue(&zoo, DRY).refused("a task", 2, &["attack.yaml:1", "`doc_to_text`", "300000 bytes; the limit is 262144"]);
     zoo.write("model/chat_template.jinja", &long);
-    glue(&zoo, CHAT).refused("a chat", 1, &["the chat template has 300000 bytes; the limit is 262144"]);
+    glue(&zoo, CHAT).refused("a chat", 1, &["model: the chat template has 300000 bytes; the limit is 262144"]);
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Templates {
             return Err(format!("the template has {} bytes; the limit is {MAX_SOURCE}", source.len()));
         }
         let (mut environment, owned) = (Environment::clone(&self.environment), source.to_string());
-        let compiled = bounded::run(Limits::TEMPLATE, move || {
+        let compiled = bounded::run(Limits::COMPILATION, move || {
             environment.add_template_owned(owned.clone(), owned).map_err(|error| message(&error))?;
             Ok::<_, String>(environment)
         });

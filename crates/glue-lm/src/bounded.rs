@@ -45,8 +45,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For one compilation or one rendering of a template: 64 MiB, 30 seconds.
+    /// For a rendering of a template: 64 MiB, 30 seconds.
     pub const TEMPLATE: Limits = Limits { memory: 64 << 20, time: Duration::from_secs(30) };
+
+    /// For a compilation of a template, which takes some milliseconds: 64 MiB, 5 seconds.
+    pub const COMPILATION: Limits = Limits { time: Duration::from_secs(5), ..Limits::TEMPLATE };
 }
 
 /// Why a job has no result.

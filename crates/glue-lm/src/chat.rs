@@ -139,7 +139,7 @@ impl ChatTemplate {
             return Err(ChatError::TooLong { found: source.len() });
         }
         let source = without_generation_blocks(source);
-        let environment = bounded::run(Limits::TEMPLATE, move || environment(source))??;
+        let environment = bounded::run(Limits::COMPILATION, move || environment(source))??;
         Ok(ChatTemplate { environment: Arc::new(environment), special_tokens: special_tokens.clone() })
     }
 

@@ -184,7 +184,11 @@ fn prompt(args: &Args, model: &AnyTextModel, text: &str) -> Result<Prompt, Failu
     let system = args.system.iter().map(|text| Message::new("system", text.clone()));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     let options = ChatOptions { add_generation_prompt: true, now: now(), ..ChatOptions::default() };
-    model.chat(&messages, &options).map_err(refusal)
+    model.chat(&messages, &options).map_err(|error| match error {
+        // It comes from a file of the model.
+        TextError::Chat(_) => refusal(error).context(args.model.display().to_string()),
+        error => refusal(error),
+    })
 }
 
 /// The current time, in UTC.

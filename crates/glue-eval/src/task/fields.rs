@@ -83,6 +83,22 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A whole number in `range`, or a list of some.
+    pub(super) fn numbers(&self, key: &str, range: RangeInclusive<usize>) -> Result<Option<Vec<usize>>, TaskError> {
+        const MAX_LENGTH: usize = 100;
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers = match value {
+            Value::Array(items) if !(1..=MAX_LENGTH).contains(&items.len()) => None,
+            Value::Array(items) => items.iter().map(|item| number(item, &range)).collect(),
+            one => number(one, &range).map(|number| vec![number]),
+        };
+        numbers.map(Some).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            let expected = format!("a whole number from {least} to {most}, or a list of up to {MAX_LENGTH} of them");
+            self.wrong(key, &expected, value)
+        })
+    }
+
     pub(super) fn real(&self, key: &str) -> Result<Option<f64>, TaskError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_f64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
@@ -108,8 +124,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A whole number in `range`.
-pub(super) fn number(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
+fn number(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| range.contains(n))
 }
 

@@ -10,7 +10,7 @@
 //! What else an item has is carried along and ignored.
 
 use super::examples::{Choice, Examples};
-use super::fields::{ANSWERS, EXAMPLES, Fields, NEW_TOKENS, TOP_K, number, texts};
+use super::fields::{ANSWERS, EXAMPLES, Fields, NEW_TOKENS, TOP_K, texts};
 use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task, harness};
 use crate::data::{self, Format, Row, describe};
@@ -93,7 +93,7 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         let known: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
         return Err(fields.wrong("kind", &format!("one of {}", known.join(", ")), fields.required("kind")?));
     };
-    let ks = ks(&fields)?;
+    let ks = fields.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
     let metrics = metrics(kind, &ks);
     let main = match fields.optional_text("metric")? {
         None => metrics.first().map(|spec| spec.name.clone()).unwrap_or_default(),
@@ -149,24 +149,6 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         fewshot_choice,
     };
     Ok(Task { name, path, kind, groups, metrics, main, pipelines, source: Source::Native(native) })
-}
-
-fn ks(fields: &Fields<'_>) -> Result<Vec<usize>, TaskError> {
-    let Some(value) = fields.get("k") else { return Ok(vec![1]) };
-    const MAX_KS: usize = 100;
-    let one = |value: &Value| number(value, &ANSWERS);
-    let ks = match value {
-        Value::Array(items) if (1..=MAX_KS).contains(&items.len()) => items.iter().map(one).collect(),
-        other => one(other).map(|k| vec![k]),
-    };
-    ks.ok_or_else(|| {
-        let expected = format!(
-            "a whole number from {} to {}, or a list of up to {MAX_KS} of them",
-            ANSWERS.start(),
-            ANSWERS.end()
-        );
-        fields.wrong("k", &expected, value)
-    })
 }
 
 fn metrics(kind: Kind, ks: &[usize]) -> Vec<MetricSpec> {

@@ -231,15 +231,7 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind) -> Result<Vec<MetricSpec>,
         // The caller has looked the name up; what is left are the two that run programs.
         _ => {
             entry.only(&[COMMON, &["k", "num_workers", "timeout"]])?;
-            let ks = match entry.get("k") {
-                None => vec![1],
-                Some(Value::Array(items)) => {
-                    let ks = items.iter().map(|k| k.as_u64().and_then(|k| usize::try_from(k).ok()).filter(|&k| k > 0));
-                    ks.collect::<Option<_>>()
-                        .ok_or_else(|| entry.wrong("k", "a list of whole numbers", &entry.map["k"]))?
-                }
-                Some(_) => vec![entry.number("k", 1)?.unwrap_or(1)],
-            };
+            let ks = entry.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
             let spec =
                 |k| MetricSpec { name: format!("pass@{k}"), metric: Metric::PassAt(k), aggregation: Aggregation::Mean };
             return Ok(ks.into_iter().map(spec).collect());
