@@ -156,6 +156,19 @@ pub enum TaskError {
         /// How many there are.
         found: usize,
     },
+    /// The prompts of a split are longer than those of any benchmark.
+    #[error(
+        "{}: the prompts of `{task}` have more than {} GiB of text; score fewer items, or put fewer examples in each prompt",
+        path.display(), limit >> 30
+    )]
+    TooMuchText {
+        /// The task's file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// Two tasks have the same name.
     #[error("two tasks are named `{name}`: {} and {}", first.display(), second.display())]
     Duplicate {

@@ -436,6 +436,7 @@ impl LanguageModel for LocalModel {
 
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
         chat(&self.text.tokenizer, messages)
+            .map_err(|error| ModelError { message: format!("{}: {}", self.name, error.message), ..error })
     }
 }
 

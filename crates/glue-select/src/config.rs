@@ -8,6 +8,18 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// The most processes that score candidates.
+pub const MAX_WORKERS: usize = 256;
+
+/// The most candidates that are scored at once in a process.
+const MAX_PARALLEL: usize = 1024;
+
+/// The most examples in a prompt.
+const MAX_FEWSHOT: usize = 10_000;
+
+/// Seconds in a year: longer than any command is waited for.
+const YEAR: f64 = 31_536_000.0;
+
 /// A search, as a config says it. Only models and tasks have to be there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -293,6 +305,18 @@ impl SearchConfig {
         let refuse = |key: &'static str, expected: &str, found: String| {
             Err(ConfigError::Value { origin: origin.into(), key, expected: expected.into(), found })
         };
+        for (key, count, max) in [
+            ("workers", Some(self.workers), MAX_WORKERS),
+            ("parallel", self.parallel, MAX_PARALLEL),
+            ("num_fewshot", self.num_fewshot, MAX_FEWSHOT),
+        ] {
+            if let Some(count) = count.filter(|count| *count > max) {
+                return refuse(key, &format!("at most {max}"), count.to_string());
+            }
+        }
+        if let Some(seconds) = self.evaluator_timeout.filter(|seconds| *seconds > YEAR) {
+            return refuse("evaluator_timeout", &format!("at most {YEAR} seconds, a year"), seconds.to_string());
+        }
         if self.models.len() < 2 {
             return refuse("models", "two or more", self.models.len().to_string());
         }
@@ -407,6 +431,10 @@ mod tests {
         says(&format!("{LEAST}validation: 0.7\n"), "expected a share from 0 to 0.5, found 0.7");
         says(&format!("{LEAST}racing: maybe\n"), "search.yml:3:");
         says("models: [a]\ntasks: [t]\n", "`models`: expected two or more, found 1");
+        says(&format!("{LEAST}workers: 10000\n"), "`workers`: expected at most 256, found 10000");
+        says(&format!("{LEAST}parallel: 10000\n"), "`parallel`: expected at most 1024, found 10000");
+        says(&format!("{LEAST}num_fewshot: 1000000\n"), "`num_fewshot`: expected at most 10000, found 1000000");
+        says(&format!("{LEAST}evaluator_timeout: 1e300\n"), "`evaluator_timeout`: expected at most 31536000 seconds");
         says("models: [a, a]\ntasks: [t]\n", "expected each model once, found `a` twice");
         says(&format!("{LEAST}base: b\n"), "found the base `b` among them");
         says(&format!("{LEAST}strategies: [greedy]\n"), "expected average, coefficient, similarity");

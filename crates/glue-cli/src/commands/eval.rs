@@ -4,6 +4,7 @@ use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::numbers;
 use crate::outputs;
 use crate::progress::RequestProgress;
 use crate::shell::Shell;
@@ -57,7 +58,7 @@ pub(crate) struct Args {
     limit: Option<u32>,
 
     /// Examples in each prompt, instead of as many as a task asks for
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole(0..=10_000))]
     num_fewshot: Option<usize>,
 
     /// Put prompts through the model's chat template
@@ -86,7 +87,7 @@ pub(crate) struct Args {
     allow_code_execution: bool,
 
     /// Seconds each such program may take
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "allow_code_execution")]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), requires = "allow_code_execution")]
     code_timeout: u64,
 
     /// Memory each such program may take
@@ -98,7 +99,7 @@ pub(crate) struct Args {
     evaluator: Option<String>,
 
     /// Seconds the evaluator may take; as long as it likes when not given
-    #[arg(long, value_name = "S", requires = "evaluator")]
+    #[arg(long, value_name = "S", requires = "evaluator", value_parser = clap::value_parser!(u64).range(1..=numbers::YEAR))]
     evaluator_timeout: Option<u64>,
 
     /// Show what would be scored; runs nothing

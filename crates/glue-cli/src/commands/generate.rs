@@ -3,6 +3,7 @@
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
+use crate::numbers;
 use crate::shell::{HEADING, Shell, paint};
 use crate::units;
 use glue_lm::{
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     prompts: Option<PathBuf>,
 
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = numbers::whole(1..=1 << 20))]
     max_new_tokens: usize,
 
     /// What scores are divided by before a token is drawn; 0 takes the most likely one
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     temperature: f32,
 
     /// Draw among this many of the most likely tokens
-    #[arg(long, value_name = "K", value_parser = positive)]
+    #[arg(long, value_name = "K", value_parser = numbers::whole(1..=u64::from(u32::MAX)))]
     top_k: Option<usize>,
 
     /// Draw among the most likely tokens that together have this probability
@@ -65,7 +66,7 @@ pub(crate) struct Args {
     stop: Vec<String>,
 
     /// Answers to each prompt
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::whole(1..=10_000))]
     samples: usize,
 
     /// Put each prompt through the model's chat template, as a message of the user
@@ -83,10 +84,6 @@ pub(crate) struct Args {
     /// Show special tokens in answers
     #[arg(long)]
     special: bool,
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_owned())
 }
 
 /// Generates and prints.
@@ -188,7 +185,11 @@ fn prompt(args: &Args, model: &AnyTextModel, text: &str) -> Result<Prompt, Failu
     let system = args.system.iter().map(|text| Message::new("system", text.clone()));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     let options = ChatOptions { add_generation_prompt: true, now: now(), ..ChatOptions::default() };
-    model.chat(&messages, &options).map_err(refusal)
+    model.chat(&messages, &options).map_err(|error| match error {
+        // It comes from a file of the model.
+        TextError::Chat(_) => refusal(error).context(args.model.display().to_string()),
+        error => refusal(error),
+    })
 }
 
 /// The current time, in UTC.

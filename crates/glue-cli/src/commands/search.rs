@@ -4,6 +4,7 @@ use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
+use crate::numbers;
 use crate::progress::SearchProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
@@ -14,7 +15,7 @@ use glue_eval::{EvalOptions, load_tasks, select};
 use glue_merge::Registry;
 use glue_recipe::{PlanOptions, SharedExecutor};
 use glue_search::Domain;
-use glue_select::config::{EXAMPLE, SearchConfig, Validation};
+use glue_select::config::{EXAMPLE, MAX_WORKERS, SearchConfig, Validation};
 use glue_select::contract::{Part, Scorer};
 use glue_select::course::Budget;
 use glue_select::external::{ExternalOptions, ExternalScorer};
@@ -74,11 +75,11 @@ pub(crate) struct Args {
     evaluations: Option<u64>,
 
     /// Most seconds, those of interrupted runs among them; comes before the config
-    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", value_parser = numbers::seconds)]
     time: Option<f64>,
 
     /// Processes that score candidates; comes before the config
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole(0..=MAX_WORKERS as u64))]
     workers: Option<usize>,
 
     #[command(flatten)]
@@ -86,10 +87,6 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     device: Device,
-}
-
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "it must be a number above 0".into())
 }
 
 /// Searches, or shows what would be done.
@@ -119,7 +116,8 @@ pub(crate) fn run(
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search)?;
     let merging = Merging { registry: registries.operators, executor: executor.clone(), links: args.links.get() };
-    let scorer = scorer(&config, merging, args.device, global, shell)?;
+    let workers = if args.dry_run { 0 } else { config.workers };
+    let scorer = scorer(&config, workers, merging, args.device, global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);
@@ -161,9 +159,10 @@ impl Merging<'_> {
     }
 }
 
-/// What scores candidates: this process, others, or a command.
+/// What scores candidates: this process, `workers` others, or a command.
 fn scorer(
     config: &SearchConfig,
+    workers: usize,
     merging: Merging<'_>,
     device: Device,
     global: &Global,
@@ -173,7 +172,7 @@ fn scorer(
     if let Some(command) = &config.evaluator {
         return external(config, command, merging, stop);
     }
-    if let Some(workers) = std::num::NonZeroUsize::new(config.workers) {
+    if let Some(workers) = std::num::NonZeroUsize::new(workers) {
         let program =
             std::env::current_exe().map_err(|error| Failure::failed(error).context("cannot start workers"))?;
         let threads =
@@ -186,7 +185,7 @@ fn scorer(
         let command: Vec<OsString> =
             [program.into()].into_iter().chain(options.into_iter().map(OsString::from)).collect();
         let setup = serde_json::to_value(config).map_err(Failure::failed)?;
-        let pool = WorkerPool::start(command, config.workers, setup, Some(stop));
+        let pool = WorkerPool::start(command, workers.get(), setup, Some(stop));
         return Ok(Box::new(pool.map_err(Failure::failed)?));
     }
     local(config, merging, Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
