@@ -16,6 +16,7 @@
 //! | [`model_dir`] | the three of them together |
 //! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
+//! | [`files`], [`state`] | reading files that others wrote; files that are read back, with checksums |
 //!
 //! ```
 //! use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow, widen};
@@ -56,6 +57,7 @@ pub mod files;
 pub mod header;
 pub mod model_dir;
 pub mod names;
+pub mod state;
 pub mod tokenizer_files;
 pub mod watch;
 pub mod writer;
