@@ -32,6 +32,7 @@
 //! | `failure` | errors with their exit status and their hint |
 //! | `shell` | standard output and standard error, colours, the progress bar's permission |
 //! | `progress` | the progress bar |
+//! | `visible` | text of others without control characters |
 //! | `units`, `table` | sizes, counts and times in words; aligned columns |
 //! | `registries` | operators, optimisers and strategies by name |
 //! | `reference` | Markdown that is generated: operators, command line |
@@ -52,6 +53,7 @@ mod registries;
 mod shell;
 mod table;
 mod units;
+mod visible;
 
 pub use registries::Registries;
 pub use shell::Streams;

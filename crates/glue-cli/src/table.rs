@@ -1,5 +1,7 @@
 //! Aligned columns of text.
 
+use crate::visible::{one_line, visible};
+
 /// Where the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -32,9 +34,10 @@ impl Table {
         }
     }
 
-    /// Adds a row; cells beyond the last column are not shown.
+    /// Adds a row; cells beyond the last column are not shown. A cell stays on its line.
     pub(crate) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+        let cell = |cell: S| visible(&one_line(&cell.into()), false).into_owned();
+        self.rows.push(cells.into_iter().map(cell).collect());
     }
 
     /// The text, each line with its break; `heading` styles the header's line.
@@ -70,5 +73,12 @@ mod tests {
         table.row(["θ", "1000"]);
         table.row(["weights", "7"]);
         assert_eq!(table.render(str::to_uppercase), "NAME        N\nθ        1000\nweights     7\n");
+    }
+
+    #[test]
+    fn a_cell_is_no_line() {
+        let mut table = Table::new(&[Align::Left, Align::Right]);
+        table.row(["a\nb", "\x1b[1m"]);
+        assert_eq!(table.render(str::to_string), "a\\nb  \\u{1b}[1m\n");
     }
 }
