@@ -26,8 +26,9 @@ fn trained(models: &[&str]) -> Zoo {
     }
     zoo.write("texts/task.json", r#"{"name": "texts", "kind": "perplexity"}"#);
     for split in ["proxy", "train", "test"] {
-        let items: String =
-            ["the job of doquo is nurse .", "the city of kador is oslo ."].map(|text| format!("{}\n", json!({ "text": text }))).concat();
+        let items: String = ["the job of doquo is nurse .", "the city of kador is oslo ."]
+            .map(|text| format!("{}\n", json!({ "text": text })))
+            .concat();
         zoo.write(&format!("texts/{split}.jsonl"), items.repeat(3));
     }
     zoo
@@ -52,15 +53,23 @@ fn a_model_that_computes_nan_is_named_by_eval() {
     for (element, name) in [(NAN, "NaN"), (INFINITY, "infinity")] {
         let zoo = trained(&["a-math"]);
         spoil(&zoo, "a-math", NORM, element);
-        for (task, path, line) in
-            [("facts", "tasks/facts", "test.jsonl:1"), ("texts", "texts", "test.jsonl:1"), ("arith", "tasks/arith", "test.jsonl:1")]
-        {
+        for (task, path, line) in [
+            ("facts", "tasks/facts", "test.jsonl:1"),
+            ("texts", "texts", "test.jsonl:1"),
+            ("arith", "tasks/arith", "test.jsonl:1"),
+        ] {
             let run = zoo.glue(&["eval", "a-math", "--tasks", path, "--limit", "3"]);
-            failed(&run, &["model `a-math`", &format!("task `{task}`"), line, "its weights or activations are not finite"]);
+            failed(
+                &run,
+                &["model `a-math`", &format!("task `{task}`"), line, "its weights or activations are not finite"],
+            );
             assert!(run.err.contains("NaN") || name == "infinity", "{}", run.err);
         }
         // Nothing of it is kept.
-        failed(&zoo.glue(&["eval", "a-math", "--tasks", "tasks/facts", "--limit", "3", "--cache", "cache"]), &["a-math"]);
+        failed(
+            &zoo.glue(&["eval", "a-math", "--tasks", "tasks/facts", "--limit", "3", "--cache", "cache"]),
+            &["a-math"],
+        );
         assert!(zoo.listing("cache").is_empty());
         let run = zoo.glue(&["generate", "a-math", "--prompt", "Q: What", "--max-new-tokens", "2"]);
         assert_eq!(run.status, Some(1), "{run:?}");
@@ -153,7 +162,10 @@ fn limits_that_are_none_are_refused_by_place_and_key() {
     of_run("tasks: texts\nlimits: {seconds: 0}\n", &["zoo.yml:3:19: `limits.seconds`", "expected a positive number"]);
     let rest = "tasks: texts\ncluster: {threshold: 5}\n";
     of_run(rest, &["zoo.yml:3:22: `cluster.threshold`", "expected a similarity from -1 to 1, found 5"]);
-    of_run("tasks: texts\ncluster: {metric: cosin}\n", &["zoo.yml:3:19: `cluster.metric`", "cosine_per_column", "`cosin`"]);
+    of_run(
+        "tasks: texts\ncluster: {metric: cosin}\n",
+        &["zoo.yml:3:19: `cluster.metric`", "cosine_per_column", "`cosin`"],
+    );
     let of_search = |rest: &str, says: &[&str]| {
         let text = format!("models: [a-math, a-chat]\ntasks: [texts]\n{rest}");
         check(&["search", "search.yml", "--out", "out"], "search.yml", &text, says);
@@ -182,7 +194,11 @@ fn a_changed_journal_is_refused_and_a_link_is_not_followed() {
     let text = String::from_utf8(journal.clone()).expect("text");
     let better = text.replacen("\"average\":0.", "\"average\":1.", 1);
     assert_ne!(better, text);
-    resume(better.as_bytes()).refused("a better score", 1, &["out.journal.jsonl:2", "checksum does not match", "remove it"]);
+    resume(better.as_bytes()).refused(
+        "a better score",
+        1,
+        &["out.journal.jsonl:2", "checksum does not match", "remove it"],
+    );
     let last = lines.last().map_or(0, |line| journal.len() - line.len());
     for at in (0..last).step_by(last / 12 + 1) {
         let mut changed = journal.clone();
@@ -275,7 +291,8 @@ fn a_changed_file_of_a_stage_is_refused() {
 /// Checks that nothing in what was printed is obeyed by a terminal.
 fn harmless(run: &Run) {
     for text in [&run.out, &run.err] {
-        let hidden = |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'));
+        let hidden =
+            |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'));
         assert!(!text.contains(hidden), "{text:?}");
     }
 }
@@ -294,10 +311,15 @@ fn names_are_printed_without_control_characters_and_make_no_lines() {
     let refused = zoo.merge(recipe, "out", &[]);
     assert_eq!(refused.status, Some(1), "{refused:?}");
     harmless(&refused);
-    for args in [&["inspect", "b", "--tensors"][..], &["inspect", "b"], &["eval", "b", "--tasks", "."], &["inspect", "a", "b"]] {
+    for args in
+        [&["inspect", "b", "--tensors"][..], &["inspect", "b"], &["eval", "b", "--tasks", "."], &["inspect", "a", "b"]]
+    {
         let run = zoo.glue(args);
         harmless(&run);
-        assert!(!run.out.lines().chain(run.err.lines()).any(|line| line.starts_with("error: nothing")), "{args:?}: {run:?}");
+        assert!(
+            !run.out.lines().chain(run.err.lines()).any(|line| line.starts_with("error: nothing")),
+            "{args:?}: {run:?}"
+        );
     }
     assert!(zoo.glue(&["inspect", "b", "--tensors"]).out.contains("model.\\u{1b}[2J"));
 
@@ -365,7 +387,8 @@ fn names_in_cards_and_reports_are_text() {
         }
     };
     let model = json!(wild);
-    let recipe = format!("merge_method: linear\nmodels: [{{model: {model}}}, {{model: a-chat}}]\nparameters: {{weight: 0.5}}\n");
+    let recipe =
+        format!("merge_method: linear\nmodels: [{{model: {model}}}, {{model: a-chat}}]\nparameters: {{weight: 0.5}}\n");
     zoo.merge(&recipe, "merged", &[]).ok();
     let card = text("merged/README.md");
     assert!(card.contains("- ``m<img src=x onerror=alert(1)>`| # x``\n"), "{card}");

@@ -36,7 +36,10 @@ impl Table {
 
     /// Adds a row; cells beyond the last column are not shown. A cell stays on its line.
     pub(crate) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        let cell = |cell: S| visible(&one_line(&cell.into()), false).into_owned();
+        let cell = |cell: S| {
+            let text: String = cell.into();
+            visible(&one_line(&text), false).into_owned()
+        };
         self.rows.push(cells.into_iter().map(cell).collect());
     }
 

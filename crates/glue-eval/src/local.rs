@@ -12,7 +12,8 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    Cancel, ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel, Tokenizer,
+    Cancel, ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError,
+    TextModel, Tokenizer,
 };
 use glue_tensor::{ContentHash, ModelDir};
 use rayon::prelude::*;

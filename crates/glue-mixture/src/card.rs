@@ -20,7 +20,8 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
     }
     text.push_str("library_name: transformers\ntags:\n- moe\n- model-glue\n---\n");
     let version = env!("CARGO_PKG_VERSION");
-    let _ = write!(text, "# {}\n\nA mixture of experts made with Model-GLUE {version}.\n\n{}\n", inline(title), what(plan));
+    let _ =
+        write!(text, "# {}\n\nA mixture of experts made with Model-GLUE {version}.\n\n{}\n", inline(title), what(plan));
     let _ = write!(text, "\n## Experts\n\n");
     for expert in config.experts.iter().chain(&config.shared_experts) {
         let _ = writeln!(text, "- {}: {}", inline(&expert.name), code(&expert.model.display().to_string()));

@@ -1,11 +1,11 @@
 //! `zoo.yml`: which models, which tasks, and what may be changed about a run. Only models and tasks have to be there.
 
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, check_threshold};
+use glue_metrics::{METRICS, Metric, MetricsError};
 use glue_mixture::{Level, Pool, RouterKind, Routing};
 use glue_select::config::{BudgetConfig, ConfigError, StrategyConfig, Validation};
 use glue_select::space::SpaceConfig;
 use glue_select::strategy::StrategyRegistry;
-use glue_metrics::{METRICS, Metric, MetricsError};
 use glue_yaml::place_of;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};

@@ -15,7 +15,12 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
     let mut card = front_matter(plan);
     let operator = plan.operator.def();
     // Writing to a string does not fail.
-    let _ = write!(card, "# {}\n\nA merge of checkpoints made with Model-GLUE {}.\n", inline(title), env!("CARGO_PKG_VERSION"));
+    let _ = write!(
+        card,
+        "# {}\n\nA merge of checkpoints made with Model-GLUE {}.\n",
+        inline(title),
+        env!("CARGO_PKG_VERSION")
+    );
     let _ = write!(card, "\n## Method\n\n{}", method(operator));
     if let Some(inner) = plan.operator.inner() {
         let _ = write!(card, "\nAround:\n\n{}", method(inner));

@@ -288,7 +288,10 @@ mod tests {
                     }
                     Err(error) => {
                         let words = error.to_string();
-                        assert!(words.contains("journal.jsonl:") && words.contains("remove it to begin anew"), "{words}");
+                        assert!(
+                            words.contains("journal.jsonl:") && words.contains("remove it to begin anew"),
+                            "{words}"
+                        );
                         refused += 1;
                     }
                 }
@@ -307,7 +310,10 @@ mod tests {
             let text: Vec<u8> = order.iter().flat_map(|&i: &usize| lines[i].to_vec()).collect();
             fs::write(&path, text).expect("another journal");
             let error = Journal::resume(&path, &header()).expect_err("another journal").to_string();
-            assert!(error.contains(&format!("journal.jsonl:{line}: the checksum does not match")), "{order:?}: {error}");
+            assert!(
+                error.contains(&format!("journal.jsonl:{line}: the checksum does not match")),
+                "{order:?}: {error}"
+            );
         }
     }
 }

@@ -10,7 +10,13 @@ use std::fmt::Write;
 pub(crate) fn report(summary: &Summary) -> String {
     let mut text = String::from("# Search\n\n");
     let out = &mut text;
-    let _ = writeln!(out, "The best is what {} found: {}. {}\n", code(&summary.best), best_words(summary), inline(&summary.reason));
+    let _ = writeln!(
+        out,
+        "The best is what {} found: {}. {}\n",
+        code(&summary.best),
+        best_words(summary),
+        inline(&summary.reason)
+    );
     let _ = writeln!(out, "`best.yml` is its recipe, for `glue merge`; `best` is the merged model.\n");
     let _ = writeln!(out, "## Strategies\n");
     let _ = writeln!(

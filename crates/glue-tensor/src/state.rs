@@ -68,7 +68,7 @@ impl Chain {
     fn checksum(&self, json: &[u8]) -> ContentHash {
         match self.last {
             None => ContentHash::of(json),
-            Some(last) => ContentHash::of(&[&last.0.to_le_bytes(), json].concat()),
+            Some(last) => ContentHash::of(&[&last.0.to_le_bytes()[..], json].concat()),
         }
     }
 }

@@ -172,7 +172,9 @@ mod tests {
     fn a_refusal_names_the_key_and_keys_have_places() {
         assert!(says("a: 1\nb: word\n").starts_with("x.yml:2:4: `b`: "), "{}", says("a: 1\nb: word\n"));
         let text = "a:\n  b: {c: 1}\n  d: [2]\n";
-        for (key, place) in [("a.b.c", "x.yml:2:10"), ("a.d", "x.yml:3:6"), ("a.b.none", "x.yml:2:6"), ("none", "x.yml:1:1")] {
+        for (key, place) in
+            [("a.b.c", "x.yml:2:10"), ("a.d", "x.yml:3:6"), ("a.b.none", "x.yml:2:6"), ("none", "x.yml:1:1")]
+        {
             assert_eq!(place_of(text, "x.yml", key).to_string(), place, "{key}");
         }
         assert_eq!(place_of("", "x.yml", "a").to_string(), "x.yml:1:1");

@@ -107,7 +107,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     }
     let mut text = table(&matrix, shell);
     let names = zoo::short_names(matrix.models());
-    let line = |members: &[usize]| members.iter().map(|&member| one_line(&names[member])).collect::<Vec<_>>().join(", ");
+    let line =
+        |members: &[usize]| members.iter().map(|&member| one_line(&names[member])).collect::<Vec<_>>().join(", ");
     let _ = writeln!(text, "\n{}", shell.heading(&format!("Clusters at {}, {}", args.threshold, args.method.name())));
     for (number, members) in partition.members().iter().enumerate() {
         let _ = writeln!(text, "{}  {}", number + 1, line(members));

@@ -115,7 +115,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         return stream(args, &model, prompt, &options, &pool, shell);
     }
     let start = Instant::now();
-    let answers = pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(|error| refusal(error, &args.model))?;
+    let answers =
+        pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(|error| refusal(error, &args.model))?;
     let seconds = start.elapsed().as_secs_f64();
     if shell.json() {
         return shell.print_json(&document(args, &texts, &answers, seconds));
@@ -145,7 +146,9 @@ fn stream(
         printed = shell.print_generated(text);
         if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let generated = pool.install(|| model.generate_stream(prompt, options, &mut show)).map_err(|error| refusal(error, &args.model))?;
+    let generated = pool
+        .install(|| model.generate_stream(prompt, options, &mut show))
+        .map_err(|error| refusal(error, &args.model))?;
     printed?;
     shell.print("\n")?;
     if generated.truncated > 0 {

@@ -270,8 +270,9 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
         SelectError::Journal(error @ JournalError::Differs { .. }) => {
             Failure::refused(error).hint(Some("name another --out, or undo the change"))
         }
-        SelectError::Journal(error @ JournalError::Damaged { .. }) => Failure::failed(error)
-            .hint(Some("nothing was changed; evaluations before that line can be kept by removing it and all after it")),
+        SelectError::Journal(error @ JournalError::Damaged { .. }) => Failure::failed(error).hint(Some(
+            "nothing was changed; evaluations before that line can be kept by removing it and all after it",
+        )),
         SelectError::Journal(error @ JournalError::Busy { .. }) => {
             Failure::failed(error).hint(Some("wait for the other search to end, or name another --out"))
         }

@@ -334,10 +334,8 @@ fn description(
         RouterKind::Linear => json!("linear"),
         RouterKind::Mlp { hidden_size } => json!({ "kind": "mlp", "hidden_size": hidden_size }),
     };
-    let experts: Vec<Value> = members
-        .iter()
-        .map(|member| json!({ "source_model": path(member), "name": member.name }))
-        .collect();
+    let experts: Vec<Value> =
+        members.iter().map(|member| json!({ "source_model": path(member), "name": member.name })).collect();
     let mut all = json!({
         "base_model": path(base),
         "gate_mode": "random",
