@@ -200,7 +200,7 @@ fn a_changed_journal_is_refused_and_a_link_is_not_followed() {
         &["out.journal.jsonl:2", "checksum does not match", "remove it"],
     );
     let last = lines.last().map_or(0, |line| journal.len() - line.len());
-    for at in (0..last).step_by(last / 12 + 1) {
+    for at in (0..last - 1).step_by(last / 12 + 1) {
         let mut changed = journal.clone();
         changed[at] ^= 1;
         resume(&changed).refused(&format!("byte {at}"), 1, &["out.journal.jsonl:", "remove it to begin anew"]);
@@ -257,7 +257,15 @@ fn a_changed_file_of_a_stage_is_refused() {
     let expected = zoo.bytes("out/report.json");
     let files: Vec<String> = zoo.names("out/stages").into_iter().filter(|name| !name.ends_with('/')).collect();
     assert!(files.iter().any(|name| name.ends_with("best/model.safetensors")), "{files:?}");
+    let mut done: Vec<(&str, &str)> = Vec::new();
     for name in &files {
+        // One of each kind.
+        let kind = (name.split('/').next().unwrap_or_default(), name.rsplit(['/', '.']).next().unwrap_or_default());
+        let own = ["manifest.json", "result.json", "cost.json"].iter().any(|own| name.ends_with(own));
+        if done.contains(&kind) && !(own && name.starts_with("04")) {
+            continue;
+        }
+        done.push(kind);
         let (file, stage) = (format!("out/stages/{name}"), name[3..].split('/').next().expect("a stage"));
         let whole = zoo.bytes(&file);
         let mut changed = whole.clone();
@@ -336,8 +344,9 @@ fn names_are_printed_without_control_characters_and_make_no_lines() {
     assert!(run.out.contains("facts\\u{1b}[2J") && run.out.contains("\\nb"), "{}", run.out);
 
     // The message of a chat template.
-    let template = format!("{{{{ raise_exception('{WILD}') }}}}");
-    zoo.write("a-math/tokenizer_config.json", json!({ "chat_template": template }).to_string());
+    let mut config = zoo.json("a-math/tokenizer_config.json");
+    config["chat_template"] = json!(format!("{{{{ raise_exception('{WILD}') }}}}"));
+    zoo.write("a-math/tokenizer_config.json", config.to_string());
     let run = zoo.glue(&["generate", "a-math", "--chat", "--prompt", "x"]);
     assert!(run.status != Some(0) && run.err.contains("\\u{1b}[2J"), "{run:?}");
     harmless(&run);
@@ -346,14 +355,15 @@ fn names_are_printed_without_control_characters_and_make_no_lines() {
 #[test]
 fn a_model_directory_with_a_line_break_is_one_line_of_the_summary() {
     let zoo = trained(&["a-math", "a-chat"]);
-    let name = format!("a{WILD}\nb");
-    fs::rename(zoo.path("a-math"), zoo.path(&name)).expect("a model");
+    let name = "a\u{1b}[2J\u{7}\r\u{202e}\nzzz";
+    fs::rename(zoo.path("a-math"), zoo.path(name)).expect("a model");
     let config = json!({ "models": [name, "a-chat"], "tasks": { "path": "texts" }, "mixture": { "enabled": false }, "stack": false,
         "select": { "strategies": ["average"] } });
     zoo.write("zoo.yml", config.to_string());
     let plain = run(&zoo, &[]).ok();
     harmless(&plain);
-    assert!(!plain.out.lines().any(|line| line.starts_with('b')), "{}", plain.out);
+    assert!(!plain.out.lines().any(|line| line.starts_with("zzz")), "{}", plain.out);
+    assert!(plain.out.contains("\\u{1b}[2J"), "{}", plain.out);
 }
 
 #[test]
@@ -416,22 +426,25 @@ fn names_in_cards_and_reports_are_text() {
 
 #[test]
 fn notes_of_a_run_do_not_say_where_it_was_written() {
-    let zoo = trained(&["a-chat", "a-math", "a-code"]);
-    let config = "models: [a-chat, a-math, a-code]\ntasks: {path: [tasks], limit: 12}\nselect: {strategies: [average]}\n\
-                  stack: false\nmixture: {levels: [ffn], dense: [0.5]}\ncluster: {threshold: 0.999}\n";
-    zoo.write("zoo.yml", config);
+    let models = ["a-chat", "a-code", "a-math", "a-reason", "b-code", "b-math", "c-chat"];
+    let zoo = trained(&models);
+    zoo.copy(&shipped().join("tasks"), "tasks");
+    let config = json!({ "models": models, "tasks": { "path": "tasks", "limit": 24 }, "stack": false, "seed": 3,
+        "select": { "strategies": ["average"] }, "mixture": { "levels": ["model"], "dense": [0.5] } });
+    zoo.write("zoo.yml", config.to_string());
     let out = zoo.path("secret-place").display().to_string();
     zoo.glue(&["run", "zoo.yml", "--out", &out, "--quiet"]).ok();
-    let mut notes = 0;
+    let (mut notes, mut made) = (0, 0);
     for name in zoo.names("secret-place/stages").iter().filter(|name| name.ends_with(".json")) {
         let file = name.rsplit('/').next().expect("a name");
         if name.matches('/').count() == 1 {
             let text = String::from_utf8(zoo.bytes(&format!("secret-place/stages/{name}"))).expect("text");
             assert!(!text.contains("secret-place"), "{name}: {text}");
             notes += usize::from(file.starts_with("option-"));
+            made += usize::from(file.starts_with("option-") && text.contains("stages/05-select/cluster-"));
         }
     }
-    assert!(notes > 0, "no mixture was tried: {:?}", zoo.names("secret-place/stages"));
+    assert!(notes > 0 && made > 0, "no mixture of a merge was tried: {:?}", zoo.names("secret-place/stages"));
 }
 
 /// Whether a process has ended; one that nobody has waited for yet has.
