@@ -1,6 +1,7 @@
 //! Why a command ended early: the error, what the user can do, and the exit status.
 
 use crate::shell::Shell;
+use crate::visible::indented;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
@@ -116,7 +117,7 @@ impl From<io::Error> for Failure {
 fn report_hint(hint: Option<&str>, shell: &mut Shell<'_>) {
     if let Some(hint) = hint {
         let label = shell.hint_label();
-        shell.warn(&format!("{label} {hint}"));
+        shell.warn(&format!("{label} {}", indented(hint)));
     }
 }
 
@@ -134,13 +135,19 @@ fn chain(error: &anyhow::Error) -> String {
             lines.push(cause);
         }
     }
-    lines.join("\n  because: ")
+    lines.iter().map(|line| indented(line)).collect::<Vec<_>>().join("\n  because: ")
 }
 
 #[cfg(test)]
 mod tests {
     //! How errors read.
     use super::*;
+
+    #[test]
+    fn a_name_with_a_line_break_is_no_error_of_its_own() {
+        let error = anyhow::Error::from(io::Error::other("tensor `a\nerror: b`: wrong"));
+        assert_eq!(chain(&error), "tensor `a\n    error: b`: wrong");
+    }
 
     #[test]
     fn causes_are_listed_once() {

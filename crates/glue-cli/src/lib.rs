@@ -35,6 +35,7 @@
 //! | `interrupt` | signals that stop a command |
 //! | `outputs` | files that options name to be written |
 //! | `numbers` | ranges of numbers on the command line |
+//! | `visible` | text of others without control characters |
 //! | `units`, `table` | sizes, counts and times in words; aligned columns |
 //! | `registries` | operators, optimisers and strategies by name |
 //! | `reference` | Markdown that is generated: operators, command line |
@@ -60,6 +61,7 @@ mod registries;
 mod shell;
 mod table;
 mod units;
+mod visible;
 
 pub use allocator::Allocator;
 pub use registries::Registries;

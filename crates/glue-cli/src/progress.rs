@@ -1,6 +1,7 @@
 //! The progress bars.
 
 use crate::shell::Shell;
+use crate::visible::{one_line, visible};
 use glue_recipe::Watch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::Arc;
@@ -39,13 +40,18 @@ fn bar(length: u64, template: &str, shell: &Shell<'_>) -> ProgressBar {
     bar
 }
 
+/// What is at work, beside the bar. It may have a name that others gave it.
+fn show(bar: &ProgressBar, what: &str) {
+    bar.set_message(visible(&one_line(what), false).into_owned());
+}
+
 impl Watch for Progress {
     fn wrote(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
     fn works_on(&self, tensor: &str) {
-        self.bar.set_message(tensor.to_string());
+        show(&self.bar, tensor);
     }
 
     fn is_stopped(&self) -> bool {
@@ -220,7 +226,7 @@ impl SearchProgress {
 
 impl glue_select::session::Watch for SearchProgress {
     fn progress(&self, strategy: &str, best: Option<f64>, progress: &glue_select::course::Progress) {
-        self.bar.set_message(search_words(strategy, best, progress));
+        show(&self.bar, &search_words(strategy, best, progress));
     }
 }
 
@@ -258,7 +264,7 @@ impl RunProgress {
     fn says(&self, change: impl FnOnce(&mut (String, Option<u64>)) -> String) {
         let mut stage = self.stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let message = change(&mut stage);
-        self.bar.set_message(message);
+        show(&self.bar, &message);
     }
 }
 

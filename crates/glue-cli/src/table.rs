@@ -1,5 +1,6 @@
 //! Aligned columns of text.
 
+use crate::visible::{one_line, visible};
 use std::borrow::Cow;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -38,9 +39,13 @@ impl Table {
         }
     }
 
-    /// Adds a row; cells beyond the last column are not shown.
+    /// Adds a row; cells beyond the last column are not shown. A cell stays on its line.
     pub(crate) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+        let cell = |cell: S| {
+            let text: String = cell.into();
+            visible(&one_line(&text), false).into_owned()
+        };
+        self.rows.push(cells.into_iter().map(cell).collect());
     }
 
     /// The text, each line with its break; `heading` styles the header's line. A cell that is wider than [`MAX_WIDTH`] is
@@ -140,5 +145,12 @@ mod tests {
         assert!(render(&[&name])[1].starts_with("begin--") && render(&[&name])[1].ends_with("--end  1"));
         let fits = "-".repeat(MAX_WIDTH);
         assert_eq!(render(&[&fits])[1], format!("{fits}  1"));
+    }
+
+    #[test]
+    fn a_cell_is_no_line() {
+        let mut table = Table::new(&[Align::Left, Align::Right]);
+        table.row(["a\nb", "\x1b[1m"]);
+        assert_eq!(table.render(str::to_string), "a\\nb  \\u{1b}[1m\n");
     }
 }

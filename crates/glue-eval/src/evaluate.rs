@@ -224,7 +224,7 @@ fn ask_all(
         }
         asked?;
         for run in runs {
-            let (task, samples) = run.finish(sandbox.as_ref(), options)?;
+            let (task, samples) = run.finish(&report.model, sandbox.as_ref(), options)?;
             report.tasks.push(task);
             report.samples.extend(samples);
         }
@@ -240,6 +240,8 @@ struct Run<'a> {
     chosen: Vec<usize>,
     key: Option<Key>,
     known: Option<(TaskReport, Vec<Sample>)>,
+    /// Why an entry of the cache was not used.
+    note: Option<String>,
     /// One for each that is asked.
     answers: Vec<Answer>,
 }
@@ -254,12 +256,15 @@ impl<'a> Run<'a> {
     ) -> Run<'a> {
         let chosen = chosen.map_or_else(|| (0..items.items.len()).collect(), <[usize]>::to_vec);
         let key = model_hash.map(|model| Key { model: model.into(), task: task_hash(task, items, &chosen, options) });
-        let known = match (&options.cache, &key) {
-            (Some(cache), Some(key)) => cache.get(key, options.samples),
-            _ => None,
+        let (known, note) = match (&options.cache, &key) {
+            (Some(cache), Some(key)) => match cache.get(key, options.samples) {
+                Ok(known) => (known, None),
+                Err(why) => (None, Some(why)),
+            },
+            _ => (None, None),
         };
         let answers = chosen.iter().map(|_| Answer::default()).collect();
-        Run { task, items, chosen, key, known, answers }
+        Run { task, items, chosen, key, known, note, answers }
     }
 
     /// The items that are asked.
@@ -390,12 +395,15 @@ fn ask(
 ) -> Result<(), EvalError> {
     let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } = requests;
     let progress = |more: usize| watch.answered(more);
-    let at = |owners: &[Owner], error| place_error(runs, owners, error);
+    let name = || model.name();
+    let at = |owners: &[Owner], error| place_error(&name, runs, owners, error);
     let go_on = || if watch.is_stopped() { Err(EvalError::Stopped) } else { Ok(()) };
     go_on()?;
     let scored = call(scored.len(), |_| model.loglikelihoods(&scored, &progress)).map_err(|e| at(&scored_owners, e))?;
+    check_numbers(&scored).map_err(|e| at(&scored_owners, e))?;
     go_on()?;
     let texts = call(texts.len(), |_| model.rolling(&texts, &progress)).map_err(|e| at(&text_owners, e))?;
+    check_numbers(&texts).map_err(|e| at(&text_owners, e))?;
     go_on()?;
     let generated =
         call(generated.len(), |_| model.generate(&generated, &progress)).map_err(|e| at(&generated_owners, e))?;
@@ -431,11 +439,27 @@ fn call<T>(requests: usize, ask: impl FnOnce(usize) -> Result<Vec<T>, ModelError
     Ok(answers)
 }
 
-fn place_error(runs: &[Run<'_>], owners: &[Owner], error: ModelError) -> EvalError {
+/// Refuses a log-likelihood that is none. Minus infinity is one: what has no chance at all.
+fn check_numbers(answers: &[LogLikelihood]) -> Result<(), ModelError> {
+    let wrong = |x: f64| x.is_nan() || x == f64::INFINITY;
+    match answers.iter().position(|answer| wrong(answer.logprob)) {
+        None => Ok(()),
+        Some(request) => {
+            let message = format!("a log-likelihood is {}", answers[request].logprob);
+            Err(ModelError { not_a_number: true, ..ModelError::of_request(request, message) })
+        }
+    }
+}
+
+fn place_error(model: &dyn Fn() -> String, runs: &[Run<'_>], owners: &[Owner], error: ModelError) -> EvalError {
     match error.request.and_then(|request| owners.get(request)) {
         Some(&(r, i, _)) => {
             let run = &runs[r];
-            EvalError::Item { task: run.task.name().into(), place: run.items.items[run.chosen[i]].place.clone(), error }
+            let (task, place) = (run.task.name().into(), run.items.items[run.chosen[i]].place.clone());
+            match error.not_a_number {
+                true => EvalError::NotANumber { model: model(), task, place, message: error.message },
+                false => EvalError::Item { task, place, error },
+            }
         }
         None => EvalError::Model(error),
     }
@@ -488,13 +512,14 @@ impl Run<'_> {
 
     fn finish(
         &mut self,
+        model: &str,
         sandbox: Option<&Sandbox>,
         options: &EvalOptions,
     ) -> Result<(TaskReport, Vec<Sample>), EvalError> {
         if let Some(known) = self.known.take() {
             return Ok(known);
         }
-        let Run { task, items, chosen, key, answers, .. } = &*self;
+        let Run { task, items, chosen, key, answers, note, .. } = &*self;
         let runs_programs = self.runs_programs();
         let names = metric_names(&task.metrics, &task.pipelines);
         let main = names.iter().position(|name| *name == task.main).unwrap_or(0);
@@ -522,12 +547,16 @@ impl Run<'_> {
         let metrics = names.iter().zip(&scores).enumerate().map(|(i, (name, scores))| {
             let spec = &task.metrics[i % per_pipeline];
             let estimate = spec.aggregation.of(scores);
-            MetricReport {
+            if estimate.value.is_nan() && !scores.is_empty() {
+                let (model, task) = (model.to_string(), task.name.clone());
+                return Err(EvalError::Undefined { model, task, metric: name.clone(), n: scores.len() });
+            }
+            Ok(MetricReport {
                 name: name.clone(),
                 value: estimate.value,
                 stderr: estimate.stderr,
                 higher_is_better: spec.aggregation.higher_is_better(),
-            }
+            })
         });
         let weaker = sandbox.filter(|_| runs_programs).map(Sandbox::strength);
         let weaker = weaker.filter(|&strength| strength != Strength::PrivateDisk);
@@ -536,9 +565,9 @@ impl Run<'_> {
         // The next evaluation may be able to run them.
         let lasts = failures.is_none();
         let notes = items.notes.iter().cloned().chain(truncations(answers)).chain(failures).chain(weaker);
-        let report = TaskReport {
+        let mut report = TaskReport {
             name: task.name.clone(),
-            metrics: metrics.collect(),
+            metrics: metrics.collect::<Result<_, _>>()?,
             main: task.main.clone(),
             n: answers.len(),
             split: items.split.clone(),
@@ -547,9 +576,11 @@ impl Run<'_> {
             cached: false,
             items: of_items,
         };
-        if let (Some(cache), Some(key), true) = (&options.cache, key, lasts) {
+        // Of no items there are no numbers to keep.
+        if let (Some(cache), Some(key), true) = (&options.cache, key, lasts && !answers.is_empty()) {
             cache.put(key, &report, options.samples.then_some(&samples))?;
         }
+        report.notes.extend(note.clone());
         Ok((report, samples))
     }
 }

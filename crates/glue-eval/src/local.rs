@@ -12,7 +12,8 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    Cancel, ChatOptions, GenerateOptions, Message, Prompt, ScoreOptions, ScoreRequest, TextError, TextModel, Tokenizer,
+    Cancel, ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError,
+    TextModel, Tokenizer,
 };
 use glue_tensor::{ContentHash, ModelDir};
 use rayon::prelude::*;
@@ -310,7 +311,8 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    ModelError { message: error.to_string(), request: None, source: Some(Box::new(error)) }
+    let message = error.to_string();
+    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
 }
 
 impl LanguageModel for LocalModel {
@@ -482,7 +484,8 @@ fn of_prompt(error: TextError, members: &[usize]) -> ModelError {
         _ => None,
     };
     let request = prompt.and_then(|prompt| members.get(prompt)).copied();
-    ModelError { request, ..failed(error) }
+    let not_a_number = matches!(&error, TextError::Choice { error: SamplingError::Score { .. }, .. });
+    ModelError { request, not_a_number, ..failed(error) }
 }
 
 #[cfg(test)]

@@ -128,7 +128,8 @@ impl RoutedModel {
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    ModelError { message: error.to_string(), request: None, source: Some(Box::new(error)) }
+    let message = error.to_string();
+    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
 }
 
 impl LanguageModel for RoutedModel {

@@ -2,7 +2,7 @@
 
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
-use crate::scores::{ModelScores, prepare, tasks};
+use crate::scores::{Scored, prepare, tasks};
 use crate::stage::{Stage, Stages, hash};
 use crate::stages::finish::{Finished, finish};
 use crate::stages::{candidates, compare, mixture, select, test};
@@ -12,9 +12,9 @@ use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::{AnyTextModel, Cancel};
 use glue_recipe::SharedExecutor;
 pub use glue_select::search::Registries;
-use glue_tensor::{Links, files};
+use glue_tensor::{Links, files, state};
 use serde_json::json;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -213,20 +213,25 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let prepared = prepare(&context.tasks, &config.tasks, &config.tasks.proxy, config.seed)?;
     let scoring = json!({ "proxy": prepared.content_hashes(), "seed": config.seed });
     let Some(singles) = made.run(Stage::Singles, scoring, &begin, |place| {
-        let mut all: Vec<ModelScores> = Vec::new();
+        let mut all: Vec<Scored> = Vec::new();
         for (i, model) in context.zoo.models.iter().enumerate() {
             let path = place.join(format!("model-{i}.json"));
-            let scores = match crate::stage::read_json(&path)? {
+            let scores = match crate::stage::read_json(&path, Stage::Singles)? {
                 Some(known) => known,
                 None => {
                     let scores = context.score(&model.name, &model.path, &prepared)?;
-                    crate::stage::write_json(&path, &json!(scores))?;
+                    crate::stage::write_json(&path, &scores)?;
                     scores
                 }
             };
             all.push(scores);
         }
-        Ok(all)
+        match all.iter().find_map(Scored::unscored) {
+            Some((model, why)) if all.iter().all(|scored| scored.scores().is_none()) => {
+                Err(PipelineError::NoScores { model: model.into(), reason: why.into() })
+            }
+            _ => Ok(all),
+        }
     })?
     else {
         return ended(Stage::Clusters);
@@ -237,7 +242,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         own["statistics"] = statistics;
     }
     let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
-        select::select(context, &clusters.result, &headers.result, &similarity.result, place)
+        select::select(context, &clusters.result, &headers.result, &similarity.result, &singles.result, place)
     })?
     else {
         return ended(Stage::Singles);
@@ -277,7 +282,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let sealed = test::Sealed::new(&decided.result, &decided.directory);
     let items = sealed.items(context)?;
     let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), &begin, |_| {
-        test::test(context, &sealed, &items, &found.result)
+        test::test(context, &sealed, &items, &singles.result, &found.result)
     })?
     else {
         return ended(Stage::Mixture);
@@ -334,7 +339,7 @@ fn claim(out: &Path, resume: bool) -> Result<File, PipelineError> {
         (Some(first), false, _) => return Err(occupied(&format!("`{first}`, and no sign of a run"))),
     }
     fs::create_dir_all(out).map_err(in_out)?;
-    let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(at)?;
+    let lock = state::open_lock(&path).map_err(at)?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(occupied("another process that works on it")),

@@ -3,7 +3,7 @@
 use crate::config::{SearchConfig, Validation};
 use crate::contract::{Candidate, Part, Scorer, Scores};
 use crate::course::{Budget, Course, Halt};
-use crate::filter::{Evidence, ModelVerdict, judge};
+use crate::filter::{Evidence, ModelVerdict, judge, unscored};
 use crate::guard::Guard;
 use crate::journal::{Journal, JournalError};
 use crate::likeness::Likeness;
@@ -318,9 +318,10 @@ where
         let mut ended = None;
         let verdicts = match prepared.config.filter {
             true => self.filter(&singles, &mut ended)?,
-            false => Vec::new(),
+            // A model without scores is left out even so.
+            false => (0..n).filter(|&i| singles[i].is_none()).map(|i| self.unscored(i)).collect(),
         };
-        let harmful = |i: usize| verdicts.get(i).is_some_and(|verdict| verdict.harmful);
+        let harmful = |i: usize| verdicts.iter().any(|of| of.harmful && of.model == setup.members[i].name);
         let admitted: Vec<usize> = (0..n).filter(|&i| !harmful(i)).collect();
         let mut found: Vec<(String, Found)> = Vec::new();
         let mut rows: Vec<StrategyRow> = Vec::new();
@@ -418,6 +419,11 @@ where
         })
     }
 
+    /// The verdict on a model without scores. Models by themselves are what was tried first.
+    fn unscored(&self, i: usize) -> ModelVerdict {
+        unscored(&self.prepared.setup.members[i].name, &self.tried[i].reason)
+    }
+
     /// Looks for harmful models.
     fn filter(
         &mut self,
@@ -451,7 +457,7 @@ where
         let evidence: Vec<Evidence<'_>> = (0..n)
             .map(|i| Evidence {
                 model: &setup.members[i].name,
-                single: singles[i].as_ref(),
+                single: singles[i].as_ref().ok_or(self.tried[i].reason.as_str()),
                 likeness: mean(i),
                 pair: others.iter().position(|&other| other == i).and_then(|at| scores.get(at)?.as_ref()),
             })

@@ -19,6 +19,7 @@
 //! | [`model_dir`] | the three of them together |
 //! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
+//! | [`files`], [`state`] | reading files that others wrote; files that are read back, with checksums |
 //!
 //! ```
 //! use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow, widen};
@@ -61,6 +62,7 @@ pub mod mapped;
 pub mod model_dir;
 pub mod names;
 pub mod side_files;
+pub mod state;
 pub mod tokenizer_files;
 pub mod watch;
 pub mod writer;

@@ -8,6 +8,7 @@ use crate::numbers;
 use crate::outputs;
 use crate::pictures;
 use crate::shell::Shell;
+use crate::visible::one_line;
 use clap::ValueEnum;
 use glue_metrics::Matrix;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, Level, Link, Partition, agglomerate, leader, sweep};
@@ -110,7 +111,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     }
     let mut text = table(&matrix, shell);
     let names = zoo::short_names(matrix.models());
-    let line = |members: &[usize]| members.iter().map(|&member| names[member].as_str()).collect::<Vec<_>>().join(", ");
+    let line =
+        |members: &[usize]| members.iter().map(|&member| one_line(&names[member])).collect::<Vec<_>>().join(", ");
     let _ = writeln!(text, "\n{}", shell.heading(&format!("Clusters at {}, {}", args.threshold, args.method.name())));
     for (number, members) in partition.members().iter().enumerate() {
         let _ = writeln!(text, "{}  {}", number + 1, line(members));

@@ -10,6 +10,7 @@ use crate::progress::RequestProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use crate::visible::one_line;
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request, Scores};
 use glue_eval::{
     Cache, EvalError, EvalOptions, LanguageModel, LocalModel, Report, RoutedModel, Task, TaskError, evaluate,
@@ -308,7 +309,7 @@ fn print(
     let mut text = table.render(|line| shell.heading(line));
     for task in &report.tasks {
         for note in &task.notes {
-            let _ = writeln!(text, "{}: {note}", task.name);
+            let _ = writeln!(text, "{}: {}", one_line(&task.name), one_line(note));
         }
     }
     if let Some(routing) = routing {

@@ -109,10 +109,11 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     };
     let pool = recipes::pool(global)?;
     if let ([prompt], 1, false) = (&prompts[..], args.samples, shell.json()) {
-        return stream(&model, prompt, &options, &pool, shell);
+        return stream(args, &model, prompt, &options, &pool, shell);
     }
     let start = Instant::now();
-    let answers = pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(refusal)?;
+    let answers =
+        pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(|error| refusal(error, &args.model))?;
     let seconds = start.elapsed().as_secs_f64();
     if shell.json() {
         return shell.print_json(&document(args, &texts, &answers, seconds));
@@ -125,11 +126,12 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         };
         let _ = writeln!(text, "{}\n{}\n", paint(&title, HEADING, shell.colours_out()), answer.text);
     }
-    shell.print(&text)
+    shell.print_generated(&text)
 }
 
 /// Shows each piece of the only answer as soon as it is certain.
 fn stream(
+    args: &Args,
     model: &AnyTextModel,
     prompt: &Prompt,
     options: &GenerateOptions,
@@ -138,10 +140,12 @@ fn stream(
 ) -> Result<(), Failure> {
     let mut printed = Ok(());
     let mut show = |text: &str| {
-        printed = shell.print(text);
+        printed = shell.print_generated(text);
         if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let generated = pool.install(|| model.generate_stream(prompt, options, &mut show)).map_err(refusal)?;
+    let generated = pool
+        .install(|| model.generate_stream(prompt, options, &mut show))
+        .map_err(|error| refusal(error, &args.model))?;
     printed?;
     shell.print("\n")?;
     if generated.truncated > 0 {
@@ -187,8 +191,8 @@ fn prompt(args: &Args, model: &AnyTextModel, text: &str) -> Result<Prompt, Failu
     let options = ChatOptions { add_generation_prompt: true, now: now(), ..ChatOptions::default() };
     model.chat(&messages, &options).map_err(|error| match error {
         // It comes from a file of the model.
-        TextError::Chat(_) => refusal(error).context(args.model.display().to_string()),
-        error => refusal(error),
+        TextError::Chat(_) => refusal(error, &args.model).context(args.model.display().to_string()),
+        error => refusal(error, &args.model),
     })
 }
 
@@ -198,13 +202,14 @@ fn now() -> Option<DateTime> {
     DateTime::from_unix(seconds).ok()
 }
 
-fn refusal(error: TextError) -> Failure {
+fn refusal(error: TextError, model: &Path) -> Failure {
     match &error {
         TextError::Option { .. } | TextError::Sampling(_) | TextError::EmptyPrompt { .. } => Failure::refused(error),
         TextError::NoChatTemplate => Failure::refused(error).hint(Some("leave out --chat")),
         TextError::PromptTooLong { .. } => {
             Failure::refused(error).hint(Some("--truncate cuts tokens off its beginning; or lower --max-new-tokens"))
         }
+        TextError::Choice { .. } => Failure::failed(error).context(format!("model `{}`", model.display())),
         _ => Failure::failed(error),
     }
 }

@@ -8,6 +8,7 @@ use crate::progress::RunProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_lm::Cancel;
 use glue_pipeline::{
@@ -142,6 +143,10 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
             Failure::refused(error).hint(Some("paths in the config start at its directory"))
         }
         PipelineError::Eval(_) => Failure::refused(error),
+        PipelineError::Damaged { stage, .. } => {
+            let hint = format!("{again} --from {} makes that stage and those after it anew", stage.name());
+            Failure::failed(error).hint(Some(hint))
+        }
         PipelineError::Write(ref write) => {
             let full = matches!(write, glue_tensor::WriteError::NoSpace { .. });
             let hint = full.then(|| format!("make room, then {again} goes on"));
@@ -197,7 +202,7 @@ fn finish(finished: &Finished, shell: &mut Shell<'_>) -> Result<(), Failure> {
     }
     let mut text = String::new();
     for line in glue_report::lines(&finished.report) {
-        text += &format!("{}\n", line.text);
+        text += &format!("{}\n", one_line(&line.text));
     }
     let time = units::duration(finished.cost.seconds());
     text += &format!("report  {}  ({time})\n", finished.html.display());

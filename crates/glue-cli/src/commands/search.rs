@@ -9,6 +9,7 @@ use crate::progress::SearchProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{EvalOptions, load_tasks, select};
@@ -286,6 +287,9 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
         SelectError::Journal(error @ JournalError::Differs { .. }) => {
             Failure::refused(error).hint(Some("name another --out, or undo the change"))
         }
+        SelectError::Journal(error @ JournalError::Damaged { .. }) => Failure::failed(error).hint(Some(
+            "nothing was changed; evaluations before that line can be kept by removing it and all after it",
+        )),
         SelectError::Journal(error @ JournalError::Busy { .. }) => {
             Failure::failed(error).hint(Some("wait for the other search to end, or name another --out"))
         }
@@ -343,7 +347,7 @@ fn plan(
     }
     let mut text = format!("{}\n", shell.heading("Models"));
     for member in zoo.members() {
-        text += &format!("  {}\n", member.path);
+        text += &format!("  {}\n", one_line(&member.path));
     }
     text += &format!("  base: {}; all of them can be merged\n", config.base.as_deref().unwrap_or("none"));
     if !coordinates.is_empty() {

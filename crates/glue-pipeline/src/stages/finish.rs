@@ -3,7 +3,7 @@
 use crate::error::PipelineError;
 use crate::figures;
 use crate::run::{Context, Source, config_hash};
-use crate::scores::ModelScores;
+use crate::scores::{ModelScores, Scored};
 use crate::stage::{Cost, Stage};
 use crate::stages::candidates::Candidate;
 use crate::stages::compare::{Clusters, Compatible};
@@ -41,7 +41,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) headers: &'a Compatible,
     pub(crate) similarity: &'a Matrix,
     pub(crate) clusters: &'a Clusters,
-    pub(crate) singles: &'a [ModelScores],
+    pub(crate) singles: &'a [Scored],
     pub(crate) selected: &'a [Selected],
     /// The directory of the stage that selected.
     pub(crate) selected_in: &'a Path,
@@ -115,7 +115,8 @@ fn cost_of(parts: &Parts<'_>) -> report::Cost {
         let cluster = &selected.selection.cluster;
         let path = parts.selected_in.join(format!("cluster-{cluster}")).join(glue_select::output::TIMINGS);
         // A search leaves its times apart from its result; without them the report says nothing of them.
-        let times: Timings = crate::stage::read_json(&path).ok().flatten().unwrap_or_default();
+        let times = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Timings>(&text).ok());
+        let times = times.unwrap_or_default();
         let of = |(strategy, seconds)| report::StrategyCost { cluster: cluster.clone(), strategy, seconds };
         times.strategies.into_iter().map(of).collect::<Vec<_>>()
     });
@@ -142,7 +143,7 @@ fn describe(
     };
     let tasks = context.tasks.iter().map(|task| {
         let name = task.name();
-        let proxy = parts.singles.first().and_then(|scores| scores.task(name));
+        let proxy = parts.singles.iter().find_map(Scored::scores).and_then(|scores| scores.task(name));
         let tested = parts.tested.items.iter().find(|(task, _)| task == name).map(|(_, n)| *n);
         let split = |split: &str, items: Option<usize>| {
             items.map(|items| report::SplitSize { split: split.to_string(), items })
@@ -202,7 +203,7 @@ fn describe(
         individual: vec![report::ScoreTable {
             split: context.config.tasks.proxy.clone(),
             purpose: "decides what is merged and mixed".into(),
-            rows: parts.singles.iter().map(row).collect(),
+            rows: parts.singles.iter().filter_map(Scored::scores).map(row).collect(),
         }],
         selections: parts.selected.iter().map(|selected| selected.selection.clone()).collect(),
         candidates: parts.candidates.iter().map(Candidate::describe).collect(),
@@ -243,6 +244,12 @@ fn title(source: &Source) -> String {
 /// What a reader should know before believing the rest.
 fn warnings(parts: &Parts<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
+    let left_out = |(name, why): (&str, &str)| format!("Model {name} could not be scored and is left out: {why}.");
+    warnings.extend(parts.singles.iter().filter_map(Scored::unscored).map(left_out));
+    let tested = parts.tested.unscored.iter().map(|(name, why)| {
+        format!("Model {name} could not be scored on the test items and stands in no table of them: {why}.")
+    });
+    warnings.extend(tested);
     for selected in parts.selected {
         for strategy in &selected.selection.strategies {
             if let (Some(proxy), Some(held)) = (strategy.proxy, strategy.validation)

@@ -3,8 +3,8 @@
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::eval_options;
-use crate::stage::write_json;
+use crate::scores::{Scored, eval_options};
+use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::compare::{Clusters, Compatible};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
@@ -24,7 +24,7 @@ use glue_select::zoo::Zoo as Members;
 use glue_tensor::write_atomic;
 use glue_tensor::{Checkpoint, CheckpointError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,15 @@ pub(crate) struct Selected {
     pub(crate) base: Option<String>,
     /// The merge that was taken, as a directory of the stage; `None` when no merge was better than the best member.
     pub(crate) merged: Option<String>,
+}
+
+/// That a cluster is done.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    /// Of what the search left.
+    files: Hashes,
+    selected: Selected,
 }
 
 /// The base of a cluster: of the bases that can be merged with all of its members, the one most alike to them.
@@ -70,14 +79,25 @@ pub(crate) fn select(
     clusters: &Clusters,
     compatible: &Compatible,
     matrix: &Matrix,
+    singles: &[Scored],
     place: &Path,
 ) -> Result<Vec<Selected>, PipelineError> {
     let zoo = &context.zoo;
+    let is_scored = |name: &String| {
+        let at = zoo.models.iter().position(|model| model.name == *name);
+        at.and_then(|at| singles.get(at)).is_none_or(|single| single.scores().is_some())
+    };
     let is_base = |name: &String| zoo.models.iter().any(|model| model.base && model.name == *name);
     let mut found = Vec::new();
     for cluster in &clusters.clustering.clusters {
         let bases: Vec<String> = cluster.members.iter().filter(|name| is_base(name)).cloned().collect();
+        // Task vectors from a base that computes no numbers are none.
+        let bases: Vec<String> = bases.into_iter().filter(is_scored).collect();
         let members: Vec<String> = cluster.members.iter().filter(|name| !is_base(name)).cloned().collect();
+        // Where no member can be scored there is nothing to search.
+        if !members.iter().any(is_scored) {
+            continue;
+        }
         // A member that cannot be merged with the first stays alone, whatever its weights are like.
         let members: Vec<String> = match members.first() {
             Some(first) => members.iter().filter(|name| compatible.mergeable(first, name)).cloned().collect(),
@@ -87,14 +107,17 @@ pub(crate) fn select(
             continue;
         }
         let path = place.join(format!("cluster-{}.json", cluster.name));
-        if let Some(known) = crate::stage::read_json(&path)? {
-            found.push(known);
+        let directory = place.join(format!("cluster-{}", cluster.name));
+        if let Some(note) = read_json::<Note>(&path, Stage::Select)? {
+            check_files(&directory, &note.files, Stage::Select)?;
+            found.push(note.selected);
             continue;
         }
         let base = base_of(&members, &bases, compatible, matrix);
         let selected = search(context, &cluster.name, &members, base.as_deref(), place)?;
-        write_json(&path, &json!(selected))?;
-        found.push(selected);
+        let note = Note { files: hashes(&directory)?, selected };
+        write_json(&path, &note)?;
+        found.push(note.selected);
     }
     Ok(found)
 }
@@ -195,8 +218,11 @@ fn search(
     // Killed between the result and the note that it is there: the same again from the journal that lies with it.
     if out.exists() {
         let kept = out.join(glue_select::output::JOURNAL);
-        let lines = fs::read(&kept).map_err(|e| PipelineError::io(&kept, e))?;
-        write_atomic(&journal, &lines)?;
+        // It is gone when this was interrupted too.
+        if kept.exists() {
+            let lines = fs::read(&kept).map_err(|e| PipelineError::io(&kept, e))?;
+            write_atomic(&journal, &lines)?;
+        }
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let resume = journal.exists();
