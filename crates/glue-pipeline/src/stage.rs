@@ -6,7 +6,7 @@
 //! thrown away, and with it, since their keys follow, all after it.
 
 use crate::error::PipelineError;
-use glue_tensor::{ContentHash, write_atomic};
+use glue_tensor::{ContentHash, abort_point, write_atomic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -151,6 +151,7 @@ impl Stages {
         }
         begin(stage, false);
         remove(&directory)?;
+        abort_point("earlier stage removed");
         let place = self.work_directory(&directory, &key, anew)?;
         let start = Instant::now();
         let result = work(&place)?;
@@ -167,7 +168,9 @@ impl Stages {
         write_json(&place.join(COST), &json!(cost))?;
         write_json(&place.join(MANIFEST), &json!({ "key": key, "result": hash(&text) }))?;
         remove_file(&place.join(KEY))?;
+        abort_point("stage complete");
         fs::rename(&place, &directory).map_err(|e| PipelineError::io(&directory, e))?;
+        abort_point("stage renamed");
         sync(&self.root)?;
         self.costs.push((stage, cost));
         Ok(Some(Made { result, directory }))

@@ -4,6 +4,7 @@
 //! header. A process that is killed leaves at most one incomplete line, the last, and that one is cut off. The file is
 //! locked for as long as it is open, so that two processes never write to it.
 
+use glue_tensor::{abort_midway, abort_point};
 use serde_json::Value;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -132,7 +133,9 @@ impl Journal {
             return Err(io_at(&self.path, io::Error::other("an earlier line could not be written")));
         }
         let line = format!("{entry}\n");
+        abort_midway("journal line half written", &mut self.file, line.as_bytes());
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        abort_point("journal line synced");
         written.map_err(|error| {
             self.broken = true;
             io_at(&self.path, error)

@@ -16,6 +16,7 @@
 //! | [`model_dir`] | the three of them together |
 //! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
+//! | [`abort`] | points at which tests end the process |
 //!
 //! ```
 //! use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow, widen};
@@ -47,6 +48,7 @@
 //! **Invariant:** nothing here knows arithmetic on weights beyond changing their number format, and no architecture
 //! needs code of its own.
 
+pub mod abort;
 pub mod adapter;
 pub mod checkpoint;
 pub mod config;
@@ -60,6 +62,7 @@ pub mod tokenizer_files;
 pub mod watch;
 pub mod writer;
 
+pub use abort::{abort_midway, abort_point};
 pub use adapter::{Adapter, AdapterError};
 pub use checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
 pub use config::{Config, ConfigError};

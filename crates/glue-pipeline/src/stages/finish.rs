@@ -71,9 +71,11 @@ fn place_final(context: &Context<'_>, parts: &Parts<'_>) -> Result<PathBuf, Pipe
     let from = decided_path(context, parts.decided, parts.decided_in);
     if out.exists() {
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
+        glue_tensor::abort_point("earlier final model removed");
     }
     let staging = Staging::create(&out)?;
     copy(&from, staging.path(), parts.decided.made)?;
+    glue_tensor::abort_point("final model copied");
     staging.commit()?;
     Ok(out)
 }

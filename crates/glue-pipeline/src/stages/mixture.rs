@@ -271,6 +271,7 @@ pub(crate) fn mix(
     }
     let path = place.join("mixture");
     fs::rename(&directory, &path).map_err(|e| PipelineError::io(&path, e))?;
+    glue_tensor::abort_point("mixture chosen");
     Ok(Decided {
         mixture: Some(report::Mixture { steps, left_out, ..winner.mixture }),
         router: Some(winner.router),

@@ -190,7 +190,11 @@ fn search(
     // Killed between the result and the note that it is there: the same again from the journal that lies with it.
     if out.exists() {
         let kept = out.join(glue_select::output::JOURNAL);
-        fs::copy(&kept, &journal).map_err(|e| PipelineError::io(&kept, e))?;
+        // Killed while the result was removed, the journal is beside it already.
+        if kept.exists() || !journal.exists() {
+            fs::copy(&kept, &journal).map_err(|e| PipelineError::io(&kept, e))?;
+        }
+        glue_tensor::abort_point("journal taken back");
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let resume = journal.exists();

@@ -1,6 +1,7 @@
 //! A directory that appears complete or not at all.
 
 use super::{WriteError, sync_directory};
+use crate::abort::{abort_midway, abort_point};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -35,6 +36,7 @@ impl Staging {
         let lock = acquire(&path, &out_dir)?;
         // From here on, dropping cleans up.
         let staging = Staging { out_dir, path, lock: Some(lock) };
+        abort_point("staging directory locked");
         staging.empty()?;
         Ok(staging)
     }
@@ -76,12 +78,14 @@ impl Staging {
             io::ErrorKind::NotADirectory => WriteError::NotADirectory { path: self.out_dir.clone() },
             _ => WriteError::at(&self.out_dir, 0, error),
         })?;
+        abort_point("staging directory renamed");
         // The lock outlives the rename: without it, another process could take the directory over and empty it. A
         // crash right here leaves a complete directory with a stray empty file in it.
         let lock = self.lock.take();
         let lock_path = self.out_dir.join(LOCK_FILE);
         fs::remove_file(&lock_path).map_err(|e| WriteError::at(&lock_path, 0, e))?;
         drop(lock);
+        abort_point("output unlocked");
         sync_directory(&self.out_dir)?;
         let (parent, _) = split(&self.out_dir)?;
         sync_directory(parent)
@@ -98,6 +102,7 @@ impl Staging {
             let is_dir = entry.file_type().map_err(at)?.is_dir();
             let removed = if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
             removed.map_err(|e| WriteError::at(&entry.path(), 0, e))?;
+            abort_point("leftover removed");
         }
         Ok(())
     }
@@ -133,6 +138,7 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), WriteErr
         let _ = fs::remove_file(&temporary);
     }
     written?;
+    abort_point("file renamed");
     sync_directory(parent)
 }
 
@@ -140,8 +146,11 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), WriteErr
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let write = || {
         let mut file = File::create(path)?;
+        abort_midway("file half written", &mut file, bytes);
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        abort_point("file synced");
+        Ok(())
     };
     write().map_err(|error| {
         let _ = fs::remove_file(path);
