@@ -10,7 +10,9 @@ use crate::sites::Form;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, Watch, WriteError, narrow, widen};
+use glue_tensor::{
+    CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, Watch, WriteError, abort_point, narrow, widen,
+};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -177,7 +179,9 @@ fn files(layout: &Layout, name: impl Fn(usize) -> String) -> Vec<Value> {
 
 fn rename(staging: &Staging, from: &str, to: &str) -> Result<(), WriteError> {
     let path = staging.path().join(to);
-    std::fs::rename(staging.path().join(from), &path).map_err(|error| WriteError::Io { path, error })
+    std::fs::rename(staging.path().join(from), &path).map_err(|error| WriteError::Io { path, error })?;
+    abort_point("mixture file renamed");
+    Ok(())
 }
 
 /// Writes every tensor of `part`.

@@ -10,7 +10,7 @@
 
 use crate::error::PipelineError;
 use crate::zoo::Zoo;
-use glue_tensor::{ContentHash, files, state, write_atomic};
+use glue_tensor::{ContentHash, abort_point, files, state, write_atomic};
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -176,6 +176,7 @@ impl<'a> Stages<'a> {
         }
         begin(stage, false);
         remove(&directory)?;
+        abort_point("earlier stage removed");
         let place = self.work_directory(stage, &directory, &key, anew)?;
         let start = Instant::now();
         let result = self.of_same_models(work(&place), &place)?;
@@ -194,7 +195,9 @@ impl<'a> Stages<'a> {
         let manifest = Manifest { key, files: hashes(&place)? };
         write_json(&place.join(MANIFEST), &manifest)?;
         remove_file(&place.join(KEY))?;
+        abort_point("stage complete");
         fs::rename(&place, &directory).map_err(|e| PipelineError::io(&directory, e))?;
+        abort_point("stage renamed");
         sync(&self.root)?;
         self.costs.push((stage, cost));
         Ok(Some(Made { result, directory }))

@@ -7,6 +7,7 @@
 //! and a symbolic link in its place is refused.
 
 use glue_tensor::state::{self, Chain};
+use glue_tensor::{abort_midway, abort_point};
 use serde_json::Value;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -137,7 +138,9 @@ impl Journal {
             return Err(io_at(&self.path, io::Error::other("an earlier line could not be written")));
         }
         let line = self.chain.seal(&entry.to_string());
+        abort_midway("journal line half written", &mut self.file, line.as_bytes());
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        abort_point("journal line synced");
         written.map_err(|error| {
             self.broken = true;
             io_at(&self.path, error)

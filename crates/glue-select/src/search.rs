@@ -224,6 +224,7 @@ impl<'a> Prepared<'a> {
         let (mut timings, course) = (run.timings, run.course);
         timings.seconds = course.progress().seconds;
         output::write(&summary, &timings, (&self.setup, self.zoo), options, &path)?;
+        glue_tensor::abort_point("result of a search written");
         // The lock is held until the directory is there.
         drop(course.into_journal());
         let _ = std::fs::remove_file(&path);

@@ -19,7 +19,8 @@
 //! | [`model_dir`] | the three of them together |
 //! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
-//! | [`files`], [`state`] | reading files that others wrote; files that are read back, with checksums |
+//! | [`state`] | files that are read back, with checksums |
+//! | [`abort`] | points at which tests end the process |
 //!
 //! ```
 //! use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow, widen};
@@ -51,6 +52,7 @@
 //! **Invariant:** nothing here knows arithmetic on weights beyond changing their number format, and no architecture
 //! needs code of its own.
 
+pub mod abort;
 pub mod adapter;
 pub mod checkpoint;
 pub mod config;
@@ -67,6 +69,7 @@ pub mod tokenizer_files;
 pub mod watch;
 pub mod writer;
 
+pub use abort::{abort_midway, abort_point};
 pub use adapter::{Adapter, AdapterError};
 pub use checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
 pub use config::{Config, ConfigError};

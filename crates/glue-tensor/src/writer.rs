@@ -174,5 +174,7 @@ pub fn free_bytes(path: impl AsRef<Path>) -> Option<u64> {
 
 /// Makes the entries of a directory durable.
 fn sync_directory(path: &Path) -> Result<(), WriteError> {
-    std::fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| WriteError::at(path, 0, e))
+    std::fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| WriteError::at(path, 0, e))?;
+    crate::abort::abort_point("directory synced");
+    Ok(())
 }

@@ -72,10 +72,12 @@ fn place_final(context: &Context<'_>, parts: &Parts<'_>) -> Result<PathBuf, Pipe
     let from = decided_path(context, parts.decided, parts.decided_in);
     if out.exists() {
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
+        glue_tensor::abort_point("earlier final model removed");
     }
     let staging = Staging::create(&out)?;
     copy(&from, &from, staging.path(), parts.decided.made, context.links)?;
     context.zoo.check_unchanged()?;
+    glue_tensor::abort_point("final model copied");
     staging.commit()?;
     Ok(out)
 }

@@ -273,7 +273,10 @@ pub(crate) fn mix(
         return Ok(alone(why));
     }
     let path = place.join("mixture");
+    // Killed between the renaming and the note that the stage is done.
+    discard(&path)?;
     fs::rename(&directory, &path).map_err(|e| PipelineError::io(&path, e))?;
+    glue_tensor::abort_point("mixture chosen");
     Ok(Decided {
         mixture: Some(report::Mixture { steps, left_out, ..winner.mixture }),
         router: Some(winner.router),

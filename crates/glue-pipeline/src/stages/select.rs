@@ -218,11 +218,12 @@ fn search(
     // Killed between the result and the note that it is there: the same again from the journal that lies with it.
     if out.exists() {
         let kept = out.join(glue_select::output::JOURNAL);
-        // It is gone when this was interrupted too.
+        // Killed while the result was removed, the journal is beside it already.
         if kept.exists() {
             let lines = fs::read(&kept).map_err(|e| PipelineError::io(&kept, e))?;
             write_atomic(&journal, &lines)?;
         }
+        glue_tensor::abort_point("journal taken back");
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let resume = journal.exists();

@@ -1,6 +1,7 @@
 //! The files of a checkpoint while they are being filled.
 
 use super::{Layout, Staging, WriteError, free_bytes, sync_directory};
+use crate::abort::abort_point;
 use crate::header::encode_header;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -103,6 +104,7 @@ impl CheckpointWriter {
             let data_start = header.len() as u64;
             reserve(&file, data_start + shard.n_bytes).map_err(at)?;
             file.write_all_at(header, 0).map_err(at)?;
+            abort_point("checkpoint file begun");
             files.push(OpenShard { path, file: Arc::new(file), data_start });
         }
         let written = layout.tensors().iter().map(|_| AtomicU64::new(0)).collect();
@@ -137,6 +139,7 @@ impl CheckpointWriter {
         let at = shard.data_start + place.range.start + offset;
         shard.file.write_all_at(bytes, at).map_err(|e| WriteError::at(&shard.path, length, e))?;
         self.written[tensor].fetch_add(length, Ordering::Relaxed);
+        abort_point("checkpoint bytes written");
         let before = self.total.fetch_add(length, Ordering::Relaxed);
         if let Some(write_back) = &self.write_back
             && before / WRITE_BACK != (before + length) / WRITE_BACK
@@ -166,12 +169,14 @@ impl CheckpointWriter {
         }
         for (shard, open) in self.layout.shards().iter().zip(&self.files) {
             open.file.sync_all().map_err(|e| WriteError::at(&open.path, shard.n_bytes, e))?;
+            abort_point("checkpoint file synced");
         }
         if let Some((name, bytes)) = self.layout.index() {
             super::output::write_durably(&self.directory.join(name), &bytes)?;
         }
         for (shard, open) in self.layout.shards().iter().zip(&self.files) {
             rename(&open.path, &self.directory.join(&shard.name))?;
+            abort_point("checkpoint file renamed");
         }
         sync_directory(&self.directory)
     }

@@ -5,6 +5,7 @@
 //! is written into.
 
 use super::{WriteError, sync_directory};
+use crate::abort::{abort_midway, abort_point};
 use crate::files::describe;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), WriteError> {
     let path = std::path::absolute(path.as_ref()).map_err(|e| WriteError::at(path.as_ref(), 0, e))?;
     let mut replacement = Replacement::begin(path)?;
+    abort_midway("file half written", &mut replacement.file, bytes);
     replacement.file.write_all(bytes).map_err(|e| WriteError::at(&replacement.target, bytes.len() as u64, e))?;
     replacement.commit()
 }
@@ -221,8 +223,10 @@ impl Replacement {
     fn commit(mut self) -> Result<(), WriteError> {
         let at = |error| WriteError::at(&self.target, 0, error);
         self.file.sync_all().map_err(at)?;
+        abort_point("file synced");
         fs::rename(&self.temporary, &self.target).map_err(at)?;
         self.committed = true;
+        abort_point("file renamed");
         let (parent, _) = split(&self.target)?;
         sync_directory(parent)
     }
@@ -242,8 +246,11 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), WriteError>
     let write = || {
         let no_links = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(no_links).open(path)?;
+        abort_midway("file half written", &mut file, bytes);
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        abort_point("file synced");
+        Ok(())
     };
     write().map_err(|error| {
         let _ = fs::remove_file(path);

@@ -6,6 +6,7 @@
 //! Everything is removed relative to the descriptor: a name that changes hands meanwhile leads nowhere.
 
 use super::WriteError;
+use crate::abort::abort_point;
 use crate::files::describe;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -173,6 +174,7 @@ impl OwnedDirectory {
                     }
                     Err(error) => return Err(at(&name, error)),
                 }
+                abort_point("leftover removed");
             }
         }
     }

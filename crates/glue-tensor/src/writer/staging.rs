@@ -4,6 +4,7 @@ use super::WriteError;
 use super::output::{hidden, split, write_durably};
 use super::owned::{LOCK_FILE, OwnedDirectory};
 use super::sync_directory;
+use crate::abort::abort_point;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -35,6 +36,7 @@ impl Staging {
         fs::create_dir_all(parent).map_err(|e| WriteError::at(parent, 0, e))?;
         let path = parent.join(hidden(&name, ".partial"));
         let owned = OwnedDirectory::claim(&path, &out_dir)?;
+        abort_point("staging directory locked");
         owned.empty()?;
         Ok(Staging { out_dir, path, owned: Some(owned) })
     }
@@ -81,9 +83,11 @@ impl Staging {
             io::ErrorKind::NotADirectory => WriteError::NotADirectory { path: self.out_dir.clone() },
             _ => WriteError::at(&self.out_dir, 0, error),
         })?;
+        abort_point("staging directory renamed");
         // The lock outlives the rename: without it, another process could take the directory over and empty it. A
         // crash right here leaves a complete directory with a stray lock file in it.
         self.owned.take().map_or(Ok(()), OwnedDirectory::release)?;
+        abort_point("output unlocked");
         sync_directory(&self.out_dir)?;
         let (parent, _) = split(&self.out_dir)?;
         sync_directory(parent)
