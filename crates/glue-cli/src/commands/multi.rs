@@ -81,15 +81,13 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let mut done = Vec::new();
     for stage in &stages {
         let report = match &stage.name {
-            Some(name) => {
-                let plan = recipes::plan(&stage.recipe, &options)?;
+            Some(name) => recipes::plan(&stage.recipe, &options).and_then(|plan| {
                 let directory = work_dir.join(name);
-                match reusable(name, &plan, &directory, registry, &pool) {
-                    Ok(true) => Merge::new(&plan, &directory, &args.output).map(Done::reused),
-                    Ok(false) => execute(&plan, &directory, &args.output, &pool, shell),
-                    Err(failure) => Err(failure),
+                match reusable(name, &plan, &directory, registry, &pool)? {
+                    true => Merge::new(&plan, &directory, &args.output).map(Done::reused),
+                    false => execute(&plan, &directory, &args.output, &pool, shell),
                 }
-            }
+            }),
             None => {
                 let plan = recipes::plan(&stage.recipe, &options)?;
                 execute(&plan, &args.out_dir, &args.output, &pool, shell)
