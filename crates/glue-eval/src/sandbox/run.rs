@@ -97,7 +97,7 @@ impl Jail {
 
     /// The disk that processes here can make for themselves.
     fn private_disk(&self, limits: &Limits) -> Result<Disk, SandboxError> {
-        let failed = |source| SandboxError::Io { doing: "making a scratch directory", source };
+        let failed = |source| SandboxError::Io { doing: "preparing a scratch directory", source };
         let scratch = Scratch::new().map_err(failed)?;
         let mut delays = BACK_OFF.into_iter();
         let mut namespaces = [Namespace::Mounts, Namespace::User].into_iter().peekable();
