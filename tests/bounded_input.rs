@@ -189,7 +189,10 @@ fn pipelines_of_tokenizers_have_limits() {
     let generate = ["generate", "model", "--prompt", "aaaa", "--max-new-tokens", "8"];
     tokenizer(&zoo, |json| json["normalizer"] = repeat("normalizers", &double, 40));
     glue(&zoo, &generate).refused("doubling", 1, &["model/tokenizer.json", "stopped: it needs more than"]);
-    tokenizer(&zoo, |json| json["normalizer"] = repeat("normalizers", &prepend, 60));
+    tokenizer(&zoo, |json| {
+        let long = json!({ "type": "Replace", "pattern": { "String": "x" }, "content": "y".repeat(100) });
+        json["normalizer"] = json!({ "type": "Sequence", "normalizers": [prepend, prepend, long] });
+    });
     glue(&zoo, &generate).refused("prepending", 1, &["model/tokenizer.json", "stopped: it needs more than"]);
     tokenizer(&zoo, |json| {
         let any = json!({ "type": "Replace", "pattern": { "Regex": "." }, "content": "aa" });
