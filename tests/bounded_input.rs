@@ -91,7 +91,7 @@ fn chat_templates_have_limits_on_memory() {
     let zoo = zoo();
     for (template, says) in GREEDY {
         zoo.write("model/chat_template.jinja", template);
-        glue(&zoo, CHAT).refused(template, 1, &["error: model\n", "the chat template was ", says]);
+        glue(&zoo, CHAT).refused(template, 1, &["error: model", "the chat template was ", says]);
     }
 }
 
@@ -102,7 +102,7 @@ fn templates_have_limits_on_steps() {
     task(&zoo, template);
     glue(&zoo, DRY).refused("a task", 2, &["`doc_to_text`", "did not end within 20000000 steps"]);
     zoo.write("model/chat_template.jinja", template);
-    glue(&zoo, CHAT).refused("a chat", 1, &["error: model\n", "the chat template did not end within 20000000 steps"]);
+    glue(&zoo, CHAT).refused("a chat", 1, &["error: model", "the chat template did not end within 20000000 steps"]);
 }
 
 /// Sources with as many levels as the limit on their length allows.
@@ -157,11 +157,7 @@ fn a_template_that_is_too_long_is_refused() {
     task(&zoo, &long);
     glue(&zoo, DRY).refused("a task", 2, &["attack.yaml: `doc_to_text`", "300000 bytes; the limit is 262144"]);
     zoo.write("model/chat_template.jinja", &long);
-    glue(&zoo, CHAT).refused(
-        "a chat",
-        1,
-        &["error: model\n", "the chat template has 300000 bytes; the limit is 262144"],
-    );
+    glue(&zoo, CHAT).refused("a chat", 1, &["error: model", "the chat template has 300000 bytes; the limit is 262144"]);
 }
 
 #[test]
@@ -254,7 +250,6 @@ fn numbers_have_ranges() {
         (&["search", "search.yml", "--out", "o", "--workers", "18446744073709551615", "--dry-run"], "0..=256"),
         (&["search", "search.yml", "--out", "o", "--workers", "10000", "--dry-run"], "0..=256"),
         (&["search", "search.yml", "--out", "o", "--time", "1e300"], "at most 31536000"),
-        (&["cluster", "model", "model", "--threshold", "5"], "from -1 to 1"),
         (&["train-router", "model", "--tasks", "t", "--learning-rate", "NaN"], "from 0.000000000001 to 1000"),
         (&["train-router", "model", "--tasks", "t", "--router", "mlp:1000000000000"], "from 1 to 65536"),
     ];

@@ -13,6 +13,7 @@ mod pipeline;
 use crate::bounded::{self, Exceeded, Limits};
 use crate::chat::{ChatError, ChatTemplate};
 use crate::decode_stream::DecodeStream;
+use glue_tensor::files;
 use glue_tensor::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
 use pipeline::{Growth, Pipeline};
 use rayon::prelude::*;
@@ -163,7 +164,8 @@ impl Tokenizer {
             });
         }
         let path = directory.join(TOKENIZER);
-        let bytes = std::fs::read(&path).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
+        let bytes =
+            files::read(&path, files::DATA_BYTES).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
         let config = JsonFile::read(directory, TOKENIZER_CONFIG)?;
         let map = JsonFile::read(directory, SPECIAL_TOKENS)?;
         let generation = JsonFile::read(directory, GENERATION_CONFIG)?;
@@ -434,7 +436,7 @@ fn templates(
             let path = entry.map_err(|error| TokenizerError::Io { path: folder.clone(), error })?.path();
             if let (Some(name), true) = (path.file_stem(), path.extension().is_some_and(|e| e == "jinja")) {
                 let name = name.to_string_lossy().into_owned();
-                let text = std::fs::read_to_string(&path);
+                let text = files::read_to_string(&path, files::CONFIG_BYTES);
                 templates.insert(name, text.map_err(|error| TokenizerError::Io { path, error })?);
             }
         }
@@ -452,7 +454,7 @@ struct JsonFile {
 impl JsonFile {
     fn read(directory: &Path, name: &str) -> Result<JsonFile, TokenizerError> {
         let path = directory.join(name);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match files::read(&path, files::DATA_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(JsonFile { path, value: Value::Object(Default::default()) });
             }
