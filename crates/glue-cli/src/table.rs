@@ -51,9 +51,8 @@ impl Table {
     /// The text, each line with its break; `heading` styles the header's line. A cell that is wider than [`MAX_WIDTH`] is
     /// shown without its middle.
     pub(crate) fn render(&self, heading: impl Fn(&str) -> String) -> String {
-        let shown = |row: &Vec<String>| row.iter().map(|cell| shortened(cell)).collect::<Vec<_>>();
-        let header = self.header.as_ref().map(shown);
-        let rows: Vec<_> = self.rows.iter().map(shown).collect();
+        let header = self.header.as_deref().map(shown);
+        let rows: Vec<_> = self.rows.iter().map(|row| shown(row)).collect();
         let width = |i: usize| {
             let cells = header.iter().chain(&rows).filter_map(|row| row.get(i));
             cells.map(|cell| cell.width()).max().unwrap_or(0)
@@ -75,6 +74,10 @@ impl Table {
         let header = header.as_ref().map(|row| heading(&line(row)));
         header.into_iter().chain(rows.iter().map(line)).map(|line| line + "\n").collect()
     }
+}
+
+fn shown(row: &[String]) -> Vec<Cow<'_, str>> {
+    row.iter().map(|cell| shortened(cell)).collect()
 }
 
 /// The cell, or its beginning and its end in [`MAX_WIDTH`] columns.

@@ -192,7 +192,7 @@ fn what_needs_python_or_is_unknown_is_refused_by_the_name_of_the_key() {
             "key line 1: `doc_to_text`: unexpected end of input, expected end of variable block (line 1 of the template)",
         ),
         ("test_split: dev\n", "key line 1: `test_split` should be a split of data_files (test), but is \"dev\""),
-        ("num_fewshot: -1\n", "key line 1: `num_fewshot` should be a whole number of at least 0, but is -1"),
+        ("num_fewshot: -1\n", "key line 1: `num_fewshot` should be a whole number from 0 to 10000, but is -1"),
         ("include: other.yaml\n", "other.yaml: No such file or directory (os error 2)"),
         ("include: t.yaml\n", "t.yaml: the file includes itself"),
     ] {

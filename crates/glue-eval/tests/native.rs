@@ -167,7 +167,7 @@ fn what_is_not_sound_is_refused_with_file_and_line() {
         (
             "{\"kind\": \"generate\",\n \"max_gen_toks\": 0}",
             good,
-            "task.json:2: `max_gen_toks` should be a whole number of at least 1, but is 0",
+            "task.json:2: `max_gen_toks` should be a whole number from 1 to 1048576, but is 0",
         ),
     ] {
         assert_eq!(refused(description, test, &options), expected, "{description} {test}");

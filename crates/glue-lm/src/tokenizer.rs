@@ -38,20 +38,20 @@ const ROLES: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pa
 /// Bytes that a text may grow to without being watched: a text of half a megabyte with the tokenizer of a Llama.
 const UNWATCHED: f64 = (8 << 20) as f64;
 
-/// Limits for work on `bytes` bytes: 1 GiB and `per_byte` for each, of which a tokenizer in use needs a third; half a
+/// Limits for loading a file of `bytes` bytes. A token is some allocations, and the largest vocabularies have a million of
+/// tokens and merges in 30 MB.
+fn limits_of_file(bytes: usize) -> Limits {
+    Limits { memory: (256 << 20) + bytes.saturating_mul(256).min(4 << 30), time: Duration::from_secs(60) }
+}
+
+/// Limits for work on a text of `bytes` bytes: 256 MiB and 1 KiB a byte, of which a tokenizer in use needs a third; half a
 /// minute, and a second for each 100 kB.
-fn limits(bytes: usize, per_byte: usize) -> Limits {
+fn limits_of_text(bytes: usize) -> Limits {
     Limits {
-        memory: bytes.saturating_mul(per_byte).saturating_add(1 << 30),
+        memory: bytes.saturating_mul(1 << 10).saturating_add(256 << 20),
         time: Duration::from_secs(30 + bytes as u64 / 100_000),
     }
 }
-
-/// Memory for a byte of a text: tokens of four bytes, each an allocation of its own, as are the words they come from.
-const PER_TEXT: usize = 1 << 10;
-
-/// Memory for a byte of `tokenizer.json`.
-const PER_FILE: usize = 64;
 
 /// Why there is no tokenizer, or why it refused a text.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +179,7 @@ impl Tokenizer {
             };
             special_tokens.extend(token.map(|token| (role.to_string(), token)));
         }
-        let (limits, special) = (limits(bytes.len(), PER_FILE), special_tokens.values().cloned().collect::<Vec<_>>());
+        let (limits, special) = (limits_of_file(bytes.len()), special_tokens.values().cloned().collect::<Vec<_>>());
         let built = bounded::run(limits, move || Built::new(&bytes, &special));
         let Built { inner, growth, silent, last, longest } = built
             .map_err(|error| TokenizerError::Stopped { path: path.clone(), action: "loading the tokenizer", error })?
@@ -241,7 +241,7 @@ impl Tokenizer {
             true => bounded::catch(|| encode(&self.inner, text)).map_err(|message| Exceeded::Panicked { message }),
             false => {
                 let (inner, text) = (Arc::clone(&self.inner), text.to_string());
-                bounded::run(limits(text.len(), PER_TEXT), move || encode(&inner, &text))
+                bounded::run(limits_of_text(text.len()), move || encode(&inner, &text))
             }
         };
         let ids = ids.map_err(|error| self.stopped("encoding a text", error))?;
@@ -276,7 +276,7 @@ impl Tokenizer {
                 .map_err(|message| Exceeded::Panicked { message }),
             false => {
                 let (inner, ids) = (Arc::clone(&self.inner), ids.to_vec());
-                bounded::run(limits(bytes, PER_TEXT), move || inner.decode(&ids, skip_special))
+                bounded::run(limits_of_text(bytes), move || inner.decode(&ids, skip_special))
             }
         };
         let decoded = decoded.map_err(|error| self.stopped("decoding tokens", error))?;

@@ -4,7 +4,6 @@ use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::numbers;
 use crate::outputs;
 use crate::pictures;
 use crate::shell::Shell;
@@ -40,7 +39,7 @@ pub(crate) struct Args {
     matrix: Option<PathBuf>,
 
     /// Models more alike than this belong together; less far apart, for a distance
-    #[arg(long, value_name = "T", default_value_t = DEFAULT_THRESHOLD, allow_negative_numbers = true, value_parser = numbers::real(-1.0..=1.0))]
+    #[arg(long, value_name = "T", default_value_t = DEFAULT_THRESHOLD, allow_negative_numbers = true)]
     threshold: f64,
 
     /// How clusters are formed
