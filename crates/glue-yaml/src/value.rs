@@ -22,7 +22,10 @@ pub fn positive_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
         }
 
         fn visit_i64<E: Error>(self, x: i64) -> Result<Option<usize>, E> {
-            u64::try_from(x).map_or_else(|_| Err(E::invalid_value(Unexpected::Signed(x), &self)), |x| self.visit_u64(x))
+            match u64::try_from(x) {
+                Ok(x) => self.visit_u64(x),
+                Err(_) => Err(E::invalid_value(Unexpected::Signed(x), &self)),
+            }
         }
 
         fn visit_f64<E: Error>(self, x: f64) -> Result<Option<usize>, E> {
