@@ -3,7 +3,8 @@
 use glue_tests::Zoo;
 use glue_tests::checkpoint::Tensor;
 use glue_tests::number::Numbers;
-use std::process::{Child, Command, Stdio};
+use glue_tests::run::binary;
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -132,7 +133,15 @@ fn killed_while_it_clears_what_a_killed_run_left() {
     let zoo = family();
     zoo.glue(&MERGE).ok();
     let expected = files(&zoo, "out");
-    std::fs::rename(zoo.path("out"), zoo.path(STAGING)).expect("an output to rename");
+    remove(&zoo);
+    // What a killed run leaves, with all of the output in it.
+    let child = zoo.command(&MERGE).stdout(Stdio::null()).spawn().expect("glue starts");
+    let lock = zoo.path(STAGING).join(".lock");
+    while !std::fs::metadata(&lock).is_ok_and(|lock| lock.len() > 0) {
+        sleep(Duration::from_micros(100));
+    }
+    kill(child);
+    expected.iter().for_each(|(name, content)| zoo.write(&format!("{STAGING}/{name}"), content));
     // Enough to clear that the kill comes in the middle of it.
     (0..2000).for_each(|i| zoo.write(&format!("{STAGING}/{i}"), ""));
     let count = || std::fs::read_dir(zoo.path(STAGING)).expect("a directory").count();
@@ -153,21 +162,37 @@ fn killed_while_it_clears_what_a_killed_run_left() {
 fn stopped_by_ctrl_c() {
     let zoo = family();
     let before = zoo.names("");
-    for signal in ["-INT", "-TERM"] {
-        let child = zoo.command(&MERGE).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("glue starts");
-        // The staging directory is there when work has begun.
-        let start = Instant::now();
-        while !zoo.path(STAGING).exists() {
-            assert!(start.elapsed() < Duration::from_secs(20), "no work has begun");
-            sleep(Duration::from_millis(1));
-        }
-        let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
-        assert!(kill.is_ok_and(|status| status.success()), "{signal}: glue had ended already");
-        let output = child.wait_with_output().expect("a child ends");
+    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let output = signalled(&zoo, zoo.command(&MERGE), signal);
         let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), &*message), (Some(130), "interrupted; nothing partial is left\n"));
+        let expected = (Some(status), "interrupted; nothing partial is left\n");
+        assert_eq!((output.status.code(), &*message), expected, "{signal}");
         assert_eq!(zoo.names(""), before, "{signal}");
     }
+}
+
+/// Sends a signal to a merge that is at work.
+fn signalled(zoo: &Zoo, mut command: Command, signal: &str) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("glue starts");
+    // The staging directory is there when work has begun.
+    let start = Instant::now();
+    while !zoo.path(STAGING).exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no work has begun");
+        sleep(Duration::from_millis(1));
+    }
+    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(kill.is_ok_and(|status| status.success()), "{signal}: glue had ended already");
+    child.wait_with_output().expect("a child ends")
+}
+
+#[test]
+fn started_by_nohup_it_outlives_the_terminal() {
+    let zoo = family();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(binary()).args(MERGE).current_dir(zoo.directory());
+    let output = signalled(&zoo, command, "-HUP");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(zoo.read("out").len(), LAYERS);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::permutations::Permutations;
 use crate::symmetry::Symmetry;
 use crate::watch::Watch;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, TensorView};
+use glue_tensor::{Checkpoint, CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, TensorView};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,11 +21,13 @@ const BLOCK: usize = 4 << 20;
 pub struct WriteOptions {
     /// Most bytes of tensor data in a file, unless one tensor alone is larger. Default: all in one file.
     pub max_shard_bytes: u64,
+    /// Where links in the model's directory may lead to that the output gets a copy of. Default: not out of it.
+    pub links: Links,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { max_shard_bytes: u64::MAX }
+        Self { max_shard_bytes: u64::MAX, links: Links::default() }
     }
 }
 
@@ -101,6 +103,7 @@ pub fn write_aligned(
     options: &WriteOptions,
     watch: &dyn Watch,
 ) -> Result<(), AlignError> {
+    model.check_links(options.links)?;
     let checkpoint = model.checkpoint();
     let symmetry = Symmetry::derive(model.config(), checkpoint, alignment.kinds)?;
     let permutations = alignment.permutations(&symmetry)?;
@@ -112,21 +115,23 @@ pub fn write_aligned(
     let layout = Layout::new(checkpoint.tensors().iter().map(spec).collect(), options.max_shard_bytes, "model")?;
     let staging = Staging::create(out_dir)?;
     let writer = CheckpointWriter::create(&staging, layout, &BTreeMap::new())?;
-    checkpoint.tensors().par_iter().enumerate().try_for_each(|(index, info)| {
+    let written = checkpoint.tensors().par_iter().enumerate().try_for_each(|(index, info)| {
         if watch.is_stopped() {
             return Err(AlignError::Stopped);
         }
         watch.works_on(&info.name);
         let permuted = Permuted::of(checkpoint, &symmetry, &permutations, &info.name)?;
         write_tensor(&writer, index, &permuted, watch)
-    })?;
+    });
     if watch.is_stopped() {
         return Err(AlignError::Stopped);
     }
     staging.write_file(CONFIG_FILE, &model.config().to_bytes())?;
-    for path in model.side_files() {
-        let bytes = std::fs::read(&path).map_err(|error| AlignError::Read { path: path.clone(), error })?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let side_files = model.read_side_files(options.links);
+    // Whatever failed may have failed because of an input that changed.
+    model.check_unchanged()?;
+    written?;
+    for (name, bytes) in side_files? {
         staging.write_file(&name, &bytes)?;
     }
     let record = serde_json::to_string(alignment)

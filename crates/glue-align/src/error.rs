@@ -1,7 +1,7 @@
 //! What can go wrong.
 
 use crate::permutation::PermutationError;
-use glue_tensor::{ConvertError, WriteError};
+use glue_tensor::{ConvertError, FileChanged, SideFileError, WriteError};
 use std::io;
 use std::path::PathBuf;
 
@@ -150,6 +150,12 @@ pub enum AlignError {
         /// What the system said.
         error: io::Error,
     },
+    /// A file that the output gets a copy of cannot be read, or is a link that leads out of its model.
+    #[error(transparent)]
+    SideFile(#[from] SideFileError),
+    /// A file of a model is not what it was when the model was opened.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The watch asked for it.
     #[error("stopped; nothing was written")]
     Stopped,

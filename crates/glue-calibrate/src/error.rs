@@ -2,7 +2,7 @@
 
 use crate::statistic::Statistic;
 use glue_lm::LmError;
-use glue_tensor::WriteError;
+use glue_tensor::{FileChanged, WriteError};
 use std::io;
 use std::path::PathBuf;
 
@@ -49,6 +49,9 @@ pub enum CalibrateError {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A file of the model is not what it was when the model was opened.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The caller asked to end.
     #[error("stopped")]
     Stopped,

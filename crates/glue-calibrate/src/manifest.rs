@@ -13,7 +13,7 @@ use crate::error::CalibrateError;
 use crate::plan::Plan;
 use crate::run::Calibrated;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{ContentHash, Layout, ModelDir};
+use glue_tensor::{ContentHash, Layout, ModelDir, files};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -30,7 +30,8 @@ pub(crate) fn hash_files(model: &ModelDir) -> Result<Vec<Value>, CalibrateError>
     let weights = model.checkpoint().files().par_iter();
     let weights = weights.map(|file| Ok(entry(file.path(), file.n_bytes(), file.content_hash())));
     let others = rayon::iter::once(model.path().join(CONFIG_FILE)).chain(model.side_files()).map(|path| {
-        let bytes = std::fs::read(&path).map_err(|error| CalibrateError::Read { path: path.clone(), error })?;
+        let bytes = files::read(&path, files::DATA_BYTES)
+            .map_err(|error| CalibrateError::Read { path: path.clone(), error })?;
         Ok(entry(&path, bytes.len() as u64, ContentHash::of(&bytes)))
     });
     weights.chain(others).collect()

@@ -8,7 +8,7 @@ use crate::statistic::Statistic;
 use crate::sums::{Batch, Recorder, Sums};
 use crate::watch::Watch;
 use glue_lm::{Model, ScoredTokens, Tree};
-use glue_tensor::{CheckpointWriter, ModelDir, Staging};
+use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
@@ -32,7 +32,7 @@ pub struct Calibrated {
 /// Elements that are narrowed and written together.
 const WRITTEN: usize = 1 << 20;
 
-/// Runs `model`, which `dir` holds, over `sequences` and writes the statistics of `plan` to the directory `out_dir`, which appears
+/// Runs `model`, which was opened from `dir` while `dir` was open, over `sequences` and writes the statistics of `plan` to the directory `out_dir`, which appears
 /// complete or not at all. `source` says in the manifest where the sequences are from. Uses the current rayon pool.
 ///
 /// # Errors
@@ -58,7 +58,30 @@ pub fn calibrate(
     }
     let layout = plan.layout()?;
     let staging = Staging::create(out_dir)?;
-    let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
+    let done = write_all(model, dir, plan, sequences, source, &layout, &staging, watch);
+    if !matches!(done, Err(CalibrateError::Stopped)) {
+        // Whatever failed may have failed because of an input that changed; and if nothing did, the model that ran is what
+        // was hashed only if none has.
+        dir.check_unchanged()?;
+    }
+    let done = done?;
+    staging.commit()?;
+    Ok(done)
+}
+
+/// Gathers and writes everything to `staging`.
+#[allow(clippy::too_many_arguments)]
+fn write_all(
+    model: &Model,
+    dir: &ModelDir,
+    plan: &Plan,
+    sequences: &[Sequence],
+    source: &Value,
+    layout: &Layout,
+    staging: &Staging,
+    watch: &dyn Watch,
+) -> Result<Calibrated, CalibrateError> {
+    let writer = CheckpointWriter::create(staging, layout.clone(), &BTreeMap::new())?;
     let mut done = Calibrated {
         sequences: sequences.len(),
         tokens: sequences.iter().map(|sequence| sequence.read() as u64).sum(),
@@ -77,13 +100,12 @@ pub fn calibrate(
         }
     }
     let files = manifest::hash_files(dir)?;
-    let manifest = manifest::manifest(dir, &files, plan, &layout, &done, source);
+    let manifest = manifest::manifest(dir, &files, plan, layout, &done, source);
     staging.write_file(manifest::FILE, format!("{manifest:#}\n").as_bytes())?;
     writer.finish()?;
     if watch.is_stopped() {
         return Err(CalibrateError::Stopped);
     }
-    staging.commit()?;
     Ok(done)
 }
 

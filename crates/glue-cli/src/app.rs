@@ -37,7 +37,8 @@ Examples:
   glue eval merged --tasks tasks
   glue generate merged --prompt 'Once upon a time'
 
-Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 130 interrupted.";
+Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused; after a signal 128 plus its
+number: 130 Ctrl-C (SIGINT), 143 SIGTERM, 129 SIGHUP.";
 
 /// Options that every command takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -51,8 +52,8 @@ pub(crate) struct Global {
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
 
-    /// Worker threads; as many as processors when not given. No result depends on it
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Worker threads, up to 1024; as many as processors when not given. No result depends on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
     /// Seed of everything that is drawn at random; comes before a seed in a config

@@ -1,6 +1,7 @@
 //! Why a command ended early: the error, what the user can do, and the exit status.
 
 use crate::shell::Shell;
+use crate::visible::indented;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
@@ -19,8 +20,15 @@ pub(crate) enum Failure {
         /// What the user can do, where clap does not know.
         hint: Option<String>,
     },
-    /// The user stopped it.
+    /// The user stopped it, and nothing of it is left.
     Interrupted,
+    /// The user stopped it, and it can be resumed.
+    Paused {
+        /// What was done and is kept.
+        kept: String,
+        /// How it is resumed.
+        hint: String,
+    },
     /// Anything else.
     Error {
         /// 1, or 2 when it is the command line or a config that is wrong.
@@ -81,7 +89,13 @@ impl Failure {
             }
             Self::Interrupted => {
                 shell.warn("interrupted; nothing partial is left");
-                ExitCode::from(130)
+                ExitCode::from(shell.interrupt_status())
+            }
+            Self::Paused { kept, hint } => {
+                let label = shell.error_label();
+                shell.warn(&format!("{label} interrupted{kept}"));
+                report_hint(Some(hint), shell);
+                ExitCode::from(shell.interrupt_status())
             }
             Self::Error { status, error, hint } => {
                 let label = shell.error_label();
@@ -103,7 +117,7 @@ impl From<io::Error> for Failure {
 fn report_hint(hint: Option<&str>, shell: &mut Shell<'_>) {
     if let Some(hint) = hint {
         let label = shell.hint_label();
-        shell.warn(&format!("{label} {hint}"));
+        shell.warn(&format!("{label} {}", indented(hint)));
     }
 }
 
@@ -121,13 +135,19 @@ fn chain(error: &anyhow::Error) -> String {
             lines.push(cause);
         }
     }
-    lines.join("\n  because: ")
+    lines.iter().map(|line| indented(line)).collect::<Vec<_>>().join("\n  because: ")
 }
 
 #[cfg(test)]
 mod tests {
     //! How errors read.
     use super::*;
+
+    #[test]
+    fn a_name_with_a_line_break_is_no_error_of_its_own() {
+        let error = anyhow::Error::from(io::Error::other("tensor `a\nerror: b`: wrong"));
+        assert_eq!(chain(&error), "tensor `a\n    error: b`: wrong");
+    }
 
     #[test]
     fn causes_are_listed_once() {

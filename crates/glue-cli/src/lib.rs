@@ -32,19 +32,28 @@
 //! | `failure` | errors with their exit status and their hint |
 //! | `shell` | standard output and standard error, colours, the progress bar's permission |
 //! | `progress` | the progress bar |
+//! | `interrupt` | signals that stop a command |
+//! | `outputs` | files that options name to be written |
+//! | `numbers` | ranges of numbers on the command line |
+//! | `visible` | text of others without control characters |
 //! | `units`, `table` | sizes, counts and times in words; aligned columns |
 //! | `registries` | operators, optimisers and strategies by name |
 //! | `reference` | Markdown that is generated: operators, command line |
+//! | `allocator` | mimalloc, with the memory of templates and tokenizers counted |
 //! | `cpu` | whether the processor has what the binary was compiled for |
 //!
 //! **Invariant:** only this crate prints, and only through `shell`.
 //!
-//! Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 130 interrupted.
+//! Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 128 plus its number after a signal (130 Ctrl-C).
 
+mod allocator;
 mod app;
 mod commands;
 mod cpu;
 mod failure;
+mod interrupt;
+mod numbers;
+mod outputs;
 mod pictures;
 mod progress;
 mod reference;
@@ -52,7 +61,9 @@ mod registries;
 mod shell;
 mod table;
 mod units;
+mod visible;
 
+pub use allocator::Allocator;
 pub use registries::Registries;
 pub use shell::Streams;
 
@@ -66,14 +77,24 @@ use std::process::ExitCode;
 
 /// Runs the command line that the process was started with, with what `registries` know.
 ///
-/// Returns what `fn main` should return. Standard output closed by its reader (`glue ops | head`) is no failure.
+/// Returns what `fn main` should return. Standard output closed by its reader (`glue ops | head`) is no failure. The panic
+/// hook of the process says nothing from here on of panics that become errors.
 pub fn main(registries: Registries) -> ExitCode {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !glue_lm::bounded::panics_are_caught() {
+            hook(panic);
+        }
+    }));
     if let Err(message) = cpu::check() {
         let mut streams = Streams::standard();
         // There is nobody else to tell.
         let _ = writeln!(streams.err, "error: {message}");
         return ExitCode::FAILURE;
     }
+    // Without it, a truncated input still ends the process, only without a word.
+    let _ = glue_tensor::mapped::report_lost_pages();
+    interrupt::survive_file_size_limit();
     run_from(std::env::args_os(), &registries, Streams::standard())
 }
 

@@ -7,7 +7,7 @@ use glue_pipeline::figures;
 use glue_report::ReportError;
 use glue_report::pictures::{self, Routing, RoutingRow};
 use glue_router::report::RoutingTable;
-use glue_tensor::write_atomic;
+use glue_tensor::{OutputFile, write_atomic};
 use std::path::Path;
 
 /// The matrix, alike models side by side as in `tree`, with the clusters of a partition together.
@@ -40,8 +40,18 @@ pub(crate) fn routing(title: String, table: &RoutingTable) -> Result<String, Rep
     pictures::routing(&Routing { title, experts: table.experts.clone(), rows })
 }
 
-/// Writes a picture that appears when it is complete; draws it only where there is a path.
-pub(crate) fn write(path: Option<&Path>, picture: impl FnOnce() -> Result<String, ReportError>) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    write_atomic(path, picture().map_err(Failure::failed)?.as_bytes()).map_err(Failure::failed)
+/// Writes a picture into the file of an option; draws it only where there is one.
+pub(crate) fn write(
+    file: Option<OutputFile>,
+    picture: impl FnOnce() -> Result<String, ReportError>,
+) -> Result<(), Failure> {
+    let Some(file) = file else { return Ok(()) };
+    let picture = picture().map_err(Failure::failed)?;
+    file.write_with(|out| out.write_all(picture.as_bytes())).map_err(Failure::failed)
+}
+
+/// Writes a picture into a directory of pictures.
+pub(crate) fn write_in(directory: &Path, name: &str, picture: Result<String, ReportError>) -> Result<(), Failure> {
+    let picture = picture.map_err(Failure::failed)?;
+    write_atomic(directory.join(name), picture.as_bytes()).map_err(Failure::failed)
 }

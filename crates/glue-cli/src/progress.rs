@@ -1,9 +1,9 @@
-//! The progress bars, and the user's wish to stop it.
+//! The progress bars.
 
 use crate::shell::Shell;
+use crate::visible::{one_line, visible};
 use glue_recipe::Watch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,13 +40,18 @@ fn bar(length: u64, template: &str, shell: &Shell<'_>) -> ProgressBar {
     bar
 }
 
+/// What is at work, beside the bar. It may have a name that others gave it.
+fn show(bar: &ProgressBar, what: &str) {
+    bar.set_message(visible(&one_line(what), false).into_owned());
+}
+
 impl Watch for Progress {
     fn wrote(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
     fn works_on(&self, tensor: &str) {
-        self.bar.set_message(tensor.to_string());
+        show(&self.bar, tensor);
     }
 
     fn is_stopped(&self) -> bool {
@@ -221,7 +226,7 @@ impl SearchProgress {
 
 impl glue_select::session::Watch for SearchProgress {
     fn progress(&self, strategy: &str, best: Option<f64>, progress: &glue_select::course::Progress) {
-        self.bar.set_message(search_words(strategy, best, progress));
+        show(&self.bar, &search_words(strategy, best, progress));
     }
 }
 
@@ -259,7 +264,7 @@ impl RunProgress {
     fn says(&self, change: impl FnOnce(&mut (String, Option<u64>)) -> String) {
         let mut stage = self.stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let message = change(&mut stage);
-        self.bar.set_message(message);
+        show(&self.bar, &message);
     }
 }
 
@@ -309,17 +314,4 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// A flag that SIGINT and SIGTERM set. When it is set already, they end the process.
-pub(crate) fn stop_flag() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order, so that the first signal finds the flag unset. Where a handler cannot be set, the signal ends
-        // the process, and the next run cleans up.
-        if signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).is_ok() {
-            let _ = signal_hook::flag::register(signal, Arc::clone(&stop));
-        }
-    }
-    stop
 }

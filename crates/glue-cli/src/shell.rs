@@ -2,7 +2,8 @@
 
 use crate::app::{ColorChoice, Global};
 use crate::failure::Failure;
-use crate::progress;
+use crate::interrupt::Interrupt;
+use crate::visible::{indented, visible};
 use clap::builder::StyledStr;
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -51,7 +52,7 @@ pub(crate) struct Shell<'a> {
     json: bool,
     quiet: bool,
     /// One for the whole command: a wish to stop that comes between two stages is not forgotten.
-    stop: OnceCell<Arc<AtomicBool>>,
+    interrupt: OnceCell<Interrupt>,
 }
 
 /// Headings of tables.
@@ -62,7 +63,7 @@ const HINT: Style = AnsiColor::Cyan.on_default().bold();
 impl<'a> Shell<'a> {
     /// Before the command line is parsed: only what is asked of colours is known.
     pub(crate) fn new(streams: Streams<'a>, colour: ColorChoice) -> Self {
-        Self { streams, colour, json: false, quiet: false, stop: OnceCell::new() }
+        Self { streams, colour, json: false, quiet: false, interrupt: OnceCell::new() }
     }
 
     /// Takes over the global options.
@@ -84,11 +85,29 @@ impl<'a> Shell<'a> {
 
     /// Set when the user asks to stop; from the first call on.
     pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(self.stop.get_or_init(progress::stop_flag))
+        self.interrupt.get_or_init(Interrupt::watch).flag()
     }
 
-    /// Prints `text` as it is, and hands it on at once.
+    /// The status to exit with when the user asked to stop.
+    pub(crate) fn interrupt_status(&self) -> u8 {
+        self.interrupt.get_or_init(Interrupt::watch).status()
+    }
+
+    /// Prints `text`, with control characters made visible, and hands it on at once.
     pub(crate) fn print(&mut self, text: &str) -> Result<(), Failure> {
+        let colours = self.colours_out();
+        self.print_raw(&visible(text, colours))
+    }
+
+    /// Prints what a model wrote: as it is into a file or a pipe, with control characters made visible on a terminal.
+    pub(crate) fn print_generated(&mut self, text: &str) -> Result<(), Failure> {
+        match self.streams.out_is_terminal {
+            true => self.print(text),
+            false => self.print_raw(text),
+        }
+    }
+
+    fn print_raw(&mut self, text: &str) -> Result<(), Failure> {
         self.streams.out.write_all(text.as_bytes())?;
         self.streams.out.flush()?;
         Ok(())
@@ -97,11 +116,14 @@ impl<'a> Shell<'a> {
     /// Prints `document` as JSON.
     pub(crate) fn print_json(&mut self, document: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(document).map_err(Failure::failed)?;
-        self.print(&format!("{text}\n"))
+        // JSON has escapes of its own.
+        self.print_raw(&format!("{text}\n"))
     }
 
-    /// Prints to standard error, quiet or not: errors. That nobody reads it is no failure.
+    /// Prints to standard error, quiet or not: errors, with control characters made visible. That nobody reads it is no
+    /// failure.
     pub(crate) fn warn(&mut self, text: &str) {
+        let text = visible(text, self.colours(self.streams.err_is_terminal));
         let _ = writeln!(self.streams.err, "{text}");
     }
 
@@ -109,14 +131,14 @@ impl<'a> Shell<'a> {
     pub(crate) fn note(&mut self, text: &str) {
         if !self.quiet {
             let label = paint("note:", HINT, self.colours(self.streams.err_is_terminal));
-            self.warn(&format!("{label} {text}"));
+            self.warn(&format!("{label} {}", indented(text)));
         }
     }
 
-    /// Prints a line that another program printed to its standard error, unless quiet.
+    /// Prints a line that a program of the user printed to its standard error, as it is, unless quiet.
     pub(crate) fn pass_on(&mut self, line: &str) {
         if !self.quiet {
-            self.warn(line.trim_end_matches('\n'));
+            let _ = writeln!(self.streams.err, "{}", line.trim_end_matches('\n'));
         }
     }
 

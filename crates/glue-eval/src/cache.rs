@@ -1,13 +1,14 @@
 //! Scores that are kept: a file for each pair of a model and a task.
 //!
 //! The key of a model is the hash of everything its answers depend on; the key of a task is the hash of all rendered items
-//! and of how they are scored, so that another split, limit or number of examples is another task. An entry that cannot be
-//! read, or is that of another pair, counts as none and is replaced.
+//! and of how they are scored, so that another split, limit or number of examples is another task. An entry has a checksum
+//! ([`glue_tensor::state`]). One that does not match it, or is that of another pair, is never used: the task is scored anew,
+//! the entry replaced, and the report says so in a note.
 
 use crate::error::EvalError;
-use crate::report::{ItemScore, MetricReport, Sample, TaskReport};
-use glue_tensor::{WriteError, write_atomic};
-use serde_json::{Value, json};
+use crate::report::{Sample, TaskReport};
+use glue_tensor::{WriteError, files, state, write_atomic};
+use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write};
 use std::fs;
 use std::io;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Counted up whenever the same items and answers would be scored otherwise, or an entry has another form.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A directory with an entry for each model and task that was scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,31 +49,39 @@ impl Cache {
 
     fn file(&self, key: &Key) -> PathBuf {
         let mut hasher = Hasher::new();
-        // Both are of fixed length in practice; the length keeps any two from running together.
-        let _ = write!(hasher, "{}:{}{}", key.model.len(), key.model, key.task);
+        // Both are of fixed length in practice; the length keeps any two from running together. Entries of another version
+        // have other names.
+        let _ = write!(hasher, "{VERSION}:{}:{}{}", key.model.len(), key.model, key.task);
         self.directory.join(format!("{}.json", hasher.finish()))
     }
 
     /// The entry of a key. One without samples is none where they are wanted.
-    pub(crate) fn get(&self, key: &Key, samples: bool) -> Option<(TaskReport, Vec<Sample>)> {
-        let entry: Value = serde_json::from_slice(&fs::read(self.file(key)).ok()?).ok()?;
-        let is = |name: &str, expected: &Value| entry.get(name) == Some(expected);
-        if !(is("version", &json!(VERSION)) && is("model", &json!(key.model)) && is("task", &json!(key.task))) {
-            return None;
-        }
-        let report = report(entry.get("report")?)?;
-        let kept = match entry.get("samples") {
-            Some(Value::Array(lines)) if samples => lines
-                .iter()
-                .zip(&report.items)
-                .map(|(line, item)| {
-                    Some(Sample { task: report.name.clone(), index: item.index, json: line.as_str()?.into() })
-                })
-                .collect::<Option<_>>()?,
-            _ if samples => return None,
-            _ => Vec::new(),
+    ///
+    /// # Errors
+    /// In words, for a file that is not what was written.
+    pub(crate) fn get(&self, key: &Key, samples: bool) -> Result<Option<(TaskReport, Vec<Sample>)>, String> {
+        let path = self.file(key);
+        let entry = match files::read(&path, files::DATA_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes)),
         };
-        Some((report, kept))
+        let entry = entry.and_then(|entry| match (&entry.model, &entry.task) == (&key.model, &key.task) {
+            true => Ok(entry),
+            false => Err("it belongs to another model or task".into()),
+        });
+        let entry = entry.map_err(|why| {
+            format!("the cached score in {} was not used ({why}); the task was scored anew", path.display())
+        })?;
+        let report = TaskReport { cached: true, ..entry.report };
+        Ok(match entry.samples {
+            None if samples => None,
+            Some(lines) if samples => {
+                let sample = |(json, index)| Sample { task: report.name.clone(), index, json };
+                let kept = lines.into_iter().zip(report.items.iter().map(|item| item.index)).map(sample).collect();
+                Some((report, kept))
+            }
+            _ => Some((report, Vec::new())),
+        })
     }
 
     /// Writes an entry, complete or not at all.
@@ -80,54 +89,37 @@ impl Cache {
     /// # Errors
     /// [`EvalError::Io`] if it cannot be written.
     pub(crate) fn put(&self, key: &Key, report: &TaskReport, samples: Option<&[Sample]>) -> Result<(), EvalError> {
-        // Numbers as text keep all their digits, and may be infinite.
-        let metric = |metric: &MetricReport| {
-            json!({"name": metric.name, "value": format!("{:?}", metric.value),
-                "stderr": metric.stderr.map(|stderr| format!("{stderr:?}")), "higher_is_better": metric.higher_is_better})
-        };
-        let entry = json!({
-            "version": VERSION, "model": key.model, "task": key.task,
-            "report": {
-                "name": report.name, "metrics": report.metrics.iter().map(metric).collect::<Vec<_>>(),
-                "main": report.main, "n": report.n, "split": report.split, "num_fewshot": report.num_fewshot,
-                "notes": report.notes, "items": report.items.iter().map(ItemScore::to_json).collect::<Vec<_>>(),
-            },
-            "samples": samples.map(|samples| samples.iter().map(|sample| sample.json.as_str()).collect::<Vec<_>>()),
-        });
         let path = self.file(key);
-        write_atomic(&path, entry.to_string().as_bytes()).map_err(|error| EvalError::Io { path, error: as_io(error) })
+        let entry = Entry {
+            model: key.model.clone(),
+            task: key.task.clone(),
+            report: report.clone(),
+            samples: samples.map(|samples| samples.iter().map(|sample| sample.json.clone()).collect()),
+        };
+        let json = serde_json::to_string(&entry).map_err(io::Error::from);
+        let written = json.and_then(|json| write_atomic(&path, state::seal(&json).as_bytes()).map_err(as_io));
+        written.map_err(|error| EvalError::Io { path, error })
     }
+}
+
+/// What a file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    model: String,
+    task: String,
+    report: TaskReport,
+    /// The records of the items, one line each.
+    samples: Option<Vec<String>>,
+}
+
+fn parse(bytes: &[u8]) -> Result<Entry, String> {
+    let json = state::unseal(bytes).map_err(|error| error.to_string())?;
+    serde_json::from_slice(json).map_err(|error| error.to_string())
 }
 
 fn as_io(error: WriteError) -> io::Error {
     io::Error::other(error)
-}
-
-fn report(value: &Value) -> Option<TaskReport> {
-    let text = |value: &Value, key: &str| value.get(key)?.as_str().map(String::from);
-    let count = |key: &str| value.get(key)?.as_u64().and_then(|n| usize::try_from(n).ok());
-    let metric = |value: &Value| {
-        Some(MetricReport {
-            name: text(value, "name")?,
-            value: value.get("value")?.as_str()?.parse().ok()?,
-            stderr: match value.get("stderr")? {
-                Value::Null => None,
-                stderr => Some(stderr.as_str()?.parse().ok()?),
-            },
-            higher_is_better: value.get("higher_is_better")?.as_bool()?,
-        })
-    };
-    Some(TaskReport {
-        name: text(value, "name")?,
-        metrics: value.get("metrics")?.as_array()?.iter().map(metric).collect::<Option<_>>()?,
-        main: text(value, "main")?,
-        n: count("n")?,
-        split: text(value, "split")?,
-        num_fewshot: count("num_fewshot")?,
-        notes: value.get("notes")?.as_array()?.iter().map(|note| Some(note.as_str()?.into())).collect::<Option<_>>()?,
-        cached: true,
-        items: value.get("items")?.as_array()?.iter().map(ItemScore::from_json).collect::<Option<_>>()?,
-    })
 }
 
 /// Hashes what is written to it, by XXH3-128.
@@ -153,6 +145,7 @@ impl Write for Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{ItemScore, MetricReport};
 
     fn entry() -> (Key, TaskReport, Vec<Sample>) {
         let key = Key { model: "a".into(), task: "b".into() };
@@ -182,31 +175,41 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(directory.path().join("new")).unwrap();
         let (key, report, samples) = entry();
-        assert_eq!(cache.get(&key, false), None);
+        assert_eq!(cache.get(&key, false), Ok(None));
         cache.put(&key, &report, None).unwrap();
-        assert_eq!(cache.get(&key, false), Some((report.clone(), Vec::new())));
-        assert_eq!(cache.get(&key, true), None, "there are no samples in it");
+        assert_eq!(cache.get(&key, false), Ok(Some((report.clone(), Vec::new()))));
+        assert_eq!(cache.get(&key, true), Ok(None), "there are no samples in it");
         cache.put(&key, &report, Some(&samples)).unwrap();
-        assert_eq!(cache.get(&key, true), Some((report.clone(), samples)));
+        assert_eq!(cache.get(&key, true), Ok(Some((report.clone(), samples))));
         let other = Key { model: "ab".into(), task: "".into() };
-        assert_eq!(cache.get(&other, false), None);
+        assert_eq!(cache.get(&other, false), Ok(None));
     }
 
     #[test]
-    fn a_broken_entry_is_none_and_is_replaced() {
+    fn an_entry_that_was_changed_is_never_used_and_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(directory.path()).unwrap();
-        let (key, report, _) = entry();
-        cache.put(&key, &report, None).unwrap();
+        let (key, report, samples) = entry();
+        cache.put(&key, &report, Some(&samples)).unwrap();
         let file = cache.file(&key);
-        let whole = fs::read_to_string(&file).unwrap();
-        for broken in
-            ["", "{", "[]", &whole[..whole.len() / 2], &whole.replace("\"b\"", "\"c\""), &whole.replace("0.3", "x")]
-        {
-            fs::write(&file, broken).unwrap();
-            assert_eq!(cache.get(&key, false), None, "{broken}");
+        let whole = fs::read(&file).unwrap();
+        let refused = |bytes: &[u8], what: &str| {
+            fs::write(&file, bytes).unwrap();
+            let note = cache.get(&key, false).expect_err(what);
+            assert!(note.contains(&*file.to_string_lossy()) && note.contains("scored anew"), "{what}: {note}");
+        };
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            refused(&damaged, &format!("byte {at}"));
         }
+        refused(b"", "nothing");
+        refused(&whole[..whole.len() / 2], "half");
+        // A sound entry of another pair under this name.
+        let other = Key { model: "c".into(), task: "b".into() };
+        cache.put(&other, &report, None).unwrap();
+        refused(&fs::read(cache.file(&other)).unwrap(), "of another model");
         cache.put(&key, &report, None).unwrap();
-        assert_eq!(cache.get(&key, false), Some((report, Vec::new())));
+        assert_eq!(cache.get(&key, false), Ok(Some((report, Vec::new()))));
     }
 }

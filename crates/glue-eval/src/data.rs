@@ -4,8 +4,8 @@ mod csv;
 mod parquet;
 
 use crate::error::{Place, TaskError};
+use glue_tensor::files;
 use serde_json::{Map, Value};
-use std::fs;
 use std::path::Path;
 
 /// The fields of one item, and where it stands.
@@ -30,10 +30,11 @@ pub(crate) enum Format {
 /// # Errors
 /// [`TaskError`] for a file that cannot be read, or a row that is no object, with its line.
 pub(crate) fn read(path: &Path, format: Format) -> Result<Vec<Row>, TaskError> {
+    let bytes = || files::read(path, files::DATA_BYTES).map_err(TaskError::io(path));
     match format {
-        Format::Json => json(path, &fs::read(path).map_err(TaskError::io(path))?),
+        Format::Json => json(path, &bytes()?),
         Format::Parquet => parquet::read(path),
-        Format::Csv => csv::read(path, &fs::read(path).map_err(TaskError::io(path))?),
+        Format::Csv => csv::read(path, &bytes()?),
     }
 }
 

@@ -156,6 +156,19 @@ pub enum TaskError {
         /// How many there are.
         found: usize,
     },
+    /// The prompts of a split are longer than those of any benchmark.
+    #[error(
+        "{}: the prompts of `{task}` have more than {} GiB of text; score fewer items, or put fewer examples in each prompt",
+        path.display(), limit >> 30
+    )]
+    TooMuchText {
+        /// The task's file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// Two tasks have the same name.
     #[error("two tasks are named `{name}`: {} and {}", first.display(), second.display())]
     Duplicate {
@@ -201,6 +214,8 @@ pub struct ModelError {
     pub message: String,
     /// Which of the requests of the call it was, where it was one.
     pub request: Option<usize>,
+    /// Whether the model computed what is no number, so that it is the model that is broken and not the request.
+    pub not_a_number: bool,
     /// The error below, if there is one.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -209,12 +224,12 @@ pub struct ModelError {
 impl ModelError {
     /// An error that has nothing to do with one request in particular.
     pub fn new(message: impl Into<String>) -> ModelError {
-        ModelError { message: message.into(), request: None, source: None }
+        ModelError { message: message.into(), request: None, not_a_number: false, source: None }
     }
 
     /// An error of one request of the call.
     pub fn of_request(request: usize, message: impl Into<String>) -> ModelError {
-        ModelError { message: message.into(), request: Some(request), source: None }
+        ModelError { request: Some(request), ..ModelError::new(message) }
     }
 }
 
@@ -243,6 +258,30 @@ pub enum EvalError {
         place: Place,
         /// What the model says.
         error: ModelError,
+    },
+    /// The model computed what is no number where a log-likelihood or a logit should be.
+    #[error("model `{model}`: task `{task}`: {place}: {message}; its weights or activations are not finite")]
+    NotANumber {
+        /// The model.
+        model: String,
+        /// The task.
+        task: String,
+        /// The item.
+        place: Place,
+        /// What was found where.
+        message: String,
+    },
+    /// A metric has no value for the items that were scored, such as a perplexity of texts without a token.
+    #[error("model `{model}`: task `{task}`: the metric {metric} has no value for these {n} items")]
+    Undefined {
+        /// The model.
+        model: String,
+        /// The task.
+        task: String,
+        /// The metric.
+        metric: String,
+        /// How many items there are.
+        n: usize,
     },
     /// The model failed.
     #[error(transparent)]

@@ -7,13 +7,12 @@ use crate::error::{EvalError, ModelError};
 use crate::metrics::{Metric, Score};
 use crate::model::{GenerateRequest, LanguageModel, LogLikelihoodRequest, Sampling};
 use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::{self, Sandbox, SandboxError, Strength};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
-use answer::{Answer, loss, record, score, truncations};
+use answer::{Answer, loss, not_run, record, score, truncations};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How an evaluation is done.
 #[derive(Debug, Clone)]
@@ -71,7 +70,8 @@ pub trait Watch: Sync {
     /// This many more of them have been answered.
     fn answered(&self, more: usize);
 
-    /// Whether the evaluation should end without a report. It is asked between the calls of the model.
+    /// Whether the evaluation should end without a report. It is asked between the calls of the model, and from any thread all
+    /// the time while programs run.
     fn is_stopped(&self) -> bool;
 }
 
@@ -91,8 +91,8 @@ impl Watch for Unwatched {
 /// is known of a task is in the cache before the next one begins.
 ///
 /// # Errors
-/// [`EvalError`]: a task or an item that is not sound, before anything is asked; programs to run without permission; or the
-/// model's own.
+/// [`EvalError`]: a task or an item that is not sound, or programs to run without permission or without a sandbox that holds, before
+/// anything is asked; or the model's own.
 pub fn evaluate(
     model: &dyn LanguageModel,
     tasks: &[Task],
@@ -152,7 +152,7 @@ impl Prepared {
     /// no items and metrics that are not numbers.
     ///
     /// # Errors
-    /// [`EvalError`]: the model's own, or those of programs that it wrote.
+    /// [`EvalError`]: no sandbox for programs that it writes, before anything is asked; or the model's own.
     ///
     /// # Panics
     /// When `chosen` has another number of tasks, or an item that a task does not have.
@@ -206,6 +206,10 @@ fn ask_all(
     for (t, (task, items)) in tasks.iter().zip(rendered).enumerate() {
         runs.push(Run::prepare(task, items, of_task(t), options, model_hash.as_deref()));
     }
+    // Before the model is asked, whose answers would be lost without.
+    let stopped = |error| if watch.is_stopped() { EvalError::Stopped } else { error };
+    let sandbox = runs.iter().find(|run| run.runs_programs()).map(|run| run.sandbox(options));
+    let sandbox = sandbox.transpose().map_err(stopped)?;
     // What is in the cache need not be asked again after an interruption.
     let together = if options.cache.is_some() { 1 } else { runs.len().max(1) };
     let requests: Vec<Requests<'_>> = runs.chunks(together).map(|runs| Requests::of(runs, options.seed)).collect();
@@ -213,10 +217,14 @@ fn ask_all(
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
     for (runs, requests) in runs.chunks_mut(together).zip(requests) {
         // A model that was made to end gives an error of its own.
-        ask(model, runs, requests, options, watch)
-            .map_err(|error| if watch.is_stopped() { EvalError::Stopped } else { error })?;
+        let asked = ask(model, runs, requests, sandbox.as_ref(), options, watch).map_err(stopped);
+        if !matches!(asked, Err(EvalError::Stopped)) {
+            // Whatever failed may have failed because the model changed.
+            model.check_unchanged()?;
+        }
+        asked?;
         for run in runs {
-            let (task, samples) = run.finish(options)?;
+            let (task, samples) = run.finish(&report.model, sandbox.as_ref(), options)?;
             report.tasks.push(task);
             report.samples.extend(samples);
         }
@@ -232,6 +240,8 @@ struct Run<'a> {
     chosen: Vec<usize>,
     key: Option<Key>,
     known: Option<(TaskReport, Vec<Sample>)>,
+    /// Why an entry of the cache was not used.
+    note: Option<String>,
     /// One for each that is asked.
     answers: Vec<Answer>,
 }
@@ -246,12 +256,15 @@ impl<'a> Run<'a> {
     ) -> Run<'a> {
         let chosen = chosen.map_or_else(|| (0..items.items.len()).collect(), <[usize]>::to_vec);
         let key = model_hash.map(|model| Key { model: model.into(), task: task_hash(task, items, &chosen, options) });
-        let known = match (&options.cache, &key) {
-            (Some(cache), Some(key)) => cache.get(key, options.samples),
-            _ => None,
+        let (known, note) = match (&options.cache, &key) {
+            (Some(cache), Some(key)) => match cache.get(key, options.samples) {
+                Ok(known) => (known, None),
+                Err(why) => (None, Some(why)),
+            },
+            _ => (None, None),
         };
         let answers = chosen.iter().map(|_| Answer::default()).collect();
-        Run { task, items, chosen, key, known, answers }
+        Run { task, items, chosen, key, known, note, answers }
     }
 
     /// The items that are asked.
@@ -264,6 +277,17 @@ impl<'a> Run<'a> {
     fn open_items(&self) -> impl Iterator<Item = (usize, &'a Item)> {
         let asked = if self.known.is_some() { 0 } else { self.chosen.len() };
         self.chosen_items().take(asked).enumerate()
+    }
+
+    /// Whether there are programs to run.
+    fn runs_programs(&self) -> bool {
+        self.task.runs_code() && self.known.is_none() && !self.chosen.is_empty()
+    }
+
+    /// Where they are run.
+    fn sandbox(&self, options: &EvalOptions) -> Result<Sandbox, EvalError> {
+        Sandbox::with_options(options.limits.clone(), &options.sandbox)
+            .map_err(|error| EvalError::Code { task: self.task.name().into(), error: error.into() })
     }
 
     fn wants_unconditional(&self) -> bool {
@@ -365,17 +389,21 @@ fn ask(
     model: &dyn LanguageModel,
     runs: &mut [Run<'_>],
     requests: Requests<'_>,
+    sandbox: Option<&Sandbox>,
     options: &EvalOptions,
     watch: &dyn Watch,
 ) -> Result<(), EvalError> {
     let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } = requests;
     let progress = |more: usize| watch.answered(more);
-    let at = |owners: &[Owner], error| place_error(runs, owners, error);
+    let name = || model.name();
+    let at = |owners: &[Owner], error| place_error(&name, runs, owners, error);
     let go_on = || if watch.is_stopped() { Err(EvalError::Stopped) } else { Ok(()) };
     go_on()?;
     let scored = call(scored.len(), |_| model.loglikelihoods(&scored, &progress)).map_err(|e| at(&scored_owners, e))?;
+    check_numbers(&scored).map_err(|e| at(&scored_owners, e))?;
     go_on()?;
     let texts = call(texts.len(), |_| model.rolling(&texts, &progress)).map_err(|e| at(&text_owners, e))?;
+    check_numbers(&texts).map_err(|e| at(&text_owners, e))?;
     go_on()?;
     let generated =
         call(generated.len(), |_| model.generate(&generated, &progress)).map_err(|e| at(&generated_owners, e))?;
@@ -390,9 +418,11 @@ fn ask(
     for ((r, i, _), answers) in generated_owners.into_iter().zip(generated) {
         runs[r].answers[i].generated = answers;
     }
-    for run in runs.iter_mut().filter(|run| run.task.runs_code() && run.known.is_none()) {
-        go_on()?;
-        run.execute(options, watch)?;
+    if let Some(sandbox) = sandbox {
+        for run in runs.iter_mut().filter(|run| run.runs_programs()) {
+            go_on()?;
+            run.execute(sandbox, options, watch)?;
+        }
     }
     Ok(())
 }
@@ -409,11 +439,27 @@ fn call<T>(requests: usize, ask: impl FnOnce(usize) -> Result<Vec<T>, ModelError
     Ok(answers)
 }
 
-fn place_error(runs: &[Run<'_>], owners: &[Owner], error: ModelError) -> EvalError {
+/// Refuses a log-likelihood that is none. Minus infinity is one: what has no chance at all.
+fn check_numbers(answers: &[LogLikelihood]) -> Result<(), ModelError> {
+    let wrong = |x: f64| x.is_nan() || x == f64::INFINITY;
+    match answers.iter().position(|answer| wrong(answer.logprob)) {
+        None => Ok(()),
+        Some(request) => {
+            let message = format!("a log-likelihood is {}", answers[request].logprob);
+            Err(ModelError { not_a_number: true, ..ModelError::of_request(request, message) })
+        }
+    }
+}
+
+fn place_error(model: &dyn Fn() -> String, runs: &[Run<'_>], owners: &[Owner], error: ModelError) -> EvalError {
     match error.request.and_then(|request| owners.get(request)) {
         Some(&(r, i, _)) => {
             let run = &runs[r];
-            EvalError::Item { task: run.task.name().into(), place: run.items.items[run.chosen[i]].place.clone(), error }
+            let (task, place) = (run.task.name().into(), run.items.items[run.chosen[i]].place.clone());
+            match error.not_a_number {
+                true => EvalError::NotANumber { model: model(), task, place, message: error.message },
+                false => EvalError::Item { task, place, error },
+            }
         }
         None => EvalError::Model(error),
     }
@@ -426,7 +472,7 @@ fn item_seed(task: &Task, index: usize, seed: u64) -> u64 {
 
 impl Run<'_> {
     /// Runs the programs that the model wrote, each with the tests of its item. Equal programs are run once.
-    fn execute(&mut self, options: &EvalOptions, watch: &dyn Watch) -> Result<(), EvalError> {
+    fn execute(&mut self, sandbox: &Sandbox, options: &EvalOptions, watch: &dyn Watch) -> Result<(), EvalError> {
         let name = self.task.name().to_string();
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| EvalError::Code { task: name.clone(), error };
         let mut numbers: HashMap<String, usize> = HashMap::new();
@@ -454,25 +500,27 @@ impl Run<'_> {
             wanted.push(numbered.collect());
         }
         watch.begins(programs.len());
-        let sandbox = Sandbox::with_options(options.limits.clone(), &options.sandbox).map_err(|e| failed(e.into()))?;
-        let done = AtomicUsize::new(0);
-        let progress = |now: usize| {
-            let before = done.fetch_max(now, Ordering::Relaxed);
-            watch.answered(now.saturating_sub(before));
-        };
-        let executions =
-            sandbox.run_many(&programs, options.sandbox_threads, &progress).map_err(|e| failed(e.into()))?;
+        let executions = sandbox.run_many(&programs, options.sandbox_threads, watch).map_err(|error| match error {
+            SandboxError::Stopped => EvalError::Stopped,
+            error => failed(error.into()),
+        })?;
         for (answer, wanted) in self.answers.iter_mut().zip(wanted) {
             answer.executions = wanted.into_iter().map(|number| executions[number].clone()).collect();
         }
         Ok(())
     }
 
-    fn finish(&mut self, options: &EvalOptions) -> Result<(TaskReport, Vec<Sample>), EvalError> {
+    fn finish(
+        &mut self,
+        model: &str,
+        sandbox: Option<&Sandbox>,
+        options: &EvalOptions,
+    ) -> Result<(TaskReport, Vec<Sample>), EvalError> {
         if let Some(known) = self.known.take() {
             return Ok(known);
         }
-        let Run { task, items, chosen, key, answers, .. } = &*self;
+        let Run { task, items, chosen, key, answers, note, .. } = &*self;
+        let runs_programs = self.runs_programs();
         let names = metric_names(&task.metrics, &task.pipelines);
         let main = names.iter().position(|name| *name == task.main).unwrap_or(0);
         let mut scores: Vec<Vec<Score>> = names.iter().map(|_| Vec::with_capacity(answers.len())).collect();
@@ -499,27 +547,40 @@ impl Run<'_> {
         let metrics = names.iter().zip(&scores).enumerate().map(|(i, (name, scores))| {
             let spec = &task.metrics[i % per_pipeline];
             let estimate = spec.aggregation.of(scores);
-            MetricReport {
+            if estimate.value.is_nan() && !scores.is_empty() {
+                let (model, task) = (model.to_string(), task.name.clone());
+                return Err(EvalError::Undefined { model, task, metric: name.clone(), n: scores.len() });
+            }
+            Ok(MetricReport {
                 name: name.clone(),
                 value: estimate.value,
                 stderr: estimate.stderr,
                 higher_is_better: spec.aggregation.higher_is_better(),
-            }
+            })
         });
-        let report = TaskReport {
+        let weaker = sandbox.filter(|_| runs_programs).map(Sandbox::strength);
+        let weaker = weaker.filter(|&strength| strength != Strength::PrivateDisk);
+        let weaker = weaker.map(|strength| format!("programs ran in a weaker sandbox: {strength}"));
+        let failures = not_run(answers);
+        // The next evaluation may be able to run them.
+        let lasts = failures.is_none();
+        let notes = items.notes.iter().cloned().chain(truncations(answers)).chain(failures).chain(weaker);
+        let mut report = TaskReport {
             name: task.name.clone(),
-            metrics: metrics.collect(),
+            metrics: metrics.collect::<Result<_, _>>()?,
             main: task.main.clone(),
             n: answers.len(),
             split: items.split.clone(),
             num_fewshot: items.num_fewshot,
-            notes: items.notes.iter().cloned().chain(truncations(answers)).collect(),
+            notes: notes.collect(),
             cached: false,
             items: of_items,
         };
-        if let (Some(cache), Some(key)) = (&options.cache, key) {
+        // Of no items there are no numbers to keep.
+        if let (Some(cache), Some(key), true) = (&options.cache, key, lasts && !answers.is_empty()) {
             cache.put(key, &report, options.samples.then_some(&samples))?;
         }
+        report.notes.extend(note.clone());
         Ok((report, samples))
     }
 }

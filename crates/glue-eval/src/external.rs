@@ -19,6 +19,14 @@
 //! Each task has at least one metric, a finite number, and `n`, the number of items. What else stands in the document is ignored, as are
 //! values in a task that are no numbers. Where `average` is missing, it is the mean over the tasks of each one's first metric that is
 //! not a standard error (whose name ends with `stderr`). What the program says on its standard error is handed on line by line.
+//!
+//! # Its end
+//!
+//! When an evaluation ends, with an answer, an error, at its time limit or because it was stopped, the program and everything
+//! that it started is killed: its process group, and on Linux every process that inherited a variable of its environment,
+//! `GLUE_EVALUATOR_…`, which is another one for each evaluation, so that a process in a session of its own does not stay behind. What
+//! is not held: a process that cleared its environment and left the group, one of another user, and what the program had somebody
+//! else start, such as a daemon.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -28,9 +36,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How many of the last lines of its standard error an error shows.
 const SHOWN_LINES: usize = 12;
@@ -222,7 +230,9 @@ impl ExternalEvaluator {
         command.args(&self.argv[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut group = Group { child: command.spawn().map_err(failed("starting it"))?, ended: None };
+        let mark = mark();
+        command.env(&mark, "1");
+        let mut group = Group { child: command.spawn().map_err(failed("starting it"))?, mark, ended: None };
 
         let (sender, receiver) = mpsc::channel();
         let (mut stdin, stdout, lines) =
@@ -313,6 +323,8 @@ enum Said {
 /// A program with what it started, killed and waited for when dropped.
 struct Group {
     child: Child,
+    /// The variable by which what it started is known.
+    mark: String,
     ended: Option<ExitStatus>,
 }
 
@@ -334,6 +346,7 @@ impl Group {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         if matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_))) {
             self.kill_group();
+            self.kill_marked();
         }
     }
 
@@ -350,6 +363,52 @@ impl Group {
 
     #[cfg(not(unix))]
     fn kill_group(&self) {}
+
+    /// Ends every process that has the mark, again and again until there is none: one may have started another meanwhile.
+    #[cfg(target_os = "linux")]
+    fn kill_marked(&self) {
+        use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+        const ROUNDS: usize = 50;
+        for _ in 0..ROUNDS {
+            let mut found = false;
+            for pid in processes().filter(|pid| is_marked(*pid, &self.mark)) {
+                // From here on it is this process, or none; before, its number may have become another's.
+                let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+                if is_marked(pid, &self.mark) {
+                    found |= pidfd_send_signal(&process, Signal::KILL).is_ok();
+                }
+            }
+            if !found {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn kill_marked(&self) {}
+}
+
+/// The name of a variable that no other evaluation has.
+fn mark() -> String {
+    static EVALUATIONS: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    format!("GLUE_EVALUATOR_{}_{}_{now}", std::process::id(), EVALUATIONS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The numbers of all processes.
+#[cfg(target_os = "linux")]
+fn processes() -> impl Iterator<Item = rustix::process::Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+}
+
+/// Whether a process inherited the variable `mark`. Of one that may not be looked at, or has ended, it is not known.
+#[cfg(target_os = "linux")]
+fn is_marked(pid: rustix::process::Pid, mark: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+    let set = [mark.as_bytes(), b"=1"].concat();
+    environment.split(|&byte| byte == 0).any(|variable| variable == set)
 }
 
 impl Drop for Group {
@@ -357,6 +416,7 @@ impl Drop for Group {
         if self.ended.is_none() {
             self.kill_group();
             let _ = self.child.kill();
+            self.kill_marked();
             let _ = self.child.wait();
         }
     }

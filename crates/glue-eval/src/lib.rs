@@ -60,6 +60,7 @@
 //! | [`error`] | what can be wrong, with file and line |
 //! | [`sandbox`], [`pass_at_k`] | programs that a model wrote, run against tests; the chance to pass |
 //! | [`external`] | other programs that evaluate models |
+//! | [`number`](mod@number) | scores in files |
 //!
 //! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate has the
 //! keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the same splitting of
@@ -80,6 +81,7 @@ mod filters;
 mod local;
 mod metrics;
 mod model;
+pub mod number;
 pub mod pass_at_k;
 mod preview;
 mod python;

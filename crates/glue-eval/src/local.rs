@@ -12,13 +12,13 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    Cancel, ChatOptions, GenerateOptions, Message, Prompt, ScoreOptions, ScoreRequest, TextError, TextModel, Tokenizer,
+    Cancel, ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError,
+    TextModel, Tokenizer,
 };
 use glue_tensor::{ContentHash, ModelDir};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -274,7 +274,7 @@ fn encode_group(
             return Err(ModelError::of_request(index, message));
         }
         // The last token is only predicted.
-        let truncated = (context.len() + continuation.len()).saturating_sub(max_length + 1);
+        let truncated = (context.len() + continuation.len()).saturating_sub(max_length.saturating_add(1));
         Ok(Pair { context: context[truncated..].to_vec(), continuation, truncated })
     };
     group.iter().enumerate().map(pair).collect()
@@ -304,14 +304,15 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
         let _ = write!(hasher, "{:?}", file.content_hash());
     }
     for path in files.tokenizer().paths() {
-        let bytes = fs::read(&path).map_err(failed)?;
+        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(failed)?;
         let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
     }
     Ok(hasher.finish())
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    ModelError { message: error.to_string(), request: None, source: Some(Box::new(error)) }
+    let message = error.to_string();
+    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
 }
 
 impl LanguageModel for LocalModel {
@@ -325,6 +326,10 @@ impl LanguageModel for LocalModel {
         };
         let files = ModelDir::open(directory).map_err(failed)?;
         hash_of_files(&files, Some(self.max_length)).map(Some)
+    }
+
+    fn check_unchanged(&self) -> Result<(), ModelError> {
+        self.text.model.check_unchanged().map_err(failed)
     }
 
     fn loglikelihoods(
@@ -433,6 +438,7 @@ impl LanguageModel for LocalModel {
 
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
         chat(&self.text.tokenizer, messages)
+            .map_err(|error| ModelError { message: format!("{}: {}", self.name, error.message), ..error })
     }
 }
 
@@ -478,7 +484,8 @@ fn of_prompt(error: TextError, members: &[usize]) -> ModelError {
         _ => None,
     };
     let request = prompt.and_then(|prompt| members.get(prompt)).copied();
-    ModelError { request, ..failed(error) }
+    let not_a_number = matches!(&error, TextError::Choice { error: SamplingError::Score { .. }, .. });
+    ModelError { request, not_a_number, ..failed(error) }
 }
 
 #[cfg(test)]

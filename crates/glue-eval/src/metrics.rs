@@ -123,10 +123,10 @@ impl From<bool> for Score {
 }
 
 impl Aggregation {
-    /// The score of a task. `scores` must not be empty.
+    /// The score of a task. `scores` must not be empty. An infinite value has no standard error.
     pub(crate) fn of(self, scores: &[Score]) -> Estimate {
         let ratio = ratio(scores);
-        match self {
+        let Estimate { value, stderr } = match self {
             Aggregation::Mean => ratio,
             Aggregation::Median => {
                 let mut sorted: Vec<f64> = scores.iter().map(|score| score.sum).collect();
@@ -141,7 +141,8 @@ impl Aggregation {
                 let per_bit = std::f64::consts::LN_2;
                 Estimate { value: -ratio.value / per_bit, stderr: ratio.stderr.map(|stderr| stderr / per_bit) }
             }
-        }
+        };
+        Estimate { value, stderr: stderr.filter(|stderr| value.is_finite() && stderr.is_finite()) }
     }
 }
 

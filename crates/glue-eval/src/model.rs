@@ -19,6 +19,15 @@ pub trait LanguageModel: Sync {
         Ok(None)
     }
 
+    /// Checks that the files behind the model are those that it was opened from, unchanged. Asked after each task or group of
+    /// tasks, before their scores are kept. Default: nothing to check.
+    ///
+    /// # Errors
+    /// [`ModelError`] that names the file; it ends the evaluation.
+    fn check_unchanged(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// The log-likelihood of each continuation after its context. Requests with the same context stand together.
     ///
     /// # Errors

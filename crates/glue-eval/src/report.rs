@@ -2,7 +2,9 @@
 
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, Estimate, MetricSpec, Score, average};
+use crate::number;
 use crate::task::Task;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::io;
 
@@ -17,8 +19,9 @@ pub struct Report {
     pub samples: Vec<Sample>,
 }
 
-/// The scores of a model in one task.
-#[derive(Debug, Clone, PartialEq)]
+/// The scores of a model in one task. For serde, as it is kept in files; the document for people is that of
+/// [`Report::to_json`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
     /// The name of the task.
     pub name: String,
@@ -35,48 +38,27 @@ pub struct TaskReport {
     /// What people should know, such as prompts that were cut.
     pub notes: Vec<String>,
     /// Whether it was taken from a cache.
+    #[serde(skip)]
     pub cached: bool,
     /// Each item, in ascending order of its number.
     pub items: Vec<ItemScore>,
 }
 
-/// One item of a task.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// One item of a task. In a file its numbers keep every bit and may be infinite ([`number`](mod@crate::number)).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ItemScore {
     /// Its number in the task, counted from 0.
     pub index: usize,
     /// Its value in the main metric of the task; where that is a ratio, as a perplexity of tokens is, the dividend.
+    #[serde(with = "number")]
     pub sum: f64,
     /// The divisor of that ratio; 1 for any other metric.
+    #[serde(with = "number")]
     pub weight: f64,
     /// The negative natural logarithm of the probability of what is right, over all of its tokens: the likeliest of several
     /// right choices. `None` where the model writes an answer.
+    #[serde(with = "number::optional")]
     pub loss: Option<f64>,
-}
-
-impl ItemScore {
-    /// As it is kept in files: a list whose numbers are text, so that they keep every bit and may be infinite.
-    pub fn to_json(&self) -> Value {
-        let text = |x: f64| format!("{x:?}");
-        json!([self.index, text(self.sum), text(self.weight), self.loss.map(text)])
-    }
-
-    /// What [`to_json`](Self::to_json) made; `None` for anything else.
-    pub fn from_json(value: &Value) -> Option<ItemScore> {
-        let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
-        let [index, sum, weight, loss] = value.as_array()?.as_slice() else {
-            return None;
-        };
-        Some(ItemScore {
-            index: usize::try_from(index.as_u64()?).ok()?,
-            sum: number(sum)?,
-            weight: number(weight)?,
-            loss: match loss {
-                Value::Null => None,
-                loss => Some(number(loss)?),
-            },
-        })
-    }
 }
 
 impl Task {
@@ -125,13 +107,15 @@ impl Task {
 }
 
 /// One metric of a task.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricReport {
     /// Its name; with a comma and the name of the filter where the task has more than one.
     pub name: String,
-    /// Its value.
+    /// Its value; infinite for a perplexity beyond all numbers.
+    #[serde(with = "number")]
     pub value: f64,
-    /// The standard error of the value; `None` with fewer than two items, and for a median.
+    /// The standard error of the value; `None` with fewer than two items, for a median, and for an infinite value.
+    #[serde(with = "number::optional")]
     pub stderr: Option<f64>,
     /// Whether more is better.
     pub higher_is_better: bool,
@@ -171,7 +155,7 @@ impl Report {
         (average.value, average.stderr)
     }
 
-    /// The document that `glue eval --json` prints. A number that is not finite, or unknown, is `null`.
+    /// The document that `glue eval --json` prints. A value of `null` is infinite; a standard error of `null` is unknown.
     ///
     /// `{"model": …, "tasks": {NAME: {METRIC: value, "METRIC_stderr": …, "n": count, "metric": the main one, "split": …,
     /// "num_fewshot": …, "notes": […]}}, "average": …, "average_stderr": …}`

@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::local::LocalModel;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use glue_lm::{Cancel, Prompt, RoutedTextModel};
-use glue_tensor::ContentHash;
+use glue_tensor::{ContentHash, files};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,8 @@ impl RoutedModel {
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    ModelError { message: error.to_string(), request: None, source: Some(Box::new(error)) }
+    let message = error.to_string();
+    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
 }
 
 impl LanguageModel for RoutedModel {
@@ -141,8 +142,8 @@ impl LanguageModel for RoutedModel {
         let mut hasher = Hasher::new();
         for file in ["config.json", "model.safetensors"] {
             let path = directory.join(file);
-            let bytes =
-                std::fs::read(&path).map_err(|error| ModelError::new(format!("{}: {error}", path.display())))?;
+            let bytes = files::read(&path, files::DATA_BYTES)
+                .map_err(|error| ModelError::new(format!("{}: {error}", path.display())))?;
             // Writing to a hasher cannot fail.
             let _ = write!(hasher, "{:?}", ContentHash::of(&bytes));
         }
@@ -150,6 +151,10 @@ impl LanguageModel for RoutedModel {
             let _ = write!(hasher, "{:?}", model.content_hash()?);
         }
         Ok(Some(hasher.finish()))
+    }
+
+    fn check_unchanged(&self) -> Result<(), ModelError> {
+        self.mixture.check_unchanged().map_err(|error| ModelError::new(error.to_string()))
     }
 
     fn loglikelihoods(

@@ -18,13 +18,24 @@
 //! | change the owner, mode, times or attributes of any file, or empty one by its path | seccomp |
 //! | gain privileges by a program that has them | `no_new_privs` |
 //! | use more memory, processor time, descriptors, or longer files than allowed | limits of the kernel for the process |
-//! | fill the disk | the size of the scratch directory is looked at every 100 ms |
+//! | have more threads than allowed | seccomp: its parent is asked before each, and counts |
+//! | fill the disk | its scratch directory is a tmpfs of limited size, in a mount namespace of its own; see below |
+//! | write to the disk at once, or lock files | seccomp: succeeds without being done |
 //! | go on after its time, or after the end of the process that started it | `SIGKILL` to its group; `PR_SET_PDEATHSIG` |
 //! | fill the memory of its reader | only the last bytes of its output are kept |
 //! | see the environment or open files of its parent | both are cleared before it starts |
 //!
-//! Threads are allowed. Metadata of any file can be asked for, so that its existence is no secret, nor its size. The strength does not
-//! depend on the user: all of it holds for root too.
+//! Metadata of any file can be asked for, so that its existence is no secret, nor its size. The strength does not depend on the user:
+//! all of it holds for root too.
+//!
+//! A tmpfs is memory: what a program keeps in its scratch directory comes on top of [`Limits::memory_bytes`], up to
+//! [`Limits::scratch_bytes`] for each program that runs. The kernel counts all of it, unlinked, mapped and preallocated files too. Making
+//! one takes the right to mount, or user namespaces that anyone may make. Where there is neither, as in many containers, the scratch
+//! directory is one on the disk, preallocation is refused, and every 20 ms all is counted that is in the directory and that the program
+//! holds open or mapped. Then a program can have more than allowed for as long, as much as it can write in that time, before it is ended.
+//!
+//! Threads are counted since Linux 5.5. Before, and in a container that has a seccomp listener of its own, none can be started. Several
+//! that are asked for at the same moment may take a program to twice the limit.
 //!
 //! Where the kernel has no Landlock (before 5.13, or switched off), seccomp refuses every opening of a file for writing and every change of
 //! a directory instead: nothing can be written, not even in the scratch directory, but all can be read that the user can read.
@@ -40,6 +51,7 @@
 //! The program runs as a module named `program`, so that a block under `if __name__ == "__main__"` is not run: what stands there in
 //! an answer is a demonstration, often one that reads input. Hashes of strings are the same in every run.
 
+use crate::evaluate::Watch;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -50,16 +62,26 @@ pub mod assemble;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod confine;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod disk;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod files;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod filter;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod interpreter;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod process;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod run;
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 #[path = "sandbox/unsupported.rs"]
 mod run;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod scratch;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod threads;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod watch;
 
 /// What one program may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +97,11 @@ pub struct Limits {
     pub file_bytes: u64,
     /// Descriptors open at a time; 64 by default.
     pub open_files: u64,
+    /// Threads at a time, the first one among them; 64 by default.
+    pub threads: u64,
     /// Bytes kept of the end of its output, and as many of its errors; 64 KiB by default.
     pub output_bytes: usize,
-    /// Space on disk of everything in its scratch directory, in bytes; 64 MiB by default.
+    /// Space of everything in its scratch directory, in bytes; 64 MiB by default.
     pub scratch_bytes: u64,
     /// Files and directories in its scratch directory; 4096 by default.
     pub scratch_entries: usize,
@@ -91,6 +115,7 @@ impl Default for Limits {
             memory_bytes: 1 << 30,
             file_bytes: 16 << 20,
             open_files: 64,
+            threads: 64,
             output_bytes: 64 << 10,
             scratch_bytes: 64 << 20,
             scratch_entries: 4096,
@@ -102,17 +127,20 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The interpreter, Python 3.8 or later: a path, or a name looked up on `PATH`; `python3` by default. That of a virtual environment
-    /// gives the programs its packages.
+    /// gives the programs its packages, and nothing else of the directory it is in.
     pub python: PathBuf,
     /// Whether installed packages can be imported; they can by default.
     pub packages: bool,
     /// Whether Landlock is used where the kernel has it; it is by default. Without it nothing can be written at all.
     pub landlock: bool,
+    /// Whether each program has a disk of its own where the system allows that; it has by default. Without, its files are on the
+    /// disk of the system, and are measured from outside.
+    pub namespaces: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { python: PathBuf::from("python3"), packages: true, landlock: true }
+        Options { python: PathBuf::from("python3"), packages: true, landlock: true, namespaces: true }
     }
 }
 
@@ -120,7 +148,10 @@ impl Default for Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Strength {
-    /// By place: the scratch directory can be written, the system and the interpreter be read, nothing else.
+    /// By place: the scratch directory can be written, the system and the interpreter be read, nothing else. The scratch directory
+    /// is a disk of the program's own, whose size the kernel limits.
+    PrivateDisk,
+    /// The same by place. The scratch directory is on the disk of the system, and its size is looked at every 20 ms.
     Landlock,
     /// By kind of access: nothing can be written, everything be read that the user can read.
     ReadOnly,
@@ -129,7 +160,10 @@ pub enum Strength {
 impl fmt::Display for Strength {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Strength::Landlock => "files by Landlock, system calls by seccomp",
+            Strength::PrivateDisk => "files by Landlock, disk space by a mount namespace, system calls by seccomp",
+            Strength::Landlock => {
+                "files by Landlock, system calls by seccomp; disk space is measured, since the system allows no mount namespace"
+            }
             Strength::ReadOnly => "no file can be written, by seccomp; the kernel has no Landlock to limit reading",
         })
     }
@@ -152,13 +186,15 @@ pub enum Outcome {
     TimedOut,
     /// Memory was refused to it, and nothing caught that.
     MemoryExceeded,
-    /// Its scratch directory grew beyond the limit, and it was ended.
+    /// Space in its scratch directory was refused to it, and nothing caught that; or the directory grew beyond the limit, and it was ended.
     ScratchExceeded,
     /// A signal ended it: a crash of the interpreter as a rule.
     Killed {
         /// The number of the signal.
         signal: i32,
     },
+    /// The system refused what running a program takes, such as a process, and did so again: it says nothing about the program.
+    NotRun,
 }
 
 impl fmt::Display for Outcome {
@@ -171,6 +207,7 @@ impl fmt::Display for Outcome {
             Outcome::MemoryExceeded => f.write_str("out of memory"),
             Outcome::ScratchExceeded => f.write_str("wrote too much"),
             Outcome::Killed { signal } => write!(f, "killed by signal {signal}"),
+            Outcome::NotRun => f.write_str("could not be run"),
         }
     }
 }
@@ -187,11 +224,16 @@ pub struct Execution {
     pub cpu_time: Duration,
     /// The end of what it wrote to its standard output, after `…` if the beginning is cut off; what is no UTF-8 is replaced.
     pub stdout: String,
-    /// The end of what it wrote to its standard error, in the same form.
+    /// The end of what it wrote to its standard error, in the same form; of a program that was not run, why.
     pub stderr: String,
 }
 
 impl Execution {
+    fn not_run(error: &SandboxError) -> Execution {
+        let (stdout, stderr) = (String::new(), error.to_string());
+        Execution { outcome: Outcome::NotRun, wall_time: Duration::ZERO, cpu_time: Duration::ZERO, stdout, stderr }
+    }
+
     /// Whether the program ran to its end.
     pub fn passed(&self) -> bool {
         self.outcome == Outcome::Passed
@@ -232,6 +274,9 @@ pub enum SandboxError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Whoever watches asked to stop.
+    #[error("stopped")]
+    Stopped,
 }
 
 /// A place to run untrusted programs in, one process each; see the [module](self).
@@ -272,47 +317,59 @@ impl Sandbox {
     /// Runs the source text `program`, and returns when it has ended and its files are gone.
     ///
     /// # Errors
-    /// If the system refuses what running takes, such as memory for a process; never for what the program does.
+    /// If the system refuses what running takes, such as memory for a process, and does so again for about two seconds; never for
+    /// what the program does.
     pub fn run(&self, program: &str) -> Result<Execution, SandboxError> {
-        self.jail.run(&self.limits, program)
+        self.jail.run(&self.limits, program, &|| false)
     }
 
-    /// Runs many programs, at most `threads` at a time (at least one), and calls `progress` with the number done after each. Results are
-    /// in the order of the programs.
+    /// Runs many programs, at most `threads` at a time (at least one). `watch` is notified after each, and asked all the time whether
+    /// to stop. Results are in the order of the programs. One that the system refuses to run is an [`Outcome::NotRun`] and no error,
+    /// so that it does not cost the results of the others.
     ///
     /// # Errors
-    /// The first error in that order; programs that were not yet started when it occurred are not run.
+    /// [`SandboxError::Stopped`], soon after `watch` asks for it; programs that run then are ended.
     pub fn run_many<S: AsRef<str> + Sync>(
         &self,
         programs: &[S],
         threads: usize,
-        progress: &(dyn Fn(usize) + Sync),
+        watch: &dyn Watch,
     ) -> Result<Vec<Execution>, SandboxError> {
-        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::with_capacity(programs.len()));
         let work = || {
             while let Some((index, program)) = {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 programs.get(index).map(|program| (index, program))
             } {
-                let result = self.run(program.as_ref());
-                if result.is_err() {
-                    next.store(programs.len(), Ordering::Relaxed);
+                if watch.is_stopped() {
+                    break;
                 }
-                results.lock().unwrap_or_else(|broken| broken.into_inner()).push((index, result));
-                progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+                let execution = match self.jail.run(&self.limits, program.as_ref(), &|| watch.is_stopped()) {
+                    Ok(execution) => execution,
+                    Err(SandboxError::Stopped) => break,
+                    Err(error) => Execution::not_run(&error),
+                };
+                results.lock().unwrap_or_else(|broken| broken.into_inner()).push((index, execution));
+                watch.answered(1);
             }
         };
         // A program ends with the thread that started it, so that each is waited for where it was started.
         std::thread::scope(|scope| {
             for _ in 1..threads.clamp(1, programs.len().max(1)) {
-                scope.spawn(work);
+                // With fewer threads it takes longer.
+                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
             }
             work();
         });
         let mut results = results.into_inner().unwrap_or_else(|broken| broken.into_inner());
+        if results.len() < programs.len() {
+            return Err(SandboxError::Stopped);
+        }
         results.sort_by_key(|(index, _)| *index);
-        results.into_iter().map(|(_, result)| result).collect()
+        Ok(results.into_iter().map(|(_, execution)| execution).collect())
     }
 }
 

@@ -1,18 +1,22 @@
 //! Templates of tasks: Jinja, as a Python program renders it.
 //!
 //! Values print as Python prints them (`True`, `None`, `['a', 'b']`), methods of Python's text and lists work, a final
-//! line break is kept, and an undefined variable is an error that names it.
+//! line break is kept, and an undefined variable is an error that names it. Task files come from strangers, so that a
+//! template has limits on its length, steps, memory and time (see [`glue_lm::bounded`]).
 
 use crate::python;
+use glue_lm::bounded::{self, Limits};
+use glue_lm::chat::{MAX_SOURCE, MAX_STEPS};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
+use std::sync::Arc;
 
 /// An environment with the templates of one task.
 #[derive(Debug)]
 pub(crate) struct Templates {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
 }
 
 /// A template that [`Templates::compile`] has accepted.
@@ -26,6 +30,7 @@ impl Templates {
         if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
             environment.set_syntax(syntax);
         }
+        environment.set_fuel(Some(MAX_STEPS));
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(method);
@@ -41,7 +46,7 @@ impl Templates {
             let regex = python::regex::compile(&pattern).map_err(invalid)?;
             python::regex::substitute(&regex, &by, &text, count.unwrap_or(0)).map_err(invalid)
         });
-        Templates { environment }
+        Templates { environment: Arc::new(environment) }
     }
 
     /// Checks the syntax of a template.
@@ -49,7 +54,15 @@ impl Templates {
     /// # Errors
     /// What is wrong with it, and in which of its lines.
     pub(crate) fn compile(&mut self, source: &str) -> Result<Template, String> {
-        self.environment.add_template_owned(source.to_string(), source.to_string()).map_err(|error| message(&error))?;
+        if source.len() > MAX_SOURCE {
+            return Err(format!("the template has {} bytes; the limit is {MAX_SOURCE}", source.len()));
+        }
+        let (mut environment, owned) = (Environment::clone(&self.environment), source.to_string());
+        let compiled = bounded::run(Limits::COMPILATION, move || {
+            environment.add_template_owned(owned.clone(), owned).map_err(|error| message(&error))?;
+            Ok::<_, String>(environment)
+        });
+        self.environment = Arc::new(compiled.map_err(|why| format!("the template was stopped: {why}"))??);
         Ok(Template(source.to_string()))
     }
 
@@ -62,25 +75,42 @@ impl Templates {
         if let Some(value) = plain_field(&template.0).and_then(|field| fields.get(field)) {
             return Ok(python::repr::str(value));
         }
-        let template = self.environment.get_template(&template.0).map_err(|error| message(&error))?;
         let context = Value::from(Serde(fields));
-        template.render(context).map_err(|error| {
-            let undefined = error.kind() == ErrorKind::UndefinedError
-                || error.detail().is_some_and(|detail| detail.contains("is undefined"));
-            if !undefined {
-                return message(&error);
-            }
-            let mut missing: Vec<String> =
-                template.undeclared_variables(false).into_iter().filter(|name| !fields.contains_key(name)).collect();
-            missing.sort();
-            match missing.first() {
-                Some(name) if !self.environment.globals().any(|(global, _)| global == name) => {
-                    format!("the item has no field `{name}`")
+        let (environment, template) = (Arc::clone(&self.environment), template.clone());
+        let rendered = bounded::render(move || render(&environment, &template.0, context));
+        match rendered.map_err(|why| format!("the template was stopped: {why}"))? {
+            Ok(text) => Ok(text),
+            Err(Failed { message, mut undeclared }) => {
+                undeclared.retain(|name| !fields.contains_key(name));
+                undeclared.sort();
+                match undeclared.first() {
+                    Some(name) if !self.environment.globals().any(|(global, _)| global == name) => {
+                        Err(format!("the item has no field `{name}`"))
+                    }
+                    _ => Err(message),
                 }
-                _ => message(&error),
             }
-        })
+        }
     }
+}
+
+/// Why a template did not render.
+struct Failed {
+    message: String,
+    /// Where something is undefined: the variables that the template does not set itself.
+    undeclared: Vec<String>,
+}
+
+fn render(environment: &Environment<'static>, name: &str, context: Value) -> Result<String, Failed> {
+    let failed = |error: Error| Failed { message: message(&error), undeclared: Vec::new() };
+    let template = environment.get_template(name).map_err(failed)?;
+    template.render(context).map_err(|error| {
+        let undefined = error.kind() == ErrorKind::UndefinedError
+            || error.detail().is_some_and(|detail| detail.contains("is undefined"));
+        let undeclared =
+            if undefined { template.undeclared_variables(false).into_iter().collect() } else { Vec::new() };
+        Failed { undeclared, ..failed(error) }
+    })
 }
 
 /// Methods of Python's values; some that `pycompat` lacks are added.
@@ -138,7 +168,16 @@ fn plain_field(source: &str) -> Option<&str> {
 }
 
 fn message(error: &Error) -> String {
+    /// Messages quote values, which can be of any length.
+    const SHOWN: usize = 1000;
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("the template did not end within {MAX_STEPS} steps");
+    }
     let mut text = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text.push('…');
+    }
     if let Some(line) = error.line() {
         text.push_str(&format!(" (line {line} of the template)"));
     }

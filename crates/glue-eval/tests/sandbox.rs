@@ -1,15 +1,21 @@
 //! Programs that attack the sandbox. Each attack is a Python program; what it could have changed is looked at from outside.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
+use glue_eval::Unwatched;
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, Strength};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::new(Limits::default()).unwrap());
+/// As where no mount namespace can be made.
+static SHARED: LazyLock<Sandbox> = LazyLock::new(|| {
+    Sandbox::with_options(Limits::default(), &Options { namespaces: false, ..Options::default() }).unwrap()
+});
 /// As on a kernel without Landlock.
 static READ_ONLY: LazyLock<Sandbox> = LazyLock::new(|| {
     Sandbox::with_options(Limits::default(), &Options { landlock: false, ..Options::default() }).unwrap()
@@ -431,11 +437,13 @@ with open("file", "r+") as file:
 os.mkdir("locked", 0)
 print(home)
 "#;
-    let execution = expect(program, Outcome::Passed);
+    expect(program, Outcome::Passed);
+    let execution = SHARED.run(program).unwrap();
+    assert_eq!(execution.outcome, Outcome::Passed, "{}", execution.stderr);
     let place = Path::new(execution.stdout.trim());
     assert!(place.is_absolute() && !place.exists() && !place.parent().unwrap().exists(), "{place:?}");
     // Without Landlock not even there.
-    assert_eq!(SANDBOX.strength(), Strength::Landlock, "these tests need a kernel with Landlock");
+    assert_eq!(SHARED.strength(), Strength::Landlock, "these tests need a kernel with Landlock");
     assert_eq!(READ_ONLY.strength(), Strength::ReadOnly);
     all_refused(
         &READ_ONLY,
@@ -448,21 +456,25 @@ fn the_disk_is_not_filled() {
     if !python() {
         return;
     }
-    let sandbox = brief(8);
+    let limits = Limits { wall_time: Duration::from_secs(8), ..Limits::default() };
+    let options = Options { namespaces: false, ..Options::default() };
+    let (own, shared) = (brief(8), Sandbox::with_options(limits, &options).unwrap());
     for program in [
         "i = 0\nwhile True:\n    i += 1\n    open(f'f{i}', 'wb').write(bytes(1 << 20))",
         "i = 0\nwhile True:\n    i += 1\n    open(f'f{i}', 'wb')",
         "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')",
     ] {
-        let execution = sandbox.run(program).unwrap();
-        assert_eq!(execution.outcome, Outcome::ScratchExceeded, "{program}\n{}", execution.stderr);
+        for sandbox in [&own, &shared] {
+            let execution = sandbox.run(program).unwrap();
+            assert_eq!(execution.outcome, Outcome::ScratchExceeded, "{program}\n{}", execution.stderr);
+        }
     }
     let one = expect("f = open('f', 'wb')\nwhile True: f.write(bytes(1 << 20))", FAILED);
     assert!(one.stderr.contains("File too large"), "{}", one.stderr);
     all_refused(&SANDBOX, "refused(call, {'x86_64': 319, 'aarch64': 279}[os.uname().machine], b'memory', 0)");
     // A tree deeper than paths can be long does not stay.
-    let execution =
-        run("import os\nprint(os.getcwd(), flush=True)\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')");
+    let deep = "import os\nprint(os.getcwd(), flush=True)\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')";
+    let execution = SHARED.run(deep).unwrap();
     assert!(!Path::new(execution.stdout.trim()).parent().unwrap().exists());
 }
 
@@ -585,6 +597,19 @@ refused(lambda: asyncio.new_event_loop())
     all_refused(&READ_ONLY, attacks);
 }
 
+/// Counts what is done.
+struct Counted(AtomicUsize);
+
+impl glue_eval::Watch for Counted {
+    fn begins(&self, _: usize) {}
+    fn answered(&self, more: usize) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
 #[test]
 fn results_do_not_depend_on_threads_or_order() {
     if !python() {
@@ -593,11 +618,9 @@ fn results_do_not_depend_on_threads_or_order() {
     let programs: Vec<String> =
         (0..12).map(|i| format!("print({i}, list({{'a', 'b', 'c', 'd', 'e'}}))\nassert {i} % 3 != 0")).collect();
     let seen = |threads| {
-        let progress = std::sync::Mutex::new(Vec::new());
-        let executions = SANDBOX.run_many(&programs, threads, &|done| progress.lock().unwrap().push(done)).unwrap();
-        let mut progress = progress.into_inner().unwrap();
-        progress.sort_unstable();
-        assert_eq!(progress, (1..=12).collect::<Vec<_>>());
+        let progress = Counted(AtomicUsize::new(0));
+        let executions = SANDBOX.run_many(&programs, threads, &progress).unwrap();
+        assert_eq!(progress.0.into_inner(), 12);
         executions.into_iter().map(|e| (e.outcome, e.stdout)).collect::<Vec<_>>()
     };
     let one = seen(1);
@@ -607,7 +630,7 @@ fn results_do_not_depend_on_threads_or_order() {
     }
     assert_eq!(seen(4), one);
     assert_eq!(seen(100), one);
-    assert!(SANDBOX.run_many::<&str>(&[], 3, &|_| ()).unwrap().is_empty());
+    assert!(SANDBOX.run_many::<&str>(&[], 3, &Unwatched).unwrap().is_empty());
 }
 
 #[test]
@@ -617,7 +640,7 @@ fn many_at_a_time_are_bounded() {
     }
     let programs = vec!["import time; time.sleep(0.3)"; 4];
     let started = Instant::now();
-    assert!(SANDBOX.run_many(&programs, 2, &|_| ()).unwrap().iter().all(Execution::passed));
+    assert!(SANDBOX.run_many(&programs, 2, &Unwatched).unwrap().iter().all(Execution::passed));
     assert!(started.elapsed() >= Duration::from_millis(600), "two at a time take two turns");
 }
 

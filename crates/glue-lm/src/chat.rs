@@ -1,7 +1,7 @@
 //! Chat templates: from messages to the text of a prompt.
 //!
 //! A template is a Jinja program that comes with a model, so that it is treated as untrusted: it sees nothing but what it
-//! is given, and its steps are counted. It is rendered as transformers renders it (`apply_chat_template` with
+//! is given, and has limits on its length, steps, memory and time (see [`crate::bounded`]). It is rendered as transformers renders it (`apply_chat_template` with
 //! `tokenize=False`): block tags take their line with them, values print as Python prints them, `tojson` is
 //! `json.dumps(ensure_ascii=False)`, and there are `raise_exception`, `strftime_now`, `break` and `continue`, and
 //! `{% generation %}` blocks, which mark what the model says and print as they are.
@@ -11,16 +11,21 @@ mod python;
 
 pub use clock::{ClockError, DateTime};
 
+use crate::bounded::{self, Exceeded, Limits};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const NAME: &str = "chat_template";
 
 /// Steps of the template engine in one rendering. A template takes some tens per message.
-const FUEL: u64 = 20_000_000;
+pub const MAX_STEPS: u64 = 20_000_000;
+
+/// Length of the source of a template, in bytes. The longest ones in use have about 30 kB.
+pub const MAX_SOURCE: usize = 256 << 10;
 
 /// Why messages did not become a prompt.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +55,17 @@ pub enum ChatError {
         line: usize,
     },
     /// The template took more steps than any template should, such as by nested loops.
-    #[error("the chat template did not end within {FUEL} steps")]
+    #[error("the chat template did not end within {MAX_STEPS} steps")]
     Endless,
+    /// The template is longer than any template should be.
+    #[error("the chat template has {found} bytes; the limit is {MAX_SOURCE}")]
+    TooLong {
+        /// Its length, in bytes.
+        found: usize,
+    },
+    /// The template was stopped.
+    #[error("the chat template was stopped: {0}")]
+    Exceeded(#[from] Exceeded),
     /// The template failed on these messages.
     #[error("chat template, line {line}: {message}")]
     Render {
@@ -111,7 +125,7 @@ pub struct ChatOptions {
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     special_tokens: BTreeMap<String, String>,
 }
 
@@ -119,24 +133,14 @@ impl ChatTemplate {
     /// Compiles `source`. `special_tokens` become variables, such as `bos_token`.
     ///
     /// # Errors
-    /// [`ChatError::Template`]
+    /// [`ChatError::Template`], [`ChatError::TooLong`], [`ChatError::Exceeded`]
     pub fn new(source: &str, special_tokens: &BTreeMap<String, String>) -> Result<ChatTemplate, ChatError> {
-        let template_error = |error: minijinja::Error| ChatError::Template {
-            line: error.line().unwrap_or(1),
-            message: describe(&error),
-        };
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
-        environment.set_syntax(syntax);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(python::method);
-        environment.set_formatter(python::print);
-        environment.add_filter("tojson", python::tojson);
-        environment.add_filter("string", python::string);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_template_owned(NAME, without_generation_blocks(source)).map_err(template_error)?;
-        Ok(ChatTemplate { environment, special_tokens: special_tokens.clone() })
+        if source.len() > MAX_SOURCE {
+            return Err(ChatError::TooLong { found: source.len() });
+        }
+        let source = without_generation_blocks(source);
+        let environment = bounded::run(Limits::COMPILATION, move || environment(source))??;
+        Ok(ChatTemplate { environment: Arc::new(environment), special_tokens: special_tokens.clone() })
     }
 
     /// The text of the prompt. It has the special tokens that the template writes, usually BOS among them: encode it
@@ -158,16 +162,36 @@ impl ChatTemplate {
         let messages = messages.iter().map(|message| Value::Object(without_nulls(&message.fields)));
         context.insert("messages".to_string(), Value::Array(messages.collect()));
 
-        let mut environment = self.environment.clone();
+        let context = minijinja::Value::from(Serde(context));
+        let mut environment = Arc::clone(&self.environment);
         if let Some(now) = options.now {
-            environment.add_function("strftime_now", move |format: &str| {
+            Arc::make_mut(&mut environment).add_function("strftime_now", move |format: &str| {
                 now.format(format)
                     .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
             });
         }
-        let context = minijinja::Value::from(Serde(context));
-        environment.get_template(NAME).and_then(|template| template.render(context)).map_err(render_error)
+        bounded::render(move || {
+            environment.get_template(NAME).and_then(|template| template.render(context)).map_err(render_error)
+        })?
     }
+}
+
+/// An environment with `source` for its template.
+fn environment(source: String) -> Result<Environment<'static>, ChatError> {
+    let template_error =
+        |error: minijinja::Error| ChatError::Template { line: error.line().unwrap_or(1), message: describe(&error) };
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
+    environment.set_syntax(syntax);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_fuel(Some(MAX_STEPS));
+    environment.set_unknown_method_callback(python::method);
+    environment.set_formatter(python::print);
+    environment.add_filter("tojson", python::tojson);
+    environment.add_filter("string", python::string);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_template_owned(NAME, source).map_err(template_error)?;
+    Ok(environment)
 }
 
 fn without_nulls(fields: &Map<String, Value>) -> Map<String, Value> {
@@ -187,7 +211,7 @@ fn render_error(error: minijinja::Error) -> ChatError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = source {
         if let Some(Raised(message)) = cause.downcast_ref() {
-            return ChatError::Refused { message: message.clone() };
+            return ChatError::Refused { message: shortened(message) };
         }
         source = cause.source();
     }
@@ -202,8 +226,17 @@ fn render_error(error: minijinja::Error) -> ChatError {
 /// Kind and detail, without the place, which the error carries on its own.
 fn describe(error: &minijinja::Error) -> String {
     match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
+        Some(detail) => format!("{}: {}", error.kind(), shortened(detail)),
         None => error.kind().to_string(),
+    }
+}
+
+/// A message that quotes values, which can be of any length.
+fn shortened(message: &str) -> String {
+    const SHOWN: usize = 1000;
+    match message.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_string(),
     }
 }
 

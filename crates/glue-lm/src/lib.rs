@@ -18,6 +18,7 @@
 //! | [`score`] | log-probabilities of continuations |
 //! | [`tokenizer`], [`chat`] | text to ids and back, incrementally too; messages to prompts |
 //! | [`sampling`], [`stop`] | the next token from scores; stop strings in text that comes in pieces |
+//! | [`bounded`] | jobs that a stranger's file decides about, with limits on memory, time and stack |
 //! | [`text`], [`generate`] | a model with its tokenizer; continuations of many prompts |
 //!
 //! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by block
@@ -30,6 +31,7 @@
 #![deny(missing_docs)]
 
 pub mod architecture;
+pub mod bounded;
 mod cancel;
 pub mod chat;
 mod decode_stream;

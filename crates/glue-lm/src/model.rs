@@ -27,8 +27,7 @@ use attention_block::Projection;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use gate::Router;
 use glue_mixture::MixtureSpec;
-use glue_tensor::model_dir::ModelDirError;
-use glue_tensor::{Checkpoint, Config, ModelDir};
+use glue_tensor::{Config, FileChanged, ModelDir};
 use layer::Layer;
 pub(crate) use observer::Unobserved;
 use run::Request;
@@ -60,6 +59,8 @@ pub struct Model {
     ropes: Vec<RopeTables>,
     /// Bytes of all tensors in use, as stored.
     pub(crate) weight_bytes: usize,
+    /// Where it was opened from.
+    dir: Option<ModelDir>,
 }
 
 /// A layer, or several of which each token or each sample uses a few.
@@ -128,8 +129,17 @@ impl Model {
     /// [`LmError::ModelDir`], and those of [`Model::new`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Model, LmError> {
         let dir = ModelDir::open(dir)?;
-        let checkpoint = Checkpoint::open(dir.path()).map_err(ModelDirError::from)?;
-        Model::new(dir.config(), Weights::from_checkpoint(Arc::new(checkpoint)))
+        let model = Model::new(dir.config(), Weights::from_checkpoint(dir.shared_checkpoint()))?;
+        Ok(Model { dir: Some(dir), ..model })
+    }
+
+    /// Checks that the files that the model was opened from are still the same, and that nobody has written to them since:
+    /// what it computed in between is then of one and the same model. A model in memory has none.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.dir.as_ref().map_or(Ok(()), ModelDir::check_unchanged)
     }
 
     /// Puts a model together from its configuration and tensors, such as a merge that was never written.

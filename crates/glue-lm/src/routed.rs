@@ -14,7 +14,7 @@ use crate::weights::Weights;
 use candle_core::{Device, Tensor};
 use glue_mixture::{Mixture, Pool, WholeSpec};
 use glue_tensor::model_dir::ModelDirError;
-use glue_tensor::{Checkpoint, Config};
+use glue_tensor::{Checkpoint, Config, FileChanged};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct RoutedTextModel {
     gate: Gate,
     experts: Vec<Arc<TextModel>>,
     log: Option<Arc<RoutingLog>>,
+    /// The file of the gate, where it was opened from.
+    gate_file: Option<Arc<Checkpoint>>,
 }
 
 /// Where a prompt goes.
@@ -65,8 +67,18 @@ impl RoutedTextModel {
             None => part(&spec.router_model)?,
         };
         let gate = Checkpoint::open(directory.join("model.safetensors")).map_err(ModelDirError::from);
-        let gate = Weights::from_checkpoint(Arc::new(gate.map_err(LmError::from)?));
-        RoutedTextModel::new(spec, router, &gate, experts)
+        let gate = Arc::new(gate.map_err(LmError::from)?);
+        let mixture = RoutedTextModel::new(spec, router, &Weights::from_checkpoint(Arc::clone(&gate)), experts)?;
+        Ok(RoutedTextModel { gate_file: Some(gate), ..mixture })
+    }
+
+    /// [`crate::Model::check_unchanged`] of the models and the gate.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not what was opened.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.experts.iter().chain([&self.router]).try_for_each(|text| text.model.check_unchanged())?;
+        self.gate_file.as_ref().map_or(Ok(()), |file| file.check_unchanged())
     }
 
     /// Puts a mixture together from its parts. `gate` holds the tensors whose names begin with `gate.`.
@@ -105,7 +117,7 @@ impl RoutedTextModel {
             let reason = "it is no tensor of this gate".to_owned();
             return Err(LmError::UnexpectedTensor { name: name.to_owned(), reason }.into());
         }
-        Ok(RoutedTextModel { spec, router, gate: loaded, experts, log: None })
+        Ok(RoutedTextModel { spec, router, gate: loaded, experts, log: None, gate_file: None })
     }
 
     /// What the mixture is.

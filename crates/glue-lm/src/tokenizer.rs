@@ -3,15 +3,26 @@
 //! What `tokenizer.json` does not say comes from the files beside it: which tokens begin and end a text
 //! (`tokenizer_config.json`, `special_tokens_map.json`), which ids end a generation (`generation_config.json`, or else
 //! `config.json`), and the chat templates.
+//!
+//! The file is as untrusted as the rest of a model directory. What its pipeline of steps can make of a text is bounded
+//! from the file; where that is much, the work is done within limits (see [`crate::bounded`]). A panic of the crate
+//! `tokenizers`, which believes its files, is an error here.
 
+mod pipeline;
+
+use crate::bounded::{self, Exceeded, Limits};
 use crate::chat::{ChatError, ChatTemplate};
 use crate::decode_stream::DecodeStream;
+use glue_tensor::files;
 use glue_tensor::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
+use pipeline::{Growth, Pipeline};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tokenizers::{AddedToken, ModelWrapper};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -23,6 +34,24 @@ const DEFAULT_TEMPLATE: &str = "default";
 
 /// The keys under which the configuration of a tokenizer names a special token.
 const ROLES: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Bytes that a text may grow to without being watched: a text of half a megabyte with the tokenizer of a Llama.
+const UNWATCHED: f64 = (8 << 20) as f64;
+
+/// Limits for work on `bytes` bytes: 1 GiB and `per_byte` for each, of which a tokenizer in use needs a third; half a
+/// minute, and a second for each 100 kB.
+fn limits(bytes: usize, per_byte: usize) -> Limits {
+    Limits {
+        memory: bytes.saturating_mul(per_byte).saturating_add(1 << 30),
+        time: Duration::from_secs(30 + bytes as u64 / 100_000),
+    }
+}
+
+/// Memory for a byte of a text: tokens of four bytes, each an allocation of its own, as are the words they come from.
+const PER_TEXT: usize = 1 << 10;
+
+/// Memory for a byte of `tokenizer.json`.
+const PER_FILE: usize = 64;
 
 /// Why there is no tokenizer, or why it refused a text.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +102,16 @@ pub enum TokenizerError {
         /// What the tokenizer said.
         message: String,
     },
+    /// What the file asks for was stopped.
+    #[error("{}: {action} was stopped: {error}", path.display())]
+    Stopped {
+        /// The file.
+        path: PathBuf,
+        /// What was done.
+        action: &'static str,
+        /// Why it was stopped.
+        error: Exceeded,
+    },
     /// Ids have no text.
     #[error("cannot decode {count} tokens: {message}")]
     Decode {
@@ -87,7 +126,11 @@ pub enum TokenizerError {
 /// ask for are switched off.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
+    path: PathBuf,
+    growth: Growth,
+    /// Bytes of the longest token.
+    longest: usize,
     special_tokens: BTreeMap<String, String>,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -121,20 +164,8 @@ impl Tokenizer {
             });
         }
         let path = directory.join(TOKENIZER);
-        let bytes = std::fs::read(&path).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| TokenizerError::Malformed { path: path.clone(), message: error.to_string() })?;
-        let refused = |error: tokenizers::Error| TokenizerError::Malformed { path, message: error.to_string() };
-        inner.with_truncation(None).map_err(refused)?;
-        inner.with_padding(None);
-        if let ModelWrapper::BPE(model) = inner.get_model()
-            && model.dropout.is_some()
-        {
-            let mut model = model.clone();
-            model.dropout = None;
-            inner.with_model(model);
-        }
-
+        let bytes =
+            files::read(&path, files::DATA_BYTES).map_err(|error| TokenizerError::Io { path: path.clone(), error })?;
         let config = JsonFile::read(directory, TOKENIZER_CONFIG)?;
         let map = JsonFile::read(directory, SPECIAL_TOKENS)?;
         let generation = JsonFile::read(directory, GENERATION_CONFIG)?;
@@ -148,8 +179,11 @@ impl Tokenizer {
             };
             special_tokens.extend(token.map(|token| (role.to_string(), token)));
         }
-        mark_special(&mut inner, special_tokens.values())
-            .map_err(|message| TokenizerError::Malformed { path: directory.join(TOKENIZER), message })?;
+        let (limits, special) = (limits(bytes.len(), PER_FILE), special_tokens.values().cloned().collect::<Vec<_>>());
+        let built = bounded::run(limits, move || Built::new(&bytes, &special));
+        let Built { inner, growth, silent, last, longest } = built
+            .map_err(|error| TokenizerError::Stopped { path: path.clone(), action: "loading the tokenizer", error })?
+            .map_err(|message| TokenizerError::Malformed { path: path.clone(), message })?;
 
         let id_of = |role: &str| special_tokens.get(role).and_then(|token| inner.token_to_id(token));
         let first_id = |key: &str| -> Result<Option<u32>, TokenizerError> {
@@ -171,29 +205,51 @@ impl Tokenizer {
         let eos = id_of("eos_token").or(end.first().copied());
         let end = end.into_iter().chain(eos).collect();
 
-        // A post-processor that adds nothing to the empty text leaves the question to the flags.
-        let adds = inner.encode_fast("", true).map_err(|error| encode_error("", error))?;
-        let silent = adds.get_ids().is_empty();
+        // Where the post-processor says nothing, the flags do.
         let prefix = bos.filter(|_| silent && config.flag("add_bos_token"));
         let suffix = eos.filter(|_| silent && config.flag("add_eos_token"));
 
-        let last = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
         let templates = templates(directory, &files, &config)?;
-        Ok(Tokenizer { inner, special_tokens, bos, eos, pad, end, prefix, suffix, last, templates })
+        let inner = Arc::new(inner);
+        Ok(Tokenizer {
+            inner,
+            path,
+            growth,
+            longest,
+            special_tokens,
+            bos,
+            eos,
+            pad,
+            end,
+            prefix,
+            suffix,
+            last,
+            templates,
+        })
     }
 
     /// The ids of `text`. With `add_special` what the tokenizer puts around a text, usually BOS before it, is added;
     /// special tokens that are spelled out in `text` become their ids in any case.
     ///
     /// # Errors
-    /// [`TokenizerError::Encode`] for a text that the vocabulary cannot express.
+    /// [`TokenizerError::Encode`] for a text that the vocabulary cannot express, [`TokenizerError::Stopped`]
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|error| encode_error(text, error))?;
-        let ids = encoding.get_ids();
+        let encode = move |inner: &tokenizers::Tokenizer, text: &str| {
+            inner.encode_fast(text, add_special).map(|encoding| encoding.get_ids().to_vec())
+        };
+        let ids = match self.growth.encoding * text.len() as f64 <= UNWATCHED {
+            true => bounded::catch(|| encode(&self.inner, text)).map_err(|message| Exceeded::Panicked { message }),
+            false => {
+                let (inner, text) = (Arc::clone(&self.inner), text.to_string());
+                bounded::run(limits(text.len(), PER_TEXT), move || encode(&inner, &text))
+            }
+        };
+        let ids = ids.map_err(|error| self.stopped("encoding a text", error))?;
+        let ids = ids.map_err(|error| encode_error(text, error))?;
         if !add_special || (self.prefix.is_none() && self.suffix.is_none()) {
-            return Ok(ids.to_vec());
+            return Ok(ids);
         }
-        Ok(self.prefix.into_iter().chain(ids.iter().copied()).chain(self.suffix).collect())
+        Ok(self.prefix.into_iter().chain(ids).chain(self.suffix).collect())
     }
 
     /// [`Tokenizer::encode`] of many texts in parallel, in their order.
@@ -212,10 +268,23 @@ impl Tokenizer {
     /// Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// [`TokenizerError::Decode`] when the decoder of `tokenizer.json` refuses the tokens.
+    /// [`TokenizerError::Decode`] when the decoder of `tokenizer.json` refuses the tokens, [`TokenizerError::Stopped`]
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        let decoded = self.inner.decode(ids, skip_special);
+        let bytes = ids.len().saturating_mul(self.longest);
+        let decoded = match self.growth.decoding * bytes as f64 <= UNWATCHED {
+            true => bounded::catch(|| self.inner.decode(ids, skip_special))
+                .map_err(|message| Exceeded::Panicked { message }),
+            false => {
+                let (inner, ids) = (Arc::clone(&self.inner), ids.to_vec());
+                bounded::run(limits(bytes, PER_TEXT), move || inner.decode(&ids, skip_special))
+            }
+        };
+        let decoded = decoded.map_err(|error| self.stopped("decoding tokens", error))?;
         decoded.map_err(|error| TokenizerError::Decode { count: ids.len(), message: error.to_string() })
+    }
+
+    fn stopped(&self, action: &'static str, error: Exceeded) -> TokenizerError {
+        TokenizerError::Stopped { path: self.path.clone(), action, error }
     }
 
     /// A decoder for ids that come one after the other; see [`DecodeStream`].
@@ -284,6 +353,43 @@ impl Tokenizer {
     }
 }
 
+/// A `tokenizer.json` that has been read.
+struct Built {
+    inner: tokenizers::Tokenizer,
+    growth: Growth,
+    /// Whether nothing is put around a text.
+    silent: bool,
+    last: Option<(u32, String)>,
+    longest: usize,
+}
+
+impl Built {
+    /// Reads the file; the tokens `special` are special ones, also where it lists them among the ordinary ones.
+    fn new(bytes: &[u8], special: &[String]) -> Result<Built, String> {
+        let pipeline: Result<Pipeline, _> = serde_json::from_slice(bytes);
+        if let Some(defect) = pipeline.as_ref().ok().and_then(Pipeline::defect) {
+            return Err(defect);
+        }
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+        let growth = pipeline.map_err(|error| format!("not valid JSON: {error}"))?.growth();
+        inner.with_truncation(None).map_err(|error| error.to_string())?;
+        inner.with_padding(None);
+        if let ModelWrapper::BPE(model) = inner.get_model()
+            && model.dropout.is_some()
+        {
+            let mut model = model.clone();
+            model.dropout = None;
+            inner.with_model(model);
+        }
+        mark_special(&mut inner, special.iter())?;
+        let around = inner.encode_fast("", true).map_err(|error| error.to_string())?;
+        let vocabulary = inner.get_vocab(true);
+        let longest = vocabulary.keys().map(String::len).max().unwrap_or(0);
+        let last = vocabulary.into_iter().map(|(token, id)| (id, token)).max();
+        Ok(Built { inner, growth, silent: around.get_ids().is_empty(), last, longest })
+    }
+}
+
 fn is_vocabulary(name: &str) -> bool {
     const NAMES: &[&str] = &["vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json"];
     NAMES.contains(&name) || name.starts_with("tokenizer.model") || name.ends_with(".tiktoken")
@@ -330,7 +436,7 @@ fn templates(
             let path = entry.map_err(|error| TokenizerError::Io { path: folder.clone(), error })?.path();
             if let (Some(name), true) = (path.file_stem(), path.extension().is_some_and(|e| e == "jinja")) {
                 let name = name.to_string_lossy().into_owned();
-                let text = std::fs::read_to_string(&path);
+                let text = files::read_to_string(&path, files::CONFIG_BYTES);
                 templates.insert(name, text.map_err(|error| TokenizerError::Io { path, error })?);
             }
         }
@@ -348,7 +454,7 @@ struct JsonFile {
 impl JsonFile {
     fn read(directory: &Path, name: &str) -> Result<JsonFile, TokenizerError> {
         let path = directory.join(name);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match files::read(&path, files::DATA_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(JsonFile { path, value: Value::Object(Default::default()) });
             }

@@ -1,7 +1,7 @@
 //! What can go wrong.
 
 use glue_linalg::LinalgError;
-use glue_tensor::{AdapterError, ConvertError, WriteError};
+use glue_tensor::{AdapterError, ConvertError, FileChanged, WriteError};
 use std::io;
 use std::path::PathBuf;
 
@@ -104,6 +104,9 @@ pub enum LoraError {
         /// What the system said.
         error: io::Error,
     },
+    /// A file of a model is not what it was when the model was opened.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The watch asked for it.
     #[error("stopped; nothing was written")]
     Stopped,

@@ -46,6 +46,20 @@ enum Other {
 /// [`LoraError`]; nothing is left behind then.
 pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Watch) -> Result<Extraction, LoraError> {
     let staging = Staging::create(out_dir)?;
+    let report = write(plan, &staging, watch);
+    if !matches!(report, Err(LoraError::Stopped)) {
+        // Whatever failed may have failed because of an input that changed; and if nothing did, what was compared is what
+        // was hashed only if none has.
+        plan.base.check_unchanged()?;
+        plan.fine.check_unchanged()?;
+    }
+    let report = report?;
+    staging.commit()?;
+    Ok(report)
+}
+
+/// Writes everything to `staging`.
+fn write(plan: &ExtractPlan<'_>, staging: &Staging, watch: &dyn Watch) -> Result<Extraction, LoraError> {
     let spool = Spool::create(staging.path())?;
     let (modules, others) = rayon::join(
         || plan.candidates.par_iter().map(|candidate| module(plan, candidate, &spool, watch)).collect(),
@@ -70,7 +84,7 @@ pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Wa
 
     let adapter = new_adapter(plan, &modules, &saved);
     let config = adapter.config()?;
-    let writer = AdapterWriter::create(&staging, &adapter, &config)?;
+    let writer = AdapterWriter::create(staging, &adapter, &config)?;
     for (i, module) in modules.iter().enumerate() {
         spool.copy(&module.a, |offset, bytes| Ok(writer.write_a(i, offset, bytes)?))?;
         spool.copy(&module.b, |offset, bytes| Ok(writer.write_b(i, offset, bytes)?))?;
@@ -108,7 +122,6 @@ pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Wa
         return Err(LoraError::Stopped);
     }
     writer.finish()?;
-    staging.commit()?;
     Ok(report)
 }
 

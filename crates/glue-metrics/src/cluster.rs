@@ -48,12 +48,21 @@ impl Partition {
 /// # Errors
 /// [`MetricsError::Threshold`] for NaN and infinities.
 pub fn leader(matrix: &Matrix, threshold: f64) -> Result<Partition, MetricsError> {
-    check(threshold)?;
+    check_threshold(matrix.scale(), threshold)?;
     Ok(led(matrix, threshold))
 }
 
-fn check(threshold: f64) -> Result<(), MetricsError> {
-    if threshold.is_finite() { Ok(()) } else { Err(MetricsError::Threshold { threshold }) }
+/// Refuses a threshold that no figure of the scale, or every one, is beyond: a similarity is from -1 to 1, and a distance at
+/// least 0.
+///
+/// # Errors
+/// [`MetricsError::Threshold`].
+pub fn check_threshold(scale: Scale, threshold: f64) -> Result<(), MetricsError> {
+    let (range, expected) = match scale {
+        Scale::Similarity => (-1.0..=1.0, "a similarity from -1 to 1"),
+        Scale::Distance => (0.0..=f64::MAX, "a distance of at least 0"),
+    };
+    if range.contains(&threshold) { Ok(()) } else { Err(MetricsError::Threshold { threshold, expected }) }
 }
 
 fn led(matrix: &Matrix, threshold: f64) -> Partition {
@@ -178,7 +187,7 @@ impl Dendrogram {
     /// # Errors
     /// [`MetricsError::Threshold`] for NaN and infinities.
     pub fn cut(&self, threshold: f64) -> Result<Partition, MetricsError> {
-        check(threshold)?;
+        check_threshold(self.scale, threshold)?;
         Ok(self.cut_at(threshold))
     }
 
@@ -268,7 +277,10 @@ mod tests {
         assert_eq!(members(0.95), [vec![0, 1], vec![2], vec![3]]);
         assert_eq!(members(0.97), [vec![0], vec![1], vec![2], vec![3]]);
         assert_eq!(members(0.5), [vec![0, 1, 2], vec![3]]);
-        assert!(leader(&chain(), f64::NAN).is_err());
+        for beyond in [f64::NAN, 5.0, -1.5, f64::INFINITY] {
+            let error = leader(&chain(), beyond).unwrap_err().to_string();
+            assert!(error.ends_with("expected a similarity from -1 to 1"), "{error}");
+        }
     }
 
     #[test]
@@ -307,6 +319,7 @@ mod tests {
         let matrix = matrix(Scale::Distance, &[&[0.0, 1.0, 5.0], &[1.0, 0.0, 4.0], &[5.0, 4.0, 0.0]]);
         assert_eq!(leader(&matrix, 2.0).unwrap().members(), [vec![0, 1], vec![2]]);
         assert_eq!(leader(&matrix, 1.0).unwrap().members().len(), 3);
+        assert!(leader(&matrix, -0.5).is_err());
         let sizes: Vec<_> = sweep(&matrix, None).iter().map(|level| level.partition.members().len()).collect();
         assert_eq!(sizes, [3, 2, 1]);
         assert_eq!(agglomerate(&matrix, Link::Complete).joins[1].figure, Some(5.0));

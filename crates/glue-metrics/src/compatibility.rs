@@ -252,9 +252,11 @@ fn tokenizer_hash(name: &str, dir: &ModelDir) -> Result<Option<String>, MetricsE
         if NOT_IDS.contains(&file.as_str()) || only.is_some_and(|only| only != file) {
             continue;
         }
-        let bytes = std::fs::read(&path).map_err(|error| MetricsError::Tokenizer {
-            model: name.to_string(),
-            error: glue_tensor::tokenizer_files::TokenizerFilesError::Io { path, error },
+        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(|error| {
+            MetricsError::Tokenizer {
+                model: name.to_string(),
+                error: glue_tensor::tokenizer_files::TokenizerFilesError::Io { path, error },
+            }
         })?;
         content.extend(format!("{file} {} ", bytes.len()).into_bytes());
         content.extend(bytes);

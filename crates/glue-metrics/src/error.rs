@@ -119,11 +119,13 @@ pub enum MetricsError {
         /// The share given.
         share: f64,
     },
-    /// A threshold is not a number.
-    #[error("threshold {threshold} is not a finite number")]
+    /// A threshold that no figure can be compared with.
+    #[error("threshold {threshold}: expected {expected}")]
     Threshold {
         /// The threshold given.
         threshold: f64,
+        /// What the metric takes.
+        expected: &'static str,
     },
     /// A matrix is not square, not symmetric, or does not fit its names.
     #[error("not a matrix of similarities: {message}")]

@@ -19,7 +19,7 @@ use crate::selection::{Class, Selected, Selection};
 use crate::stack::{Operand, Scratch, Stack, default_block, geometry};
 use crate::watch::Watch;
 use glue_tensor::checkpoint::CheckpointFile;
-use glue_tensor::{Checkpoint, Names, TensorInfo};
+use glue_tensor::{Checkpoint, FileVersion, Names, TensorInfo};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -213,8 +213,9 @@ impl Files {
             return Files(Vec::new());
         }
         let open = |file: &CheckpointFile| {
-            let open = File::open(file.path()).ok()?;
-            (open.metadata().ok()?.len() == file.n_bytes()).then_some(open)
+            let open = glue_tensor::files::open(file.path()).ok()?;
+            let version = FileVersion::of(file.path(), &open.metadata().ok()?);
+            (version == *file.version()).then_some(open)
         };
         Files(all().map(|files| files.iter().map(open).collect()).collect())
     }

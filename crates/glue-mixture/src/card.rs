@@ -3,6 +3,7 @@
 use crate::plan::MixPlan;
 use crate::sites::Form;
 use crate::spec::{Level, Routing};
+use glue_report::markup::{code, fenced, inline};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -19,24 +20,23 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
     }
     text.push_str("library_name: transformers\ntags:\n- moe\n- model-glue\n---\n");
     let version = env!("CARGO_PKG_VERSION");
-    let _ = write!(text, "# {title}\n\nA mixture of experts made with Model-GLUE {version}.\n\n{}\n", what(plan));
+    let _ =
+        write!(text, "# {}\n\nA mixture of experts made with Model-GLUE {version}.\n\n{}\n", inline(title), what(plan));
     let _ = write!(text, "\n## Experts\n\n");
     for expert in config.experts.iter().chain(&config.shared_experts) {
-        let _ = writeln!(text, "- {}: `{}`", expert.name, expert.model.display());
+        let _ = writeln!(text, "- {}: {}", inline(&expert.name), code(&expert.model.display().to_string()));
     }
-    let base = config.base_model.display();
+    let base = code(&config.base_model.display().to_string());
     let _ = match config.whole {
-        true => write!(text, "\n`{base}` reads the prompts.\n"),
-        false => write!(text, "\nBase: `{base}`.\n"),
+        true => write!(text, "\n{base} reads the prompts.\n"),
+        false => write!(text, "\nBase: {base}.\n"),
     };
-    let longest = config.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-    let fence = "`".repeat(longest.max(2) + 1);
-    let _ = write!(text, "\n## Description\n\n{fence}yaml\n{}\n{fence}\n", config.text.trim_matches('\n'));
+    let _ = write!(text, "\n## Description\n\n{}", fenced("yaml", &config.text));
     let _ = write!(text, "\nSeed {}. Gates: `{}`.\n", config.seed, config.gate_mode);
     if !plan.notes.is_empty() {
         text.push_str("\n## Notes\n\n");
         for note in &plan.notes {
-            let _ = writeln!(text, "- {note}.");
+            let _ = writeln!(text, "- {}.", inline(note));
         }
     }
     if plan.form() == Form::Native {

@@ -1,7 +1,7 @@
 //! What a mixture shall be: mergekit-moe's dialect of YAML, extended.
 
 use crate::spec::{Level, Pool, RouterKind, Routing};
-use glue_tensor::Dtype;
+use glue_tensor::{Dtype, Links};
 use glue_yaml::Position;
 use std::fmt;
 use std::path::PathBuf;
@@ -128,6 +128,9 @@ pub struct MixConfig {
     pub seed: u64,
     /// The form asked for.
     pub format: Format,
+    /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not out of
+    /// the directory.
+    pub links: Links,
     /// Where keys stand that can only be checked with the models at hand.
     pub(crate) places: Vec<(&'static str, Position)>,
 }

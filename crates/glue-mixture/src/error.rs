@@ -4,7 +4,7 @@ use crate::config::GateMode;
 use glue_tensor::checkpoint::CheckpointError;
 use glue_tensor::config::ConfigError;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
-use glue_tensor::{ModelDirError, WriteError};
+use glue_tensor::{FileChanged, ModelDirError, SideFileError, WriteError};
 use glue_yaml::{Place, YamlError};
 use std::path::PathBuf;
 
@@ -265,6 +265,12 @@ pub enum MixError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that the output gets a copy of cannot be read, or is a link that leads out of its model.
+    #[error(transparent)]
+    SideFile(#[from] SideFileError),
+    /// A file of an input is not what it was when the mixture was planned.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The watch asked for it.
     #[error("stopped; nothing was written")]
     Stopped,
@@ -303,7 +309,9 @@ impl MixError {
             | Self::Write(_)
             | Self::Read { .. }
             | Self::NotFinite { .. }
+            | Self::Changed(_)
             | Self::Stopped => false,
+            Self::SideFile(error) => matches!(error, SideFileError::LeadsOut { .. }),
             _ => true,
         }
     }

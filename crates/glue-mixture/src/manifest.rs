@@ -14,7 +14,7 @@
 use crate::error::MixError;
 use crate::plan::MixPlan;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, ContentHash, Dtype, ModelDir, write_atomic};
+use glue_tensor::{Checkpoint, ContentHash, Dtype, ModelDir, files, write_atomic};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -33,16 +33,17 @@ pub(crate) fn hash_inputs(models: &[ModelDir]) -> Result<InputHashes, MixError> 
         json!({ "name": name, "bytes": n_bytes, "xxh3_128": hash.to_string() })
     };
     let small = |path: &Path| {
-        let bytes = std::fs::read(path).map_err(|source| MixError::Read { path: path.to_path_buf(), source })?;
+        let bytes = files::read(path, files::DATA_BYTES)
+            .map_err(|source| MixError::Read { path: path.to_path_buf(), source })?;
         Ok(entry(path, bytes.len() as u64, ContentHash::of(&bytes)))
     };
-    let files = |model: &ModelDir| {
+    let all = |model: &ModelDir| {
         let weights = model.checkpoint().files().par_iter();
         let weights = weights.map(|file| Ok(entry(file.path(), file.n_bytes(), file.content_hash())));
         let config = rayon::iter::once(model.path().join(CONFIG_FILE));
         weights.chain(config.chain(model.side_files()).map(|path| small(&path))).collect()
     };
-    models.par_iter().map(files).collect()
+    models.par_iter().map(all).collect()
 }
 
 /// The manifest of a mixture whose weights are in `files`.
@@ -100,7 +101,8 @@ pub(crate) fn follow_gates(
     replaced: bool,
 ) -> Result<bool, MixError> {
     let path = dir.join(FILE);
-    let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let read =
+        files::read(&path, files::CONFIG_BYTES).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let Some(mut value) = read.filter(|value| value["mixture"].is_object()) else { return Ok(false) };
     let Some(listed) = value["output"]["files"].as_array() else { return Ok(false) };
     let entry = gates_entry(gates)?;

@@ -4,7 +4,7 @@ use crate::config::{Expert, Format, GATE_MODES, MixConfig};
 use crate::error::MixError;
 use crate::sites::Form;
 use crate::spec::{Level, Pool, RouterKind, Routing};
-use glue_tensor::Dtype;
+use glue_tensor::{Dtype, Links};
 use glue_yaml::{At, Node, Place, Position, Tree, documents};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -207,6 +207,7 @@ impl Reader<'_> {
             pool: self.choice(&top, "pool", &POOLS)?.unwrap_or_default(),
             whole,
             router_layer,
+            links: Links::default(),
             seed: match top.get("seed") {
                 Some(node) => {
                     self.whole_number(node, "seed", 0..=i128::from(u64::MAX), "a whole number of at most 64 bits")?

@@ -13,7 +13,7 @@ use crate::spec::RouterKind;
 use glue_tensor::checkpoint::{INDEX_FILE, SINGLE_FILE};
 use glue_tensor::header::encode_header;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, Config, ContentHash, Dtype, TensorSpec, write_atomic};
+use glue_tensor::{Checkpoint, Config, ContentHash, Dtype, TensorSpec, files, write_atomic};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -183,7 +183,7 @@ impl Place {
         for entry in std::fs::read_dir(dir).map_err(read)? {
             let path = entry.map_err(read)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !name.starts_with("model-") || !name.ends_with(".safetensors") || self.files.contains(&*name) {
+            if !is_our_name(&name) || self.files.contains(&*name) {
                 continue;
             }
             // What does not open is none of ours.
@@ -195,6 +195,19 @@ impl Place {
             }
         }
         Ok(found)
+    }
+}
+
+/// Whether gates are written under such a name: with other weights in a numbered file, or by their content. A copy that somebody
+/// made has another one.
+fn is_our_name(name: &str) -> bool {
+    let Some(middle) = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")) else {
+        return false;
+    };
+    let number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    match middle.strip_prefix("gates-") {
+        Some(hash) => hash.len() == 12 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => middle.split_once("-of-").is_some_and(|(i, n)| number(i) && number(n)),
     }
 }
 
@@ -210,7 +223,29 @@ fn missing(dir: &Path, sites: &Sites, files: &BTreeSet<String>) -> Result<Option
 }
 
 fn read_json(path: &Path) -> Result<Value, MixError> {
-    let read = std::fs::read(path);
+    let read = files::read(path, files::CONFIG_BYTES);
     let parsed = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(std::io::Error::from));
     parsed.map_err(|source| MixError::Read { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    //! Names.
+    use super::*;
+
+    #[test]
+    fn copies_of_gates_are_not_ours_to_remove() {
+        for name in ["model-00003-of-00003.safetensors", "model-gates-0123456789ab.safetensors"] {
+            assert!(is_our_name(name), "{name}");
+        }
+        let others = [
+            "model.safetensors",
+            "model-gates-backup.safetensors",
+            "model-gates.safetensors",
+            "model-3-of-3.safetensors",
+        ];
+        for name in others.into_iter().chain(["model-00003-of-00003.safetensors.old", "model-gates-0123456789ab"]) {
+            assert!(!is_our_name(name), "{name}");
+        }
+    }
 }

@@ -9,9 +9,9 @@ use crate::random::Stream;
 use crate::sites::Form;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
-use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
+use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{
-    CheckpointWriter, Layout, ModelDir, Staging, TensorSpec, Watch, WriteError, abort_point, narrow, widen,
+    CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, Watch, WriteError, abort_point, narrow, widen,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -61,7 +61,11 @@ pub fn run(
         return Err(MixError::Stopped);
     }
     let files: Result<Vec<Vec<Value>>, MixError> = written;
-    write_beside(plan, &staging, &files?.concat(), &hashes?)?;
+    let written = files.and_then(|files| write_beside(plan, &staging, &files.concat(), &hashes?));
+    // Whatever failed may have failed because of an input that changed; and if nothing did, what was mixed is what was
+    // hashed only if none has.
+    plan.check_unchanged()?;
+    written?;
     staging.commit()?;
     Ok(())
 }
@@ -83,7 +87,7 @@ fn write_part(
     let writer = CheckpointWriter::create(&inner, layout.clone(), &BTreeMap::new())?;
     fill(plan, part, &writer, watch)?;
     let model = &plan.models[part.side_files_of];
-    copy_side_files(model, &inner)?;
+    copy_side_files(model, plan.config.links, &inner)?;
     inner.write_file(CONFIG_FILE, &part.config.to_bytes())?;
     writer.finish()?;
     inner.commit()?;
@@ -256,11 +260,8 @@ impl Buffers {
     }
 }
 
-fn copy_side_files(model: &ModelDir, staging: &Staging) -> Result<(), MixError> {
-    let generation = model.path().join(GENERATION_CONFIG_FILE);
-    for path in model.tokenizer().paths().chain(generation.exists().then_some(generation)) {
-        let bytes = std::fs::read(&path).map_err(|source| MixError::Read { path: path.clone(), source })?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+fn copy_side_files(model: &ModelDir, links: Links, staging: &Staging) -> Result<(), MixError> {
+    for (name, bytes) in model.read_side_files(links)? {
         staging.write_file(&name, &bytes)?;
     }
     Ok(())
@@ -278,7 +279,7 @@ fn write_beside(plan: &MixPlan, staging: &Staging, files: &[Value], hashes: &Inp
         }
     }
     for part in plan.parts.iter().filter(|part| part.directory.is_empty()) {
-        copy_side_files(&plan.models[part.side_files_of], staging)?;
+        copy_side_files(&plan.models[part.side_files_of], plan.config.links, staging)?;
         staging.write_file(CONFIG_FILE, &part.config.to_bytes())?;
     }
     Ok(())

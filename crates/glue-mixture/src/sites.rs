@@ -3,8 +3,8 @@
 use crate::error::MixError;
 use crate::manifest;
 use crate::spec::{Level, Mixture, MixtureSpec, Pool, RouterKind, Routing, WholeSpec};
-use glue_tensor::Config;
 use glue_tensor::model_dir::CONFIG_FILE;
+use glue_tensor::{Config, files};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -88,7 +88,7 @@ impl Sites {
         let layers = config.num_layers().ok_or_else(|| missing("num_hidden_layers"))?;
         // Every layer of Mixtral's form has a gate, those that were not mixed too: to whoever runs or trains it, a copy of the
         // base's MLP for each expert is a mixed layer like the others.
-        let manifest = std::fs::read(dir.join(manifest::FILE)).ok();
+        let manifest = files::read(dir.join(manifest::FILE), files::CONFIG_BYTES).ok();
         let manifest: Value = manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
         let names: Option<Vec<String>> = serde_json::from_value(manifest["mixture"]["experts"].clone()).ok();
         let only: Vec<u64> = config

@@ -2,6 +2,7 @@
 
 use crate::error::MixError;
 use glue_tensor::Config;
+use glue_tensor::config::{MAX_EXPERTS, MAX_HIDDEN_SIZE};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +128,9 @@ impl Mixture {
         if experts.is_empty() {
             return Err(bad("experts", "there must be at least one"));
         }
+        if experts.len() > MAX_EXPERTS {
+            return Err(bad("experts", format!("there are {}, but at most {MAX_EXPERTS} are accepted", experts.len())));
+        }
         if let Some(i) = (1..experts.len()).find(|&i| experts[..i].contains(&experts[i])) {
             return Err(bad("experts", format!("`{}` comes twice", experts[i])));
         }
@@ -134,6 +138,12 @@ impl Mixture {
         let router = optional(config, "router")?.unwrap_or_default();
         if router == (RouterKind::Mlp { hidden_size: 0 }) {
             return Err(bad("router", "`hidden_size` must be at least 1"));
+        }
+        if let RouterKind::Mlp { hidden_size } = router
+            && hidden_size > MAX_HIDDEN_SIZE
+        {
+            let message = format!("`hidden_size` is {hidden_size}, but at most {MAX_HIDDEN_SIZE} is accepted");
+            return Err(bad("router", message));
         }
         let level = required(config, "level")?;
         if optional(config, "whole")?.unwrap_or(false) {

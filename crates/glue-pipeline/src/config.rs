@@ -1,11 +1,16 @@
 //! `zoo.yml`: which models, which tasks, and what may be changed about a run. Only models and tasks have to be there.
 
-use glue_metrics::cluster::DEFAULT_THRESHOLD;
+use glue_metrics::cluster::{DEFAULT_THRESHOLD, check_threshold};
+use glue_metrics::{METRICS, Metric, MetricsError};
 use glue_mixture::{Level, Pool, RouterKind, Routing};
 use glue_select::config::{BudgetConfig, ConfigError, StrategyConfig, Validation};
 use glue_select::space::SpaceConfig;
 use glue_select::strategy::StrategyRegistry;
+use glue_yaml::place_of;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A run, as a config says it. Paths in it start at its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,8 +68,7 @@ pub struct NamedModel {
 }
 
 /// Which tasks, and what their splits are for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "TasksText")]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TasksConfig {
     /// Directories or files, as `glue eval` takes them.
     pub paths: Vec<String>,
@@ -84,14 +88,6 @@ pub struct TasksConfig {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a path, a list of paths, or {path: PATH, ...} with keys of tasks")]
-enum TasksText {
-    One(String),
-    List(Vec<String>),
-    Whole(TasksMap),
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TasksMap {
     #[serde(deserialize_with = "one_or_more")]
@@ -104,15 +100,15 @@ struct TasksMap {
     router: String,
     #[serde(default = "test")]
     test: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "glue_yaml::positive_count")]
     limit: Option<usize>,
     #[serde(default)]
     allow_code_execution: bool,
 }
 
-impl From<TasksText> for TasksConfig {
-    fn from(text: TasksText) -> TasksConfig {
-        let of = |paths| TasksConfig {
+impl TasksConfig {
+    fn of(paths: Vec<String>) -> TasksConfig {
+        TasksConfig {
             paths,
             only: Vec::new(),
             proxy: proxy(),
@@ -120,20 +116,43 @@ impl From<TasksText> for TasksConfig {
             test: test(),
             limit: None,
             allow_code_execution: false,
-        };
-        match text {
-            TasksText::One(path) => of(vec![path]),
-            TasksText::List(paths) => of(paths),
-            TasksText::Whole(map) => TasksConfig {
-                only: map.only,
-                proxy: map.proxy,
-                router: map.router,
-                test: map.test,
-                limit: map.limit,
-                allow_code_execution: map.allow_code_execution,
-                ..of(map.path)
-            },
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for TasksConfig {
+    // Not an untagged enum, which would say of a wrong value neither where it is nor what it should be.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TasksConfig, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = TasksConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, a list of paths, or {path: PATH, ...} with keys of tasks")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<TasksConfig, E> {
+                Ok(TasksConfig::of(vec![path.into()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<TasksConfig, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(TasksConfig::of)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TasksConfig, A::Error> {
+                let map = TasksMap::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(TasksConfig {
+                    paths: map.path,
+                    only: map.only,
+                    proxy: map.proxy,
+                    router: map.router,
+                    test: map.test,
+                    limit: map.limit,
+                    allow_code_execution: map.allow_code_execution,
+                })
+            }
+        }
+        deserializer.deserialize_any(Reader)
     }
 }
 
@@ -240,13 +259,13 @@ impl MixtureConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     /// Seconds that searches may take, all together. Default: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     /// Memory for merged candidates, such as `4GiB`. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Parameters of the final model in all, such as `30e9`. Default: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub parameters: Option<f64>,
 }
 
@@ -310,13 +329,13 @@ impl ZooConfig {
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<ZooConfig, ConfigError> {
         let config: ZooConfig = glue_yaml::read(text, origin)?;
-        config.check(origin, strategies)?;
+        config.check(text, origin, strategies)?;
         Ok(config)
     }
 
-    fn check(&self, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
+    fn check(&self, text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
         let refuse = |key: &'static str, expected: &str, found: String| {
-            Err(ConfigError::Value { origin: origin.into(), key, expected: expected.into(), found })
+            Err(ConfigError::Value { place: place_of(text, origin, key), key, expected: expected.into(), found })
         };
         if self.models.is_empty() {
             return refuse("models", "at least one", "none".into());
@@ -335,6 +354,16 @@ impl ZooConfig {
                 "a split that nothing is decided by",
                 format!("`{test}`, which is used before"),
             );
+        }
+        let metric = &self.cluster.metric;
+        let Ok(metric) = Metric::find(metric) else {
+            let known: Vec<&str> = METRICS.iter().map(|metric| metric.name).collect();
+            return refuse("cluster.metric", &known.join(", "), format!("`{metric}`"));
+        };
+        if let Err(MetricsError::Threshold { threshold, expected }) =
+            check_threshold(metric.scale, self.cluster.threshold)
+        {
+            return refuse("cluster.threshold", expected, threshold.to_string());
         }
         let known: Vec<&str> = strategies.iter().map(|def| def.name).collect();
         if self.select.strategies.is_empty() {
@@ -362,11 +391,6 @@ impl ZooConfig {
         }
         if self.mixture.experts < 2 {
             return refuse("mixture.experts", "at least 2", self.mixture.experts.to_string());
-        }
-        for (key, limit) in [("limits.seconds", self.limits.seconds), ("limits.parameters", self.limits.parameters)] {
-            if let Some(limit) = limit.filter(|limit| !(limit.is_finite() && *limit > 0.0)) {
-                return refuse(key, "more than 0", limit.to_string());
-            }
         }
         Ok(())
     }

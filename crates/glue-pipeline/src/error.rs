@@ -1,5 +1,6 @@
 //! What can go wrong in a run.
 
+use crate::stage::Stage;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,14 @@ pub enum PipelineError {
         model: String,
         /// Why.
         error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No model of the zoo can be scored.
+    #[error("no model of the zoo could be scored; of `{model}`: {reason}")]
+    NoScores {
+        /// The first of them.
+        model: String,
+        /// Why.
+        reason: String,
     },
     /// Statistics of a model cannot be read.
     #[error("statistics: {0}")]
@@ -60,13 +69,29 @@ pub enum PipelineError {
         error: io::Error,
     },
     /// A file of the run is not what was written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {found}: the file is not what the run wrote", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// The stage that wrote it.
+        stage: Stage,
         /// What is wrong with it.
+        found: String,
+    },
+    /// What is to be written cannot be, such as a score that is NaN.
+    #[error("{}: {error}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         error: serde_json::Error,
     },
+    /// A file that a result gets a copy of cannot be read, or is a link that leads out of its model.
+    #[error(transparent)]
+    SideFile(#[from] glue_tensor::SideFileError),
+    /// A file of a model is not what it was when the run began. Stages that were finished before are kept.
+    #[error(transparent)]
+    Changed(#[from] glue_tensor::FileChanged),
     /// The output directory holds something else.
     #[error("{}: expected no such directory, an empty one, or one of this run with `--resume`; found {found}", path.display())]
     Occupied {
@@ -88,7 +113,7 @@ impl PipelineError {
         PipelineError::Io { path: path.into(), error }
     }
 
-    pub(crate) fn damaged(path: &Path, error: serde_json::Error) -> PipelineError {
-        PipelineError::Damaged { path: path.into(), error }
+    pub(crate) fn json(path: &Path, error: serde_json::Error) -> PipelineError {
+        PipelineError::Json { path: path.into(), error }
     }
 }

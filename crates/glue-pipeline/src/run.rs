@@ -2,7 +2,7 @@
 
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
-use crate::scores::{ModelScores, prepare, tasks};
+use crate::scores::{Scored, prepare, tasks};
 use crate::stage::{Stage, Stages, hash};
 use crate::stages::finish::{Finished, finish};
 use crate::stages::{candidates, compare, mixture, select, test};
@@ -12,8 +12,11 @@ use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::{AnyTextModel, Cancel};
 use glue_recipe::SharedExecutor;
 pub use glue_select::search::Registries;
+use glue_tensor::{Links, files, state};
 use serde_json::json;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +40,8 @@ pub struct RunOptions {
     pub memory: Option<u64>,
     /// What merges candidates and results. Default: the processor.
     pub executor: SharedExecutor,
+    /// Where links in a model's directory may lead to that a result gets a copy of. Default of such links: not out of it.
+    pub links: Links,
 }
 
 /// The text of a config, where it was read from, and what it says.
@@ -64,6 +69,7 @@ pub(crate) struct Context<'a> {
     pub(crate) cancel: Cancel,
     pub(crate) memory: Option<u64>,
     pub(crate) executor: SharedExecutor,
+    pub(crate) links: Links,
 }
 
 impl<'a> Context<'a> {
@@ -149,6 +155,9 @@ pub fn run(
     let directory = source.path.parent().unwrap_or(Path::new("")).to_path_buf();
     // Everything that can be refused is refused before the output is touched.
     let zoo = Zoo::open(config, &directory)?;
+    for model in &zoo.models {
+        model.dir.check_links(options.links)?;
+    }
     let tasks: Arc<[Task]> = tasks(&config.tasks, &directory)?.into();
     let _lock = claim(&options.out, options.resume)?;
     let context = Context {
@@ -163,6 +172,7 @@ pub fn run(
         cancel: options.cancel.clone(),
         memory: options.memory,
         executor: options.executor.clone(),
+        links: options.links,
     };
     stages(source, &context, options)
 }
@@ -174,7 +184,8 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let hashes = context.zoo.hashes();
     let names: Vec<_> = context.zoo.models.iter().map(|model| (&model.name, model.base)).collect();
     let identity = json!({ "models": hashes, "names": names });
-    let mut made = Stages::new(&options.out, identity, options.from, options.until);
+    context.zoo.check_unchanged()?;
+    let mut made = Stages::new(&options.out, identity, options.from, options.until, &context.zoo);
     let ended = |stage: Stage| Ok(Ended::Until(stage));
 
     go_on()?;
@@ -202,20 +213,25 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let prepared = prepare(&context.tasks, &config.tasks, &config.tasks.proxy, config.seed)?;
     let scoring = json!({ "proxy": prepared.content_hashes(), "seed": config.seed });
     let Some(singles) = made.run(Stage::Singles, scoring, &begin, |place| {
-        let mut all: Vec<ModelScores> = Vec::new();
+        let mut all: Vec<Scored> = Vec::new();
         for (i, model) in context.zoo.models.iter().enumerate() {
             let path = place.join(format!("model-{i}.json"));
-            let scores = match crate::stage::read_json(&path)? {
+            let scores = match crate::stage::read_json(&path, Stage::Singles)? {
                 Some(known) => known,
                 None => {
                     let scores = context.score(&model.name, &model.path, &prepared)?;
-                    crate::stage::write_json(&path, &json!(scores))?;
+                    crate::stage::write_json(&path, &scores)?;
                     scores
                 }
             };
             all.push(scores);
         }
-        Ok(all)
+        match all.iter().find_map(Scored::unscored) {
+            Some((model, why)) if all.iter().all(|scored| scored.scores().is_none()) => {
+                Err(PipelineError::NoScores { model: model.into(), reason: why.into() })
+            }
+            _ => Ok(all),
+        }
     })?
     else {
         return ended(Stage::Clusters);
@@ -226,7 +242,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         own["statistics"] = statistics;
     }
     let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
-        select::select(context, &clusters.result, &headers.result, &similarity.result, place)
+        select::select(context, &clusters.result, &headers.result, &similarity.result, &singles.result, place)
     })?
     else {
         return ended(Stage::Singles);
@@ -266,7 +282,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let sealed = test::Sealed::new(&decided.result, &decided.directory);
     let items = sealed.items(context)?;
     let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), &begin, |_| {
-        test::test(context, &sealed, &items, &found.result)
+        test::test(context, &sealed, &items, &singles.result, &found.result)
     })?
     else {
         return ended(Stage::Mixture);
@@ -293,35 +309,80 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
 }
 
 /// The lock of a run, held until it ends.
+///
+/// A run removes and replaces what is in its directory, so that only one is resumed that says itself, in its lock file, that it is
+/// a run, and that holds files and directories alone: a link would lead out of it.
 fn claim(out: &Path, resume: bool) -> Result<File, PipelineError> {
-    let io = |error| PipelineError::io(out, error);
+    let in_out = |error| PipelineError::io(out, error);
     let occupied = |found: &str| PipelineError::Occupied { path: out.into(), found: found.into() };
     let entries: Vec<String> = match fs::read_dir(out) {
         Ok(entries) => entries
             .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect::<Result<_, _>>()
-            .map_err(io)?,
+            .map_err(in_out)?,
         Err(_) if !out.exists() => Vec::new(),
-        Err(error) => return Err(io(error)),
+        Err(error) => return Err(in_out(error)),
     };
-    let is_run = entries.iter().any(|name| name == "stages" || name == LOCK);
-    match (entries.first(), is_run, resume) {
-        (None, ..) | (Some(_), true, true) => {}
-        (Some(_), true, false) => return Err(occupied("a run; give `--resume` to go on with it")),
-        (Some(first), false, _) => return Err(occupied(&format!("`{first}`"))),
-    }
-    fs::create_dir_all(out.join("stages")).map_err(io)?;
     let path = out.join(LOCK);
     let at = |error| PipelineError::io(&path, error);
-    let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(at)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(occupied("another process that works on it")),
-        Err(TryLockError::Error(error)) => Err(at(error)),
+    check_plain(out, LOCK)?;
+    check_plain(out, STAGES)?;
+    let marked = match files::read(&path, MARKER.len() as u64) {
+        // One that was killed at its start leaves a beginning, and nothing beside it.
+        Ok(found) => found == MARKER || MARKER.starts_with(&found) && entries.len() == 1,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => false,
+        Err(error) => return Err(at(error)),
+    };
+    match (entries.iter().min(), marked, resume) {
+        (None, ..) | (Some(_), true, true) => {}
+        (Some(_), true, false) => return Err(occupied("a run; give `--resume` to go on with it")),
+        (Some(first), false, _) => return Err(occupied(&format!("`{first}`, and no sign of a run"))),
     }
+    fs::create_dir_all(out).map_err(in_out)?;
+    let lock = state::open_lock(&path).map_err(at)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(occupied("another process that works on it")),
+        Err(TryLockError::Error(error)) => return Err(at(error)),
+    }
+    // Before anything else, so that whatever a killed process leaves is known.
+    lock.write_all_at(MARKER, 0).and_then(|()| lock.sync_all()).map_err(at)?;
+    fs::create_dir_all(out.join(STAGES)).map_err(in_out)?;
+    Ok(lock)
+}
+
+/// Refuses everything that no run leaves under `name` in its directory.
+fn check_plain(out: &Path, name: &str) -> Result<(), PipelineError> {
+    let mut open = vec![out.join(name)];
+    while let Some(path) = open.pop() {
+        let at = |error| PipelineError::io(&path, error);
+        let kind = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(at)?.file_type(),
+        };
+        if kind.is_dir() {
+            let entries = match fs::read_dir(&path) {
+                // A process that works on it has just moved it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(at)?,
+            };
+            for entry in entries {
+                open.push(entry.map_err(at)?.path());
+            }
+        } else if !kind.is_file() {
+            let inside = path.strip_prefix(out).unwrap_or(&path).display();
+            let found = format!("`{inside}`, which is {}: a run has only files and directories", files::describe(kind));
+            return Err(PipelineError::Occupied { path: out.into(), found });
+        }
+    }
+    Ok(())
 }
 
 const LOCK: &str = ".lock";
+const STAGES: &str = "stages";
+
+/// What the lock file says.
+const MARKER: &[u8] = b"glue run\n";
 
 /// A name for a run by its config.
 pub(crate) fn config_hash(source: &Source) -> String {

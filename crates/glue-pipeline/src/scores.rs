@@ -2,7 +2,7 @@
 
 use crate::config::TasksConfig;
 use crate::error::PipelineError;
-use glue_eval::{EvalOptions, LanguageModel, Prepared, Report, Task, Watch, load_tasks, select};
+use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Task, Watch, load_tasks, number, select};
 use glue_report as report;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -46,27 +46,85 @@ pub(crate) struct ModelScores {
     pub(crate) tasks: Vec<TaskItems>,
 }
 
+/// What came of scoring a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Scored {
+    /// Its scores, all of them finite.
+    Scores(ModelScores),
+    /// Why it has none: it computes what is no number.
+    Unscored {
+        /// Its name.
+        name: String,
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl Scored {
+    /// The scores, if there are any.
+    pub(crate) fn scores(&self) -> Option<&ModelScores> {
+        match self {
+            Scored::Scores(scores) => Some(scores),
+            Scored::Unscored { .. } => None,
+        }
+    }
+
+    /// Name and reason of a model without scores.
+    pub(crate) fn unscored(&self) -> Option<(&str, &str)> {
+        match self {
+            Scored::Scores(_) => None,
+            Scored::Unscored { name, reason } => Some((name, reason)),
+        }
+    }
+
+    /// The scores.
+    ///
+    /// # Errors
+    /// [`PipelineError::Run`] with the name of a model that has none.
+    pub(crate) fn required(self) -> Result<ModelScores, PipelineError> {
+        match self {
+            Scored::Scores(scores) => Ok(scores),
+            Scored::Unscored { name, reason } => Err(PipelineError::Run { model: name, error: reason.into() }),
+        }
+    }
+}
+
 /// What a model scores on a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TaskItems {
     pub(crate) task: String,
     pub(crate) metric: String,
     /// Turned so that more is better.
+    #[serde(with = "number")]
     pub(crate) value: f64,
+    #[serde(with = "number::optional")]
     pub(crate) stderr: Option<f64>,
     /// The main metric of each item, turned in the same way.
+    #[serde(with = "number::list")]
     pub(crate) items: Vec<f64>,
 }
 
 impl ModelScores {
-    /// Scores `model` on all items of `prepared`.
+    /// Scores `model` on all items of `prepared`. A model that computes what is no number, or whose score is infinite, has
+    /// no scores that anything could be decided by.
     pub(crate) fn of(
         name: &str,
         model: &dyn LanguageModel,
         prepared: &Prepared,
         watch: &dyn Watch,
-    ) -> Result<ModelScores, PipelineError> {
-        Ok(ModelScores::from_report(name, &prepared.evaluate(model, None, watch)?))
+    ) -> Result<Scored, PipelineError> {
+        let unscored = |reason| Ok(Scored::Unscored { name: name.into(), reason });
+        let scores = match prepared.evaluate(model, None, watch) {
+            Err(error @ (EvalError::NotANumber { .. } | EvalError::Undefined { .. })) => {
+                return unscored(error.to_string());
+            }
+            report => ModelScores::from_report(name, &report?),
+        };
+        match scores.tasks.iter().find(|task| !task.value.is_finite()) {
+            Some(task) => unscored(format!("task `{}`: its {} is {}", task.task, task.metric, task.value.abs())),
+            None => Ok(Scored::Scores(scores)),
+        }
     }
 
     fn from_report(name: &str, report: &Report) -> ModelScores {
@@ -78,7 +136,8 @@ impl ModelScores {
                 metric: task.main.clone(),
                 value: main.map_or(0.0, |metric| sign * metric.value),
                 stderr: main.and_then(|metric| metric.stderr),
-                items: task.items.iter().map(|item| sign * item.sum / item.weight).collect(),
+                // A text without a token weighs nothing.
+                items: task.items.iter().map(|item| sign * item.sum / item.weight.max(f64::MIN_POSITIVE)).collect(),
             }
         };
         ModelScores { name: name.into(), tasks: report.tasks.iter().map(task).collect() }

@@ -4,12 +4,18 @@
 //! stage may use to go on after it was killed; once all of it is on the disk it is renamed. What a stage depends on is its
 //! key: its part of the configuration, what was read, and the key of the stage before. A stage whose key is another one is
 //! thrown away, and with it, since their keys follow, all after it.
+//!
+//! Nothing is read back unchecked. Notes have a checksum ([`glue_tensor::state`]), and the manifest of a stage has those of
+//! all its files, weights among them. What does not match is refused: `--from STAGE` makes it anew.
 
 use crate::error::PipelineError;
-use glue_tensor::{ContentHash, abort_point, write_atomic};
+use crate::zoo::Zoo;
+use glue_tensor::{ContentHash, abort_point, files, state, write_atomic};
+use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,10 +112,23 @@ pub(crate) struct Made<T> {
     pub(crate) directory: PathBuf,
 }
 
+/// Hashes of files by their paths below a directory.
+pub(crate) type Hashes = BTreeMap<String, String>;
+
+/// What a finished stage is known by.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    key: Value,
+    /// Of all other files of the stage.
+    files: Hashes,
+}
+
 /// The stages of one run.
 #[derive(Debug)]
-pub(crate) struct Stages {
+pub(crate) struct Stages<'a> {
     root: PathBuf,
+    zoo: &'a Zoo,
     until: Stage,
     from: Option<Stage>,
     /// What everything depends on; after a stage, that it was made from this.
@@ -117,11 +136,17 @@ pub(crate) struct Stages {
     costs: Vec<(Stage, Cost)>,
 }
 
-impl Stages {
+impl<'a> Stages<'a> {
     /// The stages in `out`. Those from `from` on are made anew; none after `until` is made.
-    pub(crate) fn new(out: &Path, identity: Value, from: Option<Stage>, until: Option<Stage>) -> Stages {
+    pub(crate) fn new(
+        out: &Path,
+        identity: Value,
+        from: Option<Stage>,
+        until: Option<Stage>,
+        zoo: &'a Zoo,
+    ) -> Stages<'a> {
         let until = until.unwrap_or(Stage::Report);
-        Stages { root: out.join("stages"), until, from, chain: identity, costs: Vec::new() }
+        Stages { root: out.join("stages"), zoo, until, from, chain: identity, costs: Vec::new() }
     }
 
     /// What the stages took, in order.
@@ -145,28 +170,30 @@ impl Stages {
         self.chain = json!(hash(&key));
         let directory = self.root.join(stage.directory());
         let anew = self.from.is_some_and(|from| stage >= from);
-        if !anew && let Some(result) = self.found(&directory, &key)? {
+        if !anew && let Some(result) = self.found(stage, &directory, &key)? {
             begin(stage, true);
             return Ok(Some(Made { result, directory }));
         }
         begin(stage, false);
         remove(&directory)?;
         abort_point("earlier stage removed");
-        let place = self.work_directory(&directory, &key, anew)?;
+        let place = self.work_directory(stage, &directory, &key, anew)?;
         let start = Instant::now();
-        let result = work(&place)?;
+        let result = self.of_same_models(work(&place), &place)?;
         // Through text and back, so that what goes on from here is what a later run will find.
-        let text = serde_json::to_string_pretty(&result).map_err(|e| PipelineError::damaged(&place.join(RESULT), e))?;
-        let result = serde_json::from_str(&text).map_err(|e| PipelineError::damaged(&place.join(RESULT), e))?;
-        write_atomic(place.join(RESULT), text.as_bytes())?;
+        let path = place.join(RESULT);
+        let text = serde_json::to_string_pretty(&result).map_err(|e| PipelineError::json(&path, e))?;
+        let result = serde_json::from_str(&text).map_err(|e| PipelineError::json(&path, e))?;
+        write_atomic(&path, text.as_bytes())?;
         let cost = Cost {
             seconds: start.elapsed().as_secs_f64(),
             peak_memory: peak_memory(),
             disk: disk(&place).map_err(|e| PipelineError::io(&place, e))?,
             found: false,
         };
-        write_json(&place.join(COST), &json!(cost))?;
-        write_json(&place.join(MANIFEST), &json!({ "key": key, "result": hash(&text) }))?;
+        write_json(&place.join(COST), &cost)?;
+        let manifest = Manifest { key, files: hashes(&place)? };
+        write_json(&place.join(MANIFEST), &manifest)?;
         remove_file(&place.join(KEY))?;
         abort_point("stage complete");
         fs::rename(&place, &directory).map_err(|e| PipelineError::io(&directory, e))?;
@@ -176,26 +203,55 @@ impl Stages {
         Ok(Some(Made { result, directory }))
     }
 
-    fn found<T: DeserializeOwned>(&mut self, directory: &Path, key: &Value) -> Result<Option<T>, PipelineError> {
-        let Some(manifest) = read_json::<Value>(&directory.join(MANIFEST))? else { return Ok(None) };
-        let Some(text) = read(&directory.join(RESULT))? else { return Ok(None) };
-        if manifest["key"] != *key || manifest["result"] != json!(hash(&text)) {
+    /// `result`, if the models are those that `identity` stands for. If not, whatever is in `place` may be of others and is
+    /// removed, so that no later run goes on with it.
+    fn of_same_models<T>(&self, result: Result<T, PipelineError>, place: &Path) -> Result<T, PipelineError> {
+        match self.zoo.check_unchanged() {
+            Ok(()) => result,
+            Err(changed) => {
+                remove(place)?;
+                Err(changed.into())
+            }
+        }
+    }
+
+    /// The result of a stage that was made from the same, once all its files are known to be what was written.
+    fn found<T: DeserializeOwned>(
+        &mut self,
+        stage: Stage,
+        directory: &Path,
+        key: &Value,
+    ) -> Result<Option<T>, PipelineError> {
+        let path = directory.join(MANIFEST);
+        let Some(manifest) = read_json::<Manifest>(&path, stage)? else {
+            return match directory.join(RESULT).exists() {
+                false => Ok(None),
+                true => Err(PipelineError::Damaged { path, stage, found: "it is missing".into() }),
+            };
+        };
+        if manifest.key != *key {
             return Ok(None);
         }
+        check_files(directory, &manifest.files, stage)?;
         let path = directory.join(RESULT);
-        let result = serde_json::from_str(&text).map_err(|e| PipelineError::damaged(&path, e))?;
-        let stage = key["stage"].as_str().and_then(Stage::parse);
-        if let (Some(cost), Some(stage)) = (read_json::<Cost>(&directory.join(COST))?, stage) {
+        let text = files::read(&path, files::DATA_BYTES).map_err(|e| PipelineError::io(&path, e))?;
+        let result = serde_json::from_slice(&text).map_err(|e| PipelineError::json(&path, e))?;
+        if let Some(cost) = read_json::<Cost>(&directory.join(COST), stage)? {
             self.costs.push((stage, Cost { found: true, ..cost }));
         }
         Ok(Some(result))
     }
 
     /// The directory to work in, with what an interrupted attempt at the same left there.
-    fn work_directory(&self, directory: &Path, key: &Value, anew: bool) -> Result<PathBuf, PipelineError> {
+    fn work_directory(
+        &self,
+        stage: Stage,
+        directory: &Path,
+        key: &Value,
+        anew: bool,
+    ) -> Result<PathBuf, PipelineError> {
         let place = directory.with_extension("work");
-        let known = read_json::<Value>(&place.join(KEY))?;
-        if anew || known.as_ref() != Some(key) {
+        if anew || read_json::<Value>(&place.join(KEY), stage)?.as_ref() != Some(key) {
             remove(&place)?;
             fs::create_dir_all(&place).map_err(|e| PipelineError::io(&place, e))?;
             write_json(&place.join(KEY), key)?;
@@ -209,21 +265,63 @@ pub(crate) fn hash(content: &(impl ToString + ?Sized)) -> String {
     ContentHash::of(content.to_string().as_bytes()).to_string()
 }
 
-/// Writes a JSON document so that it is there whole or not at all.
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), PipelineError> {
-    Ok(write_atomic(path, format!("{value:#}\n").as_bytes())?)
+/// Writes a note, so that it is there whole or not at all, with a checksum.
+pub(crate) fn write_json(path: &Path, note: &impl Serialize) -> Result<(), PipelineError> {
+    let json = serde_json::to_string_pretty(note).map_err(|e| PipelineError::json(path, e))?;
+    Ok(write_atomic(path, state::seal(&json).as_bytes())?)
 }
 
-fn read(path: &Path) -> Result<Option<String>, PipelineError> {
-    match fs::read_to_string(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        text => text.map(Some).map_err(|e| PipelineError::io(path, e)),
+/// Reads a note that `stage` wrote; `None` when there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, stage: Stage) -> Result<Option<T>, PipelineError> {
+    let damaged = |found: String| PipelineError::Damaged { path: path.into(), stage, found };
+    let bytes = match files::read(path, files::DATA_BYTES) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        bytes => bytes.map_err(|e| PipelineError::io(path, e))?,
+    };
+    let json = state::unseal(&bytes).map_err(|error| damaged(error.to_string()))?;
+    serde_json::from_slice(json).map(Some).map_err(|error| damaged(error.to_string()))
+}
+
+/// Checks that a directory holds these files and no others.
+///
+/// # Errors
+/// [`PipelineError::Damaged`] with the first file that is not what was written.
+pub(crate) fn check_files(directory: &Path, written: &Hashes, stage: Stage) -> Result<(), PipelineError> {
+    let found = hashes(directory)?;
+    for name in written.keys().chain(found.keys()) {
+        let found = match (written.get(name), found.get(name)) {
+            (Some(written), Some(found)) if written == found => continue,
+            (Some(_), Some(_)) => "its checksum does not match",
+            (Some(_), None) => "it is missing",
+            (None, _) => "no such file was written",
+        };
+        return Err(PipelineError::Damaged { path: directory.join(name), stage, found: found.into() });
     }
+    Ok(())
 }
 
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, PipelineError> {
-    let Some(text) = read(path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|e| PipelineError::damaged(path, e))
+/// Hashes of all files below a directory, but those that say what it is made from.
+pub(crate) fn hashes(directory: &Path) -> Result<Hashes, PipelineError> {
+    let mut open = vec![directory.to_path_buf()];
+    let mut found = Vec::new();
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next).map_err(|e| PipelineError::io(&next, e))? {
+            let entry = entry.map_err(|e| PipelineError::io(&next, e))?;
+            match entry.file_type().map_err(|e| PipelineError::io(&next, e))?.is_dir() {
+                true => open.push(entry.path()),
+                false => found.push(entry.path()),
+            }
+        }
+    }
+    let own = [MANIFEST, KEY].map(|name| directory.join(name));
+    let hash = |path: &PathBuf| {
+        let name = path.strip_prefix(directory).unwrap_or(path).to_string_lossy().into_owned();
+        let hash = state::hash_file(path).map_err(|e| PipelineError::io(path, e))?;
+        Ok((name, hash.to_string()))
+    };
+    found.par_iter().filter(|path| !own.contains(path)).map(hash).collect()
 }
 
 fn remove(directory: &Path) -> Result<(), PipelineError> {

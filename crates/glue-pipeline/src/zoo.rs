@@ -2,7 +2,7 @@
 
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
-use glue_tensor::ModelDir;
+use glue_tensor::{FileChanged, ModelDir};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,11 @@ impl Zoo {
             models.push(ZooModel { name, path, base, dir });
         }
         Ok(Zoo { models })
+    }
+
+    /// Checks that every file of every model is still the one that was opened, and that nobody has written to it since.
+    pub(crate) fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.models.iter().try_for_each(|model| model.dir.check_unchanged())
     }
 
     /// What the files of all models hold, by name. All weights are read.

@@ -3,6 +3,7 @@
 use crate::plan::MergePlan;
 use crate::recipe::{Body, Recipe};
 use glue_merge::OperatorDef;
+use glue_report::markup::{code, fenced, inline};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -14,7 +15,12 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
     let mut card = front_matter(plan);
     let operator = plan.operator.def();
     // Writing to a string does not fail.
-    let _ = write!(card, "# {title}\n\nA merge of checkpoints made with Model-GLUE {}.\n", env!("CARGO_PKG_VERSION"));
+    let _ = write!(
+        card,
+        "# {}\n\nA merge of checkpoints made with Model-GLUE {}.\n",
+        inline(title),
+        env!("CARGO_PKG_VERSION")
+    );
     let _ = write!(card, "\n## Method\n\n{}", method(operator));
     if let Some(inner) = plan.operator.inner() {
         let _ = write!(card, "\nAround:\n\n{}", method(inner));
@@ -24,18 +30,18 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
         let is_base = plan.recipe.base.is_some() && i == plan.config_from;
         let base = if is_base { " (base)" } else { "" };
         let statistics =
-            model.statistics.as_ref().map(|statistics| format!(", with the statistics `{}`", statistics.name));
-        let _ = writeln!(card, "- `{}`{base}{}", model.name, statistics.unwrap_or_default());
+            model.statistics.as_ref().map(|statistics| format!(", with the statistics {}", code(&statistics.name)));
+        let _ = writeln!(card, "- {}{base}{}", code(&model.name), statistics.unwrap_or_default());
     }
-    let _ = write!(card, "\n## Recipe\n\n{}", recipe_block(&plan.recipe));
+    let _ = write!(card, "\n## Recipe\n\n{}", fenced("yaml", &plan.recipe.text));
     let _ = write!(card, "\nSeed {}. {}\n", plan.seed, layers(&plan.recipe));
     if !plan.dropped.is_empty() || !plan.notes.is_empty() {
         card.push_str("\n## Notes\n\n");
         for (tensor, why) in &plan.dropped {
-            let _ = writeln!(card, "- `{tensor}` was left out: {why}.");
+            let _ = writeln!(card, "- {} was left out: {}.", code(tensor), inline(why));
         }
         for note in &plan.notes {
-            let _ = writeln!(card, "- {note}.");
+            let _ = writeln!(card, "- {}.", inline(note));
         }
     }
     let _ = write!(card, "\n## Citation\n\n{}: {}.\n", operator.name, operator.reference);
@@ -75,11 +81,4 @@ fn layers(recipe: &Recipe) -> String {
         1 => "Layers from 1 slice.".into(),
         n => format!("Layers stacked from {n} slices."),
     }
-}
-
-/// The text of the recipe in a fence longer than any run of backticks in it.
-fn recipe_block(recipe: &Recipe) -> String {
-    let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-    let fence = "`".repeat(longest.max(2) + 1);
-    format!("{fence}yaml\n{}\n{fence}\n", recipe.text.trim_matches('\n'))
 }

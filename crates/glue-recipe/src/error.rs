@@ -2,7 +2,7 @@
 
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
-use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError};
+use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError, SideFileError};
 use glue_yaml::{Place, YamlError};
 use std::path::PathBuf;
 
@@ -389,6 +389,9 @@ pub enum RecipeError {
     /// Tokenizer files cannot be read.
     #[error(transparent)]
     TokenizerFiles(#[from] TokenizerFilesError),
+    /// A file that the output gets a copy of cannot be read, or is a link that leads out of its model.
+    #[error(transparent)]
+    SideFile(#[from] SideFileError),
     /// A chat template is given by a path that cannot be read.
     #[error("{place}: {}: {error}", path.display())]
     ChatTemplate {
@@ -490,6 +493,7 @@ impl RecipeError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Statistics { error, .. } => matches!(**error, CheckpointError::NotFound { .. }),
+            Self::SideFile(error) => matches!(error, SideFileError::LeadsOut { .. }),
             Self::TokenizerFiles(_) | Self::ChatTemplate { .. } | Self::Config { .. } => false,
             Self::Open { error, .. } => matches!(
                 **error,

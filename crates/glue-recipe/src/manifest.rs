@@ -7,6 +7,7 @@
 //! | `recipe` | the text of the recipe |
 //! | `operator`, `wraps` | name of the operator, and of the one it wraps |
 //! | `seed`, `dtype` | seed of random operators; type of the output, null where each tensor keeps its own |
+//! | `chat_template` | XXH3-128 of the chat template that the recipe asks for, null where it asks for none |
 //! | `inputs` | for each model: its name in the recipe, its path, that of its adapter if it has one, and for each file of either name, bytes and XXH3-128; the same of its statistics, where it has some |
 //! | `output` | files with bytes of data and number of tensors; elements in all |
 //! | `copied` | tensors taken over as they are, because they hold no floating-point numbers |
@@ -14,11 +15,11 @@
 //! | `notes` | what else there is to know |
 
 use crate::plan::MergePlan;
+use crate::run::RunError;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{Checkpoint, ContentHash, Dtype, Layout, adapter};
+use glue_tensor::{Checkpoint, ContentHash, Dtype, Layout, adapter, files};
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::io;
 use std::path::Path;
 
 /// File name of the manifest.
@@ -50,10 +51,11 @@ pub type InputHashes = Vec<ModelHashes>;
 /// Hashes every file that the output of `plan` depends on, several at once on the current rayon pool. Reads all of them.
 ///
 /// # Errors
-/// A file that cannot be read.
-pub fn hash_inputs(plan: &MergePlan) -> io::Result<InputHashes> {
+/// [`RunError::Read`] for a file that cannot be read.
+pub fn hash_inputs(plan: &MergePlan) -> Result<InputHashes, RunError> {
     let small = |path: &Path| {
-        let bytes = std::fs::read(path)?;
+        let bytes = files::read(path, files::DATA_BYTES)
+            .map_err(|source| RunError::Read { path: path.to_path_buf(), source })?;
         Ok(FileHash { name: file_name(path), n_bytes: bytes.len() as u64, hash: ContentHash::of(&bytes) })
     };
     let of = |checkpoint: &Checkpoint| -> Vec<FileHash> {
@@ -67,7 +69,7 @@ pub fn hash_inputs(plan: &MergePlan) -> io::Result<InputHashes> {
         .map(|model| {
             let config = model.dir.path().join(CONFIG_FILE);
             let others = rayon::iter::once(config).chain(model.dir.side_files());
-            let others: Vec<FileHash> = others.map(|path| small(&path)).collect::<io::Result<_>>()?;
+            let others: Vec<FileHash> = others.map(|path| small(&path)).collect::<Result<_, RunError>>()?;
             let mut files = of(model.dir.checkpoint());
             files.extend(others);
             if let Some(adapter) = &model.adapter {
@@ -113,7 +115,7 @@ pub fn is_current(existing: &Value, plan: &MergePlan, hashes: &InputHashes) -> b
         Some(value["inputs"].as_array()?.iter().flat_map(both).collect())
     };
     let same = |key: &&str| existing[*key] == identity[*key];
-    ["format", "tool", "version", "recipe", "operator", "wraps", "seed", "dtype"].iter().all(same)
+    ["format", "tool", "version", "recipe", "operator", "wraps", "seed", "dtype", "chat_template"].iter().all(same)
         && contents(existing) == contents(&identity)
 }
 
@@ -148,6 +150,7 @@ fn identity(plan: &MergePlan, hashes: &InputHashes) -> Value {
         "wraps": plan.operator.inner().map(|inner| inner.name),
         "seed": plan.seed,
         "dtype": plan.dtype.map(Dtype::torch_name),
+        "chat_template": plan.chat_template.as_ref().map(|text| ContentHash::of(text.as_bytes()).to_string()),
         "inputs": inputs,
     })
 }

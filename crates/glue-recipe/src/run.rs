@@ -6,9 +6,9 @@ use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
 use glue_merge::{BoxError, Executor, HostExecutor, Operator, Registry};
-use glue_tensor::model_dir::{CONFIG_FILE, GENERATION_CONFIG_FILE};
+use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
-use glue_tensor::{CheckpointWriter, Layout, Staging, Watch, WriteError};
+use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging, Watch, WriteError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -93,6 +93,12 @@ pub enum RunError {
     /// The chat template cannot be put into the tokenizer's files.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerFilesError),
+    /// A file that the output gets a copy of cannot be read.
+    #[error(transparent)]
+    SideFile(#[from] SideFileError),
+    /// A file of an input is not what it was when the merge was planned.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The watch asked for it.
     #[error("stopped; nothing was written")]
     Stopped,
@@ -106,19 +112,32 @@ pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions<'_>, watch: &d
     let staging = Staging::create(out_dir)?;
     let layout = Layout::new(plan.layout_specs(), options.max_shard_bytes, "model")?;
     let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
-    let hash = || {
-        hash_inputs(plan)
-            .map_err(|source| RunError::Read { path: plan.models[plan.config_from].dir.path().into(), source })
-    };
-    let (merged, hashes) = rayon::join(|| merge_into(plan, &Files { writer: &writer, watch }, options, watch), hash);
+    let merge = || merge_into(plan, &Files { writer: &writer, watch }, options, watch);
+    let (merged, hashes) = rayon::join(merge, || hash_inputs(plan));
     if watch.is_stopped() {
         return Err(RunError::Stopped);
     }
+    let written = finish(plan, &staging, &layout, writer, merged, hashes);
+    // Whatever failed may have failed because of an input that changed; and if nothing did, what was merged is what was
+    // hashed only if none has.
+    plan.check_unchanged()?;
+    written?;
+    staging.commit()?;
+    Ok(())
+}
+
+fn finish(
+    plan: &MergePlan,
+    staging: &Staging,
+    layout: &Layout,
+    writer: CheckpointWriter,
+    merged: Result<(), TensorError>,
+    hashes: Result<InputHashes, RunError>,
+) -> Result<(), RunError> {
     merged?;
     // Weights get their names last: until then, nothing opens what is there as a model.
-    write_beside(plan, &staging, &layout, &hashes?)?;
+    write_beside(plan, staging, layout, &hashes?)?;
     writer.finish()?;
-    staging.commit()?;
     Ok(())
 }
 
@@ -208,14 +227,12 @@ fn write_beside(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &I
 /// A file that cannot be read, or a tokenizer that the chat template cannot be put into.
 pub fn side_files(plan: &MergePlan) -> Result<BTreeMap<String, Vec<u8>>, RunError> {
     let mut files = BTreeMap::from([(CONFIG_FILE.to_string(), plan.config.to_bytes())]);
-    let tokenizer = plan.models[plan.tokenizer_from].dir.tokenizer();
-    let generation = plan.models[plan.config_from].dir.path().join(GENERATION_CONFIG_FILE);
-    for path in tokenizer.paths().chain(generation.exists().then_some(generation)) {
-        let bytes = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-        files.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes);
-    }
+    let tokenizer_from = &plan.models[plan.tokenizer_from].dir;
+    let config_from = &plan.models[plan.config_from].dir;
+    files.extend(tokenizer_from.read_tokenizer_files(plan.links)?);
+    files.extend(config_from.read_generation_config(plan.links)?);
     if let Some(template) = &plan.chat_template {
-        files.extend(tokenizer.with_chat_template(template)?);
+        files.extend(tokenizer_from.tokenizer().with_chat_template(template)?);
     }
     Ok(files)
 }

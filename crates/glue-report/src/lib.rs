@@ -33,6 +33,7 @@ mod format;
 mod html;
 mod json;
 mod markdown;
+pub mod markup;
 mod palette;
 pub mod pictures;
 mod sections;

@@ -4,7 +4,7 @@ use crate::check::check;
 use crate::data::{Cost, Report};
 use crate::document::{Block, Cell, Table};
 use crate::error::ReportError;
-use crate::format::printable;
+use crate::markup::{code, fenced, inline};
 use crate::sections;
 use crate::summary::lines;
 use std::fmt::Write;
@@ -47,8 +47,7 @@ fn written(block: &Block) -> String {
         Block::Note { text } => format!("\n> {}\n", inline(text)),
         Block::Table { table } => self::table(table),
         Block::Code { title, text, open: true } => {
-            let fence = "`".repeat(longest_run(text).max(2) + 1);
-            format!("\n{}:\n\n{fence}sh\n{}\n{fence}\n", inline(title), clean(text).trim_end_matches('\n'))
+            format!("\n{}:\n\n{}", inline(title), fenced("sh", text))
         }
         Block::Code { .. } | Block::Figures { .. } => String::new(),
     }
@@ -83,42 +82,6 @@ fn cell(cell: &Cell) -> String {
     text
 }
 
-/// `text` on one line, with everything that Markdown would take for markup escaped.
-fn inline(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in clean(text).chars() {
-        match c {
-            '\n' | '\r' | '\t' => escaped.push(' '),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '~' | '&' | '$' => {
-                escaped.push('\\');
-                escaped.push(c);
-            }
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-/// `text` as a code span on one line.
-fn code(text: &str) -> String {
-    let text = clean(text).replace(['\n', '\r'], " ");
-    if text.is_empty() {
-        return String::new();
-    }
-    let fence = "`".repeat(longest_run(&text) + 1);
-    let pad = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
-    format!("{fence}{pad}{text}{pad}{fence}")
-}
-
-/// Length of the longest run of backticks.
-fn longest_run(text: &str) -> usize {
-    text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
-}
-
-fn clean(text: &str) -> String {
-    text.chars().map(printable).collect()
-}
-
 #[cfg(test)]
 mod tests {
     //! Names that look like markup.
@@ -126,9 +89,6 @@ mod tests {
 
     #[test]
     fn markup_in_names_is_escaped() {
-        assert_eq!(inline("a|b_*<c>\n#"), "a\\|b\\_\\*\\<c\\> \\#");
-        assert_eq!(code("a`b"), "``a`b``");
-        assert_eq!(code("`a"), "`` `a ``");
         assert_eq!(cell(&Cell::code("x|y")), "`x\\|y`");
     }
 }

@@ -168,6 +168,9 @@ pub enum RouterError {
     /// A mixture cannot be read, or its gates cannot be written.
     #[error(transparent)]
     Mixture(Box<glue_mixture::MixError>),
+    /// A file of a model is not what it was when the model was opened.
+    #[error(transparent)]
+    Changed(#[from] glue_tensor::FileChanged),
     /// A model cannot be run.
     #[error(transparent)]
     Model(Box<LmError>),

@@ -7,9 +7,9 @@ use glue_eval::{
     evaluate,
 };
 use glue_lm::Tokenizer;
+use glue_tensor::files;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
 
 /// One item of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,7 @@ fn question(record: &Value) -> (String, Option<String>) {
 /// The skill that the file of a task names; the name of the task where it names none.
 pub fn skill(task: &Task) -> String {
     let named = || {
-        let map: Value = serde_json::from_slice(&fs::read(task.path()).ok()?).ok()?;
+        let map: Value = serde_json::from_slice(&files::read(task.path(), files::CONFIG_BYTES).ok()?).ok()?;
         map.get("skill")?.as_str().map(str::to_owned)
     };
     named().unwrap_or_else(|| task.name().to_owned())

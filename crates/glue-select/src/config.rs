@@ -3,10 +3,22 @@
 use crate::space::SpaceConfig;
 use crate::strategy::StrategyRegistry;
 use glue_search::Setting;
-use glue_yaml::YamlError;
+use glue_yaml::{Place, YamlError, place_of};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// The most processes that score candidates.
+pub const MAX_WORKERS: usize = 256;
+
+/// The most candidates that are scored at once in a process.
+const MAX_PARALLEL: usize = 1024;
+
+/// The most examples in a prompt.
+const MAX_FEWSHOT: usize = 10_000;
+
+/// Seconds in a year: longer than any command is waited for.
+const YEAR: f64 = 31_536_000.0;
 
 /// A search, as a config says it. Only models and tasks have to be there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +38,7 @@ pub struct SearchConfig {
     #[serde(default = "proxy")]
     pub split: String,
     /// The most items of each task. Default: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// Items held out to tell whether the search fits the others too closely. Default: a fifth; with an `evaluator` only
     /// another split can be held out.
@@ -49,7 +61,7 @@ pub struct SearchConfig {
     #[serde(default = "yes")]
     pub racing: bool,
     /// Candidates that are scored at once in a process; as many as memory allows, and no more than threads, when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub parallel: Option<usize>,
     /// Memory for merged candidates, such as `4GiB`. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +73,7 @@ pub struct SearchConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<String>,
     /// Seconds that command may take. Default: as long as it likes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub evaluator_timeout: Option<f64>,
     /// Whether programs that a model writes are run, in a sandbox, where a task needs it. Default: no.
     #[serde(default)]
@@ -160,7 +172,7 @@ pub struct BudgetConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluations: Option<u64>,
     /// Seconds, those of interrupted runs among them. Default: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }
 
@@ -261,10 +273,10 @@ pub enum ConfigError {
     #[error(transparent)]
     Text(#[from] YamlError),
     /// A value that will not do.
-    #[error("{origin}: `{key}`: expected {expected}, found {found}")]
+    #[error("{place}: `{key}`: expected {expected}, found {found}")]
     Value {
-        /// The file.
-        origin: String,
+        /// Where.
+        place: Place,
         /// The key.
         key: &'static str,
         /// What would do.
@@ -281,7 +293,7 @@ impl SearchConfig {
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<SearchConfig, ConfigError> {
         let mut config: SearchConfig = glue_yaml::read(text, origin)?;
-        config.check(origin, strategies)?;
+        config.check(text, origin, strategies)?;
         if let (Some(_), Validation::Share(_)) = (&config.evaluator, &config.validation) {
             // A command is told the name of a split, never which of its items.
             config.validation = Validation::Share(0.0);
@@ -289,10 +301,22 @@ impl SearchConfig {
         Ok(config)
     }
 
-    fn check(&self, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
+    fn check(&self, text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
         let refuse = |key: &'static str, expected: &str, found: String| {
-            Err(ConfigError::Value { origin: origin.into(), key, expected: expected.into(), found })
+            Err(ConfigError::Value { place: place_of(text, origin, key), key, expected: expected.into(), found })
         };
+        for (key, count, max) in [
+            ("workers", Some(self.workers), MAX_WORKERS),
+            ("parallel", self.parallel, MAX_PARALLEL),
+            ("num_fewshot", self.num_fewshot, MAX_FEWSHOT),
+        ] {
+            if let Some(count) = count.filter(|count| *count > max) {
+                return refuse(key, &format!("at most {max}"), count.to_string());
+            }
+        }
+        if let Some(seconds) = self.evaluator_timeout.filter(|seconds| *seconds > YEAR) {
+            return refuse("evaluator_timeout", &format!("at most {YEAR} seconds, a year"), seconds.to_string());
+        }
         if self.models.len() < 2 {
             return refuse("models", "two or more", self.models.len().to_string());
         }
@@ -311,17 +335,6 @@ impl SearchConfig {
         if let Some(unknown) = self.strategies.iter().find(|strategy| strategies.get(&strategy.name).is_err()) {
             let known: Vec<_> = strategies.iter().map(|def| def.name).collect();
             return refuse("strategies", &known.join(", "), format!("`{}`", unknown.name));
-        }
-        if self.limit == Some(0) {
-            return refuse("limit", "at least 1", "0".into());
-        }
-        if self.parallel == Some(0) {
-            return refuse("parallel", "at least 1", "0".into());
-        }
-        for (key, seconds) in [("budget.seconds", self.budget.seconds), ("evaluator_timeout", self.evaluator_timeout)] {
-            if let Some(seconds) = seconds.filter(|seconds| !(seconds.is_finite() && *seconds > 0.0)) {
-                return refuse(key, "more than 0", seconds.to_string());
-            }
         }
         if self.evaluator.is_some() && !self.only.is_empty() {
             return refuse("only", "nothing beside `evaluator`, which is given names in `tasks`", "names".into());
@@ -407,10 +420,18 @@ mod tests {
         says(&format!("{LEAST}validation: 0.7\n"), "expected a share from 0 to 0.5, found 0.7");
         says(&format!("{LEAST}racing: maybe\n"), "search.yml:3:");
         says("models: [a]\ntasks: [t]\n", "`models`: expected two or more, found 1");
+        says(&format!("{LEAST}workers: 10000\n"), "`workers`: expected at most 256, found 10000");
+        says(&format!("{LEAST}parallel: 10000\n"), "`parallel`: expected at most 1024, found 10000");
+        says(&format!("{LEAST}num_fewshot: 1000000\n"), "`num_fewshot`: expected at most 10000, found 1000000");
+        says(&format!("{LEAST}evaluator_timeout: 1e300\n"), "`evaluator_timeout`: expected at most 31536000 seconds");
         says("models: [a, a]\ntasks: [t]\n", "expected each model once, found `a` twice");
         says(&format!("{LEAST}base: b\n"), "found the base `b` among them");
         says(&format!("{LEAST}strategies: [greedy]\n"), "expected average, coefficient, similarity");
-        says(&format!("{LEAST}budget: {{seconds: 0}}\n"), "`budget.seconds`: expected more than 0, found 0");
+        says(&format!("{LEAST}budget: {{seconds: 0}}\n"), "search.yml:3:19: `budget.seconds`: ");
+        says(&format!("{LEAST}budget: {{seconds: -1}}\n"), "expected a positive number");
+        says(&format!("{LEAST}limit: 0\n"), "search.yml:3:8: `limit`: ");
+        says(&format!("{LEAST}limit: -1\n"), "expected a positive whole number");
+        says(&format!("{LEAST}parallel: 0\n"), "search.yml:3:11: `parallel`: ");
         says(&format!("{LEAST}budget: {{hours: 1}}\n"), "hours");
     }
 }

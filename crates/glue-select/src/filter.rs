@@ -43,8 +43,8 @@ pub struct ModelVerdict {
 pub struct Evidence<'a> {
     /// Its name.
     pub model: &'a str,
-    /// Its own scores.
-    pub single: Option<&'a Scores>,
+    /// Its own scores, or why it has none.
+    pub single: Result<&'a Scores, &'a str>,
     /// Its mean likeness to the others.
     pub likeness: Option<f64>,
     /// The scores of the average of it and the best model; none for the best itself.
@@ -53,18 +53,18 @@ pub struct Evidence<'a> {
 
 /// Judges all models of a zoo.
 pub fn judge(evidence: &[Evidence<'_>]) -> Vec<ModelVerdict> {
-    let averages: Vec<f64> = evidence.iter().filter_map(|of| of.single.map(|scores| scores.average)).collect();
+    let averages: Vec<f64> = evidence.iter().filter_map(|of| of.single.ok().map(|scores| scores.average)).collect();
     let best = evidence
         .iter()
-        .filter_map(|of| of.single)
+        .filter_map(|of| of.single.ok())
         .fold(None::<&Scores>, |best, scores| best.filter(|best| best.average >= scores.average).or(Some(scores)));
     let likeness: Vec<f64> = evidence.iter().filter_map(|of| of.likeness).collect();
     evidence
         .iter()
         .map(|of| {
-            let Some(single) = of.single else {
-                let reason = "it could not be scored: left out".to_string();
-                return ModelVerdict { model: of.model.into(), harmful: true, signs: Vec::new(), reason };
+            let single = match of.single {
+                Ok(single) => single,
+                Err(why) => return unscored(of.model, why),
             };
             let mut signs = Vec::new();
             if let Some((z, median)) = outlier(single.average, &averages)
@@ -99,6 +99,12 @@ pub fn judge(evidence: &[Evidence<'_>]) -> Vec<ModelVerdict> {
             ModelVerdict { model: of.model.into(), harmful, signs, reason }
         })
         .collect()
+}
+
+/// What is thought of a model without scores.
+pub(crate) fn unscored(model: &str, why: &str) -> ModelVerdict {
+    let reason = format!("it could not be scored: left out; {why}");
+    ModelVerdict { model: model.into(), harmful: true, signs: vec![why.into()], reason }
 }
 
 /// The modified z-score of `x` and the median, when it is an outlier to the lower side.
@@ -147,7 +153,7 @@ mod tests {
         let evidence: Vec<Evidence<'_>> = (0..rows.len())
             .map(|i| Evidence {
                 model: "m",
-                single: Some(&singles[i]),
+                single: Ok(&singles[i]),
                 likeness: Some(rows[i].1),
                 pair: pairs[i].as_ref(),
             })
@@ -186,8 +192,8 @@ mod tests {
     fn a_failure_is_left_out() {
         let ok = scores(0.5);
         let of = |single| Evidence { model: "m", single, likeness: None, pair: None };
-        let verdicts = judge(&[of(Some(&ok)), of(None)]);
+        let verdicts = judge(&[of(Ok(&ok)), of(Err("a log-likelihood is NaN"))]);
         assert_eq!(verdicts.iter().map(|verdict| verdict.harmful).collect::<Vec<_>>(), [false, true]);
-        assert_eq!(verdicts[1].reason, "it could not be scored: left out");
+        assert_eq!(verdicts[1].reason, "it could not be scored: left out; a log-likelihood is NaN");
     }
 }

@@ -1,9 +1,12 @@
 //! A journal: one line of JSON for everything that must not be lost, on the disk before work goes on.
 //!
 //! The first line is a header that says what the journal belongs to. Whoever opens it again must come with the same
-//! header. A process that is killed leaves at most one incomplete line, the last, and that one is cut off. The file is
-//! locked for as long as it is open, so that two processes never write to it.
+//! header. A process that is killed leaves at most one incomplete line, the last, and that one is cut off. Every line has
+//! a checksum of itself and of the lines before it ([`glue_tensor::state`]): a line that was changed, removed, repeated or
+//! moved is refused, never read. The file is locked for as long as it is open, so that two processes never write to it,
+//! and a symbolic link in its place is refused.
 
+use glue_tensor::state::{self, Chain};
 use glue_tensor::{abort_midway, abort_point};
 use serde_json::Value;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct Journal {
     path: PathBuf,
     file: File,
+    chain: Chain,
     /// Set when a line may have been written in part: nothing is appended behind it.
     broken: bool,
 }
@@ -43,17 +47,18 @@ pub enum JournalError {
         /// What differs, each as `key: was …, is …`.
         differences: Vec<String>,
     },
-    /// A line that is not the last cannot be read.
-    #[error("{}:{line}: expected a line of JSON, found {found}", path.display())]
+    /// A line that is not the last is not what was written.
+    #[error("{}:{line}: {found}: the line was changed, or lines before it were changed, removed or moved; restore the \
+             journal from a copy, or remove it to begin anew", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is there instead.
+        /// What is wrong with it.
         found: String,
     },
-    /// The system refused.
+    /// The system refused, or the file is none of a journal's kind, such as a symbolic link.
     #[error("{}: {error}", path.display())]
     Io {
         /// The file.
@@ -77,7 +82,7 @@ impl Journal {
             file => file.map_err(at)?,
         };
         lock(path, &file)?;
-        let mut journal = Journal { path: path.into(), file, broken: false };
+        let mut journal = Journal { path: path.into(), file, chain: Chain::default(), broken: false };
         journal.append(header)?;
         journal.sync_parent()?;
         Ok(journal)
@@ -90,17 +95,17 @@ impl Journal {
     /// [`JournalError`].
     pub fn resume(path: &Path, header: &Value) -> Result<(Journal, Vec<Value>), JournalError> {
         let at = |error| io_at(path, error);
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let file = match state::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Journal::create(path, header).map(|journal| (journal, Vec::new()));
             }
             file => file.map_err(at)?,
         };
         lock(path, &file)?;
-        let mut journal = Journal { path: path.into(), file, broken: false };
+        let mut journal = Journal { path: path.into(), file, chain: Chain::default(), broken: false };
         let mut bytes = Vec::new();
         journal.file.read_to_end(&mut bytes).map_err(at)?;
-        let (mut entries, sound) = read(path, &bytes)?;
+        let (mut entries, sound) = read(path, &bytes, &mut journal.chain)?;
         if sound < bytes.len() {
             journal.file.set_len(sound as u64).map_err(at)?;
         }
@@ -132,7 +137,7 @@ impl Journal {
         if self.broken {
             return Err(io_at(&self.path, io::Error::other("an earlier line could not be written")));
         }
-        let line = format!("{entry}\n");
+        let line = self.chain.seal(&entry.to_string());
         abort_midway("journal line half written", &mut self.file, line.as_bytes());
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
         abort_point("journal line synced");
@@ -161,18 +166,19 @@ fn lock(path: &Path, file: &File) -> Result<(), JournalError> {
 }
 
 /// The complete lines, and how many bytes they are.
-fn read(path: &Path, bytes: &[u8]) -> Result<(Vec<Value>, usize), JournalError> {
+fn read(path: &Path, bytes: &[u8], chain: &mut Chain) -> Result<(Vec<Value>, usize), JournalError> {
     let mut entries = Vec::new();
     let mut start = 0;
     while let Some(length) = bytes[start..].iter().position(|&byte| byte == b'\n') {
         let end = start + length + 1;
-        match serde_json::from_slice(&bytes[start..end]) {
+        let line = chain.unseal(&bytes[start..end]).map_err(|error| error.to_string());
+        match line.and_then(|json| serde_json::from_slice(json).map_err(|error| error.to_string())) {
             Ok(entry) => entries.push(entry),
             // A system that went down may have kept the length of the file and not its last bytes.
             Err(_) if end == bytes.len() => break,
-            Err(error) => {
+            Err(found) => {
                 let line = entries.len() + 1;
-                return Err(JournalError::Damaged { path: path.into(), line, found: error.to_string() });
+                return Err(JournalError::Damaged { path: path.into(), line, found });
             }
         }
         start = end;
@@ -256,10 +262,61 @@ mod tests {
         let held = Journal::resume(&path, &header()).expect("a journal");
         says(Journal::resume(&path, &header()).expect_err("it is locked"), "another process is writing to it");
         drop(held);
-        let mut damaged = bytes;
-        let second = damaged.iter().position(|&byte| byte == b'\n').expect("a line") + 1;
-        damaged[second] = b'?';
-        fs::write(&path, damaged).expect("a damaged journal");
-        says(Journal::resume(&path, &header()).expect_err("damage"), "journal.jsonl:2: expected a line of JSON");
+        let target = directory.path().join("target");
+        fs::rename(&path, &target).expect("a journal");
+        std::os::unix::fs::symlink(&target, &path).expect("a link");
+        says(Journal::create(&path, &header()).expect_err("a link"), "there is a journal already");
+        says(Journal::resume(&path, &header()).expect_err("a link"), "expected a regular file, found a symbolic link");
+        assert!(fs::read(&target).expect("a journal") == bytes);
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_changes_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("journal.jsonl");
+        let bytes = written(&path);
+        let (_, whole) = Journal::resume(&path, &header()).expect("a journal");
+        let last = bytes[..bytes.len() - 1].iter().rposition(|&byte| byte == b'\n').expect("lines");
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            for bit in [0, 3, 7] {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                fs::write(&path, damaged).expect("a damaged journal");
+                match Journal::resume(&path, &header()) {
+                    // Damage at the end is what a crash leaves: what was there is done again.
+                    Ok((_, entries)) => {
+                        assert!(at >= last, "byte {at}, bit {bit}");
+                        assert_eq!(entries, whole[..entries.len()]);
+                    }
+                    Err(error) => {
+                        let words = error.to_string();
+                        assert!(
+                            words.contains("journal.jsonl:") && words.contains("remove it to begin anew"),
+                            "{words}"
+                        );
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(refused, 3 * last);
+    }
+
+    #[test]
+    fn lines_that_were_removed_repeated_or_swapped_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("journal.jsonl");
+        let bytes = written(&path);
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
+        for (order, line) in [(&[0, 2, 3][..], 2), (&[0, 1, 1, 2, 3], 3), (&[0, 2, 1, 3], 2), (&[1, 2, 3], 1)] {
+            let text: Vec<u8> = order.iter().flat_map(|&i: &usize| lines[i].to_vec()).collect();
+            fs::write(&path, text).expect("another journal");
+            let error = Journal::resume(&path, &header()).expect_err("another journal").to_string();
+            assert!(
+                error.contains(&format!("journal.jsonl:{line}: the checksum does not match")),
+                "{order:?}: {error}"
+            );
+        }
     }
 }

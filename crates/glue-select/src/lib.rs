@@ -20,6 +20,7 @@ pub mod convergence;
 pub mod course;
 pub mod external;
 pub mod filter;
+mod guard;
 pub mod journal;
 pub mod likeness;
 pub mod local;

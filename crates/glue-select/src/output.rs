@@ -5,8 +5,9 @@ use crate::report::report;
 use crate::search::{Options, Timings};
 use crate::session::Setup;
 use crate::summary::Summary;
+use crate::zoo::Zoo;
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
-use glue_tensor::{Staging, WriteError};
+use glue_tensor::{FileChanged, Staging, WriteError};
 use std::path::{Path, PathBuf};
 
 /// The recipe of the best merge.
@@ -27,6 +28,9 @@ pub enum OutputError {
     /// The directory is taken, or cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A file of the models is not what it was when they were scored.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The best recipe cannot be merged again.
     #[error("the best recipe: {0}")]
     Recipe(String),
@@ -61,7 +65,7 @@ pub fn is_complete(out: &Path) -> bool {
 pub(crate) fn write(
     summary: &Summary,
     timings: &Timings,
-    setup: &Setup<'_>,
+    (setup, zoo): (&Setup<'_>, &Zoo),
     options: &Options<'_>,
     journal: &Path,
 ) -> Result<(), OutputError> {
@@ -78,6 +82,8 @@ pub(crate) fn write(
     let lines = std::fs::read(journal).map_err(|error| OutputError::Journal { path: journal.into(), error })?;
     staging.write_file(JOURNAL, &lines)?;
     staging.write_file(SUMMARY, json(serde_json::to_string_pretty(summary)).as_bytes())?;
+    // What was merged is what was scored.
+    zoo.check_unchanged()?;
     staging.commit()?;
     Ok(())
 }
@@ -94,7 +100,9 @@ fn merge(text: &str, setup: &Setup<'_>, options: &Options<'_>, out: &Path) -> Re
     };
     let recipes = Recipe::parse(text, RECIPE, setup.operators).map_err(|error| refuse(&error))?;
     let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("there is none".into()))?;
-    let plan = glue_recipe::plan(recipe, &PlanOptions::default()).map_err(|error| refuse(&error))?;
+    let mut from = PlanOptions::default();
+    from.links = options.links;
+    let plan = glue_recipe::plan(recipe, &from).map_err(|error| refuse(&error))?;
     let options = RunOptions { executor: options.executor.get(), ..RunOptions::default() };
     glue_recipe::run(&plan, out, &options, &glue_recipe::Unwatched).map_err(|error| refuse(&error))
 }

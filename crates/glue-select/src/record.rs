@@ -1,12 +1,12 @@
 //! What is known of candidates: the items that were asked, in memory and, where that is wished, on disk.
 //!
-//! A file holds one record: its key, and for each round and task the items as [`ItemScore::to_json`]
-//! has them. A file that cannot be read, or is of another key, counts as none and is replaced. Failing to write one
-//! costs time later and no result now.
+//! A file holds one record: its key, and the items of each round and task, with a checksum ([`glue_tensor::state`]). A file
+//! that cannot be read, does not match its checksum, or is of another key, counts as none and is replaced. Failing to write
+//! one costs time later and no result now.
 
 use glue_eval::ItemScore;
-use glue_tensor::write_atomic;
-use serde_json::{Value, json};
+use glue_tensor::{files, state, write_atomic};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -15,10 +15,11 @@ use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Counted up whenever the same key would mean other scores, or a file has another form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The items of one candidate: by round, and by task within.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Record {
     pub(crate) rounds: Vec<Vec<Vec<ItemScore>>>,
 }
@@ -53,7 +54,7 @@ impl Records {
         if let Some(record) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
             return record.clone();
         }
-        let read = || parse(&fs::read(self.path(hash)?).ok()?, hash);
+        let read = || parse(&files::read(self.path(hash)?, files::DATA_BYTES).ok()?, hash);
         read().unwrap_or_default()
     }
 
@@ -68,28 +69,23 @@ impl Records {
             }
             kept.clone_from(record);
         }
-        if let Some(path) = self.path(hash) {
-            let _ = write_atomic(&path, write(record, hash).as_bytes());
+        if let (Some(path), Ok(text)) = (self.path(hash), write(record, hash)) {
+            let _ = write_atomic(&path, text.as_bytes());
         }
     }
 }
 
-fn write(record: &Record, hash: u128) -> String {
-    let tasks = |tasks: &Vec<Vec<ItemScore>>| -> Value {
-        tasks.iter().map(|items| items.iter().map(ItemScore::to_json).collect::<Value>()).collect()
-    };
-    let rounds: Value = record.rounds.iter().map(tasks).collect();
-    json!({"version": VERSION, "key": format!("{hash:032x}"), "rounds": rounds}).to_string()
+/// What a file holds: version, key and record.
+type Entry<R> = (u32, String, R);
+
+fn write(record: &Record, hash: u128) -> serde_json::Result<String> {
+    let entry: Entry<&Record> = (VERSION, format!("{hash:032x}"), record);
+    Ok(state::seal(&serde_json::to_string(&entry)?))
 }
 
 fn parse(bytes: &[u8], hash: u128) -> Option<Record> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
-    if value.get("version")? != &json!(VERSION) || value.get("key")? != &json!(format!("{hash:032x}")) {
-        return None;
-    }
-    let items = |value: &Value| value.as_array()?.iter().map(ItemScore::from_json).collect::<Option<Vec<_>>>();
-    let tasks = |value: &Value| value.as_array()?.iter().map(items).collect::<Option<Vec<_>>>();
-    Some(Record { rounds: value.get("rounds")?.as_array()?.iter().map(tasks).collect::<Option<_>>()? })
+    let (version, key, record): Entry<Record> = serde_json::from_slice(state::unseal(bytes).ok()?).ok()?;
+    (version == VERSION && key == format!("{hash:032x}")).then_some(record)
 }
 
 #[cfg(test)]
@@ -114,10 +110,16 @@ mod tests {
         assert_eq!(open().get("a"), record);
         let file = fs::read_dir(directory.path().join("new")).unwrap().next().unwrap().unwrap().path();
         let whole = fs::read_to_string(&file).unwrap();
-        for broken in ["", "[]", &whole[..whole.len() / 2], &whole.replace("\"version\":1", "\"version\":0")] {
-            fs::write(&file, broken).unwrap();
-            assert_eq!(open().get("a"), Record::default(), "{broken}");
+        for at in 0..whole.len() {
+            let mut broken = whole.clone().into_bytes();
+            broken[at] ^= 1 << (at % 8);
+            fs::write(&file, &broken).unwrap();
+            assert_eq!(open().get("a"), Record::default(), "byte {at}");
+            fs::write(&file, &whole.as_bytes()[..at]).unwrap();
+            assert_eq!(open().get("a"), Record::default(), "{at} bytes");
         }
+        fs::write(&file, &whole).unwrap();
+        assert_eq!(open().get("a"), record);
         // Without a directory there is nothing but memory.
         let memory = Records::open(None).unwrap();
         memory.put("a", &record);

@@ -3,13 +3,20 @@
 use crate::contract::Scores;
 use crate::session::{Verdict, short};
 use crate::summary::{Row, Summary};
+use glue_report::markup::{code, inline};
 use std::fmt::Write;
 
 /// The report in Markdown.
 pub(crate) fn report(summary: &Summary) -> String {
     let mut text = String::from("# Search\n\n");
     let out = &mut text;
-    let _ = writeln!(out, "The best is what `{}` found: {}. {}\n", summary.best, best_words(summary), summary.reason);
+    let _ = writeln!(
+        out,
+        "The best is what {} found: {}. {}\n",
+        code(&summary.best),
+        best_words(summary),
+        inline(&summary.reason)
+    );
     let _ = writeln!(out, "`best.yml` is its recipe, for `glue merge`; `best` is the merged model.\n");
     let _ = writeln!(out, "## Strategies\n");
     let _ = writeln!(
@@ -21,9 +28,9 @@ pub(crate) fn report(summary: &Summary) -> String {
     let _ = writeln!(out, "|---|---|--:|--:|--:|--:|--:|--:|");
     for strategy in &summary.strategies {
         let name = if strategy.row.name == summary.best {
-            format!("**{}**", strategy.row.name)
+            format!("**{}**", inline(&strategy.row.name))
         } else {
-            strategy.row.name.clone()
+            inline(&strategy.row.name)
         };
         let saved = match strategy.items {
             0 => "–".to_string(),
@@ -32,21 +39,21 @@ pub(crate) fn report(summary: &Summary) -> String {
         let _ = writeln!(
             out,
             "| {name} | {} | {} | {} | {saved} |",
-            strategy.row.what,
+            inline(&strategy.row.what),
             averages(&strategy.row),
             strategy.evaluations
         );
     }
     for strategy in summary.strategies.iter().filter(|strategy| strategy.ended.is_some()) {
-        let _ =
-            writeln!(out, "\n`{}` ended early: {}.", strategy.row.name, strategy.ended.as_deref().unwrap_or_default());
+        let why = inline(strategy.ended.as_deref().unwrap_or_default());
+        let _ = writeln!(out, "\n{} ended early: {why}.", code(&strategy.row.name));
     }
     let _ = writeln!(
         out,
         "\n## Models by themselves\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|"
     );
     for model in &summary.models {
-        let _ = writeln!(out, "| {} | {} |", model.name, averages(model));
+        let _ = writeln!(out, "| {} | {} |", inline(&model.name), averages(model));
     }
     if let Some(best) = summary.best_row() {
         let _ = writeln!(out, "\n## Tasks\n\n| task | metric | search | validation |\n|---|---|--:|--:|");
@@ -54,13 +61,14 @@ pub(crate) fn report(summary: &Summary) -> String {
             let held =
                 best.row.validation.as_ref().and_then(|scores| scores.tasks.iter().find(|t| t.task == task.task));
             let held = held.map_or("–".into(), |held| format!("{:.4} of {}", held.value, held.n));
-            let _ = writeln!(out, "| {} | {} | {:.4} of {} | {held} |", task.task, task.metric, task.value, task.n);
+            let (name, metric) = (inline(&task.task), inline(&task.metric));
+            let _ = writeln!(out, "| {name} | {metric} | {:.4} of {} | {held} |", task.value, task.n);
         }
     }
     if !summary.filter.is_empty() {
         let _ = writeln!(out, "\n## Harmful models\n");
         for verdict in &summary.filter {
-            let _ = writeln!(out, "- {}: {}", verdict.model, verdict.reason);
+            let _ = writeln!(out, "- {}: {}", inline(&verdict.model), inline(&verdict.reason));
         }
     }
     let count = |verdict| summary.candidates.iter().filter(|tried| tried.verdict == verdict).count();
@@ -80,7 +88,7 @@ pub(crate) fn report(summary: &Summary) -> String {
 }
 
 fn best_words(summary: &Summary) -> String {
-    summary.best_row().map_or_else(String::new, |best| best.row.what.clone())
+    summary.best_row().map_or_else(String::new, |best| inline(&best.row.what))
 }
 
 fn averages(row: &Row) -> String {

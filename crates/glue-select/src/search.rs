@@ -3,7 +3,8 @@
 use crate::config::{SearchConfig, Validation};
 use crate::contract::{Candidate, Part, Scorer, Scores};
 use crate::course::{Budget, Course, Halt};
-use crate::filter::{Evidence, ModelVerdict, judge};
+use crate::filter::{Evidence, ModelVerdict, judge, unscored};
+use crate::guard::Guard;
 use crate::journal::{Journal, JournalError};
 use crate::likeness::Likeness;
 use crate::output::{self, OutputError};
@@ -14,6 +15,7 @@ use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
 use crate::zoo::{Zoo, ZooError, hash_tasks};
 use glue_recipe::SharedExecutor;
+use glue_tensor::{FileChanged, Links};
 use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -41,12 +43,18 @@ pub struct Options<'a> {
     pub budget: Budget,
     /// What merges the result: that of the scorer, so that the result has the scores of its candidate.
     pub executor: SharedExecutor,
+    /// Where links in a model's directory may lead to that the result gets a copy of. Default of such links: not out of it.
+    pub links: Links,
 }
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectError {
+    /// A file of the models or their statistics is not what it was when the search began. No score after that is in the
+    /// journal.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The models.
     #[error(transparent)]
     Zoo(#[from] ZooError),
@@ -195,11 +203,13 @@ impl<'a> Prepared<'a> {
             std::fs::create_dir_all(parent).map_err(|error| JournalError::Io { path: parent.into(), error })?;
         }
         let header = self.header()?;
+        self.zoo.check_unchanged()?;
+        let guard = Guard::new(scorer, self.zoo);
         let (journal, entries) = match options.resume {
             true => Journal::resume(&path, &header)?,
             false => (Journal::create(&path, &header)?, Vec::new()),
         };
-        let course = Course::new(scorer, journal, entries, options.budget).map_err(SelectError::Entry)?;
+        let course = Course::new(&guard, journal, entries, options.budget).map_err(SelectError::Entry)?;
         let mut run = Run {
             prepared: self,
             course,
@@ -210,10 +220,10 @@ impl<'a> Prepared<'a> {
             best: None,
             timings: Timings::default(),
         };
-        let summary = run.search(&header)?;
+        let summary = run.search(&header).map_err(|error| guard.changed().map_or(error, SelectError::Changed))?;
         let (mut timings, course) = (run.timings, run.course);
         timings.seconds = course.progress().seconds;
-        output::write(&summary, &timings, &self.setup, options, &path)?;
+        output::write(&summary, &timings, (&self.setup, self.zoo), options, &path)?;
         glue_tensor::abort_point("result of a search written");
         // The lock is held until the directory is there.
         drop(course.into_journal());
@@ -309,9 +319,10 @@ where
         let mut ended = None;
         let verdicts = match prepared.config.filter {
             true => self.filter(&singles, &mut ended)?,
-            false => Vec::new(),
+            // A model without scores is left out even so.
+            false => (0..n).filter(|&i| singles[i].is_none()).map(|i| self.unscored(i)).collect(),
         };
-        let harmful = |i: usize| verdicts.get(i).is_some_and(|verdict| verdict.harmful);
+        let harmful = |i: usize| verdicts.iter().any(|of| of.harmful && of.model == setup.members[i].name);
         let admitted: Vec<usize> = (0..n).filter(|&i| !harmful(i)).collect();
         let mut found: Vec<(String, Found)> = Vec::new();
         let mut rows: Vec<StrategyRow> = Vec::new();
@@ -409,6 +420,11 @@ where
         })
     }
 
+    /// The verdict on a model without scores. Models by themselves are what was tried first.
+    fn unscored(&self, i: usize) -> ModelVerdict {
+        unscored(&self.prepared.setup.members[i].name, &self.tried[i].reason)
+    }
+
     /// Looks for harmful models.
     fn filter(
         &mut self,
@@ -442,7 +458,7 @@ where
         let evidence: Vec<Evidence<'_>> = (0..n)
             .map(|i| Evidence {
                 model: &setup.members[i].name,
-                single: singles[i].as_ref(),
+                single: singles[i].as_ref().ok_or(self.tried[i].reason.as_str()),
                 likeness: mean(i),
                 pair: others.iter().position(|&other| other == i).and_then(|at| scores.get(at)?.as_ref()),
             })

@@ -6,9 +6,10 @@ use crate::recipe_text::Frame;
 use crate::session::{Member, Setup};
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
-use glue_tensor::{Checkpoint, ContentHash, ModelDir};
+use glue_tensor::{Checkpoint, ContentHash, FileChanged, Links, ModelDir, SideFileError};
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The models of a search.
@@ -115,6 +116,24 @@ impl Zoo {
         self.dirs.first().map_or(0, |dir| dir.checkpoint().total_bytes())
     }
 
+    /// Checks that every file of every model, of the base and of their statistics is still the one that was opened, and that
+    /// nobody has written to it since.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.dirs.iter().chain(&self.base).try_for_each(ModelDir::check_unchanged)?;
+        self.statistics.iter().try_for_each(Checkpoint::check_unchanged)
+    }
+
+    /// Checks that `links` allow the files that a merge of the models may get a copy of.
+    ///
+    /// # Errors
+    /// [`SideFileError`], which names the file and where it leads.
+    pub fn check_links(&self, links: Links) -> Result<(), SideFileError> {
+        self.dirs.iter().chain(&self.base).try_for_each(|dir| dir.check_links(links))
+    }
+
     /// What strategies are told.
     pub fn setup<'a>(
         &'a self,
@@ -178,11 +197,12 @@ pub fn hash_tasks(tasks: &[String]) -> Result<Value, ZooError> {
                 let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
                 let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
                 let mut files = Vec::new();
-                collect(root, &mut files, path.is_dir())?;
+                collect(root, &mut files, path.is_dir(), &mut HashSet::new())?;
                 files.sort();
                 let mut all = Vec::new();
                 for file in &files {
-                    let bytes = std::fs::read(file).map_err(|error| ZooError::Io { path: file.clone(), error })?;
+                    let bytes = glue_tensor::files::read(file, glue_tensor::files::DATA_BYTES)
+                        .map_err(|error| ZooError::Io { path: file.clone(), error })?;
                     let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned();
                     all.extend(format!("{name} {}\n", ContentHash::of(&bytes)).into_bytes());
                 }
@@ -194,14 +214,23 @@ pub fn hash_tasks(tasks: &[String]) -> Result<Value, ZooError> {
     Ok(Value::Object(hashes))
 }
 
-fn collect(directory: &Path, files: &mut Vec<PathBuf>, deep: bool) -> Result<(), ZooError> {
+/// `known` holds the directories that were looked into, so that links in a circle end.
+fn collect(
+    directory: &Path,
+    files: &mut Vec<PathBuf>,
+    deep: bool,
+    known: &mut HashSet<PathBuf>,
+) -> Result<(), ZooError> {
     let at = |error| ZooError::Io { path: directory.into(), error };
+    if !known.insert(directory.canonicalize().map_err(at)?) {
+        return Ok(());
+    }
     for entry in std::fs::read_dir(directory).map_err(at)? {
         let path = entry.map_err(at)?.path();
         if path.is_file() {
             files.push(path);
         } else if deep && path.is_dir() {
-            collect(&path, files, deep)?;
+            collect(&path, files, deep, known)?;
         }
     }
     Ok(())

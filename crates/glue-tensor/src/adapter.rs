@@ -23,6 +23,7 @@ pub use error::AdapterError;
 pub use write::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
+use crate::files::{self, FileChanged, FileVersion};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ pub struct Change {
 pub struct Adapter {
     path: PathBuf,
     config: AdapterConfig,
+    /// Of the configuration.
+    version: FileVersion,
     config_bytes: u64,
     config_hash: ContentHash,
     checkpoint: Checkpoint,
@@ -86,7 +89,8 @@ impl Adapter {
             Ok(_) => {}
         }
         let file = path.join(CONFIG_FILE);
-        let bytes = std::fs::read(&file).map_err(|error| match error.kind() {
+        let read = files::read_version(&file, files::CONFIG_BYTES);
+        let (bytes, version) = read.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => AdapterError::NoConfig { path: path.clone() },
             _ => AdapterError::Io { path: file.clone(), error },
         })?;
@@ -97,7 +101,7 @@ impl Adapter {
         })?;
         let changes = Classified::new(&checkpoint)?.changes(&config)?;
         let (config_bytes, config_hash) = (bytes.len() as u64, ContentHash::of(&bytes));
-        Ok(Adapter { path, config, config_bytes, config_hash, checkpoint, changes })
+        Ok(Adapter { path, config, version, config_bytes, config_hash, checkpoint, changes })
     }
 
     /// Whether the directory `path` holds an adapter and no model.
@@ -131,6 +135,15 @@ impl Adapter {
     /// The weights.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// Checks that configuration and weights are still the files that were opened, and that nobody has written to them.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.version.check()?;
+        self.checkpoint.check_unchanged()
     }
 
     /// What changes, by the name of the tensor in the model.

@@ -2,15 +2,16 @@
 //!
 //! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory
 //! can be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching
-//! the lost part kills this process (SIGBUS), and if it rewrites a file in place, values change underfoot. Checkpoints
-//! are therefore replaced by renaming, never rewritten, which is what [`crate::Staging`] does.
+//! the lost part kills this process ([`crate::mapped`] puts that into words), and if it rewrites a file in place, values
+//! change underfoot, which [`Checkpoint::check_unchanged`] tells at the end. Checkpoints are therefore replaced by renaming,
+//! never rewritten, which is what [`crate::Staging`] does.
 
 use crate::dtype::Dtype;
-use crate::header::{Header, HeaderError, parse_header};
-use memmap2::{Advice, Mmap};
+use crate::files::{self, FileChanged, FileVersion};
+use crate::header::{Header, HeaderError, MAX_NAME_BYTES, parse_header, shortened};
+use crate::mapped::Mapped;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -208,7 +209,7 @@ impl<'a> TensorView<'a> {
         let length = self.info.n_bytes();
         let (start, end) = (bytes.start.min(length), bytes.end.min(length));
         if start < end {
-            let _ = self.file.map.advise_range(Advice::WillNeed, self.info.range.start + start, end - start);
+            self.file.map.will_need(self.info.range.start + start..self.info.range.start + end);
         }
     }
 }
@@ -246,7 +247,8 @@ static OPENED: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub struct CheckpointFile {
     path: PathBuf,
-    map: Mmap,
+    version: FileVersion,
+    map: Mapped,
     serial: u64,
     metadata: BTreeMap<String, String>,
 }
@@ -272,36 +274,38 @@ impl CheckpointFile {
         &self.metadata
     }
 
+    /// The file as it was when it was opened.
+    pub fn version(&self) -> &FileVersion {
+        &self.version
+    }
+
     /// Hash of the whole file, header included. Reads all of it.
     pub fn content_hash(&self) -> ContentHash {
         ContentHash::of(&self.map)
     }
 
     fn open(path: PathBuf) -> Result<(CheckpointFile, Header), CheckpointError> {
-        let file = File::open(&path).map_err(|error| CheckpointError::Io { path: path.clone(), error })?;
-        let map = map_file(&file).map_err(|error| CheckpointError::Io { path: path.clone(), error })?;
+        let at = |error| CheckpointError::Io { path: path.clone(), error };
+        let file = files::open(&path).map_err(at)?;
+        // The map keeps the file alive, so that no other one can take its number while the version is in use.
+        let version = FileVersion::of(&path, &file.metadata().map_err(at)?);
+        let map = Mapped::new(&file, &path).map_err(at)?;
         match parse_header(&map, map.len() as u64) {
             Ok(mut header) => {
                 let metadata = std::mem::take(&mut header.metadata);
                 let serial = OPENED.fetch_add(1, Ordering::Relaxed);
-                Ok((CheckpointFile { path, map, serial, metadata }, header))
+                Ok((CheckpointFile { path, version, map, serial, metadata }, header))
             }
             Err(error) => Err(CheckpointError::Header { file: path, error }),
         }
     }
 }
 
-#[allow(unsafe_code)]
-fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is private to this module's types, read-only, and only ever seen as bytes, for which every
-    // value is valid. What remains is the hazard that the module documents: another process changing the file.
-    unsafe { Mmap::map(file) }
-}
-
 /// The tensors of one model, readable from any thread.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
+    index: Option<FileVersion>,
     files: Vec<CheckpointFile>,
     tensors: Vec<TensorInfo>,
 }
@@ -326,14 +330,15 @@ impl Checkpoint {
         } else {
             path.to_path_buf()
         };
-        let (files, mut tensors) = if entry.extension().is_some_and(|extension| extension == "json") {
-            open_index(&entry)?
+        let (index, files, mut tensors) = if entry.extension().is_some_and(|extension| extension == "json") {
+            let (index, files, tensors) = open_index(&entry)?;
+            (Some(index), files, tensors)
         } else {
             let (file, header) = CheckpointFile::open(entry)?;
-            (vec![file], infos(header, 0).collect())
+            (None, vec![file], infos(header, 0).collect())
         };
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Checkpoint { path: path.to_path_buf(), files, tensors })
+        Ok(Checkpoint { path: path.to_path_buf(), index, files, tensors })
     }
 
     /// The path it was opened by.
@@ -344,6 +349,15 @@ impl Checkpoint {
     /// The files, in the order of their names.
     pub fn files(&self) -> &[CheckpointFile] {
         &self.files
+    }
+
+    /// Checks that all files are still those that were opened, and that nobody has written to them since: what was read
+    /// from them in between, a hash included, is then of one and the same content.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.index.iter().chain(self.files.iter().map(CheckpointFile::version)).try_for_each(FileVersion::check)
     }
 
     /// Hash of all files, headers included. Reads all of them.
@@ -437,10 +451,18 @@ struct Index {
 }
 
 /// Opens every shard of an index and checks that the two agree on every name.
-fn open_index(path: &Path) -> Result<(Vec<CheckpointFile>, Vec<TensorInfo>), CheckpointError> {
+fn open_index(path: &Path) -> Result<(FileVersion, Vec<CheckpointFile>, Vec<TensorInfo>), CheckpointError> {
     let io_error = |error| CheckpointError::Io { path: path.to_path_buf(), error };
-    let index: Index = serde_json::from_slice(&std::fs::read(path).map_err(io_error)?)
-        .map_err(|e| CheckpointError::Index { file: path.to_path_buf(), message: e.to_string() })?;
+    let malformed = |message| CheckpointError::Index { file: path.to_path_buf(), message };
+    let (bytes, version) = files::read_version(path, files::CONFIG_BYTES).map_err(io_error)?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| malformed(shortened(&e.to_string())))?;
+    let mut names = index.weight_map.iter().flat_map(|(tensor, shard)| [tensor, shard]);
+    if let Some(name) = names.find(|name| name.len() > MAX_NAME_BYTES) {
+        let (name, length) = (shortened(name), name.len());
+        return Err(malformed(format!(
+            "`{name}` has {length} bytes, more than the {MAX_NAME_BYTES} allowed in a name"
+        )));
+    }
 
     let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
     for (tensor, shard) in &index.weight_map {
@@ -483,5 +505,5 @@ fn open_index(path: &Path) -> Result<(Vec<CheckpointFile>, Vec<TensorInfo>), Che
             return Err(CheckpointError::TensorNotInShard { file: path.to_path_buf(), tensor, shard });
         }
     }
-    Ok((files, tensors))
+    Ok((version, files, tensors))
 }

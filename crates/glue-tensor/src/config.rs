@@ -9,6 +9,8 @@
 //! order, and keys unknown here are carried along untouched.
 
 use crate::dtype::Dtype;
+use crate::files::{self, FileVersion};
+use crate::header::shortened;
 use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,6 +48,16 @@ pub enum ConfigError {
         /// What it holds, as JSON.
         found: String,
     },
+    /// A count is beyond what any model has.
+    #[error("`{key}` in the configuration is {found}, but at most {max} is accepted; correct the configuration")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// What it holds.
+        found: u64,
+        /// The bound.
+        max: u64,
+    },
     /// The number of layers is needed and not given.
     #[error("the configuration does not say how many layers there are (looked for {LAYER_COUNT:?})")]
     NoLayerCount,
@@ -79,6 +91,45 @@ const PER_LAYER: &[&str] =
 const LAYER_NUMBERS: &[&str] = &["mlp_only_layers"];
 /// How many of the first layers something holds for.
 const FIRST_LAYERS: &[&str] = &["max_window_layers", "first_k_dense_replace"];
+
+/// Counts of experts.
+const EXPERTS: &[&str] = &[
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "n_shared_experts",
+    "num_experts_per_tok",
+];
+/// Other widths and lengths.
+const EXPERT_SIZE: &[&str] = &["moe_intermediate_size", "shared_expert_intermediate_size"];
+const OTHER_POSITIONS: &[&str] = &["original_max_position_embeddings", "sliding_window"];
+
+/// Most layers of a model, and the highest number of a layer in the name of a tensor plus one.
+pub const MAX_LAYERS: usize = 10_000;
+
+/// Most experts of a layer or of a mixture.
+pub const MAX_EXPERTS: usize = 10_000;
+
+/// Largest width of the residual stream, or of another hidden layer outside of MLPs.
+pub const MAX_HIDDEN_SIZE: usize = 10_000_000;
+
+/// Far more than any model has, and so little that work and memory in proportion to one of them are no harm: the sizes of
+/// tensors follow from products, and those are compared with the checkpoint.
+const BOUNDS: &[(&[&str], u64)] = &[
+    (LAYER_COUNT, MAX_LAYERS as u64),
+    (FIRST_LAYERS, MAX_LAYERS as u64),
+    (EXPERTS, MAX_EXPERTS as u64),
+    (HEADS, 100_000),
+    (KV_HEADS, 100_000),
+    (HEAD_DIM, 100_000),
+    (HIDDEN_SIZE, MAX_HIDDEN_SIZE as u64),
+    (INTERMEDIATE_SIZE, 100_000_000),
+    (EXPERT_SIZE, 100_000_000),
+    (VOCAB_SIZE, 100_000_000),
+    (MAX_POSITIONS, 1_000_000_000_000),
+    (OTHER_POSITIONS, 1_000_000_000_000),
+];
 
 /// What transformers assumes of `tie_word_embeddings` when the key is absent, by model type.
 const TIED_BY_DEFAULT: &[&str] =
@@ -130,18 +181,25 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Io`], [`ConfigError::Json`], and those of [`Config::from_value`].
     pub fn open(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
+        Ok(Config::open_version(path)?.0)
+    }
+
+    /// [`Config::open`], and the version of the file that was read.
+    pub(crate) fn open_version(path: impl AsRef<Path>) -> Result<(Config, FileVersion), ConfigError> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| ConfigError::Io { path: path.to_path_buf(), error })?;
+        let (bytes, version) = files::read_version(path, files::CONFIG_BYTES)
+            .map_err(|error| ConfigError::Io { path: path.to_path_buf(), error })?;
         let value = serde_json::from_slice(&bytes)
             .map_err(|e| ConfigError::Json { path: path.to_path_buf(), message: e.to_string() })?;
-        Config::from_value(value)
+        Ok((Config::from_value(value)?, version))
     }
 
     /// Takes `value` as a configuration.
     ///
     /// # Errors
     /// [`ConfigError::NotAnObject`]; [`ConfigError::WrongType`] when a key that has an accessor here holds neither null
-    /// nor what the accessor returns, so that no accessor takes a malformed value for an absent one.
+    /// nor what the accessor returns, so that no accessor takes a malformed value for an absent one;
+    /// [`ConfigError::TooLarge`] for a count beyond what any model has.
     pub fn from_value(value: Value) -> Result<Config, ConfigError> {
         let Value::Object(root) = value else {
             return Err(ConfigError::NotAnObject);
@@ -359,6 +417,12 @@ impl Config {
         keys.iter().find_map(|key| self.get(key))
     }
 
+    /// What `key` holds at the top and in the language part.
+    fn both<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+        let sections = [Some(&self.root), self.text_section()].into_iter().flatten();
+        sections.filter_map(|section| section.get(key)).collect::<Vec<_>>().into_iter()
+    }
+
     fn count(&self, keys: &[&str]) -> Option<usize> {
         self.find(keys)?.as_u64()?.try_into().ok()
     }
@@ -377,6 +441,7 @@ impl Config {
             FIRST_LAYERS,
         ];
         let strings = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+        let per_layer = |value: &Value| value.as_array().is_some_and(|list| list.len() <= MAX_LAYERS);
         let rules: [(&[&[&str]], &'static str, Test); 7] = [
             (&counts, "a whole number", Value::is_u64),
             (&[ROPE_THETA, PARTIAL_ROTARY, &["rope_local_base_freq"]], "a number", Value::is_number),
@@ -384,19 +449,20 @@ impl Config {
             (&[&["tie_word_embeddings"]], "true or false", Value::is_boolean),
             (&[&["architectures"]], "a list of strings", strings),
             (&[&["rope_parameters", "rope_scaling", "text_config"]], "an object", Value::is_object),
-            (&[PER_LAYER, LAYER_NUMBERS], "a list", Value::is_array),
+            (&[PER_LAYER, LAYER_NUMBERS], "a list with at most an entry for each layer, and at most 10000", per_layer),
         ];
         for (groups, expected, test) in rules {
             for key in groups.iter().copied().flatten() {
-                let sections = [Some(&self.root), self.text_section()].into_iter().flatten();
-                for value in sections.filter_map(|section| section.get(*key)) {
-                    if !value.is_null() && !test(value) {
-                        return Err(ConfigError::WrongType {
-                            key: key.to_string(),
-                            expected,
-                            found: value.to_string(),
-                        });
-                    }
+                if let Some(value) = self.both(key).find(|value| !value.is_null() && !test(value)) {
+                    let found = shortened(&value.to_string());
+                    return Err(ConfigError::WrongType { key: key.to_string(), expected, found });
+                }
+            }
+        }
+        for &(keys, max) in BOUNDS {
+            for key in keys {
+                if let Some(found) = self.both(key).filter_map(Value::as_u64).find(|&found| found > max) {
+                    return Err(ConfigError::TooLarge { key: key.to_string(), found, max });
                 }
             }
         }

@@ -2,11 +2,15 @@
 //!
 //! A model directory or a config folder may hold anything under any name: a link to a device that never ends, a pipe that
 //! nobody writes to, a file of a terabyte. [`open`] accepts regular files only and never waits for one, and [`read`] and
-//! [`read_to_string`] stop at a limit, so that what is read is bounded before it is in memory.
+//! [`read_to_string`] stop at a limit, so that what is read is bounded before it is in memory. Only a file that somebody
+//! names on the command line may be a pipe: [`read_named`].
+//!
+//! A file may also change while it is in use. [`FileVersion`] remembers what was opened and tells at the end whether it is
+//! still there unchanged.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Enough for every `config.json`, recipe, manifest or index that is written in earnest; in bytes.
 pub const CONFIG_BYTES: u64 = 64 << 20;
@@ -35,7 +39,25 @@ pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
 /// # Errors
 /// As [`open`], and [`ErrorKind::FileTooLarge`] for a file of more than `max_bytes`, or one that grows beyond that.
 pub fn read(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Vec<u8>> {
+    read_open(open(path)?, max_bytes)
+}
+
+/// All bytes of a regular file, and the version of it that they are.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_version(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<(Vec<u8>, FileVersion)> {
+    let path = path.as_ref();
     let file = open(path)?;
+    let version = FileVersion::of(path, &file.metadata()?);
+    Ok((read_open(file, max_bytes)?, version))
+}
+
+/// All bytes of `file`, from where it stands.
+///
+/// # Errors
+/// What the system says, and [`ErrorKind::FileTooLarge`] for more than `max_bytes`.
+pub fn read_open(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     if length > max_bytes {
         return Err(too_large(max_bytes));
@@ -53,10 +75,100 @@ pub fn read(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`], and [`ErrorKind::InvalidData`] for bytes that are not UTF-8.
 pub fn read_to_string(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<String> {
-    String::from_utf8(read(path, max_bytes)?).map_err(|error| {
+    utf8(read(path, max_bytes)?)
+}
+
+/// All text of a file that the user named on the command line. It may be a pipe (`/dev/stdin`, a process substitution),
+/// which is waited for.
+///
+/// # Errors
+/// What the system says, [`ErrorKind::FileTooLarge`] for more than `max_bytes`, and [`ErrorKind::InvalidData`] for bytes
+/// that are not UTF-8.
+pub fn read_named(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<String> {
+    utf8(read_open(File::open(path)?, max_bytes)?)
+}
+
+fn utf8(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         io::Error::new(ErrorKind::InvalidData, format!("not valid UTF-8 at byte {at}"))
     })
+}
+
+/// A file as it was when it was opened: which one it is, how long, and when it was last modified.
+///
+/// Times are those of the file system, in nanoseconds. The time of the last status change is among them, which no program
+/// can set back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileVersion {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    n_bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileVersion {
+    /// The version with the given metadata, to be looked up by `path` later.
+    pub fn of(path: impl Into<PathBuf>, metadata: &Metadata) -> FileVersion {
+        use std::os::unix::fs::MetadataExt;
+        FileVersion {
+            path: path.into(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            n_bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether both are of one file, whatever happened to it in between.
+    pub fn is_same_file(&self, other: &FileVersion) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Checks that the path leads to the same file, and that nobody has written to it since.
+    ///
+    /// # Errors
+    /// [`FileChanged`], which names the file.
+    pub fn check(&self) -> Result<(), FileChanged> {
+        let change = |change: String| FileChanged { path: self.path.clone(), change };
+        let now = std::fs::metadata(&self.path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => change("it was removed or renamed".into()),
+            _ => change(format!("it cannot be looked at any more: {error}")),
+        })?;
+        let now = FileVersion::of(&self.path, &now);
+        if *self == now {
+            return Ok(());
+        }
+        Err(change(match () {
+            () if !self.is_same_file(&now) => "another file has taken its place".into(),
+            () if self.n_bytes != now.n_bytes => format!("it had {} bytes and has {} now", self.n_bytes, now.n_bytes),
+            () if self.modified != now.modified => "somebody has written to it".into(),
+            () => "its status (links, owner, mode or times) has changed".into(),
+        }))
+    }
+}
+
+/// A file is not what it was when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: the file changed while it was in use: {change}; run the command again when nothing writes to it", path.display())]
+pub struct FileChanged {
+    path: PathBuf,
+    change: String,
+}
+
+impl FileChanged {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 fn check_regular(metadata: &Metadata) -> io::Result<()> {
@@ -68,7 +180,7 @@ fn check_regular(metadata: &Metadata) -> io::Result<()> {
 }
 
 /// The kind of a file in words, with its article.
-pub(crate) fn describe(kind: FileType) -> &'static str {
+pub fn describe(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
     match () {
         () if kind.is_file() => "a regular file",
@@ -104,6 +216,51 @@ mod tests {
         assert_eq!(read(root.path().join("none"), 3).unwrap_err().kind(), ErrorKind::NotFound);
         fs::write(&file, b"a\xff").unwrap();
         assert!(read_to_string(&file, 4).unwrap_err().to_string().contains("not valid UTF-8 at byte 1"));
+    }
+
+    #[test]
+    fn a_version_tells_every_kind_of_change() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        let version = || {
+            fs::write(&file, "text").unwrap();
+            read_version(&file, 4).unwrap().1
+        };
+        let check = |change: &dyn Fn(), expected: &str| {
+            let version = version();
+            version.check().unwrap();
+            // The clock of a file system has a grain of a few milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            change();
+            let error = version.check().unwrap_err();
+            assert_eq!(error.path(), file);
+            assert!(error.to_string().contains(expected), "{error}");
+        };
+        check(&|| fs::write(&file, "longer text").unwrap(), "it had 4 bytes and has 11 now");
+        check(&|| fs::write(&file, "TEXT").unwrap(), "somebody has written to it");
+        check(&|| fs::remove_file(&file).unwrap(), "it was removed or renamed");
+        let replace = || {
+            fs::write(root.path().join("other"), "text").unwrap();
+            fs::rename(root.path().join("other"), &file).unwrap();
+        };
+        check(&replace, "another file has taken its place");
+        let set_back = || {
+            let modified = fs::metadata(&file).unwrap().modified().unwrap();
+            fs::write(&file, "TEXT").unwrap();
+            File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+        };
+        check(&set_back, "its status");
+    }
+
+    #[test]
+    fn a_file_on_the_command_line_may_be_a_pipe_but_has_a_limit() {
+        let error = read_named("/dev/zero", 1000).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+        let (reader, mut writer) = io::pipe().unwrap();
+        io::Write::write_all(&mut writer, b"text").unwrap();
+        drop(writer);
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(read_named(path, 4).unwrap(), "text");
     }
 
     #[test]

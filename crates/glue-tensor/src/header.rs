@@ -4,7 +4,7 @@
 //! its type, shape and byte range in the data, and may map `__metadata__` to strings.
 //!
 //! Refused, besides what is not such a file: a header beyond the end of the file or above [`MAX_HEADER_BYTES`], a name
-//! given twice, an unknown type, a range that is reversed or disagrees with type and shape, ranges that overlap or
+//! given twice or longer than [`MAX_NAME_BYTES`], more than [`MAX_DIMENSIONS`], an unknown type, a range that is reversed or disagrees with type and shape, ranges that overlap or
 //! leave a hole, data that the ranges do not cover to the last byte, metadata that is not strings.
 
 use crate::dtype::Dtype;
@@ -16,6 +16,12 @@ use std::ops::Range;
 
 /// The longest header that is accepted, in bytes of JSON; the same limit as the reference implementation's.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// The longest name of a tensor that is accepted, in bytes. Names stand in every message, table and output.
+pub const MAX_NAME_BYTES: usize = 1024;
+
+/// Most dimensions of a tensor; the same limit as PyTorch's.
+pub const MAX_DIMENSIONS: usize = 64;
 
 /// The key that is not a tensor.
 pub(crate) const METADATA: &str = "__metadata__";
@@ -81,6 +87,22 @@ pub enum HeaderError {
     Json {
         /// What the JSON parser says, with line and column.
         message: String,
+    },
+    /// A name is longer than [`MAX_NAME_BYTES`].
+    #[error("the name of tensor `{tensor}` has {length} bytes, more than the {MAX_NAME_BYTES} allowed")]
+    NameTooLong {
+        /// Its beginning.
+        tensor: String,
+        /// Its length.
+        length: usize,
+    },
+    /// A shape has more than [`MAX_DIMENSIONS`].
+    #[error("tensor `{tensor}` has {found} dimensions, more than the {MAX_DIMENSIONS} allowed")]
+    TooManyDimensions {
+        /// The tensor.
+        tensor: String,
+        /// Dimensions.
+        found: usize,
     },
     /// Two entries have the same name.
     #[error("tensor `{tensor}` appears twice in the header")]
@@ -202,8 +224,12 @@ pub fn parse_header(prefix: &[u8], file_len: u64) -> Result<Header, HeaderError>
     if !json.starts_with('{') {
         return Err(HeaderError::Json { message: "it does not begin with `{`".to_string() });
     }
-    let raw: RawHeader = serde_json::from_str(json).map_err(|e| HeaderError::Json { message: e.to_string() })?;
+    let raw: RawHeader =
+        serde_json::from_str(json).map_err(|e| HeaderError::Json { message: shortened(&e.to_string()) })?;
 
+    if let Some((name, _)) = raw.entries.iter().find(|(name, _)| name.len() > MAX_NAME_BYTES) {
+        return Err(HeaderError::NameTooLong { tensor: shortened(name), length: name.len() });
+    }
     let mut names = HashSet::with_capacity(raw.entries.len());
     if let Some((name, _)) = raw.entries.iter().find(|(name, _)| !names.insert(name.as_str())) {
         return Err(HeaderError::DuplicateName { tensor: name.clone() });
@@ -216,11 +242,23 @@ pub fn parse_header(prefix: &[u8], file_len: u64) -> Result<Header, HeaderError>
     Ok(Header { tensors, metadata: raw.metadata, data_start })
 }
 
+/// `text` as it is, or its beginning and an ellipsis where it is long.
+pub(crate) fn shortened(text: &str) -> String {
+    const SHOWN: usize = 120;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) if text.len() > 2 * SHOWN => format!("{}…", &text[..end]),
+        _ => text.to_string(),
+    }
+}
+
 fn check_entry(tensor: String, entry: RawEntry) -> Result<HeaderTensor, HeaderError> {
     let RawEntry { dtype, shape, data_offsets: (begin, end) } = entry;
     let Some(dtype) = Dtype::from_safetensors_name(&dtype) else {
-        return Err(HeaderError::UnknownDtype { tensor, dtype });
+        return Err(HeaderError::UnknownDtype { tensor, dtype: shortened(&dtype) });
     };
+    if shape.len() > MAX_DIMENSIONS {
+        return Err(HeaderError::TooManyDimensions { tensor, found: shape.len() });
+    }
     if end < begin {
         return Err(HeaderError::ReversedRange { tensor, begin, end });
     }

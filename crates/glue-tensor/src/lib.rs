@@ -10,12 +10,16 @@
 //! | [`convert`] | widening to f32 and narrowing back |
 //! | [`header`] | the safetensors header, read strictly and written |
 //! | [`checkpoint`] | one file, or an index and its shards, memory-mapped |
-//! | [`writer`] | shard layout, staging directory, positional writes |
+//! | [`mapped`] | memory maps, and an error in words when a mapped file is truncated |
+//! | [`files`] | reading files that others wrote; telling whether they changed |
+//! | [`writer`] | shard layout, staging directory, positional writes, single files |
 //! | [`config`] | `config.json` in both of its forms |
 //! | [`tokenizer_files`] | which files a tokenizer is, its vocabulary, its chat template |
+//! | [`side_files`] | files that are copied to an output, and where links may lead |
 //! | [`model_dir`] | the three of them together |
 //! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
+//! | [`state`] | files that are read back, with checksums |
 //! | [`abort`] | points at which tests end the process |
 //!
 //! ```
@@ -56,8 +60,11 @@ pub mod convert;
 pub mod dtype;
 pub mod files;
 pub mod header;
+pub mod mapped;
 pub mod model_dir;
 pub mod names;
+pub mod side_files;
+pub mod state;
 pub mod tokenizer_files;
 pub mod watch;
 pub mod writer;
@@ -68,7 +75,9 @@ pub use checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, Tenso
 pub use config::{Config, ConfigError};
 pub use convert::{ConvertError, narrow, widen};
 pub use dtype::Dtype;
+pub use files::{FileChanged, FileVersion};
 pub use model_dir::{ModelDir, ModelDirError};
 pub use names::{Names, Role, TensorName};
+pub use side_files::{Links, SideFileError};
 pub use watch::{Unwatched, Watch};
-pub use writer::{CheckpointWriter, Layout, Staging, TensorSpec, WriteError, write_atomic};
+pub use writer::{CheckpointWriter, Layout, OutputFile, Staging, TensorSpec, WriteError, write_atomic};

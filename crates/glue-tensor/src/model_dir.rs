@@ -3,10 +3,13 @@
 use crate::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{Config, ConfigError};
+use crate::files::{self, FileChanged, FileVersion};
+use crate::side_files::{Links, SideFileError, open_to_copy, read_to_copy};
 use crate::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The configuration's file name.
 pub const CONFIG_FILE: &str = "config.json";
@@ -87,8 +90,10 @@ pub struct ModelDir {
     path: PathBuf,
     config: Config,
     generation_config: Option<Value>,
+    /// Of the configuration and, where there is one, of the defaults for generation.
+    versions: Vec<FileVersion>,
     tokenizer: TokenizerFiles,
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
 }
 
 impl ModelDir {
@@ -108,17 +113,24 @@ impl ModelDir {
             }
             _ => {}
         }
-        let config = Config::open(path.join(CONFIG_FILE)).map_err(|error| match error {
+        let (config, version) = Config::open_version(path.join(CONFIG_FILE)).map_err(|error| match error {
             ConfigError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
                 let path = path.clone();
                 if Adapter::is_at(&path) { ModelDirError::IsAdapter { path } } else { ModelDirError::NoConfig { path } }
             }
             error => ModelDirError::Config { path: path.clone(), error },
         })?;
-        let generation_config = read_generation_config(&path.join(GENERATION_CONFIG_FILE))?;
+        let mut versions = vec![version];
+        let generation_config = match read_generation_config(&path.join(GENERATION_CONFIG_FILE))? {
+            Some((value, version)) => {
+                versions.push(version);
+                Some(value)
+            }
+            None => None,
+        };
         let tokenizer = TokenizerFiles::find(&path)?;
-        let checkpoint = Checkpoint::open(&path)?;
-        Ok(ModelDir { path, config, generation_config, tokenizer, checkpoint })
+        let checkpoint = Arc::new(Checkpoint::open(&path)?);
+        Ok(ModelDir { path, config, generation_config, versions, tokenizer, checkpoint })
     }
 
     /// The directory, as it was given.
@@ -146,10 +158,68 @@ impl ModelDir {
         &self.checkpoint
     }
 
+    /// The weights, to be kept longer than the directory is.
+    pub fn shared_checkpoint(&self) -> Arc<Checkpoint> {
+        Arc::clone(&self.checkpoint)
+    }
+
     /// Files that belong to a model besides configuration and weights: tokenizer files and generation defaults.
     pub fn side_files(&self) -> Vec<PathBuf> {
         let generation = self.generation_config.as_ref().map(|_| self.path.join(GENERATION_CONFIG_FILE));
         self.tokenizer.paths().chain(generation).collect()
+    }
+
+    /// Checks that `links` allow the files that an output gets from this model: configuration, tokenizer files and
+    /// generation defaults.
+    ///
+    /// # Errors
+    /// [`SideFileError`], which names the file and where it leads.
+    pub fn check_links(&self, links: Links) -> Result<(), SideFileError> {
+        let config = self.path.join(CONFIG_FILE);
+        std::iter::once(config).chain(self.side_files()).try_for_each(|path| {
+            open_to_copy(&self.path, &path, links)?;
+            Ok(())
+        })
+    }
+
+    /// The side files as an output gets them, by name and content.
+    ///
+    /// # Errors
+    /// [`SideFileError`] for a file that cannot be read, or that `links` do not allow.
+    pub fn read_side_files(&self, links: Links) -> Result<Vec<(String, Vec<u8>)>, SideFileError> {
+        let mut files = self.read_tokenizer_files(links)?;
+        files.extend(self.read_generation_config(links)?);
+        Ok(files)
+    }
+
+    /// Those of the tokenizer.
+    ///
+    /// # Errors
+    /// As [`ModelDir::read_side_files`].
+    pub fn read_tokenizer_files(&self, links: Links) -> Result<Vec<(String, Vec<u8>)>, SideFileError> {
+        let names = self.tokenizer.names().iter();
+        names.map(|name| Ok((name.clone(), read_to_copy(&self.path, &self.path.join(name), links)?))).collect()
+    }
+
+    /// The defaults for generation, where there are some.
+    ///
+    /// # Errors
+    /// As [`ModelDir::read_side_files`].
+    pub fn read_generation_config(&self, links: Links) -> Result<Option<(String, Vec<u8>)>, SideFileError> {
+        let name = GENERATION_CONFIG_FILE;
+        let read = |_| Ok((name.to_string(), read_to_copy(&self.path, &self.path.join(name), links)?));
+        self.generation_config.as_ref().map(read).transpose()
+    }
+
+    /// Checks that all files of the model are still those that were opened, and that nobody has written to them since:
+    /// what was read from them in between, hashes and copies included, is then of one and the same model.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.versions.iter().try_for_each(FileVersion::check)?;
+        self.tokenizer.check_unchanged()?;
+        self.checkpoint.check_unchanged()
     }
 }
 
@@ -163,16 +233,15 @@ fn not_found(path: PathBuf) -> ModelDirError {
     }
 }
 
-fn read_generation_config(path: &Path) -> Result<Option<Value>, ModelDirError> {
-    let bytes = match std::fs::read(path) {
+fn read_generation_config(path: &Path) -> Result<Option<(Value, FileVersion)>, ModelDirError> {
+    let (bytes, version) = match files::read_version(path, files::CONFIG_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(ModelDirError::GenerationConfig { path: path.to_path_buf(), message: error.to_string() });
         }
-        Ok(bytes) => bytes,
+        Ok(read) => read,
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| ModelDirError::GenerationConfig {
-        path: path.to_path_buf(),
-        message: format!("not valid JSON: {error}"),
+    serde_json::from_slice(&bytes).map(|value| Some((value, version))).map_err(|error| {
+        ModelDirError::GenerationConfig { path: path.to_path_buf(), message: format!("not valid JSON: {error}") }
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing is tokenized here; the files are compared and carried over to a merged model.
 
+use crate::files::{self, FileChanged, FileVersion};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -62,6 +63,8 @@ pub enum TokenizerFilesError {
 pub struct TokenizerFiles {
     directory: PathBuf,
     names: Vec<String>,
+    /// In the order of the names.
+    versions: Vec<FileVersion>,
 }
 
 impl TokenizerFiles {
@@ -72,7 +75,7 @@ impl TokenizerFiles {
     pub fn find(directory: impl AsRef<Path>) -> Result<TokenizerFiles, TokenizerFilesError> {
         let directory = directory.as_ref().to_path_buf();
         let io_error = |error| TokenizerFilesError::Io { path: directory.clone(), error };
-        let mut names = Vec::new();
+        let mut files = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(io_error)? {
             let entry = entry.map_err(io_error)?;
             let Ok(name) = entry.file_name().into_string() else {
@@ -82,12 +85,14 @@ impl TokenizerFiles {
                 || name.ends_with(".tiktoken")
                 || name.starts_with("tokenizer.model.v")
                 || (name.starts_with("tokenization_") && name.ends_with(".py"));
-            if known && entry.path().is_file() {
-                names.push(name);
+            let path = entry.path();
+            if known && let Some(found) = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file) {
+                files.push((name, FileVersion::of(path, &found)));
             }
         }
-        names.sort();
-        Ok(TokenizerFiles { directory, names })
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+        let (names, versions) = files.into_iter().unzip();
+        Ok(TokenizerFiles { directory, names, versions })
     }
 
     /// File names, sorted.
@@ -98,6 +103,14 @@ impl TokenizerFiles {
     /// Paths, in the order of the names.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.names.iter().map(|name| self.directory.join(name))
+    }
+
+    /// Checks that all files are still those that were listed, and that nobody has written to them since.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.versions.iter().try_for_each(FileVersion::check)
     }
 
     /// The vocabulary with added tokens: from `tokenizer.json`, or else from `vocab.json` or `vocab.txt` and
@@ -182,7 +195,7 @@ impl TokenizerFiles {
             return Ok(None);
         }
         let path = self.directory.join(name);
-        std::fs::read(&path).map(Some).map_err(|error| TokenizerFilesError::Io { path, error })
+        files::read(&path, files::DATA_BYTES).map(Some).map_err(|error| TokenizerFilesError::Io { path, error })
     }
 
     fn json(&self, name: &str) -> Result<Option<Value>, TokenizerFilesError> {

@@ -2,15 +2,18 @@
 //!
 //! [`Staging`] is a hidden directory beside the one wanted; committing renames it into place. [`Layout`] decides every
 //! file and offset beforehand. [`CheckpointWriter`] reserves that space on disk before the first value is computed,
-//! and then takes bytes for any tensor, at any offset, from any thread.
+//! and then takes bytes for any tensor, at any offset, from any thread. [`OutputFile`] and [`write_atomic`] write single files.
 
 mod files;
 mod layout;
+mod output;
+mod owned;
 mod staging;
 
 pub use files::CheckpointWriter;
 pub use layout::{Layout, Placement, Shard, TensorSpec};
-pub use staging::{Staging, write_atomic};
+pub use output::{OutputFile, write_atomic};
+pub use staging::Staging;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +47,34 @@ pub enum WriteError {
         path: PathBuf,
         /// The lock file it holds.
         lock: PathBuf,
+    },
+    /// Something stands under the name of a staging directory that is not provably one.
+    #[error("{}: glue prepares its output under this name and found {found} there, which it did not make; remove or rename it", path.display())]
+    Foreign {
+        /// What is in the way.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+    /// The staging directory was moved away while it was being filled.
+    #[error("{}: another process moved or replaced this directory while it was being filled", path.display())]
+    Moved {
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// A file is to be written where there is something that no file can replace.
+    #[error("{}: expected a regular file or nothing, found {found}", path.display())]
+    Special {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A file grew beyond what the process may write, or the file system can hold.
+    #[error("{}: the file size limit is reached; `ulimit -f` shows that of the process, file systems have their own", path.display())]
+    TooLarge {
+        /// What was being written.
+        path: PathBuf,
     },
     /// The disk has no room.
     #[error("{}: no space left: {needed} bytes are needed and {free} are free", path.display())]
@@ -122,6 +153,7 @@ impl WriteError {
                 let free = free_bytes(&path).unwrap_or(0);
                 WriteError::NoSpace { path, needed, free }
             }
+            io::ErrorKind::FileTooLarge => WriteError::TooLarge { path },
             _ => WriteError::Io { path, error },
         }
     }

@@ -234,3 +234,24 @@ fn files_that_are_none() {
     let message = Config::open(file.path()).unwrap_err().to_string();
     assert!(message.contains("not valid JSON") && message.contains("line 1"), "{message}");
 }
+
+#[test]
+fn counts_beyond_any_model_are_refused_by_key_and_bound() {
+    let check = |value: Value, key: &str| match Config::from_value(value) {
+        Err(ConfigError::TooLarge { key: found, max, .. }) => assert!(found == key && max > 0),
+        other => panic!("{key}: {other:?}"),
+    };
+    for key in ["num_hidden_layers", "n_layer", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"]
+    {
+        check(json!({ key: u64::MAX }), key);
+        check(json!({ "text_config": { key: 1_000_000_000 } }), key);
+    }
+    for key in
+        ["num_local_experts", "max_position_embeddings", "sliding_window", "moe_intermediate_size", "hidden_size"]
+    {
+        check(json!({ key: u64::MAX }), key);
+    }
+    of(json!({ "num_hidden_layers": 10_000, "max_position_embeddings": 10_485_760, "vocab_size": 1_000_000 }));
+    let long = json!({ "mlp_only_layers": vec![0; 10_001] });
+    assert!(matches!(Config::from_value(long), Err(ConfigError::WrongType { found, .. }) if found.len() < 1000));
+}

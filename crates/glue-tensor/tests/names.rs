@@ -97,3 +97,14 @@ fn odd_names_do_no_harm() {
     let huge = "layers.99999999999999999999999999.w";
     assert_eq!(TensorName::parse(huge).layer, None);
 }
+
+#[test]
+fn numbers_that_no_layer_has_count_nothing() {
+    for number in ["10000", "999999999", "18446744073709551615", "99999999999999999999999999"] {
+        let name = format!("model.layers.{number}.mlp.up_proj.weight");
+        let names = Names::infer(["model.layers.0.mlp.up_proj.weight", name.as_str()]);
+        assert_eq!(names.main_stack().unwrap().layers, [0]);
+        assert_eq!((names.parse(&name).layer, TensorName::parse(&name).layer), (None, None));
+    }
+    assert_eq!(TensorName::parse("model.layers.9999.mlp.up_proj.weight").layer, Some(9999));
+}

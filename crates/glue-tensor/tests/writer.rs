@@ -1,10 +1,13 @@
 //! Layouts, and directories that appear complete or not at all.
 
 use glue_tensor::writer::WriteError;
-use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, write_atomic};
+use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, OutputFile, Staging, TensorSpec, write_atomic};
 use proptest::prelude::*;
+use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -251,17 +254,142 @@ fn a_second_writer_is_refused_until_the_first_is_gone() {
     Staging::create(&out).unwrap().commit().unwrap();
 }
 
+/// A staging directory as a killed process leaves it.
+fn leave(path: &Path) {
+    fs::create_dir_all(path).unwrap();
+    let inode = fs::metadata(path).unwrap().ino();
+    fs::write(path.join(".lock"), format!("glue: staging directory, inode {inode}\n")).unwrap();
+}
+
 #[test]
 fn what_a_killed_process_left_is_cleared_away() {
     let root = TempDir::new().unwrap();
     let out = root.path().join("out");
     let stale = root.path().join(".out.partial");
+    let precious = root.path().join("precious");
+    fs::create_dir_all(precious.join("inner")).unwrap();
     fs::create_dir_all(stale.join("sub/dir")).unwrap();
-    fs::write(stale.join(".lock"), "").unwrap();
+    leave(&stale);
+    fs::write(stale.join("sub/.lock"), "").unwrap();
     fs::write(stale.join("model.safetensors.partial"), "half").unwrap();
+    symlink("../precious", stale.join("link")).unwrap();
+    symlink("../../precious", stale.join("sub/link")).unwrap();
     write(&out, layout(&[3], 9), 2);
     assert_eq!(listing(&out), ["config.json", "model.safetensors"]);
+    assert_eq!(listing(root.path()), ["out", "precious"]);
+    assert_eq!(listing(&precious), ["inner"]);
+}
+
+/// Deeper than a path may be long, than a stack, and than a process may have descriptors.
+#[test]
+fn a_tree_of_any_depth_is_cleared_away() {
+    let root = TempDir::new().unwrap();
+    let stale = root.path().join(".out.partial");
+    leave(&stale);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let mut directory = rustix::fs::open(&stale, flags, Mode::empty()).unwrap();
+    for _ in 0..5000 {
+        rustix::fs::mkdirat(&directory, "d", Mode::RWXU).unwrap();
+        drop(rustix::fs::openat(&directory, "f", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap());
+        directory = rustix::fs::openat(&directory, "d", flags, Mode::empty()).unwrap();
+    }
+    Staging::create(root.path().join("out")).unwrap().commit().unwrap();
     assert_eq!(listing(root.path()), ["out"]);
+}
+
+#[test]
+fn what_a_process_left_that_was_killed_at_its_start_is_taken_over() {
+    let root = TempDir::new().unwrap();
+    let stale = root.path().join(".out.partial");
+    for content in [None, Some(""), Some("glue: stag")] {
+        fs::create_dir(&stale).unwrap();
+        if let Some(content) = content {
+            fs::write(stale.join(".lock"), content).unwrap();
+        }
+        let staging = Staging::create(root.path().join("out")).unwrap();
+        assert_eq!(listing(staging.path()), [".lock"]);
+        drop(staging);
+        assert!(listing(root.path()).is_empty());
+    }
+}
+
+/// What is under the name of a staging directory and not provably one is refused and stays as it is.
+#[test]
+fn what_is_not_ours_is_refused_and_untouched() {
+    let root = TempDir::new().unwrap();
+    let stale = root.path().join(".out.partial");
+    let precious = root.path().join("precious");
+    let check = |expected: &str| {
+        let error = Staging::create(root.path().join("out")).unwrap_err();
+        assert!(matches!(error, WriteError::Foreign { .. }), "{error}");
+        let words = [".out.partial", expected, "remove or rename it"];
+        assert!(words.iter().all(|words| error.to_string().contains(words)), "{error}");
+        assert!(!root.path().join("out").exists());
+    };
+
+    leave(&precious);
+    fs::write(precious.join("photo"), "x").unwrap();
+    symlink("precious", &stale).unwrap();
+    check("a symbolic link");
+    assert_eq!(listing(&precious), [".lock", "photo"]);
+    fs::remove_file(&stale).unwrap();
+    symlink("nowhere", &stale).unwrap();
+    check("a symbolic link");
+    fs::remove_file(&stale).unwrap();
+    fs::write(&stale, "x").unwrap();
+    check("a regular file");
+    fs::remove_file(&stale).unwrap();
+
+    // The marker of another directory, as a clone or a copy has it; no marker; half of one.
+    let theirs = fs::read(precious.join(".lock")).unwrap();
+    let other = |content: &str| Some(content.as_bytes().to_vec());
+    for lock in [Some(theirs), other(""), other("glue: stag"), other("locked"), None] {
+        fs::create_dir(&stale).unwrap();
+        fs::write(stale.join("photo"), "x").unwrap();
+        if let Some(lock) = &lock {
+            fs::write(stale.join(".lock"), lock).unwrap();
+        }
+        check("a directory of something else");
+        assert_eq!(fs::read(stale.join("photo")).unwrap(), b"x");
+        assert_eq!(fs::read(stale.join(".lock")).ok(), lock);
+        fs::remove_dir_all(&stale).unwrap();
+    }
+
+    // A lock file that is none.
+    fs::create_dir(&stale).unwrap();
+    let lock = stale.join(".lock");
+    symlink("../precious/.lock", &lock).unwrap();
+    check("whose `.lock` is no lock file");
+    fs::remove_file(&lock).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    check("whose `.lock` is no lock file");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    check("whose `.lock` is no lock file");
+    assert_eq!(listing(&precious), [".lock", "photo"]);
+
+    // A directory of another user, where this one can make one.
+    fs::remove_dir_all(&stale).unwrap();
+    leave(&stale);
+    match std::os::unix::fs::chown(&stale, Some(4711), None) {
+        Ok(()) => check("a directory of another user (number 4711)"),
+        Err(error) => println!("the owner was not tested: {error}"),
+    }
+}
+
+#[test]
+fn a_staging_directory_that_was_replaced_is_not_committed() {
+    let root = TempDir::new().unwrap();
+    let (out, moved) = (root.path().join("out"), root.path().join("moved"));
+    let staging = Staging::create(&out).unwrap();
+    staging.write_file("a", b"1").unwrap();
+    fs::rename(staging.path(), &moved).unwrap();
+    fs::create_dir(staging.path()).unwrap();
+    fs::write(staging.path().join("precious"), "x").unwrap();
+    let error = staging.commit().unwrap_err();
+    assert!(matches!(error, WriteError::Moved { .. }), "{error}");
+    assert_eq!(listing(root.path()), [".out.partial", "moved"]);
+    assert_eq!(listing(&root.path().join(".out.partial")), ["precious"]);
 }
 
 /// Runs itself as a second process that is killed while it writes.
@@ -340,6 +468,86 @@ fn atomic_files_replace_and_leave_nothing() {
     assert!(write_atomic("/", b"").is_err());
     assert_eq!(listing(root.path()), ["new"]);
     assert_eq!(listing(&taken), ["report.json"]);
+}
+
+/// In a directory of ours a link is replaced, and neither it nor what stands under a temporary name is written through.
+#[test]
+fn atomic_files_follow_no_link() {
+    let root = TempDir::new().unwrap();
+    let path = |name: &str| root.path().join(name);
+    fs::write(path("precious"), "x").unwrap();
+    symlink("precious", path("report.json")).unwrap();
+    let temporary = format!(".report.json.{}-0.partial", std::process::id());
+    symlink("precious", path(&temporary)).unwrap();
+    symlink("precious", path(&format!(".report.json.{}.partial", std::process::id()))).unwrap();
+    write_atomic(path("report.json"), b"new").unwrap();
+    assert!(!path("report.json").is_symlink());
+    assert_eq!(
+        (fs::read(path("report.json")).unwrap(), fs::read(path("precious")).unwrap()),
+        (b"new".into(), b"x".into())
+    );
+    assert!(path(&temporary).is_symlink());
+
+    rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let error = write_atomic(path("pipe"), b"new").unwrap_err();
+    assert!(error.to_string().contains("expected a regular file or nothing, found a named pipe"), "{error}");
+}
+
+#[test]
+fn threads_may_write_one_path() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("file");
+    std::thread::scope(|scope| {
+        for i in 0..8u8 {
+            let path = &path;
+            scope.spawn(move || (0..20).for_each(|_| write_atomic(path, &[i; 1000]).unwrap()));
+        }
+    });
+    let found = fs::read(&path).unwrap();
+    assert!(found.len() == 1000 && found.iter().all(|&byte| byte == found[0]));
+    assert_eq!(listing(root.path()), ["file"]);
+}
+
+#[test]
+fn an_output_file_appears_when_it_is_complete() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("deep/er/file");
+    let file = OutputFile::create(&path).unwrap();
+    assert!(!path.exists());
+    drop(file);
+    assert!(listing(&root.path().join("deep/er")).is_empty(), "dropping cleans up");
+    let failing = OutputFile::create(&path).unwrap().write_with(|out| {
+        out.write_all(b"half")?;
+        Err(std::io::Error::other("no more"))
+    });
+    assert!(failing.unwrap_err().to_string().contains("deep/er/file: no more"));
+    assert!(listing(&root.path().join("deep/er")).is_empty());
+    OutputFile::create(&path).unwrap().write_with(|out| out.write_all(b"one")).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+
+    let file = OutputFile::create(&path).unwrap();
+    file.file().unwrap().write_all_at(b"two", 1).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    file.commit().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"\0two");
+    assert_eq!(listing(&root.path().join("deep/er")), ["file"]);
+}
+
+#[test]
+fn output_files_that_are_refused() {
+    let root = TempDir::new().unwrap();
+    symlink("loop", root.path().join("loop")).unwrap();
+    fs::write(root.path().join("file"), "x").unwrap();
+    let check = |name: &str, expected: &str| {
+        let error = OutputFile::create(root.path().join(name)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+    };
+    check("loop", "loop: Too many levels of symbolic links");
+    check("new/", "new/: not a path that a directory or file can be created at");
+    check("file/below", "Not a directory");
+    check(".", "expected a regular file or nothing, found a directory");
+    assert!(OutputFile::create("").is_err());
+    assert_eq!(listing(root.path()), ["file", "loop"]);
 }
 
 fn any_spec() -> impl Strategy<Value = (Dtype, Vec<usize>)> {

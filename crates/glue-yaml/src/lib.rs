@@ -15,8 +15,10 @@
 //! ```
 
 mod tree;
+mod value;
 
 pub use tree::{Node, Tree, documents};
+pub use value::{positive, positive_count};
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, Location};
@@ -93,7 +95,44 @@ pub struct YamlError {
 /// It is not YAML, or not what the type takes: an unknown key, a value of another kind.
 pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlError> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| refusal(&error, origin))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let YamlError { place, message } = refusal(&error, origin);
+        match key_at(text, place.line, place.column) {
+            Some(key) => YamlError { place, message: format!("`{key}`: {message}") },
+            None => YamlError { place, message },
+        }
+    })
+}
+
+/// Where the value of `key` stands in `text`, which comes from `origin`; keys inside of others are written with dots, as in
+/// `budget.seconds`. Of a key that is not there, the place of what it would be in.
+pub fn place_of(text: &str, origin: &str, key: &str) -> Place {
+    let mut nodes = documents(text, origin).unwrap_or_default();
+    let mut at = nodes.first().map_or(Position { line: 1, column: 1 }, |node| node.at);
+    let mut node = (!nodes.is_empty()).then(|| nodes.swap_remove(0));
+    for part in key.split('.') {
+        let Some(At { value: Tree::Map(entries), .. }) = node else { break };
+        node = entries.into_iter().find(|(key, _)| key.value == part).map(|(_, value)| value);
+        at = node.as_ref().map_or(at, |node| node.at);
+    }
+    at.of(origin)
+}
+
+/// The key whose value, a single one, stands at a place of `text`.
+fn key_at(text: &str, line: u64, column: u64) -> Option<String> {
+    let mut open: Vec<(String, Node)> =
+        documents(text, "").ok()?.into_iter().map(|node| (String::new(), node)).collect();
+    while let Some((key, node)) = open.pop() {
+        match node.value {
+            Tree::Map(entries) => open.extend(entries.into_iter().map(|(inner, value)| {
+                (if key.is_empty() { inner.value } else { format!("{key}.{}", inner.value) }, value)
+            })),
+            Tree::List(_) => {}
+            _ if !key.is_empty() && node.at == (Position { line, column }) => return Some(key),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// What the parser says, with the place in front instead of behind.
@@ -127,6 +166,18 @@ mod tests {
         assert!(says("a: 1\nb: [\n").starts_with("x.yml:"), "{}", says("a: 1\nb: [\n"));
         assert!(says("a: 1\nb: word\n").starts_with("x.yml:2:4: "), "{}", says("a: 1\nb: word\n"));
         assert!(!says("a: 1\nb: word\n").contains(" at line "));
+    }
+
+    #[test]
+    fn a_refusal_names_the_key_and_keys_have_places() {
+        assert!(says("a: 1\nb: word\n").starts_with("x.yml:2:4: `b`: "), "{}", says("a: 1\nb: word\n"));
+        let text = "a:\n  b: {c: 1}\n  d: [2]\n";
+        for (key, place) in
+            [("a.b.c", "x.yml:2:10"), ("a.d", "x.yml:3:6"), ("a.b.none", "x.yml:2:6"), ("none", "x.yml:1:1")]
+        {
+            assert_eq!(place_of(text, "x.yml", key).to_string(), place, "{key}");
+        }
+        assert_eq!(place_of("", "x.yml", "a").to_string(), "x.yml:1:1");
     }
 
     #[test]

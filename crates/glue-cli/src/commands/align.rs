@@ -2,7 +2,7 @@
 
 mod activations;
 
-use super::recipes;
+use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::progress::AlignProgress;
@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// Find the order and show what it gains, and write nothing
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    links: FollowLinks,
 }
 
 /// What is compared.
@@ -90,6 +93,7 @@ enum Kind {
 /// Matches, writes and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let (reference, model) = (open(&args.reference)?, open(&args.model)?);
+    model.check_links(args.links.get()).map_err(|error| failure(error.into()))?;
     if args.method == By::Weights && !args.text.is_empty() {
         return Err(wrong("--text has no use when weights are compared".to_owned())
             .hint(Some("--method activations compares what the models compute on it")));
@@ -111,8 +115,9 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let method = activations.as_ref().map_or(Method::Weights, |source| Method::Activations(source));
     let alignment = pool.install(|| {
         let alignment = align(&reference, &model, method, &options, &progress)?;
+        reference.check_unchanged()?;
         if !args.dry_run {
-            let options = WriteOptions { max_shard_bytes: args.max_shard_size };
+            let options = WriteOptions { max_shard_bytes: args.max_shard_size, links: args.links.get() };
             write_aligned(&model, &alignment, &args.out_dir, &options, &progress)?;
         }
         Ok(alignment)
@@ -167,6 +172,7 @@ fn failure(error: AlignError) -> Failure {
         error @ (AlignError::NotFinite { .. }
         | AlignError::Write(_)
         | AlignError::Read { .. }
+        | AlignError::Changed(_)
         | AlignError::Source { .. }) => Failure::failed(error),
         error @ AlignError::TooManyUnits { .. } => {
             Failure::refused(error).hint(Some("--kinds without that kind leaves it as it is"))

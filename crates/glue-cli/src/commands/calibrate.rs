@@ -130,6 +130,8 @@ struct Report {
 
 /// Gathers, writes and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    // Opened first, so that its files are those of the model that is opened next, if they are the same at the end.
+    let dir = ModelDir::open(&args.model);
     let text = models::open_with_tokenizer(&args.model)?;
     let plan = Plan::new(&text.model, &options(args)).map_err(refusal)?;
     let pool = recipes::pool(global)?;
@@ -143,7 +145,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if args.dry_run {
         return report.print(shell);
     }
-    let dir = ModelDir::open(&args.model).map_err(Failure::failed)?;
+    let dir = dir.map_err(Failure::failed)?;
     let start = Instant::now();
     let progress = CalibrateProgress::new(shell);
     let done = pool.install(|| calibrate(&text.model, &dir, &plan, &sequences, &report.source, &args.out, &progress));

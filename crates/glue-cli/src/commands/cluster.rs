@@ -4,8 +4,11 @@ use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::numbers;
+use crate::outputs;
 use crate::pictures;
 use crate::shell::Shell;
+use crate::visible::one_line;
 use clap::ValueEnum;
 use glue_metrics::Matrix;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, Level, Link, Partition, agglomerate, leader, sweep};
@@ -37,7 +40,7 @@ pub(crate) struct Args {
     matrix: Option<PathBuf>,
 
     /// Models more alike than this belong together; less far apart, for a distance
-    #[arg(long, value_name = "T", default_value_t = DEFAULT_THRESHOLD, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = DEFAULT_THRESHOLD, allow_negative_numbers = true, value_parser = numbers::real(-1.0..=1.0))]
     threshold: f64,
 
     /// How clusters are formed
@@ -87,6 +90,8 @@ impl Method {
 
 /// Compares, groups and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let (dendrogram, heatmap) =
+        (outputs::create(args.dendrogram.as_deref())?, outputs::create(args.heatmap.as_deref())?);
     let matrix = match &args.matrix {
         Some(path) => read(path)?,
         None => args.comparison.run(&args.models, global, shell)?.matrix(),
@@ -98,15 +103,16 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     };
     let partition = partition.map_err(refusal)?;
     let tree = agglomerate(&matrix, link.unwrap_or(Link::Average));
-    pictures::write(args.dendrogram.as_deref(), || pictures::dendrogram(&matrix, &tree, &partition, args.threshold))?;
-    pictures::write(args.heatmap.as_deref(), || pictures::heatmap(&matrix, &tree, Some(&partition)))?;
+    pictures::write(dendrogram, || pictures::dendrogram(&matrix, &tree, &partition, args.threshold))?;
+    pictures::write(heatmap, || pictures::heatmap(&matrix, &tree, Some(&partition)))?;
     let levels = if args.sweep { sweep(&matrix, link) } else { Vec::new() };
     if shell.json() {
         return shell.print_json(&document(args, &matrix, &partition, &levels));
     }
     let mut text = table(&matrix, shell);
     let names = zoo::short_names(matrix.models());
-    let line = |members: &[usize]| members.iter().map(|&member| names[member].as_str()).collect::<Vec<_>>().join(", ");
+    let line =
+        |members: &[usize]| members.iter().map(|&member| one_line(&names[member])).collect::<Vec<_>>().join(", ");
     let _ = writeln!(text, "\n{}", shell.heading(&format!("Clusters at {}, {}", args.threshold, args.method.name())));
     for (number, members) in partition.members().iter().enumerate() {
         let _ = writeln!(text, "{}  {}", number + 1, line(members));
@@ -128,7 +134,8 @@ fn bound(bound: Option<f64>) -> String {
 fn read(path: &PathBuf) -> Result<Matrix, Failure> {
     let named =
         |error: &dyn std::fmt::Display| Error::new(ErrorKind::InvalidData, format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(named(&error)))?;
+    let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
+        .map_err(|error| Failure::refused(named(&error)))?;
     Matrix::from_json(&text).map_err(|error| Failure::refused(named(&error)))
 }
 

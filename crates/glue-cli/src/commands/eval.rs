@@ -3,11 +3,14 @@
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
+use crate::failure::Failure;
+use crate::numbers;
+use crate::outputs;
 use crate::progress::RequestProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use crate::visible::one_line;
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request, Scores};
 use glue_eval::{
     Cache, EvalError, EvalOptions, LanguageModel, LocalModel, Report, RoutedModel, Task, TaskError, evaluate,
@@ -18,8 +21,7 @@ use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +59,7 @@ pub(crate) struct Args {
     limit: Option<u32>,
 
     /// Examples in each prompt, instead of as many as a task asks for
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole(0..=10_000))]
     num_fewshot: Option<usize>,
 
     /// Put prompts through the model's chat template
@@ -86,7 +88,7 @@ pub(crate) struct Args {
     allow_code_execution: bool,
 
     /// Seconds each such program may take
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "allow_code_execution")]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), requires = "allow_code_execution")]
     code_timeout: u64,
 
     /// Memory each such program may take
@@ -98,7 +100,7 @@ pub(crate) struct Args {
     evaluator: Option<String>,
 
     /// Seconds the evaluator may take; as long as it likes when not given
-    #[arg(long, value_name = "S", requires = "evaluator")]
+    #[arg(long, value_name = "S", requires = "evaluator", value_parser = clap::value_parser!(u64).range(1..=numbers::YEAR))]
     evaluator_timeout: Option<u64>,
 
     /// Show what would be scored; runs nothing
@@ -120,7 +122,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         return plan(args, &tasks, &options, shell);
     }
     // Before the work, so that a file that cannot be written does not cost it.
-    let samples = args.samples.as_deref().map(SampleFile::create).transpose()?;
+    let samples = outputs::create(args.samples.as_deref())?;
     let pool = recipes::pool(global)?;
     let (model, mut routing) = open(args, Cancel::when(shell.stop_flag()))?;
     if args.pictures.is_some() && routing.is_none() {
@@ -137,7 +139,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let report = report.map_err(eval_refusal)?;
     let seconds = start.elapsed();
     if let Some(file) = samples {
-        file.write(&report)?;
+        file.write_with(|out| report.write_samples(out)).map_err(Failure::failed)?;
     }
     if let (Some(directory), Some(routing)) = (&args.pictures, &routing) {
         routing.write_pictures(directory)?;
@@ -307,7 +309,7 @@ fn print(
     let mut text = table.render(|line| shell.heading(line));
     for task in &report.tasks {
         for note in &task.notes {
-            let _ = writeln!(text, "{}: {note}", task.name);
+            let _ = writeln!(text, "{}: {}", one_line(&task.name), one_line(note));
         }
     }
     if let Some(routing) = routing {
@@ -327,37 +329,6 @@ fn print(
         }
     };
     shell.print(&text)
-}
-
-/// The file of `--samples`, which appears when it is complete.
-struct SampleFile {
-    path: PathBuf,
-    file: tempfile::NamedTempFile,
-}
-
-impl SampleFile {
-    fn create(path: &Path) -> Result<SampleFile, Failure> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".glue-samples.").tempfile_in(directory);
-        let file = file.map_err(|error| named(path, error))?;
-        Ok(SampleFile { path: path.to_path_buf(), file })
-    }
-
-    fn write(self, report: &Report) -> Result<(), Failure> {
-        let write = |file: &File| {
-            let mut out = BufWriter::new(file);
-            report.write_samples(&mut out)?;
-            out.flush()?;
-            file.sync_all()
-        };
-        write(self.file.as_file()).map_err(|error| named(&self.path, error))?;
-        self.file.persist(&self.path).map_err(|error| named(&self.path, error.error))?;
-        Ok(())
-    }
-}
-
-fn named(path: &Path, error: io::Error) -> Failure {
-    Failure::failed(of_file(path, error))
 }
 
 fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
+use crate::numbers;
 use crate::shell::{HEADING, Shell, paint};
 use crate::units;
 use glue_lm::{
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     prompts: Option<PathBuf>,
 
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = numbers::whole(1..=1 << 20))]
     max_new_tokens: usize,
 
     /// What scores are divided by before a token is drawn; 0 takes the most likely one
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     temperature: f32,
 
     /// Draw among this many of the most likely tokens
-    #[arg(long, value_name = "K", value_parser = positive)]
+    #[arg(long, value_name = "K", value_parser = numbers::whole(1..=u64::from(u32::MAX)))]
     top_k: Option<usize>,
 
     /// Draw among the most likely tokens that together have this probability
@@ -65,7 +66,7 @@ pub(crate) struct Args {
     stop: Vec<String>,
 
     /// Answers to each prompt
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::whole(1..=10_000))]
     samples: usize,
 
     /// Put each prompt through the model's chat template, as a message of the user
@@ -83,10 +84,6 @@ pub(crate) struct Args {
     /// Show special tokens in answers
     #[arg(long)]
     special: bool,
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_owned())
 }
 
 /// Generates and prints.
@@ -112,10 +109,11 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     };
     let pool = recipes::pool(global)?;
     if let ([prompt], 1, false) = (&prompts[..], args.samples, shell.json()) {
-        return stream(&model, prompt, &options, &pool, shell);
+        return stream(args, &model, prompt, &options, &pool, shell);
     }
     let start = Instant::now();
-    let answers = pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(refusal)?;
+    let answers =
+        pool.install(|| model.generate(&prompts, &options, &|_| ())).map_err(|error| refusal(error, &args.model))?;
     let seconds = start.elapsed().as_secs_f64();
     if shell.json() {
         return shell.print_json(&document(args, &texts, &answers, seconds));
@@ -128,11 +126,12 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         };
         let _ = writeln!(text, "{}\n{}\n", paint(&title, HEADING, shell.colours_out()), answer.text);
     }
-    shell.print(&text)
+    shell.print_generated(&text)
 }
 
 /// Shows each piece of the only answer as soon as it is certain.
 fn stream(
+    args: &Args,
     model: &AnyTextModel,
     prompt: &Prompt,
     options: &GenerateOptions,
@@ -141,10 +140,12 @@ fn stream(
 ) -> Result<(), Failure> {
     let mut printed = Ok(());
     let mut show = |text: &str| {
-        printed = shell.print(text);
+        printed = shell.print_generated(text);
         if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let generated = pool.install(|| model.generate_stream(prompt, options, &mut show)).map_err(refusal)?;
+    let generated = pool
+        .install(|| model.generate_stream(prompt, options, &mut show))
+        .map_err(|error| refusal(error, &args.model))?;
     printed?;
     shell.print("\n")?;
     if generated.truncated > 0 {
@@ -158,7 +159,8 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
     let mut texts = args.prompt.clone();
     if let Some(path) = &args.prompts {
         let name = path.display().to_string();
-        let file = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+        let file = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
+            .map_err(|error| Failure::refused(of_file(path, error)))?;
         for (number, line) in file.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             texts.push(match line.starts_with('"') {
                 true => serde_json::from_str(line).map_err(|error| {
@@ -187,7 +189,11 @@ fn prompt(args: &Args, model: &AnyTextModel, text: &str) -> Result<Prompt, Failu
     let system = args.system.iter().map(|text| Message::new("system", text.clone()));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     let options = ChatOptions { add_generation_prompt: true, now: now(), ..ChatOptions::default() };
-    model.chat(&messages, &options).map_err(refusal)
+    model.chat(&messages, &options).map_err(|error| match error {
+        // It comes from a file of the model.
+        TextError::Chat(_) => refusal(error, &args.model).context(args.model.display().to_string()),
+        error => refusal(error, &args.model),
+    })
 }
 
 /// The current time, in UTC.
@@ -196,13 +202,14 @@ fn now() -> Option<DateTime> {
     DateTime::from_unix(seconds).ok()
 }
 
-fn refusal(error: TextError) -> Failure {
+fn refusal(error: TextError, model: &Path) -> Failure {
     match &error {
         TextError::Option { .. } | TextError::Sampling(_) | TextError::EmptyPrompt { .. } => Failure::refused(error),
         TextError::NoChatTemplate => Failure::refused(error).hint(Some("leave out --chat")),
         TextError::PromptTooLong { .. } => {
             Failure::refused(error).hint(Some("--truncate cuts tokens off its beginning; or lower --max-new-tokens"))
         }
+        TextError::Choice { .. } => Failure::failed(error).context(format!("model `{}`", model.display())),
         _ => Failure::failed(error),
     }
 }

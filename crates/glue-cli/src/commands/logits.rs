@@ -2,16 +2,16 @@
 
 use super::{models, recipes};
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
+use crate::failure::Failure;
 use crate::shell::Shell;
 use crate::units;
 use glue_lm::{Model, PaddedBatch, PaddedOutput};
 use glue_tensor::header::encode_header;
-use glue_tensor::{Checkpoint, Dtype, TensorView};
+use glue_tensor::{Checkpoint, Dtype, OutputFile, TensorView};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Error, ErrorKind};
+use std::io::{self, Error, ErrorKind, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -60,10 +60,11 @@ const TOKENS: usize = 4096;
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let ids = Checkpoint::open(&args.ids).map_err(Failure::refused)?;
     let batch = read(&ids, &args.ids)?;
+    let out = OutputFile::create(&args.out).map_err(Failure::failed)?;
     let model = models::open(&args.model)?;
     let states: Vec<usize> = if args.hidden { (0..model.num_layers() + 2).collect() } else { Vec::new() };
     let pool = recipes::pool(global)?;
-    pool.install(|| write(&model, &batch, &states, &args.out))?;
+    pool.install(|| write(&model, &batch, &states, out))?;
     let written = Written {
         model: args.model.display().to_string(),
         output: args.out.display().to_string(),
@@ -149,8 +150,30 @@ fn integers(view: TensorView<'_>) -> Option<Vec<i64>> {
     })
 }
 
-/// Writes beside the file wanted, which appears when all of it is on the disk. Holds the results of one pass at a time.
-fn write(model: &Model, batch: &Batch, states: &[usize], out: &Path) -> Result<(), Failure> {
+/// Writes the file. Holds the results of one pass at a time: they go to many places, for which a stream has a file of its own.
+fn write(model: &Model, batch: &Batch, states: &[usize], out: OutputFile) -> Result<(), Failure> {
+    match out.file() {
+        Some(file) => {
+            fill(model, batch, states, file, &|error| Failure::failed(out.failed(error)))?;
+            out.commit().map_err(Failure::failed)
+        }
+        None => {
+            let at = |error| Failure::failed(error).context("cannot write a temporary file");
+            let mut file = tempfile::tempfile().map_err(at)?;
+            fill(model, batch, states, &file, &at)?;
+            file.rewind().map_err(at)?;
+            out.write_with(|out| io::copy(&mut file, out).map(drop)).map_err(Failure::failed)
+        }
+    }
+}
+
+fn fill(
+    model: &Model,
+    batch: &Batch,
+    states: &[usize],
+    file: &File,
+    at: &dyn Fn(io::Error) -> Failure,
+) -> Result<(), Failure> {
     let (count, length) = (batch.sequences.len(), batch.length);
     let mut tensors = vec![("logits".to_owned(), model.vocab_size())];
     tensors.extend(states.iter().map(|state| (format!("hidden.{state}"), model.hidden_size())));
@@ -166,10 +189,7 @@ fn write(model: &Model, batch: &Batch, states: &[usize], out: &Path) -> Result<(
     let entries = places.iter().map(|(name, shape, range)| (name.as_str(), Dtype::F32, &shape[..], range.clone()));
     let header = encode_header(entries, &BTreeMap::new());
 
-    let at = |error: io::Error| Failure::failed(of_file(out, error));
-    let directory = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".glue-logits.").tempfile_in(directory).map_err(at)?;
-    file.as_file().write_all_at(&header, 0).map_err(at)?;
+    file.write_all_at(&header, 0).map_err(at)?;
     let per_pass = (TOKENS / length.max(1)).max(1);
     for start in (0..count).step_by(per_pass) {
         let sequences = start..(start + per_pass).min(count);
@@ -177,11 +197,9 @@ fn write(model: &Model, batch: &Batch, states: &[usize], out: &Path) -> Result<(
         let PaddedOutput { logits, hidden, .. } = output;
         for (values, (_, shape, range)) in std::iter::once(&logits).chain(&hidden).zip(&places) {
             let before = (start * length * shape[2] * Dtype::F32.size()) as u64;
-            put(file.as_file(), values, header.len() as u64 + range.start + before).map_err(at)?;
+            put(file, values, header.len() as u64 + range.start + before).map_err(at)?;
         }
     }
-    file.as_file().sync_all().map_err(at)?;
-    file.persist(out).map_err(|error| at(error.error))?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `glue mix`: a mixture of experts from a description.
 
+use super::recipes::FollowLinks;
 use super::{recipes, train_router};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
@@ -13,7 +14,7 @@ use glue_recipe::Watch;
 use glue_router::RouterError;
 use glue_router::init::gates_for;
 use glue_router::prompts::{PROMPTS, PromptSource, fill_prompts};
-use glue_tensor::{Dtype, WriteError, writer};
+use glue_tensor::{Dtype, WriteError, files, writer};
 use serde::Serialize;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,9 @@ pub(crate) struct Args {
     /// Most data in one file of the output: 5GB, 500MB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
     max_shard_size: u64,
+
+    #[command(flatten)]
+    links: FollowLinks,
 }
 
 /// A mixture, made or not.
@@ -105,6 +109,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if let Some(seed) = global.seed {
         config.seed = seed;
     }
+    config.links = args.links.get();
     if !args.tasks.is_empty() {
         if !config.gate_mode.needs_prompts() {
             let why = format!("--tasks gives prompts, which `gate_mode: {}` does not need", config.gate_mode);
@@ -136,7 +141,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
 }
 
 fn read(path: &Path) -> Result<MixConfig, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_named(path, files::CONFIG_BYTES).map_err(|error| {
         let absent = error.kind() == ErrorKind::NotFound;
         let error = of_file(path, error);
         if absent { Failure::refused(error) } else { Failure::failed(error) }

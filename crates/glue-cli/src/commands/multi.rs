@@ -7,7 +7,8 @@ use crate::app::Global;
 use crate::failure::Failure;
 use crate::shell::Shell;
 use glue_merge::Registry;
-use glue_recipe::{MergePlan, PlanOptions, Stage, Stages, manifest};
+use glue_recipe::{MergePlan, PlanOptions, Recipe, Stage, Stages, manifest};
+use glue_tensor::files;
 use rayon::ThreadPool;
 use serde::Serialize;
 use std::io;
@@ -80,7 +81,15 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let mut done = Vec::new();
     for stage in &stages {
         let report = match &stage.name {
-            Some(name) => intermediate(stage, &work_dir.join(name), &options, args, &pool, shell),
+            Some(name) => {
+                let plan = recipes::plan(&stage.recipe, &options)?;
+                let directory = work_dir.join(name);
+                match reusable(name, &plan, &directory, registry, &pool) {
+                    Ok(true) => Merge::new(&plan, &directory, &args.output).map(Done::reused),
+                    Ok(false) => execute(&plan, &directory, &args.output, &pool, shell),
+                    Err(failure) => Err(failure),
+                }
+            }
             None => {
                 let plan = recipes::plan(&stage.recipe, &options)?;
                 execute(&plan, &args.out_dir, &args.output, &pool, shell)
@@ -101,31 +110,35 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     }
 }
 
-/// A stage whose output later ones use: taken from the work directory if it is there and current, made otherwise.
-fn intermediate(
-    stage: &Stage,
+/// Whether the output of the stage `name` is in `directory` and current. A former output of this stage is removed.
+fn reusable(
+    name: &str,
+    plan: &MergePlan,
     directory: &Path,
-    options: &PlanOptions,
-    args: &Args,
+    registry: &Registry,
     pool: &ThreadPool,
-    shell: &Shell<'_>,
-) -> Result<Done, Failure> {
-    let plan = recipes::plan(&stage.recipe, options)?;
-    match existing(directory)? {
-        None => {}
-        Some(manifest) if is_current(&manifest, &plan, pool)? => {
-            return Ok(Done::reused(Merge::new(&plan, directory, &args.output)?));
-        }
-        // It has a manifest of ours, so that it is a former output of this stage.
-        Some(_) => std::fs::remove_dir_all(directory).map_err(|error| file_error(directory, &error))?,
+) -> Result<bool, Failure> {
+    let Some(manifest) = existing(directory)? else { return Ok(false) };
+    if is_current(&manifest, plan, pool)? {
+        return Ok(true);
     }
-    execute(&plan, directory, &args.output, pool, shell)
+    // Another merge may have a directory of that name, and that is not for us to remove.
+    let recipe = manifest["recipe"].as_str().unwrap_or_default();
+    let recipes = Recipe::parse(recipe, manifest::FILE, registry).unwrap_or_default();
+    if !recipes.iter().any(|recipe| recipe.name.as_ref().is_some_and(|found| found.value == name)) {
+        let why =
+            format!("{}: expected a former output of stage {name}, found that of another merge", directory.display());
+        let hint = Some("name another --work-dir, or move away what is there; nothing is overwritten");
+        return Err(Failure::failed(io::Error::new(io::ErrorKind::AlreadyExists, why)).hint(hint));
+    }
+    std::fs::remove_dir_all(directory).map_err(|error| file_error(directory, &error))?;
+    Ok(false)
 }
 
 /// The manifest of the output that is in `directory`; `None` when nothing is there.
 fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
     let path = directory.join(manifest::FILE);
-    match std::fs::read(&path) {
+    match files::read(&path, files::CONFIG_BYTES) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| file_error(&path, &io::Error::new(io::ErrorKind::InvalidData, error))),
@@ -136,9 +149,8 @@ fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
 }
 
 fn is_current(manifest: &serde_json::Value, plan: &MergePlan, pool: &ThreadPool) -> Result<bool, Failure> {
-    let hashes = pool
-        .install(|| manifest::hash_inputs(plan))
-        .map_err(|error| Failure::failed(error).context("cannot read the inputs"))?;
+    let hashes = pool.install(|| manifest::hash_inputs(plan)).map_err(Failure::failed)?;
+    plan.check_unchanged().map_err(Failure::failed)?;
     Ok(manifest::is_current(manifest, plan, &hashes))
 }
 

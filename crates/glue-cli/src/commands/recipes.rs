@@ -6,7 +6,7 @@ use crate::failure::{Failure, of_file};
 use crate::units;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
-use glue_tensor::Dtype;
+use glue_tensor::{Dtype, Links, files};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::io;
 use std::path::Path;
@@ -27,7 +27,25 @@ pub(crate) struct Output {
     pub(crate) dtype: Option<Dtype>,
 
     #[command(flatten)]
+    pub(crate) links: FollowLinks,
+
+    #[command(flatten)]
     pub(crate) device: Device,
+}
+
+/// The option of the commands that copy files of a model into their output.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct FollowLinks {
+    /// Copy configuration and tokenizer files through links that lead out of a model directory; refused otherwise, except
+    /// to the blobs of a hub cache. Weights may always be links
+    #[arg(long)]
+    follow_links: bool,
+}
+
+impl FollowLinks {
+    pub(crate) fn get(self) -> Links {
+        if self.follow_links { Links::Follow } else { Links::Inside }
+    }
 }
 
 pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
@@ -40,7 +58,7 @@ pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
 /// Parses every document of the config at `path`.
 pub(crate) fn read(path: &Path, registry: &Registry) -> Result<Vec<Recipe>, Failure> {
     let origin = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_named(path, files::CONFIG_BYTES).map_err(|error| {
         let no_config = error.kind() == io::ErrorKind::NotFound;
         let error = of_file(path, error);
         if no_config { Failure::refused(error) } else { Failure::failed(error) }
@@ -53,6 +71,7 @@ pub(crate) fn plan_options(global: &Global, output: &Output) -> PlanOptions {
     let mut options = PlanOptions::default();
     options.seed = global.seed;
     options.dtype = output.dtype;
+    options.links = output.links.get();
     options
 }
 

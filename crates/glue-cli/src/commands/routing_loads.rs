@@ -61,8 +61,8 @@ impl RoutingLoads {
         let write = |name: &str, title: &str, gate: Option<usize>| {
             [false, true].into_iter().try_for_each(|by_skill| {
                 let table = self.counts(by_skill, gate);
-                let path = directory.join(format!("{name}.{}.svg", table.rows_are));
-                pictures::write(Some(&path), || pictures::routing(format!("{title} by {}", table.rows_are), &table))
+                let picture = pictures::routing(format!("{title} by {}", table.rows_are), &table);
+                pictures::write_in(directory, &format!("{name}.{}.svg", table.rows_are), picture)
             })
         };
         write("experts", "Experts chosen", None)?;

@@ -1,14 +1,14 @@
 //! `glue run`: from a zoo to one better model.
 
 use super::device::Device;
-use super::recipes;
+use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::progress::RunProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use anyhow::anyhow;
+use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_lm::Cancel;
 use glue_pipeline::{
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     dry_run: bool,
 
     #[command(flatten)]
+    links: FollowLinks,
+
+    #[command(flatten)]
     device: Device,
 }
 
@@ -80,7 +83,8 @@ pub(crate) fn run(
     let (Some(path), Some(out)) = (&args.config, &args.out) else {
         return Err(Failure::refused(std::io::Error::other("a config and --out are needed")));
     };
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+    let text = glue_tensor::files::read_named(path, glue_tensor::files::CONFIG_BYTES)
+        .map_err(|error| Failure::refused(of_file(path, error)))?;
     let hint = Some("glue run --init FOLDER writes a config with every key");
     let mut config = ZooConfig::parse(&text, &path.display().to_string(), registries.strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
@@ -105,6 +109,7 @@ pub(crate) fn run(
         stop,
         memory,
         executor: args.device.open(DeviceUse::Search)?,
+        links: args.links.get(),
     };
     let pool = recipes::pool(global)?;
     let progress = RunProgress::new(shell);
@@ -123,10 +128,9 @@ pub(crate) fn run(
 fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
     let again = format!("glue run {} --out {} --resume", config.display(), out.display());
     match error {
-        PipelineError::Stopped => Failure::Error {
-            status: 130,
-            error: anyhow!("interrupted; finished stages are in {}", out.join("stages").display()),
-            hint: Some(format!("{again} goes on")),
+        PipelineError::Stopped => Failure::Paused {
+            kept: format!("; finished stages are in {}", out.join("stages").display()),
+            hint: format!("{again} goes on"),
         },
         PipelineError::Occupied { ref found, .. } => {
             let hint = match found.contains("--resume") {
@@ -139,6 +143,10 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
             Failure::refused(error).hint(Some("paths in the config start at its directory"))
         }
         PipelineError::Eval(_) => Failure::refused(error),
+        PipelineError::Damaged { stage, .. } => {
+            let hint = format!("{again} --from {} makes that stage and those after it anew", stage.name());
+            Failure::failed(error).hint(Some(hint))
+        }
         PipelineError::Write(ref write) => {
             let full = matches!(write, glue_tensor::WriteError::NoSpace { .. });
             let hint = full.then(|| format!("make room, then {again} goes on"));
@@ -194,7 +202,7 @@ fn finish(finished: &Finished, shell: &mut Shell<'_>) -> Result<(), Failure> {
     }
     let mut text = String::new();
     for line in glue_report::lines(&finished.report) {
-        text += &format!("{}\n", line.text);
+        text += &format!("{}\n", one_line(&line.text));
     }
     let time = units::duration(finished.cost.seconds());
     text += &format!("report  {}  ({time})\n", finished.html.display());

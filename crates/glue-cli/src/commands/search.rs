@@ -1,21 +1,22 @@
 //! `glue search`: which models to merge, and how.
 
 use super::device::Device;
-use super::recipes;
+use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
+use crate::numbers;
 use crate::progress::SearchProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use anyhow::anyhow;
+use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{EvalOptions, load_tasks, select};
 use glue_merge::Registry;
-use glue_recipe::SharedExecutor;
+use glue_recipe::{PlanOptions, SharedExecutor};
 use glue_search::Domain;
-use glue_select::config::{EXAMPLE, SearchConfig, Validation};
+use glue_select::config::{EXAMPLE, MAX_WORKERS, SearchConfig, Validation};
 use glue_select::contract::{Part, Scorer};
 use glue_select::course::Budget;
 use glue_select::external::{ExternalOptions, ExternalScorer};
@@ -27,6 +28,7 @@ use glue_select::strategy::StrategyRegistry;
 use glue_select::summary::Summary;
 use glue_select::workers::WorkerPool;
 use glue_select::zoo::Zoo;
+use glue_tensor::Links;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
@@ -74,19 +76,18 @@ pub(crate) struct Args {
     evaluations: Option<u64>,
 
     /// Most seconds, those of interrupted runs among them; comes before the config
-    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", value_parser = numbers::seconds)]
     time: Option<f64>,
 
     /// Processes that score candidates; comes before the config
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole(0..=MAX_WORKERS as u64))]
     workers: Option<usize>,
 
     #[command(flatten)]
-    device: Device,
-}
+    links: FollowLinks,
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "it must be a number above 0".into())
+    #[command(flatten)]
+    device: Device,
 }
 
 /// Searches, or shows what would be done.
@@ -112,16 +113,18 @@ pub(crate) fn run(
         };
     }
     let zoo = Zoo::open(&config).map_err(Failure::refused)?;
+    zoo.check_links(args.links.get()).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search)?;
-    let merging = Merging { registry: registries.operators, executor: executor.clone() };
-    let scorer = scorer(&config, merging, args.device, global, shell)?;
+    let merging = Merging { registry: registries.operators, executor: executor.clone(), links: args.links.get() };
+    let workers = if args.dry_run { 0 } else { config.workers };
+    let scorer = scorer(&config, workers, merging, args.device, global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);
     }
     let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
-    let options = Options { out, resume: args.resume, budget, executor };
+    let options = Options { out, resume: args.resume, budget, executor, links: args.links.get() };
     let progress = SearchProgress::new(shell);
     let done = pool.install(|| prepared.run(&*scorer, &options, &progress));
     drop(progress);
@@ -130,7 +133,8 @@ pub(crate) fn run(
 }
 
 fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry) -> Result<SearchConfig, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::refused(of_file(path, error)))?;
+    let text = glue_tensor::files::read_named(path, glue_tensor::files::CONFIG_BYTES)
+        .map_err(|error| Failure::refused(of_file(path, error)))?;
     let hint = Some("glue search --init prints a config with every key");
     let mut config = SearchConfig::parse(&text, &path.display().to_string(), strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
@@ -145,11 +149,21 @@ fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry
 pub(super) struct Merging<'a> {
     pub(super) registry: &'a Registry,
     pub(super) executor: SharedExecutor,
+    pub(super) links: Links,
 }
 
-/// What scores candidates: this process, others, or a command.
+impl Merging<'_> {
+    fn plan_options(&self) -> PlanOptions {
+        let mut options = PlanOptions::default();
+        options.links = self.links;
+        options
+    }
+}
+
+/// What scores candidates: this process, `workers` others, or a command.
 fn scorer(
     config: &SearchConfig,
+    workers: usize,
     merging: Merging<'_>,
     device: Device,
     global: &Global,
@@ -159,17 +173,20 @@ fn scorer(
     if let Some(command) = &config.evaluator {
         return external(config, command, merging, stop);
     }
-    if let Some(workers) = std::num::NonZeroUsize::new(config.workers) {
+    if let Some(workers) = std::num::NonZeroUsize::new(workers) {
         let program =
             std::env::current_exe().map_err(|error| Failure::failed(error).context("cannot start workers"))?;
         let threads =
             global.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let threads = (threads / workers).max(1).to_string();
-        let options = ["search-worker", "--quiet", "--device", device.device.name(), "--threads", &threads];
+        let mut options = vec!["search-worker", "--quiet", "--device", device.device.name(), "--threads", &threads];
+        if merging.links == Links::Follow {
+            options.push("--follow-links");
+        }
         let command: Vec<OsString> =
             [program.into()].into_iter().chain(options.into_iter().map(OsString::from)).collect();
         let setup = serde_json::to_value(config).map_err(Failure::failed)?;
-        let pool = WorkerPool::start(command, config.workers, setup, Some(stop));
+        let pool = WorkerPool::start(command, workers.get(), setup, Some(stop));
         return Ok(Box::new(pool.map_err(Failure::failed)?));
     }
     local(config, merging, Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
@@ -210,6 +227,7 @@ fn external(
     };
     let options = ExternalOptions {
         registry: merging.registry.clone(),
+        plan: merging.plan_options(),
         executor: merging.executor,
         tasks: config.tasks.clone(),
         split: Some(config.split.clone()),
@@ -237,6 +255,7 @@ fn local_options(
     let split = Some(config.split.clone());
     LocalOptions {
         registry: merging.registry.clone(),
+        plan: merging.plan_options(),
         eval: EvalOptions {
             limit: config.limit,
             num_fewshot: config.num_fewshot,
@@ -259,16 +278,18 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
     use glue_select::journal::JournalError;
     let again = format!("glue search {} --out {} --resume", config.display(), out.display());
     match error {
-        SelectError::Stopped { evaluations, journal } => Failure::Error {
-            status: 130,
-            error: anyhow!("interrupted after {evaluations} evaluations, which are in {}", journal.display()),
-            hint: Some(format!("{again} goes on")),
+        SelectError::Stopped { evaluations, journal } => Failure::Paused {
+            kept: format!(" after {evaluations} evaluations, which are in {}", journal.display()),
+            hint: format!("{again} goes on"),
         },
         SelectError::Journal(error @ JournalError::Exists { .. }) => Failure::refused(error)
             .hint(Some(format!("{again} goes on with the search that was interrupted; or remove the journal"))),
         SelectError::Journal(error @ JournalError::Differs { .. }) => {
             Failure::refused(error).hint(Some("name another --out, or undo the change"))
         }
+        SelectError::Journal(error @ JournalError::Damaged { .. }) => Failure::failed(error).hint(Some(
+            "nothing was changed; evaluations before that line can be kept by removing it and all after it",
+        )),
         SelectError::Journal(error @ JournalError::Busy { .. }) => {
             Failure::failed(error).hint(Some("wait for the other search to end, or name another --out"))
         }
@@ -326,7 +347,7 @@ fn plan(
     }
     let mut text = format!("{}\n", shell.heading("Models"));
     for member in zoo.members() {
-        text += &format!("  {}\n", member.path);
+        text += &format!("  {}\n", one_line(&member.path));
     }
     text += &format!("  base: {}; all of them can be merged\n", config.base.as_deref().unwrap_or("none"));
     if !coordinates.is_empty() {

@@ -1,7 +1,7 @@
 //! `glue search-worker`: a process that scores candidates for `glue search --workers`.
 
 use super::device::Device;
-use super::recipes;
+use super::recipes::{self, FollowLinks};
 use super::search::{self, Merging};
 use crate::app::Global;
 use crate::failure::Failure;
@@ -17,6 +17,9 @@ use std::io::{self, BufReader};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
+    links: FollowLinks,
+
+    #[command(flatten)]
     device: Device,
 }
 
@@ -28,7 +31,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let _ = shell.stop_flag();
     let make = |setup: &serde_json::Value| -> Result<Box<dyn Scorer>, String> {
         let config: SearchConfig = serde_json::from_value(setup.clone()).map_err(|error| error.to_string())?;
-        search::local(&config, Merging { registry, executor: executor.clone() }, None)
+        search::local(&config, Merging { registry, executor: executor.clone(), links: args.links.get() }, None)
     };
     let input = BufReader::new(io::stdin());
     pool.install(|| serve(input, io::stdout(), make)).map_err(Failure::failed)

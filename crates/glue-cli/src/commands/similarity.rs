@@ -3,13 +3,13 @@
 use super::zoo::{self, Comparison};
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::outputs;
 use crate::pictures;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use glue_metrics::cluster::{Link, agglomerate};
 use glue_metrics::{Breakdown, METRICS, Matrix, Similarity};
-use glue_tensor::write_atomic;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -57,12 +57,13 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if args.list_metrics {
         return list(shell);
     }
+    let (heatmap, csv) = (outputs::create(args.heatmap.as_deref())?, outputs::create(args.csv.as_deref())?);
     let found = args.comparison.run(&args.models, global, shell)?;
     let matrix = found.matrix();
     let tree = || agglomerate(&matrix, Link::Average);
-    pictures::write(args.heatmap.as_deref(), || pictures::heatmap(&matrix, &tree(), None))?;
-    if let Some(path) = &args.csv {
-        write_atomic(path, matrix.to_csv().as_bytes()).map_err(Failure::failed)?;
+    pictures::write(heatmap, || pictures::heatmap(&matrix, &tree(), None))?;
+    if let Some(file) = csv {
+        file.write_with(|out| out.write_all(matrix.to_csv().as_bytes())).map_err(Failure::failed)?;
     }
     let layers = if args.per_layer { found.per_layer() } else { Vec::new() };
     let tensors = if args.per_tensor { found.per_tensor() } else { Vec::new() };

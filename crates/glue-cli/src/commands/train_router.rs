@@ -3,6 +3,7 @@
 use super::recipes;
 use crate::app::Global;
 use crate::failure::Failure;
+use crate::numbers;
 use crate::pictures;
 use crate::progress::RequestProgress;
 use crate::shell::Shell;
@@ -63,7 +64,7 @@ pub(crate) struct Args {
     labels: LabelsBy,
 
     /// Divide losses by this and let experts share an item, instead of the lowest loss alone
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = numbers::real(0.0..=1e6))]
     temperature: f64,
 
     /// Give a task or skill to an expert: math=a-math. What is not given goes to the expert of that name, or of the lowest loss
@@ -75,7 +76,7 @@ pub(crate) struct Args {
     loss: Minimised,
 
     /// With --loss lm, the weight of the term that balances the load of experts
-    #[arg(long, value_name = "C", default_value_t = BALANCE)]
+    #[arg(long, value_name = "C", default_value_t = BALANCE, value_parser = numbers::real(0.0..=1e6))]
     balance: f64,
 
     /// Train the gates of these layers only
@@ -91,7 +92,7 @@ pub(crate) struct Args {
     epochs: Option<u32>,
 
     /// Step size, where gradients are followed
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = numbers::real(1e-12..=1e3))]
     learning_rate: Option<f64>,
 
     /// Keep states of the training in this directory
@@ -137,12 +138,15 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The widest hidden layer of a gate.
+const MAX_WIDTH: usize = 65_536;
+
 fn form(text: &str) -> Result<RouterKind, String> {
-    let width = || text.strip_prefix("mlp:")?.parse().ok().filter(|&width: &usize| width > 0);
+    let width = || text.strip_prefix("mlp:")?.parse().ok().filter(|width| (1..=MAX_WIDTH).contains(width));
     match (text, width()) {
         ("linear", _) => Ok(RouterKind::Linear),
         (_, Some(hidden_size)) => Ok(RouterKind::Mlp { hidden_size }),
-        _ => Err("expected linear, or mlp:WIDTH with a width of at least 1".to_owned()),
+        _ => Err(format!("expected linear, or mlp:WIDTH with a width from 1 to {MAX_WIDTH}")),
     }
 }
 
@@ -268,8 +272,8 @@ fn write_pictures(args: &Args, report: &TrainReport) -> Result<(), Failure> {
     std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     let write = |gate: &str, table: &RoutingTable| {
         let gate = gate.trim_end_matches('.');
-        let path = directory.join(format!("{gate}.{}.svg", table.rows_are));
-        pictures::write(Some(&path), || pictures::routing(format!("{gate}: experts by {}", table.rows_are), table))
+        let picture = pictures::routing(format!("{gate}: experts by {}", table.rows_are), table);
+        pictures::write_in(directory, &format!("{gate}.{}.svg", table.rows_are), picture)
     };
     match report {
         TrainReport::Supervised { gates, .. } => gates.iter().try_for_each(|gate| {
@@ -404,7 +408,7 @@ mod tests {
     fn forms_and_pairs_are_read_or_refused() {
         assert_eq!(form("linear"), Ok(RouterKind::Linear));
         assert_eq!(form("mlp:64"), Ok(RouterKind::Mlp { hidden_size: 64 }));
-        assert!(["mlp", "mlp:0", "mlp:x", "tree"].iter().all(|text| form(text).is_err()));
+        assert!(["mlp", "mlp:0", "mlp:65537", "mlp:x", "tree"].iter().all(|text| form(text).is_err()));
         assert_eq!(pair("math=a-math"), Ok(("math".to_owned(), "a-math".to_owned())));
         assert!(["math", "=a", "math="].iter().all(|text| pair(text).is_err()));
     }

@@ -5,7 +5,6 @@ use crate::error::{Place, TaskError};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Map, Value};
-use std::fs::File;
 use std::path::Path;
 
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, TaskError> {
@@ -13,7 +12,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, TaskError> {
         place: Place::file(path),
         message: error.to_string(),
     };
-    let file = File::open(path).map_err(TaskError::io(path))?;
+    let file = glue_tensor::files::open(path).map_err(TaskError::io(path))?;
     let reader = SerializedFileReader::new(file).map_err(malformed)?;
     let rows = reader.get_row_iter(None).map_err(malformed)?;
     rows.zip(1..)

@@ -3,7 +3,7 @@
 use crate::metrics::{Metric, Score, argmax, count_words};
 use crate::model::{Generation, LogLikelihood};
 use crate::pass_at_k::pass_at_k;
-use crate::sandbox::Execution;
+use crate::sandbox::{Execution, Outcome};
 use crate::task::{Ask, Check, Item, Items, Task};
 use serde_json::{Map, Value, json};
 
@@ -45,6 +45,16 @@ pub(super) fn truncations(answers: &[Answer]) -> Option<String> {
             "{cut} of {} prompts are longer than the model takes and were truncated from the left, by up to {most} tokens",
             answers.len()
         )
+    })
+}
+
+/// Says how many programs could not be run, and why the first could not, if there are any.
+pub(super) fn not_run(answers: &[Answer]) -> Option<String> {
+    let all = || answers.iter().flat_map(|answer| &answer.executions);
+    let failed = || all().filter(|execution| execution.outcome == Outcome::NotRun);
+    failed().next().map(|first| {
+        let (count, of) = (failed().count(), all().count());
+        format!("{count} of {of} programs could not be run and count as failed: {}", first.stderr)
     })
 }
 

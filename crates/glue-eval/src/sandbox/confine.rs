@@ -1,30 +1,43 @@
-//! The child between fork and exec, and the end of it: the only place of the crate with code that the compiler cannot check.
+//! The child between fork and exec: what it gives up before it becomes the program.
 
 use super::Limits;
+use super::disk::PrivateDisk;
+use super::threads::Asking;
 use seccompiler::BpfProgram;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// One limit: which, its value, and what the value could be raised to.
 type Resource = (u32, u64, u64);
+
+/// The stack of the first thread, and of each thread that does not ask for another. The usual size: 32 threads fit into the
+/// address space that programs have by default, and recursion goes as deep as outside.
+const STACK_BYTES: u64 = 8 << 20;
 
 /// All that the child needs, made before the fork.
 pub(super) struct Confinement {
     /// Of Landlock, where the kernel has it.
     pub(super) rules: Option<OwnedFd>,
-    pub(super) filters: Arc<[BpfProgram; 2]>,
-    resources: [Resource; 7],
+    /// To be mounted as the scratch directory, where that is possible.
+    pub(super) disk: Option<PrivateDisk>,
+    pub(super) filters: Arc<[BpfProgram; 3]>,
+    threads: Asking,
+    resources: [Resource; 8],
 }
 
 impl Confinement {
-    pub(super) fn new(rules: Option<OwnedFd>, filters: Arc<[BpfProgram; 2]>, limits: &Limits) -> Confinement {
+    pub(super) fn new(
+        rules: Option<OwnedFd>,
+        disk: Option<PrivateDisk>,
+        filters: Arc<[BpfProgram; 3]>,
+        limits: &Limits,
+    ) -> Confinement {
         // Whole seconds, of which there must be one. At the first limit comes a signal that tells its reason, and that can be ignored; a
         // second later one that cannot.
-        let cpu = (limits.cpu_time.as_secs() + u64::from(limits.cpu_time.subsec_nanos() > 0)).max(1);
+        let cpu = limits.cpu_time.as_secs().saturating_add(u64::from(limits.cpu_time.subsec_nanos() > 0)).max(1);
         let fixed = |value| (value, value);
         #[allow(clippy::unnecessary_cast)] // the type differs between C libraries
         let resources = [
@@ -34,14 +47,16 @@ impl Confinement {
             (libc::RLIMIT_CORE as u32, fixed(0)),
             (libc::RLIMIT_MEMLOCK as u32, fixed(0)),
             (libc::RLIMIT_MSGQUEUE as u32, fixed(0)),
+            (libc::RLIMIT_STACK as u32, fixed(STACK_BYTES)),
             // Last, since it is the one that could make a call after it fail.
             (libc::RLIMIT_AS as u32, fixed(limits.memory_bytes)),
         ];
         let resources = resources.map(|(resource, (value, most))| (resource, value, most));
-        Confinement { rules, filters, resources }
+        Confinement { rules, disk, filters, threads: Asking::new(), resources }
     }
 
-    /// Has `command` confine itself in its process before it becomes the program.
+    /// Has `command` confine itself in its process before it becomes the program. Its standard input must be a socket, over which
+    /// the first message is from here: see [`Asking`].
     #[allow(unsafe_code)]
     pub(super) fn apply_to(self, command: &mut Command) {
         let parent = std::process::id();
@@ -58,22 +73,34 @@ impl Confinement {
     #[allow(unsafe_code)]
     fn enter(&self, parent: u32) -> io::Result<()> {
         let checked = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
-        // SAFETY: none of these calls reads or writes memory of this process, but for `setrlimit`, which reads one structure on the
-        // stack; their arguments are plain numbers.
+        // SAFETY: none of these calls reads or writes memory of this process, but for `getrlimit` and `setrlimit`, which are given one
+        // structure on the stack; their other arguments are plain numbers.
         unsafe {
+            // A group to be killed as one, and no terminal.
+            checked(libc::setsid().into())?;
+            self.close_on_exec()?;
+            if let Some(disk) = &self.disk {
+                let root = disk.mount()?;
+                if let Some(rules) = &self.rules {
+                    disk.allow(rules, &root)?;
+                }
+            }
+            // After the namespaces, since a change of credentials undoes it.
             checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0).into())?;
             // The parent may have ended before the call above.
             if libc::getppid() != parent as libc::pid_t {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
-            // A group to be killed as one, and no terminal.
-            checked(libc::setsid().into())?;
-            self.close_on_exec()?;
+            checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+            self.threads.begin()?;
             for (resource, value, most) in self.resources {
-                let limit = libc::rlimit { rlim_cur: value as libc::rlim_t, rlim_max: most as libc::rlim_t };
+                let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                checked(libc::getrlimit(resource as _, &mut limit).into())?;
+                // What is limited more than that already stays so.
+                limit.rlim_max = limit.rlim_max.min(most as libc::rlim_t);
+                limit.rlim_cur = limit.rlim_max.min(value as libc::rlim_t);
                 checked(libc::setrlimit(resource as _, &limit).into())?;
             }
-            checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
             if let Some(rules) = &self.rules {
                 checked(libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0))?;
             }
@@ -105,83 +132,5 @@ impl Confinement {
             }
         }
         Ok(())
-    }
-}
-
-/// How a process ended, and what it used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ended {
-    /// Its status, or the signal that ended it.
-    pub(super) status: Result<i32, i32>,
-    /// User and system time of all its threads.
-    pub(super) cpu: Duration,
-}
-
-/// A child that is killed and waited for at the latest when this is dropped.
-pub(super) struct Process {
-    pid: libc::pid_t,
-    ended: Option<Ended>,
-}
-
-impl Process {
-    /// Takes over the child of that number, which nobody else may wait for.
-    pub(super) fn new(pid: u32) -> Process {
-        Process { pid: pid as libc::pid_t, ended: None }
-    }
-
-    /// Its number.
-    pub(super) fn number(&self) -> i32 {
-        self.pid
-    }
-
-    /// Ends the process and its group, unless it has been waited for: then its number may be another's.
-    #[allow(unsafe_code)]
-    pub(super) fn kill(&self) {
-        if self.ended.is_none() {
-            // SAFETY: signals to a child that has not been waited for, so that the number is still its own; its group has the same.
-            unsafe {
-                libc::kill(-self.pid, libc::SIGKILL);
-                libc::kill(self.pid, libc::SIGKILL);
-            }
-        }
-    }
-
-    /// Its end, if it has come; with `block`, waits for it.
-    #[allow(unsafe_code)]
-    pub(super) fn wait(&mut self, block: bool) -> io::Result<Option<Ended>> {
-        while self.ended.is_none() {
-            let mut status = 0;
-            // SAFETY: all-zero bytes are a value of this structure of numbers.
-            let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-            // SAFETY: both pointers are to local variables that live through the call.
-            let found =
-                unsafe { libc::wait4(self.pid, &mut status, if block { 0 } else { libc::WNOHANG }, &mut usage) };
-            match found {
-                0 => return Ok(None),
-                -1 => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-                _ => {
-                    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
-                    let ended = if libc::WIFEXITED(status) {
-                        Ok(libc::WEXITSTATUS(status))
-                    } else {
-                        Err(libc::WTERMSIG(status))
-                    };
-                    self.ended = Some(Ended { status: ended, cpu: time(usage.ru_utime) + time(usage.ru_stime) });
-                }
-            }
-        }
-        Ok(self.ended)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = self.wait(true);
     }
 }

@@ -3,6 +3,9 @@
 //! Refused are, among others: sockets, new processes, signals to anyone, tracing, mounts, namespaces, keys, BPF, performance
 //! counters, io_uring, userfaultfd, shared memory and message queues of System V and POSIX, memory files, handles of files,
 //! raising a limit, and changing the owner, mode, times or extended attributes of a file: Landlock has no say in the last ones.
+//!
+//! Writing to the disk at once and locking files succeed without being done: a program shares its files with nobody, and could hold
+//! up others with files that it can only read.
 
 use libc::c_long;
 use seccompiler::{
@@ -13,8 +16,10 @@ use std::collections::BTreeMap;
 /// What a program may do with files, as far as system calls decide it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Files {
-    /// Landlock decides by place.
+    /// Landlock decides by place; the space is the program's own.
     ByPlace,
+    /// The same, where space is measured from outside: nothing is allocated faster than it is written.
+    Measured,
     /// Nothing may be written or changed anywhere.
     ReadOnly,
 }
@@ -22,19 +27,21 @@ pub(super) enum Files {
 /// The filters, in the order in which they must be installed.
 ///
 /// The first answers "no such call" where the C library then uses an older one whose arguments the second can look at: the arguments
-/// of `clone3` are in memory, out of a filter's reach. The second is the list.
-pub(super) fn programs(files: Files) -> Result<[BpfProgram; 2], seccompiler::Error> {
+/// of `clone3` are in memory, out of a filter's reach. The second answers that all went well, for what is not to be done. The third is the
+/// list.
+pub(super) fn programs(files: Files) -> Result<[BpfProgram; 3], seccompiler::Error> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let missing = BTreeMap::from([(libc::SYS_clone3, Vec::new()), (libc::SYS_openat2, Vec::new())]);
     let missing =
         SeccompFilter::new(missing, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32), architecture)?;
+    let pretended = SeccompFilter::new(pretended()?, SeccompAction::Allow, SeccompAction::Errno(0), architecture)?;
     let allowed = SeccompFilter::new(
         allowed(files)?,
         SeccompAction::Errno(libc::EPERM as u32),
         SeccompAction::Allow,
         architecture,
     )?;
-    Ok([missing.try_into()?, allowed.try_into()?])
+    Ok([missing.try_into()?, pretended.try_into()?, allowed.try_into()?])
 }
 
 /// One argument equal to `value`. Arguments that matter here are 32 bits wide for the kernel, unless `wide`.
@@ -48,13 +55,38 @@ fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, secco
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }
 
+/// Writing to the disk at once.
+const SYNCS: &[c_long] = &[
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_msync,
+    libc::SYS_sync,
+    libc::SYS_sync_file_range,
+    libc::SYS_syncfs,
+];
+
+/// Commands of `fcntl` that lock.
+const LOCKS: &[libc::c_int] = &[libc::F_SETLK, libc::F_SETLKW, libc::F_OFD_SETLK, libc::F_OFD_SETLKW];
+
+/// What succeeds without being done.
+fn pretended() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = SYNCS.iter().map(|&call| (call, Vec::new())).collect();
+    rules.insert(libc::SYS_flock, Vec::new());
+    let lock = |&command: &libc::c_int| SeccompRule::new(vec![equal(1, false, command as u64)?]);
+    rules.insert(libc::SYS_fcntl, LOCKS.iter().map(lock).collect::<Result<_, _>>()?);
+    Ok(rules)
+}
+
 fn allowed(files: Files) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     // Among filters that refuse, the last one installed names the error: what the first answers must pass here.
-    let answered = [libc::SYS_clone3, libc::SYS_openat2];
+    let answered = [libc::SYS_clone3, libc::SYS_openat2, libc::SYS_flock];
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALWAYS.iter().chain(&answered).map(|&call| (call, Vec::new())).collect();
-    if files == Files::ByPlace {
+        ALWAYS.iter().chain(&answered).chain(SYNCS).map(|&call| (call, Vec::new())).collect();
+    if files != Files::ReadOnly {
         rules.extend(CHANGES.iter().map(|&call| (call, Vec::new())));
+    }
+    if files == Files::ByPlace {
+        rules.insert(libc::SYS_fallocate, Vec::new());
     }
     let mut only_if = |call: c_long, alternatives: Vec<Vec<SeccompCondition>>| {
         let alternatives = alternatives.into_iter().map(SeccompRule::new).collect::<Result<Vec<_>, _>>()?;
@@ -84,11 +116,7 @@ fn allowed(files: Files) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler:
         libc::F_GETFL,
         libc::F_SETFL,
         libc::F_GETLK,
-        libc::F_SETLK,
-        libc::F_SETLKW,
         libc::F_OFD_GETLK,
-        libc::F_OFD_SETLK,
-        libc::F_OFD_SETLKW,
     ];
     let any = |argument, values: &[u64]| {
         values
@@ -96,7 +124,8 @@ fn allowed(files: Files) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler:
             .map(|&value| Ok(vec![equal(argument, false, value)?]))
             .collect::<Result<Vec<_>, seccompiler::BackendError>>()
     };
-    only_if(libc::SYS_fcntl, any(1, &commands.map(|command| command as u64))?)?;
+    let commands: Vec<u64> = commands.iter().chain(LOCKS).map(|&command| command as u64).collect();
+    only_if(libc::SYS_fcntl, any(1, &commands)?)?;
 
     // The rest of ioctl can type into a terminal.
     let requests = [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX];
@@ -116,7 +145,7 @@ fn allowed(files: Files) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler:
         // Opening "for reading" with O_TRUNC empties a file, and Landlock looks at that only since its third version. Where nothing
         // may be written, what creates is refused too; bits above the ones known are refused with them.
         let alternatives = match files {
-            Files::ByPlace => vec![
+            Files::ByPlace | Files::Measured => vec![
                 vec![masked(flags, truncate, 0)?],
                 vec![masked(flags, access, libc::O_WRONLY as u64)?],
                 vec![masked(flags, access, libc::O_RDWR as u64)?],
@@ -176,14 +205,10 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_fadvise64,
-    libc::SYS_fallocate,
     libc::SYS_fchdir,
     libc::SYS_chdir,
-    libc::SYS_fdatasync,
-    libc::SYS_flock,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
-    libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
@@ -225,7 +250,6 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_mremap,
-    libc::SYS_msync,
     libc::SYS_munmap,
     // Time.
     libc::SYS_clock_getres,
@@ -361,15 +385,15 @@ mod tests {
             libc::SYS_setsid,
             libc::SYS_mknodat,
         ];
-        for files in [Files::ByPlace, Files::ReadOnly] {
+        for files in [Files::ByPlace, Files::Measured, Files::ReadOnly] {
             let rules = allowed(files).unwrap();
             assert!(never.iter().all(|call| !rules.contains_key(call)));
         }
     }
 
     #[test]
-    fn both_modes_compile_to_programs_that_the_kernel_takes() {
-        for files in [Files::ByPlace, Files::ReadOnly] {
+    fn all_modes_compile_to_programs_that_the_kernel_takes() {
+        for files in [Files::ByPlace, Files::Measured, Files::ReadOnly] {
             // The kernel takes at most 4096 instructions.
             assert!(programs(files).unwrap().iter().all(|program| (1..4096).contains(&program.len())));
         }

@@ -1,6 +1,7 @@
 # Runs one program and reports its end. Standard input is a socket: the token, the length and the source come in, the token goes
 # out when the last statement of the program is done. The token is why leaving early is not mistaken for passing.
 def run():
+    import errno
     import os
     import sys
 
@@ -45,6 +46,8 @@ def run():
         try:
             if isinstance(error, MemoryError):
                 write(channel, b"memory")
+            elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                write(channel, b"space")
             # The first frame is the one above.
             trace = error.__traceback__ and error.__traceback__.tb_next
             show(type(error), error.with_traceback(trace), trace)

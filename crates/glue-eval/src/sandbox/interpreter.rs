@@ -7,9 +7,13 @@ use std::process::{Command, Stdio};
 
 /// Asked once, outside of any confinement: the interpreter is trusted, the programs are not. The name on the path is often a script
 /// that looks for the interpreter, and what is mapped names the loader and the libraries that starting it executes.
+///
+/// Of a virtual environment, which often is in the directory of a project or is that very directory, its packages and its configuration
+/// are enough; of the installation below, the directories of libraries.
 const QUESTION: &str = r#"
-import json, sys, sysconfig
-places = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+import json, os, sys, sysconfig
+places = {os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.base_exec_prefix) for name in ("lib", "lib64")}
+places.add(os.path.join(sys.prefix, "pyvenv.cfg"))
 places.update(path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib"))
 with open("/proc/self/maps") as maps:
     mapped = {line.split(None, 5)[5].strip() for line in maps if "/" in line}
@@ -23,7 +27,7 @@ pub(super) struct Interpreter {
     /// Its file, absolute.
     pub(super) executable: PathBuf,
     version: (u32, u32),
-    /// Directories with its own modules and the installed packages.
+    /// Directories with its own modules and the installed packages, and the file that makes a virtual environment.
     pub(super) places: Vec<PathBuf>,
     /// Files that it maps when it starts, itself and the dynamic loader among them.
     pub(super) mapped: Vec<PathBuf>,

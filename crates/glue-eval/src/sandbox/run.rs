@@ -1,16 +1,19 @@
-//! One program from its start to its end, watched by one loop without threads of its own.
+//! One program from its start to its end.
 
-use super::confine::{Confinement, Ended, Process};
-use super::files::{Scratch, View, exceeds};
+use super::confine::Confinement;
+use super::disk::{Namespace, PrivateDisk};
+use super::files::View;
 use super::filter::{Files, programs};
 use super::interpreter::Interpreter;
+use super::process::{Ended, Process};
+use super::scratch::{Scratch, remove_abandoned};
+use super::threads::Listener;
+use super::watch::{ASK, End, Tail, Watched};
 use super::{Execution, Limits, Options, Outcome, SandboxError, Strength};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use seccompiler::BpfProgram;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -42,29 +45,47 @@ else:
     raise SystemExit("a socket was opened")
 "#;
 
-/// How often the size of the scratch directory is looked at.
-const WATCH: Duration = Duration::from_millis(100);
-/// How often a process is looked at where it cannot be waited for together with its output.
-const TICK: Duration = Duration::from_millis(5);
+/// How long is waited before a program is tried again that the system refused to start: about 1.7 s together.
+const BACK_OFF: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(320), Duration::from_millis(1280)];
+
+/// Where programs write.
+enum Disk {
+    /// Into a tmpfs of its own each, which its namespace has where this directory is.
+    Private(Namespace, Scratch),
+    /// Into a directory of its own each.
+    Shared,
+}
 
 /// What is the same for every program.
 pub(super) struct Jail {
     interpreter: Interpreter,
     view: Option<View>,
-    filters: Arc<[BpfProgram; 2]>,
+    disk: Disk,
+    filters: Arc<[BpfProgram; 3]>,
     packages: bool,
 }
 
 impl Jail {
     pub(super) fn new(limits: &Limits, options: &Options) -> Result<Jail, SandboxError> {
+        remove_abandoned();
         let interpreter = Interpreter::find(&options.python)?;
         let view = if options.landlock { View::new(&interpreter.places, &interpreter.mapped)? } else { None };
-        let files = if view.is_some() { Files::ByPlace } else { Files::ReadOnly };
-        let filters =
-            programs(files).map_err(|error| SandboxError::Confinement { problem: format!("seccomp: {error}") })?;
-        let jail = Jail { interpreter, view, filters: Arc::new(filters), packages: options.packages };
+        let mut jail = Jail {
+            interpreter,
+            disk: Disk::Shared,
+            filters: filters(if view.is_some() { Files::Measured } else { Files::ReadOnly })?,
+            view,
+            packages: options.packages,
+        };
+        if options.namespaces && jail.view.is_some() {
+            jail.disk = jail.private_disk(limits)?;
+            if let Disk::Private(..) = jail.disk {
+                jail.filters = filters(Files::ByPlace)?;
+            }
+        }
         let trial = Limits { wall_time: limits.wall_time.max(Duration::from_secs(10)), ..limits.clone() };
-        let trial = jail.run(&trial, TRIAL)?;
+        let trial = jail.run(&trial, TRIAL, &|| false)?;
         match trial.outcome {
             Outcome::Passed => Ok(jail),
             outcome => {
@@ -74,14 +95,70 @@ impl Jail {
         }
     }
 
-    pub(super) fn strength(&self) -> Strength {
-        if self.view.is_some() { Strength::Landlock } else { Strength::ReadOnly }
+    /// The disk that processes here can make for themselves.
+    fn private_disk(&self, limits: &Limits) -> Result<Disk, SandboxError> {
+        let failed = |source| SandboxError::Io { doing: "making a scratch directory", source };
+        let scratch = Scratch::new().map_err(failed)?;
+        let mut delays = BACK_OFF.into_iter();
+        let mut namespaces = [Namespace::Mounts, Namespace::User].into_iter().peekable();
+        while let Some(&namespace) = namespaces.peek() {
+            let disk = PrivateDisk::new(namespace, &scratch.path(), limits).map_err(failed)?;
+            let mut command = Command::new(&self.interpreter.executable);
+            command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            disk.apply_to(&mut command);
+            match command.status() {
+                Ok(status) if status.success() => return Ok(Disk::Private(namespace, scratch)),
+                // For want of processes or memory, which says nothing about what is allowed.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => {
+                    std::thread::sleep(delays.next().ok_or(error).map_err(failed)?);
+                }
+                // Where one is refused, the other may be allowed.
+                _ => _ = namespaces.next(),
+            }
+        }
+        Ok(Disk::Shared)
     }
 
-    pub(super) fn run(&self, limits: &Limits, program: &str) -> Result<Execution, SandboxError> {
+    pub(super) fn strength(&self) -> Strength {
+        match (&self.view, &self.disk) {
+            (None, _) => Strength::ReadOnly,
+            (Some(_), Disk::Shared) => Strength::Landlock,
+            (Some(_), Disk::Private(..)) => Strength::PrivateDisk,
+        }
+    }
+
+    /// Runs a program, and tries again where the system has not what starting one takes: processes, memory, space.
+    pub(super) fn run(
+        &self,
+        limits: &Limits,
+        program: &str,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Execution, SandboxError> {
+        let mut delays = BACK_OFF.into_iter();
+        loop {
+            match (self.run_once(limits, program, stop), delays.next()) {
+                (Err(SandboxError::Io { .. }), Some(delay)) => wait(delay, stop)?,
+                (result, _) => return result,
+            }
+        }
+    }
+
+    fn run_once(&self, limits: &Limits, program: &str, stop: &dyn Fn() -> bool) -> Result<Execution, SandboxError> {
         let failed = |doing: &'static str| move |source: io::Error| SandboxError::Io { doing, source };
-        let scratch = Scratch::new().map_err(failed("making a scratch directory"))?;
-        let rules = self.view.as_ref().map(|view| view.with_scratch(&scratch.path())).transpose()?;
+        let own;
+        let (scratch, disk) = match &self.disk {
+            Disk::Private(namespace, scratch) => {
+                let disk = PrivateDisk::new(*namespace, &scratch.path(), limits);
+                (scratch, Some(disk.map_err(failed("making a scratch directory"))?))
+            }
+            Disk::Shared => {
+                own = Scratch::new().map_err(failed("making a scratch directory"))?;
+                (&own, None)
+            }
+        };
+        let place = scratch.path();
+        let shared = disk.is_none().then_some(&*place);
+        let rules = self.view.as_ref().map(|view| view.rules(shared)).transpose()?;
         let (channel, theirs) = UnixStream::pair().map_err(failed("making a channel"))?;
         channel.set_nonblocking(true).map_err(failed("making a channel"))?;
 
@@ -91,41 +168,65 @@ impl Jail {
         if !self.packages {
             command.arg("-S");
         }
-        command.args(["-c", HARNESS]).current_dir(scratch.path()).env_clear();
-        command.env("HOME", scratch.path()).env("TMPDIR", scratch.path()).env("PATH", "/usr/bin:/bin");
+        command.args(["-c", HARNESS]).current_dir(&place).env_clear();
+        command.env("HOME", &place).env("TMPDIR", &place).env("PATH", "/usr/bin:/bin");
         command.env("LANG", "C.UTF-8").env("PYTHONHASHSEED", "0").env("PYTHONSAFEPATH", "1");
         // Each thread of a matrix library reserves memory, and the programs themselves run beside each other.
         for variable in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"] {
             command.env(variable, "1");
         }
+        // Else each of some threads reserves 64 MiB of address space for its allocations.
+        command.env("MALLOC_ARENA_MAX", "1");
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Confinement::new(rules, self.filters.clone(), limits).apply_to(&mut command);
+        Confinement::new(rules, disk, self.filters.clone(), limits).apply_to(&mut command);
 
         let started = Instant::now();
         let mut child = command.spawn().map_err(failed("starting a confined interpreter"))?;
         let process = Process::new(child.id());
         // It holds the other end of the channel, which must close with the program.
         drop(command);
+        let listener = Listener::receive(&channel).map_err(failed("starting a confined interpreter"))?;
         let token = token().map_err(failed("drawing a token"))?;
         let document = [token.as_bytes(), format!("{:016}", program.len()).as_bytes(), program.as_bytes()].concat();
         let outputs = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
         let mut watched = Watched {
             process,
             channel: Some(channel),
+            listener,
             document,
             sent: 0,
             reply: Tail::new(64),
             outputs: outputs.map(|pipe| (pipe.map(File::from), Tail::new(limits.output_bytes))),
         };
-        let end = watched.watch(started, limits, &scratch).map_err(failed("watching a program"))?;
+        let measured = shared.map(|_| scratch);
+        let end = watched.watch(started, limits, measured, stop).map_err(failed("watching a program"))?;
         let wall = started.elapsed();
         let Watched { reply, outputs: [(_, stdout), (_, stderr)], .. } = watched;
         let (outcome, cpu) = match end {
             End::Killed(outcome, cpu) => (outcome, cpu),
             End::Itself(ended) => (judge(&ended, &reply.bytes, &token, limits), ended.cpu),
+            End::Stopped => return Err(SandboxError::Stopped),
         };
         Ok(Execution { outcome, wall_time: wall, cpu_time: cpu, stdout: stdout.text(), stderr: stderr.text() })
     }
+}
+
+fn filters(files: Files) -> Result<Arc<[BpfProgram; 3]>, SandboxError> {
+    let filters = programs(files);
+    filters.map(Arc::new).map_err(|error| SandboxError::Confinement { problem: format!("seccomp: {error}") })
+}
+
+/// Waits, unless somebody wishes to stop.
+fn wait(delay: Duration, stop: &dyn Fn() -> bool) -> Result<(), SandboxError> {
+    let until = Instant::now() + delay;
+    while !stop() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(ASK));
+    }
+    Err(SandboxError::Stopped)
 }
 
 /// What a program that ended by itself comes to.
@@ -134,6 +235,7 @@ fn judge(ended: &Ended, reply: &[u8], token: &str, limits: &Limits) -> Outcome {
         Ok(0) if reply == token.as_bytes() => Outcome::Passed,
         Ok(0) => Outcome::Unfinished,
         Ok(_) if reply == b"memory" => Outcome::MemoryExceeded,
+        Ok(_) if reply == b"space" => Outcome::ScratchExceeded,
         Ok(status) => Outcome::Failed { status },
         // The kernel's way to end what has used up its time.
         Err(libc::SIGXCPU) => Outcome::TimedOut,
@@ -149,167 +251,4 @@ fn token() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The last bytes of a stream.
-struct Tail {
-    bytes: Vec<u8>,
-    most: usize,
-    cut: bool,
-}
-
-impl Tail {
-    fn new(most: usize) -> Tail {
-        Tail { bytes: Vec::new(), most, cut: false }
-    }
-
-    fn push(&mut self, more: &[u8]) {
-        self.bytes.extend_from_slice(more);
-        // Seldom enough for the moves not to matter.
-        if self.bytes.len() > self.most + 65_536 {
-            self.trim();
-        }
-    }
-
-    fn trim(&mut self) {
-        if let Some(excess) = self.bytes.len().checked_sub(self.most).filter(|&excess| excess > 0) {
-            self.bytes.drain(..excess);
-            self.cut = true;
-        }
-    }
-
-    /// As text, beginning with an ellipsis when something is missing.
-    fn text(mut self) -> String {
-        self.trim();
-        let text = String::from_utf8_lossy(&self.bytes);
-        if self.cut { format!("…{text}") } else { text.into_owned() }
-    }
-}
-
-enum End {
-    /// The program ended.
-    Itself(Ended),
-    /// It was ended here, for that reason, having used that much time.
-    Killed(Outcome, Duration),
-}
-
-/// A running program and the ends of what leads to it.
-struct Watched {
-    process: Process,
-    channel: Option<UnixStream>,
-    document: Vec<u8>,
-    sent: usize,
-    reply: Tail,
-    outputs: [(Option<File>, Tail); 2],
-}
-
-impl Watched {
-    /// Sends, receives and waits until the program has ended or must be.
-    fn watch(&mut self, started: Instant, limits: &Limits, scratch: &Scratch) -> io::Result<End> {
-        let handle = pidfd_of(&self.process);
-        let deadline = started + limits.wall_time;
-        let mut look = started + WATCH;
-        loop {
-            if let Some(ended) = self.process.wait(false)? {
-                // What it wrote last is in the pipes; nobody else is there to write more.
-                while self.exchange(None, Duration::ZERO)? {}
-                return Ok(End::Itself(ended));
-            }
-            let now = Instant::now();
-            let reason = if now >= deadline {
-                Some(Outcome::TimedOut)
-            } else if now >= look {
-                look = now + WATCH;
-                exceeds(&scratch.path(), limits).then_some(Outcome::ScratchExceeded)
-            } else {
-                None
-            };
-            if let Some(reason) = reason {
-                self.process.kill();
-                let cpu = self.process.wait(true)?.map_or(Duration::ZERO, |ended| ended.cpu);
-                while self.exchange(None, Duration::ZERO)? {}
-                return Ok(End::Killed(reason, cpu));
-            }
-            let mut patience = deadline.min(look).saturating_duration_since(now);
-            if handle.is_none() {
-                patience = patience.min(TICK);
-            }
-            self.exchange(handle.as_ref(), patience)?;
-        }
-    }
-
-    /// Waits at most `patience` for something to do, and does it; whether anything was received or a stream closed.
-    fn exchange(&mut self, handle: Option<&OwnedFd>, patience: Duration) -> io::Result<bool> {
-        let mut waiting = Vec::with_capacity(4);
-        let mut which = Vec::with_capacity(4);
-        if let Some(channel) = &self.channel {
-            let write = if self.sent < self.document.len() { PollFlags::OUT } else { PollFlags::empty() };
-            waiting.push(PollFd::new(channel, PollFlags::IN | write));
-            which.push(None);
-        }
-        for (index, (pipe, _)) in self.outputs.iter().enumerate() {
-            if let Some(pipe) = pipe {
-                waiting.push(PollFd::new(pipe, PollFlags::IN));
-                which.push(Some(index));
-            }
-        }
-        if let Some(handle) = handle {
-            waiting.push(PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN));
-        }
-        let patience = Timespec { tv_sec: patience.as_secs() as _, tv_nsec: patience.subsec_nanos() as _ };
-        match poll(&mut waiting, Some(&patience)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready: Vec<_> = waiting.iter().map(PollFd::revents).collect();
-        let mut any = false;
-        for (stream, events) in which.into_iter().zip(ready) {
-            if events.is_empty() {
-                continue;
-            }
-            let mut buffer = [0; 16_384];
-            let (received, tail) = match stream {
-                None => {
-                    if events.contains(PollFlags::OUT) {
-                        self.send();
-                    }
-                    if !events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-                        continue;
-                    }
-                    (self.channel.as_mut().map(|channel| channel.read(&mut buffer)), &mut self.reply)
-                }
-                Some(index) => {
-                    let (pipe, tail) = &mut self.outputs[index];
-                    (pipe.as_mut().map(|pipe| pipe.read(&mut buffer)), tail)
-                }
-            };
-            match received {
-                Some(Ok(count)) if count > 0 => tail.push(&buffer[..count]),
-                Some(Err(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
-                // Closed, or broken by the end of the process.
-                _ => match stream {
-                    None => self.channel = None,
-                    Some(index) => self.outputs[index].0 = None,
-                },
-            }
-            any = true;
-        }
-        Ok(any)
-    }
-
-    /// As much of the document as the channel takes; what cannot be delivered shows in how the program ends.
-    fn send(&mut self) {
-        let Some(channel) = &mut self.channel else { return };
-        match channel.write(&self.document[self.sent..]) {
-            Ok(count) => self.sent += count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => self.sent = self.document.len(),
-        }
-    }
-}
-
-/// A descriptor that can be waited on, since Linux 5.3.
-fn pidfd_of(process: &Process) -> Option<OwnedFd> {
-    pidfd_open(Pid::from_raw(process.number())?, PidfdFlags::empty()).ok()
 }

@@ -14,7 +14,7 @@ impl Jail {
         match *self {}
     }
 
-    pub(super) fn run(&self, _: &Limits, _: &str) -> Result<Execution, SandboxError> {
+    pub(super) fn run(&self, _: &Limits, _: &str, _: &dyn Fn() -> bool) -> Result<Execution, SandboxError> {
         match *self {}
     }
 }

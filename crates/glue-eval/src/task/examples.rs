@@ -40,7 +40,7 @@ impl<'a> Examples<'a> {
             return (drawn.len() == count).then_some(drawn);
         }
         // One more is drawn than needed, so that the item itself can be set aside.
-        let wanted = count + usize::from(not.is_some());
+        let wanted = count.saturating_add(usize::from(not.is_some()));
         if wanted > self.pool.len() {
             return None;
         }

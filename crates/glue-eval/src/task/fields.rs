@@ -3,7 +3,20 @@
 use crate::data::describe;
 use crate::error::{Place, TaskError};
 use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+
+/// Answers to an item. Papers take up to some hundreds.
+pub(super) const ANSWERS: RangeInclusive<usize> = 1..=10_000;
+
+/// Tokens of an answer.
+pub(super) const NEW_TOKENS: RangeInclusive<usize> = 1..=1 << 20;
+
+/// Examples in a prompt.
+pub(super) const EXAMPLES: RangeInclusive<usize> = 0..=10_000;
+
+/// How many of the most likely tokens a draw is among.
+pub(super) const TOP_K: RangeInclusive<usize> = 0..=u32::MAX as usize;
 
 /// The fields of an object and where it stands.
 pub(super) struct Fields<'a> {
@@ -61,16 +74,36 @@ impl<'a> Fields<'a> {
         texts(value).map(Some).ok_or_else(|| self.wrong(key, "text or a list of texts", value))
     }
 
-    pub(super) fn number(&self, key: &str, least: usize) -> Result<Option<usize>, TaskError> {
+    /// A whole number in `range`.
+    pub(super) fn number(&self, key: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, TaskError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let number = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n >= least);
-        number.map(Some).ok_or_else(|| self.wrong(key, &format!("a whole number of at least {least}"), value))
+        number(value, &range).map(Some).ok_or_else(|| {
+            let expected = format!("a whole number from {} to {}", range.start(), range.end());
+            self.wrong(key, &expected, value)
+        })
+    }
+
+    /// A whole number in `range`, or a list of some.
+    pub(super) fn numbers(&self, key: &str, range: RangeInclusive<usize>) -> Result<Option<Vec<usize>>, TaskError> {
+        const MAX_LENGTH: usize = 100;
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers = match value {
+            Value::Array(items) if !(1..=MAX_LENGTH).contains(&items.len()) => None,
+            Value::Array(items) => items.iter().map(|item| number(item, &range)).collect(),
+            one => number(one, &range).map(|number| vec![number]),
+        };
+        numbers.map(Some).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            let expected = format!("a whole number from {least} to {most}, or a list of up to {MAX_LENGTH} of them");
+            self.wrong(key, &expected, value)
+        })
     }
 
     pub(super) fn real(&self, key: &str) -> Result<Option<f64>, TaskError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_f64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-        number.filter(|x| *x >= 0.0).map(Some).ok_or_else(|| self.wrong(key, "a number of at least 0", value))
+        let number = number.filter(|x| *x >= 0.0 && x.is_finite());
+        number.map(Some).ok_or_else(|| self.wrong(key, "a number of at least 0", value))
     }
 
     pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, TaskError> {
@@ -89,6 +122,10 @@ impl<'a> Fields<'a> {
             }),
         }
     }
+}
+
+fn number(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| range.contains(n))
 }
 
 /// A text as a list of one, or a list of texts.

@@ -11,8 +11,8 @@ pub(super) use load::{Document, load};
 pub(super) use parts::pipelines;
 
 use super::examples::{Choice, Examples};
-use super::fields::{Fields, texts};
-use super::prompt::{self, Delimiters};
+use super::fields::{ANSWERS, EXAMPLES, Fields, texts};
+use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task};
 use crate::data::{self, Format, Row, describe};
 use crate::error::{EvalError, Place, TaskError};
@@ -168,7 +168,7 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
             None => return Err(own.wrong("sampler", "`default` or `first_n`", &Value::from(name))),
         },
     };
-    let repeats = fields.number("repeats", 1)?.unwrap_or(1);
+    let repeats = fields.number("repeats", ANSWERS)?.unwrap_or(1);
     let generates = matches!(kind, Kind::GenerateUntil | Kind::Code);
     let pipelines = match fields.get("filter_list") {
         Some(list) => parts::pipelines(&fields, list)?,
@@ -195,7 +195,7 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
         fewshot_choice,
         templates,
         description,
-        num_fewshot: fields.number("num_fewshot", 0)?,
+        num_fewshot: fields.number("num_fewshot", EXAMPLES)?,
         generating: Arc::new(parts::generating(&fields, &rules.delimiters.example, repeats)?),
         fewshot,
         rules,
@@ -231,6 +231,7 @@ struct Reader<'a> {
     harness: &'a Harness,
     /// The fields that any item of the split has.
     columns: BTreeSet<&'a str>,
+    budget: TextBudget<'a>,
 }
 
 impl Reader<'_> {
@@ -249,6 +250,7 @@ impl Reader<'_> {
             Rule::Text(template, _) => {
                 let text = self.harness.templates.render(template, &doc.row.fields);
                 let text = text.map_err(|message| self.failed(doc, key, message))?;
+                self.budget.spend(text.len())?;
                 Ok((Value::String(text), true))
             }
         }
@@ -439,7 +441,7 @@ impl Harness {
             notes.push(format!("examples are drawn from the split `{split}` that is scored, the item itself included"));
         }
         let columns = read.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.fields.keys().map(String::as_str));
-        let reader = Reader { harness: self, columns: columns.collect() };
+        let reader = Reader { harness: self, columns: columns.collect(), budget: TextBudget::new(task) };
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let limit = options.limit.unwrap_or(usize::MAX);
         let mut items: Vec<Item> = Vec::new();
@@ -451,7 +453,7 @@ impl Harness {
                     path: task.path.clone(),
                     task: task.name.clone(),
                     split: pool_split.clone(),
-                    wanted: num_fewshot + usize::from(excluded),
+                    wanted: num_fewshot.saturating_add(excluded.into()),
                     found: pool.len(),
                 })?;
             let text = self.words_of(&reader, &doc)?;
@@ -495,6 +497,7 @@ impl Harness {
         // The first item decides what all of them are.
         let form = *form.get_or_insert(Form { several_contexts: text.is_u64(), several_targets: target.is_array() });
         let context = |question: &str| -> Result<String, EvalError> {
+            reader.budget.spend(prompt::length(&turns))?;
             let mut turns = turns.clone();
             turns.extend(prompt::question(question.to_string(), prefix.as_deref(), &rules.delimiters.target));
             Ok(prompt::render(&turns, options.chat)?)

@@ -10,14 +10,15 @@
 //! What else an item has is carried along and ignored.
 
 use super::examples::{Choice, Examples};
-use super::fields::{Fields, texts};
-use super::prompt::{self, Delimiters};
+use super::fields::{ANSWERS, EXAMPLES, Fields, NEW_TOKENS, TOP_K, texts};
+use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task, harness};
 use crate::data::{self, Format, Row, describe};
 use crate::error::{EvalError, Place, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
+use glue_tensor::files;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -74,7 +75,7 @@ pub(super) struct Native {
 /// Reads `task.json` of a directory.
 pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
     let path = directory.join("task.json");
-    let text = fs::read_to_string(&path).map_err(TaskError::io(&path))?;
+    let text = files::read_to_string(&path, files::CONFIG_BYTES).map_err(TaskError::io(&path))?;
     let value: Value = serde_json::from_str(&text)
         .map_err(|error| TaskError::Malformed { place: Place::at(&path, error.line()), message: error.to_string() })?;
     let Value::Object(map) = &value else {
@@ -93,7 +94,7 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         let known: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
         return Err(fields.wrong("kind", &format!("one of {}", known.join(", ")), fields.required("kind")?));
     };
-    let ks = ks(&fields)?;
+    let ks = fields.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
     let metrics = metrics(kind, &ks);
     let main = match fields.optional_text("metric")? {
         None => metrics.first().map(|spec| spec.name.clone()).unwrap_or_default(),
@@ -120,14 +121,14 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
     let temperature = fields.real("temperature")?.unwrap_or(0.0);
     let generating = Generating {
         until: fields.texts("until")?.unwrap_or_else(|| vec![delimiters.example.clone()]),
-        max_new_tokens: fields.number("max_gen_toks", 1)?.unwrap_or(256),
+        max_new_tokens: fields.number("max_gen_toks", NEW_TOKENS)?.unwrap_or(256),
         sampling: Sampling {
             temperature,
-            top_k: fields.number("top_k", 1)?,
+            top_k: fields.number("top_k", 1..=*TOP_K.end())?,
             top_p: fields.real("top_p")?,
             ..Sampling::GREEDY
         },
-        repeats: fields.number("repeats", 1)?.unwrap_or_else(|| ks.iter().copied().max().unwrap_or(1)),
+        repeats: fields.number("repeats", ANSWERS)?.unwrap_or_else(|| ks.iter().copied().max().unwrap_or(1)),
     };
     if let Some(&k) = ks.iter().find(|&&k| k > generating.repeats) {
         return Err(fields.wrong("k", &format!("at most repeats = {}", generating.repeats), &Value::from(k)));
@@ -144,21 +145,11 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         delimiters,
         generating: Arc::new(generating),
         complete_prompt: fields.flag("complete_prompt")?,
-        num_fewshot: fields.number("num_fewshot", 0)?.unwrap_or(0),
+        num_fewshot: fields.number("num_fewshot", EXAMPLES)?.unwrap_or(0),
         fewshot_split: fields.optional_text("fewshot_split")?.unwrap_or("train").into(),
         fewshot_choice,
     };
     Ok(Task { name, path, kind, groups, metrics, main, pipelines, source: Source::Native(native) })
-}
-
-fn ks(fields: &Fields<'_>) -> Result<Vec<usize>, TaskError> {
-    let Some(value) = fields.get("k") else { return Ok(vec![1]) };
-    let one = |value: &Value| value.as_u64().and_then(|k| usize::try_from(k).ok()).filter(|&k| k > 0);
-    let ks = match value {
-        Value::Array(items) if !items.is_empty() => items.iter().map(one).collect(),
-        other => one(other).map(|k| vec![k]),
-    };
-    ks.ok_or_else(|| fields.wrong("k", "a whole number of at least 1, or a list of them", value))
 }
 
 fn metrics(kind: Kind, ks: &[usize]) -> Vec<MetricSpec> {
@@ -246,6 +237,7 @@ impl Native {
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let limit = options.limit.unwrap_or(usize::MAX);
         let continuation = prompt::continuation_delimiter(&self.delimiters.target, None, options.chat);
+        let budget = TextBudget::new(task);
         let mut items = Vec::new();
         for row in rows.into_iter().take(limit) {
             let place = Place::at(path, row.line);
@@ -255,7 +247,7 @@ impl Native {
                 path: task.path.clone(),
                 task: task.name.clone(),
                 split: self.fewshot_split.clone(),
-                wanted: num_fewshot + usize::from(own.is_some()),
+                wanted: num_fewshot.saturating_add(own.is_some().into()),
                 found: pool.len(),
             })?;
             let mut turns = Vec::new();
@@ -263,6 +255,7 @@ impl Native {
                 let shown = self.question(task.kind, &Place::at(pool_path, example.line), example)?;
                 turns.extend(prompt::example(shown.context, &shown.answer, None, &self.delimiters));
             }
+            budget.spend(prompt::length(&turns))?;
             let ask = match question.body {
                 Body::Roll => Ask::Roll { text: question.context },
                 body => {

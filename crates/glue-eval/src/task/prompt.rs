@@ -1,9 +1,13 @@
 //! From the parts of a prompt to its text.
 
-use super::Chat;
-use crate::error::ModelError;
+use super::{Chat, Task};
+use crate::error::{ModelError, TaskError};
 use crate::model::ChatMessage;
 use crate::python::is_space;
+use std::cell::Cell;
+
+/// Text of all prompts of a split, in bytes. The largest benchmarks of long contexts have a quarter of that.
+const MAX_TEXT: usize = 4 << 30;
 
 /// A part of a prompt: whose words it is, and what follows it in plain text.
 #[derive(Debug, Clone)]
@@ -20,6 +24,30 @@ pub(super) struct Delimiters {
     pub(super) target: String,
     /// After each example.
     pub(super) example: String,
+}
+
+/// Bytes of the text of `turns`.
+pub(super) fn length(turns: &[Turn]) -> usize {
+    turns.iter().map(|turn| turn.content.len() + turn.delimiter.len()).sum()
+}
+
+/// How much text the prompts of a split may still have. Templates and examples make much of little, in every prompt again.
+pub(super) struct TextBudget<'a> {
+    task: &'a Task,
+    left: Cell<usize>,
+}
+
+impl<'a> TextBudget<'a> {
+    pub(super) fn new(task: &'a Task) -> TextBudget<'a> {
+        TextBudget { task, left: Cell::new(MAX_TEXT) }
+    }
+
+    pub(super) fn spend(&self, bytes: usize) -> Result<(), TaskError> {
+        let left = self.left.get().checked_sub(bytes);
+        let error =
+            || TaskError::TooMuchText { path: self.task.path.clone(), task: self.task.name.clone(), limit: MAX_TEXT };
+        left.map(|left| self.left.set(left)).ok_or_else(error)
+    }
 }
 
 /// What comes before everything else; nothing if it is empty.

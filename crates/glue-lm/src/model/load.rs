@@ -67,6 +67,7 @@ pub(super) fn model(
         head,
         ropes,
         weight_bytes,
+        dir: None,
         architecture,
         mixture,
         routing_log,

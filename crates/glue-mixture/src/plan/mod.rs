@@ -10,7 +10,7 @@ use crate::gates::Gates;
 use crate::random::{random_gates, zero_gates};
 use crate::sites::{Form, Sites};
 use crate::spec::{FORMAT_VERSION, Level, MODEL_TYPE, Mixture, MixtureSpec, Pool, Routing, WholeSpec};
-use glue_tensor::{Config, Dtype, ModelDir, TensorSpec};
+use glue_tensor::{Config, Dtype, FileChanged, ModelDir, TensorSpec};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 pub(crate) use tensors::{Planned, Source};
@@ -130,8 +130,19 @@ impl MixPlan {
         let draft = if config.whole { input.whole()? } else { input.shared_trunk()? };
         let n_layers = models[base].config().num_layers().unwrap_or(0);
         let Draft { sites, parts, gate_dtype, dense_gates, notes } = draft;
+        for part in &parts {
+            models[part.side_files_of].check_links(config.links)?;
+        }
         let (config, from_tasks) = (config.clone(), Vec::new());
         Ok(MixPlan { config, sites, notes, models, base, parts, gate_dtype, dense_gates, n_layers, from_tasks })
+    }
+
+    /// Checks that every file of every model is still the one that was opened, and that nobody has written to it since.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.models.iter().try_for_each(ModelDir::check_unchanged)
     }
 
     /// What initial gates are to be made from.

@@ -2,7 +2,7 @@
 
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::{ModelScores, gain, gain_words};
+use crate::scores::{ModelScores, Scored, gain, gain_words};
 use crate::stages::compare::{Clusters, Compatible};
 use crate::stages::select::{Selected, merged_name, merged_path};
 use glue_eval::Prepared;
@@ -31,7 +31,7 @@ pub(crate) struct Candidate {
 pub(crate) struct Offers<'a> {
     pub(crate) clusters: &'a Clusters,
     pub(crate) compatible: &'a Compatible,
-    pub(crate) singles: &'a [ModelScores],
+    pub(crate) singles: &'a [Scored],
     pub(crate) selected: &'a [Selected],
     /// The directory of the stage that selected.
     pub(crate) selected_in: &'a Path,
@@ -48,7 +48,8 @@ pub(crate) fn gather(
     for of in selected {
         let Some(path) = merged_path(selected_in, of) else { continue };
         let name = merged_name(of);
-        let scores = context.score(&name, &path, prepared)?;
+        // It was scored in the search, on the same items.
+        let scores = context.score(&name, &path, prepared)?.required()?;
         candidates.push(Candidate {
             name,
             kind: CandidateKind::Merged,
@@ -66,11 +67,12 @@ pub(crate) fn gather(
         let cluster = clusters.of(&model.name);
         let harmful = selected.iter().flat_map(|of| &of.selection.harmful).find(|harmful| harmful.model == model.name);
         let alone = cluster.is_none_or(|cluster| cluster.members.len() == 1);
-        let reason = match harmful {
-            Some(harmful) => format!("found harmful: {}", harmful.reason),
-            None if model.base => "a base, offered for what it does better than what was made of it".into(),
-            None if alone => "alone in its cluster".into(),
-            None => "a member, offered for what it alone does well".into(),
+        let reason = match (harmful, scores.unscored()) {
+            (_, Some((_, why))) => format!("it could not be scored: {why}"),
+            (Some(harmful), _) => format!("found harmful: {}", harmful.reason),
+            _ if model.base => "a base, offered for what it does better than what was made of it".into(),
+            _ if alone => "alone in its cluster".into(),
+            _ => "a member, offered for what it alone does well".into(),
         };
         candidates.push(Candidate {
             name: model.name.clone(),
@@ -80,8 +82,9 @@ pub(crate) fn gather(
             members: vec![model.name.clone()],
             cluster: cluster.map(|cluster| cluster.name.clone()).unwrap_or_default(),
             parameters: compatible.parameters(&model.name),
-            scores: scores.clone(),
-            kept: harmful.is_none(),
+            kept: harmful.is_none() && scores.scores().is_some(),
+            // Without scores it is not kept, and nobody looks at them.
+            scores: scores.scores().cloned().unwrap_or(ModelScores { name: model.name.clone(), tasks: Vec::new() }),
             reason,
         });
     }
@@ -131,22 +134,33 @@ fn stack(
     }
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Run { model: name.clone(), error };
     let recipes = Recipe::parse(&text, "stacked.yml", context.registries.operators).map_err(|e| failed(e.into()))?;
-    let plan = glue_recipe::plan(&recipes[0], &PlanOptions::default()).map_err(|e| failed(e.into()))?;
+    let mut from = PlanOptions::default();
+    from.links = context.links;
+    let plan = glue_recipe::plan(&recipes[0], &from).map_err(|e| failed(e.into()))?;
     let parameters = plan.layout_specs().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
     glue_recipe::run(&plan, &path, &RunOptions::default(), &context.relay(&name))
         .map_err(|e| context.stopped_or(failed(e.into())))?;
-    let scores = context.score(&name, &path, prepared)?;
-    let (more, error) = gain(&scores, &first.scores);
-    let kept = more > error;
-    let words = gain_words(more, error);
+    let scored = context.score(&name, &path, prepared)?;
+    let (scores, kept, reason) = match scored {
+        Scored::Unscored { reason, .. } => {
+            let scores = ModelScores { name: name.clone(), tasks: Vec::new() };
+            (scores, false, format!("it could not be scored: {reason}"))
+        }
+        Scored::Scores(scores) => {
+            let (more, error) = gain(&scores, &first.scores);
+            let words = gain_words(more, error);
+            let reason = match more > error {
+                true => format!("better than `{}` alone: {words}", first.name),
+                false => format!("not better than `{}` alone, whose layers it begins with: {words}", first.name),
+            };
+            (scores, more > error, reason)
+        }
+    };
     if !kept {
         std::fs::remove_dir_all(&path).map_err(|e| PipelineError::io(&path, e))?;
     }
     Ok(Some(Candidate {
-        reason: match kept {
-            true => format!("better than `{}` alone: {words}", first.name),
-            false => format!("not better than `{}` alone, whose layers it begins with: {words}", first.name),
-        },
+        reason,
         path: context.inside(&path),
         name: name.clone(),
         kind: CandidateKind::Stacked,
@@ -166,7 +180,7 @@ impl Candidate {
             name: self.name.clone(),
             kind: self.kind,
             members: self.members.clone(),
-            score: Some(self.scores.score()),
+            score: (!self.scores.tasks.is_empty()).then(|| self.scores.score()),
             parameters: Some(self.parameters),
             kept: self.kept,
             reason: self.reason.clone(),
@@ -176,7 +190,7 @@ impl Candidate {
 
 impl Context<'_> {
     /// Scores the model in `path` on the items of `prepared`.
-    pub(crate) fn score(&self, name: &str, path: &Path, prepared: &Prepared) -> Result<ModelScores, PipelineError> {
+    pub(crate) fn score(&self, name: &str, path: &Path, prepared: &Prepared) -> Result<Scored, PipelineError> {
         let model = self.open_any(path).map_err(|error| PipelineError::Run { model: name.into(), error })?;
         ModelScores::of(name, &*model, prepared, &self.relay(name)).map_err(|e| self.stopped_or(e))
     }

@@ -8,8 +8,8 @@ use glue_metrics::cluster::{Link, agglomerate, leader};
 use glue_metrics::compatibility::{self, ModelSummary, compatibility};
 use glue_metrics::{Matrix, Metric, Model, Options, Watch, similarity};
 use glue_report as report;
+use glue_tensor::write_atomic;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::path::Path;
 
 /// What headers say.
@@ -100,8 +100,7 @@ pub(crate) fn measure(
         zoo.models.iter().map(|model| Model { name: model.name.clone(), checkpoint: model.dir.checkpoint() }).collect();
     let metric = Metric::find(&config.metric)?;
     let matrix = similarity(&models, None, metric, &Options::default(), watch)?.matrix();
-    let path = place.join("similarity.csv");
-    fs::write(&path, matrix.to_csv()).map_err(|e| PipelineError::io(&path, e))?;
+    write_atomic(place.join("similarity.csv"), matrix.to_csv().as_bytes())?;
     Ok(matrix)
 }
 

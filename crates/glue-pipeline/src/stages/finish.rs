@@ -3,7 +3,7 @@
 use crate::error::PipelineError;
 use crate::figures;
 use crate::run::{Context, Source, config_hash};
-use crate::scores::ModelScores;
+use crate::scores::{ModelScores, Scored};
 use crate::stage::{Cost, Stage};
 use crate::stages::candidates::Candidate;
 use crate::stages::compare::{Clusters, Compatible};
@@ -13,7 +13,8 @@ use crate::stages::test::Tested;
 use glue_metrics::Matrix;
 use glue_report as report;
 use glue_select::search::Timings;
-use glue_tensor::{Checkpoint, ContentHash, Staging, write_atomic};
+use glue_tensor::side_files::open_to_copy;
+use glue_tensor::{Checkpoint, ContentHash, Links, Staging, write_atomic};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) headers: &'a Compatible,
     pub(crate) similarity: &'a Matrix,
     pub(crate) clusters: &'a Clusters,
-    pub(crate) singles: &'a [ModelScores],
+    pub(crate) singles: &'a [Scored],
     pub(crate) selected: &'a [Selected],
     /// The directory of the stage that selected.
     pub(crate) selected_in: &'a Path,
@@ -74,13 +75,15 @@ fn place_final(context: &Context<'_>, parts: &Parts<'_>) -> Result<PathBuf, Pipe
         glue_tensor::abort_point("earlier final model removed");
     }
     let staging = Staging::create(&out)?;
-    copy(&from, staging.path(), parts.decided.made)?;
+    copy(&from, &from, staging.path(), parts.decided.made, context.links)?;
+    context.zoo.check_unchanged()?;
     glue_tensor::abort_point("final model copied");
     staging.commit()?;
     Ok(out)
 }
 
-fn copy(from: &Path, to: &Path, link: bool) -> Result<(), PipelineError> {
+/// Copies what is in `from`, which is or is below the directory `model`.
+fn copy(model: &Path, from: &Path, to: &Path, link: bool, links: Links) -> Result<(), PipelineError> {
     let at = |e| PipelineError::io(from, e);
     let mut entries = fs::read_dir(from).map_err(at)?.collect::<std::io::Result<Vec<_>>>().map_err(at)?;
     // Weights last, so that nothing half copied opens as a model.
@@ -89,9 +92,14 @@ fn copy(from: &Path, to: &Path, link: bool) -> Result<(), PipelineError> {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type().map_err(at)?.is_dir() {
             fs::create_dir(&target).map_err(|e| PipelineError::io(&target, e))?;
-            copy(&path, &target, link)?;
+            copy(model, &path, &target, link, links)?;
         } else if !(link && fs::hard_link(&path, &target).is_ok()) {
-            fs::copy(&path, &target).map_err(|e| PipelineError::io(&target, e))?;
+            // Weights may lie anywhere; everything else must not be what a link outside gives away.
+            let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
+            let links = if is_weights { Links::Follow } else { links };
+            let mut source = open_to_copy(model, &path, links)?;
+            let write = || std::io::copy(&mut source, &mut fs::File::create_new(&target)?);
+            write().map_err(|e| PipelineError::io(&target, e))?;
         }
     }
     Ok(())
@@ -109,7 +117,8 @@ fn cost_of(parts: &Parts<'_>) -> report::Cost {
         let cluster = &selected.selection.cluster;
         let path = parts.selected_in.join(format!("cluster-{cluster}")).join(glue_select::output::TIMINGS);
         // A search leaves its times apart from its result; without them the report says nothing of them.
-        let times: Timings = crate::stage::read_json(&path).ok().flatten().unwrap_or_default();
+        let times = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Timings>(&text).ok());
+        let times = times.unwrap_or_default();
         let of = |(strategy, seconds)| report::StrategyCost { cluster: cluster.clone(), strategy, seconds };
         times.strategies.into_iter().map(of).collect::<Vec<_>>()
     });
@@ -136,7 +145,7 @@ fn describe(
     };
     let tasks = context.tasks.iter().map(|task| {
         let name = task.name();
-        let proxy = parts.singles.first().and_then(|scores| scores.task(name));
+        let proxy = parts.singles.iter().find_map(Scored::scores).and_then(|scores| scores.task(name));
         let tested = parts.tested.items.iter().find(|(task, _)| task == name).map(|(_, n)| *n);
         let split = |split: &str, items: Option<usize>| {
             items.map(|items| report::SplitSize { split: split.to_string(), items })
@@ -196,7 +205,7 @@ fn describe(
         individual: vec![report::ScoreTable {
             split: context.config.tasks.proxy.clone(),
             purpose: "decides what is merged and mixed".into(),
-            rows: parts.singles.iter().map(row).collect(),
+            rows: parts.singles.iter().filter_map(Scored::scores).map(row).collect(),
         }],
         selections: parts.selected.iter().map(|selected| selected.selection.clone()).collect(),
         candidates: parts.candidates.iter().map(Candidate::describe).collect(),
@@ -237,6 +246,12 @@ fn title(source: &Source) -> String {
 /// What a reader should know before believing the rest.
 fn warnings(parts: &Parts<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
+    let left_out = |(name, why): (&str, &str)| format!("Model {name} could not be scored and is left out: {why}.");
+    warnings.extend(parts.singles.iter().filter_map(Scored::unscored).map(left_out));
+    let tested = parts.tested.unscored.iter().map(|(name, why)| {
+        format!("Model {name} could not be scored on the test items and stands in no table of them: {why}.")
+    });
+    warnings.extend(tested);
     for selected in parts.selected {
         for strategy in &selected.selection.strategies {
             if let (Some(proxy), Some(held)) = (strategy.proxy, strategy.validation)

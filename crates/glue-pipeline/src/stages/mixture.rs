@@ -7,8 +7,8 @@
 
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::{ModelScores, gain, gain_words};
-use crate::stage::{read_json, write_json};
+use crate::scores::{ModelScores, Scored, gain, gain_words};
+use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::candidates::Candidate;
 use crate::stages::compare::Compatible;
 use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
@@ -34,7 +34,7 @@ pub(crate) struct Decided {
     pub(crate) path: String,
     pub(crate) made: bool,
     pub(crate) why: String,
-    /// Commands that make the mixture again.
+    /// The description of the mixture, as `glue mix` reads it. Paths of what the run made start at its directory.
     pub(crate) description: Option<String>,
 }
 
@@ -47,6 +47,8 @@ struct Tried {
     mixture: report::Mixture,
     router: report::Router,
     description: String,
+    /// Of its files; empty where there is no model.
+    files: Hashes,
 }
 
 /// What to try.
@@ -215,7 +217,7 @@ pub(crate) fn mix(
         context.watch.part(&format!("mixture {} of {}: {}", i + 1, options.len(), option.words()), None);
         let note = place.join(format!("option-{i}.json"));
         let directory = place.join(format!("option-{i}"));
-        let mut known: Option<Tried> = read_json(&note)?;
+        let mut known: Option<Tried> = read_json(&note, Stage::Mixture)?;
         if let Some(found) = &known
             && found.scores.as_ref().is_some_and(|s| best_so_far.is_none_or(|(_, best)| s.average() > best))
             && !directory.exists()
@@ -227,7 +229,7 @@ pub(crate) fn mix(
             Some(known) => known,
             None => {
                 let result = try_option(context, option, &members, best, prepared, &directory)?;
-                write_json(&note, &json!(result))?;
+                write_json(&note, &result)?;
                 result
             }
         };
@@ -264,6 +266,7 @@ pub(crate) fn mix(
     let scores = winner.scores.clone().unwrap_or_else(|| best.scores.clone());
     let (more, error) = gain(&scores, &best.scores);
     let directory = place.join(format!("option-{i}"));
+    check_files(&directory, &winner.files, Stage::Mixture)?;
     if more <= error {
         discard(&directory)?;
         let why = format!("no mixture was better than `{}` by itself: {}", best.name, gain_words(more, error));
@@ -313,8 +316,14 @@ fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate
     options
 }
 
-/// The description of a mixture, as `glue mix` reads it.
-fn description(context: &Context<'_>, option: &Choice, members: &[&Candidate], best: &Candidate) -> String {
+/// The description of a mixture, as `glue mix` reads it. `path` says where a candidate is.
+fn description(
+    context: &Context<'_>,
+    option: &Choice,
+    members: &[&Candidate],
+    best: &Candidate,
+    path: &dyn Fn(&Candidate) -> String,
+) -> String {
     let config = &context.config.mixture;
     // The trunk comes from the best candidate, where it has the shape; whole models need one only to read prompts, which a
     // member does as well.
@@ -328,12 +337,10 @@ fn description(context: &Context<'_>, option: &Choice, members: &[&Candidate], b
         RouterKind::Linear => json!("linear"),
         RouterKind::Mlp { hidden_size } => json!({ "kind": "mlp", "hidden_size": hidden_size }),
     };
-    let experts: Vec<Value> = members
-        .iter()
-        .map(|member| json!({ "source_model": context.outside(&member.path, member.made), "name": member.name }))
-        .collect();
+    let experts: Vec<Value> =
+        members.iter().map(|member| json!({ "source_model": path(member), "name": member.name })).collect();
     let mut all = json!({
-        "base_model": context.outside(&base.path, base.made),
+        "base_model": path(base),
         "gate_mode": "random",
         "level": level,
         "routing": config.routing,
@@ -366,15 +373,21 @@ fn try_option(
     directory: &Path,
 ) -> Result<Tried, PipelineError> {
     discard(directory)?;
-    let text = description(context, option, members, best);
+    let text = description(context, option, members, best, &|c| context.outside(&c.path, c.made));
+    // What is kept depends on no place that the run was written to.
+    let described = description(context, option, members, best, &|c| c.path.clone());
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let failed =
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Mixture { experts: names.join(", "), error };
-    let config = MixConfig::parse(&text, "mixture.yml").map_err(|e| failed(e.into()))?;
+    let mut config = MixConfig::parse(&text, "mixture.yml").map_err(|e| failed(e.into()))?;
+    config.links = context.links;
     let plan = match MixPlan::new(&config) {
         Ok(plan) => plan,
         // Members that do not fit at this level are no reason to end: there are others.
-        Err(error) => return Ok(impossible(option, text, error.to_string())),
+        Err(error) => {
+            let why = error.to_string().replace(&format!("{}/", context.out.display()), "");
+            return Ok(impossible(option, described, why));
+        }
     };
     let estimate = plan.estimate(rayon::current_num_threads());
     let gates = plan.random_gates();
@@ -388,8 +401,15 @@ fn try_option(
     let trainer = Trainer::open(request, &context.tasks).map_err(|e| failed(e.into()))?;
     let trained = trainer.run(&context.relay(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;
     let model = context.open_any(directory).map_err(failed)?;
-    let scores = ModelScores::of(&option.words(), &*model, prepared, &context.relay(&option.words()))
+    let scored = ModelScores::of(&option.words(), &*model, prepared, &context.relay(&option.words()))
         .map_err(|e| context.stopped_or(e))?;
+    let scores = match scored {
+        Scored::Scores(scores) => scores,
+        Scored::Unscored { reason, .. } => {
+            discard(directory)?;
+            return Ok(impossible(option, described, format!("it could not be scored: {reason}")));
+        }
+    };
     let purpose = |member: &Candidate| {
         let tasks: Vec<String> =
             assigned(members).into_iter().filter(|(_, name)| *name == member.name).map(|(task, _)| task).collect();
@@ -418,7 +438,15 @@ fn try_option(
         left_out: Vec::new(),
     };
     let router = describe_router(&trained, &names, members, &context.config.tasks.router);
-    Ok(Tried { plan: option.clone(), scores: Some(scores), failure: None, mixture, router, description: text })
+    Ok(Tried {
+        plan: option.clone(),
+        scores: Some(scores),
+        failure: None,
+        mixture,
+        router,
+        description: described,
+        files: hashes(directory)?,
+    })
 }
 
 fn level_name(level: Level) -> &'static str {
@@ -437,6 +465,7 @@ fn impossible(option: &Choice, description: String, failure: String) -> Tried {
         mixture: report::Mixture::default(),
         router: report::Router::default(),
         description,
+        files: Hashes::new(),
     }
 }
 

@@ -3,11 +3,12 @@
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::eval_options;
-use crate::stage::write_json;
+use crate::scores::{Scored, eval_options};
+use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::compare::{Clusters, Compatible};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
+use glue_recipe::PlanOptions;
 use glue_report as report;
 use glue_select::config::{BudgetConfig, SearchConfig, Validation};
 use glue_select::contract::Scores;
@@ -20,9 +21,10 @@ use glue_select::session::Verdict;
 use glue_select::space::SpaceConfig;
 use glue_select::summary::{Row, Summary};
 use glue_select::zoo::Zoo as Members;
+use glue_tensor::write_atomic;
 use glue_tensor::{Checkpoint, CheckpointError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +41,15 @@ pub(crate) struct Selected {
     pub(crate) base: Option<String>,
     /// The merge that was taken, as a directory of the stage; `None` when no merge was better than the best member.
     pub(crate) merged: Option<String>,
+}
+
+/// That a cluster is done.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    /// Of what the search left.
+    files: Hashes,
+    selected: Selected,
 }
 
 /// The base of a cluster: of the bases that can be merged with all of its members, the one most alike to them.
@@ -68,14 +79,25 @@ pub(crate) fn select(
     clusters: &Clusters,
     compatible: &Compatible,
     matrix: &Matrix,
+    singles: &[Scored],
     place: &Path,
 ) -> Result<Vec<Selected>, PipelineError> {
     let zoo = &context.zoo;
+    let is_scored = |name: &String| {
+        let at = zoo.models.iter().position(|model| model.name == *name);
+        at.and_then(|at| singles.get(at)).is_none_or(|single| single.scores().is_some())
+    };
     let is_base = |name: &String| zoo.models.iter().any(|model| model.base && model.name == *name);
     let mut found = Vec::new();
     for cluster in &clusters.clustering.clusters {
         let bases: Vec<String> = cluster.members.iter().filter(|name| is_base(name)).cloned().collect();
+        // Task vectors from a base that computes no numbers are none.
+        let bases: Vec<String> = bases.into_iter().filter(is_scored).collect();
         let members: Vec<String> = cluster.members.iter().filter(|name| !is_base(name)).cloned().collect();
+        // Where no member can be scored there is nothing to search.
+        if !members.iter().any(is_scored) {
+            continue;
+        }
         // A member that cannot be merged with the first stays alone, whatever its weights are like.
         let members: Vec<String> = match members.first() {
             Some(first) => members.iter().filter(|name| compatible.mergeable(first, name)).cloned().collect(),
@@ -85,14 +107,17 @@ pub(crate) fn select(
             continue;
         }
         let path = place.join(format!("cluster-{}.json", cluster.name));
-        if let Some(known) = crate::stage::read_json(&path)? {
-            found.push(known);
+        let directory = place.join(format!("cluster-{}", cluster.name));
+        if let Some(note) = read_json::<Note>(&path, Stage::Select)? {
+            check_files(&directory, &note.files, Stage::Select)?;
+            found.push(note.selected);
             continue;
         }
         let base = base_of(&members, &bases, compatible, matrix);
         let selected = search(context, &cluster.name, &members, base.as_deref(), place)?;
-        write_json(&path, &json!(selected))?;
-        found.push(selected);
+        let note = Note { files: hashes(&directory)?, selected };
+        write_json(&path, &note)?;
+        found.push(note.selected);
     }
     Ok(found)
 }
@@ -168,7 +193,10 @@ fn search(
         Validation::Share(share) => (*share, None),
         Validation::Split { split } => (0.0, Some(split.clone())),
     };
+    let mut plan = PlanOptions::default();
+    plan.links = context.links;
     let options = LocalOptions {
+        plan,
         registry: context.registries.operators.clone(),
         eval: eval_options(&context.config.tasks, context.config.seed),
         items: ItemsConfig {
@@ -191,15 +219,16 @@ fn search(
     if out.exists() {
         let kept = out.join(glue_select::output::JOURNAL);
         // Killed while the result was removed, the journal is beside it already.
-        if kept.exists() || !journal.exists() {
-            fs::copy(&kept, &journal).map_err(|e| PipelineError::io(&kept, e))?;
+        if kept.exists() {
+            let lines = fs::read(&kept).map_err(|e| PipelineError::io(&kept, e))?;
+            write_atomic(&journal, &lines)?;
         }
         glue_tensor::abort_point("journal taken back");
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let resume = journal.exists();
     let watch = context.relay(cluster);
-    let options = Options { out: &out, resume, budget, executor: context.executor.clone() };
+    let options = Options { out: &out, resume, budget, executor: context.executor.clone(), links: context.links };
     let (summary, _) = prepared.run(&scorer, &options, &watch).map_err(|error| match error {
         SelectError::Stopped { .. } => PipelineError::Stopped,
         error => failed(error.into()),

@@ -2,7 +2,7 @@
 
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::{ModelScores, gain, prepare};
+use crate::scores::{ModelScores, Scored, gain, prepare};
 use crate::stages::candidates::Candidate;
 use crate::stages::mixture::{Decided, decided_path};
 use glue_eval::Prepared;
@@ -36,25 +36,34 @@ pub(crate) struct Tested {
     pub(crate) test: report::Test,
     /// Items of each task.
     pub(crate) items: Vec<(String, usize)>,
+    /// Names of models that could not be scored on these items, and why.
+    pub(crate) unscored: Vec<(String, String)>,
 }
 
 pub(crate) fn test(
     context: &Context<'_>,
     sealed: &Sealed<'_>,
     prepared: &Prepared,
+    singles: &[Scored],
     candidates: &[Candidate],
 ) -> Result<Tested, PipelineError> {
     let mut scored: Vec<(Role, ModelScores)> = Vec::new();
-    for model in &context.zoo.models {
-        scored.push((Role::Single, context.score(&model.name, &model.path, prepared)?));
+    let mut unscored = Vec::new();
+    let mut enter = |role: Role, result: Scored| match result {
+        Scored::Scores(scores) => scored.push((role, scores)),
+        Scored::Unscored { name, reason } => unscored.push((name, reason)),
+    };
+    // What could not be scored on the items that decide is not asked again.
+    for (model, _) in context.zoo.models.iter().zip(singles).filter(|(_, single)| single.scores().is_some()) {
+        enter(Role::Single, context.score(&model.name, &model.path, prepared)?);
     }
     for candidate in candidates.iter().filter(|c| c.kind == CandidateKind::Merged) {
         let path = context.outside_path(&candidate.path, candidate.made);
-        scored.push((Role::Merged, context.score(&candidate.name, &path, prepared)?));
+        enter(Role::Merged, context.score(&candidate.name, &path, prepared)?);
     }
     let Sealed { decided, stage } = sealed;
     let path = decided_path(context, decided, stage);
-    let last = context.score("final", &path, prepared)?;
+    let last = context.score("final", &path, prepared)?.required()?;
     let singles = scored.iter().filter(|(role, _)| *role == Role::Single).map(|(_, scores)| scores);
     let best = singles.fold(None::<&ModelScores>, |best, scores| {
         best.filter(|best| best.average() >= scores.average()).or(Some(scores))
@@ -66,5 +75,5 @@ pub(crate) fn test(
         .into_iter()
         .map(|(role, scores)| report::TestRow { name: scores.name.clone(), role, scores: scores.scores() })
         .collect();
-    Ok(Tested { test: report::Test { split: context.config.tasks.test.clone(), rows, gain_stderr }, items })
+    Ok(Tested { test: report::Test { split: context.config.tasks.test.clone(), rows, gain_stderr }, items, unscored })
 }

@@ -12,7 +12,7 @@ use crate::error::RecipeError;
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::adapter::Change;
-use glue_tensor::{Adapter, Checkpoint, Config, Dtype, ModelDir};
+use glue_tensor::{Adapter, Checkpoint, Config, Dtype, FileChanged, Links, ModelDir};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct PlanOptions {
     pub seed: Option<u64>,
     /// Type of the output, instead of the recipe's.
     pub dtype: Option<Dtype>,
+    /// Where links in a model directory may lead to that the output gets a copy of. Default: not out of it.
+    pub links: Links,
     /// Models that are open already; new ones join them. None by default: a plan opens its own.
     pub opened: OpenModels,
 }
@@ -134,6 +136,8 @@ pub struct MergePlan {
     pub config: Config,
     /// The model that tokenizer files are copied from.
     pub tokenizer_from: usize,
+    /// Where links may lead to the files that are copied.
+    pub links: Links,
     /// The chat template to put into the tokenizer files; `None` leaves them as they are.
     pub chat_template: Option<String>,
     /// Type of all merged tensors; `None` leaves each that of its base or first input.
@@ -238,6 +242,19 @@ impl MergePlan {
         self.tensors.iter().filter_map(|tensor| match &tensor.action {
             Action::Copy(from) => Some((tensor, from)),
             Action::Merge { .. } => None,
+        })
+    }
+
+    /// Checks that every file of every model, adapter and statistic is still the one that was opened, and that nobody has
+    /// written to it since: a merge and the hashes of its inputs in between are then of the same content.
+    ///
+    /// # Errors
+    /// [`FileChanged`] with the first file that is not.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.models.iter().try_for_each(|model| {
+            model.dir.check_unchanged()?;
+            model.adapter.as_ref().map_or(Ok(()), |adapter| adapter.dir.check_unchanged())?;
+            model.statistics.as_ref().map_or(Ok(()), |statistics| statistics.checkpoint.check_unchanged())
         })
     }
 

@@ -6,7 +6,7 @@ use super::{Action, MergePlan, PlanOptions};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
 use glue_tensor::tokenizer_files::TokenizerComparison;
-use glue_tensor::{Config, Dtype};
+use glue_tensor::{Config, Dtype, files};
 use std::collections::BTreeSet;
 
 /// ChatML, the chat template most fine-tunes that name none were trained with.
@@ -23,6 +23,9 @@ pub(super) fn finish(
     let tokenizer_from = tokenizer(recipe, options, &models, &mut assembled)?;
     compare_configurations(&models, &mut assembled);
     note_tied_embeddings(&models, &mut assembled);
+    for model in [assembled.config_from, tokenizer_from] {
+        models.dir(model).check_links(options.links)?;
+    }
     let chat_template = chat_template(recipe, options, &models)?;
     let config = config(recipe, options, &models, &assembled)
         .map_err(|error| RecipeError::Config { model: models.name(assembled.config_from).into(), error })?;
@@ -34,6 +37,7 @@ pub(super) fn finish(
         config_from: assembled.config_from,
         config,
         tokenizer_from,
+        links: options.links,
         chat_template,
         dtype: options.dtype.or(recipe.out_dtype).or(recipe.dtype),
         seed: options.seed.or(recipe.seed).unwrap_or(0),
@@ -171,7 +175,7 @@ fn chat_template(recipe: &Recipe, options: &PlanOptions, models: &Models) -> Res
     }
     let path = options.directory.join(text);
     if path.exists() || text.contains(['/', '.']) {
-        let read = std::fs::read_to_string(&path);
+        let read = files::read_to_string(&path, files::CONFIG_BYTES);
         return read.map(Some).map_err(|error| RecipeError::ChatTemplate {
             place: recipe.place(asked.at),
             path,

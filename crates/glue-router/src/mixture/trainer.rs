@@ -131,6 +131,10 @@ impl Trainer {
             Method::Supervised => self.supervised(watch)?,
             Method::LmLoss { balance } => self.by_loss(balance, watch)?,
         };
+        match &self.opened {
+            Opened::Shared { model } => model.check_unchanged()?,
+            Opened::Whole { router, .. } => router.model().check_unchanged()?,
+        }
         write_gates(&self.request.mixture, &self.as_stored(&self.gates)?)?;
         Ok(report)
     }

@@ -172,7 +172,7 @@ impl CheckpointWriter {
             abort_point("checkpoint file synced");
         }
         if let Some((name, bytes)) = self.layout.index() {
-            super::staging::write_durably(&self.directory.join(name), &bytes)?;
+            super::output::write_durably(&self.directory.join(name), &bytes)?;
         }
         for (shard, open) in self.layout.shards().iter().zip(&self.files) {
             rename(&open.path, &self.directory.join(&shard.name))?;

@@ -47,7 +47,8 @@ impl<'a> Activations<'a> {
         let mut sequences = Vec::new();
         for path in texts {
             let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-            let text = fs::read_to_string(path).map_err(|error| wrong(named(&error)))?;
+            let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
+                .map_err(|error| wrong(named(&error)))?;
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
                 let encode =
                     |tokenizer: &glue_lm::Tokenizer| tokenizer.encode(line, true).map_err(|error| wrong(named(&error)));

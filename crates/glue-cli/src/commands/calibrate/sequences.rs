@@ -85,7 +85,8 @@ fn of_files(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Fai
     let mut files = Vec::new();
     let (mut sequences, mut tokens) = (Vec::new(), 0);
     for path in &args.text {
-        let content = fs::read_to_string(path).map_err(|error| wrong(path, &error))?;
+        let content = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
+            .map_err(|error| wrong(path, &error))?;
         let mut texts = 0;
         for line in content.lines().filter(|line| !line.trim().is_empty()).take(limit) {
             if tokens >= max_tokens {

@@ -312,7 +312,12 @@ fn describe(files: &TokenizerFiles) -> Result<Option<Tokenizer>, Failure> {
     let said = files
         .paths()
         .find(|path| path.ends_with("tokenizer.json"))
-        .and_then(|path| serde_json::from_slice::<TokenizerJson>(&std::fs::read(path).ok()?).ok())
+        .and_then(|path| {
+            serde_json::from_slice::<TokenizerJson>(
+                &glue_tensor::files::read(path, glue_tensor::files::DATA_BYTES).ok()?,
+            )
+            .ok()
+        })
         .and_then(|tokenizer| tokenizer.model?.r#type);
     let has = |name: &str| names.iter().any(|found| found == name);
     let by_file = || match () {

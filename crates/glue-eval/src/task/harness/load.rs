@@ -1,8 +1,8 @@
 //! Task files of the harness as they are: YAML with other files included.
 
 use crate::error::{Place, TaskError};
+use glue_tensor::files;
 use serde_json::{Map, Value};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The keys of a file, with those of the files it includes where it has not its own.
@@ -24,7 +24,7 @@ pub(in crate::task) fn load(path: &Path) -> Result<Document, TaskError> {
 }
 
 fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskError> {
-    let text = fs::read_to_string(path).map_err(TaskError::io(path))?;
+    let text = files::read_to_string(path, files::CONFIG_BYTES).map_err(TaskError::io(path))?;
     let identity = path.canonicalize().map_err(TaskError::io(path))?;
     if open.contains(&identity) {
         return Err(TaskError::Malformed { place: Place::file(path), message: "the file includes itself".into() });

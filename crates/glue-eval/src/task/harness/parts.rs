@@ -6,7 +6,7 @@ use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
 use crate::python::{regex, repr};
-use crate::task::fields::{Fields, texts};
+use crate::task::fields::{ANSWERS, Fields, NEW_TOKENS, TOP_K, texts};
 use crate::task::{Generating, Kind};
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
@@ -40,7 +40,7 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
     let until = kwargs.texts("until")?.unwrap_or(default.until);
     let mut max_new_tokens = default.max_new_tokens;
     if let Some(key) = LENGTHS.iter().find(|key| kwargs.get(key).is_some()) {
-        max_new_tokens = kwargs.number(key, 1)?.unwrap_or(max_new_tokens);
+        max_new_tokens = kwargs.number(key, NEW_TOKENS)?.unwrap_or(max_new_tokens);
     }
     let temperature = kwargs.real("temperature")?.unwrap_or(0.0);
     let temperature = match kwargs.flag("do_sample")? {
@@ -55,7 +55,7 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
         return Err(kwargs.wrong("top_p", "above 0 and at most 1", &Value::from(p)));
     }
     // 0 stands for no limit.
-    let top_k = kwargs.number("top_k", 0)?.filter(|&k| k > 0);
+    let top_k = kwargs.number("top_k", TOP_K)?.filter(|&k| k > 0);
     let sampling = Sampling { temperature, top_k, top_p, seed: 0 };
     Ok(Generating { until, max_new_tokens, sampling, repeats })
 }
@@ -112,7 +112,7 @@ fn filter(entry: &Fields<'_>, value: &Value) -> Result<Filter, TaskError> {
         "take_first_k" => {
             step.only(&[&["function", "k"]])?;
             step.required("k")?;
-            Ok(Filter::TakeFirstK(step.number("k", 1)?.unwrap_or(1)))
+            Ok(Filter::TakeFirstK(step.number("k", ANSWERS)?.unwrap_or(1)))
         }
         "map" => {
             step.only(&[&["function", "mapping_dict", "default_value"]])?;
@@ -231,15 +231,7 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind) -> Result<Vec<MetricSpec>,
         // The caller has looked the name up; what is left are the two that run programs.
         _ => {
             entry.only(&[COMMON, &["k", "num_workers", "timeout"]])?;
-            let ks = match entry.get("k") {
-                None => vec![1],
-                Some(Value::Array(items)) => {
-                    let ks = items.iter().map(|k| k.as_u64().and_then(|k| usize::try_from(k).ok()).filter(|&k| k > 0));
-                    ks.collect::<Option<_>>()
-                        .ok_or_else(|| entry.wrong("k", "a list of whole numbers", &entry.map["k"]))?
-                }
-                Some(_) => vec![entry.number("k", 1)?.unwrap_or(1)],
-            };
+            let ks = entry.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
             let spec =
                 |k| MetricSpec { name: format!("pass@{k}"), metric: Metric::PassAt(k), aggregation: Aggregation::Mean };
             return Ok(ks.into_iter().map(spec).collect());
