@@ -19,6 +19,10 @@ pub mod state;
 pub mod tasks;
 pub mod text;
 
+/// That of the program: it counts the memory of templates and tokenizers.
+#[global_allocator]
+static ALLOCATOR: glue_cli::Allocator = glue_cli::Allocator;
+
 /// A target: it returns, or panics where something does not hold.
 pub type Target = fn(&[u8]);
 
