@@ -19,12 +19,12 @@ use crate::shell;
 
 /// Longest input, in bytes. What goes wrong with long inputs goes wrong with short ones, which run faster.
 const MAX_LEN: u32 = 4096;
-/// Most seconds for one input.
-const TIMEOUT: u32 = 10;
+/// Most seconds for one input: more than a template may take.
+const TIMEOUT: u32 = 60;
 /// Most resident memory, in MiB; libFuzzer looks at it once a second.
 const RESIDENT: u32 = 2048;
-/// Most address space without a sanitizer, in KiB, so that no single allocation passes the limit above by far.
-const ADDRESS_SPACE: u32 = 4 << 20;
+/// Most address space without a sanitizer, in KiB, so that a single allocation does not take the machine with it.
+const ADDRESS_SPACE: u32 = 16 << 20;
 
 /// Options of `cargo xtask fuzz`.
 #[derive(clap::Args)]
@@ -81,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("{} targets, {seconds} s each, {} at a time", targets.len(), args.jobs.max(1));
     // Files of targets that read from a directory; in memory where the system offers that.
     let scratch = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+    let campaign = Campaign { repo: &repo, build, sanitizer: args.sanitizer, seconds, scratch: scratch.path() };
     let waiting = Mutex::new(targets.iter().copied().collect::<VecDeque<_>>());
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             scope.spawn(|| {
                 while let Some(target) = next(&waiting) {
                     let start = Instant::now();
-                    let outcome = fuzz(&repo, &build, target, seconds, args.sanitizer, scratch.path());
+                    let outcome = campaign.fuzz(target);
                     if let Ok(mut outcomes) = outcomes.lock() {
                         println!("{target}: {}", words(&outcome));
                         outcomes.push((target, start.elapsed().as_secs_f64(), outcome));
@@ -151,49 +152,72 @@ fn build(repo: &Repo, sanitizer: Sanitizer, targets: &[&String]) -> Result<PathB
     Ok(repo.path("fuzz/target").join(host).join("release"))
 }
 
-/// Runs one target; what it prints goes to a log.
-fn fuzz(
-    repo: &Repo,
-    build: &Path,
-    target: &str,
-    seconds: u64,
+/// What all targets have in common.
+struct Campaign<'a> {
+    repo: &'a Repo,
+    /// The folder of the binaries.
+    build: PathBuf,
     sanitizer: Sanitizer,
-    scratch: &Path,
-) -> Result<Outcome> {
-    let (corpus, seeds) = (repo.path("fuzz/corpus").join(target), repo.path("fuzz/seeds").join(target));
-    let artifacts = repo.path("fuzz/artifacts").join(target);
-    for folder in [&corpus, &artifacts] {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    seconds: u64,
+    /// The folder for temporary files of targets.
+    scratch: &'a Path,
+}
+
+impl Campaign<'_> {
+    /// Runs one target for the whole time, or to its first finding.
+    fn fuzz(&self, target: &str) -> Result<Outcome> {
+        let (start, mut total) = (Instant::now(), Outcome::default());
+        loop {
+            let left = self.seconds.saturating_sub(start.elapsed().as_secs());
+            let outcome = self.start(target, left.max(1))?;
+            total.executions += outcome.executions;
+            total.coverage = total.coverage.max(outcome.coverage);
+            total.finding = outcome.finding;
+            // A target leaves early when many inputs together have filled its memory.
+            if total.finding.is_some() || start.elapsed().as_secs() >= self.seconds {
+                return Ok(total);
+            }
+        }
     }
-    let path = artifacts.with_extension("log");
-    let log = File::create(&path).with_context(|| path.display().to_string())?;
-    // An address sanitizer reserves more address space than any limit allows.
-    let limit = if sanitizer == Sanitizer::None { ADDRESS_SPACE.to_string() } else { "unlimited".into() };
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -v \"$0\"; ulimit -c 0; exec \"$@\"", &limit]);
-    command.arg(build.join(target)).args([corpus, seeds].iter().filter(|folder| folder.is_dir()));
-    command.args([
-        format!("-max_total_time={seconds}"),
-        format!("-max_len={MAX_LEN}"),
-        format!("-timeout={TIMEOUT}"),
-        format!("-rss_limit_mb={RESIDENT}"),
-        format!("-artifact_prefix={}/", artifacts.display()),
-        "-print_final_stats=1".into(),
-    ]);
-    command.current_dir(&repo.root).env("TMPDIR", scratch);
-    command.stdout(log.try_clone()?).stderr(log);
-    let status = command.status().with_context(|| format!("cannot start {target}"))?;
-    let mut outcome = read_log(BufReader::new(File::open(&path)?));
-    if status.success() {
-        // It may have kept an input that was merely slow.
-        outcome.finding = None;
-    } else if outcome.finding.is_none() {
-        outcome.finding = Some(format!("it ended with {status}; see {}", repo.relative(&path)));
+
+    /// Runs one process of a target; what it prints goes to a log.
+    fn start(&self, target: &str, seconds: u64) -> Result<Outcome> {
+        let fuzz = self.repo.path("fuzz");
+        let artifacts = fuzz.join("artifacts").join(target);
+        let (corpus, seeds) = (fuzz.join("corpus").join(target), fuzz.join("seeds").join(target));
+        for folder in [&corpus, &artifacts] {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        let path = artifacts.with_extension("log");
+        let log = File::create(&path).with_context(|| path.display().to_string())?;
+        // An address sanitizer reserves more address space than any limit allows.
+        let limit = if self.sanitizer == Sanitizer::None { ADDRESS_SPACE.to_string() } else { "unlimited".into() };
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v \"$0\"; ulimit -c 0; exec \"$@\"", &limit]);
+        command.arg(self.build.join(target)).arg(corpus).args(Some(seeds).filter(|seeds| seeds.is_dir()));
+        command.args([
+            format!("-max_total_time={seconds}"),
+            format!("-max_len={MAX_LEN}"),
+            format!("-timeout={TIMEOUT}"),
+            format!("-rss_limit_mb={RESIDENT}"),
+            format!("-artifact_prefix={}/", artifacts.display()),
+            "-print_final_stats=1".into(),
+        ]);
+        command.current_dir(&self.repo.root).env("TMPDIR", self.scratch);
+        command.stdout(log.try_clone()?).stderr(log);
+        let status = command.status().with_context(|| format!("cannot start {target}"))?;
+        let mut outcome = read_log(BufReader::new(File::open(&path)?));
+        if status.success() {
+            // It may have kept an input that was merely slow.
+            outcome.finding = None;
+        } else if outcome.finding.is_none() {
+            outcome.finding = Some(format!("it ended with {status}; see {}", self.repo.relative(&path)));
+        }
+        if let Some(finding) = &mut outcome.finding {
+            *finding = finding.replace(&format!("{}/", self.repo.root.display()), "");
+        }
+        Ok(outcome)
     }
-    if let Some(finding) = &mut outcome.finding {
-        *finding = finding.replace(&format!("{}/", repo.root.display()), "");
-    }
-    Ok(outcome)
 }
 
 /// What libFuzzer says at its end, and the input that it wrote when there was a finding.
