@@ -166,7 +166,14 @@ fn permuting_and_back_leaves_every_byte() {
         let inverse = Alignment::from_permutations(&symmetry, Kinds::ALL, &random.inverse(&symmetry));
         let back = root.path().join(format!("back{i}"));
         // Shards: the split must not matter.
-        write_aligned(&moved, &inverse, &back, &WriteOptions { max_shard_bytes: 20_000 }, &Unwatched).unwrap();
+        write_aligned(
+            &moved,
+            &inverse,
+            &back,
+            &WriteOptions { max_shard_bytes: 20_000, ..WriteOptions::default() },
+            &Unwatched,
+        )
+        .unwrap();
         let back = ModelDir::open(back).unwrap();
         assert!(back.checkpoint().files().len() > 1);
         assert_same(&back, &original, name);
