@@ -96,7 +96,7 @@ fn copy(model: &Path, from: &Path, to: &Path, link: bool, links: Links) -> Resul
             let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
             let links = if is_weights { Links::Follow } else { links };
             let mut source = open_to_copy(model, &path, links)?;
-            let write = || std::io::copy(&mut source, &mut fs::File::create_new(&target)?);
+            let mut write = || std::io::copy(&mut source, &mut fs::File::create_new(&target)?);
             write().map_err(|e| PipelineError::io(&target, e))?;
         }
     }
