@@ -11,7 +11,6 @@ use glue_align::{ActivationSource, AlignError, Correlation, Place, Site, Watch};
 use glue_lm::{Model, Observer, Tree};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 

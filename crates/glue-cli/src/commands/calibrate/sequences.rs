@@ -10,7 +10,6 @@ use glue_router::items::{Encoded, Item, read_items};
 use glue_tensor::ContentHash;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
-use std::fs;
 
 /// Tokens that are read of a text at a time; longer texts are several sequences.
 const LONGEST: usize = 512;
