@@ -352,10 +352,7 @@ fn side_files_that_are_links_out_of_the_model_are_refused() {
     for file in SIDE_FILES {
         let zoo = Zoo::small();
         link_out(&zoo, "a", file);
-        zoo.write(
-            "out.yml",
-            "merge_method: linear\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5}\n",
-        );
+        zoo.write("out.yml", LINEAR);
         let says = [*file, "secret", "--follow-links"];
         for extra in [&["--dry-run"][..], &[]] {
             zoo.glue(&[&["merge", "out.yml", "out"], extra].concat()).refused(file, 2, &says);
