@@ -19,7 +19,8 @@ use std::io::BufReader;
 use std::path::PathBuf;
 
 /// The journal of a search. Any bytes: refused, or entries to which one can be appended, and all of them are there
-/// again. And a journal whose entries are the lines of the input, cut off anywhere: its first entries, and it goes on.
+/// again. A journal whose entries are the lines of the input, cut off anywhere: its first entries, and it goes on. The
+/// same journal with a byte that was changed: refused, or its first entries.
 pub fn journal(input: &[u8]) {
     thread_local! {
         static FOLDER: Folder = Folder::new(|_| {});
@@ -39,12 +40,30 @@ pub fn journal(input: &[u8]) {
         entries.iter().for_each(|entry| journal.append(entry).expect("an entry is appended"));
         drop(journal);
         let bytes = fs::read(&path).expect("the journal");
-        let length = input.iter().fold(input.len(), |sum, &byte| sum * 31 % (1 << 20) + usize::from(byte));
-        fs::write(&path, &bytes[..length % (bytes.len() + 1)]).expect("a part of the journal");
+        fs::write(&path, &bytes[..number(input) % (bytes.len() + 1)]).expect("a part of the journal");
         let (journal, found) = Journal::resume(&path, &header).expect("a journal that was cut off is read");
         assert_eq!(found, entries[..found.len()]);
         goes_on(journal, &path, &header, &found);
+
+        fs::write(&path, with_a_change(&bytes, input)).expect("a changed journal");
+        match Journal::resume(&path, &header) {
+            Ok((_, found)) => assert_eq!(found, entries[..found.len()]),
+            Err(error) => says_why(&error),
+        }
     });
+}
+
+/// A number below a million that follows from `input`.
+fn number(input: &[u8]) -> usize {
+    input.iter().fold(input.len(), |sum, &byte| (sum * 31 + usize::from(byte)) % 1_000_003)
+}
+
+/// `bytes` with another value in one place.
+fn with_a_change(bytes: &[u8], input: &[u8]) -> Vec<u8> {
+    let mut changed = bytes.to_vec();
+    let at = number(input) % bytes.len();
+    changed[at] ^= (number(input) / bytes.len() % 255) as u8 + 1;
+    changed
 }
 
 fn goes_on(mut journal: Journal, path: &PathBuf, header: &Value, entries: &[Value]) {
@@ -120,16 +139,20 @@ pub fn similarity(input: &[u8]) {
     }
 }
 
-/// An entry of the cache of scores: used, or passed over and made again; the scores are finite either way.
+/// An entry of the cache of scores, any bytes or one in which a byte was changed: the scores are the same as without.
 pub fn cache(input: &[u8]) {
     struct Place {
         folder: Folder,
         entry: PathBuf,
+        content: Vec<u8>,
+        scores: String,
     }
-    fn score(folder: &Folder) -> Result<glue_eval::Report, glue_eval::EvalError> {
+    fn score(folder: &Folder) -> String {
         let tasks = load_tasks(&[folder.path().join("task")]).expect("a task");
         let cache = Some(Cache::open(folder.path().join("cache")).expect("a cache"));
-        evaluate(&Echo, &tasks, &EvalOptions { samples: true, cache, ..EvalOptions::default() }, &Unwatched)
+        let options = EvalOptions { samples: true, cache, ..EvalOptions::default() };
+        let report = evaluate(&Echo, &tasks, &options, &Unwatched).expect("a task is scored whatever the cache holds");
+        format!("{:?}", (&report.tasks[0].metrics, &report.tasks[0].items, &report.samples))
     }
     thread_local! {
         static PLACE: Place = {
@@ -137,17 +160,17 @@ pub fn cache(input: &[u8]) {
                 write(path, "task/task.json", r#"{"name": "t", "kind": "multiple_choice"}"#);
                 write(path, "task/test.jsonl", r#"{"context": "2 + 2 =", "choices": ["3", "4"], "gold": 1}"#);
             });
-            score(&folder).expect("a task is scored");
+            let scores = score(&folder);
             let mut entries = fs::read_dir(folder.path().join("cache")).expect("a cache");
             let entry = entries.next().expect("an entry").expect("an entry").path();
-            Place { folder, entry }
+            let content = fs::read(&entry).expect("an entry");
+            Place { folder, entry, content, scores }
         };
     }
     PLACE.with(|place| {
-        fs::write(&place.entry, input).expect("an entry");
-        match score(&place.folder) {
-            Ok(report) => assert_eq!(report.tasks.len(), 1),
-            Err(error) => says_why(&error),
+        for content in [input, &with_a_change(&place.content, input)] {
+            fs::write(&place.entry, content).expect("an entry");
+            assert_eq!(score(&place.folder), place.scores);
         }
     });
 }
