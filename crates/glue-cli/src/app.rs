@@ -37,8 +37,7 @@ Examples:
   glue eval merged --tasks tasks
   glue generate merged --prompt 'Once upon a time'
 
-Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused; after a signal 128 plus its
-number: 130 Ctrl-C (SIGINT), 143 SIGTERM, 129 SIGHUP.";
+Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 128+N signal N (130 Ctrl-C).";
 
 /// Options that every command takes.
 #[derive(Debug, Clone, clap::Args)]

@@ -33,7 +33,8 @@ const ATTEMPTS: usize = 1000;
 pub(super) struct OwnedDirectory {
     path: PathBuf,
     directory: File,
-    lock: File,
+    /// Held for as long as it is open.
+    _lock: File,
 }
 
 /// What came of one attempt.
@@ -137,7 +138,7 @@ impl OwnedDirectory {
             }
             lock.write_all_at(&marker, 0).and_then(|()| lock.sync_all()).map_err(lock_at)?;
         }
-        Ok(Attempt::Owned(OwnedDirectory { path: path.into(), directory, lock }))
+        Ok(Attempt::Owned(OwnedDirectory { path: path.into(), directory, _lock: lock }))
     }
 
     /// Whether it still stands at its path.
