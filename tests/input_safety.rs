@@ -74,7 +74,7 @@ fn devices_and_pipes_in_models_and_tasks_are_refused_at_once() {
         spoil(&zoo.path("facts/task.json"));
         spoil(&zoo.path("included.yaml"));
         zoo.write("task.yaml", "include: included.yaml\ntask: t\n");
-        fails(&bounded(&zoo, &EVAL), "task.json", &["facts/task.json", found]);
+        fails(&bounded(&zoo, &EVAL), "task.json", &["facts: no task here"]);
         let args = ["eval", "m", "--tasks", "task.yaml", "--limit", "2"];
         fails(&bounded(&zoo, &args), "include", &["included.yaml", found]);
     }
