@@ -341,6 +341,13 @@ impl ZooConfig {
             return refuse("models", "at least one", "none".into());
         }
         let names: Vec<&str> = self.models.iter().map(ModelEntry::name).collect();
+        if let Some(model) = self.models.iter().find(|model| model.name().is_empty()) {
+            return refuse(
+                "models",
+                "a path that ends in a name, or `{path: …, name: …}`",
+                format!("`{}`", model.path()),
+            );
+        }
         if let Some((_, twice)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
             return refuse("models", "a name of its own for each (`{path: …, name: …}`)", format!("`{twice}` twice"));
         }

@@ -2,12 +2,24 @@
 
 use super::Row;
 use crate::error::{Place, TaskError};
+use glue_lm::bounded::{self, Limits};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Map, Value};
 use std::path::Path;
+use std::time::Duration;
+
+/// More than any items take: the reader panics on some damaged files, and a small file may unfold to any size.
+const LIMITS: Limits = Limits { memory: 8 << 30, time: Duration::from_secs(600) };
 
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, TaskError> {
+    let of_file = path.to_path_buf();
+    bounded::run(LIMITS, move || rows(&of_file)).unwrap_or_else(|exceeded| {
+        Err(TaskError::Malformed { place: Place::file(path), message: format!("cannot read Parquet: {exceeded}") })
+    })
+}
+
+fn rows(path: &Path) -> Result<Vec<Row>, TaskError> {
     let malformed = |error: parquet::errors::ParquetError| TaskError::Malformed {
         place: Place::file(path),
         message: error.to_string(),
