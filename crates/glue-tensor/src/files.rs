@@ -107,6 +107,7 @@ pub struct FileVersion {
     n_bytes: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+    links: u64,
 }
 
 impl FileVersion {
@@ -120,6 +121,7 @@ impl FileVersion {
             n_bytes: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            links: metadata.nlink(),
         }
     }
 
@@ -144,14 +146,17 @@ impl FileVersion {
             _ => change(format!("it cannot be looked at any more: {error}")),
         })?;
         let now = FileVersion::of(&self.path, &now);
-        if *self == now {
+        // A hard link made or removed elsewhere changes the status and nothing in the file.
+        let linked = self.links != now.links;
+        if *self == now || linked && *self == (FileVersion { changed: self.changed, links: self.links, ..now.clone() })
+        {
             return Ok(());
         }
         Err(change(match () {
             () if !self.is_same_file(&now) => "another file has taken its place".into(),
             () if self.n_bytes != now.n_bytes => format!("it had {} bytes and has {} now", self.n_bytes, now.n_bytes),
             () if self.modified != now.modified => "somebody has written to it".into(),
-            () => "its status (links, owner, mode or times) has changed".into(),
+            () => "its status (owner, mode or times) has changed".into(),
         }))
     }
 }
@@ -250,6 +255,10 @@ mod tests {
             File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
         };
         check(&set_back, "its status");
+        let version = version();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::hard_link(&file, root.path().join("link")).unwrap();
+        version.check().unwrap();
     }
 
     #[test]
