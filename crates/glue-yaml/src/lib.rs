@@ -97,8 +97,8 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlErro
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let YamlError { place, message } = refusal(&error, origin);
-        match key_at(text, place.line, place.column) {
-            Some(key) => YamlError { place, message: format!("`{key}`: {message}") },
+        match key_at(text, &place, message.starts_with("invalid ")) {
+            Some(At { value: key, at }) => YamlError { place: at.of(origin), message: format!("`{key}`: {message}") },
             None => YamlError { place, message },
         }
     })
@@ -118,17 +118,25 @@ pub fn place_of(text: &str, origin: &str, key: &str) -> Place {
     at.of(origin)
 }
 
-/// The key whose value, a single one, stands at a place of `text`.
-fn key_at(text: &str, line: u64, column: u64) -> Option<String> {
+/// The key whose value, a single one, stands at a place of `text`, and where that value stands. The parser gives the place of the
+/// key for some values that are not what they should be (`of_key`).
+fn key_at(text: &str, place: &Place, of_key: bool) -> Option<At<String>> {
+    let wanted = Position { line: place.line, column: place.column };
     let mut open: Vec<(String, Node)> =
         documents(text, "").ok()?.into_iter().map(|node| (String::new(), node)).collect();
-    while let Some((key, node)) = open.pop() {
+    while let Some((outer, node)) = open.pop() {
         match node.value {
-            Tree::Map(entries) => open.extend(entries.into_iter().map(|(inner, value)| {
-                (if key.is_empty() { inner.value } else { format!("{key}.{}", inner.value) }, value)
-            })),
+            Tree::Map(entries) => {
+                for (inner, value) in entries {
+                    let key = if outer.is_empty() { inner.value } else { format!("{outer}.{}", inner.value) };
+                    if of_key && inner.at == wanted {
+                        return Some(At::new(key, value.at));
+                    }
+                    open.push((key, value));
+                }
+            }
             Tree::List(_) => {}
-            _ if !key.is_empty() && node.at == (Position { line, column }) => return Some(key),
+            _ if !outer.is_empty() && node.at == wanted => return Some(At::new(outer, node.at)),
             _ => {}
         }
     }
