@@ -5,7 +5,7 @@ mod answer;
 use crate::cache::{Cache, Hasher, Key};
 use crate::error::{EvalError, ModelError};
 use crate::metrics::{Metric, Score};
-use crate::model::{GenerateRequest, LanguageModel, LogLikelihoodRequest, Sampling};
+use crate::model::{GenerateRequest, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
 use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
 use crate::sandbox::{self, Sandbox};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
