@@ -97,10 +97,10 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlErro
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let YamlError { place, message } = refusal(&error, origin);
-        match key_at(text, place.line, place.column) {
-            Some(key) => YamlError { place, message: format!("`{key}`: {message}") },
-            None => YamlError { place, message },
-        }
+        let key = key_at(text, place.line, place.column);
+        // Some name it themselves.
+        let unnamed = key.filter(|key| !message.contains(&format!("`{}`", key.rsplit('.').next().unwrap_or(key))));
+        YamlError { place, message: unnamed.map_or(message.clone(), |key| format!("`{key}`: {message}")) }
     })
 }
 
@@ -118,36 +118,23 @@ pub fn place_of(text: &str, origin: &str, key: &str) -> Place {
     at.of(origin)
 }
 
-/// The key whose value, a single one, stands at a place of `text`.
+/// The key that stands at a place of `text`, or whose value, a single one, does.
 fn key_at(text: &str, line: u64, column: u64) -> Option<String> {
+    let place = Position { line, column };
     let mut open: Vec<(String, Node)> =
         documents(text, "").ok()?.into_iter().map(|node| (String::new(), node)).collect();
-    while let Some((key, node)) = open.pop() {
-        match node.value {
-            Tree::Map(entries) => open.extend(entries.into_iter().map(|(inner, value)| {
-                (if key.is_empty() { inner.value } else { format!("{key}.{}", inner.value) }, value)
-            })),
-            Tree::List(_) => {}
-            _ if !key.is_empty() && node.at == (Position { line, column }) => return Some(key),
-            _ => {}
+    while let Some((outer, node)) = open.pop() {
+        let Tree::Map(entries) = node.value else { continue };
+        for (key, value) in entries {
+            let name = if outer.is_empty() { key.value } else { format!("{outer}.{}", key.value) };
+            let single = !matches!(value.value, Tree::Map(_) | Tree::List(_));
+            if key.at == place || (single && value.at == place) {
+                return Some(name);
+            }
+            open.push((name, value));
         }
     }
     None
-}
-
-/// What the parser says, with the place in front instead of behind.
-fn refusal(error: &Error, origin: &str) -> YamlError {
-    let at = error.location().map_or(Position { line: 1, column: 1 }, Position::from);
-    let message = match error.without_snippet() {
-        Error::DuplicateMappingKey { key: Some(key), .. } => format!("key `{key}` comes twice"),
-        Error::NonFiniteFloat { value, .. } => format!("`{value}` is not a finite number"),
-        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that refers to itself".into(),
-        other => {
-            let words = other.to_string();
-            words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ").into()
-        }
-    };
-    YamlError { place: at.of(origin), message }
 }
 
 #[cfg(test)]
