@@ -97,10 +97,10 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlErro
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let YamlError { place, message } = refusal(&error, origin);
-        match key_at(text, &place, message.starts_with("invalid ")) {
-            Some(At { value: key, at }) => YamlError { place: at.of(origin), message: format!("`{key}`: {message}") },
-            None => YamlError { place, message },
-        }
+        let key = key_at(text, place.line, place.column);
+        // Some name it themselves.
+        let unnamed = key.filter(|key| !message.contains(&format!("`{}`", key.rsplit('.').next().unwrap_or(key))));
+        YamlError { place, message: unnamed.map_or(message.clone(), |key| format!("`{key}`: {message}")) }
     })
 }
 
@@ -118,44 +118,23 @@ pub fn place_of(text: &str, origin: &str, key: &str) -> Place {
     at.of(origin)
 }
 
-/// The key whose value, a single one, stands at a place of `text`, and where that value stands. The parser gives the place of the
-/// key for some values that are not what they should be (`of_key`).
-fn key_at(text: &str, place: &Place, of_key: bool) -> Option<At<String>> {
-    let wanted = Position { line: place.line, column: place.column };
+/// The key that stands at a place of `text`, or whose value, a single one, does.
+fn key_at(text: &str, line: u64, column: u64) -> Option<String> {
+    let place = Position { line, column };
     let mut open: Vec<(String, Node)> =
         documents(text, "").ok()?.into_iter().map(|node| (String::new(), node)).collect();
     while let Some((outer, node)) = open.pop() {
-        match node.value {
-            Tree::Map(entries) => {
-                for (inner, value) in entries {
-                    let key = if outer.is_empty() { inner.value } else { format!("{outer}.{}", inner.value) };
-                    if of_key && inner.at == wanted {
-                        return Some(At::new(key, value.at));
-                    }
-                    open.push((key, value));
-                }
+        let Tree::Map(entries) = node.value else { continue };
+        for (key, value) in entries {
+            let name = if outer.is_empty() { key.value } else { format!("{outer}.{}", key.value) };
+            let single = !matches!(value.value, Tree::Map(_) | Tree::List(_));
+            if key.at == place || (single && value.at == place) {
+                return Some(name);
             }
-            Tree::List(_) => {}
-            _ if !outer.is_empty() && node.at == wanted => return Some(At::new(outer, node.at)),
-            _ => {}
+            open.push((name, value));
         }
     }
     None
-}
-
-/// What the parser says, with the place in front instead of behind.
-fn refusal(error: &Error, origin: &str) -> YamlError {
-    let at = error.location().map_or(Position { line: 1, column: 1 }, Position::from);
-    let message = match error.without_snippet() {
-        Error::DuplicateMappingKey { key: Some(key), .. } => format!("key `{key}` comes twice"),
-        Error::NonFiniteFloat { value, .. } => format!("`{value}` is not a finite number"),
-        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that refers to itself".into(),
-        other => {
-            let words = other.to_string();
-            words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ").into()
-        }
-    };
-    YamlError { place: at.of(origin), message }
 }
 
 #[cfg(test)]
