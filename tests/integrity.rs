@@ -156,7 +156,7 @@ fn limits_that_are_none_are_refused_by_place_and_key() {
     };
     of_run("tasks: {path: texts, limit: 0}\n", &["zoo.yml:2:22: `tasks.limit`", "expected a positive whole number"]);
     of_run("tasks: {path: texts, limit: -1}\n", &["zoo.yml:2:22: `tasks.limit`", "expected a positive whole number"]);
-    of_run("tasks: 3\n", &["zoo.yml:2:8", "a path, a list of paths"]);
+    of_run("tasks: 3\n", &["zoo.yml:2:", "`tasks`", "a path, a list of paths"]);
     let rest = "tasks: texts\nselect: {budget: {seconds: -1}}\n";
     of_run(rest, &["zoo.yml:3:19: `select.budget.seconds`", "expected a positive number"]);
     of_run("tasks: texts\nlimits: {seconds: 0}\n", &["zoo.yml:3:10: `limits.seconds`", "expected a positive number"]);
@@ -426,11 +426,13 @@ fn names_in_cards_and_reports_are_text() {
 
 #[test]
 fn notes_of_a_run_do_not_say_where_it_was_written() {
-    let models = ["a-chat", "a-code", "a-math", "a-reason", "b-code", "b-math", "c-chat"];
-    let zoo = trained(&models);
+    let models = ["a-chat", "a-code", "a-math", "a-noise", "a-reason", "b-code", "b-math", "c-chat"];
+    let bases = ["base-a", "base-b"];
+    let zoo = trained(&[&models[..], &bases].concat());
     zoo.copy(&shipped().join("tasks"), "tasks");
-    let config = json!({ "models": models, "tasks": { "path": "tasks", "limit": 24 }, "stack": false, "seed": 3,
-        "select": { "strategies": ["average"] }, "mixture": { "levels": ["model"], "dense": [0.5], "experts": 2 } });
+    let config = json!({ "models": models, "base": bases, "tasks": { "path": "tasks", "limit": 24 }, "seed": 3,
+        "select": { "strategies": ["average", { "evolutionary": { "evaluations": 15 } }], "budget": { "evaluations": 40 } },
+        "mixture": { "levels": ["model"], "dense": [0.5], "experts": 2 } });
     zoo.write("zoo.yml", config.to_string());
     let out = zoo.path("secret-place").display().to_string();
     zoo.glue(&["run", "zoo.yml", "--out", &out, "--quiet"]).ok();
