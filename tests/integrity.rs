@@ -156,10 +156,10 @@ fn limits_that_are_none_are_refused_by_place_and_key() {
     };
     of_run("tasks: {path: texts, limit: 0}\n", &["zoo.yml:2:22: `tasks.limit`", "expected a positive whole number"]);
     of_run("tasks: {path: texts, limit: -1}\n", &["zoo.yml:2:22: `tasks.limit`", "expected a positive whole number"]);
-    of_run("tasks: 3\n", &["zoo.yml:2:", "a path, a list of paths"]);
+    of_run("tasks: 3\n", &["zoo.yml:2:", "`tasks`", "a path, a list of paths"]);
     let rest = "tasks: texts\nselect: {budget: {seconds: -1}}\n";
-    of_run(rest, &["zoo.yml:3:28: `select.budget.seconds`", "expected a positive number"]);
-    of_run("tasks: texts\nlimits: {seconds: 0}\n", &["zoo.yml:3:19: `limits.seconds`", "expected a positive number"]);
+    of_run(rest, &["zoo.yml:3:19: `select.budget.seconds`", "expected a positive number"]);
+    of_run("tasks: texts\nlimits: {seconds: 0}\n", &["zoo.yml:3:10: `limits.seconds`", "expected a positive number"]);
     let rest = "tasks: texts\ncluster: {threshold: 5}\n";
     of_run(rest, &["zoo.yml:3:22: `cluster.threshold`", "expected a similarity from -1 to 1, found 5"]);
     of_run(
@@ -170,9 +170,9 @@ fn limits_that_are_none_are_refused_by_place_and_key() {
         let text = format!("models: [a-math, a-chat]\ntasks: [texts]\n{rest}");
         check(&["search", "search.yml", "--out", "out"], "search.yml", &text, says);
     };
-    of_search("limit: 0\n", &["search.yml:3:8: `limit`", "expected a positive whole number"]);
-    of_search("limit: -1\n", &["search.yml:3:8: `limit`", "expected a positive whole number"]);
-    of_search("budget: {seconds: -1}\n", &["search.yml:3:19: `budget.seconds`", "expected a positive number"]);
+    of_search("limit: 0\n", &["search.yml:3:", ": `limit`: ", "expected a positive whole number"]);
+    of_search("limit: -1\n", &["search.yml:3:", ": `limit`: ", "expected a positive whole number"]);
+    of_search("budget: {seconds: -1}\n", &["search.yml:3:10: `budget.seconds`", "expected a positive number"]);
     for limit in ["--limit=0", "--limit=-1"] {
         zoo.glue(&["eval", "a-math", "--tasks", "texts", limit]).refused(limit, 2, &["--limit"]);
     }

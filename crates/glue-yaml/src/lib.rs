@@ -99,7 +99,7 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlErro
         let YamlError { place, message } = refusal(&error, origin);
         let key = key_at(text, place.line, place.column);
         // Some name it themselves.
-        let unnamed = key.filter(|key| !message.contains(&format!("`{}`", key.rsplit('.').next().unwrap_or(key))));
+        let unnamed = key.filter(|key| !message.contains(&format!("`{}`", key.rsplit('.').next().unwrap_or_default())));
         YamlError { place, message: unnamed.map_or(message.clone(), |key| format!("`{key}`: {message}")) }
     })
 }
@@ -135,6 +135,21 @@ fn key_at(text: &str, line: u64, column: u64) -> Option<String> {
         }
     }
     None
+}
+
+/// What the parser says, with the place in front instead of behind.
+fn refusal(error: &Error, origin: &str) -> YamlError {
+    let at = error.location().map_or(Position { line: 1, column: 1 }, Position::from);
+    let message = match error.without_snippet() {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("key `{key}` comes twice"),
+        Error::NonFiniteFloat { value, .. } => format!("`{value}` is not a finite number"),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that refers to itself".into(),
+        other => {
+            let words = other.to_string();
+            words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ").into()
+        }
+    };
+    YamlError { place: at.of(origin), message }
 }
 
 #[cfg(test)]

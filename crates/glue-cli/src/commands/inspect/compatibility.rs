@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use crate::visible::one_line;
 use glue_metrics::compatibility::{Compatibility, ModelSummary, PairVerdict, Verdict, compatibility};
 use glue_tensor::{ModelDir, ModelDirError};
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ pub(super) fn run(paths: &[PathBuf], shell: &mut Shell<'_>) -> Result<(), Failur
 
 fn render(found: &Compatibility, shell: &Shell<'_>) -> String {
     let paths: Vec<String> = found.models.iter().map(|model| model.name.clone()).collect();
-    let names = zoo::short_names(&paths);
+    let names: Vec<String> = zoo::short_names(&paths).iter().map(|name| one_line(name).into_owned()).collect();
     let mut table = Table::with_header(&[
         ("MODEL", Align::Left),
         ("TYPE", Align::Left),
@@ -69,13 +70,13 @@ fn render(found: &Compatibility, shell: &Shell<'_>) -> String {
     for ((verdict, reasons), pairs) in verdicts {
         let _ = writeln!(text, "\n{}: {}", shell.heading(&verdict.to_string()), some(&pairs));
         for reason in reasons {
-            let _ = writeln!(text, "  {reason}");
+            let _ = writeln!(text, "  {}", one_line(&reason));
         }
     }
     if !notes.is_empty() {
         let _ = writeln!(text, "\n{}", shell.heading("Differences that do not prevent merging"));
         for (note, pairs) in notes {
-            let _ = writeln!(text, "{note}: {}", some(&pairs));
+            let _ = writeln!(text, "{}: {}", one_line(&note), some(&pairs));
         }
     }
     text
