@@ -174,12 +174,12 @@ fn scores_are_kept_by_the_content_of_model_and_task() {
     let text = eval(zoo.directory(), &["a-math", "--tasks", "tasks", "--limit", "9", "--cache", "kept"]).ok().out;
     assert!(text.contains("2 tasks from the cache"), "{text}");
 
-    // An entry that was damaged counts as none, is said so, and is replaced.
+    // An entry that was damaged is not used, which the report says, and is replaced.
     zoo.write(&format!("kept/{}", entries[0]), "{");
     let mut again = run();
-    let notes: Vec<_> =
-        ["arith", "wino"].iter().filter_map(|task| again[task].as_object_mut()?.remove("notes")).collect();
-    assert!(notes.len() == 1 && notes[0][0].as_str().is_some_and(|note| note.contains(&entries[0])), "{notes:?}");
+    let tasks = again.as_object_mut().expect("tasks").values_mut().map(|task| task.as_object_mut().expect("a task"));
+    let notes: Vec<Value> = tasks.filter_map(|task| task.remove("notes")).collect();
+    assert!(notes.len() == 1 && notes[0].to_string().contains(&entries[0]), "{notes:?}");
     assert_eq!(again, first);
     assert_ne!(zoo.bytes(&format!("kept/{}", entries[0])), b"{");
 
