@@ -14,6 +14,9 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// Names and contents.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// A command, and what it leaves.
 struct Job<'a> {
     zoo: &'a Zoo,
@@ -62,7 +65,7 @@ impl<'a> Job<'a> {
     }
 
     /// Name and content of all that was made but for times, and for what a kill right after the end may leave.
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
+    fn files(&self) -> Files {
         let mut files = self.zoo.listing(self.out);
         files.retain(|(name, _)| {
             let file = name.rsplit('/').next().unwrap_or(name);
@@ -72,7 +75,7 @@ impl<'a> Job<'a> {
     }
 
     /// Runs it undisturbed: what it makes, the names of the points passed, and how long it took.
-    fn whole(&self) -> (Vec<(String, Vec<u8>)>, Vec<String>, Duration) {
+    fn whole(&self) -> (Files, Vec<String>, Duration) {
         self.clear();
         let trace = self.zoo.path("trace");
         remove(&trace);

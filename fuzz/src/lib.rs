@@ -71,7 +71,7 @@ pub fn check(target: Target, input: &[u8]) {
         std::process::abort();
     }
     let executions = EXECUTIONS.fetch_add(1, Ordering::Relaxed) + 1;
-    if executions % 8 == 0 && is_full() {
+    if executions.is_multiple_of(8) && is_full() {
         eprintln!("stat::number_of_executed_units: {executions}");
         leave();
     }

@@ -66,7 +66,7 @@ fn with_a_change(bytes: &[u8], input: &[u8]) -> Vec<u8> {
     changed
 }
 
-fn goes_on(mut journal: Journal, path: &PathBuf, header: &Value, entries: &[Value]) {
+fn goes_on(mut journal: Journal, path: &Path, header: &Value, entries: &[Value]) {
     journal.append(&json!("more")).expect("an entry is appended");
     drop(journal);
     let (_, again) = Journal::resume(path, header).expect("a journal that was opened opens again");

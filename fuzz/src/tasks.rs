@@ -56,7 +56,7 @@ impl LanguageModel for Echo {
 
 fn likelihood(text: &str) -> LogLikelihood {
     let n_tokens = text.len().div_ceil(4);
-    LogLikelihood { logprob: -(text.len() as f64), greedy: text.len() % 2 == 0, n_tokens, truncated: 0 }
+    LogLikelihood { logprob: -(text.len() as f64), greedy: text.len().is_multiple_of(2), n_tokens, truncated: 0 }
 }
 
 /// Loads the task at `path` and asks its first items, as completions and as a chat.

@@ -257,7 +257,7 @@ pub enum EvalError {
         /// The item.
         place: Place,
         /// What the model says.
-        error: ModelError,
+        error: Box<ModelError>,
     },
     /// The model computed what is no number where a log-likelihood or a logit should be.
     #[error("model `{model}`: task `{task}`: {place}: {message}; its weights or activations are not finite")]

@@ -458,7 +458,7 @@ fn place_error(model: &dyn Fn() -> String, runs: &[Run<'_>], owners: &[Owner], e
             let (task, place) = (run.task.name().into(), run.items.items[run.chosen[i]].place.clone());
             match error.not_a_number {
                 true => EvalError::NotANumber { model: model(), task, place, message: error.message },
-                false => EvalError::Item { task, place, error },
+                false => EvalError::Item { task, place, error: error.into() },
             }
         }
         None => EvalError::Model(error),
@@ -531,7 +531,7 @@ impl Run<'_> {
             let failed = |message: String| EvalError::Item {
                 task: task.name.clone(),
                 place: item.place.clone(),
-                error: ModelError::new(message),
+                error: ModelError::new(message).into(),
             };
             let of_item = score(task, item, answer).map_err(failed)?;
             if options.samples {

@@ -132,7 +132,7 @@ pub(super) struct Tensor {
 /// A model, or as much of one as is there.
 enum Opened {
     Model(Box<ModelDir>),
-    Weights(Checkpoint, Option<TokenizerFiles>),
+    Weights(Box<Checkpoint>, Option<TokenizerFiles>),
 }
 
 impl Opened {
@@ -279,7 +279,7 @@ fn open(path: &Path) -> Result<Opened, Failure> {
         Err(error) => return Err(Failure::failed(error)),
     };
     let checkpoint = Checkpoint::open(path).map_err(cannot_open)?;
-    Ok(Opened::Weights(checkpoint, tokenizer))
+    Ok(Opened::Weights(Box::new(checkpoint), tokenizer))
 }
 
 /// A path with nothing at it is wrong usage; what is wrong with a file is a failure.
