@@ -16,7 +16,7 @@ use glue_select::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, Task
 use serde_json::{Value, json};
 use std::fs;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The journal of a search. Any bytes: refused, or entries to which one can be appended, and all of them are there
 /// again. A journal whose entries are the lines of the input, cut off anywhere: its first entries, and it goes on. The
