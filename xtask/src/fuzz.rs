@@ -19,8 +19,8 @@ use crate::shell;
 
 /// Longest input, in bytes. What goes wrong with long inputs goes wrong with short ones, which run faster.
 const MAX_LEN: u32 = 4096;
-/// Most seconds for one input: more than a template may take.
-const TIMEOUT: u32 = 60;
+/// Most seconds for one input: more than all templates and texts of one may take on a busy machine.
+const TIMEOUT: u32 = 300;
 /// Most resident memory, in MiB; libFuzzer looks at it once a second.
 const RESIDENT: u32 = 2048;
 /// Most address space without a sanitizer, in KiB, so that a single allocation does not take the machine with it.
