@@ -243,7 +243,7 @@ fn a_changed_cache_is_never_believed_and_the_report_says_so() {
         zoo.write(&file, &changed);
         let (found, notes) = eval();
         assert_eq!(found, expected, "byte {at}");
-        assert!(notes.contains(&name) && notes.contains("scored anew"), "byte {at}: {notes}");
+        assert!(notes.contains(&name) && notes.contains("scored again"), "byte {at}: {notes}");
         assert!(zoo.bytes(&file) == whole, "the entry is sound again");
     }
     assert_eq!(eval(), (expected, "null".into()));

@@ -2,7 +2,7 @@
 //!
 //! The key of a model is the hash of everything its answers depend on; the key of a task is the hash of all rendered items
 //! and of how they are scored, so that another split, limit or number of examples is another task. An entry has a checksum
-//! ([`glue_tensor::state`]). One that does not match it, or is that of another pair, is never used: the task is scored anew,
+//! ([`glue_tensor::state`]). One that does not match it, or is that of another pair, is never used: the task is scored again,
 //! the entry replaced, and the report says so in a note.
 
 use crate::error::EvalError;
@@ -70,7 +70,7 @@ impl Cache {
             false => Err("it belongs to another model or task".into()),
         });
         let entry = entry.map_err(|why| {
-            format!("the cached score in {} was not used ({why}); the task was scored anew", path.display())
+            format!("the cached score in {} was not used ({why}); the task was scored again", path.display())
         })?;
         let report = TaskReport { cached: true, ..entry.report };
         Ok(match entry.samples {
@@ -196,7 +196,7 @@ mod tests {
         let refused = |bytes: &[u8], what: &str| {
             fs::write(&file, bytes).unwrap();
             let note = cache.get(&key, false).expect_err(what);
-            assert!(note.contains(&*file.to_string_lossy()) && note.contains("scored anew"), "{what}: {note}");
+            assert!(note.contains(&*file.to_string_lossy()) && note.contains("scored again"), "{what}: {note}");
         };
         for at in 0..whole.len() {
             let mut damaged = whole.clone();

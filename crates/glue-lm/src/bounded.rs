@@ -86,6 +86,9 @@ pub enum Exceeded {
         /// The message of the panic.
         message: String,
     },
+    /// Work of the same kind went beyond a limit before.
+    #[error("it went beyond its limits before and is not tried again")]
+    Before,
     /// There is no thread to do it.
     #[error("cannot start a thread: {0}")]
     NoThread(io::Error),

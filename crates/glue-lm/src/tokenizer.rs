@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokenizers::{AddedToken, ModelWrapper};
 
@@ -127,6 +128,8 @@ pub enum TokenizerError {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    /// Set once work on a text was abandoned. What such work holds is never given back, so there is no second time.
+    abandoned: Arc<AtomicBool>,
     path: PathBuf,
     growth: Growth,
     /// Bytes of the longest token.
@@ -213,6 +216,7 @@ impl Tokenizer {
         let inner = Arc::new(inner);
         Ok(Tokenizer {
             inner,
+            abandoned: Arc::default(),
             path,
             growth,
             longest,
@@ -241,7 +245,7 @@ impl Tokenizer {
             true => bounded::catch(|| encode(&self.inner, text)).map_err(|message| Exceeded::Panicked { message }),
             false => {
                 let (inner, text) = (Arc::clone(&self.inner), text.to_string());
-                bounded::run(limits_of_text(text.len()), move || encode(&inner, &text))
+                self.within(limits_of_text(text.len()), move || encode(&inner, &text))
             }
         };
         let ids = ids.map_err(|error| self.stopped("encoding a text", error))?;
@@ -276,11 +280,27 @@ impl Tokenizer {
                 .map_err(|message| Exceeded::Panicked { message }),
             false => {
                 let (inner, ids) = (Arc::clone(&self.inner), ids.to_vec());
-                bounded::run(limits_of_text(bytes), move || inner.decode(&ids, skip_special))
+                self.within(limits_of_text(bytes), move || inner.decode(&ids, skip_special))
             }
         };
         let decoded = decoded.map_err(|error| self.stopped("decoding tokens", error))?;
         decoded.map_err(|error| TokenizerError::Decode { count: ids.len(), message: error.to_string() })
+    }
+
+    /// [`bounded::run`], unless work of this tokenizer was abandoned before.
+    fn within<T: Send + 'static>(
+        &self,
+        limits: Limits,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Exceeded> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(Exceeded::Before);
+        }
+        let result = bounded::run(limits, job);
+        if matches!(result, Err(Exceeded::Memory { .. } | Exceeded::Time { .. })) {
+            self.abandoned.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     fn stopped(&self, action: &'static str, error: Exceeded) -> TokenizerError {

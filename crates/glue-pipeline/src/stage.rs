@@ -6,7 +6,7 @@
 //! thrown away, and with it, since their keys follow, all after it.
 //!
 //! Nothing is read back unchecked. Notes have a checksum ([`glue_tensor::state`]), and the manifest of a stage has those of
-//! all its files, weights among them. What does not match is refused: `--from STAGE` makes it anew.
+//! all its files, weights among them. What does not match is refused: `--from STAGE` re-runs it.
 
 use crate::error::PipelineError;
 use crate::zoo::Zoo;

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     until: Option<String>,
 
-    /// Make this stage and those after it anew; takes --resume as given
+    /// Re-run this stage and those after it; implies --resume
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     from: Option<String>,
 
@@ -144,7 +144,7 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
         }
         PipelineError::Eval(_) => Failure::refused(error),
         PipelineError::Damaged { stage, .. } => {
-            let hint = format!("{again} --from {} makes that stage and those after it anew", stage.name());
+            let hint = format!("{again} --from {} re-runs that stage and those after it", stage.name());
             Failure::failed(error).hint(Some(hint))
         }
         PipelineError::Write(ref write) => {
