@@ -1,4 +1,4 @@
-//! Commands that end at any step of theirs, as in a crash, several times in a row: what is left is nothing or complete, and
+//! Commands that end at any step of theirs, as in a crash, several times over: what is left is nothing or complete, and
 //! the next run makes the same files to the byte.
 //!
 //! Builds with debug assertions count the points at which something is written, synced or renamed, and end at the one that

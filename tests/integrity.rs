@@ -203,7 +203,7 @@ fn a_changed_journal_is_refused_and_a_link_is_not_followed() {
     for at in (0..last - 1).step_by(last / 12 + 1) {
         let mut changed = journal.clone();
         changed[at] ^= 1;
-        resume(&changed).refused(&format!("byte {at}"), 1, &["out.journal.jsonl:", "remove it to begin anew"]);
+        resume(&changed).refused(&format!("byte {at}"), 1, &["out.journal.jsonl:", "remove it to start over"]);
     }
     let swapped: Vec<u8> = [0, 2, 1].into_iter().chain(3..lines.len()).flat_map(|i| lines[i].to_vec()).collect();
     resume(&swapped).refused("swapped lines", 1, &["out.journal.jsonl:2"]);

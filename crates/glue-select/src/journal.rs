@@ -49,7 +49,7 @@ pub enum JournalError {
     },
     /// A line that is not the last is not what was written.
     #[error("{}:{line}: {found}: the line was changed, or lines before it were changed, removed or moved; restore the \
-             journal from a copy, or remove it to begin anew", path.display())]
+             journal from a copy, or remove it to start over", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -292,7 +292,7 @@ mod tests {
                     Err(error) => {
                         let words = error.to_string();
                         assert!(
-                            words.contains("journal.jsonl:") && words.contains("remove it to begin anew"),
+                            words.contains("journal.jsonl:") && words.contains("remove it to start over"),
                             "{words}"
                         );
                         refused += 1;

@@ -3,7 +3,7 @@
 //! Each document stands on a line of its own with its checksum, `{"xxh3":"…","content":…}`, so that a file is still JSON,
 //! or JSON Lines. [`seal`] makes such a line and [`unseal`] accepts it only byte for byte. The checksum is that of the
 //! content and of the checksum before it: in a [`Chain`] of lines none can be removed, repeated, swapped or changed
-//! without being noticed. XXH3-128 finds accidents and edits; it is no defence against somebody who computes it anew.
+//! without being noticed. XXH3-128 finds accidents and edits; it is no defence against somebody who recomputes it.
 //!
 //! [`open`] and [`open_lock`] never follow a symbolic link: what a program empties, appends to or locks is a file of its
 //! own.
