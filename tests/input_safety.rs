@@ -2,7 +2,6 @@
 //! it is in use is an error that names it, and no link gives away a file from outside of a model.
 
 use glue_tests::checkpoint::{self, Tensor};
-use glue_tests::number::Numbers;
 use glue_tests::run::{Run, binary};
 use glue_tests::zoo::{Q_PROJ, Zoo, shipped};
 use serde_json::{Value, json};
@@ -183,29 +182,11 @@ fn names_and_shapes_of_tensors_are_bounded() {
     fails(&run, "dimensions", &["`x` has 100000 dimensions, more than the 64 allowed"]);
 }
 
-/// Elements of a tensor: 4 MiB as F32.
-const N: usize = 1 << 20;
-const LAYERS: usize = 6;
 const DELLA: &str = "merge_method: della
 base_model: base
 models: [{model: a}, {model: b}]
 parameters: {weight: 0.5, density: 0.5}
 ";
-
-/// A base and two fine-tunes of it that take some time to merge.
-fn family() -> Zoo {
-    let zoo = Zoo::empty();
-    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
-        let mut numbers = Numbers::new(seed);
-        let tensor = |layer| {
-            let values: Vec<f32> = (0..N).map(|_| numbers.around_zero(1.0)).collect();
-            (format!("model.layers.{layer}.mlp.up_proj.weight"), Tensor::f32(&[1 << 10, 1 << 10], values))
-        };
-        zoo.add(name, &(0..LAYERS).map(tensor).collect());
-        zoo.set(name, "num_hidden_layers", LAYERS.into());
-    }
-    zoo
-}
 
 fn signal(child: &Child, signal: &str) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
@@ -269,7 +250,7 @@ fn an_input_that_changes_during_a_merge_is_an_error_that_names_it() {
         ("b/tokenizer_config.json", |zoo| zoo.write("b/tokenizer_config.json", "{}"), "bytes"),
     ];
     for (file, change, what) in changes {
-        let zoo = family();
+        let zoo = Zoo::slow(6);
         zoo.write("out.yml", DELLA);
         let args = ["merge", "out.yml", "out", "--threads", "1", "--quiet"];
         let output = interfere(&zoo, &args, ".out.partial/model.safetensors.partial", "out", &|| change(&zoo));
@@ -282,7 +263,7 @@ fn an_input_that_changes_during_a_merge_is_an_error_that_names_it() {
 
 #[test]
 fn an_input_that_is_truncated_is_an_error_in_words() {
-    let zoo = family();
+    let zoo = Zoo::slow(6);
     zoo.write("out.yml", DELLA);
     let args = ["merge", "out.yml", "out", "--threads", "1", "--quiet"];
     let truncate = || {
@@ -297,7 +278,7 @@ fn an_input_that_is_truncated_is_an_error_in_words() {
 
 #[test]
 fn a_stage_is_never_taken_from_inputs_that_changed() {
-    let zoo = family();
+    let zoo = Zoo::slow(6);
     zoo.write("stages.yml", format!("name: one\n{DELLA}---\nmerge_method: slerp\nbase_model: base\nmodels: [{{model: one}}]\nparameters: {{t: 0.25}}\n"));
     zoo.glue(&["multi", "stages.yml", "clean-out", "--json", "--work-dir", "clean"]).json();
     let original = zoo.bytes("a/model.safetensors");

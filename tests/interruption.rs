@@ -1,15 +1,12 @@
 //! A merge that is killed or stopped: the output is there as a whole or not at all, and the next run makes it.
 
 use glue_tests::Zoo;
-use glue_tests::checkpoint::Tensor;
 use glue_tests::number::Numbers;
 use glue_tests::run::binary;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Elements of a tensor: 4 MiB as F32.
-const N: usize = 1 << 20;
 /// Tensors of a model: 24 MiB, of which there are three.
 const LAYERS: usize = 6;
 
@@ -21,16 +18,7 @@ parameters: {weight: 0.5, density: 0.5}
 
 /// A base and two fine-tunes of it. A tokenizer file of some size widens the moment between the last weight and the end.
 fn family() -> Zoo {
-    let zoo = Zoo::empty();
-    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
-        let mut numbers = Numbers::new(seed);
-        let tensor = |layer| {
-            let values: Vec<f32> = (0..N).map(|_| numbers.around_zero(1.0)).collect();
-            (format!("model.layers.{layer}.mlp.up_proj.weight"), Tensor::f32(&[1 << 10, 1 << 10], values))
-        };
-        zoo.add(name, &(0..LAYERS).map(tensor).collect());
-        zoo.set(name, "num_hidden_layers", LAYERS.into());
-    }
+    let zoo = Zoo::slow(LAYERS);
     zoo.write("base/merges.txt", vec![b'\n'; 8 << 20]);
     zoo.write("out.yml", CONFIG);
     zoo

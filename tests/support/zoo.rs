@@ -67,6 +67,22 @@ impl Zoo {
         Zoo { directory: tempfile::tempdir().expect("a temporary directory") }
     }
 
+    /// One with models that take some time to merge: `base` and two fine-tunes of it, `a` and `b`, of `layers` tensors of 4 MiB.
+    pub fn slow(layers: usize) -> Zoo {
+        const SIDE: usize = 1 << 10;
+        let zoo = Zoo::empty();
+        for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+            let mut numbers = Numbers::new(seed);
+            let tensor = |layer| {
+                let values: Vec<f32> = (0..SIDE * SIDE).map(|_| numbers.around_zero(1.0)).collect();
+                (format!("model.layers.{layer}.mlp.up_proj.weight"), Tensor::f32(&[SIDE, SIDE], values))
+            };
+            zoo.add(name, &(0..layers).map(tensor).collect());
+            zoo.set(name, "num_hidden_layers", layers.into());
+        }
+        zoo
+    }
+
     /// One with the small models `base`, `a` and `b`.
     pub fn small() -> Zoo {
         let zoo = Zoo::empty();
