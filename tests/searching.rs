@@ -1,7 +1,6 @@
 //! `glue search` on family A of the shipped zoo: what it finds, and that it finds the same however it is interrupted.
 
-use glue_tests::number::Numbers;
-use glue_tests::run::{Run, binary, command, glue};
+use glue_tests::run::{Run, binary, command, glue, kill_when};
 use glue_tests::shipped;
 use serde_json::Value;
 use std::fs;
@@ -119,36 +118,21 @@ fn heuristics_drop_the_harmful_model_by_themselves() {
 }
 
 #[test]
-fn killed_twenty_times_and_resumed_to_the_same_bits() {
+fn killed_and_resumed_to_the_same_bits() {
     let place = Place::new();
     let config = place.config(SMALL);
-    let start = Instant::now();
     place.search(&config, "whole", &[]).ok();
-    let whole = start.elapsed();
     let expected = files(&place.path("whole"));
-    let mut delays = Numbers::new(5);
-    let (mut kills, mut ends, mut journals) = (0, 0, 0);
     let args = ["search", &config, "--out", &place.out("out"), "--resume", "--quiet"];
-    while kills < 20 {
-        let mut child = command(&shipped(), args).stdout(Stdio::null()).spawn().expect("glue starts");
-        sleep(whole.mul_f64(0.7 * delays.unit()));
-        if child.try_wait().expect("a child").is_none() {
-            child.kill().expect("a child can be killed");
-            kills += 1;
-        }
-        child.wait().expect("a child ends");
-        journals += usize::from(place.path("out.journal.jsonl").exists());
-        if place.path("out/search.json").exists() {
-            assert!(files(&place.path("out")) == expected, "after {kills} kills");
-            fs::remove_dir_all(place.path("out")).expect("a result to remove");
-            let _ = fs::remove_file(place.path("out.journal.jsonl"));
-            ends += 1;
-        }
+    let journal = place.path("out.journal.jsonl");
+    for lines in [4, 12] {
+        let reached = || fs::read_to_string(&journal).is_ok_and(|text| text.lines().count() >= lines);
+        assert!(kill_when(&mut command(&shipped(), args), reached), "it ended before its journal had {lines} lines");
+        assert!(journal.exists() && !place.path("out").exists());
     }
-    assert!(journals >= 5, "only {journals} of 20 kills came while there was a journal");
     glue(&shipped(), args).ok();
-    assert!(files(&place.path("out")) == expected, "after {kills} kills and {ends} ends");
-    assert!(!place.path("out.journal.jsonl").exists());
+    assert!(files(&place.path("out")) == expected);
+    assert!(!journal.exists());
 }
 
 #[test]
