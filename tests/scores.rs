@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 const MODELS: &[&str] =
     &["base-a", "a-chat", "a-code", "a-math", "a-noise", "a-reason", "base-b", "b-code", "b-math", "c-chat"];
