@@ -156,7 +156,7 @@ pub enum AlignError {
     /// A file of a model is not what it was when the model was opened.
     #[error(transparent)]
     Changed(#[from] FileChanged),
-    /// The watch asked for it.
+    /// The caller cancelled it.
     #[error("stopped; nothing was written")]
     Stopped,
 }

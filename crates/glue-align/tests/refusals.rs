@@ -2,10 +2,8 @@
 
 mod support;
 
-use glue_align::{
-    AlignError, AlignOptions, Alignment, Correlation, Kinds, Method, Permutations, Symmetry, Unwatched, Watch,
-    WriteOptions, align, sites, write_aligned,
-};
+use glue_progress::{NoProgress, Progress};
+use glue_align::{AlignError, AlignOptions, Alignment, Correlation, Kinds, Method, Permutations, Symmetry, WriteOptions, align, sites, write_aligned};
 use glue_tensor::{Dtype, ModelDir};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -108,7 +106,7 @@ fn models_that_differ_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let base = open("archs/llama2");
     let refuse = |reference: &ModelDir, model: &ModelDir, options: &AlignOptions| {
-        align(reference, model, Method::Weights, options, &Unwatched).unwrap_err().to_string()
+        align(reference, model, Method::Weights, options, &NoProgress).unwrap_err().to_string()
     };
     let options = AlignOptions::default();
     let error = refuse(&base, &open("archs/qwen2"), &options);
@@ -142,7 +140,7 @@ fn records_of_other_models_are_refused() {
     let symmetry = derive(&llama).unwrap();
     let record = Alignment::from_permutations(&symmetry, Kinds::ALL, &Permutations::random(&symmetry, 1));
     let out = root.path().join("out");
-    let error = write_aligned(&qwen, &record, &out, &WriteOptions::default(), &Unwatched).unwrap_err();
+    let error = write_aligned(&qwen, &record, &out, &WriteOptions::default(), &NoProgress).unwrap_err();
     assert!(matches!(&error, AlignError::Group { .. }), "{error}");
     assert!(!out.exists());
     let mut short = record.clone();
@@ -160,7 +158,7 @@ fn activations_that_do_not_fit_are_refused() {
     let base = open("archs/llama2");
     let symmetry = derive(&base).unwrap();
     let run = |statistics: &BTreeMap<String, Correlation>| {
-        align(&base, &base, Method::Activations(statistics), &AlignOptions::default(), &Unwatched)
+        align(&base, &base, Method::Activations(statistics), &AlignOptions::default(), &NoProgress)
             .unwrap_err()
             .to_string()
     };
@@ -182,11 +180,8 @@ fn activations_that_do_not_fit_are_refused() {
 #[test]
 fn a_stopped_run_leaves_nothing() {
     struct Stopped;
-    impl Watch for Stopped {
-        fn works_on(&self, _: &str) {}
-        fn wrote(&self, _: u64) {}
-        fn swept(&self, _: usize, _: usize) {}
-        fn is_stopped(&self) -> bool {
+    impl Progress for Stopped {
+        fn is_cancelled(&self) -> bool {
             true
         }
     }

@@ -302,7 +302,7 @@ pub enum EvalError {
         /// What the system said.
         error: io::Error,
     },
-    /// Whoever watches asked to stop.
+    /// The caller cancelled it.
     #[error("stopped")]
     Stopped,
 }

@@ -154,7 +154,7 @@ pub enum LmError {
         /// What is wrong.
         reason: String,
     },
-    /// The caller asked to end, by a [`Cancel`](crate::Cancel).
+    /// The caller asked to end, by a [`CancelToken`](glue_progress::CancelToken).
     #[error("cancelled")]
     Cancelled,
     /// An operation on activations failed.

@@ -107,7 +107,7 @@ pub enum LoraError {
     /// A file of a model is not what it was when the model was opened.
     #[error(transparent)]
     Changed(#[from] FileChanged),
-    /// The watch asked for it.
+    /// The caller cancelled it.
     #[error("stopped; nothing was written")]
     Stopped,
 }

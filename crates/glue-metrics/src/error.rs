@@ -141,7 +141,7 @@ pub enum MetricsError {
         /// What is wrong.
         error: TokenizerFilesError,
     },
-    /// The watcher asked to stop.
+    /// The caller cancelled it.
     #[error("stopped")]
     Stopped,
 }

@@ -271,7 +271,7 @@ pub enum MixError {
     /// A file of an input is not what it was when the mixture was planned.
     #[error(transparent)]
     Changed(#[from] FileChanged),
-    /// The watch asked for it.
+    /// The caller cancelled it.
     #[error("stopped; nothing was written")]
     Stopped,
 }

@@ -2,11 +2,9 @@
 
 mod common;
 
+use glue_progress::NoProgress;
 use common::{LAYERS, Zoo, json_of, llama};
-use glue_mixture::{
-    GateMode, Level, MixConfig, MixError, MixPlan, Mixture, Pool, Prompts, RouterKind, Routing, RunOptions, Unwatched,
-    run,
-};
+use glue_mixture::{GateMode, Level, MixConfig, MixError, MixPlan, Mixture, Pool, Prompts, RouterKind, Routing, RunOptions, run};
 use glue_tensor::{Config, Dtype};
 use serde_json::{Value, json};
 
@@ -127,7 +125,7 @@ fn prompts_that_come_from_elsewhere_are_taken_in() {
     // What the description says is not contradicted.
     assert_eq!((&prompts[2].positive, &prompts[2].negative), (&list(&["e", "f"]), &list(&["d"])));
     let out = zoo.path("out");
-    run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &Unwatched).unwrap();
+    run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &NoProgress).unwrap();
     let kept = &json_of(&out.join("glue.json"))["mixture"]["prompts"];
     assert_eq!(kept["x"], json!({ "positive": ["e", "f"], "negative": ["a"] }));
     assert_eq!(kept["z"]["negative"], json!(["d"]));

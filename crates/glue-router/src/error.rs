@@ -3,6 +3,7 @@
 use glue_eval::{EvalError, ModelError, TaskError};
 use glue_linalg::LinalgError;
 use glue_lm::{LmError, TextError, TokenizerError};
+use glue_progress::Progress;
 use glue_tensor::{CheckpointError, WriteError};
 use std::io;
 use std::path::PathBuf;
@@ -216,4 +217,10 @@ macro_rules! boxed {
 boxed! {
     Checkpoint: CheckpointError, Write: WriteError, Mixture: glue_mixture::MixError, Model: LmError, Text: TextError,
     Task: TaskError, Eval: EvalError
+}
+
+/// # Errors
+/// [`RouterError::Stopped`] once `progress` is cancelled.
+pub(crate) fn check_cancelled(progress: &dyn Progress) -> Result<(), RouterError> {
+    if progress.is_cancelled() { Err(RouterError::Stopped) } else { Ok(()) }
 }

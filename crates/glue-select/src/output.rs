@@ -89,20 +89,12 @@ pub(crate) fn write(
 }
 
 fn merge(text: &str, setup: &Setup<'_>, options: &Options<'_>, out: &Path) -> Result<(), OutputError> {
-    let refuse = |error: &dyn std::error::Error| {
-        let mut words = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            words = format!("{words}: {error}");
-            cause = error.source();
-        }
-        OutputError::Recipe(words)
-    };
+    let refuse = |error: &dyn std::error::Error| OutputError::Recipe(glue_progress::error_chain(error));
     let recipes = Recipe::parse(text, RECIPE, setup.operators).map_err(|error| refuse(&error))?;
     let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("there is none".into()))?;
     let mut from = PlanOptions::default();
     from.links = options.links;
     let plan = glue_recipe::plan(recipe, &from).map_err(|error| refuse(&error))?;
     let options = RunOptions { executor: options.executor.get(), ..RunOptions::default() };
-    glue_recipe::run(&plan, out, &options, &glue_recipe::Unwatched).map_err(|error| refuse(&error))
+    glue_recipe::run(&plan, out, &options, &glue_progress::NoProgress).map_err(|error| refuse(&error))
 }
