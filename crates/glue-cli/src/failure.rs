@@ -2,7 +2,7 @@
 
 use crate::shell::Shell;
 use crate::visible::indented;
-use glue_progress::causes;
+use glue_progress::ErrorChain;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
@@ -129,7 +129,7 @@ pub(crate) fn of_file(path: &Path, error: io::Error) -> io::Error {
 
 /// An error and its causes, one per line.
 fn lines(error: &anyhow::Error) -> String {
-    causes(&**error).iter().map(|cause| indented(cause)).collect::<Vec<_>>().join("\n  because: ")
+    error.causes().iter().map(|cause| indented(cause)).collect::<Vec<_>>().join("\n  because: ")
 }
 
 #[cfg(test)]

@@ -323,9 +323,9 @@ impl Sandbox {
         self.jail.run(&self.limits, program, &|| false)
     }
 
-    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is asked all the time
-    /// whether to stop. Results are in the order of the programs. One that the system refuses to run is an [`Outcome::NotRun`] and no error,
-    /// so that it does not cost the results of the others.
+    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is asked
+    /// all the time whether to stop. Results are in the order of the programs. One that the system refuses to run is an
+    /// [`Outcome::NotRun`] and no error, so that it does not cost the results of the others.
     ///
     /// # Errors
     /// [`SandboxError::Stopped`], soon after `progress` is cancelled; programs that run then are ended.

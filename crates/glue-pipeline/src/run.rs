@@ -32,8 +32,8 @@ pub struct RunOptions {
     pub from: Option<Stage>,
     /// No stage after this one is made.
     pub until: Option<Stage>,
-    /// Ends the run, also while a model is at work; what was finished stays. A cancelled progress does so between the calls of a
-    /// model.
+    /// Ends the run, also while a model is at work; what was finished stays. A cancelled progress does so between the calls
+    /// of a model.
     pub cancel: CancelToken,
     /// Bytes for merged candidates.
     pub memory: Option<u64>,

@@ -2,7 +2,7 @@
 //!
 //! The agreement with the program is that of [`glue_eval::external`]. More is taken to be better.
 
-use glue_progress::{CancelToken, error_chain};
+use glue_progress::{CancelToken, ErrorChain};
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request};
 use glue_merge::Registry;
@@ -90,7 +90,7 @@ impl ExternalScorer {
     }
 
     fn score_one(&self, candidate: &Candidate, part: Part) -> Result<Scores, Failure> {
-        let failed = |error: &dyn std::error::Error| Failure::Candidate(error_chain(error));
+        let failed = |error: &dyn std::error::Error| Failure::Candidate(error.chain());
         if self.options.cancel.is_cancelled() {
             return Err(Failure::Stopped);
         }

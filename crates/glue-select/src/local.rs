@@ -21,7 +21,7 @@ use crate::race::{Rule, at_best, mean, upper_bound};
 use crate::record::{Record, Records};
 use asked::Asked;
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
-use glue_progress::error_chain;
+use glue_progress::ErrorChain;
 use glue_lm::{Model, TextModel, Tokenizer};
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
@@ -102,7 +102,7 @@ enum Failure {
 
 impl Failure {
     fn of(error: &dyn Error) -> Failure {
-        Failure::Candidate(error_chain(error))
+        Failure::Candidate(error.chain())
     }
 }
 

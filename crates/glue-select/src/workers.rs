@@ -204,8 +204,8 @@ enum Lost {
 }
 
 impl WorkerPool {
-    /// Starts `count` workers with `command`, a program and its arguments, and gives each `setup`. Once `cancel` is cancelled, workers
-    /// are killed and scoring ends.
+    /// Starts `count` workers with `command`, a program and its arguments, and gives each `setup`. Once `cancel` is
+    /// cancelled, workers are killed and scoring ends.
     ///
     /// # Errors
     /// [`WorkerError`] when one of them does not get ready.
