@@ -11,7 +11,7 @@ use crate::cache::Hasher;
 use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use glue_lm::{
     ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError,
     TextModel, Tokenizer,
@@ -312,9 +312,8 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
     Ok(hasher.finish())
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    let message = error.to_string();
-    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
+fn failed(error: impl std::error::Error) -> ModelError {
+    ModelError::new(error.chain())
 }
 
 impl LanguageModel for LocalModel {

@@ -4,6 +4,7 @@
 //! line break is kept, and an undefined variable is an error that names it. Task files come from strangers, so that a
 //! template has limits on its length, steps, memory and time (see [`glue_lm::bounded`]).
 
+use glue_progress::ErrorChain;
 use crate::python;
 use glue_lm::bounded::{self, Limits};
 use glue_lm::chat::{MAX_SOURCE, MAX_STEPS};
@@ -62,7 +63,7 @@ impl Templates {
             environment.add_template_owned(owned.clone(), owned).map_err(|error| message(&error))?;
             Ok::<_, String>(environment)
         });
-        self.environment = Arc::new(compiled.map_err(|why| format!("the template was stopped: {why}"))??);
+        self.environment = Arc::new(compiled.map_err(|why| format!("the template was stopped: {}", why.chain()))??);
         Ok(Template(source.to_string()))
     }
 
@@ -78,7 +79,7 @@ impl Templates {
         let context = Value::from(Serde(fields));
         let (environment, template) = (Arc::clone(&self.environment), template.clone());
         let rendered = bounded::render(move || render(&environment, &template.0, context));
-        match rendered.map_err(|why| format!("the template was stopped: {why}"))? {
+        match rendered.map_err(|why| format!("the template was stopped: {}", why.chain()))? {
             Ok(text) => Ok(text),
             Err(Failed { message, mut undeclared }) => {
                 undeclared.retain(|name| !fields.contains_key(name));

@@ -1,6 +1,7 @@
 //! Evaluators as small scripts: what they are given, and how they go wrong.
 #![cfg(unix)]
 
+use glue_progress::ErrorChain;
 use glue_eval::external::{ExternalEvaluator, Request, Scores};
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,7 @@ fn evaluate(evaluator: &ExternalEvaluator) -> Result<Scores, String> {
     let tasks = tasks();
     let request =
         Request { model: Path::new("models/ż"), tasks: &tasks, split: Some("test"), limit: None, seed: Some(7) };
-    evaluator.evaluate(&request, &|_| ()).map_err(|error| error.to_string())
+    evaluator.evaluate(&request, &|_| ()).map_err(|error| error.chain())
 }
 
 fn sh(script: &str) -> ExternalEvaluator {

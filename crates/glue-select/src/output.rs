@@ -39,11 +39,12 @@ pub enum OutputError {
     #[error("convergence.svg: {0}")]
     Picture(String),
     /// The journal cannot be copied.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Journal {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }

@@ -63,7 +63,7 @@ pub enum SelectError {
     #[error(transparent)]
     Strategy(#[from] StrategyError),
     /// The search space.
-    #[error("the search space: {0}")]
+    #[error("the search space")]
     Space(#[from] SpaceError),
     /// The journal.
     #[error(transparent)]

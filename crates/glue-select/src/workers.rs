@@ -21,7 +21,7 @@
 //! A worker that dies, or does not keep to the protocol, is started again, and its candidate given to the new one; if that
 //! dies too, the candidate has failed, and the search goes on.
 
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -359,7 +359,7 @@ impl WorkerPool {
                         Ok(worker) => slot.insert(worker),
                         Err(WorkerError::Stopped) => return Err(Stopped),
                         Err(error) => {
-                            message = error.to_string();
+                            message = error.chain();
                             continue;
                         }
                     }

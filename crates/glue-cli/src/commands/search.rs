@@ -1,6 +1,6 @@
 //! `glue search`: which models to merge, and how.
 
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
@@ -199,7 +199,7 @@ pub(super) fn local(
 ) -> Result<Box<dyn Scorer>, String> {
     let memory = config.memory.as_deref().map(units::parse_size).transpose();
     let memory = memory.map_err(|error| format!("`memory`: {error}"))?;
-    let words = |error: &dyn std::error::Error| error.to_string();
+    let words = |error: &dyn std::error::Error| error.chain();
     let mut tasks = load_tasks(&config.tasks).map_err(|error| words(&error))?;
     if !config.only.is_empty() {
         tasks = select(tasks, &config.only).map_err(|error| words(&error))?;

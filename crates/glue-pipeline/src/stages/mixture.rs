@@ -5,7 +5,7 @@
 //! the limit on parameters holds. That is what a router without mistakes would reach. Then every level and depth is built
 //! from these members, its router trained on the items meant for that, and scored on the proxy items.
 
-use glue_progress::Unit;
+use glue_progress::{ErrorChain, Unit};
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{ModelScores, Scored, gain, gain_words};
@@ -387,7 +387,7 @@ fn try_option(
         Ok(plan) => plan,
         // Members that do not fit at this level are no reason to end: there are others.
         Err(error) => {
-            let why = error.to_string().replace(&format!("{}/", context.out.display()), "");
+            let why = error.chain().replace(&format!("{}/", context.out.display()), "");
             return Ok(impossible(option, described, why));
         }
     };

@@ -92,11 +92,12 @@ pub enum ScorerError {
         found: String,
     },
     /// The cache's directory cannot be made.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Cache {
         /// The directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }

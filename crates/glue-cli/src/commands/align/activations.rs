@@ -3,7 +3,7 @@
 //! Statistics of a site take the square of its units, so that those of a large model do not fit in memory together. As many as
 //! fit are gathered in one pass over the text, and there are as many passes as that takes.
 
-use glue_progress::Progress;
+use glue_progress::{ErrorChain, Progress};
 use super::super::models;
 use super::wrong;
 use crate::failure::Failure;
@@ -46,7 +46,7 @@ impl<'a> Activations<'a> {
         let longest = LONGEST.min(first.model.max_positions()).min(second.model.max_positions()).max(1);
         let mut sequences = Vec::new();
         for path in texts {
-            let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            let named = |error: &dyn std::error::Error| format!("{}: {}", path.display(), error.chain());
             let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
                 .map_err(|error| wrong(named(&error)))?;
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
