@@ -4,10 +4,10 @@
 //! line break is kept, and an undefined variable is an error that names it. Task files come from strangers, so that a
 //! template has limits on its length, steps, memory and time (see [`glue_lm::bounded`]).
 
-use glue_progress::ErrorChain;
 use crate::python;
 use glue_lm::bounded::{self, Limits};
 use glue_lm::chat::{MAX_SOURCE, MAX_STEPS};
+use glue_progress::ErrorChain;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};

@@ -1,8 +1,8 @@
 //! Evaluators as small scripts: what they are given, and how they go wrong.
 #![cfg(unix)]
 
-use glue_progress::ErrorChain;
 use glue_eval::external::{ExternalEvaluator, Request, Scores};
+use glue_progress::ErrorChain;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;

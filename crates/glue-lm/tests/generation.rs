@@ -2,11 +2,11 @@
 
 mod support;
 
-use glue_progress::ErrorChain;
 use glue_lm::{
     Finish, GenerateOptions, Generated, LmError, Model, Prompt, Rows, Sampling, SamplingError, TextError, TextModel,
     Tokenizer, Tree, Want, Weights,
 };
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Config};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;

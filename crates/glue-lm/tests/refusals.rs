@@ -2,8 +2,8 @@
 
 mod support;
 
-use glue_progress::ErrorChain;
 use glue_lm::{Architecture, LmError, Model, Tree, Want, Weight, Weights};
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Config, Dtype, narrow};
 use serde_json::{Value, json};
 use support::{ARCHS, arch, close, data, floats, tokens, values, whole};

@@ -2,12 +2,12 @@
 
 mod support;
 
-use glue_progress::ErrorChain;
 use glue_lm::{
     AnyTextModel, ChatOptions, GenerateOptions, Message, Prompt, RoutedTextModel, Rows, TextError, TextModel, Tree,
     Want, Weight, Weights,
 };
 use glue_mixture::{Pool, RouterKind, WholeSpec};
+use glue_progress::ErrorChain;
 use glue_tensor::Dtype;
 use std::path::Path;
 use std::sync::Arc;

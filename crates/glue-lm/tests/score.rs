@@ -2,8 +2,8 @@
 
 mod support;
 
-use glue_progress::ErrorChain;
 use glue_lm::{LmError, Model, ScoreOptions, ScoreRequest, Tree, Want};
+use glue_progress::ErrorChain;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{ARCHS, arch, data, tokens, values};
 

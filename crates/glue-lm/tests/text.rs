@@ -2,8 +2,8 @@
 
 mod support;
 
-use glue_progress::ErrorChain;
 use glue_lm::{ChatOptions, Message, TextError, TextModel, Tokenizer, TokenizerError};
+use glue_progress::ErrorChain;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! What a mixture is, as its `config.json` says: see `docs/mixture-format.md`.
 
-use glue_progress::ErrorChain;
 use crate::error::MixError;
+use glue_progress::ErrorChain;
 use glue_tensor::Config;
 use glue_tensor::config::{MAX_EXPERTS, MAX_HIDDEN_SIZE};
 use serde::de::DeserializeOwned;

@@ -2,9 +2,9 @@
 
 mod common;
 
-use glue_progress::ErrorChain;
 use common::{Zoo, files_of, json_of};
 use glue_mixture::{Gate, Gates, MixError, RouterKind, Sites, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Dtype, ModelDir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
