@@ -16,8 +16,9 @@ use crate::jobs::{HeadsJob, Job, jobs};
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
+use crate::swept;
 use crate::symmetry::{GroupId, GroupKind, Symmetry};
-use crate::watch::Watch;
+use glue_progress::Progress;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -256,7 +257,7 @@ pub(crate) fn match_activations(
     symmetry: &Symmetry,
     source: &dyn ActivationSource,
     options: &AlignOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(Permutations, Measured), AlignError> {
     let (residual, jobs) = jobs(symmetry);
     let mut permutations = Permutations::identity(symmetry);
@@ -264,10 +265,10 @@ pub(crate) fn match_activations(
     let mut changed = 0;
     for job in residual.map(Job::Flat).iter().chain(&jobs) {
         let site = site(symmetry, job)?;
-        if watch.is_stopped() {
+        if progress.is_cancelled() {
             return Err(AlignError::Stopped);
         }
-        watch.works_on(&site.name);
+        progress.message(&site.name);
         let bytes = (site.units as u128) * (site.units as u128) * 8;
         if site.units > options.max_units {
             let (group, units) = (site.name, site.units);
@@ -304,6 +305,6 @@ pub(crate) fn match_activations(
             Job::Experts(..) => {}
         }
     }
-    watch.swept(1, changed);
+    swept(progress, 1, changed);
     Ok((permutations, measured))
 }

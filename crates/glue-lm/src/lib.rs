@@ -59,7 +59,6 @@ pub mod weights;
 pub use candle_core::Tensor;
 
 pub use architecture::Architecture;
-pub use cancel::Cancel;
 pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Message};
 pub use decode_stream::DecodeStream;
 pub use error::LmError;

@@ -8,13 +8,13 @@
 use crate::error::RouterError;
 use crate::gate::Gate;
 use crate::states::{DenseStates, Place, TokenStates, pooled_states};
-use crate::watch::Watch;
 use glue_linalg::singular_values;
 use glue_lm::Tokenizer;
 use glue_mixture::GateMode;
 use glue_mixture::GateRequest;
 use glue_mixture::Gates;
 use glue_mixture::{Level, MixtureSpec, Pool, RouterKind, Routing};
+use glue_progress::Progress;
 use ndarray::{Array1, Array2, Axis};
 
 /// Texts that an expert is to be chosen for, and texts that it is not.
@@ -92,7 +92,7 @@ pub fn gates_from_prompts(
     experts: &[ExpertPrompts],
     model: &dyn TokenStates,
     tokenizer: &Tokenizer,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<InitialGates, RouterError> {
     let mode_name = mode.to_string();
     if !mode.needs_prompts() {
@@ -118,7 +118,7 @@ pub fn gates_from_prompts(
         };
         ranges.push((range(&expert.positive)?, range(&expert.negative)?));
     }
-    let pooled = |places: &[Place], pool| pooled_states(model, &sequences, places, pool, watch);
+    let pooled = |places: &[Place], pool| pooled_states(model, &sequences, places, pool, progress);
     let states = match mode {
         GateMode::CheapEmbed => {
             // Prompts count alike whatever the length of their sums.
@@ -182,7 +182,7 @@ pub struct MadeGates {
 ///
 /// # Errors
 /// As [`gates_from_prompts`]; [`RouterError::TooNarrow`] for a hidden layer that cannot hold the matrix.
-pub fn gates_for(request: &GateRequest, watch: &dyn Watch) -> Result<MadeGates, RouterError> {
+pub fn gates_for(request: &GateRequest, progress: &dyn Progress) -> Result<MadeGates, RouterError> {
     let (model, tokenizer) = (DenseStates::open(&request.model)?, Tokenizer::load(&request.model)?);
     let sites = &request.sites;
     let stream: Vec<Place> = request.streams.iter().map(|&stream| Place::Stream(stream)).collect();
@@ -204,7 +204,7 @@ pub fn gates_for(request: &GateRequest, watch: &dyn Watch) -> Result<MadeGates, 
     }
     let shared = request.shared.as_ref().filter(|shared| !shared.positive.is_empty());
     experts.extend(shared.map(|shared| named((&"the shared expert".to_owned(), shared))));
-    let made = gates_from_prompts(request.mode, &places, &experts, &model, &tokenizer, watch)?;
+    let made = gates_from_prompts(request.mode, &places, &experts, &model, &tokenizer, progress)?;
     let mut gates = Gates {
         experts: sites.experts.len(),
         hidden_size: model.width(),

@@ -1,9 +1,10 @@
 //! What gates read: states of the tokens of prompts at places of a model, and pools of them.
 
 use crate::error::RouterError;
-use crate::watch::{Watch, go_on};
+use crate::error::check_cancelled;
 use glue_lm::{Model, Observer, Rows, Tree, Want};
 use glue_mixture::Pool;
+use glue_progress::{Progress, Unit};
 use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -176,16 +177,16 @@ pub(crate) fn reduced(
     sequences: &[Vec<u32>],
     places: &[Place],
     reduce: &(dyn Fn(&[f32]) -> Vec<f64> + Sync),
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Vec<Array2<f32>>, RouterError> {
     if let Some(index) = sequences.iter().position(Vec::is_empty) {
         return Err(RouterError::EmptyPrompt { prompt: format!("number {index}") });
     }
     let width = model.width();
     let batches = Batches::new(sequences);
-    watch.begins("reading states", batches.distinct.len());
+    progress.begin("reading states", Unit::Sequences, Some(batches.distinct.len() as u64));
     let run = |range: &std::ops::Range<usize>| -> Result<Vec<Vec<f32>>, RouterError> {
-        go_on(watch)?;
+        check_cancelled(progress)?;
         let sequences = &batches.distinct[range.clone()];
         let states = model.states(sequences, places)?;
         let pooled = states.iter().map(|states| {
@@ -198,7 +199,7 @@ pub(crate) fn reduced(
             sequences.iter().flat_map(one).collect()
         });
         let pooled = pooled.collect();
-        watch.advanced(sequences.len());
+        progress.advance(sequences.len() as u64);
         Ok(pooled)
     };
     let done: Vec<Vec<Vec<f32>>> = if width * model.layers() <= SIDE_BY_SIDE {
@@ -223,7 +224,7 @@ pub fn pooled_states(
     sequences: &[Vec<u32>],
     places: &[Place],
     pool: Pool,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Vec<Array2<f32>>, RouterError> {
     let width = model.width();
     let reduce = move |rows: &[f32]| -> Vec<f64> {
@@ -242,5 +243,5 @@ pub fn pooled_states(
             }
         }
     };
-    reduced(model, sequences, places, &reduce, watch)
+    reduced(model, sequences, places, &reduce, progress)
 }
