@@ -19,14 +19,13 @@ use crate::gradients::Tape;
 use crate::norm::RmsNorm;
 use crate::rope::RopeTables;
 use crate::routing_log::RoutingLog;
-use crate::train::GateWeights;
 use crate::tree::{Branch, Pass, Tree};
 use crate::weight::Weight;
 use crate::weights::Weights;
 use attention_block::Projection;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use gate::Router;
-use glue_mixture::MixtureSpec;
+use glue_mixture::{Gate, MixtureSpec};
 use glue_tensor::{Config, FileChanged, ModelDir};
 use layer::Layer;
 pub(crate) use observer::Unobserved;
@@ -36,7 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use gate::GateOutput;
-pub(crate) use gate::{Gate, largest, load_gate};
+pub(crate) use gate::{StoredGate, largest, load_gate, stored_scores, widened};
 pub use inventory::{LinearInput, Parameter};
 pub use observer::Observer;
 
@@ -232,7 +231,7 @@ impl Model {
         &self,
         tree: &mut Tree,
         want: &Want<'_>,
-        gates: Option<&[GateWeights]>,
+        gates: Option<&[Gate<Tensor>]>,
         keep: bool,
     ) -> Result<Output, LmError> {
         let pass = tree.pass();

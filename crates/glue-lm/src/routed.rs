@@ -4,7 +4,7 @@
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
 use crate::generate::{GenerateOptions, Generated, Input, Prompt};
-use crate::model::{Gate, Rows, Want, floats, largest, load_gate};
+use crate::model::{Rows, StoredGate, Want, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;
 use crate::text::{TextError, TextModel};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub struct RoutedTextModel {
     spec: WholeSpec,
     router: Arc<TextModel>,
-    gate: Gate,
+    gate: StoredGate,
     experts: Vec<Arc<TextModel>>,
     log: Option<Arc<RoutingLog>>,
     /// The file of the gate, where it was opened from.
@@ -202,7 +202,7 @@ impl RoutedTextModel {
     /// The scores of some texts, in one pass.
     fn scores(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, LmError> {
         let pooled = pooled_states(&self.router, texts, self.spec.router_layer, self.spec.pool)?;
-        let scores = elements(&self.gate.scores(&pooled)?)?;
+        let scores = elements(&stored_scores(&self.gate, &pooled)?)?;
         Ok(scores.chunks_exact(self.experts.len()).map(<[f32]>::to_vec).collect())
     }
 

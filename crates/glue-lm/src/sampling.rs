@@ -5,6 +5,7 @@
 //! arXiv:1904.09751), min-p (Nguyen et al. 2024, arXiv:2407.01082). Each one sees the distribution that the one before it
 //! left.
 
+use glue_tensor::random::{GOLDEN, at, mix};
 use rand::Rng;
 use rand_pcg::Pcg64;
 use std::collections::BTreeSet;
@@ -232,22 +233,12 @@ fn keep_top_p(tokens: &mut Vec<(u32, f64)>, p: f64) {
 fn generator(seed: u64, prompt: u64, sample: u64) -> Pcg64 {
     let mut state = 0;
     let mut word = |value: u64| {
-        state = mix(state ^ mix(value.wrapping_add(GOLDEN)));
-        state = state.wrapping_add(GOLDEN);
+        state = mix(state ^ at(value, 0)).wrapping_add(GOLDEN);
         u128::from(mix(state))
     };
     let (a, b, c, d) = (word(seed), word(prompt), word(sample), word(0));
     // A draw depends on all words; the last one is a function of the three numbers.
     Pcg64::new(((a ^ c) << 64) | d, (b << 64) | c)
-}
-
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    value ^ (value >> 31)
 }
 
 /// A number from [0, 1), of 53 bits.

@@ -4,7 +4,7 @@ mod support;
 
 use candle_core::{DType, Device, Var};
 use glue_lm::{
-    GateWeights, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want,
+    Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want,
 };
 use std::sync::Arc;
 use support::mixture::{BASES, Kind, Tensors, base, kinds, model_of, noise};
@@ -270,27 +270,13 @@ fn losses(output: &glue_lm::Output) -> Tensor {
 }
 
 /// Gates as variables, and the same as weights.
-fn variables(model: &Model) -> (Vec<Var>, Vec<GateWeights>) {
-    let mut all = Vec::new();
-    let mut var = |tensor: &Tensor| {
-        let var = Var::from_tensor(tensor).unwrap();
-        all.push(var.clone());
-        var.as_tensor().clone()
-    };
+fn variables(model: &Model) -> (Vec<Var>, Vec<Gate<Tensor>>) {
+    let variable = |_, tensor: &Tensor| Var::from_tensor(tensor);
     let gates = model.gate_weights().unwrap();
-    let gates = gates.iter().map(|gate| match gate {
-        GateWeights::Linear { weight, bias } => {
-            GateWeights::Linear { weight: var(weight), bias: bias.as_ref().map(&mut var) }
-        }
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => GateWeights::Mlp {
-            up_weight: var(up_weight),
-            up_bias: var(up_bias),
-            down_weight: var(down_weight),
-            down_bias: var(down_bias),
-        },
-    });
-    let gates = gates.collect();
-    (all, gates)
+    let gates: Vec<Gate<Var>> = gates.iter().map(|gate| gate.try_map(variable, variable).unwrap()).collect();
+    let tensor = |variable: &Var| variable.as_tensor().clone();
+    let all = gates.iter().flat_map(Gate::tensors).map(|(_, variable)| variable.clone()).collect();
+    (all, gates.iter().map(|gate| gate.map(tensor, tensor)).collect())
 }
 
 fn check_gradients(what: &str, model: &Model) {
@@ -359,7 +345,7 @@ fn gates_that_do_not_fit_are_refused() {
     let mut tree = Tree::new();
     tree.push(None, &[1, 2]);
     let gates = model.gate_weights().unwrap();
-    let refuse = |gates: &[GateWeights]| model.forward_train(&tree, &Want::ALL, gates).unwrap_err().to_string();
+    let refuse = |gates: &[Gate<Tensor>]| model.forward_train(&tree, &Want::ALL, gates).unwrap_err().to_string();
     assert!(refuse(&gates[1..]).ends_with(&format!(
         "weights of {} gates for a model with {}",
         gates.len() - 1,
@@ -367,7 +353,7 @@ fn gates_that_do_not_fit_are_refused() {
     )));
     let mut wrong = gates.clone();
     let weight = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
-    wrong[1] = GateWeights::Linear { weight, bias: None };
+    wrong[1] = Gate::Linear { weight, bias: None };
     let message = refuse(&wrong);
     assert!(message.starts_with("gate 1: `weight` should have shape"), "{message}");
 }

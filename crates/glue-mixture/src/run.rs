@@ -5,7 +5,7 @@ use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
 use crate::manifest::{self, InputHashes, hash_inputs};
 use crate::plan::{MixPlan, Part, Planned, Source};
-use crate::random::Stream;
+use crate::random::NoiseStream;
 use crate::sites::Form;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
@@ -241,7 +241,7 @@ impl Buffers {
         self.bytes.resize(length * tensor.dtype.size(), 0);
         let mut finite = widen(view.dtype(), stored, &mut self.values).map_err(not_float)?;
         if tensor.noise != 0.0 {
-            let stream = Stream::new(plan.config.seed, &["noise", &tensor.noise_of, name]);
+            let stream = NoiseStream::new(plan.config.seed, &["noise", &tensor.noise_of, name]);
             stream.add_normal(start as u64, tensor.noise, &mut self.values);
         }
         if tensor.scale != 1.0 {

@@ -6,7 +6,7 @@
 //! the prompt; padding does not exist here.
 
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateMath};
 use crate::states::{DenseStates, Place, TokenStates, pooled_states};
 use crate::watch::Watch;
 use glue_linalg::singular_values;

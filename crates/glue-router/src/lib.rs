@@ -36,4 +36,4 @@ pub mod training;
 pub mod watch;
 
 pub use error::RouterError;
-pub use gate::Gate;
+pub use gate::{Gate, GateMath};

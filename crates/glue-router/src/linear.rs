@@ -8,7 +8,7 @@
 //! 2nd edition, section 7.1).
 
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, unstandardised};
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 
 /// Features brought to mean 0 and variance 1. A feature that does not vary becomes 0.
@@ -98,7 +98,7 @@ impl Fit {
             return Gate::Linear { weight: weight * &standardisation.factor, bias: None };
         }
         let bias = Some(self.parameters.column(last).to_owned());
-        Gate::Linear { weight, bias }.unstandardised(&standardisation.mean, &standardisation.factor)
+        unstandardised(Gate::Linear { weight, bias }, &standardisation.mean, &standardisation.factor)
     }
 }
 
@@ -249,6 +249,7 @@ fn length(a: &Array2<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::GateMath;
     use crate::random::normal;
     use ndarray::array;
 

@@ -6,7 +6,7 @@
 //! and only the balance moves them: use two experts per token or more. A gate that nothing moves is an error, not a result.
 
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateMath};
 use crate::items::Encoded;
 use crate::through::Through;
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
@@ -155,7 +155,7 @@ impl Objective for Answers<'_> {
         if parameters == self.start {
             self.check_first_step(&found.gradients)?;
         }
-        let gradient = found.gradients.iter().flat_map(Gate::flat).collect();
+        let gradient = found.gradients.iter().flat_map(GateMath::flat).collect();
         Ok((found.cross_entropy + balance * mean(&found.balance), gradient))
     }
 

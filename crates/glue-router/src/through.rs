@@ -1,15 +1,15 @@
-//! A mixture run with gates of one's own: what gates read, the losses of answers, and gradients of gates.
+//! A mixture run with other gates than the stored ones: what gates read, the losses of answers, and gradients of gates.
 //!
-//! Everything but the gates is a constant of the runtime's, which no gradient reaches.
+//! All other weights are constants, which no gradient reaches.
 
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, matrix_of};
 use crate::items::Encoded;
 use crate::watch::{Watch, go_on};
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
-use glue_lm::{GateInfo, GateWeights, Model, Rows, Tree, Want};
-use glue_mixture::Routing;
+use glue_lm::{GateInfo, Model, Rows, Tree, Want};
+use glue_mixture::{Gate as StoredGate, Routing};
 use ndarray::{Array1, Array2, Axis};
 use std::ops::Range;
 
@@ -61,7 +61,7 @@ impl<'a> Through<'a> {
     /// # Errors
     /// [`RouterError::Model`]
     pub fn stored(&self) -> Result<Vec<Gate>, RouterError> {
-        self.model.gate_weights()?.iter().map(from_weights).collect()
+        self.model.gate_weights()?.iter().map(|gate| to_arrays(gate, |tensor| Ok(tensor.clone()))).collect()
     }
 
     /// What gate `gate` reads of each prompt when the mixture runs with these gates, [prompts, width]: pooled as the mixture
@@ -77,7 +77,7 @@ impl<'a> Through<'a> {
         watch: &dyn Watch,
     ) -> Result<Array2<f32>, RouterError> {
         let width = self.model.hidden_size();
-        let weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<f32> = Vec::with_capacity(prompts.len() * width);
         watch.begins(&format!("reading for gate {gate}"), prompts.len());
         for run in runs(prompts.iter().map(|prompt| prompt.len())) {
@@ -129,7 +129,7 @@ impl<'a> Through<'a> {
     /// # Errors
     /// [`RouterError::Stopped`], and those of the model.
     pub fn losses(&self, items: &[Encoded], gates: &[Gate], watch: &dyn Watch) -> Result<Vec<f64>, RouterError> {
-        let weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut losses = Vec::with_capacity(items.len());
         watch.begins("scoring answers", items.len());
         for run in runs(items.iter().map(|item| item.prompt.len() + item.answer.len())) {
@@ -172,7 +172,7 @@ impl<'a> Through<'a> {
     }
 
     /// Output of the pass over items, and the loss of each token of their answers, [tokens].
-    fn answers(&self, items: &[&Encoded], gates: &[GateWeights]) -> Result<(glue_lm::Output, Tensor), RouterError> {
+    fn answers(&self, items: &[&Encoded], gates: &[StoredGate<Tensor>]) -> Result<(glue_lm::Output, Tensor), RouterError> {
         let mut tree = Tree::new();
         let (mut wanted, mut targets): (Vec<_>, Vec<u32>) = (Vec::new(), Vec::new());
         for item in items {
@@ -209,14 +209,16 @@ impl<'a> Through<'a> {
         balance: f64,
         trained: &[usize],
     ) -> Result<LmLoss, RouterError> {
-        let mut weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
-        let mut variables: Vec<Vec<Var>> = Vec::with_capacity(trained.len());
+        let mut weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
+        let mut variables: Vec<StoredGate<Var>> = Vec::with_capacity(trained.len());
         for &gate in trained {
-            let Some(constants) = weights.get(gate).cloned() else {
+            let Some(weights) = weights.get_mut(gate) else {
                 return Err(RouterError::Mismatch { what: format!("gate {gate}"), expected: gates.len(), found: gate });
             };
-            let mut own = Vec::new();
-            weights[gate] = with_variables(constants, &mut own)?;
+            let variable = |_, tensor: &Tensor| Var::from_tensor(tensor);
+            let own = weights.try_map(variable, variable)?;
+            let tensor = |variable: &Var| variable.as_tensor().clone();
+            *weights = own.map(tensor, tensor);
             variables.push(own);
         }
         let (output, losses) = self.answers(items, &weights)?;
@@ -253,8 +255,7 @@ impl<'a> Through<'a> {
             let slopes = total.backward()?;
             for (&gate, variables) in trained.iter().zip(&variables) {
                 let name = self.infos.get(gate).map_or("", |info| info.name.as_str());
-                let flat = variables.iter().map(|variable| slope_of(&slopes, variable, name));
-                found.gradients.push(gates[gate].with_flat(&flat.collect::<Result<Vec<_>, _>>()?.concat()));
+                found.gradients.push(to_arrays(variables, |variable| slope_of(&slopes, variable, name))?);
             }
         }
         Ok(found)
@@ -262,12 +263,11 @@ impl<'a> Through<'a> {
 }
 
 /// The gradient of a tensor of the gate `gate`.
-fn slope_of(slopes: &GradStore, variable: &Var, gate: &str) -> Result<Vec<f64>, RouterError> {
-    let Some(slope) = slopes.get(variable.as_tensor()) else {
+fn slope_of(slopes: &GradStore, variable: &Var, gate: &str) -> Result<Tensor, RouterError> {
+    slopes.get(variable.as_tensor()).cloned().ok_or_else(|| {
         let gate = gate.trim_end_matches('.').to_owned();
-        return Err(RouterError::NoGradient { gate, reason: "the loss does not depend on it".into() });
-    };
-    Ok(slope.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+        RouterError::NoGradient { gate, reason: "the loss does not depend on it".into() }
+    })
 }
 
 fn said_count(output: &glue_lm::Output) -> f64 {
@@ -298,70 +298,31 @@ fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     runs
 }
 
-fn constant(values: &[f64], shape: &[usize]) -> candle_core::Result<Tensor> {
-    Tensor::from_vec(values.iter().map(|&x| x as f32).collect::<Vec<f32>>(), shape, &Device::Cpu)
+/// Constants with the values of a gate.
+fn constants(gate: &Gate) -> Result<StoredGate<Tensor>, RouterError> {
+    let tensor = |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu);
+    Ok(gate.try_map(
+        |_, matrix| tensor(matrix.iter().map(|&x| x as f32).collect(), matrix.shape()),
+        |_, vector| tensor(vector.iter().map(|&x| x as f32).collect(), vector.shape()),
+    )?)
 }
 
-type Make<'a> = &'a dyn Fn(&[f64], &[usize]) -> candle_core::Result<Tensor>;
-
-fn to_weights(gate: &Gate, make: Make<'_>) -> Result<GateWeights, RouterError> {
-    let matrix = |m: &Array2<f64>| make(&m.iter().copied().collect::<Vec<_>>(), m.shape());
-    let vector = |v: &Array1<f64>| make(&v.to_vec(), v.shape());
-    Ok(match gate {
-        Gate::Linear { weight, bias } => {
-            GateWeights::Linear { weight: matrix(weight)?, bias: bias.as_ref().map(vector).transpose()? }
-        }
-        Gate::Mlp { up, up_bias, down, down_bias } => GateWeights::Mlp {
-            up_weight: matrix(up)?,
-            up_bias: vector(up_bias)?,
-            down_weight: matrix(down)?,
-            down_bias: vector(down_bias)?,
-        },
-    })
-}
-
-/// The same with variables in place of constants, in the order of [`Gate::flat`].
-fn with_variables(weights: GateWeights, variables: &mut Vec<Var>) -> Result<GateWeights, RouterError> {
-    let mut one = |tensor: Tensor| -> Result<Tensor, RouterError> {
-        let variable = Var::from_tensor(&tensor)?;
-        let tensor = variable.as_tensor().clone();
-        variables.push(variable);
-        Ok(tensor)
+/// The values of a gate of the runtime, made by `values` of each of its tensors.
+fn to_arrays<T>(
+    gate: &StoredGate<T>,
+    values: impl Fn(&T) -> Result<Tensor, RouterError>,
+) -> Result<Gate, RouterError> {
+    let wide = |tensor: &Tensor| -> Result<Vec<f64>, RouterError> {
+        Ok(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     };
-    Ok(match weights {
-        GateWeights::Linear { weight, bias } => {
-            GateWeights::Linear { weight: one(weight)?, bias: bias.map(&mut one).transpose()? }
-        }
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => GateWeights::Mlp {
-            up_weight: one(up_weight)?,
-            up_bias: one(up_bias)?,
-            down_weight: one(down_weight)?,
-            down_bias: one(down_bias)?,
+    gate.try_map(
+        |name, matrix| {
+            let matrix = values(matrix)?;
+            let (rows, columns) = matrix.dims2()?;
+            matrix_of(name, wide(&matrix)?, rows, columns)
         },
-    })
-}
-
-fn from_weights(weights: &GateWeights) -> Result<Gate, RouterError> {
-    let matrix = |tensor: &Tensor| -> Result<Array2<f64>, RouterError> {
-        let values: Vec<f64> = tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-        let shape = (tensor.dim(0)?, tensor.elem_count() / tensor.dim(0)?.max(1));
-        let found = values.len();
-        let mismatch =
-            |_| RouterError::Mismatch { what: "elements of a gate".into(), expected: shape.0 * shape.1, found };
-        Array2::from_shape_vec(shape, values).map_err(mismatch)
-    };
-    let vector = |tensor: &Tensor| -> Result<Array1<f64>, RouterError> { Ok(matrix(tensor)?.column(0).to_owned()) };
-    Ok(match weights {
-        GateWeights::Linear { weight, bias } => {
-            Gate::Linear { weight: matrix(weight)?, bias: bias.as_ref().map(vector).transpose()? }
-        }
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => Gate::Mlp {
-            up: matrix(up_weight)?,
-            up_bias: vector(up_bias)?,
-            down: matrix(down_weight)?,
-            down_bias: vector(down_bias)?,
-        },
-    })
+        |_, vector| Ok(Array1::from_vec(wide(&values(vector)?)?)),
+    )
 }
 
 #[cfg(test)]
@@ -373,7 +334,8 @@ mod tests {
         let var = |x: f32| Var::new(&[x, 2.0 * x], &Device::Cpu).unwrap();
         let (used, idle) = (var(1.0), var(3.0));
         let slopes = used.as_tensor().sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        assert_eq!(slope_of(&slopes, &used, "model.layers.0.mlp.gate.").unwrap(), [2.0, 4.0]);
+        let slope = slope_of(&slopes, &used, "model.layers.0.mlp.gate.").unwrap();
+        assert_eq!(slope.to_vec1::<f32>().unwrap(), [2.0, 4.0]);
         let error = slope_of(&slopes, &idle, "model.layers.3.mlp.gate.").unwrap_err();
         assert_eq!(
             error.to_string(),

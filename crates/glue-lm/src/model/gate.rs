@@ -1,56 +1,36 @@
 //! Gates: scores of the experts from the states of tokens or of whole prompts, and who is chosen by them.
 
-use super::attention_block::Projection;
 use super::select;
 use crate::architecture::Activation;
 use crate::error::LmError;
-use crate::gradients::Stored;
-use crate::ops::{Routes, gated, mean_of_rows, product_of, shares};
-use crate::train::{GateInfo, GateWeights};
+use crate::ops::{Routes, gated, linear, mean_of_rows, product_of, shares};
+use crate::train::GateInfo;
 use crate::tree::{Pass, Sample, Tree};
 use crate::weight::Weight;
-use candle_core::{DType, Device, Result, Tensor};
-use glue_mixture::{Pool, RouterKind, Routing};
+use candle_core::{Device, Result, Tensor};
+use glue_mixture::{Gate, Pool, RouterKind, Routing};
 use std::sync::Arc;
 
-/// The weights of a gate.
-#[derive(Debug)]
-pub(crate) enum Gate {
-    Linear(Projection),
-    /// down(silu(up(x)))
-    Mlp {
-        up: Projection,
-        down: Projection,
-    },
-}
+/// A gate whose matrices stay in their stored type.
+pub(crate) type StoredGate = Gate<Weight, Vec<f32>>;
 
-impl Gate {
-    /// [rows, hidden] to [rows, experts].
-    pub(crate) fn scores(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Gate::Linear(weight) => weight.forward(x),
-            Gate::Mlp { up, down } => down.forward(&silu(&up.forward(x)?)?),
+/// Scores by the stored weights: [rows, hidden] to [rows, experts].
+pub(crate) fn stored_scores(gate: &StoredGate, x: &Tensor) -> Result<Tensor> {
+    match gate {
+        Gate::Linear { weight, bias } => linear(x, weight, bias.as_deref()),
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+            let inner = silu(&linear(x, up_weight, Some(up_bias))?)?;
+            linear(&inner, down_weight, Some(down_bias))
         }
     }
+}
 
-    /// The stored weights, widened.
-    pub(crate) fn weights(&self) -> Result<GateWeights> {
-        let matrix = |p: &Projection| Tensor::from_vec(p.weight.to_f32(), p.weight.shape(), &Device::Cpu);
-        let bias = |p: &Projection| p.bias.as_ref().map(|b| Tensor::from_slice(b, b.len(), &Device::Cpu)).transpose();
-        let bias_or_zeros = |p: &Projection| match bias(p)? {
-            Some(bias) => Ok(bias),
-            None => Tensor::zeros(p.weight.shape()[0], DType::F32, &Device::Cpu),
-        };
-        Ok(match self {
-            Gate::Linear(p) => GateWeights::Linear { weight: matrix(p)?, bias: bias(p)? },
-            Gate::Mlp { up, down } => GateWeights::Mlp {
-                up_weight: matrix(up)?,
-                up_bias: bias_or_zeros(up)?,
-                down_weight: matrix(down)?,
-                down_bias: bias_or_zeros(down)?,
-            },
-        })
-    }
+/// The stored weights, widened.
+pub(crate) fn widened(gate: &StoredGate) -> Result<Gate<Tensor>> {
+    gate.try_map(
+        |_, weight| Tensor::from_vec(weight.to_f32(), weight.shape(), &Device::Cpu),
+        |_, bias| Tensor::from_slice(bias, bias.len(), &Device::Cpu),
+    )
 }
 
 fn silu(x: &Tensor) -> Result<Tensor> {
@@ -67,30 +47,31 @@ pub(crate) fn load_gate(
     experts: usize,
     hidden: usize,
     tensor: &FindTensor<'_>,
-) -> std::result::Result<Gate, LmError> {
-    let one = |part: &str, out: usize, width: usize| {
-        let matrix = format!("{name}{part}weight");
-        let weight = tensor(matrix.clone(), &[out, width])?;
-        let missing = || LmError::MissingTensor { name: matrix.clone(), expected: vec![out, width] };
-        let weight = weight.ok_or_else(missing)?;
-        let bias = tensor(format!("{name}{part}bias"), &[out])?;
-        let stored = Stored { name: matrix.into(), first_row: 0 };
-        Ok::<_, LmError>(Projection { weight, bias: bias.map(|bias| bias.to_f32()), stored })
-    };
-    Ok(match kind {
-        RouterKind::Linear => Gate::Linear(one("", experts, hidden)?),
-        RouterKind::Mlp { hidden_size } => {
-            Gate::Mlp { up: one("up.", hidden_size, hidden)?, down: one("down.", experts, hidden_size)? }
+) -> std::result::Result<StoredGate, LmError> {
+    let found = Gate::shapes(kind, experts, hidden).try_map(
+        |part, shape| {
+            let name = format!("{name}{part}");
+            let missing = || LmError::MissingTensor { name: name.clone(), expected: shape.clone() };
+            tensor(name.clone(), shape)?.ok_or_else(missing)
+        },
+        |part, shape| Ok(tensor(format!("{name}{part}"), shape)?.map(|bias| bias.to_f32())),
+    )?;
+    let or_zeros = |bias: Option<Vec<f32>>, len: usize| bias.unwrap_or_else(|| vec![0.0; len]);
+    Ok(match found {
+        Gate::Linear { weight, bias } => Gate::Linear { weight, bias: bias.flatten() },
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+            let (up_bias, down_bias) = (or_zeros(up_bias, up_weight.shape()[0]), or_zeros(down_bias, experts));
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias }
         }
     })
 }
 
 /// Scores by weights that may be trained.
-fn trained_scores(weights: &GateWeights, x: &Tensor) -> Result<Tensor> {
-    match weights {
-        GateWeights::Linear { weight, bias: None } => product_of(x, weight),
-        GateWeights::Linear { weight, bias: Some(bias) } => product_of(x, weight)?.broadcast_add(bias),
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+fn trained_scores(gate: &Gate<Tensor>, x: &Tensor) -> Result<Tensor> {
+    match gate {
+        Gate::Linear { weight, bias: None } => product_of(x, weight),
+        Gate::Linear { weight, bias: Some(bias) } => product_of(x, weight)?.broadcast_add(bias),
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
             let inner = silu(&product_of(x, up_weight)?.broadcast_add(up_bias)?)?;
             product_of(&inner, down_weight)?.broadcast_add(down_bias)
         }
@@ -106,7 +87,7 @@ pub(crate) struct Router {
     pub(super) layer: usize,
     /// What the names of its tensors begin with.
     pub(super) name: String,
-    pub(crate) gate: Gate,
+    pub(crate) gate: StoredGate,
     pub(super) experts: usize,
     pub(super) per_token: usize,
     /// Whether shares are brought to sum 1.
@@ -137,7 +118,7 @@ pub struct GateOutput {
 /// What the gates of a pass are given, and what they said.
 pub(super) struct Gates<'a> {
     pub(super) pass: &'a Pass,
-    pub(super) trained: Option<&'a [GateWeights]>,
+    pub(super) trained: Option<&'a [Gate<Tensor>]>,
     pub(super) said: Vec<GateOutput>,
     /// Scores of new samples, kept in the tree when the pass has succeeded.
     pub(super) kept: Vec<(Sample, usize, Arc<[f32]>)>,
@@ -146,7 +127,7 @@ pub(super) struct Gates<'a> {
 }
 
 impl<'a> Gates<'a> {
-    pub(super) fn new(pass: &'a Pass, trained: Option<&'a [GateWeights]>) -> Gates<'a> {
+    pub(super) fn new(pass: &'a Pass, trained: Option<&'a [Gate<Tensor>]>) -> Gates<'a> {
         let mut sample_of = vec![0; pass.tokens.len()];
         for segment in &pass.segments {
             sample_of[segment.rows.clone()].fill(segment.sample);
@@ -184,10 +165,7 @@ impl Router {
             experts: self.experts,
             experts_per_token: self.per_token,
             routing: if self.pool.is_some() { Routing::Sample } else { Routing::Token },
-            kind: match &self.gate {
-                Gate::Linear(_) => RouterKind::Linear,
-                Gate::Mlp { up, .. } => RouterKind::Mlp { hidden_size: up.weight.shape()[0] },
-            },
+            kind: self.gate.kind(),
         }
     }
 
@@ -267,7 +245,7 @@ impl Router {
     fn scores(&self, gates: &Gates<'_>, x: &Tensor) -> Result<Tensor> {
         match gates.trained.and_then(|all| all.get(self.number)) {
             Some(weights) => trained_scores(weights, x),
-            None => self.gate.scores(x),
+            None => stored_scores(&self.gate, x),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::attention_block::{AttentionBlock, Projection};
 use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
-use super::gate::{Gate, Router, load_gate};
+use super::gate::{Router, load_gate};
 use super::layer::Layer;
 use super::{Model, Stage, Tail};
 use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
@@ -13,7 +13,7 @@ use crate::ops::AttentionSpec;
 use crate::rope::RopeTables;
 use crate::weight::Weight;
 use crate::weights::Weights;
-use glue_mixture::{Level, MixtureSpec, Routing};
+use glue_mixture::{Gate, Level, MixtureSpec, Routing};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
@@ -302,7 +302,7 @@ impl Loader<'_> {
         let router = Router {
             number: self.next_gate(),
             layer: index,
-            gate: Gate::Linear(self.projection(&name, count, hidden, false)?),
+            gate: Gate::Linear { weight: self.tensor(&format!("{name}.weight"), &[count, hidden])?, bias: None },
             name: format!("{}{name}.", self.prefix),
             experts: count,
             per_token: options.per_token,

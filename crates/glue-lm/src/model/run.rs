@@ -12,10 +12,9 @@ use crate::error::LmError;
 use crate::gradients::Tape;
 use crate::ops::{Routes, Segment, combine};
 use crate::rope::{Angles, RopeTables};
-use crate::train::GateWeights;
 use crate::tree::{Pass, Tree};
 use candle_core::{DType, Device, Tensor};
-use glue_mixture::Pool;
+use glue_mixture::{Gate, Pool};
 use std::sync::Arc;
 
 /// What is wanted of a pass.
@@ -27,7 +26,7 @@ pub(super) struct Request<'a> {
     /// Whether keys, values and decisions are kept in the tree.
     pub(super) keep: bool,
     /// Weights of the gates, in place of the stored ones.
-    pub(super) gates: Option<&'a [GateWeights]>,
+    pub(super) gates: Option<&'a [Gate<Tensor>]>,
     /// Whether the observer is shown the residual stream of all rows after each layer, and what goes into the head.
     pub(super) observing: bool,
     /// Told of weights on the way back.

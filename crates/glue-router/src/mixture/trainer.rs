@@ -2,7 +2,7 @@
 
 use super::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainRequest};
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateMath};
 use crate::items::{Encoded, Item, part, read_items};
 use crate::labels::{assign, loss_targets, skill_targets};
 use crate::lm_loss::{LmExamples, train_by_loss, with_parameters};
@@ -141,7 +141,7 @@ impl Trainer {
 
     /// Gates as they come back from the mixture's files.
     fn as_stored(&self, gates: &[Gate]) -> Result<Gates, RouterError> {
-        let gates = Gates { gates: gates.iter().map(Gate::to_stored).collect(), ..self.stored.clone() };
+        let gates = Gates { gates: gates.iter().map(GateMath::to_stored).collect(), ..self.stored.clone() };
         Ok(gates.stored_as(self.dtype)?)
     }
 
@@ -279,7 +279,7 @@ impl Trainer {
 
     /// What a gate reads of each prompt; kept where states are, by everything it depends on.
     fn inputs(&self, data: &Data, gate: usize, watch: &dyn Watch) -> Result<Array2<f32>, RouterError> {
-        let before: Vec<u8> = self.gates[..gate].iter().flat_map(Gate::flat).flat_map(f64::to_le_bytes).collect();
+        let before: Vec<u8> = self.gates[..gate].iter().flat_map(GateMath::flat).flat_map(f64::to_le_bytes).collect();
         let key = json!({
             "model": self.hash,
             "gate": gate,
