@@ -227,6 +227,12 @@ impl ModelError {
         ModelError { message: message.into(), request: None, not_a_number: false, source: None }
     }
 
+    /// An error with another below it, in the words of that one.
+    pub fn caused_by(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
+        let message = error.to_string();
+        ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
+    }
+
     /// An error of one request of the call.
     pub fn of_request(request: usize, message: impl Into<String>) -> ModelError {
         ModelError { request: Some(request), ..ModelError::new(message) }

@@ -114,7 +114,7 @@ impl LocalModel {
     /// with neither BOS nor an end-of-sequence token.
     pub fn open(directory: impl AsRef<Path>) -> Result<LocalModel, ModelError> {
         let directory = directory.as_ref();
-        let text = TextModel::open(directory).map_err(failed)?;
+        let text = TextModel::open(directory).map_err(ModelError::caused_by)?;
         Ok(LocalModel::new(text, directory.display().to_string())?.with_directory(directory))
     }
 
@@ -128,7 +128,7 @@ impl LocalModel {
         let prefix = prefix.ok_or_else(|| {
             ModelError::new("the tokenizer has neither BOS nor an end-of-sequence token to begin with")
         })?;
-        let prefix_text = text.tokenizer.decode(&[prefix], false).map_err(failed)?;
+        let prefix_text = text.tokenizer.decode(&[prefix], false).map_err(ModelError::caused_by)?;
         let max_length = text.model.max_positions();
         Ok(LocalModel {
             text,
@@ -189,7 +189,7 @@ impl LocalModel {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
         let has_prefix = !self.prefix_text.is_empty() && text.starts_with(&self.prefix_text);
         let add_special = add_special && !has_prefix;
-        let encode = || self.text.tokenizer.encode(text, add_special).map_err(failed);
+        let encode = || self.text.tokenizer.encode(text, add_special).map_err(ModelError::caused_by);
         match &self.encodings {
             Some(encodings) => encodings.get(text, add_special, encode),
             None => encode(),
@@ -218,7 +218,7 @@ impl LocalModel {
             .collect();
         let mut options = ScoreOptions::default();
         options.cancel = self.cancel.clone();
-        let scores = self.text.model.score(&requests, &options, progress).map_err(failed)?;
+        let scores = self.text.model.score(&requests, &options, progress).map_err(ModelError::caused_by)?;
         let answer = |(score, pair): (glue_lm::Score, &Pair)| LogLikelihood {
             logprob: score.logprob,
             greedy: score.greedy,
@@ -304,15 +304,10 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
         let _ = write!(hasher, "{:?}", file.content_hash());
     }
     for path in files.tokenizer().paths() {
-        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(failed)?;
+        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(ModelError::caused_by)?;
         let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
     }
     Ok(hasher.finish())
-}
-
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    let message = error.to_string();
-    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
 }
 
 impl LanguageModel for LocalModel {
@@ -324,12 +319,12 @@ impl LanguageModel for LocalModel {
         let (None, Some(directory)) = (&self.hash, &self.directory) else {
             return Ok(self.hash.clone());
         };
-        let files = ModelDir::open(directory).map_err(failed)?;
+        let files = ModelDir::open(directory).map_err(ModelError::caused_by)?;
         hash_of_files(&files, Some(self.max_length)).map(Some)
     }
 
     fn check_unchanged(&self) -> Result<(), ModelError> {
-        self.text.model.check_unchanged().map_err(failed)
+        self.text.model.check_unchanged().map_err(ModelError::caused_by)
     }
 
     fn loglikelihoods(
@@ -446,7 +441,7 @@ impl LanguageModel for LocalModel {
 fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, ModelError> {
     let open = messages.last().filter(|message| message.role == "assistant");
     let options = ChatOptions { add_generation_prompt: open.is_none(), ..ChatOptions::default() };
-    let template = tokenizer.chat_template(None).map_err(failed)?;
+    let template = tokenizer.chat_template(None).map_err(ModelError::caused_by)?;
     let template = template.ok_or_else(|| failed(TextError::NoChatTemplate))?;
     let render = |messages: &[ChatMessage]| {
         let messages: Vec<Message> =
@@ -458,7 +453,7 @@ fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Model
         (Err(_), Some((system, rest))) if system.role == "system" && !rest.is_empty() => render(rest),
         (rendered, _) => rendered,
     };
-    let mut text = text.map_err(failed)?;
+    let mut text = text.map_err(ModelError::caused_by)?;
     if let Some(open) = open {
         let words = open.content.trim_matches(is_space);
         if let Some(start) = text.rfind(words) {

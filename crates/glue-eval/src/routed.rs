@@ -34,7 +34,7 @@ impl RoutedModel {
     /// [`ModelError`] for a mixture that cannot be opened, or a model in it with neither BOS nor an end-of-sequence token.
     pub fn open(directory: impl AsRef<Path>) -> Result<RoutedModel, ModelError> {
         let directory = directory.as_ref();
-        let mixture = RoutedTextModel::open(directory).map_err(failed)?;
+        let mixture = RoutedTextModel::open(directory).map_err(ModelError::caused_by)?;
         Ok(RoutedModel::new(mixture, directory.display().to_string())?.with_directory(directory))
     }
 
@@ -93,7 +93,7 @@ impl RoutedModel {
             });
         }
         let prompts: Vec<Prompt> = asked.iter().map(|&context| Prompt::text(context)).collect();
-        let routes = self.mixture.route(&prompts).map_err(failed)?;
+        let routes = self.mixture.route(&prompts).map_err(ModelError::caused_by)?;
         for (context, route) in asked.into_iter().zip(routes) {
             expert_of.insert(context, Some(route.expert));
         }
@@ -125,11 +125,6 @@ impl RoutedModel {
         let all: Option<Vec<A>> = answers.into_iter().collect();
         all.ok_or_else(|| ModelError::new(format!("{} left a request without an answer", self.name)))
     }
-}
-
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    let message = error.to_string();
-    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
 }
 
 impl LanguageModel for RoutedModel {
@@ -185,14 +180,14 @@ impl LanguageModel for RoutedModel {
     /// The router reads the conversation by its own template, or the contents line by line where it has none; the template of the
     /// expert renders it.
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
-        let has_template = self.mixture.router().tokenizer.chat_template(None).map_err(failed)?.is_some();
+        let has_template = self.mixture.router().tokenizer.chat_template(None).map_err(ModelError::caused_by)?.is_some();
         let read = match has_template {
             true => Prompt::rendered(self.router.chat(messages)?),
             false => {
                 Prompt::text(messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n"))
             }
         };
-        let routes = self.mixture.route(&[read]).map_err(failed)?;
+        let routes = self.mixture.route(&[read]).map_err(ModelError::caused_by)?;
         let expert = routes.first().map_or(0, |route| route.expert);
         let text = self.experts[expert].chat(messages)?;
         self.conversations.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone(), expert);

@@ -19,6 +19,7 @@
 //! | [`tokenizer`], [`chat`] | text to ids and back, incrementally too; messages to prompts |
 //! | [`sampling`], [`stop`] | the next token from scores; stop strings in text that comes in pieces |
 //! | [`bounded`] | jobs that a stranger's file decides about, with limits on memory, time and stack |
+//! | [`jinja`] | templates as a Python program renders them, within such limits |
 //! | [`text`], [`generate`] | a model with its tokenizer; continuations of many prompts |
 //!
 //! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by block
@@ -38,6 +39,7 @@ mod decode_stream;
 pub mod error;
 pub mod generate;
 pub mod gradients;
+pub mod jinja;
 pub mod model;
 mod norm;
 mod ops;

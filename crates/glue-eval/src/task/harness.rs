@@ -17,8 +17,9 @@ use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task
 use crate::data::{self, Format, Row, describe};
 use crate::error::{EvalError, Place, TaskError};
 use crate::filters::{Filter, Pipeline};
-use crate::python::{self, literal, repr};
+use crate::python::{self, literal};
 use crate::template::Templates;
+use glue_lm::jinja;
 use rules::{Rule, Rules, rule, rules};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -308,7 +309,7 @@ impl Reader<'_> {
     fn words(&self, rule: Option<&Rule>, key: &str, doc: &Doc<'_>) -> Result<Option<String>, TaskError> {
         let Some(rule) = rule else { return Ok(None) };
         let (value, _) = self.value(rule, key, doc)?;
-        Ok(Some(repr::str(&value)).filter(|text| !text.is_empty()))
+        Ok(Some(jinja::str(&value)).filter(|text| !text.is_empty()))
     }
 
     /// The indices of the choices that a target names.
@@ -325,7 +326,7 @@ impl Reader<'_> {
             };
             index.ok_or_else(|| TaskError::AnswerOutOfRange {
                 place: doc.place.clone(),
-                answer: repr::repr(target),
+                answer: jinja::repr(target),
                 choices: choices.len(),
             })
         };
@@ -349,7 +350,7 @@ impl Reader<'_> {
                     let place = doc.place.clone();
                     TaskError::AnswerOutOfRange { place, answer: index.to_string(), choices: choices.len() }
                 }),
-                _ => Ok(repr::str(value)),
+                _ => Ok(jinja::str(value)),
             }
         };
         let question = match self.text(rules, doc)? {
@@ -485,7 +486,7 @@ impl Harness {
         let rules = &self.rules;
         let target = reader.target(rules, doc)?;
         if kind == Kind::LogLikelihoodRolling {
-            let text = repr::str(&target);
+            let text = jinja::str(&target);
             if text.is_empty() {
                 return Err(reader.wrong(doc, "doc_to_target", "a text that is not empty", &target).into());
             }
@@ -506,7 +507,7 @@ impl Harness {
         if let (Kind::MultipleChoice, true, Some(choices)) = (kind, form.several_contexts, &choices) {
             let gold = reader.gold(&text, choices, doc)?;
             let contexts = choices.iter().map(|choice| context(choice)).collect::<Result<_, _>>()?;
-            let continuations = vec![format!("{delimiter}{}", repr::str(&target))];
+            let continuations = vec![format!("{delimiter}{}", jinja::str(&target))];
             return Ok(Ask::Choose { contexts, continuations, choices: choices.clone(), gold });
         }
         let Value::String(question) = &text else {
@@ -534,7 +535,7 @@ impl Harness {
                 Ok(Ask::Generate { context, settings: Arc::clone(&self.generating), check })
             }
             _ => {
-                let continuation = repr::str(&target);
+                let continuation = jinja::str(&target);
                 if continuation.is_empty() {
                     return Err(reader.wrong(doc, "doc_to_target", "a text that is not empty", &target).into());
                 }
@@ -558,7 +559,7 @@ impl Harness {
             },
             (Value::Array(_), false) => "one text, as for the first item",
             (_, true) => "a list of texts, as for the first item",
-            (_, false) => return Ok(vec![repr::str(&target)]),
+            (_, false) => return Ok(vec![jinja::str(&target)]),
         };
         Err(reader.wrong(doc, "doc_to_target", &format!("{expected}{looks_like_one}"), &target))
     }

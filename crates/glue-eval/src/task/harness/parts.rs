@@ -5,10 +5,11 @@ use crate::error::{Place, TaskError};
 use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
-use crate::python::{regex, repr};
+use crate::python::regex;
 use crate::task::fields::{ANSWERS, Fields, NEW_TOKENS, TOP_K, texts};
 use crate::task::{Generating, Kind};
 use fancy_regex::Regex;
+use glue_lm::jinja;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -121,8 +122,8 @@ fn filter(entry: &Fields<'_>, value: &Value) -> Result<Filter, TaskError> {
                 None => &empty,
                 Some(value) => value.as_object().ok_or_else(|| step.wrong("mapping_dict", "a map", value))?,
             };
-            let table = table.iter().map(|(from, to)| (from.clone(), repr::str(to))).collect();
-            let otherwise = step.map.get("default_value").map_or_else(|| "None".into(), repr::str);
+            let table = table.iter().map(|(from, to)| (from.clone(), jinja::str(to))).collect();
+            let otherwise = step.map.get("default_value").map_or_else(|| "None".into(), jinja::str);
             Ok(Filter::Map { table, otherwise })
         }
         "regex" => {
