@@ -442,7 +442,7 @@ fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Model
     let open = messages.last().filter(|message| message.role == "assistant");
     let options = ChatOptions { add_generation_prompt: open.is_none(), ..ChatOptions::default() };
     let template = tokenizer.chat_template(None).map_err(ModelError::caused_by)?;
-    let template = template.ok_or_else(|| failed(TextError::NoChatTemplate))?;
+    let template = template.ok_or_else(|| ModelError::caused_by(TextError::NoChatTemplate))?;
     let render = |messages: &[ChatMessage]| {
         let messages: Vec<Message> =
             messages.iter().map(|message| Message::new(&message.role, message.content.as_str())).collect();
@@ -480,7 +480,7 @@ fn of_prompt(error: TextError, members: &[usize]) -> ModelError {
     };
     let request = prompt.and_then(|prompt| members.get(prompt)).copied();
     let not_a_number = matches!(&error, TextError::Choice { error: SamplingError::Score { .. }, .. });
-    ModelError { request, not_a_number, ..failed(error) }
+    ModelError { request, not_a_number, ..ModelError::caused_by(error) }
 }
 
 #[cfg(test)]

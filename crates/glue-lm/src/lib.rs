@@ -32,6 +32,7 @@
 #![deny(missing_docs)]
 
 pub mod architecture;
+mod batches;
 pub mod bounded;
 mod cancel;
 pub mod chat;
@@ -61,6 +62,7 @@ pub mod weights;
 pub use candle_core::Tensor;
 
 pub use architecture::Architecture;
+pub use batches::batches;
 pub use cancel::Cancel;
 pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Message};
 pub use decode_stream::DecodeStream;

@@ -4,6 +4,7 @@
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
 use crate::generate::{GenerateOptions, Generated, Input, Prompt};
+use crate::batches::batches;
 use crate::model::{Rows, StoredGate, Want, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;
@@ -154,16 +155,8 @@ impl RoutedTextModel {
     pub fn route(&self, prompts: &[Prompt]) -> Result<Vec<Route>, TextError> {
         let Tokenized { texts, made_for } = self.tokens(prompts)?;
         let mut scores = Vec::with_capacity(texts.len());
-        let mut start = 0;
-        while start < texts.len() {
-            let mut end = start;
-            let mut rows = 0;
-            while end < texts.len() && (end == start || rows + texts[end].len() <= ROWS) {
-                rows += texts[end].len();
-                end += 1;
-            }
-            scores.extend(self.scores(&texts[start..end])?);
-            start = end;
+        for batch in batches(texts.iter().map(Vec::len), ROWS) {
+            scores.extend(self.scores(&texts[batch])?);
         }
         let mut scores = scores.into_iter();
         let route = |made_for: Option<usize>| match made_for {
@@ -290,19 +283,8 @@ fn pooled_states(model: &TextModel, texts: &[Vec<u32>], layer: usize, pool: Pool
         let states = floats(states)?;
         let mut at = 0;
         for text in texts {
-            let rows = &states[at * hidden..(at + text.len()) * hidden];
+            pooled.extend(pool.pooled(&states[at * hidden..(at + text.len()) * hidden], hidden));
             at += text.len();
-            match pool {
-                Pool::First => pooled.extend_from_slice(&rows[..hidden]),
-                Pool::Last => pooled.extend_from_slice(&rows[rows.len() - hidden..]),
-                Pool::Mean => {
-                    let mut sum = vec![0.0f64; hidden];
-                    for row in rows.chunks_exact(hidden) {
-                        sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
-                    }
-                    pooled.extend(sum.into_iter().map(|s| (s / text.len() as f64) as f32));
-                }
-            }
         }
     }
     Ok(Tensor::from_vec(pooled, (texts.len(), hidden), &Device::Cpu)?)

@@ -2,7 +2,7 @@
 
 use crate::error::RouterError;
 use crate::watch::{Watch, go_on};
-use glue_lm::{Model, Observer, Rows, Tree, Want};
+use glue_lm::{Model, Observer, Rows, Tree, Want, batches};
 use glue_mixture::Pool;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -135,11 +135,11 @@ const ROWS: usize = 1024;
 /// Width times layers up to which passes run side by side, a thread each; above, the threads share each pass.
 const SIDE_BY_SIDE: usize = 1 << 15;
 
-/// Sequences that are different, cut into runs of about [`ROWS`] tokens, and for each sequence which of those it is.
+/// Sequences that are different, in passes of at most [`ROWS`] tokens, and for each sequence which of those it is.
 struct Batches<'a> {
     distinct: Vec<&'a [u32]>,
     number_of: Vec<usize>,
-    runs: Vec<std::ops::Range<usize>>,
+    passes: Vec<std::ops::Range<usize>>,
 }
 
 impl<'a> Batches<'a> {
@@ -155,27 +155,21 @@ impl<'a> Batches<'a> {
             }
             number_of.push(number);
         }
-        let (mut runs, mut start, mut rows) = (Vec::new(), 0, 0);
-        for (index, sequence) in distinct.iter().enumerate() {
-            if index > start && rows + sequence.len() > ROWS {
-                runs.push(start..index);
-                (start, rows) = (index, 0);
-            }
-            rows += sequence.len();
-        }
-        if start < distinct.len() {
-            runs.push(start..distinct.len());
-        }
-        Batches { distinct, number_of, runs }
+        let passes = batches(distinct.iter().map(|sequence| sequence.len()), ROWS);
+        Batches { distinct, number_of, passes }
     }
 }
 
-/// For each place a row for each sequence, made by `reduce` of the states of its tokens, [tokens, width].
-pub(crate) fn reduced(
+/// The pooled states of each sequence: for each place [sequences, width]. Sums are kept in `f64`. There is no padding: a pool
+/// is one of the sequence's own tokens.
+///
+/// # Errors
+/// [`RouterError::EmptyPrompt`], [`RouterError::Stopped`], and those of `model`.
+pub fn pooled_states(
     model: &dyn TokenStates,
     sequences: &[Vec<u32>],
     places: &[Place],
-    reduce: &(dyn Fn(&[f32]) -> Vec<f64> + Sync),
+    pool: Pool,
     watch: &dyn Watch,
 ) -> Result<Vec<Array2<f32>>, RouterError> {
     if let Some(index) = sequences.iter().position(Vec::is_empty) {
@@ -193,7 +187,7 @@ pub(crate) fn reduced(
             let one = |sequence: &&[u32]| {
                 let rows = &states[at..at + sequence.len() * width];
                 at += rows.len();
-                reduce(rows).into_iter().map(|x| x as f32)
+                pool.pooled(rows, width)
             };
             sequences.iter().flat_map(one).collect()
         });
@@ -202,45 +196,13 @@ pub(crate) fn reduced(
         Ok(pooled)
     };
     let done: Vec<Vec<Vec<f32>>> = if width * model.layers() <= SIDE_BY_SIDE {
-        batches.runs.par_iter().map(run).collect::<Result<_, _>>()?
+        batches.passes.par_iter().map(run).collect::<Result<_, _>>()?
     } else {
-        batches.runs.iter().map(run).collect::<Result<_, _>>()?
+        batches.passes.iter().map(run).collect::<Result<_, _>>()?
     };
     let of_place = |place: usize| {
         let rows: Vec<f32> = done.iter().flat_map(|run| &run[place]).copied().collect();
         Array2::from_shape_fn((sequences.len(), width), |(i, j)| rows[batches.number_of[i] * width + j])
     };
     Ok((0..places.len()).map(of_place).collect())
-}
-
-/// The pooled states of each sequence: for each place [sequences, width]. Sums are kept in `f64`. There is no padding: a pool
-/// is one of the sequence's own tokens.
-///
-/// # Errors
-/// [`RouterError::EmptyPrompt`], [`RouterError::Stopped`], and those of `model`.
-pub fn pooled_states(
-    model: &dyn TokenStates,
-    sequences: &[Vec<u32>],
-    places: &[Place],
-    pool: Pool,
-    watch: &dyn Watch,
-) -> Result<Vec<Array2<f32>>, RouterError> {
-    let width = model.width();
-    let reduce = move |rows: &[f32]| -> Vec<f64> {
-        let wide = |row: &[f32]| row.iter().map(|&x| f64::from(x)).collect();
-        match pool {
-            Pool::First => wide(&rows[..width]),
-            Pool::Last => wide(&rows[rows.len() - width..]),
-            Pool::Mean => {
-                let mut sums = vec![0.0; width];
-                for row in rows.chunks_exact(width) {
-                    sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-                }
-                let n = (rows.len() / width) as f64;
-                sums.iter_mut().for_each(|sum| *sum /= n);
-                sums
-            }
-        }
-    };
-    reduced(model, sequences, places, &reduce, watch)
 }

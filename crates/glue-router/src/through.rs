@@ -8,10 +8,9 @@ use crate::items::Encoded;
 use crate::watch::{Watch, go_on};
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
-use glue_lm::{GateInfo, Model, Rows, Tree, Want};
-use glue_mixture::{Gate as StoredGate, Routing};
+use glue_lm::{GateInfo, Model, Rows, Tree, Want, batches};
+use glue_mixture::{Gate as StoredGate, Pool, Routing};
 use ndarray::{Array1, Array2, Axis};
-use std::ops::Range;
 
 /// Tokens of one pass.
 const ROWS: usize = 1024;
@@ -80,9 +79,9 @@ impl<'a> Through<'a> {
         let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<f32> = Vec::with_capacity(prompts.len() * width);
         watch.begins(&format!("reading for gate {gate}"), prompts.len());
-        for run in runs(prompts.iter().map(|prompt| prompt.len())) {
+        for batch in batches(prompts.iter().map(|prompt| prompt.len()), ROWS) {
             go_on(watch)?;
-            let prompts = &prompts[run];
+            let prompts = &prompts[batch];
             let mut tree = Tree::new();
             for prompt in prompts {
                 tree.push(None, prompt);
@@ -100,11 +99,7 @@ impl<'a> Through<'a> {
             if self.routing(gate) == Some(Routing::Token) {
                 let mut at = 0;
                 for prompt in prompts {
-                    let mut sums = vec![0.0f64; width];
-                    for row in values[at * width..(at + prompt.len()) * width].chunks_exact(width) {
-                        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-                    }
-                    rows.extend(sums.iter().map(|sum| (sum / prompt.len() as f64) as f32));
+                    rows.extend(Pool::Mean.pooled(&values[at * width..(at + prompt.len()) * width], width));
                     at += prompt.len();
                 }
             } else {
@@ -132,9 +127,9 @@ impl<'a> Through<'a> {
         let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut losses = Vec::with_capacity(items.len());
         watch.begins("scoring answers", items.len());
-        for run in runs(items.iter().map(|item| item.prompt.len() + item.answer.len())) {
+        for batch in batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), ROWS) {
             go_on(watch)?;
-            let items: Vec<&Encoded> = items[run].iter().collect();
+            let items: Vec<&Encoded> = items[batch].iter().collect();
             let (_, of_tokens) = self.answers(&items, &weights)?;
             let of_tokens = of_tokens.to_vec1::<f32>()?;
             let mut at = 0;
@@ -279,23 +274,6 @@ fn log_softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
     // The largest is a constant: it cancels, and so does its gradient.
     let shifted = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?;
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
-}
-
-/// Runs of consecutive sequences of about [`ROWS`] tokens.
-fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let (mut runs, mut start, mut rows, mut end) = (Vec::new(), 0, 0, 0);
-    for (index, length) in lengths.enumerate() {
-        if index > start && rows + length > ROWS {
-            runs.push(start..index);
-            (start, rows) = (index, 0);
-        }
-        rows += length;
-        end = index + 1;
-    }
-    if start < end {
-        runs.push(start..end);
-    }
-    runs
 }
 
 /// Constants with the values of a gate.

@@ -199,8 +199,9 @@ impl Router {
         let prompts = samples.iter().filter(|sample| !sample.decided).map(|sample| sample.prompt.clone());
         let pooled = match pool {
             Pool::Mean => mean_of_rows(x, &prompts.map(|rows| place(rows.start)..place(rows.end)).collect::<Vec<_>>())?,
-            Pool::First => select(x, &prompts.map(|rows| place(rows.start) as u32).collect::<Vec<_>>())?,
-            Pool::Last => select(x, &prompts.map(|rows| place(rows.end - 1) as u32).collect::<Vec<_>>())?,
+            Pool::First | Pool::Last => {
+                select(x, &prompts.map(|rows| place(pool.rows(rows).start) as u32).collect::<Vec<_>>())?
+            }
         };
         let new = self.scores(gates, &pooled)?;
         let mut scores = Vec::with_capacity(samples.len());

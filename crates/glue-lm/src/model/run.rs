@@ -161,12 +161,7 @@ impl Run<'_> {
     fn with_prompts(&self, wanted: &[usize], pool: Pool) -> Vec<usize> {
         let mut rows = wanted.to_vec();
         for sample in self.pass.samples.iter().filter(|sample| !sample.decided) {
-            let prompt = sample.prompt.clone();
-            match pool {
-                Pool::Mean => rows.extend(prompt),
-                Pool::First => rows.push(prompt.start),
-                Pool::Last => rows.push(prompt.end - 1),
-            }
+            rows.extend(pool.rows(sample.prompt.clone()));
         }
         rows.sort_unstable();
         rows.dedup();

@@ -2,6 +2,7 @@
 
 use super::elements;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use glue_mixture::Pool;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -193,11 +194,7 @@ impl CustomOp1 for MeanOfRows {
         let x = super::floats(x, at)?;
         let mut out = Vec::with_capacity(self.0.len() * width);
         for run in &self.0 {
-            let mut sum = vec![0.0f64; width];
-            for row in run.clone() {
-                sum.iter_mut().zip(&x[row * width..][..width]).for_each(|(s, &x)| *s += f64::from(x));
-            }
-            out.extend(sum.into_iter().map(|s| (s / run.len() as f64) as f32));
+            out.extend(Pool::Mean.pooled(&x[run.start * width..run.end * width], width));
         }
         Ok((CpuStorage::F32(out), Shape::from((self.0.len(), width))))
     }
