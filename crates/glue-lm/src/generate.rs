@@ -60,7 +60,7 @@ impl Prompt {
 /// What to generate.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// The most tokens that are generated per sequence, at least 1. Default: 128.
+    /// Maximum number of new tokens per sequence, at least 1. Default: 128.
     pub max_new_tokens: usize,
     /// How tokens are chosen. Default: greedy.
     pub sampling: Sampling,
@@ -73,9 +73,9 @@ pub struct GenerateOptions {
     pub truncate_left: bool,
     /// Whether special tokens are left out of the text. Default: yes.
     pub skip_special: bool,
-    /// The most tokens of prompts in one pass of the model, at least 1; a bound on memory. Default: 2048.
+    /// Maximum number of prompt tokens in one prefill pass, at least 1; a bound on memory. Default: 2048.
     pub rows_per_pass: usize,
-    /// The most sequences that are generated together, at least 1; a bound on memory. Small models take fewer, and
+    /// Maximum number of sequences in a batch, at least 1; a bound on memory. Small models take fewer, and
     /// several such groups at a time. Default: 256.
     pub max_sequences: usize,
     /// Looked at before each pass.
@@ -106,7 +106,7 @@ pub enum Finish {
     Stop(usize),
     /// The model gave an end token.
     Eos,
-    /// The most tokens were generated.
+    /// The maximum number of new tokens was reached.
     Length,
     /// The callback asked to stop.
     Cancelled,
@@ -395,7 +395,7 @@ impl<'a> Group<'a> {
             let own = ends.len() == 1 && !has_children;
             active.extend(ends.clone().map(|sequence| Active { sequence, branch: end, own, prompt: None }));
             if !ends.is_empty() {
-                pass.wanted.push((end, last));
+                pass.logit_rows.push((end, last));
                 pass.ends.push(ends);
             }
         }
@@ -407,7 +407,7 @@ impl<'a> Group<'a> {
         if pass.rows == 0 {
             return Ok(());
         }
-        let logits = if pass.wanted.is_empty() { Rows::None } else { Rows::Some(&pass.wanted) };
+        let logits = if pass.logit_rows.is_empty() { Rows::None } else { Rows::Some(&pass.logit_rows) };
         self.options.cancel.check()?;
         let output = self.text_model.model.forward(&mut self.tree, &Want { logits, hidden: &[] })?;
         let rows = pass.ends.iter().enumerate().flat_map(|(row, ends)| ends.clone().map(move |end| (end, row)));
@@ -470,7 +470,7 @@ impl<'a> Group<'a> {
 struct Pass {
     rows: usize,
     /// Where prompts end, by branch and the index among its tokens in this pass.
-    wanted: Vec<(Branch, usize)>,
+    logit_rows: Vec<(Branch, usize)>,
     /// The sequences that begin at each of these.
     ends: Vec<Range<usize>>,
 }

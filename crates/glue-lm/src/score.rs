@@ -59,7 +59,7 @@ const SIDE_BY_SIDE: usize = 64 << 20;
 
 impl Model {
     /// Scores every request: the sum of log-probabilities of its continuation after its context. In the order of `requests`;
-    /// the number of threads does not change a result. `progress` is told how many more requests are done, from any thread.
+    /// the number of threads does not change a result. `progress` is called, from any thread, with the number of requests that have just been done.
     ///
     /// # Errors
     /// Before anything is computed: [`LmError::Request`] for an empty context or continuation, [`LmError::TooLong`] for one
@@ -87,8 +87,8 @@ impl Model {
         let sequences = distinct.iter().map(|(request, _)| {
             let input = [request.context, &request.continuation[..request.continuation.len() - 1]].concat();
             Sequence {
-                regime: self.regimes(input.len()),
-                first_wanted: request.context.len() - 1,
+                length_class: self.length_classes(input.len()),
+                first_scored: request.context.len() - 1,
                 // Its experts are chosen by the whole context, and by nothing else.
                 prompt: routes_samples.then_some(request.context.len()),
                 tokens: input,
@@ -161,29 +161,29 @@ impl Model {
         distinct: &[(ScoreRequest<'_>, usize)],
     ) -> Result<Vec<(usize, Score)>, LmError> {
         let placed = packing.place(chunk, tree, parent);
-        let mut wanted: Vec<usize> = placed.iter().flat_map(|(_, rows)| rows).copied().collect();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let mut logit_rows: Vec<usize> = placed.iter().flat_map(|(_, rows)| rows).copied().collect();
+        logit_rows.sort_unstable();
+        logit_rows.dedup();
         // What is to be looked up: for each row wanted, the tokens whose log-probability it gives.
-        let mut lookups = Vec::with_capacity(wanted.len());
+        let mut lookups = Vec::with_capacity(logit_rows.len());
         for (request, (number, rows)) in placed.iter().enumerate() {
             for (&token, row) in distinct[*number].0.continuation.iter().zip(rows) {
-                lookups.push((wanted.partition_point(|w| w < row), token as usize, request));
+                lookups.push((logit_rows.partition_point(|w| w < row), token as usize, request));
             }
         }
         // Stable: the tokens of each request stay in order, so that the sum does not depend on the packing.
         lookups.sort_by_key(|&(row, ..)| row);
 
         let pass = tree.pass();
-        let (states, _) = self.run(tree, &pass, &wanted, &[], false)?;
+        let (states, _) = self.run(tree, &pass, &logit_rows, &[], false)?;
         let mut scores: Vec<(usize, Score)> = placed
             .iter()
             .map(|&(number, ref rows)| (number, Score { logprob: 0.0, n_tokens: rows.len(), greedy: true }))
             .collect();
         let step = (LOGITS_BYTES / (4 * self.vocab_size())).max(1);
         let mut lookups = lookups.into_iter().peekable();
-        for start in (0..wanted.len()).step_by(step) {
-            let count = step.min(wanted.len() - start);
+        for start in (0..logit_rows.len()).step_by(step) {
+            let count = step.min(logit_rows.len() - start);
             let logits = self.logits(&states.narrow(0, start, count)?)?;
             let logits = crate::model::floats(&logits)?;
             let sums = row_sums(&logits, self.vocab_size());

@@ -55,7 +55,7 @@ fn logits_of_variants() {
     }
 }
 
-/// With dynamic scaling beyond the original length, keys of an earlier pass stay as they were turned then, and so a text in two
+/// With dynamic scaling beyond the original length, keys of an earlier pass stay as they were rotated then, and so a text in two
 /// passes is not the text in one: transformers does the same.
 #[test]
 fn dynamic_scaling_with_a_cache() {

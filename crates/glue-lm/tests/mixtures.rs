@@ -75,12 +75,12 @@ fn experts_in_another_order_with_their_gates_change_nothing() {
             let other = base.mixture(&kind, &mixed, &[3, 1, 2], &gates).unwrap();
             let text = tokens(23, one.vocab_size(), 9);
             close(&format!("{name} {kind:?}"), &whole(&one, &text), &whole(&other, &text), TOLERANCE);
-            let said = |model: &Model| {
+            let logits_of = |model: &Model| {
                 let mut tree = Tree::new();
                 tree.push(None, &text);
                 model.forward(&mut tree, &Want::ALL).unwrap().routing
             };
-            for (one, other) in said(&one).iter().zip(&said(&other)) {
+            for (one, other) in logits_of(&one).iter().zip(&logits_of(&other)) {
                 assert_eq!((one.gate, one.layer), (other.gate, other.layer));
                 let back = |chosen: &Vec<usize>| chosen.iter().map(|&e| [2, 0, 1][e]).collect::<Vec<_>>();
                 assert_eq!(one.chosen, other.chosen.iter().map(back).collect::<Vec<_>>(), "{kind:?}");
@@ -251,14 +251,14 @@ fn the_log_counts_tokens_and_samples() {
         let decisions = if kind.routing == "sample" { 2 } else { 13 };
         let loads = log.loads();
         assert_eq!((loads.len(), output.routing.len()), (gates, gates));
-        for (load, said) in loads.iter().zip(&output.routing) {
+        for (load, found) in loads.iter().zip(&output.routing) {
             assert_eq!(load.decisions, decisions, "{kind:?}");
             assert_eq!(load.chosen.iter().sum::<u64>(), decisions * kind.per_token as u64);
             // Fixed-point sums of up to 13 probabilities.
             assert!((load.probability.iter().sum::<f64>() - decisions as f64).abs() < 1e-6);
-            assert_eq!(said.scores.dims(), [decisions as usize, 3]);
+            assert_eq!(found.scores.dims(), [decisions as usize, 3]);
             for (expert, &count) in load.chosen.iter().enumerate() {
-                assert_eq!(count, said.chosen.iter().filter(|chosen| chosen.contains(&expert)).count() as u64);
+                assert_eq!(count, found.chosen.iter().filter(|chosen| chosen.contains(&expert)).count() as u64);
             }
         }
     }

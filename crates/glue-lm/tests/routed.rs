@@ -124,8 +124,8 @@ fn identical_models_one_model_and_models_in_another_order() {
         // In another order, with the rows of the gate in that order.
         let other = open("b-code");
         let one = whole(&[Arc::clone(&math), Arc::clone(&chat), Arc::clone(&other)], &rows, pool);
-        let turned = [rows[2].clone(), rows[0].clone(), rows[1].clone()];
-        let two = whole(&[Arc::clone(&other), Arc::clone(&math), Arc::clone(&chat)], &turned, pool);
+        let rotated = [rows[2].clone(), rows[0].clone(), rows[1].clone()];
+        let two = whole(&[Arc::clone(&other), Arc::clone(&math), Arc::clone(&chat)], &rotated, pool);
         let routes = (one.route(&prompts).unwrap(), two.route(&prompts).unwrap());
         for (a, b) in routes.0.iter().zip(&routes.1) {
             assert_eq!(a.expert, [2, 0, 1][b.expert], "{pool:?}");

@@ -96,7 +96,7 @@ pub(crate) struct Router {
     pub(super) pool: Option<Pool>,
 }
 
-/// What a gate said about some tokens or samples. See [`crate::Output::routing`].
+/// The router logits of a gate for some tokens or samples, and the experts chosen. See [`crate::Output::routing`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GateOutput {
@@ -104,7 +104,7 @@ pub struct GateOutput {
     pub gate: usize,
     /// The layer whose states it read.
     pub layer: usize,
-    /// Scores of the experts, [decisions, experts]; the probabilities are their softmax. One decision for each token in the
+    /// Router logits, [decisions, experts]; the probabilities of the experts are their softmax. One decision for each token in the
     /// order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or for each sample whose
     /// prompt was in the pass, in the order of roots.
     pub scores: Tensor,
@@ -115,11 +115,11 @@ pub struct GateOutput {
     pub inputs: Option<Tensor>,
 }
 
-/// What the gates of a pass are given, and what they said.
+/// What the gates of a pass are given, and their router logits.
 pub(super) struct Gates<'a> {
     pub(super) pass: &'a Pass,
     pub(super) trained: Option<&'a [Gate<Tensor>]>,
-    pub(super) said: Vec<GateOutput>,
+    pub(super) outputs: Vec<GateOutput>,
     /// Scores of new samples, kept in the tree when the pass has succeeded.
     pub(super) kept: Vec<(Sample, usize, Arc<[f32]>)>,
     /// The sample of each row.
@@ -132,7 +132,7 @@ impl<'a> Gates<'a> {
         for segment in &pass.segments {
             sample_of[segment.rows.clone()].fill(segment.sample);
         }
-        Gates { pass, trained, said: Vec::new(), kept: Vec::new(), sample_of }
+        Gates { pass, trained, outputs: Vec::new(), kept: Vec::new(), sample_of }
     }
 }
 
@@ -174,7 +174,7 @@ impl Router {
         let scores = self.scores(gates, x)?;
         let chosen = self.choose(&scores)?;
         let inputs = gates.trained.map(|_| x.clone());
-        gates.said.push(GateOutput {
+        gates.outputs.push(GateOutput {
             gate: self.number,
             layer: self.layer,
             scores: scores.clone(),
@@ -225,7 +225,7 @@ impl Router {
         let chosen = self.choose(&scores)?;
         let of_new = samples.iter().zip(&chosen).filter(|(sample, _)| !sample.decided);
         let of_new: Vec<Vec<usize>> = of_new.map(|(_, chosen)| chosen.clone()).collect();
-        gates.said.push(GateOutput {
+        gates.outputs.push(GateOutput {
             gate: self.number,
             layer: self.layer,
             scores: new,

@@ -3,7 +3,7 @@
 use super::attention_block::Projection;
 use super::feed_forward::{FeedForward, Mlp};
 use super::layer::Layer;
-use super::{Model, Stage};
+use super::{DecoderLayer, Model};
 use crate::error::LmError;
 use crate::norm::RmsNorm;
 
@@ -78,12 +78,12 @@ impl Model {
 
     fn dense_layers(&self, what: &'static str) -> Result<Vec<(&Layer, &Mlp)>, LmError> {
         let layers: Option<Vec<_>> = self.layers.iter().map(dense).collect();
-        layers.filter(|_| self.tail.is_none()).ok_or(LmError::NotDense { what })
+        layers.filter(|_| self.upper.is_none()).ok_or(LmError::NotDense { what })
     }
 }
 
-fn dense(stage: &Stage) -> Option<(&Layer, &Mlp)> {
-    let Stage::One(layer) = stage else { return None };
+fn dense(layer: &DecoderLayer) -> Option<(&Layer, &Mlp)> {
+    let DecoderLayer::Plain(layer) = layer else { return None };
     match &layer.mlp {
         FeedForward::Dense(mlp) => Some((layer, mlp)),
         FeedForward::Experts(_) => None,

@@ -4,7 +4,7 @@ use super::attention_block::{AttentionBlock, Projection};
 use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
 use super::gate::{Router, load_gate};
 use super::layer::Layer;
-use super::{Model, Stage, Tail};
+use super::{DecoderLayer, Model, UpperExperts};
 use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
 use crate::error::LmError;
 use crate::gradients::Stored;
@@ -36,13 +36,13 @@ pub(super) fn model(
     };
     let vocabulary = [arch.vocab_size, arch.hidden_size];
     let embedding = loader.tensor("embed_tokens.weight", &vocabulary)?;
-    let first_of_tail = match &mixture {
+    let first_upper = match &mixture {
         Some(spec) if spec.level == Level::Model => spec.dense_layers,
         _ => arch.num_layers(),
     };
-    let layers = (0..first_of_tail).map(|index| loader.stage(index)).collect::<Result<_, _>>()?;
-    let tail = match &mixture {
-        Some(spec) if first_of_tail < arch.num_layers() => Some(loader.tail(spec, first_of_tail)?),
+    let layers = (0..first_upper).map(|index| loader.decoder_layer(index)).collect::<Result<_, _>>()?;
+    let upper = match &mixture {
+        Some(spec) if first_upper < arch.num_layers() => Some(loader.upper_experts(spec, first_upper)?),
         _ => None,
     };
     let norm = loader.norm("norm", arch.hidden_size)?;
@@ -62,7 +62,7 @@ pub(super) fn model(
         embedding_name: embedding_name.into(),
         embedding,
         layers,
-        tail,
+        upper,
         norm,
         head,
         ropes,
@@ -121,14 +121,15 @@ impl Loader<'_> {
     }
 
     /// A layer, or its experts.
-    fn stage(&self, index: usize) -> Result<Stage, LmError> {
+    fn decoder_layer(&self, index: usize) -> Result<DecoderLayer, LmError> {
         match self.mixed_at(index) {
             Some(spec) if spec.level == Level::Block => {
                 let router = Box::new(self.mixture_router(spec, index, format!("layers.{index}.gate."))?);
                 let expert = |expert| self.layer(index, &format!("layers.{index}.experts.{expert}."));
-                Ok(Stage::Mixed { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
+                let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
+                Ok(DecoderLayer::Mixed { router, experts })
             }
-            _ => Ok(Stage::One(Box::new(self.layer(index, &format!("layers.{index}."))?))),
+            _ => Ok(DecoderLayer::Plain(Box::new(self.layer(index, &format!("layers.{index}."))?))),
         }
     }
 
@@ -138,13 +139,13 @@ impl Loader<'_> {
     }
 
     /// The experts of all layers from `first` on.
-    fn tail(&self, spec: &MixtureSpec, first: usize) -> Result<Tail, LmError> {
+    fn upper_experts(&self, spec: &MixtureSpec, first: usize) -> Result<UpperExperts, LmError> {
         let router = self.mixture_router(spec, first, "gate.".to_owned())?;
         let layers = first..self.arch.num_layers();
         let expert = |expert: usize| {
             layers.clone().map(|index| self.layer(index, &format!("layers.{index}.experts.{expert}."))).collect()
         };
-        Ok(Tail { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
+        Ok(UpperExperts { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
     }
 
     /// The gate whose tensors' names begin with `name`.

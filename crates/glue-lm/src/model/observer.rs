@@ -35,15 +35,15 @@ pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {}
 
-/// The place in the model that a part of a layer shows what it computes from.
-pub(super) struct Here<'a> {
+/// The layer that is running, its observer and its tape.
+pub(super) struct LayerContext<'a> {
     pub(super) observer: &'a mut dyn Observer,
     pub(super) layer: usize,
-    /// Told of weights on the way back.
+    /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
 }
 
-impl Here<'_> {
+impl LayerContext<'_> {
     /// Shows what is multiplied with these.
     pub(super) fn linear_input(&mut self, x: &Tensor, projections: &[&Projection]) -> Result<()> {
         self.observer.linear_input(&stored_names(projections), &floats(x)?);
@@ -135,7 +135,7 @@ mod tests {
                 assert_eq!(&of_layer[place].1, values, "layer {layer}, {:?}", of_layer[place].0);
             }
             // What queries are made of is normed before, or is the residual stream itself.
-            let super::super::Stage::One(weights) = &model.layers[layer] else { panic!("one layer") };
+            let super::super::DecoderLayer::Plain(weights) = &model.layers[layer] else { panic!("one layer") };
             let stream = Tensor::from_slice(&all.residual[layer], (7, model.hidden_size()), &Device::Cpu).unwrap();
             let normed =
                 weights.before_attention.as_ref().map_or(stream.clone(), |n| n.forward(&stream, None).unwrap());
@@ -177,8 +177,8 @@ mod tests {
         }
         assert_eq!((all.residual.len(), all.attention.len(), all.neurons.len()), (5, 4, 4));
         // A layer of a Llama adds two products to the stream.
-        for (layer, stage) in model.layers.iter().enumerate() {
-            let super::super::Stage::One(weights) = stage else { panic!("one layer") };
+        for (layer, weights) in model.layers.iter().enumerate() {
+            let super::super::DecoderLayer::Plain(weights) = weights else { panic!("one layer") };
             let through = |projection: &super::super::attention_block::Projection, values: &[f32]| {
                 let x = Tensor::from_slice(values, (9, values.len() / 9), &Device::Cpu).unwrap();
                 projection.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()

@@ -14,16 +14,16 @@ const BLOCK: usize = 1 << 16;
 
 /// `x · wᵀ + bias` for `x` of shape [T, K], `w` of shape [N, K] and `bias` of length N: [T, N].
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&[f32]>) -> Result<Tensor> {
-    linear_noted(x, w, bias, None)
+    linear_recorded(x, w, bias, None)
 }
 
-/// The same; on the way back the tape of `note` is told of it.
-pub(crate) fn linear_noted(x: &Tensor, w: &Weight, bias: Option<&[f32]>, note: Option<Note>) -> Result<Tensor> {
-    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), note })
+/// The same; the backward pass records the gradient of the weight where `recording` says.
+pub(crate) fn linear_recorded(x: &Tensor, w: &Weight, bias: Option<&[f32]>, recording: Option<Recording>) -> Result<Tensor> {
+    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), recording })
 }
 
-/// Who is told of a product on the way back, and what the weight is called.
-pub(crate) struct Note {
+/// Where the backward pass records the gradient of a weight, and what the weight is called.
+pub(crate) struct Recording {
     pub(crate) tape: Tape,
     pub(crate) stored: Stored,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Note {
 struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
-    note: Option<Note>,
+    recording: Option<Recording>,
 }
 
 impl CustomOp1 for Linear {
@@ -70,7 +70,7 @@ impl CustomOp1 for Linear {
         let (t, n) = grad.dims2()?;
         let k = x.dim(1)?;
         let grad = Arc::new(elements(grad)?);
-        if let Some(Note { tape, stored }) = &self.note {
+        if let Some(Recording { tape, stored }) = &self.recording {
             tape.product(stored, x, &grad, self.bias.is_some())?;
         }
         let mut out = vec![0.0; t * k];

@@ -34,7 +34,7 @@ fn dynamic_grows_with_the_text() {
     let dynamic = rope(json!({"rope_type": "dynamic", "factor": 3.0, "rope_theta": 1e4}), 4, 32);
     check(&dynamic.at_length(32), &[1.0, 0.01]);
     check(&dynamic.at_length(64), &[1.0, 0.0025]);
-    assert_eq!([1, 32, 33, 64].map(|length| dynamic.regime(length)), [0, 0, 33, 64]);
+    assert_eq!([1, 32, 33, 64].map(|length| dynamic.length_class(length)), [0, 0, 33, 64]);
 }
 
 /// Waves of 2π·(1, 10, 100, 1000) positions against 64/4 = 16 and 64/1 = 64: the first, of 6.28, is short and stays; the last two
