@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 /// A file and, where one is known, a line in it, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePosition {
     /// The file.
     pub path: PathBuf,
     /// The line.
     pub line: Option<usize>,
 }
 
-impl Place {
+impl FilePosition {
     /// A line of a file.
-    pub fn at(path: impl AsRef<Path>, line: usize) -> Place {
-        Place { path: path.as_ref().to_path_buf(), line: Some(line) }
+    pub fn at(path: impl AsRef<Path>, line: usize) -> FilePosition {
+        FilePosition { path: path.as_ref().to_path_buf(), line: Some(line) }
     }
 
     /// A file as a whole.
-    pub fn file(path: impl AsRef<Path>) -> Place {
-        Place { path: path.as_ref().to_path_buf(), line: None }
+    pub fn file(path: impl AsRef<Path>) -> FilePosition {
+        FilePosition { path: path.as_ref().to_path_buf(), line: None }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())?;
         self.line.map_or(Ok(()), |line| write!(f, ":{line}"))
@@ -48,7 +48,7 @@ pub enum TaskError {
     #[error("{place}: {message}")]
     Malformed {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// What is wrong.
         message: String,
     },
@@ -56,7 +56,7 @@ pub enum TaskError {
     #[error("{place}: the field `{field}` is missing")]
     MissingField {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// Its name.
         field: String,
     },
@@ -64,7 +64,7 @@ pub enum TaskError {
     #[error("{place}: `{field}` should be {expected}, but is {found}")]
     WrongField {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// Its name.
         field: String,
         /// What it should hold.
@@ -76,7 +76,7 @@ pub enum TaskError {
     #[error("{place}: unknown key `{key}`; known are {}", known.join(", "))]
     UnknownKey {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// The keys there are.
@@ -86,7 +86,7 @@ pub enum TaskError {
     #[error("{place}: `{key}` is not supported: {reason}")]
     Unsupported {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// Why, and what can be done instead.
@@ -96,7 +96,7 @@ pub enum TaskError {
     #[error("{place}: a question needs at least 2 choices, but this one has {found}")]
     TooFewChoices {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// How many there are.
         found: usize,
     },
@@ -104,7 +104,7 @@ pub enum TaskError {
     #[error("{place}: the answer {answer} is none of the {choices} choices")]
     AnswerOutOfRange {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// The index, counted from 0, or the text.
         answer: String,
         /// How many choices there are.
@@ -114,7 +114,7 @@ pub enum TaskError {
     #[error("{place}: `{key}`: {message}")]
     Template {
         /// The item.
-        place: Place,
+        place: FilePosition,
         /// The key that holds the template.
         key: String,
         /// What is wrong.
@@ -261,7 +261,7 @@ pub enum EvalError {
         /// The task.
         task: String,
         /// The item.
-        place: Place,
+        place: FilePosition,
         /// What the model says.
         error: Box<ModelError>,
     },
@@ -273,7 +273,7 @@ pub enum EvalError {
         /// The task.
         task: String,
         /// The item.
-        place: Place,
+        place: FilePosition,
         /// What was found where.
         message: String,
     },

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub struct EvalOptions {
     /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for the native form.
     pub split: Option<String>,
-    /// The most items of each task, from its beginning; all by default.
+    /// Maximum number of items of each task, from its beginning; all by default.
     pub limit: Option<usize>,
     /// Examples in each prompt, instead of as many as a task asks for.
     pub num_fewshot: Option<usize>,

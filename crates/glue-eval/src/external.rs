@@ -8,7 +8,7 @@
 //! {"model": "/path/of/a/model/directory", "tasks": ["arith", "/path/of/tasks"], "split": "test", "limit": null, "seed": 1234}
 //! ```
 //!
-//! `model` is absolute. What `tasks` and `split` mean is up to the program; `limit` is the most items of each task, or null for all;
+//! `model` is absolute. What `tasks` and `split` mean is up to the program; `limit` is the maximum number of items of each task, or null for all;
 //! `split` and `seed` may be null, which leaves them to the program. It answers on its standard output with one JSON document, as `glue
 //! eval --json` does, and leaves with status 0:
 //!
@@ -56,7 +56,7 @@ pub struct Request<'a> {
     pub tasks: &'a [String],
     /// Which items: `test`, for example; `None` leaves it to the program.
     pub split: Option<&'a str>,
-    /// The most items of each task; `None` for all.
+    /// Maximum number of items of each task; `None` for all.
     pub limit: Option<usize>,
     /// Of what is random in it; `None` leaves it to the program.
     pub seed: Option<u64>,
@@ -239,17 +239,17 @@ impl ExternalEvaluator {
             (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
         // The threads for what may block end with the pipes, which close when the group is killed. Were one of them held open by a
         // process that left the group, waiting for its thread would hang: they are not waited for.
-        let told = sender.clone();
+        let messages = sender.clone();
         std::thread::spawn(move || {
             // A program that does not read its input may still answer.
             let _ = stdin.take().map(|mut stdin| stdin.write_all(&document));
-            drop(told);
+            drop(messages);
         });
-        let told = sender.clone();
+        let messages = sender.clone();
         std::thread::spawn(move || {
             let mut answer = Vec::new();
             let read = stdout.map_or(Ok(0), |stdout| stdout.take(LONGEST_ANSWER).read_to_end(&mut answer));
-            let _ = told.send(Said::Answer(read.map(|_| answer)));
+            let _ = messages.send(Message::Answer(read.map(|_| answer)));
         });
         std::thread::spawn(move || {
             let Some(lines) = lines else { return };
@@ -258,36 +258,36 @@ impl ExternalEvaluator {
             // A line without end must not fill the memory.
             while matches!(lines.by_ref().take(1 << 16).read_until(b'\n', &mut line), Ok(count) if count > 0) {
                 let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
-                if sender.send(Said::Line(text)).is_err() {
+                if sender.send(Message::Line(text)).is_err() {
                     return;
                 }
                 line.clear();
             }
-            let _ = sender.send(Said::LastLine);
+            let _ = sender.send(Message::LastLine);
         });
 
         let mut tail = VecDeque::new();
-        let (mut answer, mut said_all, mut ended_at) = (None, false, None);
+        let (mut answer, mut all_lines, mut ended_at) = (None, false, None);
         loop {
             // The end of the program is not among the messages: it is looked at in between.
             let patience =
-                if answer.is_some() && said_all { Duration::from_millis(1) } else { Duration::from_millis(20) };
+                if answer.is_some() && all_lines { Duration::from_millis(1) } else { Duration::from_millis(20) };
             match receiver.recv_timeout(patience) {
-                Ok(Said::Line(line)) => {
+                Ok(Message::Line(line)) => {
                     stderr(&line);
                     tail.push_back(line);
                     if tail.len() > SHOWN_LINES {
                         tail.pop_front();
                     }
                 }
-                Ok(Said::LastLine) => said_all = true,
-                Ok(Said::Answer(read)) => answer = Some(read),
+                Ok(Message::LastLine) => all_lines = true,
+                Ok(Message::Answer(read)) => answer = Some(read),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             let text = || tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
             if let Some(status) = group.poll().map_err(failed("waiting for it"))? {
                 let since: &mut Instant = ended_at.get_or_insert_with(Instant::now);
-                if (answer.is_some() && said_all) || since.elapsed() > GRACE {
+                if (answer.is_some() && all_lines) || since.elapsed() > GRACE {
                     if !status.success() {
                         return Err(ExternalError::Status { command: self.command(), status, stderr: text() });
                     }
@@ -313,8 +313,8 @@ impl ExternalEvaluator {
     }
 }
 
-/// What the threads that read have to tell.
-enum Said {
+/// What the reading threads send.
+enum Message {
     Line(String),
     LastLine,
     Answer(io::Result<Vec<u8>>),
@@ -542,7 +542,7 @@ mod tests {
         ] {
             assert_eq!(refused(answer), expected);
         }
-        // What Python's json module writes without being told otherwise.
+        // What Python's json module writes without being messages otherwise.
         let found = refused(r#"{"tasks": {"a": {"acc": NaN, "n": 5}}}"#);
         assert!(found.starts_with("expected one JSON document, found `"), "{found}");
     }

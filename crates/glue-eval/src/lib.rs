@@ -1,6 +1,6 @@
 //! Scores of language models: tasks, prompts, metrics with standard errors, and what answers them.
 //!
-//! [`load_tasks`] reads tasks, in the project's own form or as the YAML files of lm-evaluation-harness; [`evaluate`] asks a
+//! [`load_tasks`] reads tasks, as native tasks or as the YAML files of lm-evaluation-harness; [`evaluate`] asks a
 //! [`LanguageModel`] all of their items and gives a [`Report`]. To ask many models, or only some items, tasks are
 //! [`Prepared`] once.
 //!
@@ -92,7 +92,7 @@ mod task;
 mod template;
 
 pub use cache::Cache;
-pub use error::{EvalError, ModelError, Place, TaskError};
+pub use error::{EvalError, ModelError, FilePosition, TaskError};
 pub use evaluate::{EvalOptions, Prepared, Unwatched, Watch, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{

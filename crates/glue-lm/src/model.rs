@@ -49,7 +49,7 @@ pub struct Model {
     layers: Vec<DecoderLayer>,
     /// Experts that are all the layers from one on.
     upper: Option<UpperExperts>,
-    /// What is mixed, in the project's own form.
+    /// What is mixed, in the native format.
     mixture: Option<MixtureSpec>,
     routing_log: Option<Arc<RoutingLog>>,
     norm: RmsNorm,
@@ -157,7 +157,7 @@ impl Model {
         Model { routing_log: Some(log), ..self }
     }
 
-    /// What is mixed, of a mixture in the project's own form.
+    /// What is mixed, of a mixture in the native format.
     pub fn mixture(&self) -> Option<&MixtureSpec> {
         self.mixture.as_ref()
     }

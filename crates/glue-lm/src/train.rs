@@ -45,7 +45,7 @@ pub struct GateInfo {
     pub experts_per_token: usize,
     /// What is routed as one.
     pub routing: Routing,
-    /// Its form.
+    /// Its kind.
     pub kind: RouterKind,
 }
 

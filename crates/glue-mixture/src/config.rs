@@ -72,14 +72,14 @@ pub struct Expert {
     pub at: Position,
 }
 
-/// The form that is asked for.
+/// The format that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Format {
+pub enum RequestedFormat {
     /// Qwen2-MoE's when there is a shared expert, Mixtral's where it can hold the mixture, else the project's own.
     #[default]
     Auto,
     /// This one, or an error.
-    Fixed(crate::sites::Form),
+    Fixed(crate::sites::MixtureFormat),
 }
 
 /// The description of a mixture. Values are checked as far as they can be without the models.
@@ -96,7 +96,7 @@ pub struct MixConfig {
     pub base_at: Position,
     /// The experts, at least 1.
     pub experts: Vec<Expert>,
-    /// The expert that every token goes to (Qwen2-MoE's form); none or one.
+    /// The expert that every token goes to (Qwen2-MoE's format); none or one.
     pub shared_experts: Vec<Expert>,
     /// Experts used for a token or a sample: 1 to all. 2 unless given, or all where there are fewer; 1 with `whole`.
     pub experts_per_token: usize,
@@ -113,7 +113,7 @@ pub struct MixConfig {
     pub dense_layers: usize,
     /// The layers that hold experts, ascending; all from `dense_layers` on when absent.
     pub mixed_layers: Option<Vec<usize>>,
-    /// The form of the gates. Default: linear.
+    /// The kind of the gates. Default: linear.
     pub router: RouterKind,
     /// What is routed as one. Default: `token`; `sample` with `whole`.
     pub routing: Routing,
@@ -126,8 +126,8 @@ pub struct MixConfig {
     pub router_layer: Option<usize>,
     /// Seed of noise and random gates. Default: 0.
     pub seed: u64,
-    /// The form asked for.
-    pub format: Format,
+    /// The format asked for.
+    pub format: RequestedFormat,
     /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not out of
     /// the directory.
     pub links: Links,

@@ -1,7 +1,7 @@
 //! The gates of a mixture: their values, what is stored of them, and reading them.
 
 use crate::error::MixError;
-use crate::sites::{Form, Sites};
+use crate::sites::{MixtureFormat, Sites};
 use crate::spec::RouterKind;
 use glue_tensor::{Checkpoint, Dtype, TensorSpec, narrow, widen};
 use std::convert::Infallible;
@@ -42,8 +42,8 @@ pub struct Gates {
     pub hidden_size: usize,
     /// One for each mixed layer, in their order; one alone at level `model`; none when no layer is mixed.
     pub gates: Vec<Gate>,
-    /// Qwen2-MoE's form: for each mixed layer the row, of width `hidden_size`, whose product with the state says through a
-    /// sigmoid how much of the shared expert is added. Empty in any other form.
+    /// Qwen2-MoE's format: for each mixed layer the row, of width `hidden_size`, whose product with the state says through a
+    /// sigmoid how much of the shared expert is added. Empty in any other format.
     pub shared: Vec<Vec<f32>>,
 }
 
@@ -177,7 +177,7 @@ impl Gates {
     ///
     /// # Errors
     /// [`MixError::Gates`] that names what does not agree; [`MixError::GateValue`] for a value that is not finite;
-    /// [`MixError::Form`] for gates that the form has no place for.
+    /// [`MixError::Format`] for gates that the format has no place for.
     pub fn check(&self, sites: &Sites) -> Result<(), MixError> {
         let count = |what: &str, expected: usize, found: usize| match expected == found {
             true => Ok(()),
@@ -194,9 +194,9 @@ impl Gates {
                 let (expected, found) = (format!("{:?}, as the first gate", self.kind()), format!("{:?}", gate.kind()));
                 return Err(MixError::Gates { what: format!("kind of gate `{prefix}`"), expected, found });
             }
-            if sites.form != Form::Native && !matches!(gate, Gate::Linear { bias: None, .. }) {
+            if sites.format != MixtureFormat::Native && !matches!(gate, Gate::Linear { bias: None, .. }) {
                 let why = "its gates are linear and have no bias".to_string();
-                return Err(MixError::Form { form: sites.form.name(), why });
+                return Err(MixError::Format { format: sites.format.name(), why });
             }
             for (part, shape, values) in gate.parts(self.experts, self.hidden_size) {
                 let name = format!("{prefix}{part}");
@@ -213,11 +213,11 @@ impl Gates {
 }
 
 impl Gates {
-    /// The same gates as they are written to `sites`: in the project's own form a linear gate has a bias, of zeros where it had
+    /// The same gates as they are written to `sites`: in the native format a linear gate has a bias, of zeros where it had
     /// none, so that the names in a file follow from the kind of the gates.
     pub(crate) fn written(&self, sites: &Sites) -> Gates {
         let mut gates = self.clone();
-        if sites.form == Form::Native {
+        if sites.format == MixtureFormat::Native {
             gates.gates.iter_mut().for_each(|gate| {
                 if let Gate::Linear { bias: bias @ None, .. } = gate {
                     *bias = Some(vec![0.0; self.experts]);

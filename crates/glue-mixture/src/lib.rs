@@ -14,7 +14,7 @@
 //! | [`gates`], [`sites`] | values of gates, and where they stand |
 //! | [`replace`] | replacing the gates of a mixture on disk |
 //! | [`manifest`], [`card`] | what was made from what: `glue.json` and the model card |
-//! | [`remote_code`] | the Python that lets transformers load the project's own form |
+//! | [`remote_code`] | the Python that lets transformers load the native format |
 //!
 //! **Invariant:** nothing here runs a model. What a gate should be is decided elsewhere.
 //!
@@ -35,7 +35,7 @@ pub mod run;
 pub mod sites;
 pub mod spec;
 
-pub use config::{Expert, Format, GateMode, MixConfig};
+pub use config::{Expert, RequestedFormat, GateMode, MixConfig};
 pub use error::MixError;
 pub use gates::{Gate, Gates, read_gates};
 pub use glue_tensor::{Unwatched, Watch};
@@ -43,5 +43,5 @@ pub use glue_yaml::{Place, Position};
 pub use plan::{Estimate, GateRequest, MixPlan, Prompts};
 pub use replace::{gate_dtype, mend_gates, write_gates};
 pub use run::{RunOptions, run};
-pub use sites::{Form, Sites};
+pub use sites::{MixtureFormat, Sites};
 pub use spec::{Level, Mixture, MixtureSpec, Pool, RouterKind, Routing, WholeSpec};

@@ -5,7 +5,7 @@
 //! | `format` | version of this table, 1 |
 //! | `tool`, `version` | what made the output |
 //! | `recipe` | the text of the description |
-//! | `mixture` | what the runtime and reports need where the form of the output does not say it: level, names of the experts, mixed layers, how gates were made first, prompts that were taken from items of tasks, and `gates_replaced` when other gates have come in their place |
+//! | `mixture` | what the runtime and reports need where the format of the output does not say it: level, names of the experts, mixed layers, how gates were made first, prompts that were taken from items of tasks, and `gates_replaced` when other gates have come in their place |
 //! | `seed`, `dtype` | seed of noise and random gates; type of the output, null where each tensor keeps its own |
 //! | `inputs` | for each model its path, and for each file name, bytes and XXH3-128 |
 //! | `output` | files with bytes of data and number of tensors, and the XXH3-128 of the one with the gates |
@@ -59,7 +59,7 @@ pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) ->
         "version": env!("CARGO_PKG_VERSION"),
         "recipe": config.text,
         "mixture": {
-            "form": plan.form().name(),
+            "form": plan.format().name(),
             "level": config.level,
             "whole": config.whole,
             "experts": plan.sites.experts,

@@ -6,7 +6,7 @@ use crate::gates::{Gates, data, specs};
 use crate::manifest::{self, InputHashes, hash_inputs};
 use crate::plan::{MixPlan, Part, Planned, Source};
 use crate::random::NoiseStream;
-use crate::sites::Form;
+use crate::sites::MixtureFormat;
 use crate::{card, remote_code};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::CONFIG_FILE;
@@ -273,7 +273,7 @@ fn write_beside(plan: &MixPlan, staging: &Staging, files: &[Value], hashes: &Inp
     staging.write_file(card::FILE, card::card(plan, &title).as_bytes())?;
     let manifest = format!("{:#}\n", manifest::manifest(plan, files, hashes));
     staging.write_file(manifest::FILE, manifest.as_bytes())?;
-    if plan.form() == Form::Native {
+    if plan.format() == MixtureFormat::Native {
         for (name, text) in remote_code::FILES {
             staging.write_file(name, text.as_bytes())?;
         }

@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// `model_type` of a mixture in the project's own form.
+/// `model_type` of a mixture in the native format.
 pub const MODEL_TYPE: &str = "glue_mixture";
 
-/// `format_version` of that form.
+/// `format_version` of that format.
 pub const FORMAT_VERSION: u64 = 1;
 
 /// What is mixed.
@@ -107,7 +107,7 @@ pub struct MixtureSpec {
     /// How prompts are pooled when they are routed as one.
     #[serde(default)]
     pub pool: Pool,
-    /// The form of the gates.
+    /// The kind of the gates.
     #[serde(default)]
     pub router: RouterKind,
 }
@@ -120,7 +120,7 @@ pub struct WholeSpec {
     /// How prompts are pooled.
     #[serde(default)]
     pub pool: Pool,
-    /// The form of the gate.
+    /// The kind of the gate.
     #[serde(default)]
     pub router: RouterKind,
     /// The directory of the model that reads the prompt, inside the mixture's.
@@ -130,7 +130,7 @@ pub struct WholeSpec {
     pub router_layer: usize,
 }
 
-/// A mixture in the project's own form, as its `config.json` describes it.
+/// A mixture in the native format, as its `config.json` describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mixture {
     /// Experts that share embeddings and head, and the configuration of the base.

@@ -109,8 +109,8 @@ pub(crate) struct Problem<'a> {
     l2: f64,
 }
 
-/// At some parameters: objective, gradient, probabilities.
-struct Here {
+/// The objective at some parameters, its gradient, and the probabilities of the experts.
+struct Evaluation {
     objective: f64,
     gradient: Array2<f64>,
     probabilities: Array2<f64>,
@@ -146,13 +146,13 @@ impl<'a> Problem<'a> {
         self.features.nrows() as f64
     }
 
-    fn at(&self, parameters: &Array2<f64>) -> Here {
+    fn at(&self, parameters: &Array2<f64>) -> Evaluation {
         let scores = self.features.dot(&parameters.t());
         let (probabilities, loss) = softmax_loss(scores, self.targets);
         let objective = loss / self.n() + 0.5 * self.l2 * parameters.iter().map(|w| w * w).sum::<f64>();
         let residual = &probabilities - &self.targets;
         let gradient = residual.t().dot(&self.features) / self.n() + parameters * self.l2;
-        Here { objective, gradient, probabilities }
+        Evaluation { objective, gradient, probabilities }
     }
 
     /// The Hessian times `v`.
@@ -168,52 +168,52 @@ impl<'a> Problem<'a> {
         const STEPS: usize = 200;
         let mut parameters =
             start.cloned().unwrap_or_else(|| Array2::zeros((self.targets.ncols(), self.features.ncols())));
-        let mut here = self.at(&parameters);
+        let mut current = self.at(&parameters);
         let mut steps = 0;
-        while length(&here.gradient) > tolerance && steps < STEPS {
-            let direction = self.newton_step(&here);
-            let slope = inner(&here.gradient, &direction);
+        while length(&current.gradient) > tolerance && steps < STEPS {
+            let direction = self.newton_step(&current);
+            let slope = inner(&current.gradient, &direction);
             let mut t = 1.0;
             let next = loop {
                 let candidate = &parameters + &(&direction * t);
-                let there = self.at(&candidate);
+                let trial = self.at(&candidate);
                 // Near the optimum differences of F drown in rounding, and the gradient decides.
-                let lower = there.objective <= here.objective + 1e-4 * t * slope;
-                let even = (there.objective - here.objective).abs() <= 1e-12 * here.objective.abs().max(1e-12);
-                if lower || (even && length(&there.gradient) < length(&here.gradient)) {
-                    break Some((candidate, there));
+                let lower = trial.objective <= current.objective + 1e-4 * t * slope;
+                let even = (trial.objective - current.objective).abs() <= 1e-12 * current.objective.abs().max(1e-12);
+                if lower || (even && length(&trial.gradient) < length(&current.gradient)) {
+                    break Some((candidate, trial));
                 }
                 t *= 0.5;
                 if t < 1e-10 {
                     break None;
                 }
             };
-            let Some((candidate, there)) = next else { break };
-            (parameters, here) = (candidate, there);
+            let Some((candidate, trial)) = next else { break };
+            (parameters, current) = (candidate, trial);
             steps += 1;
         }
-        let gradient_norm = length(&here.gradient);
+        let gradient_norm = length(&current.gradient);
         if !gradient_norm.is_finite() {
             return Err(RouterError::NotFinite { what: "the gradient of the regression".into(), found: gradient_norm });
         }
         let gap = gradient_norm * gradient_norm / (2.0 * self.l2);
-        let certificate = Certificate { objective: here.objective, gradient_norm, gap, steps };
+        let certificate = Certificate { objective: current.objective, gradient_norm, gap, steps };
         Ok(Fit { parameters, certificate })
     }
 
     /// Solves H·d = -g by conjugate gradients, the more exactly the nearer the optimum is.
-    fn newton_step(&self, here: &Here) -> Array2<f64> {
-        let size = length(&here.gradient);
+    fn newton_step(&self, current: &Evaluation) -> Array2<f64> {
+        let size = length(&current.gradient);
         let target = size * size.sqrt().min(0.1);
-        let mut direction = Array2::zeros(here.gradient.dim());
-        let mut residual = here.gradient.mapv(|g| -g);
+        let mut direction = Array2::zeros(current.gradient.dim());
+        let mut residual = current.gradient.mapv(|g| -g);
         let mut search = residual.clone();
         let mut square = inner(&residual, &residual);
-        for _ in 0..2 * here.gradient.len().min(500) {
+        for _ in 0..2 * current.gradient.len().min(500) {
             if square.sqrt() <= target {
                 break;
             }
-            let curved = self.curvature(&here.probabilities, &search);
+            let curved = self.curvature(&current.probabilities, &search);
             let step = square / inner(&search, &curved);
             direction.scaled_add(step, &search);
             residual.scaled_add(-step, &curved);
@@ -297,8 +297,8 @@ mod tests {
             // No step in any direction leads lower.
             for seed in 0..20 {
                 let step = Array2::from_shape_vec(fit.parameters.dim(), normal(seed, 9, fit.parameters.len())).unwrap();
-                let there = problem.at(&(&fit.parameters + &(step * 1e-3)));
-                assert!(there.objective > fit.certificate.objective);
+                let trial = problem.at(&(&fit.parameters + &(step * 1e-3)));
+                assert!(trial.objective > fit.certificate.objective);
             }
         }
     }
@@ -310,13 +310,13 @@ mod tests {
         let at = Array2::from_shape_vec((3, 4), normal(4, 4, 12)).unwrap() * 0.1;
         let step = Array2::from_shape_vec((3, 4), normal(4, 5, 12)).unwrap();
         let h = 1e-6;
-        let (here, plus, minus) =
+        let (current, plus, minus) =
             (problem.at(&at), problem.at(&(&at + &(&step * h))), problem.at(&(&at - &(&step * h))));
         let slope = (plus.objective - minus.objective) / (2.0 * h);
         // Errors of central differences: h² times third derivatives of some hundreds, and ε/h.
-        assert!((slope - inner(&here.gradient, &step)).abs() < 1e-7);
+        assert!((slope - inner(&current.gradient, &step)).abs() < 1e-7);
         let change = (&plus.gradient - &minus.gradient) / (2.0 * h);
-        assert!(length(&(change - problem.curvature(&here.probabilities, &step))) < 1e-6);
+        assert!(length(&(change - problem.curvature(&current.probabilities, &step))) < 1e-6);
     }
 
     #[test]

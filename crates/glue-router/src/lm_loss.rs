@@ -48,8 +48,8 @@ pub struct LmExamples<'a> {
     pub model: &'a str,
 }
 
-/// Trains `gates` of the mixture from where they are. With `state` the training is kept in that file, and with `resume` goes on
-/// from there, to the bit as if it had not been ended.
+/// Trains `gates` of the mixture from where they are. With `state` the training is saved in that file, and with `resume` it resumes
+/// there, to the bit as if it had not been interrupted.
 ///
 /// # Errors
 /// [`RouterError::TooFewItems`], [`RouterError::Setting`], [`RouterError::NoGradient`] that names a gate which the loss does not

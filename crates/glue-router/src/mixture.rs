@@ -54,7 +54,7 @@ pub struct TrainRequest {
     pub mixture: PathBuf,
     /// The split with the items to train with. Default: `train`.
     pub split: String,
-    /// The most items of each task; all by default.
+    /// Maximum number of items of each task; all by default.
     pub limit: Option<usize>,
     /// Default: a fifth.
     pub held: Held,
@@ -72,7 +72,7 @@ pub struct TrainRequest {
     pub settings: TrainSettings,
     /// Where states are kept; nowhere by default.
     pub state: Option<PathBuf>,
-    /// Whether a training that is kept there goes on.
+    /// Whether a saved training is resumed.
     pub resume: bool,
 }
 

@@ -24,16 +24,16 @@ pub struct PromptSource<'a> {
     pub tasks: &'a [Task],
     /// Their split: not the one that the mixture will be judged by.
     pub split: &'a str,
-    /// The most items of each task; all when absent.
+    /// Maximum number of items of each task; all when absent.
     pub limit: Option<usize>,
     /// Experts of tasks or skills, by name, beside those that the description names.
     pub given: BTreeMap<String, String>,
-    /// The most prompts of an expert, and the most negative ones; at least 1. [`PROMPTS`] is usual.
+    /// Maximum number of prompts of an expert, and of negative ones; at least 1. [`PROMPTS`] is usual.
     pub count: usize,
 }
 
 /// Gives prompts to the experts of `plan` that gates are made for and that have none, and notes in the plan whence they are. The
-/// shared expert of Qwen2-MoE's form, if it has none, is given items of all tasks. Which items are drawn is a function of the
+/// shared expert of Qwen2-MoE's format, if it has none, is given items of all tasks. Which items are drawn is a function of the
 /// plan's seed. Where every expert has prompts nothing is read.
 ///
 /// # Errors

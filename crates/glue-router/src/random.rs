@@ -1,4 +1,4 @@
-//! Random numbers as a function of seed and stream, so that nothing has to be kept of a generator to go on later.
+//! Random numbers as a function of seed and stream: a resumed training needs no state of a generator.
 //!
 //! PCG XSL RR 128/64 (O'Neill, *PCG*, HMC-CS-2014-0905).
 

@@ -1,4 +1,4 @@
-//! What gates read: states of the tokens of prompts at places of a model, and pools of them.
+//! What gates read: states of the tokens of prompts at sites of a model, and pools of them.
 
 use crate::error::RouterError;
 use crate::watch::{Watch, go_on};
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A place in a decoder where a gate can read.
+/// Where in a decoder a gate can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum ResidualSite {
     /// The residual stream: 0 is the embedding, l what leaves the l-th layer counted from 1 and enters layer l counted from 0,
     /// and the number of layers plus 1 the state after the final norm.
-    Stream(usize),
+    Residual(usize),
     /// What the MLP of layer l, counted from 0, reads: the stream after attention and the norm before the MLP.
     MlpInput(usize),
 }
@@ -29,12 +29,12 @@ pub trait TokenStates: Sync {
     /// Number of layers.
     fn layers(&self) -> usize;
 
-    /// For each place the states of all tokens, [tokens of all sequences, width], one sequence after the other. Each sequence
+    /// For each site the states of all tokens, [tokens of all sequences, width], one sequence after the other. Each sequence
     /// stands alone, from position 0; none is empty.
     ///
     /// # Errors
-    /// [`RouterError`], such as for a place that the model does not have.
-    fn states(&self, sequences: &[&[u32]], places: &[Place]) -> Result<Vec<Vec<f32>>, RouterError>;
+    /// [`RouterError`], such as for a site that the model does not have.
+    fn states(&self, sequences: &[&[u32]], sites: &[ResidualSite]) -> Result<Vec<Vec<f32>>, RouterError>;
 }
 
 /// A dense model whose states are read.
@@ -97,13 +97,13 @@ impl TokenStates for DenseStates {
         self.model.num_layers()
     }
 
-    fn states(&self, sequences: &[&[u32]], places: &[Place]) -> Result<Vec<Vec<f32>>, RouterError> {
+    fn states(&self, sequences: &[&[u32]], sites: &[ResidualSite]) -> Result<Vec<Vec<f32>>, RouterError> {
         let (mut streams, mut mlps) = (Vec::new(), Vec::new());
-        for place in places {
-            match place {
-                Place::Stream(index) => streams.push(*index),
-                Place::MlpInput(layer) if *layer < self.layers() => mlps.push(*layer),
-                Place::MlpInput(layer) => {
+        for site in sites {
+            match site {
+                ResidualSite::Residual(index) => streams.push(*index),
+                ResidualSite::MlpInput(layer) if *layer < self.layers() => mlps.push(*layer),
+                ResidualSite::MlpInput(layer) => {
                     let reason = format!("the model has {} layers, counted from 0", self.layers());
                     return Err(RouterError::Unsupported { what: format!("the MLP of layer {layer}"), reason });
                 }
@@ -121,11 +121,11 @@ impl TokenStates for DenseStates {
             self.model.observe(&mut tree(sequences), &mut of_mlps)?;
         }
         let (mut of_streams, mut of_mlps) = (of_streams.into_iter(), of_mlps.found.into_iter());
-        let one = |place: &Place| match place {
-            Place::Stream(_) => of_streams.next().unwrap_or_default(),
-            Place::MlpInput(_) => of_mlps.next().unwrap_or_default(),
+        let one = |site: &ResidualSite| match site {
+            ResidualSite::Residual(_) => of_streams.next().unwrap_or_default(),
+            ResidualSite::MlpInput(_) => of_mlps.next().unwrap_or_default(),
         };
-        Ok(places.iter().map(one).collect())
+        Ok(sites.iter().map(one).collect())
     }
 }
 
@@ -160,7 +160,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// The pooled states of each sequence: for each place [sequences, width]. Sums are kept in `f64`. There is no padding: a pool
+/// The pooled states of each sequence: for each site [sequences, width]. Sums are kept in `f64`. There is no padding: a pool
 /// is one of the sequence's own tokens.
 ///
 /// # Errors
@@ -168,7 +168,7 @@ impl<'a> Batches<'a> {
 pub fn pooled_states(
     model: &dyn TokenStates,
     sequences: &[Vec<u32>],
-    places: &[Place],
+    sites: &[ResidualSite],
     pool: Pool,
     watch: &dyn Watch,
 ) -> Result<Vec<Array2<f32>>, RouterError> {
@@ -181,7 +181,7 @@ pub fn pooled_states(
     let run = |range: &std::ops::Range<usize>| -> Result<Vec<Vec<f32>>, RouterError> {
         go_on(watch)?;
         let sequences = &batches.distinct[range.clone()];
-        let states = model.states(sequences, places)?;
+        let states = model.states(sequences, sites)?;
         let pooled = states.iter().map(|states| {
             let mut at = 0;
             let one = |sequence: &&[u32]| {
@@ -200,9 +200,9 @@ pub fn pooled_states(
     } else {
         batches.passes.iter().map(run).collect::<Result<_, _>>()?
     };
-    let of_place = |place: usize| {
-        let rows: Vec<f32> = done.iter().flat_map(|run| &run[place]).copied().collect();
+    let of_site = |site: usize| {
+        let rows: Vec<f32> = done.iter().flat_map(|run| &run[site]).copied().collect();
         Array2::from_shape_fn((sequences.len(), width), |(i, j)| rows[batches.number_of[i] * width + j])
     };
-    Ok((0..places.len()).map(of_place).collect())
+    Ok((0..sites.len()).map(of_site).collect())
 }

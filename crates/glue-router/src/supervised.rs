@@ -81,7 +81,7 @@ pub struct TrainedGate {
 }
 
 /// Trains a gate of the form `kind`; a linear one without `bias` where its place has no room for it. With `state`, a gate with a hidden layer keeps its training in that file after each epoch,
-/// and with `resume` goes on from there, to the bit as if it had not been ended.
+/// and with `resume` resumes there, to the bit as if it had not been interrupted.
 ///
 /// # Errors
 /// [`RouterError::TooFewItems`], [`RouterError::Mismatch`], [`RouterError::NotFinite`], [`RouterError::Setting`],

@@ -90,7 +90,7 @@ impl<'a> Through<'a> {
             let logits = if self.routing(gate) == Some(Routing::Token) { Rows::All } else { Rows::None };
             let all = [self.model.num_layers()];
             let output = self.model.forward_train(&tree, &Want { logits, hidden: &all }, &weights)?;
-            let read = output.routing.iter().find(|said| said.gate == gate).and_then(|said| said.inputs.as_ref());
+            let read = output.routing.iter().find(|of| of.gate == gate).and_then(|of| of.inputs.as_ref());
             let Some(read) = read else {
                 let reason = "the runtime does not show what it reads".to_owned();
                 return Err(RouterError::Unsupported { what: format!("gate {gate}"), reason });
@@ -230,21 +230,21 @@ impl<'a> Through<'a> {
             load: Vec::new(),
             gradients: Vec::new(),
         };
-        let mut said: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
-        said.sort_by_key(|said| said.gate);
-        for said in &said {
-            let experts = said.scores.dim(1)?;
+        let mut outputs: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
+        outputs.sort_by_key(|output| output.gate);
+        for output in &outputs {
+            let experts = output.scores.dim(1)?;
             let mut counts = vec![0.0f64; experts];
-            said.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
+            output.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
             let choices = counts.iter().sum::<f64>().max(1.0);
             let load: Vec<f64> = counts.iter().map(|count| count / choices).collect();
             let shares: Vec<f32> = load.iter().map(|&share| share as f32).collect();
             let shares = Tensor::from_vec(shares, experts, &Device::Cpu)?;
-            let mean = log_softmax(&said.scores)?.exp()?.mean(0)?;
+            let mean = log_softmax(&output.scores)?.exp()?.mean(0)?;
             let term = ((mean * shares)?.sum_all()? * experts as f64)?;
             found.balance.push(f64::from(term.to_scalar::<f32>()?));
             found.load.push(load);
-            total = (total + (term * (balance / said_count(&output)))?)?;
+            total = (total + (term * (balance / outputs.len() as f64))?)?;
         }
         if !trained.is_empty() {
             let slopes = total.backward()?;
@@ -263,10 +263,6 @@ fn slope_of(slopes: &GradStore, variable: &Var, gate: &str) -> Result<Tensor, Ro
         let gate = gate.trim_end_matches('.').to_owned();
         RouterError::NoGradient { gate, reason: "the loss does not depend on it".into() }
     })
-}
-
-fn said_count(output: &glue_lm::Output) -> f64 {
-    output.routing.len().max(1) as f64
 }
 
 /// log softmax over the last extent, of operations that have gradients.

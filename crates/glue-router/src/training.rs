@@ -1,5 +1,5 @@
 //! Training by gradients: AdamW (Loshchilov and Hutter, arXiv 1711.05101) with warm-up, clipping, early stopping, and states
-//! from which a training goes on as if it had never been ended.
+//! from which a training is resumed as if it had never been interrupted.
 //!
 //! The order of items is a function of seed and epoch, so that a state is epoch, step, parameters and moments, and a resumed
 //! training takes the same steps to the bit.
@@ -15,7 +15,7 @@ use std::path::Path;
 /// How a training by gradients goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
-    /// The most passes over all items, at least 1.
+    /// Maximum number of epochs, at least 1.
     pub epochs: usize,
     /// Items of a step, at least 1.
     pub batch: usize,
@@ -125,7 +125,7 @@ pub(crate) struct Keep<'a> {
     pub(crate) path: &'a Path,
     /// Data, settings, start: whatever makes another training.
     pub(crate) about: Value,
-    /// Whether to go on from a state that is there.
+    /// Whether to resume from a saved state.
     pub(crate) resume: bool,
 }
 
@@ -391,9 +391,9 @@ mod tests {
             // What is complete is not done again.
             let again = train(&objective, &[4.0], &SETTINGS, Some(&keep(true)), &After(AtomicUsize::new(0))).unwrap();
             assert_eq!(again, whole);
-            // Without the wish to resume it begins anew.
-            let anew = train(&objective, &[4.0], &SETTINGS, Some(&keep(false)), &After(AtomicUsize::new(0)));
-            assert!(matches!(anew, Err(RouterError::Stopped)));
+            // Without `resume` it starts over.
+            let restarted = train(&objective, &[4.0], &SETTINGS, Some(&keep(false)), &After(AtomicUsize::new(0)));
+            assert!(matches!(restarted, Err(RouterError::Stopped)));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Training of gates by the loss of answers: what it changes, what it refuses, and that it goes on as if it had not been ended.
+//! Training of gates by the loss of answers: what it changes, what it refuses, and that it resumes as if it had not been interrupted.
 
 use glue_lm::Model;
 use glue_router::RouterError;

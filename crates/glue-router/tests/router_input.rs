@@ -3,7 +3,7 @@
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{GateMode, Level, MixConfig, MixPlan, MixtureSpec, Pool, RouterKind, Routing, RunOptions, run};
 use glue_router::gate::Gate;
-use glue_router::init::{ExpertPrompts, GatePlaces, ILL_CONDITIONED, gates_from_prompts};
+use glue_router::init::{ExpertPrompts, GateSites, ILL_CONDITIONED, gates_from_prompts};
 use glue_router::states::DenseStates;
 use glue_router::through::Through;
 use glue_router::watch::Unwatched;
@@ -67,9 +67,9 @@ fn rows_are_those_of_the_states_of_transformers() {
         ("mean", Routing::Sample, Pool::Mean),
         ("last", Routing::Sample, Pool::Last),
     ] {
-        let places = GatePlaces::of(&spec(Level::Ffn, routing, pool));
+        let sites = GateSites::of(&spec(Level::Ffn, routing, pool));
         let made =
-            gates_from_prompts(GateMode::RouterInput, &places, &prompts(), &model, &tokenizer, &Unwatched).unwrap();
+            gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &Unwatched).unwrap();
         for (layer, gate) in made.gates.iter().enumerate() {
             let key = format!("{name}.{layer}");
             let Some(view) = reference.get(&key) else { continue };
@@ -118,8 +118,8 @@ fn rows_are_means_of_what_the_gates_of_the_mixture_read() {
             let mixture = Model::open(&out).unwrap();
             let through = Through::new(&mixture).unwrap();
             let stored = through.stored().unwrap();
-            let places = GatePlaces::of(&spec(level, routing, pool));
-            let made = gates_from_prompts(GateMode::RouterInput, &places, &prompts(), &model, &tokenizer, &Unwatched);
+            let sites = GateSites::of(&spec(level, routing, pool));
+            let made = gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &Unwatched);
             let made = match made {
                 Ok(made) => made,
                 // The first token is BOS in every prompt, and nothing stands before it that could tell prompts apart.

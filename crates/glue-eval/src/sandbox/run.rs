@@ -8,7 +8,7 @@ use super::interpreter::Interpreter;
 use super::process::{Ended, Process};
 use super::scratch::{Scratch, remove_abandoned};
 use super::threads::Listener;
-use super::watch::{ASK, End, Tail, Watched};
+use super::watch::{ASK, End, OutputTail, Watched};
 use super::{Execution, Limits, Options, Outcome, SandboxError, Strength};
 use seccompiler::BpfProgram;
 use std::fs::File;
@@ -195,8 +195,8 @@ impl Jail {
             listener,
             document,
             sent: 0,
-            reply: Tail::new(64),
-            outputs: outputs.map(|pipe| (pipe.map(File::from), Tail::new(limits.output_bytes))),
+            reply: OutputTail::new(64),
+            outputs: outputs.map(|pipe| (pipe.map(File::from), OutputTail::new(limits.output_bytes))),
         };
         let measured = shared.map(|_| scratch);
         let end = watched.watch(started, limits, measured, stop).map_err(failed("watching a program"))?;

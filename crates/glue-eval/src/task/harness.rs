@@ -15,7 +15,7 @@ use super::fields::{ANSWERS, EXAMPLES, Fields, texts};
 use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task};
 use crate::data::{self, Format, Row, describe};
-use crate::error::{EvalError, Place, TaskError};
+use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::{Filter, Pipeline};
 use crate::python::{self, literal};
 use crate::template::Templates;
@@ -100,7 +100,7 @@ pub(super) struct Harness {
 
 /// Checks a document into a task.
 pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
-    let fields = Fields { place: Place::file(&document.path), map: &document.map, sources: &document.sources };
+    let fields = Fields { place: FilePosition::file(&document.path), map: &document.map, sources: &document.sources };
     for (key, reason) in REFUSED {
         if fields.get(key).is_some() {
             let reason = (*reason).to_string();
@@ -224,7 +224,7 @@ fn samples(own: &Fields<'_>) -> Result<Option<Vec<Row>>, TaskError> {
 /// An item with what is needed to say where it stands and what its columns are.
 struct Doc<'a> {
     row: &'a Row,
-    place: Place,
+    place: FilePosition,
 }
 
 /// What turns items of one split into questions.
@@ -446,9 +446,9 @@ impl Harness {
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let limit = options.limit.unwrap_or(usize::MAX);
         let mut items: Vec<Item> = Vec::new();
-        let mut form: Option<Form> = None;
+        let mut layout: Option<ItemLayout> = None;
         for (file, row) in read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).take(limit) {
-            let doc = Doc { row, place: Place::at(file, row.line) };
+            let doc = Doc { row, place: FilePosition::at(file, row.line) };
             let drawn =
                 examples.draw(num_fewshot, excluded.then_some(row)).ok_or_else(|| TaskError::TooFewExamples {
                     path: task.path.clone(),
@@ -462,9 +462,9 @@ impl Harness {
             for example in drawn {
                 let at = pool.iter().position(|row| std::ptr::eq(row, example)).unwrap_or_default();
                 let path: &Path = pool_files.get(at).map_or(task.path.as_path(), PathBuf::as_path);
-                turns.extend(reader.example(&Doc { row: example, place: Place::at(path, example.line) })?);
+                turns.extend(reader.example(&Doc { row: example, place: FilePosition::at(path, example.line) })?);
             }
-            let ask = self.ask(task.kind, &reader, &doc, turns, &mut form, options)?;
+            let ask = self.ask(task.kind, &reader, &doc, turns, &mut layout, options)?;
             items.push(Item { place: doc.place, fields: row.fields.clone(), ask });
         }
         Ok(Items { split: split.into(), num_fewshot, items, notes })
@@ -480,7 +480,7 @@ impl Harness {
         reader: &Reader<'_>,
         doc: &Doc<'_>,
         turns: Vec<prompt::Turn>,
-        form: &mut Option<Form>,
+        layout: &mut Option<ItemLayout>,
         options: &ItemOptions<'_>,
     ) -> Result<Ask, EvalError> {
         let rules = &self.rules;
@@ -496,7 +496,7 @@ impl Harness {
         let text = reader.text(rules, doc)?;
         let choices = rules.choice.as_ref().map(|rule| reader.choices(rule, doc)).transpose()?;
         // The first item decides what all of them are.
-        let form = *form.get_or_insert(Form { several_contexts: text.is_u64(), several_targets: target.is_array() });
+        let layout = *layout.get_or_insert(ItemLayout { several_contexts: text.is_u64(), several_targets: target.is_array() });
         let context = |question: &str| -> Result<String, EvalError> {
             reader.budget.spend(prompt::length(&turns))?;
             let mut turns = turns.clone();
@@ -504,7 +504,7 @@ impl Harness {
             Ok(prompt::render(&turns, options.chat)?)
         };
         let delimiter = prompt::continuation_delimiter(&rules.delimiters.target, prefix.as_deref(), options.chat);
-        if let (Kind::MultipleChoice, true, Some(choices)) = (kind, form.several_contexts, &choices) {
+        if let (Kind::MultipleChoice, true, Some(choices)) = (kind, layout.several_contexts, &choices) {
             let gold = reader.gold(&text, choices, doc)?;
             let contexts = choices.iter().map(|choice| context(choice)).collect::<Result<_, _>>()?;
             let continuations = vec![format!("{delimiter}{}", jinja::str(&target))];
@@ -526,7 +526,7 @@ impl Harness {
                         let gold = reader.gold(&target, &choices, doc)?;
                         gold.into_iter().map(|index| choices[index].clone()).collect()
                     }
-                    None => self.targets(reader, doc, target, form)?,
+                    None => self.targets(reader, doc, target, layout)?,
                 };
                 let check = match kind {
                     Kind::Code => Check::Run { before: String::new(), after: format!("\n{}\n", targets.join("\n")) },
@@ -545,14 +545,14 @@ impl Harness {
     }
 
     /// The texts that an answer may be equal to.
-    fn targets(&self, reader: &Reader<'_>, doc: &Doc<'_>, target: Value, form: Form) -> Result<Vec<String>, TaskError> {
+    fn targets(&self, reader: &Reader<'_>, doc: &Doc<'_>, target: Value, layout: ItemLayout) -> Result<Vec<String>, TaskError> {
         let looks_like_one = match &self.rules.target {
             Rule::Text(_, source) if !reader.columns.contains(source.as_str()) => {
                 "; the harness reads a template's result in brackets as a list, and not the name of a field"
             }
             _ => "",
         };
-        let expected = match (&target, form.several_targets) {
+        let expected = match (&target, layout.several_targets) {
             (Value::Array(_), true) => match texts(&target).filter(|targets| !targets.is_empty()) {
                 Some(targets) => return Ok(targets),
                 None => "a list of texts",
@@ -567,7 +567,7 @@ impl Harness {
 
 /// What the items of a task are like.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+struct ItemLayout {
     /// The choices are contexts and not continuations.
     several_contexts: bool,
     /// More than one answer is right.

@@ -1,4 +1,4 @@
-//! The configuration of a mixture in the project's own form: what is mixed, and what it is mixed into.
+//! The configuration of a mixture in the native format: what is mixed, and what it is mixed into.
 
 use super::Architecture;
 use crate::error::LmError;

@@ -9,14 +9,14 @@ use crate::lm_loss::{LmExamples, train_by_loss, with_parameters};
 use crate::losses::losses_of_models;
 use crate::report::RoutingTable;
 use crate::state_file::{Numbers, StateFile};
-use crate::states::{DenseStates, Place, TokenStates, pooled_states};
+use crate::states::{DenseStates, ResidualSite, TokenStates, pooled_states};
 use crate::supervised::{Examples, train_gate};
 use crate::through::Through;
 use crate::training::kept_parameters;
 use crate::watch::{Watch, go_on};
 use glue_eval::Task;
 use glue_lm::{Model, Tokenizer};
-use glue_mixture::{Form, Gates, Mixture, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_mixture::{MixtureFormat, Gates, Mixture, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, Config, ContentHash, Dtype};
 use ndarray::Array2;
@@ -177,8 +177,8 @@ impl Trainer {
             let kind = self.request.router.unwrap_or(self.sites.router);
             let path = self.request.state.as_ref().map(|state| state.join(format!("gate-{gate}.state")));
             let state = path.as_deref().map(|path| (path, self.request.resume));
-            // Forms that other programs know have no bias.
-            let bias = self.sites.form == Form::Native;
+            // Formats that other programs know have no bias.
+            let bias = self.sites.format == MixtureFormat::Native;
             let trained = train_gate(kind, bias, &examples, &validation, &self.request.settings, state, watch)?;
             // Accuracy is that of the gate as it is stored.
             let stored = self.as_stored(std::slice::from_ref(&trained.gate))?;
@@ -299,8 +299,8 @@ impl Trainer {
             Opened::Shared { model } => Through::new(model)?.inputs(&data.prompts(), &self.gates, gate, watch)?,
             Opened::Whole { spec, router } => {
                 let prompts: Vec<Vec<u32>> = data.encoded.iter().map(|item| item.prompt.clone()).collect();
-                let place = [Place::Stream(spec.router_layer)];
-                let mut found = pooled_states(router.as_ref(), &prompts, &place, spec.pool, watch)?;
+                let site = [ResidualSite::Residual(spec.router_layer)];
+                let mut found = pooled_states(router.as_ref(), &prompts, &site, spec.pool, watch)?;
                 found.pop().unwrap_or_else(|| Array2::zeros((0, router.width())))
             }
         };

@@ -1,7 +1,7 @@
 //! The parts of a task file: generation, filters, metrics, data files.
 
 use crate::data::Format;
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
@@ -306,7 +306,7 @@ pub(super) fn data_files(fields: &Fields<'_>) -> Result<(Format, SplitFiles), Ta
 
 /// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task file's
 /// directory, the nearest first.
-fn resolve(task: &Path, place: &Place, file: &str) -> Result<PathBuf, TaskError> {
+fn resolve(task: &Path, place: &FilePosition, file: &str) -> Result<PathBuf, TaskError> {
     if file.contains("://") || file.contains('*') {
         return Err(TaskError::Unsupported {
             place: place.clone(),
