@@ -216,8 +216,7 @@ impl LocalModel {
             .iter()
             .map(|pair| ScoreRequest { context: &pair.context, continuation: &pair.continuation })
             .collect();
-        let mut options = ScoreOptions::default();
-        options.cancel = self.cancel.clone();
+        let options = ScoreOptions { cancel: self.cancel.clone(), ..ScoreOptions::default() };
         let scores = self.text.model.score(&requests, &options, progress).map_err(ModelError::caused_by)?;
         let answer = |(score, pair): (glue_lm::Score, &Pair)| LogLikelihood {
             logprob: score.logprob,

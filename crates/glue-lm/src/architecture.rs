@@ -20,6 +20,7 @@ use serde_json::Value;
 
 /// The function inside the gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activation {
     /// x · sigmoid(x): `silu`, `swish`.
     Silu,
@@ -33,7 +34,8 @@ pub enum Activation {
 
 /// Where the norms of a layer stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormPlaces {
+#[non_exhaustive]
+pub enum NormPlacement {
     /// Before attention and before the MLP.
     Before,
     /// After each of the two, before the sum with the residual stream (OLMo 2).
@@ -44,6 +46,7 @@ pub enum NormPlaces {
 
 /// Norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QkNorm {
     /// None.
     None,
@@ -55,7 +58,8 @@ pub enum QkNorm {
 
 /// How the projections of a layer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Storage {
+#[non_exhaustive]
+pub enum ProjectionLayout {
     /// A tensor each.
     Separate,
     /// Queries, keys and values in one tensor, gate and up in another (Phi 3).
@@ -64,6 +68,7 @@ pub enum Storage {
 
 /// A mixture of experts in place of the MLP (Mixtral, Qwen2-MoE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Experts {
     /// Experts in a layer, at least 1.
     pub count: usize,
@@ -79,6 +84,7 @@ pub struct Experts {
 
 /// What differs between the layers of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LayerKind {
     /// Positions a query sees, its own included; all before it when absent. At least 1.
     pub window: Option<usize>,
@@ -113,7 +119,7 @@ pub struct Architecture {
     /// Added to the stored weights of norms: 1 for Gemma, else 0.
     pub norm_offset: f32,
     /// Where norms stand.
-    pub norms: NormPlaces,
+    pub norms: NormPlacement,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
     /// The function inside the MLP.
@@ -136,7 +142,7 @@ pub struct Architecture {
     /// Whether the MLP has biases.
     pub mlp_bias: bool,
     /// How projections are stored.
-    pub storage: Storage,
+    pub storage: ProjectionLayout,
     /// Experts in place of the MLP, in the layers that say so.
     pub experts: Option<Experts>,
     /// One entry per layer.

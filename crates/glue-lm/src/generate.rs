@@ -57,7 +57,7 @@ impl Prompt {
     }
 }
 
-/// What to generate.
+/// What to generate. Options that will be added have a default: end a literal with `..GenerateOptions::default()`.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
     /// Maximum number of new tokens per sequence, at least 1. Default: 128.

@@ -38,9 +38,9 @@ pub struct Score {
     pub greedy: bool,
 }
 
-/// How requests are packed. Affects speed and memory, and results by rounding alone.
+/// How requests are packed. Affects speed and memory, and results by rounding alone. Options that will be added have a default: end a
+/// literal with `..ScoreOptions::default()`.
 #[derive(Debug, Clone, Default)]
-#[non_exhaustive]
 pub struct ScoreOptions {
     /// Rows of one pass, at least 1; chosen by the size of the model when absent. A single sequence may be longer.
     pub rows: Option<usize>,
@@ -59,7 +59,8 @@ const SIDE_BY_SIDE: usize = 64 << 20;
 
 impl Model {
     /// Scores every request: the sum of log-probabilities of its continuation after its context. In the order of `requests`;
-    /// the number of threads does not change a result. `progress` is called, from any thread, with the number of requests that have just been done.
+    /// the number of threads does not change a result. `progress` is called, from any thread, with the number of requests that have
+    /// just been done.
     ///
     /// # Errors
     /// Before anything is computed: [`LmError::Request`] for an empty context or continuation, [`LmError::TooLong`] for one

@@ -211,8 +211,7 @@ fn scores_follow_their_definition_and_threads_change_nothing() {
         let asked: Vec<ScoreRequest<'_>> =
             requests.iter().map(|(context, continuation)| ScoreRequest { context, continuation }).collect();
         let score = |rows, threads| {
-            let mut options = ScoreOptions::default();
-            options.rows = rows;
+            let options = ScoreOptions { rows, ..ScoreOptions::default() };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let scores = pool.install(|| model.score(&asked, &options, &|_| {})).unwrap();
             scores.into_iter().map(|score| score.logprob).collect::<Vec<f64>>()

@@ -74,6 +74,7 @@ pub struct Expert {
 
 /// The format that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum RequestedFormat {
     /// Qwen2-MoE's when there is a shared expert, Mixtral's where it can hold the mixture, else the project's own.
     #[default]

@@ -10,6 +10,7 @@ use std::path::Path;
 
 /// The format a mixture is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MixtureFormat {
     /// `MixtralForCausalLM`, with its classic tensor names.
     Mixtral,

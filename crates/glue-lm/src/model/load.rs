@@ -5,7 +5,7 @@ use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
 use super::gate::{Router, load_gate};
 use super::layer::Layer;
 use super::{DecoderLayer, Model, UpperExperts};
-use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
+use crate::architecture::{Architecture, Experts, NormPlacement, QkNorm, ProjectionLayout};
 use crate::error::LmError;
 use crate::gradients::Stored;
 use crate::norm::RmsNorm;
@@ -176,9 +176,9 @@ impl Loader<'_> {
     fn layer(&self, index: usize, at: &str) -> Result<Layer, LmError> {
         let norm = |name: &str| self.norm(&format!("{at}{name}"), self.arch.hidden_size);
         let (before, after) = match self.arch.norms {
-            NormPlaces::Before => (["input_layernorm", "post_attention_layernorm"].map(Some), [None; 2]),
-            NormPlaces::After => ([None; 2], ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some)),
-            NormPlaces::Around => (
+            NormPlacement::Before => (["input_layernorm", "post_attention_layernorm"].map(Some), [None; 2]),
+            NormPlacement::After => ([None; 2], ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some)),
+            NormPlacement::Around => (
                 ["input_layernorm", "pre_feedforward_layernorm"].map(Some),
                 ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some),
             ),
@@ -198,11 +198,11 @@ impl Loader<'_> {
         let at = |name: &str| format!("{at}self_attn.{name}");
         let (width, kv_width) = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim);
         let [q, k, v] = match arch.storage {
-            Storage::Separate => {
+            ProjectionLayout::Separate => {
                 let one = |name, out| self.projection(&at(name), out, arch.hidden_size, arch.qkv_bias);
                 [one("q_proj", width)?, one("k_proj", kv_width)?, one("v_proj", kv_width)?]
             }
-            Storage::Fused => {
+            ProjectionLayout::Fused => {
                 let all = self.projection(&at("qkv_proj"), width + 2 * kv_width, arch.hidden_size, arch.qkv_bias)?;
                 split(&all, [width, kv_width, kv_width])
             }
@@ -251,11 +251,11 @@ impl Loader<'_> {
         let (hidden, bias) = (arch.hidden_size, arch.mlp_bias);
         let at = |name: &str| format!("{at}{name}");
         let [gate, up] = match arch.storage {
-            Storage::Separate => {
+            ProjectionLayout::Separate => {
                 let one = |name| self.projection(&at(name), inner, hidden, bias);
                 [one("gate_proj")?, one("up_proj")?]
             }
-            Storage::Fused => split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner]),
+            ProjectionLayout::Fused => split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner]),
         };
         let down = self.projection(&at("down_proj"), hidden, inner, bias)?;
         Ok(Mlp { gate, up, down, activation: arch.activation })
