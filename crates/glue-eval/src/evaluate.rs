@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// How an evaluation is done.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
-    /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for the native form.
+    /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for native tasks.
     pub split: Option<String>,
     /// Maximum number of items of each task, from its beginning; all by default.
     pub limit: Option<usize>,

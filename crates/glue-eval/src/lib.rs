@@ -72,6 +72,11 @@
 //! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then in a
 //! [`sandbox`].
 
+/// The examples of README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExamples;
+
 mod cache;
 mod data;
 pub mod error;

@@ -1,8 +1,10 @@
-//! Decoder language models of the Llama family on a CPU: packed batches, KV cache, hidden states, scores, generation.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
-//! The way in is [`Model::open`] for a model directory and [`Model::new`] for tensors already in memory. A batch is a
-//! [`Tree`] of tokens: sequences that begin alike share the rows of what they share, nothing is padded, and the tree is
-//! also the cache that later passes continue from. [`Model::score`] packs continuations to be scored into such trees.
+//! A model with its tokenizer is a [`TextModel`]; [`AnyTextModel`] is that or a mixture of whole models. Below it stands [`Model`], which
+//! knows tokens only: [`Model::open`] for a model directory, [`Model::new`] for tensors in memory. A batch is a [`Tree`] of tokens:
+//! sequences with a common prefix share its rows, nothing is padded, and the tree is also the KV cache that later passes continue
+//! from. [`Model::score`] packs continuations to be scored into such trees.
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! Mixtures of experts: what one is, building it from checkpoints, and the files it is written to.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
 //! The way in is [`MixConfig::parse`] for the description, [`MixPlan::new`] for everything that can be checked before a weight is
 //! read, and [`run()`] to write. Gates come from outside, made from what [`MixPlan::gate_request`] says, or from

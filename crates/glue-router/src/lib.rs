@@ -1,4 +1,5 @@
-//! Routers of mixtures: gates from prompts, and their training.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
 //! | module | holds |
 //! |---|---|
