@@ -49,7 +49,7 @@ pub(crate) struct Extract {
 }
 
 impl Pipeline {
-    /// The stripped first answer, as the native form compares it.
+    /// The stripped first answer, as native tasks compare it.
     pub(crate) fn strip() -> Pipeline {
         Pipeline { name: "strip".into(), filters: vec![Filter::RemoveWhitespace, Filter::TakeFirst] }
     }

@@ -97,7 +97,7 @@ mod task;
 mod template;
 
 pub use cache::Cache;
-pub use error::{EvalError, ModelError, FilePosition, TaskError};
+pub use error::{EvalError, FilePosition, ModelError, TaskError};
 pub use evaluate::{EvalOptions, Prepared, Unwatched, Watch, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{

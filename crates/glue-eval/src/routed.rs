@@ -180,7 +180,8 @@ impl LanguageModel for RoutedModel {
     /// The router reads the conversation by its own template, or the contents line by line where it has none; the template of the
     /// expert renders it.
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
-        let has_template = self.mixture.router().tokenizer.chat_template(None).map_err(ModelError::caused_by)?.is_some();
+        let has_template =
+            self.mixture.router().tokenizer.chat_template(None).map_err(ModelError::caused_by)?.is_some();
         let read = match has_template {
             true => Prompt::rendered(self.router.chat(messages)?),
             false => {

@@ -9,7 +9,7 @@ mod prompt;
 
 pub use discover::{load_tasks, select};
 
-use crate::error::{EvalError, ModelError, FilePosition, TaskError};
+use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::MetricSpec;
 use crate::model::{ChatMessage, Sampling};
@@ -124,7 +124,7 @@ impl Task {
 
 /// Which items are wanted, and how their prompts are made.
 pub(crate) struct ItemOptions<'a> {
-    /// The split; `None` for the one that the task names, which is `test` for the native form.
+    /// The split; `None` for the one that the task names, which is `test` for native tasks.
     pub(crate) split: Option<&'a str>,
     /// Maximum number of items, from the beginning.
     pub(crate) limit: Option<usize>,

@@ -70,6 +70,7 @@ pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Messa
 pub use decode_stream::DecodeStream;
 pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, Prompt};
+pub use glue_mixture::Gate;
 pub use gradients::{Gradients, ScoredTokens};
 pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, Rows, Want};
 pub use padded::{PaddedBatch, PaddedOutput};
@@ -80,7 +81,6 @@ pub use score::{Score, ScoreOptions, ScoreRequest};
 pub use stop::{Passed, StopFilter};
 pub use text::{TextError, TextModel};
 pub use tokenizer::{Tokenizer, TokenizerError};
-pub use glue_mixture::Gate;
 pub use train::GateInfo;
 pub use tree::{Branch, Tree};
 pub use weight::{Weight, WeightError};

@@ -253,7 +253,8 @@ impl Model {
         let mut output_rows = rows.clone();
         output_rows.sort_unstable();
         output_rows.dedup();
-        let request = Request { output_rows: &output_rows, hidden: want.hidden, keep, gates, observing: false, tape: None };
+        let request =
+            Request { output_rows: &output_rows, hidden: want.hidden, keep, gates, observing: false, tape: None };
         let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
         let states = if rows == output_rows {
             states

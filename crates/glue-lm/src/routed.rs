@@ -1,10 +1,10 @@
 //! Mixtures of whole models: a router model reads the text of a prompt, and one of several models, each with its own shape,
 //! vocabulary and tokenizer, answers it.
 
+use crate::batches::batches;
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
 use crate::generate::{GenerateOptions, Generated, Input, Prompt};
-use crate::batches::batches;
 use crate::model::{Rows, StoredGate, Want, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;

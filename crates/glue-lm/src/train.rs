@@ -15,9 +15,7 @@ fn check(gate: &Gate<Tensor>, index: usize, info: &GateInfo, hidden: usize) -> R
     let refuse = |reason: String| Err(LmError::Gate { index, reason });
     let kind = match gate {
         Gate::Linear { .. } => RouterKind::Linear,
-        Gate::Mlp { up_weight, .. } => {
-            RouterKind::Mlp { hidden_size: up_weight.dims().first().copied().unwrap_or(0) }
-        }
+        Gate::Mlp { up_weight, .. } => RouterKind::Mlp { hidden_size: up_weight.dims().first().copied().unwrap_or(0) },
     };
     let shapes = Gate::shapes(kind, info.experts, hidden);
     for ((name, tensor), (_, shape)) in gate.tensors().into_iter().zip(shapes.tensors()) {

@@ -3,9 +3,7 @@
 mod support;
 
 use candle_core::{DType, Device, Var};
-use glue_lm::{
-    Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want,
-};
+use glue_lm::{Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want};
 use std::sync::Arc;
 use support::mixture::{BASES, Kind, Tensors, base, kinds, model_of, noise};
 use support::{close, data, tokens, values, whole};

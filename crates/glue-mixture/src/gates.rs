@@ -134,7 +134,6 @@ impl<M> Gate<M, Vec<f32>> {
 }
 
 impl Gate {
-
     /// A gate with one hidden layer of width `inner` that gives the same scores as this linear one: silu(z) − silu(−z) = z,
     /// so that two units carry one score; the others are zero. `None` when `inner` is less than twice the number of experts,
     /// or when this is no linear gate.

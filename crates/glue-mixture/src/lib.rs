@@ -36,7 +36,7 @@ pub mod run;
 pub mod sites;
 pub mod spec;
 
-pub use config::{Expert, RequestedFormat, GateMode, MixConfig};
+pub use config::{Expert, GateMode, MixConfig, RequestedFormat};
 pub use error::MixError;
 pub use gates::{Gate, Gates, read_gates};
 pub use glue_tensor::{Unwatched, Watch};

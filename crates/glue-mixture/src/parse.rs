@@ -1,6 +1,6 @@
 //! From a tree of YAML to a checked description.
 
-use crate::config::{Expert, RequestedFormat, GATE_MODES, MixConfig};
+use crate::config::{Expert, GATE_MODES, MixConfig, RequestedFormat};
 use crate::error::MixError;
 use crate::sites::MixtureFormat;
 use crate::spec::{Level, Pool, RouterKind, Routing};

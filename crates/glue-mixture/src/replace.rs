@@ -38,7 +38,8 @@ pub fn write_gates(dir: impl AsRef<Path>, gates: &Gates) -> Result<(), MixError>
     let gate_file = GateFile::find(dir, &sites)?;
     let specs = specs(&sites, &gates, gate_file.dtype);
     let bytes = encode(&specs, &data(&sites, &gates, gate_file.dtype)?);
-    if gate_file.index.is_none() || specs.len() == gate_file.names.len() && specs.iter().all(|s| gate_file.names.contains(&s.name))
+    if gate_file.index.is_none()
+        || specs.len() == gate_file.names.len() && specs.iter().all(|s| gate_file.names.contains(&s.name))
     {
         write_atomic(&gate_file.file, &bytes)?;
     } else {

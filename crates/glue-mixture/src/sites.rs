@@ -101,7 +101,9 @@ impl Sites {
             .collect();
         let step = config.get("decoder_sparse_step").and_then(Value::as_u64).unwrap_or(1).max(1) as usize;
         let mixed = match format {
-            MixtureFormat::Qwen2Moe => (0..layers).filter(|&l| !only.contains(&(l as u64)) && (l + 1) % step == 0).collect(),
+            MixtureFormat::Qwen2Moe => {
+                (0..layers).filter(|&l| !only.contains(&(l as u64)) && (l + 1) % step == 0).collect()
+            }
             _ => (0..layers).collect(),
         };
         let spec = MixtureSpec {
@@ -143,7 +145,11 @@ impl Sites {
             router: spec.router,
             layers: spec.mixed_layers.clone(),
             prefixes,
-            shared: if format == MixtureFormat::Qwen2Moe { spec.mixed_layers.iter().map(shared).collect() } else { Vec::new() },
+            shared: if format == MixtureFormat::Qwen2Moe {
+                spec.mixed_layers.iter().map(shared).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 

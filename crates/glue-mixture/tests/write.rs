@@ -4,7 +4,7 @@ mod common;
 
 use common::{LAYERS, WIDTH, Zoo, files_of, json_of, llama};
 use glue_mixture::{
-    MixtureFormat, Gate, Gates, MixConfig, MixError, MixPlan, Mixture, RunOptions, Sites, Unwatched, read_gates, run,
+    Gate, Gates, MixConfig, MixError, MixPlan, Mixture, MixtureFormat, RunOptions, Sites, Unwatched, read_gates, run,
 };
 use glue_tensor::{Checkpoint, Config, Dtype, ModelDir, widen};
 use serde_json::{Value, json};

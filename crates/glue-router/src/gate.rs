@@ -205,7 +205,8 @@ mod tests {
     use ndarray::array;
 
     fn mlp() -> Gate {
-        let Gate::Mlp { up_weight, down_weight, .. } = Gate::start(RouterKind::Mlp { hidden_size: 3 }, 2, 4, 5, 0) else {
+        let Gate::Mlp { up_weight, down_weight, .. } = Gate::start(RouterKind::Mlp { hidden_size: 3 }, 2, 4, 5, 0)
+        else {
             unreachable!("an MLP was asked for")
         };
         Gate::Mlp { up_weight, up_bias: array![0.1, 0.2, -0.3], down_weight, down_bias: array![0.5, -0.5] }

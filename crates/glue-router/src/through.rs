@@ -167,7 +167,11 @@ impl<'a> Through<'a> {
     }
 
     /// Output of the pass over items, and the loss of each token of their answers, [tokens].
-    fn answers(&self, items: &[&Encoded], gates: &[StoredGate<Tensor>]) -> Result<(glue_lm::Output, Tensor), RouterError> {
+    fn answers(
+        &self,
+        items: &[&Encoded],
+        gates: &[StoredGate<Tensor>],
+    ) -> Result<(glue_lm::Output, Tensor), RouterError> {
         let mut tree = Tree::new();
         let (mut wanted, mut targets): (Vec<_>, Vec<u32>) = (Vec::new(), Vec::new());
         for item in items {
@@ -282,10 +286,7 @@ fn constants(gate: &Gate) -> Result<StoredGate<Tensor>, RouterError> {
 }
 
 /// The values of a gate of the runtime, made by `values` of each of its tensors.
-fn to_arrays<T>(
-    gate: &StoredGate<T>,
-    values: impl Fn(&T) -> Result<Tensor, RouterError>,
-) -> Result<Gate, RouterError> {
+fn to_arrays<T>(gate: &StoredGate<T>, values: impl Fn(&T) -> Result<Tensor, RouterError>) -> Result<Gate, RouterError> {
     let wide = |tensor: &Tensor| -> Result<Vec<f64>, RouterError> {
         Ok(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     };

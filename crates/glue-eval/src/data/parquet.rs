@@ -15,7 +15,10 @@ const LIMITS: Limits = Limits { memory: 8 << 30, time: Duration::from_secs(600) 
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, TaskError> {
     let of_file = path.to_path_buf();
     bounded::run(LIMITS, move || rows(&of_file)).unwrap_or_else(|exceeded| {
-        Err(TaskError::Malformed { place: FilePosition::file(path), message: format!("cannot read Parquet: {exceeded}") })
+        Err(TaskError::Malformed {
+            place: FilePosition::file(path),
+            message: format!("cannot read Parquet: {exceeded}"),
+        })
     })
 }
 

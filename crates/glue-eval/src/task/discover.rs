@@ -173,7 +173,11 @@ struct Member {
 
 impl Group {
     fn read(document: &Document) -> Result<Group, TaskError> {
-        let of = fields::Fields { place: FilePosition::file(&document.path), map: &document.map, sources: &document.sources };
+        let of = fields::Fields {
+            place: FilePosition::file(&document.path),
+            map: &document.map,
+            sources: &document.sources,
+        };
         of.only(&[&["group", "task", "aggregate_metric_list", "group_alias", "metadata", "tag"]])?;
         let tasks = of.required("task")?;
         let mut members = Vec::new();

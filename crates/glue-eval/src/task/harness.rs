@@ -496,7 +496,8 @@ impl Harness {
         let text = reader.text(rules, doc)?;
         let choices = rules.choice.as_ref().map(|rule| reader.choices(rule, doc)).transpose()?;
         // The first item decides what all of them are.
-        let layout = *layout.get_or_insert(ItemLayout { several_contexts: text.is_u64(), several_targets: target.is_array() });
+        let layout =
+            *layout.get_or_insert(ItemLayout { several_contexts: text.is_u64(), several_targets: target.is_array() });
         let context = |question: &str| -> Result<String, EvalError> {
             reader.budget.spend(prompt::length(&turns))?;
             let mut turns = turns.clone();
@@ -545,7 +546,13 @@ impl Harness {
     }
 
     /// The texts that an answer may be equal to.
-    fn targets(&self, reader: &Reader<'_>, doc: &Doc<'_>, target: Value, layout: ItemLayout) -> Result<Vec<String>, TaskError> {
+    fn targets(
+        &self,
+        reader: &Reader<'_>,
+        doc: &Doc<'_>,
+        target: Value,
+        layout: ItemLayout,
+    ) -> Result<Vec<String>, TaskError> {
         let looks_like_one = match &self.rules.target {
             Rule::Text(_, source) if !reader.columns.contains(source.as_str()) => {
                 "; the harness reads a template's result in brackets as a list, and not the name of a field"

@@ -76,8 +76,10 @@ pub(super) struct Native {
 pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
     let path = directory.join("task.json");
     let text = files::read_to_string(&path, files::CONFIG_BYTES).map_err(TaskError::io(&path))?;
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| TaskError::Malformed { place: FilePosition::at(&path, error.line()), message: error.to_string() })?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| TaskError::Malformed {
+        place: FilePosition::at(&path, error.line()),
+        message: error.to_string(),
+    })?;
     let Value::Object(map) = &value else {
         let message = format!("a task should be an object, but is {}", describe(&value));
         return Err(TaskError::Malformed { place: FilePosition::file(&path), message });

@@ -1,6 +1,6 @@
 //! The families that the runtime knows, as data: defaults of absent keys and what no key says.
 
-use super::{NormPlacement, QkNorm, ProjectionLayout};
+use super::{NormPlacement, ProjectionLayout, QkNorm};
 use crate::error::LmError;
 use glue_tensor::Config;
 use serde_json::Value;

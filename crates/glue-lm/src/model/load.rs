@@ -5,7 +5,7 @@ use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
 use super::gate::{Router, load_gate};
 use super::layer::Layer;
 use super::{DecoderLayer, Model, UpperExperts};
-use crate::architecture::{Architecture, Experts, NormPlacement, QkNorm, ProjectionLayout};
+use crate::architecture::{Architecture, Experts, NormPlacement, ProjectionLayout, QkNorm};
 use crate::error::LmError;
 use crate::gradients::Stored;
 use crate::norm::RmsNorm;
@@ -255,7 +255,9 @@ impl Loader<'_> {
                 let one = |name| self.projection(&at(name), inner, hidden, bias);
                 [one("gate_proj")?, one("up_proj")?]
             }
-            ProjectionLayout::Fused => split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner]),
+            ProjectionLayout::Fused => {
+                split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner])
+            }
         };
         let down = self.projection(&at("down_proj"), hidden, inner, bias)?;
         Ok(Mlp { gate, up, down, activation: arch.activation })

@@ -206,7 +206,12 @@ impl Run<'_> {
     }
 
     /// Scores of `router`, and what decides each of the rows wanted, or of all.
-    fn score(&mut self, router: &Router, x: &Tensor, output_rows: SomeRows<'_>) -> Result<(Scored, Vec<usize>), LmError> {
+    fn score(
+        &mut self,
+        router: &Router,
+        x: &Tensor,
+        output_rows: SomeRows<'_>,
+    ) -> Result<(Scored, Vec<usize>), LmError> {
         match router.pool {
             None => {
                 let x = output_rows.map_or_else(|| Ok(x.clone()), |rows| select(x, &numbers(rows)))?;

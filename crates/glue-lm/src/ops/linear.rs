@@ -18,7 +18,12 @@ pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&[f32]>) -> Result<Ten
 }
 
 /// The same; the backward pass records the gradient of the weight where `recording` says.
-pub(crate) fn linear_recorded(x: &Tensor, w: &Weight, bias: Option<&[f32]>, recording: Option<Recording>) -> Result<Tensor> {
+pub(crate) fn linear_recorded(
+    x: &Tensor,
+    w: &Weight,
+    bias: Option<&[f32]>,
+    recording: Option<Recording>,
+) -> Result<Tensor> {
     x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), recording })
 }
 

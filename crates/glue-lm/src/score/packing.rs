@@ -97,7 +97,8 @@ impl Packing {
             }
             let common = self.common_prefix(&range);
             // A prefix run by itself would be rotated as the short sequence that it is.
-            let as_short = self.sequences[self.order[range.start]].length_class.iter().all(|&length_class| length_class == 0);
+            let as_short =
+                self.sequences[self.order[range.start]].length_class.iter().all(|&length_class| length_class == 0);
             let may_be_cut = self.sequences[self.order[range.start]].prompt.is_none();
             if as_short && may_be_cut && common >= depth + LONG_PREFIX {
                 self.prefixes.push(Prefix { parent: prefix, sequence: self.order[range.start], tokens: depth..common });

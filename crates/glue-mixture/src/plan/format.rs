@@ -70,7 +70,8 @@ fn obstacle(inputs: &Inputs<'_>, spec: &MixtureSpec, format: MixtureFormat) -> O
     if spec.router != RouterKind::Linear {
         return because("its gates are linear");
     }
-    let known: &[&str] = if format == MixtureFormat::Mixtral { &["llama", "mistral"] } else { &["llama", "mistral", "qwen2"] };
+    let known: &[&str] =
+        if format == MixtureFormat::Mixtral { &["llama", "mistral"] } else { &["llama", "mistral", "qwen2"] };
     let model_type = base.model_type().unwrap_or("not given");
     if !known.contains(&model_type) {
         return Some(format!("the base's `model_type` is {model_type}, and it holds {}", known.join(", ")));

@@ -309,7 +309,9 @@ impl Inputs<'_> {
     /// A mixture of whole models.
     fn whole(&self) -> Result<Draft, MixError> {
         let config = self.config;
-        if let crate::config::RequestedFormat::Fixed(format @ (MixtureFormat::Mixtral | MixtureFormat::Qwen2Moe)) = config.format {
+        if let crate::config::RequestedFormat::Fixed(format @ (MixtureFormat::Mixtral | MixtureFormat::Qwen2Moe)) =
+            config.format
+        {
             return Err(MixError::Format { format: format.name(), why: "its experts are whole models".into() });
         }
         let needed = "with `whole` each expert reads text";

@@ -218,7 +218,9 @@ fn check_projections(base: &ModelDir, prefix: &str, format: MixtureFormat) -> Re
     let known = |name: &str| MIXTRAL.iter().any(|(part, _)| name.strip_prefix(prefix) == Some(*part));
     let mlp = base.checkpoint().tensors().iter().filter(|info| info.name.starts_with(prefix));
     match mlp.map(|info| &info.name).find(|name| !known(name)) {
-        Some(name) => Err(MixError::Format { format: format.name(), why: format!("it has no place for tensor `{name}`") }),
+        Some(name) => {
+            Err(MixError::Format { format: format.name(), why: format!("it has no place for tensor `{name}`") })
+        }
         None => Ok(()),
     }
 }

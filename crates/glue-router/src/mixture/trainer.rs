@@ -16,7 +16,7 @@ use crate::training::kept_parameters;
 use crate::watch::{Watch, go_on};
 use glue_eval::Task;
 use glue_lm::{Model, Tokenizer};
-use glue_mixture::{MixtureFormat, Gates, Mixture, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_mixture::{Gates, Mixture, MixtureFormat, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, Config, ContentHash, Dtype};
 use ndarray::Array2;

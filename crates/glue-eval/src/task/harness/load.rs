@@ -27,7 +27,10 @@ fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskErr
     let text = files::read_to_string(path, files::CONFIG_BYTES).map_err(TaskError::io(path))?;
     let identity = path.canonicalize().map_err(TaskError::io(path))?;
     if open.contains(&identity) {
-        return Err(TaskError::Malformed { place: FilePosition::file(path), message: "the file includes itself".into() });
+        return Err(TaskError::Malformed {
+            place: FilePosition::file(path),
+            message: "the file includes itself".into(),
+        });
     }
     open.push(identity);
     refuse_functions(path, &text)?;
