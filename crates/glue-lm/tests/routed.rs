@@ -10,7 +10,8 @@ use glue_mixture::{Pool, RouterKind, WholeSpec};
 use glue_tensor::Dtype;
 use std::path::Path;
 use std::sync::Arc;
-use support::{data, tokens, values};
+use support::mixture::noise;
+use support::{data, values};
 
 const PROMPTS: [&str; 5] = ["", "3 + 4 =", "the red fox", "f ( x ) = x", "3 + 4 = 7 . 5 + 1 ="];
 
@@ -21,10 +22,6 @@ fn open(name: &str) -> Arc<TextModel> {
 fn weight(values: &[f32], shape: &[usize]) -> Weight {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Weight::owned(Dtype::F32, shape.to_vec(), bytes).unwrap()
-}
-
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    tokens(n, 1 << 16, seed).into_iter().map(|t| t as f32 / 32768.0 - 1.0).collect()
 }
 
 fn spec(pool: Pool, router_layer: usize) -> WholeSpec {
