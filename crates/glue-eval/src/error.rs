@@ -214,7 +214,7 @@ pub struct ModelError {
     pub message: String,
     /// Which of the requests of the call it was, where it was one.
     pub request: Option<usize>,
-    /// Whether the model computed what is no number, so that it is the model that is broken and not the request.
+    /// Whether the model computed NaN: the model is broken, not the request.
     pub not_a_number: bool,
     /// The error below, if there is one.
     #[source]
@@ -265,7 +265,7 @@ pub enum EvalError {
         /// What the model says.
         error: Box<ModelError>,
     },
-    /// The model computed what is no number where a log-likelihood or a logit should be.
+    /// The model computed NaN where a log-likelihood or a logit should be.
     #[error("model `{model}`: task `{task}`: {place}: {message}; its weights or activations are not finite")]
     NotANumber {
         /// The model.

@@ -158,7 +158,7 @@ impl LocalModel {
         LocalModel { max_length: max_length.max(1), ..self }
     }
 
-    /// The same, ending its work with an error once that is wished for.
+    /// The same, ending its work with an error once it is cancelled.
     pub fn with_cancel(self, cancel: Cancel) -> LocalModel {
         LocalModel { cancel, ..self }
     }

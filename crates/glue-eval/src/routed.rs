@@ -66,7 +66,7 @@ impl RoutedModel {
         }
     }
 
-    /// The same, ending its work with an error once that is wished for.
+    /// The same, ending its work with an error once it is cancelled.
     #[must_use]
     pub fn with_cancel(self, cancel: &Cancel) -> RoutedModel {
         let experts = self.experts.into_iter().map(|model| model.with_cancel(cancel.clone())).collect();

@@ -1,4 +1,4 @@
-//! Programs that try to take more than they may: disk space, threads, files of a project, time after somebody wishes to stop.
+//! Programs that try to take more than they may: disk space, threads, files of a project, time after cancellation.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 #[allow(dead_code)] // no file of data is read here

@@ -13,13 +13,13 @@ impl Cancel {
         Cancel(Some(flag))
     }
 
-    /// Whether it is wished for.
+    /// Whether the work is cancelled.
     pub fn is_wished(&self) -> bool {
         self.0.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// # Errors
-    /// [`LmError::Cancelled`](crate::LmError::Cancelled) when it is wished for.
+    /// [`LmError::Cancelled`](crate::LmError::Cancelled) when it is.
     pub(crate) fn check(&self) -> Result<(), crate::LmError> {
         if self.is_wished() { Err(crate::LmError::Cancelled) } else { Ok(()) }
     }

@@ -199,7 +199,7 @@ impl TextModel {
         generated.into_iter().next().ok_or(TextError::EmptyPrompt { prompt: 0 })
     }
 
-    /// What is generated together: up to `size` sequences whose prompts begin alike, where possible.
+    /// What is generated together: up to `size` sequences, where possible with a common prefix.
     fn groups(&self, requests: &[Request], samples: usize, size: usize) -> Vec<Vec<Member>> {
         let members = |prompt| (0..samples).map(move |sample| Member { prompt, sample });
         let (mut plain, special): (Vec<usize>, Vec<usize>) =

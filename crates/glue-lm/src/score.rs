@@ -1,6 +1,6 @@
 //! Log-probabilities of continuations, with every shared prefix computed once.
 //!
-//! Requests are put in the order of their tokens, so that those that begin alike lie together, and packed into trees of up to a
+//! Requests are sorted by their tokens, which brings those with a common prefix together, and packed into trees of up to a
 //! number of rows each. A prefix that is long, and shared by more requests than fit in one tree, is run first and its keys and values
 //! are used by all of them. Models that route samples see each context as a root of its own. Only rows that predict a token of a continuation go through the end of the last layer and the head.
 

@@ -76,7 +76,7 @@ pub struct Expert {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum RequestedFormat {
-    /// Qwen2-MoE's when there is a shared expert, Mixtral's where it can hold the mixture, else the project's own.
+    /// Qwen2-MoE's when there is a shared expert, Mixtral's where it can hold the mixture, else the native one.
     #[default]
     Auto,
     /// This one, or an error.

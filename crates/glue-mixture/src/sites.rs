@@ -16,7 +16,7 @@ pub enum MixtureFormat {
     Mixtral,
     /// `Qwen2MoeForCausalLM`.
     Qwen2Moe,
-    /// The project's own: `docs/mixture-format.md`.
+    /// Model-GLUE's own format: `docs/mixture-format.md`.
     Native,
 }
 

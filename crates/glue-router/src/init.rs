@@ -81,7 +81,7 @@ pub struct InitialGates {
     pub warnings: Vec<String>,
 }
 
-/// The condition number from which on rows of a gate are too alike to tell experts apart well.
+/// The condition number from which on rows of a gate are too similar to tell experts apart well.
 pub const ILL_CONDITIONED: f64 = 100.0;
 
 /// Makes the gates at `gate_sites` by `mode` from the prompts of each expert, with the model and tokenizer that will read for the
@@ -125,7 +125,7 @@ pub fn gates_from_prompts(
     let pooled = |sites: &[ResidualSite], pool| pooled_states(model, &sequences, sites, pool, watch);
     let states = match mode {
         GateMode::CheapEmbed => {
-            // Prompts count alike whatever the length of their sums.
+            // Every prompt counts the same, whatever the length of its sum.
             let mut one = pooled(&[ResidualSite::Residual(0)], Pool::Mean)?;
             for mut row in one.iter_mut().flat_map(|states| states.axis_iter_mut(Axis(0))) {
                 let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();

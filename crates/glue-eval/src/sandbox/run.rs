@@ -216,7 +216,7 @@ fn filters(files: Files) -> Result<Arc<[BpfProgram; 3]>, SandboxError> {
     filters.map(Arc::new).map_err(|error| SandboxError::Confinement { problem: format!("seccomp: {error}") })
 }
 
-/// Waits, unless somebody wishes to stop.
+/// Waits, unless the work is cancelled.
 fn wait(delay: Duration, stop: &dyn Fn() -> bool) -> Result<(), SandboxError> {
     let until = Instant::now() + delay;
     while !stop() {
