@@ -1,10 +1,11 @@
 //! What the program wrote itself, or another process of it, and reads again: journals, caches, reports, the protocol of
 //! workers. Any of it may have been cut off, damaged or made up.
 
+use glue_progress::NoProgress;
 use super::folder::{Folder, write};
 use super::says_why;
 use super::tasks::Echo;
-use glue_eval::{Cache, EvalOptions, Unwatched, evaluate, load_tasks};
+use glue_eval::{Cache, EvalOptions, evaluate, load_tasks};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
 use glue_recipe::Recipe;
@@ -151,7 +152,7 @@ pub fn cache(input: &[u8]) {
         let tasks = load_tasks(&[folder.path().join("task")]).expect("a task");
         let cache = Some(Cache::open(folder.path().join("cache")).expect("a cache"));
         let options = EvalOptions { samples: true, cache, ..EvalOptions::default() };
-        let report = evaluate(&Echo, &tasks, &options, &Unwatched).expect("a task is scored whatever the cache holds");
+        let report = evaluate(&Echo, &tasks, &options, &NoProgress).expect("a task is scored whatever the cache holds");
         format!("{:?}", (&report.tasks[0].metrics, &report.tasks[0].items, &report.samples))
     }
     thread_local! {

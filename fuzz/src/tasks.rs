@@ -1,11 +1,9 @@
 //! Tasks and their items, asked of a model that answers everything.
 
+use glue_progress::NoProgress;
 use super::folder::{Folder, write};
 use super::says_why;
-use glue_eval::{
-    ChatMessage, EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest,
-    ModelError, Unwatched, evaluate, load_tasks, preview,
-};
+use glue_eval::{ChatMessage, EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, ModelError, evaluate, load_tasks, preview};
 use serde_json::Value;
 use std::path::Path;
 
@@ -72,7 +70,7 @@ fn ask(path: &Path) {
     }
     let chat = EvalOptions { apply_chat_template: true, fewshot_as_multiturn: true, ..plain.clone() };
     for options in [plain, chat] {
-        match evaluate(&Echo, &tasks, &options, &Unwatched) {
+        match evaluate(&Echo, &tasks, &options, &NoProgress) {
             Ok(report) => {
                 assert_eq!(report.tasks.len(), tasks.len());
                 // What is printed and kept is JSON that can be read.

@@ -8,6 +8,8 @@
 //! This crate runs no model. Whoever does takes [`sites`], records at each what both models have there for the same
 //! tokens, and puts it into a [`Correlation`], whose memory is units², however many tokens there are.
 
+use crate::swept;
+use glue_progress::Progress;
 use crate::AlignOptions;
 use crate::assignment::{improve, total};
 use crate::error::AlignError;
@@ -17,7 +19,6 @@ use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
 use crate::symmetry::{GroupId, GroupKind, Symmetry};
-use crate::watch::Watch;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -256,7 +257,7 @@ pub(crate) fn match_activations(
     symmetry: &Symmetry,
     source: &dyn ActivationSource,
     options: &AlignOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(Permutations, Measured), AlignError> {
     let (residual, jobs) = jobs(symmetry);
     let mut permutations = Permutations::identity(symmetry);
@@ -264,10 +265,10 @@ pub(crate) fn match_activations(
     let mut changed = 0;
     for job in residual.map(Job::Flat).iter().chain(&jobs) {
         let site = site(symmetry, job)?;
-        if watch.is_stopped() {
+        if progress.is_cancelled() {
             return Err(AlignError::Stopped);
         }
-        watch.works_on(&site.name);
+        progress.message(&site.name);
         let bytes = (site.units as u128) * (site.units as u128) * 8;
         if site.units > options.max_units {
             let (group, units) = (site.name, site.units);
@@ -304,6 +305,6 @@ pub(crate) fn match_activations(
             Job::Experts(..) => {}
         }
     }
-    watch.swept(1, changed);
+    swept(progress, 1, changed);
     Ok((permutations, measured))
 }

@@ -1,11 +1,11 @@
 //! Permutations applied to a model: one tensor in memory, or a whole checkpoint, written tensor by tensor.
 
+use glue_progress::{Progress, Unit};
 use crate::alignment::{self, Alignment};
 use crate::error::AlignError;
 use crate::gather::Grid;
 use crate::permutations::Permutations;
 use crate::symmetry::Symmetry;
-use crate::watch::Watch;
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, TensorView};
 use rayon::prelude::*;
@@ -101,7 +101,7 @@ pub fn write_aligned(
     alignment: &Alignment,
     out_dir: impl AsRef<Path>,
     options: &WriteOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), AlignError> {
     model.check_links(options.links)?;
     let checkpoint = model.checkpoint();
@@ -115,15 +115,16 @@ pub fn write_aligned(
     let layout = Layout::new(checkpoint.tensors().iter().map(spec).collect(), options.max_shard_bytes, "model")?;
     let staging = Staging::create(out_dir)?;
     let writer = CheckpointWriter::create(&staging, layout, &BTreeMap::new())?;
+    progress.begin("writing", Unit::Bytes, Some(checkpoint.total_bytes()));
     let written = checkpoint.tensors().par_iter().enumerate().try_for_each(|(index, info)| {
-        if watch.is_stopped() {
+        if progress.is_cancelled() {
             return Err(AlignError::Stopped);
         }
-        watch.works_on(&info.name);
+        progress.message(&info.name);
         let permuted = Permuted::of(checkpoint, &symmetry, &permutations, &info.name)?;
-        write_tensor(&writer, index, &permuted, watch)
+        write_tensor(&writer, index, &permuted, progress)
     });
-    if watch.is_stopped() {
+    if progress.is_cancelled() {
         return Err(AlignError::Stopped);
     }
     staging.write_file(CONFIG_FILE, &model.config().to_bytes())?;
@@ -150,7 +151,7 @@ fn write_tensor(
     writer: &CheckpointWriter,
     index: usize,
     permuted: &Permuted<'_>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), AlignError> {
     let grid = permuted.grid();
     let stride = grid.columns * grid.size;
@@ -160,7 +161,7 @@ fn write_tensor(
     let step = (BLOCK / stride).max(1);
     let blocks = grid.rows.div_ceil(step);
     (0..blocks).into_par_iter().try_for_each_init(Vec::new, |buffer, block| {
-        if watch.is_stopped() {
+        if progress.is_cancelled() {
             return Err(AlignError::Stopped);
         }
         let rows = block * step..((block + 1) * step).min(grid.rows);
@@ -173,7 +174,7 @@ fn write_tensor(
             grid.gather(rows, permuted.by_row.as_deref(), permuted.by_column.as_deref(), buffer);
             writer.write_at(index, offset as u64, buffer)?;
         }
-        watch.wrote(length as u64);
+        progress.advance(length as u64);
         Ok(())
     })
 }

@@ -13,17 +13,17 @@
 //! | [`activation_matching`] | the permutations that pair activations by correlation |
 //! | [`alignment`] | the outcome, as a record |
 //! | [`apply`] | permutations applied, in the stored type: no number changes |
-//! | [`watch`] | progress and stopping |
 //!
 //! ```no_run
-//! use glue_align::{AlignOptions, Kinds, Method, Unwatched, WriteOptions, align, write_aligned};
+//! use glue_align::{AlignOptions, Kinds, Method, WriteOptions, align, write_aligned};
+//! use glue_progress::NoProgress;
 //! use glue_tensor::ModelDir;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (reference, model) = (ModelDir::open("base-a")?, ModelDir::open("base-b")?);
 //! let options = AlignOptions { kinds: Kinds::LAYERS, ..AlignOptions::default() };
-//! let alignment = align(&reference, &model, Method::Weights, &options, &Unwatched)?;
-//! write_aligned(&model, &alignment, "base-b-aligned", &WriteOptions::default(), &Unwatched)?;
+//! let alignment = align(&reference, &model, Method::Weights, &options, &NoProgress)?;
+//! write_aligned(&model, &alignment, "base-b-aligned", &WriteOptions::default(), &NoProgress)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -45,9 +45,9 @@ pub mod permutation;
 pub mod permutations;
 mod products;
 pub mod symmetry;
-pub mod watch;
 pub mod weight_matching;
 
+use glue_progress::{Progress, Unit};
 pub use activation_matching::{ActivationSource, Correlation, Place, Site, sites};
 pub use alignment::{AlignedGroup, Alignment, Measure};
 pub use apply::{WriteOptions, permuted, write_aligned};
@@ -55,7 +55,6 @@ pub use error::AlignError;
 pub use permutation::{Permutation, PermutationError};
 pub use permutations::Permutations;
 pub use symmetry::{Carrier, Group, GroupId, GroupKind, Kinds, Level, Segment, Symmetry};
-pub use watch::{Unwatched, Watch};
 
 use activation_matching::match_activations;
 use glue_tensor::ModelDir;
@@ -105,15 +104,16 @@ pub fn align(
     model: &ModelDir,
     method: Method<'_>,
     options: &AlignOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Alignment, AlignError> {
     let symmetry = Symmetry::derive(model.config(), model.checkpoint(), options.kinds)?;
     check_alike(&Symmetry::derive(reference.config(), reference.checkpoint(), options.kinds)?, &symmetry)?;
     let pair = Pair { reference: reference.checkpoint(), model: model.checkpoint(), symmetry: &symmetry };
+    progress.begin("matching", Unit::Steps, None);
     let (matched, measured) = match method {
-        Method::Weights => (match_weights(&pair, options, watch)?, None),
+        Method::Weights => (match_weights(&pair, options, progress)?, None),
         Method::Activations(source) => {
-            let (permutations, measured) = match_activations(&symmetry, source, options, watch)?;
+            let (permutations, measured) = match_activations(&symmetry, source, options, progress)?;
             (Matched { permutations, sweeps: 1, converged: true }, Some(measured))
         }
     };
@@ -143,6 +143,11 @@ pub fn align(
         };
     }
     Ok(alignment)
+}
+
+/// Tells that a round of matching over all groups ended, of which `changed` changed.
+fn swept(progress: &dyn Progress, sweep: usize, changed: usize) {
+    progress.message(&format!("sweep {sweep}: {changed} groups changed"));
 }
 
 /// The same groups must act on the same tensors of the same shapes.

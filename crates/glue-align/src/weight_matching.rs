@@ -13,6 +13,8 @@
 //! the start: from where the model stands, and from the residual stream assigned by the tensors that no other group
 //! acts on (embedding, head, norms); the better of the two is taken.
 
+use crate::swept;
+use glue_progress::Progress;
 use crate::AlignOptions;
 use crate::apply::Permuted;
 use crate::assignment::{assign, improve};
@@ -23,7 +25,6 @@ use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
 use crate::symmetry::{Carrier, GroupId, Level, Segment, Symmetry};
-use crate::watch::Watch;
 use glue_tensor::{Checkpoint, TensorView, widen};
 use rayon::prelude::*;
 
@@ -42,13 +43,13 @@ pub(crate) struct Matched {
 }
 
 /// The best permutations from any start.
-pub(crate) fn match_weights(pair: &Pair<'_>, options: &AlignOptions, watch: &dyn Watch) -> Result<Matched, AlignError> {
+pub(crate) fn match_weights(pair: &Pair<'_>, options: &AlignOptions, progress: &dyn Progress) -> Result<Matched, AlignError> {
     let (residual, jobs) = jobs(pair.symmetry);
     for job in residual.iter().map(|&id| Job::Flat(id)).chain(jobs.iter().cloned()) {
         check_size(pair.symmetry, &job, options)?;
     }
     let identity = Permutations::identity(pair.symmetry);
-    let here = descend(pair, residual, &jobs, identity.clone(), options, watch)?;
+    let here = descend(pair, residual, &jobs, identity.clone(), options, progress)?;
     let Some(group) = residual else { return Ok(here) };
     let mut start = identity;
     let gains = flat_gains(pair, group, &start, true)?;
@@ -58,8 +59,8 @@ pub(crate) fn match_weights(pair: &Pair<'_>, options: &AlignOptions, watch: &dyn
         return Ok(here);
     }
     start.set(group, permutation);
-    let there = solve_layers(pair, &jobs, start, options, watch)?.0;
-    let there = descend(pair, residual, &jobs, there, options, watch)?;
+    let there = solve_layers(pair, &jobs, start, options, progress)?.0;
+    let there = descend(pair, residual, &jobs, there, options, progress)?;
     let dot = |matched: &Matched| -> Result<f64, AlignError> {
         Ok(measure(pair, &matched.permutations)?.iter().map(|products| products.dot).sum())
     };
@@ -72,25 +73,25 @@ fn descend(
     jobs: &[Job],
     mut permutations: Permutations,
     options: &AlignOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Matched, AlignError> {
     for sweep in 1..=options.max_sweeps {
         let mut moved = false;
         if let Some(group) = residual {
-            watch.works_on(&pair.symmetry.groups()[group.0].name);
+            progress.message(&pair.symmetry.groups()[group.0].name);
             let gains = flat_gains(pair, group, &permutations, false)?;
             let len = pair.symmetry.groups()[group.0].len;
             let (better, _, changed) = improve(gains, len, permutations.get(group))?;
             permutations.set(group, better);
             moved = changed;
             if !moved && sweep > 1 {
-                watch.swept(sweep, 0);
+                swept(progress, sweep, 0);
                 return Ok(Matched { permutations, sweeps: sweep, converged: true });
             }
         }
-        let (better, changed) = solve_layers(pair, jobs, permutations, options, watch)?;
+        let (better, changed) = solve_layers(pair, jobs, permutations, options, progress)?;
         permutations = better;
-        watch.swept(sweep, changed + usize::from(moved));
+        swept(progress, sweep, changed + usize::from(moved));
         if residual.is_none() || (changed == 0 && !moved) {
             return Ok(Matched { permutations, sweeps: sweep, converged: true });
         }
@@ -104,7 +105,7 @@ fn solve_layers(
     jobs: &[Job],
     mut permutations: Permutations,
     options: &AlignOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(Permutations, usize), AlignError> {
     let mut changed = 0;
     let mut rest = jobs;
@@ -114,10 +115,10 @@ fn solve_layers(
         let solved: Vec<Option<Vec<(GroupId, Permutation)>>> = now
             .par_iter()
             .map(|job| {
-                if watch.is_stopped() {
+                if progress.is_cancelled() {
                     return Err(AlignError::Stopped);
                 }
-                solve(pair, job, &permutations, watch)
+                solve(pair, job, &permutations, progress)
             })
             .collect::<Result<_, _>>()?;
         for assigned in solved.into_iter().flatten() {
@@ -135,24 +136,24 @@ fn solve(
     pair: &Pair<'_>,
     job: &Job,
     permutations: &Permutations,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Option<Vec<(GroupId, Permutation)>>, AlignError> {
     let groups = pair.symmetry.groups();
     match job {
         Job::Flat(group) => {
-            watch.works_on(&groups[group.0].name);
+            progress.message(&groups[group.0].name);
             let gains = flat_gains(pair, *group, permutations, false)?;
             let (better, _, changed) = improve(gains, groups[group.0].len, permutations.get(*group))?;
             Ok(changed.then(|| vec![(*group, better)]))
         }
         Job::Heads(job) => {
-            watch.works_on(&format!("layers.{}.heads", job.layer));
+            progress.message(&format!("layers.{}.heads", job.layer));
             let gains = head_gains(pair, job, permutations)?;
             let (better, _, changed) = heads::solve(&gains, job.shape, job.free(), &job.current(permutations))?;
             Ok(changed.then(|| job.assigned(better)))
         }
         Job::Experts(group, neurons) => {
-            watch.works_on(&groups[group.0].name);
+            progress.message(&groups[group.0].name);
             solve_experts(pair, *group, neurons, permutations)
         }
     }

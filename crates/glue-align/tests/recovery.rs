@@ -2,10 +2,8 @@
 
 mod support;
 
-use glue_align::{
-    AlignOptions, Alignment, Correlation, GroupKind, Kinds, Method, Permutations, Place, Symmetry, Unwatched,
-    WriteOptions, align, permuted, sites, write_aligned,
-};
+use glue_progress::NoProgress;
+use glue_align::{AlignOptions, Alignment, Correlation, GroupKind, Kinds, Method, Permutations, Place, Symmetry, WriteOptions, align, permuted, sites, write_aligned};
 use glue_tensor::ModelDir;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +13,7 @@ fn permute(model: &ModelDir, kinds: Kinds, seed: u64, out_dir: &Path) -> (Symmet
     let symmetry = Symmetry::derive(model.config(), model.checkpoint(), kinds).unwrap();
     let random = Permutations::random(&symmetry, seed);
     let record = Alignment::from_permutations(&symmetry, kinds, &random);
-    write_aligned(model, &record, out_dir, &WriteOptions::default(), &Unwatched).unwrap();
+    write_aligned(model, &record, out_dir, &WriteOptions::default(), &NoProgress).unwrap();
     (symmetry, random, ModelDir::open(out_dir).unwrap())
 }
 
@@ -27,14 +25,14 @@ fn check_recovery(name: &str, kinds: Kinds, seed: u64) {
     let (symmetry, random, moved) = permute(&original, kinds, seed, &root.path().join("moved"));
     assert!(!random.is_identity());
     let options = AlignOptions { kinds, ..AlignOptions::default() };
-    let alignment = align(&original, &moved, Method::Weights, &options, &Unwatched).unwrap();
+    let alignment = align(&original, &moved, Method::Weights, &options, &NoProgress).unwrap();
     assert_eq!(alignment.permutations(&symmetry).unwrap(), random.inverse(&symmetry), "{name}");
     assert!(alignment.converged, "{name}");
     assert!(alignment.cosine_after > 1.0 - 1e-12, "{name}: {}", alignment.cosine_after);
     assert!(alignment.cosine_before < alignment.cosine_after, "{name}");
     assert!(alignment.groups.iter().all(|group| group.after > 1.0 - 1e-12), "{name}");
     let back = root.path().join("back");
-    write_aligned(&moved, &alignment, &back, &WriteOptions::default(), &Unwatched).unwrap();
+    write_aligned(&moved, &alignment, &back, &WriteOptions::default(), &NoProgress).unwrap();
     let back = ModelDir::open(back).unwrap();
     assert_same(&back, &original, name);
     for (mut a, b) in tensors(&back).into_iter().zip(tensors(&original)) {
@@ -94,7 +92,7 @@ fn noise_does_not_hide_a_permutation() {
             tensor.set_floats(&values);
         }
         let noisy = write(&noisy, &original, &[], &root.path().join(format!("noisy{seed}")));
-        let alignment = align(&original, &noisy, Method::Weights, &AlignOptions::default(), &Unwatched).unwrap();
+        let alignment = align(&original, &noisy, Method::Weights, &AlignOptions::default(), &NoProgress).unwrap();
         assert_eq!(alignment.permutations(&symmetry).unwrap(), random.inverse(&symmetry), "{name}");
         // Noise of a tenth: the cosine is 1 / √1.01.
         assert!((alignment.cosine_after - 0.995).abs() < 2e-3, "{name}: {}", alignment.cosine_after);
@@ -104,7 +102,7 @@ fn noise_does_not_hide_a_permutation() {
 #[test]
 fn a_fine_tune_stays_where_it_is() {
     let (base, tuned) = (open("zoo/base-a"), open("zoo/a-math"));
-    let alignment = align(&base, &tuned, Method::Weights, &AlignOptions::default(), &Unwatched).unwrap();
+    let alignment = align(&base, &tuned, Method::Weights, &AlignOptions::default(), &NoProgress).unwrap();
     assert!(alignment.groups.iter().all(|group| group.permutation.is_identity()));
     assert_eq!(alignment.cosine_before, alignment.cosine_after);
 }
@@ -114,7 +112,7 @@ fn a_permuted_fine_tune_is_brought_back_to_its_base() {
     let root = tempfile::tempdir().unwrap();
     let (base, tuned) = (open("zoo/base-a"), open("zoo/a-math"));
     let (symmetry, random, moved) = permute(&tuned, Kinds::ALL, 21, &root.path().join("moved"));
-    let alignment = align(&base, &moved, Method::Weights, &AlignOptions::default(), &Unwatched).unwrap();
+    let alignment = align(&base, &moved, Method::Weights, &AlignOptions::default(), &NoProgress).unwrap();
     assert_eq!(alignment.permutations(&symmetry).unwrap(), random.inverse(&symmetry));
 }
 
@@ -135,9 +133,9 @@ fn identical_neurons_may_change_places_and_nothing_changes() {
     }
     let twins = write(&twins, &base, &[], &root.path().join("twins"));
     let (_, _, moved) = permute(&twins, Kinds::ALL, 3, &root.path().join("moved"));
-    let alignment = align(&twins, &moved, Method::Weights, &AlignOptions::default(), &Unwatched).unwrap();
+    let alignment = align(&twins, &moved, Method::Weights, &AlignOptions::default(), &NoProgress).unwrap();
     let back = root.path().join("back");
-    write_aligned(&moved, &alignment, &back, &WriteOptions::default(), &Unwatched).unwrap();
+    write_aligned(&moved, &alignment, &back, &WriteOptions::default(), &NoProgress).unwrap();
     assert_same(&ModelDir::open(back).unwrap(), &twins, "twins");
 }
 
@@ -147,7 +145,7 @@ fn the_number_of_threads_changes_nothing() {
     let run = |threads, max_bytes| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let options = AlignOptions { max_bytes, ..AlignOptions::default() };
-        pool.install(|| align(&a, &b, Method::Weights, &options, &Unwatched)).unwrap()
+        pool.install(|| align(&a, &b, Method::Weights, &options, &NoProgress)).unwrap()
     };
     let one = run(1, 0);
     assert_eq!(one, run(3, u64::MAX));
@@ -171,7 +169,7 @@ fn permuting_and_back_leaves_every_byte() {
             &inverse,
             &back,
             &WriteOptions { max_shard_bytes: 20_000, ..WriteOptions::default() },
-            &Unwatched,
+            &NoProgress,
         )
         .unwrap();
         let back = ModelDir::open(back).unwrap();
@@ -238,7 +236,7 @@ fn activations_of_a_permuted_model_are_paired() {
         statistics.insert(site.name, correlation);
     }
     let options = AlignOptions { kinds, ..AlignOptions::default() };
-    let found = align(&model, &moved, Method::Activations(&statistics), &options, &Unwatched).unwrap();
+    let found = align(&model, &moved, Method::Activations(&statistics), &options, &NoProgress).unwrap();
     assert_eq!(found.permutations(&symmetry).unwrap(), random.inverse(&symmetry));
     assert!(found.groups.iter().all(|group| group.before < 0.5 && group.after > 0.9));
     assert!(found.cosine_after > 1.0 - 1e-12);

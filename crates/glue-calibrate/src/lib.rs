@@ -30,7 +30,7 @@
 //! | [`run`] | the passes and the output |
 //! | `sums` | the sums themselves |
 //! | [`manifest`] | `glue.json`: what the statistics are of |
-//! | [`watch`], [`error`] | progress and stopping; what can go wrong |
+//! | [`error`] | what can go wrong |
 //!
 //! **Invariant:** no result depends on the number of threads, nor on the number of passes.
 //!
@@ -44,11 +44,9 @@ pub mod run;
 pub mod sequence;
 pub mod statistic;
 mod sums;
-pub mod watch;
 
 pub use error::CalibrateError;
 pub use plan::{Estimate, Options, Plan};
 pub use run::{Calibrated, calibrate};
 pub use sequence::Sequence;
 pub use statistic::Statistic;
-pub use watch::{Unwatched, Watch};

@@ -1,12 +1,12 @@
 //! From a model and sequences to a directory with statistics.
 
+use glue_progress::{Progress, Unit};
 use crate::error::CalibrateError;
 use crate::manifest;
 use crate::plan::Plan;
 use crate::sequence::{Sequence, batches};
 use crate::statistic::Statistic;
 use crate::sums::{Batch, Recorder, Sums};
-use crate::watch::Watch;
 use glue_lm::{Model, ScoredTokens, Tree};
 use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging};
 use rayon::prelude::*;
@@ -46,7 +46,7 @@ pub fn calibrate(
     sequences: &[Sequence],
     source: &Value,
     out_dir: impl AsRef<Path>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Calibrated, CalibrateError> {
     if sequences.is_empty() {
         return Err(CalibrateError::NoSequences);
@@ -58,7 +58,7 @@ pub fn calibrate(
     }
     let layout = plan.layout()?;
     let staging = Staging::create(out_dir)?;
-    let done = write_all(model, dir, plan, sequences, source, &layout, &staging, watch);
+    let done = write_all(model, dir, plan, sequences, source, &layout, &staging, progress);
     if !matches!(done, Err(CalibrateError::Stopped)) {
         // Whatever failed may have failed because of an input that changed; and if nothing did, the model that ran is what
         // was hashed only if none has.
@@ -79,7 +79,7 @@ fn write_all(
     source: &Value,
     layout: &Layout,
     staging: &Staging,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Calibrated, CalibrateError> {
     let writer = CheckpointWriter::create(staging, layout.clone(), &BTreeMap::new())?;
     let mut done = Calibrated {
@@ -90,8 +90,12 @@ fn write_all(
     };
     let mut next = 0;
     for (number, pass) in plan.passes.iter().enumerate() {
-        watch.begins(number + 1, plan.passes.len(), sequences.len());
-        let (sums, log_likelihood) = gather(model, plan, pass, sequences, watch)?;
+        let phase = match plan.passes.len() {
+            1 => "reading text".into(),
+            passes => format!("pass {} of {passes}", number + 1),
+        };
+        progress.begin(&phase, Unit::Sequences, Some(sequences.len() as u64));
+        let (sums, log_likelihood) = gather(model, plan, pass, sequences, progress)?;
         done.log_likelihood = done.log_likelihood.or(log_likelihood);
         for sums in sums {
             let count = if sums.site.statistic == Statistic::Fisher { done.sequences as u64 } else { done.tokens };
@@ -103,7 +107,7 @@ fn write_all(
     let manifest = manifest::manifest(dir, &files, plan, layout, &done, source);
     staging.write_file(manifest::FILE, format!("{manifest:#}\n").as_bytes())?;
     writer.finish()?;
-    if watch.is_stopped() {
+    if progress.is_cancelled() {
         return Err(CalibrateError::Stopped);
     }
     Ok(done)
@@ -115,7 +119,7 @@ fn gather<'a>(
     plan: &'a Plan,
     pass: &Range<usize>,
     sequences: &[Sequence],
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(Vec<Sums<'a>>, Option<f64>), CalibrateError> {
     let sites = &plan.sites[pass.clone()];
     let mut sums: Vec<Sums<'_>> = sites.iter().map(Sums::new).collect();
@@ -128,11 +132,11 @@ fn gather<'a>(
     let mut log_likelihood = 0.0;
     for group in batches.chunks(side_by_side) {
         let run = |batch: &Range<usize>| {
-            if watch.is_stopped() {
+            if progress.is_cancelled() {
                 return Err(CalibrateError::Stopped);
             }
             let found = one(model, &sequences[batch.clone()], &wanted, goes_back)?;
-            watch.advanced(batch.len());
+            progress.advance(batch.len() as u64);
             Ok(found)
         };
         let found: Vec<Batch> = group.par_iter().map(run).collect::<Result<_, _>>()?;

@@ -1,5 +1,6 @@
 //! Where output goes: standard output for results, standard error for everything else.
 
+use glue_progress::CancelToken;
 use crate::app::{ColorChoice, Global};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -9,8 +10,6 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// The two streams that a command line prints to.
 pub struct Streams<'a> {
@@ -83,9 +82,9 @@ impl<'a> Shell<'a> {
         self.streams.err_is_terminal && !self.quiet
     }
 
-    /// Set when the user asks to stop; from the first call on.
-    pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
-        self.interrupt.get_or_init(Interrupt::watch).flag()
+    /// Cancelled when the user asks to stop; from the first call on.
+    pub(crate) fn cancel_token(&self) -> CancelToken {
+        CancelToken::from_flag(self.interrupt.get_or_init(Interrupt::watch).flag())
     }
 
     /// The status to exit with when the user asked to stop.

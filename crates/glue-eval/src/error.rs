@@ -1,5 +1,6 @@
 //! What can be wrong with a task, and with an evaluation.
 
+use glue_progress::ErrorChain;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,11 +38,12 @@ impl fmt::Display for FilePosition {
 #[non_exhaustive]
 pub enum TaskError {
     /// The system refused to read a file or directory.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file is not in the format that its name promises.
@@ -210,27 +212,23 @@ fn listed(names: &[String]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelError {
-    /// What went wrong.
+    /// What went wrong, with its causes.
     pub message: String,
     /// Which of the requests of the call it was, where it was one.
     pub request: Option<usize>,
     /// Whether the model computed NaN: the model is broken, not the request.
     pub not_a_number: bool,
-    /// The error below, if there is one.
-    #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl ModelError {
     /// An error that has nothing to do with one request in particular.
     pub fn new(message: impl Into<String>) -> ModelError {
-        ModelError { message: message.into(), request: None, not_a_number: false, source: None }
+        ModelError { message: message.into(), request: None, not_a_number: false }
     }
 
-    /// An error with another below it, in the words of that one.
-    pub fn caused_by(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-        let message = error.to_string();
-        ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
+    /// An error with another below it: its message is that of the other and of all its causes.
+    pub fn caused_by(error: impl std::error::Error) -> ModelError {
+        ModelError::new(error.chain())
     }
 
     /// An error of one request of the call.
@@ -256,13 +254,14 @@ pub enum EvalError {
         task: String,
     },
     /// The model failed on an item.
-    #[error("{place}: task `{task}`: {error}")]
+    #[error("{place}: task `{task}`")]
     Item {
         /// The task.
         task: String,
         /// The item.
         place: FilePosition,
         /// What the model says.
+        #[source]
         error: Box<ModelError>,
     },
     /// The model computed NaN where a log-likelihood or a logit should be.
@@ -293,22 +292,24 @@ pub enum EvalError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// Programs could not be run.
-    #[error("running programs of the task `{task}`: {error}")]
+    #[error("running programs of the task `{task}`")]
     Code {
         /// The task.
         task: String,
         /// What went wrong.
+        #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The cache's directory cannot be used, or samples could not be written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
-    /// Whoever watches asked to stop.
+    /// The caller cancelled it.
     #[error("stopped")]
     Stopped,
 }

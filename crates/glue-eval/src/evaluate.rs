@@ -10,6 +10,7 @@ use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_
 use crate::sandbox::{self, Sandbox, SandboxError, Strength};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
 use answer::{Answer, loss, not_run, record, score, truncations};
+use glue_progress::{Progress, Unit};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -62,31 +63,6 @@ impl Default for EvalOptions {
     }
 }
 
-/// Is told how far an evaluation is, from any thread, and asked whether it should go on.
-pub trait Watch: Sync {
-    /// This many requests will be made, or programs run, besides those that were announced before.
-    fn begins(&self, requests: usize);
-
-    /// This many more of them have been answered.
-    fn answered(&self, more: usize);
-
-    /// Whether the evaluation should end without a report. It is asked between the calls of the model, and from any thread all
-    /// the time while programs run.
-    fn is_stopped(&self) -> bool;
-}
-
-/// Watches nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn begins(&self, _: usize) {}
-    fn answered(&self, _: usize) {}
-    fn is_stopped(&self) -> bool {
-        false
-    }
-}
-
 /// Scores a model in some tasks. The requests of all tasks are made together; where there is a cache, task by task, and what
 /// is known of a task is in the cache before the next one begins.
 ///
@@ -97,10 +73,10 @@ pub fn evaluate(
     model: &dyn LanguageModel,
     tasks: &[Task],
     options: &EvalOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Report, EvalError> {
     let rendered = render(tasks, options, Some(model))?;
-    ask_all(model, tasks, &rendered, None, options, watch)
+    ask_all(model, tasks, &rendered, None, options, progress)
 }
 
 /// Tasks whose items were read and rendered once, to be asked of many models, all or some of them.
@@ -160,9 +136,9 @@ impl Prepared {
         &self,
         model: &dyn LanguageModel,
         chosen: Option<&[Vec<usize>]>,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<Report, EvalError> {
-        ask_all(model, &self.tasks, &self.items, chosen, &self.options, watch)
+        ask_all(model, &self.tasks, &self.items, chosen, &self.options, progress)
     }
 }
 
@@ -197,7 +173,7 @@ fn ask_all(
     rendered: &[Items],
     chosen: Option<&[Vec<usize>]>,
     options: &EvalOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Report, EvalError> {
     assert!(chosen.is_none_or(|chosen| chosen.len() == tasks.len()), "items are chosen for each task");
     let model_hash = if options.cache.is_some() { model.content_hash()? } else { None };
@@ -207,17 +183,22 @@ fn ask_all(
         runs.push(Run::prepare(task, items, of_task(t), options, model_hash.as_deref()));
     }
     // Before the model is asked, whose answers would be lost without.
-    let stopped = |error| if watch.is_stopped() { EvalError::Stopped } else { error };
+    let stopped = |error| if progress.is_cancelled() { EvalError::Stopped } else { error };
     let sandbox = runs.iter().find(|run| run.runs_programs()).map(|run| run.sandbox(options));
     let sandbox = sandbox.transpose().map_err(stopped)?;
     // What is in the cache need not be asked again after an interruption.
     let together = if options.cache.is_some() { 1 } else { runs.len().max(1) };
     let requests: Vec<Requests<'_>> = runs.chunks(together).map(|runs| Requests::of(runs, options.seed)).collect();
-    watch.begins(requests.iter().map(Requests::len).sum());
+    let all: usize = requests.iter().map(Requests::len).sum();
+    let phase = match tasks {
+        [task] => format!("scoring {}", task.name()),
+        _ => "scoring".into(),
+    };
+    progress.begin(&phase, Unit::Requests, Some(all as u64));
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
     for (runs, requests) in runs.chunks_mut(together).zip(requests) {
         // A model that was made to end gives an error of its own.
-        let asked = ask(model, runs, requests, sandbox.as_ref(), options, watch).map_err(stopped);
+        let asked = ask(model, runs, requests, sandbox.as_ref(), options, progress).map_err(stopped);
         if !matches!(asked, Err(EvalError::Stopped)) {
             // Whatever failed may have failed because the model changed.
             model.check_unchanged()?;
@@ -391,22 +372,22 @@ fn ask(
     requests: Requests<'_>,
     sandbox: Option<&Sandbox>,
     options: &EvalOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), EvalError> {
     let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } = requests;
-    let progress = |more: usize| watch.answered(more);
+    let answered = |more: usize| progress.advance(more as u64);
     let name = || model.name();
     let at = |owners: &[Owner], error| place_error(&name, runs, owners, error);
-    let go_on = || if watch.is_stopped() { Err(EvalError::Stopped) } else { Ok(()) };
+    let go_on = || if progress.is_cancelled() { Err(EvalError::Stopped) } else { Ok(()) };
     go_on()?;
-    let scored = call(scored.len(), |_| model.loglikelihoods(&scored, &progress)).map_err(|e| at(&scored_owners, e))?;
+    let scored = call(scored.len(), |_| model.loglikelihoods(&scored, &answered)).map_err(|e| at(&scored_owners, e))?;
     check_numbers(&scored).map_err(|e| at(&scored_owners, e))?;
     go_on()?;
-    let texts = call(texts.len(), |_| model.rolling(&texts, &progress)).map_err(|e| at(&text_owners, e))?;
+    let texts = call(texts.len(), |_| model.rolling(&texts, &answered)).map_err(|e| at(&text_owners, e))?;
     check_numbers(&texts).map_err(|e| at(&text_owners, e))?;
     go_on()?;
     let generated =
-        call(generated.len(), |_| model.generate(&generated, &progress)).map_err(|e| at(&generated_owners, e))?;
+        call(generated.len(), |_| model.generate(&generated, &answered)).map_err(|e| at(&generated_owners, e))?;
     go_on()?;
     for ((r, i, unconditional), answer) in scored_owners.into_iter().zip(scored) {
         let item = &mut runs[r].answers[i];
@@ -421,7 +402,7 @@ fn ask(
     if let Some(sandbox) = sandbox {
         for run in runs.iter_mut().filter(|run| run.runs_programs()) {
             go_on()?;
-            run.execute(sandbox, options, watch)?;
+            run.execute(sandbox, options, progress)?;
         }
     }
     Ok(())
@@ -472,7 +453,7 @@ fn item_seed(task: &Task, index: usize, seed: u64) -> u64 {
 
 impl Run<'_> {
     /// Runs the programs that the model wrote, each with the tests of its item. Equal programs are run once.
-    fn execute(&mut self, sandbox: &Sandbox, options: &EvalOptions, watch: &dyn Watch) -> Result<(), EvalError> {
+    fn execute(&mut self, sandbox: &Sandbox, options: &EvalOptions, progress: &dyn Progress) -> Result<(), EvalError> {
         let name = self.task.name().to_string();
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| EvalError::Code { task: name.clone(), error };
         let mut numbers: HashMap<String, usize> = HashMap::new();
@@ -499,11 +480,12 @@ impl Run<'_> {
             });
             wanted.push(numbered.collect());
         }
-        watch.begins(programs.len());
-        let executions = sandbox.run_many(&programs, options.sandbox_threads, watch).map_err(|error| match error {
-            SandboxError::Stopped => EvalError::Stopped,
-            error => failed(error.into()),
-        })?;
+        progress.extend(programs.len() as u64);
+        let executions =
+            sandbox.run_many(&programs, options.sandbox_threads, progress).map_err(|error| match error {
+                SandboxError::Stopped => EvalError::Stopped,
+                error => failed(error.into()),
+            })?;
         for (answer, wanted) in self.answers.iter_mut().zip(wanted) {
             answer.executions = wanted.into_iter().map(|number| executions[number].clone()).collect();
         }

@@ -28,6 +28,7 @@
 //! is not held: a process that cleared its environment and left the group, one of another user, and what the program had somebody
 //! else start, such as a daemon.
 
+use glue_progress::CancelToken;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -35,8 +36,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -95,7 +95,7 @@ pub enum ExternalError {
         problem: String,
     },
     /// The program cannot be started, or the system fails in between.
-    #[error("evaluator `{command}`: {doing}: {source}")]
+    #[error("evaluator `{command}`: {doing}")]
     Io {
         /// The command.
         command: String,
@@ -162,7 +162,7 @@ impl std::fmt::Display for Shown<'_> {
 pub struct ExternalEvaluator {
     argv: Vec<OsString>,
     timeout: Option<Duration>,
-    stop: Option<Arc<AtomicBool>>,
+    cancel: CancelToken,
 }
 
 impl ExternalEvaluator {
@@ -179,7 +179,11 @@ impl ExternalEvaluator {
         if words.is_empty() {
             return Err(refuse("found nothing"));
         }
-        Ok(ExternalEvaluator { argv: words.into_iter().map(OsString::from).collect(), timeout: None, stop: None })
+        Ok(ExternalEvaluator {
+            argv: words.into_iter().map(OsString::from).collect(),
+            timeout: None,
+            cancel: CancelToken::default(),
+        })
     }
 
     /// From a program and its arguments, taken as they are.
@@ -188,7 +192,7 @@ impl ExternalEvaluator {
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> ExternalEvaluator {
         let argv = std::iter::once(program.into()).chain(arguments.into_iter().map(Into::into)).collect();
-        ExternalEvaluator { argv, timeout: None, stop: None }
+        ExternalEvaluator { argv, timeout: None, cancel: CancelToken::default() }
     }
 
     /// With a limit on the time of each [`evaluate`](Self::evaluate); there is none by default.
@@ -198,10 +202,10 @@ impl ExternalEvaluator {
         self
     }
 
-    /// Ended, with what it started, once `flag` is true.
+    /// Ended, with what it started, once `cancel` is cancelled.
     #[must_use]
-    pub fn stopped_by(mut self, flag: Arc<AtomicBool>) -> ExternalEvaluator {
-        self.stop = Some(flag);
+    pub fn with_cancel(mut self, cancel: CancelToken) -> ExternalEvaluator {
+        self.cancel = cancel;
         self
     }
 
@@ -303,7 +307,7 @@ impl ExternalEvaluator {
                     });
                 }
             }
-            if self.stop.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            if self.cancel.is_cancelled() {
                 return Err(ExternalError::Stopped { command: self.command() });
             }
             if let Some(limit) = self.timeout.filter(|&limit| started.elapsed() >= limit) {

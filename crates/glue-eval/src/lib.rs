@@ -6,7 +6,8 @@
 //!
 //! ```
 //! use glue_eval::{EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
-//! use glue_eval::{ModelError, Unwatched, evaluate, load_tasks};
+//! use glue_eval::{ModelError, evaluate, load_tasks};
+//! use glue_progress::NoProgress;
 //!
 //! /// Thinks that short answers are likely, and has nothing else to say.
 //! struct Terse;
@@ -48,7 +49,7 @@
 //! std::fs::write(path.join("test.jsonl"), items)?;
 //!
 //! let tasks = load_tasks(&[path])?;
-//! let report = evaluate(&Terse, &tasks, &EvalOptions::default(), &Unwatched)?;
+//! let report = evaluate(&Terse, &tasks, &EvalOptions::default(), &NoProgress)?;
 //! assert_eq!(report.tasks[0].metric("acc").map(|acc| (acc.value, acc.stderr)), Some((0.5, Some(0.5))));
 //! assert_eq!(report.to_json()["tasks"]["sums"]["n"], 2);
 //! # Ok(())
@@ -98,7 +99,7 @@ mod template;
 
 pub use cache::Cache;
 pub use error::{EvalError, FilePosition, ModelError, TaskError};
-pub use evaluate::{EvalOptions, Prepared, Unwatched, Watch, evaluate};
+pub use evaluate::{EvalOptions, Prepared, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{
     ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling,

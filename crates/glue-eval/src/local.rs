@@ -12,15 +12,17 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    Cancel, ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError,
-    TextModel, Tokenizer,
+    ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
+    Tokenizer,
 };
+use glue_progress::CancelToken;
 use glue_tensor::{ContentHash, ModelDir};
+use parking_lot::RwLock;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// A model and its tokenizer, ready to be scored.
 #[derive(Debug, Clone)]
@@ -32,7 +34,7 @@ pub struct LocalModel {
     max_length: usize,
     prefix: u32,
     prefix_text: String,
-    cancel: Cancel,
+    cancel: CancelToken,
     encodings: Option<Encodings>,
 }
 
@@ -54,11 +56,11 @@ impl Encodings {
         encode: impl FnOnce() -> Result<Vec<u32>, ModelError>,
     ) -> Result<Vec<u32>, ModelError> {
         let known = &self.known[usize::from(add_special)];
-        if let Some(tokens) = known.read().unwrap_or_else(PoisonError::into_inner).get(text) {
+        if let Some(tokens) = known.read().get(text) {
             return Ok(tokens.clone());
         }
         let tokens = encode()?;
-        known.write().unwrap_or_else(PoisonError::into_inner).insert(text.to_string(), tokens.clone());
+        known.write().insert(text.to_string(), tokens.clone());
         Ok(tokens)
     }
 }
@@ -138,7 +140,7 @@ impl LocalModel {
             max_length,
             prefix,
             prefix_text,
-            cancel: Cancel::default(),
+            cancel: CancelToken::default(),
             encodings: None,
         })
     }
@@ -159,7 +161,7 @@ impl LocalModel {
     }
 
     /// The same, ending its work with an error once it is cancelled.
-    pub fn with_cancel(self, cancel: Cancel) -> LocalModel {
+    pub fn with_cancel(self, cancel: CancelToken) -> LocalModel {
         LocalModel { cancel, ..self }
     }
 

@@ -8,12 +8,14 @@ use crate::cache::Hasher;
 use crate::error::ModelError;
 use crate::local::LocalModel;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
-use glue_lm::{Cancel, Prompt, RoutedTextModel};
+use glue_lm::{Prompt, RoutedTextModel};
+use glue_progress::CancelToken;
 use glue_tensor::{ContentHash, files};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A mixture of whole models, ready to be scored.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl RoutedModel {
 
     /// The same, ending its work with an error once it is cancelled.
     #[must_use]
-    pub fn with_cancel(self, cancel: &Cancel) -> RoutedModel {
+    pub fn with_cancel(self, cancel: &CancelToken) -> RoutedModel {
         let experts = self.experts.into_iter().map(|model| model.with_cancel(cancel.clone())).collect();
         RoutedModel { experts, ..self }
     }
@@ -80,7 +82,7 @@ impl RoutedModel {
 
     /// The expert of each context; equal contexts are read once.
     fn route(&self, contexts: &[&str]) -> Result<Vec<usize>, ModelError> {
-        let conversations = self.conversations.lock().unwrap_or_else(PoisonError::into_inner);
+        let conversations = self.conversations.lock();
         let mut expert_of: HashMap<&str, Option<usize>> = HashMap::new();
         let mut asked = Vec::new();
         for &context in contexts {
@@ -149,7 +151,7 @@ impl LanguageModel for RoutedModel {
     }
 
     fn check_unchanged(&self) -> Result<(), ModelError> {
-        self.mixture.check_unchanged().map_err(|error| ModelError::new(error.to_string()))
+        self.mixture.check_unchanged().map_err(ModelError::caused_by)
     }
 
     fn loglikelihoods(
@@ -191,7 +193,7 @@ impl LanguageModel for RoutedModel {
         let routes = self.mixture.route(&[read]).map_err(ModelError::caused_by)?;
         let expert = routes.first().map_or(0, |route| route.expert);
         let text = self.experts[expert].chat(messages)?;
-        self.conversations.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone(), expert);
+        self.conversations.lock().insert(text.clone(), expert);
         Ok(text)
     }
 }

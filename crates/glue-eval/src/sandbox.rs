@@ -51,10 +51,10 @@
 //! The program runs as a module named `program`, so that a block under `if __name__ == "__main__"` is not run: what stands there in
 //! an answer is a demonstration, often one that reads input. Hashes of strings are the same in every run.
 
-use crate::evaluate::Watch;
+use glue_progress::{ErrorChain, Progress};
+use parking_lot::Mutex;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ mod filter;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod interpreter;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod monitor;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod process;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod run;
@@ -80,8 +82,6 @@ mod run;
 mod scratch;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod threads;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-mod watch;
 
 /// What one program may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,7 +230,7 @@ pub struct Execution {
 
 impl Execution {
     fn not_run(error: &SandboxError) -> Execution {
-        let (stdout, stderr) = (String::new(), error.to_string());
+        let (stdout, stderr) = (String::new(), error.chain());
         Execution { outcome: Outcome::NotRun, wall_time: Duration::ZERO, cpu_time: Duration::ZERO, stdout, stderr }
     }
 
@@ -267,14 +267,14 @@ pub enum SandboxError {
         problem: String,
     },
     /// The system refused something that running a program takes.
-    #[error("{doing}: {source}")]
+    #[error("{doing}")]
     Io {
         /// What was being done.
         doing: &'static str,
         /// The system's answer.
         source: std::io::Error,
     },
-    /// Whoever watches asked to stop.
+    /// The caller cancelled it.
     #[error("stopped")]
     Stopped,
 }
@@ -323,17 +323,17 @@ impl Sandbox {
         self.jail.run(&self.limits, program, &|| false)
     }
 
-    /// Runs many programs, at most `threads` at a time (at least one). `watch` is notified after each, and asked all the time whether
-    /// to stop. Results are in the order of the programs. One that the system refuses to run is an [`Outcome::NotRun`] and no error,
-    /// so that it does not cost the results of the others.
+    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is asked
+    /// all the time whether to stop. Results are in the order of the programs. One that the system refuses to run is an
+    /// [`Outcome::NotRun`] and no error, so that it does not cost the results of the others.
     ///
     /// # Errors
-    /// [`SandboxError::Stopped`], soon after `watch` asks for it; programs that run then are ended.
+    /// [`SandboxError::Stopped`], soon after `progress` is cancelled; programs that run then are ended.
     pub fn run_many<S: AsRef<str> + Sync>(
         &self,
         programs: &[S],
         threads: usize,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<Vec<Execution>, SandboxError> {
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::with_capacity(programs.len()));
@@ -342,16 +342,16 @@ impl Sandbox {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 programs.get(index).map(|program| (index, program))
             } {
-                if watch.is_stopped() {
+                if progress.is_cancelled() {
                     break;
                 }
-                let execution = match self.jail.run(&self.limits, program.as_ref(), &|| watch.is_stopped()) {
+                let execution = match self.jail.run(&self.limits, program.as_ref(), &|| progress.is_cancelled()) {
                     Ok(execution) => execution,
                     Err(SandboxError::Stopped) => break,
                     Err(error) => Execution::not_run(&error),
                 };
-                results.lock().unwrap_or_else(|broken| broken.into_inner()).push((index, execution));
-                watch.answered(1);
+                results.lock().push((index, execution));
+                progress.advance(1);
             }
         };
         // A program ends with the thread that started it, so that each is waited for where it was started.
@@ -364,7 +364,7 @@ impl Sandbox {
             }
             work();
         });
-        let mut results = results.into_inner().unwrap_or_else(|broken| broken.into_inner());
+        let mut results = results.into_inner();
         if results.len() < programs.len() {
             return Err(SandboxError::Stopped);
         }

@@ -4,6 +4,7 @@
 use crate::python::regex;
 use glue_lm::bounded;
 use glue_lm::jinja::{self, MAX_SOURCE, MAX_STEPS, shortened};
+use glue_progress::ErrorChain;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
@@ -45,7 +46,7 @@ impl Templates {
             return Err(format!("the template has {} bytes; the limit is {MAX_SOURCE}", source.len()));
         }
         let compiled = jinja::compile(Environment::clone(&self.environment), source, source);
-        let compiled = compiled.map_err(|why| format!("the template was stopped: {why}"))?;
+        let compiled = compiled.map_err(|why| format!("the template was stopped: {}", why.chain()))?;
         self.environment = Arc::new(compiled.map_err(|error| message(&error))?);
         Ok(Template(source.to_string()))
     }
@@ -62,7 +63,7 @@ impl Templates {
         let context = Value::from(Serde(fields));
         let (environment, template) = (Arc::clone(&self.environment), template.clone());
         let rendered = bounded::render(move || render(&environment, &template.0, context));
-        match rendered.map_err(|why| format!("the template was stopped: {why}"))? {
+        match rendered.map_err(|why| format!("the template was stopped: {}", why.chain()))? {
             Ok(text) => Ok(text),
             Err(Failed { message, mut undeclared }) => {
                 undeclared.retain(|name| !fields.contains_key(name));

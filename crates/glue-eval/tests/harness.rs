@@ -3,7 +3,8 @@
 
 mod support;
 
-use glue_eval::{EvalOptions, Task, Unwatched, evaluate, load_tasks, select};
+use glue_eval::{EvalOptions, Task, evaluate, load_tasks, select};
+use glue_progress::{ErrorChain, NoProgress};
 use serde_json::Value;
 use std::fs;
 use support::{Table, data};
@@ -28,7 +29,7 @@ fn every_prompt_is_that_of_the_harness() {
     assert_eq!(names.len(), 9);
     for name in names {
         let model = Table::default();
-        evaluate(&model, &named(&name), &EvalOptions::default(), &Unwatched).unwrap();
+        evaluate(&model, &named(&name), &EvalOptions::default(), &NoProgress).unwrap();
         let asked = model.asked.into_inner().unwrap();
         let wanted = expected["tasks"][&name]["requests"].as_array().unwrap();
         let wanted = wanted.iter().flat_map(|item| item.as_array().unwrap());
@@ -46,7 +47,7 @@ fn every_prompt_is_that_of_the_harness() {
 #[test]
 fn every_score_is_that_of_the_harness() {
     let expected = expected();
-    let report = evaluate(&Table::default(), &tasks(), &EvalOptions::default(), &Unwatched).unwrap();
+    let report = evaluate(&Table::default(), &tasks(), &EvalOptions::default(), &NoProgress).unwrap();
     let mut compared = 0;
     for task in &report.tasks {
         for (key, wanted) in expected["tasks"][&task.name]["scores"].as_object().unwrap() {
@@ -72,12 +73,12 @@ fn groups_and_tags_select_tasks() {
     let names = |tasks: Vec<Task>| tasks.iter().map(|task| task.name().to_string()).collect::<Vec<_>>();
     assert_eq!(names(named("choices")), ["choice_many_shots", "choice_shots"]);
     assert_eq!(names(named("some")), ["choice_shots", "roll"]);
-    let error = select(tasks(), &["nothing"]).unwrap_err().to_string();
+    let error = select(tasks(), &["nothing"]).unwrap_err().chain();
     assert!(error.starts_with("no task, group or tag is named `nothing`; tasks are choice_first, "), "{error}");
     // A group by itself, with another value for a key of one of its tasks.
     let group = load_tasks(&[data("harness/tasks/some.yaml")]).unwrap();
     assert_eq!(group.iter().map(Task::name).collect::<Vec<_>>(), ["roll", "choice_shots"]);
-    let report = evaluate(&Table::default(), &group, &EvalOptions::default(), &Unwatched).unwrap();
+    let report = evaluate(&Table::default(), &group, &EvalOptions::default(), &NoProgress).unwrap();
     assert_eq!(report.tasks[1].num_fewshot, 1);
 }
 
@@ -85,11 +86,11 @@ fn groups_and_tags_select_tasks() {
 fn splits_by_name_and_by_role() {
     let run = |split: &str| {
         let options = EvalOptions { split: Some(split.into()), ..EvalOptions::default() };
-        evaluate(&Table::default(), &named("choice_letters"), &options, &Unwatched)
+        evaluate(&Table::default(), &named("choice_letters"), &options, &NoProgress)
     };
     // The file has no test_split, so that what is scored is the validation split.
     assert_eq!((run("validation").unwrap().tasks[0].n, run("test").unwrap().tasks[0].n), (12, 20));
-    let error = run("dev").unwrap_err().to_string();
+    let error = run("dev").unwrap_err().chain();
     assert!(error.ends_with("has no split `dev`; it has test, train, validation"), "{error}");
 }
 
@@ -101,11 +102,11 @@ fn examples_from_the_scored_split_are_mentioned() {
     let text = text.replace("data/", &format!("{}/", data("harness/data").display()));
     fs::write(&file, format!("{text}\ntask: t\nnum_fewshot: 2\n")).unwrap();
     let tasks = load_tasks(&[&file]).unwrap();
-    let report = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &Unwatched).unwrap();
+    let report = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap();
     let expected = "examples are drawn from the split `test` that is scored, the item itself included";
     assert_eq!(report.tasks[0].notes, [expected]);
     let zero = EvalOptions { num_fewshot: Some(0), ..EvalOptions::default() };
-    let report = evaluate(&Table::default(), &tasks, &zero, &Unwatched).unwrap();
+    let report = evaluate(&Table::default(), &tasks, &zero, &NoProgress).unwrap();
     assert_eq!((report.tasks[0].num_fewshot, report.tasks[0].notes.len()), (0, 0));
 }
 
@@ -131,8 +132,8 @@ fn refused(keys: &str, items: &str) -> String {
     fs::write(&file, text).unwrap();
     fs::write(directory.path().join("items.jsonl"), items).unwrap();
     let error = match load_tasks(&[&file]) {
-        Err(error) => error.to_string(),
-        Ok(tasks) => evaluate(&Table::default(), &tasks, &EvalOptions::default(), &Unwatched).unwrap_err().to_string(),
+        Err(error) => error.chain(),
+        Ok(tasks) => evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap_err().chain(),
     };
     // Lines of the YAML file are counted from the first of the given keys.
     let error = error.replace(&format!("{}/", directory.path().display()), "");
@@ -277,10 +278,10 @@ fn data_files_are_found_beside_above_and_below_the_working_directory() {
     fs::write(deep.join("t.yaml"), text).unwrap();
     assert_eq!(load_tasks(&[&deep]).unwrap()[0].splits(), ["test"]);
     fs::write(deep.join("t.yaml"), text.replace("data/items", "data/no")).unwrap();
-    let error = load_tasks(&[&deep]).unwrap_err().to_string();
+    let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(error.contains("t.yaml:3: there is no file `data/no.jsonl` in "), "{error}");
     fs::write(deep.join("t.yaml"), text.replace("dataset_path: json", "dataset_path: openai/gsm8k")).unwrap();
-    let error = load_tasks(&[&deep]).unwrap_err().to_string();
+    let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(
         error.contains("t.yaml:2: `dataset_path` is not supported: `openai/gsm8k` would have to be downloaded"),
         "{error}"

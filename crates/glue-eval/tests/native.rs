@@ -2,9 +2,8 @@
 
 mod support;
 
-use glue_eval::{
-    Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, Unwatched, Watch, evaluate, load_tasks,
-};
+use glue_eval::{Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, evaluate, load_tasks};
+use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -21,12 +20,12 @@ fn task(description: &str, test: &str) -> TempDir {
 }
 
 fn run(directory: &Path, model: &Table, options: &EvalOptions) -> Result<Report, EvalError> {
-    evaluate(model, &load_tasks(&[directory])?, options, &Unwatched)
+    evaluate(model, &load_tasks(&[directory])?, options, &NoProgress)
 }
 
 fn refused(description: &str, test: &str, options: &EvalOptions) -> String {
     let directory = task(description, test);
-    let error = run(directory.path(), &Table::default(), options).unwrap_err().to_string();
+    let error = run(directory.path(), &Table::default(), options).unwrap_err().chain();
     error.replace(&format!("{}/", directory.path().display()), "")
 }
 
@@ -183,7 +182,7 @@ fn what_is_not_sound_is_refused_with_file_and_line() {
 #[test]
 fn folders_of_tasks_and_their_names() {
     let root = tempfile::tempdir().unwrap();
-    let error = load_tasks(&[root.path()]).unwrap_err().to_string();
+    let error = load_tasks(&[root.path()]).unwrap_err().chain();
     assert!(error.ends_with("no task here: neither task.json nor a YAML file with `task`"), "{error}");
     for name in ["b", "a"] {
         fs::create_dir(root.path().join(name)).unwrap();
@@ -195,11 +194,11 @@ fn folders_of_tasks_and_their_names() {
         [("a", Kind::MultipleChoice), ("b", Kind::MultipleChoice)]
     );
     fs::write(root.path().join("b/task.json"), CHOICES.replace("\"t\"", "\"a\"")).unwrap();
-    let error = load_tasks(&[root.path()]).unwrap_err().to_string();
+    let error = load_tasks(&[root.path()]).unwrap_err().chain();
     assert!(error.starts_with("two tasks are named `a`: ") && error.contains("a/task.json and "), "{error}");
     let none: [&Path; 0] = [];
-    let error = evaluate(&Table::default(), &load_tasks(&none).unwrap(), &EvalOptions::default(), &Unwatched);
-    assert_eq!(error.unwrap_err().to_string(), "no tasks were given");
+    let error = evaluate(&Table::default(), &load_tasks(&none).unwrap(), &EvalOptions::default(), &NoProgress);
+    assert_eq!(error.unwrap_err().chain(), "no tasks were given");
 }
 
 #[test]
@@ -208,7 +207,7 @@ fn both_forms_in_one_folder() {
     let kinds: Vec<&str> = tasks.iter().skip(9).map(|task| task.kind().name()).collect();
     assert_eq!(kinds, ["multiple_choice", "generate_until"]);
     // The same items in Parquet and as JSON Lines.
-    let report = evaluate(&Table::default(), &tasks[9..10], &EvalOptions::default(), &Unwatched).unwrap();
+    let report = evaluate(&Table::default(), &tasks[9..10], &EvalOptions::default(), &NoProgress).unwrap();
     assert_eq!(report.tasks[0].n, 3);
 }
 
@@ -252,22 +251,22 @@ fn scores_are_kept_by_the_hash_of_model_and_task() {
 #[test]
 fn progress_is_told_and_stopping_is_heard() {
     struct Counting(AtomicUsize, AtomicUsize, bool);
-    impl Watch for Counting {
-        fn begins(&self, requests: usize) {
-            self.0.fetch_add(requests, Ordering::Relaxed);
+    impl Progress for Counting {
+        fn begin(&self, _: &str, _: Unit, requests: Option<u64>) {
+            self.0.fetch_add(requests.unwrap() as usize, Ordering::Relaxed);
         }
-        fn answered(&self, more: usize) {
-            self.1.fetch_add(more, Ordering::Relaxed);
+        fn advance(&self, more: u64) {
+            self.1.fetch_add(more as usize, Ordering::Relaxed);
         }
-        fn is_stopped(&self) -> bool {
+        fn is_cancelled(&self) -> bool {
             self.2
         }
     }
     let tasks = load_tasks(&[data("harness/tasks")]).unwrap();
-    let watch = Counting(AtomicUsize::new(0), AtomicUsize::new(0), false);
-    evaluate(&Table::default(), &tasks, &EvalOptions::default(), &watch).unwrap();
-    assert_eq!(watch.0.load(Ordering::Relaxed), watch.1.load(Ordering::Relaxed));
-    assert!(watch.0.into_inner() > 300);
+    let progress = Counting(AtomicUsize::new(0), AtomicUsize::new(0), false);
+    evaluate(&Table::default(), &tasks, &EvalOptions::default(), &progress).unwrap();
+    assert_eq!(progress.0.load(Ordering::Relaxed), progress.1.load(Ordering::Relaxed));
+    assert!(progress.0.into_inner() > 300);
     let stopped = Counting(AtomicUsize::new(0), AtomicUsize::new(0), true);
     let error = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &stopped).unwrap_err();
     assert!(matches!(error, EvalError::Stopped));
@@ -276,12 +275,11 @@ fn progress_is_told_and_stopping_is_heard() {
 /// Wishes to end after so many answers.
 struct Impatient(AtomicUsize, usize);
 
-impl Watch for Impatient {
-    fn begins(&self, _: usize) {}
-    fn answered(&self, more: usize) {
-        self.0.fetch_add(more, Ordering::Relaxed);
+impl Progress for Impatient {
+    fn advance(&self, more: u64) {
+        self.0.fetch_add(more as usize, Ordering::Relaxed);
     }
-    fn is_stopped(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= self.1
     }
 }
@@ -300,10 +298,10 @@ fn an_interrupted_evaluation_goes_on_after_the_tasks_that_are_in_the_cache() {
     let error = evaluate(&model, &tasks, &options, &Impatient(AtomicUsize::new(0), 7)).unwrap_err();
     assert!(matches!(error, EvalError::Stopped), "{error}");
     let before = model.calls.load(Ordering::Relaxed);
-    let report = evaluate(&model, &tasks, &options, &Unwatched).unwrap();
+    let report = evaluate(&model, &tasks, &options, &NoProgress).unwrap();
     assert_eq!(model.calls.load(Ordering::Relaxed) - before, 2 * (5 + 7));
     assert_eq!(report.tasks.iter().map(|task| task.cached).collect::<Vec<_>>(), [true, false, false]);
-    let whole = evaluate(&model, &tasks, &EvalOptions::default(), &Unwatched).unwrap();
+    let whole = evaluate(&model, &tasks, &EvalOptions::default(), &NoProgress).unwrap();
     assert_eq!(report.to_json(), whole.to_json());
 }
 
@@ -365,13 +363,13 @@ fn some_items_are_scored_as_they_are_among_all() {
     );
     let (model, tasks) = (Table::default(), load_tasks(&[directory.path()]).unwrap());
     let options = EvalOptions { samples: true, ..EvalOptions::default() };
-    let whole = evaluate(&model, &tasks, &options, &Unwatched).unwrap();
+    let whole = evaluate(&model, &tasks, &options, &NoProgress).unwrap();
     let prepared = Prepared::new(tasks, &options, None).unwrap();
     assert_eq!(prepared.counts(), [9]);
-    assert_eq!(prepared.evaluate(&model, None, &Unwatched).unwrap(), whole);
+    assert_eq!(prepared.evaluate(&model, None, &NoProgress).unwrap(), whole);
     assert_eq!(whole.tasks[0].items.iter().map(|item| item.index).collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
 
-    let part = prepared.evaluate(&model, Some(&[vec![1, 4, 8]]), &Unwatched).unwrap();
+    let part = prepared.evaluate(&model, Some(&[vec![1, 4, 8]]), &NoProgress).unwrap();
     let picked: Vec<ItemScore> = [1, 4, 8].map(|i| whole.tasks[0].items[i]).to_vec();
     assert_eq!((part.tasks[0].n, &part.tasks[0].items), (3, &picked));
     assert_eq!(part.samples, [1, 4, 8].map(|i| whole.samples[i].clone()));
@@ -386,7 +384,7 @@ fn some_items_are_scored_as_they_are_among_all() {
     assert!(task.main_is_share());
 
     // An empty part is no error, and other items are another entry of a cache.
-    let empty = prepared.evaluate(&model, Some(&[vec![]]), &Unwatched).unwrap();
+    let empty = prepared.evaluate(&model, Some(&[vec![]]), &NoProgress).unwrap();
     assert_eq!((empty.tasks[0].n, empty.tasks[0].items.len()), (0, 0));
 }
 
@@ -411,7 +409,7 @@ fn metrics_without_bounds_know_their_best() {
     let directory =
         task("{\"kind\": \"perplexity\", \"name\": \"t\"}", "{\"text\": \"one two\"}\n{\"text\": \"three\"}\n");
     let tasks = load_tasks(&[directory.path()]).unwrap();
-    let report = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &Unwatched).unwrap();
+    let report = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap();
     let items = &report.tasks[0].items;
     assert!(!tasks[0].main_is_share() && items.iter().all(|item| item.loss == Some(-item.sum)));
     let best = tasks[0].main_at_best(&[Some(items[0]), None]).unwrap();

@@ -1,8 +1,8 @@
 //! Programs that attack the sandbox. Each attack is a Python program; what it could have changed is looked at from outside.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
-use glue_eval::Unwatched;
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, Strength};
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -600,13 +600,9 @@ refused(lambda: asyncio.new_event_loop())
 /// Counts what is done.
 struct Counted(AtomicUsize);
 
-impl glue_eval::Watch for Counted {
-    fn begins(&self, _: usize) {}
-    fn answered(&self, more: usize) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-    fn is_stopped(&self) -> bool {
-        false
+impl Progress for Counted {
+    fn advance(&self, more: u64) {
+        self.0.fetch_add(more as usize, Ordering::Relaxed);
     }
 }
 
@@ -630,7 +626,7 @@ fn results_do_not_depend_on_threads_or_order() {
     }
     assert_eq!(seen(4), one);
     assert_eq!(seen(100), one);
-    assert!(SANDBOX.run_many::<&str>(&[], 3, &Unwatched).unwrap().is_empty());
+    assert!(SANDBOX.run_many::<&str>(&[], 3, &NoProgress).unwrap().is_empty());
 }
 
 #[test]
@@ -640,7 +636,7 @@ fn many_at_a_time_are_bounded() {
     }
     let programs = vec!["import time; time.sleep(0.3)"; 4];
     let started = Instant::now();
-    assert!(SANDBOX.run_many(&programs, 2, &Unwatched).unwrap().iter().all(Execution::passed));
+    assert!(SANDBOX.run_many(&programs, 2, &NoProgress).unwrap().iter().all(Execution::passed));
     assert!(started.elapsed() >= Duration::from_millis(600), "two at a time take two turns");
 }
 
@@ -726,6 +722,6 @@ fn interpreters_that_are_none_are_refused_with_their_name() {
     let error = refuse(Path::new("/bin/false"));
     assert!(error.contains("exit status: 1"), "{error}");
     // Too tight for an interpreter to start.
-    let error = Sandbox::new(Limits { memory_bytes: 4 << 20, ..Limits::default() }).unwrap_err().to_string();
+    let error = Sandbox::new(Limits { memory_bytes: 4 << 20, ..Limits::default() }).unwrap_err().chain();
     assert!(error.starts_with("programs cannot be confined: a trial program ended as"), "{error}");
 }

@@ -5,7 +5,8 @@
 mod support;
 
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
-use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError, Unwatched, Watch};
+use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError};
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -294,10 +295,8 @@ for name in ('', 'lib'):
 /// Wishes to stop once this is over.
 struct Until(Instant);
 
-impl Watch for Until {
-    fn begins(&self, _: usize) {}
-    fn answered(&self, _: usize) {}
-    fn is_stopped(&self) -> bool {
+impl Progress for Until {
+    fn is_cancelled(&self) -> bool {
         Instant::now() >= self.0
     }
 }
@@ -334,7 +333,7 @@ fn a_program_that_cannot_be_run_is_tried_again_and_costs_nobody_else_anything() 
         assert!(sandbox.run("").unwrap().passed());
     });
     fs::rename(&python, &away).unwrap();
-    let executions = sandbox.run_many(&["", "pass"], 2, &Unwatched).unwrap();
+    let executions = sandbox.run_many(&["", "pass"], 2, &NoProgress).unwrap();
     for execution in executions {
         assert_eq!(execution.outcome, Outcome::NotRun);
         assert!(execution.stderr.starts_with("starting a confined interpreter: "), "{execution:?}");
@@ -430,7 +429,7 @@ fn programs_that_could_not_be_run_are_failures_with_a_note_and_not_remembered() 
     let answers = vec!["def f(x):\n    return x + 1\n".to_string()];
     let table = Table { answers, ..Table::default() };
     let model = Saboteur { table, interpreter: python.clone(), calls: AtomicUsize::new(0) };
-    let report = glue_eval::evaluate(&model, &tasks, &options, &Unwatched).unwrap();
+    let report = glue_eval::evaluate(&model, &tasks, &options, &NoProgress).unwrap();
     let code = &report.tasks[0];
     assert_eq!((code.n, code.main_metric().unwrap().value), (1, 0.0));
     let note = "1 of 1 programs could not be run and count as failed: starting a confined interpreter: ";
@@ -442,7 +441,7 @@ fn programs_that_could_not_be_run_are_failures_with_a_note_and_not_remembered() 
         &python,
     )
     .unwrap();
-    let report = glue_eval::evaluate(&model, &tasks, &options, &Unwatched).unwrap();
+    let report = glue_eval::evaluate(&model, &tasks, &options, &NoProgress).unwrap();
     assert_eq!((report.tasks[0].main_metric().unwrap().value, report.tasks[0].cached), (1.0, false));
     assert!(
         !report.tasks[0].notes.iter().any(|found| found.contains("could not be run")),
@@ -468,7 +467,7 @@ fn without_a_sandbox_the_model_is_not_even_asked() {
     let sandbox = Options { python: "/nowhere/python".into(), ..Options::default() };
     let options = EvalOptions { allow_code_execution: true, sandbox, ..EvalOptions::default() };
     let model = Table::default();
-    let error = glue_eval::evaluate(&model, &tasks, &options, &Unwatched).unwrap_err().to_string();
+    let error = glue_eval::evaluate(&model, &tasks, &options, &NoProgress).unwrap_err().chain();
     assert!(error.contains("`code`") && error.contains("/nowhere/python"), "{error}");
     assert_eq!(model.calls.load(Ordering::Relaxed), 0);
 }

@@ -1,6 +1,7 @@
 //! The zoo: every model, task and split gives the scores of its reference, to within one item.
 
-use glue_eval::{EvalOptions, LocalModel, Report, Unwatched, evaluate, load_tasks};
+use glue_eval::{EvalOptions, LocalModel, Report, evaluate, load_tasks};
+use glue_progress::NoProgress;
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ fn zoo() -> PathBuf {
 fn scores(model: &LocalModel, tasks: &str, split: &str) -> Report {
     let tasks = load_tasks(&[zoo().join(tasks)]).unwrap();
     let options = EvalOptions { split: Some(split.into()), ..EvalOptions::default() };
-    evaluate(model, &tasks, &options, &Unwatched).unwrap()
+    evaluate(model, &tasks, &options, &NoProgress).unwrap()
 }
 
 /// Within one item: two runs of a model in f32 need not break ties in the same way.

@@ -8,13 +8,13 @@
 //! Memory is counted by the allocator of the process, which calls [`charge`] and [`refund`]; `glue_cli::Allocator` does.
 //! With another allocator the limits on time and stack hold, and the one on memory does not.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,8 +90,8 @@ pub enum Exceeded {
     #[error("it went beyond its limits before and is not tried again")]
     Before,
     /// There is no thread to do it.
-    #[error("cannot start a thread: {0}")]
-    NoThread(io::Error),
+    #[error("cannot start a thread")]
+    NoThread(#[source] io::Error),
 }
 
 /// Does `job` on another thread within `limits`, and returns its result.
@@ -274,7 +274,7 @@ impl Thread {
 
 fn idle() -> MutexGuard<'static, Vec<Thread>> {
     static IDLE: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
-    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+    IDLE.lock()
 }
 
 #[cfg(test)]

@@ -70,11 +70,12 @@ pub enum LmError {
         reason: String,
     },
     /// A tensor cannot be used as a weight.
-    #[error("tensor `{name}`: {error}")]
+    #[error("tensor `{name}`")]
     Weight {
         /// The tensor.
         name: String,
         /// What is wrong.
+        #[source]
         error: WeightError,
     },
     /// A token has no row in the embedding.
@@ -154,10 +155,10 @@ pub enum LmError {
         /// What is wrong.
         reason: String,
     },
-    /// The caller asked to end, by a [`Cancel`](crate::Cancel).
+    /// The caller asked to end, by a [`CancelToken`](glue_progress::CancelToken).
     #[error("cancelled")]
     Cancelled,
     /// An operation on activations failed.
-    #[error("computation: {0}")]
+    #[error("computation")]
     Compute(#[from] candle_core::Error),
 }

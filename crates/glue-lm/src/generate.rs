@@ -7,13 +7,14 @@
 mod prefixes;
 mod sequence;
 
-use crate::cancel::Cancel;
+use crate::cancel;
 use crate::error::LmError;
 use crate::model::{Rows, Want, floats};
 use crate::sampling::Sampling;
 use crate::text::{TextError, TextModel};
 use crate::tree::{Branch, Tree};
 use candle_core::Tensor;
+use glue_progress::CancelToken;
 use prefixes::{Node, shared_prefixes, whole_prompts};
 use rayon::prelude::*;
 use sequence::Sequence;
@@ -79,7 +80,7 @@ pub struct GenerateOptions {
     /// several such groups at a time. Default: 256.
     pub max_sequences: usize,
     /// Looked at before each pass.
-    pub cancel: Cancel,
+    pub cancel: CancelToken,
 }
 
 impl Default for GenerateOptions {
@@ -93,7 +94,7 @@ impl Default for GenerateOptions {
             skip_special: true,
             rows_per_pass: 2048,
             max_sequences: 256,
-            cancel: Cancel::default(),
+            cancel: CancelToken::default(),
         }
     }
 }
@@ -408,7 +409,7 @@ impl<'a> Group<'a> {
             return Ok(());
         }
         let logits = if pass.logit_rows.is_empty() { Rows::None } else { Rows::Some(&pass.logit_rows) };
-        self.options.cancel.check()?;
+        cancel::check(&self.options.cancel)?;
         let output = self.text_model.model.forward(&mut self.tree, &Want { logits, hidden: &[] })?;
         let rows = pass.ends.iter().enumerate().flat_map(|(row, ends)| ends.clone().map(move |end| (end, row)));
         self.advance(rows.collect(), &output.logits, show)
@@ -432,7 +433,7 @@ impl<'a> Group<'a> {
                 *at = Active { branch: self.tree.push(Some(at.branch), sequence.newest()), own: true, ..*at };
             }
         }
-        self.options.cancel.check()?;
+        cancel::check(&self.options.cancel)?;
         // Not the last of each branch: a prompt that runs again has none that is asked for.
         let last = |at: &Active| (at.branch, self.tree.pending_of(at.branch) - 1);
         let rows: Vec<(Branch, usize)> = active.iter().map(last).collect();

@@ -65,7 +65,6 @@ pub use candle_core::Tensor;
 
 pub use architecture::Architecture;
 pub use batches::batches;
-pub use cancel::Cancel;
 pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Message};
 pub use decode_stream::DecodeStream;
 pub use error::LmError;

@@ -18,9 +18,10 @@
 use crate::error::LmError;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use glue_tensor::config;
+use parking_lot::RwLock;
 use serde_json::Value;
 use std::f64::consts::TAU;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// What the frequencies of a rotary embedding are.
 #[derive(Debug, Clone, PartialEq)]
@@ -352,8 +353,7 @@ impl RopeTables {
     }
 
     fn table(&self, length_class: usize, length: usize, rows: usize) -> Arc<Angles> {
-        // A poisoned lock holds a whole table all the same: it is replaced, never changed.
-        let known = Arc::clone(&self.tables[length_class].read().unwrap_or_else(PoisonError::into_inner));
+        let known = Arc::clone(&self.tables[length_class].read());
         if known.rows() >= rows {
             return known;
         }
@@ -362,7 +362,7 @@ impl RopeTables {
         let frequencies = self.rope.at_length(length);
         (0..rows).for_each(|position| table.push_computed(position, &frequencies, self.rope.attention_factor));
         let table = Arc::new(table);
-        *self.tables[length_class].write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&table);
+        *self.tables[length_class].write() = Arc::clone(&table);
         table
     }
 

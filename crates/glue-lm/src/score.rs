@@ -7,10 +7,11 @@
 mod log_softmax;
 mod packing;
 
-use crate::cancel::Cancel;
+use crate::cancel;
 use crate::error::LmError;
 use crate::model::Model;
 use crate::tree::{Branch, Tree};
+use glue_progress::CancelToken;
 pub(crate) use log_softmax::{RowSums, row_sums};
 use packing::{Chunk, Packing, Sequence};
 use rayon::prelude::*;
@@ -45,7 +46,7 @@ pub struct ScoreOptions {
     /// Rows of one pass, at least 1; chosen by the size of the model when absent. A single sequence may be longer.
     pub rows: Option<usize>,
     /// Looked at before each pass.
-    pub cancel: Cancel,
+    pub cancel: CancelToken,
 }
 
 /// Rows of a pass. Matrix products gain little from more, and activations of tiny models stay in cache.
@@ -100,7 +101,7 @@ impl Model {
         let mut prefixes: Vec<Tree> = Vec::with_capacity(packing.prefixes.len());
         let mut ends = Vec::with_capacity(packing.prefixes.len());
         for prefix in &packing.prefixes {
-            options.cancel.check()?;
+            cancel::check(&options.cancel)?;
             let (mut tree, parent) = match prefix.parent {
                 Some(parent) => (prefixes[parent].clone(), Some(ends[parent])),
                 None => (Tree::new(), None),
@@ -112,7 +113,7 @@ impl Model {
         }
 
         let run = |chunk: &Chunk| -> Result<Vec<(usize, Score)>, LmError> {
-            options.cancel.check()?;
+            cancel::check(&options.cancel)?;
             let (mut tree, parent) = match chunk.prefix {
                 Some(prefix) => (prefixes[prefix].clone(), Some(ends[prefix])),
                 None => (Tree::new(), None),

@@ -1,5 +1,6 @@
 //! The differences decomposed, and the adapter written.
 
+use glue_progress::{Progress, Unit};
 use crate::difference::{Both, Squares};
 use crate::error::LoraError;
 use crate::factors::{factors, squares_left, stored};
@@ -7,7 +8,6 @@ use crate::options::RankRule;
 use crate::plan::{Candidate, ExtractPlan};
 use crate::report::{Extraction, ModuleReport, OtherReport};
 use crate::spool::Spool;
-use crate::watch::Watch;
 use glue_tensor::adapter::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
 use glue_tensor::{ModelDir, Staging, TensorSpec};
 use ndarray::Array2;
@@ -44,9 +44,9 @@ enum Other {
 ///
 /// # Errors
 /// [`LoraError`]; nothing is left behind then.
-pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Watch) -> Result<Extraction, LoraError> {
+pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Extraction, LoraError> {
     let staging = Staging::create(out_dir)?;
-    let report = write(plan, &staging, watch);
+    let report = write(plan, &staging, progress);
     if !matches!(report, Err(LoraError::Stopped)) {
         // Whatever failed may have failed because of an input that changed; and if nothing did, what was compared is what
         // was hashed only if none has.
@@ -59,11 +59,12 @@ pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, watch: &dyn Wa
 }
 
 /// Writes everything to `staging`.
-fn write(plan: &ExtractPlan<'_>, staging: &Staging, watch: &dyn Watch) -> Result<Extraction, LoraError> {
+fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> Result<Extraction, LoraError> {
+    progress.begin("comparing weights", Unit::Weights, Some(plan.elements()));
     let spool = Spool::create(staging.path())?;
     let (modules, others) = rayon::join(
-        || plan.candidates.par_iter().map(|candidate| module(plan, candidate, &spool, watch)).collect(),
-        || plan.others.par_iter().map(|name| other(plan, name, watch)).collect(),
+        || plan.candidates.par_iter().map(|candidate| module(plan, candidate, &spool, progress)).collect(),
+        || plan.others.par_iter().map(|name| other(plan, name, progress)).collect(),
     );
     let modules: Result<Vec<Option<Extracted>>, LoraError> = modules;
     let others: Result<Vec<Other>, LoraError> = others;
@@ -118,7 +119,7 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, watch: &dyn Watch) -> Result
         modules: modules.into_iter().map(|module| module.report).collect(),
     };
     staging.write_file(MANIFEST, manifest(plan, &report).as_bytes())?;
-    if watch.is_stopped() {
+    if progress.is_cancelled() {
         return Err(LoraError::Stopped);
     }
     writer.finish()?;
@@ -130,14 +131,14 @@ fn module(
     plan: &ExtractPlan<'_>,
     candidate: &Candidate,
     spool: &Spool,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Option<Extracted>, LoraError> {
-    if watch.is_stopped() {
+    if progress.is_cancelled() {
         return Err(LoraError::Stopped);
     }
     let name = candidate.tensor();
     let Some(both) = Both::new(plan.base, plan.fine, &name) else { return Ok(None) };
-    watch.works_on(&name);
+    progress.message(&name);
     let elements = candidate.rows * candidate.columns;
     let mut values = Vec::new();
     let squares = if both.are_same_bytes() {
@@ -147,7 +148,7 @@ fn module(
         both.difference(|part| values.extend_from_slice(part))?
     };
     if squares.difference == 0.0 {
-        watch.done(elements as u64);
+        progress.advance(elements as u64);
         return Ok(None);
     }
     let failed = |error| LoraError::Linalg { tensor: name.clone(), error };
@@ -177,7 +178,7 @@ fn module(
         relative_error: (lacks / squares.difference).sqrt(),
         relative_change: squares.relative(),
     };
-    watch.done(elements as u64);
+    progress.advance(elements as u64);
     Ok(Some(Extracted { report, kind: candidate.kind, a, b, squares: (squares.difference, lacks) }))
 }
 
@@ -186,12 +187,12 @@ fn owned_transpose(matrix: &Array2<f32>) -> Array2<f32> {
 }
 
 /// Compares a tensor that is to be no module.
-fn other(plan: &ExtractPlan<'_>, name: &str, watch: &dyn Watch) -> Result<Other, LoraError> {
-    if watch.is_stopped() {
+fn other(plan: &ExtractPlan<'_>, name: &str, progress: &dyn Progress) -> Result<Other, LoraError> {
+    if progress.is_cancelled() {
         return Err(LoraError::Stopped);
     }
     let Some(both) = Both::new(plan.base, plan.fine, name) else { return Ok(Other::Same) };
-    watch.works_on(name);
+    progress.message(name);
     let view = both.fine();
     let report =
         |relative_change| OtherReport { tensor: name.to_string(), shape: view.shape().to_vec(), relative_change };
@@ -205,7 +206,7 @@ fn other(plan: &ExtractPlan<'_>, name: &str, watch: &dyn Watch) -> Result<Other,
             squares => Other::Differs { report: report(Some(squares.relative())), squares: squares.difference },
         }
     };
-    watch.done(view.info().n_elements() as u64);
+    progress.advance(view.info().n_elements() as u64);
     Ok(found)
 }
 

@@ -23,13 +23,14 @@
 //! **Invariant:** results do not depend on the number of threads; there is no randomness.
 //!
 //! ```no_run
-//! use glue_lora::{ExtractOptions, RankRule, Unwatched, extract, plan};
+//! use glue_lora::{ExtractOptions, RankRule, extract, plan};
+//! use glue_progress::NoProgress;
 //! use glue_tensor::ModelDir;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (base, fine) = (ModelDir::open("base")?, ModelDir::open("math")?);
 //! let options = ExtractOptions { rank: RankRule::Energy { share: 0.9, most: Some(64) }, ..ExtractOptions::default() };
-//! let report = extract(&plan(&base, &fine, &options)?, "math-adapter", &Unwatched)?;
+//! let report = extract(&plan(&base, &fine, &options)?, "math-adapter", &NoProgress)?;
 //! println!("{} modules, {} parameters", report.modules.len(), report.parameters);
 //! # Ok(())
 //! # }
@@ -43,7 +44,6 @@ pub mod options;
 mod plan;
 pub mod report;
 mod spool;
-pub mod watch;
 
 pub use error::LoraError;
 pub use extract::extract;
@@ -51,4 +51,3 @@ pub use factors::rank_for_energy;
 pub use options::{Decomposition, ExtractOptions, RankRule};
 pub use plan::{Candidate, ExtractPlan, plan};
 pub use report::{Extraction, ModuleReport, OtherReport};
-pub use watch::{Unwatched, Watch};

@@ -75,7 +75,7 @@ impl ExtractPlan<'_> {
         sizes.iter().take(threads.max(1)).sum()
     }
 
-    /// Elements of all tensors, which is what [`crate::Watch::done`] counts.
+    /// Elements of all tensors, which is what progress counts.
     pub fn elements(&self) -> u64 {
         self.base.checkpoint().tensors().iter().map(|info| info.n_elements() as u64).sum()
     }

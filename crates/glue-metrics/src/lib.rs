@@ -11,7 +11,8 @@
 //!
 //! ```no_run
 //! use glue_metrics::cluster::{DEFAULT_THRESHOLD, leader};
-//! use glue_metrics::{Metric, Model, Options, Unwatched, similarity};
+//! use glue_metrics::{Metric, Model, Options, similarity};
+//! use glue_progress::NoProgress;
 //! use glue_tensor::Checkpoint;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,7 +20,7 @@
 //! let models =
 //!     [Model { name: "a".to_string(), checkpoint: &a }, Model { name: "b".to_string(), checkpoint: &b }];
 //! let metric = Metric::find("cosine_per_column")?;
-//! let found = similarity(&models, None, metric, &Options::default(), &Unwatched)?;
+//! let found = similarity(&models, None, metric, &Options::default(), &NoProgress)?;
 //! let clusters = leader(&found.matrix(), DEFAULT_THRESHOLD)?;
 //! assert!(clusters.members().len() <= 2);
 //! # Ok(())
@@ -41,11 +42,9 @@ mod sample;
 pub mod selection;
 pub mod similarity;
 mod stack;
-pub mod watch;
 
 pub use error::MetricsError;
 pub use matrix::{Matrix, Scale};
 pub use metric::{METRICS, Metric, OverTensors};
 pub use selection::{Class, Selection};
 pub use similarity::{Breakdown, Model, Options, Similarity, similarity};
-pub use watch::{Unwatched, Watch};

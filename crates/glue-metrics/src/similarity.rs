@@ -10,6 +10,7 @@
 //! and [`Options::block`], and their sums are added in order: any number of threads gives the same bits. Another
 //! block length gives the same figures to the rounding of those short sums (2e-7).
 
+use glue_progress::{Progress, Unit};
 use crate::error::MetricsError;
 use crate::matrix::{Matrix, check_names};
 use crate::metric::{METRICS, Metric, OverTensors, Part};
@@ -17,13 +18,12 @@ use crate::panel::pair;
 use crate::sample::{BATCHES, runs};
 use crate::selection::{Class, Selected, Selection};
 use crate::stack::{Operand, Scratch, Stack, default_block, geometry};
-use crate::watch::Watch;
 use glue_tensor::checkpoint::CheckpointFile;
 use glue_tensor::{Checkpoint, FileVersion, Names, TensorInfo};
 use rayon::prelude::*;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A checkpoint and the name its results go by.
 #[derive(Debug, Clone)]
@@ -102,13 +102,13 @@ pub struct Breakdown {
 ///
 /// # Errors
 /// [`MetricsError`]: no models or two of a name; a base that is missing, unused or like none of the models; nothing
-/// selected; integers, NaN or infinities in selected tensors; a share out of range; the watcher stopped it.
+/// selected; integers, NaN or infinities in selected tensors; a share out of range; cancelled.
 pub fn similarity(
     models: &[Model<'_>],
     base: Option<&Model<'_>>,
     metric: &'static Metric,
     options: &Options,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Similarity, MetricsError> {
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     check_names(&names)?;
@@ -176,8 +176,8 @@ pub fn similarity(
         .flat_map(|job| job.stack.operands.iter().chain(&job.stack.base))
         .map(|operand| operand.view.info().n_bytes() as u64)
         .sum();
-    watch.begins(bytes_read);
-    let parts = pass(&jobs, metric, watch)?;
+    progress.begin("comparing weights", Unit::Bytes, Some(bytes_read));
+    let parts = pass(&jobs, metric, progress)?;
 
     let mut groups: Vec<GroupParts> =
         groups.into_iter().map(|members| GroupParts { members, tensors: Vec::new() }).collect();
@@ -297,7 +297,7 @@ struct Job<'a> {
 /// the files are still read from front to back.
 const UNITS_AT_ONCE: usize = 32;
 
-fn pass(jobs: &[Job<'_>], metric: &Metric, watch: &dyn Watch) -> Result<Vec<Vec<Vec<Part>>>, MetricsError> {
+fn pass(jobs: &[Job<'_>], metric: &Metric, progress: &dyn Progress) -> Result<Vec<Vec<Vec<Part>>>, MetricsError> {
     let kernel = metric.kernel;
     let enough = UNITS_AT_ONCE * rayon::current_num_threads();
     // As many as threads have been at work at once.
@@ -315,10 +315,10 @@ fn pass(jobs: &[Job<'_>], metric: &Metric, watch: &dyn Watch) -> Result<Vec<Vec<
         let prepared = jobs[start..end]
             .par_iter()
             .map(|job| {
-                if watch.is_stopped() {
+                if progress.is_cancelled() {
                     return Err(MetricsError::Stopped);
                 }
-                watch.works_on(&job.tensor.info.name);
+                progress.message(&job.tensor.info.name);
                 kernel.prepare(&job.stack)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -326,14 +326,14 @@ fn pass(jobs: &[Job<'_>], metric: &Metric, watch: &dyn Watch) -> Result<Vec<Vec<
             .par_iter()
             .with_max_len(1)
             .map(|&(job, unit, n)| {
-                if watch.is_stopped() {
+                if progress.is_cancelled() {
                     return Err(MetricsError::Stopped);
                 }
-                let mut scratch = lock(&room).pop().unwrap_or_default();
+                let mut scratch = room.lock().pop().unwrap_or_default();
                 let sums = kernel.sums(&jobs[job].stack, &prepared[job - start], unit, &mut scratch)?;
-                lock(&room).push(scratch);
+                room.lock().push(scratch);
                 let bytes = |units: usize| (jobs[job].stack.bytes_read() as u128 * units as u128 / n as u128) as u64;
-                watch.compared(bytes(unit + 1) - bytes(unit));
+                progress.advance(bytes(unit + 1) - bytes(unit));
                 Ok(sums)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -354,11 +354,6 @@ fn pass(jobs: &[Job<'_>], metric: &Metric, watch: &dyn Watch) -> Result<Vec<Vec<
         start = end;
     }
     Ok(results)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held, and a list of buffers is never half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Similarity {

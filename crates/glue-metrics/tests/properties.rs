@@ -1,9 +1,8 @@
 //! Properties of every metric on small random models written to disk: what the formula promises, and that nothing
 //! depends on threads, block length or the order of models.
 
-use glue_metrics::{
-    Class, METRICS, Matrix, Metric, MetricsError, Model, Options, Scale, Selection, Unwatched, Watch, similarity,
-};
+use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
+use glue_metrics::{Class, METRICS, Matrix, Metric, MetricsError, Model, Options, Scale, Selection, similarity};
 use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -89,7 +88,7 @@ impl Zoo {
         let models = self.models();
         let base = metric.needs_base.then_some(&models[self.n()]);
         let chosen: Vec<Model<'_>> = order.iter().map(|&i| models[i].clone()).collect();
-        similarity(&chosen, base, metric, options, &Unwatched).unwrap().matrix()
+        similarity(&chosen, base, metric, options, &NoProgress).unwrap().matrix()
     }
 
     /// The metric's own formula for two models and the metric's selection, in f64.
@@ -250,13 +249,13 @@ fn a_sample_is_within_its_errors() {
     let models = zoo.models();
     for metric in METRICS {
         let base = metric.needs_base.then_some(&models[3]);
-        let full = similarity(&models[..3], base, metric, &Options::default(), &Unwatched).unwrap();
+        let full = similarity(&models[..3], base, metric, &Options::default(), &NoProgress).unwrap();
         assert!(full.standard_errors().iter().flatten().all(|error| *error == Some(0.0)));
         let (truth, draws) = (full.matrix().get(0, 1).unwrap(), 100);
         let (mut covered, mut squares, mut variances) = (0, 0.0, 0.0);
         for seed in 0..draws {
             let options = Options { sample: Some(0.1), seed, ..Options::default() };
-            let sampled = similarity(&models[..3], base, metric, &options, &Unwatched).unwrap();
+            let sampled = similarity(&models[..3], base, metric, &options, &NoProgress).unwrap();
             assert!(sampled.bytes_read < sampled.bytes_selected / 8, "{}", metric.name);
             let error = sampled.standard_errors()[0][1].unwrap();
             let off = sampled.matrix().get(0, 1).unwrap() - truth;
@@ -321,7 +320,7 @@ fn refusals_name_what_is_wrong() {
     let zoo = Zoo::random(2, 8, 8, 2);
     let models = zoo.models();
     let check = |models: &[Model<'_>], base: Option<&Model<'_>>, name: &str, options: &Options, needles: &[&str]| {
-        let error = similarity(models, base, Metric::find(name).unwrap(), options, &Unwatched).unwrap_err().to_string();
+        let error = similarity(models, base, Metric::find(name).unwrap(), options, &NoProgress).unwrap_err().chain();
         assert!(needles.iter().all(|needle| error.contains(needle)), "{error}");
     };
     let default = Options::default();
@@ -360,17 +359,18 @@ struct Counter {
     stop_after: u64,
 }
 
-impl Watch for Counter {
-    fn begins(&self, bytes: u64) {
-        self.announced.store(bytes, Ordering::Relaxed);
+impl Progress for Counter {
+    fn begin(&self, _: &str, unit: Unit, bytes: Option<u64>) {
+        assert_eq!(unit, Unit::Bytes);
+        self.announced.store(bytes.unwrap(), Ordering::Relaxed);
     }
-    fn works_on(&self, tensor: &str) {
+    fn message(&self, tensor: &str) {
         assert!(tensor.ends_with(".weight"));
     }
-    fn compared(&self, bytes: u64) {
+    fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
-    fn is_stopped(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.done.load(Ordering::Relaxed) >= self.stop_after
     }
 }

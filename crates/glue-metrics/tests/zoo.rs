@@ -1,7 +1,8 @@
 //! The zoo in `tests/data/zoo` against figures computed elsewhere, in f64 by numpy: `reference/similarity.json`.
 
+use glue_progress::NoProgress;
 use glue_metrics::cluster::{Link, agglomerate, leader, sweep};
-use glue_metrics::{Class, Matrix, Metric, Model, Options, Selection, Unwatched, similarity};
+use glue_metrics::{Class, Matrix, Metric, Model, Options, Selection, similarity};
 use glue_tensor::Checkpoint;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ impl Zoo {
     fn matrix(&self, metric: &str, base: Option<&str>, options: &Options) -> Matrix {
         let models = self.models();
         let base = base.map(|base| models.iter().find(|model| model.name == base).unwrap());
-        similarity(&models, base, Metric::find(metric).unwrap(), options, &Unwatched).unwrap().matrix()
+        similarity(&models, base, Metric::find(metric).unwrap(), options, &NoProgress).unwrap().matrix()
     }
 
     fn check(&self, key: &str, found: &Matrix) {
@@ -88,7 +89,7 @@ fn one_pass_gives_classes_and_layers_too() {
     let zoo = Zoo::open();
     let models = zoo.models();
     let metric = Metric::find("cosine_per_column").unwrap();
-    let found = similarity(&models, None, metric, &Options::default(), &Unwatched).unwrap();
+    let found = similarity(&models, None, metric, &Options::default(), &NoProgress).unwrap();
     zoo.check("cosine_per_column_mlp", &found.restricted_to(&Selection::classes(&[Class::Mlp])));
 
     let layers = found.per_layer();
@@ -106,7 +107,7 @@ fn one_pass_gives_classes_and_layers_too() {
     let one = tensors.iter().find(|part| part.tensor.as_deref() == Some(name)).unwrap();
     let alone =
         Options { selection: Some(Selection { name: Some(name.into()), ..Selection::all() }), ..Options::default() };
-    let alone = similarity(&models, None, metric, &alone, &Unwatched).unwrap().matrix();
+    let alone = similarity(&models, None, metric, &alone, &NoProgress).unwrap().matrix();
     assert_eq!(one.matrix.rows(), alone.rows());
 }
 

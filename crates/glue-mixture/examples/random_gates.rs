@@ -1,6 +1,7 @@
 //! Writes the mixture that a description asks for, with gates of random numbers: `random_gates CONFIG OUT_DIR`.
 
-use glue_mixture::{MixConfig, MixPlan, RunOptions, Unwatched, run};
+use glue_progress::NoProgress;
+use glue_mixture::{MixConfig, MixPlan, RunOptions, run};
 use std::error::Error;
 use std::path::Path;
 
@@ -11,6 +12,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let text = std::fs::read_to_string(config)?;
     let plan = MixPlan::new(&MixConfig::parse(&text, config)?)?;
-    run(&plan, &plan.random_gates(), Path::new(out_dir), &RunOptions::default(), &Unwatched)?;
+    run(&plan, &plan.random_gates(), Path::new(out_dir), &RunOptions::default(), &NoProgress)?;
     Ok(())
 }

@@ -8,10 +8,11 @@ use crate::plan::{MixPlan, Part, Planned, Source};
 use crate::random::NoiseStream;
 use crate::sites::MixtureFormat;
 use crate::{card, remote_code};
+use glue_progress::{Progress, Unit};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{
-    CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, Watch, WriteError, abort_point, narrow, widen,
+    CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, WriteError, abort_point, narrow, widen,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ pub fn run(
     gates: &Gates,
     out_dir: &Path,
     options: &RunOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), MixError> {
     gates.check(&plan.sites)?;
     if gates.kind().is_some_and(|kind| kind != plan.sites.router) {
@@ -53,11 +54,12 @@ pub fn run(
     }
     let gates = &gates.written(&plan.sites);
     let staging = Staging::create(out_dir)?;
+    progress.begin("writing", Unit::Bytes, Some(plan.estimate(1).write_bytes));
     let (written, hashes) = rayon::join(
-        || plan.parts.iter().map(|part| write_part(plan, part, gates, &staging, options, watch)).collect(),
+        || plan.parts.iter().map(|part| write_part(plan, part, gates, &staging, options, progress)).collect(),
         || hash_inputs(plan.models()),
     );
-    if watch.is_stopped() {
+    if progress.is_cancelled() {
         return Err(MixError::Stopped);
     }
     let files: Result<Vec<Vec<Value>>, MixError> = written;
@@ -77,15 +79,15 @@ fn write_part(
     gates: &Gates,
     staging: &Staging,
     options: &RunOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Vec<Value>, MixError> {
     if part.directory.is_empty() {
-        return write_root(plan, part, gates, staging, options, watch);
+        return write_root(plan, part, gates, staging, options, progress);
     }
     let inner = Staging::create(staging.path().join(&part.directory))?;
     let layout = layout(part, options, "model")?;
     let writer = CheckpointWriter::create(&inner, layout.clone(), &BTreeMap::new())?;
-    fill(plan, part, &writer, watch)?;
+    fill(plan, part, &writer, progress)?;
     let model = &plan.models[part.side_files_of];
     copy_side_files(model, plan.config.links, &inner)?;
     inner.write_file(CONFIG_FILE, &part.config.to_bytes())?;
@@ -102,7 +104,7 @@ fn write_root(
     gates: &Gates,
     staging: &Staging,
     options: &RunOptions,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Vec<Value>, MixError> {
     let mut gate_specs = specs(&plan.sites, gates, plan.gate_dtype);
     gate_specs.extend(plan.dense_gates.iter().cloned());
@@ -118,14 +120,14 @@ fn write_root(
         has_gates.then(|| CheckpointWriter::create(staging, gate_layout.clone(), &BTreeMap::new())).transpose()?,
     );
     if let Some(writer) = &writers.0 {
-        fill(plan, part, writer, watch)?;
+        fill(plan, part, writer, progress)?;
     }
     if let Some(writer) = &writers.1 {
         let zeros = |spec: &TensorSpec| vec![0; spec.shape.iter().product::<usize>() * spec.dtype.size()];
         let values = data(&plan.sites, gates, plan.gate_dtype)?;
         for (i, bytes) in values.into_iter().chain(plan.dense_gates.iter().map(zeros)).enumerate() {
             writer.write_at(i, 0, &bytes)?;
-            watch.wrote(bytes.len() as u64);
+            progress.advance(bytes.len() as u64);
         }
     }
     for writer in [writers.0, writers.1].into_iter().flatten() {
@@ -185,23 +187,23 @@ fn rename(staging: &Staging, from: &str, to: &str) -> Result<(), WriteError> {
 }
 
 /// Writes every tensor of `part`.
-fn fill(plan: &MixPlan, part: &Part, writer: &CheckpointWriter, watch: &dyn Watch) -> Result<(), MixError> {
+fn fill(plan: &MixPlan, part: &Part, writer: &CheckpointWriter, progress: &dyn Progress) -> Result<(), MixError> {
     let blocks = part.tensors.iter().enumerate().flat_map(|(i, tensor)| {
         let n = tensor.n_elements() as usize;
         (0..n.div_ceil(BLOCK)).map(move |b| (i, b * BLOCK, BLOCK.min(n - b * BLOCK)))
     });
     let blocks: Vec<(usize, usize, usize)> = blocks.collect();
     blocks.par_iter().try_for_each_init(Buffers::default, |buffers, &(i, start, length)| {
-        if watch.is_stopped() {
+        if progress.is_cancelled() {
             return Err(MixError::Stopped);
         }
         let tensor = &part.tensors[i];
         if start == 0 {
-            watch.works_on(&tensor.name);
+            progress.message(&tensor.name);
         }
         let bytes = buffers.block(plan, tensor, start, length)?;
         writer.write_at(i, (start * tensor.dtype.size()) as u64, bytes)?;
-        watch.wrote(bytes.len() as u64);
+        progress.advance(bytes.len() as u64);
         Ok(())
     })
 }

@@ -4,8 +4,9 @@ mod common;
 
 use common::{LAYERS, WIDTH, Zoo, files_of, json_of, llama};
 use glue_mixture::{
-    Gate, Gates, MixConfig, MixError, MixPlan, Mixture, MixtureFormat, RunOptions, Sites, Unwatched, read_gates, run,
+    Gate, Gates, MixConfig, MixError, MixPlan, Mixture, MixtureFormat, RunOptions, Sites, read_gates, run,
 };
+use glue_progress::NoProgress;
 use glue_tensor::{Checkpoint, Config, Dtype, ModelDir, widen};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -266,7 +267,7 @@ fn types_and_shards() {
     let text = zoo.text("dtype: bfloat16\nlevel: block", &["x", "y"]);
     let plan = zoo.plan(&text).unwrap();
     let out = zoo.path("sharded");
-    run(&plan, &plan.random_gates(), &out, &RunOptions { max_shard_bytes: 500 }, &Unwatched).unwrap();
+    run(&plan, &plan.random_gates(), &out, &RunOptions { max_shard_bytes: 500 }, &NoProgress).unwrap();
     let index = json_of(&out.join("model.safetensors.index.json"));
     let shards: BTreeSet<&str> =
         index["weight_map"].as_object().unwrap().values().map(|v| v.as_str().unwrap()).collect();
@@ -300,7 +301,7 @@ fn nothing_is_left_of_a_run_that_fails_and_nothing_is_overwritten() {
     let plan = zoo.plan(&zoo.text("", &EXPERTS)).unwrap();
     let mut gates = plan.random_gates();
     gates.gates.pop();
-    let failed = run(&plan, &gates, &zoo.path("out"), &RunOptions::default(), &Unwatched);
+    let failed = run(&plan, &gates, &zoo.path("out"), &RunOptions::default(), &NoProgress);
     assert!(matches!(&failed, Err(MixError::Gates { what, .. }) if what == "number of gates"), "{failed:?}");
     // A value that f16 cannot hold shows up while tensors are written.
     let huge = zoo
@@ -310,13 +311,13 @@ fn nothing_is_left_of_a_run_that_fails_and_nothing_is_overwritten() {
     let huge: String =
         huge.lines().map(|l| if l.starts_with("- {") { format!("{l}}}\n") } else { format!("{l}\n") }).collect();
     let plan = zoo.plan(&huge).unwrap();
-    let failed = run(&plan, &plan.random_gates(), &zoo.path("out"), &RunOptions::default(), &Unwatched);
+    let failed = run(&plan, &plan.random_gates(), &zoo.path("out"), &RunOptions::default(), &NoProgress);
     assert!(matches!(&failed, Err(MixError::NotFinite { .. })), "{failed:?}");
     let mut left: Vec<_> = std::fs::read_dir(zoo.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["base", "x", "y", "z"]);
     let plan = zoo.plan(&zoo.text("", &EXPERTS)).unwrap();
-    let failed = run(&plan, &plan.random_gates(), &zoo.path("x"), &RunOptions::default(), &Unwatched);
+    let failed = run(&plan, &plan.random_gates(), &zoo.path("x"), &RunOptions::default(), &NoProgress);
     assert!(matches!(failed, Err(MixError::Write(_))), "{failed:?}");
 }
 
@@ -346,7 +347,7 @@ fn configurations_are_those_of_mergekit() {
         assert_eq!(plan.gate_request().mode.to_string(), mode);
         let gates: Gates = plan.random_gates();
         let out: PathBuf = zoo.path("out");
-        run(&plan, &gates, &out, &RunOptions::default(), &Unwatched).unwrap();
+        run(&plan, &gates, &out, &RunOptions::default(), &NoProgress).unwrap();
         let (ours, theirs) = (json_of(&out.join("config.json")), json_of(&data.join(mode).join("config.json")));
         for (key, value) in theirs.as_object().unwrap() {
             let same = ours[key] == *value || ours[key].as_f64().is_some_and(|x| Some(x) == value.as_f64());

@@ -6,10 +6,11 @@ use crate::scores::{Scored, prepare, tasks};
 use crate::stage::{Stage, Stages, hash};
 use crate::stages::finish::{Finished, finish};
 use crate::stages::{candidates, compare, mixture, select, test};
-use crate::watch::{Relay, Watch};
+use crate::progress::{Labelled, StageProgress};
 use crate::zoo::Zoo;
 use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
-use glue_lm::{AnyTextModel, Cancel};
+use glue_lm::AnyTextModel;
+use glue_progress::CancelToken;
 use glue_recipe::SharedExecutor;
 pub use glue_select::search::Registries;
 use glue_tensor::{Links, files, state};
@@ -19,7 +20,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How a run is made.
 #[derive(Debug, Clone)]
@@ -32,10 +32,9 @@ pub struct RunOptions {
     pub from: Option<Stage>,
     /// No stage after this one is made.
     pub until: Option<Stage>,
-    /// Once true, the run ends; what was finished stays.
-    pub stop: Arc<AtomicBool>,
-    /// The same for a model at work.
-    pub cancel: Cancel,
+    /// Ends the run, also while a model is at work; what was finished stays. A cancelled progress does so between the calls
+    /// of a model.
+    pub cancel: CancelToken,
     /// Bytes for merged candidates.
     pub memory: Option<u64>,
     /// What merges candidates and results. Default: the processor.
@@ -64,9 +63,8 @@ pub(crate) struct Context<'a> {
     pub(crate) zoo: Zoo,
     pub(crate) tasks: Arc<[Task]>,
     pub(crate) registries: Registries<'a>,
-    pub(crate) watch: &'a dyn Watch,
-    pub(crate) stop: Arc<AtomicBool>,
-    pub(crate) cancel: Cancel,
+    pub(crate) progress: &'a dyn StageProgress,
+    pub(crate) cancel: CancelToken,
     pub(crate) memory: Option<u64>,
     pub(crate) executor: SharedExecutor,
     pub(crate) links: Links,
@@ -100,8 +98,13 @@ impl<'a> Context<'a> {
         self.outside_path(path, made).display().to_string()
     }
 
-    pub(crate) fn relay(&self, what: &str) -> Relay<'a> {
-        Relay::new(self.watch, &self.stop, what)
+    /// The progress of one piece of work.
+    pub(crate) fn labelled(&self, label: &str) -> Labelled<'_> {
+        Labelled { progress: self.progress, cancel: &self.cancel, label: label.into() }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled() || self.progress.is_cancelled()
     }
 
     /// Seconds that a search may take.
@@ -114,7 +117,7 @@ impl<'a> Context<'a> {
 
     /// That the user stopped, where that is why something failed.
     pub(crate) fn stopped_or(&self, error: PipelineError) -> PipelineError {
-        if self.stop.load(Ordering::Relaxed) { PipelineError::Stopped } else { error }
+        if self.is_cancelled() { PipelineError::Stopped } else { error }
     }
 
     /// Opens a model or a mixture of any kind.
@@ -149,7 +152,7 @@ pub fn run(
     source: &Source,
     registries: Registries<'_>,
     options: &RunOptions,
-    watch: &dyn Watch,
+    progress: &dyn StageProgress,
 ) -> Result<Ended, PipelineError> {
     let config = &source.config;
     let directory = source.path.parent().unwrap_or(Path::new("")).to_path_buf();
@@ -167,8 +170,7 @@ pub fn run(
         zoo,
         tasks,
         registries,
-        watch,
-        stop: Arc::clone(&options.stop),
+        progress,
         cancel: options.cancel.clone(),
         memory: options.memory,
         executor: options.executor.clone(),
@@ -179,8 +181,8 @@ pub fn run(
 
 fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Result<Ended, PipelineError> {
     let config = context.config;
-    let begin = |stage: Stage, found: bool| context.watch.stage(stage, found);
-    let go_on = || if context.stop.load(Ordering::Relaxed) { Err(PipelineError::Stopped) } else { Ok(()) };
+    let begin = |stage: Stage, found: bool| context.progress.stage(stage, found);
+    let go_on = || if context.is_cancelled() { Err(PipelineError::Stopped) } else { Ok(()) };
     let hashes = context.zoo.hashes();
     let names: Vec<_> = context.zoo.models.iter().map(|model| (&model.name, model.base)).collect();
     let identity = json!({ "models": hashes, "names": names });
@@ -196,7 +198,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     };
     let own = json!(config.cluster.metric);
     let Some(similarity) = made.run(Stage::Similarity, own, &begin, |place| {
-        compare::measure(&context.zoo, &config.cluster, place, &context.relay("comparing weights"))
+        compare::measure(&context.zoo, &config.cluster, place, &context.labelled("all models"))
             .map_err(|e| context.stopped_or(e))
     })?
     else {
@@ -290,7 +292,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     if options.until == Some(Stage::Test) {
         return ended(Stage::Test);
     }
-    context.watch.stage(Stage::Report, false);
+    context.progress.stage(Stage::Report, false);
     let parts = crate::stages::finish::Parts {
         headers: &headers.result,
         similarity: &similarity.result,

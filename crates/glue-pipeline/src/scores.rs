@@ -2,7 +2,8 @@
 
 use crate::config::TasksConfig;
 use crate::error::PipelineError;
-use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Task, Watch, load_tasks, number, select};
+use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Task, load_tasks, number, select};
+use glue_progress::{ErrorChain, Progress};
 use glue_report as report;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -112,12 +113,12 @@ impl ModelScores {
         name: &str,
         model: &dyn LanguageModel,
         prepared: &Prepared,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<Scored, PipelineError> {
         let unscored = |reason| Ok(Scored::Unscored { name: name.into(), reason });
-        let scores = match prepared.evaluate(model, None, watch) {
+        let scores = match prepared.evaluate(model, None, progress) {
             Err(error @ (EvalError::NotANumber { .. } | EvalError::Undefined { .. })) => {
-                return unscored(error.to_string());
+                return unscored(error.chain());
             }
             report => ModelScores::from_report(name, &report?),
         };

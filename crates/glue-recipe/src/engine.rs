@@ -1,16 +1,17 @@
 //! Merging of planned tensors, out of core: blocks are widened from where the inputs are mapped, merged, narrowed and
 //! handed to a destination. Nothing holds a whole tensor, let alone a model.
 
+use glue_progress::Progress;
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use glue_merge::{
     BoxError, Done, Driver, Executor, Float, Identity, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink,
     Source, StatisticSpec, Stored, TensorSpec,
 };
-use glue_tensor::{Dtype, TensorView, Watch, narrow, widen};
+use glue_tensor::{Dtype, TensorView, narrow, widen};
 use rayon::prelude::*;
+use parking_lot::Mutex;
 use std::ops::Range;
-use std::sync::Mutex;
 
 pub use crate::low_rank::LowRankView;
 
@@ -118,7 +119,7 @@ pub fn merge_all(
     jobs: &[TensorJob<'_>],
     destination: &dyn Destination,
     options: &EngineOptions<'_>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), TensorError> {
     let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
     let bytes = Mutex::default();
@@ -135,10 +136,10 @@ pub fn merge_all(
         }
         (start..end).into_par_iter().try_for_each(|j| {
             let job = &jobs[j];
-            if watch.is_stopped() {
+            if progress.is_cancelled() {
                 return Ok(());
             }
-            watch.works_on(job.spec.name);
+            progress.message(job.spec.name);
             merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, room: &bytes })
                 .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
         })?;
@@ -313,7 +314,7 @@ struct Narrowed<'a> {
 impl Sink for Narrowed<'_> {
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
         let size = self.dtype.size();
-        let room = || self.room.lock().unwrap_or_else(|e| e.into_inner());
+        let room = || self.room.lock();
         let mut bytes = room().pop().unwrap_or_default();
         bytes.resize(values.len() * size, 0);
         narrow(self.dtype, values, &mut bytes)?;

@@ -29,7 +29,6 @@ pub mod settings;
 
 pub use error::RecipeError;
 pub use estimate::{Estimate, estimate};
-pub use glue_tensor::{Unwatched, Watch};
 pub use glue_yaml::{At, Place, Position};
 pub use multi::{Stage, Stages};
 pub use plan::{

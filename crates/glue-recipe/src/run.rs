@@ -1,6 +1,7 @@
 //! From a plan to a model directory: merges every tensor out of core, writes what belongs beside the weights, and makes
 //! the directory appear when all of it is on disk.
 
+use glue_progress::{Progress, Unit};
 use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
@@ -8,7 +9,7 @@ use crate::{card, manifest};
 use glue_merge::{BoxError, Executor, HostExecutor, Operator, Registry};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
-use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging, Watch, WriteError};
+use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging, WriteError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -99,7 +100,7 @@ pub enum RunError {
     /// A file of an input is not what it was when the merge was planned.
     #[error(transparent)]
     Changed(#[from] FileChanged),
-    /// The watch asked for it.
+    /// The caller cancelled it.
     #[error("stopped; nothing was written")]
     Stopped,
 }
@@ -108,13 +109,14 @@ pub enum RunError {
 ///
 /// # Errors
 /// [`RunError`]; `out_dir` is as it was before.
-pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions<'_>, watch: &dyn Watch) -> Result<(), RunError> {
+pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions<'_>, progress: &dyn Progress) -> Result<(), RunError> {
     let staging = Staging::create(out_dir)?;
     let layout = Layout::new(plan.layout_specs(), options.max_shard_bytes, "model")?;
     let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
-    let merge = || merge_into(plan, &Files { writer: &writer, watch }, options, watch);
+    progress.begin("merging", Unit::Bytes, Some(layout.total_bytes()));
+    let merge = || merge_into(plan, &Files { writer: &writer, progress }, options, progress);
     let (merged, hashes) = rayon::join(merge, || hash_inputs(plan));
-    if watch.is_stopped() {
+    if progress.is_cancelled() {
         return Err(RunError::Stopped);
     }
     let written = finish(plan, &staging, &layout, writer, merged, hashes);
@@ -150,7 +152,7 @@ pub fn merge_into(
     plan: &MergePlan,
     destination: &dyn Destination,
     options: &RunOptions<'_>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), TensorError> {
     let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
     let as_it_is = copy.params(&[], &[Vec::new()]).expect("passthrough needs no parameter");
@@ -191,19 +193,19 @@ pub fn merge_into(
         })
         .collect();
     let options = EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
-    merge_all(&jobs, destination, &options, watch)
+    merge_all(&jobs, destination, &options, progress)
 }
 
 /// The files of a checkpoint as the destination of its tensors.
 struct Files<'a> {
     writer: &'a CheckpointWriter,
-    watch: &'a dyn Watch,
+    progress: &'a dyn Progress,
 }
 
 impl Destination for Files<'_> {
     fn write(&self, job: usize, offset: u64, bytes: &[u8]) -> Result<(), BoxError> {
         self.writer.write_at(job, offset, bytes)?;
-        self.watch.wrote(bytes.len() as u64);
+        self.progress.advance(bytes.len() as u64);
         Ok(())
     }
 }

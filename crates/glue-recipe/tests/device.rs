@@ -2,10 +2,11 @@
 
 mod common;
 
+use glue_progress::NoProgress;
 use glue_merge::{
     Block, BoxError, Done, Driver, Executor, Float, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec,
 };
-use glue_recipe::{PlanOptions, Recipe, RunOptions, Unwatched, plan, run};
+use glue_recipe::{PlanOptions, Recipe, RunOptions, plan, run};
 use glue_tensor::{Dtype, narrow, widen};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -88,7 +89,7 @@ fn what_a_device_merges_is_what_the_processor_merges() {
             let device = Device::default();
             let weights = |name: &str, options: &RunOptions<'_>| {
                 let out = scratch.path().join(format!("{}-{dtype:?}-{name}", case.file_name().unwrap().display()));
-                run(&plan, &out, options, &Unwatched).unwrap();
+                run(&plan, &out, options, &NoProgress).unwrap();
                 std::fs::read(out.join("model.safetensors")).unwrap()
             };
             let expected = weights("host", &RunOptions::default());

@@ -3,6 +3,7 @@
 use glue_eval::{EvalError, ModelError, TaskError};
 use glue_linalg::LinalgError;
 use glue_lm::{LmError, TextError, TokenizerError};
+use glue_progress::Progress;
 use glue_tensor::{CheckpointError, WriteError};
 use std::io;
 use std::path::PathBuf;
@@ -149,11 +150,12 @@ pub enum RouterError {
         reason: String,
     },
     /// The system refused an operation.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What it said.
+        #[source]
         error: io::Error,
     },
     /// The caller asked to end.
@@ -187,18 +189,19 @@ pub enum RouterError {
     #[error(transparent)]
     Eval(Box<EvalError>),
     /// An expert did not score its items.
-    #[error("expert `{expert}`: {error}")]
+    #[error("expert `{expert}`")]
     Expert {
         /// The expert.
         expert: String,
         /// What it said.
+        #[source]
         error: ModelError,
     },
     /// Linear algebra failed.
     #[error(transparent)]
     Linalg(#[from] LinalgError),
     /// An operation on activations failed.
-    #[error("computation: {0}")]
+    #[error("computation")]
     Compute(#[from] candle_core::Error),
 }
 
@@ -216,4 +219,10 @@ macro_rules! boxed {
 boxed! {
     Checkpoint: CheckpointError, Write: WriteError, Mixture: glue_mixture::MixError, Model: LmError, Text: TextError,
     Task: TaskError, Eval: EvalError
+}
+
+/// # Errors
+/// [`RouterError::Stopped`] once `progress` is cancelled.
+pub(crate) fn check_cancelled(progress: &dyn Progress) -> Result<(), RouterError> {
+    if progress.is_cancelled() { Err(RouterError::Stopped) } else { Ok(()) }
 }

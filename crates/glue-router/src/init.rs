@@ -8,13 +8,13 @@
 use crate::error::RouterError;
 use crate::gate::{Gate, GateMath};
 use crate::states::{DenseStates, ResidualSite, TokenStates, pooled_states};
-use crate::watch::Watch;
 use glue_linalg::singular_values;
 use glue_lm::Tokenizer;
 use glue_mixture::GateMode;
 use glue_mixture::GateRequest;
 use glue_mixture::Gates;
 use glue_mixture::{Level, MixtureSpec, Pool, RouterKind, Routing};
+use glue_progress::Progress;
 use ndarray::{Array1, Array2, Axis};
 
 /// Texts that an expert is to be chosen for, and texts that it is not.
@@ -96,7 +96,7 @@ pub fn gates_from_prompts(
     experts: &[ExpertPrompts],
     model: &dyn TokenStates,
     tokenizer: &Tokenizer,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<InitialGates, RouterError> {
     let mode_name = mode.to_string();
     if !mode.needs_prompts() {
@@ -122,7 +122,7 @@ pub fn gates_from_prompts(
         };
         ranges.push((range(&expert.positive)?, range(&expert.negative)?));
     }
-    let pooled = |sites: &[ResidualSite], pool| pooled_states(model, &sequences, sites, pool, watch);
+    let pooled = |sites: &[ResidualSite], pool| pooled_states(model, &sequences, sites, pool, progress);
     let states = match mode {
         GateMode::CheapEmbed => {
             // Every prompt counts the same, whatever the length of its sum.
@@ -186,7 +186,7 @@ pub struct MadeGates {
 ///
 /// # Errors
 /// As [`gates_from_prompts`]; [`RouterError::TooNarrow`] for a hidden layer that cannot hold the matrix.
-pub fn gates_for(request: &GateRequest, watch: &dyn Watch) -> Result<MadeGates, RouterError> {
+pub fn gates_for(request: &GateRequest, progress: &dyn Progress) -> Result<MadeGates, RouterError> {
     let (model, tokenizer) = (DenseStates::open(&request.model)?, Tokenizer::load(&request.model)?);
     let sites = &request.sites;
     let gate_sites = GateSites::new(sites.level, &request.streams, request.routing, request.pool);
@@ -202,7 +202,7 @@ pub fn gates_for(request: &GateRequest, watch: &dyn Watch) -> Result<MadeGates, 
     }
     let shared = request.shared.as_ref().filter(|shared| !shared.positive.is_empty());
     experts.extend(shared.map(|shared| named((&"the shared expert".to_owned(), shared))));
-    let made = gates_from_prompts(request.mode, &gate_sites, &experts, &model, &tokenizer, watch)?;
+    let made = gates_from_prompts(request.mode, &gate_sites, &experts, &model, &tokenizer, progress)?;
     let mut gates = Gates {
         experts: sites.experts.len(),
         hidden_size: model.width(),

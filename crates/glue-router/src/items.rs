@@ -70,7 +70,7 @@ impl LanguageModel for Silent {
 /// beforehand.
 pub fn read_items(tasks: &[Task], split: Option<&str>, limit: Option<usize>) -> Result<Vec<Item>, RouterError> {
     let options = EvalOptions { split: split.map(Into::into), limit, samples: true, ..EvalOptions::default() };
-    let report = evaluate(&Silent, tasks, &options, &glue_eval::Unwatched)?;
+    let report = evaluate(&Silent, tasks, &options, &glue_progress::NoProgress)?;
     let skills: BTreeMap<&str, String> = tasks.iter().map(|task| (task.name(), skill(task))).collect();
     let item = |sample: &glue_eval::Sample| {
         let record: Value = serde_json::from_str(&sample.json).unwrap_or_default();

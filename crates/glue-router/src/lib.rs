@@ -34,7 +34,6 @@ pub mod states;
 pub mod supervised;
 pub mod through;
 pub mod training;
-pub mod watch;
 
 pub use error::RouterError;
 pub use gate::{Gate, GateMath};

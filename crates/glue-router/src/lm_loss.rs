@@ -10,7 +10,7 @@ use crate::gate::{Gate, GateMath};
 use crate::items::Encoded;
 use crate::through::Through;
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
-use crate::watch::Watch;
+use glue_progress::Progress;
 use serde_json::json;
 use std::path::Path;
 
@@ -60,7 +60,7 @@ pub fn train_by_loss(
     examples: &LmExamples<'_>,
     settings: &TrainSettings,
     state: Option<(&Path, bool)>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<LmTrained, RouterError> {
     if !(examples.balance >= 0.0 && examples.balance.is_finite()) {
         let found = examples.balance.to_string();
@@ -86,7 +86,7 @@ pub fn train_by_loss(
         "items": hash(examples.train.iter().chain(examples.validation).flat_map(bytes)),
     });
     let keep = state.map(|(path, resume)| Keep { path, about, resume });
-    let trained = train(&objective, &start, settings, keep.as_ref(), watch)?;
+    let trained = train(&objective, &start, settings, keep.as_ref(), progress)?;
     let gates = with_parameters(gates, examples.trained, &trained.parameters);
     Ok(LmTrained { gates, history: trained.history, best: trained.best, start: trained.start })
 }

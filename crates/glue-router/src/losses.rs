@@ -1,9 +1,10 @@
 //! Losses of answers by models that stand alone, each with its own tokenizer.
 
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::items::Item;
-use crate::watch::{Watch, go_on};
 use glue_eval::{LanguageModel, LocalModel, LogLikelihoodRequest};
+use glue_progress::{Progress, Unit};
 use ndarray::Array2;
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 pub(crate) fn losses_of_models(
     items: &[Item],
     models: &[(String, PathBuf)],
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Array2<f64>, RouterError> {
     let mut losses = Array2::zeros((items.len(), models.len()));
     let (mut places, mut requests) = (Vec::new(), Vec::new());
@@ -26,11 +27,11 @@ pub(crate) fn losses_of_models(
         }
     }
     for (column, (name, directory)) in models.iter().enumerate() {
-        go_on(watch)?;
+        check_cancelled(progress)?;
         let failed = |error| RouterError::Expert { expert: name.clone(), error };
         let model = LocalModel::open(directory).map_err(failed)?;
-        watch.begins(&format!("scoring answers by {name}"), requests.len());
-        let scores = model.loglikelihoods(&requests, &|n| watch.advanced(n)).map_err(failed)?;
+        progress.begin(&format!("scoring answers by {name}"), Unit::Requests, Some(requests.len() as u64));
+        let scores = model.loglikelihoods(&requests, &|n| progress.advance(n as u64)).map_err(failed)?;
         for (&row, score) in places.iter().zip(scores) {
             losses[[row, column]] = -score.logprob;
         }

@@ -8,9 +8,9 @@ use crate::error::RouterError;
 use crate::items::read_items;
 use crate::labels::{assign, automatic_prompts};
 use crate::losses::losses_of_models;
-use crate::watch::Watch;
 use glue_eval::Task;
 use glue_mixture::{MixPlan, Prompts};
+use glue_progress::Progress;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub struct PromptSource<'a> {
 /// # Errors
 /// [`RouterError::NoItems`] for an expert without a task, [`RouterError::Setting`] for a count of 0, and those of reading items and
 /// of [`crate::labels::assign`].
-pub fn fill_prompts(plan: &mut MixPlan, source: &PromptSource<'_>, watch: &dyn Watch) -> Result<(), RouterError> {
+pub fn fill_prompts(plan: &mut MixPlan, source: &PromptSource<'_>, progress: &dyn Progress) -> Result<(), RouterError> {
     let (lacking, shared) = (plan.config.without_prompts(), plan.config.shared_without_prompts());
     if lacking.is_empty() && !shared {
         return Ok(());
@@ -55,7 +55,7 @@ pub fn fill_prompts(plan: &mut MixPlan, source: &PromptSource<'_>, watch: &dyn W
     let experts: Vec<String> = models.iter().map(|(name, _)| name.clone()).collect();
     let seed = plan.config.seed;
     if !lacking.is_empty() {
-        let assigned = assign(&items, &given, &experts, &mut || losses_of_models(&items, &models, watch))?;
+        let assigned = assign(&items, &given, &experts, &mut || losses_of_models(&items, &models, progress))?;
         let mut drawn = automatic_prompts(&items, &assigned, &experts, source.count, true, seed);
         for number in lacking {
             let prompts = &mut drawn[number];

@@ -1,9 +1,10 @@
 //! What gates read: states of the tokens of prompts at sites of a model, and pools of them.
 
 use crate::error::RouterError;
-use crate::watch::{Watch, go_on};
+use crate::error::check_cancelled;
 use glue_lm::{Model, Observer, Rows, Tree, Want, batches};
 use glue_mixture::Pool;
+use glue_progress::{Progress, Unit};
 use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -170,16 +171,16 @@ pub fn pooled_states(
     sequences: &[Vec<u32>],
     sites: &[ResidualSite],
     pool: Pool,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Vec<Array2<f32>>, RouterError> {
     if let Some(index) = sequences.iter().position(Vec::is_empty) {
         return Err(RouterError::EmptyPrompt { prompt: format!("number {index}") });
     }
     let width = model.width();
     let batches = Batches::new(sequences);
-    watch.begins("reading states", batches.distinct.len());
+    progress.begin("reading states", Unit::Sequences, Some(batches.distinct.len() as u64));
     let run = |range: &std::ops::Range<usize>| -> Result<Vec<Vec<f32>>, RouterError> {
-        go_on(watch)?;
+        check_cancelled(progress)?;
         let sequences = &batches.distinct[range.clone()];
         let states = model.states(sequences, sites)?;
         let pooled = states.iter().map(|states| {
@@ -192,7 +193,7 @@ pub fn pooled_states(
             sequences.iter().flat_map(one).collect()
         });
         let pooled = pooled.collect();
-        watch.advanced(sequences.len());
+        progress.advance(sequences.len() as u64);
         Ok(pooled)
     };
     let done: Vec<Vec<Vec<f32>>> = if width * model.layers() <= SIDE_BY_SIDE {

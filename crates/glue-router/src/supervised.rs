@@ -6,11 +6,12 @@
 //! standardisation is folded into their weights.
 
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::gate::{Gate, GateMath, silu, silu_slope, unstandardised};
 use crate::linear::{Certificate, EXACT, Problem, Standardisation, softmax_loss};
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
-use crate::watch::{Watch, go_on};
 use glue_mixture::RouterKind;
+use glue_progress::{Progress, Unit};
 use ndarray::{Array2, ArrayView2, Axis};
 use serde_json::json;
 use std::path::Path;
@@ -93,7 +94,7 @@ pub fn train_gate(
     validation: &Examples<'_>,
     settings: &TrainSettings,
     state: Option<(&Path, bool)>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<TrainedGate, RouterError> {
     examples.check("to train with")?;
     validation.check("to validate with")?;
@@ -106,7 +107,7 @@ pub fn train_gate(
     let held = standardisation.apply(validation.states.mapv(f64::from).view());
     match kind {
         RouterKind::Linear => {
-            linear(&standardisation, bias, [features.view(), held.view()], (examples, validation), watch)
+            linear(&standardisation, bias, [features.view(), held.view()], (examples, validation), progress)
         }
         RouterKind::Mlp { hidden_size } => {
             let experts = examples.targets.ncols();
@@ -119,7 +120,7 @@ pub fn train_gate(
                 "data": fingerprint(&[network.features.view(), examples.targets, network.held.view(), validation.targets]),
             });
             let keep = state.map(|(path, resume)| Keep { path, about, resume });
-            let trained = train(&network, &network.start.flat(), settings, keep.as_ref(), watch)?;
+            let trained = train(&network, &network.start.flat(), settings, keep.as_ref(), progress)?;
             let gate = network.start.with_flat(&trained.parameters);
             Ok(TrainedGate {
                 gate: unstandardised(gate, &standardisation.mean, &standardisation.factor),
@@ -134,16 +135,16 @@ fn linear(
     bias: bool,
     [features, held]: [ArrayView2<'_, f64>; 2],
     (examples, validation): (&Examples<'_>, &Examples<'_>),
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<TrainedGate, RouterError> {
     // To choose a penalty, losses to six digits do.
     const ROUGH: f64 = 1e-5;
     let mut tried = Vec::with_capacity(PENALTIES.len());
     let mut best: Option<(f64, f64, Array2<f64>)> = None;
     let mut start: Option<Array2<f64>> = None;
-    watch.begins("fitting a gate", PENALTIES.len());
+    progress.begin("fitting a gate", Unit::Steps, Some(PENALTIES.len() as u64));
     for l2 in PENALTIES {
-        go_on(watch)?;
+        check_cancelled(progress)?;
         let fit = Problem::new(features, examples.targets, l2, bias)?.solve(start.as_ref(), ROUGH)?;
         let last = features.ncols();
         let weight = fit.parameters.slice(ndarray::s![.., ..last]);
@@ -155,7 +156,7 @@ fn linear(
             best = Some((l2, loss, fit.parameters.clone()));
         }
         start = Some(fit.parameters);
-        watch.advanced(1);
+        progress.advance(1);
     }
     let (l2, _, parameters) = best.unwrap_or((PENALTIES[0], f64::INFINITY, Array2::zeros((0, 0))));
     let fit = Problem::new(features, examples.targets, l2, bias)?.solve(Some(&parameters), EXACT)?;
@@ -220,7 +221,7 @@ fn fingerprint(arrays: &[ArrayView2<'_, f64>]) -> String {
 mod tests {
     use super::*;
     use crate::random::normal;
-    use crate::watch::Unwatched;
+    use glue_progress::NoProgress;
     use ndarray::Array1;
 
     /// Experts 0 and 1 by the sign of a product of two features, which no matrix tells apart.
@@ -262,7 +263,7 @@ mod tests {
         let examples = Examples { states: states.view(), targets: targets.view() };
         let validation = Examples { states: held.view(), targets: held_targets.view() };
         let train = |kind| {
-            train_gate(kind, true, &examples, &validation, &TrainSettings::SUPERVISED, None, &Unwatched).unwrap().gate
+            train_gate(kind, true, &examples, &validation, &TrainSettings::SUPERVISED, None, &NoProgress).unwrap().gate
         };
         let (line, network) = (train(RouterKind::Linear), train(RouterKind::Mlp { hidden_size: 16 }));
         // Half is what guessing gives, ±0.035; the border of the classes costs the network a few items.
@@ -285,7 +286,7 @@ mod tests {
             let (targets, held_targets) = (label(&states, order), label(&held, order));
             let examples = Examples { states: states.view(), targets: targets.view() };
             let validation = Examples { states: held.view(), targets: held_targets.view() };
-            train_gate(RouterKind::Linear, true, &examples, &validation, &TrainSettings::SUPERVISED, None, &Unwatched)
+            train_gate(RouterKind::Linear, true, &examples, &validation, &TrainSettings::SUPERVISED, None, &NoProgress)
         };
         let (straight, rotated) = (gate([0, 1, 2]).unwrap(), gate([2, 0, 1]).unwrap());
         let Training::Linear { certificate, .. } = &straight.training else { panic!("linear") };

@@ -3,13 +3,14 @@
 //! All other weights are constants, which no gradient reaches.
 
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::gate::{Gate, matrix_of};
 use crate::items::Encoded;
-use crate::watch::{Watch, go_on};
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
 use glue_lm::{GateInfo, Model, Rows, Tree, Want, batches};
 use glue_mixture::{Gate as StoredGate, Pool, Routing};
+use glue_progress::{Progress, Unit};
 use ndarray::{Array1, Array2, Axis};
 
 /// Tokens of one pass.
@@ -73,14 +74,14 @@ impl<'a> Through<'a> {
         prompts: &[&[u32]],
         gates: &[Gate],
         gate: usize,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<Array2<f32>, RouterError> {
         let width = self.model.hidden_size();
         let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<f32> = Vec::with_capacity(prompts.len() * width);
-        watch.begins(&format!("reading for gate {gate}"), prompts.len());
+        progress.begin(&format!("reading for gate {gate}"), Unit::Sequences, Some(prompts.len() as u64));
         for batch in batches(prompts.iter().map(|prompt| prompt.len()), ROWS) {
-            go_on(watch)?;
+            check_cancelled(progress)?;
             let prompts = &prompts[batch];
             let mut tree = Tree::new();
             for prompt in prompts {
@@ -105,7 +106,7 @@ impl<'a> Through<'a> {
             } else {
                 rows.extend(values);
             }
-            watch.advanced(prompts.len());
+            progress.advance(prompts.len() as u64);
         }
         let found = rows.len();
         Array2::from_shape_vec((prompts.len(), width), rows).map_err(|_| RouterError::Mismatch {
@@ -123,12 +124,12 @@ impl<'a> Through<'a> {
     ///
     /// # Errors
     /// [`RouterError::Stopped`], and those of the model.
-    pub fn losses(&self, items: &[Encoded], gates: &[Gate], watch: &dyn Watch) -> Result<Vec<f64>, RouterError> {
+    pub fn losses(&self, items: &[Encoded], gates: &[Gate], progress: &dyn Progress) -> Result<Vec<f64>, RouterError> {
         let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut losses = Vec::with_capacity(items.len());
-        watch.begins("scoring answers", items.len());
+        progress.begin("scoring answers", Unit::Sequences, Some(items.len() as u64));
         for batch in batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), ROWS) {
-            go_on(watch)?;
+            check_cancelled(progress)?;
             let items: Vec<&Encoded> = items[batch].iter().collect();
             let (_, of_tokens) = self.answers(&items, &weights)?;
             let of_tokens = of_tokens.to_vec1::<f32>()?;
@@ -138,7 +139,7 @@ impl<'a> Through<'a> {
                 losses.push(tokens.iter().map(|&loss| f64::from(loss)).sum());
                 at += tokens.len();
             }
-            watch.advanced(items.len());
+            progress.advance(items.len() as u64);
         }
         Ok(losses)
     }
@@ -147,11 +148,11 @@ impl<'a> Through<'a> {
     ///
     /// # Errors
     /// As [`Through::losses`].
-    pub fn losses_of_experts(&self, items: &[Encoded], watch: &dyn Watch) -> Result<Array2<f64>, RouterError> {
+    pub fn losses_of_experts(&self, items: &[Encoded], progress: &dyn Progress) -> Result<Array2<f64>, RouterError> {
         let experts = self.infos.first().map_or(0, |info| info.experts);
         let mut all = Array2::zeros((items.len(), experts));
         for (expert, mut column) in all.axis_iter_mut(Axis(1)).enumerate() {
-            column.assign(&Array1::from_vec(self.losses(items, &self.only(expert), watch)?));
+            column.assign(&Array1::from_vec(self.losses(items, &self.only(expert), progress)?));
         }
         Ok(all)
     }

@@ -5,9 +5,10 @@
 //! training takes the same steps to the bit.
 
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::random::permutation;
 use crate::state_file::{Numbers, StateFile};
-use crate::watch::{Watch, go_on};
+use glue_progress::{Progress, Unit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -143,11 +144,11 @@ struct State {
     lowest: f64,
     sum: f64,
     history: Vec<Epoch>,
-    progress: Progress,
+    progress: Counters,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Progress {
+struct Counters {
     /// Epochs that are complete.
     epochs: usize,
     /// Steps of the next one that are.
@@ -170,7 +171,7 @@ impl State {
             lowest: start,
             sum: 0.0,
             history: Vec::new(),
-            progress: Progress { epochs: 0, steps: 0, taken: 0, best: 0, ended: false },
+            progress: Counters { epochs: 0, steps: 0, taken: 0, best: 0, ended: false },
         }
     }
 
@@ -254,7 +255,7 @@ pub(crate) fn train(
     start: &[f64],
     settings: &TrainSettings,
     keep: Option<&Keep<'_>>,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Trained, RouterError> {
     settings.check()?;
     if objective.items() == 0 {
@@ -268,12 +269,13 @@ pub(crate) fn train(
         Some(state) => state,
         None => State::new(start, finite("the loss before training", objective.validate(start)?)?),
     };
-    watch.begins("training", settings.epochs.saturating_sub(state.progress.epochs));
+    let epochs = settings.epochs.saturating_sub(state.progress.epochs);
+    progress.begin("training", Unit::Epochs, Some(epochs as u64));
     while state.progress.epochs < settings.epochs && !state.progress.ended {
         let order = permutation(settings.seed, state.progress.epochs as u64, objective.items());
         let batches: Vec<&[usize]> = order.chunks(settings.batch).collect();
         for batch in &batches[state.progress.steps.min(batches.len())..] {
-            go_on(watch)?;
+            check_cancelled(progress)?;
             let (loss, gradient) = objective.gradient(&state.parameters, batch)?;
             state.sum += finite("the loss of a step", loss)?;
             state.step(gradient, settings);
@@ -299,7 +301,7 @@ pub(crate) fn train(
         if let Some(keep) = keep {
             state.write(keep)?;
         }
-        watch.advanced(1);
+        progress.advance(1);
     }
     let State { best_parameters, history, progress, start, .. } = state;
     Ok(Trained { parameters: best_parameters, history, best: progress.best, start })
@@ -312,7 +314,7 @@ fn finite(what: &str, found: f64) -> Result<f64, RouterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::Unwatched;
+    use glue_progress::NoProgress;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Σ (x - aᵢ)² over items, whose optimum is the mean of the items.
@@ -335,8 +337,8 @@ mod tests {
     /// Ends the work after some questions.
     struct After(AtomicUsize);
 
-    impl Watch for After {
-        fn is_stopped(&self) -> bool {
+    impl Progress for After {
+        fn is_cancelled(&self) -> bool {
             self.0.fetch_sub(1, Ordering::Relaxed) == 0
         }
     }
@@ -368,7 +370,7 @@ mod tests {
         let objective = squares();
         let mean = objective.0.iter().sum::<f64>() / 22.0;
         let settings = TrainSettings { epochs: 500, weight_decay: 0.0, learning_rate: 0.01, ..SETTINGS };
-        let found = train(&objective, &[4.0], &settings, None, &Unwatched).unwrap();
+        let found = train(&objective, &[4.0], &settings, None, &NoProgress).unwrap();
         // Steps of 0.01 wander about the optimum by a few of them.
         assert!((found.parameters[0] - mean).abs() < 0.03, "{} {mean}", found.parameters[0]);
         assert!(found.history.len() < 500 && found.history.len() == found.best + settings.patience);
@@ -380,13 +382,13 @@ mod tests {
     fn ended_anywhere_and_resumed_it_is_the_same_to_the_bit() {
         let directory = tempfile::tempdir().unwrap();
         let objective = squares();
-        let whole = train(&objective, &[4.0], &SETTINGS, None, &Unwatched).unwrap();
+        let whole = train(&objective, &[4.0], &SETTINGS, None, &NoProgress).unwrap();
         for stop in [0, 1, 5, 6, 7, 40, 100] {
             let path = directory.path().join(format!("{stop}.state"));
             let keep = |resume| Keep { path: &path, about: json!({"seed": 0}), resume };
             let ended = train(&objective, &[4.0], &SETTINGS, Some(&keep(true)), &After(AtomicUsize::new(stop)));
             assert!(matches!(ended, Err(RouterError::Stopped)));
-            let resumed = train(&objective, &[4.0], &SETTINGS, Some(&keep(true)), &Unwatched).unwrap();
+            let resumed = train(&objective, &[4.0], &SETTINGS, Some(&keep(true)), &NoProgress).unwrap();
             assert_eq!(resumed, whole, "ended after {stop} steps");
             // What is complete is not done again.
             let again = train(&objective, &[4.0], &SETTINGS, Some(&keep(true)), &After(AtomicUsize::new(0))).unwrap();
@@ -402,15 +404,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.state");
         let keep = |seed: u64| Keep { path: &path, about: json!({"seed": seed}), resume: true };
-        train(&squares(), &[4.0], &SETTINGS, Some(&keep(1)), &Unwatched).unwrap();
-        let other = train(&squares(), &[4.0], &SETTINGS, Some(&keep(2)), &Unwatched);
+        train(&squares(), &[4.0], &SETTINGS, Some(&keep(1)), &NoProgress).unwrap();
+        let other = train(&squares(), &[4.0], &SETTINGS, Some(&keep(2)), &NoProgress);
         assert!(matches!(other, Err(RouterError::OtherTraining { .. })));
     }
 
     #[test]
     fn settings_out_of_range_are_refused_by_name() {
         let check = |settings: TrainSettings, expected: &str| {
-            let found = train(&squares(), &[0.0], &settings, None, &Unwatched);
+            let found = train(&squares(), &[0.0], &settings, None, &NoProgress);
             assert!(matches!(found, Err(RouterError::Setting { name, .. }) if name == expected), "{expected}");
         };
         check(TrainSettings { epochs: 0, ..SETTINGS }, "epochs");
@@ -419,7 +421,7 @@ mod tests {
         check(TrainSettings { clip: 0.0, ..SETTINGS }, "clip");
         check(TrainSettings { weight_decay: -1.0, ..SETTINGS }, "weight_decay");
         assert!(matches!(
-            train(&Squares(Vec::new()), &[0.0], &SETTINGS, None, &Unwatched),
+            train(&Squares(Vec::new()), &[0.0], &SETTINGS, None, &NoProgress),
             Err(RouterError::TooFewItems { .. })
         ));
     }

@@ -1,13 +1,13 @@
 //! Training of gates by the loss of answers: what it changes, what it refuses, and that it resumes as if it had not been interrupted.
 
 use glue_lm::Model;
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_router::RouterError;
 use glue_router::gate::{Gate, GateMath};
 use glue_router::items::Encoded;
 use glue_router::lm_loss::{LmExamples, LmTrained, train_by_loss};
 use glue_router::through::Through;
 use glue_router::training::TrainSettings;
-use glue_router::watch::{Unwatched, Watch};
 use ndarray::{Array1, Array2};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -62,13 +62,13 @@ impl Data {
         trained: &[usize],
         balance: f64,
         state: Option<(&Path, bool)>,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<LmTrained, RouterError> {
         let through = Through::new(model).unwrap();
         let gates = gates.unwrap_or_else(|| through.stored().unwrap());
         let (train, validation) = (&self.train, &self.validation);
         let examples = LmExamples { train, validation, trained, balance, model: "mixtral" };
-        train_by_loss(&through, &gates, &examples, &SETTINGS, state, watch)
+        train_by_loss(&through, &gates, &examples, &SETTINGS, state, progress)
     }
 }
 
@@ -76,7 +76,7 @@ impl Data {
 fn the_gates_that_are_trained_change_and_no_others() {
     let model = Model::open(arch()).unwrap();
     let before = Through::new(&model).unwrap().stored().unwrap();
-    let trained = Data::of(&model).train(&model, None, &[1], 0.01, None, &Unwatched).unwrap();
+    let trained = Data::of(&model).train(&model, None, &[1], 0.01, None, &NoProgress).unwrap();
     let lowest = trained.history.iter().map(|epoch| epoch.validation).fold(trained.start, f64::min);
     assert!(trained.best > 0 && lowest < trained.start, "{trained:?}");
     for (number, (new, old)) in trained.gates.iter().zip(&before).enumerate() {
@@ -89,16 +89,16 @@ fn a_gate_that_nothing_moves_is_named() {
     let model = with_experts_per_token(1);
     let data = Data::of(&model);
     let all: Vec<usize> = (0..model.gates().len()).collect();
-    let error = data.train(&model, None, &all, 0.0, None, &Unwatched).unwrap_err();
+    let error = data.train(&model, None, &all, 0.0, None, &NoProgress).unwrap_err();
     assert!(matches!(error, RouterError::NoGradient { .. }), "{error}");
-    let message = error.to_string();
+    let message = error.chain();
     assert!(
         message.starts_with("gate `model.layers.0.block_sparse_moe.gate` cannot be trained by this loss"),
         "{message}"
     );
     assert!(message.contains("two experts per token or more, or a balance above 0"), "{message}");
     // The balance moves it.
-    data.train(&model, None, &all, 0.01, None, &Unwatched).unwrap();
+    data.train(&model, None, &all, 0.01, None, &NoProgress).unwrap();
 
     // A gate that chooses the same whatever it reads: no probability but one is above zero in f32.
     let model = Model::open(arch()).unwrap();
@@ -108,18 +108,18 @@ fn a_gate_that_nothing_moves_is_named() {
     bias[0] = 400.0;
     bias[1] = 200.0;
     gates[1] = Gate::Linear { weight: Array2::zeros((experts, width)), bias: Some(bias) };
-    let error = data.train(&model, Some(gates.clone()), &[1], 0.0, None, &Unwatched).unwrap_err().to_string();
+    let error = data.train(&model, Some(gates.clone()), &[1], 0.0, None, &NoProgress).unwrap_err().chain();
     assert!(error.starts_with("gate `model.layers.1.block_sparse_moe.gate` cannot"), "{error}");
     assert!(error.contains("so sure of its choices"), "{error}");
     // As long as it is not to be trained it is no obstacle.
-    data.train(&model, Some(gates), &[0], 0.01, None, &Unwatched).unwrap();
+    data.train(&model, Some(gates), &[0], 0.01, None, &NoProgress).unwrap();
 }
 
 /// Ends the work after some questions.
 struct After(AtomicUsize);
 
-impl Watch for After {
-    fn is_stopped(&self) -> bool {
+impl Progress for After {
+    fn is_cancelled(&self) -> bool {
         self.0.fetch_sub(1, Ordering::Relaxed) == 0
     }
 }
@@ -129,15 +129,15 @@ fn ended_anywhere_and_resumed_it_is_the_same_to_the_bit() {
     let model = Model::open(arch()).unwrap();
     let data = Data::of(&model);
     let scratch = tempfile::tempdir().unwrap();
-    let whole = data.train(&model, None, &[0, 1], 0.01, None, &Unwatched).unwrap();
+    let whole = data.train(&model, None, &[0, 1], 0.01, None, &NoProgress).unwrap();
     for stop in [0, 1, 2, 5, 6, 11] {
         let path = scratch.path().join(stop.to_string());
         let ended = data.train(&model, None, &[0, 1], 0.01, Some((&path, true)), &After(AtomicUsize::new(stop)));
         assert!(matches!(ended, Err(RouterError::Stopped)), "{stop}: {ended:?}");
-        let resumed = data.train(&model, None, &[0, 1], 0.01, Some((&path, true)), &Unwatched).unwrap();
+        let resumed = data.train(&model, None, &[0, 1], 0.01, Some((&path, true)), &NoProgress).unwrap();
         assert_eq!(resumed, whole, "ended after {stop} steps");
     }
     // Another weight of the balance is another training.
-    let other = data.train(&model, None, &[0, 1], 0.02, Some((&scratch.path().join("5"), true)), &Unwatched);
+    let other = data.train(&model, None, &[0, 1], 0.02, Some((&scratch.path().join("5"), true)), &NoProgress);
     assert!(matches!(other, Err(RouterError::OtherTraining { .. })), "{other:?}");
 }

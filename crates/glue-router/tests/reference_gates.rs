@@ -3,10 +3,10 @@
 use glue_lm::Tokenizer;
 use glue_mixture::GateMode;
 use glue_mixture::Pool;
+use glue_progress::NoProgress;
 use glue_router::gate::Gate;
 use glue_router::init::{ExpertPrompts, GateSites, gates_from_prompts};
 use glue_router::states::{DenseStates, ResidualSite};
-use glue_router::watch::Unwatched;
 use glue_tensor::{Checkpoint, widen};
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ fn check(mode: GateMode, name: &str) {
         reads: layers.iter().map(|&l| ResidualSite::MlpInput(l)).collect(),
         pool: Pool::Mean,
     };
-    let made = gates_from_prompts(mode, &sites, &experts(), &model, &tokenizer, &Unwatched).unwrap();
+    let made = gates_from_prompts(mode, &sites, &experts(), &model, &tokenizer, &NoProgress).unwrap();
     let reference = Checkpoint::open(zoo().join("reference/moe").join(name).join("gates.safetensors")).unwrap();
     for (layer, gate) in made.gates.iter().enumerate() {
         let view = reference.get(&format!("model.layers.{layer}.mlp.gate.weight")).unwrap();

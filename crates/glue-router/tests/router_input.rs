@@ -2,11 +2,11 @@
 
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{GateMode, Level, MixConfig, MixPlan, MixtureSpec, Pool, RouterKind, Routing, RunOptions, run};
+use glue_progress::NoProgress;
 use glue_router::gate::Gate;
 use glue_router::init::{ExpertPrompts, GateSites, ILL_CONDITIONED, gates_from_prompts};
 use glue_router::states::DenseStates;
 use glue_router::through::Through;
-use glue_router::watch::Unwatched;
 use glue_tensor::{Checkpoint, widen};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ fn rows_are_those_of_the_states_of_transformers() {
     ] {
         let sites = GateSites::of(&spec(Level::Ffn, routing, pool));
         let made =
-            gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &Unwatched).unwrap();
+            gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &NoProgress).unwrap();
         for (layer, gate) in made.gates.iter().enumerate() {
             let key = format!("{name}.{layer}");
             let Some(view) = reference.get(&key) else { continue };
@@ -114,12 +114,12 @@ fn rows_are_means_of_what_the_gates_of_the_mixture_read() {
             );
             let plan = MixPlan::new(&MixConfig::parse(&text, "mix.yml").unwrap()).unwrap();
             let out = scratch.path().join(format!("{level_name}-{routing:?}-{pool:?}"));
-            run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &glue_mixture::Unwatched).unwrap();
+            run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &glue_progress::NoProgress).unwrap();
             let mixture = Model::open(&out).unwrap();
             let through = Through::new(&mixture).unwrap();
             let stored = through.stored().unwrap();
             let sites = GateSites::of(&spec(level, routing, pool));
-            let made = gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &Unwatched);
+            let made = gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &NoProgress);
             let made = match made {
                 Ok(made) => made,
                 // The first token is BOS in every prompt, and nothing stands before it that could tell prompts apart.
@@ -135,7 +135,7 @@ fn rows_are_means_of_what_the_gates_of_the_mixture_read() {
                 let mean = |prompts: &[String]| -> Vec<f64> {
                     let tokens: Vec<Vec<u32>> = prompts.iter().map(|p| tokenizer.encode(p, true).unwrap()).collect();
                     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-                    let read = through.inputs(&tokens, &stored, number, &Unwatched).unwrap();
+                    let read = through.inputs(&tokens, &stored, number, &NoProgress).unwrap();
                     (0..read.ncols())
                         .map(|column| {
                             read.column(column).iter().map(|&x| f64::from(x)).sum::<f64>() / read.nrows() as f64

@@ -3,12 +3,12 @@
 use glue_eval::load_tasks;
 use glue_lm::Tokenizer;
 use glue_mixture::{Pool, RouterKind};
+use glue_progress::NoProgress;
 use glue_router::items::{Item, part, read_items};
 use glue_router::labels::{assign, skill_targets};
 use glue_router::states::{DenseStates, ResidualSite, pooled_states};
 use glue_router::supervised::{Examples, Training, train_gate};
 use glue_router::training::TrainSettings;
-use glue_router::watch::Unwatched;
 use ndarray::Array2;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,13 +40,13 @@ fn the_linear_gate_sends_test_items_to_the_expert_of_their_skill() {
     for (layer, pool) in [(4, Pool::Mean), (2, Pool::Last), (0, Pool::Mean)] {
         let states = |items: &[Item]| -> Array2<f32> {
             let prompts: Vec<Vec<u32>> = items.iter().map(|item| item.encode(&tokenizer).unwrap().prompt).collect();
-            pooled_states(&model, &prompts, &[ResidualSite::Residual(layer)], pool, &Unwatched).unwrap().remove(0)
+            pooled_states(&model, &prompts, &[ResidualSite::Residual(layer)], pool, &NoProgress).unwrap().remove(0)
         };
         let targets = |items: &[Item]| skill_targets(items, &assigned, experts.len()).unwrap();
         let all = [&train, &validation, &test].map(|items| (states(items), targets(items)));
         let [learnt, held, tested] = [0, 1, 2].map(|i| Examples { states: all[i].0.view(), targets: all[i].1.view() });
         let settings = TrainSettings::SUPERVISED;
-        let found = train_gate(RouterKind::Linear, true, &learnt, &held, &settings, None, &Unwatched).unwrap();
+        let found = train_gate(RouterKind::Linear, true, &learnt, &held, &settings, None, &NoProgress).unwrap();
         let Training::Linear { certificate, l2, .. } = &found.training else { panic!("linear") };
         assert!(certificate.gradient_norm <= glue_router::linear::EXACT, "{certificate:?}");
         let accuracy = tested.accuracy(&found.gate);

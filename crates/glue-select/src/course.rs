@@ -7,8 +7,8 @@
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores};
 use crate::journal::{Journal, JournalError};
 use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// What an evaluation gave.
@@ -313,13 +313,13 @@ impl<'a> Course<'a> {
                 seconds: self.seconds(),
             };
             let entry = serde_json::to_value(&entry).unwrap_or_default();
-            let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut journal = self.journal.lock();
             if let Err(error) = journal.append(&entry) {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                failed.lock().get_or_insert(error);
             }
         };
         let outcomes = self.scorer.score(candidates, part, floor, &done);
-        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(error) = failed.into_inner() {
             return Err(Halt::Journal(error));
         }
         match outcomes {
@@ -330,7 +330,7 @@ impl<'a> Course<'a> {
 
     /// Gives the journal back.
     pub fn into_journal(self) -> Journal {
-        self.journal.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.journal.into_inner()
     }
 }
 

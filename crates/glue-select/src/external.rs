@@ -2,15 +2,15 @@
 //!
 //! The agreement with the program is that of [`glue_eval::external`]. More is taken to be better.
 
+use glue_progress::{CancelToken, ErrorChain};
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
-use crate::local::chain;
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request};
 use glue_merge::Registry;
-use glue_recipe::{PlanOptions, Recipe, RunOptions, SharedExecutor, Watch, plan, run};
+use glue_recipe::{PlanOptions, Recipe, RunOptions, SharedExecutor, plan, run};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// How candidates are merged, and what the program is asked.
 #[derive(Debug, Clone)]
@@ -35,8 +35,8 @@ pub struct ExternalOptions {
     pub directory: PathBuf,
     /// Candidates at once, each with a program of its own; at least 1. Default: 1.
     pub parallel: usize,
-    /// Once true, programs are ended and scoring ends with [`Stopped`].
-    pub stop: Option<Arc<AtomicBool>>,
+    /// Once cancelled, programs are ended and scoring ends with [`Stopped`].
+    pub cancel: CancelToken,
 }
 
 impl Default for ExternalOptions {
@@ -52,7 +52,7 @@ impl Default for ExternalOptions {
             seed: None,
             directory: std::env::temp_dir(),
             parallel: 1,
-            stop: None,
+            cancel: CancelToken::default(),
         }
     }
 }
@@ -85,24 +85,17 @@ impl ExternalScorer {
         options: ExternalOptions,
         stderr: impl Fn(&str) + Send + Sync + 'static,
     ) -> ExternalScorer {
-        let evaluator = match &options.stop {
-            Some(stop) => evaluator.stopped_by(Arc::clone(stop)),
-            None => evaluator,
-        };
+        let evaluator = evaluator.with_cancel(options.cancel.clone());
         ExternalScorer { evaluator, options, stderr: Box::new(stderr), known: Mutex::default() }
     }
 
-    fn is_stopped(&self) -> bool {
-        self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
-    }
-
     fn score_one(&self, candidate: &Candidate, part: Part) -> Result<Scores, Failure> {
-        let failed = |error: &dyn std::error::Error| Failure::Candidate(chain(error));
-        if self.is_stopped() {
+        let failed = |error: &dyn std::error::Error| Failure::Candidate(error.chain());
+        if self.options.cancel.is_cancelled() {
             return Err(Failure::Stopped);
         }
         let key = (part, candidate.recipe.clone());
-        if let Some(scores) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(scores) = self.known.lock().get(&key) {
             return Ok(scores.clone());
         }
         let split = match part {
@@ -122,7 +115,7 @@ impl ExternalScorer {
         let directory = directory.map_err(|e| failed(&e))?;
         let model = directory.path().join("candidate");
         let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
-        run(&plan, &model, &options, self).map_err(|e| failed(&e))?;
+        run(&plan, &model, &options, &self.options.cancel).map_err(|e| failed(&e))?;
         let request = Request {
             model: &model,
             tasks: &self.options.tasks,
@@ -141,16 +134,8 @@ impl ExternalScorer {
         };
         let tasks = answer.tasks.into_iter().map(main).collect();
         let scores = Scores { tasks, average: answer.average, dropped: false };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, scores.clone());
+        self.known.lock().insert(key, scores.clone());
         Ok(scores)
-    }
-}
-
-impl Watch for ExternalScorer {
-    fn wrote(&self, _: u64) {}
-    fn works_on(&self, _: &str) {}
-    fn is_stopped(&self) -> bool {
-        ExternalScorer::is_stopped(self)
     }
 }
 
@@ -170,12 +155,12 @@ impl Scorer for ExternalScorer {
                 let result = match self.score_one(&candidates[i], part) {
                     Ok(scores) => Ok(scores),
                     // What was interrupted fails in its own ways.
-                    Err(_) if self.is_stopped() => return stopped.store(true, Ordering::Relaxed),
+                    Err(_) if self.options.cancel.is_cancelled() => return stopped.store(true, Ordering::Relaxed),
                     Err(Failure::Stopped) => return stopped.store(true, Ordering::Relaxed),
                     Err(Failure::Candidate(message)) => Err(CandidateError { message }),
                 };
                 done(i, &result);
-                *results[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                *results[i].lock() = Some(result);
             }
         };
         std::thread::scope(|scope| {
@@ -184,7 +169,7 @@ impl Scorer for ExternalScorer {
             }
             work();
         });
-        let all = results.into_iter().map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let all = results.into_iter().map(Mutex::into_inner);
         if stopped.load(Ordering::Relaxed) { Err(Stopped) } else { all.collect::<Option<_>>().ok_or(Stopped) }
     }
 

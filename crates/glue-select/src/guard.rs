@@ -1,5 +1,6 @@
 //! Scores are kept only of models that are as they were opened: what a changed model scores belongs to no hash in the journal.
 
+use glue_progress::Progress;
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
 use crate::zoo::Zoo;
 use glue_tensor::FileChanged;
@@ -9,6 +10,7 @@ use std::sync::OnceLock;
 pub(crate) struct Guard<'a> {
     scorer: &'a dyn Scorer,
     zoo: &'a Zoo,
+    progress: &'a dyn Progress,
     changed: OnceLock<FileChanged>,
 }
 
@@ -16,8 +18,8 @@ type Done<'d> = &'d (dyn Fn(usize, &Result<Scores, CandidateError>) + Sync);
 type Outcomes = Result<Vec<Result<Scores, CandidateError>>, Stopped>;
 
 impl<'a> Guard<'a> {
-    pub(crate) fn new(scorer: &'a dyn Scorer, zoo: &'a Zoo) -> Guard<'a> {
-        Guard { scorer, zoo, changed: OnceLock::new() }
+    pub(crate) fn new(scorer: &'a dyn Scorer, zoo: &'a Zoo, progress: &'a dyn Progress) -> Guard<'a> {
+        Guard { scorer, zoo, progress, changed: OnceLock::new() }
     }
 
     /// What has changed, if that is why scoring stopped.
@@ -33,6 +35,9 @@ impl<'a> Guard<'a> {
     }
 
     fn guarded(&self, done: Done<'_>, score: impl FnOnce(Done<'_>) -> Outcomes) -> Outcomes {
+        if self.progress.is_cancelled() {
+            return Err(Stopped);
+        }
         let outcomes = score(&|i, outcome| {
             if self.is_unchanged() {
                 done(i, outcome);

@@ -21,16 +21,18 @@ use crate::race::{Rule, at_best, mean, upper_bound};
 use crate::record::{Record, Records};
 use asked::Asked;
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
-use glue_lm::{Cancel, Model, TextModel, Tokenizer};
+use glue_progress::ErrorChain;
+use glue_lm::{Model, TextModel, Tokenizer};
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
 use memory::{InMemory, bytes_of};
 use serde::Serialize;
+use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What was done so far.
@@ -87,14 +89,9 @@ pub struct LocalScorer {
     /// Content hashes of models, by path.
     hashes: Mutex<HashMap<PathBuf, String>>,
     records: Records,
-    cancel: Cancel,
     counters: Counters,
     used: Mutex<u64>,
     freed: Condvar,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why one candidate has no score.
@@ -105,22 +102,8 @@ enum Failure {
 
 impl Failure {
     fn of(error: &dyn Error) -> Failure {
-        Failure::Candidate(chain(error))
+        Failure::Candidate(error.chain())
     }
-}
-
-/// An error and what is below it, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut below = error.source();
-    while let Some(error) = below {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        below = error.source();
-    }
-    message
 }
 
 impl LocalScorer {
@@ -141,7 +124,6 @@ impl LocalScorer {
         }
         let records =
             Records::open(options.cache.clone()).map_err(|(path, error)| ScorerError::Cache { path, error })?;
-        let cancel = options.stop.clone().map_or_else(Cancel::default, Cancel::when);
         let scorer = LocalScorer {
             tasks: tasks.into(),
             search: Mutex::default(),
@@ -149,7 +131,6 @@ impl LocalScorer {
             tokenizers: Mutex::default(),
             hashes: Mutex::default(),
             records,
-            cancel,
             counters: Counters::default(),
             used: Mutex::default(),
             freed: Condvar::new(),
@@ -202,7 +183,7 @@ impl LocalScorer {
             Part::Validation => &self.validation,
         };
         // Held while items are rendered, so that it is done once.
-        let mut kept = lock(kept);
+        let mut kept = kept.lock();
         if let Some(asked) = kept.get(&key) {
             return Ok(Arc::clone(asked));
         }
@@ -212,7 +193,7 @@ impl LocalScorer {
     }
 
     fn go_on(&self) -> Result<(), Failure> {
-        if self.cancel.is_wished() { Err(Failure::Stopped) } else { Ok(()) }
+        if self.options.cancel.is_cancelled() { Err(Failure::Stopped) } else { Ok(()) }
     }
 
     /// The plan of a candidate.
@@ -253,18 +234,18 @@ impl LocalScorer {
 
     /// What is at a path, hashed when it is first asked for.
     fn hash(&self, path: &Path, of: impl Fn() -> Result<String, Failure>) -> Result<String, Failure> {
-        if let Some(known) = lock(&self.hashes).get(path) {
+        if let Some(known) = self.hashes.lock().get(path) {
             return Ok(known.clone());
         }
         let hash = of()?;
-        lock(&self.hashes).insert(path.to_path_buf(), hash.clone());
+        self.hashes.lock().insert(path.to_path_buf(), hash.clone());
         Ok(hash)
     }
 
     fn tokenizers(&self, plan: &MergePlan) -> Result<(TokenizerKey, Arc<Tokenizers>), Failure> {
         let path = |model: usize| plan.models[model].dir.path().to_path_buf();
         let key = (path(plan.tokenizer_from), path(plan.config_from), plan.chat_template.clone());
-        let mut known = lock(&self.tokenizers);
+        let mut known = self.tokenizers.lock();
         if let Some(tokenizers) = known.get(&key) {
             return Ok((key, Arc::clone(tokenizers)));
         }
@@ -290,9 +271,9 @@ impl LocalScorer {
                 "a candidate takes about {bytes} bytes of memory, and the limit is {limit}"
             )));
         }
-        let mut used = lock(&self.used);
+        let mut used = self.used.lock();
         while *used + bytes > limit {
-            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
+            self.freed.wait(&mut used);
         }
         *used += bytes;
         Ok(Reserved { scorer: self, bytes })
@@ -308,7 +289,7 @@ impl LocalScorer {
         let begun = Instant::now();
         let memory = InMemory::new(plan);
         let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
-        merge_into(plan, &memory, &options, &Stop(&self.cancel)).map_err(|error| Failure::of(&error))?;
+        merge_into(plan, &memory, &options, &self.options.cancel).map_err(|error| Failure::of(&error))?;
         self.go_on()?;
         let model = Model::new(&plan.config, memory.weights(plan).map_err(|error| Failure::of(&error))?)
             .map_err(|error| Failure::of(&error))?;
@@ -316,7 +297,7 @@ impl LocalScorer {
         let local = LocalModel::new(text, "candidate").map_err(|error| Failure::of(&error))?;
         add_time(&self.counters.merge_nanos, begun);
         self.counters.merged.fetch_add(1, Ordering::Relaxed);
-        Ok(local.with_cancel(self.cancel.clone()).with_encodings(encoded.clone()))
+        Ok(local.with_cancel(self.options.cancel.clone()).with_encodings(encoded.clone()))
     }
 
     fn score_one(&self, candidate: &Candidate, part: Part, against: Against<'_>) -> Result<Scores, Failure> {
@@ -353,7 +334,7 @@ impl LocalScorer {
                         };
                         let reserved = self.reserve(bytes_of(&plan))?;
                         let (_, tokenizers) = self.tokenizers(&plan)?;
-                        let idle = lock(&tokenizers.idle).pop();
+                        let idle = tokenizers.idle.lock().pop();
                         let tokenizer = idle.unwrap_or_else(|| tokenizers.master.clone());
                         let model = self.merge(&plan, tokenizer, &tokenizers.encoded)?;
                         merged.insert((model, tokenizers, reserved))
@@ -376,7 +357,7 @@ impl LocalScorer {
         if let Some((model, tokenizers, _)) = merged {
             // The tokenizer serves the next candidate.
             if let Ok(text) = Arc::try_unwrap(model.into_text_model()) {
-                lock(&tokenizers.idle).push(text.tokenizer);
+                tokenizers.idle.lock().push(text.tokenizer);
             }
         }
         if record.rounds.len() > before {
@@ -393,7 +374,7 @@ impl LocalScorer {
     /// Asks the items of a round.
     fn ask(&self, model: &LocalModel, asked: &Asked, round: &[Vec<usize>]) -> Result<Vec<Vec<ItemScore>>, Failure> {
         let begun = Instant::now();
-        let report = asked.prepared.evaluate(model, Some(round), &Stop(&self.cancel)).map_err(|error| match error {
+        let report = asked.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
             EvalError::Stopped => Failure::Stopped,
             error => Failure::of(&error),
         })?;
@@ -481,7 +462,7 @@ impl LocalScorer {
                 let result = match self.score_one(candidate, part, against) {
                     Ok(scores) => Ok(scores),
                     // What was interrupted fails in its own ways.
-                    Err(_) if self.cancel.is_wished() => {
+                    Err(_) if self.options.cancel.is_cancelled() => {
                         return stopped.store(true, Ordering::Relaxed);
                     }
                     Err(Failure::Stopped) => return stopped.store(true, Ordering::Relaxed),
@@ -489,7 +470,7 @@ impl LocalScorer {
                 };
                 for &place in &places[candidate.recipe.as_str()] {
                     done(place, &result);
-                    *lock(&results[place]) = Some(result.clone());
+                    *results[place].lock() = Some(result.clone());
                 }
             }
         };
@@ -503,7 +484,7 @@ impl LocalScorer {
         if stopped.load(Ordering::Relaxed) {
             return Err(Stopped);
         }
-        let all = results.into_iter().map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let all = results.into_iter().map(Mutex::into_inner);
         all.collect::<Option<Vec<_>>>().ok_or(Stopped)
     }
 }
@@ -559,29 +540,11 @@ struct Reserved<'a> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        *lock(&self.scorer.used) -= self.bytes;
+        *self.scorer.used.lock() -= self.bytes;
         self.scorer.freed.notify_all();
     }
 }
 
 fn add_time(counter: &AtomicU64, begun: Instant) {
     counter.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
-}
-
-struct Stop<'a>(&'a Cancel);
-
-impl glue_recipe::Watch for Stop<'_> {
-    fn wrote(&self, _: u64) {}
-    fn works_on(&self, _: &str) {}
-    fn is_stopped(&self) -> bool {
-        self.0.is_wished()
-    }
-}
-
-impl glue_eval::Watch for Stop<'_> {
-    fn begins(&self, _: usize) {}
-    fn answered(&self, _: usize) {}
-    fn is_stopped(&self) -> bool {
-        self.0.is_wished()
-    }
 }

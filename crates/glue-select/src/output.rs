@@ -6,6 +6,7 @@ use crate::search::{Options, Timings};
 use crate::session::Setup;
 use crate::summary::Summary;
 use crate::zoo::Zoo;
+use glue_progress::{ErrorChain, NoProgress};
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
 use glue_tensor::{FileChanged, Staging, WriteError};
 use std::path::{Path, PathBuf};
@@ -38,11 +39,12 @@ pub enum OutputError {
     #[error("convergence.svg: {0}")]
     Picture(String),
     /// The journal cannot be copied.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Journal {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }
@@ -89,20 +91,12 @@ pub(crate) fn write(
 }
 
 fn merge(text: &str, setup: &Setup<'_>, options: &Options<'_>, out: &Path) -> Result<(), OutputError> {
-    let refuse = |error: &dyn std::error::Error| {
-        let mut words = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            words = format!("{words}: {error}");
-            cause = error.source();
-        }
-        OutputError::Recipe(words)
-    };
+    let refuse = |error: &dyn std::error::Error| OutputError::Recipe(error.chain());
     let recipes = Recipe::parse(text, RECIPE, setup.operators).map_err(|error| refuse(&error))?;
     let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("there is none".into()))?;
     let mut from = PlanOptions::default();
     from.links = options.links;
     let plan = glue_recipe::plan(recipe, &from).map_err(|error| refuse(&error))?;
     let options = RunOptions { executor: options.executor.get(), ..RunOptions::default() };
-    glue_recipe::run(&plan, out, &options, &glue_recipe::Unwatched).map_err(|error| refuse(&error))
+    glue_recipe::run(&plan, out, &options, &NoProgress).map_err(|error| refuse(&error))
 }

@@ -7,11 +7,11 @@
 use glue_eval::ItemScore;
 use glue_tensor::{files, state, write_atomic};
 use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Counted up whenever the same key would mean other scores, or a file has another form.
@@ -51,7 +51,7 @@ impl Records {
     /// The record of a key; an empty one when there is none.
     pub(crate) fn get(&self, key: &str) -> Record {
         let hash = xxh3_128(key.as_bytes());
-        if let Some(record) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+        if let Some(record) = self.known.lock().get(&hash) {
             return record.clone();
         }
         let read = || parse(&files::read(self.path(hash)?, files::DATA_BYTES).ok()?, hash);
@@ -62,7 +62,7 @@ impl Records {
     pub(crate) fn put(&self, key: &str, record: &Record) {
         let hash = xxh3_128(key.as_bytes());
         {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock();
             let kept = known.entry(hash).or_default();
             if kept.rounds.len() >= record.rounds.len() {
                 return;

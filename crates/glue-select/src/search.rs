@@ -1,5 +1,6 @@
 //! A whole search: the models by themselves, the strategies one after the other, held-out scores, and the result on disk.
 
+use glue_progress::{Progress, Unit};
 use crate::config::{SearchConfig, Validation};
 use crate::contract::{Candidate, Part, Scorer, Scores};
 use crate::course::{Budget, Course, Halt};
@@ -9,7 +10,7 @@ use crate::journal::{Journal, JournalError};
 use crate::likeness::Likeness;
 use crate::output::{self, OutputError};
 use crate::recipe_text::alone;
-use crate::session::{Found, Parts, Proposal, Session, Setup, Tried, Verdict, Watch, compare, short};
+use crate::session::{Found, Parts, Proposal, Session, Setup, Tried, Verdict, compare, short, tell};
 use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
@@ -62,7 +63,7 @@ pub enum SelectError {
     #[error(transparent)]
     Strategy(#[from] StrategyError),
     /// The search space.
-    #[error("the search space: {0}")]
+    #[error("the search space")]
     Space(#[from] SpaceError),
     /// The journal.
     #[error(transparent)]
@@ -195,7 +196,7 @@ impl<'a> Prepared<'a> {
         &self,
         scorer: &dyn Scorer,
         options: &Options<'_>,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<(Summary, Timings), SelectError> {
         output::check_vacant(options.out)?;
         let path = journal_path(options.out);
@@ -204,16 +205,17 @@ impl<'a> Prepared<'a> {
         }
         let header = self.header()?;
         self.zoo.check_unchanged()?;
-        let guard = Guard::new(scorer, self.zoo);
+        let guard = Guard::new(scorer, self.zoo, progress);
         let (journal, entries) = match options.resume {
             true => Journal::resume(&path, &header)?,
             false => (Journal::create(&path, &header)?, Vec::new()),
         };
         let course = Course::new(&guard, journal, entries, options.budget).map_err(SelectError::Entry)?;
+        progress.begin("searching", Unit::Evaluations, None);
         let mut run = Run {
             prepared: self,
             course,
-            watch,
+            progress,
             journal: path.clone(),
             tried: Vec::new(),
             likeness: OnceCell::new(),
@@ -244,7 +246,7 @@ pub struct Timings {
 struct Run<'s, 'a> {
     prepared: &'s Prepared<'a>,
     course: Course<'s>,
-    watch: &'s dyn Watch,
+    progress: &'s dyn Progress,
     journal: PathBuf,
     tried: Vec<Tried>,
     likeness: OnceCell<Likeness>,
@@ -292,7 +294,7 @@ where
             });
             all.push(scores);
         }
-        self.watch.progress(name, self.best, &self.course.progress());
+        tell(self.progress, name, self.best, &self.course.progress());
         (all, batch.halt)
     }
 
@@ -342,7 +344,7 @@ where
                 Parts {
                     setup,
                     course: &mut self.course,
-                    watch: self.watch,
+                    progress: self.progress,
                     singles: &singles,
                     admitted: &admitted,
                     earlier: &earlier,

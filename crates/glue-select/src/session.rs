@@ -1,7 +1,8 @@
 //! What a strategy has at hand: the models and their own scores, evaluations, and the record of what it tried and why.
 
 use crate::contract::{Candidate, Part, Scores};
-use crate::course::{Course, Halt, Outcome, Progress};
+use crate::course::{self, Course, Halt, Outcome};
+use glue_progress::Progress;
 use crate::likeness::Likeness;
 use crate::recipe_text::{Frame, weighted};
 use crate::space::{SearchSpace, SpaceConfig, SpaceError, TensorNames};
@@ -161,25 +162,23 @@ pub struct Scored {
     pub halt: Option<Halt>,
 }
 
-/// Is told how far a search is, from the thread that runs it.
-pub trait Watch: Sync {
-    /// Another step of `strategy` is done; the best average so far, if there is one.
-    fn progress(&self, strategy: &str, best: Option<f64>, progress: &Progress);
-}
-
-/// Watches nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn progress(&self, _: &str, _: Option<f64>, _: &Progress) {}
+/// Tells that another step of `strategy` is done; `best` is the best average so far, if there is one.
+pub(crate) fn tell(progress: &dyn Progress, strategy: &str, best: Option<f64>, state: &course::Progress) {
+    let best = best.map_or("nothing yet".to_owned(), |best| format!("{best:.4}"));
+    let left = state.left.map_or(String::new(), |left| format!(", {left} left"));
+    let saved = match state.items_saved {
+        0 => String::new(),
+        saved => format!(", {:.0} % of the items saved by racing", 100.0 * saved as f64 / state.items as f64),
+    };
+    let done = state.evaluations;
+    progress.message(&format!("{strategy}: best so far {best}; {done} evaluations{left}{saved}"));
 }
 
 /// A strategy at work.
 pub struct Session<'s, 'a> {
     setup: &'s Setup<'a>,
     course: &'s mut Course<'a>,
-    watch: &'s dyn Watch,
+    progress: &'s dyn Progress,
     strategy: String,
     /// Scores of the models by themselves; `None` for one that could not be scored.
     singles: &'s [Option<Scores>],
@@ -203,7 +202,7 @@ impl std::fmt::Debug for Session<'_, '_> {
 pub(crate) struct Parts<'s, 'a> {
     pub(crate) setup: &'s Setup<'a>,
     pub(crate) course: &'s mut Course<'a>,
-    pub(crate) watch: &'s dyn Watch,
+    pub(crate) progress: &'s dyn Progress,
     pub(crate) singles: &'s [Option<Scores>],
     pub(crate) admitted: &'s [usize],
     pub(crate) earlier: &'s [Found],
@@ -213,11 +212,11 @@ pub(crate) struct Parts<'s, 'a> {
 
 impl<'s, 'a> Session<'s, 'a> {
     pub(crate) fn new(strategy: &str, parts: Parts<'s, 'a>) -> Session<'s, 'a> {
-        let Parts { setup, course, watch, singles, admitted, earlier, likeness, best } = parts;
+        let Parts { setup, course, progress, singles, admitted, earlier, likeness, best } = parts;
         Session {
             setup,
             course,
-            watch,
+            progress,
             strategy: strategy.into(),
             singles,
             admitted,
@@ -284,7 +283,7 @@ impl<'s, 'a> Session<'s, 'a> {
             }
             self.tried.push(tried);
         }
-        self.watch.progress(&self.strategy, self.best_anywhere, &self.course.progress());
+        tell(self.progress, &self.strategy, self.best_anywhere, &self.course.progress());
         Scored { tried: (first..self.tried.len()).collect(), halt: batch.halt }
     }
 

@@ -20,6 +20,7 @@ mod groups;
 pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, SpaceConfig};
 pub use groups::TensorNames;
 
+use glue_progress::ErrorChain;
 use crate::contract::Candidate;
 use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
 use glue_merge::{
@@ -61,8 +62,8 @@ impl SpaceError {
         SpaceError::Key { key: key.into(), expected: expected.into(), found: found.to_string() }
     }
 
-    fn method(method: &str, error: impl ToString) -> SpaceError {
-        SpaceError::Method { method: method.into(), error: error.to_string() }
+    fn method(method: &str, error: impl std::error::Error) -> SpaceError {
+        SpaceError::Method { method: method.into(), error: error.chain() }
     }
 }
 

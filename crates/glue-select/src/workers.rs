@@ -21,16 +21,18 @@
 //! A worker that dies, or does not keep to the protocol, is started again, and its candidate given to the new one; if that
 //! dies too, the candidate has failed, and the search goes on.
 
+use glue_progress::{CancelToken, ErrorChain};
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The version of the protocol.
@@ -178,7 +180,7 @@ pub fn serve<'a>(
 pub struct WorkerPool {
     command: Vec<OsString>,
     setup: Value,
-    stop: Option<Arc<AtomicBool>>,
+    cancel: CancelToken,
     idle: Mutex<Vec<Worker>>,
     count: usize,
     next_id: AtomicU64,
@@ -201,13 +203,9 @@ enum Lost {
     Died(String),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl WorkerPool {
-    /// Starts `count` workers with `command`, a program and its arguments, and gives each `setup`. Once `stop` is true, workers are
-    /// killed and scoring ends.
+    /// Starts `count` workers with `command`, a program and its arguments, and gives each `setup`. Once `cancel` is
+    /// cancelled, workers are killed and scoring ends.
     ///
     /// # Errors
     /// [`WorkerError`] when one of them does not get ready.
@@ -215,20 +213,20 @@ impl WorkerPool {
         command: Vec<OsString>,
         count: usize,
         setup: Value,
-        stop: Option<Arc<AtomicBool>>,
+        cancel: CancelToken,
     ) -> Result<WorkerPool, WorkerError> {
         if command.is_empty() || count == 0 {
             return Err(WorkerError::Nothing { found: if count == 0 { "no worker" } else { "no command" } });
         }
         let (idle, next_id, restarts) = (Mutex::default(), AtomicU64::new(0), AtomicU64::new(0));
-        let pool = WorkerPool { command, setup, stop, idle, count, next_id, restarts };
+        let pool = WorkerPool { command, setup, cancel, idle, count, next_id, restarts };
         let started: Vec<Result<Worker, WorkerError>> = std::thread::scope(|scope| {
             let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| pool.start_one())).collect();
             let died = || Err(pool.failed("starting it panicked", String::new()));
             starting.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
         });
         for worker in started {
-            lock(&pool.idle).push(worker?);
+            pool.idle.lock().push(worker?);
         }
         Ok(pool)
     }
@@ -241,10 +239,6 @@ impl WorkerPool {
     fn failed(&self, problem: impl Into<String>, stderr: String) -> WorkerError {
         let words: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
         WorkerError::Start { command: words.join(" "), problem: problem.into(), stderr }
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
     fn start_one(&self) -> Result<Worker, WorkerError> {
@@ -266,7 +260,7 @@ impl WorkerPool {
         std::thread::spawn(move || {
             let Some(errors) = errors else { return };
             each_line(errors, |line| {
-                let mut kept = lock(&kept);
+                let mut kept = kept.lock();
                 if kept.len() == SHOWN_LINES {
                     kept.pop_front();
                 }
@@ -313,7 +307,7 @@ impl WorkerPool {
     /// The next line of a worker.
     fn line_of(&self, worker: &Worker) -> Result<String, Lost> {
         loop {
-            if self.is_stopped() {
+            if self.cancel.is_cancelled() {
                 return Err(Lost::Stopped);
             }
             match worker.lines.recv_timeout(LOOK) {
@@ -365,7 +359,7 @@ impl WorkerPool {
                         Ok(worker) => slot.insert(worker),
                         Err(WorkerError::Stopped) => return Err(Stopped),
                         Err(error) => {
-                            message = error.to_string();
+                            message = error.chain();
                             continue;
                         }
                     }
@@ -381,7 +375,7 @@ impl WorkerPool {
                     let stderr = worker.last_words();
                     message = self.failed(problem, stderr).to_string();
                     *slot = None;
-                    if self.is_stopped() {
+                    if self.cancel.is_cancelled() {
                         return Err(Stopped);
                     }
                 }
@@ -402,9 +396,9 @@ impl WorkerPool {
         let results: Vec<Slot> = candidates.iter().map(|_| Mutex::default()).collect();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || {
-            let mut worker = lock(&self.idle).pop();
+            let mut worker = self.idle.lock().pop();
             while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < candidates.len()) {
-                if self.is_stopped() {
+                if self.cancel.is_cancelled() {
                     stopped.store(true, Ordering::Relaxed);
                 }
                 if stopped.load(Ordering::Relaxed) {
@@ -413,12 +407,12 @@ impl WorkerPool {
                 match self.score_one(&mut worker, &candidates[i], part, floor, incumbent) {
                     Ok(result) => {
                         done(i, &result);
-                        *lock(&results[i]) = Some(result);
+                        *results[i].lock() = Some(result);
                     }
                     Err(Stopped) => stopped.store(true, Ordering::Relaxed),
                 }
             }
-            lock(&self.idle).extend(worker);
+            self.idle.lock().extend(worker);
         };
         std::thread::scope(|scope| {
             for _ in 1..self.count.min(candidates.len()) {
@@ -426,7 +420,7 @@ impl WorkerPool {
             }
             work();
         });
-        let all = results.into_iter().map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let all = results.into_iter().map(Mutex::into_inner);
         if stopped.load(Ordering::Relaxed) { Err(Stopped) } else { all.collect::<Option<_>>().ok_or(Stopped) }
     }
 }
@@ -481,7 +475,7 @@ impl Worker {
         let _ = self.child.wait();
         // Ends at once when the other side is dropped.
         let _ = self.stderr_ended.recv_timeout(GRACE);
-        let lines: Vec<String> = lock(&self.stderr).iter().cloned().collect();
+        let lines: Vec<String> = self.stderr.lock().iter().cloned().collect();
         let status = status.map_or_else(String::new, |status| format!(" ({status})"));
         match lines.as_slice() {
             [] => format!("{status}; it said nothing on its standard error"),

@@ -1,5 +1,6 @@
 //! The models of a search: opened, compared by their headers, named.
 
+use glue_progress::ErrorChain;
 use crate::config::SearchConfig;
 use crate::likeness::Likeness;
 use crate::recipe_text::Frame;
@@ -27,16 +28,17 @@ pub struct Zoo {
 #[non_exhaustive]
 pub enum ZooError {
     /// One cannot be opened.
-    #[error("model `{model}`: {error}")]
+    #[error("model `{model}`")]
     Open {
         /// As it stands in the config.
         model: String,
         /// Why.
+        #[source]
         error: Box<glue_tensor::model_dir::ModelDirError>,
     },
     /// Statistics of a model, or of the base, cannot be opened.
-    #[error("statistics: {0}")]
-    Statistics(Box<glue_tensor::CheckpointError>),
+    #[error("statistics")]
+    Statistics(#[source] Box<glue_tensor::CheckpointError>),
     /// Two cannot be merged.
     #[error("`{first}` and `{second}` cannot be merged: {reasons}")]
     Incompatible {
@@ -51,11 +53,12 @@ pub enum ZooError {
     #[error(transparent)]
     Metrics(#[from] glue_metrics::MetricsError),
     /// A file cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }
@@ -154,7 +157,7 @@ impl Zoo {
                 .zip(&self.dirs)
                 .map(|(member, dir)| (member.name.as_str(), dir.checkpoint()))
                 .collect();
-            Likeness::read(&named).map_err(|error| error.to_string())
+            Likeness::read(&named).map_err(|error| error.chain())
         };
         Setup {
             members: self.members.clone(),

@@ -3,6 +3,7 @@
 
 mod common;
 
+use glue_progress::CancelToken;
 use common::{frame, plan_options};
 use glue_eval::external::ExternalEvaluator;
 use glue_select::contract::{Candidate, Part, Scorer, Stopped};
@@ -17,7 +18,7 @@ fn candidate(weight: f64) -> Candidate {
 }
 
 /// A program that finds the weights of the merged model, and answers with the length of a file of it.
-fn scorer(directory: &Path, stop: Option<Arc<AtomicBool>>, script: &str) -> ExternalScorer {
+fn scorer(directory: &Path, cancel: CancelToken, script: &str) -> ExternalScorer {
     let program = directory.join("program.sh");
     std::fs::write(&program, script).unwrap();
     let candidates = directory.join("candidates");
@@ -29,7 +30,7 @@ fn scorer(directory: &Path, stop: Option<Arc<AtomicBool>>, script: &str) -> Exte
         validation_split: Some("test".into()),
         directory: candidates,
         parallel: 2,
-        stop,
+        cancel,
         ..ExternalOptions::default()
     };
     ExternalScorer::new(ExternalEvaluator::from_argv("sh", [program]), options, |_| {})
@@ -49,7 +50,7 @@ echo "{\"tasks\": {\"sums\": {\"acc\": $x, \"acc_stderr\": 0.1, \"n\": 12}}, \"a
 #[test]
 fn a_program_scores_the_written_candidate_once() {
     let directory = tempfile::tempdir().unwrap();
-    let scorer = scorer(directory.path(), None, ANSWER);
+    let scorer = scorer(directory.path(), CancelToken::default(), ANSWER);
     let candidates = [candidate(0.1), candidate(0.2), Candidate { recipe: "merge_method: x\n".into() }];
     for _ in 0..2 {
         let results = scorer.score(&candidates, Part::Search, Some(0.9), &|_, _| {}).unwrap();
@@ -70,7 +71,7 @@ fn a_program_scores_the_written_candidate_once() {
 #[test]
 fn a_program_that_fails_fails_its_candidate() {
     let directory = tempfile::tempdir().unwrap();
-    let scorer = scorer(directory.path(), None, ANSWER);
+    let scorer = scorer(directory.path(), CancelToken::default(), ANSWER);
     let mut harmful = candidate(0.1);
     harmful.recipe = harmful.recipe.replace("a-math", "a-noise");
     let results = scorer.score(&[harmful, candidate(0.3)], Part::Search, None, &|_, _| {}).unwrap();
@@ -83,7 +84,7 @@ fn a_program_that_fails_fails_its_candidate() {
 #[test]
 fn stopping_ends_the_program() {
     let (directory, stop) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
-    let scorer = scorer(directory.path(), Some(Arc::clone(&stop)), "touch \"$(dirname \"$0\")/began\"; sleep 600\n");
+    let scorer = scorer(directory.path(), CancelToken::from_flag(Arc::clone(&stop)), "touch \"$(dirname \"$0\")/began\"; sleep 600\n");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !directory.path().join("began").exists() {

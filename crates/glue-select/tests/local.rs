@@ -2,8 +2,9 @@
 
 mod common;
 
+use glue_progress::{CancelToken, NoProgress};
 use common::{frame, plan_options, proxy_items, zoo};
-use glue_eval::{EvalOptions, LocalModel, Unwatched, evaluate, load_tasks};
+use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
 use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
@@ -53,7 +54,7 @@ fn perplexity_task(directory: &Path) -> PathBuf {
 fn written(candidate: &Candidate, out: &Path) {
     let recipe = Recipe::parse(&candidate.recipe, "test", &Registry::builtin()).unwrap().remove(0);
     let plan = plan(&recipe, &plan_options()).unwrap();
-    run(&plan, out, &RunOptions::default(), &glue_recipe::Unwatched).unwrap();
+    run(&plan, out, &RunOptions::default(), &glue_progress::NoProgress).unwrap();
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
         let eval = EvalOptions { apply_chat_template: chat, ..EvalOptions::default() };
         let whole = EvalOptions { split: Some("proxy".into()), ..eval.clone() };
         let tasks = load_tasks(&paths).unwrap();
-        let report = evaluate(&LocalModel::open(&out).unwrap(), &tasks, &whole, &Unwatched).unwrap();
+        let report = evaluate(&LocalModel::open(&out).unwrap(), &tasks, &whole, &NoProgress).unwrap();
         let scorer = LocalScorer::new(tasks, LocalOptions { eval, ..options(Rule::Off) }).unwrap();
         let scores = all(&scorer, &[candidate]).remove(0).unwrap();
         let values: Vec<f64> = scores.tasks.iter().map(|task| task.value).collect();
@@ -276,7 +277,7 @@ fn parts_are_disjoint_and_together_all() {
 #[test]
 fn stopping_is_heard() {
     let stop = Arc::new(AtomicBool::new(false));
-    let scorer = scorer(LocalOptions { stop: Some(Arc::clone(&stop)), parallel: Some(2), ..options(Rule::Exact) });
+    let scorer = scorer(LocalOptions { cancel: CancelToken::from_flag(Arc::clone(&stop)), parallel: Some(2), ..options(Rule::Exact) });
     let candidates: Vec<Candidate> =
         (0..40).map(|i| merge("task_arithmetic", [0.01 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
     let told = Mutex::new(BTreeSet::new());

@@ -2,6 +2,7 @@
 
 mod common;
 
+use glue_progress::ErrorChain;
 use common::{frame, plan_options, zoo};
 use glue_merge::Registry;
 use glue_recipe::{Action, Recipe, plan};
@@ -15,11 +16,11 @@ fn models() -> Vec<String> {
 }
 
 fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
-    let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.to_string())?;
+    let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.chain())?;
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
     let names = TensorNames::of(&ModelDir::open(zoo().join("base-a")).unwrap());
-    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.to_string())
+    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
 }
 
 fn space(yaml: &str) -> SearchSpace {
@@ -268,6 +269,6 @@ fn what_is_no_space_is_refused() {
     check("methods: [model_stock]\n", "at least one coordinate");
     check("groups: 2\n", "unknown");
     assert!(
-        space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().to_string().contains("`start`")
+        space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`")
     );
 }

@@ -4,6 +4,7 @@
 
 mod common;
 
+use glue_progress::CancelToken;
 use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::load_tasks;
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
@@ -95,7 +96,7 @@ fn score(pool: &WorkerPool, candidates: &[Candidate], floor: Option<f64>) -> Vec
 #[test]
 fn workers_score_as_this_process_does_and_survive_what_kills_them() {
     let marks = tempfile::tempdir().unwrap();
-    let pool = WorkerPool::start(command(), 2, json!({"marks": marks.path()}), None).unwrap();
+    let pool = WorkerPool::start(command(), 2, json!({"marks": marks.path()}), CancelToken::default()).unwrap();
     let (here, all) = (scorer(), candidates());
     let expected = here.score(&all, Part::Search, None, &|_, _| {}).unwrap();
     assert_eq!(score(&pool, &all, None), expected);
@@ -124,10 +125,10 @@ fn workers_score_as_this_process_does_and_survive_what_kills_them() {
 
 #[test]
 fn workers_that_do_not_get_ready_are_an_error() {
-    let refused = WorkerPool::start(command(), 2, json!({}), None).unwrap_err().to_string();
+    let refused = WorkerPool::start(command(), 2, json!({}), CancelToken::default()).unwrap_err().to_string();
     assert!(refused.contains("no marks"), "{refused}");
     let start = |words: &[&str], count| {
-        WorkerPool::start(words.iter().map(OsString::from).collect(), count, Value::Null, None).unwrap_err()
+        WorkerPool::start(words.iter().map(OsString::from).collect(), count, Value::Null, CancelToken::default()).unwrap_err()
     };
     assert_eq!(start(&[], 1), WorkerError::Nothing { found: "no command" });
     assert_eq!(start(&["true"], 0), WorkerError::Nothing { found: "no worker" });
@@ -142,7 +143,7 @@ fn workers_that_do_not_get_ready_are_an_error() {
 #[test]
 fn a_pool_that_is_told_to_stop_does_not_wait() {
     let (marks, stop) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
-    let pool = WorkerPool::start(command(), 2, json!({"marks": marks.path()}), Some(Arc::clone(&stop))).unwrap();
+    let pool = WorkerPool::start(command(), 2, json!({"marks": marks.path()}), CancelToken::from_flag(Arc::clone(&stop))).unwrap();
     let candidates: Vec<Candidate> = candidates().iter().map(|candidate| with("sleep", candidate)).collect();
     let begun = Instant::now();
     std::thread::scope(|scope| {

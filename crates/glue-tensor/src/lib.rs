@@ -67,7 +67,6 @@ pub mod random;
 pub mod side_files;
 pub mod state;
 pub mod tokenizer_files;
-pub mod watch;
 pub mod writer;
 
 pub use abort::{abort_midway, abort_point};
@@ -80,5 +79,4 @@ pub use files::{FileChanged, FileVersion};
 pub use model_dir::{ModelDir, ModelDirError};
 pub use names::{Names, Role, TensorName};
 pub use side_files::{Links, SideFileError};
-pub use watch::{Unwatched, Watch};
 pub use writer::{CheckpointWriter, Layout, OutputFile, Staging, TensorSpec, WriteError, write_atomic};

@@ -1,8 +1,8 @@
 //! Statistics read back from the output, against other ways to compute them.
 
+use glue_progress::{NoProgress, Progress};
 use super::*;
 use crate::plan::Options;
-use crate::watch::Unwatched;
 use glue_lm::{Observer, ScoreOptions, ScoreRequest, Want, Weight, Weights};
 use glue_tensor::{Checkpoint, Dtype, widen};
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ fn statistics(opened: &Opened, options: &Options, sequences: &[Sequence]) -> (Fo
     let out = tempfile::tempdir().unwrap();
     let plan = Plan::new(&opened.model, options).unwrap();
     let at = out.path().join("statistics");
-    let done = calibrate(&opened.model, &opened.dir, &plan, sequences, &Value::Null, &at, &Unwatched).unwrap();
+    let done = calibrate(&opened.model, &opened.dir, &plan, sequences, &Value::Null, &at, &NoProgress).unwrap();
     let checkpoint = Checkpoint::open(&at).unwrap();
     let one = |view: glue_tensor::TensorView<'_>| {
         assert_eq!(view.dtype(), Dtype::F32);
@@ -249,8 +249,8 @@ fn a_batch_is_no_part_of_the_result() {
 /// Stops at the nth question.
 struct Impatient(AtomicUsize);
 
-impl Watch for Impatient {
-    fn is_stopped(&self) -> bool {
+impl Progress for Impatient {
+    fn is_cancelled(&self) -> bool {
         self.0.fetch_sub(1, Ordering::Relaxed) == 0
     }
 }
@@ -261,14 +261,14 @@ fn what_is_refused_or_stopped_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let out: PathBuf = root.path().join("out");
     let plan = Plan::new(&opened.model, &Options::default()).unwrap();
-    let run = |sequences: &[Sequence], watch: &dyn Watch| {
-        let error = calibrate(&opened.model, &opened.dir, &plan, sequences, &Value::Null, &out, watch).unwrap_err();
+    let run = |sequences: &[Sequence], progress: &dyn Progress| {
+        let error = calibrate(&opened.model, &opened.dir, &plan, sequences, &Value::Null, &out, progress).unwrap_err();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "{error}");
         error
     };
-    assert!(matches!(run(&[], &Unwatched), CalibrateError::NoSequences));
+    assert!(matches!(run(&[], &NoProgress), CalibrateError::NoSequences));
     let wrong = [Sequence::text(vec![1, 2]), Sequence::text(vec![1, 5000])];
-    let error = run(&wrong, &Unwatched).to_string();
+    let error = run(&wrong, &NoProgress).to_string();
     assert!(error.starts_with("sequence 1: token 5000"), "{error}");
     for question in 0..2 {
         let stopped = run(&sequences(), &Impatient(AtomicUsize::new(question)));
@@ -288,7 +288,7 @@ fn a_model_that_overflows_is_named() {
     let root = tempfile::tempdir().unwrap();
     let plan = Plan::new(&overflowing, &only(&[Statistic::Gram])).unwrap();
     let out = root.path().join("out");
-    let error = calibrate(&overflowing, &opened.dir, &plan, &sequences(), &Value::Null, &out, &Unwatched).unwrap_err();
+    let error = calibrate(&overflowing, &opened.dir, &plan, &sequences(), &Value::Null, &out, &NoProgress).unwrap_err();
     assert!(error.to_string().starts_with("gram of tensor `model.layers.0.self_attn.q_proj.weight`"), "{error}");
     assert!(!out.exists());
 }
@@ -301,7 +301,7 @@ fn the_manifest_says_what_the_numbers_are() {
     let options = Options { max_shard_bytes: 20_000, ..only(&[Statistic::Activation, Statistic::Fisher]) };
     let plan = Plan::new(&opened.model, &options).unwrap();
     let source = serde_json::json!({ "tasks": ["sums"] });
-    calibrate(&opened.model, &opened.dir, &plan, &sequences(), &source, &out, &Unwatched).unwrap();
+    calibrate(&opened.model, &opened.dir, &plan, &sequences(), &source, &out, &NoProgress).unwrap();
     let manifest: Value = serde_json::from_slice(&std::fs::read(out.join(manifest::FILE)).unwrap()).unwrap();
     assert_eq!(manifest["source"], source);
     assert_eq!(manifest["calibration"]["sequences"], 12);

@@ -5,7 +5,7 @@ mod sequences;
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::progress::CalibrateProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -147,7 +147,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     }
     let dir = dir.map_err(Failure::failed)?;
     let start = Instant::now();
-    let progress = CalibrateProgress::new(shell);
+    let progress = TerminalProgress::new(shell);
     let done = pool.install(|| calibrate(&text.model, &dir, &plan, &sequences, &report.source, &args.out, &progress));
     drop(progress);
     let Calibrated { log_likelihood, .. } = done.map_err(refusal)?;

@@ -1,5 +1,6 @@
 //! `glue cluster`: which models belong together.
 
+use glue_progress::ErrorChain;
 use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
 use crate::app::Global;
@@ -131,8 +132,9 @@ fn bound(bound: Option<f64>) -> String {
 }
 
 fn read(path: &PathBuf) -> Result<Matrix, Failure> {
-    let named =
-        |error: &dyn std::fmt::Display| Error::new(ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+    let named = |error: &dyn std::error::Error| {
+        Error::new(ErrorKind::InvalidData, format!("{}: {}", path.display(), error.chain()))
+    };
     let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
         .map_err(|error| Failure::refused(named(&error)))?;
     Matrix::from_json(&text).map_err(|error| Failure::refused(named(&error)))

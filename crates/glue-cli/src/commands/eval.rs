@@ -1,12 +1,13 @@
 //! `glue eval`: scores of a model in tasks.
 
+use glue_progress::CancelToken;
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::numbers;
 use crate::outputs;
-use crate::progress::RequestProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -16,7 +17,7 @@ use glue_eval::{
     Cache, EvalError, EvalOptions, LanguageModel, LocalModel, Report, RoutedModel, Task, TaskError, evaluate,
     load_tasks, preview, select,
 };
-use glue_lm::{AnyTextModel, Cancel, RoutingLog};
+use glue_lm::{AnyTextModel, RoutingLog};
 use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
@@ -124,13 +125,13 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     // Before the work, so that a file that cannot be written does not cost it.
     let samples = outputs::create(args.samples.as_deref())?;
     let pool = recipes::pool(global)?;
-    let (model, mut routing) = open(args, Cancel::when(shell.stop_flag()))?;
+    let (model, mut routing) = open(args, shell.cancel_token())?;
     if args.pictures.is_some() && routing.is_none() {
         let why = format!("--pictures shows which expert was chosen, and {} has no experts", args.model.display());
         return Err(Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
     let start = Instant::now();
-    let progress = RequestProgress::new(shell);
+    let progress = TerminalProgress::new(shell);
     let report = pool.install(|| match &mut routing {
         None => evaluate(&*model, &tasks, &options, &progress),
         Some(routing) => evaluate_each(&*model, &tasks, &options, &progress, routing),
@@ -148,7 +149,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
 }
 
 /// The model to be scored, and where its experts are counted if it has any.
-fn open(args: &Args, cancel: Cancel) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
+fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
     let name = args.model.display().to_string();
     match models::open_any(&args.model)? {
         AnyTextModel::Routed(mixture) => {
@@ -181,7 +182,7 @@ fn evaluate_each(
     model: &dyn LanguageModel,
     tasks: &[Task],
     options: &EvalOptions,
-    progress: &RequestProgress,
+    progress: &TerminalProgress,
     routing: &mut RoutingLoads,
 ) -> Result<Report, EvalError> {
     let mut all = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
@@ -333,7 +334,7 @@ fn print(
 
 fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let evaluator = ExternalEvaluator::new(command).map_err(external_failure)?;
-    let mut evaluator = evaluator.stopped_by(shell.stop_flag());
+    let mut evaluator = evaluator.with_cancel(shell.cancel_token());
     if let Some(seconds) = args.evaluator_timeout {
         evaluator = evaluator.with_timeout(Duration::from_secs(seconds));
     }

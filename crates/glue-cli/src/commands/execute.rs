@@ -3,7 +3,7 @@
 use super::recipes::Output;
 use super::report::{Done, Merge};
 use crate::failure::Failure;
-use crate::progress::Progress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use glue_cuda::DeviceUse;
 use glue_recipe::{MergePlan, RunError, RunOptions, run};
@@ -22,7 +22,7 @@ pub(crate) fn execute(
 ) -> Result<Done, Failure> {
     let merge = Merge::new(plan, out_dir, output)?;
     let start = Instant::now();
-    let progress = Progress::new(merge.bytes_written, shell);
+    let progress = TerminalProgress::new(shell);
     let device = output.device.open(DeviceUse::Merge)?;
     let options =
         RunOptions { max_shard_bytes: output.max_shard_size, executor: device.get(), ..RunOptions::default() };

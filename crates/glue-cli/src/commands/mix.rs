@@ -4,13 +4,12 @@ use super::recipes::FollowLinks;
 use super::{recipes, train_router};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
-use crate::progress::Progress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use glue_eval::{Task, load_tasks};
 use glue_mixture::{Gates, MixConfig, MixError, MixPlan, RunOptions, run as write};
-use glue_recipe::Watch;
 use glue_router::RouterError;
 use glue_router::init::gates_for;
 use glue_router::prompts::{PROMPTS, PromptSource, fill_prompts};
@@ -126,7 +125,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         return report.print(shell);
     }
     let start = Instant::now();
-    let progress = MixProgress(Progress::new(report.bytes_written, shell));
+    let progress = TerminalProgress::new(shell);
     let done = pool.install(|| {
         prompts(&mut plan, &tasks, args, &progress)?;
         report.notes.clone_from(&plan.notes);
@@ -150,7 +149,7 @@ fn read(path: &Path) -> Result<MixConfig, Failure> {
 }
 
 /// Takes prompts from the items of `tasks` for the experts that have none.
-fn prompts(plan: &mut MixPlan, tasks: &[Task], args: &Args, progress: &MixProgress) -> Result<(), Failure> {
+fn prompts(plan: &mut MixPlan, tasks: &[Task], args: &Args, progress: &TerminalProgress) -> Result<(), Failure> {
     let source = PromptSource {
         tasks,
         split: &args.split,
@@ -218,7 +217,7 @@ impl Report {
     }
 
     /// The gates that `plan` asks for, with what is to be said about them.
-    fn gates(&mut self, plan: &MixPlan, progress: &MixProgress) -> Result<Gates, Failure> {
+    fn gates(&mut self, plan: &MixPlan, progress: &TerminalProgress) -> Result<Gates, Failure> {
         let request = plan.gate_request();
         if !request.mode.needs_prompts() || request.sites.prefixes.is_empty() {
             return Ok(plan.random_gates());
@@ -266,32 +265,5 @@ impl Report {
             text += &format!("note: {note}\n");
         }
         shell.print(&text)
-    }
-}
-
-/// What a mixture tells while it is made; from any thread.
-struct MixProgress(Progress);
-
-impl glue_mixture::Watch for MixProgress {
-    fn wrote(&self, bytes: u64) {
-        self.0.wrote(bytes);
-    }
-
-    fn works_on(&self, tensor: &str) {
-        self.0.works_on(tensor);
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.is_stopped()
-    }
-}
-
-impl glue_router::watch::Watch for MixProgress {
-    fn begins(&self, part: &str, _: usize) {
-        self.0.works_on(part);
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.is_stopped()
     }
 }

@@ -4,13 +4,12 @@ use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
-use crate::progress::RunProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use crate::visible::one_line;
 use glue_cuda::DeviceUse;
-use glue_lm::Cancel;
 use glue_pipeline::{
     Ended, Finished, PipelineError, Registries, RunOptions, Source, Stage, ZooConfig, estimate, init, run as make,
 };
@@ -99,20 +98,18 @@ pub(crate) fn run(
     if args.dry_run {
         return plan(&source, shell);
     }
-    let stop = shell.stop_flag();
     let options = RunOptions {
         out: out.clone(),
         resume: args.resume || args.from.is_some(),
         from: args.from.as_deref().and_then(Stage::parse),
         until: args.until.as_deref().and_then(Stage::parse),
-        cancel: Cancel::when(stop.clone()),
-        stop,
+        cancel: shell.cancel_token(),
         memory,
         executor: args.device.open(DeviceUse::Search)?,
         links: args.links.get(),
     };
     let pool = recipes::pool(global)?;
-    let progress = RunProgress::new(shell);
+    let progress = TerminalProgress::new(shell);
     let done = pool.install(|| make(&source, registries, &options, &progress));
     drop(progress);
     match done.map_err(|error| refusal(error, path, out))? {

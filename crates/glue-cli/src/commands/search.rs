@@ -1,11 +1,12 @@
 //! `glue search`: which models to merge, and how.
 
+use glue_progress::{CancelToken, ErrorChain};
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::numbers;
-use crate::progress::SearchProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -33,8 +34,6 @@ use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// Search which models to merge, and how
@@ -125,7 +124,7 @@ pub(crate) fn run(
     }
     let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
     let options = Options { out, resume: args.resume, budget, executor, links: args.links.get() };
-    let progress = SearchProgress::new(shell);
+    let progress = TerminalProgress::new(shell);
     let done = pool.install(|| prepared.run(&*scorer, &options, &progress));
     drop(progress);
     let (summary, timings) = done.map_err(|error| refusal(error, path, out))?;
@@ -169,9 +168,9 @@ fn scorer(
     global: &Global,
     shell: &Shell<'_>,
 ) -> Result<Box<dyn Scorer>, Failure> {
-    let stop = shell.stop_flag();
+    let cancel = shell.cancel_token();
     if let Some(command) = &config.evaluator {
-        return external(config, command, merging, stop);
+        return external(config, command, merging, cancel);
     }
     if let Some(workers) = std::num::NonZeroUsize::new(workers) {
         let program =
@@ -186,27 +185,27 @@ fn scorer(
         let command: Vec<OsString> =
             [program.into()].into_iter().chain(options.into_iter().map(OsString::from)).collect();
         let setup = serde_json::to_value(config).map_err(Failure::failed)?;
-        let pool = WorkerPool::start(command, workers.get(), setup, Some(stop));
+        let pool = WorkerPool::start(command, workers.get(), setup, cancel);
         return Ok(Box::new(pool.map_err(Failure::failed)?));
     }
-    local(config, merging, Some(stop)).map_err(|error| Failure::refused(Error::other(error)))
+    local(config, merging, cancel).map_err(|error| Failure::refused(Error::other(error)))
 }
 
 /// Scores in this process.
 pub(super) fn local(
     config: &SearchConfig,
     merging: Merging<'_>,
-    stop: Option<Arc<AtomicBool>>,
+    cancel: CancelToken,
 ) -> Result<Box<dyn Scorer>, String> {
     let memory = config.memory.as_deref().map(units::parse_size).transpose();
     let memory = memory.map_err(|error| format!("`memory`: {error}"))?;
-    let words = |error: &dyn std::error::Error| error.to_string();
+    let words = |error: &dyn std::error::Error| error.chain();
     let mut tasks = load_tasks(&config.tasks).map_err(|error| words(&error))?;
     if !config.only.is_empty() {
         tasks = select(tasks, &config.only).map_err(|error| words(&error))?;
     }
     let scorer =
-        LocalScorer::new(tasks, local_options(config, merging, memory, stop)).map_err(|error| words(&error))?;
+        LocalScorer::new(tasks, local_options(config, merging, memory, cancel)).map_err(|error| words(&error))?;
     Ok(Box::new(scorer))
 }
 
@@ -215,7 +214,7 @@ fn external(
     config: &SearchConfig,
     command: &str,
     merging: Merging<'_>,
-    stop: Arc<AtomicBool>,
+    cancel: CancelToken,
 ) -> Result<Box<dyn Scorer>, Failure> {
     let mut evaluator = ExternalEvaluator::new(command).map_err(Failure::refused)?;
     if let Some(seconds) = config.evaluator_timeout {
@@ -235,7 +234,7 @@ fn external(
         limit: config.limit,
         seed: Some(config.seed),
         parallel: config.parallel.unwrap_or(1),
-        stop: Some(stop),
+        cancel,
         ..ExternalOptions::default()
     };
     // A failing command's last lines are part of its error; of others, many at once would make no sense.
@@ -246,7 +245,7 @@ fn local_options(
     config: &SearchConfig,
     merging: Merging<'_>,
     memory: Option<u64>,
-    stop: Option<Arc<AtomicBool>>,
+    cancel: CancelToken,
 ) -> LocalOptions {
     let (validation_fraction, validation_split) = match &config.validation {
         Validation::Share(share) => (*share, None),

@@ -1,5 +1,6 @@
 //! `glue search-worker`: a process that scores candidates for `glue search --workers`.
 
+use glue_progress::CancelToken;
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use super::search::{self, Merging};
@@ -28,10 +29,10 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let pool = recipes::pool(global)?;
     let executor = args.device.open(DeviceUse::Search)?;
     // An interruption from the terminal goes to all processes; the one that started this one ends it.
-    let _ = shell.stop_flag();
+    let _ = shell.cancel_token();
     let make = |setup: &serde_json::Value| -> Result<Box<dyn Scorer>, String> {
         let config: SearchConfig = serde_json::from_value(setup.clone()).map_err(|error| error.to_string())?;
-        search::local(&config, Merging { registry, executor: executor.clone(), links: args.links.get() }, None)
+        search::local(&config, Merging { registry, executor: executor.clone(), links: args.links.get() }, CancelToken::default())
     };
     let input = BufReader::new(io::stdin());
     pool.install(|| serve(input, io::stdout(), make)).map_err(Failure::failed)

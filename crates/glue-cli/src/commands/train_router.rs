@@ -5,24 +5,22 @@ use crate::app::Global;
 use crate::failure::Failure;
 use crate::numbers;
 use crate::pictures;
-use crate::progress::RequestProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use glue_eval::{Watch as _, load_tasks, select};
+use glue_eval::{load_tasks, select};
 use glue_mixture::RouterKind;
 use glue_router::lm_loss::BALANCE;
 use glue_router::mixture::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainRequest, Trainer};
 use glue_router::report::RoutingTable;
 use glue_router::supervised::Training;
 use glue_router::training::{Epoch, TrainSettings};
-use glue_router::{RouterError, watch};
+use glue_router::RouterError;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Train the gates of a mixture, and change nothing else of it
@@ -163,7 +161,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if args.dry_run {
         return print_plan(args, &plan, shell);
     }
-    let progress = TrainProgress { bar: RequestProgress::new(shell), stop: shell.stop_flag() };
+    let progress = TerminalProgress::new(shell);
     let report = pool.install(|| trainer.run(&progress));
     drop(progress);
     let report = report.map_err(refusal)?;
@@ -199,25 +197,6 @@ fn request(args: &Args, global: &Global) -> TrainRequest {
     request.state.clone_from(&args.state);
     request.resume = args.resume;
     request
-}
-
-struct TrainProgress {
-    bar: RequestProgress,
-    stop: Arc<AtomicBool>,
-}
-
-impl watch::Watch for TrainProgress {
-    fn begins(&self, _: &str, steps: usize) {
-        self.bar.begins(steps);
-    }
-
-    fn advanced(&self, steps: usize) {
-        self.bar.answered(steps);
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
 }
 
 /// What is wrong with what the user gave is a refusal.

@@ -2,7 +2,7 @@
 
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::progress::PassProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use glue_metrics::{Class, Metric, MetricsError, Model, Options, Selection, Similarity, similarity};
 use glue_tensor::{Checkpoint, CheckpointError, ModelDir, ModelDirError};
@@ -76,7 +76,7 @@ impl Comparison {
             paths.iter().zip(&checkpoints).map(|(path, checkpoint)| Model { name: name(path), checkpoint }).collect();
         let base = base.as_ref().map(|(path, checkpoint)| Model { name: name(path), checkpoint });
         let pool = recipes::pool(global)?;
-        let progress = PassProgress::new(shell);
+        let progress = TerminalProgress::new(shell);
         let found = pool.install(|| similarity(&models, base.as_ref(), metric, &options, &progress));
         drop(progress);
         found.map_err(refusal)

@@ -5,10 +5,10 @@ use super::disk::{Namespace, PrivateDisk};
 use super::files::View;
 use super::filter::{Files, programs};
 use super::interpreter::Interpreter;
+use super::monitor::{ASK, End, Monitor, OutputTail};
 use super::process::{Ended, Process};
 use super::scratch::{Scratch, remove_abandoned};
 use super::threads::Listener;
-use super::watch::{ASK, End, OutputTail, Watched};
 use super::{Execution, Limits, Options, Outcome, SandboxError, Strength};
 use seccompiler::BpfProgram;
 use std::fs::File;
@@ -189,7 +189,7 @@ impl Jail {
         let token = token().map_err(failed("drawing a token"))?;
         let document = [token.as_bytes(), format!("{:016}", program.len()).as_bytes(), program.as_bytes()].concat();
         let outputs = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
-        let mut watched = Watched {
+        let mut monitor = Monitor {
             process,
             channel: Some(channel),
             listener,
@@ -199,9 +199,9 @@ impl Jail {
             outputs: outputs.map(|pipe| (pipe.map(File::from), OutputTail::new(limits.output_bytes))),
         };
         let measured = shared.map(|_| scratch);
-        let end = watched.watch(started, limits, measured, stop).map_err(failed("watching a program"))?;
+        let end = monitor.wait(started, limits, measured, stop).map_err(failed("watching a program"))?;
         let wall = started.elapsed();
-        let Watched { reply, outputs: [(_, stdout), (_, stderr)], .. } = watched;
+        let Monitor { reply, outputs: [(_, stdout), (_, stderr)], .. } = monitor;
         let (outcome, cpu) = match end {
             End::Killed(outcome, cpu) => (outcome, cpu),
             End::Itself(ended) => (judge(&ended, &reply.bytes, &token, limits), ended.cpu),

@@ -5,8 +5,9 @@
 
 use crate::ops::elements;
 use candle_core::{Result, Tensor, TensorId, Var};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// A weight within the stored tensor that holds it.
 #[derive(Debug, Clone)]
@@ -58,8 +59,7 @@ struct Records {
 
 impl Tape {
     fn records(&self) -> MutexGuard<'_, Records> {
-        // Whoever panicked while holding it ends the pass anyhow.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The same numbers as a variable, from which on candle keeps track.

@@ -2,7 +2,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-use glue_mixture::{MixConfig, MixError, MixPlan, RunOptions, Unwatched, run};
+use glue_mixture::{MixConfig, MixError, MixPlan, RunOptions, run};
+use glue_progress::NoProgress;
 use glue_tensor::{CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -153,7 +154,7 @@ impl Zoo {
     pub fn mix(&self, text: &str, out: &str) -> PathBuf {
         let plan = self.plan(text).unwrap();
         let out = self.path(out);
-        run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &Unwatched).unwrap();
+        run(&plan, &plan.random_gates(), &out, &RunOptions::default(), &NoProgress).unwrap();
         out
     }
 }

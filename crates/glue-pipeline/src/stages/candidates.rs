@@ -138,7 +138,7 @@ fn stack(
     from.links = context.links;
     let plan = glue_recipe::plan(&recipes[0], &from).map_err(|e| failed(e.into()))?;
     let parameters = plan.layout_specs().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
-    glue_recipe::run(&plan, &path, &RunOptions::default(), &context.relay(&name))
+    glue_recipe::run(&plan, &path, &RunOptions::default(), &context.labelled(&name))
         .map_err(|e| context.stopped_or(failed(e.into())))?;
     let scored = context.score(&name, &path, prepared)?;
     let (scores, kept, reason) = match scored {
@@ -192,6 +192,6 @@ impl Context<'_> {
     /// Scores the model in `path` on the items of `prepared`.
     pub(crate) fn score(&self, name: &str, path: &Path, prepared: &Prepared) -> Result<Scored, PipelineError> {
         let model = self.open_any(path).map_err(|error| PipelineError::Run { model: name.into(), error })?;
-        ModelScores::of(name, &*model, prepared, &self.relay(name)).map_err(|e| self.stopped_or(e))
+        ModelScores::of(name, &*model, prepared, &self.labelled(name)).map_err(|e| self.stopped_or(e))
     }
 }

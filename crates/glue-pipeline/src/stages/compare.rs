@@ -6,7 +6,8 @@ use crate::figures;
 use crate::zoo::Zoo;
 use glue_metrics::cluster::{Link, agglomerate, leader};
 use glue_metrics::compatibility::{self, ModelSummary, compatibility};
-use glue_metrics::{Matrix, Metric, Model, Options, Watch, similarity};
+use glue_metrics::{Matrix, Metric, Model, Options, similarity};
+use glue_progress::Progress;
 use glue_report as report;
 use glue_tensor::write_atomic;
 use serde::{Deserialize, Serialize};
@@ -94,12 +95,12 @@ pub(crate) fn measure(
     zoo: &Zoo,
     config: &ClusterConfig,
     place: &Path,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<Matrix, PipelineError> {
     let models: Vec<Model<'_>> =
         zoo.models.iter().map(|model| Model { name: model.name.clone(), checkpoint: model.dir.checkpoint() }).collect();
     let metric = Metric::find(&config.metric)?;
-    let matrix = similarity(&models, None, metric, &Options::default(), watch)?.matrix();
+    let matrix = similarity(&models, None, metric, &Options::default(), progress)?.matrix();
     write_atomic(place.join("similarity.csv"), matrix.to_csv().as_bytes())?;
     Ok(matrix)
 }

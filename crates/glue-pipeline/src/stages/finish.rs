@@ -1,5 +1,6 @@
 //! The end of a run: the final model in its place, and the report.
 
+use glue_progress::ErrorChain;
 use crate::error::PipelineError;
 use crate::figures;
 use crate::run::{Context, Source, config_hash};
@@ -58,7 +59,7 @@ pub(crate) fn finish(source: &Source, context: &Context<'_>, parts: &Parts<'_>) 
     let report = describe(source, context, parts, &model)?;
     let cost = cost_of(parts);
     let write = |name: &str, bytes: &[u8]| write_atomic(context.out.join(name), bytes);
-    let refuse = |error: report::ReportError| PipelineError::Unsuitable(format!("the report: {error}"));
+    let refuse = |error: report::ReportError| PipelineError::Unsuitable(format!("the report: {}", error.chain()));
     write("report.md", report::markdown(&report, Some(&cost)).map_err(refuse)?.as_bytes())?;
     write("cost.json", report::cost_json(&cost).map_err(refuse)?.as_bytes())?;
     write("report.json", report::json(&report).map_err(refuse)?.as_bytes())?;

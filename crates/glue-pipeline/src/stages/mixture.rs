@@ -5,6 +5,7 @@
 //! the limit on parameters holds. That is what a router without mistakes would reach. Then every level and depth is built
 //! from these members, its router trained on the items meant for that, and scored on the proxy items.
 
+use glue_progress::{ErrorChain, Unit};
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{ModelScores, Scored, gain, gain_words};
@@ -214,7 +215,8 @@ pub(crate) fn mix(
     let options = options(context, compatible, &members, best);
     let mut best_so_far: Option<(usize, f64)> = None;
     for (i, option) in options.iter().enumerate() {
-        context.watch.part(&format!("mixture {} of {}: {}", i + 1, options.len(), option.words()), None);
+        let what = format!("mixture {} of {}: {}", i + 1, options.len(), option.words());
+        context.progress.begin(&what, Unit::Steps, None);
         let note = place.join(format!("option-{i}.json"));
         let directory = place.join(format!("option-{i}"));
         let mut known: Option<Tried> = read_json(&note, Stage::Mixture)?;
@@ -385,13 +387,13 @@ fn try_option(
         Ok(plan) => plan,
         // Members that do not fit at this level are no reason to end: there are others.
         Err(error) => {
-            let why = error.to_string().replace(&format!("{}/", context.out.display()), "");
+            let why = error.chain().replace(&format!("{}/", context.out.display()), "");
             return Ok(impossible(option, described, why));
         }
     };
     let estimate = plan.estimate(rayon::current_num_threads());
     let gates = plan.random_gates();
-    glue_mixture::run(&plan, &gates, directory, &glue_mixture::RunOptions::default(), &context.relay(&option.words()))
+    glue_mixture::run(&plan, &gates, directory, &glue_mixture::RunOptions::default(), &context.labelled(&option.words()))
         .map_err(|e| context.stopped_or(failed(e.into())))?;
     let mut request = TrainRequest::new(directory);
     request.split = context.config.tasks.router.clone();
@@ -399,9 +401,9 @@ fn try_option(
     request.settings.seed = context.config.seed;
     request.given = assigned(members);
     let trainer = Trainer::open(request, &context.tasks).map_err(|e| failed(e.into()))?;
-    let trained = trainer.run(&context.relay(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;
+    let trained = trainer.run(&context.labelled(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;
     let model = context.open_any(directory).map_err(failed)?;
-    let scored = ModelScores::of(&option.words(), &*model, prepared, &context.relay(&option.words()))
+    let scored = ModelScores::of(&option.words(), &*model, prepared, &context.labelled(&option.words()))
         .map_err(|e| context.stopped_or(e))?;
     let scores = match scored {
         Scored::Scores(scores) => scores,

@@ -207,7 +207,7 @@ fn search(
         race: RaceConfig::default(),
         memory: context.memory,
         executor: context.executor.clone(),
-        stop: Some(context.stop.clone()),
+        cancel: context.cancel.clone(),
         ..LocalOptions::default()
     };
     let scorer = LocalScorer::new(std::sync::Arc::clone(&context.tasks), options).map_err(|e| failed(e.into()))?;
@@ -226,9 +226,9 @@ fn search(
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
     }
     let resume = journal.exists();
-    let watch = context.relay(cluster);
+    let progress = context.labelled(&format!("cluster {cluster}"));
     let options = Options { out: &out, resume, budget, executor: context.executor.clone(), links: context.links };
-    let (summary, _) = prepared.run(&scorer, &options, &watch).map_err(|error| match error {
+    let (summary, _) = prepared.run(&scorer, &options, &progress).map_err(|error| match error {
         SelectError::Stopped { .. } => PipelineError::Stopped,
         error => failed(error.into()),
     })?;

@@ -2,9 +2,10 @@
 
 use glue_tensor::tokenizer_files::{TokenizerComparison, TokenizerFilesError, tokenizers_equal};
 use glue_tensor::{Adapter, AdapterError, Checkpoint, CheckpointError, ModelDir, ModelDirError};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Models and statistics that were opened, by path, for plans to come. Clones share them. Files that change meanwhile are not noticed.
 #[derive(Debug, Clone, Default)]
@@ -22,11 +23,11 @@ impl OpenModels {
     /// Those of [`ModelDir::open`].
     pub fn open(&self, path: &Path) -> Result<Arc<ModelDir>, ModelDirError> {
         let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if let Some(model) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(model) = self.models.lock().get(&key) {
             return Ok(Arc::clone(model));
         }
         let model = Arc::new(ModelDir::open(path)?);
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.models.lock();
         Ok(Arc::clone(models.entry(key).or_insert(model)))
     }
 
@@ -36,11 +37,11 @@ impl OpenModels {
     /// Those of [`Adapter::open`].
     pub fn open_adapter(&self, path: &Path) -> Result<Arc<Adapter>, AdapterError> {
         let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if let Some(adapter) = self.adapters.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(adapter) = self.adapters.lock().get(&key) {
             return Ok(Arc::clone(adapter));
         }
         let adapter = Arc::new(Adapter::open(path)?);
-        let mut adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut adapters = self.adapters.lock();
         Ok(Arc::clone(adapters.entry(key).or_insert(adapter)))
     }
 
@@ -50,22 +51,22 @@ impl OpenModels {
     /// Those of [`Checkpoint::open`].
     pub fn statistics(&self, path: &Path) -> Result<Arc<Checkpoint>, CheckpointError> {
         let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if let Some(known) = self.statistics.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(known) = self.statistics.lock().get(&key) {
             return Ok(Arc::clone(known));
         }
         let checkpoint = Arc::new(Checkpoint::open(path)?);
-        let mut all = self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.statistics.lock();
         Ok(Arc::clone(all.entry(key).or_insert(checkpoint)))
     }
 
     /// How the tokenizers of two models relate.
     pub(super) fn compare(&self, a: &ModelDir, b: &ModelDir) -> Result<TokenizerComparison, TokenizerFilesError> {
         let key = (a.path().to_path_buf(), b.path().to_path_buf());
-        if let Some(known) = self.compared.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(known) = self.compared.lock().get(&key) {
             return Ok(known.clone());
         }
         let comparison = tokenizers_equal(a.tokenizer(), b.tokenizer())?;
-        self.compared.lock().unwrap_or_else(PoisonError::into_inner).insert(key, comparison.clone());
+        self.compared.lock().insert(key, comparison.clone());
         Ok(comparison)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainRequest};
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::gate::{Gate, GateMath};
 use crate::items::{Encoded, Item, part, read_items};
 use crate::labels::{assign, loss_targets, skill_targets};
@@ -13,10 +14,10 @@ use crate::states::{DenseStates, ResidualSite, TokenStates, pooled_states};
 use crate::supervised::{Examples, train_gate};
 use crate::through::Through;
 use crate::training::kept_parameters;
-use crate::watch::{Watch, go_on};
 use glue_eval::Task;
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{Gates, Mixture, MixtureFormat, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, Config, ContentHash, Dtype};
 use ndarray::Array2;
@@ -121,15 +122,15 @@ impl Trainer {
     ///
     /// # Errors
     /// [`RouterError`]; the mixture is as it was.
-    pub fn run(mut self, watch: &dyn Watch) -> Result<TrainReport, RouterError> {
+    pub fn run(mut self, progress: &dyn Progress) -> Result<TrainReport, RouterError> {
         if let Some(state) = &self.request.state {
             let io = |error| RouterError::Io { path: state.clone(), error };
             std::fs::create_dir_all(state).map_err(io)?;
-            self.hash = self.content_hash(watch)?;
+            self.hash = self.content_hash(progress)?;
         }
         let report = match self.request.method {
-            Method::Supervised => self.supervised(watch)?,
-            Method::LmLoss { balance } => self.by_loss(balance, watch)?,
+            Method::Supervised => self.supervised(progress)?,
+            Method::LmLoss { balance } => self.by_loss(balance, progress)?,
         };
         match &self.opened {
             Opened::Shared { model } => model.check_unchanged()?,
@@ -149,11 +150,11 @@ impl Trainer {
         self.sites.prefixes.get(gate).cloned().unwrap_or_default()
     }
 
-    fn supervised(&mut self, watch: &dyn Watch) -> Result<TrainReport, RouterError> {
+    fn supervised(&mut self, progress: &dyn Progress) -> Result<TrainReport, RouterError> {
         let experts = self.sites.experts.clone();
         let (assigned, train_targets, held_targets) = match self.request.labels {
             Labels::Skill => {
-                let mut losses = || self.losses("train", &self.train, watch);
+                let mut losses = || self.losses("train", &self.train, progress);
                 let assigned = assign(&self.train.items, &self.request.given, &experts, &mut losses)?;
                 let targets = |data: &Data| skill_targets(&data.items, &assigned, experts.len());
                 let (train, held) = (targets(&self.train)?, targets(&self.validation)?);
@@ -164,14 +165,15 @@ impl Trainer {
                     if let Some(item) = data.items.iter().zip(&data.encoded).find(|(_, e)| e.answer.is_empty()) {
                         return Err(RouterError::NoAnswer { task: item.0.task.clone(), purpose: "a label by loss" });
                     }
-                    loss_targets(self.losses(what, data, watch)?.view(), temperature)
+                    loss_targets(self.losses(what, data, progress)?.view(), temperature)
                 };
                 (BTreeMap::new(), targets("train", &self.train)?, targets("validation", &self.validation)?)
             }
         };
         let mut reports = Vec::with_capacity(self.selected.len());
         for gate in self.selected.clone() {
-            let (states, held) = (self.inputs(&self.train, gate, watch)?, self.inputs(&self.validation, gate, watch)?);
+            let (states, held) =
+                (self.inputs(&self.train, gate, progress)?, self.inputs(&self.validation, gate, progress)?);
             let examples = Examples { states: states.view(), targets: train_targets.view() };
             let validation = Examples { states: held.view(), targets: held_targets.view() };
             let kind = self.request.router.unwrap_or(self.sites.router);
@@ -179,7 +181,7 @@ impl Trainer {
             let state = path.as_deref().map(|path| (path, self.request.resume));
             // Formats that other programs know have no bias.
             let bias = self.sites.format == MixtureFormat::Native;
-            let trained = train_gate(kind, bias, &examples, &validation, &self.request.settings, state, watch)?;
+            let trained = train_gate(kind, bias, &examples, &validation, &self.request.settings, state, progress)?;
             // Accuracy is that of the gate as it is stored.
             let stored = self.as_stored(std::slice::from_ref(&trained.gate))?;
             let stored = Gate::from_stored(&stored.gates[0], experts.len(), states.ncols())?;
@@ -201,7 +203,7 @@ impl Trainer {
         Ok(TrainReport::Supervised { assigned, gates: reports })
     }
 
-    fn by_loss(&mut self, balance: f64, watch: &dyn Watch) -> Result<TrainReport, RouterError> {
+    fn by_loss(&mut self, balance: f64, progress: &dyn Progress) -> Result<TrainReport, RouterError> {
         let Opened::Shared { model } = &self.opened else {
             let reason = "experts are whole models, which one sample chooses; train supervised".to_owned();
             return Err(RouterError::Unsupported { what: "training by the loss of answers".into(), reason });
@@ -221,14 +223,14 @@ impl Trainer {
             _ => None,
         };
         let start = began.as_deref().unwrap_or(&self.gates);
-        let trained = train_by_loss(&mixture, start, &examples, &self.request.settings, state, watch)?;
+        let trained = train_by_loss(&mixture, start, &examples, &self.request.settings, state, progress)?;
         let mut rows: Vec<Vec<(String, Vec<f64>)>> = vec![Vec::new(); self.gates.len()];
         let mut tasks: BTreeMap<&str, Vec<&Encoded>> = BTreeMap::new();
         for (item, encoded) in self.validation.items.iter().zip(&self.validation.encoded) {
             tasks.entry(&item.task).or_default().push(encoded);
         }
         for (task, items) in tasks {
-            go_on(watch)?;
+            check_cancelled(progress)?;
             let found = mixture.lm_loss(&trained.gates, &items, balance, &[])?;
             rows.iter_mut().zip(found.load).for_each(|(rows, load)| rows.push((task.to_owned(), load)));
         }
@@ -252,7 +254,7 @@ impl Trainer {
     }
 
     /// Losses of answers by each expert alone, [items, experts]; kept where states are.
-    fn losses(&self, what: &str, data: &Data, watch: &dyn Watch) -> Result<Array2<f64>, RouterError> {
+    fn losses(&self, what: &str, data: &Data, progress: &dyn Progress) -> Result<Array2<f64>, RouterError> {
         let key = json!({ "model": self.hash, "items": hash_of(&data.encoded) });
         let path = self.request.state.as_ref().map(|state| state.join(format!("losses-{what}.state")));
         let shape = (data.items.len(), self.sites.experts.len());
@@ -263,11 +265,11 @@ impl Trainer {
             return Ok(losses);
         }
         let losses = match &self.opened {
-            Opened::Shared { model } => Through::new(model)?.losses_of_experts(&data.encoded, watch)?,
+            Opened::Shared { model } => Through::new(model)?.losses_of_experts(&data.encoded, progress)?,
             Opened::Whole { .. } => {
                 let part = |number: usize| self.request.mixture.join("experts").join(number.to_string());
                 let models = self.sites.experts.iter().enumerate().map(|(number, name)| (name.clone(), part(number)));
-                losses_of_models(&data.items, &models.collect::<Vec<(String, PathBuf)>>(), watch)?
+                losses_of_models(&data.items, &models.collect::<Vec<(String, PathBuf)>>(), progress)?
             }
         };
         if let Some(path) = path {
@@ -278,7 +280,7 @@ impl Trainer {
     }
 
     /// What a gate reads of each prompt; kept where states are, by everything it depends on.
-    fn inputs(&self, data: &Data, gate: usize, watch: &dyn Watch) -> Result<Array2<f32>, RouterError> {
+    fn inputs(&self, data: &Data, gate: usize, progress: &dyn Progress) -> Result<Array2<f32>, RouterError> {
         let before: Vec<u8> = self.gates[..gate].iter().flat_map(GateMath::flat).flat_map(f64::to_le_bytes).collect();
         let key = json!({
             "model": self.hash,
@@ -296,11 +298,11 @@ impl Trainer {
             return Ok(inputs);
         }
         let inputs = match &self.opened {
-            Opened::Shared { model } => Through::new(model)?.inputs(&data.prompts(), &self.gates, gate, watch)?,
+            Opened::Shared { model } => Through::new(model)?.inputs(&data.prompts(), &self.gates, gate, progress)?,
             Opened::Whole { spec, router } => {
                 let prompts: Vec<Vec<u32>> = data.encoded.iter().map(|item| item.prompt.clone()).collect();
                 let site = [ResidualSite::Residual(spec.router_layer)];
-                let mut found = pooled_states(router.as_ref(), &prompts, &site, spec.pool, watch)?;
+                let mut found = pooled_states(router.as_ref(), &prompts, &site, spec.pool, progress)?;
                 found.pop().unwrap_or_else(|| Array2::zeros((0, router.width())))
             }
         };
@@ -312,7 +314,7 @@ impl Trainer {
     }
 
     /// A hash of all weights but the gates', of every model in the mixture.
-    fn content_hash(&self, watch: &dyn Watch) -> Result<String, RouterError> {
+    fn content_hash(&self, progress: &dyn Progress) -> Result<String, RouterError> {
         let directory = &self.request.mixture;
         let mut directories = vec![directory.clone()];
         if let Opened::Whole { spec, .. } = &self.opened {
@@ -328,11 +330,11 @@ impl Trainer {
             all.extend(config.to_string().into_bytes());
             let checkpoint = Checkpoint::open(&directory)?;
             let own: Vec<_> = checkpoint.views().filter(|view| !self.sites.is_gate(view.name())).collect();
-            watch.begins("hashing weights", own.len());
+            progress.begin("hashing weights", Unit::Steps, Some(own.len() as u64));
             let hash = |view: &glue_tensor::TensorView<'_>| {
-                go_on(watch)?;
+                check_cancelled(progress)?;
                 let hash = ContentHash::of(view.data()).0;
-                watch.advanced(1);
+                progress.advance(1);
                 Ok(format!("{} {:?} {:?} {hash:032x}\n", view.name(), view.dtype(), view.shape()))
             };
             let hashes: Vec<String> = own.par_iter().map(hash).collect::<Result<_, RouterError>>()?;

@@ -4,7 +4,8 @@ use glue_lm::{Weight, WeightError, Weights};
 use glue_merge::BoxError;
 use glue_recipe::engine::Destination;
 use glue_recipe::{MergePlan, estimate};
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// Bytes that a candidate takes while it is merged and scored, from headers: its tensors, buffers of the merge, and the
 /// activations and logits of one pass for each thread.
@@ -36,7 +37,7 @@ impl InMemory {
         let mut weights = Vec::with_capacity(self.tensors.len());
         for (tensor, bytes) in plan.tensors.iter().zip(self.tensors) {
             if tensor.dtype.is_float() {
-                let bytes = bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let bytes = bytes.into_inner();
                 let weight = Weight::owned(tensor.dtype, tensor.shape.clone(), bytes);
                 weights.push((tensor.name.clone(), weight?));
             }
@@ -47,7 +48,7 @@ impl InMemory {
 
 impl Destination for InMemory {
     fn write(&self, job: usize, offset: u64, bytes: &[u8]) -> Result<(), BoxError> {
-        let mut tensor = self.tensors[job].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tensor = self.tensors[job].lock();
         let all = Arc::get_mut(&mut tensor).ok_or("a tensor is read before it is merged")?;
         let start = offset as usize;
         all.get_mut(start..start + bytes.len()).ok_or("a result is longer than its tensor")?.copy_from_slice(bytes);

@@ -1,13 +1,12 @@
 //! What a scorer in this process is told.
 
+use glue_progress::CancelToken;
 use crate::race::{RaceConfig, RaceError};
 use glue_eval::{EvalError, EvalOptions};
 use glue_merge::Registry;
 use glue_recipe::{PlanOptions, SharedExecutor};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// Which items are searched on, and which are held out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,8 +50,8 @@ pub struct LocalOptions {
     pub parallel: Option<usize>,
     /// Directory where scores are kept for later runs; none by default.
     pub cache: Option<PathBuf>,
-    /// Once true, scoring ends with [`Stopped`](crate::contract::Stopped).
-    pub stop: Option<Arc<AtomicBool>>,
+    /// Once cancelled, scoring ends with [`Stopped`](crate::contract::Stopped).
+    pub cancel: CancelToken,
 }
 
 impl Default for LocalOptions {
@@ -67,7 +66,7 @@ impl Default for LocalOptions {
             memory: None,
             parallel: None,
             cache: None,
-            stop: None,
+            cancel: CancelToken::default(),
         }
     }
 }
@@ -93,11 +92,12 @@ pub enum ScorerError {
         found: String,
     },
     /// The cache's directory cannot be made.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Cache {
         /// The directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }

@@ -13,6 +13,7 @@
 //! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357; Akiba et al.,
 //! *Evolutionary Optimization of Model Merging Recipes*, arXiv 2403.13187.
 
+use glue_progress::ErrorChain;
 use super::greedy::{Shares, by_likeness, by_score, grow};
 use super::{Strategy, StrategyDef, StrategyError, check, count};
 use crate::course::Halt;
@@ -58,7 +59,7 @@ impl Evolutionary {
     fn new(setup: &Setup<'_>, settings: &[(String, Setting)]) -> Result<Self, StrategyError> {
         let refuse = |error: SearchError| StrategyError::Refused {
             strategy: EVOLUTIONARY.name.into(),
-            reason: error.to_string(),
+            reason: error.chain(),
         };
         let name = match settings.iter().find(|(key, _)| key == OPTIMISER) {
             None => "cma_es",
@@ -121,7 +122,7 @@ impl Evolutionary {
     }
 
     fn search(&self, session: &mut Session<'_, '_>, space: &SearchSpace, start: Vec<f64>) -> Result<(), Halt> {
-        let fail = |error: SearchError| Halt::Strategy(error.to_string());
+        let fail = |error: SearchError| Halt::Strategy(error.chain());
         let tasks = session.order().first().and_then(|&i| session.single(i)).map_or(1, |scores| scores.tasks.len());
         let several = self.optimiser.multi_objective && tasks > 1;
         let options = Options {
@@ -141,7 +142,7 @@ impl Evolutionary {
             let proposals: Vec<Proposal> = asked
                 .iter()
                 .map(|asked| {
-                    let candidate = space.candidate(&asked.point).map_err(|error| Halt::Strategy(error.to_string()))?;
+                    let candidate = space.candidate(&asked.point).map_err(|error| Halt::Strategy(error.chain()))?;
                     Ok(Proposal { candidate, what: words(space, &asked.point), weights: Vec::new() })
                 })
                 .collect::<Result<_, Halt>>()?;
@@ -231,7 +232,7 @@ impl Strategy for Evolutionary {
             let order = session.order();
             weights = order.iter().map(|&i| (i, 1.0 / order.len() as f64)).collect();
         }
-        let refuse = |error: crate::space::SpaceError| Halt::Strategy(error.to_string());
+        let refuse = |error: crate::space::SpaceError| Halt::Strategy(error.chain());
         // In the order of the zoo, so that the space does not depend on the order in which models were accepted.
         weights.sort_by_key(|&(i, _)| i);
         let models: Vec<usize> = weights.iter().map(|&(i, _)| i).collect();

@@ -1,12 +1,13 @@
 //! Strategies on scores that are a function of the recipe.
 
+use glue_progress::NoProgress;
 use super::*;
 use crate::contract::Part;
 use crate::course::{Budget, Course};
 use crate::journal::Journal;
 use crate::likeness::Likeness;
 use crate::recipe_text::Frame;
-use crate::session::{Found, Member, Parts, Tried, Unwatched, Verdict};
+use crate::session::{Found, Member, Parts, Tried, Verdict};
 use crate::space::{SpaceConfig, TensorNames};
 use crate::testing::Counting;
 use std::cell::OnceCell;
@@ -81,7 +82,7 @@ fn run_with(setup: &Setup<'_>, name: &str, settings: &[(&str, Setting)], evaluat
     let parts = Parts {
         setup,
         course: &mut course,
-        watch: &Unwatched,
+        progress: &NoProgress,
         singles: &singles,
         admitted: &[0, 1, 2, 3],
         earlier: &[],

@@ -3,16 +3,17 @@
 //! Statistics of a site take the square of its units, so that those of a large model do not fit in memory together. As many as
 //! fit are gathered in one pass over the text, and there are as many passes as that takes.
 
+use glue_progress::{ErrorChain, Progress};
 use super::super::models;
 use super::wrong;
 use crate::failure::Failure;
 use crate::units;
-use glue_align::{ActivationSource, AlignError, Correlation, Place, Site, Watch};
+use glue_align::{ActivationSource, AlignError, Correlation, Place, Site};
 use glue_lm::{Model, Observer, Tree};
+use parking_lot::Mutex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 /// Tokens of a sequence at most; longer texts are several.
 const LONGEST: usize = 512;
@@ -26,7 +27,7 @@ pub(super) struct Activations<'a> {
     sequences: Vec<Vec<u32>>,
     sites: Vec<Site>,
     max_bytes: u64,
-    watch: &'a dyn Watch,
+    progress: &'a dyn Progress,
     /// What the last pass gathered and nobody asked for yet.
     gathered: Mutex<BTreeMap<String, Correlation>>,
 }
@@ -39,13 +40,13 @@ impl<'a> Activations<'a> {
         texts: &[PathBuf],
         sites: Vec<Site>,
         max_bytes: u64,
-        watch: &'a dyn Watch,
+        progress: &'a dyn Progress,
     ) -> Result<Self, Failure> {
         let (first, second) = (models::open_with_tokenizer(reference)?, models::open_with_tokenizer(model)?);
         let longest = LONGEST.min(first.model.max_positions()).min(second.model.max_positions()).max(1);
         let mut sequences = Vec::new();
         for path in texts {
-            let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            let named = |error: &dyn std::error::Error| format!("{}: {}", path.display(), error.chain());
             let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
                 .map_err(|error| wrong(named(&error)))?;
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -70,7 +71,7 @@ impl<'a> Activations<'a> {
         }
         let gathered = Mutex::default();
         let (reference, model) = (first.model, second.model);
-        Ok(Self { reference, model, sequences, sites, max_bytes, watch, gathered })
+        Ok(Self { reference, model, sequences, sites, max_bytes, progress, gathered })
     }
 
     /// Number of tokens of the text.
@@ -91,10 +92,10 @@ impl<'a> Activations<'a> {
                 before < BATCH
             });
             let (batch, after) = rest.split_at(count.count());
-            if self.watch.is_stopped() {
+            if self.progress.is_cancelled() {
                 return Err(AlignError::Stopped);
             }
-            self.watch.works_on(&format!(
+            self.progress.message(&format!(
                 "activations: token {} of {}",
                 units::count(done),
                 units::count(self.tokens() as u64)
@@ -112,7 +113,7 @@ impl<'a> Activations<'a> {
 
 impl ActivationSource for Activations<'_> {
     fn correlation(&self, site: &Site) -> Result<Cow<'_, Correlation>, AlignError> {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gathered = self.gathered.lock();
         if !gathered.contains_key(&site.name) {
             // Sites are asked for in order, so that those that follow are wanted next.
             let at = self.sites.iter().position(|other| other == site).unwrap_or(self.sites.len());

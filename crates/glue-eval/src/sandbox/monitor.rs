@@ -65,7 +65,7 @@ pub(super) enum End {
 }
 
 /// A running program and the ends of what leads to it.
-pub(super) struct Watched {
+pub(super) struct Monitor {
     pub(super) process: Process,
     pub(super) channel: Option<UnixStream>,
     /// Who is asked for threads.
@@ -77,10 +77,10 @@ pub(super) struct Watched {
     pub(super) outputs: [(Option<File>, OutputTail); 2],
 }
 
-impl Watched {
+impl Monitor {
     /// Sends, receives and waits until the program has ended or must be. `measured` is where it writes, if it must be looked at how
     /// much; `stop` is asked all the time whether the program should end.
-    pub(super) fn watch(
+    pub(super) fn wait(
         &mut self,
         started: Instant,
         limits: &Limits,
