@@ -1,32 +1,35 @@
-//! Evaluators that are programs of their own: any harness can score a model in a search or a report, whatever it is written in.
+//! Evaluators that are programs of their own: any harness can score a model in a search or a report, whatever it is
+//! written in.
 //!
 //! # The agreement
 //!
 //! The program is given one JSON document on its standard input, and its end:
 //!
 //! ```json
-//! {"model": "/path/of/a/model/directory", "tasks": ["arith", "/path/of/tasks"], "split": "test", "limit": null, "seed": 1234}
+//! {"model": "/path/of/a/model/directory", "tasks": ["arith", "/path/of/tasks"], "split": "test", "limit": null,
+//!  "seed": 1234}
 //! ```
 //!
-//! `model` is absolute. What `tasks` and `split` mean is up to the program; `limit` is the maximum number of items of each task, or null for all;
-//! `split` and `seed` may be null, which leaves them to the program. It answers on its standard output with one JSON document, as `glue
-//! eval --json` does, and leaves with status 0:
+//! `model` is absolute. What `tasks` and `split` mean is up to the program; `limit` is the maximum number of items of
+//! each task, or null for all; `split` and `seed` may be null, which leaves them to the program. It answers on its
+//! standard output with one JSON document, as `glue eval --json` does, and leaves with status 0:
 //!
 //! ```json
 //! {"model": "…", "tasks": {"arith": {"exact_match": 0.328, "n": 250}}, "average": 0.328}
 //! ```
 //!
-//! Each task has at least one metric, a finite number, and `n`, the number of items. What else stands in the document is ignored, as are
-//! values in a task that are no numbers. Where `average` is missing, it is the mean over the tasks of each one's first metric that is
-//! not a standard error (whose name ends with `stderr`). What the program says on its standard error is handed on line by line.
+//! Each task has at least one metric, a finite number, and `n`, the number of items. What else stands in the document
+//! is ignored, as are values in a task that are no numbers. Where `average` is missing, it is the mean over the tasks
+//! of each one's first metric that is not a standard error (whose name ends with `stderr`). What the program says on
+//! its standard error is handed on line by line.
 //!
 //! # Its end
 //!
-//! When an evaluation ends, with an answer, an error, at its time limit or because it was stopped, the program and everything
-//! that it started is killed: its process group, and on Linux every process that inherited a variable of its environment,
-//! `GLUE_EVALUATOR_…`, which is another one for each evaluation, so that a process in a session of its own does not stay behind. What
-//! is not held: a process that cleared its environment and left the group, one of another user, and what the program had somebody
-//! else start, such as a daemon.
+//! When an evaluation ends, with an answer, an error, at its time limit or because it was stopped, the program and
+//! everything that it started is killed: its process group, and on Linux every process that inherited a variable of its
+//! environment, `GLUE_EVALUATOR_…`, which is another one for each evaluation, so that a process in a session of its own
+//! does not stay behind. What is not held: a process that cleared its environment and left the group, one of another
+//! user, and what the program had somebody else start, such as a daemon.
 
 use glue_progress::CancelToken;
 use serde::Serialize;
@@ -166,8 +169,8 @@ pub struct ExternalEvaluator {
 }
 
 impl ExternalEvaluator {
-    /// From one string, split into words as a POSIX shell does: at spaces, but for quotes and backslashes. No shell runs: there are
-    /// no variables, no patterns and no pipes; `sh -c '…'` has them.
+    /// From one string, split into words as a POSIX shell does: at spaces, but for quotes and backslashes. No shell
+    /// runs: there are no variables, no patterns and no pipes; `sh -c '…'` has them.
     ///
     /// # Errors
     /// If a quote is not closed, or there is no word.
@@ -216,12 +219,14 @@ impl ExternalEvaluator {
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 
-    /// Runs the program and reads its answer; `stderr` gets each line of its standard error as it comes, on this thread.
+    /// Runs the program and reads its answer; `stderr` gets each line of its standard error as it comes, on this
+    /// thread.
     ///
     /// The program and what it started are killed when this returns, with or without an answer.
     ///
     /// # Errors
-    /// If it cannot be started, ends with another status than 0, takes too long, or its answer is not of the agreed form.
+    /// If it cannot be started, ends with another status than 0, takes too long, or its answer is not of the agreed
+    /// form.
     pub fn evaluate(&self, request: &Request<'_>, stderr: &dyn Fn(&str)) -> Result<Scores, ExternalError> {
         let failed =
             |doing: &'static str| move |source: io::Error| ExternalError::Io { command: self.command(), doing, source };
@@ -241,8 +246,8 @@ impl ExternalEvaluator {
         let (sender, receiver) = mpsc::channel();
         let (mut stdin, stdout, lines) =
             (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
-        // The threads for what may block end with the pipes, which close when the group is killed. Were one of them held open by a
-        // process that left the group, waiting for its thread would hang: they are not waited for.
+        // The threads for what may block end with the pipes, which close when the group is killed. Were one of them
+        // held open by a process that left the group, waiting for its thread would hang: they are not waited for.
         let messages = sender.clone();
         std::thread::spawn(move || {
             // A program that does not read its input may still answer.
@@ -333,7 +338,8 @@ struct Group {
 }
 
 impl Group {
-    /// Its status if it has ended. It is then still there to be waited for, so that its number, which is that of the group, is no other's.
+    /// Its status if it has ended. It is then still there to be waited for, so that its number, which is that of the
+    /// group, is no other's.
     fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.kill_group_if_leader_ended();
@@ -368,7 +374,8 @@ impl Group {
     #[cfg(not(unix))]
     fn kill_group(&self) {}
 
-    /// Ends every process that has the mark, again and again until there is none: one may have started another meanwhile.
+    /// Ends every process that has the mark, again and again until there is none: one may have started another
+    /// meanwhile.
     #[cfg(target_os = "linux")]
     fn kill_marked(&self) {
         use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};

@@ -63,15 +63,15 @@
 //! | [`external`] | other programs that evaluate models |
 //! | [`number`](mod@number) | scores in files |
 //!
-//! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate has the
-//! keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the same splitting of
-//! tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from the delta method instead
-//! of a bootstrap. What needs Python code is refused by the name of the key.
+//! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
+//! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
+//! same splitting of tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from
+//! the delta method instead of a bootstrap. What needs Python code is refused by the name of the key.
 //!
 //! **Invariant:** what can be wrong with a task is found before the model is asked anything.
 //!
-//! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then in a
-//! [`sandbox`].
+//! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then
+//! in a [`sandbox`].
 
 /// The examples of README.md.
 #[cfg(doctest)]

@@ -1,11 +1,11 @@
 //! A model in this process as a [`LanguageModel`], with prompts encoded as lm-evaluation-harness does for transformers.
 //!
 //! - The tokenizer adds its special tokens as it does by default, unless the text begins with BOS already.
-//! - White space at the end of a context belongs to the continuation. The continuation is the tokens of both together after
-//!   as many as the context alone has.
+//! - White space at the end of a context belongs to the continuation. The continuation is the tokens of both together
+//!   after as many as the context alone has.
 //! - An empty context is BOS, or the end-of-sequence token of a tokenizer without BOS.
-//! - What is too long is cut from its left: to be scored, all but the last token must fit; to generate, the context must leave
-//!   room for the longest answer.
+//! - What is too long is cut from its left: to be scored, all but the last token must fit; to generate, the context
+//!   must leave room for the longest answer.
 
 use crate::cache::Hasher;
 use crate::error::ModelError;
@@ -38,8 +38,8 @@ pub struct LocalModel {
     encodings: Option<Encodings>,
 }
 
-/// Tokens of texts that were encoded, for models with the same tokenizer that are asked the same. Clones share them. They are
-/// kept for good, so that it suits the items of some tasks, again and again.
+/// Tokens of texts that were encoded, for models with the same tokenizer that are asked the same. Clones share them.
+/// They are kept for good, so that it suits the items of some tasks, again and again.
 #[derive(Debug, Clone, Default)]
 pub struct Encodings {
     /// Without and with special tokens.
@@ -112,8 +112,8 @@ impl LocalModel {
     /// Opens a model directory, whose path is the name in reports. Its content hash is that of its files.
     ///
     /// # Errors
-    /// [`ModelError`] for a model that cannot be run, a tokenizer that cannot be read or does not fit the embedding, or one
-    /// with neither BOS nor an end-of-sequence token.
+    /// [`ModelError`] for a model that cannot be run, a tokenizer that cannot be read or does not fit the embedding, or
+    /// one with neither BOS nor an end-of-sequence token.
     pub fn open(directory: impl AsRef<Path>) -> Result<LocalModel, ModelError> {
         let directory = directory.as_ref();
         let text = TextModel::open(directory).map_err(ModelError::caused_by)?;
@@ -170,7 +170,8 @@ impl LocalModel {
         LocalModel { encodings: Some(encodings), ..self }
     }
 
-    /// The content hash of a model directory that is open: of its configuration, weights and tokenizer. Reads all of them.
+    /// The content hash of a model directory that is open: of its configuration, weights and tokenizer. Reads all of
+    /// them.
     ///
     /// # Errors
     /// [`ModelError`] for files that can no longer be read.
@@ -281,8 +282,8 @@ fn encode_group(
     group.iter().enumerate().map(pair).collect()
 }
 
-/// The windows of a text: the first is predicted from `prefix`, each further one from what comes before it, as much of it
-/// as fits, but for at least one token.
+/// The windows of a text: the first is predicted from `prefix`, each further one from what comes before it, as much of
+/// it as fits, but for at least one token.
 fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<Pair> {
     let mut windows = Vec::new();
     let mut done = 0;

@@ -1,7 +1,7 @@
 //! What Python does, where task files written for a Python program depend on it.
 //!
-//! A list that a template printed is read back as Python reads it; a regular expression is in the dialect of Python's `re`;
-//! examples for a prompt are drawn by Python's generator.
+//! A list that a template printed is read back as Python reads it; a regular expression is in the dialect of Python's
+//! `re`; examples for a prompt are drawn by Python's generator.
 
 pub(crate) mod literal;
 pub(crate) mod random;

@@ -1,5 +1,5 @@
-//! A mixture of whole models as a [`LanguageModel`]: each context goes to the model that the router chooses for it, which is asked
-//! as a [`LocalModel`].
+//! A mixture of whole models as a [`LanguageModel`]: each context goes to the model that the router chooses for it,
+//! which is asked as a [`LocalModel`].
 //!
 //! A route is decided by the context alone, without what is scored after it. Texts that are scored as a whole have no
 //! context: they go where the empty prompt goes.
@@ -33,7 +33,8 @@ impl RoutedModel {
     /// Opens the directory of a mixture, whose path is the name in reports.
     ///
     /// # Errors
-    /// [`ModelError`] for a mixture that cannot be opened, or a model in it with neither BOS nor an end-of-sequence token.
+    /// [`ModelError`] for a mixture that cannot be opened, or a model in it with neither BOS nor an end-of-sequence
+    /// token.
     pub fn open(directory: impl AsRef<Path>) -> Result<RoutedModel, ModelError> {
         let directory = directory.as_ref();
         let mixture = RoutedTextModel::open(directory).map_err(ModelError::caused_by)?;
@@ -179,8 +180,8 @@ impl LanguageModel for RoutedModel {
         self.dispatch(requests, &routes, |model, own| model.generate(own, progress))
     }
 
-    /// The router reads the conversation by its own template, or the contents line by line where it has none; the template of the
-    /// expert renders it.
+    /// The router reads the conversation by its own template, or the contents line by line where it has none; the
+    /// template of the expert renders it.
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
         let has_template =
             self.mixture.router().tokenizer.chat_template(None).map_err(ModelError::caused_by)?.is_some();

@@ -1,5 +1,5 @@
-//! Templates of tasks: Jinja, as a Python program renders it, within the limits of [`glue_lm::jinja`]. A final line break is
-//! kept, and an undefined variable is an error that names it.
+//! Templates of tasks: Jinja, as a Python program renders it, within the limits of [`glue_lm::jinja`]. A final line
+//! break is kept, and an undefined variable is an error that names it.
 
 use crate::python::regex;
 use glue_lm::bounded;

@@ -58,7 +58,8 @@ fn expect(sandbox: &Sandbox, program: &str, outcome: Outcome) -> Execution {
     execution
 }
 
-/// Makes files of a MiB without a name, and holds them, until space is refused or there are 40. `by` fills one by its descriptor `fd`.
+/// Makes files of a MiB without a name, and holds them, until space is refused or there are 40. `by` fills one by its
+/// descriptor `fd`.
 fn hold(by: &str) -> String {
     format!(
         "import os, mmap, time

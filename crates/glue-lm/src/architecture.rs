@@ -1,9 +1,10 @@
 //! A configuration checked into what the runtime computes.
 //!
-//! The families differ in data, not in code: where norms stand, which projections have biases, the scale of attention, the
-//! window of each layer. Keys that are absent take the defaults of the configuration classes of transformers. Of keys that
-//! this runtime does not know, those in [`REFUSED`] change the computation in some other family and are refused unless they
-//! hold the value that switches them off; any other is taken to be about training, generation or bookkeeping.
+//! The families differ in data, not in code: where norms stand, which projections have biases, the scale of attention,
+//! the window of each layer. Keys that are absent take the defaults of the configuration classes of transformers. Of
+//! keys that this runtime does not know, those in [`REFUSED`] change the computation in some other family and are
+//! refused unless they hold the value that switches them off; any other is taken to be about training, generation or
+//! bookkeeping.
 
 mod family;
 mod keys;
@@ -132,8 +133,8 @@ pub struct Architecture {
     pub final_softcap: Option<f32>,
     /// Factor on embeddings.
     pub embedding_scale: f32,
-    /// Whether the head is the embedding: as the configuration says; `None` when it is silent and the family's default is a
-    /// head of its own, which a checkpoint without one overrides.
+    /// Whether the head is the embedding: as the configuration says; `None` when it is silent and the family's default
+    /// is a head of its own, which a checkpoint without one overrides.
     pub tied: Option<bool>,
     /// Whether queries, keys and values have biases.
     pub qkv_bias: bool,

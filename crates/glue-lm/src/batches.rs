@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// Consecutive sequences of these lengths cut into batches of at most `max_rows` tokens each. A longer sequence is a batch of its own.
+/// Consecutive sequences of these lengths cut into batches of at most `max_rows` tokens each. A longer sequence is a
+/// batch of its own.
 #[must_use]
 pub fn batches(lengths: impl IntoIterator<Item = usize>, max_rows: usize) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();

@@ -1,9 +1,10 @@
 //! Chat templates: from messages to the text of a prompt.
 //!
-//! A template is a Jinja program that comes with a model. It is treated as untrusted, with the limits of [`crate::jinja`], and
-//! rendered as transformers renders it (`apply_chat_template` with `tokenize=False`): block tags take their line with them, values print
-//! as Python prints them, `tojson` is `json.dumps(ensure_ascii=False)`. There are `raise_exception`, `strftime_now`, `break` and
-//! `continue`, and `{% generation %}` blocks, which mark what the model says and print as they are.
+//! A template is a Jinja program that comes with a model. It is treated as untrusted, with the limits of
+//! [`crate::jinja`], and rendered as transformers renders it (`apply_chat_template` with `tokenize=False`): block tags
+//! take their line with them, values print as Python prints them, `tojson` is `json.dumps(ensure_ascii=False)`. There
+//! are `raise_exception`, `strftime_now`, `break` and `continue`, and `{% generation %}` blocks, which mark what the
+//! model says and print as they are.
 
 mod clock;
 mod json;

@@ -1,8 +1,9 @@
 //! Continuations of prompts, many at a time.
 //!
-//! The prompts of a group stand in one [`Tree`], so that what they share from the beginning is computed once, and samples
-//! of one prompt share all of it. Each sequence is a branch that grows by a token per pass and leaves the batch when it
-//! ends. Which sequences form a group follows from the prompts alone, so that the number of threads changes nothing.
+//! The prompts of a group stand in one [`Tree`], so that what they share from the beginning is computed once, and
+//! samples of one prompt share all of it. Each sequence is a branch that grows by a token per pass and leaves the batch
+//! when it ends. Which sequences form a group follows from the prompts alone, so that the number of threads changes
+//! nothing.
 
 mod prefixes;
 mod sequence;
@@ -51,8 +52,8 @@ impl Prompt {
         Prompt { input: Input::Tokens(ids.into()), stream: None, expert: None }
     }
 
-    /// The prompt with another number for its random numbers than its index among the prompts, so that they stay when it is
-    /// generated from in other company.
+    /// The prompt with another number for its random numbers than its index among the prompts, so that they stay when
+    /// it is generated from in other company.
     pub fn with_stream(self, stream: u64) -> Prompt {
         Prompt { stream: Some(stream), ..self }
     }
@@ -69,8 +70,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Sequences per prompt, at least 1. Default: 1.
     pub samples: usize,
-    /// Whether a prompt that is too long loses its first tokens, which [`Generated::truncated`] reports; otherwise it is
-    /// refused. Default: no.
+    /// Whether a prompt that is too long loses its first tokens, which [`Generated::truncated`] reports; otherwise it
+    /// is refused. Default: no.
     pub truncate_left: bool,
     /// Whether special tokens are left out of the text. Default: yes.
     pub skip_special: bool,
@@ -139,7 +140,8 @@ struct Request {
     stream: u64,
 }
 
-/// Below this many weights in the layers a pass is too short to keep several threads busy, so that groups run in parallel.
+/// Below this many weights in the layers a pass is too short to keep several threads busy, so that groups run in
+/// parallel.
 const SMALL_MODEL: usize = 4 << 20;
 /// Sequences per group of a small model.
 const SMALL_GROUP: usize = 64;
@@ -173,8 +175,8 @@ impl TextModel {
         Ok(generated)
     }
 
-    /// Continues one prompt and gives each piece of the text to `on_text` as soon as it is certain; all pieces together are
-    /// the text. `options.samples` does not count.
+    /// Continues one prompt and gives each piece of the text to `on_text` as soon as it is certain; all pieces together
+    /// are the text. `options.samples` does not count.
     ///
     /// # Errors
     /// [`TextError`]
@@ -213,8 +215,8 @@ impl TextModel {
         plain.chunks(size).map(<[_]>::to_vec).chain(special).collect()
     }
 
-    /// Whether tokens of a text of this length are rotated as those of short texts. Otherwise, with rotary embeddings that
-    /// depend on the length, it must run in one pass and can share nothing with shorter ones.
+    /// Whether tokens of a text of this length are rotated as those of short texts. Otherwise, with rotary embeddings
+    /// that depend on the length, it must run in one pass and can share nothing with shorter ones.
     fn rotates_as_short(&self, length: usize) -> bool {
         self.model.same_rotation(1, length)
     }

@@ -1,8 +1,10 @@
-//! Gradients of the log-likelihoods of sequences with respect to every stored weight of a dense model, sequence by sequence.
+//! Gradients of the log-likelihoods of sequences with respect to every stored weight of a dense model, sequence by
+//! sequence.
 //!
-//! A batch of sequences is one forward pass and one backward pass. Sequences share no row of it, so that the rows of one make up its gradient:
-//! that of a matrix is Σ δᵀ·x over them, with inputs x and the gradients δ of what the matrix makes of them. [`Gradients`] keeps these
-//! factors and gives any rows of any gradient when asked. That of a tensor that is used twice, as embedding and as head, is the sum.
+//! A batch of sequences is one forward pass and one backward pass. Sequences share no row of it, so that the rows of
+//! one make up its gradient: that of a matrix is Σ δᵀ·x over them, with inputs x and the gradients δ of what the matrix
+//! makes of them. [`Gradients`] keeps these factors and gives any rows of any gradient when asked. That of a tensor
+//! that is used twice, as embedding and as head, is the sum.
 
 mod tape;
 
@@ -43,8 +45,9 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Adds to `out` the gradient of sequence `sequence` with respect to the rows `rows` of the stored tensor `name`. A vector has rows
-    /// of one element. False when nothing was added, because the gradient is zero there or there is no such tensor.
+    /// Adds to `out` the gradient of sequence `sequence` with respect to the rows `rows` of the stored tensor `name`. A
+    /// vector has rows of one element. False when nothing was added, because the gradient is zero there or there is no
+    /// such tensor.
     ///
     /// # Panics
     /// When there are fewer sequences, or `out` does not hold as many elements as these rows have.
@@ -104,14 +107,15 @@ impl Gradients {
 }
 
 impl Model {
-    /// The log-likelihood of each sequence, Σ log p(token | all before it) over the tokens that are scored, and its gradient with
-    /// respect to every tensor of [`Model::parameters`]. `observer` is shown what it is by [`Model::observe`].
+    /// The log-likelihood of each sequence, Σ log p(token | all before it) over the tokens that are scored, and its
+    /// gradient with respect to every tensor of [`Model::parameters`]. `observer` is shown what it is by
+    /// [`Model::observe`].
     ///
     /// Memory: all activations of the pass and about as much again.
     ///
     /// # Errors
-    /// [`LmError::NotDense`] for a mixture; [`LmError::Request`] for a sequence without scored tokens or with such outside of it,
-    /// [`LmError::TooLong`], [`LmError::Token`]: before anything is computed.
+    /// [`LmError::NotDense`] for a mixture; [`LmError::Request`] for a sequence without scored tokens or with such
+    /// outside of it, [`LmError::TooLong`], [`LmError::Token`]: before anything is computed.
     pub fn gradients(&self, sequences: &[ScoredTokens<'_>], observer: &mut dyn Observer) -> Result<Gradients, LmError> {
         self.refuse_mixture("gradients of weights")?;
         let mut tree = Tree::new();
@@ -181,7 +185,8 @@ impl Model {
     }
 }
 
-/// The log-probability of the target of each row of logits, and the gradient of their sum: 1 at the target minus the softmax.
+/// The log-probability of the target of each row of logits, and the gradient of their sum: 1 at the target minus the
+/// softmax.
 fn log_likelihood(logits: &Tensor, targets: &[u32]) -> CandleResult<(Vec<f64>, Tensor)> {
     let values = floats(logits)?;
     let width = values.len() / targets.len().max(1);

@@ -1,8 +1,8 @@
 //! Jinja templates as Python programs render them, for templates that come from strangers.
 //!
-//! Models bring chat templates and task files bring prompts, both written for Jinja2 in a Python program: values print as Python prints
-//! them (`True`, `None`, `['a', 'b']`), and methods of Python's strings and lists work. A template sees nothing but what it is
-//! given, and has limits on its length, steps, memory and time (see [`crate::bounded`]).
+//! Models bring chat templates and task files bring prompts, both written for Jinja2 in a Python program: values print
+//! as Python prints them (`True`, `None`, `['a', 'b']`), and methods of Python's strings and lists work. A template
+//! sees nothing but what it is given, and has limits on its length, steps, memory and time (see [`crate::bounded`]).
 
 pub(crate) mod python;
 
@@ -17,8 +17,8 @@ pub const MAX_STEPS: u64 = 20_000_000;
 /// Length of the source of a template, in bytes. The longest ones in use have about 30 kB.
 pub const MAX_SOURCE: usize = 256 << 10;
 
-/// An environment without templates: nothing is escaped, rendering ends after [`MAX_STEPS`], values have Python's methods and print as in
-/// Python, also by the filter `string`.
+/// An environment without templates: nothing is escaped, rendering ends after [`MAX_STEPS`], values have Python's
+/// methods and print as in Python, also by the filter `string`.
 #[must_use]
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
@@ -30,8 +30,8 @@ pub fn environment() -> Environment<'static> {
     environment
 }
 
-/// The environment with a further template, compiled within [`Limits::COMPILATION`]. Its length is the caller's to check, against
-/// [`MAX_SOURCE`].
+/// The environment with a further template, compiled within [`Limits::COMPILATION`]. Its length is the caller's to
+/// check, against [`MAX_SOURCE`].
 ///
 /// # Errors
 /// [`Exceeded`]; the inner error is that of a template that does not parse.

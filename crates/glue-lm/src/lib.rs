@@ -1,10 +1,11 @@
 #![doc = include_str!("../README.md")]
 //! # Modules
 //!
-//! A model with its tokenizer is a [`TextModel`]; [`AnyTextModel`] is that or a mixture of whole models. Below it stands [`Model`], which
-//! knows tokens only: [`Model::open`] for a model directory, [`Model::new`] for tensors in memory. A batch is a [`Tree`] of tokens:
-//! sequences with a common prefix share its rows, nothing is padded, and the tree is also the KV cache that later passes continue
-//! from. [`Model::score`] packs continuations to be scored into such trees.
+//! A model with its tokenizer is a [`TextModel`]; [`AnyTextModel`] is that or a mixture of whole models. Below it
+//! stands [`Model`], which knows tokens only: [`Model::open`] for a model directory, [`Model::new`] for tensors in
+//! memory. A batch is a [`Tree`] of tokens: sequences with a common prefix share its rows, nothing is padded, and the
+//! tree is also the KV cache that later passes continue from. [`Model::score`] packs continuations to be scored into
+//! such trees.
 //!
 //! | module | holds |
 //! |---|---|
@@ -24,8 +25,8 @@
 //! | [`jinja`] | templates as a Python program renders them, within such limits |
 //! | [`text`], [`generate`] | a model with its tokenizer; continuations of many prompts |
 //!
-//! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by block
-//! where they are used. One implementation of the decoder layer runs every family: what differs is data in
+//! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by
+//! block where they are used. One implementation of the decoder layer runs every family: what differs is data in
 //! [`Architecture`].
 //!
 //! **Invariant:** the number of threads changes no result.

@@ -1,7 +1,7 @@
 //! The forward pass of a decoder: embedding, layers, final norm, head.
 //!
-//! One pass runs all pending tokens of a [`Tree`], packed into rows. The last layer runs only for rows that are wanted, apart from
-//! its keys and values.
+//! One pass runs all pending tokens of a [`Tree`], packed into rows. The last layer runs only for rows that are wanted,
+//! apart from its keys and values.
 
 mod attention_block;
 mod feed_forward;
@@ -95,8 +95,8 @@ pub enum Rows<'a> {
 pub struct Want<'a> {
     /// Rows whose logits are wanted.
     pub logits: Rows<'a>,
-    /// Hidden states of all rows: 0 is the embedding (scaled where the family scales it), i the residual stream after layer i
-    /// counted from 1, and the number of layers plus 1 is the state after the final norm.
+    /// Hidden states of all rows: 0 is the embedding (scaled where the family scales it), i the residual stream after
+    /// layer i counted from 1, and the number of layers plus 1 is the state after the final norm.
     pub hidden: &'a [usize],
 }
 
@@ -132,8 +132,8 @@ impl Model {
         Ok(Model { dir: Some(dir), ..model })
     }
 
-    /// Checks that the files that the model was opened from are still the same, and that nobody has written to them since:
-    /// what it computed in between is then of one and the same model. A model in memory has none.
+    /// Checks that the files that the model was opened from are still the same, and that nobody has written to them
+    /// since: what it computed in between is then of one and the same model. A model in memory has none.
     ///
     /// # Errors
     /// [`FileChanged`] with the first file that is not.
@@ -144,8 +144,9 @@ impl Model {
     /// Puts a model together from its configuration and tensors, such as a merge that was never written.
     ///
     /// # Errors
-    /// Those of [`Architecture::from_config`]; [`LmError::MissingTensor`], [`LmError::Shape`], [`LmError::UnexpectedTensor`]
-    /// when configuration and tensors disagree. Nothing is computed before all of that is checked.
+    /// Those of [`Architecture::from_config`]; [`LmError::MissingTensor`], [`LmError::Shape`],
+    /// [`LmError::UnexpectedTensor`] when configuration and tensors disagree. Nothing is computed before all of that is
+    /// checked.
     pub fn new(config: &Config, weights: Weights) -> Result<Model, LmError> {
         let (architecture, mixture) = split(config)?;
         load::model(architecture, mixture, &weights)
@@ -162,8 +163,8 @@ impl Model {
         self.mixture.as_ref()
     }
 
-    /// Whether experts are chosen once for each root of a [`Tree`], by its prompt: the tokens pending in the root at its first
-    /// pass. Then the prompt stands in the root, whole, and what follows it in branches.
+    /// Whether experts are chosen once for each root of a [`Tree`], by its prompt: the tokens pending in the root at
+    /// its first pass. Then the prompt stands in the root, whole, and what follows it in branches.
     pub fn routes_samples(&self) -> bool {
         self.routers().any(|router| router.pool.is_some())
     }
@@ -204,15 +205,16 @@ impl Model {
         self.architecture.max_positions
     }
 
-    /// Whether sequences of these two lengths have the same rotary embeddings, so that a cache filled at one length gives at
-    /// the other what a pass over the whole sequence gives. False only where the embedding depends on the length (`dynamic`,
-    /// `longrope`) and the two lie on different sides of its limit, or, for `dynamic`, both beyond it.
+    /// Whether sequences of these two lengths have the same rotary embeddings, so that a cache filled at one length
+    /// gives at the other what a pass over the whole sequence gives. False only where the embedding depends on the
+    /// length (`dynamic`, `longrope`) and the two lie on different sides of its limit, or, for `dynamic`, both beyond
+    /// it.
     pub fn same_rotation(&self, length: usize, other: usize) -> bool {
         self.length_classes(length) == self.length_classes(other)
     }
 
-    /// For each rotary embedding that depends on the length, which of its scalings this length has: equal for lengths at which all of
-    /// them are the same, and 0 where none is scaled for its length.
+    /// For each rotary embedding that depends on the length, which of its scalings this length has: equal for lengths
+    /// at which all of them are the same, and 0 where none is scaled for its length.
     pub(crate) fn length_classes(&self, length: usize) -> Vec<usize> {
         let ropes = self.ropes.iter().map(RopeTables::rope);
         ropes.filter(|rope| rope.depends_on_length()).map(|rope| rope.length_class(length)).collect()
@@ -221,8 +223,8 @@ impl Model {
     /// Runs all pending tokens of `tree` and keeps their keys and values in it.
     ///
     /// # Errors
-    /// [`LmError::Token`], [`LmError::HiddenIndex`], [`LmError::NoSuchRow`], [`LmError::ForeignTree`]: before anything is
-    /// computed, and the tokens stay pending.
+    /// [`LmError::Token`], [`LmError::HiddenIndex`], [`LmError::NoSuchRow`], [`LmError::ForeignTree`]: before anything
+    /// is computed, and the tokens stay pending.
     pub fn forward(&self, tree: &mut Tree, want: &Want<'_>) -> Result<Output, LmError> {
         self.forward_with(tree, want, None, true)
     }
@@ -266,8 +268,8 @@ impl Model {
         Ok(Output { logits: self.logits(&states)?, hidden, routing })
     }
 
-    /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and values are kept
-    /// in `tree`, as by [`Model::forward`].
+    /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and
+    /// values are kept in `tree`, as by [`Model::forward`].
     ///
     /// # Errors
     /// [`LmError::Token`], [`LmError::ForeignTree`]: before anything is computed, and the tokens stay pending.
@@ -278,8 +280,8 @@ impl Model {
         self.run_observed(tree, &pass, request, observer).map(drop)
     }
 
-    /// The states after the final norm of all pending tokens of `tree`, of which nothing is kept, differentiable. The backward pass records
-    /// the gradients of weights on `tape`.
+    /// The states after the final norm of all pending tokens of `tree`, of which nothing is kept, differentiable. The
+    /// backward pass records the gradients of weights on `tape`.
     pub(crate) fn run_recorded(
         &self,
         tree: &mut Tree,
@@ -293,8 +295,9 @@ impl Model {
         Ok(self.run_observed(tree, &pass, request, observer)?.states)
     }
 
-    /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `output_rows`, which ascend,
-    /// and the hidden states asked for. Without `keep` nothing is kept in the tree, which is of no further use then.
+    /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `output_rows`,
+    /// which ascend, and the hidden states asked for. Without `keep` nothing is kept in the tree, which is of no
+    /// further use then.
     pub(crate) fn run(
         &self,
         tree: &mut Tree,

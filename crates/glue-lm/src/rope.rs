@@ -6,14 +6,15 @@
 //! |---|---|---|
 //! | `default` | θᵢ | |
 //! | `linear` | θᵢ / factor | kaiokendev, 2023; arXiv 2306.15595 |
-//! | `dynamic` | base · (factor·n/m − factor + 1)^(d/(d−2)) for a sequence of n > m tokens | bloc97 and emozilla, 2023 |
+//! | `dynamic` | base · (factor·n/m − factor + 1)^(d/(d−2)) for sequences of n > m tokens | bloc97, emozilla, 2023 |
 //! | `llama3` | long waves / factor, short waves unchanged, smooth in between | Llama 3.1 |
 //! | `yarn` | between θᵢ/factor and θᵢ by a ramp over i; cos and sin × attention factor | arXiv 2309.00071 |
 //! | `longrope` | θᵢ / fᵢ, with one list of fᵢ up to the original length and another beyond | arXiv 2402.13753 |
 //!
-//! Where the frequencies depend on the length of a sequence (`dynamic`, `longrope`), the length that counts for a token is
-//! that of the longest branch of its tree that runs through it in the pass that computes it. Keys kept from earlier passes
-//! stay as they were rotated then, as in transformers; [`crate::Model::same_rotation`] says whether a cache still fits.
+//! Where the frequencies depend on the length of a sequence (`dynamic`, `longrope`), the length that counts for a token
+//! is that of the longest branch of its tree that runs through it in the pass that computes it. Keys kept from earlier
+//! passes stay as they were rotated then, as in transformers; [`crate::Model::same_rotation`] says whether a cache
+//! still fits.
 
 use crate::error::LmError;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};

@@ -1,5 +1,5 @@
-//! Mixtures of whole models: a router model reads the text of a prompt, and one of several models, each with its own shape,
-//! vocabulary and tokenizer, answers it.
+//! Mixtures of whole models: a router model reads the text of a prompt, and one of several models, each with its own
+//! shape, vocabulary and tokenizer, answers it.
 
 use crate::batches::batches;
 use crate::chat::{ChatOptions, Message};
@@ -85,8 +85,8 @@ impl RoutedTextModel {
     /// Puts a mixture together from its parts. `gate` holds the tensors whose names begin with `gate.`.
     ///
     /// # Errors
-    /// [`TextError::Mixture`] for parts that do not fit, [`TextError::Model`] for tensors of the gate that are missing, misshapen
-    /// or left over.
+    /// [`TextError::Mixture`] for parts that do not fit, [`TextError::Model`] for tensors of the gate that are missing,
+    /// misshapen or left over.
     pub fn new(
         spec: WholeSpec,
         router: impl Into<Arc<TextModel>>,
@@ -147,8 +147,9 @@ impl RoutedTextModel {
         RoutedTextModel { log: Some(log), ..self }
     }
 
-    /// Where each prompt goes: to the model with the highest score, the first of equals. A text that is too long for the router is
-    /// read from its end; one without tokens is read as BOS, or as the end-of-sequence token of a router without BOS.
+    /// Where each prompt goes: to the model with the highest score, the first of equals. A text that is too long for
+    /// the router is read from its end; one without tokens is read as BOS, or as the end-of-sequence token of a router
+    /// without BOS.
     ///
     /// # Errors
     /// [`TextError::NotText`], [`TextError::EmptyPrompt`], and those of tokenizer and model.
@@ -241,11 +242,12 @@ impl RoutedTextModel {
         self.experts[expert].generate_stream(prompt, options, on_text)
     }
 
-    /// The prompt that `messages` become: the router reads them by its own chat template, or their contents line by line where
-    /// it has none, and the template of the model that they go to renders them.
+    /// The prompt that `messages` become: the router reads them by its own chat template, or their contents line by
+    /// line where it has none, and the template of the model that they go to renders them.
     ///
     /// # Errors
-    /// [`TextError::NoChatTemplate`], [`TextError::Chat`] of the model that they go to, and those of [`RoutedTextModel::route`].
+    /// [`TextError::NoChatTemplate`], [`TextError::Chat`] of the model that they go to, and those of
+    /// [`RoutedTextModel::route`].
     pub fn chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Prompt, TextError> {
         let read = match self.router.chat(messages, options) {
             Err(TextError::NoChatTemplate) => Prompt::text(plain(messages)),

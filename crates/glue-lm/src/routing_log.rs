@@ -31,7 +31,8 @@ pub struct GateLoad {
     pub decisions: u64,
     /// For each expert, how many of them chose it.
     pub chosen: Vec<u64>,
-    /// For each expert, the sum over decisions of its probability by the softmax over all experts, to within 2^-32 each.
+    /// For each expert, the sum over decisions of its probability by the softmax over all experts, to within 2^-32
+    /// each.
     pub probability: Vec<f64>,
 }
 

@@ -1,8 +1,9 @@
 //! Log-probabilities of continuations, with every shared prefix computed once.
 //!
-//! Requests are sorted by their tokens, which brings those with a common prefix together, and packed into trees of up to a
-//! number of rows each. A prefix that is long, and shared by more requests than fit in one tree, is run first and its keys and values
-//! are used by all of them. Models that route samples see each context as a root of its own. Only rows that predict a token of a continuation go through the end of the last layer and the head.
+//! Requests are sorted by their tokens, which brings those with a common prefix together, and packed into trees of up
+//! to a number of rows each. A prefix that is long, and shared by more requests than fit in one tree, is run first and
+//! its keys and values are used by all of them. Models that route samples see each context as a root of its own. Only
+//! rows that predict a token of a continuation go through the end of the last layer and the head.
 
 mod log_softmax;
 mod packing;
@@ -34,13 +35,13 @@ pub struct Score {
     pub logprob: f64,
     /// Its tokens.
     pub n_tokens: usize,
-    /// Whether each of its tokens has the largest logit, so that greedy generation would have written it; of equal logits the
-    /// lowest token number counts.
+    /// Whether each of its tokens has the largest logit, so that greedy generation would have written it; of equal
+    /// logits the lowest token number counts.
     pub greedy: bool,
 }
 
-/// How requests are packed. Affects speed and memory, and results by rounding alone. Options that will be added have a default: end a
-/// literal with `..ScoreOptions::default()`.
+/// How requests are packed. Affects speed and memory, and results by rounding alone. Options that will be added have a
+/// default: end a literal with `..ScoreOptions::default()`.
 #[derive(Debug, Clone, Default)]
 pub struct ScoreOptions {
     /// Rows of one pass, at least 1; chosen by the size of the model when absent. A single sequence may be longer.
@@ -59,13 +60,13 @@ const LOGITS_BYTES: usize = 64 << 20;
 const SIDE_BY_SIDE: usize = 64 << 20;
 
 impl Model {
-    /// Scores every request: the sum of log-probabilities of its continuation after its context. In the order of `requests`;
-    /// the number of threads does not change a result. `progress` is called, from any thread, with the number of requests that have
-    /// just been done.
+    /// Scores every request: the sum of log-probabilities of its continuation after its context. In the order of
+    /// `requests`; the number of threads does not change a result. `progress` is called, from any thread, with the
+    /// number of requests that have just been done.
     ///
     /// # Errors
-    /// Before anything is computed: [`LmError::Request`] for an empty context or continuation, [`LmError::TooLong`] for one
-    /// that takes more than [`Model::max_positions`], [`LmError::Token`]. Later [`LmError::Cancelled`].
+    /// Before anything is computed: [`LmError::Request`] for an empty context or continuation, [`LmError::TooLong`] for
+    /// one that takes more than [`Model::max_positions`], [`LmError::Token`]. Later [`LmError::Cancelled`].
     pub fn score(
         &self,
         requests: &[ScoreRequest<'_>],

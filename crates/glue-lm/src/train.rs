@@ -1,8 +1,8 @@
 //! Gates whose weights come from outside, so that they can be trained through the frozen network.
 //!
-//! [`Model::forward_train`] computes the same as [`Model::forward`] with candle tensors as the weights of the gates. Logits, hidden
-//! states and scores are differentiable with respect to them. Every other weight is a constant that no gradient reaches; the
-//! choice of the experts is constant too, their shares are not.
+//! [`Model::forward_train`] computes the same as [`Model::forward`] with candle tensors as the weights of the gates.
+//! Logits, hidden states and scores are differentiable with respect to them. Every other weight is a constant that no
+//! gradient reaches; the choice of the experts is constant too, their shares are not.
 
 use crate::error::LmError;
 use crate::model::{Model, Output, Want, widened};
@@ -61,9 +61,9 @@ impl Model {
         self.routers().map(|router| Ok(widened(&router.gate)?)).collect()
     }
 
-    /// Computes what [`Model::forward`] does with these gates, `f32`, one for each of [`Model::gates`], which may be of another
-    /// kind than the stored ones: constants, or tensors of candle's `Var`s. Nothing is kept in `tree`, whose tokens stay pending; what it holds of earlier passes
-    /// counts as constant.
+    /// Computes what [`Model::forward`] does with these gates, `f32`, one for each of [`Model::gates`], which may be of
+    /// another kind than the stored ones: constants, or tensors of candle's `Var`s. Nothing is kept in `tree`, whose
+    /// tokens stay pending; what it holds of earlier passes counts as constant.
     ///
     /// # Errors
     /// [`LmError::Gate`] for weights that do not fit, and those of [`Model::forward`].

@@ -1,11 +1,11 @@
 //! Sequences that share prefixes, and the keys and values kept of them: a batch and a KV cache in one.
 //!
-//! A branch holds some consecutive tokens after those of its parent. A sequence is the way from a root to the end of a branch.
-//! Tokens are pending until the next forward pass, which runs all that is pending of a tree at once and keeps keys and values
-//! in the branches.
+//! A branch holds some consecutive tokens after those of its parent. A sequence is the way from a root to the end of a
+//! branch. Tokens are pending until the next forward pass, which runs all that is pending of a tree at once and keeps
+//! keys and values in the branches.
 //!
-//! A root is a sample, for models that route samples: what is pending in it at its first pass is its prompt, by which its experts
-//! are chosen, once for all that follows it.
+//! A root is a sample, for models that route samples: what is pending in it at its first pass is its prompt, by which
+//! its experts are chosen, once for all that follows it.
 
 use crate::ops::{KeyValue, Segment, Span};
 use std::collections::HashMap;
@@ -55,8 +55,8 @@ impl Tree {
         Tree::default()
     }
 
-    /// A new branch of `tokens` after the end of `parent`, or at position 0. They are pending until the next forward pass;
-    /// `parent` may be pending too.
+    /// A new branch of `tokens` after the end of `parent`, or at position 0. They are pending until the next forward
+    /// pass; `parent` may be pending too.
     ///
     /// # Panics
     /// When `parent` was released or is of another tree.
@@ -100,8 +100,8 @@ impl Tree {
         Branch { index, generation: self.nodes[index].generation }
     }
 
-    /// Appends `tokens` to a branch without children: the step of a generation. Pending until the next forward pass, after
-    /// those of the branch that are pending already.
+    /// Appends `tokens` to a branch without children: the step of a generation. Pending until the next forward pass,
+    /// after those of the branch that are pending already.
     ///
     /// # Panics
     /// When the branch has children, was released, or is of another tree.
@@ -232,9 +232,9 @@ impl Tree {
         all[gate] = Some(scores);
     }
 
-    /// The segments of a pass as attention takes them, for the keys and values kept at `slot`. `kv_rows` are the rows of the
-    /// pass that have keys and values there, whole samples, and `query_rows` those that have queries; both ascend, and are all rows
-    /// when absent.
+    /// The segments of a pass as attention takes them, for the keys and values kept at `slot`. `kv_rows` are the rows
+    /// of the pass that have keys and values there, whole samples, and `query_rows` those that have queries; both
+    /// ascend, and are all rows when absent.
     pub(crate) fn attention_segments(
         &self,
         pass: &Pass,
@@ -269,8 +269,8 @@ impl Tree {
         pass.segments.iter().filter_map(segment).collect()
     }
 
-    /// Keeps keys and values at `slot`, each [rows, width], of the rows `kv_rows` of a pass: whole samples, ascending; all rows when
-    /// absent.
+    /// Keeps keys and values at `slot`, each [rows, width], of the rows `kv_rows` of a pass: whole samples, ascending;
+    /// all rows when absent.
     pub(crate) fn keep(&mut self, pass: &Pass, slot: usize, kv_rows: Option<&[usize]>, k: &[f32], v: &[f32]) {
         let width = k.len() / kv_rows.map_or(pass.tokens.len(), <[usize]>::len).max(1);
         for segment in &pass.segments {

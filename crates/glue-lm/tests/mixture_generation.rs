@@ -26,7 +26,8 @@ fn mixture(base: &Base, kind: &Kind) -> Model {
     base.mixture(kind, &mixed, &[1, 2, 3], &base.gates_of_size(kind, &mixed, &[0, 1, 2], 0.5)).unwrap()
 }
 
-/// Greedy tokens without a cache: every step runs the whole text again. How far the best token is ahead of the second, at least.
+/// Greedy tokens without a cache: every step runs the whole text again. How far the best token is ahead of the second,
+/// at least.
 fn uncached(model: &Model, prompt: &[u32], eos: u32) -> (Vec<u32>, f32) {
     let (mut generated, mut margin) = (Vec::new(), f32::INFINITY);
     while generated.len() < STEPS && generated.last() != Some(&eos) {

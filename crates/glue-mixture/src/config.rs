@@ -9,8 +9,8 @@ use std::path::PathBuf;
 /// Where the initial values of gates come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum GateMode {
-    /// The mean over an expert's positive prompts, minus that over its negative ones, of the residual stream that enters
-    /// the layer, at the last token; at unit length. The default.
+    /// The mean over an expert's positive prompts, minus that over its negative ones, of the residual stream that
+    /// enters the layer, at the last token; at unit length. The default.
     #[default]
     Hidden,
     /// The same with each prompt's mean over its tokens.
@@ -103,8 +103,8 @@ pub struct MixConfig {
     pub experts_per_token: usize,
     /// Where initial gates come from.
     pub gate_mode: GateMode,
-    /// Directories or files of tasks, whose items give prompts to experts that have none. Default: none, and every expert
-    /// needs prompts where gates are made from them.
+    /// Directories or files of tasks, whose items give prompts to experts that have none. Default: none, and every
+    /// expert needs prompts where gates are made from them.
     pub tasks: Vec<PathBuf>,
     /// The type of the output; that of each tensor when absent.
     pub dtype: Option<Dtype>,
@@ -122,15 +122,15 @@ pub struct MixConfig {
     pub pool: Pool,
     /// Whether experts are whole models (level `model`).
     pub whole: bool,
-    /// With `whole`: the residual stream that the gate reads, 0 for the embedding, up to the number of layers plus 1 for
-    /// the state after the final norm, which is what is taken when absent.
+    /// With `whole`: the residual stream that the gate reads, 0 for the embedding, up to the number of layers plus 1
+    /// for the state after the final norm, which is what is taken when absent.
     pub router_layer: Option<usize>,
     /// Seed of noise and random gates. Default: 0.
     pub seed: u64,
     /// The format asked for.
     pub format: RequestedFormat,
-    /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not out of
-    /// the directory.
+    /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not
+    /// out of the directory.
     pub links: Links,
     /// Where keys stand that can only be checked with the models at hand.
     pub(crate) places: Vec<(&'static str, Position)>,

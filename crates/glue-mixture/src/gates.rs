@@ -9,8 +9,8 @@ use std::path::Path;
 
 /// One gate: from a state of width `hidden` to a score for each expert.
 ///
-/// Matrices are of type `M` and vectors of type `V`. In files both are row-major `f32` values, the default; a runtime or a
-/// training has the same gate in its own tensors, and [`Gate::try_map`] leads from one to the other.
+/// Matrices are of type `M` and vectors of type `V`. In files both are row-major `f32` values, the default; a runtime
+/// or a training has the same gate in its own tensors, and [`Gate::try_map`] leads from one to the other.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Gate<M = Vec<f32>, V = M> {
     /// scores = weight · x + bias.
@@ -42,14 +42,14 @@ pub struct Gates {
     pub hidden_size: usize,
     /// One for each mixed layer, in their order; one alone at level `model`; none when no layer is mixed.
     pub gates: Vec<Gate>,
-    /// Qwen2-MoE's format: for each mixed layer the row, of width `hidden_size`, whose product with the state says through a
-    /// sigmoid how much of the shared expert is added. Empty in any other format.
+    /// Qwen2-MoE's format: for each mixed layer the row, of width `hidden_size`, whose product with the state says
+    /// through a sigmoid how much of the shared expert is added. Empty in any other format.
     pub shared: Vec<Vec<f32>>,
 }
 
 impl<M, V> Gate<M, V> {
-    /// The same gate with other matrices and vectors, made in the order of the fields. `matrix` and `vector` are given the name of a
-    /// tensor below the gate's prefix, such as `up.weight`, and its value.
+    /// The same gate with other matrices and vectors, made in the order of the fields. `matrix` and `vector` are given
+    /// the name of a tensor below the gate's prefix, such as `up.weight`, and its value.
     ///
     /// # Errors
     /// The first error of `matrix` or `vector`.
@@ -82,7 +82,8 @@ impl<M, V> Gate<M, V> {
 }
 
 impl<T> Gate<T> {
-    /// The names of the tensors below the gate's prefix, such as `up.weight`, and their values, in the order of the fields.
+    /// The names of the tensors below the gate's prefix, such as `up.weight`, and their values, in the order of the
+    /// fields.
     pub fn tensors(&self) -> Vec<(&'static str, &T)> {
         match self {
             Gate::Linear { weight, bias } => {
@@ -99,8 +100,8 @@ impl<T> Gate<T> {
 }
 
 impl Gate<Vec<usize>> {
-    /// The shape of each tensor of a gate of this kind, for `experts` experts and states of width `hidden`. A linear gate may lack
-    /// the bias that stands here.
+    /// The shape of each tensor of a gate of this kind, for `experts` experts and states of width `hidden`. A linear
+    /// gate may lack the bias that stands here.
     pub fn shapes(kind: RouterKind, experts: usize, hidden: usize) -> Gate<Vec<usize>> {
         match kind {
             RouterKind::Linear => Gate::Linear { weight: vec![experts, hidden], bias: Some(vec![experts]) },
@@ -134,9 +135,9 @@ impl<M> Gate<M, Vec<f32>> {
 }
 
 impl Gate {
-    /// A gate with one hidden layer of width `inner` that gives the same scores as this linear one: silu(z) − silu(−z) = z,
-    /// so that two units carry one score; the others are zero. `None` when `inner` is less than twice the number of experts,
-    /// or when this is no linear gate.
+    /// A gate with one hidden layer of width `inner` that gives the same scores as this linear one: silu(z) − silu(−z)
+    /// = z, so that two units carry one score; the others are zero. `None` when `inner` is less than twice the number
+    /// of experts, or when this is no linear gate.
     pub fn to_mlp(&self, experts: usize, inner: usize) -> Option<Gate> {
         let Gate::Linear { weight, bias } = self else {
             return None;
@@ -212,8 +213,8 @@ impl Gates {
 }
 
 impl Gates {
-    /// The same gates as they are written to `sites`: in the native format a linear gate has a bias, of zeros where it had
-    /// none, so that the names in a file follow from the kind of the gates.
+    /// The same gates as they are written to `sites`: in the native format a linear gate has a bias, of zeros where it
+    /// had none, so that the names in a file follow from the kind of the gates.
     pub(crate) fn written(&self, sites: &Sites) -> Gates {
         let mut gates = self.clone();
         if sites.format == MixtureFormat::Native {

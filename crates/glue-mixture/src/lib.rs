@@ -1,10 +1,11 @@
 #![doc = include_str!("../README.md")]
 //! # Modules
 //!
-//! The way in is [`MixConfig::parse`] for the description, [`MixPlan::new`] for everything that can be checked before a weight is
-//! read, and [`run()`] to write. Gates come from outside, made from what [`MixPlan::gate_request`] says, or from
-//! [`MixPlan::random_gates`]; in a mixture on disk [`write_gates`] replaces them. Prompts that the description leaves to the
-//! items of tasks come from outside too: [`MixConfig::without_prompts`] says whose, [`MixPlan::set_prompts`] takes them in.
+//! The way in is [`MixConfig::parse`] for the description, [`MixPlan::new`] for everything that can be checked before a
+//! weight is read, and [`run()`] to write. Gates come from outside, made from what [`MixPlan::gate_request`] says, or
+//! from [`MixPlan::random_gates`]; in a mixture on disk [`write_gates`] replaces them. Prompts that the description
+//! leaves to the items of tasks come from outside too: [`MixConfig::without_prompts`] says whose,
+//! [`MixPlan::set_prompts`] takes them in.
 //!
 //! | module | holds |
 //! |---|---|

@@ -58,8 +58,8 @@ impl MixConfig {
     /// Reads the description of a mixture from YAML. `origin` stands for the text in errors: its path, usually.
     ///
     /// # Errors
-    /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range, keys
-    /// that exclude each other.
+    /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range,
+    /// keys that exclude each other.
     pub fn parse(text: &str, origin: &str) -> Result<MixConfig> {
         match documents(text, origin)?.as_slice() {
             [root] => Reader { origin }.config(root, text),

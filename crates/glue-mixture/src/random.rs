@@ -1,7 +1,7 @@
 //! Random numbers that are a function of (seed, name, element): noise on experts, and gates to begin with.
 //!
-//! Element n is that of the SplitMix64 sequence of a key (see [`glue_tensor::random`]), at once and on any thread. Normal numbers
-//! are the two of a Box-Muller pair, one pair for two neighbouring elements.
+//! Element n is that of the SplitMix64 sequence of a key (see [`glue_tensor::random`]), at once and on any thread.
+//! Normal numbers are the two of a Box-Muller pair, one pair for two neighbouring elements.
 
 use crate::gates::{Gate, Gates};
 use crate::sites::Sites;
@@ -60,7 +60,8 @@ impl NoiseStream {
     }
 }
 
-/// Gates of random numbers for `sites`. What belongs to an expert depends on its name and not on its place among the others.
+/// Gates of random numbers for `sites`. What belongs to an expert depends on its name and not on its place among the
+/// others.
 pub(crate) fn random_gates(sites: &Sites, uniform: bool, seed: u64) -> Gates {
     let hidden = sites.hidden_size;
     let fill = |names: &[&str], width: usize, deviation: f64| -> Vec<f32> {
@@ -134,7 +135,8 @@ mod tests {
         }
     }
 
-    /// Of 200 000 numbers the mean deviates by 0.0022 and the variance by 0.0032 (one standard deviation); five of them.
+    /// Of 200 000 numbers the mean deviates by 0.0022 and the variance by 0.0032 (one standard deviation); five of
+    /// them.
     #[test]
     fn normal_numbers_have_mean_0_and_variance_1() {
         let stream = NoiseStream::new(3, &["x"]);

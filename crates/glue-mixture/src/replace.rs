@@ -1,9 +1,10 @@
 //! Replacing the gates of a mixture on disk.
 //!
-//! Gates have a file of their own, so that replacing them leaves the experts alone. Files change in this order: the gates; the
-//! index, where gates went to another file; then, by [`mend_gates`], what follows from these two: the file that the gates left
-//! is removed, `router` in `config.json` says their kind, `glue.json` lists them. Each file is replaced in one step, so that
-//! after a crash at any moment the gates are the old ones or the new ones, and what had still to follow can be made up for.
+//! Gates have a file of their own, so that replacing them leaves the experts alone. Files change in this order: the
+//! gates; the index, where gates went to another file; then, by [`mend_gates`], what follows from these two: the file
+//! that the gates left is removed, `router` in `config.json` says their kind, `glue.json` lists them. Each file is
+//! replaced in one step, so that after a crash at any moment the gates are the old ones or the new ones, and what had
+//! still to follow can be made up for.
 
 use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
@@ -18,15 +19,15 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Replaces the gates of the mixture in the directory `dir`, and nothing else: in the native format gates may change their kind, and
-/// then the index and `router` in `config.json` follow. `glue.json` notes that they were replaced.
+/// Replaces the gates of the mixture in the directory `dir`, and nothing else: in the native format gates may change
+/// their kind, and then the index and `router` in `config.json` follow. `glue.json` notes that they were replaced.
 ///
-/// A crash leaves the old gates or the new ones. Where the kind changes, a crash between two files leaves a directory that is
-/// refused when it is opened, and that [`mend_gates`] or another call mends.
+/// A crash leaves the old gates or the new ones. Where the kind changes, a crash between two files leaves a directory
+/// that is refused when it is opened, and that [`mend_gates`] or another call mends.
 ///
 /// # Errors
-/// Those of [`Gates::check`]; [`MixError::GatesNotApart`] for a mixture of another program that keeps gates and experts in one
-/// file; and those of reading and writing files.
+/// Those of [`Gates::check`]; [`MixError::GatesNotApart`] for a mixture of another program that keeps gates and experts
+/// in one file; and those of reading and writing files.
 pub fn write_gates(dir: impl AsRef<Path>, gates: &Gates) -> Result<(), MixError> {
     let dir = dir.as_ref();
     let sites = Sites::open(dir)?;
@@ -49,8 +50,8 @@ pub fn write_gates(dir: impl AsRef<Path>, gates: &Gates) -> Result<(), MixError>
     Ok(())
 }
 
-/// Completes a replacement of gates in the directory `dir` that was cut short, and says whether there was one. Where nothing is
-/// to be mended nothing is written.
+/// Completes a replacement of gates in the directory `dir` that was cut short, and says whether there was one. Where
+/// nothing is to be mended nothing is written.
 ///
 /// # Errors
 /// Those of [`write_gates`] but for the gates themselves.
@@ -174,7 +175,8 @@ impl GateFile {
         Ok(())
     }
 
-    /// Removes files of gates that the index does not name: the one that the gates left, or one that they did not reach.
+    /// Removes files of gates that the index does not name: the one that the gates left, or one that they did not
+    /// reach.
     fn remove_strays(&self, dir: &Path, sites: &Sites) -> Result<bool, MixError> {
         if self.index.is_none() {
             return Ok(false);
@@ -199,8 +201,8 @@ impl GateFile {
     }
 }
 
-/// Whether gates are written under such a name: with other weights in a numbered file, or by their content. A copy that somebody
-/// made has another one.
+/// Whether gates are written under such a name: with other weights in a numbered file, or by their content. A copy that
+/// somebody made has another one.
 fn is_our_name(name: &str) -> bool {
     let Some(middle) = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")) else {
         return false;

@@ -87,8 +87,8 @@ impl Sites {
         let count = |key: &str| config.get(key).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| missing(key));
         let count_experts = count(count_key).or_else(|error| count("num_experts").map_err(|_| error))?;
         let layers = config.num_layers().ok_or_else(|| missing("num_hidden_layers"))?;
-        // Every layer of Mixtral's format has a gate, those that were not mixed too: to whoever runs or trains it, a copy of the
-        // base's MLP for each expert is a mixed layer like the others.
+        // Every layer of Mixtral's format has a gate, those that were not mixed too: to whoever runs or trains it, a
+        // copy of the base's MLP for each expert is a mixed layer like the others.
         let manifest = files::read(dir.join(manifest::FILE), files::CONFIG_BYTES).ok();
         let manifest: Value = manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
         let names: Option<Vec<String>> = serde_json::from_value(manifest["mixture"]["experts"].clone()).ok();

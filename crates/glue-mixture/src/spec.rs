@@ -60,8 +60,8 @@ impl Pool {
         }
     }
 
-    /// The pooled state of a prompt, of length `width`, from the states of its tokens, [tokens, width] and not empty. Sums are kept in
-    /// `f64`.
+    /// The pooled state of a prompt, of length `width`, from the states of its tokens, [tokens, width] and not empty.
+    /// Sums are kept in `f64`.
     #[must_use]
     pub fn pooled(self, states: &[f32], width: usize) -> Vec<f32> {
         let n = states.len() / width;

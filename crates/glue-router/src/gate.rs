@@ -25,7 +25,8 @@ pub trait GateMath: Sized {
     /// When the states are of another width.
     fn routes(&self, states: ArrayView2<'_, f64>) -> Vec<usize>;
 
-    /// The start of a training: each weight uniform within ±1/√columns, biases zero. `gate` is its number in the mixture.
+    /// The start of a training: each weight uniform within ±1/√columns, biases zero. `gate` is its number in the
+    /// mixture.
     fn start(kind: RouterKind, experts: usize, width: usize, seed: u64, gate: u64) -> Self;
 
     /// The same with experts in another order: expert `i` is what `order[i]` was.

@@ -1,9 +1,9 @@
 //! Gates from prompts.
 //!
 //! The row of an expert is the mean over its positive prompts of a state, less the mean over its negative ones,
-//! at unit length. Which state, the mode says: modes are those of mergekit's MoE configurations, and `router_input`, which
-//! takes the state where the gate reads when the mixture runs. Special tokens that the tokenizer puts before a text belong to
-//! the prompt; padding does not exist here.
+//! at unit length. Which state, the mode says: modes are those of mergekit's MoE configurations, and `router_input`,
+//! which takes the state where the gate reads when the mixture runs. Special tokens that the tokenizer puts before a
+//! text belong to the prompt; padding does not exist here.
 
 use crate::error::RouterError;
 use crate::gate::{Gate, GateMath};
@@ -54,7 +54,8 @@ impl GateSites {
         GateSites { residual, reads, pool }
     }
 
-    /// Those of a mixture whose experts share embeddings: a gate for each mixed layer at FFN and block level, one at model level.
+    /// Those of a mixture whose experts share embeddings: a gate for each mixed layer at FFN and block level, one at
+    /// model level.
     pub fn of(spec: &MixtureSpec) -> GateSites {
         let layers = match spec.level {
             Level::Model => vec![spec.dense_layers],
@@ -74,8 +75,8 @@ impl GateSites {
 pub struct InitialGates {
     /// One for each of the sites, linear and without bias.
     pub gates: Vec<Gate>,
-    /// For each gate the condition number of its matrix, its largest over its smallest singular value; infinite when rows
-    /// depend on each other.
+    /// For each gate the condition number of its matrix, its largest over its smallest singular value; infinite when
+    /// rows depend on each other.
     pub conditions: Vec<f64>,
     /// Sentences for people: gates whose condition number is above [`ILL_CONDITIONED`].
     pub warnings: Vec<String>,
@@ -84,12 +85,12 @@ pub struct InitialGates {
 /// The condition number from which on rows of a gate are too similar to tell experts apart well.
 pub const ILL_CONDITIONED: f64 = 100.0;
 
-/// Makes the gates at `gate_sites` by `mode` from the prompts of each expert, with the model and tokenizer that will read for the
-/// gates. All prompts go through the model together.
+/// Makes the gates at `gate_sites` by `mode` from the prompts of each expert, with the model and tokenizer that will
+/// read for the gates. All prompts go through the model together.
 ///
 /// # Errors
-/// [`RouterError::NoPrompts`], [`RouterError::EmptyPrompt`], [`RouterError::ZeroRow`], [`RouterError::Setting`] for a mode without
-/// prompts, and those of model and tokenizer.
+/// [`RouterError::NoPrompts`], [`RouterError::EmptyPrompt`], [`RouterError::ZeroRow`], [`RouterError::Setting`] for a
+/// mode without prompts, and those of model and tokenizer.
 pub fn gates_from_prompts(
     mode: GateMode,
     gate_sites: &GateSites,
@@ -180,9 +181,9 @@ pub struct MadeGates {
     pub warnings: Vec<String>,
 }
 
-/// Makes the gates that a planned mixture asks for, reading prompts with the model it names. A router with a hidden layer is
-/// given the one that scores exactly as the matrix does. The shared expert's gate of Qwen2-MoE's format is made like a row of the
-/// others; without prompts it is zero, which adds half of the shared expert.
+/// Makes the gates that a planned mixture asks for, reading prompts with the model it names. A router with a hidden
+/// layer is given the one that scores exactly as the matrix does. The shared expert's gate of Qwen2-MoE's format is
+/// made like a row of the others; without prompts it is zero, which adds half of the shared expert.
 ///
 /// # Errors
 /// As [`gates_from_prompts`]; [`RouterError::TooNarrow`] for a hidden layer that cannot hold the matrix.
@@ -250,7 +251,8 @@ fn with_conditions(gates: Vec<Gate>) -> Result<InitialGates, RouterError> {
     Ok(InitialGates { gates, conditions, warnings })
 }
 
-/// The largest over the smallest singular value; infinite when the smallest is zero up to rounding, 1 for an empty matrix.
+/// The largest over the smallest singular value; infinite when the smallest is zero up to rounding, 1 for an empty
+/// matrix.
 ///
 /// # Errors
 /// [`RouterError::Linalg`] for elements that are not finite.

@@ -1,11 +1,11 @@
 //! Multinomial logistic regression with an L2 penalty, to its optimum.
 //!
-//! F(W, b) = (1/n)·Σᵢ -Σₑ tᵢₑ·log softmax(W·zᵢ + b)ₑ + (λ/2)·(‖W‖² + ‖b‖²), with targets tᵢ that sum to 1 and standardised
-//! features z = (x - mean)/deviation. The penalty includes b, so that F is strongly convex in all parameters, has one optimum
-//! even where no item has some expert's label, and a gradient g proves F - F* ≤ ‖g‖²/(2λ).
+//! F(W, b) = (1/n)·Σᵢ -Σₑ tᵢₑ·log softmax(W·zᵢ + b)ₑ + (λ/2)·(‖W‖² + ‖b‖²), with targets tᵢ that sum to 1 and
+//! standardised features z = (x - mean)/deviation. The penalty includes b, so that F is strongly convex in all
+//! parameters, has one optimum even where no item has some expert's label, and a gradient g proves F - F* ≤ ‖g‖²/(2λ).
 //!
-//! Solved by Newton's method with steps by conjugate gradients and backtracking (Nocedal and Wright, *Numerical Optimization*,
-//! 2nd edition, section 7.1).
+//! Solved by Newton's method with steps by conjugate gradients and backtracking (Nocedal and Wright, *Numerical
+//! Optimization*, 2nd edition, section 7.1).
 
 use crate::error::RouterError;
 use crate::gate::{Gate, unstandardised};
@@ -76,8 +76,8 @@ pub const EXACT: f64 = 1e-9;
 /// Standardisation is folded into weight and bias. Deterministic.
 ///
 /// # Errors
-/// [`RouterError::Setting`] for a penalty that is not positive, [`RouterError::Mismatch`], [`RouterError::TooFewItems`] without
-/// items, [`RouterError::NotFinite`].
+/// [`RouterError::Setting`] for a penalty that is not positive, [`RouterError::Mismatch`], [`RouterError::TooFewItems`]
+/// without items, [`RouterError::NotFinite`].
 pub fn fit_linear(
     states: ArrayView2<'_, f64>,
     targets: ArrayView2<'_, f64>,

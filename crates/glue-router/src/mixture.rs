@@ -27,8 +27,8 @@ pub enum Labels {
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Method {
-    /// The cross-entropy of the experts of labelled items, gate after gate: a gate is trained on what it reads when the gates
-    /// before it are trained already.
+    /// The cross-entropy of the experts of labelled items, gate after gate: a gate is trained on what it reads when the
+    /// gates before it are trained already.
     Supervised,
     /// The loss of answers through the frozen network, all gates at once, with this weight on the load balance.
     LmLoss {

@@ -15,8 +15,8 @@ use std::path::Path;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResidualSite {
-    /// The residual stream: 0 is the embedding, l what leaves the l-th layer counted from 1 and enters layer l counted from 0,
-    /// and the number of layers plus 1 the state after the final norm.
+    /// The residual stream: 0 is the embedding, l what leaves the l-th layer counted from 1 and enters layer l counted
+    /// from 0, and the number of layers plus 1 the state after the final norm.
     Residual(usize),
     /// What the MLP of layer l, counted from 0, reads: the stream after attention and the norm before the MLP.
     MlpInput(usize),
@@ -30,8 +30,8 @@ pub trait TokenStates: Sync {
     /// Number of layers.
     fn layers(&self) -> usize;
 
-    /// For each site the states of all tokens, [tokens of all sequences, width], one sequence after the other. Each sequence
-    /// stands alone, from position 0; none is empty.
+    /// For each site the states of all tokens, [tokens of all sequences, width], one sequence after the other. Each
+    /// sequence stands alone, from position 0; none is empty.
     ///
     /// # Errors
     /// [`RouterError`], such as for a site that the model does not have.
@@ -161,8 +161,8 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// The pooled states of each sequence: for each site [sequences, width]. Sums are kept in `f64`. There is no padding: a pool
-/// is one of the sequence's own tokens.
+/// The pooled states of each sequence: for each site [sequences, width]. Sums are kept in `f64`. There is no padding: a
+/// pool is one of the sequence's own tokens.
 ///
 /// # Errors
 /// [`RouterError::EmptyPrompt`], [`RouterError::Stopped`], and those of `model`.

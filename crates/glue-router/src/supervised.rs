@@ -1,9 +1,9 @@
 //! Training of a gate on pooled states whose experts are known.
 //!
-//! A linear gate is a multinomial logistic regression at its exact optimum (see [`crate::linear`]), under the penalty of
-//! [`PENALTIES`] whose loss on the validation items is lowest. A gate with a hidden layer is trained by AdamW until the loss on
-//! the validation items falls no more, from a start drawn by the seed. Both are fitted to standardised states, and the
-//! standardisation is folded into their weights.
+//! A linear gate is a multinomial logistic regression at its exact optimum (see [`crate::linear`]), under the penalty
+//! of [`PENALTIES`] whose loss on the validation items is lowest. A gate with a hidden layer is trained by AdamW until
+//! the loss on the validation items falls no more, from a start drawn by the seed. Both are fitted to standardised
+//! states, and the standardisation is folded into their weights.
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
@@ -81,8 +81,9 @@ pub struct TrainedGate {
     pub training: Training,
 }
 
-/// Trains a gate of the form `kind`; a linear one without `bias` where its place has no room for it. With `state`, a gate with a hidden layer keeps its training in that file after each epoch,
-/// and with `resume` resumes there, to the bit as if it had not been interrupted.
+/// Trains a gate of the form `kind`; a linear one without `bias` where its place has no room for it. With `state`, a
+/// gate with a hidden layer keeps its training in that file after each epoch, and with `resume` resumes there, to the
+/// bit as if it had not been interrupted.
 ///
 /// # Errors
 /// [`RouterError::TooFewItems`], [`RouterError::Mismatch`], [`RouterError::NotFinite`], [`RouterError::Setting`],

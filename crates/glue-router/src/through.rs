@@ -30,8 +30,8 @@ pub struct LmLoss {
     pub cross_entropy: f64,
     /// Tokens of answers.
     pub tokens: usize,
-    /// For each gate E·Σₑ fₑ·Pₑ, with fₑ the share of its choices that expert e got and Pₑ its mean probability: 1 when all get
-    /// the same (Fedus, Zoph and Shazeer, *Switch Transformers*, arXiv 2101.03961, section 2.2).
+    /// For each gate E·Σₑ fₑ·Pₑ, with fₑ the share of its choices that expert e got and Pₑ its mean probability: 1 when
+    /// all get the same (Fedus, Zoph and Shazeer, *Switch Transformers*, arXiv 2101.03961, section 2.2).
     pub balance: Vec<f64>,
     /// For each gate fₑ.
     pub load: Vec<Vec<f64>>,
@@ -64,8 +64,9 @@ impl<'a> Through<'a> {
         self.model.gate_weights()?.iter().map(|gate| to_arrays(gate, |tensor| Ok(tensor.clone()))).collect()
     }
 
-    /// What gate `gate` reads of each prompt when the mixture runs with these gates, [prompts, width]: pooled as the mixture
-    /// does it where it routes by sample, else the mean over the tokens. Gates from `gate` on play no part in it.
+    /// What gate `gate` reads of each prompt when the mixture runs with these gates, [prompts, width]: pooled as the
+    /// mixture does it where it routes by sample, else the mean over the tokens. Gates from `gate` on play no part in
+    /// it.
     ///
     /// # Errors
     /// [`RouterError::Stopped`], and those of the model.
@@ -196,12 +197,12 @@ impl<'a> Through<'a> {
         Ok((output, losses))
     }
 
-    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients of the gates whose numbers `trained`
-    /// has, with the weight `balance` on the mean over gates of the balance.
+    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients of the gates whose numbers
+    /// `trained` has, with the weight `balance` on the mean over gates of the balance.
     ///
     /// # Errors
-    /// [`RouterError::TooFewItems`] when no item has an answer, [`RouterError::NoGradient`] for a gate that the loss does not
-    /// depend on, and those of the model.
+    /// [`RouterError::TooFewItems`] when no item has an answer, [`RouterError::NoGradient`] for a gate that the loss
+    /// does not depend on, and those of the model.
     pub fn lm_loss(
         &self,
         gates: &[Gate],

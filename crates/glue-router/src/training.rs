@@ -1,8 +1,8 @@
-//! Training by gradients: AdamW (Loshchilov and Hutter, arXiv 1711.05101) with warm-up, clipping, early stopping, and states
-//! from which a training is resumed as if it had never been interrupted.
+//! Training by gradients: AdamW (Loshchilov and Hutter, arXiv 1711.05101) with warm-up, clipping, early stopping, and
+//! states from which a training is resumed as if it had never been interrupted.
 //!
-//! The order of items is a function of seed and epoch, so that a state is epoch, step, parameters and moments, and a resumed
-//! training takes the same steps to the bit.
+//! The order of items is a function of seed and epoch, so that a state is epoch, step, parameters and moments, and a
+//! resumed training takes the same steps to the bit.
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
@@ -37,7 +37,8 @@ pub struct TrainSettings {
 }
 
 impl TrainSettings {
-    /// For small networks on pooled states: 200 epochs of batches of 64 at 3e-3, decay 1e-2, warm-up 20 steps, clip 1, patience 15.
+    /// For small networks on pooled states: 200 epochs of batches of 64 at 3e-3, decay 1e-2, warm-up 20 steps, clip 1,
+    /// patience 15.
     pub const SUPERVISED: TrainSettings = TrainSettings {
         epochs: 200,
         batch: 64,
@@ -50,8 +51,8 @@ impl TrainSettings {
         save_every: usize::MAX,
     };
 
-    /// For gates in a frozen network: 10 epochs of batches of 32 at 1e-2, no decay, warm-up 10 steps, clip 1, patience 3, a state
-    /// every 20 steps.
+    /// For gates in a frozen network: 10 epochs of batches of 32 at 1e-2, no decay, warm-up 10 steps, clip 1, patience
+    /// 3, a state every 20 steps.
     pub const LANGUAGE_MODEL: TrainSettings = TrainSettings {
         epochs: 10,
         batch: 32,
@@ -243,7 +244,8 @@ impl State {
     }
 }
 
-/// The parameters with which the training that is kept at `path` began, and the best it has reached; `None` when there is none.
+/// The parameters with which the training that is kept at `path` began, and the best it has reached; `None` when there
+/// is none.
 pub(crate) fn kept_parameters(path: &Path) -> Result<Option<[Vec<f64>; 2]>, RouterError> {
     let Some(file) = StateFile::read(path)? else { return Ok(None) };
     Ok(file.wide("initial").zip(file.wide("best")).map(|(initial, best)| [initial.to_vec(), best.to_vec()]))

@@ -1,4 +1,5 @@
-//! Training of gates by the loss of answers: what it changes, what it refuses, and that it resumes as if it had not been interrupted.
+//! Training of gates by the loss of answers: what it changes, what it refuses, and that it resumes as if it had not
+//! been interrupted.
 
 use glue_lm::Model;
 use glue_progress::{ErrorChain, NoProgress, Progress};

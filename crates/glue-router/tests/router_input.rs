@@ -1,4 +1,5 @@
-//! Gates of the mode `router_input`: the mean of what the gate reads when the mixture runs, after the norm before the MLP.
+//! Gates of the mode `router_input`: the mean of what the gate reads when the mixture runs, after the norm before the
+//! MLP.
 
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{GateMode, Level, MixConfig, MixPlan, MixtureSpec, Pool, RouterKind, Routing, RunOptions, run};

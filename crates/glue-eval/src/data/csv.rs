@@ -1,7 +1,7 @@
 //! Comma-separated values with a header (RFC 4180).
 //!
-//! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an empty
-//! cell is null.
+//! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an
+//! empty cell is null.
 
 use super::Row;
 use crate::error::{FilePosition, TaskError};

@@ -78,8 +78,8 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// Sends, receives and waits until the program has ended or must be. `measured` is where it writes, if it must be looked at how
-    /// much; `stop` is asked all the time whether the program should end.
+    /// Sends, receives and waits until the program has ended or must be. `measured` is where it writes, if it must be
+    /// looked at how much; `stop` is asked all the time whether the program should end.
     pub(super) fn wait(
         &mut self,
         started: Instant,

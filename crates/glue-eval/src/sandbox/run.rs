@@ -239,8 +239,8 @@ fn judge(ended: &Ended, reply: &[u8], token: &str, limits: &Limits) -> Outcome {
         Ok(status) => Outcome::Failed { status },
         // The kernel's way to end what has used up its time.
         Err(libc::SIGXCPU) => Outcome::TimedOut,
-        // The same for one that ignores it. The kernel samples the time that it limits and measures the one it reports, so that they differ
-        // on a busy machine; programs cannot send themselves the signal.
+        // The same for one that ignores it. The kernel samples the time that it limits and measures the one it reports,
+        // so that they differ on a busy machine; programs cannot send themselves the signal.
         Err(libc::SIGKILL) if 2 * ended.cpu >= limits.cpu_time => Outcome::TimedOut,
         Err(signal) => Outcome::Killed { signal },
     }

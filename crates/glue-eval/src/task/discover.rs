@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// All tasks of some files and directories, in the order of the paths and then of the file names.
 ///
-/// A path is a directory with `task.json`; that file itself; a YAML file of lm-evaluation-harness, of a task or of a group
-/// whose tasks stand in the same directory; or a directory in which, at any depth, there are some of these. YAML files
-/// without `task` or `group`, which are there to be included, are passed over in a directory.
+/// A path is a directory with `task.json`; that file itself; a YAML file of lm-evaluation-harness, of a task or of a
+/// group whose tasks stand in the same directory; or a directory in which, at any depth, there are some of these. YAML
+/// files without `task` or `group`, which are there to be included, are passed over in a directory.
 ///
 /// # Errors
-/// [`TaskError`] for a description that is not sound, for a directory without a task, and for two tasks of the same name.
+/// [`TaskError`] for a description that is not sound, for a directory without a task, and for two tasks of the same
+/// name.
 ///
 /// ```no_run
 /// let tasks = glue_eval::load_tasks(&["zoo/tasks"])?;

@@ -1,7 +1,8 @@
 //! Task files of lm-evaluation-harness 0.4, read as they are.
 //!
-//! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a rendered
-//! template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name of the key.
+//! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a
+//! rendered template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name
+//! of the key.
 
 mod load;
 mod parts;
@@ -434,8 +435,8 @@ impl Harness {
         let read = self.read(task, split)?;
         let (pool_split, pool, pool_files) =
             if num_fewshot > 0 { self.pool(task, split)? } else { (String::new(), Vec::new(), Vec::new()) };
-        // The harness compares the names in the task file, both of which may be absent; where another split is scored than
-        // the file says, what matters is whether the item is among the examples.
+        // The harness compares the names in the task file, both of which may be absent; where another split is scored
+        // than the file says, what matters is whether the item is among the examples.
         let usual = self.split_named(None) == Some(split);
         let excluded = if usual { self.fewshot_split == self.test_split } else { pool_split == split };
         if num_fewshot > 0 && pool_split == split && !excluded {

@@ -4,8 +4,9 @@
 //! - multiple-choice task has `context`, `choices` and `gold`, the index of the right one, or several;
 //! - generating task has `context` and `target`, or several, and may have its own `until`;
 //! - perplexity task has `text`;
-//! - code task has `context` (or `prompt`, or `text`) and either `test` and `entry_point`, as in HumanEval, where the answer
-//!   completes the prompt, or `tests` (or `test_list`) and perhaps `test_setup_code`, as in MBPP, where it stands alone.
+//! - code task has `context` (or `prompt`, or `text`) and either `test` and `entry_point`, as in HumanEval, where the
+//!   answer completes the prompt, or `tests` (or `test_list`) and perhaps `test_setup_code`, as in MBPP, where it
+//!   stands alone.
 //!
 //! What else an item has is carried along and ignored.
 

@@ -4,7 +4,8 @@ use crate::jinja::python::write_number;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-/// The filter `tojson`, with the parameters of Python's `json.dumps`; characters beyond ASCII stay unless asked otherwise.
+/// The filter `tojson`, with the parameters of Python's `json.dumps`; characters beyond ASCII stay unless asked
+/// otherwise.
 pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let indent = match kwargs.get::<Option<Value>>("indent")? {

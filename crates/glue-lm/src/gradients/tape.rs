@@ -1,7 +1,7 @@
 //! What operations record in the backward pass of candle: what the gradients of stored weights are made of.
 //!
-//! A gradient of a matrix is as large as the matrix, and there is one for each sequence. What it is made of, inputs and gradients of
-//! outputs row by row, is small and the same for all sequences of a pass.
+//! A gradient of a matrix is as large as the matrix, and there is one for each sequence. What it is made of, inputs and
+//! gradients of outputs row by row, is small and the same for all sequences of a pass.
 
 use crate::ops::elements;
 use candle_core::{Result, Tensor, TensorId, Var};

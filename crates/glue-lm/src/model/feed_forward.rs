@@ -1,7 +1,8 @@
 //! What follows attention in a layer: a gated MLP, or a mixture of them.
 //!
-//! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and brought to
-//! sum 1; in Qwen2-MoE's they may stay as they are, and a shared expert is added, times the sigmoid of its own gate.
+//! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and
+//! brought to sum 1; in Qwen2-MoE's they may stay as they are, and a shared expert is added, times the sigmoid of its
+//! own gate.
 
 use super::attention_block::Projection;
 use super::gate::{Gates, Router};
@@ -53,7 +54,8 @@ pub(super) struct SharedExpert {
 }
 
 impl MixtureOfExperts {
-    /// The output for the rows `output_rows` of `x`, which holds the rows `present`, and the rows themselves: all when absent.
+    /// The output for the rows `output_rows` of `x`, which holds the rows `present`, and the rows themselves: all when
+    /// absent.
     fn forward(
         &self,
         x: &Tensor,
@@ -124,8 +126,8 @@ pub(super) enum FeedForward {
 }
 
 impl FeedForward {
-    /// The output for the rows `output_rows`, the second of `rows`, of `x`, which holds those of the first, and `residual` for the same
-    /// rows: all when absent.
+    /// The output for the rows `output_rows`, the second of `rows`, of `x`, which holds those of the first, and
+    /// `residual` for the same rows: all when absent.
     pub(super) fn forward(
         &self,
         x: &Tensor,

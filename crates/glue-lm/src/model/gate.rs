@@ -104,14 +104,14 @@ pub struct GateOutput {
     pub gate: usize,
     /// The layer whose states it read.
     pub layer: usize,
-    /// Router logits, [decisions, experts]; the probabilities of the experts are their softmax. One decision for each token in the
-    /// order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or for each sample whose
-    /// prompt was in the pass, in the order of roots.
+    /// Router logits, [decisions, experts]; the probabilities of the experts are their softmax. One decision for each
+    /// token in the order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or
+    /// for each sample whose prompt was in the pass, in the order of roots.
     pub scores: Tensor,
     /// The experts chosen in each decision, the most probable first.
     pub chosen: Vec<Vec<usize>>,
-    /// The states that the gate read, [decisions, hidden size], pooled where samples are routed; only of samples, or when
-    /// [`Model::forward_train`](crate::Model::forward_train) was asked.
+    /// The states that the gate read, [decisions, hidden size], pooled where samples are routed; only of samples, or
+    /// when [`Model::forward_train`](crate::Model::forward_train) was asked.
     pub inputs: Option<Tensor>,
 }
 
@@ -184,8 +184,8 @@ impl Router {
         Ok(Scored { scores, chosen, normalised: self.normalised })
     }
 
-    /// The scores of the samples of a pass. `x` holds the rows `present`, all when absent, among them those of every new prompt that
-    /// its pool needs.
+    /// The scores of the samples of a pass. `x` holds the rows `present`, all when absent, among them those of every
+    /// new prompt that its pool needs.
     pub(super) fn score_samples(
         &self,
         pool: Pool,

@@ -28,7 +28,8 @@ pub struct LinearInput {
 }
 
 impl Model {
-    /// Every stored tensor that is part of the computation, once: embedding, layers, final norm, head unless it is the embedding.
+    /// Every stored tensor that is part of the computation, once: embedding, layers, final norm, head unless it is the
+    /// embedding.
     ///
     /// # Errors
     /// [`LmError::NotDense`] for a mixture.
@@ -50,8 +51,8 @@ impl Model {
         Ok(found.0)
     }
 
-    /// The inputs of all matrices that rows are multiplied with. Not among them is the embedding, a table, even where it is the head
-    /// too.
+    /// The inputs of all matrices that rows are multiplied with. Not among them is the embedding, a table, even where
+    /// it is the head too.
     ///
     /// # Errors
     /// [`LmError::NotDense`] for a mixture.

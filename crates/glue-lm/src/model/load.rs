@@ -263,8 +263,8 @@ impl Loader<'_> {
         Ok(Mlp { gate, up, down, activation: arch.activation })
     }
 
-    /// Experts stored as a tensor per projection (`block_sparse_moe` of Mixtral, `mlp.experts` of Qwen2-MoE), or stacked
-    /// (`mlp.experts`), as transformers holds them from version 5 on.
+    /// Experts stored as a tensor per projection (`block_sparse_moe` of Mixtral, `mlp.experts` of Qwen2-MoE), or
+    /// stacked (`mlp.experts`), as transformers holds them from version 5 on.
     fn experts(&self, index: usize, experts: Experts) -> Result<MixtureOfExperts, LmError> {
         let arch = self.arch;
         let (hidden, inner) = (arch.hidden_size, experts.intermediate_size);

@@ -10,8 +10,8 @@ use candle_core::{Result, Tensor};
 ///
 /// Values are row after row, a row for each pending token in the order of push and extend. A layer is counted from 0.
 pub trait Observer {
-    /// The residual stream, \[rows, hidden size\]: state 0 is the embedding (scaled where the family scales it), state i the stream
-    /// after layer i counted from 1.
+    /// The residual stream, \[rows, hidden size\]: state 0 is the embedding (scaled where the family scales it), state
+    /// i the stream after layer i counted from 1.
     fn residual(&mut self, _state: usize, _values: &[f32]) {}
 
     /// What goes into the output projection of attention, \[rows, query heads · head size\].
@@ -20,13 +20,14 @@ pub trait Observer {
     /// What goes into the MLP, or into the gate and the experts in its place, \[rows, hidden size\].
     fn mlp_input(&mut self, _layer: usize, _values: &[f32]) {}
 
-    /// What goes into the down projection of the MLP, \[rows, intermediate size\]. Not called for a layer with experts, which see
-    /// different tokens each.
+    /// What goes into the down projection of the MLP, \[rows, intermediate size\]. Not called for a layer with experts,
+    /// which see different tokens each.
     fn neurons(&mut self, _layer: usize, _values: &[f32]) {}
 
-    /// What is multiplied with the stored matrices `weights`, each [outputs, width], \[rows, width\]: one call for those that have
-    /// the same input, in the order of the computation, the head last. Not called for an embedding that is the head too, nor for gates
-    /// and the MLPs that they choose among; in layers that they choose among, with the rows that come there.
+    /// What is multiplied with the stored matrices `weights`, each [outputs, width], \[rows, width\]: one call for
+    /// those that have the same input, in the order of the computation, the head last. Not called for an embedding that
+    /// is the head too, nor for gates and the MLPs that they choose among; in layers that they choose among, with the
+    /// rows that come there.
     fn linear_input(&mut self, _weights: &[&str], _values: &[f32]) {}
 }
 
@@ -112,7 +113,8 @@ mod tests {
         }
     }
 
-    /// Every input of a matrix is seen once by the names of the stored tensors, and is what the other ways to look say it is.
+    /// Every input of a matrix is seen once by the names of the stored tensors, and is what the other ways to look say
+    /// it is.
     fn check_inputs(dir: &str) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(dir);
         let model = Model::open(&dir).unwrap();

@@ -1,8 +1,8 @@
 //! One pass through the layers, of which some hold experts.
 //!
-//! Rows are grouped by expert, so that the products of each are done once over its rows. Of a sample that does not go through an
-//! expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys and values of all of
-//! them, because any later token may come to it.
+//! Rows are grouped by expert, so that the products of each are done once over its rows. Of a sample that does not go
+//! through an expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys
+//! and values of all of them, because any later token may come to it.
 
 use super::gate::{Gates, Router, Scored};
 use super::layer::{Layer, LayerRows, SomeRows};

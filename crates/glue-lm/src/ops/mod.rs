@@ -1,10 +1,10 @@
 //! The operations that take the time: products with stored weights, attention over packed segments, gated activations.
 //!
-//! Gradients with respect to activations are there for all of them; stored weights are constants, whose gradients are recorded on a tape
-//! if there is one.
+//! Gradients with respect to activations are there for all of them; stored weights are constants, whose gradients are
+//! recorded on a tape if there is one.
 //!
-//! Each is a candle operation on `f32` tensors of the CPU. Work is split by grids that depend on shapes alone, so that the
-//! number of threads changes no result.
+//! Each is a candle operation on `f32` tensors of the CPU. Work is split by grids that depend on shapes alone, so that
+//! the number of threads changes no result.
 
 mod add;
 mod attention;

@@ -13,7 +13,8 @@ pub(super) struct Sequence {
     pub(super) length_class: Vec<usize>,
     /// Rows are scored from this token on.
     pub(super) first_scored: usize,
-    /// Tokens that stand together at the root of a tree, which only sequences with the same ones share; any number when absent.
+    /// Tokens that stand together at the root of a tree, which only sequences with the same ones share; any number when
+    /// absent.
     pub(super) prompt: Option<usize>,
     pub(super) tokens: Vec<u32>,
 }
@@ -159,12 +160,12 @@ impl Packing {
         self.rows_of(piece, depth) + depth - self.shared[piece.start].max(depth)
     }
 
-    /// Pushes the sequences of `chunk` into `tree` below `parent`, the end of the chunk's prefix. Returns the number of each
-    /// and the rows of the pass from the first scored on.
+    /// Pushes the sequences of `chunk` into `tree` below `parent`, the end of the chunk's prefix. Returns the number of
+    /// each and the rows of the pass from the first scored on.
     pub(super) fn place(&self, chunk: &Chunk, tree: &mut Tree, parent: Option<Branch>) -> Vec<(usize, Vec<usize>)> {
         let mut placed = Vec::with_capacity(chunk.range.len());
-        // The way to the sequence before: branch, its end in tokens, and the row of the pass of its first token less the
-        // number of that token.
+        // The way to the sequence before: branch, its end in tokens, and the row of the pass of its first token less
+        // the number of that token.
         let mut path: Vec<(Option<Branch>, Range<usize>, usize)> = vec![(parent, 0..chunk.depth, 0)];
         let mut next_row = 0;
         for place in chunk.range.clone() {

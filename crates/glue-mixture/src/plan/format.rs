@@ -125,8 +125,8 @@ pub(super) fn dense_config(dir: &ModelDir, dtype: Option<Dtype>) -> Config {
     }
 }
 
-/// The configuration of the mixture as `format`: the base's keys as they are written there, what the base leaves to the defaults of
-/// its family, and the keys of the format.
+/// The configuration of the mixture as `format`: the base's keys as they are written there, what the base leaves to the
+/// defaults of its family, and the keys of the format.
 pub(super) fn config(
     base: &ModelDir,
     format: MixtureFormat,

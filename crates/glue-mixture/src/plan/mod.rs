@@ -34,9 +34,9 @@ pub struct GateRequest {
     pub model: PathBuf,
     /// Which gates are wanted; `experts`, `hidden_size`, `router` and the level are there.
     pub sites: Sites,
-    /// For each gate, the residual stream it reads: 0 for the embedding, l for what leaves the l-th layer counted from 1,
-    /// their number plus 1 for the state after the final norm. A gate inside a layer reads the stream that enters it, so
-    /// that this is the layer's number counted from 0; at FFN level it is after the norm before the MLP that
+    /// For each gate, the residual stream it reads: 0 for the embedding, l for what leaves the l-th layer counted from
+    /// 1, their number plus 1 for the state after the final norm. A gate inside a layer reads the stream that enters
+    /// it, so that this is the layer's number counted from 0; at FFN level it is after the norm before the MLP that
     /// `router_input` takes it.
     pub streams: Vec<usize>,
     /// What is routed as one.
@@ -63,8 +63,8 @@ pub struct Estimate {
     pub peak_memory_bytes: u64,
     /// Elements of all tensors, gates included. With whole experts, of the router model too.
     pub parameters: u64,
-    /// Elements that one token meets: all that is not an expert's, and those of as many experts as it goes to. With whole
-    /// experts, those of the largest one and of the model that reads the prompt.
+    /// Elements that one token meets: all that is not an expert's, and those of as many experts as it goes to. With
+    /// whole experts, those of the largest one and of the model that reads the prompt.
     pub active_parameters: u64,
 }
 
@@ -103,12 +103,13 @@ pub struct MixPlan {
 }
 
 impl MixPlan {
-    /// Opens the models of `config` and checks that they can be mixed. Reads headers, configurations and tokenizer files; no
-    /// weight.
+    /// Opens the models of `config` and checks that they can be mixed. Reads headers, configurations and tokenizer
+    /// files; no weight.
     ///
     /// # Errors
-    /// [`MixError`]: prompts missing for a mode that needs them, a model that cannot be opened, tensors that are missing or of
-    /// another shape, configurations or vocabularies that differ where they must not, a format that cannot hold the mixture.
+    /// [`MixError`]: prompts missing for a mode that needs them, a model that cannot be opened, tensors that are
+    /// missing or of another shape, configurations or vocabularies that differ where they must not, a format that
+    /// cannot hold the mixture.
     pub fn new(config: &MixConfig) -> Result<MixPlan, MixError> {
         config.check_prompts()?;
         let mut models: Vec<ModelDir> = Vec::new();
@@ -169,10 +170,10 @@ impl MixPlan {
         }
     }
 
-    /// Gates of random numbers, a function of the seed, the names of the experts and the place of each gate. With the mode
-    /// `random` normal numbers of deviation 1, else uniform ones between ±1/√width, as torch begins linear layers. In a gate with a
-    /// hidden layer, the matrix into that layer is of deviation 1/√width in the first case too, so that its units are of
-    /// size 1 for states of size 1; biases are zero.
+    /// Gates of random numbers, a function of the seed, the names of the experts and the place of each gate. With the
+    /// mode `random` normal numbers of deviation 1, else uniform ones between ±1/√width, as torch begins linear layers.
+    /// In a gate with a hidden layer, the matrix into that layer is of deviation 1/√width in the first case too, so
+    /// that its units are of size 1 for states of size 1; biases are zero.
     pub fn random_gates(&self) -> Gates {
         random_gates(&self.sites, self.config.gate_mode == GateMode::UniformRandom, self.config.seed)
     }
@@ -229,7 +230,8 @@ impl MixPlan {
         sum
     }
 
-    /// The tensors of the gates, in the order they are written: those with values, and then those of layers that are not mixed.
+    /// The tensors of the gates, in the order they are written: those with values, and then those of layers that are
+    /// not mixed.
     pub(crate) fn gate_specs(&self) -> Vec<TensorSpec> {
         let gates = zero_gates(&self.sites).written(&self.sites);
         let mut specs = crate::gates::specs(&self.sites, &gates, self.gate_dtype);

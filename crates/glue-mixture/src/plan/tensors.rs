@@ -142,7 +142,8 @@ fn unit_tensors(
     }
 }
 
-/// What the format has and the base has not: gates of zeros in dense layers of Mixtral's, biases of zeros in Qwen2-MoE's.
+/// What the format has and the base has not: gates of zeros in dense layers of Mixtral's, biases of zeros in
+/// Qwen2-MoE's.
 fn add_tensors_of_format(
     inputs: &Inputs<'_>,
     spec: &MixtureSpec,

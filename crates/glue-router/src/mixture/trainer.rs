@@ -71,12 +71,12 @@ impl std::fmt::Debug for Trainer {
 }
 
 impl Trainer {
-    /// Opens the mixture and reads the items of `tasks`. Nothing is computed yet. Where an earlier training was killed while it
-    /// replaced the gates, that is completed first.
+    /// Opens the mixture and reads the items of `tasks`. Nothing is computed yet. Where an earlier training was killed
+    /// while it replaced the gates, that is completed first.
     ///
     /// # Errors
-    /// [`RouterError`]: a mixture or items that are not sound, a layer without a gate, gates that cannot be replaced by themselves,
-    /// too few items.
+    /// [`RouterError`]: a mixture or items that are not sound, a layer without a gate, gates that cannot be replaced by
+    /// themselves, too few items.
     pub fn open(request: TrainRequest, tasks: &[Task]) -> Result<Trainer, RouterError> {
         let directory = &request.mixture;
         mend_gates(directory)?;
@@ -243,8 +243,8 @@ impl Trainer {
         Ok(TrainReport::LmLoss { trained, load })
     }
 
-    /// The gates with which the training kept at `path` began, if the mixture has those that it led to: then it was killed after
-    /// it had replaced them.
+    /// The gates with which the training kept at `path` began, if the mixture has those that it led to: then it was
+    /// killed after it had replaced them.
     fn began_with(&self, path: &Path) -> Result<Option<Vec<Gate>>, RouterError> {
         let parameters: usize = self.selected.iter().map(|&gate| self.gates[gate].flat().len()).sum();
         let kept = kept_parameters(path)?.filter(|kept| kept.iter().all(|kept| kept.len() == parameters));

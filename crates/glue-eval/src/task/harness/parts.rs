@@ -304,8 +304,8 @@ pub(super) fn data_files(fields: &Fields<'_>) -> Result<(Format, SplitFiles), Ta
     Ok((format, named.into_iter().map(resolve).collect::<Result<_, TaskError>>()?))
 }
 
-/// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task file's
-/// directory, the nearest first.
+/// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task
+/// file's directory, the nearest first.
 fn resolve(task: &Path, place: &FilePosition, file: &str) -> Result<PathBuf, TaskError> {
     if file.contains("://") || file.contains('*') {
         return Err(TaskError::Unsupported {
