@@ -65,7 +65,7 @@ pub struct Model {
 /// A layer, or several of which each token or each sample uses a few.
 #[derive(Debug)]
 enum DecoderLayer {
-    One(Box<Layer>),
+    Plain(Box<Layer>),
     Mixed { router: Box<Router>, experts: Vec<Layer> },
 }
 

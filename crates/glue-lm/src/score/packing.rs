@@ -118,7 +118,7 @@ impl Packing {
     fn common_prefix(&self, range: &Range<usize>) -> usize {
         let shared = self.shared[range.start + 1..range.end].iter().copied().min().unwrap_or(0);
         let scored = range.clone().map(|place| self.sequences[self.order[place]].first_scored).min().unwrap_or(0);
-        shared.min(wanted)
+        shared.min(scored)
     }
 
     /// Cuts `range` into pieces that each fit into a chunk, or that share more than `common` tokens.
