@@ -1,9 +1,9 @@
 //! Scores that are kept: a file for each pair of a model and a task.
 //!
-//! The key of a model is the hash of everything its answers depend on; the key of a task is the hash of all rendered items
-//! and of how they are scored, so that another split, limit or number of examples is another task. An entry has a checksum
-//! ([`glue_tensor::state`]). One that does not match it, or is that of another pair, is never used: the task is scored again,
-//! the entry replaced, and the report says so in a note.
+//! The key of a model is the hash of everything its answers depend on; the key of a task is the hash of all rendered
+//! items and of how they are scored, so that another split, limit or number of examples is another task. An entry has a
+//! checksum ([`glue_tensor::state`]). One that does not match it, or is that of another pair, is never used: the task
+//! is scored again, the entry replaced, and the report says so in a note.
 
 use crate::error::EvalError;
 use crate::report::{Sample, TaskReport};
@@ -49,8 +49,8 @@ impl Cache {
 
     fn file(&self, key: &Key) -> PathBuf {
         let mut hasher = Hasher::new();
-        // Both are of fixed length in practice; the length keeps any two from running together. Entries of another version
-        // have other names.
+        // Both are of fixed length in practice; the length keeps any two from running together. Entries of another
+        // version have other names.
         let _ = write!(hasher, "{VERSION}:{}:{}{}", key.model.len(), key.model, key.task);
         self.directory.join(format!("{}.json", hasher.finish()))
     }

@@ -3,7 +3,7 @@
 mod csv;
 mod parquet;
 
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use glue_tensor::files;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(crate) fn describe(value: &Value) -> String {
 }
 
 fn json(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
-    let malformed = |line, message: String| TaskError::Malformed { place: Place::at(path, line), message };
+    let malformed = |line, message: String| TaskError::Malformed { place: FilePosition::at(path, line), message };
     let object = |line, value| match value {
         Value::Object(fields) => Ok(Row { line, fields }),
         other => Err(malformed(line, format!("an item should be an object, but is {}", describe(&other)))),

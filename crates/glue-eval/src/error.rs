@@ -1,31 +1,32 @@
 //! What can be wrong with a task, and with an evaluation.
 
+use glue_progress::ErrorChain;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file and, where one is known, a line in it, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePosition {
     /// The file.
     pub path: PathBuf,
     /// The line.
     pub line: Option<usize>,
 }
 
-impl Place {
+impl FilePosition {
     /// A line of a file.
-    pub fn at(path: impl AsRef<Path>, line: usize) -> Place {
-        Place { path: path.as_ref().to_path_buf(), line: Some(line) }
+    pub fn at(path: impl AsRef<Path>, line: usize) -> FilePosition {
+        FilePosition { path: path.as_ref().to_path_buf(), line: Some(line) }
     }
 
     /// A file as a whole.
-    pub fn file(path: impl AsRef<Path>) -> Place {
-        Place { path: path.as_ref().to_path_buf(), line: None }
+    pub fn file(path: impl AsRef<Path>) -> FilePosition {
+        FilePosition { path: path.as_ref().to_path_buf(), line: None }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())?;
         self.line.map_or(Ok(()), |line| write!(f, ":{line}"))
@@ -49,7 +50,7 @@ pub enum TaskError {
     #[error("{place}: {message}")]
     Malformed {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// What is wrong.
         message: String,
     },
@@ -57,7 +58,7 @@ pub enum TaskError {
     #[error("{place}: the field `{field}` is missing")]
     MissingField {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// Its name.
         field: String,
     },
@@ -65,7 +66,7 @@ pub enum TaskError {
     #[error("{place}: `{field}` should be {expected}, but is {found}")]
     WrongField {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// Its name.
         field: String,
         /// What it should hold.
@@ -77,7 +78,7 @@ pub enum TaskError {
     #[error("{place}: unknown key `{key}`; known are {}", known.join(", "))]
     UnknownKey {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// The keys there are.
@@ -87,7 +88,7 @@ pub enum TaskError {
     #[error("{place}: `{key}` is not supported: {reason}")]
     Unsupported {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// Why, and what can be done instead.
@@ -97,7 +98,7 @@ pub enum TaskError {
     #[error("{place}: a question needs at least 2 choices, but this one has {found}")]
     TooFewChoices {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// How many there are.
         found: usize,
     },
@@ -105,7 +106,7 @@ pub enum TaskError {
     #[error("{place}: the answer {answer} is none of the {choices} choices")]
     AnswerOutOfRange {
         /// Where.
-        place: Place,
+        place: FilePosition,
         /// The index, counted from 0, or the text.
         answer: String,
         /// How many choices there are.
@@ -115,7 +116,7 @@ pub enum TaskError {
     #[error("{place}: `{key}`: {message}")]
     Template {
         /// The item.
-        place: Place,
+        place: FilePosition,
         /// The key that holds the template.
         key: String,
         /// What is wrong.
@@ -215,7 +216,7 @@ pub struct ModelError {
     pub message: String,
     /// Which of the requests of the call it was, where it was one.
     pub request: Option<usize>,
-    /// Whether the model computed what is no number, so that it is the model that is broken and not the request.
+    /// Whether the model computed NaN: the model is broken, not the request.
     pub not_a_number: bool,
 }
 
@@ -223,6 +224,11 @@ impl ModelError {
     /// An error that has nothing to do with one request in particular.
     pub fn new(message: impl Into<String>) -> ModelError {
         ModelError { message: message.into(), request: None, not_a_number: false }
+    }
+
+    /// An error with another below it: its message is that of the other and of all its causes.
+    pub fn caused_by(error: impl std::error::Error) -> ModelError {
+        ModelError::new(error.chain())
     }
 
     /// An error of one request of the call.
@@ -253,12 +259,12 @@ pub enum EvalError {
         /// The task.
         task: String,
         /// The item.
-        place: Place,
+        place: FilePosition,
         /// What the model says.
         #[source]
         error: Box<ModelError>,
     },
-    /// The model computed what is no number where a log-likelihood or a logit should be.
+    /// The model computed NaN where a log-likelihood or a logit should be.
     #[error("model `{model}`: task `{task}`: {place}: {message}; its weights or activations are not finite")]
     NotANumber {
         /// The model.
@@ -266,7 +272,7 @@ pub enum EvalError {
         /// The task.
         task: String,
         /// The item.
-        place: Place,
+        place: FilePosition,
         /// What was found where.
         message: String,
     },

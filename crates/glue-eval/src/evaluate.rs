@@ -18,9 +18,10 @@ use std::sync::Arc;
 /// How an evaluation is done.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
-    /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for the native form.
+    /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for native
+    /// tasks.
     pub split: Option<String>,
-    /// The most items of each task, from its beginning; all by default.
+    /// Maximum number of items of each task, from its beginning; all by default.
     pub limit: Option<usize>,
     /// Examples in each prompt, instead of as many as a task asks for.
     pub num_fewshot: Option<usize>,
@@ -63,12 +64,12 @@ impl Default for EvalOptions {
     }
 }
 
-/// Scores a model in some tasks. The requests of all tasks are made together; where there is a cache, task by task, and what
-/// is known of a task is in the cache before the next one begins.
+/// Scores a model in some tasks. The requests of all tasks are made together; where there is a cache, task by task, and
+/// what is known of a task is in the cache before the next one begins.
 ///
 /// # Errors
-/// [`EvalError`]: a task or an item that is not sound, or programs to run without permission or without a sandbox that holds, before
-/// anything is asked; or the model's own.
+/// [`EvalError`]: a task or an item that is not sound, or programs to run without permission or without a sandbox that
+/// holds, before anything is asked; or the model's own.
 pub fn evaluate(
     model: &dyn LanguageModel,
     tasks: &[Task],
@@ -88,8 +89,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads and renders all items that `options` names. In a chat template, that of `chat` is taken: one prepared set fits
-    /// the models of one template.
+    /// Reads and renders all items that `options` names. In a chat template, that of `chat` is taken: one prepared set
+    /// fits the models of one template.
     ///
     /// # Errors
     /// [`EvalError`]: a task or an item that is not sound, programs to run without permission, or a chat template that
@@ -123,9 +124,9 @@ impl Prepared {
         self.tasks.iter().zip(&self.items).map(hash).collect()
     }
 
-    /// Scores a model as [`evaluate`] does. `chosen` has, for each task, which of its items are asked, by their numbers, in
-    /// ascending order, and the report is of these alone; `None` asks all. A task of which none are asked is reported with
-    /// no items and metrics that are not numbers.
+    /// Scores a model as [`evaluate`] does. `chosen` has, for each task, which of its items are asked, by their
+    /// numbers, in ascending order, and the report is of these alone; `None` asks all. A task of which none are asked
+    /// is reported with no items and metrics that are not numbers.
     ///
     /// # Errors
     /// [`EvalError`]: no sandbox for programs that it writes, before anything is asked; or the model's own.

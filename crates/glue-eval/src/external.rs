@@ -1,32 +1,35 @@
-//! Evaluators that are programs of their own: any harness can score a model in a search or a report, whatever it is written in.
+//! Evaluators that are programs of their own: any harness can score a model in a search or a report, whatever it is
+//! written in.
 //!
 //! # The agreement
 //!
 //! The program is given one JSON document on its standard input, and its end:
 //!
 //! ```json
-//! {"model": "/path/of/a/model/directory", "tasks": ["arith", "/path/of/tasks"], "split": "test", "limit": null, "seed": 1234}
+//! {"model": "/path/of/a/model/directory", "tasks": ["arith", "/path/of/tasks"], "split": "test", "limit": null,
+//!  "seed": 1234}
 //! ```
 //!
-//! `model` is absolute. What `tasks` and `split` mean is up to the program; `limit` is the most items of each task, or null for all;
-//! `split` and `seed` may be null, which leaves them to the program. It answers on its standard output with one JSON document, as `glue
-//! eval --json` does, and leaves with status 0:
+//! `model` is absolute. What `tasks` and `split` mean is up to the program; `limit` is the maximum number of items of
+//! each task, or null for all; `split` and `seed` may be null, which leaves them to the program. It answers on its
+//! standard output with one JSON document, as `glue eval --json` does, and leaves with status 0:
 //!
 //! ```json
 //! {"model": "…", "tasks": {"arith": {"exact_match": 0.328, "n": 250}}, "average": 0.328}
 //! ```
 //!
-//! Each task has at least one metric, a finite number, and `n`, the number of items. What else stands in the document is ignored, as are
-//! values in a task that are no numbers. Where `average` is missing, it is the mean over the tasks of each one's first metric that is
-//! not a standard error (whose name ends with `stderr`). What the program says on its standard error is handed on line by line.
+//! Each task has at least one metric, a finite number, and `n`, the number of items. What else stands in the document
+//! is ignored, as are values in a task that are no numbers. Where `average` is missing, it is the mean over the tasks
+//! of each one's first metric that is not a standard error (whose name ends with `stderr`). What the program says on
+//! its standard error is handed on line by line.
 //!
 //! # Its end
 //!
-//! When an evaluation ends, with an answer, an error, at its time limit or because it was stopped, the program and everything
-//! that it started is killed: its process group, and on Linux every process that inherited a variable of its environment,
-//! `GLUE_EVALUATOR_…`, which is another one for each evaluation, so that a process in a session of its own does not stay behind. What
-//! is not held: a process that cleared its environment and left the group, one of another user, and what the program had somebody
-//! else start, such as a daemon.
+//! When an evaluation ends, with an answer, an error, at its time limit or because it was stopped, the program and
+//! everything that it started is killed: its process group, and on Linux every process that inherited a variable of its
+//! environment, `GLUE_EVALUATOR_…`, which is another one for each evaluation, so that a process in a session of its own
+//! does not stay behind. What is not held: a process that cleared its environment and left the group, one of another
+//! user, and what the program had somebody else start, such as a daemon.
 
 use glue_progress::CancelToken;
 use serde::Serialize;
@@ -56,7 +59,7 @@ pub struct Request<'a> {
     pub tasks: &'a [String],
     /// Which items: `test`, for example; `None` leaves it to the program.
     pub split: Option<&'a str>,
-    /// The most items of each task; `None` for all.
+    /// Maximum number of items of each task; `None` for all.
     pub limit: Option<usize>,
     /// Of what is random in it; `None` leaves it to the program.
     pub seed: Option<u64>,
@@ -166,8 +169,8 @@ pub struct ExternalEvaluator {
 }
 
 impl ExternalEvaluator {
-    /// From one string, split into words as a POSIX shell does: at spaces, but for quotes and backslashes. No shell runs: there are
-    /// no variables, no patterns and no pipes; `sh -c '…'` has them.
+    /// From one string, split into words as a POSIX shell does: at spaces, but for quotes and backslashes. No shell
+    /// runs: there are no variables, no patterns and no pipes; `sh -c '…'` has them.
     ///
     /// # Errors
     /// If a quote is not closed, or there is no word.
@@ -216,12 +219,14 @@ impl ExternalEvaluator {
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 
-    /// Runs the program and reads its answer; `stderr` gets each line of its standard error as it comes, on this thread.
+    /// Runs the program and reads its answer; `stderr` gets each line of its standard error as it comes, on this
+    /// thread.
     ///
     /// The program and what it started are killed when this returns, with or without an answer.
     ///
     /// # Errors
-    /// If it cannot be started, ends with another status than 0, takes too long, or its answer is not of the agreed form.
+    /// If it cannot be started, ends with another status than 0, takes too long, or its answer is not of the agreed
+    /// form.
     pub fn evaluate(&self, request: &Request<'_>, stderr: &dyn Fn(&str)) -> Result<Scores, ExternalError> {
         let failed =
             |doing: &'static str| move |source: io::Error| ExternalError::Io { command: self.command(), doing, source };
@@ -241,19 +246,19 @@ impl ExternalEvaluator {
         let (sender, receiver) = mpsc::channel();
         let (mut stdin, stdout, lines) =
             (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
-        // The threads for what may block end with the pipes, which close when the group is killed. Were one of them held open by a
-        // process that left the group, waiting for its thread would hang: they are not waited for.
-        let told = sender.clone();
+        // The threads for what may block end with the pipes, which close when the group is killed. Were one of them
+        // held open by a process that left the group, waiting for its thread would hang: they are not waited for.
+        let messages = sender.clone();
         std::thread::spawn(move || {
             // A program that does not read its input may still answer.
             let _ = stdin.take().map(|mut stdin| stdin.write_all(&document));
-            drop(told);
+            drop(messages);
         });
-        let told = sender.clone();
+        let messages = sender.clone();
         std::thread::spawn(move || {
             let mut answer = Vec::new();
             let read = stdout.map_or(Ok(0), |stdout| stdout.take(LONGEST_ANSWER).read_to_end(&mut answer));
-            let _ = told.send(Said::Answer(read.map(|_| answer)));
+            let _ = messages.send(Message::Answer(read.map(|_| answer)));
         });
         std::thread::spawn(move || {
             let Some(lines) = lines else { return };
@@ -262,36 +267,36 @@ impl ExternalEvaluator {
             // A line without end must not fill the memory.
             while matches!(lines.by_ref().take(1 << 16).read_until(b'\n', &mut line), Ok(count) if count > 0) {
                 let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
-                if sender.send(Said::Line(text)).is_err() {
+                if sender.send(Message::Line(text)).is_err() {
                     return;
                 }
                 line.clear();
             }
-            let _ = sender.send(Said::LastLine);
+            let _ = sender.send(Message::LastLine);
         });
 
         let mut tail = VecDeque::new();
-        let (mut answer, mut said_all, mut ended_at) = (None, false, None);
+        let (mut answer, mut all_lines, mut ended_at) = (None, false, None);
         loop {
             // The end of the program is not among the messages: it is looked at in between.
             let patience =
-                if answer.is_some() && said_all { Duration::from_millis(1) } else { Duration::from_millis(20) };
+                if answer.is_some() && all_lines { Duration::from_millis(1) } else { Duration::from_millis(20) };
             match receiver.recv_timeout(patience) {
-                Ok(Said::Line(line)) => {
+                Ok(Message::Line(line)) => {
                     stderr(&line);
                     tail.push_back(line);
                     if tail.len() > SHOWN_LINES {
                         tail.pop_front();
                     }
                 }
-                Ok(Said::LastLine) => said_all = true,
-                Ok(Said::Answer(read)) => answer = Some(read),
+                Ok(Message::LastLine) => all_lines = true,
+                Ok(Message::Answer(read)) => answer = Some(read),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             let text = || tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
             if let Some(status) = group.poll().map_err(failed("waiting for it"))? {
                 let since: &mut Instant = ended_at.get_or_insert_with(Instant::now);
-                if (answer.is_some() && said_all) || since.elapsed() > GRACE {
+                if (answer.is_some() && all_lines) || since.elapsed() > GRACE {
                     if !status.success() {
                         return Err(ExternalError::Status { command: self.command(), status, stderr: text() });
                     }
@@ -317,8 +322,8 @@ impl ExternalEvaluator {
     }
 }
 
-/// What the threads that read have to tell.
-enum Said {
+/// What the reading threads send.
+enum Message {
     Line(String),
     LastLine,
     Answer(io::Result<Vec<u8>>),
@@ -333,7 +338,8 @@ struct Group {
 }
 
 impl Group {
-    /// Its status if it has ended. It is then still there to be waited for, so that its number, which is that of the group, is no other's.
+    /// Its status if it has ended. It is then still there to be waited for, so that its number, which is that of the
+    /// group, is no other's.
     fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.kill_group_if_leader_ended();
@@ -368,7 +374,8 @@ impl Group {
     #[cfg(not(unix))]
     fn kill_group(&self) {}
 
-    /// Ends every process that has the mark, again and again until there is none: one may have started another meanwhile.
+    /// Ends every process that has the mark, again and again until there is none: one may have started another
+    /// meanwhile.
     #[cfg(target_os = "linux")]
     fn kill_marked(&self) {
         use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -546,7 +553,7 @@ mod tests {
         ] {
             assert_eq!(refused(answer), expected);
         }
-        // What Python's json module writes without being told otherwise.
+        // What Python's json module writes without being messages otherwise.
         let found = refused(r#"{"tasks": {"a": {"acc": NaN, "n": 5}}}"#);
         assert!(found.starts_with("expected one JSON document, found `"), "{found}");
     }

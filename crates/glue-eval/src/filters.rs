@@ -1,7 +1,8 @@
 //! What is done to an answer before it is compared: pipelines of small steps.
 
-use crate::python::{self, regex, repr};
+use crate::python::{self, regex};
 use fancy_regex::Regex;
+use glue_lm::jinja;
 use serde_json::{Map, Value};
 
 /// Steps in order, under the name that a report shows.
@@ -48,7 +49,7 @@ pub(crate) struct Extract {
 }
 
 impl Pipeline {
-    /// The stripped first answer, as the native form compares it.
+    /// The stripped first answer, as native tasks compare it.
     pub(crate) fn strip() -> Pipeline {
         Pipeline { name: "strip".into(), filters: vec![Filter::RemoveWhitespace, Filter::TakeFirst] }
     }
@@ -183,7 +184,7 @@ impl<F: Fn(&str) -> Result<String, String>> ByChoice<F> {
 fn choices(fields: &Map<String, Value>) -> Result<Vec<String>, String> {
     let choices = fields.get("choices").and_then(Value::as_array);
     let choices = choices.ok_or("multi_choice_regex needs a field `choices` that is a list")?;
-    Ok(choices.iter().map(repr::str).collect())
+    Ok(choices.iter().map(jinja::str).collect())
 }
 
 /// Unicode's category P, of which ASCII and the usual blocks matter here.

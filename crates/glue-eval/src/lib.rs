@@ -1,6 +1,6 @@
 //! Scores of language models: tasks, prompts, metrics with standard errors, and what answers them.
 //!
-//! [`load_tasks`] reads tasks, in the project's own form or as the YAML files of lm-evaluation-harness; [`evaluate`] asks a
+//! [`load_tasks`] reads tasks, as native tasks or as the YAML files of lm-evaluation-harness; [`evaluate`] asks a
 //! [`LanguageModel`] all of their items and gives a [`Report`]. To ask many models, or only some items, tasks are
 //! [`Prepared`] once.
 //!
@@ -63,15 +63,20 @@
 //! | [`external`] | other programs that evaluate models |
 //! | [`number`](mod@number) | scores in files |
 //!
-//! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate has the
-//! keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the same splitting of
-//! tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from the delta method instead
-//! of a bootstrap. What needs Python code is refused by the name of the key.
+//! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
+//! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
+//! same splitting of tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from
+//! the delta method instead of a bootstrap. What needs Python code is refused by the name of the key.
 //!
 //! **Invariant:** what can be wrong with a task is found before the model is asked anything.
 //!
-//! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then in a
-//! [`sandbox`].
+//! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then
+//! in a [`sandbox`].
+
+/// The examples of README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExamples;
 
 mod cache;
 mod data;
@@ -93,7 +98,7 @@ mod task;
 mod template;
 
 pub use cache::Cache;
-pub use error::{EvalError, ModelError, Place, TaskError};
+pub use error::{EvalError, FilePosition, ModelError, TaskError};
 pub use evaluate::{EvalOptions, Prepared, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{

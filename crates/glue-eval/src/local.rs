@@ -1,11 +1,11 @@
 //! A model in this process as a [`LanguageModel`], with prompts encoded as lm-evaluation-harness does for transformers.
 //!
 //! - The tokenizer adds its special tokens as it does by default, unless the text begins with BOS already.
-//! - White space at the end of a context belongs to the continuation. The continuation is the tokens of both together after
-//!   as many as the context alone has.
+//! - White space at the end of a context belongs to the continuation. The continuation is the tokens of both together
+//!   after as many as the context alone has.
 //! - An empty context is BOS, or the end-of-sequence token of a tokenizer without BOS.
-//! - What is too long is cut from its left: to be scored, all but the last token must fit; to generate, the context must leave
-//!   room for the longest answer.
+//! - What is too long is cut from its left: to be scored, all but the last token must fit; to generate, the context
+//!   must leave room for the longest answer.
 
 use crate::cache::Hasher;
 use crate::error::ModelError;
@@ -15,7 +15,7 @@ use glue_lm::{
     ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
     Tokenizer,
 };
-use glue_progress::{CancelToken, ErrorChain};
+use glue_progress::CancelToken;
 use glue_tensor::{ContentHash, ModelDir};
 use parking_lot::RwLock;
 use rayon::prelude::*;
@@ -38,8 +38,8 @@ pub struct LocalModel {
     encodings: Option<Encodings>,
 }
 
-/// Tokens of texts that were encoded, for models with the same tokenizer that are asked the same. Clones share them. They are
-/// kept for good, so that it suits the items of some tasks, again and again.
+/// Tokens of texts that were encoded, for models with the same tokenizer that are asked the same. Clones share them.
+/// They are kept for good, so that it suits the items of some tasks, again and again.
 #[derive(Debug, Clone, Default)]
 pub struct Encodings {
     /// Without and with special tokens.
@@ -112,11 +112,11 @@ impl LocalModel {
     /// Opens a model directory, whose path is the name in reports. Its content hash is that of its files.
     ///
     /// # Errors
-    /// [`ModelError`] for a model that cannot be run, a tokenizer that cannot be read or does not fit the embedding, or one
-    /// with neither BOS nor an end-of-sequence token.
+    /// [`ModelError`] for a model that cannot be run, a tokenizer that cannot be read or does not fit the embedding, or
+    /// one with neither BOS nor an end-of-sequence token.
     pub fn open(directory: impl AsRef<Path>) -> Result<LocalModel, ModelError> {
         let directory = directory.as_ref();
-        let text = TextModel::open(directory).map_err(failed)?;
+        let text = TextModel::open(directory).map_err(ModelError::caused_by)?;
         Ok(LocalModel::new(text, directory.display().to_string())?.with_directory(directory))
     }
 
@@ -130,7 +130,7 @@ impl LocalModel {
         let prefix = prefix.ok_or_else(|| {
             ModelError::new("the tokenizer has neither BOS nor an end-of-sequence token to begin with")
         })?;
-        let prefix_text = text.tokenizer.decode(&[prefix], false).map_err(failed)?;
+        let prefix_text = text.tokenizer.decode(&[prefix], false).map_err(ModelError::caused_by)?;
         let max_length = text.model.max_positions();
         Ok(LocalModel {
             text,
@@ -160,7 +160,7 @@ impl LocalModel {
         LocalModel { max_length: max_length.max(1), ..self }
     }
 
-    /// The same, ending its work with an error once that is wished for.
+    /// The same, ending its work with an error once it is cancelled.
     pub fn with_cancel(self, cancel: CancelToken) -> LocalModel {
         LocalModel { cancel, ..self }
     }
@@ -170,7 +170,8 @@ impl LocalModel {
         LocalModel { encodings: Some(encodings), ..self }
     }
 
-    /// The content hash of a model directory that is open: of its configuration, weights and tokenizer. Reads all of them.
+    /// The content hash of a model directory that is open: of its configuration, weights and tokenizer. Reads all of
+    /// them.
     ///
     /// # Errors
     /// [`ModelError`] for files that can no longer be read.
@@ -191,7 +192,7 @@ impl LocalModel {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
         let has_prefix = !self.prefix_text.is_empty() && text.starts_with(&self.prefix_text);
         let add_special = add_special && !has_prefix;
-        let encode = || self.text.tokenizer.encode(text, add_special).map_err(failed);
+        let encode = || self.text.tokenizer.encode(text, add_special).map_err(ModelError::caused_by);
         match &self.encodings {
             Some(encodings) => encodings.get(text, add_special, encode),
             None => encode(),
@@ -218,9 +219,8 @@ impl LocalModel {
             .iter()
             .map(|pair| ScoreRequest { context: &pair.context, continuation: &pair.continuation })
             .collect();
-        let mut options = ScoreOptions::default();
-        options.cancel = self.cancel.clone();
-        let scores = self.text.model.score(&requests, &options, progress).map_err(failed)?;
+        let options = ScoreOptions { cancel: self.cancel.clone(), ..ScoreOptions::default() };
+        let scores = self.text.model.score(&requests, &options, progress).map_err(ModelError::caused_by)?;
         let answer = |(score, pair): (glue_lm::Score, &Pair)| LogLikelihood {
             logprob: score.logprob,
             greedy: score.greedy,
@@ -282,8 +282,8 @@ fn encode_group(
     group.iter().enumerate().map(pair).collect()
 }
 
-/// The windows of a text: the first is predicted from `prefix`, each further one from what comes before it, as much of it
-/// as fits, but for at least one token.
+/// The windows of a text: the first is predicted from `prefix`, each further one from what comes before it, as much of
+/// it as fits, but for at least one token.
 fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<Pair> {
     let mut windows = Vec::new();
     let mut done = 0;
@@ -306,14 +306,10 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
         let _ = write!(hasher, "{:?}", file.content_hash());
     }
     for path in files.tokenizer().paths() {
-        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(failed)?;
+        let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(ModelError::caused_by)?;
         let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
     }
     Ok(hasher.finish())
-}
-
-fn failed(error: impl std::error::Error) -> ModelError {
-    ModelError::new(error.chain())
 }
 
 impl LanguageModel for LocalModel {
@@ -325,12 +321,12 @@ impl LanguageModel for LocalModel {
         let (None, Some(directory)) = (&self.hash, &self.directory) else {
             return Ok(self.hash.clone());
         };
-        let files = ModelDir::open(directory).map_err(failed)?;
+        let files = ModelDir::open(directory).map_err(ModelError::caused_by)?;
         hash_of_files(&files, Some(self.max_length)).map(Some)
     }
 
     fn check_unchanged(&self) -> Result<(), ModelError> {
-        self.text.model.check_unchanged().map_err(failed)
+        self.text.model.check_unchanged().map_err(ModelError::caused_by)
     }
 
     fn loglikelihoods(
@@ -447,8 +443,8 @@ impl LanguageModel for LocalModel {
 fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, ModelError> {
     let open = messages.last().filter(|message| message.role == "assistant");
     let options = ChatOptions { add_generation_prompt: open.is_none(), ..ChatOptions::default() };
-    let template = tokenizer.chat_template(None).map_err(failed)?;
-    let template = template.ok_or_else(|| failed(TextError::NoChatTemplate))?;
+    let template = tokenizer.chat_template(None).map_err(ModelError::caused_by)?;
+    let template = template.ok_or_else(|| ModelError::caused_by(TextError::NoChatTemplate))?;
     let render = |messages: &[ChatMessage]| {
         let messages: Vec<Message> =
             messages.iter().map(|message| Message::new(&message.role, message.content.as_str())).collect();
@@ -459,7 +455,7 @@ fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Model
         (Err(_), Some((system, rest))) if system.role == "system" && !rest.is_empty() => render(rest),
         (rendered, _) => rendered,
     };
-    let mut text = text.map_err(failed)?;
+    let mut text = text.map_err(ModelError::caused_by)?;
     if let Some(open) = open {
         let words = open.content.trim_matches(is_space);
         if let Some(start) = text.rfind(words) {
@@ -486,7 +482,7 @@ fn of_prompt(error: TextError, members: &[usize]) -> ModelError {
     };
     let request = prompt.and_then(|prompt| members.get(prompt)).copied();
     let not_a_number = matches!(&error, TextError::Choice { error: SamplingError::Score { .. }, .. });
-    ModelError { request, not_a_number, ..failed(error) }
+    ModelError { request, not_a_number, ..ModelError::caused_by(error) }
 }
 
 #[cfg(test)]

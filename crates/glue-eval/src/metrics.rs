@@ -9,8 +9,8 @@
 //! | weighted perplexity | exp(−r), r = Σa_i / Σb_i | exp(−r) · e |
 //! | bits per byte | −r / ln 2 | e / ln 2 |
 //!
-//! with e = √(n/(n−1) · Σ(a_i − r·b_i)²) / Σb_i, the error of a ratio. All but the first are the delta method, which agrees
-//! with a bootstrap for large n and, other than one, needs no random numbers. A standard error needs two items.
+//! with e = √(n/(n−1) · Σ(a_i − r·b_i)²) / Σb_i, the error of a ratio. All but the first are the delta method, which
+//! agrees with a bootstrap for large n and, other than one, needs no random numbers. A standard error needs two items.
 
 use crate::python::regex;
 use fancy_regex::Regex;
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn the_delta_method_agrees_with_a_bootstrap() {
-        // numpy, 200000 resamples of these 40 pairs: `a = -(b * (1 + 0.3 * sin(i)))`, `b = 5 + i % 7`, gave 0.0946 for the
-        // standard deviation of exp(-sum(a) / sum(b)).
+        // numpy, 200000 resamples of these 40 pairs: `a = -(b * (1 + 0.3 * sin(i)))`, `b = 5 + i % 7`, gave 0.0946 for
+        // the standard deviation of exp(-sum(a) / sum(b)).
         let texts: Vec<Score> = (0..40)
             .map(|i| {
                 let weight = f64::from(5 + i % 7);

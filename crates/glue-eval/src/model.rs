@@ -4,8 +4,9 @@ use crate::error::ModelError;
 
 /// What a language model must be able to do to be scored.
 ///
-/// Each function takes all requests of an evaluation at once, so that the model can order and batch them at its best, and
-/// answers in the order of the requests. `progress` is told of how many more requests have been answered, from any thread.
+/// Each function takes all requests of an evaluation at once, so that the model can order and batch them at its best,
+/// and answers in the order of the requests. `progress` is called, from any thread, with the number of requests that
+/// have just been answered.
 pub trait LanguageModel: Sync {
     /// A name for reports.
     fn name(&self) -> String;
@@ -19,8 +20,8 @@ pub trait LanguageModel: Sync {
         Ok(None)
     }
 
-    /// Checks that the files behind the model are those that it was opened from, unchanged. Asked after each task or group of
-    /// tasks, before their scores are kept. Default: nothing to check.
+    /// Checks that the files behind the model are those that it was opened from, unchanged. Asked after each task or
+    /// group of tasks, before their scores are kept. Default: nothing to check.
     ///
     /// # Errors
     /// [`ModelError`] that names the file; it ends the evaluation.
@@ -38,8 +39,8 @@ pub trait LanguageModel: Sync {
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<LogLikelihood>, ModelError>;
 
-    /// The log-likelihood of each text as a whole. A text longer than the model is cut into windows that do not overlap,
-    /// each of which sees one token of the one before.
+    /// The log-likelihood of each text as a whole. A text longer than the model is cut into windows that do not
+    /// overlap, each of which sees one token of the one before.
     ///
     /// # Errors
     /// [`ModelError`], which ends the evaluation.
@@ -55,8 +56,8 @@ pub trait LanguageModel: Sync {
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Vec<Generation>>, ModelError>;
 
-    /// Renders a conversation by the model's chat template, ready for the answer of the assistant. A conversation that ends
-    /// with the assistant is left open there, so that the model continues its words.
+    /// Renders a conversation by the model's chat template, ready for the answer of the assistant. A conversation that
+    /// ends with the assistant is left open there, so that the model continues its words.
     ///
     /// # Errors
     /// [`ModelError`] for a model without a template, which is the default, or a template that fails.
@@ -95,7 +96,7 @@ pub struct GenerateRequest<'a> {
     pub context: &'a str,
     /// Texts that end an answer. The end-of-sequence token always does.
     pub until: &'a [String],
-    /// The most tokens of an answer.
+    /// Maximum number of new tokens.
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
@@ -106,13 +107,13 @@ pub struct GenerateRequest<'a> {
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by; 0 takes the most likely token.
+    /// Sampling temperature; 0 takes the most likely token.
     pub temperature: f64,
     /// Only this many of the most likely tokens are considered; `None` for all.
     pub top_k: Option<usize>,
     /// Only the most likely tokens that together have this probability are considered, in (0, 1]; `None` for all.
     pub top_p: Option<f64>,
-    /// What chance depends on; the answers of one request differ by their number.
+    /// The seed of the random numbers; the answers of one request differ by their number.
     pub seed: u64,
 }
 

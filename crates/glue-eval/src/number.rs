@@ -1,10 +1,10 @@
 //! Scores in files: numbers that come back to the last bit, infinities among them, and never NaN.
 //!
-//! JSON has neither infinity nor NaN. A perplexity may be infinite, and stands in a file as the text `"inf"` or `"-inf"`. NaN is
-//! no score: whoever computed it has to say so, and it is not written.
+//! JSON has neither infinity nor NaN. A perplexity may be infinite, and stands in a file as the text `"inf"` or
+//! `"-inf"`. NaN is no score: whoever computed it has to say so, and it is not written.
 //!
-//! For serde, the functions of this module go with `#[serde(with = "glue_eval::number")]`; [`optional`] and [`list`] are
-//! the same for `Option<f64>` and `Vec<f64>`.
+//! For serde, the functions of this module go with `#[serde(with = "glue_eval::number")]`; [`optional`] and [`list`]
+//! are the same for `Option<f64>` and `Vec<f64>`.
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Error, Serialize, Serializer};

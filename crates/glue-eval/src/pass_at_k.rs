@@ -1,11 +1,12 @@
 //! pass@k: the probability that at least one of k answers is right, of which n were drawn and c are right.
 //!
-//! Chen et al., "Evaluating Large Language Models Trained on Code" (2021), equation 1: `1 - C(n-c, k) / C(n, k)`, which is unbiased
-//! where `1 - (1 - c/n)^k` is not.
+//! Chen et al., "Evaluating Large Language Models Trained on Code" (2021), equation 1: `1 - C(n-c, k) / C(n, k)`, which
+//! is unbiased where `1 - (1 - c/n)^k` is not.
 
 /// The estimate for one problem, in 0..=1: of `n` answers `c` are right, and `k` may be tried.
 ///
-/// `None` where it is not defined: `k` of 0, more tries than answers (`k > n`), or more right answers than answers (`c > n`).
+/// `None` where it is not defined: `k` of 0, more tries than answers (`k > n`), or more right answers than answers (`c
+/// > n`).
 ///
 /// ```
 /// use glue_eval::pass_at_k::pass_at_k;
@@ -23,8 +24,8 @@ pub fn pass_at_k(n: usize, c: usize, k: usize) -> Option<f64> {
     if n - c < k {
         return Some(1.0);
     }
-    // C(n-c, k) / C(n, k) is the product over i of (n-c-i) / (n-i) for k factors, and by symmetry of (n-k-i) / (n-i) for c; the shorter
-    // is the more precise. The binomials themselves would overflow.
+    // C(n-c, k) / C(n, k) is the product over i of (n-c-i) / (n-i) for k factors, and by symmetry of (n-k-i) / (n-i)
+    // for c; the shorter is the more precise. The binomials themselves would overflow.
     let (factors, less) = if c < k { (c, k) } else { (k, c) };
     let missed: f64 = (0..factors).map(|i| (n - less - i) as f64 / (n - i) as f64).product();
     Some(1.0 - missed)

@@ -1,12 +1,11 @@
 //! What Python does, where task files written for a Python program depend on it.
 //!
-//! A template of a task that prints a list prints it as Python does, and is read back as Python reads it; a regular
-//! expression is in the dialect of Python's `re`; examples for a prompt are drawn by Python's generator.
+//! A list that a template printed is read back as Python reads it; a regular expression is in the dialect of Python's
+//! `re`; examples for a prompt are drawn by Python's generator.
 
 pub(crate) mod literal;
 pub(crate) mod random;
 pub(crate) mod regex;
-pub(crate) mod repr;
 
 /// Whether `str.isspace` holds for this character alone.
 pub(crate) fn is_space(character: char) -> bool {

@@ -55,8 +55,8 @@ pub struct ItemScore {
     /// The divisor of that ratio; 1 for any other metric.
     #[serde(with = "number")]
     pub weight: f64,
-    /// The negative natural logarithm of the probability of what is right, over all of its tokens: the likeliest of several
-    /// right choices. `None` where the model writes an answer.
+    /// The negative natural logarithm of the probability of what is right, over all of its tokens: the likeliest of
+    /// several right choices. `None` where the model writes an answer.
     #[serde(with = "number::optional")]
     pub loss: Option<f64>,
 }
@@ -72,8 +72,8 @@ impl Task {
         Some(MetricReport { name, value: estimate.value, stderr: estimate.stderr, higher_is_better })
     }
 
-    /// The best that [`main_over`](Self::main_over) could still be once `None` among `items` are known, whatever they are
-    /// then. Every operation of it is monotone, so that rounding cannot make it less than that.
+    /// The best that [`main_over`](Self::main_over) could still be once `None` among `items` are known, whatever they
+    /// are then. Every operation of it is monotone, so that rounding cannot make it less than that.
     pub fn main_at_best(&self, items: &[Option<ItemScore>]) -> Option<f64> {
         let (_, spec) = self.main_spec()?;
         let best = spec.metric.at_best();
@@ -155,10 +155,11 @@ impl Report {
         (average.value, average.stderr)
     }
 
-    /// The document that `glue eval --json` prints. A value of `null` is infinite; a standard error of `null` is unknown.
+    /// The document that `glue eval --json` prints. A value of `null` is infinite; a standard error of `null` is
+    /// unknown.
     ///
-    /// `{"model": …, "tasks": {NAME: {METRIC: value, "METRIC_stderr": …, "n": count, "metric": the main one, "split": …,
-    /// "num_fewshot": …, "notes": […]}}, "average": …, "average_stderr": …}`
+    /// `{"model": …, "tasks": {NAME: {METRIC: value, "METRIC_stderr": …, "n": count, "metric": the main one, "split":
+    /// …, "num_fewshot": …, "notes": […]}}, "average": …, "average_stderr": …}`
     pub fn to_json(&self) -> Value {
         let tasks: Map<String, Value> = self.tasks.iter().map(|task| (task.name.clone(), task.to_json())).collect();
         let (average, average_stderr) = self.average();

@@ -1,5 +1,5 @@
-//! A mixture of whole models as a [`LanguageModel`]: each context goes to the model that the router chooses for it, which is asked
-//! as a [`LocalModel`].
+//! A mixture of whole models as a [`LanguageModel`]: each context goes to the model that the router chooses for it,
+//! which is asked as a [`LocalModel`].
 //!
 //! A route is decided by the context alone, without what is scored after it. Texts that are scored as a whole have no
 //! context: they go where the empty prompt goes.
@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::local::LocalModel;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use glue_lm::{Prompt, RoutedTextModel};
-use glue_progress::{CancelToken, ErrorChain};
+use glue_progress::CancelToken;
 use glue_tensor::{ContentHash, files};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -33,10 +33,11 @@ impl RoutedModel {
     /// Opens the directory of a mixture, whose path is the name in reports.
     ///
     /// # Errors
-    /// [`ModelError`] for a mixture that cannot be opened, or a model in it with neither BOS nor an end-of-sequence token.
+    /// [`ModelError`] for a mixture that cannot be opened, or a model in it with neither BOS nor an end-of-sequence
+    /// token.
     pub fn open(directory: impl AsRef<Path>) -> Result<RoutedModel, ModelError> {
         let directory = directory.as_ref();
-        let mixture = RoutedTextModel::open(directory).map_err(failed)?;
+        let mixture = RoutedTextModel::open(directory).map_err(ModelError::caused_by)?;
         Ok(RoutedModel::new(mixture, directory.display().to_string())?.with_directory(directory))
     }
 
@@ -68,7 +69,7 @@ impl RoutedModel {
         }
     }
 
-    /// The same, ending its work with an error once that is wished for.
+    /// The same, ending its work with an error once it is cancelled.
     #[must_use]
     pub fn with_cancel(self, cancel: &CancelToken) -> RoutedModel {
         let experts = self.experts.into_iter().map(|model| model.with_cancel(cancel.clone())).collect();
@@ -95,7 +96,7 @@ impl RoutedModel {
             });
         }
         let prompts: Vec<Prompt> = asked.iter().map(|&context| Prompt::text(context)).collect();
-        let routes = self.mixture.route(&prompts).map_err(failed)?;
+        let routes = self.mixture.route(&prompts).map_err(ModelError::caused_by)?;
         for (context, route) in asked.into_iter().zip(routes) {
             expert_of.insert(context, Some(route.expert));
         }
@@ -129,10 +130,6 @@ impl RoutedModel {
     }
 }
 
-fn failed(error: impl std::error::Error) -> ModelError {
-    ModelError::new(error.chain())
-}
-
 impl LanguageModel for RoutedModel {
     fn name(&self) -> String {
         self.name.clone()
@@ -155,7 +152,7 @@ impl LanguageModel for RoutedModel {
     }
 
     fn check_unchanged(&self) -> Result<(), ModelError> {
-        self.mixture.check_unchanged().map_err(failed)
+        self.mixture.check_unchanged().map_err(ModelError::caused_by)
     }
 
     fn loglikelihoods(
@@ -183,17 +180,18 @@ impl LanguageModel for RoutedModel {
         self.dispatch(requests, &routes, |model, own| model.generate(own, progress))
     }
 
-    /// The router reads the conversation by its own template, or the contents line by line where it has none; the template of the
-    /// expert renders it.
+    /// The router reads the conversation by its own template, or the contents line by line where it has none; the
+    /// template of the expert renders it.
     fn chat(&self, messages: &[ChatMessage]) -> Result<String, ModelError> {
-        let has_template = self.mixture.router().tokenizer.chat_template(None).map_err(failed)?.is_some();
+        let has_template =
+            self.mixture.router().tokenizer.chat_template(None).map_err(ModelError::caused_by)?.is_some();
         let read = match has_template {
             true => Prompt::rendered(self.router.chat(messages)?),
             false => {
                 Prompt::text(messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n"))
             }
         };
-        let routes = self.mixture.route(&[read]).map_err(failed)?;
+        let routes = self.mixture.route(&[read]).map_err(ModelError::caused_by)?;
         let expert = routes.first().map_or(0, |route| route.expert);
         let text = self.experts[expert].chat(messages)?;
         self.conversations.lock().insert(text.clone(), expert);

@@ -1,4 +1,5 @@
-//! Untrusted Python programs, run in a subprocess that can do next to nothing else: answers of a language model with their tests.
+//! Untrusted Python programs, run in a subprocess that can do next to nothing else: answers of a language model with
+//! their tests.
 //!
 //! ```no_run
 //! use glue_eval::sandbox::{Limits, Outcome, Sandbox};
@@ -14,42 +15,47 @@
 //! | it cannot | because of |
 //! |---|---|
 //! | start processes, open sockets, signal, trace, mount, … | seccomp: a list of the system calls that are allowed |
-//! | write outside of its scratch directory; read what is not the system's or the interpreter's; execute other files | Landlock |
+//! | write outside of its scratch directory | Landlock |
+//! | read or execute what is not the system's or the interpreter's | Landlock |
 //! | change the owner, mode, times or attributes of any file, or empty one by its path | seccomp |
 //! | gain privileges by a program that has them | `no_new_privs` |
-//! | use more memory, processor time, descriptors, or longer files than allowed | limits of the kernel for the process |
+//! | use more memory, processor time, descriptors, or longer files than allowed | resource limits of the process |
 //! | have more threads than allowed | seccomp: its parent is asked before each, and counts |
 //! | fill the disk | its scratch directory is a tmpfs of limited size, in a mount namespace of its own; see below |
 //! | write to the disk at once, or lock files | seccomp: succeeds without being done |
-//! | go on after its time, or after the end of the process that started it | `SIGKILL` to its group; `PR_SET_PDEATHSIG` |
+//! | run beyond its time, or outlive the process that started it | `SIGKILL` to its group; `PR_SET_PDEATHSIG` |
 //! | fill the memory of its reader | only the last bytes of its output are kept |
 //! | see the environment or open files of its parent | both are cleared before it starts |
 //!
-//! Metadata of any file can be asked for, so that its existence is no secret, nor its size. The strength does not depend on the user:
-//! all of it holds for root too.
+//! Metadata of any file can be asked for, so that its existence is no secret, nor its size. The strength does not
+//! depend on the user: all of it holds for root too.
 //!
 //! A tmpfs is memory: what a program keeps in its scratch directory comes on top of [`Limits::memory_bytes`], up to
-//! [`Limits::scratch_bytes`] for each program that runs. The kernel counts all of it, unlinked, mapped and preallocated files too. Making
-//! one takes the right to mount, or user namespaces that anyone may make. Where there is neither, as in many containers, the scratch
-//! directory is one on the disk, preallocation is refused, and every 20 ms all is counted that is in the directory and that the program
-//! holds open or mapped. Then a program can have more than allowed for as long, as much as it can write in that time, before it is ended.
+//! [`Limits::scratch_bytes`] for each program that runs. The kernel counts all of it, unlinked, mapped and preallocated
+//! files too. Making one takes the right to mount, or user namespaces that anyone may make. Where there is neither, as
+//! in many containers, the scratch directory is one on the disk, preallocation is refused, and every 20 ms all is
+//! counted that is in the directory and that the program holds open or mapped. Then a program can have more than
+//! allowed for as long, as much as it can write in that time, before it is ended.
 //!
-//! Threads are counted since Linux 5.5. Before, and in a container that has a seccomp listener of its own, none can be started. Several
-//! that are asked for at the same moment may take a program to twice the limit.
+//! Threads are counted since Linux 5.5. Before, and in a container that has a seccomp listener of its own, none can be
+//! started. Several that are asked for at the same moment may take a program to twice the limit.
 //!
-//! Where the kernel has no Landlock (before 5.13, or switched off), seccomp refuses every opening of a file for writing and every change of
-//! a directory instead: nothing can be written, not even in the scratch directory, but all can be read that the user can read.
-//! [`Sandbox::strength`] tells. Systems other than Linux on x86-64 and AArch64 are refused.
+//! Where the kernel has no Landlock (before 5.13, or switched off), seccomp refuses every opening of a file for writing
+//! and every change of a directory instead: nothing can be written, not even in the scratch directory, but all can be
+//! read that the user can read. [`Sandbox::strength`] tells. Systems other than Linux on x86-64 and AArch64 are
+//! refused.
 //!
 //! # What counts as passed
 //!
-//! The program ran to its last statement without an exception. Ending early with status 0 is not enough, whether by `sys.exit`
-//! or `os._exit`: a token, drawn for each run, comes back only when the last statement is done. The token is in the memory of the
-//! same process, as there is no other; a program written to look for it in the interpreter's frames can find it. That guards against
-//! answers that leave, not against ones that were made to cheat this very harness.
+//! The program ran to its last statement without an exception. Ending early with status 0 is not enough, whether by
+//! `sys.exit` or `os._exit`: a token, drawn for each run, comes back only when the last statement is done. The token is
+//! in the memory of the same process, as there is no other; a program written to look for it in the interpreter's
+//! frames can find it. That guards against answers that leave, not against ones that were made to cheat this very
+//! harness.
 //!
-//! The program runs as a module named `program`, so that a block under `if __name__ == "__main__"` is not run: what stands there in
-//! an answer is a demonstration, often one that reads input. Hashes of strings are the same in every run.
+//! The program runs as a module named `program`, so that a block under `if __name__ == "__main__"` is not run: what
+//! stands there in an answer is a demonstration, often one that reads input. Hashes of strings are the same in every
+//! run.
 
 use glue_progress::{ErrorChain, Progress};
 use parking_lot::Mutex;
@@ -91,7 +97,8 @@ pub struct Limits {
     /// Processor time of all its threads together, rounded up to whole seconds; 10 s by default. One that ignores
     /// the signal at its end has a second more.
     pub cpu_time: Duration,
-    /// Address space in bytes, of which the interpreter takes about 20 MB and a matrix library some hundred; 1 GiB by default.
+    /// Address space in bytes, of which the interpreter takes about 20 MB and a matrix library some hundred; 1 GiB by
+    /// default.
     pub memory_bytes: u64,
     /// Length of one file in bytes; 16 MiB by default.
     pub file_bytes: u64,
@@ -126,15 +133,15 @@ impl Default for Limits {
 /// How programs are run, beside their limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The interpreter, Python 3.8 or later: a path, or a name looked up on `PATH`; `python3` by default. That of a virtual environment
-    /// gives the programs its packages, and nothing else of the directory it is in.
+    /// The interpreter, Python 3.8 or later: a path, or a name looked up on `PATH`; `python3` by default. That of a
+    /// virtual environment gives the programs its packages, and nothing else of the directory it is in.
     pub python: PathBuf,
     /// Whether installed packages can be imported; they can by default.
     pub packages: bool,
     /// Whether Landlock is used where the kernel has it; it is by default. Without it nothing can be written at all.
     pub landlock: bool,
-    /// Whether each program has a disk of its own where the system allows that; it has by default. Without, its files are on the
-    /// disk of the system, and are measured from outside.
+    /// Whether each program has a disk of its own where the system allows that; it has by default. Without, its files
+    /// are on the disk of the system, and are measured from outside.
     pub namespaces: bool,
 }
 
@@ -148,8 +155,8 @@ impl Default for Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Strength {
-    /// By place: the scratch directory can be written, the system and the interpreter be read, nothing else. The scratch directory
-    /// is a disk of the program's own, whose size the kernel limits.
+    /// By place: the scratch directory can be written, the system and the interpreter be read, nothing else. The
+    /// scratch directory is a disk of the program's own, whose size the kernel limits.
     PrivateDisk,
     /// The same by place. The scratch directory is on the disk of the system, and its size is looked at every 20 ms.
     Landlock,
@@ -186,14 +193,16 @@ pub enum Outcome {
     TimedOut,
     /// Memory was refused to it, and nothing caught that.
     MemoryExceeded,
-    /// Space in its scratch directory was refused to it, and nothing caught that; or the directory grew beyond the limit, and it was ended.
+    /// Space in its scratch directory was refused to it, and nothing caught that; or the directory grew beyond the
+    /// limit, and it was ended.
     ScratchExceeded,
     /// A signal ended it: a crash of the interpreter as a rule.
     Killed {
         /// The number of the signal.
         signal: i32,
     },
-    /// The system refused what running a program takes, such as a process, and did so again: it says nothing about the program.
+    /// The system refused what running a program takes, such as a process, and did so again: it says nothing about the
+    /// program.
     NotRun,
 }
 
@@ -222,7 +231,8 @@ pub struct Execution {
     pub wall_time: Duration,
     /// Processor time in user and system mode, the start of the interpreter included.
     pub cpu_time: Duration,
-    /// The end of what it wrote to its standard output, after `…` if the beginning is cut off; what is no UTF-8 is replaced.
+    /// The end of what it wrote to its standard output, after `…` if the beginning is cut off; what is no UTF-8 is
+    /// replaced.
     pub stdout: String,
     /// The end of what it wrote to its standard error, in the same form; of a program that was not run, why.
     pub stderr: String,
@@ -297,8 +307,8 @@ impl Sandbox {
     /// A sandbox that was tried once: a program in it could not write outside, open a socket or start a process.
     ///
     /// # Errors
-    /// If the system is not supported, the interpreter is not usable, or the trial fails: also because the limits are too tight for an
-    /// interpreter to start.
+    /// If the system is not supported, the interpreter is not usable, or the trial fails: also because the limits are
+    /// too tight for an interpreter to start.
     pub fn with_options(limits: Limits, options: &Options) -> Result<Sandbox, SandboxError> {
         let jail = run::Jail::new(&limits, options)?;
         Ok(Sandbox { limits, jail })
@@ -317,15 +327,15 @@ impl Sandbox {
     /// Runs the source text `program`, and returns when it has ended and its files are gone.
     ///
     /// # Errors
-    /// If the system refuses what running takes, such as memory for a process, and does so again for about two seconds; never for
-    /// what the program does.
+    /// If the system refuses what running takes, such as memory for a process, and does so again for about two seconds;
+    /// never for what the program does.
     pub fn run(&self, program: &str) -> Result<Execution, SandboxError> {
         self.jail.run(&self.limits, program, &|| false)
     }
 
-    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is asked
-    /// all the time whether to stop. Results are in the order of the programs. One that the system refuses to run is an
-    /// [`Outcome::NotRun`] and no error, so that it does not cost the results of the others.
+    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is
+    /// asked all the time whether to stop. Results are in the order of the programs. One that the system refuses to run
+    /// is an [`Outcome::NotRun`] and no error, so that it does not cost the results of the others.
     ///
     /// # Errors
     /// [`SandboxError::Stopped`], soon after `progress` is cancelled; programs that run then are ended.

@@ -9,7 +9,7 @@ mod prompt;
 
 pub use discover::{load_tasks, select};
 
-use crate::error::{EvalError, ModelError, Place, TaskError};
+use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::MetricSpec;
 use crate::model::{ChatMessage, Sampling};
@@ -124,9 +124,9 @@ impl Task {
 
 /// Which items are wanted, and how their prompts are made.
 pub(crate) struct ItemOptions<'a> {
-    /// The split; `None` for the one that the task names, which is `test` for the native form.
+    /// The split; `None` for the one that the task names, which is `test` for native tasks.
     pub(crate) split: Option<&'a str>,
-    /// The most items, from the beginning.
+    /// Maximum number of items, from the beginning.
     pub(crate) limit: Option<usize>,
     /// Examples in each prompt; `None` for as many as the task wants.
     pub(crate) num_fewshot: Option<usize>,
@@ -157,7 +157,7 @@ pub(crate) struct Items {
 #[derive(Debug)]
 pub(crate) struct Item {
     /// Where it stands.
-    pub(crate) place: Place,
+    pub(crate) place: FilePosition,
     /// Its fields as they are in the file.
     pub(crate) fields: Map<String, Value>,
     pub(crate) ask: Ask,

@@ -1,16 +1,13 @@
-//! Templates of tasks: Jinja, as a Python program renders it.
-//!
-//! Values print as Python prints them (`True`, `None`, `['a', 'b']`), methods of Python's text and lists work, a final
-//! line break is kept, and an undefined variable is an error that names it. Task files come from strangers, so that a
-//! template has limits on its length, steps, memory and time (see [`glue_lm::bounded`]).
+//! Templates of tasks: Jinja, as a Python program renders it, within the limits of [`glue_lm::jinja`]. A final line
+//! break is kept, and an undefined variable is an error that names it.
 
-use crate::python;
-use glue_lm::bounded::{self, Limits};
-use glue_lm::chat::{MAX_SOURCE, MAX_STEPS};
+use crate::python::regex;
+use glue_lm::bounded;
+use glue_lm::jinja::{self, MAX_SOURCE, MAX_STEPS, shortened};
 use glue_progress::ErrorChain;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use std::sync::Arc;
 
@@ -26,26 +23,16 @@ pub(crate) struct Template(String);
 
 impl Templates {
     pub(crate) fn new() -> Templates {
-        let mut environment = Environment::new();
+        let mut environment = jinja::environment();
         // Building fails for delimiters that clash only, and those are left as they are.
         if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
             environment.set_syntax(syntax);
         }
-        environment.set_fuel(Some(MAX_STEPS));
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(method);
-        environment.set_formatter(|out, state, value| match value.kind() {
-            ValueKind::String | ValueKind::Undefined | ValueKind::Invalid => {
-                minijinja::escape_formatter(out, state, value)
-            }
-            _ => out.write_str(&print(value)).map_err(Error::from),
-        });
-        environment.add_filter("string", |value: Value| print(&value));
         environment.add_filter("regex_replace", |text: String, pattern: String, by: String, count: Option<usize>| {
             let invalid = |message| Error::new(ErrorKind::InvalidOperation, format!("regex_replace: {message}"));
-            let regex = python::regex::compile(&pattern).map_err(invalid)?;
-            python::regex::substitute(&regex, &by, &text, count.unwrap_or(0)).map_err(invalid)
+            let pattern = regex::compile(&pattern).map_err(invalid)?;
+            regex::substitute(&pattern, &by, &text, count.unwrap_or(0)).map_err(invalid)
         });
         Templates { environment: Arc::new(environment) }
     }
@@ -58,12 +45,9 @@ impl Templates {
         if source.len() > MAX_SOURCE {
             return Err(format!("the template has {} bytes; the limit is {MAX_SOURCE}", source.len()));
         }
-        let (mut environment, owned) = (Environment::clone(&self.environment), source.to_string());
-        let compiled = bounded::run(Limits::COMPILATION, move || {
-            environment.add_template_owned(owned.clone(), owned).map_err(|error| message(&error))?;
-            Ok::<_, String>(environment)
-        });
-        self.environment = Arc::new(compiled.map_err(|why| format!("the template was stopped: {}", why.chain()))??);
+        let compiled = jinja::compile(Environment::clone(&self.environment), source, source);
+        let compiled = compiled.map_err(|why| format!("the template was stopped: {}", why.chain()))?;
+        self.environment = Arc::new(compiled.map_err(|error| message(&error))?);
         Ok(Template(source.to_string()))
     }
 
@@ -74,7 +58,7 @@ impl Templates {
     pub(crate) fn render(&self, template: &Template, fields: &Map<String, Json>) -> Result<String, String> {
         // `{{field}}` alone, the most common template by far, needs no engine.
         if let Some(value) = plain_field(&template.0).and_then(|field| fields.get(field)) {
-            return Ok(python::repr::str(value));
+            return Ok(jinja::str(value));
         }
         let context = Value::from(Serde(fields));
         let (environment, template) = (Arc::clone(&self.environment), template.clone());
@@ -114,50 +98,6 @@ fn render(environment: &Environment<'static>, name: &str, context: Value) -> Res
     })
 }
 
-/// Methods of Python's values; some that `pycompat` lacks are added.
-fn method(state: &mut State<'_, '_>, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
-    if matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-        match (method, arguments) {
-            ("index", [wanted]) => {
-                return value.try_iter()?.position(|item| item == *wanted).map(Value::from).ok_or_else(|| {
-                    Error::new(ErrorKind::InvalidOperation, format!("{} is not in the list", print(wanted)))
-                });
-            }
-            ("count", [wanted]) => {
-                return Ok(Value::from(value.try_iter()?.filter(|item| item == wanted).count()));
-            }
-            _ => {}
-        }
-    }
-    if let Some(text) = value.as_str() {
-        let text_of = |argument: &Value| argument.as_str().map(str::to_string);
-        match (method, arguments) {
-            ("rsplit", [separator, most @ ..]) if most.len() <= 1 => {
-                if let (Some(separator), Some(most)) =
-                    (text_of(separator).filter(|text| !text.is_empty()), most.first().map_or(Some(-1), Value::as_i64))
-                {
-                    let most = usize::try_from(most).map_or(usize::MAX, |most| most.saturating_add(1));
-                    let mut pieces: Vec<&str> = text.rsplitn(most, &separator).collect();
-                    pieces.reverse();
-                    return Ok(pieces.into_iter().map(Value::from).collect());
-                }
-            }
-            ("removeprefix", [prefix]) => {
-                if let Some(prefix) = text_of(prefix) {
-                    return Ok(Value::from(text.strip_prefix(&prefix).unwrap_or(text)));
-                }
-            }
-            ("removesuffix", [suffix]) => {
-                if let Some(suffix) = text_of(suffix) {
-                    return Ok(Value::from(text.strip_suffix(&suffix).unwrap_or(text)));
-                }
-            }
-            _ => {}
-        }
-    }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
-}
-
 /// The name in a template that is `{{name}}` and nothing else.
 fn plain_field(source: &str) -> Option<&str> {
     let name = source.strip_prefix("{{")?.strip_suffix("}}")?.trim();
@@ -169,28 +109,14 @@ fn plain_field(source: &str) -> Option<&str> {
 }
 
 fn message(error: &Error) -> String {
-    /// Messages quote values, which can be of any length.
-    const SHOWN: usize = 1000;
     if error.kind() == ErrorKind::OutOfFuel {
         return format!("the template did not end within {MAX_STEPS} steps");
     }
-    let mut text = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
-    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
-        text.truncate(end);
-        text.push('…');
-    }
+    let mut text = error.detail().map_or_else(|| error.kind().to_string(), shortened);
     if let Some(line) = error.line() {
         text.push_str(&format!(" (line {line} of the template)"));
     }
     text
-}
-
-/// `str(value)`.
-fn print(value: &Value) -> String {
-    if let Some(text) = value.as_str() {
-        return text.to_string();
-    }
-    serde_json::to_value(value).map_or_else(|_| value.to_string(), |json| python::repr::str(&json))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! A configuration checked into what the runtime computes.
 //!
-//! The families differ in data, not in code: where norms stand, which projections have biases, the scale of attention, the
-//! window of each layer. Keys that are absent take the defaults of the configuration classes of transformers. Of keys that
-//! this runtime does not know, those in [`REFUSED`] change the computation in some other family and are refused unless they
-//! hold the value that switches them off; any other is taken to be about training, generation or bookkeeping.
+//! The families differ in data, not in code: where norms stand, which projections have biases, the scale of attention,
+//! the window of each layer. Keys that are absent take the defaults of the configuration classes of transformers. Of
+//! keys that this runtime does not know, those in [`REFUSED`] change the computation in some other family and are
+//! refused unless they hold the value that switches them off; any other is taken to be about training, generation or
+//! bookkeeping.
 
 mod family;
 mod keys;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 /// The function inside the gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activation {
     /// x · sigmoid(x): `silu`, `swish`.
     Silu,
@@ -33,7 +35,8 @@ pub enum Activation {
 
 /// Where the norms of a layer stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormPlaces {
+#[non_exhaustive]
+pub enum NormPlacement {
     /// Before attention and before the MLP.
     Before,
     /// After each of the two, before the sum with the residual stream (OLMo 2).
@@ -44,6 +47,7 @@ pub enum NormPlaces {
 
 /// Norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QkNorm {
     /// None.
     None,
@@ -55,7 +59,8 @@ pub enum QkNorm {
 
 /// How the projections of a layer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Storage {
+#[non_exhaustive]
+pub enum ProjectionLayout {
     /// A tensor each.
     Separate,
     /// Queries, keys and values in one tensor, gate and up in another (Phi 3).
@@ -64,6 +69,7 @@ pub enum Storage {
 
 /// A mixture of experts in place of the MLP (Mixtral, Qwen2-MoE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Experts {
     /// Experts in a layer, at least 1.
     pub count: usize,
@@ -79,6 +85,7 @@ pub struct Experts {
 
 /// What differs between the layers of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LayerKind {
     /// Positions a query sees, its own included; all before it when absent. At least 1.
     pub window: Option<usize>,
@@ -113,7 +120,7 @@ pub struct Architecture {
     /// Added to the stored weights of norms: 1 for Gemma, else 0.
     pub norm_offset: f32,
     /// Where norms stand.
-    pub norms: NormPlaces,
+    pub norms: NormPlacement,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
     /// The function inside the MLP.
@@ -126,8 +133,8 @@ pub struct Architecture {
     pub final_softcap: Option<f32>,
     /// Factor on embeddings.
     pub embedding_scale: f32,
-    /// Whether the head is the embedding: as the configuration says; `None` when it is silent and the family's default is a
-    /// head of its own, which a checkpoint without one overrides.
+    /// Whether the head is the embedding: as the configuration says; `None` when it is silent and the family's default
+    /// is a head of its own, which a checkpoint without one overrides.
     pub tied: Option<bool>,
     /// Whether queries, keys and values have biases.
     pub qkv_bias: bool,
@@ -136,7 +143,7 @@ pub struct Architecture {
     /// Whether the MLP has biases.
     pub mlp_bias: bool,
     /// How projections are stored.
-    pub storage: Storage,
+    pub storage: ProjectionLayout,
     /// Experts in place of the MLP, in the layers that say so.
     pub experts: Option<Experts>,
     /// One entry per layer.

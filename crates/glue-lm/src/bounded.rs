@@ -5,8 +5,8 @@
 //! returns an [`Exceeded`] like any other error: the thread stops for good at its next allocation, keeps what it holds,
 //! and ends with the process. So a job owns everything it works on.
 //!
-//! Memory is counted by the allocator of the process, which calls [`charge`] and [`refund`]; `glue_cli::Allocator` does.
-//! With another allocator the limits on time and stack hold, and the one on memory does not.
+//! Memory is counted by the allocator of the process, which calls [`charge`] and [`refund`]; `glue_cli::Allocator`
+//! does. With another allocator the limits on time and stack hold, and the one on memory does not.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::any::Any;
@@ -18,8 +18,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What each allocation counts as at least, in bytes. Values nested in each other are dropped and compared by recursion,
-/// so that their number has to be limited along with their size: see [`STACK_BYTES`].
+/// What each allocation counts as at least, in bytes. Values nested in each other are dropped and compared by
+/// recursion, so that their number has to be limited along with their size: see [`STACK_BYTES`].
 const SMALLEST_CHARGE: usize = 256;
 
 /// Stack of a thread that does jobs: 4 bytes for each byte of [`Limits::TEMPLATE`], and thus 1 KiB for each allocation
@@ -136,7 +136,8 @@ pub fn run<T: Send + 'static>(limits: Limits, job: impl FnOnce() -> T + Send + '
     }
 }
 
-/// [`run`] within [`Limits::TEMPLATE`], for a job that makes a text of at most [`MAX_TEXT`] bytes and keeps nothing else.
+/// [`run`] within [`Limits::TEMPLATE`], for a job that makes a text of at most [`MAX_TEXT`] bytes and keeps nothing
+/// else.
 ///
 /// # Errors
 /// [`Exceeded`]

@@ -1,31 +1,26 @@
 //! Chat templates: from messages to the text of a prompt.
 //!
-//! A template is a Jinja program that comes with a model, so that it is treated as untrusted: it sees nothing but what it
-//! is given, and has limits on its length, steps, memory and time (see [`crate::bounded`]). It is rendered as transformers renders it (`apply_chat_template` with
-//! `tokenize=False`): block tags take their line with them, values print as Python prints them, `tojson` is
-//! `json.dumps(ensure_ascii=False)`, and there are `raise_exception`, `strftime_now`, `break` and `continue`, and
-//! `{% generation %}` blocks, which mark what the model says and print as they are.
+//! A template is a Jinja program that comes with a model. It is treated as untrusted, with the limits of
+//! [`crate::jinja`], and rendered as transformers renders it (`apply_chat_template` with `tokenize=False`): block tags
+//! take their line with them, values print as Python prints them, `tojson` is `json.dumps(ensure_ascii=False)`. There
+//! are `raise_exception`, `strftime_now`, `break` and `continue`, and `{% generation %}` blocks, which mark what the
+//! model says and print as they are.
 
 mod clock;
-mod python;
+mod json;
 
 pub use clock::{ClockError, DateTime};
 
-use crate::bounded::{self, Exceeded, Limits};
+use crate::bounded::{self, Exceeded};
+use crate::jinja::{self, MAX_SOURCE, MAX_STEPS, shortened};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, ErrorKind};
+use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const NAME: &str = "chat_template";
-
-/// Steps of the template engine in one rendering. A template takes some tens per message.
-pub const MAX_STEPS: u64 = 20_000_000;
-
-/// Length of the source of a template, in bytes. The longest ones in use have about 30 kB.
-pub const MAX_SOURCE: usize = 256 << 10;
 
 /// Why messages did not become a prompt.
 #[derive(Debug, thiserror::Error)]
@@ -138,8 +133,8 @@ impl ChatTemplate {
         if source.len() > MAX_SOURCE {
             return Err(ChatError::TooLong { found: source.len() });
         }
-        let source = without_generation_blocks(source);
-        let environment = bounded::run(Limits::COMPILATION, move || environment(source))??;
+        let environment = jinja::compile(environment()?, NAME, without_generation_blocks(source))?;
+        let environment = environment.map_err(|error| template_error(&error))?;
         Ok(ChatTemplate { environment: Arc::new(environment), special_tokens: special_tokens.clone() })
     }
 
@@ -176,22 +171,18 @@ impl ChatTemplate {
     }
 }
 
-/// An environment with `source` for its template.
-fn environment(source: String) -> Result<Environment<'static>, ChatError> {
-    let template_error =
-        |error: minijinja::Error| ChatError::Template { line: error.line().unwrap_or(1), message: describe(&error) };
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
-    environment.set_syntax(syntax);
-    environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_fuel(Some(MAX_STEPS));
-    environment.set_unknown_method_callback(python::method);
-    environment.set_formatter(python::print);
-    environment.add_filter("tojson", python::tojson);
-    environment.add_filter("string", python::string);
+/// An environment as transformers has it for chat templates.
+fn environment() -> Result<Environment<'static>, ChatError> {
+    let mut environment = jinja::environment();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|error| template_error(&error))?);
+    environment.add_filter("tojson", json::tojson);
     environment.add_function("raise_exception", raise_exception);
-    environment.add_template_owned(NAME, source).map_err(template_error)?;
     Ok(environment)
+}
+
+fn template_error(error: &minijinja::Error) -> ChatError {
+    ChatError::Template { line: error.line().unwrap_or(1), message: describe(error) }
 }
 
 fn without_nulls(fields: &Map<String, Value>) -> Map<String, Value> {
@@ -228,15 +219,6 @@ fn describe(error: &minijinja::Error) -> String {
     match error.detail() {
         Some(detail) => format!("{}: {}", error.kind(), shortened(detail)),
         None => error.kind().to_string(),
-    }
-}
-
-/// A message that quotes values, which can be of any length.
-fn shortened(message: &str) -> String {
-    const SHOWN: usize = 1000;
-    match message.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &message[..end]),
-        None => message.to_string(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Continuations of prompts, many at a time.
 //!
-//! The prompts of a group stand in one [`Tree`], so that what they share from the beginning is computed once, and samples
-//! of one prompt share all of it. Each sequence is a branch that grows by a token per pass and leaves the batch when it
-//! ends. Which sequences form a group follows from the prompts alone, so that the number of threads changes nothing.
+//! The prompts of a group stand in one [`Tree`], so that what they share from the beginning is computed once, and
+//! samples of one prompt share all of it. Each sequence is a branch that grows by a token per pass and leaves the batch
+//! when it ends. Which sequences form a group follows from the prompts alone, so that the number of threads changes
+//! nothing.
 
 mod prefixes;
 mod sequence;
@@ -51,17 +52,17 @@ impl Prompt {
         Prompt { input: Input::Tokens(ids.into()), stream: None, expert: None }
     }
 
-    /// The prompt with another number for its random numbers than its index among the prompts, so that they stay when it is
-    /// generated from in other company.
+    /// The prompt with another number for its random numbers than its index among the prompts, so that they stay when
+    /// it is generated from in other company.
     pub fn with_stream(self, stream: u64) -> Prompt {
         Prompt { stream: Some(stream), ..self }
     }
 }
 
-/// What to generate.
+/// What to generate. Options that will be added have a default: end a literal with `..GenerateOptions::default()`.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// The most tokens that are generated per sequence, at least 1. Default: 128.
+    /// Maximum number of new tokens per sequence, at least 1. Default: 128.
     pub max_new_tokens: usize,
     /// How tokens are chosen. Default: greedy.
     pub sampling: Sampling,
@@ -69,14 +70,14 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Sequences per prompt, at least 1. Default: 1.
     pub samples: usize,
-    /// Whether a prompt that is too long loses its first tokens, which [`Generated::truncated`] reports; otherwise it is
-    /// refused. Default: no.
+    /// Whether a prompt that is too long loses its first tokens, which [`Generated::truncated`] reports; otherwise it
+    /// is refused. Default: no.
     pub truncate_left: bool,
     /// Whether special tokens are left out of the text. Default: yes.
     pub skip_special: bool,
-    /// The most tokens of prompts in one pass of the model, at least 1; a bound on memory. Default: 2048.
+    /// Maximum number of prompt tokens in one prefill pass, at least 1; a bound on memory. Default: 2048.
     pub rows_per_pass: usize,
-    /// The most sequences that are generated together, at least 1; a bound on memory. Small models take fewer, and
+    /// Maximum number of sequences in a batch, at least 1; a bound on memory. Small models take fewer, and
     /// several such groups at a time. Default: 256.
     pub max_sequences: usize,
     /// Looked at before each pass.
@@ -107,7 +108,7 @@ pub enum Finish {
     Stop(usize),
     /// The model gave an end token.
     Eos,
-    /// The most tokens were generated.
+    /// The maximum number of new tokens was reached.
     Length,
     /// The callback asked to stop.
     Cancelled,
@@ -139,7 +140,8 @@ struct Request {
     stream: u64,
 }
 
-/// Below this many weights in the layers a pass is too short to keep several threads busy, so that groups run in parallel.
+/// Below this many weights in the layers a pass is too short to keep several threads busy, so that groups run in
+/// parallel.
 const SMALL_MODEL: usize = 4 << 20;
 /// Sequences per group of a small model.
 const SMALL_GROUP: usize = 64;
@@ -173,8 +175,8 @@ impl TextModel {
         Ok(generated)
     }
 
-    /// Continues one prompt and gives each piece of the text to `on_text` as soon as it is certain; all pieces together are
-    /// the text. `options.samples` does not count.
+    /// Continues one prompt and gives each piece of the text to `on_text` as soon as it is certain; all pieces together
+    /// are the text. `options.samples` does not count.
     ///
     /// # Errors
     /// [`TextError`]
@@ -200,7 +202,7 @@ impl TextModel {
         generated.into_iter().next().ok_or(TextError::EmptyPrompt { prompt: 0 })
     }
 
-    /// What is generated together: up to `size` sequences whose prompts begin alike, where possible.
+    /// What is generated together: up to `size` sequences, where possible with a common prefix.
     fn groups(&self, requests: &[Request], samples: usize, size: usize) -> Vec<Vec<Member>> {
         let members = |prompt| (0..samples).map(move |sample| Member { prompt, sample });
         let (mut plain, special): (Vec<usize>, Vec<usize>) =
@@ -213,8 +215,8 @@ impl TextModel {
         plain.chunks(size).map(<[_]>::to_vec).chain(special).collect()
     }
 
-    /// Whether tokens of a text of this length are rotated as those of short texts. Otherwise, with rotary embeddings that
-    /// depend on the length, it must run in one pass and can share nothing with shorter ones.
+    /// Whether tokens of a text of this length are rotated as those of short texts. Otherwise, with rotary embeddings
+    /// that depend on the length, it must run in one pass and can share nothing with shorter ones.
     fn rotates_as_short(&self, length: usize) -> bool {
         self.model.same_rotation(1, length)
     }
@@ -396,7 +398,7 @@ impl<'a> Group<'a> {
             let own = ends.len() == 1 && !has_children;
             active.extend(ends.clone().map(|sequence| Active { sequence, branch: end, own, prompt: None }));
             if !ends.is_empty() {
-                pass.wanted.push((end, last));
+                pass.logit_rows.push((end, last));
                 pass.ends.push(ends);
             }
         }
@@ -408,7 +410,7 @@ impl<'a> Group<'a> {
         if pass.rows == 0 {
             return Ok(());
         }
-        let logits = if pass.wanted.is_empty() { Rows::None } else { Rows::Some(&pass.wanted) };
+        let logits = if pass.logit_rows.is_empty() { Rows::None } else { Rows::Some(&pass.logit_rows) };
         cancel::check(&self.options.cancel)?;
         let output = self.text_model.model.forward(&mut self.tree, &Want { logits, hidden: &[] })?;
         let rows = pass.ends.iter().enumerate().flat_map(|(row, ends)| ends.clone().map(move |end| (end, row)));
@@ -471,7 +473,7 @@ impl<'a> Group<'a> {
 struct Pass {
     rows: usize,
     /// Where prompts end, by branch and the index among its tokens in this pass.
-    wanted: Vec<(Branch, usize)>,
+    logit_rows: Vec<(Branch, usize)>,
     /// The sequences that begin at each of these.
     ends: Vec<Range<usize>>,
 }

@@ -1,8 +1,10 @@
-//! Gradients of the log-likelihoods of sequences with respect to every stored weight of a dense model, sequence by sequence.
+//! Gradients of the log-likelihoods of sequences with respect to every stored weight of a dense model, sequence by
+//! sequence.
 //!
-//! A batch of sequences is one pass forward and one back. Sequences share no row of it, so that the rows of one make up its gradient:
-//! that of a matrix is Σ δᵀ·x over them, with inputs x and the gradients δ of what the matrix makes of them. [`Gradients`] keeps these
-//! factors and gives any rows of any gradient when asked. That of a tensor that is used twice, as embedding and as head, is the sum.
+//! A batch of sequences is one forward pass and one backward pass. Sequences share no row of it, so that the rows of
+//! one make up its gradient: that of a matrix is Σ δᵀ·x over them, with inputs x and the gradients δ of what the matrix
+//! makes of them. [`Gradients`] keeps these factors and gives any rows of any gradient when asked. That of a tensor
+//! that is used twice, as embedding and as head, is the sum.
 
 mod tape;
 
@@ -43,8 +45,9 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Adds to `out` the gradient of sequence `sequence` with respect to the rows `rows` of the stored tensor `name`. A vector has rows
-    /// of one element. False when nothing was added, because the gradient is zero there or there is no such tensor.
+    /// Adds to `out` the gradient of sequence `sequence` with respect to the rows `rows` of the stored tensor `name`. A
+    /// vector has rows of one element. False when nothing was added, because the gradient is zero there or there is no
+    /// such tensor.
     ///
     /// # Panics
     /// When there are fewer sequences, or `out` does not hold as many elements as these rows have.
@@ -104,29 +107,30 @@ impl Gradients {
 }
 
 impl Model {
-    /// The log-likelihood of each sequence, Σ log p(token | all before it) over the tokens that are scored, and its gradient with
-    /// respect to every tensor of [`Model::parameters`]. `observer` is shown what it is by [`Model::observe`].
+    /// The log-likelihood of each sequence, Σ log p(token | all before it) over the tokens that are scored, and its
+    /// gradient with respect to every tensor of [`Model::parameters`]. `observer` is shown what it is by
+    /// [`Model::observe`].
     ///
     /// Memory: all activations of the pass and about as much again.
     ///
     /// # Errors
-    /// [`LmError::NotDense`] for a mixture; [`LmError::Request`] for a sequence without scored tokens or with such outside of it,
-    /// [`LmError::TooLong`], [`LmError::Token`]: before anything is computed.
+    /// [`LmError::NotDense`] for a mixture; [`LmError::Request`] for a sequence without scored tokens or with such
+    /// outside of it, [`LmError::TooLong`], [`LmError::Token`]: before anything is computed.
     pub fn gradients(&self, sequences: &[ScoredTokens<'_>], observer: &mut dyn Observer) -> Result<Gradients, LmError> {
         self.refuse_mixture("gradients of weights")?;
         let mut tree = Tree::new();
         let (mut rows, mut predicting) = (Vec::new(), Vec::new());
-        let (mut wanted, mut targets): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        let (mut logit_rows, mut targets): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         let mut n_rows = 0;
         for (index, sequence) in sequences.iter().enumerate() {
             let read = self.check_sequence(index, sequence)?;
             tree.push(None, read);
             rows.push(n_rows..n_rows + read.len());
-            let first = wanted.len();
+            let first = logit_rows.len();
             // The row before a token predicts it.
-            wanted.extend(sequence.scored.clone().map(|token| (n_rows + token - 1) as u32));
+            logit_rows.extend(sequence.scored.clone().map(|token| (n_rows + token - 1) as u32));
             targets.extend(&sequence.tokens[sequence.scored.clone()]);
-            predicting.push(first..wanted.len());
+            predicting.push(first..logit_rows.len());
             n_rows += read.len();
         }
         let head = self.head_name().to_owned();
@@ -136,14 +140,14 @@ impl Model {
         }
 
         let tape = Tape::default();
-        let states = self.run_noted(&mut tree, &tape, observer)?;
-        let states = states.index_select(&Tensor::from_slice(&wanted, wanted.len(), &Device::Cpu)?, 0)?;
-        let logits = self.logits_noted(&states, Some(&tape))?;
+        let states = self.run_recorded(&mut tree, &tape, observer)?;
+        let states = states.index_select(&Tensor::from_slice(&logit_rows, logit_rows.len(), &Device::Cpu)?, 0)?;
+        let logits = self.logits_recorded(&states, Some(&tape))?;
         let (logprobs, deltas) = log_likelihood(&logits, &targets)?;
         let sum = |rows: &Range<usize>| logprobs[rows.clone()].iter().sum();
         let log_likelihoods: Vec<f64> = predicting.iter().map(sum).collect();
 
-        let grads = logits.apply_op1(Toward(deltas))?.backward()?;
+        let grads = logits.apply_op1(GivenGradient(deltas))?.backward()?;
         let leaf = tape.leaf().and_then(|leaf| grads.get(leaf.as_tensor()).cloned());
         if let Some(grad) = leaf {
             let scale = self.architecture().embedding_scale;
@@ -181,7 +185,8 @@ impl Model {
     }
 }
 
-/// The log-probability of the target of each row of logits, and the gradient of their sum: 1 at the target minus the softmax.
+/// The log-probability of the target of each row of logits, and the gradient of their sum: 1 at the target minus the
+/// softmax.
 fn log_likelihood(logits: &Tensor, targets: &[u32]) -> CandleResult<(Vec<f64>, Tensor)> {
     let values = floats(logits)?;
     let width = values.len() / targets.len().max(1);
@@ -198,10 +203,10 @@ fn log_likelihood(logits: &Tensor, targets: &[u32]) -> CandleResult<(Vec<f64>, T
     Ok((logprobs, Tensor::from_vec(deltas, logits.shape(), &Device::Cpu)?))
 }
 
-/// A number that has this gradient with respect to its argument; what the number is nobody asks.
-struct Toward(Tensor);
+/// A number that has this gradient with respect to its argument; its value is not used.
+struct GivenGradient(Tensor);
 
-impl CustomOp1 for Toward {
+impl CustomOp1 for GivenGradient {
     fn name(&self) -> &'static str {
         "log-likelihood"
     }

@@ -1,8 +1,11 @@
-//! Decoder language models of the Llama family on a CPU: packed batches, KV cache, hidden states, scores, generation.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
-//! The way in is [`Model::open`] for a model directory and [`Model::new`] for tensors already in memory. A batch is a
-//! [`Tree`] of tokens: sequences that begin alike share the rows of what they share, nothing is padded, and the tree is
-//! also the cache that later passes continue from. [`Model::score`] packs continuations to be scored into such trees.
+//! A model with its tokenizer is a [`TextModel`]; [`AnyTextModel`] is that or a mixture of whole models. Below it
+//! stands [`Model`], which knows tokens only: [`Model::open`] for a model directory, [`Model::new`] for tensors in
+//! memory. A batch is a [`Tree`] of tokens: sequences with a common prefix share its rows, nothing is padded, and the
+//! tree is also the KV cache that later passes continue from. [`Model::score`] packs continuations to be scored into
+//! such trees.
 //!
 //! | module | holds |
 //! |---|---|
@@ -19,10 +22,11 @@
 //! | [`tokenizer`], [`chat`] | text to ids and back, incrementally too; messages to prompts |
 //! | [`sampling`], [`stop`] | the next token from scores; stop strings in text that comes in pieces |
 //! | [`bounded`] | jobs that a stranger's file decides about, with limits on memory, time and stack |
+//! | [`jinja`] | templates as a Python program renders them, within such limits |
 //! | [`text`], [`generate`] | a model with its tokenizer; continuations of many prompts |
 //!
-//! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by block
-//! where they are used. One implementation of the decoder layer runs every family: what differs is data in
+//! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by
+//! block where they are used. One implementation of the decoder layer runs every family: what differs is data in
 //! [`Architecture`].
 //!
 //! **Invariant:** the number of threads changes no result.
@@ -31,6 +35,7 @@
 #![deny(missing_docs)]
 
 pub mod architecture;
+mod batches;
 pub mod bounded;
 mod cancel;
 pub mod chat;
@@ -38,6 +43,7 @@ mod decode_stream;
 pub mod error;
 pub mod generate;
 pub mod gradients;
+pub mod jinja;
 pub mod model;
 mod norm;
 mod ops;
@@ -59,10 +65,12 @@ pub mod weights;
 pub use candle_core::Tensor;
 
 pub use architecture::Architecture;
+pub use batches::batches;
 pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Message};
 pub use decode_stream::DecodeStream;
 pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, Prompt};
+pub use glue_mixture::Gate;
 pub use gradients::{Gradients, ScoredTokens};
 pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, Rows, Want};
 pub use padded::{PaddedBatch, PaddedOutput};
@@ -73,7 +81,7 @@ pub use score::{Score, ScoreOptions, ScoreRequest};
 pub use stop::{Passed, StopFilter};
 pub use text::{TextError, TextModel};
 pub use tokenizer::{Tokenizer, TokenizerError};
-pub use train::{GateInfo, GateWeights};
+pub use train::GateInfo;
 pub use tree::{Branch, Tree};
 pub use weight::{Weight, WeightError};
 pub use weights::Weights;

@@ -1,7 +1,7 @@
 //! The forward pass of a decoder: embedding, layers, final norm, head.
 //!
-//! One pass runs all pending tokens of a [`Tree`], packed into rows. The last layer runs only for rows that are wanted, apart from
-//! its keys and values.
+//! One pass runs all pending tokens of a [`Tree`], packed into rows. The last layer runs only for rows that are wanted,
+//! apart from its keys and values.
 
 mod attention_block;
 mod feed_forward;
@@ -19,14 +19,13 @@ use crate::gradients::Tape;
 use crate::norm::RmsNorm;
 use crate::rope::RopeTables;
 use crate::routing_log::RoutingLog;
-use crate::train::GateWeights;
 use crate::tree::{Branch, Pass, Tree};
 use crate::weight::Weight;
 use crate::weights::Weights;
 use attention_block::Projection;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use gate::Router;
-use glue_mixture::MixtureSpec;
+use glue_mixture::{Gate, MixtureSpec};
 use glue_tensor::{Config, FileChanged, ModelDir};
 use layer::Layer;
 pub(crate) use observer::Unobserved;
@@ -36,7 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use gate::GateOutput;
-pub(crate) use gate::{Gate, largest, load_gate};
+pub(crate) use gate::{StoredGate, largest, load_gate, stored_scores, widened};
 pub use inventory::{LinearInput, Parameter};
 pub use observer::Observer;
 
@@ -46,11 +45,11 @@ pub struct Model {
     architecture: Architecture,
     embedding: Weight,
     embedding_name: Arc<str>,
-    /// The layers before those of `tail`.
-    layers: Vec<Stage>,
+    /// The layers below those of `upper`.
+    layers: Vec<DecoderLayer>,
     /// Experts that are all the layers from one on.
-    tail: Option<Tail>,
-    /// What is mixed, in the project's own form.
+    upper: Option<UpperExperts>,
+    /// What is mixed, in the native format.
     mixture: Option<MixtureSpec>,
     routing_log: Option<Arc<RoutingLog>>,
     norm: RmsNorm,
@@ -65,14 +64,14 @@ pub struct Model {
 
 /// A layer, or several of which each token or each sample uses a few.
 #[derive(Debug)]
-enum Stage {
-    One(Box<Layer>),
+enum DecoderLayer {
+    Plain(Box<Layer>),
     Mixed { router: Box<Router>, experts: Vec<Layer> },
 }
 
 /// Experts of several layers with one gate before all of them.
 #[derive(Debug)]
-struct Tail {
+struct UpperExperts {
     router: Router,
     /// For each expert, its layers.
     experts: Vec<Vec<Layer>>,
@@ -96,8 +95,8 @@ pub enum Rows<'a> {
 pub struct Want<'a> {
     /// Rows whose logits are wanted.
     pub logits: Rows<'a>,
-    /// Hidden states of all rows: 0 is the embedding (scaled where the family scales it), i the residual stream after layer i
-    /// counted from 1, and the number of layers plus 1 is the state after the final norm.
+    /// Hidden states of all rows: 0 is the embedding (scaled where the family scales it), i the residual stream after
+    /// layer i counted from 1, and the number of layers plus 1 is the state after the final norm.
     pub hidden: &'a [usize],
 }
 
@@ -118,7 +117,7 @@ pub struct Output {
     pub logits: Tensor,
     /// [pending rows, hidden size] for each index wanted, in the order in which they were named.
     pub hidden: Vec<Tensor>,
-    /// What the gates of a mixture said in this pass, in the order of layers.
+    /// The router logits of a mixture's gates in this pass, in the order of layers.
     pub routing: Vec<GateOutput>,
 }
 
@@ -133,8 +132,8 @@ impl Model {
         Ok(Model { dir: Some(dir), ..model })
     }
 
-    /// Checks that the files that the model was opened from are still the same, and that nobody has written to them since:
-    /// what it computed in between is then of one and the same model. A model in memory has none.
+    /// Checks that the files that the model was opened from are still the same, and that nobody has written to them
+    /// since: what it computed in between is then of one and the same model. A model in memory has none.
     ///
     /// # Errors
     /// [`FileChanged`] with the first file that is not.
@@ -145,8 +144,9 @@ impl Model {
     /// Puts a model together from its configuration and tensors, such as a merge that was never written.
     ///
     /// # Errors
-    /// Those of [`Architecture::from_config`]; [`LmError::MissingTensor`], [`LmError::Shape`], [`LmError::UnexpectedTensor`]
-    /// when configuration and tensors disagree. Nothing is computed before all of that is checked.
+    /// Those of [`Architecture::from_config`]; [`LmError::MissingTensor`], [`LmError::Shape`],
+    /// [`LmError::UnexpectedTensor`] when configuration and tensors disagree. Nothing is computed before all of that is
+    /// checked.
     pub fn new(config: &Config, weights: Weights) -> Result<Model, LmError> {
         let (architecture, mixture) = split(config)?;
         load::model(architecture, mixture, &weights)
@@ -158,13 +158,13 @@ impl Model {
         Model { routing_log: Some(log), ..self }
     }
 
-    /// What is mixed, of a mixture in the project's own form.
+    /// What is mixed, of a mixture in the native format.
     pub fn mixture(&self) -> Option<&MixtureSpec> {
         self.mixture.as_ref()
     }
 
-    /// Whether experts are chosen once for each root of a [`Tree`], by its prompt: the tokens pending in the root at its first
-    /// pass. Then the prompt stands in the root, whole, and what follows it in branches.
+    /// Whether experts are chosen once for each root of a [`Tree`], by its prompt: the tokens pending in the root at
+    /// its first pass. Then the prompt stands in the root, whole, and what follows it in branches.
     pub fn routes_samples(&self) -> bool {
         self.routers().any(|router| router.pool.is_some())
     }
@@ -173,11 +173,11 @@ impl Model {
     pub(crate) fn routers(&self) -> impl Iterator<Item = &Router> {
         self.layers
             .iter()
-            .filter_map(|stage| match stage {
-                Stage::One(layer) => layer.mlp.router(),
-                Stage::Mixed { router, .. } => Some(&**router),
+            .filter_map(|layer| match layer {
+                DecoderLayer::Plain(layer) => layer.mlp.router(),
+                DecoderLayer::Mixed { router, .. } => Some(&**router),
             })
-            .chain(self.tail.as_ref().map(|tail| &tail.router))
+            .chain(self.upper.as_ref().map(|upper| &upper.router))
     }
 
     /// What the model computes, apart from its weights.
@@ -205,25 +205,26 @@ impl Model {
         self.architecture.max_positions
     }
 
-    /// Whether sequences of these two lengths have the same rotary embeddings, so that a cache filled at one length gives at
-    /// the other what a pass over the whole sequence gives. False only where the embedding depends on the length (`dynamic`,
-    /// `longrope`) and the two lie on different sides of its limit, or, for `dynamic`, both beyond it.
+    /// Whether sequences of these two lengths have the same rotary embeddings, so that a cache filled at one length
+    /// gives at the other what a pass over the whole sequence gives. False only where the embedding depends on the
+    /// length (`dynamic`, `longrope`) and the two lie on different sides of its limit, or, for `dynamic`, both beyond
+    /// it.
     pub fn same_rotation(&self, length: usize, other: usize) -> bool {
-        self.regimes(length) == self.regimes(other)
+        self.length_classes(length) == self.length_classes(other)
     }
 
-    /// Equal for lengths at which all rotary embeddings are the same, and free of other numbers than 0 where none is scaled for
-    /// its length.
-    pub(crate) fn regimes(&self, length: usize) -> Vec<usize> {
+    /// For each rotary embedding that depends on the length, which of its scalings this length has: equal for lengths
+    /// at which all of them are the same, and 0 where none is scaled for its length.
+    pub(crate) fn length_classes(&self, length: usize) -> Vec<usize> {
         let ropes = self.ropes.iter().map(RopeTables::rope);
-        ropes.filter(|rope| rope.depends_on_length()).map(|rope| rope.regime(length)).collect()
+        ropes.filter(|rope| rope.depends_on_length()).map(|rope| rope.length_class(length)).collect()
     }
 
     /// Runs all pending tokens of `tree` and keeps their keys and values in it.
     ///
     /// # Errors
-    /// [`LmError::Token`], [`LmError::HiddenIndex`], [`LmError::NoSuchRow`], [`LmError::ForeignTree`]: before anything is
-    /// computed, and the tokens stay pending.
+    /// [`LmError::Token`], [`LmError::HiddenIndex`], [`LmError::NoSuchRow`], [`LmError::ForeignTree`]: before anything
+    /// is computed, and the tokens stay pending.
     pub fn forward(&self, tree: &mut Tree, want: &Want<'_>) -> Result<Output, LmError> {
         self.forward_with(tree, want, None, true)
     }
@@ -232,7 +233,7 @@ impl Model {
         &self,
         tree: &mut Tree,
         want: &Want<'_>,
-        gates: Option<&[GateWeights]>,
+        gates: Option<&[Gate<Tensor>]>,
         keep: bool,
     ) -> Result<Output, LmError> {
         let pass = tree.pass();
@@ -251,36 +252,37 @@ impl Model {
                 rows.iter().map(row).collect::<Result<_, _>>()?
             }
         };
-        let mut wanted = rows.clone();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let request = Request { wanted: &wanted, hidden: want.hidden, keep, gates, observing: false, tape: None };
+        let mut output_rows = rows.clone();
+        output_rows.sort_unstable();
+        output_rows.dedup();
+        let request =
+            Request { output_rows: &output_rows, hidden: want.hidden, keep, gates, observing: false, tape: None };
         let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
-        let states = if rows == wanted {
+        let states = if rows == output_rows {
             states
         } else {
             // Every row is among those wanted, so the search finds it.
-            let places: Vec<u32> = rows.iter().map(|row| wanted.partition_point(|w| w < row) as u32).collect();
+            let places: Vec<u32> = rows.iter().map(|row| output_rows.partition_point(|w| w < row) as u32).collect();
             select(&states, &places)?
         };
         Ok(Output { logits: self.logits(&states)?, hidden, routing })
     }
 
-    /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and values are kept
-    /// in `tree`, as by [`Model::forward`].
+    /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and
+    /// values are kept in `tree`, as by [`Model::forward`].
     ///
     /// # Errors
     /// [`LmError::Token`], [`LmError::ForeignTree`]: before anything is computed, and the tokens stay pending.
     pub fn observe(&self, tree: &mut Tree, observer: &mut dyn Observer) -> Result<(), LmError> {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
-        let request = Request { wanted: &all, hidden: &[], keep: true, gates: None, observing: true, tape: None };
+        let request = Request { output_rows: &all, hidden: &[], keep: true, gates: None, observing: true, tape: None };
         self.run_observed(tree, &pass, request, observer).map(drop)
     }
 
-    /// The states after the final norm of all pending tokens of `tree`, of which nothing is kept, differentiable; `tape` is told of
-    /// weights on the way back.
-    pub(crate) fn run_noted(
+    /// The states after the final norm of all pending tokens of `tree`, of which nothing is kept, differentiable. The
+    /// backward pass records the gradients of weights on `tape`.
+    pub(crate) fn run_recorded(
         &self,
         tree: &mut Tree,
         tape: &Tape,
@@ -289,33 +291,34 @@ impl Model {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
         let tape = Some(tape);
-        let request = Request { wanted: &all, hidden: &[], keep: false, gates: None, observing: true, tape };
+        let request = Request { output_rows: &all, hidden: &[], keep: false, gates: None, observing: true, tape };
         Ok(self.run_observed(tree, &pass, request, observer)?.states)
     }
 
-    /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `wanted`, which ascend,
-    /// and the hidden states asked for. Without `keep` nothing is kept in the tree, which is of no further use then.
+    /// Runs `pass`, the pending tokens of `tree`. Returns the states after the final norm of the rows `output_rows`,
+    /// which ascend, and the hidden states asked for. Without `keep` nothing is kept in the tree, which is of no
+    /// further use then.
     pub(crate) fn run(
         &self,
         tree: &mut Tree,
         pass: &Pass,
-        wanted: &[usize],
+        output_rows: &[usize],
         hidden: &[usize],
         keep: bool,
     ) -> Result<(Tensor, Vec<Tensor>), LmError> {
-        let request = Request { wanted, hidden, keep, gates: None, observing: false, tape: None };
+        let request = Request { output_rows, hidden, keep, gates: None, observing: false, tape: None };
         let reply = self.run_observed(tree, pass, request, &mut Unobserved)?;
         Ok((reply.states, reply.hidden))
     }
 
     /// Logits of states after the final norm.
     pub(crate) fn logits(&self, states: &Tensor) -> Result<Tensor, LmError> {
-        self.logits_noted(states, None)
+        self.logits_recorded(states, None)
     }
 
-    /// The same; on the way back `tape` is told of the head.
-    pub(crate) fn logits_noted(&self, states: &Tensor, tape: Option<&Tape>) -> Result<Tensor, LmError> {
-        let logits = self.head.forward_noted(states, tape)?;
+    /// The same; the backward pass records the gradient of the head on `tape`.
+    pub(crate) fn logits_recorded(&self, states: &Tensor, tape: Option<&Tape>) -> Result<Tensor, LmError> {
+        let logits = self.head.forward_recorded(states, tape)?;
         Ok(match self.architecture.final_softcap {
             Some(cap) => ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?,
             None => logits,
@@ -338,12 +341,12 @@ impl Model {
 
     /// Places in a tree for keys and values: the layers, those of each expert counted.
     fn slots(&self) -> usize {
-        let of_stage = |stage: &Stage| match stage {
-            Stage::One(_) => 1,
-            Stage::Mixed { experts, .. } => experts.len(),
+        let of_layer = |layer: &DecoderLayer| match layer {
+            DecoderLayer::Plain(_) => 1,
+            DecoderLayer::Mixed { experts, .. } => experts.len(),
         };
-        let of_tail = self.tail.iter().flat_map(|tail| &tail.experts).map(Vec::len);
-        self.layers.iter().map(of_stage).chain(of_tail).sum()
+        let of_upper = self.upper.iter().flat_map(|upper| &upper.experts).map(Vec::len);
+        self.layers.iter().map(of_layer).chain(of_upper).sum()
     }
 
     fn check(&self, tree: &Tree, pass: &Pass, hidden: &[usize]) -> Result<(), LmError> {

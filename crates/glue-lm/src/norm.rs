@@ -42,8 +42,8 @@ impl RmsNorm {
         self.weight.len()
     }
 
-    /// Normalises each run of as many elements as there are weights; the last extent of `x` is a multiple of that. On the way back
-    /// `tape` is told of it.
+    /// Normalises each run of as many elements as there are weights; the last extent of `x` is a multiple of that. The
+    /// backward pass records the gradient of the weights on `tape`.
     pub(crate) fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
         x.apply_op1(RmsNorm { tape: tape.cloned(), ..self.clone() })
     }

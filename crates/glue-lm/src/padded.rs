@@ -1,5 +1,5 @@
-//! Batches as other runtimes take them: rectangles of token numbers with padding, unpadded on the way in and put back in place
-//! on the way out.
+//! Batches as other runtimes take them: rectangles of token numbers with padding, unpadded on the way in and put back
+//! in place on the way out.
 
 use crate::error::LmError;
 use crate::model::{Model, Rows, Want};
@@ -40,8 +40,8 @@ impl PaddedBatch {
         Ok(PaddedBatch { ids, length, text: vec![0..length; count] })
     }
 
-    /// The same with an attention mask of the shape of the tokens: true at text, false at padding, which may stand on the left, on
-    /// the right, or on both sides.
+    /// The same with an attention mask of the shape of the tokens: true at text, false at padding, which may stand on
+    /// the left, on the right, or on both sides.
     ///
     /// # Errors
     /// [`LmError::Batch`] when the mask has another size, or when padding stands between text.
@@ -99,8 +99,8 @@ fn inside(is_text: impl ExactSizeIterator<Item = bool> + DoubleEndedIterator + C
 }
 
 impl Model {
-    /// Runs the sequences of a padded batch, each from position 0 of its text, and returns the logits of every token and the
-    /// hidden states of [`Want::hidden`](crate::Want).
+    /// Runs the sequences of a padded batch, each from position 0 of its text, and returns the logits of every token
+    /// and the hidden states of [`Want::hidden`](crate::Want).
     ///
     /// # Errors
     /// [`LmError::Token`], [`LmError::HiddenIndex`].

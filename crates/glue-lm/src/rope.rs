@@ -1,19 +1,20 @@
 //! Rotary position embeddings (Su et al., arXiv 2104.09864) and the ways they are scaled to longer texts.
 //!
-//! Dimensions i and i + d/2 of a head are a pair, turned at position p by the angle p·θᵢ. Unscaled, θᵢ = base^(-2i/d).
+//! Dimensions i and i + d/2 of a head are a pair, rotated at position p by the angle p·θᵢ. Unscaled, θᵢ = base^(-2i/d).
 //!
 //! | `rope_type` | frequencies | source |
 //! |---|---|---|
 //! | `default` | θᵢ | |
 //! | `linear` | θᵢ / factor | kaiokendev, 2023; arXiv 2306.15595 |
-//! | `dynamic` | base · (factor·n/m − factor + 1)^(d/(d−2)) for a sequence of n > m tokens | bloc97 and emozilla, 2023 |
+//! | `dynamic` | base · (factor·n/m − factor + 1)^(d/(d−2)) for sequences of n > m tokens | bloc97, emozilla, 2023 |
 //! | `llama3` | long waves / factor, short waves unchanged, smooth in between | Llama 3.1 |
 //! | `yarn` | between θᵢ/factor and θᵢ by a ramp over i; cos and sin × attention factor | arXiv 2309.00071 |
 //! | `longrope` | θᵢ / fᵢ, with one list of fᵢ up to the original length and another beyond | arXiv 2402.13753 |
 //!
-//! Where the frequencies depend on the length of a sequence (`dynamic`, `longrope`), the length that counts for a token is
-//! that of the longest branch of its tree that runs through it in the pass that computes it. Keys kept from earlier passes
-//! stay as they were turned then, as in transformers; [`crate::Model::same_rotation`] says whether a cache still fits.
+//! Where the frequencies depend on the length of a sequence (`dynamic`, `longrope`), the length that counts for a token
+//! is that of the longest branch of its tree that runs through it in the pass that computes it. Keys kept from earlier
+//! passes stay as they were rotated then, as in transformers; [`crate::Model::same_rotation`] says whether a cache
+//! still fits.
 
 use crate::error::LmError;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
@@ -52,7 +53,7 @@ pub enum Frequencies {
 /// The rotary embedding of some or all layers of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Leading dimensions of each head that are turned; even, at least 2 and at most the dimensions of a head.
+    /// Leading dimensions of each head that are rotated; even, at least 2 and at most the dimensions of a head.
     pub dims: usize,
     /// The frequencies.
     pub frequencies: Frequencies,
@@ -167,7 +168,7 @@ impl Rope {
     }
 
     /// A number that is the same for two lengths at which the frequencies are the same.
-    pub(crate) fn regime(&self, length: usize) -> usize {
+    pub(crate) fn length_class(&self, length: usize) -> usize {
         match self.frequencies {
             Frequencies::Fixed(_) => 0,
             Frequencies::Dynamic { original, .. } => {
@@ -324,7 +325,7 @@ impl Angles {
 #[derive(Debug)]
 pub(crate) struct RopeTables {
     rope: Rope,
-    /// Angles at the positions from 0 on, at lengths of regime 0 and 1; `dynamic` beyond its original length has none.
+    /// Angles at the positions from 0 on, at lengths of class 0 and 1; `dynamic` beyond its original length has none.
     tables: [RwLock<Arc<Angles>>; 2],
 }
 
@@ -337,12 +338,12 @@ impl RopeTables {
     /// The angles of rows at `positions`, each in a sequence as long as the entry of `lengths` beside it.
     pub(crate) fn angles(&self, positions: &[usize], lengths: &[usize]) -> Angles {
         let mut angles = Angles::with_capacity(positions.len(), self.rope.dims / 2);
-        let mut runs = positions.iter().zip(lengths).map(|(&p, &l)| (p, self.rope.regime(l), l)).peekable();
-        while let Some(&(_, regime, length)) = runs.peek() {
-            let run = std::iter::from_fn(|| runs.next_if(|row| row.1 == regime)).map(|row| row.0);
-            if regime < self.tables.len() {
+        let mut runs = positions.iter().zip(lengths).map(|(&p, &l)| (p, self.rope.length_class(l), l)).peekable();
+        while let Some(&(_, length_class, length)) = runs.peek() {
+            let run = std::iter::from_fn(|| runs.next_if(|row| row.1 == length_class)).map(|row| row.0);
+            if length_class < self.tables.len() {
                 let run: Vec<usize> = run.collect();
-                let table = self.table(regime, length, run.iter().max().map_or(0, |&last| last + 1));
+                let table = self.table(length_class, length, run.iter().max().map_or(0, |&last| last + 1));
                 run.into_iter().for_each(|position| angles.push_row(&table, position));
             } else {
                 let frequencies = self.rope.at_length(length);
@@ -352,8 +353,8 @@ impl RopeTables {
         angles
     }
 
-    fn table(&self, regime: usize, length: usize, rows: usize) -> Arc<Angles> {
-        let known = Arc::clone(&self.tables[regime].read());
+    fn table(&self, length_class: usize, length: usize, rows: usize) -> Arc<Angles> {
+        let known = Arc::clone(&self.tables[length_class].read());
         if known.rows() >= rows {
             return known;
         }
@@ -362,7 +363,7 @@ impl RopeTables {
         let frequencies = self.rope.at_length(length);
         (0..rows).for_each(|position| table.push_computed(position, &frequencies, self.rope.attention_factor));
         let table = Arc::new(table);
-        *self.tables[regime].write() = Arc::clone(&table);
+        *self.tables[length_class].write() = Arc::clone(&table);
         table
     }
 
@@ -379,7 +380,7 @@ pub(crate) fn rotate(x: &Tensor, angles: &Arc<Angles>, head_dim: usize) -> Resul
 struct Rotate {
     angles: Arc<Angles>,
     head_dim: usize,
-    /// Turned the other way.
+    /// Rotated the other way.
     back: bool,
 }
 

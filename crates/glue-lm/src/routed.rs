@@ -1,10 +1,11 @@
-//! Mixtures of whole models: a router model reads the text of a prompt, and one of several models, each with its own shape,
-//! vocabulary and tokenizer, answers it.
+//! Mixtures of whole models: a router model reads the text of a prompt, and one of several models, each with its own
+//! shape, vocabulary and tokenizer, answers it.
 
+use crate::batches::batches;
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
 use crate::generate::{GenerateOptions, Generated, Input, Prompt};
-use crate::model::{Gate, Rows, Want, floats, largest, load_gate};
+use crate::model::{Rows, StoredGate, Want, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;
 use crate::text::{TextError, TextModel};
@@ -24,7 +25,7 @@ use std::sync::Arc;
 pub struct RoutedTextModel {
     spec: WholeSpec,
     router: Arc<TextModel>,
-    gate: Gate,
+    gate: StoredGate,
     experts: Vec<Arc<TextModel>>,
     log: Option<Arc<RoutingLog>>,
     /// The file of the gate, where it was opened from.
@@ -84,8 +85,8 @@ impl RoutedTextModel {
     /// Puts a mixture together from its parts. `gate` holds the tensors whose names begin with `gate.`.
     ///
     /// # Errors
-    /// [`TextError::Mixture`] for parts that do not fit, [`TextError::Model`] for tensors of the gate that are missing, misshapen
-    /// or left over.
+    /// [`TextError::Mixture`] for parts that do not fit, [`TextError::Model`] for tensors of the gate that are missing,
+    /// misshapen or left over.
     pub fn new(
         spec: WholeSpec,
         router: impl Into<Arc<TextModel>>,
@@ -146,24 +147,17 @@ impl RoutedTextModel {
         RoutedTextModel { log: Some(log), ..self }
     }
 
-    /// Where each prompt goes: to the model with the highest score, the first of equals. A text that is too long for the router is
-    /// read from its end; one without tokens is read as BOS, or as the end-of-sequence token of a router without BOS.
+    /// Where each prompt goes: to the model with the highest score, the first of equals. A text that is too long for
+    /// the router is read from its end; one without tokens is read as BOS, or as the end-of-sequence token of a router
+    /// without BOS.
     ///
     /// # Errors
     /// [`TextError::NotText`], [`TextError::EmptyPrompt`], and those of tokenizer and model.
     pub fn route(&self, prompts: &[Prompt]) -> Result<Vec<Route>, TextError> {
         let Tokenized { texts, made_for } = self.tokens(prompts)?;
         let mut scores = Vec::with_capacity(texts.len());
-        let mut start = 0;
-        while start < texts.len() {
-            let mut end = start;
-            let mut rows = 0;
-            while end < texts.len() && (end == start || rows + texts[end].len() <= ROWS) {
-                rows += texts[end].len();
-                end += 1;
-            }
-            scores.extend(self.scores(&texts[start..end])?);
-            start = end;
+        for batch in batches(texts.iter().map(Vec::len), ROWS) {
+            scores.extend(self.scores(&texts[batch])?);
         }
         let mut scores = scores.into_iter();
         let route = |made_for: Option<usize>| match made_for {
@@ -202,7 +196,7 @@ impl RoutedTextModel {
     /// The scores of some texts, in one pass.
     fn scores(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, LmError> {
         let pooled = pooled_states(&self.router, texts, self.spec.router_layer, self.spec.pool)?;
-        let scores = elements(&self.gate.scores(&pooled)?)?;
+        let scores = elements(&stored_scores(&self.gate, &pooled)?)?;
         Ok(scores.chunks_exact(self.experts.len()).map(<[f32]>::to_vec).collect())
     }
 
@@ -248,11 +242,12 @@ impl RoutedTextModel {
         self.experts[expert].generate_stream(prompt, options, on_text)
     }
 
-    /// The prompt that `messages` become: the router reads them by its own chat template, or their contents line by line where
-    /// it has none, and the template of the model that they go to renders them.
+    /// The prompt that `messages` become: the router reads them by its own chat template, or their contents line by
+    /// line where it has none, and the template of the model that they go to renders them.
     ///
     /// # Errors
-    /// [`TextError::NoChatTemplate`], [`TextError::Chat`] of the model that they go to, and those of [`RoutedTextModel::route`].
+    /// [`TextError::NoChatTemplate`], [`TextError::Chat`] of the model that they go to, and those of
+    /// [`RoutedTextModel::route`].
     pub fn chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Prompt, TextError> {
         let read = match self.router.chat(messages, options) {
             Err(TextError::NoChatTemplate) => Prompt::text(plain(messages)),
@@ -290,19 +285,8 @@ fn pooled_states(model: &TextModel, texts: &[Vec<u32>], layer: usize, pool: Pool
         let states = floats(states)?;
         let mut at = 0;
         for text in texts {
-            let rows = &states[at * hidden..(at + text.len()) * hidden];
+            pooled.extend(pool.pooled(&states[at * hidden..(at + text.len()) * hidden], hidden));
             at += text.len();
-            match pool {
-                Pool::First => pooled.extend_from_slice(&rows[..hidden]),
-                Pool::Last => pooled.extend_from_slice(&rows[rows.len() - hidden..]),
-                Pool::Mean => {
-                    let mut sum = vec![0.0f64; hidden];
-                    for row in rows.chunks_exact(hidden) {
-                        sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
-                    }
-                    pooled.extend(sum.into_iter().map(|s| (s / text.len() as f64) as f32));
-                }
-            }
         }
     }
     Ok(Tensor::from_vec(pooled, (texts.len(), hidden), &Device::Cpu)?)

@@ -31,7 +31,8 @@ pub struct GateLoad {
     pub decisions: u64,
     /// For each expert, how many of them chose it.
     pub chosen: Vec<u64>,
-    /// For each expert, the sum over decisions of its probability by the softmax over all experts, to within 2^-32 each.
+    /// For each expert, the sum over decisions of its probability by the softmax over all experts, to within 2^-32
+    /// each.
     pub probability: Vec<f64>,
 }
 
@@ -80,13 +81,13 @@ impl RoutingLog {
         self.gates.iter().map(load).collect()
     }
 
-    /// Counts what the gates of a pass said.
-    pub(crate) fn record(&self, said: &[GateOutput]) -> candle_core::Result<()> {
-        for said in said {
-            let scores = crate::ops::elements(&said.scores)?;
-            let Some(experts) = self.gates.get(said.gate).map(|gate| gate.chosen.len().max(1)) else { continue };
-            for (scores, chosen) in scores.chunks_exact(experts).zip(&said.chosen) {
-                self.count(said.gate, scores, chosen);
+    /// Counts the decisions of a pass.
+    pub(crate) fn record(&self, outputs: &[GateOutput]) -> candle_core::Result<()> {
+        for output in outputs {
+            let scores = crate::ops::elements(&output.scores)?;
+            let Some(experts) = self.gates.get(output.gate).map(|gate| gate.chosen.len().max(1)) else { continue };
+            for (scores, chosen) in scores.chunks_exact(experts).zip(&output.chosen) {
+                self.count(output.gate, scores, chosen);
             }
         }
         Ok(())
@@ -105,7 +106,7 @@ impl RoutingLog {
     }
 }
 
-/// The probabilities of scores.
+/// The softmax of router logits.
 pub(crate) fn softmax(scores: &[f32]) -> Vec<f64> {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = scores.iter().map(|&score| f64::from(score - largest).exp()).collect();

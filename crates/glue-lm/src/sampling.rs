@@ -2,9 +2,10 @@
 //!
 //! The order is that of the logits processors of transformers: repetition penalty (Keskar et al. 2019,
 //! arXiv:1909.05858), temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2019,
-//! arXiv:1904.09751), min-p (Nguyen et al. 2024, arXiv:2407.01082). Each one sees the distribution that the one before it
-//! left.
+//! arXiv:1904.09751), min-p (Nguyen et al. 2024, arXiv:2407.01082). Each one sees the distribution that the one before
+//! it left.
 
+use glue_tensor::random::{GOLDEN, at, mix};
 use rand::Rng;
 use rand_pcg::Pcg64;
 use std::collections::BTreeSet;
@@ -12,18 +13,19 @@ use std::collections::BTreeSet;
 /// How the next token is chosen. The default is greedy: the token of the highest score, of the lowest id among equals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Scores are divided by it. 0, the default, is greedy, and then only the repetition penalty counts of what follows.
+    /// Scores are divided by it. 0, the default, is greedy, and then only the repetition penalty counts of what
+    /// follows.
     pub temperature: f32,
-    /// Only the `k` tokens of the highest scores stay, and those that equal the last of them. 0 and `None`, the default,
-    /// keep all.
+    /// Only the `k` tokens of the highest scores stay, and those that equal the last of them. 0 and `None`, the
+    /// default, keep all.
     pub top_k: Option<usize>,
     /// Only the most probable tokens stay, up to and with the one by which their probabilities sum to at least `p`;
     /// within [0, 1]. At least one stays. 1 and `None`, the default, keep all.
     pub top_p: Option<f32>,
     /// Only tokens of at least `p` times the highest probability stay; within [0, 1]. Default: `None`, all stay.
     pub min_p: Option<f32>,
-    /// Scores of tokens that occur in the prompt or in what was generated are divided by it where they are positive, and
-    /// multiplied where they are negative; above 0. Default: 1, no penalty.
+    /// Scores of tokens that occur in the prompt or in what was generated are divided by it where they are positive,
+    /// and multiplied where they are negative; above 0. Default: 1, no penalty.
     pub repetition_penalty: f32,
     /// What the random numbers follow from. Default: 0.
     pub seed: u64,
@@ -85,8 +87,8 @@ impl Sampling {
 
 /// Chooses the tokens of one sequence, one after the other.
 ///
-/// Its random numbers are a function of the seed and of the two numbers that it is made with, and each choice takes one of
-/// them, so that they do not depend on what else is generated.
+/// Its random numbers are a function of the seed and of the two numbers that it is made with, and each choice takes one
+/// of them, so that they do not depend on what else is generated.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     sampling: Sampling,
@@ -228,26 +230,17 @@ fn keep_top_p(tokens: &mut Vec<(u32, f64)>, p: f64) {
     }
 }
 
-/// A generator whose state and sequence follow from all three numbers, so that neighbouring ones have nothing in common.
+/// A generator whose state and sequence follow from all three numbers, so that neighbouring ones have nothing in
+/// common.
 fn generator(seed: u64, prompt: u64, sample: u64) -> Pcg64 {
     let mut state = 0;
     let mut word = |value: u64| {
-        state = mix(state ^ mix(value.wrapping_add(GOLDEN)));
-        state = state.wrapping_add(GOLDEN);
+        state = mix(state ^ at(value, 0)).wrapping_add(GOLDEN);
         u128::from(mix(state))
     };
     let (a, b, c, d) = (word(seed), word(prompt), word(sample), word(0));
     // A draw depends on all words; the last one is a function of the three numbers.
     Pcg64::new(((a ^ c) << 64) | d, (b << 64) | c)
-}
-
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    value ^ (value >> 31)
 }
 
 /// A number from [0, 1), of 53 bits.
@@ -274,8 +267,8 @@ mod tests {
         counts
     }
 
-    /// Each count is within five standard deviations of its expectation: a chance of about 1 in a million per token, and
-    /// the seed is fixed. A token of probability 0 never occurs.
+    /// Each count is within five standard deviations of its expectation: a chance of about 1 in a million per token,
+    /// and the seed is fixed. A token of probability 0 never occurs.
     fn check(scores: &[f32], sampling: &Sampling, probabilities: &[f64]) {
         for (token, (&count, &p)) in counts(scores, sampling).iter().zip(probabilities).enumerate() {
             let expected = p * DRAWS as f64;
@@ -304,8 +297,8 @@ mod tests {
 
     #[test]
     fn restrictions_leave_what_transformers_leaves() {
-        // Made by transformers 5.23: TemperatureLogitsWarper(0.8), then the warpers below in their order with these values,
-        // on SCORES, then softmax.
+        // Made by transformers 5.23: TemperatureLogitsWarper(0.8), then the warpers below in their order with these
+        // values, on SCORES, then softmax.
         let with = |top_k, top_p, min_p| Sampling { top_k, top_p, min_p, ..sampling(0.8) };
         let cases: [(Sampling, [f64; 6]); 6] = [
             (with(Some(3), None, None), [0.0, 0.548918, 0.0, 0.157268, 0.0, 0.293815]),
@@ -413,8 +406,8 @@ mod tests {
             all.insert(draws(seed, prompt, sample));
         }
         assert_eq!(all.len(), 64);
-        // The first numbers of neighbouring samplers are evenly spread: chi-square with 9 degrees of freedom stays below
-        // 39.4 but for 1 in 100000.
+        // The first numbers of neighbouring samplers are evenly spread: chi-square with 9 degrees of freedom stays
+        // below 39.4 but for 1 in 100000.
         let mut bins = [0.0; 10];
         for prompt in 0..10_000 {
             bins[(uniform(generator(7, prompt, 0).next_u64()) * 10.0) as usize] += 1.0;

@@ -1,8 +1,9 @@
 //! Log-probabilities of continuations, with every shared prefix computed once.
 //!
-//! Requests are put in the order of their tokens, so that those that begin alike lie together, and packed into trees of up to a
-//! number of rows each. A prefix that is long, and shared by more requests than fit in one tree, is run first and its keys and values
-//! are used by all of them. Models that route samples see each context as a root of its own. Only rows that predict a token of a continuation go through the end of the last layer and the head.
+//! Requests are sorted by their tokens, which brings those with a common prefix together, and packed into trees of up
+//! to a number of rows each. A prefix that is long, and shared by more requests than fit in one tree, is run first and
+//! its keys and values are used by all of them. Models that route samples see each context as a root of its own. Only
+//! rows that predict a token of a continuation go through the end of the last layer and the head.
 
 mod log_softmax;
 mod packing;
@@ -34,14 +35,14 @@ pub struct Score {
     pub logprob: f64,
     /// Its tokens.
     pub n_tokens: usize,
-    /// Whether each of its tokens has the largest logit, so that greedy generation would have written it; of equal logits the
-    /// lowest token number counts.
+    /// Whether each of its tokens has the largest logit, so that greedy generation would have written it; of equal
+    /// logits the lowest token number counts.
     pub greedy: bool,
 }
 
-/// How requests are packed. Affects speed and memory, and results by rounding alone.
+/// How requests are packed. Affects speed and memory, and results by rounding alone. Options that will be added have a
+/// default: end a literal with `..ScoreOptions::default()`.
 #[derive(Debug, Clone, Default)]
-#[non_exhaustive]
 pub struct ScoreOptions {
     /// Rows of one pass, at least 1; chosen by the size of the model when absent. A single sequence may be longer.
     pub rows: Option<usize>,
@@ -59,12 +60,13 @@ const LOGITS_BYTES: usize = 64 << 20;
 const SIDE_BY_SIDE: usize = 64 << 20;
 
 impl Model {
-    /// Scores every request: the sum of log-probabilities of its continuation after its context. In the order of `requests`;
-    /// the number of threads does not change a result. `progress` is told how many more requests are done, from any thread.
+    /// Scores every request: the sum of log-probabilities of its continuation after its context. In the order of
+    /// `requests`; the number of threads does not change a result. `progress` is called, from any thread, with the
+    /// number of requests that have just been done.
     ///
     /// # Errors
-    /// Before anything is computed: [`LmError::Request`] for an empty context or continuation, [`LmError::TooLong`] for one
-    /// that takes more than [`Model::max_positions`], [`LmError::Token`]. Later [`LmError::Cancelled`].
+    /// Before anything is computed: [`LmError::Request`] for an empty context or continuation, [`LmError::TooLong`] for
+    /// one that takes more than [`Model::max_positions`], [`LmError::Token`]. Later [`LmError::Cancelled`].
     pub fn score(
         &self,
         requests: &[ScoreRequest<'_>],
@@ -88,8 +90,8 @@ impl Model {
         let sequences = distinct.iter().map(|(request, _)| {
             let input = [request.context, &request.continuation[..request.continuation.len() - 1]].concat();
             Sequence {
-                regime: self.regimes(input.len()),
-                first_wanted: request.context.len() - 1,
+                length_class: self.length_classes(input.len()),
+                first_scored: request.context.len() - 1,
                 // Its experts are chosen by the whole context, and by nothing else.
                 prompt: routes_samples.then_some(request.context.len()),
                 tokens: input,
@@ -162,29 +164,29 @@ impl Model {
         distinct: &[(ScoreRequest<'_>, usize)],
     ) -> Result<Vec<(usize, Score)>, LmError> {
         let placed = packing.place(chunk, tree, parent);
-        let mut wanted: Vec<usize> = placed.iter().flat_map(|(_, rows)| rows).copied().collect();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let mut logit_rows: Vec<usize> = placed.iter().flat_map(|(_, rows)| rows).copied().collect();
+        logit_rows.sort_unstable();
+        logit_rows.dedup();
         // What is to be looked up: for each row wanted, the tokens whose log-probability it gives.
-        let mut lookups = Vec::with_capacity(wanted.len());
+        let mut lookups = Vec::with_capacity(logit_rows.len());
         for (request, (number, rows)) in placed.iter().enumerate() {
             for (&token, row) in distinct[*number].0.continuation.iter().zip(rows) {
-                lookups.push((wanted.partition_point(|w| w < row), token as usize, request));
+                lookups.push((logit_rows.partition_point(|w| w < row), token as usize, request));
             }
         }
         // Stable: the tokens of each request stay in order, so that the sum does not depend on the packing.
         lookups.sort_by_key(|&(row, ..)| row);
 
         let pass = tree.pass();
-        let (states, _) = self.run(tree, &pass, &wanted, &[], false)?;
+        let (states, _) = self.run(tree, &pass, &logit_rows, &[], false)?;
         let mut scores: Vec<(usize, Score)> = placed
             .iter()
             .map(|&(number, ref rows)| (number, Score { logprob: 0.0, n_tokens: rows.len(), greedy: true }))
             .collect();
         let step = (LOGITS_BYTES / (4 * self.vocab_size())).max(1);
         let mut lookups = lookups.into_iter().peekable();
-        for start in (0..wanted.len()).step_by(step) {
-            let count = step.min(wanted.len() - start);
+        for start in (0..logit_rows.len()).step_by(step) {
+            let count = step.min(logit_rows.len() - start);
             let logits = self.logits(&states.narrow(0, start, count)?)?;
             let logits = crate::model::floats(&logits)?;
             let sums = row_sums(&logits, self.vocab_size());

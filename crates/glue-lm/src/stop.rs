@@ -22,8 +22,8 @@ impl<'a> StopFilter<'a> {
         StopFilter { stops, held: String::new() }
     }
 
-    /// Adds `piece` to the text. Of several stop strings in it the one that begins first counts, and then the one that is
-    /// listed first.
+    /// Adds `piece` to the text. Of several stop strings in it the one that begins first counts, and then the one that
+    /// is listed first.
     pub fn push(&mut self, piece: &str) -> Passed {
         self.held.push_str(piece);
         if piece.is_empty() {

@@ -114,8 +114,8 @@ pub enum TextError {
     },
 }
 
-/// A model and the tokenizer that it was trained with. [`TextModel::open`] and [`TextModel::new`] make sure of what can be
-/// checked: every token has a row in the embedding.
+/// A model and the tokenizer that it was trained with. [`TextModel::open`] and [`TextModel::new`] make sure of what can
+/// be checked: every token has a row in the embedding.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TextModel {
@@ -148,7 +148,8 @@ impl TextModel {
         }
     }
 
-    /// The prompt that the chat template makes of `messages`. With tools the template `tool_use` is taken if there is one.
+    /// The prompt that the chat template makes of `messages`. With tools the template `tool_use` is taken if there is
+    /// one.
     ///
     /// # Errors
     /// [`TextError::NoChatTemplate`], [`TextError::Chat`]

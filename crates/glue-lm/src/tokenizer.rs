@@ -39,14 +39,14 @@ const ROLES: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pa
 /// Bytes that a text may grow to without being watched: a text of half a megabyte with the tokenizer of a Llama.
 const UNWATCHED: f64 = (8 << 20) as f64;
 
-/// Limits for loading a file of `bytes` bytes. A token is some allocations, and the largest vocabularies have a million of
-/// tokens and merges in 30 MB.
+/// Limits for loading a file of `bytes` bytes. A token is some allocations, and the largest vocabularies have a million
+/// of tokens and merges in 30 MB.
 fn limits_of_file(bytes: usize) -> Limits {
     Limits { memory: (256 << 20) + bytes.saturating_mul(256).min(4 << 30), time: Duration::from_secs(60) }
 }
 
-/// Limits for work on a text of `bytes` bytes: 256 MiB and 1 KiB a byte, of which a tokenizer in use needs a third; half a
-/// minute, and a second for each 100 kB.
+/// Limits for work on a text of `bytes` bytes: 256 MiB and 1 KiB a byte, of which a tokenizer in use needs a third;
+/// half a minute, and a second for each 100 kB.
 fn limits_of_text(bytes: usize) -> Limits {
     Limits {
         memory: bytes.saturating_mul(1 << 10).saturating_add(256 << 20),
@@ -125,8 +125,8 @@ pub enum TokenizerError {
     },
 }
 
-/// The tokenizer of a model. Encoding is a function of the text alone: truncation, padding and dropout that its file may
-/// ask for are switched off.
+/// The tokenizer of a model. Encoding is a function of the text alone: truncation, padding and dropout that its file
+/// may ask for are switched off.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
@@ -150,9 +150,9 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads the tokenizer of the model directory `directory`.
     ///
-    /// A special token is looked up in `tokenizer_config.json`, then in `special_tokens_map.json`; one that is not in the
-    /// vocabulary has no id. BOS and padding that the tokenizer does not name come from `generation_config.json`, then
-    /// from `config.json`.
+    /// A special token is looked up in `tokenizer_config.json`, then in `special_tokens_map.json`; one that is not in
+    /// the vocabulary has no id. BOS and padding that the tokenizer does not name come from `generation_config.json`,
+    /// then from `config.json`.
     ///
     /// # Errors
     /// [`TokenizerError`]; a directory that has `tokenizer.model`, `vocab.json` or another vocabulary instead of

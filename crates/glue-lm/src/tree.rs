@@ -1,11 +1,11 @@
 //! Sequences that share prefixes, and the keys and values kept of them: a batch and a KV cache in one.
 //!
-//! A branch holds some consecutive tokens after those of its parent. A sequence is the way from a root to the end of a branch.
-//! Tokens are pending until the next forward pass, which runs all that is pending of a tree at once and keeps keys and values
-//! in the branches.
+//! A branch holds some consecutive tokens after those of its parent. A sequence is the way from a root to the end of a
+//! branch. Tokens are pending until the next forward pass, which runs all that is pending of a tree at once and keeps
+//! keys and values in the branches.
 //!
-//! A root is a sample, for models that route samples: what is pending in it at its first pass is its prompt, by which its experts
-//! are chosen, once for all that follows it.
+//! A root is a sample, for models that route samples: what is pending in it at its first pass is its prompt, by which
+//! its experts are chosen, once for all that follows it.
 
 use crate::ops::{KeyValue, Segment, Span};
 use std::collections::HashMap;
@@ -55,8 +55,8 @@ impl Tree {
         Tree::default()
     }
 
-    /// A new branch of `tokens` after the end of `parent`, or at position 0. They are pending until the next forward pass;
-    /// `parent` may be pending too.
+    /// A new branch of `tokens` after the end of `parent`, or at position 0. They are pending until the next forward
+    /// pass; `parent` may be pending too.
     ///
     /// # Panics
     /// When `parent` was released or is of another tree.
@@ -100,8 +100,8 @@ impl Tree {
         Branch { index, generation: self.nodes[index].generation }
     }
 
-    /// Appends `tokens` to a branch without children: the step of a generation. Pending until the next forward pass, after
-    /// those of the branch that are pending already.
+    /// Appends `tokens` to a branch without children: the step of a generation. Pending until the next forward pass,
+    /// after those of the branch that are pending already.
     ///
     /// # Panics
     /// When the branch has children, was released, or is of another tree.
@@ -187,16 +187,16 @@ impl Tree {
                 let node = &self.nodes[index];
                 if let Some(rows) = rows_of.get(&index) {
                     lengths[rows.clone()].iter_mut().for_each(|length| *length = end.max(*length));
-                    path.push(Part::Now(rows.clone()));
+                    path.push(KeyRange::Now(rows.clone()));
                 }
                 if node.done > 0 {
-                    path.push(Part::Before(index, node.done));
+                    path.push(KeyRange::Before(index, node.done));
                 }
                 next = node.parent;
             }
             path.reverse();
             path.dedup_by(|after, before| match (before, after) {
-                (Part::Now(before), Part::Now(after)) if before.end == after.start => {
+                (KeyRange::Now(before), KeyRange::Now(after)) if before.end == after.start => {
                     before.end = after.end;
                     true
                 }
@@ -232,32 +232,32 @@ impl Tree {
         all[gate] = Some(scores);
     }
 
-    /// The segments of a pass as attention takes them, for the keys and values kept at `slot`. `keyed` are the rows of the
-    /// pass that have keys and values there, whole samples, and `wanted` those that have queries; both ascend, and are all rows
-    /// when absent.
+    /// The segments of a pass as attention takes them, for the keys and values kept at `slot`. `kv_rows` are the rows
+    /// of the pass that have keys and values there, whole samples, and `query_rows` those that have queries; both
+    /// ascend, and are all rows when absent.
     pub(crate) fn attention_segments(
         &self,
         pass: &Pass,
         slot: usize,
-        keyed: Option<&[usize]>,
-        wanted: Option<&[usize]>,
+        kv_rows: Option<&[usize]>,
+        query_rows: Option<&[usize]>,
     ) -> Arc<[Segment]> {
-        let wanted = wanted.or(keyed);
+        let query_rows = query_rows.or(kv_rows);
         let mut at = 0;
         let empty = Arc::new(KeyValue::default());
         let segment = |segment: &PassSegment| {
-            let (rows, positions) = match wanted {
+            let (rows, positions) = match query_rows {
                 None => (segment.rows.clone(), pass.positions[segment.rows.clone()].to_vec()),
-                Some(wanted) => {
-                    let n = wanted[at..].partition_point(|&row| row < segment.rows.end);
+                Some(query_rows) => {
+                    let n = query_rows[at..].partition_point(|&row| row < segment.rows.end);
                     let rows = at..at + n;
                     at += n;
-                    (rows.clone(), wanted[rows].iter().map(|&row| pass.positions[row]).collect())
+                    (rows.clone(), query_rows[rows].iter().map(|&row| pass.positions[row]).collect())
                 }
             };
-            let span = |part: &Part| match part {
-                Part::Now(rows) => Span::Now(placed(keyed, rows)),
-                Part::Before(node, len) => {
+            let span = |part: &KeyRange| match part {
+                KeyRange::Now(rows) => Span::Now(placed(kv_rows, rows)),
+                KeyRange::Before(node, len) => {
                     let kept = self.nodes[*node].cache.get(slot).and_then(Option::as_ref);
                     // What an expert holds of a sample it holds of all of it.
                     debug_assert!(kept.is_some(), "no keys at {slot}");
@@ -269,12 +269,12 @@ impl Tree {
         pass.segments.iter().filter_map(segment).collect()
     }
 
-    /// Keeps keys and values at `slot`, each [rows, width], of the rows `keyed` of a pass: whole samples, ascending; all rows when
-    /// absent.
-    pub(crate) fn keep(&mut self, pass: &Pass, slot: usize, keyed: Option<&[usize]>, k: &[f32], v: &[f32]) {
-        let width = k.len() / keyed.map_or(pass.tokens.len(), <[usize]>::len).max(1);
+    /// Keeps keys and values at `slot`, each [rows, width], of the rows `kv_rows` of a pass: whole samples, ascending;
+    /// all rows when absent.
+    pub(crate) fn keep(&mut self, pass: &Pass, slot: usize, kv_rows: Option<&[usize]>, k: &[f32], v: &[f32]) {
+        let width = k.len() / kv_rows.map_or(pass.tokens.len(), <[usize]>::len).max(1);
         for segment in &pass.segments {
-            let rows = placed(keyed, &segment.rows);
+            let rows = placed(kv_rows, &segment.rows);
             if rows.is_empty() {
                 continue;
             }
@@ -325,10 +325,10 @@ impl Tree {
     }
 }
 
-/// Where a run of rows stands among those of `keyed`: empty, or all of it.
-fn placed(keyed: Option<&[usize]>, rows: &Range<usize>) -> Range<usize> {
-    keyed.map_or(rows.clone(), |keyed| {
-        let place = |row: usize| keyed.partition_point(|&other| other < row);
+/// Where a run of rows stands among those of `kv_rows`: empty, or all of it.
+fn placed(kv_rows: Option<&[usize]>, rows: &Range<usize>) -> Range<usize> {
+    kv_rows.map_or(rows.clone(), |kv_rows| {
+        let place = |row: usize| kv_rows.partition_point(|&other| other < row);
         place(rows.start)..place(rows.end)
     })
 }
@@ -358,7 +358,7 @@ pub(crate) struct Pass {
 pub(crate) struct PassSegment {
     node: usize,
     pub(crate) rows: Range<usize>,
-    path: Vec<Part>,
+    path: Vec<KeyRange>,
     /// Which of the samples of the pass it belongs to.
     pub(crate) sample: usize,
 }
@@ -375,7 +375,7 @@ pub(crate) struct Sample {
 
 /// Where some of the keys of a segment are.
 #[derive(Debug)]
-enum Part {
+enum KeyRange {
     Now(Range<usize>),
     Before(usize, usize),
 }
@@ -383,6 +383,6 @@ enum Part {
 impl Pass {
     /// Whether any key comes from an earlier pass.
     pub(crate) fn looks_back(&self) -> bool {
-        self.segments.iter().flat_map(|segment| &segment.path).any(|part| matches!(part, Part::Before(..)))
+        self.segments.iter().flat_map(|segment| &segment.path).any(|part| matches!(part, KeyRange::Before(..)))
     }
 }

@@ -51,8 +51,8 @@ impl Weight {
     /// A tensor of `shape` in memory.
     ///
     /// # Errors
-    /// [`WeightError::NotFloat`] for an integer type, [`WeightError::Length`] when `bytes` does not hold exactly the elements
-    /// of `shape`.
+    /// [`WeightError::NotFloat`] for an integer type, [`WeightError::Length`] when `bytes` does not hold exactly the
+    /// elements of `shape`.
     pub fn owned(dtype: Dtype, shape: Vec<usize>, bytes: impl Into<Arc<[u8]>>) -> Result<Weight, WeightError> {
         let bytes = bytes.into();
         if !dtype.is_float() {

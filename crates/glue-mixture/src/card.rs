@@ -1,7 +1,7 @@
 //! The model card: `README.md` of a mixture, with the front matter that model hubs read.
 
 use crate::plan::MixPlan;
-use crate::sites::Form;
+use crate::sites::MixtureFormat;
 use crate::spec::{Level, Routing};
 use glue_report::markup::{code, fenced, inline};
 use serde_json::Value;
@@ -39,7 +39,7 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
             let _ = writeln!(text, "- {}.", inline(note));
         }
     }
-    if plan.form() == Form::Native {
+    if plan.format() == MixtureFormat::Native {
         text.push_str(
             "\n## Use\n\n`glue` runs the directory as any model. With transformers:\n\n```python\nfrom transformers import \
              AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)\n```\n",

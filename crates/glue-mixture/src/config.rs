@@ -9,8 +9,8 @@ use std::path::PathBuf;
 /// Where the initial values of gates come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum GateMode {
-    /// The mean over an expert's positive prompts, minus that over its negative ones, of the residual stream that enters
-    /// the layer, at the last token; at unit length. The default.
+    /// The mean over an expert's positive prompts, minus that over its negative ones, of the residual stream that
+    /// enters the layer, at the last token; at unit length. The default.
     #[default]
     Hidden,
     /// The same with each prompt's mean over its tokens.
@@ -72,14 +72,15 @@ pub struct Expert {
     pub at: Position,
 }
 
-/// The form that is asked for.
+/// The format that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Format {
-    /// Qwen2-MoE's when there is a shared expert, Mixtral's where it can hold the mixture, else the project's own.
+#[non_exhaustive]
+pub enum RequestedFormat {
+    /// Qwen2-MoE's when there is a shared expert, Mixtral's where it can hold the mixture, else the native one.
     #[default]
     Auto,
     /// This one, or an error.
-    Fixed(crate::sites::Form),
+    Fixed(crate::sites::MixtureFormat),
 }
 
 /// The description of a mixture. Values are checked as far as they can be without the models.
@@ -96,14 +97,14 @@ pub struct MixConfig {
     pub base_at: Position,
     /// The experts, at least 1.
     pub experts: Vec<Expert>,
-    /// The expert that every token goes to (Qwen2-MoE's form); none or one.
+    /// The expert that every token goes to (Qwen2-MoE's format); none or one.
     pub shared_experts: Vec<Expert>,
     /// Experts used for a token or a sample: 1 to all. 2 unless given, or all where there are fewer; 1 with `whole`.
     pub experts_per_token: usize,
     /// Where initial gates come from.
     pub gate_mode: GateMode,
-    /// Directories or files of tasks, whose items give prompts to experts that have none. Default: none, and every expert
-    /// needs prompts where gates are made from them.
+    /// Directories or files of tasks, whose items give prompts to experts that have none. Default: none, and every
+    /// expert needs prompts where gates are made from them.
     pub tasks: Vec<PathBuf>,
     /// The type of the output; that of each tensor when absent.
     pub dtype: Option<Dtype>,
@@ -113,7 +114,7 @@ pub struct MixConfig {
     pub dense_layers: usize,
     /// The layers that hold experts, ascending; all from `dense_layers` on when absent.
     pub mixed_layers: Option<Vec<usize>>,
-    /// The form of the gates. Default: linear.
+    /// The kind of the gates. Default: linear.
     pub router: RouterKind,
     /// What is routed as one. Default: `token`; `sample` with `whole`.
     pub routing: Routing,
@@ -121,15 +122,15 @@ pub struct MixConfig {
     pub pool: Pool,
     /// Whether experts are whole models (level `model`).
     pub whole: bool,
-    /// With `whole`: the residual stream that the gate reads, 0 for the embedding, up to the number of layers plus 1 for
-    /// the state after the final norm, which is what is taken when absent.
+    /// With `whole`: the residual stream that the gate reads, 0 for the embedding, up to the number of layers plus 1
+    /// for the state after the final norm, which is what is taken when absent.
     pub router_layer: Option<usize>,
     /// Seed of noise and random gates. Default: 0.
     pub seed: u64,
-    /// The form asked for.
-    pub format: Format,
-    /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not out of
-    /// the directory.
+    /// The format asked for.
+    pub format: RequestedFormat,
+    /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not
+    /// out of the directory.
     pub links: Links,
     /// Where keys stand that can only be checked with the models at hand.
     pub(crate) places: Vec<(&'static str, Position)>,

@@ -186,11 +186,11 @@ pub enum MixError {
         /// The first difference.
         why: String,
     },
-    /// The form asked for cannot hold the mixture.
-    #[error("{form} cannot hold this mixture: {why}")]
-    Form {
-        /// The form, as `format` names it.
-        form: &'static str,
+    /// The format asked for cannot hold the mixture.
+    #[error("{format} cannot hold this mixture: {why}")]
+    Format {
+        /// Its name, as the description writes it.
+        format: &'static str,
         /// Why.
         why: String,
     },
@@ -292,7 +292,7 @@ impl MixError {
             Self::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => {
                 "model paths are relative to the working directory; nothing is downloaded".into()
             }
-            Self::Form { .. } => "`format: native` holds every mixture".into(),
+            Self::Format { .. } => "`format: native` holds every mixture".into(),
             _ => return None,
         })
     }

@@ -1,31 +1,35 @@
 //! The gates of a mixture: their values, what is stored of them, and reading them.
 
 use crate::error::MixError;
-use crate::sites::{Form, Sites};
+use crate::sites::{MixtureFormat, Sites};
 use crate::spec::RouterKind;
 use glue_tensor::{Checkpoint, Dtype, TensorSpec, narrow, widen};
+use std::convert::Infallible;
 use std::path::Path;
 
-/// One gate: from a state of width `hidden` to a score for each expert. Matrices are row-major.
+/// One gate: from a state of width `hidden` to a score for each expert.
+///
+/// Matrices are of type `M` and vectors of type `V`. In files both are row-major `f32` values, the default; a runtime
+/// or a training has the same gate in its own tensors, and [`Gate::try_map`] leads from one to the other.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Gate {
+pub enum Gate<M = Vec<f32>, V = M> {
     /// scores = weight · x + bias.
     Linear {
         /// [experts, hidden].
-        weight: Vec<f32>,
+        weight: M,
         /// \[experts\]; zero when absent.
-        bias: Option<Vec<f32>>,
+        bias: Option<V>,
     },
     /// scores = down · silu(up · x + up_bias) + down_bias.
     Mlp {
         /// [inner, hidden].
-        up_weight: Vec<f32>,
+        up_weight: M,
         /// \[inner\].
-        up_bias: Vec<f32>,
+        up_bias: V,
         /// [experts, inner].
-        down_weight: Vec<f32>,
+        down_weight: M,
         /// \[experts\].
-        down_bias: Vec<f32>,
+        down_bias: V,
     },
 }
 
@@ -38,23 +42,102 @@ pub struct Gates {
     pub hidden_size: usize,
     /// One for each mixed layer, in their order; one alone at level `model`; none when no layer is mixed.
     pub gates: Vec<Gate>,
-    /// Qwen2-MoE's form: for each mixed layer the row, of width `hidden_size`, whose product with the state says through a
-    /// sigmoid how much of the shared expert is added. Empty in any other form.
+    /// Qwen2-MoE's format: for each mixed layer the row, of width `hidden_size`, whose product with the state says
+    /// through a sigmoid how much of the shared expert is added. Empty in any other format.
     pub shared: Vec<Vec<f32>>,
 }
 
-impl Gate {
-    /// The form of this gate, given the width of the states.
+impl<M, V> Gate<M, V> {
+    /// The same gate with other matrices and vectors, made in the order of the fields. `matrix` and `vector` are given
+    /// the name of a tensor below the gate's prefix, such as `up.weight`, and its value.
+    ///
+    /// # Errors
+    /// The first error of `matrix` or `vector`.
+    pub fn try_map<N, W, E>(
+        &self,
+        mut matrix: impl FnMut(&'static str, &M) -> Result<N, E>,
+        mut vector: impl FnMut(&'static str, &V) -> Result<W, E>,
+    ) -> Result<Gate<N, W>, E> {
+        Ok(match self {
+            Gate::Linear { weight, bias } => Gate::Linear {
+                weight: matrix("weight", weight)?,
+                bias: bias.as_ref().map(|bias| vector("bias", bias)).transpose()?,
+            },
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => Gate::Mlp {
+                up_weight: matrix("up.weight", up_weight)?,
+                up_bias: vector("up.bias", up_bias)?,
+                down_weight: matrix("down.weight", down_weight)?,
+                down_bias: vector("down.bias", down_bias)?,
+            },
+        })
+    }
+
+    /// [`Gate::try_map`] by functions that cannot fail and need no name.
+    pub fn map<N, W>(&self, mut matrix: impl FnMut(&M) -> N, mut vector: impl FnMut(&V) -> W) -> Gate<N, W> {
+        let mapped = self.try_map(|_, m| Ok::<_, Infallible>(matrix(m)), |_, v| Ok(vector(v)));
+        match mapped {
+            Ok(gate) => gate,
+        }
+    }
+}
+
+impl<T> Gate<T> {
+    /// The names of the tensors below the gate's prefix, such as `up.weight`, and their values, in the order of the
+    /// fields.
+    pub fn tensors(&self) -> Vec<(&'static str, &T)> {
+        match self {
+            Gate::Linear { weight, bias } => {
+                std::iter::once(("weight", weight)).chain(bias.iter().map(|bias| ("bias", bias))).collect()
+            }
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => vec![
+                ("up.weight", up_weight),
+                ("up.bias", up_bias),
+                ("down.weight", down_weight),
+                ("down.bias", down_bias),
+            ],
+        }
+    }
+}
+
+impl Gate<Vec<usize>> {
+    /// The shape of each tensor of a gate of this kind, for `experts` experts and states of width `hidden`. A linear
+    /// gate may lack the bias that stands here.
+    pub fn shapes(kind: RouterKind, experts: usize, hidden: usize) -> Gate<Vec<usize>> {
+        match kind {
+            RouterKind::Linear => Gate::Linear { weight: vec![experts, hidden], bias: Some(vec![experts]) },
+            RouterKind::Mlp { hidden_size } => Gate::Mlp {
+                up_weight: vec![hidden_size, hidden],
+                up_bias: vec![hidden_size],
+                down_weight: vec![experts, hidden_size],
+                down_bias: vec![experts],
+            },
+        }
+    }
+
+    /// The same without the bias of a linear gate.
+    #[must_use]
+    pub fn without_bias(self) -> Gate<Vec<usize>> {
+        match self {
+            Gate::Linear { weight, .. } => Gate::Linear { weight, bias: None },
+            other => other,
+        }
+    }
+}
+
+impl<M> Gate<M, Vec<f32>> {
+    /// The kind of this gate.
     pub fn kind(&self) -> RouterKind {
         match self {
             Gate::Linear { .. } => RouterKind::Linear,
             Gate::Mlp { up_bias, .. } => RouterKind::Mlp { hidden_size: up_bias.len() },
         }
     }
+}
 
-    /// A gate with one hidden layer of width `inner` that gives the same scores as this linear one: silu(z) − silu(−z) = z,
-    /// so that two units carry one score; the others are zero. `None` when `inner` is less than twice the number of experts,
-    /// or when this is no linear gate.
+impl Gate {
+    /// A gate with one hidden layer of width `inner` that gives the same scores as this linear one: silu(z) − silu(−z)
+    /// = z, so that two units carry one score; the others are zero. `None` when `inner` is less than twice the number
+    /// of experts, or when this is no linear gate.
     pub fn to_mlp(&self, experts: usize, inner: usize) -> Option<Gate> {
         let Gate::Linear { weight, bias } = self else {
             return None;
@@ -78,19 +161,9 @@ impl Gate {
 
     /// Name below the gate's prefix, shape and values of each tensor, for `experts` experts.
     pub(crate) fn parts(&self, experts: usize, hidden: usize) -> Vec<(&'static str, Vec<usize>, &[f32])> {
-        match self {
-            Gate::Linear { weight, bias } => {
-                let weight = ("weight", vec![experts, hidden], weight.as_slice());
-                let bias = bias.iter().map(|bias| ("bias", vec![experts], bias.as_slice()));
-                std::iter::once(weight).chain(bias).collect()
-            }
-            Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => vec![
-                ("up.weight", vec![up_bias.len(), hidden], up_weight),
-                ("up.bias", vec![up_bias.len()], up_bias),
-                ("down.weight", vec![experts, up_bias.len()], down_weight),
-                ("down.bias", vec![experts], down_bias),
-            ],
-        }
+        let shapes = Gate::shapes(self.kind(), experts, hidden);
+        let shapes = shapes.tensors().into_iter().map(|(_, shape)| shape.clone());
+        self.tensors().into_iter().zip(shapes).map(|((name, values), shape)| (name, shape, values.as_slice())).collect()
     }
 }
 
@@ -104,7 +177,7 @@ impl Gates {
     ///
     /// # Errors
     /// [`MixError::Gates`] that names what does not agree; [`MixError::GateValue`] for a value that is not finite;
-    /// [`MixError::Form`] for gates that the form has no place for.
+    /// [`MixError::Format`] for gates that the format has no place for.
     pub fn check(&self, sites: &Sites) -> Result<(), MixError> {
         let count = |what: &str, expected: usize, found: usize| match expected == found {
             true => Ok(()),
@@ -121,9 +194,9 @@ impl Gates {
                 let (expected, found) = (format!("{:?}, as the first gate", self.kind()), format!("{:?}", gate.kind()));
                 return Err(MixError::Gates { what: format!("kind of gate `{prefix}`"), expected, found });
             }
-            if sites.form != Form::Native && !matches!(gate, Gate::Linear { bias: None, .. }) {
+            if sites.format != MixtureFormat::Native && !matches!(gate, Gate::Linear { bias: None, .. }) {
                 let why = "its gates are linear and have no bias".to_string();
-                return Err(MixError::Form { form: sites.form.name(), why });
+                return Err(MixError::Format { format: sites.format.name(), why });
             }
             for (part, shape, values) in gate.parts(self.experts, self.hidden_size) {
                 let name = format!("{prefix}{part}");
@@ -140,11 +213,11 @@ impl Gates {
 }
 
 impl Gates {
-    /// The same gates as they are written to `sites`: in the project's own form a linear gate has a bias, of zeros where it had
-    /// none, so that the names in a file follow from the kind of the gates.
+    /// The same gates as they are written to `sites`: in the native format a linear gate has a bias, of zeros where it
+    /// had none, so that the names in a file follow from the kind of the gates.
     pub(crate) fn written(&self, sites: &Sites) -> Gates {
         let mut gates = self.clone();
-        if sites.form == Form::Native {
+        if sites.format == MixtureFormat::Native {
             gates.gates.iter_mut().for_each(|gate| {
                 if let Gate::Linear { bias: bias @ None, .. } = gate {
                     *bias = Some(vec![0.0; self.experts]);
@@ -161,31 +234,22 @@ impl Gates {
     pub fn stored_as(&self, dtype: Dtype) -> Result<Gates, MixError> {
         let mut stored = self.clone();
         for (number, gate) in stored.gates.iter_mut().enumerate() {
-            let name = format!("gate {number}");
-            match gate {
-                Gate::Linear { weight, bias } => {
-                    round(&name, weight, dtype)?;
-                    bias.iter_mut().try_for_each(|bias| round(&name, bias, dtype))?;
-                }
-                Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
-                    [up_weight, up_bias, down_weight, down_bias]
-                        .into_iter()
-                        .try_for_each(|values| round(&name, values, dtype))?;
-                }
-            }
+            let round = |_, values: &Vec<f32>| rounded(&format!("gate {number}"), values, dtype);
+            *gate = gate.try_map(round, round)?;
         }
         for (number, row) in stored.shared.iter_mut().enumerate() {
-            round(&format!("shared expert's gate {number}"), row, dtype)?;
+            *row = rounded(&format!("shared expert's gate {number}"), row, dtype)?;
         }
         Ok(stored)
     }
 }
 
 /// Values as they come back from a file.
-fn round(name: &str, values: &mut [f32], dtype: Dtype) -> Result<(), MixError> {
+fn rounded(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<f32>, MixError> {
     let bytes = store(name, values, dtype)?;
+    let mut back = vec![0.0; values.len()];
     let refused = MixError::GateValue { gate: name.to_string(), value: 0.0, dtype };
-    widen(dtype, &bytes, values).map(|_| ()).map_err(|_| refused)
+    widen(dtype, &bytes, &mut back).map(|_| back).map_err(|_| refused)
 }
 
 fn check_finite(gate: &str, values: &[f32]) -> Result<(), MixError> {
@@ -237,9 +301,9 @@ pub fn read_gates(dir: impl AsRef<Path>) -> Result<Gates, MixError> {
     let sites = Sites::open(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
     let (n, hidden) = (sites.experts.len(), sites.hidden_size);
-    let optional = |name: &str, shape: &[usize]| -> Result<Option<Vec<f32>>, MixError> {
-        let Some(view) = checkpoint.get(name) else {
-            return Ok(None);
+    let required = |name: String, shape: &[usize]| -> Result<Vec<f32>, MixError> {
+        let Some(view) = checkpoint.get(&name) else {
+            return Err(MixError::GateMissing { path: dir.to_path_buf(), tensor: name });
         };
         if view.shape() != shape || !view.dtype().is_float() {
             let (expected, found) = (format!("{shape:?}"), format!("{:?} of {}", view.shape(), view.dtype()));
@@ -249,25 +313,16 @@ pub fn read_gates(dir: impl AsRef<Path>) -> Result<Gates, MixError> {
         let finite = widen(view.dtype(), view.data(), &mut values);
         if !matches!(finite, Ok(true)) {
             let value = values.iter().copied().find(|value| !value.is_finite()).unwrap_or(f32::NAN);
-            return Err(MixError::GateValue { gate: name.to_string(), value, dtype: view.dtype() });
+            return Err(MixError::GateValue { gate: name, value, dtype: view.dtype() });
         }
-        Ok(Some(values))
+        Ok(values)
     };
-    let required = |name: String, shape: &[usize]| {
-        let missing = |name| MixError::GateMissing { path: dir.to_path_buf(), tensor: name };
-        optional(&name, shape)?.ok_or_else(|| missing(name))
-    };
-    let gate = |prefix: &String| match sites.router {
-        RouterKind::Linear => Ok(Gate::Linear {
-            weight: required(format!("{prefix}weight"), &[n, hidden])?,
-            bias: if sites.form == Form::Native { optional(&format!("{prefix}bias"), &[n])? } else { None },
-        }),
-        RouterKind::Mlp { hidden_size } => Ok::<_, MixError>(Gate::Mlp {
-            up_weight: required(format!("{prefix}up.weight"), &[hidden_size, hidden])?,
-            up_bias: required(format!("{prefix}up.bias"), &[hidden_size])?,
-            down_weight: required(format!("{prefix}down.weight"), &[n, hidden_size])?,
-            down_bias: required(format!("{prefix}down.bias"), &[n])?,
-        }),
+    let gate = |prefix: &String| {
+        let shapes = Gate::shapes(sites.router, n, hidden);
+        let has_bias = sites.format == MixtureFormat::Native && checkpoint.info(&format!("{prefix}bias")).is_some();
+        let shapes = if has_bias { shapes } else { shapes.without_bias() };
+        let read = |part, shape: &Vec<usize>| required(format!("{prefix}{part}"), shape);
+        shapes.try_map(read, read)
     };
     let gates = sites.prefixes.iter().map(gate).collect::<Result<_, _>>()?;
     let shared = sites.shared.iter().map(|name| required(name.clone(), &[1, hidden])).collect::<Result<_, _>>()?;

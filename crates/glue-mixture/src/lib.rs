@@ -1,9 +1,11 @@
-//! Mixtures of experts: what one is, building it from checkpoints, and the files it is written to.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
-//! The way in is [`MixConfig::parse`] for the description, [`MixPlan::new`] for everything that can be checked before a weight is
-//! read, and [`run()`] to write. Gates come from outside, made from what [`MixPlan::gate_request`] says, or from
-//! [`MixPlan::random_gates`]; in a mixture on disk [`write_gates`] replaces them. Prompts that the description leaves to the
-//! items of tasks come from outside too: [`MixConfig::without_prompts`] says whose, [`MixPlan::set_prompts`] takes them in.
+//! The way in is [`MixConfig::parse`] for the description, [`MixPlan::new`] for everything that can be checked before a
+//! weight is read, and [`run()`] to write. Gates come from outside, made from what [`MixPlan::gate_request`] says, or
+//! from [`MixPlan::random_gates`]; in a mixture on disk [`write_gates`] replaces them. Prompts that the description
+//! leaves to the items of tasks come from outside too: [`MixConfig::without_prompts`] says whose,
+//! [`MixPlan::set_prompts`] takes them in.
 //!
 //! | module | holds |
 //! |---|---|
@@ -14,7 +16,7 @@
 //! | [`gates`], [`sites`] | values of gates, and where they stand |
 //! | [`replace`] | replacing the gates of a mixture on disk |
 //! | [`manifest`], [`card`] | what was made from what: `glue.json` and the model card |
-//! | [`remote_code`] | the Python that lets transformers load the project's own form |
+//! | [`remote_code`] | the Python that lets transformers load the native format |
 //!
 //! **Invariant:** nothing here runs a model. What a gate should be is decided elsewhere.
 //!
@@ -35,12 +37,12 @@ pub mod run;
 pub mod sites;
 pub mod spec;
 
-pub use config::{Expert, Format, GateMode, MixConfig};
+pub use config::{Expert, GateMode, MixConfig, RequestedFormat};
 pub use error::MixError;
 pub use gates::{Gate, Gates, read_gates};
 pub use glue_yaml::{Place, Position};
 pub use plan::{Estimate, GateRequest, MixPlan, Prompts};
 pub use replace::{gate_dtype, mend_gates, write_gates};
 pub use run::{RunOptions, run};
-pub use sites::{Form, Sites};
+pub use sites::{MixtureFormat, Sites};
 pub use spec::{Level, Mixture, MixtureSpec, Pool, RouterKind, Routing, WholeSpec};

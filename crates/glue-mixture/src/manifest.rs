@@ -5,11 +5,14 @@
 //! | `format` | version of this table, 1 |
 //! | `tool`, `version` | what made the output |
 //! | `recipe` | the text of the description |
-//! | `mixture` | what the runtime and reports need where the form of the output does not say it: level, names of the experts, mixed layers, how gates were made first, prompts that were taken from items of tasks, and `gates_replaced` when other gates have come in their place |
+//! | `mixture` | level, names of the experts, mixed layers, initial gates, prompts from items of tasks; see below |
 //! | `seed`, `dtype` | seed of noise and random gates; type of the output, null where each tensor keeps its own |
 //! | `inputs` | for each model its path, and for each file name, bytes and XXH3-128 |
 //! | `output` | files with bytes of data and number of tensors, and the XXH3-128 of the one with the gates |
 //! | `notes` | what else there is to know |
+//!
+//! `mixture` has what the runtime and reports need where the format of the output does not say it, and `gates_replaced` when
+//! other gates have come in the place of the initial ones.
 
 use crate::error::MixError;
 use crate::plan::MixPlan;
@@ -59,7 +62,7 @@ pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) ->
         "version": env!("CARGO_PKG_VERSION"),
         "recipe": config.text,
         "mixture": {
-            "form": plan.form().name(),
+            "form": plan.format().name(),
             "level": config.level,
             "whole": config.whole,
             "experts": plan.sites.experts,
@@ -92,8 +95,8 @@ pub(crate) fn gates_entry(path: &Path) -> Result<Value, MixError> {
     Ok(json!({ "name": name, "bytes": bytes, "tensors": tensors, "xxh3_128": hash }))
 }
 
-/// Lets the manifest in `dir` list the file with the gates that is there now, among `files`; says whether it was changed. A
-/// manifest that is not there or that another program wrote stays as it is.
+/// Lets the manifest in `dir` list the file with the gates that is there now, among `files`; says whether it was
+/// changed. A manifest that is not there or that another program wrote stays as it is.
 pub(crate) fn follow_gates(
     dir: &Path,
     gates: &Path,

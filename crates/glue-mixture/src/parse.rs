@@ -1,8 +1,8 @@
 //! From a tree of YAML to a checked description.
 
-use crate::config::{Expert, Format, GATE_MODES, MixConfig};
+use crate::config::{Expert, GATE_MODES, MixConfig, RequestedFormat};
 use crate::error::MixError;
-use crate::sites::Form;
+use crate::sites::MixtureFormat;
 use crate::spec::{Level, Pool, RouterKind, Routing};
 use glue_tensor::{Dtype, Links};
 use glue_yaml::{At, Node, Place, Position, Tree, documents};
@@ -38,18 +38,18 @@ const ROUTER_KEYS: &[&str] = &["kind", "hidden_size"];
 const LEVELS: [(&str, Level); 3] = [("ffn", Level::Ffn), ("block", Level::Block), ("model", Level::Model)];
 const ROUTINGS: [(&str, Routing); 2] = [("token", Routing::Token), ("sample", Routing::Sample)];
 const POOLS: [(&str, Pool); 3] = [("mean", Pool::Mean), ("first", Pool::First), ("last", Pool::Last)];
-const FORMATS: [(&str, Format); 4] = [
-    ("auto", Format::Auto),
-    ("mixtral", Format::Fixed(Form::Mixtral)),
-    ("qwen2_moe", Format::Fixed(Form::Qwen2Moe)),
-    ("native", Format::Fixed(Form::Native)),
+const FORMATS: [(&str, RequestedFormat); 4] = [
+    ("auto", RequestedFormat::Auto),
+    ("mixtral", RequestedFormat::Fixed(MixtureFormat::Mixtral)),
+    ("qwen2_moe", RequestedFormat::Fixed(MixtureFormat::Qwen2Moe)),
+    ("native", RequestedFormat::Fixed(MixtureFormat::Native)),
 ];
-/// What mergekit's `architecture` can name; the form then follows from it.
-const ARCHITECTURES: [(&str, Format); 4] = [
-    ("mixtral", Format::Fixed(Form::Mixtral)),
-    ("qwen", Format::Fixed(Form::Qwen2Moe)),
-    ("qwen2_moe", Format::Fixed(Form::Qwen2Moe)),
-    ("qwen_moe", Format::Fixed(Form::Qwen2Moe)),
+/// What mergekit's `architecture` can name; the format then follows from it.
+const ARCHITECTURES: [(&str, RequestedFormat); 4] = [
+    ("mixtral", RequestedFormat::Fixed(MixtureFormat::Mixtral)),
+    ("qwen", RequestedFormat::Fixed(MixtureFormat::Qwen2Moe)),
+    ("qwen2_moe", RequestedFormat::Fixed(MixtureFormat::Qwen2Moe)),
+    ("qwen_moe", RequestedFormat::Fixed(MixtureFormat::Qwen2Moe)),
 ];
 /// Widest hidden layer of a gate: far beyond any use, and far from overflow.
 const MAX_INNER: i128 = 1 << 24;
@@ -58,8 +58,8 @@ impl MixConfig {
     /// Reads the description of a mixture from YAML. `origin` stands for the text in errors: its path, usually.
     ///
     /// # Errors
-    /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range, keys
-    /// that exclude each other.
+    /// [`MixError`] with line and column: not YAML, an unknown or missing key, a value of another kind or out of range,
+    /// keys that exclude each other.
     pub fn parse(text: &str, origin: &str) -> Result<MixConfig> {
         match documents(text, origin)?.as_slice() {
             [root] => Reader { origin }.config(root, text),
@@ -117,7 +117,7 @@ impl Reader<'_> {
             None => Vec::new(),
         };
         if let (Some(list), true) = (top.get("shared_experts"), shared_experts.len() > 1) {
-            return self.wrong(list, "shared_experts", "a list of at most one expert, as Qwen2-MoE's form has");
+            return self.wrong(list, "shared_experts", "a list of at most one expert, as Qwen2-MoE's format has");
         }
         name(&mut experts);
 
@@ -135,15 +135,15 @@ impl Reader<'_> {
         let (format, architecture) =
             (self.choice(&top, "format", &FORMATS)?, self.choice(&top, "architecture", &ARCHITECTURES)?);
         let format = match (format, architecture) {
-            (Some(Format::Fixed(form)), Some(Format::Fixed(other))) if form != other => {
+            (Some(RequestedFormat::Fixed(format)), Some(RequestedFormat::Fixed(other))) if format != other => {
                 return self.conflict(
                     &top,
                     "architecture",
-                    format!("asks for {}, but `format` for {}", other.name(), form.name()),
+                    format!("asks for {}, but `format` for {}", other.name(), format.name()),
                 );
             }
-            (Some(format @ Format::Fixed(_)), _) | (_, Some(format)) => format,
-            _ => Format::Auto,
+            (Some(format @ RequestedFormat::Fixed(_)), _) | (_, Some(format)) => format,
+            _ => RequestedFormat::Auto,
         };
         let router_layer = self.count(&top, "router_layer", "the number of a residual stream")?;
 

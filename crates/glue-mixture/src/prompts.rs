@@ -6,7 +6,8 @@ use crate::plan::{MixPlan, Prompts};
 use std::collections::BTreeMap;
 
 impl MixConfig {
-    /// The numbers of the experts that have no positive prompts though gates are made from them; none where gates are random.
+    /// The numbers of the experts that have no positive prompts though gates are made from them; none where gates are
+    /// random.
     pub fn without_prompts(&self) -> Vec<usize> {
         let lacks = |(number, expert): (usize, &Expert)| expert.positive_prompts.is_empty().then_some(number);
         match self.gate_mode.needs_prompts() {
@@ -72,8 +73,8 @@ impl MixConfig {
 }
 
 impl MixPlan {
-    /// Gives expert `expert` prompts that the description does not have, made of the items of tasks, and notes in the manifest
-    /// that it was so. Negative prompts of the description stay. An expert that there is not changes nothing.
+    /// Gives expert `expert` prompts that the description does not have, made of the items of tasks, and notes in the
+    /// manifest that it was so. Negative prompts of the description stay. An expert that there is not changes nothing.
     pub fn set_prompts(&mut self, expert: usize, prompts: Prompts) {
         if let Some(expert) = self.config.experts.get_mut(expert) {
             take(expert, prompts);

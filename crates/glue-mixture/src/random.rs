@@ -1,33 +1,31 @@
 //! Random numbers that are a function of (seed, name, element): noise on experts, and gates to begin with.
 //!
-//! The generator is SplitMix64's output function (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
-//! OOPSLA 2014) on key + (element + 1) · γ: element n of the sequence that SplitMix64 gives from the key as its state, at once and by any
-//! thread. Normal numbers are the two of a Box-Muller pair, one pair for two neighbouring elements.
+//! Element n is that of the SplitMix64 sequence of a key (see [`glue_tensor::random`]), at once and on any thread.
+//! Normal numbers are the two of a Box-Muller pair, one pair for two neighbouring elements.
 
 use crate::gates::{Gate, Gates};
 use crate::sites::Sites;
 use crate::spec::RouterKind;
+use glue_tensor::random::{at, mix};
 use std::f64::consts::TAU;
-
-const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A sequence of random numbers that can be entered anywhere.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stream {
+pub(crate) struct NoiseStream {
     key: u64,
 }
 
-impl Stream {
+impl NoiseStream {
     /// The sequence that `names` have under `seed`.
-    pub(crate) fn new(seed: u64, names: &[&str]) -> Stream {
+    pub(crate) fn new(seed: u64, names: &[&str]) -> NoiseStream {
         // FNV-1a over the names, each ended by a byte that is in no text.
         let bytes = names.iter().flat_map(|name| name.bytes().chain([0xFF]));
         let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
-        Stream { key: mix(mix(seed.wrapping_add(GAMMA)) ^ hash) }
+        NoiseStream { key: mix(at(seed, 0) ^ hash) }
     }
 
     fn word(self, n: u64) -> u64 {
-        mix(self.key.wrapping_add(n.wrapping_add(1).wrapping_mul(GAMMA)))
+        at(self.key, n)
     }
 
     /// Uniform in [−1, 1), in steps of 2⁻⁵².
@@ -62,17 +60,12 @@ impl Stream {
     }
 }
 
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// Gates of random numbers for `sites`. What belongs to an expert depends on its name and not on its place among the others.
+/// Gates of random numbers for `sites`. What belongs to an expert depends on its name and not on its place among the
+/// others.
 pub(crate) fn random_gates(sites: &Sites, uniform: bool, seed: u64) -> Gates {
     let hidden = sites.hidden_size;
     let fill = |names: &[&str], width: usize, deviation: f64| -> Vec<f32> {
-        let stream = Stream::new(seed, names);
+        let stream = NoiseStream::new(seed, names);
         let bound = (width.max(1) as f64).sqrt().recip();
         let number = |n| if uniform { bound * stream.uniform(n) } else { deviation * stream.normal(n) };
         (0..width as u64).map(|n| number(n) as f32).collect()
@@ -104,15 +97,8 @@ pub(crate) fn random_gates(sites: &Sites, uniform: bool, seed: u64) -> Gates {
 /// Gates of zeros for `sites`: their shapes.
 pub(crate) fn zero_gates(sites: &Sites) -> Gates {
     let (n, hidden) = (sites.experts.len(), sites.hidden_size);
-    let gate = match sites.router {
-        RouterKind::Linear => Gate::Linear { weight: vec![0.0; n * hidden], bias: None },
-        RouterKind::Mlp { hidden_size } => Gate::Mlp {
-            up_weight: vec![0.0; hidden_size * hidden],
-            up_bias: vec![0.0; hidden_size],
-            down_weight: vec![0.0; n * hidden_size],
-            down_bias: vec![0.0; n],
-        },
-    };
+    let zeros = |shape: &Vec<usize>| vec![0.0; shape.iter().product()];
+    let gate = Gate::shapes(sites.router, n, hidden).without_bias().map(zeros, zeros);
     Gates {
         experts: n,
         hidden_size: hidden,
@@ -127,7 +113,7 @@ mod tests {
 
     #[test]
     fn any_cut_gives_the_same_noise() {
-        let stream = Stream::new(7, &["a", "w"]);
+        let stream = NoiseStream::new(7, &["a", "w"]);
         let mut whole = vec![1.0; 1001];
         stream.add_normal(0, 0.5, &mut whole);
         for length in [1, 3, 64, 333] {
@@ -141,7 +127,7 @@ mod tests {
 
     #[test]
     fn seed_and_every_name_matter() {
-        let first = |seed, names: &[&str]| Stream::new(seed, names).word(0);
+        let first = |seed, names: &[&str]| NoiseStream::new(seed, names).word(0);
         let one = first(1, &["a", "b"]);
         assert_eq!(one, first(1, &["a", "b"]));
         for other in [first(2, &["a", "b"]), first(1, &["ab", ""]), first(1, &["b", "a"])] {
@@ -149,10 +135,11 @@ mod tests {
         }
     }
 
-    /// Of 200 000 numbers the mean deviates by 0.0022 and the variance by 0.0032 (one standard deviation); five of them.
+    /// Of 200 000 numbers the mean deviates by 0.0022 and the variance by 0.0032 (one standard deviation); five of
+    /// them.
     #[test]
     fn normal_numbers_have_mean_0_and_variance_1() {
-        let stream = Stream::new(3, &["x"]);
+        let stream = NoiseStream::new(3, &["x"]);
         let n = 200_000u64;
         let values: Vec<f64> = (0..n).map(|i| stream.normal(i)).collect();
         let mean = values.iter().sum::<f64>() / n as f64;

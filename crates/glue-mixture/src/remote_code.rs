@@ -1,4 +1,4 @@
-//! The Python files through which transformers loads a mixture in the project's own form.
+//! The Python files through which transformers loads a mixture in the native format.
 
 /// Name and text of each file.
 pub const FILES: [(&str, &str); 2] = [

@@ -1,14 +1,15 @@
 //! Replacing the gates of a mixture on disk.
 //!
-//! Gates have a file of their own, so that replacing them leaves the experts alone. Files change in this order: the gates; the
-//! index, where gates went to another file; then, by [`mend_gates`], what follows from these two: the file that the gates left
-//! is removed, `router` in `config.json` says their kind, `glue.json` lists them. Each file is replaced in one step, so that
-//! after a crash at any moment the gates are the old ones or the new ones, and what had still to follow can be made up for.
+//! Gates have a file of their own, so that replacing them leaves the experts alone. Files change in this order: the
+//! gates; the index, where gates went to another file; then, by [`mend_gates`], what follows from these two: the file
+//! that the gates left is removed, `router` in `config.json` says their kind, `glue.json` lists them. Each file is
+//! replaced in one step, so that after a crash at any moment the gates are the old ones or the new ones, and what had
+//! still to follow can be made up for.
 
 use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
 use crate::manifest;
-use crate::sites::{Form, Sites};
+use crate::sites::{MixtureFormat, Sites};
 use crate::spec::RouterKind;
 use glue_tensor::checkpoint::{INDEX_FILE, SINGLE_FILE};
 use glue_tensor::header::encode_header;
@@ -18,15 +19,15 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Replaces the gates of the mixture in the directory `dir`, and nothing else: in its own form gates may change their kind, and
-/// then the index and `router` in `config.json` follow. `glue.json` notes that they were replaced.
+/// Replaces the gates of the mixture in the directory `dir`, and nothing else: in the native format gates may change
+/// their kind, and then the index and `router` in `config.json` follow. `glue.json` notes that they were replaced.
 ///
-/// A crash leaves the old gates or the new ones. Where the kind changes, a crash between two files leaves a directory that is
-/// refused when it is opened, and that [`mend_gates`] or another call mends.
+/// A crash leaves the old gates or the new ones. Where the kind changes, a crash between two files leaves a directory
+/// that is refused when it is opened, and that [`mend_gates`] or another call mends.
 ///
 /// # Errors
-/// Those of [`Gates::check`]; [`MixError::GatesNotApart`] for a mixture of another program that keeps gates and experts in one
-/// file; and those of reading and writing files.
+/// Those of [`Gates::check`]; [`MixError::GatesNotApart`] for a mixture of another program that keeps gates and experts
+/// in one file; and those of reading and writing files.
 pub fn write_gates(dir: impl AsRef<Path>, gates: &Gates) -> Result<(), MixError> {
     let dir = dir.as_ref();
     let sites = Sites::open(dir)?;
@@ -35,21 +36,22 @@ pub fn write_gates(dir: impl AsRef<Path>, gates: &Gates) -> Result<(), MixError>
         return Ok(());
     }
     let gates = gates.written(&sites);
-    let place = Place::find(dir, &sites)?;
-    let specs = specs(&sites, &gates, place.dtype);
-    let bytes = encode(&specs, &data(&sites, &gates, place.dtype)?);
-    if place.index.is_none() || specs.len() == place.names.len() && specs.iter().all(|s| place.names.contains(&s.name))
+    let gate_file = GateFile::find(dir, &sites)?;
+    let specs = specs(&sites, &gates, gate_file.dtype);
+    let bytes = encode(&specs, &data(&sites, &gates, gate_file.dtype)?);
+    if gate_file.index.is_none()
+        || specs.len() == gate_file.names.len() && specs.iter().all(|s| gate_file.names.contains(&s.name))
     {
-        write_atomic(&place.file, &bytes)?;
+        write_atomic(&gate_file.file, &bytes)?;
     } else {
-        place.move_to(dir, &specs, &bytes)?;
+        gate_file.move_to(dir, &specs, &bytes)?;
     }
     settle(dir, &sites, true)?;
     Ok(())
 }
 
-/// Completes a replacement of gates in the directory `dir` that was cut short, and says whether there was one. Where nothing is
-/// to be mended nothing is written.
+/// Completes a replacement of gates in the directory `dir` that was cut short, and says whether there was one. Where
+/// nothing is to be mended nothing is written.
 ///
 /// # Errors
 /// Those of [`write_gates`] but for the gates themselves.
@@ -65,20 +67,20 @@ pub fn mend_gates(dir: impl AsRef<Path>) -> Result<bool, MixError> {
 /// [`MixError::GateMissing`], [`MixError::GatesNotApart`], and those of opening a mixture.
 pub fn gate_dtype(dir: impl AsRef<Path>) -> Result<Dtype, MixError> {
     let dir = dir.as_ref();
-    Ok(Place::find(dir, &Sites::open(dir)?)?.dtype)
+    Ok(GateFile::find(dir, &Sites::open(dir)?)?.dtype)
 }
 
 /// Brings everything that follows from the gates in line with them; says whether something was out of line.
 fn settle(dir: &Path, sites: &Sites, replaced: bool) -> Result<bool, MixError> {
-    let place = Place::find(dir, sites)?;
-    let mut changed = place.remove_strays(dir, sites)?;
-    if sites.form == Form::Native && place.kind != sites.router {
+    let gate_file = GateFile::find(dir, sites)?;
+    let mut changed = gate_file.remove_strays(dir, sites)?;
+    if sites.format == MixtureFormat::Native && gate_file.kind != sites.router {
         let mut config = Config::open(dir.join(CONFIG_FILE))?;
-        config.set("router", json!(place.kind))?;
+        config.set("router", json!(gate_file.kind))?;
         write_atomic(dir.join(CONFIG_FILE), &config.to_bytes())?;
         changed = true;
     }
-    changed |= manifest::follow_gates(dir, &place.file, &place.files, replaced)?;
+    changed |= manifest::follow_gates(dir, &gate_file.file, &gate_file.files, replaced)?;
     Ok(changed)
 }
 
@@ -97,8 +99,8 @@ fn encode(specs: &[TensorSpec], data: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Where the gates of a directory are.
-struct Place {
+/// The file that holds the gates of a directory.
+struct GateFile {
     file: PathBuf,
     dtype: Dtype,
     kind: RouterKind,
@@ -110,8 +112,8 @@ struct Place {
     index: Option<(PathBuf, Value)>,
 }
 
-impl Place {
-    fn find(dir: &Path, sites: &Sites) -> Result<Place, MixError> {
+impl GateFile {
+    fn find(dir: &Path, sites: &Sites) -> Result<GateFile, MixError> {
         let index = dir.join(INDEX_FILE);
         let index = match index.is_file() {
             true => Some(read_json(&index).map(|value| (index, value))?),
@@ -141,7 +143,7 @@ impl Place {
             let width = up.and_then(|info| info.shape.first().copied());
             let kind = width.map_or(RouterKind::Linear, |hidden_size| RouterKind::Mlp { hidden_size });
             let names = checkpoint.tensors().iter().map(|info| info.name.clone()).collect();
-            return Ok(Place { dtype: gate.dtype, kind, names, files, index, file });
+            return Ok(GateFile { dtype: gate.dtype, kind, names, files, index, file });
         }
         let tensor = sites.prefixes.first().map_or(String::new(), |prefix| format!("{prefix}weight"));
         Err(MixError::GateMissing { path: dir.to_path_buf(), tensor })
@@ -173,7 +175,8 @@ impl Place {
         Ok(())
     }
 
-    /// Removes files of gates that the index does not name: the one that the gates left, or one that they did not reach.
+    /// Removes files of gates that the index does not name: the one that the gates left, or one that they did not
+    /// reach.
     fn remove_strays(&self, dir: &Path, sites: &Sites) -> Result<bool, MixError> {
         if self.index.is_none() {
             return Ok(false);
@@ -198,8 +201,8 @@ impl Place {
     }
 }
 
-/// Whether gates are written under such a name: with other weights in a numbered file, or by their content. A copy that somebody
-/// made has another one.
+/// Whether gates are written under such a name: with other weights in a numbered file, or by their content. A copy that
+/// somebody made has another one.
 fn is_our_name(name: &str) -> bool {
     let Some(middle) = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")) else {
         return false;

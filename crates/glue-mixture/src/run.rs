@@ -1,12 +1,12 @@
-//! From a plan and gates to a directory: tensors are copied or converted block by block from mapped files to their place, on the
-//! threads of the current rayon pool, and the directory appears when all of it is on disk.
+//! From a plan and gates to a directory: tensors are copied or converted block by block from mapped files to their
+//! place, on the threads of the current rayon pool, and the directory appears when all of it is on disk.
 
 use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
 use crate::manifest::{self, InputHashes, hash_inputs};
 use crate::plan::{MixPlan, Part, Planned, Source};
-use crate::random::Stream;
-use crate::sites::Form;
+use crate::random::NoiseStream;
+use crate::sites::MixtureFormat;
 use crate::{card, remote_code};
 use glue_progress::{Progress, Unit};
 use glue_tensor::checkpoint::INDEX_FILE;
@@ -25,8 +25,8 @@ pub(crate) const BLOCK: usize = 1 << 20;
 /// How to write a mixture.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
-    /// Most bytes of tensor data in a file, unless one tensor alone is larger. Gates have a file of their own. Default: all
-    /// others in one file.
+    /// Most bytes of tensor data in a file, unless one tensor alone is larger. Gates have a file of their own. Default:
+    /// all others in one file.
     pub max_shard_bytes: u64,
 }
 
@@ -72,7 +72,8 @@ pub fn run(
     Ok(())
 }
 
-/// Writes the weights of a part, and all else of a part that is a model inside the output. Gives the files for the manifest.
+/// Writes the weights of a part, and all else of a part that is a model inside the output. Gives the files for the
+/// manifest.
 fn write_part(
     plan: &MixPlan,
     part: &Part,
@@ -243,7 +244,7 @@ impl Buffers {
         self.bytes.resize(length * tensor.dtype.size(), 0);
         let mut finite = widen(view.dtype(), stored, &mut self.values).map_err(not_float)?;
         if tensor.noise != 0.0 {
-            let stream = Stream::new(plan.config.seed, &["noise", &tensor.noise_of, name]);
+            let stream = NoiseStream::new(plan.config.seed, &["noise", &tensor.noise_of, name]);
             stream.add_normal(start as u64, tensor.noise, &mut self.values);
         }
         if tensor.scale != 1.0 {
@@ -269,13 +270,14 @@ fn copy_side_files(model: &ModelDir, links: Links, staging: &Staging) -> Result<
     Ok(())
 }
 
-/// Writes what stands beside the weights of the output. Its configuration comes last: nothing without one opens as a model.
+/// Writes what stands beside the weights of the output. Its configuration comes last: nothing without one opens as a
+/// model.
 fn write_beside(plan: &MixPlan, staging: &Staging, files: &[Value], hashes: &InputHashes) -> Result<(), MixError> {
     let title = staging.out_dir().file_name().unwrap_or_default().to_string_lossy();
     staging.write_file(card::FILE, card::card(plan, &title).as_bytes())?;
     let manifest = format!("{:#}\n", manifest::manifest(plan, files, hashes));
     staging.write_file(manifest::FILE, manifest.as_bytes())?;
-    if plan.form() == Form::Native {
+    if plan.format() == MixtureFormat::Native {
         for (name, text) in remote_code::FILES {
             staging.write_file(name, text.as_bytes())?;
         }

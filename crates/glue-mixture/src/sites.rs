@@ -8,24 +8,25 @@ use glue_tensor::{Config, files};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The form a mixture is written in.
+/// The format a mixture is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+#[non_exhaustive]
+pub enum MixtureFormat {
     /// `MixtralForCausalLM`, with its classic tensor names.
     Mixtral,
     /// `Qwen2MoeForCausalLM`.
     Qwen2Moe,
-    /// The project's own: `docs/mixture-format.md`.
+    /// Model-GLUE's own format: `docs/mixture-format.md`.
     Native,
 }
 
-impl Form {
+impl MixtureFormat {
     /// The name that `format` in a description gives it.
     pub fn name(self) -> &'static str {
         match self {
-            Form::Mixtral => "mixtral",
-            Form::Qwen2Moe => "qwen2_moe",
-            Form::Native => "native",
+            MixtureFormat::Mixtral => "mixtral",
+            MixtureFormat::Qwen2Moe => "qwen2_moe",
+            MixtureFormat::Native => "native",
         }
     }
 }
@@ -34,8 +35,8 @@ impl Form {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Sites {
-    /// The form of the mixture.
-    pub form: Form,
+    /// The format of the mixture.
+    pub format: MixtureFormat,
     /// What is mixed.
     pub level: Level,
     /// Whether the experts are whole models.
@@ -46,13 +47,13 @@ pub struct Sites {
     pub experts_per_token: usize,
     /// Width of the states that the gates read.
     pub hidden_size: usize,
-    /// The form of the gates.
+    /// The kind of the gates.
     pub router: RouterKind,
     /// The mixed layers, ascending; empty for whole models. At level `model` one gate stands for all of them.
     pub layers: Vec<usize>,
     /// What the names of each gate's tensors begin with, dot included; as many as there are gates.
     pub prefixes: Vec<String>,
-    /// Qwen2-MoE's form: for each mixed layer the tensor of the gate of the shared expert. Else empty.
+    /// Qwen2-MoE's format: for each mixed layer the tensor of the gate of the shared expert. Else empty.
     pub shared: Vec<String>,
 }
 
@@ -67,7 +68,7 @@ impl Sites {
         if let Some(mixture) = Mixture::from_config(&config)? {
             return match mixture {
                 Mixture::Shared(spec, base) => {
-                    Ok(Sites::shared_trunk(Form::Native, &spec, base.hidden_size().unwrap_or(0)))
+                    Ok(Sites::shared_trunk(MixtureFormat::Native, &spec, base.hidden_size().unwrap_or(0)))
                 }
                 Mixture::Whole(spec) => {
                     let router = Config::open(dir.join(&spec.router_model).join(CONFIG_FILE))?;
@@ -76,9 +77,9 @@ impl Sites {
                 }
             };
         }
-        let (form, count_key) = match config.model_type() {
-            Some("mixtral") => (Form::Mixtral, "num_local_experts"),
-            Some("qwen2_moe") => (Form::Qwen2Moe, "num_experts"),
+        let (format, count_key) = match config.model_type() {
+            Some("mixtral") => (MixtureFormat::Mixtral, "num_local_experts"),
+            Some("qwen2_moe") => (MixtureFormat::Qwen2Moe, "num_experts"),
             other => {
                 return Err(MixError::NotAMixture { path: dir.to_path_buf(), model_type: json!(other).to_string() });
             }
@@ -86,8 +87,8 @@ impl Sites {
         let count = |key: &str| config.get(key).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| missing(key));
         let count_experts = count(count_key).or_else(|error| count("num_experts").map_err(|_| error))?;
         let layers = config.num_layers().ok_or_else(|| missing("num_hidden_layers"))?;
-        // Every layer of Mixtral's form has a gate, those that were not mixed too: to whoever runs or trains it, a copy of the
-        // base's MLP for each expert is a mixed layer like the others.
+        // Every layer of Mixtral's format has a gate, those that were not mixed too: to whoever runs or trains it, a
+        // copy of the base's MLP for each expert is a mixed layer like the others.
         let manifest = files::read(dir.join(manifest::FILE), files::CONFIG_BYTES).ok();
         let manifest: Value = manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
         let names: Option<Vec<String>> = serde_json::from_value(manifest["mixture"]["experts"].clone()).ok();
@@ -99,8 +100,10 @@ impl Sites {
             .filter_map(Value::as_u64)
             .collect();
         let step = config.get("decoder_sparse_step").and_then(Value::as_u64).unwrap_or(1).max(1) as usize;
-        let mixed = match form {
-            Form::Qwen2Moe => (0..layers).filter(|&l| !only.contains(&(l as u64)) && (l + 1) % step == 0).collect(),
+        let mixed = match format {
+            MixtureFormat::Qwen2Moe => {
+                (0..layers).filter(|&l| !only.contains(&(l as u64)) && (l + 1) % step == 0).collect()
+            }
             _ => (0..layers).collect(),
         };
         let spec = MixtureSpec {
@@ -116,13 +119,13 @@ impl Sites {
             router: RouterKind::Linear,
         };
         let hidden_size = config.hidden_size().ok_or_else(|| missing("hidden_size"))?;
-        Ok(Sites::shared_trunk(form, &spec, hidden_size))
+        Ok(Sites::shared_trunk(format, &spec, hidden_size))
     }
 
-    /// Where the gates of a mixture with shared embeddings stand when it is written in `form`.
-    pub(crate) fn shared_trunk(form: Form, spec: &MixtureSpec, hidden_size: usize) -> Sites {
-        let name = |l: &usize| match (form, spec.level) {
-            (Form::Mixtral, _) => format!("model.layers.{l}.block_sparse_moe.gate."),
+    /// Where the gates of a mixture with shared embeddings stand when it is written in `format`.
+    pub(crate) fn shared_trunk(format: MixtureFormat, spec: &MixtureSpec, hidden_size: usize) -> Sites {
+        let name = |l: &usize| match (format, spec.level) {
+            (MixtureFormat::Mixtral, _) => format!("model.layers.{l}.block_sparse_moe.gate."),
             (_, Level::Ffn) => format!("model.layers.{l}.mlp.gate."),
             _ => format!("model.layers.{l}.gate."),
         };
@@ -133,7 +136,7 @@ impl Sites {
         };
         let shared = |l: &usize| format!("model.layers.{l}.mlp.shared_expert_gate.weight");
         Sites {
-            form,
+            format,
             level: spec.level,
             whole: false,
             experts: spec.experts.clone(),
@@ -142,14 +145,18 @@ impl Sites {
             router: spec.router,
             layers: spec.mixed_layers.clone(),
             prefixes,
-            shared: if form == Form::Qwen2Moe { spec.mixed_layers.iter().map(shared).collect() } else { Vec::new() },
+            shared: if format == MixtureFormat::Qwen2Moe {
+                spec.mixed_layers.iter().map(shared).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 
     /// Where the gate of a mixture of whole models stands.
     pub(crate) fn whole(spec: &WholeSpec, hidden_size: usize) -> Sites {
         Sites {
-            form: Form::Native,
+            format: MixtureFormat::Native,
             level: Level::Model,
             whole: true,
             experts: spec.experts.clone(),

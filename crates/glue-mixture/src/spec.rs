@@ -6,11 +6,12 @@ use glue_tensor::Config;
 use glue_tensor::config::{MAX_EXPERTS, MAX_HIDDEN_SIZE};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
-/// `model_type` of a mixture in the project's own form.
+/// `model_type` of a mixture in the native format.
 pub const MODEL_TYPE: &str = "glue_mixture";
 
-/// `format_version` of that form.
+/// `format_version` of that format.
 pub const FORMAT_VERSION: u64 = 1;
 
 /// What is mixed.
@@ -48,7 +49,34 @@ pub enum Pool {
     Last,
 }
 
-/// The form of a gate.
+impl Pool {
+    /// Which of the rows of a prompt, which is not empty, are read.
+    #[must_use]
+    pub fn rows(self, prompt: Range<usize>) -> Range<usize> {
+        match self {
+            Pool::Mean => prompt,
+            Pool::First => prompt.start..prompt.start + 1,
+            Pool::Last => prompt.end - 1..prompt.end,
+        }
+    }
+
+    /// The pooled state of a prompt, of length `width`, from the states of its tokens, [tokens, width] and not empty.
+    /// Sums are kept in `f64`.
+    #[must_use]
+    pub fn pooled(self, states: &[f32], width: usize) -> Vec<f32> {
+        let n = states.len() / width;
+        let Pool::Mean = self else {
+            return states[self.rows(0..n).start * width..][..width].to_vec();
+        };
+        let mut sums = vec![0.0f64; width];
+        for row in states.chunks_exact(width) {
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        sums.into_iter().map(|sum| (sum / n as f64) as f32).collect()
+    }
+}
+
+/// The kind of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum RouterKind {
@@ -80,7 +108,7 @@ pub struct MixtureSpec {
     /// How prompts are pooled when they are routed as one.
     #[serde(default)]
     pub pool: Pool,
-    /// The form of the gates.
+    /// The kind of the gates.
     #[serde(default)]
     pub router: RouterKind,
 }
@@ -93,7 +121,7 @@ pub struct WholeSpec {
     /// How prompts are pooled.
     #[serde(default)]
     pub pool: Pool,
-    /// The form of the gate.
+    /// The kind of the gate.
     #[serde(default)]
     pub router: RouterKind,
     /// The directory of the model that reads the prompt, inside the mixture's.
@@ -103,7 +131,7 @@ pub struct WholeSpec {
     pub router_layer: usize,
 }
 
-/// A mixture in the project's own form, as its `config.json` describes it.
+/// A mixture in the native format, as its `config.json` describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mixture {
     /// Experts that share embeddings and head, and the configuration of the base.

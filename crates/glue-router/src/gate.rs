@@ -1,121 +1,103 @@
-//! A gate in memory: a score for each expert from a state.
+//! The mathematics of a gate in training: a score for each expert from a state.
 
 use crate::error::RouterError;
 use crate::random;
 use glue_mixture::RouterKind;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-/// A gate: scores = W·x + b, or scores = V·silu(U·x + a) + b.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Gate {
-    /// One matrix.
-    Linear {
-        /// [experts, width].
-        weight: Array2<f64>,
-        /// \[experts\]; none is zero.
-        bias: Option<Array1<f64>>,
-    },
-    /// One hidden layer.
-    Mlp {
-        /// [inner, width].
-        up: Array2<f64>,
-        /// \[inner\].
-        up_bias: Array1<f64>,
-        /// [experts, inner].
-        down: Array2<f64>,
-        /// \[experts\].
-        down_bias: Array1<f64>,
-    },
-}
+/// A gate in `f64`, as it is trained.
+pub type Gate = glue_mixture::Gate<Array2<f64>, Array1<f64>>;
 
-impl Gate {
+/// What a gate computes, and how it is changed.
+pub trait GateMath: Sized {
     /// How many experts it tells apart.
-    pub fn experts(&self) -> usize {
-        match self {
-            Gate::Linear { weight, .. } => weight.nrows(),
-            Gate::Mlp { down, .. } => down.nrows(),
-        }
-    }
-
-    /// Width of the states it reads.
-    pub fn width(&self) -> usize {
-        match self {
-            Gate::Linear { weight, .. } => weight.ncols(),
-            Gate::Mlp { up, .. } => up.ncols(),
-        }
-    }
-
-    /// Its form.
-    pub fn kind(&self) -> RouterKind {
-        match self {
-            Gate::Linear { .. } => RouterKind::Linear,
-            Gate::Mlp { up, .. } => RouterKind::Mlp { hidden_size: up.nrows() },
-        }
-    }
+    fn experts(&self) -> usize;
 
     /// Scores of states [n, width]: [n, experts].
     ///
     /// # Panics
     /// When the states are of another width.
-    pub fn scores(&self, states: ArrayView2<'_, f64>) -> Array2<f64> {
-        match self {
-            Gate::Linear { weight, bias } => {
-                let scores = states.dot(&weight.t());
-                bias.as_ref().map_or_else(|| scores.clone(), |bias| &scores + bias)
-            }
-            Gate::Mlp { up, up_bias, down, down_bias } => {
-                let inner = (states.dot(&up.t()) + up_bias).mapv(silu);
-                inner.dot(&down.t()) + down_bias
-            }
-        }
-    }
+    fn scores(&self, states: ArrayView2<'_, f64>) -> Array2<f64>;
 
     /// The expert of the highest score for each state; of equals the first.
     ///
     /// # Panics
     /// When the states are of another width.
-    pub fn routes(&self, states: ArrayView2<'_, f64>) -> Vec<usize> {
+    fn routes(&self, states: ArrayView2<'_, f64>) -> Vec<usize>;
+
+    /// The start of a training: each weight uniform within ±1/√columns, biases zero. `gate` is its number in the
+    /// mixture.
+    fn start(kind: RouterKind, experts: usize, width: usize, seed: u64, gate: u64) -> Self;
+
+    /// The same with experts in another order: expert `i` is what `order[i]` was.
+    ///
+    /// # Errors
+    /// [`RouterError::Mismatch`] when `order` is not one of all experts.
+    fn permuted(&self, order: &[usize]) -> Result<Self, RouterError>;
+
+    /// The gate as it is stored, in `f32`.
+    fn to_stored(&self) -> glue_mixture::Gate;
+
+    /// The gate of these stored values, for `experts` experts and states of `width`.
+    ///
+    /// # Errors
+    /// [`RouterError::Mismatch`] when there are more or fewer values than that takes.
+    fn from_stored(stored: &glue_mixture::Gate, experts: usize, width: usize) -> Result<Self, RouterError>;
+
+    /// All parameters in one vector, in the order of the fields.
+    fn flat(&self) -> Vec<f64>;
+
+    /// The same gate with these parameters, as many as [`GateMath::flat`] gives.
+    #[must_use]
+    fn with_flat(&self, values: &[f64]) -> Self;
+}
+
+impl GateMath for Gate {
+    fn experts(&self) -> usize {
+        match self {
+            Gate::Linear { weight, .. } => weight.nrows(),
+            Gate::Mlp { down_bias, .. } => down_bias.len(),
+        }
+    }
+
+    fn scores(&self, states: ArrayView2<'_, f64>) -> Array2<f64> {
+        match self {
+            Gate::Linear { weight, bias } => {
+                let scores = states.dot(&weight.t());
+                bias.as_ref().map_or_else(|| scores.clone(), |bias| &scores + bias)
+            }
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+                let inner = (states.dot(&up_weight.t()) + up_bias).mapv(silu);
+                inner.dot(&down_weight.t()) + down_bias
+            }
+        }
+    }
+
+    fn routes(&self, states: ArrayView2<'_, f64>) -> Vec<usize> {
         let best = |row: ndarray::ArrayView1<'_, f64>| {
             row.iter().enumerate().fold(0, |best, (i, &score)| if score > row[best] { i } else { best })
         };
         self.scores(states).axis_iter(Axis(0)).map(best).collect()
     }
 
-    /// A gate drawn at random: elements of weights with `draw(stream, n, columns)`, biases zero.
-    pub(crate) fn drawn(
-        kind: RouterKind,
-        experts: usize,
-        width: usize,
-        draw: impl Fn(u64, usize, usize) -> Vec<f64>,
-    ) -> Gate {
-        let matrix = |stream, rows: usize, columns: usize| {
-            // As many elements are drawn as the shape has.
-            Array2::from_shape_vec((rows, columns), draw(stream, rows * columns, columns))
-                .unwrap_or_else(|_| Array2::zeros((rows, columns)))
+    fn start(kind: RouterKind, experts: usize, width: usize, seed: u64, gate: u64) -> Gate {
+        let matrix = |stream: u64, rows: usize, columns: usize| {
+            let bound = 1.0 / (columns.max(1) as f64).sqrt();
+            let values = random::uniform(seed, 2 * gate + stream, rows * columns, bound);
+            Array2::from_shape_fn((rows, columns), |(row, column)| values[row * columns + column])
         };
         match kind {
             RouterKind::Linear => Gate::Linear { weight: matrix(0, experts, width), bias: None },
             RouterKind::Mlp { hidden_size } => Gate::Mlp {
-                up: matrix(0, hidden_size, width),
+                up_weight: matrix(0, hidden_size, width),
                 up_bias: Array1::zeros(hidden_size),
-                down: matrix(1, experts, hidden_size),
+                down_weight: matrix(1, experts, hidden_size),
                 down_bias: Array1::zeros(experts),
             },
         }
     }
 
-    /// The start of a training: each weight uniform within ±1/√columns, biases zero.
-    pub fn start(kind: RouterKind, experts: usize, width: usize, seed: u64, gate: u64) -> Gate {
-        Gate::drawn(kind, experts, width, |stream, n, columns| {
-            random::uniform(seed, 2 * gate + stream, n, 1.0 / (columns.max(1) as f64).sqrt())
-        })
-    }
-
-    /// The same with experts in another order: expert `i` is what `order[i]` was.
-    ///
-    /// # Errors
-    /// [`RouterError::Mismatch`] when `order` is not one of all experts.
-    pub fn permuted(&self, order: &[usize]) -> Result<Gate, RouterError> {
+    fn permuted(&self, order: &[usize]) -> Result<Gate, RouterError> {
         let mut sorted = order.to_vec();
         sorted.sort_unstable();
         if sorted.iter().copied().ne(0..self.experts()) {
@@ -130,113 +112,80 @@ impl Gate {
                 weight: weight.select(Axis(0), order),
                 bias: bias.as_ref().map(|bias| bias.select(Axis(0), order)),
             },
-            Gate::Mlp { up, up_bias, down, down_bias } => Gate::Mlp {
-                up: up.clone(),
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => Gate::Mlp {
+                up_weight: up_weight.clone(),
                 up_bias: up_bias.clone(),
-                down: down.select(Axis(0), order),
+                down_weight: down_weight.select(Axis(0), order),
                 down_bias: down_bias.select(Axis(0), order),
             },
         })
     }
 
-    /// The gate that reads x as this one reads (x - mean)·factor.
-    pub(crate) fn unstandardised(self, mean: &Array1<f64>, factor: &Array1<f64>) -> Gate {
-        match self {
-            Gate::Linear { weight, bias } => {
-                let weight = weight * factor;
-                let bias = bias.unwrap_or_else(|| Array1::zeros(weight.nrows())) - weight.dot(mean);
-                Gate::Linear { weight, bias: Some(bias) }
-            }
-            Gate::Mlp { up, up_bias, down, down_bias } => {
-                let up = up * factor;
-                let up_bias = up_bias - up.dot(mean);
-                Gate::Mlp { up, up_bias, down, down_bias }
-            }
-        }
+    fn to_stored(&self) -> glue_mixture::Gate {
+        self.map(|m| m.iter().map(|&x| x as f32).collect(), |v| v.iter().map(|&x| x as f32).collect())
     }
 
-    /// The gate as it is stored, in `f32`.
-    pub fn to_stored(&self) -> glue_mixture::Gate {
-        let matrix = |values: &Array2<f64>| values.iter().map(|&x| x as f32).collect();
-        let vector = |values: &Array1<f64>| values.iter().map(|&x| x as f32).collect();
-        match self {
-            Gate::Linear { weight, bias } => {
-                glue_mixture::Gate::Linear { weight: matrix(weight), bias: bias.as_ref().map(vector) }
-            }
-            Gate::Mlp { up, up_bias, down, down_bias } => glue_mixture::Gate::Mlp {
-                up_weight: matrix(up),
-                up_bias: vector(up_bias),
-                down_weight: matrix(down),
-                down_bias: vector(down_bias),
-            },
-        }
-    }
-
-    /// The gate of these stored values, for `experts` experts and states of `width`.
-    ///
-    /// # Errors
-    /// [`RouterError::Mismatch`] when there are more or fewer values than that takes.
-    pub fn from_stored(stored: &glue_mixture::Gate, experts: usize, width: usize) -> Result<Gate, RouterError> {
-        let matrix = |what: &str, values: &[f32], rows: usize, columns: usize| {
-            let wide = values.iter().map(|&x| f64::from(x)).collect();
-            Array2::from_shape_vec((rows, columns), wide).map_err(|_| RouterError::Mismatch {
-                what: format!("elements of the gate's {what}"),
-                expected: rows * columns,
-                found: values.len(),
-            })
+    fn from_stored(stored: &glue_mixture::Gate, experts: usize, width: usize) -> Result<Gate, RouterError> {
+        let inner = match stored.kind() {
+            RouterKind::Linear => 0,
+            RouterKind::Mlp { hidden_size } => hidden_size,
         };
-        let vector = |what: &str, values: &[f32], len: usize| -> Result<Array1<f64>, RouterError> {
-            Ok(matrix(what, values, 1, len)?.row(0).to_owned())
-        };
-        Ok(match stored {
-            glue_mixture::Gate::Linear { weight, bias } => Gate::Linear {
-                weight: matrix("weight", weight, experts, width)?,
-                bias: bias.as_ref().map(|bias| vector("bias", bias, experts)).transpose()?,
+        let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect();
+        stored.try_map(
+            |name, values| {
+                let (rows, columns) = match name {
+                    "up.weight" => (inner, width),
+                    "down.weight" => (experts, inner),
+                    _ => (experts, width),
+                };
+                matrix_of(name, wide(values), rows, columns)
             },
-            glue_mixture::Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
-                let inner = up_bias.len();
-                Gate::Mlp {
-                    up: matrix("up.weight", up_weight, inner, width)?,
-                    up_bias: vector("up.bias", up_bias, inner)?,
-                    down: matrix("down.weight", down_weight, experts, inner)?,
-                    down_bias: vector("down.bias", down_bias, experts)?,
-                }
-            }
-        })
+            |name, values| {
+                let len = if name == "up.bias" { inner } else { experts };
+                Ok(matrix_of(name, wide(values), 1, len)?.row(0).to_owned())
+            },
+        )
     }
 
-    /// All parameters in one, in the order of the fields.
-    pub(crate) fn flat(&self) -> Vec<f64> {
+    fn flat(&self) -> Vec<f64> {
         match self {
             Gate::Linear { weight, bias } => weight.iter().chain(bias.iter().flatten()).copied().collect(),
-            Gate::Mlp { up, up_bias, down, down_bias } => {
-                up.iter().chain(up_bias).chain(down).chain(down_bias).copied().collect()
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+                up_weight.iter().chain(up_bias).chain(down_weight).chain(down_bias).copied().collect()
             }
         }
     }
 
-    /// The same with these parameters, as many as [`Gate::flat`] gives.
-    pub(crate) fn with_flat(&self, values: &[f64]) -> Gate {
-        let mut gate = self.clone();
-        let mut values = values.iter();
-        let mut fill = |old: &mut f64| {
-            if let Some(&new) = values.next() {
-                *old = new;
-            }
-        };
-        match &mut gate {
-            Gate::Linear { weight, bias } => {
-                weight.iter_mut().for_each(&mut fill);
-                bias.iter_mut().flatten().for_each(&mut fill);
-            }
-            Gate::Mlp { up, up_bias, down, down_bias } => {
-                up.iter_mut().for_each(&mut fill);
-                up_bias.iter_mut().for_each(&mut fill);
-                down.iter_mut().for_each(&mut fill);
-                down_bias.iter_mut().for_each(&mut fill);
-            }
+    fn with_flat(&self, values: &[f64]) -> Gate {
+        let values = std::cell::RefCell::new(values.iter());
+        let next = |&old: &f64| values.borrow_mut().next().copied().unwrap_or(old);
+        self.map(|matrix| matrix.map(next), |vector| vector.map(next))
+    }
+}
+
+/// The values of the gate's tensor `name` as a matrix.
+pub(crate) fn matrix_of(name: &str, values: Vec<f64>, rows: usize, columns: usize) -> Result<Array2<f64>, RouterError> {
+    let found = values.len();
+    Array2::from_shape_vec((rows, columns), values).map_err(|_| RouterError::Mismatch {
+        what: format!("elements of the gate's {name}"),
+        expected: rows * columns,
+        found,
+    })
+}
+
+/// The gate that reads x as this one reads (x - mean)·factor.
+pub(crate) fn unstandardised(gate: Gate, mean: &Array1<f64>, factor: &Array1<f64>) -> Gate {
+    match gate {
+        Gate::Linear { weight, bias } => {
+            let weight = weight * factor;
+            let bias = bias.unwrap_or_else(|| Array1::zeros(weight.nrows())) - weight.dot(mean);
+            Gate::Linear { weight, bias: Some(bias) }
         }
-        gate
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+            let up_weight = up_weight * factor;
+            let up_bias = up_bias - up_weight.dot(mean);
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias }
+        }
     }
 }
 
@@ -257,10 +206,11 @@ mod tests {
     use ndarray::array;
 
     fn mlp() -> Gate {
-        let Gate::Mlp { up, down, .. } = Gate::start(RouterKind::Mlp { hidden_size: 3 }, 2, 4, 5, 0) else {
+        let Gate::Mlp { up_weight, down_weight, .. } = Gate::start(RouterKind::Mlp { hidden_size: 3 }, 2, 4, 5, 0)
+        else {
             unreachable!("an MLP was asked for")
         };
-        Gate::Mlp { up, up_bias: array![0.1, 0.2, -0.3], down, down_bias: array![0.5, -0.5] }
+        Gate::Mlp { up_weight, up_bias: array![0.1, 0.2, -0.3], down_weight, down_bias: array![0.5, -0.5] }
     }
 
     #[test]
@@ -270,7 +220,7 @@ mod tests {
         let standardised = (&states - &mean) * &factor;
         for gate in [mlp(), Gate::start(RouterKind::Linear, 2, 4, 1, 0)] {
             let expected = gate.scores(standardised.view());
-            let found = gate.unstandardised(&mean, &factor).scores(states.view());
+            let found = unstandardised(gate, &mean, &factor).scores(states.view());
             // Rounding of f64.
             assert!(expected.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-12), "{expected} {found}");
         }

@@ -1,13 +1,13 @@
 //! Gates from prompts.
 //!
 //! The row of an expert is the mean over its positive prompts of a state, less the mean over its negative ones,
-//! at unit length. Which state, the mode says: modes are those of mergekit's MoE configurations, and `router_input`, which
-//! takes the state where the gate reads when the mixture runs. Special tokens that the tokenizer puts before a text belong to
-//! the prompt; padding does not exist here.
+//! at unit length. Which state, the mode says: modes are those of mergekit's MoE configurations, and `router_input`,
+//! which takes the state where the gate reads when the mixture runs. Special tokens that the tokenizer puts before a
+//! text belong to the prompt; padding does not exist here.
 
 use crate::error::RouterError;
-use crate::gate::Gate;
-use crate::states::{DenseStates, Place, TokenStates, pooled_states};
+use crate::gate::{Gate, GateMath};
+use crate::states::{DenseStates, ResidualSite, TokenStates, pooled_states};
 use glue_linalg::singular_values;
 use glue_lm::Tokenizer;
 use glue_mixture::GateMode;
@@ -30,65 +30,70 @@ pub struct ExpertPrompts {
 
 /// What each gate of a mixture is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatePlaces {
-    /// For each gate the stream that enters its layer.
-    pub stream: Vec<Place>,
+pub struct GateSites {
+    /// For each gate the residual stream that enters its layer.
+    pub residual: Vec<ResidualSite>,
     /// For each gate what it reads when the mixture runs.
-    pub reads: Vec<Place>,
+    pub reads: Vec<ResidualSite>,
     /// How what it reads is pooled; the mean where routing is by token and nothing is pooled.
     pub pool: Pool,
 }
 
-impl GatePlaces {
-    /// Those of a mixture whose experts share embeddings: a gate for each mixed layer at FFN and block level, one at model level.
-    pub fn of(spec: &MixtureSpec) -> GatePlaces {
+impl GateSites {
+    /// Those of gates at `level` that read the residual streams `layers`, each numbered by the layer that it enters.
+    fn new(level: Level, layers: &[usize], routing: Routing, pool: Pool) -> GateSites {
+        let residual: Vec<ResidualSite> = layers.iter().map(|&layer| ResidualSite::Residual(layer)).collect();
+        let reads = match level {
+            Level::Ffn => layers.iter().map(|&layer| ResidualSite::MlpInput(layer)).collect(),
+            Level::Block | Level::Model => residual.clone(),
+        };
+        let pool = match routing {
+            Routing::Token => Pool::Mean,
+            Routing::Sample => pool,
+        };
+        GateSites { residual, reads, pool }
+    }
+
+    /// Those of a mixture whose experts share embeddings: a gate for each mixed layer at FFN and block level, one at
+    /// model level.
+    pub fn of(spec: &MixtureSpec) -> GateSites {
         let layers = match spec.level {
             Level::Model => vec![spec.dense_layers],
             Level::Ffn | Level::Block => spec.mixed_layers.clone(),
         };
-        let stream: Vec<Place> = layers.iter().map(|&layer| Place::Stream(layer)).collect();
-        let reads = match spec.level {
-            Level::Ffn => layers.iter().map(|&layer| Place::MlpInput(layer)).collect(),
-            Level::Block | Level::Model => stream.clone(),
-        };
-        let pool = match spec.routing {
-            Routing::Token => Pool::Mean,
-            Routing::Sample => spec.pool,
-        };
-        GatePlaces { stream, reads, pool }
+        GateSites::new(spec.level, &layers, spec.routing, spec.pool)
     }
 
-    /// That of a mixture of whole models: one gate, which reads stream `router_layer` of the router model.
-    pub fn whole(router_layer: usize, pool: Pool) -> GatePlaces {
-        let place = vec![Place::Stream(router_layer)];
-        GatePlaces { stream: place.clone(), reads: place, pool }
+    /// That of a mixture of whole models: one gate, which reads residual stream `router_layer` of the router model.
+    pub fn whole(router_layer: usize, pool: Pool) -> GateSites {
+        GateSites::new(Level::Model, &[router_layer], Routing::Sample, pool)
     }
 }
 
 /// Gates and what is to be known about them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InitialGates {
-    /// One for each of the places, linear and without bias.
+    /// One for each of the sites, linear and without bias.
     pub gates: Vec<Gate>,
-    /// For each gate the condition number of its matrix, its largest over its smallest singular value; infinite when rows
-    /// depend on each other.
+    /// For each gate the condition number of its matrix, its largest over its smallest singular value; infinite when
+    /// rows depend on each other.
     pub conditions: Vec<f64>,
     /// Sentences for people: gates whose condition number is above [`ILL_CONDITIONED`].
     pub warnings: Vec<String>,
 }
 
-/// The condition number from which on rows of a gate are too alike to tell experts apart well.
+/// The condition number from which on rows of a gate are too similar to tell experts apart well.
 pub const ILL_CONDITIONED: f64 = 100.0;
 
-/// Makes the gates at `places` by `mode` from the prompts of each expert, with the model and tokenizer that will read for the
-/// gates. All prompts go through the model together.
+/// Makes the gates at `gate_sites` by `mode` from the prompts of each expert, with the model and tokenizer that will
+/// read for the gates. All prompts go through the model together.
 ///
 /// # Errors
-/// [`RouterError::NoPrompts`], [`RouterError::EmptyPrompt`], [`RouterError::ZeroRow`], [`RouterError::Setting`] for a mode without
-/// prompts, and those of model and tokenizer.
+/// [`RouterError::NoPrompts`], [`RouterError::EmptyPrompt`], [`RouterError::ZeroRow`], [`RouterError::Setting`] for a
+/// mode without prompts, and those of model and tokenizer.
 pub fn gates_from_prompts(
     mode: GateMode,
-    places: &GatePlaces,
+    gate_sites: &GateSites,
     experts: &[ExpertPrompts],
     model: &dyn TokenStates,
     tokenizer: &Tokenizer,
@@ -118,23 +123,23 @@ pub fn gates_from_prompts(
         };
         ranges.push((range(&expert.positive)?, range(&expert.negative)?));
     }
-    let pooled = |places: &[Place], pool| pooled_states(model, &sequences, places, pool, progress);
+    let pooled = |sites: &[ResidualSite], pool| pooled_states(model, &sequences, sites, pool, progress);
     let states = match mode {
         GateMode::CheapEmbed => {
-            // Prompts count alike whatever the length of their sums.
-            let mut one = pooled(&[Place::Stream(0)], Pool::Mean)?;
+            // Every prompt counts the same, whatever the length of its sum.
+            let mut one = pooled(&[ResidualSite::Residual(0)], Pool::Mean)?;
             for mut row in one.iter_mut().flat_map(|states| states.axis_iter_mut(Axis(0))) {
                 let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
                 if length > 0.0 {
                     row.mapv_inplace(|x| (f64::from(x) / length) as f32);
                 }
             }
-            let repeated = one.into_iter().cycle().take(places.reads.len());
+            let repeated = one.into_iter().cycle().take(gate_sites.reads.len());
             repeated.collect()
         }
-        GateMode::Hidden => pooled(&places.stream, Pool::Last)?,
-        GateMode::HiddenAvg => pooled(&places.stream, Pool::Mean)?,
-        _ => pooled(&places.reads, places.pool)?,
+        GateMode::Hidden => pooled(&gate_sites.residual, Pool::Last)?,
+        GateMode::HiddenAvg => pooled(&gate_sites.residual, Pool::Mean)?,
+        _ => pooled(&gate_sites.reads, gate_sites.pool)?,
     };
     let mut gates = Vec::with_capacity(states.len());
     for (gate, states) in states.iter().enumerate() {
@@ -176,22 +181,16 @@ pub struct MadeGates {
     pub warnings: Vec<String>,
 }
 
-/// Makes the gates that a planned mixture asks for, reading prompts with the model it names. A router with a hidden layer is
-/// given the one that scores exactly as the matrix does. The shared expert's gate of Qwen2-MoE's form is made like a row of the
-/// others; without prompts it is zero, which adds half of the shared expert.
+/// Makes the gates that a planned mixture asks for, reading prompts with the model it names. A router with a hidden
+/// layer is given the one that scores exactly as the matrix does. The shared expert's gate of Qwen2-MoE's format is
+/// made like a row of the others; without prompts it is zero, which adds half of the shared expert.
 ///
 /// # Errors
 /// As [`gates_from_prompts`]; [`RouterError::TooNarrow`] for a hidden layer that cannot hold the matrix.
 pub fn gates_for(request: &GateRequest, progress: &dyn Progress) -> Result<MadeGates, RouterError> {
     let (model, tokenizer) = (DenseStates::open(&request.model)?, Tokenizer::load(&request.model)?);
     let sites = &request.sites;
-    let stream: Vec<Place> = request.streams.iter().map(|&stream| Place::Stream(stream)).collect();
-    let reads = match sites.level {
-        Level::Ffn => request.streams.iter().map(|&layer| Place::MlpInput(layer)).collect(),
-        Level::Block | Level::Model => stream.clone(),
-    };
-    let pool = if request.routing == Routing::Token { Pool::Mean } else { request.pool };
-    let places = GatePlaces { stream, reads, pool };
+    let gate_sites = GateSites::new(sites.level, &request.streams, request.routing, request.pool);
     let named = |(name, prompts): (&String, &glue_mixture::Prompts)| ExpertPrompts {
         expert: name.clone(),
         positive: prompts.positive.clone(),
@@ -204,7 +203,7 @@ pub fn gates_for(request: &GateRequest, progress: &dyn Progress) -> Result<MadeG
     }
     let shared = request.shared.as_ref().filter(|shared| !shared.positive.is_empty());
     experts.extend(shared.map(|shared| named((&"the shared expert".to_owned(), shared))));
-    let made = gates_from_prompts(request.mode, &places, &experts, &model, &tokenizer, progress)?;
+    let made = gates_from_prompts(request.mode, &gate_sites, &experts, &model, &tokenizer, progress)?;
     let mut gates = Gates {
         experts: sites.experts.len(),
         hidden_size: model.width(),
@@ -252,7 +251,8 @@ fn with_conditions(gates: Vec<Gate>) -> Result<InitialGates, RouterError> {
     Ok(InitialGates { gates, conditions, warnings })
 }
 
-/// The largest over the smallest singular value; infinite when the smallest is zero up to rounding, 1 for an empty matrix.
+/// The largest over the smallest singular value; infinite when the smallest is zero up to rounding, 1 for an empty
+/// matrix.
 ///
 /// # Errors
 /// [`RouterError::Linalg`] for elements that are not finite.

@@ -66,8 +66,8 @@ impl LanguageModel for Silent {
 /// Reads the items of a split of all tasks, task after task; `None` for the split that each task names.
 ///
 /// # Errors
-/// [`RouterError::Eval`] for tasks or items that are not sound, and for tasks that run programs, whose answers cannot be known
-/// beforehand.
+/// [`RouterError::Eval`] for tasks or items that are not sound, and for tasks that run programs, whose answers cannot
+/// be known beforehand.
 pub fn read_items(tasks: &[Task], split: Option<&str>, limit: Option<usize>) -> Result<Vec<Item>, RouterError> {
     let options = EvalOptions { split: split.map(Into::into), limit, samples: true, ..EvalOptions::default() };
     let report = evaluate(&Silent, tasks, &options, &glue_progress::NoProgress)?;
@@ -113,8 +113,8 @@ pub fn skill(task: &Task) -> String {
 }
 
 impl Item {
-    /// The item in tokens, cut between prompt and answer where an evaluation cuts it: white space at the end of the prompt
-    /// belongs to the answer, whose tokens are those of both together after as many as the prompt alone has.
+    /// The item in tokens, cut between prompt and answer where an evaluation cuts it: white space at the end of the
+    /// prompt belongs to the answer, whose tokens are those of both together after as many as the prompt alone has.
     ///
     /// # Errors
     /// [`RouterError::EmptyPrompt`], [`RouterError::Tokenizer`].
@@ -135,8 +135,8 @@ impl Item {
     }
 }
 
-/// Items parted at random, task by task: those to train with, and `share` of each task, rounded down, to validate with. A
-/// function of the seed and the order of the items.
+/// Items parted at random, task by task: those to train with, and `share` of each task, rounded down, to validate with.
+/// A function of the seed and the order of the items.
 ///
 /// # Errors
 /// [`RouterError::Setting`] for a share outside of 0 to 1; [`RouterError::TooFewItems`] when one part is empty.

@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Losses closer than this, in nats, are tied: less than rounding of `f32` makes of some dozen tokens.
 pub const TIE: f64 = 1e-4;
 
-/// The expert of each task: the one that `given` names for the task or for its skill; or the expert that is called like the task
-/// or the skill; or the one with the lowest mean loss on its items, of equals the first.
+/// The expert of each task: the one that `given` names for the task or for its skill; or the expert that is called like
+/// the task or the skill; or the one with the lowest mean loss on its items, of equals the first.
 ///
 /// `losses` [items, experts] are asked for only if some task is left for them.
 ///
 /// # Errors
-/// [`RouterError::UnknownExpert`], [`RouterError::UnknownTask`], [`RouterError::NoAnswer`] for a task that is left for the losses
-/// and has items without an answer, and those of `losses`.
+/// [`RouterError::UnknownExpert`], [`RouterError::UnknownTask`], [`RouterError::NoAnswer`] for a task that is left for
+/// the losses and has items without an answer, and those of `losses`.
 pub fn assign(
     items: &[Item],
     given: &BTreeMap<String, String>,
@@ -85,8 +85,9 @@ pub fn skill_targets(
     Ok(targets)
 }
 
-/// Targets by the loss, in nats, of the right answer under each expert [items, experts]. With `temperature` 0 the expert of the
-/// lowest loss has all, and experts within [`TIE`] of it share; else targets are the softmax of -loss/temperature.
+/// Targets by the loss, in nats, of the right answer under each expert [items, experts]. With `temperature` 0 the
+/// expert of the lowest loss has all, and experts within [`TIE`] of it share; else targets are the softmax of
+/// -loss/temperature.
 ///
 /// # Errors
 /// [`RouterError::Setting`] for a temperature below 0, [`RouterError::NotFinite`] for a loss that is no number.
@@ -112,8 +113,9 @@ pub fn loss_targets(losses: ArrayView2<'_, f64>, temperature: f64) -> Result<Arr
     Ok(targets)
 }
 
-/// Prompts for experts that have none: up to `count` of the items of each expert's tasks, drawn by `seed`; with `contrast`, as
-/// many of the other experts' items are its negative prompts. An expert without a task has no positive prompts.
+/// Prompts for experts that have none: up to `count` of the items of each expert's tasks, drawn by `seed`; with
+/// `contrast`, as many of the other experts' items are its negative prompts. An expert without a task has no positive
+/// prompts.
 pub fn automatic_prompts(
     items: &[Item],
     assigned: &BTreeMap<String, usize>,

@@ -1,4 +1,5 @@
-//! Routers of mixtures: gates from prompts, and their training.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
 //! | module | holds |
 //! |---|---|
@@ -35,4 +36,4 @@ pub mod through;
 pub mod training;
 
 pub use error::RouterError;
-pub use gate::Gate;
+pub use gate::{Gate, GateMath};

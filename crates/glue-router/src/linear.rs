@@ -1,14 +1,14 @@
 //! Multinomial logistic regression with an L2 penalty, to its optimum.
 //!
-//! F(W, b) = (1/n)·Σᵢ -Σₑ tᵢₑ·log softmax(W·zᵢ + b)ₑ + (λ/2)·(‖W‖² + ‖b‖²), with targets tᵢ that sum to 1 and standardised
-//! features z = (x - mean)/deviation. The penalty includes b, so that F is strongly convex in all parameters, has one optimum
-//! even where no item has some expert's label, and a gradient g proves F - F* ≤ ‖g‖²/(2λ).
+//! F(W, b) = (1/n)·Σᵢ -Σₑ tᵢₑ·log softmax(W·zᵢ + b)ₑ + (λ/2)·(‖W‖² + ‖b‖²), with targets tᵢ that sum to 1 and
+//! standardised features z = (x - mean)/deviation. The penalty includes b, so that F is strongly convex in all
+//! parameters, has one optimum even where no item has some expert's label, and a gradient g proves F - F* ≤ ‖g‖²/(2λ).
 //!
-//! Solved by Newton's method with steps by conjugate gradients and backtracking (Nocedal and Wright, *Numerical Optimization*,
-//! 2nd edition, section 7.1).
+//! Solved by Newton's method with steps by conjugate gradients and backtracking (Nocedal and Wright, *Numerical
+//! Optimization*, 2nd edition, section 7.1).
 
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, unstandardised};
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 
 /// Features brought to mean 0 and variance 1. A feature that does not vary becomes 0.
@@ -76,8 +76,8 @@ pub const EXACT: f64 = 1e-9;
 /// Standardisation is folded into weight and bias. Deterministic.
 ///
 /// # Errors
-/// [`RouterError::Setting`] for a penalty that is not positive, [`RouterError::Mismatch`], [`RouterError::TooFewItems`] without
-/// items, [`RouterError::NotFinite`].
+/// [`RouterError::Setting`] for a penalty that is not positive, [`RouterError::Mismatch`], [`RouterError::TooFewItems`]
+/// without items, [`RouterError::NotFinite`].
 pub fn fit_linear(
     states: ArrayView2<'_, f64>,
     targets: ArrayView2<'_, f64>,
@@ -98,7 +98,7 @@ impl Fit {
             return Gate::Linear { weight: weight * &standardisation.factor, bias: None };
         }
         let bias = Some(self.parameters.column(last).to_owned());
-        Gate::Linear { weight, bias }.unstandardised(&standardisation.mean, &standardisation.factor)
+        unstandardised(Gate::Linear { weight, bias }, &standardisation.mean, &standardisation.factor)
     }
 }
 
@@ -109,8 +109,8 @@ pub(crate) struct Problem<'a> {
     l2: f64,
 }
 
-/// At some parameters: objective, gradient, probabilities.
-struct Here {
+/// The objective at some parameters, its gradient, and the probabilities of the experts.
+struct Evaluation {
     objective: f64,
     gradient: Array2<f64>,
     probabilities: Array2<f64>,
@@ -146,13 +146,13 @@ impl<'a> Problem<'a> {
         self.features.nrows() as f64
     }
 
-    fn at(&self, parameters: &Array2<f64>) -> Here {
+    fn at(&self, parameters: &Array2<f64>) -> Evaluation {
         let scores = self.features.dot(&parameters.t());
         let (probabilities, loss) = softmax_loss(scores, self.targets);
         let objective = loss / self.n() + 0.5 * self.l2 * parameters.iter().map(|w| w * w).sum::<f64>();
         let residual = &probabilities - &self.targets;
         let gradient = residual.t().dot(&self.features) / self.n() + parameters * self.l2;
-        Here { objective, gradient, probabilities }
+        Evaluation { objective, gradient, probabilities }
     }
 
     /// The Hessian times `v`.
@@ -168,52 +168,52 @@ impl<'a> Problem<'a> {
         const STEPS: usize = 200;
         let mut parameters =
             start.cloned().unwrap_or_else(|| Array2::zeros((self.targets.ncols(), self.features.ncols())));
-        let mut here = self.at(&parameters);
+        let mut current = self.at(&parameters);
         let mut steps = 0;
-        while length(&here.gradient) > tolerance && steps < STEPS {
-            let direction = self.newton_step(&here);
-            let slope = inner(&here.gradient, &direction);
+        while length(&current.gradient) > tolerance && steps < STEPS {
+            let direction = self.newton_step(&current);
+            let slope = inner(&current.gradient, &direction);
             let mut t = 1.0;
             let next = loop {
                 let candidate = &parameters + &(&direction * t);
-                let there = self.at(&candidate);
+                let trial = self.at(&candidate);
                 // Near the optimum differences of F drown in rounding, and the gradient decides.
-                let lower = there.objective <= here.objective + 1e-4 * t * slope;
-                let even = (there.objective - here.objective).abs() <= 1e-12 * here.objective.abs().max(1e-12);
-                if lower || (even && length(&there.gradient) < length(&here.gradient)) {
-                    break Some((candidate, there));
+                let lower = trial.objective <= current.objective + 1e-4 * t * slope;
+                let even = (trial.objective - current.objective).abs() <= 1e-12 * current.objective.abs().max(1e-12);
+                if lower || (even && length(&trial.gradient) < length(&current.gradient)) {
+                    break Some((candidate, trial));
                 }
                 t *= 0.5;
                 if t < 1e-10 {
                     break None;
                 }
             };
-            let Some((candidate, there)) = next else { break };
-            (parameters, here) = (candidate, there);
+            let Some((candidate, trial)) = next else { break };
+            (parameters, current) = (candidate, trial);
             steps += 1;
         }
-        let gradient_norm = length(&here.gradient);
+        let gradient_norm = length(&current.gradient);
         if !gradient_norm.is_finite() {
             return Err(RouterError::NotFinite { what: "the gradient of the regression".into(), found: gradient_norm });
         }
         let gap = gradient_norm * gradient_norm / (2.0 * self.l2);
-        let certificate = Certificate { objective: here.objective, gradient_norm, gap, steps };
+        let certificate = Certificate { objective: current.objective, gradient_norm, gap, steps };
         Ok(Fit { parameters, certificate })
     }
 
     /// Solves H·d = -g by conjugate gradients, the more exactly the nearer the optimum is.
-    fn newton_step(&self, here: &Here) -> Array2<f64> {
-        let size = length(&here.gradient);
+    fn newton_step(&self, current: &Evaluation) -> Array2<f64> {
+        let size = length(&current.gradient);
         let target = size * size.sqrt().min(0.1);
-        let mut direction = Array2::zeros(here.gradient.dim());
-        let mut residual = here.gradient.mapv(|g| -g);
+        let mut direction = Array2::zeros(current.gradient.dim());
+        let mut residual = current.gradient.mapv(|g| -g);
         let mut search = residual.clone();
         let mut square = inner(&residual, &residual);
-        for _ in 0..2 * here.gradient.len().min(500) {
+        for _ in 0..2 * current.gradient.len().min(500) {
             if square.sqrt() <= target {
                 break;
             }
-            let curved = self.curvature(&here.probabilities, &search);
+            let curved = self.curvature(&current.probabilities, &search);
             let step = square / inner(&search, &curved);
             direction.scaled_add(step, &search);
             residual.scaled_add(-step, &curved);
@@ -249,6 +249,7 @@ fn length(a: &Array2<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::GateMath;
     use crate::random::normal;
     use ndarray::array;
 
@@ -296,8 +297,8 @@ mod tests {
             // No step in any direction leads lower.
             for seed in 0..20 {
                 let step = Array2::from_shape_vec(fit.parameters.dim(), normal(seed, 9, fit.parameters.len())).unwrap();
-                let there = problem.at(&(&fit.parameters + &(step * 1e-3)));
-                assert!(there.objective > fit.certificate.objective);
+                let trial = problem.at(&(&fit.parameters + &(step * 1e-3)));
+                assert!(trial.objective > fit.certificate.objective);
             }
         }
     }
@@ -309,13 +310,13 @@ mod tests {
         let at = Array2::from_shape_vec((3, 4), normal(4, 4, 12)).unwrap() * 0.1;
         let step = Array2::from_shape_vec((3, 4), normal(4, 5, 12)).unwrap();
         let h = 1e-6;
-        let (here, plus, minus) =
+        let (current, plus, minus) =
             (problem.at(&at), problem.at(&(&at + &(&step * h))), problem.at(&(&at - &(&step * h))));
         let slope = (plus.objective - minus.objective) / (2.0 * h);
         // Errors of central differences: h² times third derivatives of some hundreds, and ε/h.
-        assert!((slope - inner(&here.gradient, &step)).abs() < 1e-7);
+        assert!((slope - inner(&current.gradient, &step)).abs() < 1e-7);
         let change = (&plus.gradient - &minus.gradient) / (2.0 * h);
-        assert!(length(&(change - problem.curvature(&here.probabilities, &step))) < 1e-6);
+        assert!(length(&(change - problem.curvature(&current.probabilities, &step))) < 1e-6);
     }
 
     #[test]

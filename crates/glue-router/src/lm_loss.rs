@@ -1,12 +1,13 @@
 //! Training of all gates of a mixture by the loss of answers, through the frozen network.
 //!
-//! Minimised is the cross-entropy of the tokens of the items' answers, plus a coefficient times the mean over gates of the
-//! load-balancing term of Switch Transformers (see [`crate::through::LmLoss`]). Which experts are chosen counts as constant,
-//! their shares do not. With one expert per token whose share is brought to 1, the cross-entropy says nothing about the gates,
-//! and only the balance moves them: use two experts per token or more. A gate that nothing moves is an error, not a result.
+//! Minimised is the cross-entropy of the tokens of the items' answers, plus a coefficient times the mean over gates of
+//! the load-balancing term of Switch Transformers (see [`crate::through::LmLoss`]). Which experts are chosen counts as
+//! constant, their shares do not. With one expert per token whose share is brought to 1, the cross-entropy says nothing
+//! about the gates, and only the balance moves them: use two experts per token or more. A gate that nothing moves is an
+//! error, not a result.
 
 use crate::error::RouterError;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateMath};
 use crate::items::Encoded;
 use crate::through::Through;
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
@@ -48,12 +49,12 @@ pub struct LmExamples<'a> {
     pub model: &'a str,
 }
 
-/// Trains `gates` of the mixture from where they are. With `state` the training is kept in that file, and with `resume` goes on
-/// from there, to the bit as if it had not been ended.
+/// Trains `gates` of the mixture from where they are. With `state` the training is saved in that file, and with
+/// `resume` it resumes there, to the bit as if it had not been interrupted.
 ///
 /// # Errors
-/// [`RouterError::TooFewItems`], [`RouterError::Setting`], [`RouterError::NoGradient`] that names a gate which the loss does not
-/// say how to change, [`RouterError::OtherTraining`], [`RouterError::Stopped`], and those of the model.
+/// [`RouterError::TooFewItems`], [`RouterError::Setting`], [`RouterError::NoGradient`] that names a gate which the loss
+/// does not say how to change, [`RouterError::OtherTraining`], [`RouterError::Stopped`], and those of the model.
 pub fn train_by_loss(
     mixture: &Through<'_>,
     gates: &[Gate],
@@ -155,7 +156,7 @@ impl Objective for Answers<'_> {
         if parameters == self.start {
             self.check_first_step(&found.gradients)?;
         }
-        let gradient = found.gradients.iter().flat_map(Gate::flat).collect();
+        let gradient = found.gradients.iter().flat_map(GateMath::flat).collect();
         Ok((found.cross_entropy + balance * mean(&found.balance), gradient))
     }
 

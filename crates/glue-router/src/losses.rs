@@ -8,8 +8,8 @@ use glue_progress::{Progress, Unit};
 use ndarray::Array2;
 use std::path::PathBuf;
 
-/// The loss of each item's answer in nats by each of `models`, names and directories, [items, models]; 0 without an answer.
-/// One model after the other is opened.
+/// The loss of each item's answer in nats by each of `models`, names and directories, [items, models]; 0 without an
+/// answer. One model after the other is opened.
 ///
 /// # Errors
 /// [`RouterError::Expert`] for a model that does not open or does not score; [`RouterError::Stopped`].

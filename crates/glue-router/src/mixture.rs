@@ -27,8 +27,8 @@ pub enum Labels {
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Method {
-    /// The cross-entropy of the experts of labelled items, gate after gate: a gate is trained on what it reads when the gates
-    /// before it are trained already.
+    /// The cross-entropy of the experts of labelled items, gate after gate: a gate is trained on what it reads when the
+    /// gates before it are trained already.
     Supervised,
     /// The loss of answers through the frozen network, all gates at once, with this weight on the load balance.
     LmLoss {
@@ -54,7 +54,7 @@ pub struct TrainRequest {
     pub mixture: PathBuf,
     /// The split with the items to train with. Default: `train`.
     pub split: String,
-    /// The most items of each task; all by default.
+    /// Maximum number of items of each task; all by default.
     pub limit: Option<usize>,
     /// Default: a fifth.
     pub held: Held,
@@ -72,7 +72,7 @@ pub struct TrainRequest {
     pub settings: TrainSettings,
     /// Where states are kept; nowhere by default.
     pub state: Option<PathBuf>,
-    /// Whether a training that is kept there goes on.
+    /// Whether a saved training is resumed.
     pub resume: bool,
 }
 

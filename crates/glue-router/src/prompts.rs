@@ -1,8 +1,9 @@
 //! Prompts for the experts of a planned mixture that have none, taken from the items of tasks.
 //!
-//! Each task belongs to one expert, as labels by skill have it (see [`crate::labels::assign`]): the one that is given it by name, or
-//! that is called like it, or the one whose model has the lowest loss on its answers. Prompts of an expert are items of its
-//! tasks; its negative prompts are as many items of all other tasks, so that what all prompts have in common cancels.
+//! Each task belongs to one expert, as labels by skill have it (see [`crate::labels::assign`]): the one that is given
+//! it by name, or that is called like it, or the one whose model has the lowest loss on its answers. Prompts of an
+//! expert are items of its tasks; its negative prompts are as many items of all other tasks, so that what all prompts
+//! have in common cancels.
 
 use crate::error::RouterError;
 use crate::items::read_items;
@@ -24,21 +25,21 @@ pub struct PromptSource<'a> {
     pub tasks: &'a [Task],
     /// Their split: not the one that the mixture will be judged by.
     pub split: &'a str,
-    /// The most items of each task; all when absent.
+    /// Maximum number of items of each task; all when absent.
     pub limit: Option<usize>,
     /// Experts of tasks or skills, by name, beside those that the description names.
     pub given: BTreeMap<String, String>,
-    /// The most prompts of an expert, and the most negative ones; at least 1. [`PROMPTS`] is usual.
+    /// Maximum number of prompts of an expert, and of negative ones; at least 1. [`PROMPTS`] is usual.
     pub count: usize,
 }
 
-/// Gives prompts to the experts of `plan` that gates are made for and that have none, and notes in the plan whence they are. The
-/// shared expert of Qwen2-MoE's form, if it has none, is given items of all tasks. Which items are drawn is a function of the
-/// plan's seed. Where every expert has prompts nothing is read.
+/// Gives prompts to the experts of `plan` that gates are made for and that have none, and notes in the plan whence they
+/// are. The shared expert of Qwen2-MoE's format, if it has none, is given items of all tasks. Which items are drawn is
+/// a function of the plan's seed. Where every expert has prompts nothing is read.
 ///
 /// # Errors
-/// [`RouterError::NoItems`] for an expert without a task, [`RouterError::Setting`] for a count of 0, and those of reading items and
-/// of [`crate::labels::assign`].
+/// [`RouterError::NoItems`] for an expert without a task, [`RouterError::Setting`] for a count of 0, and those of
+/// reading items and of [`crate::labels::assign`].
 pub fn fill_prompts(plan: &mut MixPlan, source: &PromptSource<'_>, progress: &dyn Progress) -> Result<(), RouterError> {
     let (lacking, shared) = (plan.config.without_prompts(), plan.config.shared_without_prompts());
     if lacking.is_empty() && !shared {

@@ -1,7 +1,8 @@
-//! Random numbers as a function of seed and stream, so that nothing has to be kept of a generator to go on later.
+//! Random numbers as a function of seed and stream: a resumed training needs no state of a generator.
 //!
 //! PCG XSL RR 128/64 (O'Neill, *PCG*, HMC-CS-2014-0905).
 
+use glue_tensor::random::at;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 #[cfg(test)]
@@ -11,16 +12,8 @@ use rand_pcg::Lcg128Xsl64;
 /// The numbers of this seed and stream, from the first one on.
 pub(crate) fn generator(seed: u64, stream: u64) -> Lcg128Xsl64 {
     // Neighbouring seeds and streams must not give neighbouring states.
-    let spread = |x: u64| u128::from(mix(x)) << 64 | u128::from(mix(x ^ 0x5a5a_5a5a_5a5a_5a5a));
+    let spread = |x: u64| u128::from(at(x, 0)) << 64 | u128::from(at(x ^ 0x5a5a_5a5a_5a5a_5a5a, 0));
     Lcg128Xsl64::new(spread(seed), spread(stream))
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ pub struct RoutingTable {
     pub rows_are: String,
     /// Columns.
     pub experts: Vec<String>,
-    /// Rows in the order of their names: a name, and for each expert how much was sent there. Counts of items, or sums of
-    /// shares.
+    /// Rows in the order of their names: a name, and for each expert how much was sent there. Counts of items, or sums
+    /// of shares.
     pub rows: Vec<(String, Vec<f64>)>,
 }
 

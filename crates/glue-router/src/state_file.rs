@@ -1,7 +1,7 @@
 //! Files that a training keeps: numbers to the bit, under a header that says what they belong to.
 //!
-//! A line that names the format, the length of a JSON header (u64, little-endian), the header, the arrays as little-endian
-//! `f64` or `f32`, and the XXH3-128 of all before it. A file appears complete or not at all.
+//! A line that names the format, the length of a JSON header (u64, little-endian), the header, the arrays as
+//! little-endian `f64` or `f32`, and the XXH3-128 of all before it. A file appears complete or not at all.
 
 use crate::error::RouterError;
 use glue_tensor::{ContentHash, write_atomic};

@@ -1,8 +1,8 @@
-//! What gates read: states of the tokens of prompts at places of a model, and pools of them.
+//! What gates read: states of the tokens of prompts at sites of a model, and pools of them.
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
-use glue_lm::{Model, Observer, Rows, Tree, Want};
+use glue_lm::{Model, Observer, Rows, Tree, Want, batches};
 use glue_mixture::Pool;
 use glue_progress::{Progress, Unit};
 use ndarray::Array2;
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A place in a decoder where a gate can read.
+/// Where in a decoder a gate can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
-    /// The residual stream: 0 is the embedding, l what leaves the l-th layer counted from 1 and enters layer l counted from 0,
-    /// and the number of layers plus 1 the state after the final norm.
-    Stream(usize),
+pub enum ResidualSite {
+    /// The residual stream: 0 is the embedding, l what leaves the l-th layer counted from 1 and enters layer l counted
+    /// from 0, and the number of layers plus 1 the state after the final norm.
+    Residual(usize),
     /// What the MLP of layer l, counted from 0, reads: the stream after attention and the norm before the MLP.
     MlpInput(usize),
 }
@@ -30,12 +30,12 @@ pub trait TokenStates: Sync {
     /// Number of layers.
     fn layers(&self) -> usize;
 
-    /// For each place the states of all tokens, [tokens of all sequences, width], one sequence after the other. Each sequence
-    /// stands alone, from position 0; none is empty.
+    /// For each site the states of all tokens, [tokens of all sequences, width], one sequence after the other. Each
+    /// sequence stands alone, from position 0; none is empty.
     ///
     /// # Errors
-    /// [`RouterError`], such as for a place that the model does not have.
-    fn states(&self, sequences: &[&[u32]], places: &[Place]) -> Result<Vec<Vec<f32>>, RouterError>;
+    /// [`RouterError`], such as for a site that the model does not have.
+    fn states(&self, sequences: &[&[u32]], sites: &[ResidualSite]) -> Result<Vec<Vec<f32>>, RouterError>;
 }
 
 /// A dense model whose states are read.
@@ -98,13 +98,13 @@ impl TokenStates for DenseStates {
         self.model.num_layers()
     }
 
-    fn states(&self, sequences: &[&[u32]], places: &[Place]) -> Result<Vec<Vec<f32>>, RouterError> {
+    fn states(&self, sequences: &[&[u32]], sites: &[ResidualSite]) -> Result<Vec<Vec<f32>>, RouterError> {
         let (mut streams, mut mlps) = (Vec::new(), Vec::new());
-        for place in places {
-            match place {
-                Place::Stream(index) => streams.push(*index),
-                Place::MlpInput(layer) if *layer < self.layers() => mlps.push(*layer),
-                Place::MlpInput(layer) => {
+        for site in sites {
+            match site {
+                ResidualSite::Residual(index) => streams.push(*index),
+                ResidualSite::MlpInput(layer) if *layer < self.layers() => mlps.push(*layer),
+                ResidualSite::MlpInput(layer) => {
                     let reason = format!("the model has {} layers, counted from 0", self.layers());
                     return Err(RouterError::Unsupported { what: format!("the MLP of layer {layer}"), reason });
                 }
@@ -122,11 +122,11 @@ impl TokenStates for DenseStates {
             self.model.observe(&mut tree(sequences), &mut of_mlps)?;
         }
         let (mut of_streams, mut of_mlps) = (of_streams.into_iter(), of_mlps.found.into_iter());
-        let one = |place: &Place| match place {
-            Place::Stream(_) => of_streams.next().unwrap_or_default(),
-            Place::MlpInput(_) => of_mlps.next().unwrap_or_default(),
+        let one = |site: &ResidualSite| match site {
+            ResidualSite::Residual(_) => of_streams.next().unwrap_or_default(),
+            ResidualSite::MlpInput(_) => of_mlps.next().unwrap_or_default(),
         };
-        Ok(places.iter().map(one).collect())
+        Ok(sites.iter().map(one).collect())
     }
 }
 
@@ -136,11 +136,11 @@ const ROWS: usize = 1024;
 /// Width times layers up to which passes run side by side, a thread each; above, the threads share each pass.
 const SIDE_BY_SIDE: usize = 1 << 15;
 
-/// Sequences that are different, cut into runs of about [`ROWS`] tokens, and for each sequence which of those it is.
+/// Sequences that are different, in passes of at most [`ROWS`] tokens, and for each sequence which of those it is.
 struct Batches<'a> {
     distinct: Vec<&'a [u32]>,
     number_of: Vec<usize>,
-    runs: Vec<std::ops::Range<usize>>,
+    passes: Vec<std::ops::Range<usize>>,
 }
 
 impl<'a> Batches<'a> {
@@ -156,27 +156,21 @@ impl<'a> Batches<'a> {
             }
             number_of.push(number);
         }
-        let (mut runs, mut start, mut rows) = (Vec::new(), 0, 0);
-        for (index, sequence) in distinct.iter().enumerate() {
-            if index > start && rows + sequence.len() > ROWS {
-                runs.push(start..index);
-                (start, rows) = (index, 0);
-            }
-            rows += sequence.len();
-        }
-        if start < distinct.len() {
-            runs.push(start..distinct.len());
-        }
-        Batches { distinct, number_of, runs }
+        let passes = batches(distinct.iter().map(|sequence| sequence.len()), ROWS);
+        Batches { distinct, number_of, passes }
     }
 }
 
-/// For each place a row for each sequence, made by `reduce` of the states of its tokens, [tokens, width].
-pub(crate) fn reduced(
+/// The pooled states of each sequence: for each site [sequences, width]. Sums are kept in `f64`. There is no padding: a
+/// pool is one of the sequence's own tokens.
+///
+/// # Errors
+/// [`RouterError::EmptyPrompt`], [`RouterError::Stopped`], and those of `model`.
+pub fn pooled_states(
     model: &dyn TokenStates,
     sequences: &[Vec<u32>],
-    places: &[Place],
-    reduce: &(dyn Fn(&[f32]) -> Vec<f64> + Sync),
+    sites: &[ResidualSite],
+    pool: Pool,
     progress: &dyn Progress,
 ) -> Result<Vec<Array2<f32>>, RouterError> {
     if let Some(index) = sequences.iter().position(Vec::is_empty) {
@@ -188,13 +182,13 @@ pub(crate) fn reduced(
     let run = |range: &std::ops::Range<usize>| -> Result<Vec<Vec<f32>>, RouterError> {
         check_cancelled(progress)?;
         let sequences = &batches.distinct[range.clone()];
-        let states = model.states(sequences, places)?;
+        let states = model.states(sequences, sites)?;
         let pooled = states.iter().map(|states| {
             let mut at = 0;
             let one = |sequence: &&[u32]| {
                 let rows = &states[at..at + sequence.len() * width];
                 at += rows.len();
-                reduce(rows).into_iter().map(|x| x as f32)
+                pool.pooled(rows, width)
             };
             sequences.iter().flat_map(one).collect()
         });
@@ -203,45 +197,13 @@ pub(crate) fn reduced(
         Ok(pooled)
     };
     let done: Vec<Vec<Vec<f32>>> = if width * model.layers() <= SIDE_BY_SIDE {
-        batches.runs.par_iter().map(run).collect::<Result<_, _>>()?
+        batches.passes.par_iter().map(run).collect::<Result<_, _>>()?
     } else {
-        batches.runs.iter().map(run).collect::<Result<_, _>>()?
+        batches.passes.iter().map(run).collect::<Result<_, _>>()?
     };
-    let of_place = |place: usize| {
-        let rows: Vec<f32> = done.iter().flat_map(|run| &run[place]).copied().collect();
+    let of_site = |site: usize| {
+        let rows: Vec<f32> = done.iter().flat_map(|run| &run[site]).copied().collect();
         Array2::from_shape_fn((sequences.len(), width), |(i, j)| rows[batches.number_of[i] * width + j])
     };
-    Ok((0..places.len()).map(of_place).collect())
-}
-
-/// The pooled states of each sequence: for each place [sequences, width]. Sums are kept in `f64`. There is no padding: a pool
-/// is one of the sequence's own tokens.
-///
-/// # Errors
-/// [`RouterError::EmptyPrompt`], [`RouterError::Stopped`], and those of `model`.
-pub fn pooled_states(
-    model: &dyn TokenStates,
-    sequences: &[Vec<u32>],
-    places: &[Place],
-    pool: Pool,
-    progress: &dyn Progress,
-) -> Result<Vec<Array2<f32>>, RouterError> {
-    let width = model.width();
-    let reduce = move |rows: &[f32]| -> Vec<f64> {
-        let wide = |row: &[f32]| row.iter().map(|&x| f64::from(x)).collect();
-        match pool {
-            Pool::First => wide(&rows[..width]),
-            Pool::Last => wide(&rows[rows.len() - width..]),
-            Pool::Mean => {
-                let mut sums = vec![0.0; width];
-                for row in rows.chunks_exact(width) {
-                    sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-                }
-                let n = (rows.len() / width) as f64;
-                sums.iter_mut().for_each(|sum| *sum /= n);
-                sums
-            }
-        }
-    };
-    reduced(model, sequences, places, &reduce, progress)
+    Ok((0..sites.len()).map(of_site).collect())
 }

@@ -1,13 +1,13 @@
 //! Training of a gate on pooled states whose experts are known.
 //!
-//! A linear gate is a multinomial logistic regression at its exact optimum (see [`crate::linear`]), under the penalty of
-//! [`PENALTIES`] whose loss on the validation items is lowest. A gate with a hidden layer is trained by AdamW until the loss on
-//! the validation items falls no more, from a start drawn by the seed. Both are fitted to standardised states, and the
-//! standardisation is folded into their weights.
+//! A linear gate is a multinomial logistic regression at its exact optimum (see [`crate::linear`]), under the penalty
+//! of [`PENALTIES`] whose loss on the validation items is lowest. A gate with a hidden layer is trained by AdamW until
+//! the loss on the validation items falls no more, from a start drawn by the seed. Both are fitted to standardised
+//! states, and the standardisation is folded into their weights.
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
-use crate::gate::{Gate, silu, silu_slope};
+use crate::gate::{Gate, GateMath, silu, silu_slope, unstandardised};
 use crate::linear::{Certificate, EXACT, Problem, Standardisation, softmax_loss};
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
 use glue_mixture::RouterKind;
@@ -81,8 +81,9 @@ pub struct TrainedGate {
     pub training: Training,
 }
 
-/// Trains a gate of the form `kind`; a linear one without `bias` where its place has no room for it. With `state`, a gate with a hidden layer keeps its training in that file after each epoch,
-/// and with `resume` goes on from there, to the bit as if it had not been ended.
+/// Trains a gate of the form `kind`; a linear one without `bias` where its place has no room for it. With `state`, a
+/// gate with a hidden layer keeps its training in that file after each epoch, and with `resume` resumes there, to the
+/// bit as if it had not been interrupted.
 ///
 /// # Errors
 /// [`RouterError::TooFewItems`], [`RouterError::Mismatch`], [`RouterError::NotFinite`], [`RouterError::Setting`],
@@ -123,7 +124,7 @@ pub fn train_gate(
             let trained = train(&network, &network.start.flat(), settings, keep.as_ref(), progress)?;
             let gate = network.start.with_flat(&trained.parameters);
             Ok(TrainedGate {
-                gate: gate.unstandardised(&standardisation.mean, &standardisation.factor),
+                gate: unstandardised(gate, &standardisation.mean, &standardisation.factor),
                 training: Training::Mlp { history: trained.history, best: trained.best },
             })
         }
@@ -181,21 +182,21 @@ impl Objective for Network<'_> {
     }
 
     fn gradient(&self, parameters: &[f64], items: &[usize]) -> Result<(f64, Vec<f64>), RouterError> {
-        let Gate::Mlp { up, up_bias, down, down_bias } = self.start.with_flat(parameters) else {
+        let Gate::Mlp { up_weight, up_bias, down_weight, down_bias } = self.start.with_flat(parameters) else {
             return Ok((0.0, vec![0.0; parameters.len()]));
         };
         let n = items.len() as f64;
         let x = self.features.select(Axis(0), items);
         let targets = self.targets.select(Axis(0), items);
-        let before = x.dot(&up.t()) + &up_bias;
+        let before = x.dot(&up_weight.t()) + &up_bias;
         let inner = before.mapv(silu);
-        let (probabilities, loss) = softmax_loss(inner.dot(&down.t()) + &down_bias, targets.view());
+        let (probabilities, loss) = softmax_loss(inner.dot(&down_weight.t()) + &down_bias, targets.view());
         let residual = (probabilities - &targets) / n;
-        let to_inner = residual.dot(&down) * before.mapv(silu_slope);
+        let to_inner = residual.dot(&down_weight) * before.mapv(silu_slope);
         let gradient = Gate::Mlp {
-            up: to_inner.t().dot(&x),
+            up_weight: to_inner.t().dot(&x),
             up_bias: to_inner.sum_axis(Axis(0)),
-            down: residual.t().dot(&inner),
+            down_weight: residual.t().dot(&inner),
             down_bias: residual.sum_axis(Axis(0)),
         };
         Ok((loss / n, gradient.flat()))
@@ -288,13 +289,13 @@ mod tests {
             let validation = Examples { states: held.view(), targets: held_targets.view() };
             train_gate(RouterKind::Linear, true, &examples, &validation, &TrainSettings::SUPERVISED, None, &NoProgress)
         };
-        let (straight, turned) = (gate([0, 1, 2]).unwrap(), gate([2, 0, 1]).unwrap());
+        let (straight, rotated) = (gate([0, 1, 2]).unwrap(), gate([2, 0, 1]).unwrap());
         let Training::Linear { certificate, .. } = &straight.training else { panic!("linear") };
         assert!(certificate.gradient_norm <= EXACT);
-        // Expert i of `turned` is class order⁻¹[i].
+        // Expert i of `rotated` is class order⁻¹[i].
         let again = straight.gate.permuted(&[1, 2, 0]).unwrap();
         // Both are within ‖g‖/λ of the optimum, which is 1e-9/1e-5.
-        assert!(again.flat().iter().zip(turned.gate.flat()).all(|(a, b)| (a - b).abs() < 2e-4));
+        assert!(again.flat().iter().zip(rotated.gate.flat()).all(|(a, b)| (a - b).abs() < 2e-4));
     }
 
     #[test]

@@ -1,18 +1,17 @@
-//! A mixture run with gates of one's own: what gates read, the losses of answers, and gradients of gates.
+//! A mixture run with other gates than the stored ones: what gates read, the losses of answers, and gradients of gates.
 //!
-//! Everything but the gates is a constant of the runtime's, which no gradient reaches.
+//! All other weights are constants, which no gradient reaches.
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
-use crate::gate::Gate;
+use crate::gate::{Gate, matrix_of};
 use crate::items::Encoded;
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
-use glue_lm::{GateInfo, GateWeights, Model, Rows, Tree, Want};
-use glue_mixture::Routing;
+use glue_lm::{GateInfo, Model, Rows, Tree, Want, batches};
+use glue_mixture::{Gate as StoredGate, Pool, Routing};
 use glue_progress::{Progress, Unit};
 use ndarray::{Array1, Array2, Axis};
-use std::ops::Range;
 
 /// Tokens of one pass.
 const ROWS: usize = 1024;
@@ -31,8 +30,8 @@ pub struct LmLoss {
     pub cross_entropy: f64,
     /// Tokens of answers.
     pub tokens: usize,
-    /// For each gate E·Σₑ fₑ·Pₑ, with fₑ the share of its choices that expert e got and Pₑ its mean probability: 1 when all get
-    /// the same (Fedus, Zoph and Shazeer, *Switch Transformers*, arXiv 2101.03961, section 2.2).
+    /// For each gate E·Σₑ fₑ·Pₑ, with fₑ the share of its choices that expert e got and Pₑ its mean probability: 1 when
+    /// all get the same (Fedus, Zoph and Shazeer, *Switch Transformers*, arXiv 2101.03961, section 2.2).
     pub balance: Vec<f64>,
     /// For each gate fₑ.
     pub load: Vec<Vec<f64>>,
@@ -62,11 +61,12 @@ impl<'a> Through<'a> {
     /// # Errors
     /// [`RouterError::Model`]
     pub fn stored(&self) -> Result<Vec<Gate>, RouterError> {
-        self.model.gate_weights()?.iter().map(from_weights).collect()
+        self.model.gate_weights()?.iter().map(|gate| to_arrays(gate, |tensor| Ok(tensor.clone()))).collect()
     }
 
-    /// What gate `gate` reads of each prompt when the mixture runs with these gates, [prompts, width]: pooled as the mixture
-    /// does it where it routes by sample, else the mean over the tokens. Gates from `gate` on play no part in it.
+    /// What gate `gate` reads of each prompt when the mixture runs with these gates, [prompts, width]: pooled as the
+    /// mixture does it where it routes by sample, else the mean over the tokens. Gates from `gate` on play no part in
+    /// it.
     ///
     /// # Errors
     /// [`RouterError::Stopped`], and those of the model.
@@ -78,12 +78,12 @@ impl<'a> Through<'a> {
         progress: &dyn Progress,
     ) -> Result<Array2<f32>, RouterError> {
         let width = self.model.hidden_size();
-        let weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<f32> = Vec::with_capacity(prompts.len() * width);
         progress.begin(&format!("reading for gate {gate}"), Unit::Sequences, Some(prompts.len() as u64));
-        for run in runs(prompts.iter().map(|prompt| prompt.len())) {
+        for batch in batches(prompts.iter().map(|prompt| prompt.len()), ROWS) {
             check_cancelled(progress)?;
-            let prompts = &prompts[run];
+            let prompts = &prompts[batch];
             let mut tree = Tree::new();
             for prompt in prompts {
                 tree.push(None, prompt);
@@ -92,7 +92,7 @@ impl<'a> Through<'a> {
             let logits = if self.routing(gate) == Some(Routing::Token) { Rows::All } else { Rows::None };
             let all = [self.model.num_layers()];
             let output = self.model.forward_train(&tree, &Want { logits, hidden: &all }, &weights)?;
-            let read = output.routing.iter().find(|said| said.gate == gate).and_then(|said| said.inputs.as_ref());
+            let read = output.routing.iter().find(|of| of.gate == gate).and_then(|of| of.inputs.as_ref());
             let Some(read) = read else {
                 let reason = "the runtime does not show what it reads".to_owned();
                 return Err(RouterError::Unsupported { what: format!("gate {gate}"), reason });
@@ -101,11 +101,7 @@ impl<'a> Through<'a> {
             if self.routing(gate) == Some(Routing::Token) {
                 let mut at = 0;
                 for prompt in prompts {
-                    let mut sums = vec![0.0f64; width];
-                    for row in values[at * width..(at + prompt.len()) * width].chunks_exact(width) {
-                        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-                    }
-                    rows.extend(sums.iter().map(|sum| (sum / prompt.len() as f64) as f32));
+                    rows.extend(Pool::Mean.pooled(&values[at * width..(at + prompt.len()) * width], width));
                     at += prompt.len();
                 }
             } else {
@@ -130,12 +126,12 @@ impl<'a> Through<'a> {
     /// # Errors
     /// [`RouterError::Stopped`], and those of the model.
     pub fn losses(&self, items: &[Encoded], gates: &[Gate], progress: &dyn Progress) -> Result<Vec<f64>, RouterError> {
-        let weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
+        let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut losses = Vec::with_capacity(items.len());
         progress.begin("scoring answers", Unit::Sequences, Some(items.len() as u64));
-        for run in runs(items.iter().map(|item| item.prompt.len() + item.answer.len())) {
+        for batch in batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), ROWS) {
             check_cancelled(progress)?;
-            let items: Vec<&Encoded> = items[run].iter().collect();
+            let items: Vec<&Encoded> = items[batch].iter().collect();
             let (_, of_tokens) = self.answers(&items, &weights)?;
             let of_tokens = of_tokens.to_vec1::<f32>()?;
             let mut at = 0;
@@ -173,7 +169,11 @@ impl<'a> Through<'a> {
     }
 
     /// Output of the pass over items, and the loss of each token of their answers, [tokens].
-    fn answers(&self, items: &[&Encoded], gates: &[GateWeights]) -> Result<(glue_lm::Output, Tensor), RouterError> {
+    fn answers(
+        &self,
+        items: &[&Encoded],
+        gates: &[StoredGate<Tensor>],
+    ) -> Result<(glue_lm::Output, Tensor), RouterError> {
         let mut tree = Tree::new();
         let (mut wanted, mut targets): (Vec<_>, Vec<u32>) = (Vec::new(), Vec::new());
         for item in items {
@@ -197,12 +197,12 @@ impl<'a> Through<'a> {
         Ok((output, losses))
     }
 
-    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients of the gates whose numbers `trained`
-    /// has, with the weight `balance` on the mean over gates of the balance.
+    /// Cross-entropy and balance of the answers to `items` with these gates, and gradients of the gates whose numbers
+    /// `trained` has, with the weight `balance` on the mean over gates of the balance.
     ///
     /// # Errors
-    /// [`RouterError::TooFewItems`] when no item has an answer, [`RouterError::NoGradient`] for a gate that the loss does not
-    /// depend on, and those of the model.
+    /// [`RouterError::TooFewItems`] when no item has an answer, [`RouterError::NoGradient`] for a gate that the loss
+    /// does not depend on, and those of the model.
     pub fn lm_loss(
         &self,
         gates: &[Gate],
@@ -210,14 +210,16 @@ impl<'a> Through<'a> {
         balance: f64,
         trained: &[usize],
     ) -> Result<LmLoss, RouterError> {
-        let mut weights = gates.iter().map(|gate| to_weights(gate, &constant)).collect::<Result<Vec<_>, _>>()?;
-        let mut variables: Vec<Vec<Var>> = Vec::with_capacity(trained.len());
+        let mut weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
+        let mut variables: Vec<StoredGate<Var>> = Vec::with_capacity(trained.len());
         for &gate in trained {
-            let Some(constants) = weights.get(gate).cloned() else {
+            let Some(weights) = weights.get_mut(gate) else {
                 return Err(RouterError::Mismatch { what: format!("gate {gate}"), expected: gates.len(), found: gate });
             };
-            let mut own = Vec::new();
-            weights[gate] = with_variables(constants, &mut own)?;
+            let variable = |_, tensor: &Tensor| Var::from_tensor(tensor);
+            let own = weights.try_map(variable, variable)?;
+            let tensor = |variable: &Var| variable.as_tensor().clone();
+            *weights = own.map(tensor, tensor);
             variables.push(own);
         }
         let (output, losses) = self.answers(items, &weights)?;
@@ -234,28 +236,27 @@ impl<'a> Through<'a> {
             load: Vec::new(),
             gradients: Vec::new(),
         };
-        let mut said: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
-        said.sort_by_key(|said| said.gate);
-        for said in &said {
-            let experts = said.scores.dim(1)?;
+        let mut outputs: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
+        outputs.sort_by_key(|output| output.gate);
+        for output in &outputs {
+            let experts = output.scores.dim(1)?;
             let mut counts = vec![0.0f64; experts];
-            said.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
+            output.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
             let choices = counts.iter().sum::<f64>().max(1.0);
             let load: Vec<f64> = counts.iter().map(|count| count / choices).collect();
             let shares: Vec<f32> = load.iter().map(|&share| share as f32).collect();
             let shares = Tensor::from_vec(shares, experts, &Device::Cpu)?;
-            let mean = log_softmax(&said.scores)?.exp()?.mean(0)?;
+            let mean = log_softmax(&output.scores)?.exp()?.mean(0)?;
             let term = ((mean * shares)?.sum_all()? * experts as f64)?;
             found.balance.push(f64::from(term.to_scalar::<f32>()?));
             found.load.push(load);
-            total = (total + (term * (balance / said_count(&output)))?)?;
+            total = (total + (term * (balance / outputs.len() as f64))?)?;
         }
         if !trained.is_empty() {
             let slopes = total.backward()?;
             for (&gate, variables) in trained.iter().zip(&variables) {
                 let name = self.infos.get(gate).map_or("", |info| info.name.as_str());
-                let flat = variables.iter().map(|variable| slope_of(&slopes, variable, name));
-                found.gradients.push(gates[gate].with_flat(&flat.collect::<Result<Vec<_>, _>>()?.concat()));
+                found.gradients.push(to_arrays(variables, |variable| slope_of(&slopes, variable, name))?);
             }
         }
         Ok(found)
@@ -263,16 +264,11 @@ impl<'a> Through<'a> {
 }
 
 /// The gradient of a tensor of the gate `gate`.
-fn slope_of(slopes: &GradStore, variable: &Var, gate: &str) -> Result<Vec<f64>, RouterError> {
-    let Some(slope) = slopes.get(variable.as_tensor()) else {
+fn slope_of(slopes: &GradStore, variable: &Var, gate: &str) -> Result<Tensor, RouterError> {
+    slopes.get(variable.as_tensor()).cloned().ok_or_else(|| {
         let gate = gate.trim_end_matches('.').to_owned();
-        return Err(RouterError::NoGradient { gate, reason: "the loss does not depend on it".into() });
-    };
-    Ok(slope.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
-}
-
-fn said_count(output: &glue_lm::Output) -> f64 {
-    output.routing.len().max(1) as f64
+        RouterError::NoGradient { gate, reason: "the loss does not depend on it".into() }
+    })
 }
 
 /// log softmax over the last extent, of operations that have gradients.
@@ -282,87 +278,28 @@ fn log_softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// Runs of consecutive sequences of about [`ROWS`] tokens.
-fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let (mut runs, mut start, mut rows, mut end) = (Vec::new(), 0, 0, 0);
-    for (index, length) in lengths.enumerate() {
-        if index > start && rows + length > ROWS {
-            runs.push(start..index);
-            (start, rows) = (index, 0);
-        }
-        rows += length;
-        end = index + 1;
-    }
-    if start < end {
-        runs.push(start..end);
-    }
-    runs
+/// Constants with the values of a gate.
+fn constants(gate: &Gate) -> Result<StoredGate<Tensor>, RouterError> {
+    let tensor = |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu);
+    Ok(gate.try_map(
+        |_, matrix| tensor(matrix.iter().map(|&x| x as f32).collect(), matrix.shape()),
+        |_, vector| tensor(vector.iter().map(|&x| x as f32).collect(), vector.shape()),
+    )?)
 }
 
-fn constant(values: &[f64], shape: &[usize]) -> candle_core::Result<Tensor> {
-    Tensor::from_vec(values.iter().map(|&x| x as f32).collect::<Vec<f32>>(), shape, &Device::Cpu)
-}
-
-type Make<'a> = &'a dyn Fn(&[f64], &[usize]) -> candle_core::Result<Tensor>;
-
-fn to_weights(gate: &Gate, make: Make<'_>) -> Result<GateWeights, RouterError> {
-    let matrix = |m: &Array2<f64>| make(&m.iter().copied().collect::<Vec<_>>(), m.shape());
-    let vector = |v: &Array1<f64>| make(&v.to_vec(), v.shape());
-    Ok(match gate {
-        Gate::Linear { weight, bias } => {
-            GateWeights::Linear { weight: matrix(weight)?, bias: bias.as_ref().map(vector).transpose()? }
-        }
-        Gate::Mlp { up, up_bias, down, down_bias } => GateWeights::Mlp {
-            up_weight: matrix(up)?,
-            up_bias: vector(up_bias)?,
-            down_weight: matrix(down)?,
-            down_bias: vector(down_bias)?,
-        },
-    })
-}
-
-/// The same with variables in place of constants, in the order of [`Gate::flat`].
-fn with_variables(weights: GateWeights, variables: &mut Vec<Var>) -> Result<GateWeights, RouterError> {
-    let mut one = |tensor: Tensor| -> Result<Tensor, RouterError> {
-        let variable = Var::from_tensor(&tensor)?;
-        let tensor = variable.as_tensor().clone();
-        variables.push(variable);
-        Ok(tensor)
+/// The values of a gate of the runtime, made by `values` of each of its tensors.
+fn to_arrays<T>(gate: &StoredGate<T>, values: impl Fn(&T) -> Result<Tensor, RouterError>) -> Result<Gate, RouterError> {
+    let wide = |tensor: &Tensor| -> Result<Vec<f64>, RouterError> {
+        Ok(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     };
-    Ok(match weights {
-        GateWeights::Linear { weight, bias } => {
-            GateWeights::Linear { weight: one(weight)?, bias: bias.map(&mut one).transpose()? }
-        }
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => GateWeights::Mlp {
-            up_weight: one(up_weight)?,
-            up_bias: one(up_bias)?,
-            down_weight: one(down_weight)?,
-            down_bias: one(down_bias)?,
+    gate.try_map(
+        |name, matrix| {
+            let matrix = values(matrix)?;
+            let (rows, columns) = matrix.dims2()?;
+            matrix_of(name, wide(&matrix)?, rows, columns)
         },
-    })
-}
-
-fn from_weights(weights: &GateWeights) -> Result<Gate, RouterError> {
-    let matrix = |tensor: &Tensor| -> Result<Array2<f64>, RouterError> {
-        let values: Vec<f64> = tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-        let shape = (tensor.dim(0)?, tensor.elem_count() / tensor.dim(0)?.max(1));
-        let found = values.len();
-        let mismatch =
-            |_| RouterError::Mismatch { what: "elements of a gate".into(), expected: shape.0 * shape.1, found };
-        Array2::from_shape_vec(shape, values).map_err(mismatch)
-    };
-    let vector = |tensor: &Tensor| -> Result<Array1<f64>, RouterError> { Ok(matrix(tensor)?.column(0).to_owned()) };
-    Ok(match weights {
-        GateWeights::Linear { weight, bias } => {
-            Gate::Linear { weight: matrix(weight)?, bias: bias.as_ref().map(vector).transpose()? }
-        }
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => Gate::Mlp {
-            up: matrix(up_weight)?,
-            up_bias: vector(up_bias)?,
-            down: matrix(down_weight)?,
-            down_bias: vector(down_bias)?,
-        },
-    })
+        |_, vector| Ok(Array1::from_vec(wide(&values(vector)?)?)),
+    )
 }
 
 #[cfg(test)]
@@ -374,7 +311,8 @@ mod tests {
         let var = |x: f32| Var::new(&[x, 2.0 * x], &Device::Cpu).unwrap();
         let (used, idle) = (var(1.0), var(3.0));
         let slopes = used.as_tensor().sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        assert_eq!(slope_of(&slopes, &used, "model.layers.0.mlp.gate.").unwrap(), [2.0, 4.0]);
+        let slope = slope_of(&slopes, &used, "model.layers.0.mlp.gate.").unwrap();
+        assert_eq!(slope.to_vec1::<f32>().unwrap(), [2.0, 4.0]);
         let error = slope_of(&slopes, &idle, "model.layers.3.mlp.gate.").unwrap_err();
         assert_eq!(
             error.to_string(),

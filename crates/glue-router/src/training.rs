@@ -1,8 +1,8 @@
-//! Training by gradients: AdamW (Loshchilov and Hutter, arXiv 1711.05101) with warm-up, clipping, early stopping, and states
-//! from which a training goes on as if it had never been ended.
+//! Training by gradients: AdamW (Loshchilov and Hutter, arXiv 1711.05101) with warm-up, clipping, early stopping, and
+//! states from which a training is resumed as if it had never been interrupted.
 //!
-//! The order of items is a function of seed and epoch, so that a state is epoch, step, parameters and moments, and a resumed
-//! training takes the same steps to the bit.
+//! The order of items is a function of seed and epoch, so that a state is epoch, step, parameters and moments, and a
+//! resumed training takes the same steps to the bit.
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
@@ -16,7 +16,7 @@ use std::path::Path;
 /// How a training by gradients goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
-    /// The most passes over all items, at least 1.
+    /// Maximum number of epochs, at least 1.
     pub epochs: usize,
     /// Items of a step, at least 1.
     pub batch: usize,
@@ -37,7 +37,8 @@ pub struct TrainSettings {
 }
 
 impl TrainSettings {
-    /// For small networks on pooled states: 200 epochs of batches of 64 at 3e-3, decay 1e-2, warm-up 20 steps, clip 1, patience 15.
+    /// For small networks on pooled states: 200 epochs of batches of 64 at 3e-3, decay 1e-2, warm-up 20 steps, clip 1,
+    /// patience 15.
     pub const SUPERVISED: TrainSettings = TrainSettings {
         epochs: 200,
         batch: 64,
@@ -50,8 +51,8 @@ impl TrainSettings {
         save_every: usize::MAX,
     };
 
-    /// For gates in a frozen network: 10 epochs of batches of 32 at 1e-2, no decay, warm-up 10 steps, clip 1, patience 3, a state
-    /// every 20 steps.
+    /// For gates in a frozen network: 10 epochs of batches of 32 at 1e-2, no decay, warm-up 10 steps, clip 1, patience
+    /// 3, a state every 20 steps.
     pub const LANGUAGE_MODEL: TrainSettings = TrainSettings {
         epochs: 10,
         batch: 32,
@@ -126,7 +127,7 @@ pub(crate) struct Keep<'a> {
     pub(crate) path: &'a Path,
     /// Data, settings, start: whatever makes another training.
     pub(crate) about: Value,
-    /// Whether to go on from a state that is there.
+    /// Whether to resume from a saved state.
     pub(crate) resume: bool,
 }
 
@@ -243,7 +244,8 @@ impl State {
     }
 }
 
-/// The parameters with which the training that is kept at `path` began, and the best it has reached; `None` when there is none.
+/// The parameters with which the training that is kept at `path` began, and the best it has reached; `None` when there
+/// is none.
 pub(crate) fn kept_parameters(path: &Path) -> Result<Option<[Vec<f64>; 2]>, RouterError> {
     let Some(file) = StateFile::read(path)? else { return Ok(None) };
     Ok(file.wide("initial").zip(file.wide("best")).map(|(initial, best)| [initial.to_vec(), best.to_vec()]))
@@ -393,9 +395,9 @@ mod tests {
             // What is complete is not done again.
             let again = train(&objective, &[4.0], &SETTINGS, Some(&keep(true)), &After(AtomicUsize::new(0))).unwrap();
             assert_eq!(again, whole);
-            // Without the wish to resume it begins anew.
-            let anew = train(&objective, &[4.0], &SETTINGS, Some(&keep(false)), &After(AtomicUsize::new(0)));
-            assert!(matches!(anew, Err(RouterError::Stopped)));
+            // Without `resume` it starts over.
+            let restarted = train(&objective, &[4.0], &SETTINGS, Some(&keep(false)), &After(AtomicUsize::new(0)));
+            assert!(matches!(restarted, Err(RouterError::Stopped)));
         }
     }
 

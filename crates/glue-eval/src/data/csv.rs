@@ -1,15 +1,15 @@
 //! Comma-separated values with a header (RFC 4180).
 //!
-//! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an empty
-//! cell is null.
+//! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an
+//! empty cell is null.
 
 use super::Row;
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use serde_json::Value;
 use std::path::Path;
 
 pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
-    let malformed = |line, message: String| TaskError::Malformed { place: Place::at(path, line), message };
+    let malformed = |line, message: String| TaskError::Malformed { place: FilePosition::at(path, line), message };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
         malformed(line, "not UTF-8".into())

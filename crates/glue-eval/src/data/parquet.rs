@@ -1,7 +1,7 @@
 //! Parquet, row by row.
 
 use super::Row;
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use glue_lm::bounded::{self, Limits};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -15,13 +15,16 @@ const LIMITS: Limits = Limits { memory: 8 << 30, time: Duration::from_secs(600) 
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, TaskError> {
     let of_file = path.to_path_buf();
     bounded::run(LIMITS, move || rows(&of_file)).unwrap_or_else(|exceeded| {
-        Err(TaskError::Malformed { place: Place::file(path), message: format!("cannot read Parquet: {exceeded}") })
+        Err(TaskError::Malformed {
+            place: FilePosition::file(path),
+            message: format!("cannot read Parquet: {exceeded}"),
+        })
     })
 }
 
 fn rows(path: &Path) -> Result<Vec<Row>, TaskError> {
     let malformed = |error: parquet::errors::ParquetError| TaskError::Malformed {
-        place: Place::file(path),
+        place: FilePosition::file(path),
         message: error.to_string(),
     };
     let file = glue_tensor::files::open(path).map_err(TaskError::io(path))?;
@@ -33,7 +36,7 @@ fn rows(path: &Path) -> Result<Vec<Row>, TaskError> {
             let mut fields = Map::new();
             for (name, field) in columns {
                 let value = value(&field).ok_or_else(|| TaskError::WrongField {
-                    place: Place::at(path, line),
+                    place: FilePosition::at(path, line),
                     field: name.clone(),
                     expected: "text, a number, a truth value, a list or a structure of them".into(),
                     found: "binary data or a time".into(),

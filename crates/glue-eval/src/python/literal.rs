@@ -264,7 +264,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::python::repr::repr;
+    use glue_lm::jinja::repr;
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -2,15 +2,15 @@
 
 /// Where a completion of a function ends: at a line that begins with one of these, not indented.
 ///
-/// A base model goes on with the next function, a test or a comment. The first five are the stop sequences of Chen et al., "Evaluating
-/// Large Language Models Trained on Code" (2021), section 2.1.
+/// A base model goes on with the next function, a test or a comment. The first five are the stop sequences of Chen et
+/// al., "Evaluating Large Language Models Trained on Code" (2021), section 2.1.
 pub const TOP_LEVEL_MARKERS: &[&str] = &["class ", "def ", "#", "if ", "print", "assert", "@", "```", "<|"];
 
 /// The code in an answer that may have text around it.
 ///
-/// With fenced blocks in it, the content of the first one marked `python`, `python3` or `py` (in any case), else of the first one; a
-/// block that is not closed ends with the answer. Without any, the answer as it is, since it may go on with a prompt and its first
-/// spaces matter.
+/// With fenced blocks in it, the content of the first one marked `python`, `python3` or `py` (in any case), else of the
+/// first one; a block that is not closed ends with the answer. Without any, the answer as it is, since it may go on
+/// with a prompt and its first spaces matter.
 pub fn code_in(answer: &str) -> &str {
     let mut first = None;
     let mut open: Option<(usize, bool)> = None;
@@ -56,11 +56,11 @@ pub fn cut_at_top_level(completion: &str) -> &str {
     completion
 }
 
-/// A program of the HumanEval form: `prompt` with the head of a function, the `completion` of it, `test` which defines `check`, and the
-/// call of that with the function named `entry_point`.
+/// A program of the HumanEval form: `prompt` with the head of a function, the `completion` of it, `test` which defines
+/// `check`, and the call of that with the function named `entry_point`.
 ///
-/// A completion that defines the whole function again works as well: the prompt's head with its docstring is a function by itself,
-/// which is then replaced, and imports of the prompt stay.
+/// A completion that defines the whole function again works as well: the prompt's head with its docstring is a function
+/// by itself, which is then replaced, and imports of the prompt stay.
 pub fn human_eval(prompt: &str, completion: &str, test: &str, entry_point: &str) -> String {
     format!("{prompt}{completion}\n\n{test}\n\ncheck({entry_point})\n")
 }

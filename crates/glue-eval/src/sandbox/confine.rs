@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// One limit: which, its value, and what the value could be raised to.
 type Resource = (u32, u64, u64);
 
-/// The stack of the first thread, and of each thread that does not ask for another. The usual size: 32 threads fit into the
-/// address space that programs have by default, and recursion goes as deep as outside.
+/// The stack of the first thread, and of each thread that does not ask for another. The usual size: 32 threads fit into
+/// the address space that programs have by default, and recursion goes as deep as outside.
 const STACK_BYTES: u64 = 8 << 20;
 
 /// All that the child needs, made before the fork.
@@ -35,8 +35,8 @@ impl Confinement {
         filters: Arc<[BpfProgram; 3]>,
         limits: &Limits,
     ) -> Confinement {
-        // Whole seconds, of which there must be one. At the first limit comes a signal that tells its reason, and that can be ignored; a
-        // second later one that cannot.
+        // Whole seconds, of which there must be one. At the first limit comes a signal that tells its reason, and that
+        // can be ignored; a second later one that cannot.
         let cpu = limits.cpu_time.as_secs().saturating_add(u64::from(limits.cpu_time.subsec_nanos() > 0)).max(1);
         let fixed = |value| (value, value);
         #[allow(clippy::unnecessary_cast)] // the type differs between C libraries
@@ -55,15 +55,15 @@ impl Confinement {
         Confinement { rules, disk, filters, threads: Asking::new(), resources }
     }
 
-    /// Has `command` confine itself in its process before it becomes the program. Its standard input must be a socket, over which
-    /// the first message is from here: see [`Asking`].
+    /// Has `command` confine itself in its process before it becomes the program. Its standard input must be a socket,
+    /// over which the first message is from here: see [`Asking`].
     #[allow(unsafe_code)]
     pub(super) fn apply_to(self, command: &mut Command) {
         let parent = std::process::id();
-        // SAFETY: the closure runs in the child of a fork of a process with several threads, where only async-signal-safe calls are
-        // allowed. It calls `Confinement::enter`, which makes raw system calls on numbers and on memory that was filled before the
-        // fork and that the closure owns; it neither allocates nor frees (an `io::Error` of a number holds no memory), takes no lock,
-        // and leaves by returning.
+        // SAFETY: the closure runs in the child of a fork of a process with several threads, where only
+        // async-signal-safe calls are allowed. It calls `Confinement::enter`, which makes raw system calls on numbers
+        // and on memory that was filled before the fork and that the closure owns; it neither allocates nor frees (an
+        // `io::Error` of a number holds no memory), takes no lock, and leaves by returning.
         unsafe {
             command.pre_exec(move || self.enter(parent));
         }
@@ -73,8 +73,8 @@ impl Confinement {
     #[allow(unsafe_code)]
     fn enter(&self, parent: u32) -> io::Result<()> {
         let checked = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
-        // SAFETY: none of these calls reads or writes memory of this process, but for `getrlimit` and `setrlimit`, which are given one
-        // structure on the stack; their other arguments are plain numbers.
+        // SAFETY: none of these calls reads or writes memory of this process, but for `getrlimit` and `setrlimit`,
+        // which are given one structure on the stack; their other arguments are plain numbers.
         unsafe {
             // A group to be killed as one, and no terminal.
             checked(libc::setsid().into())?;
@@ -117,7 +117,8 @@ impl Confinement {
     /// Marks every descriptor beside the standard ones to be closed, those that others left open in this process too.
     #[allow(unsafe_code)]
     fn close_on_exec(&self) -> io::Result<()> {
-        // SAFETY: the calls take and return numbers; no descriptor is closed here, so that nobody's is closed behind its back.
+        // SAFETY: the calls take and return numbers; no descriptor is closed here, so that nobody's is closed behind
+        // its back.
         unsafe {
             if libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
                 return Ok(());

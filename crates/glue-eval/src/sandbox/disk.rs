@@ -1,6 +1,7 @@
 //! A disk of its own for one program: a tmpfs of limited size, in a mount namespace that nobody else is in.
 //!
-//! The kernel counts all that is in it however it is held, unlinked, mapped and preallocated files too, and frees it with the process.
+//! The kernel counts all that is in it however it is held, unlinked, mapped and preallocated files too, and frees it
+//! with the process.
 
 use super::Limits;
 use super::files::scratch_rights;
@@ -62,19 +63,20 @@ impl PrivateDisk {
     /// Has `command` mount the disk in its process before it becomes the program.
     #[allow(unsafe_code)]
     pub(super) fn apply_to(self, command: &mut Command) {
-        // SAFETY: the closure runs between fork and exec; `mount` is made for that, and allocates nothing, errors included.
+        // SAFETY: the closure runs between fork and exec; `mount` is made for that, and allocates nothing, errors
+        // included.
         unsafe {
             command.pre_exec(move || self.mount().map(drop));
         }
     }
 
-    /// Moves the calling process, which must have one thread, into a namespace, mounts the disk there, and makes its root the working
-    /// directory. Async-signal-safe.
+    /// Moves the calling process, which must have one thread, into a namespace, mounts the disk there, and makes its
+    /// root the working directory. Async-signal-safe.
     #[allow(unsafe_code)]
     pub(super) fn mount(&self) -> io::Result<OwnedFd> {
         let checked = |result: libc::c_int| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
-        // SAFETY: the pointers are to strings that end in a zero and live as long as `self`, or null where the call allows it; the kernel
-        // writes to none of them. The descriptor is a new one.
+        // SAFETY: the pointers are to strings that end in a zero and live as long as `self`, or null where the call
+        // allows it; the kernel writes to none of them. The descriptor is a new one.
         unsafe {
             match self.namespace {
                 Namespace::Mounts => checked(libc::unshare(libc::CLONE_NEWNS))?,
@@ -108,7 +110,8 @@ impl PrivateDisk {
         const PATH_BENEATH: libc::c_int = 1;
         for allowed_access in self.rights {
             let rule = PathBeneath { allowed_access, parent_fd: root.as_raw_fd() };
-            // SAFETY: the kernel reads the structure, which is laid out as it expects, and knows the descriptors to be open.
+            // SAFETY: the kernel reads the structure, which is laid out as it expects, and knows the descriptors to be
+            // open.
             let added = unsafe {
                 libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), PATH_BENEATH, &raw const rule, 0)
             };

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// The version of Landlock whose rights are asked for; of an older kernel's, those it has.
 const KNOWN: ABI = ABI::V7;
 
-/// What a Python needs of a system beside its own files. Of `/proc` nothing that belongs to a process: a rule is for the directory of
-/// the process that made it.
+/// What a Python needs of a system beside its own files. Of `/proc` nothing that belongs to a process: a rule is for
+/// the directory of the process that made it.
 const SYSTEM: &[&str] = &[
     "/usr",
     "/lib",
@@ -37,7 +37,8 @@ pub(super) struct View {
 }
 
 impl View {
-    /// A view in which `directories` can be read, and `programs` be read and executed; `None` if the kernel has no Landlock.
+    /// A view in which `directories` can be read, and `programs` be read and executed; `None` if the kernel has no
+    /// Landlock.
     pub(super) fn new(directories: &[PathBuf], programs: &[PathBuf]) -> Result<Option<View>, SandboxError> {
         let created: Option<OwnedFd> = ruleset().map_err(confinement)?.into();
         if created.is_none() {
@@ -68,8 +69,8 @@ impl View {
         Ok(Some(View { rules }))
     }
 
-    /// The rules for one program, to be put in force in its process: the view, and `scratch` for everything but executing and devices.
-    /// A scratch directory that only the process will see is left to it.
+    /// The rules for one program, to be put in force in its process: the view, and `scratch` for everything but
+    /// executing and devices. A scratch directory that only the process will see is left to it.
     pub(super) fn rules(&self, scratch: Option<&Path>) -> Result<OwnedFd, SandboxError> {
         let scratch = scratch.map(PathFd::new).transpose();
         let scratch = scratch.map_err(|error| SandboxError::Confinement { problem: format!("Landlock: {error}") })?;
@@ -88,8 +89,8 @@ impl View {
     }
 }
 
-/// The rights on a scratch directory: everything but executing and devices. First all of them, then those of the second version of
-/// Landlock, then those of the first.
+/// The rights on a scratch directory: everything but executing and devices. First all of them, then those of the second
+/// version of Landlock, then those of the first.
 pub(super) fn scratch_rights() -> [BitFlags<AccessFs>; 3] {
     let all = AccessFs::ReadFile
         | AccessFs::ReadDir

@@ -1,11 +1,13 @@
-//! Which system calls a confined program may make: a list of what is allowed, so that calls that a later kernel adds are refused.
+//! Which system calls a confined program may make: a list of what is allowed, so that calls that a later kernel adds
+//! are refused.
 //!
-//! Refused are, among others: sockets, new processes, signals to anyone, tracing, mounts, namespaces, keys, BPF, performance
-//! counters, io_uring, userfaultfd, shared memory and message queues of System V and POSIX, memory files, handles of files,
-//! raising a limit, and changing the owner, mode, times or extended attributes of a file: Landlock has no say in the last ones.
+//! Refused are, among others: sockets, new processes, signals to anyone, tracing, mounts, namespaces, keys, BPF,
+//! performance counters, io_uring, userfaultfd, shared memory and message queues of System V and POSIX, memory files,
+//! handles of files, raising a limit, and changing the owner, mode, times or extended attributes of a file: Landlock
+//! has no say in the last ones.
 //!
-//! Writing to the disk at once and locking files succeed without being done: a program shares its files with nobody, and could hold
-//! up others with files that it can only read.
+//! Writing to the disk at once and locking files succeed without being done: a program shares its files with nobody,
+//! and could hold up others with files that it can only read.
 
 use libc::c_long;
 use seccompiler::{
@@ -26,9 +28,9 @@ pub(super) enum Files {
 
 /// The filters, in the order in which they must be installed.
 ///
-/// The first answers "no such call" where the C library then uses an older one whose arguments the second can look at: the arguments
-/// of `clone3` are in memory, out of a filter's reach. The second answers that all went well, for what is not to be done. The third is the
-/// list.
+/// The first answers "no such call" where the C library then uses an older one whose arguments the second can look at:
+/// the arguments of `clone3` are in memory, out of a filter's reach. The second answers that all went well, for what is
+/// not to be done. The third is the list.
 pub(super) fn programs(files: Files) -> Result<[BpfProgram; 3], seccompiler::Error> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let missing = BTreeMap::from([(libc::SYS_clone3, Vec::new()), (libc::SYS_openat2, Vec::new())]);
@@ -142,8 +144,8 @@ fn allowed(files: Files) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler:
     ];
     let (access, truncate) = (libc::O_ACCMODE as u64, libc::O_TRUNC as u64);
     for &(call, flags) in opens {
-        // Opening "for reading" with O_TRUNC empties a file, and Landlock looks at that only since its third version. Where nothing
-        // may be written, what creates is refused too; bits above the ones known are refused with them.
+        // Opening "for reading" with O_TRUNC empties a file, and Landlock looks at that only since its third version.
+        // Where nothing may be written, what creates is refused too; bits above the ones known are refused with them.
         let alternatives = match files {
             Files::ByPlace | Files::Measured => vec![
                 vec![masked(flags, truncate, 0)?],

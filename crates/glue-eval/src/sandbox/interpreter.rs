@@ -5,11 +5,12 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Asked once, outside of any confinement: the interpreter is trusted, the programs are not. The name on the path is often a script
-/// that looks for the interpreter, and what is mapped names the loader and the libraries that starting it executes.
+/// Asked once, outside of any confinement: the interpreter is trusted, the programs are not. The name on the path is
+/// often a script that looks for the interpreter, and what is mapped names the loader and the libraries that starting
+/// it executes.
 ///
-/// Of a virtual environment, which often is in the directory of a project or is that very directory, its packages and its configuration
-/// are enough; of the installation below, the directories of libraries.
+/// Of a virtual environment, which often is in the directory of a project or is that very directory, its packages and
+/// its configuration are enough; of the installation below, the directories of libraries.
 const QUESTION: &str = r#"
 import json, os, sys, sysconfig
 places = {os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.base_exec_prefix) for name in ("lib", "lib64")}

@@ -20,27 +20,27 @@ pub(super) const ASK: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(5);
 
 /// The last bytes of a stream.
-pub(super) struct Tail {
+pub(super) struct OutputTail {
     pub(super) bytes: Vec<u8>,
-    most: usize,
+    max_bytes: usize,
     cut: bool,
 }
 
-impl Tail {
-    pub(super) fn new(most: usize) -> Tail {
-        Tail { bytes: Vec::new(), most, cut: false }
+impl OutputTail {
+    pub(super) fn new(max_bytes: usize) -> OutputTail {
+        OutputTail { bytes: Vec::new(), max_bytes, cut: false }
     }
 
     fn push(&mut self, more: &[u8]) {
         self.bytes.extend_from_slice(more);
         // Seldom enough for the moves not to matter.
-        if self.bytes.len() > self.most + 65_536 {
+        if self.bytes.len() > self.max_bytes + 65_536 {
             self.trim();
         }
     }
 
     fn trim(&mut self) {
-        if let Some(excess) = self.bytes.len().checked_sub(self.most).filter(|&excess| excess > 0) {
+        if let Some(excess) = self.bytes.len().checked_sub(self.max_bytes).filter(|&excess| excess > 0) {
             self.bytes.drain(..excess);
             self.cut = true;
         }
@@ -73,13 +73,13 @@ pub(super) struct Monitor {
     /// What is sent over the channel, and how much of it has been.
     pub(super) document: Vec<u8>,
     pub(super) sent: usize,
-    pub(super) reply: Tail,
-    pub(super) outputs: [(Option<File>, Tail); 2],
+    pub(super) reply: OutputTail,
+    pub(super) outputs: [(Option<File>, OutputTail); 2],
 }
 
 impl Monitor {
-    /// Sends, receives and waits until the program has ended or must be. `measured` is where it writes, if it must be looked at how
-    /// much; `stop` is asked all the time whether the program should end.
+    /// Sends, receives and waits until the program has ended or must be. `measured` is where it writes, if it must be
+    /// looked at how much; `stop` is asked all the time whether the program should end.
     pub(super) fn wait(
         &mut self,
         started: Instant,
@@ -210,7 +210,7 @@ enum Source {
 }
 
 /// Takes from `stream` what is there, and closes it at its end; whether anything came or it was the end.
-fn receive(stream: &mut Option<impl Read>, tail: &mut Tail) -> bool {
+fn receive(stream: &mut Option<impl Read>, tail: &mut OutputTail) -> bool {
     let mut buffer = [0; 16_384];
     match stream.as_mut().map(|stream| stream.read(&mut buffer)) {
         Some(Ok(count)) if count > 0 => tail.push(&buffer[..count]),

@@ -41,7 +41,8 @@ impl Process {
     #[allow(unsafe_code)]
     pub(super) fn kill(&self) {
         if self.ended.is_none() {
-            // SAFETY: signals to a child that has not been waited for, so that the number is still its own; its group has the same.
+            // SAFETY: signals to a child that has not been waited for, so that the number is still its own; its group
+            // has the same.
             unsafe {
                 libc::kill(-self.pid, libc::SIGKILL);
                 libc::kill(self.pid, libc::SIGKILL);

@@ -5,7 +5,7 @@ use super::disk::{Namespace, PrivateDisk};
 use super::files::View;
 use super::filter::{Files, programs};
 use super::interpreter::Interpreter;
-use super::monitor::{ASK, End, Monitor, Tail};
+use super::monitor::{ASK, End, Monitor, OutputTail};
 use super::process::{Ended, Process};
 use super::scratch::{Scratch, remove_abandoned};
 use super::threads::Listener;
@@ -195,8 +195,8 @@ impl Jail {
             listener,
             document,
             sent: 0,
-            reply: Tail::new(64),
-            outputs: outputs.map(|pipe| (pipe.map(File::from), Tail::new(limits.output_bytes))),
+            reply: OutputTail::new(64),
+            outputs: outputs.map(|pipe| (pipe.map(File::from), OutputTail::new(limits.output_bytes))),
         };
         let measured = shared.map(|_| scratch);
         let end = monitor.wait(started, limits, measured, stop).map_err(failed("watching a program"))?;
@@ -216,7 +216,7 @@ fn filters(files: Files) -> Result<Arc<[BpfProgram; 3]>, SandboxError> {
     filters.map(Arc::new).map_err(|error| SandboxError::Confinement { problem: format!("seccomp: {error}") })
 }
 
-/// Waits, unless somebody wishes to stop.
+/// Waits, unless the work is cancelled.
 fn wait(delay: Duration, stop: &dyn Fn() -> bool) -> Result<(), SandboxError> {
     let until = Instant::now() + delay;
     while !stop() {
@@ -239,8 +239,8 @@ fn judge(ended: &Ended, reply: &[u8], token: &str, limits: &Limits) -> Outcome {
         Ok(status) => Outcome::Failed { status },
         // The kernel's way to end what has used up its time.
         Err(libc::SIGXCPU) => Outcome::TimedOut,
-        // The same for one that ignores it. The kernel samples the time that it limits and measures the one it reports, so that they differ
-        // on a busy machine; programs cannot send themselves the signal.
+        // The same for one that ignores it. The kernel samples the time that it limits and measures the one it reports,
+        // so that they differ on a busy machine; programs cannot send themselves the signal.
         Err(libc::SIGKILL) if 2 * ended.cpu >= limits.cpu_time => Outcome::TimedOut,
         Err(signal) => Outcome::Killed { signal },
     }

@@ -32,8 +32,8 @@ impl Scratch {
     /// If it cannot be made.
     pub(super) fn new() -> io::Result<Scratch> {
         let outer = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-        // It has its name once it is locked, so that nobody finds it without. Where files cannot be locked, nobody removes the directory
-        // after a kill.
+        // It has its name once it is locked, so that nobody finds it without. Where files cannot be locked, nobody
+        // removes the directory after a kill.
         let unnamed = outer.path().join("unlocked");
         let lock = File::create_new(&unnamed)?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
@@ -57,8 +57,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what killed processes left in the system's place for temporary files: directories of the name above, the user's own,
-/// with a lock in them that nobody holds.
+/// Removes what killed processes left in the system's place for temporary files: directories of the name above, the
+/// user's own, with a lock in them that nobody holds.
 pub(super) fn remove_abandoned() {
     let Ok(list) = fs::read_dir(std::env::temp_dir()) else { return };
     for entry in list.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
@@ -88,9 +88,9 @@ fn directory(at: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Removes all that is in `outer`, its lock last. Directory by directory from the top, without recursion: a tree of a hundred thousand
-/// levels has paths longer than the system allows, and a recursive walk would run out of descriptors or of stack. No link is followed,
-/// even if a program should still be there to put some.
+/// Removes all that is in `outer`, its lock last. Directory by directory from the top, without recursion: a tree of a
+/// hundred thousand levels has paths longer than the system allows, and a recursive walk would run out of descriptors
+/// or of stack. No link is followed, even if a program should still be there to put some.
 fn empty(outer: &OwnedFd) -> rustix::io::Result<()> {
     let mut number = 0_u64;
     let mut open = Vec::new();
@@ -148,8 +148,8 @@ fn allow_all(at: &OwnedFd, name: &CStr) {
     }
 }
 
-/// Whether what a program has on the disk is more than the limits allow: what is beneath `scratch`, and files without a name that
-/// `process` has open or mapped. A tree too deep to be walked is too much.
+/// Whether what a program has on the disk is more than the limits allow: what is beneath `scratch`, and files without a
+/// name that `process` has open or mapped. A tree too deep to be walked is too much.
 pub(super) fn exceeds(scratch: &Path, process: &Process, limits: &Limits) -> bool {
     let mut used = Usage::default();
     let mut open = vec![scratch.to_owned()];

@@ -1,8 +1,9 @@
 //! How many threads a program may have: whoever watches it is asked before each.
 //!
-//! The kernel has no limit on threads that holds for one process of any user: `RLIMIT_NPROC` counts all processes of a user, and
-//! nothing is refused to root. So `clone` is left to a listener (seccomp user notification, since Linux 5.5): the kernel holds
-//! the calling thread up until the parent, which counts the threads that there are, answers whether the call goes on.
+//! The kernel has no limit on threads that holds for one process of any user: `RLIMIT_NPROC` counts all processes of a
+//! user, and nothing is refused to root. So `clone` is left to a listener (seccomp user notification, since Linux 5.5):
+//! the kernel holds the calling thread up until the parent, which counts the threads that there are, answers whether
+//! the call goes on.
 
 use super::process::Process;
 use std::io;
@@ -12,8 +13,8 @@ use std::os::unix::net::UnixStream;
 /// The instructions of a filter.
 type Program = [libc::sock_filter; 4];
 
-/// `action` for `clone`, and nothing for other calls; which kinds of `clone` there are at all is for another filter to say, whose
-/// refusal precedes.
+/// `action` for `clone`, and nothing for other calls; which kinds of `clone` there are at all is for another filter to
+/// say, whose refusal precedes.
 fn on_clone(action: u32) -> Program {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     [
@@ -39,8 +40,9 @@ impl Asking {
         }
     }
 
-    /// From here on each new thread of the calling process is asked for, and the descriptor to answer by is sent over standard input.
-    /// Where the kernel cannot ask, or a container asks already, there are no new threads. Async-signal-safe.
+    /// From here on each new thread of the calling process is asked for, and the descriptor to answer by is sent over
+    /// standard input. Where the kernel cannot ask, or a container asks already, there are no new threads.
+    /// Async-signal-safe.
     #[allow(unsafe_code)]
     pub(super) fn begin(&self) -> io::Result<()> {
         let install = |program: &Program, flags: libc::c_ulong| {
@@ -78,8 +80,8 @@ fn with_message<T>(act: impl FnOnce(&mut libc::msghdr) -> T) -> T {
 /// Sends a descriptor with one byte. Async-signal-safe.
 #[allow(unsafe_code)]
 fn send(socket: libc::c_int, descriptor: libc::c_int) -> io::Result<()> {
-    // SAFETY: the message points to memory that lives through the call, which is aligned for a header and longer than one with a
-    // descriptor, whose place the macros compute.
+    // SAFETY: the message points to memory that lives through the call, which is aligned for a header and longer than
+    // one with a descriptor, whose place the macros compute.
     with_message(|message| unsafe {
         let header = libc::CMSG_FIRSTHDR(message);
         (*header).cmsg_level = libc::SOL_SOCKET;
@@ -93,8 +95,8 @@ fn send(socket: libc::c_int, descriptor: libc::c_int) -> io::Result<()> {
 /// The descriptor that was sent so, if anything was.
 #[allow(unsafe_code)]
 fn receive(socket: libc::c_int) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: as above. The kernel writes no more than there is room for and says how much; a header that it wrote, of the kind that
-    // carries descriptors, is followed by at least one, which is new and has no other owner.
+    // SAFETY: as above. The kernel writes no more than there is room for and says how much; a header that it wrote, of
+    // the kind that carries descriptors, is followed by at least one, which is new and has no other owner.
     with_message(|message| unsafe {
         if libc::recvmsg(socket, message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) < 0 {
             let error = io::Error::last_os_error();
@@ -114,7 +116,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// What the child sent over the other end of `channel` before it became the program; `None` if that has no new threads.
+    /// What the child sent over the other end of `channel` before it became the program; `None` if that has no new
+    /// threads.
     ///
     /// # Errors
     /// If the channel cannot be read.
@@ -122,8 +125,8 @@ impl Listener {
         Ok(receive(channel.as_raw_fd())?.map(|descriptor| Listener { descriptor }))
     }
 
-    /// Answers one question that waits: yes, if `process` has fewer threads than `most`. As several can be asked for at a time, there
-    /// may be twice as many for a moment.
+    /// Answers one question that waits: yes, if `process` has fewer threads than `most`. As several can be asked for at
+    /// a time, there may be twice as many for a moment.
     #[allow(unsafe_code)]
     pub(super) fn answer(&self, process: &Process, most: u64) {
         let descriptor = self.descriptor.as_raw_fd();

@@ -2,7 +2,7 @@
 
 use super::harness::{self, Document};
 use super::{Task, fields, native};
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// All tasks of some files and directories, in the order of the paths and then of the file names.
 ///
-/// A path is a directory with `task.json`; that file itself; a YAML file of lm-evaluation-harness, of a task or of a group
-/// whose tasks stand in the same directory; or a directory in which, at any depth, there are some of these. YAML files
-/// without `task` or `group`, which are there to be included, are passed over in a directory.
+/// A path is a directory with `task.json`; that file itself; a YAML file of lm-evaluation-harness, of a task or of a
+/// group whose tasks stand in the same directory; or a directory in which, at any depth, there are some of these. YAML
+/// files without `task` or `group`, which are there to be included, are passed over in a directory.
 ///
 /// # Errors
-/// [`TaskError`] for a description that is not sound, for a directory without a task, and for two tasks of the same name.
+/// [`TaskError`] for a description that is not sound, for a directory without a task, and for two tasks of the same
+/// name.
 ///
 /// ```no_run
 /// let tasks = glue_eval::load_tasks(&["zoo/tasks"])?;
@@ -111,7 +112,7 @@ fn file(path: &Path, tasks: &mut Vec<Task>) -> Result<(), TaskError> {
     match role(&document) {
         Role::Task => tasks.push(harness::open(&document)?),
         Role::Part => {
-            return Err(TaskError::MissingField { place: Place::file(path), field: "task".into() });
+            return Err(TaskError::MissingField { place: FilePosition::file(path), field: "task".into() });
         }
         Role::Group => {
             let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
@@ -139,7 +140,7 @@ fn file(path: &Path, tasks: &mut Vec<Task>) -> Result<(), TaskError> {
 
 fn unknown_member(group: &Document, name: &str) -> TaskError {
     TaskError::Malformed {
-        place: Place::file(&group.path),
+        place: FilePosition::file(&group.path),
         message: format!("the group names the task `{name}`, which none of the files beside it has"),
     }
 }
@@ -173,7 +174,11 @@ struct Member {
 
 impl Group {
     fn read(document: &Document) -> Result<Group, TaskError> {
-        let of = fields::Fields { place: Place::file(&document.path), map: &document.map, sources: &document.sources };
+        let of = fields::Fields {
+            place: FilePosition::file(&document.path),
+            map: &document.map,
+            sources: &document.sources,
+        };
         of.only(&[&["group", "task", "aggregate_metric_list", "group_alias", "metadata", "tag"]])?;
         let tasks = of.required("task")?;
         let mut members = Vec::new();

@@ -1,7 +1,7 @@
 //! Typed access to the fields of a description or an item, with errors that say where.
 
 use crate::data::describe;
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub(super) const TOP_K: RangeInclusive<usize> = 0..=u32::MAX as usize;
 
 /// The fields of an object and where it stands.
 pub(super) struct Fields<'a> {
-    pub(super) place: Place,
+    pub(super) place: FilePosition,
     pub(super) map: &'a Map<String, Value>,
     /// Files with their texts in which keys are looked up for the line of an error, the most likely one first.
     pub(super) sources: &'a [(PathBuf, String)],
@@ -28,13 +28,13 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Of one item, which stands on one line.
-    pub(super) fn of_item(place: Place, map: &'a Map<String, Value>) -> Fields<'a> {
+    pub(super) fn of_item(place: FilePosition, map: &'a Map<String, Value>) -> Fields<'a> {
         Fields { place, map, sources: &[] }
     }
 
     /// The place of a key, as well as it is known.
-    pub(super) fn place_of(&self, key: &str) -> Place {
-        let found = self.sources.iter().find_map(|(path, text)| Some(Place::at(path, line_of(text, key)?)));
+    pub(super) fn place_of(&self, key: &str) -> FilePosition {
+        let found = self.sources.iter().find_map(|(path, text)| Some(FilePosition::at(path, line_of(text, key)?)));
         found.unwrap_or_else(|| self.place.clone())
     }
 

@@ -1,7 +1,8 @@
 //! Task files of lm-evaluation-harness 0.4, read as they are.
 //!
-//! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a rendered
-//! template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name of the key.
+//! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a
+//! rendered template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name
+//! of the key.
 
 mod load;
 mod parts;
@@ -15,10 +16,11 @@ use super::fields::{ANSWERS, EXAMPLES, Fields, texts};
 use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task};
 use crate::data::{self, Format, Row, describe};
-use crate::error::{EvalError, Place, TaskError};
+use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::{Filter, Pipeline};
-use crate::python::{self, literal, repr};
+use crate::python::{self, literal};
 use crate::template::Templates;
+use glue_lm::jinja;
 use rules::{Rule, Rules, rule, rules};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -99,7 +101,7 @@ pub(super) struct Harness {
 
 /// Checks a document into a task.
 pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
-    let fields = Fields { place: Place::file(&document.path), map: &document.map, sources: &document.sources };
+    let fields = Fields { place: FilePosition::file(&document.path), map: &document.map, sources: &document.sources };
     for (key, reason) in REFUSED {
         if fields.get(key).is_some() {
             let reason = (*reason).to_string();
@@ -223,7 +225,7 @@ fn samples(own: &Fields<'_>) -> Result<Option<Vec<Row>>, TaskError> {
 /// An item with what is needed to say where it stands and what its columns are.
 struct Doc<'a> {
     row: &'a Row,
-    place: Place,
+    place: FilePosition,
 }
 
 /// What turns items of one split into questions.
@@ -308,7 +310,7 @@ impl Reader<'_> {
     fn words(&self, rule: Option<&Rule>, key: &str, doc: &Doc<'_>) -> Result<Option<String>, TaskError> {
         let Some(rule) = rule else { return Ok(None) };
         let (value, _) = self.value(rule, key, doc)?;
-        Ok(Some(repr::str(&value)).filter(|text| !text.is_empty()))
+        Ok(Some(jinja::str(&value)).filter(|text| !text.is_empty()))
     }
 
     /// The indices of the choices that a target names.
@@ -325,7 +327,7 @@ impl Reader<'_> {
             };
             index.ok_or_else(|| TaskError::AnswerOutOfRange {
                 place: doc.place.clone(),
-                answer: repr::repr(target),
+                answer: jinja::repr(target),
                 choices: choices.len(),
             })
         };
@@ -349,7 +351,7 @@ impl Reader<'_> {
                     let place = doc.place.clone();
                     TaskError::AnswerOutOfRange { place, answer: index.to_string(), choices: choices.len() }
                 }),
-                _ => Ok(repr::str(value)),
+                _ => Ok(jinja::str(value)),
             }
         };
         let question = match self.text(rules, doc)? {
@@ -433,8 +435,8 @@ impl Harness {
         let read = self.read(task, split)?;
         let (pool_split, pool, pool_files) =
             if num_fewshot > 0 { self.pool(task, split)? } else { (String::new(), Vec::new(), Vec::new()) };
-        // The harness compares the names in the task file, both of which may be absent; where another split is scored than
-        // the file says, what matters is whether the item is among the examples.
+        // The harness compares the names in the task file, both of which may be absent; where another split is scored
+        // than the file says, what matters is whether the item is among the examples.
         let usual = self.split_named(None) == Some(split);
         let excluded = if usual { self.fewshot_split == self.test_split } else { pool_split == split };
         if num_fewshot > 0 && pool_split == split && !excluded {
@@ -445,9 +447,9 @@ impl Harness {
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let limit = options.limit.unwrap_or(usize::MAX);
         let mut items: Vec<Item> = Vec::new();
-        let mut form: Option<Form> = None;
+        let mut layout: Option<ItemLayout> = None;
         for (file, row) in read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).take(limit) {
-            let doc = Doc { row, place: Place::at(file, row.line) };
+            let doc = Doc { row, place: FilePosition::at(file, row.line) };
             let drawn =
                 examples.draw(num_fewshot, excluded.then_some(row)).ok_or_else(|| TaskError::TooFewExamples {
                     path: task.path.clone(),
@@ -461,9 +463,9 @@ impl Harness {
             for example in drawn {
                 let at = pool.iter().position(|row| std::ptr::eq(row, example)).unwrap_or_default();
                 let path: &Path = pool_files.get(at).map_or(task.path.as_path(), PathBuf::as_path);
-                turns.extend(reader.example(&Doc { row: example, place: Place::at(path, example.line) })?);
+                turns.extend(reader.example(&Doc { row: example, place: FilePosition::at(path, example.line) })?);
             }
-            let ask = self.ask(task.kind, &reader, &doc, turns, &mut form, options)?;
+            let ask = self.ask(task.kind, &reader, &doc, turns, &mut layout, options)?;
             items.push(Item { place: doc.place, fields: row.fields.clone(), ask });
         }
         Ok(Items { split: split.into(), num_fewshot, items, notes })
@@ -479,13 +481,13 @@ impl Harness {
         reader: &Reader<'_>,
         doc: &Doc<'_>,
         turns: Vec<prompt::Turn>,
-        form: &mut Option<Form>,
+        layout: &mut Option<ItemLayout>,
         options: &ItemOptions<'_>,
     ) -> Result<Ask, EvalError> {
         let rules = &self.rules;
         let target = reader.target(rules, doc)?;
         if kind == Kind::LogLikelihoodRolling {
-            let text = repr::str(&target);
+            let text = jinja::str(&target);
             if text.is_empty() {
                 return Err(reader.wrong(doc, "doc_to_target", "a text that is not empty", &target).into());
             }
@@ -495,7 +497,8 @@ impl Harness {
         let text = reader.text(rules, doc)?;
         let choices = rules.choice.as_ref().map(|rule| reader.choices(rule, doc)).transpose()?;
         // The first item decides what all of them are.
-        let form = *form.get_or_insert(Form { several_contexts: text.is_u64(), several_targets: target.is_array() });
+        let layout =
+            *layout.get_or_insert(ItemLayout { several_contexts: text.is_u64(), several_targets: target.is_array() });
         let context = |question: &str| -> Result<String, EvalError> {
             reader.budget.spend(prompt::length(&turns))?;
             let mut turns = turns.clone();
@@ -503,10 +506,10 @@ impl Harness {
             Ok(prompt::render(&turns, options.chat)?)
         };
         let delimiter = prompt::continuation_delimiter(&rules.delimiters.target, prefix.as_deref(), options.chat);
-        if let (Kind::MultipleChoice, true, Some(choices)) = (kind, form.several_contexts, &choices) {
+        if let (Kind::MultipleChoice, true, Some(choices)) = (kind, layout.several_contexts, &choices) {
             let gold = reader.gold(&text, choices, doc)?;
             let contexts = choices.iter().map(|choice| context(choice)).collect::<Result<_, _>>()?;
-            let continuations = vec![format!("{delimiter}{}", repr::str(&target))];
+            let continuations = vec![format!("{delimiter}{}", jinja::str(&target))];
             return Ok(Ask::Choose { contexts, continuations, choices: choices.clone(), gold });
         }
         let Value::String(question) = &text else {
@@ -525,7 +528,7 @@ impl Harness {
                         let gold = reader.gold(&target, &choices, doc)?;
                         gold.into_iter().map(|index| choices[index].clone()).collect()
                     }
-                    None => self.targets(reader, doc, target, form)?,
+                    None => self.targets(reader, doc, target, layout)?,
                 };
                 let check = match kind {
                     Kind::Code => Check::Run { before: String::new(), after: format!("\n{}\n", targets.join("\n")) },
@@ -534,7 +537,7 @@ impl Harness {
                 Ok(Ask::Generate { context, settings: Arc::clone(&self.generating), check })
             }
             _ => {
-                let continuation = repr::str(&target);
+                let continuation = jinja::str(&target);
                 if continuation.is_empty() {
                     return Err(reader.wrong(doc, "doc_to_target", "a text that is not empty", &target).into());
                 }
@@ -544,21 +547,27 @@ impl Harness {
     }
 
     /// The texts that an answer may be equal to.
-    fn targets(&self, reader: &Reader<'_>, doc: &Doc<'_>, target: Value, form: Form) -> Result<Vec<String>, TaskError> {
+    fn targets(
+        &self,
+        reader: &Reader<'_>,
+        doc: &Doc<'_>,
+        target: Value,
+        layout: ItemLayout,
+    ) -> Result<Vec<String>, TaskError> {
         let looks_like_one = match &self.rules.target {
             Rule::Text(_, source) if !reader.columns.contains(source.as_str()) => {
                 "; the harness reads a template's result in brackets as a list, and not the name of a field"
             }
             _ => "",
         };
-        let expected = match (&target, form.several_targets) {
+        let expected = match (&target, layout.several_targets) {
             (Value::Array(_), true) => match texts(&target).filter(|targets| !targets.is_empty()) {
                 Some(targets) => return Ok(targets),
                 None => "a list of texts",
             },
             (Value::Array(_), false) => "one text, as for the first item",
             (_, true) => "a list of texts, as for the first item",
-            (_, false) => return Ok(vec![repr::str(&target)]),
+            (_, false) => return Ok(vec![jinja::str(&target)]),
         };
         Err(reader.wrong(doc, "doc_to_target", &format!("{expected}{looks_like_one}"), &target))
     }
@@ -566,7 +575,7 @@ impl Harness {
 
 /// What the items of a task are like.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+struct ItemLayout {
     /// The choices are contexts and not continuations.
     several_contexts: bool,
     /// More than one answer is right.

@@ -1,11 +1,12 @@
-//! The project's own form: a directory with `task.json` and a file of items for each split.
+//! Native tasks: a directory with `task.json` and a file of items for each split.
 //!
 //! `task.json` has `kind` and, each with a default, the keys listed in [`KEYS`]. An item of a
 //! - multiple-choice task has `context`, `choices` and `gold`, the index of the right one, or several;
 //! - generating task has `context` and `target`, or several, and may have its own `until`;
 //! - perplexity task has `text`;
-//! - code task has `context` (or `prompt`, or `text`) and either `test` and `entry_point`, as in HumanEval, where the answer
-//!   completes the prompt, or `tests` (or `test_list`) and perhaps `test_setup_code`, as in MBPP, where it stands alone.
+//! - code task has `context` (or `prompt`, or `text`) and either `test` and `entry_point`, as in HumanEval, where the
+//!   answer completes the prompt, or `tests` (or `test_list`) and perhaps `test_setup_code`, as in MBPP, where it
+//!   stands alone.
 //!
 //! What else an item has is carried along and ignored.
 
@@ -14,7 +15,7 @@ use super::fields::{ANSWERS, EXAMPLES, Fields, NEW_TOKENS, TOP_K, texts};
 use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task, harness};
 use crate::data::{self, Format, Row, describe};
-use crate::error::{EvalError, Place, TaskError};
+use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
@@ -76,14 +77,16 @@ pub(super) struct Native {
 pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
     let path = directory.join("task.json");
     let text = files::read_to_string(&path, files::CONFIG_BYTES).map_err(TaskError::io(&path))?;
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| TaskError::Malformed { place: Place::at(&path, error.line()), message: error.to_string() })?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| TaskError::Malformed {
+        place: FilePosition::at(&path, error.line()),
+        message: error.to_string(),
+    })?;
     let Value::Object(map) = &value else {
         let message = format!("a task should be an object, but is {}", describe(&value));
-        return Err(TaskError::Malformed { place: Place::file(&path), message });
+        return Err(TaskError::Malformed { place: FilePosition::file(&path), message });
     };
     let sources = [(path.clone(), text)];
-    let fields = Fields { place: Place::file(&path), map, sources: &sources };
+    let fields = Fields { place: FilePosition::file(&path), map, sources: &sources };
     fields.only(&[KEYS, REMARKS])?;
     let name = match fields.optional_text("name")? {
         Some(name) => name.to_string(),
@@ -240,7 +243,7 @@ impl Native {
         let budget = TextBudget::new(task);
         let mut items = Vec::new();
         for row in rows.into_iter().take(limit) {
-            let place = Place::at(path, row.line);
+            let place = FilePosition::at(path, row.line);
             let question = self.question(task.kind, &place, &row)?;
             let own = (self.fewshot_split == split).then_some(&row);
             let drawn = examples.draw(num_fewshot, own).ok_or_else(|| TaskError::TooFewExamples {
@@ -252,7 +255,7 @@ impl Native {
             })?;
             let mut turns = Vec::new();
             for example in drawn {
-                let shown = self.question(task.kind, &Place::at(pool_path, example.line), example)?;
+                let shown = self.question(task.kind, &FilePosition::at(pool_path, example.line), example)?;
                 turns.extend(prompt::example(shown.context, &shown.answer, None, &self.delimiters));
             }
             budget.spend(prompt::length(&turns))?;
@@ -290,7 +293,7 @@ impl Native {
         }
     }
 
-    fn question(&self, kind: Kind, place: &Place, row: &Row) -> Result<Question, TaskError> {
+    fn question(&self, kind: Kind, place: &FilePosition, row: &Row) -> Result<Question, TaskError> {
         let fields = Fields::of_item(place.clone(), &row.fields);
         match kind {
             Kind::MultipleChoice => {

@@ -31,7 +31,8 @@ pub(super) fn length(turns: &[Turn]) -> usize {
     turns.iter().map(|turn| turn.content.len() + turn.delimiter.len()).sum()
 }
 
-/// How much text the prompts of a split may still have. Templates and examples make much of little, in every prompt again.
+/// How much text the prompts of a split may still have. Templates and examples make much of little, in every prompt
+/// again.
 pub(super) struct TextBudget<'a> {
     task: &'a Task,
     left: Cell<usize>,

@@ -1,5 +1,5 @@
-//! Task files of lm-evaluation-harness: prompts and scores are those of lm_eval 0.4.13, and what it would run in Python is
-//! refused.
+//! Task files of lm-evaluation-harness: prompts and scores are those of lm_eval 0.4.13, and what it would run in Python
+//! is refused.
 
 use glue_eval::{EvalOptions, Task, evaluate, load_tasks, select};
 use glue_progress::{ErrorChain, NoProgress};

@@ -1,4 +1,4 @@
-//! The project's own form of tasks: what it asks, what it scores, and what it refuses.
+//! Native tasks: what they ask, what they score, and what is refused.
 
 use glue_eval::{Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, evaluate, load_tasks};
 use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
@@ -226,7 +226,7 @@ fn scores_are_kept_by_the_hash_of_model_and_task() {
     let (second, asked) = calls(&options, &model);
     assert_eq!((asked, second.tasks[0].cached), (0, true));
     assert_eq!(second.to_json(), first.to_json());
-    // Another limit, another model and samples that are not kept are asked anew.
+    // Another limit, another model and samples that are not kept are asked again.
     assert_eq!(calls(&EvalOptions { limit: Some(1), ..options.clone() }, &model).1, 2);
     assert_eq!(calls(&options, &Table { hash: Some("other".into()), ..Table::default() }).1, 4);
     assert_eq!(calls(&EvalOptions { samples: true, ..options.clone() }, &model).1, 4);

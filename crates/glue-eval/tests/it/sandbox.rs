@@ -1,4 +1,5 @@
-//! Programs that attack the sandbox. Each attack is a Python program; what it could have changed is looked at from outside.
+//! Programs that attack the sandbox. Each attack is a Python program; what it could have changed is looked at from
+//! outside.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 use crate::support::python;
@@ -173,7 +174,8 @@ fn processor_time_has_a_limit_of_its_own() {
     ] {
         let execution = sandbox.run(program).unwrap();
         assert_eq!(execution.outcome, Outcome::TimedOut, "{program}\n{}", execution.stderr);
-        // One second, or two where the first signal is ignored; the kernel limits a sampled time and reports a measured one.
+        // One second, or two where the first signal is ignored; the kernel limits a sampled time and reports a measured
+        // one.
         assert!((0.5..3.5).contains(&execution.cpu_time.as_secs_f64()), "{:?}", execution.cpu_time);
         assert!(execution.wall_time < Duration::from_secs(30));
     }

@@ -1,5 +1,7 @@
-//! Programs that try to take more than they may: disk space, threads, files of a project, time after somebody wishes to stop.
+//! Programs that try to take more than they may: disk space, threads, files of a project, time after cancellation.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+
+#[allow(dead_code)] // no file of data is read here
 
 use crate::support::{Table, python};
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
@@ -42,7 +44,8 @@ fn expect(sandbox: &Sandbox, program: &str, outcome: Outcome) -> Execution {
     execution
 }
 
-/// Makes files of a MiB without a name, and holds them, until space is refused or there are 40. `by` fills one by its descriptor `fd`.
+/// Makes files of a MiB without a name, and holds them, until space is refused or there are 40. `by` fills one by its
+/// descriptor `fd`.
 fn hold(by: &str) -> String {
     format!(
         "import os, mmap, time

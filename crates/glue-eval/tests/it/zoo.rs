@@ -16,7 +16,7 @@ fn scores(model: &LocalModel, tasks: &str, split: &str) -> Report {
     evaluate(model, &tasks, &options, &NoProgress).unwrap()
 }
 
-/// Within one item: two runs of a model in f32 need not break ties alike.
+/// Within one item: two runs of a model in f32 need not break ties in the same way.
 fn check(report: &Report, task: &str, metric: &str, expected: f64) {
     let found = report.tasks.iter().find(|found| found.name == task).unwrap();
     let value = found.metric(metric).unwrap().value;

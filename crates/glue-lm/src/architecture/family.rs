@@ -1,6 +1,6 @@
 //! The families that the runtime knows, as data: defaults of absent keys and what no key says.
 
-use super::{NormPlaces, QkNorm, Storage};
+use super::{NormPlacement, ProjectionLayout, QkNorm};
 use crate::error::LmError;
 use glue_tensor::Config;
 use serde_json::Value;
@@ -51,7 +51,7 @@ pub(super) struct Family {
     /// The activation when the key is absent.
     pub(super) activation: &'static str,
     pub(super) norm_offset: f32,
-    pub(super) norms: NormPlaces,
+    pub(super) norms: NormPlacement,
     pub(super) qk_norm: QkNorm,
     /// `query_pre_attn_scalar` when absent, where the family reads it.
     pub(super) query_scalar: Option<f64>,
@@ -68,7 +68,7 @@ pub(super) struct Family {
     pub(super) attention_bias: bool,
     /// Whether `mlp_bias` is read.
     pub(super) mlp_bias: bool,
-    pub(super) storage: Storage,
+    pub(super) storage: ProjectionLayout,
     pub(super) experts: ExpertKeys,
     pub(super) window: Window,
     /// `sliding_window` when absent; null means none.
@@ -92,7 +92,7 @@ const LLAMA: Family = Family {
     activation_key: "hidden_act",
     activation: "silu",
     norm_offset: 0.0,
-    norms: NormPlaces::Before,
+    norms: NormPlacement::Before,
     qk_norm: QkNorm::None,
     query_scalar: None,
     softcaps: None,
@@ -102,7 +102,7 @@ const LLAMA: Family = Family {
     qkv_bias_key: false,
     attention_bias: true,
     mlp_bias: true,
-    storage: Storage::Separate,
+    storage: ProjectionLayout::Separate,
     experts: ExpertKeys::None,
     window: Window::None,
     window_default: None,
@@ -177,7 +177,7 @@ static FAMILIES: [Family; 9] = [
         activation_key: "hidden_activation",
         activation: "gelu_pytorch_tanh",
         norm_offset: 1.0,
-        norms: NormPlaces::Around,
+        norms: NormPlacement::Around,
         query_scalar: Some(256.0),
         softcaps: Some((50.0, 30.0)),
         scaled_embedding: true,
@@ -194,7 +194,7 @@ static FAMILIES: [Family; 9] = [
         norm_eps: 1e-5,
         attention_bias: false,
         mlp_bias: false,
-        storage: Storage::Fused,
+        storage: ProjectionLayout::Fused,
         window: Window::All,
         partial_rotary: true,
         original_positions: Some(4096),
@@ -205,7 +205,7 @@ static FAMILIES: [Family; 9] = [
         model_type: "olmo2",
         architecture: "Olmo2ForCausalLM",
         norm_eps: 1e-5,
-        norms: NormPlaces::After,
+        norms: NormPlacement::After,
         qk_norm: QkNorm::FullWidth,
         mlp_bias: false,
         ..LLAMA

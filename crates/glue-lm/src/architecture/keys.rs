@@ -5,8 +5,8 @@ use crate::error::LmError;
 use glue_tensor::Config;
 use serde_json::Value;
 
-/// Keys that change the computation in families or variants that this runtime does not have, each with the values besides
-/// null, false, 0, an empty list and an empty object that switch it off.
+/// Keys that change the computation in families or variants that this runtime does not have, each with the values
+/// besides null, false, 0, an empty list and an empty object that switch it off.
 ///
 /// A key that the model's own family reads is not refused by this table.
 pub const REFUSED: &[(&str, &[f64])] = &[

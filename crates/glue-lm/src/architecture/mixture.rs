@@ -1,4 +1,4 @@
-//! The configuration of a mixture in the project's own form: what is mixed, and what it is mixed into.
+//! The configuration of a mixture in the native format: what is mixed, and what it is mixed into.
 
 use super::Architecture;
 use crate::error::LmError;
@@ -9,8 +9,8 @@ use serde_json::Value;
 /// The architecture of a configuration, and what is mixed where it says so.
 ///
 /// # Errors
-/// Those of [`Architecture::from_config`]; [`LmError::Mixture`], and [`LmError::Unsupported`] for a mixture of whole models and one
-/// whose base has experts already.
+/// Those of [`Architecture::from_config`]; [`LmError::Mixture`], and [`LmError::Unsupported`] for a mixture of whole
+/// models and one whose base has experts already.
 pub(crate) fn split(config: &Config) -> Result<(Architecture, Option<MixtureSpec>), LmError> {
     let (spec, base) = match Mixture::from_config(config)? {
         None => return Ok((Architecture::from_config(config)?, None)),

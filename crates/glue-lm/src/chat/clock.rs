@@ -1,4 +1,5 @@
-//! A date and a time of day that are given, not read from the clock, and their formatting as by `strftime` in the C locale.
+//! A date and a time of day that are given, not read from the clock, and their formatting as by `strftime` in the C
+//! locale.
 
 /// A moment in the proleptic Gregorian calendar, without a time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,8 +100,8 @@ impl DateTime {
         day.at((second / 3600) as u8, (second / 60 % 60) as u8, (second % 60) as u8)
     }
 
-    /// The moment in the form of `strftime`: `%Y %y %m %d %e %B %b %h %A %a %H %I %M %S %p %j %F %T %D %R %u %w %n %t %%`,
-    /// and those with `-` between, which leaves the padding out.
+    /// The moment in the form of `strftime`: `%Y %y %m %d %e %B %b %h %A %a %H %I %M %S %p %j %F %T %D %R %u %w %n %t
+    /// %%`, and those with `-` between, which leaves the padding out.
     ///
     /// # Errors
     /// [`ClockError::UnknownLetter`]

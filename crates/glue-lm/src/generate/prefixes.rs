@@ -20,8 +20,8 @@ pub(super) struct Node {
 /// The tree of `prompts`, which are sorted and not empty. A node comes after its parent.
 pub(super) fn shared_prefixes(prompts: &[&[u32]]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
-    // Prompts that agree in their first `depth` tokens, which the nodes up to the parent hold. A stack instead of recursion:
-    // prompts may be nested as deeply as there are prompts.
+    // Prompts that agree in their first `depth` tokens, which the nodes up to the parent hold. A stack instead of
+    // recursion: prompts may be nested as deeply as there are prompts.
     let mut open = vec![(0..prompts.len(), 0, None)];
     while let Some((group, depth, parent)) = open.pop() {
         let (Some(first), Some(last)) = (prompts.get(group.start), group.clone().next_back().map(|last| prompts[last]))

@@ -1,7 +1,7 @@
-//! Notes that operations take while candle goes back through a pass: what the gradients of stored weights are made of.
+//! What operations record in the backward pass of candle: what the gradients of stored weights are made of.
 //!
-//! A gradient of a matrix is as large as the matrix, and there is one for each sequence. What it is made of, inputs and gradients of
-//! outputs row by row, is small and the same for all sequences of a pass.
+//! A gradient of a matrix is as large as the matrix, and there is one for each sequence. What it is made of, inputs and
+//! gradients of outputs row by row, is small and the same for all sequences of a pass.
 
 use crate::ops::elements;
 use candle_core::{Result, Tensor, TensorId, Var};
@@ -44,12 +44,12 @@ pub(super) struct Entry {
     pub(super) factors: Factors,
 }
 
-/// Notes of one pass; clones share them.
+/// The records of one pass; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tape(Arc<Mutex<Notes>>);
+pub(crate) struct Tape(Arc<Mutex<Records>>);
 
 #[derive(Debug, Default)]
-struct Notes {
+struct Records {
     /// What the pass begins with.
     leaf: Option<Var>,
     /// Inputs of products: several may have the same.
@@ -58,7 +58,7 @@ struct Notes {
 }
 
 impl Tape {
-    fn notes(&self) -> MutexGuard<'_, Notes> {
+    fn records(&self) -> MutexGuard<'_, Records> {
         self.0.lock()
     }
 
@@ -66,49 +66,49 @@ impl Tape {
     pub(crate) fn begins_with(&self, x: &Tensor) -> Result<Tensor> {
         let leaf = Var::from_tensor(x)?;
         let x = leaf.as_tensor().clone();
-        self.notes().leaf = Some(leaf);
+        self.records().leaf = Some(leaf);
         Ok(x)
     }
 
     /// What the pass began with.
     pub(super) fn leaf(&self) -> Option<Var> {
-        self.notes().leaf.clone()
+        self.records().leaf.clone()
     }
 
-    /// Notes a product of `x` with a weight, the gradient of whose output is `deltas`, and its bias if it has one.
+    /// Records a product of `x` with a weight, the gradient of whose output is `deltas`, and its bias if it has one.
     pub(crate) fn product(&self, stored: &Stored, x: &Tensor, deltas: &Arc<Vec<f32>>, bias: bool) -> Result<()> {
         let (rows, width) = x.dims2()?;
-        let known = self.notes().inputs.get(&x.id()).cloned();
+        let known = self.records().inputs.get(&x.id()).cloned();
         let inputs = match known {
             Some(inputs) => inputs,
             None => Arc::new(elements(x)?),
         };
         let out = deltas.len() / rows.max(1);
-        let mut notes = self.notes();
-        notes.inputs.insert(x.id(), Arc::clone(&inputs));
+        let mut records = self.records();
+        records.inputs.insert(x.id(), Arc::clone(&inputs));
         let factors = Factors::Product { inputs, deltas: Arc::clone(deltas), width, out };
-        notes.entries.push(Entry { name: stored.name.to_string(), first_row: stored.first_row, factors });
+        records.entries.push(Entry { name: stored.name.to_string(), first_row: stored.first_row, factors });
         if bias {
             let factors = Factors::Sum { terms: Arc::clone(deltas), width: out };
-            notes.entries.push(Entry { name: stored.bias_name(), first_row: stored.first_row, factors });
+            records.entries.push(Entry { name: stored.bias_name(), first_row: stored.first_row, factors });
         }
         Ok(())
     }
 
-    /// Notes a vector whose gradient is the sum of these rows.
+    /// Records a vector whose gradient is the sum of these rows.
     pub(crate) fn sum(&self, name: &str, terms: Vec<f32>, width: usize) {
         let factors = Factors::Sum { terms: Arc::new(terms), width };
-        self.notes().entries.push(Entry { name: name.to_owned(), first_row: 0, factors });
+        self.records().entries.push(Entry { name: name.to_owned(), first_row: 0, factors });
     }
 
-    /// Notes rows of an embedding.
+    /// Records rows of an embedding.
     pub(super) fn lookup(&self, name: &str, tokens: Vec<u32>, deltas: Vec<f32>, width: usize) {
         let factors = Factors::Lookup { tokens, deltas, width };
-        self.notes().entries.push(Entry { name: name.to_owned(), first_row: 0, factors });
+        self.records().entries.push(Entry { name: name.to_owned(), first_row: 0, factors });
     }
 
-    /// All that was noted.
+    /// All that was recorded.
     pub(super) fn into_entries(self) -> Vec<Entry> {
-        std::mem::take(&mut self.notes().entries)
+        std::mem::take(&mut self.records().entries)
     }
 }

@@ -1,9 +1,9 @@
 //! Attention with its projections: rotary embedding, norms of queries and keys, grouped heads.
 
-use super::observer::Here;
+use super::observer::LayerContext;
 use crate::gradients::{Stored, Tape};
 use crate::norm::RmsNorm;
-use crate::ops::{AttentionSpec, Note, Segment, attention, linear, linear_noted};
+use crate::ops::{AttentionSpec, Recording, Segment, attention, linear, linear_recorded};
 use crate::rope::{Angles, rotate};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
@@ -24,10 +24,10 @@ impl Projection {
         linear(x, &self.weight, self.bias.as_deref())
     }
 
-    /// The same; on the way back `tape` is told of it.
-    pub(super) fn forward_noted(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
-        let note = tape.map(|tape| Note { tape: tape.clone(), stored: self.stored.clone() });
-        linear_noted(x, &self.weight, self.bias.as_deref(), note)
+    /// The same; the backward pass records the gradient of the weight on `tape`.
+    pub(super) fn forward_recorded(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+        let recording = tape.map(|tape| Recording { tape: tape.clone(), stored: self.stored.clone() });
+        linear_recorded(x, &self.weight, self.bias.as_deref(), recording)
     }
 }
 
@@ -50,11 +50,11 @@ impl AttentionBlock {
         &self,
         x: &Tensor,
         angles: &Arc<Angles>,
-        here: &mut Here<'_>,
+        context: &mut LayerContext<'_>,
     ) -> Result<(Tensor, Tensor)> {
-        here.linear_input(x, &[&self.q, &self.k, &self.v])?;
-        let k = self.normed_and_turned(&self.k, &self.k_norm, x, angles, here.tape)?;
-        Ok((k, self.v.forward_noted(x, here.tape)?))
+        context.linear_input(x, &[&self.q, &self.k, &self.v])?;
+        let k = self.normed_and_rotated(&self.k, &self.k_norm, x, angles, context.tape)?;
+        Ok((k, self.v.forward_recorded(x, context.tape)?))
     }
 
     /// The output [rows, hidden] of queries made of `x`.
@@ -65,16 +65,16 @@ impl AttentionBlock {
         v: &Tensor,
         angles: &Arc<Angles>,
         segments: Arc<[Segment]>,
-        here: &mut Here<'_>,
+        context: &mut LayerContext<'_>,
     ) -> Result<Tensor> {
-        let q = self.normed_and_turned(&self.q, &self.q_norm, x, angles, here.tape)?;
+        let q = self.normed_and_rotated(&self.q, &self.q_norm, x, angles, context.tape)?;
         let y = attention(&q, k, v, segments, &self.spec)?;
-        here.attention_output(&y)?;
-        here.linear_input(&y, &[&self.o])?;
-        self.o.forward_noted(&y, here.tape)
+        context.attention_output(&y)?;
+        context.linear_input(&y, &[&self.o])?;
+        self.o.forward_recorded(&y, context.tape)
     }
 
-    fn normed_and_turned(
+    fn normed_and_rotated(
         &self,
         projection: &Projection,
         norm: &Option<RmsNorm>,
@@ -82,7 +82,7 @@ impl AttentionBlock {
         angles: &Arc<Angles>,
         tape: Option<&Tape>,
     ) -> Result<Tensor> {
-        let mut y = projection.forward_noted(x, tape)?;
+        let mut y = projection.forward_recorded(x, tape)?;
         if let Some(norm) = norm {
             y = norm.forward(&y, tape)?;
         }

@@ -1,11 +1,12 @@
 //! What follows attention in a layer: a gated MLP, or a mixture of them.
 //!
-//! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and brought to
-//! sum 1; in Qwen2-MoE's they may stay as they are, and an expert of everyone's is added, times the sigmoid of a gate of its own.
+//! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and
+//! brought to sum 1; in Qwen2-MoE's they may stay as they are, and a shared expert is added, times the sigmoid of its
+//! own gate.
 
 use super::attention_block::Projection;
 use super::gate::{Gates, Router};
-use super::observer::Here;
+use super::observer::LayerContext;
 use super::select;
 use crate::architecture::Activation;
 use crate::error::LmError;
@@ -23,17 +24,17 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    pub(super) fn forward(&self, x: &Tensor, mut here: Option<&mut Here<'_>>) -> Result<Tensor> {
-        let tape = here.as_ref().and_then(|here| here.tape);
-        if let Some(here) = &mut here {
-            here.linear_input(x, &[&self.gate, &self.up])?;
+    pub(super) fn forward(&self, x: &Tensor, mut context: Option<&mut LayerContext<'_>>) -> Result<Tensor> {
+        let tape = context.as_ref().and_then(|context| context.tape);
+        if let Some(context) = &mut context {
+            context.linear_input(x, &[&self.gate, &self.up])?;
         }
-        let y = gated(&self.gate.forward_noted(x, tape)?, &self.up.forward_noted(x, tape)?, self.activation)?;
-        if let Some(here) = &mut here {
-            here.neurons(&y)?;
-            here.linear_input(&y, &[&self.down])?;
+        let y = gated(&self.gate.forward_recorded(x, tape)?, &self.up.forward_recorded(x, tape)?, self.activation)?;
+        if let Some(context) = &mut context {
+            context.neurons(&y)?;
+            context.linear_input(&y, &[&self.down])?;
         }
-        self.down.forward_noted(&y, tape)
+        self.down.forward_recorded(&y, tape)
     }
 }
 
@@ -45,7 +46,7 @@ pub(super) struct MixtureOfExperts {
     pub(super) shared: Option<SharedExpert>,
 }
 
-/// An MLP of everyone's, and its gate [1, hidden].
+/// The MLP that every token uses, and its gate [1, hidden].
 #[derive(Debug)]
 pub(super) struct SharedExpert {
     pub(super) gate: Projection,
@@ -53,7 +54,8 @@ pub(super) struct SharedExpert {
 }
 
 impl MixtureOfExperts {
-    /// The output for the rows `wanted` of `x`, which holds the rows `present`, and the rows themselves: all when absent.
+    /// The output for the rows `output_rows` of `x`, which holds the rows `present`, and the rows themselves: all when
+    /// absent.
     fn forward(
         &self,
         x: &Tensor,
@@ -62,11 +64,11 @@ impl MixtureOfExperts {
         gates: &mut Gates<'_>,
         rows: [Option<&[usize]>; 2],
     ) -> std::result::Result<(Tensor, Tensor), LmError> {
-        let [present, wanted] = rows;
-        let kept = |x: &Tensor| match (present, wanted) {
-            (Some(present), Some(wanted)) if present.len() > wanted.len() => {
+        let [present, output_rows] = rows;
+        let kept = |x: &Tensor| match (present, output_rows) {
+            (Some(present), Some(output_rows)) if present.len() > output_rows.len() => {
                 let place = |row: &usize| present.partition_point(|other| other < row) as u32;
-                select(x, &wanted.iter().map(place).collect::<Vec<_>>())
+                select(x, &output_rows.iter().map(place).collect::<Vec<_>>())
             }
             _ => Ok(x.clone()),
         };
@@ -75,7 +77,7 @@ impl MixtureOfExperts {
             None => (self.router.score_tokens(gates, &kept_x)?, (0..kept_x.dim(0)?).collect()),
             Some(pool) => {
                 let scored = self.router.score_samples(pool, tree, gates, x, present)?;
-                (scored, Router::samples_of(gates, wanted.or(present)))
+                (scored, Router::samples_of(gates, output_rows.or(present)))
             }
         };
         let x = kept_x;
@@ -124,8 +126,8 @@ pub(super) enum FeedForward {
 }
 
 impl FeedForward {
-    /// The output for the rows `wanted`, the second of `rows`, of `x`, which holds those of the first, and `residual` for the same
-    /// rows: all when absent.
+    /// The output for the rows `output_rows`, the second of `rows`, of `x`, which holds those of the first, and
+    /// `residual` for the same rows: all when absent.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -133,10 +135,10 @@ impl FeedForward {
         tree: &Tree,
         gates: &mut Gates<'_>,
         rows: [Option<&[usize]>; 2],
-        here: &mut Here<'_>,
+        context: &mut LayerContext<'_>,
     ) -> std::result::Result<(Tensor, Tensor), LmError> {
         match self {
-            FeedForward::Dense(mlp) => Ok((mlp.forward(x, Some(here))?, residual.clone())),
+            FeedForward::Dense(mlp) => Ok((mlp.forward(x, Some(context))?, residual.clone())),
             FeedForward::Experts(mixture) => mixture.forward(x, residual, tree, gates, rows),
         }
     }

@@ -1,56 +1,36 @@
 //! Gates: scores of the experts from the states of tokens or of whole prompts, and who is chosen by them.
 
-use super::attention_block::Projection;
 use super::select;
 use crate::architecture::Activation;
 use crate::error::LmError;
-use crate::gradients::Stored;
-use crate::ops::{Routes, gated, mean_of_rows, product_of, shares};
-use crate::train::{GateInfo, GateWeights};
+use crate::ops::{Routes, gated, linear, mean_of_rows, product_of, shares};
+use crate::train::GateInfo;
 use crate::tree::{Pass, Sample, Tree};
 use crate::weight::Weight;
-use candle_core::{DType, Device, Result, Tensor};
-use glue_mixture::{Pool, RouterKind, Routing};
+use candle_core::{Device, Result, Tensor};
+use glue_mixture::{Gate, Pool, RouterKind, Routing};
 use std::sync::Arc;
 
-/// The weights of a gate.
-#[derive(Debug)]
-pub(crate) enum Gate {
-    Linear(Projection),
-    /// down(silu(up(x)))
-    Mlp {
-        up: Projection,
-        down: Projection,
-    },
-}
+/// A gate whose matrices stay in their stored type.
+pub(crate) type StoredGate = Gate<Weight, Vec<f32>>;
 
-impl Gate {
-    /// [rows, hidden] to [rows, experts].
-    pub(crate) fn scores(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Gate::Linear(weight) => weight.forward(x),
-            Gate::Mlp { up, down } => down.forward(&silu(&up.forward(x)?)?),
+/// Scores by the stored weights: [rows, hidden] to [rows, experts].
+pub(crate) fn stored_scores(gate: &StoredGate, x: &Tensor) -> Result<Tensor> {
+    match gate {
+        Gate::Linear { weight, bias } => linear(x, weight, bias.as_deref()),
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+            let inner = silu(&linear(x, up_weight, Some(up_bias))?)?;
+            linear(&inner, down_weight, Some(down_bias))
         }
     }
+}
 
-    /// The stored weights, widened.
-    pub(crate) fn weights(&self) -> Result<GateWeights> {
-        let matrix = |p: &Projection| Tensor::from_vec(p.weight.to_f32(), p.weight.shape(), &Device::Cpu);
-        let bias = |p: &Projection| p.bias.as_ref().map(|b| Tensor::from_slice(b, b.len(), &Device::Cpu)).transpose();
-        let bias_or_zeros = |p: &Projection| match bias(p)? {
-            Some(bias) => Ok(bias),
-            None => Tensor::zeros(p.weight.shape()[0], DType::F32, &Device::Cpu),
-        };
-        Ok(match self {
-            Gate::Linear(p) => GateWeights::Linear { weight: matrix(p)?, bias: bias(p)? },
-            Gate::Mlp { up, down } => GateWeights::Mlp {
-                up_weight: matrix(up)?,
-                up_bias: bias_or_zeros(up)?,
-                down_weight: matrix(down)?,
-                down_bias: bias_or_zeros(down)?,
-            },
-        })
-    }
+/// The stored weights, widened.
+pub(crate) fn widened(gate: &StoredGate) -> Result<Gate<Tensor>> {
+    gate.try_map(
+        |_, weight| Tensor::from_vec(weight.to_f32(), weight.shape(), &Device::Cpu),
+        |_, bias| Tensor::from_slice(bias, bias.len(), &Device::Cpu),
+    )
 }
 
 fn silu(x: &Tensor) -> Result<Tensor> {
@@ -67,30 +47,31 @@ pub(crate) fn load_gate(
     experts: usize,
     hidden: usize,
     tensor: &FindTensor<'_>,
-) -> std::result::Result<Gate, LmError> {
-    let one = |part: &str, out: usize, width: usize| {
-        let matrix = format!("{name}{part}weight");
-        let weight = tensor(matrix.clone(), &[out, width])?;
-        let missing = || LmError::MissingTensor { name: matrix.clone(), expected: vec![out, width] };
-        let weight = weight.ok_or_else(missing)?;
-        let bias = tensor(format!("{name}{part}bias"), &[out])?;
-        let stored = Stored { name: matrix.into(), first_row: 0 };
-        Ok::<_, LmError>(Projection { weight, bias: bias.map(|bias| bias.to_f32()), stored })
-    };
-    Ok(match kind {
-        RouterKind::Linear => Gate::Linear(one("", experts, hidden)?),
-        RouterKind::Mlp { hidden_size } => {
-            Gate::Mlp { up: one("up.", hidden_size, hidden)?, down: one("down.", experts, hidden_size)? }
+) -> std::result::Result<StoredGate, LmError> {
+    let found = Gate::shapes(kind, experts, hidden).try_map(
+        |part, shape| {
+            let name = format!("{name}{part}");
+            let missing = || LmError::MissingTensor { name: name.clone(), expected: shape.clone() };
+            tensor(name.clone(), shape)?.ok_or_else(missing)
+        },
+        |part, shape| Ok(tensor(format!("{name}{part}"), shape)?.map(|bias| bias.to_f32())),
+    )?;
+    let or_zeros = |bias: Option<Vec<f32>>, len: usize| bias.unwrap_or_else(|| vec![0.0; len]);
+    Ok(match found {
+        Gate::Linear { weight, bias } => Gate::Linear { weight, bias: bias.flatten() },
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+            let (up_bias, down_bias) = (or_zeros(up_bias, up_weight.shape()[0]), or_zeros(down_bias, experts));
+            Gate::Mlp { up_weight, up_bias, down_weight, down_bias }
         }
     })
 }
 
 /// Scores by weights that may be trained.
-fn trained_scores(weights: &GateWeights, x: &Tensor) -> Result<Tensor> {
-    match weights {
-        GateWeights::Linear { weight, bias: None } => product_of(x, weight),
-        GateWeights::Linear { weight, bias: Some(bias) } => product_of(x, weight)?.broadcast_add(bias),
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => {
+fn trained_scores(gate: &Gate<Tensor>, x: &Tensor) -> Result<Tensor> {
+    match gate {
+        Gate::Linear { weight, bias: None } => product_of(x, weight),
+        Gate::Linear { weight, bias: Some(bias) } => product_of(x, weight)?.broadcast_add(bias),
+        Gate::Mlp { up_weight, up_bias, down_weight, down_bias } => {
             let inner = silu(&product_of(x, up_weight)?.broadcast_add(up_bias)?)?;
             product_of(&inner, down_weight)?.broadcast_add(down_bias)
         }
@@ -106,7 +87,7 @@ pub(crate) struct Router {
     pub(super) layer: usize,
     /// What the names of its tensors begin with.
     pub(super) name: String,
-    pub(crate) gate: Gate,
+    pub(crate) gate: StoredGate,
     pub(super) experts: usize,
     pub(super) per_token: usize,
     /// Whether shares are brought to sum 1.
@@ -115,7 +96,7 @@ pub(crate) struct Router {
     pub(super) pool: Option<Pool>,
 }
 
-/// What a gate said about some tokens or samples. See [`crate::Output::routing`].
+/// The router logits of a gate for some tokens or samples, and the experts chosen. See [`crate::Output::routing`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GateOutput {
@@ -123,22 +104,22 @@ pub struct GateOutput {
     pub gate: usize,
     /// The layer whose states it read.
     pub layer: usize,
-    /// Scores of the experts, [decisions, experts]; the probabilities are their softmax. One decision for each token in the
-    /// order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or for each sample whose
-    /// prompt was in the pass, in the order of roots.
+    /// Router logits, [decisions, experts]; the probabilities of the experts are their softmax. One decision for each
+    /// token in the order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or
+    /// for each sample whose prompt was in the pass, in the order of roots.
     pub scores: Tensor,
     /// The experts chosen in each decision, the most probable first.
     pub chosen: Vec<Vec<usize>>,
-    /// The states that the gate read, [decisions, hidden size], pooled where samples are routed; only of samples, or when
-    /// [`Model::forward_train`](crate::Model::forward_train) was asked.
+    /// The states that the gate read, [decisions, hidden size], pooled where samples are routed; only of samples, or
+    /// when [`Model::forward_train`](crate::Model::forward_train) was asked.
     pub inputs: Option<Tensor>,
 }
 
-/// What the gates of a pass are given, and what they said.
+/// What the gates of a pass are given, and their router logits.
 pub(super) struct Gates<'a> {
     pub(super) pass: &'a Pass,
-    pub(super) trained: Option<&'a [GateWeights]>,
-    pub(super) said: Vec<GateOutput>,
+    pub(super) trained: Option<&'a [Gate<Tensor>]>,
+    pub(super) outputs: Vec<GateOutput>,
     /// Scores of new samples, kept in the tree when the pass has succeeded.
     pub(super) kept: Vec<(Sample, usize, Arc<[f32]>)>,
     /// The sample of each row.
@@ -146,12 +127,12 @@ pub(super) struct Gates<'a> {
 }
 
 impl<'a> Gates<'a> {
-    pub(super) fn new(pass: &'a Pass, trained: Option<&'a [GateWeights]>) -> Gates<'a> {
+    pub(super) fn new(pass: &'a Pass, trained: Option<&'a [Gate<Tensor>]>) -> Gates<'a> {
         let mut sample_of = vec![0; pass.tokens.len()];
         for segment in &pass.segments {
             sample_of[segment.rows.clone()].fill(segment.sample);
         }
-        Gates { pass, trained, said: Vec::new(), kept: Vec::new(), sample_of }
+        Gates { pass, trained, outputs: Vec::new(), kept: Vec::new(), sample_of }
     }
 }
 
@@ -184,10 +165,7 @@ impl Router {
             experts: self.experts,
             experts_per_token: self.per_token,
             routing: if self.pool.is_some() { Routing::Sample } else { Routing::Token },
-            kind: match &self.gate {
-                Gate::Linear(_) => RouterKind::Linear,
-                Gate::Mlp { up, .. } => RouterKind::Mlp { hidden_size: up.weight.shape()[0] },
-            },
+            kind: self.gate.kind(),
         }
     }
 
@@ -196,7 +174,7 @@ impl Router {
         let scores = self.scores(gates, x)?;
         let chosen = self.choose(&scores)?;
         let inputs = gates.trained.map(|_| x.clone());
-        gates.said.push(GateOutput {
+        gates.outputs.push(GateOutput {
             gate: self.number,
             layer: self.layer,
             scores: scores.clone(),
@@ -206,8 +184,8 @@ impl Router {
         Ok(Scored { scores, chosen, normalised: self.normalised })
     }
 
-    /// The scores of the samples of a pass. `x` holds the rows `present`, all when absent, among them those of every new prompt that
-    /// its pool needs.
+    /// The scores of the samples of a pass. `x` holds the rows `present`, all when absent, among them those of every
+    /// new prompt that its pool needs.
     pub(super) fn score_samples(
         &self,
         pool: Pool,
@@ -221,8 +199,9 @@ impl Router {
         let prompts = samples.iter().filter(|sample| !sample.decided).map(|sample| sample.prompt.clone());
         let pooled = match pool {
             Pool::Mean => mean_of_rows(x, &prompts.map(|rows| place(rows.start)..place(rows.end)).collect::<Vec<_>>())?,
-            Pool::First => select(x, &prompts.map(|rows| place(rows.start) as u32).collect::<Vec<_>>())?,
-            Pool::Last => select(x, &prompts.map(|rows| place(rows.end - 1) as u32).collect::<Vec<_>>())?,
+            Pool::First | Pool::Last => {
+                select(x, &prompts.map(|rows| place(pool.rows(rows).start) as u32).collect::<Vec<_>>())?
+            }
         };
         let new = self.scores(gates, &pooled)?;
         let mut scores = Vec::with_capacity(samples.len());
@@ -246,7 +225,7 @@ impl Router {
         let chosen = self.choose(&scores)?;
         let of_new = samples.iter().zip(&chosen).filter(|(sample, _)| !sample.decided);
         let of_new: Vec<Vec<usize>> = of_new.map(|(_, chosen)| chosen.clone()).collect();
-        gates.said.push(GateOutput {
+        gates.outputs.push(GateOutput {
             gate: self.number,
             layer: self.layer,
             scores: new,
@@ -267,7 +246,7 @@ impl Router {
     fn scores(&self, gates: &Gates<'_>, x: &Tensor) -> Result<Tensor> {
         match gates.trained.and_then(|all| all.get(self.number)) {
             Some(weights) => trained_scores(weights, x),
-            None => self.gate.scores(x),
+            None => stored_scores(&self.gate, x),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::attention_block::Projection;
 use super::feed_forward::{FeedForward, Mlp};
 use super::layer::Layer;
-use super::{Model, Stage};
+use super::{DecoderLayer, Model};
 use crate::error::LmError;
 use crate::norm::RmsNorm;
 
@@ -28,7 +28,8 @@ pub struct LinearInput {
 }
 
 impl Model {
-    /// Every stored tensor that is part of the computation, once: embedding, layers, final norm, head unless it is the embedding.
+    /// Every stored tensor that is part of the computation, once: embedding, layers, final norm, head unless it is the
+    /// embedding.
     ///
     /// # Errors
     /// [`LmError::NotDense`] for a mixture.
@@ -50,8 +51,8 @@ impl Model {
         Ok(found.0)
     }
 
-    /// The inputs of all matrices that rows are multiplied with. Not among them is the embedding, a table, even where it is the head
-    /// too.
+    /// The inputs of all matrices that rows are multiplied with. Not among them is the embedding, a table, even where
+    /// it is the head too.
     ///
     /// # Errors
     /// [`LmError::NotDense`] for a mixture.
@@ -78,12 +79,12 @@ impl Model {
 
     fn dense_layers(&self, what: &'static str) -> Result<Vec<(&Layer, &Mlp)>, LmError> {
         let layers: Option<Vec<_>> = self.layers.iter().map(dense).collect();
-        layers.filter(|_| self.tail.is_none()).ok_or(LmError::NotDense { what })
+        layers.filter(|_| self.upper.is_none()).ok_or(LmError::NotDense { what })
     }
 }
 
-fn dense(stage: &Stage) -> Option<(&Layer, &Mlp)> {
-    let Stage::One(layer) = stage else { return None };
+fn dense(layer: &DecoderLayer) -> Option<(&Layer, &Mlp)> {
+    let DecoderLayer::Plain(layer) = layer else { return None };
     match &layer.mlp {
         FeedForward::Dense(mlp) => Some((layer, mlp)),
         FeedForward::Experts(_) => None,

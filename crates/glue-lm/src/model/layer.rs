@@ -3,7 +3,7 @@
 use super::attention_block::AttentionBlock;
 use super::feed_forward::FeedForward;
 use super::gate::Gates;
-use super::observer::Here;
+use super::observer::LayerContext;
 use super::select;
 use crate::error::LmError;
 use crate::gradients::Tape;
@@ -26,7 +26,7 @@ pub(super) struct Layer {
 }
 
 /// What attention reads, its keys and its values.
-pub(super) struct Read {
+pub(super) struct AttentionInput {
     pub(super) normed: Tensor,
     pub(super) k: Tensor,
     pub(super) v: Tensor,
@@ -38,20 +38,25 @@ pub(super) type SomeRows<'a> = Option<&'a [usize]>;
 /// Which rows a layer is run for.
 #[derive(Clone, Copy)]
 pub(super) struct LayerRows<'a> {
-    /// Those that the residual stream holds, and that have keys and values.
-    pub(super) keyed: SomeRows<'a>,
-    /// Those that attention is computed for.
-    pub(super) attended: SomeRows<'a>,
+    /// Those that the residual stream holds, and whose keys and values are computed.
+    pub(super) kv: SomeRows<'a>,
+    /// Those whose queries are computed.
+    pub(super) queries: SomeRows<'a>,
     /// Those that come out.
-    pub(super) wanted: SomeRows<'a>,
+    pub(super) output: SomeRows<'a>,
 }
 
 impl Layer {
     /// What attention reads, and its keys and values, of the residual stream `x` [rows, hidden].
-    pub(super) fn read(&self, x: &Tensor, angles: &Arc<Angles>, here: &mut Here<'_>) -> Result<Read> {
-        let normed = apply(&self.before_attention, x, here.tape)?;
-        let (k, v) = self.attention.keys_and_values(&normed, angles, here)?;
-        Ok(Read { normed, k, v })
+    pub(super) fn attention_input(
+        &self,
+        x: &Tensor,
+        angles: &Arc<Angles>,
+        context: &mut LayerContext<'_>,
+    ) -> Result<AttentionInput> {
+        let normed = apply(&self.before_attention, x, context.tape)?;
+        let (k, v) = self.attention.keys_and_values(&normed, angles, context)?;
+        Ok(AttentionInput { normed, k, v })
     }
 
     /// The residual stream after the layer, of the rows wanted. `angles` are those of the rows that have keys.
@@ -59,32 +64,32 @@ impl Layer {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        read: &Read,
+        input: &AttentionInput,
         angles: &Arc<Angles>,
         rows: LayerRows<'_>,
         segments: Arc<[Segment]>,
         tree: &Tree,
         gates: &mut Gates<'_>,
-        mut here: Here<'_>,
+        mut context: LayerContext<'_>,
     ) -> std::result::Result<Tensor, LmError> {
-        let Read { normed, k, v } = read;
-        let (x, attended) = match rows.attended {
-            None => (x.clone(), self.attention.attend(normed, k, v, angles, segments, &mut here)?),
-            Some(attended) => {
-                let place = |row: &usize| rows.keyed.map_or(*row, |keyed| keyed.partition_point(|other| other < row));
-                let places: Vec<usize> = attended.iter().map(place).collect();
+        let AttentionInput { normed, k, v } = input;
+        let (x, attended) = match rows.queries {
+            None => (x.clone(), self.attention.attend(normed, k, v, angles, segments, &mut context)?),
+            Some(queries) => {
+                let place = |row: &usize| rows.kv.map_or(*row, |rows| rows.partition_point(|other| other < row));
+                let places: Vec<usize> = queries.iter().map(place).collect();
                 let numbers: Vec<u32> = places.iter().map(|&row| row as u32).collect();
                 let angles = Arc::new(angles.select(&places));
-                let y = self.attention.attend(&select(normed, &numbers)?, k, v, &angles, segments, &mut here)?;
+                let y = self.attention.attend(&select(normed, &numbers)?, k, v, &angles, segments, &mut context)?;
                 (select(x, &numbers)?, y)
             }
         };
-        let x = add(&x, &apply(&self.after_attention, &attended, here.tape)?)?;
-        let read = apply(&self.before_mlp, &x, here.tape)?;
-        here.mlp_input(&read)?;
-        let present = rows.attended.or(rows.keyed);
-        let (y, x) = self.mlp.forward(&read, &x, tree, gates, [present, rows.wanted.or(present)], &mut here)?;
-        Ok(add(&x, &apply(&self.after_mlp, &y, here.tape)?)?)
+        let x = add(&x, &apply(&self.after_attention, &attended, context.tape)?)?;
+        let read = apply(&self.before_mlp, &x, context.tape)?;
+        context.mlp_input(&read)?;
+        let present = rows.queries.or(rows.kv);
+        let (y, x) = self.mlp.forward(&read, &x, tree, gates, [present, rows.output.or(present)], &mut context)?;
+        Ok(add(&x, &apply(&self.after_mlp, &y, context.tape)?)?)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::attention_block::{AttentionBlock, Projection};
 use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
-use super::gate::{Gate, Router, load_gate};
+use super::gate::{Router, load_gate};
 use super::layer::Layer;
-use super::{Model, Stage, Tail};
-use crate::architecture::{Architecture, Experts, NormPlaces, QkNorm, Storage};
+use super::{DecoderLayer, Model, UpperExperts};
+use crate::architecture::{Architecture, Experts, NormPlacement, ProjectionLayout, QkNorm};
 use crate::error::LmError;
 use crate::gradients::Stored;
 use crate::norm::RmsNorm;
@@ -13,7 +13,7 @@ use crate::ops::AttentionSpec;
 use crate::rope::RopeTables;
 use crate::weight::Weight;
 use crate::weights::Weights;
-use glue_mixture::{Level, MixtureSpec, Routing};
+use glue_mixture::{Gate, Level, MixtureSpec, Routing};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
@@ -36,13 +36,13 @@ pub(super) fn model(
     };
     let vocabulary = [arch.vocab_size, arch.hidden_size];
     let embedding = loader.tensor("embed_tokens.weight", &vocabulary)?;
-    let first_of_tail = match &mixture {
+    let first_upper = match &mixture {
         Some(spec) if spec.level == Level::Model => spec.dense_layers,
         _ => arch.num_layers(),
     };
-    let layers = (0..first_of_tail).map(|index| loader.stage(index)).collect::<Result<_, _>>()?;
-    let tail = match &mixture {
-        Some(spec) if first_of_tail < arch.num_layers() => Some(loader.tail(spec, first_of_tail)?),
+    let layers = (0..first_upper).map(|index| loader.decoder_layer(index)).collect::<Result<_, _>>()?;
+    let upper = match &mixture {
+        Some(spec) if first_upper < arch.num_layers() => Some(loader.upper_experts(spec, first_upper)?),
         _ => None,
     };
     let norm = loader.norm("norm", arch.hidden_size)?;
@@ -62,7 +62,7 @@ pub(super) fn model(
         embedding_name: embedding_name.into(),
         embedding,
         layers,
-        tail,
+        upper,
         norm,
         head,
         ropes,
@@ -121,14 +121,15 @@ impl Loader<'_> {
     }
 
     /// A layer, or its experts.
-    fn stage(&self, index: usize) -> Result<Stage, LmError> {
+    fn decoder_layer(&self, index: usize) -> Result<DecoderLayer, LmError> {
         match self.mixed_at(index) {
             Some(spec) if spec.level == Level::Block => {
                 let router = Box::new(self.mixture_router(spec, index, format!("layers.{index}.gate."))?);
                 let expert = |expert| self.layer(index, &format!("layers.{index}.experts.{expert}."));
-                Ok(Stage::Mixed { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
+                let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
+                Ok(DecoderLayer::Mixed { router, experts })
             }
-            _ => Ok(Stage::One(Box::new(self.layer(index, &format!("layers.{index}."))?))),
+            _ => Ok(DecoderLayer::Plain(Box::new(self.layer(index, &format!("layers.{index}."))?))),
         }
     }
 
@@ -138,13 +139,13 @@ impl Loader<'_> {
     }
 
     /// The experts of all layers from `first` on.
-    fn tail(&self, spec: &MixtureSpec, first: usize) -> Result<Tail, LmError> {
+    fn upper_experts(&self, spec: &MixtureSpec, first: usize) -> Result<UpperExperts, LmError> {
         let router = self.mixture_router(spec, first, "gate.".to_owned())?;
         let layers = first..self.arch.num_layers();
         let expert = |expert: usize| {
             layers.clone().map(|index| self.layer(index, &format!("layers.{index}.experts.{expert}."))).collect()
         };
-        Ok(Tail { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
+        Ok(UpperExperts { router, experts: (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()? })
     }
 
     /// The gate whose tensors' names begin with `name`.
@@ -175,9 +176,9 @@ impl Loader<'_> {
     fn layer(&self, index: usize, at: &str) -> Result<Layer, LmError> {
         let norm = |name: &str| self.norm(&format!("{at}{name}"), self.arch.hidden_size);
         let (before, after) = match self.arch.norms {
-            NormPlaces::Before => (["input_layernorm", "post_attention_layernorm"].map(Some), [None; 2]),
-            NormPlaces::After => ([None; 2], ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some)),
-            NormPlaces::Around => (
+            NormPlacement::Before => (["input_layernorm", "post_attention_layernorm"].map(Some), [None; 2]),
+            NormPlacement::After => ([None; 2], ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some)),
+            NormPlacement::Around => (
                 ["input_layernorm", "pre_feedforward_layernorm"].map(Some),
                 ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some),
             ),
@@ -197,11 +198,11 @@ impl Loader<'_> {
         let at = |name: &str| format!("{at}self_attn.{name}");
         let (width, kv_width) = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim);
         let [q, k, v] = match arch.storage {
-            Storage::Separate => {
+            ProjectionLayout::Separate => {
                 let one = |name, out| self.projection(&at(name), out, arch.hidden_size, arch.qkv_bias);
                 [one("q_proj", width)?, one("k_proj", kv_width)?, one("v_proj", kv_width)?]
             }
-            Storage::Fused => {
+            ProjectionLayout::Fused => {
                 let all = self.projection(&at("qkv_proj"), width + 2 * kv_width, arch.hidden_size, arch.qkv_bias)?;
                 split(&all, [width, kv_width, kv_width])
             }
@@ -250,18 +251,20 @@ impl Loader<'_> {
         let (hidden, bias) = (arch.hidden_size, arch.mlp_bias);
         let at = |name: &str| format!("{at}{name}");
         let [gate, up] = match arch.storage {
-            Storage::Separate => {
+            ProjectionLayout::Separate => {
                 let one = |name| self.projection(&at(name), inner, hidden, bias);
                 [one("gate_proj")?, one("up_proj")?]
             }
-            Storage::Fused => split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner]),
+            ProjectionLayout::Fused => {
+                split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner])
+            }
         };
         let down = self.projection(&at("down_proj"), hidden, inner, bias)?;
         Ok(Mlp { gate, up, down, activation: arch.activation })
     }
 
-    /// Experts stored as a tensor per projection (`block_sparse_moe` of Mixtral, `mlp.experts` of Qwen2-MoE), or stacked
-    /// (`mlp.experts`), as transformers holds them from version 5 on.
+    /// Experts stored as a tensor per projection (`block_sparse_moe` of Mixtral, `mlp.experts` of Qwen2-MoE), or
+    /// stacked (`mlp.experts`), as transformers holds them from version 5 on.
     fn experts(&self, index: usize, experts: Experts) -> Result<MixtureOfExperts, LmError> {
         let arch = self.arch;
         let (hidden, inner) = (arch.hidden_size, experts.intermediate_size);
@@ -302,7 +305,7 @@ impl Loader<'_> {
         let router = Router {
             number: self.next_gate(),
             layer: index,
-            gate: Gate::Linear(self.projection(&name, count, hidden, false)?),
+            gate: Gate::Linear { weight: self.tensor(&format!("{name}.weight"), &[count, hidden])?, bias: None },
             name: format!("{}{name}.", self.prefix),
             experts: count,
             per_token: options.per_token,

@@ -10,8 +10,8 @@ use candle_core::{Result, Tensor};
 ///
 /// Values are row after row, a row for each pending token in the order of push and extend. A layer is counted from 0.
 pub trait Observer {
-    /// The residual stream, \[rows, hidden size\]: state 0 is the embedding (scaled where the family scales it), state i the stream
-    /// after layer i counted from 1.
+    /// The residual stream, \[rows, hidden size\]: state 0 is the embedding (scaled where the family scales it), state
+    /// i the stream after layer i counted from 1.
     fn residual(&mut self, _state: usize, _values: &[f32]) {}
 
     /// What goes into the output projection of attention, \[rows, query heads · head size\].
@@ -20,13 +20,14 @@ pub trait Observer {
     /// What goes into the MLP, or into the gate and the experts in its place, \[rows, hidden size\].
     fn mlp_input(&mut self, _layer: usize, _values: &[f32]) {}
 
-    /// What goes into the down projection of the MLP, \[rows, intermediate size\]. Not called for a layer with experts, which see
-    /// different tokens each.
+    /// What goes into the down projection of the MLP, \[rows, intermediate size\]. Not called for a layer with experts,
+    /// which see different tokens each.
     fn neurons(&mut self, _layer: usize, _values: &[f32]) {}
 
-    /// What is multiplied with the stored matrices `weights`, each [outputs, width], \[rows, width\]: one call for those that have
-    /// the same input, in the order of the computation, the head last. Not called for an embedding that is the head too, nor for gates
-    /// and the MLPs that they choose among; in layers that they choose among, with the rows that come there.
+    /// What is multiplied with the stored matrices `weights`, each [outputs, width], \[rows, width\]: one call for
+    /// those that have the same input, in the order of the computation, the head last. Not called for an embedding that
+    /// is the head too, nor for gates and the MLPs that they choose among; in layers that they choose among, with the
+    /// rows that come there.
     fn linear_input(&mut self, _weights: &[&str], _values: &[f32]) {}
 }
 
@@ -35,15 +36,15 @@ pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {}
 
-/// The place in the model that a part of a layer shows what it computes from.
-pub(super) struct Here<'a> {
+/// The layer that is running, its observer and its tape.
+pub(super) struct LayerContext<'a> {
     pub(super) observer: &'a mut dyn Observer,
     pub(super) layer: usize,
-    /// Told of weights on the way back.
+    /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
 }
 
-impl Here<'_> {
+impl LayerContext<'_> {
     /// Shows what is multiplied with these.
     pub(super) fn linear_input(&mut self, x: &Tensor, projections: &[&Projection]) -> Result<()> {
         self.observer.linear_input(&stored_names(projections), &floats(x)?);
@@ -112,7 +113,8 @@ mod tests {
         }
     }
 
-    /// Every input of a matrix is seen once by the names of the stored tensors, and is what the other ways to look say it is.
+    /// Every input of a matrix is seen once by the names of the stored tensors, and is what the other ways to look say
+    /// it is.
     fn check_inputs(dir: &str) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(dir);
         let model = Model::open(&dir).unwrap();
@@ -135,7 +137,7 @@ mod tests {
                 assert_eq!(&of_layer[place].1, values, "layer {layer}, {:?}", of_layer[place].0);
             }
             // What queries are made of is normed before, or is the residual stream itself.
-            let super::super::Stage::One(weights) = &model.layers[layer] else { panic!("one layer") };
+            let super::super::DecoderLayer::Plain(weights) = &model.layers[layer] else { panic!("one layer") };
             let stream = Tensor::from_slice(&all.residual[layer], (7, model.hidden_size()), &Device::Cpu).unwrap();
             let normed =
                 weights.before_attention.as_ref().map_or(stream.clone(), |n| n.forward(&stream, None).unwrap());
@@ -177,8 +179,8 @@ mod tests {
         }
         assert_eq!((all.residual.len(), all.attention.len(), all.neurons.len()), (5, 4, 4));
         // A layer of a Llama adds two products to the stream.
-        for (layer, stage) in model.layers.iter().enumerate() {
-            let super::super::Stage::One(weights) = stage else { panic!("one layer") };
+        for (layer, weights) in model.layers.iter().enumerate() {
+            let super::super::DecoderLayer::Plain(weights) = weights else { panic!("one layer") };
             let through = |projection: &super::super::attention_block::Projection, values: &[f32]| {
                 let x = Tensor::from_slice(values, (9, values.len() / 9), &Device::Cpu).unwrap();
                 projection.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()

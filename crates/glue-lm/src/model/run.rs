@@ -1,36 +1,35 @@
 //! One pass through the layers, of which some hold experts.
 //!
-//! Rows are grouped by expert, so that the products of each are done once over its rows. Of a sample that does not go through an
-//! expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys and values of all of
-//! them, because any later token may come to it.
+//! Rows are grouped by expert, so that the products of each are done once over its rows. Of a sample that does not go
+//! through an expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys
+//! and values of all of them, because any later token may come to it.
 
 use super::gate::{Gates, Router, Scored};
 use super::layer::{Layer, LayerRows, SomeRows};
-use super::observer::{Here, Observer};
-use super::{GateOutput, Model, Stage, Tail, floats, select};
+use super::observer::{LayerContext, Observer};
+use super::{DecoderLayer, GateOutput, Model, UpperExperts, floats, select};
 use crate::error::LmError;
 use crate::gradients::Tape;
 use crate::ops::{Routes, Segment, combine};
 use crate::rope::{Angles, RopeTables};
-use crate::train::GateWeights;
 use crate::tree::{Pass, Tree};
 use candle_core::{DType, Device, Tensor};
-use glue_mixture::Pool;
+use glue_mixture::{Gate, Pool};
 use std::sync::Arc;
 
 /// What is wanted of a pass.
 pub(super) struct Request<'a> {
     /// Rows whose states after the final norm are wanted, ascending.
-    pub(super) wanted: &'a [usize],
+    pub(super) output_rows: &'a [usize],
     /// Hidden states that are wanted, of all rows.
     pub(super) hidden: &'a [usize],
     /// Whether keys, values and decisions are kept in the tree.
     pub(super) keep: bool,
     /// Weights of the gates, in place of the stored ones.
-    pub(super) gates: Option<&'a [GateWeights]>,
+    pub(super) gates: Option<&'a [Gate<Tensor>]>,
     /// Whether the observer is shown the residual stream of all rows after each layer, and what goes into the head.
     pub(super) observing: bool,
-    /// Told of weights on the way back.
+    /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
 }
 
@@ -52,16 +51,16 @@ impl Model {
         observer: &mut dyn Observer,
     ) -> Result<Reply, LmError> {
         let num_layers = self.num_layers();
-        let Request { wanted, hidden, keep, gates, observing, tape } = request;
+        let Request { output_rows, hidden, keep, gates, observing, tape } = request;
         self.check(tree, pass, hidden)?;
         let routes_samples = self.routes_samples();
         if routes_samples && pass.samples.iter().any(|sample| !sample.decided && sample.prompt.is_empty()) {
             return Err(LmError::NoPrompt);
         }
         // Streams of experts are brought together where one is asked for, and then it is of all rows.
-        let last_cheap = self.tail.as_ref().map_or(num_layers, |tail| num_layers.min(tail.router.layer + 1));
-        let needs_all = hidden.iter().any(|&index| index >= last_cheap) || wanted.len() == pass.tokens.len();
-        let subset = (!needs_all).then_some(wanted);
+        let last_cheap = self.upper.as_ref().map_or(num_layers, |upper| num_layers.min(upper.router.layer + 1));
+        let needs_all = hidden.iter().any(|&index| index >= last_cheap) || output_rows.len() == pass.tokens.len();
+        let subset = (!needs_all).then_some(output_rows);
 
         let angles = |tables: &RopeTables| Arc::new(tables.angles(&pass.positions, &pass.lengths));
         let mut run = Run {
@@ -82,19 +81,19 @@ impl Model {
         if let Some(tape) = tape {
             x = tape.begins_with(&x)?;
         }
-        for (index, stage) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers.iter().enumerate() {
             run.observer.residual(index, &floats(&x)?);
             if hidden.contains(&index) {
                 states.push((index, x.clone()));
             }
-            let wanted = subset.filter(|_| index + 1 == num_layers);
-            x = match stage {
-                Stage::One(layer) => run.plain(layer, index, &x, wanted)?,
-                Stage::Mixed { router, experts } => run.mixed(router, experts, index, &x, wanted)?,
+            let output_rows = subset.filter(|_| index + 1 == num_layers);
+            x = match layer {
+                DecoderLayer::Plain(layer) => run.plain(layer, index, &x, output_rows)?,
+                DecoderLayer::Mixed { router, experts } => run.mixed(router, experts, index, &x, output_rows)?,
             };
         }
-        if let Some(tail) = &self.tail {
-            x = run.tail(tail, x, subset, hidden, observing, &mut states)?;
+        if let Some(upper) = &self.upper {
+            x = run.upper_layers(upper, x, subset, hidden, observing, &mut states)?;
         }
         run.observer.residual(num_layers, &floats(&x)?);
         if hidden.contains(&num_layers) {
@@ -104,12 +103,12 @@ impl Model {
         if observing && !self.is_tied() {
             run.observer.linear_input(&[self.head_name()], &floats(&normed)?);
         }
-        let Gates { said, kept, .. } = run.gates;
+        let Gates { outputs, kept, .. } = run.gates;
         if hidden.contains(&(num_layers + 1)) {
             states.push((num_layers + 1, normed.clone()));
         }
-        if needs_all && wanted.len() < pass.tokens.len() {
-            normed = select(&normed, &wanted.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
+        if needs_all && output_rows.len() < pass.tokens.len() {
+            normed = select(&normed, &output_rows.iter().map(|&row| row as u32).collect::<Vec<_>>())?;
         }
         if keep {
             for (sample, gate, scores) in kept {
@@ -118,10 +117,10 @@ impl Model {
             tree.finish(self.slots());
         }
         if let Some(log) = &self.routing_log {
-            log.record(&said)?;
+            log.record(&outputs)?;
         }
         let of = |index: &usize| states.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
-        Ok(Reply { states: normed, hidden: hidden.iter().filter_map(of).collect(), routing: said })
+        Ok(Reply { states: normed, hidden: hidden.iter().filter_map(of).collect(), routing: outputs })
     }
 }
 
@@ -145,29 +144,24 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// The residual stream after a layer that every row goes through, of all rows or of those wanted.
-    fn plain(&mut self, layer: &Layer, index: usize, x: &Tensor, wanted: SomeRows<'_>) -> Result<Tensor, LmError> {
+    fn plain(&mut self, layer: &Layer, index: usize, x: &Tensor, output_rows: SomeRows<'_>) -> Result<Tensor, LmError> {
         let slot = self.slot;
         self.slot += 1;
         // A new prompt must come as far as the gate that reads it.
         let pool = layer.mlp.router().and_then(|router| router.pool);
-        let prompts = match (wanted, pool) {
-            (Some(wanted), Some(pool)) => Some(self.with_prompts(wanted, pool)),
+        let prompts = match (output_rows, pool) {
+            (Some(output_rows), Some(pool)) => Some(self.with_prompts(output_rows, pool)),
             _ => None,
         };
-        let attended = prompts.as_deref().or(wanted);
-        self.layer(layer, index, slot, x, LayerRows { keyed: None, attended, wanted })
+        let queries = prompts.as_deref().or(output_rows);
+        self.layer(layer, index, slot, x, LayerRows { kv: None, queries, output: output_rows })
     }
 
     /// These rows, and those of new prompts that a pool reads.
-    fn with_prompts(&self, wanted: &[usize], pool: Pool) -> Vec<usize> {
-        let mut rows = wanted.to_vec();
+    fn with_prompts(&self, output_rows: &[usize], pool: Pool) -> Vec<usize> {
+        let mut rows = output_rows.to_vec();
         for sample in self.pass.samples.iter().filter(|sample| !sample.decided) {
-            let prompt = sample.prompt.clone();
-            match pool {
-                Pool::Mean => rows.extend(prompt),
-                Pool::First => rows.push(prompt.start),
-                Pool::Last => rows.push(prompt.end - 1),
-            }
+            rows.extend(pool.rows(sample.prompt.clone()));
         }
         rows.sort_unstable();
         rows.dedup();
@@ -183,54 +177,59 @@ impl Run<'_> {
         x: &Tensor,
         rows: LayerRows<'_>,
     ) -> Result<Tensor, LmError> {
-        let nothing_attended = rows.attended.is_some_and(<[usize]>::is_empty);
+        let no_queries = rows.queries.is_some_and(<[usize]>::is_empty);
         let no_rows = || Tensor::zeros((0, self.model.hidden_size()), DType::F32, &Device::Cpu);
-        if nothing_attended && !self.keep {
+        if no_queries && !self.keep {
             return Ok(no_rows()?);
         }
         let around = &self.angles[self.model.architecture.layers[index].rope];
-        let around = rows.keyed.map_or_else(|| Arc::clone(around), |keyed| Arc::new(around.select(keyed)));
-        let mut here = Here { observer: &mut *self.observer, layer: index, tape: self.tape };
-        let read = layer.read(x, &around, &mut here)?;
-        let out = if nothing_attended {
+        let around = rows.kv.map_or_else(|| Arc::clone(around), |rows| Arc::new(around.select(rows)));
+        let mut context = LayerContext { observer: &mut *self.observer, layer: index, tape: self.tape };
+        let input = layer.attention_input(x, &around, &mut context)?;
+        let out = if no_queries {
             no_rows()?
         } else {
-            let whole = rows.keyed.is_none() && rows.attended.is_none();
+            let whole = rows.kv.is_none() && rows.queries.is_none();
             let segments = match &self.segments {
                 Some(segments) if whole && !self.looks_back => Arc::clone(segments),
-                _ => self.tree.attention_segments(self.pass, slot, rows.keyed, rows.attended),
+                _ => self.tree.attention_segments(self.pass, slot, rows.kv, rows.queries),
             };
             if whole {
                 self.segments = Some(Arc::clone(&segments));
             }
-            layer.forward(x, &read, &around, rows, segments, self.tree, &mut self.gates, here)?
+            layer.forward(x, &input, &around, rows, segments, self.tree, &mut self.gates, context)?
         };
         if self.keep {
-            self.tree.keep(self.pass, slot, rows.keyed, &floats(&read.k)?, &floats(&read.v)?);
+            self.tree.keep(self.pass, slot, rows.kv, &floats(&input.k)?, &floats(&input.v)?);
         }
         Ok(out)
     }
 
     /// Scores of `router`, and what decides each of the rows wanted, or of all.
-    fn score(&mut self, router: &Router, x: &Tensor, wanted: SomeRows<'_>) -> Result<(Scored, Vec<usize>), LmError> {
+    fn score(
+        &mut self,
+        router: &Router,
+        x: &Tensor,
+        output_rows: SomeRows<'_>,
+    ) -> Result<(Scored, Vec<usize>), LmError> {
         match router.pool {
             None => {
-                let x = wanted.map_or_else(|| Ok(x.clone()), |rows| select(x, &numbers(rows)))?;
+                let x = output_rows.map_or_else(|| Ok(x.clone()), |rows| select(x, &numbers(rows)))?;
                 Ok((router.score_tokens(&mut self.gates, &x)?, (0..x.dim(0)?).collect()))
             }
             Some(pool) => {
                 let scored = router.score_samples(pool, self.tree, &mut self.gates, x, None)?;
-                Ok((scored, Router::samples_of(&self.gates, wanted)))
+                Ok((scored, Router::samples_of(&self.gates, output_rows)))
             }
         }
     }
 
     /// The rows that have keys and values in an expert: all, or those of the samples that go there.
-    fn keyed(&self, router: &Router, scored: &Scored, expert: usize) -> Option<Vec<usize>> {
+    fn kv_rows(&self, router: &Router, scored: &Scored, expert: usize) -> Option<Vec<usize>> {
         router.pool?;
         let samples = Router::samples_of(&self.gates, None);
-        let here = |&row: &usize| scored.chosen[samples[row]].contains(&expert);
-        Some((0..samples.len()).filter(here).collect())
+        let goes_here = |&row: &usize| scored.chosen[samples[row]].contains(&expert);
+        Some((0..samples.len()).filter(goes_here).collect())
     }
 
     /// The residual stream after a layer of experts, of all rows or of those wanted.
@@ -240,58 +239,58 @@ impl Run<'_> {
         experts: &[Layer],
         index: usize,
         x: &Tensor,
-        wanted: SomeRows<'_>,
+        output_rows: SomeRows<'_>,
     ) -> Result<Tensor, LmError> {
         let first = self.slot;
         self.slot += experts.len();
-        let (scored, decider) = self.score(router, x, wanted)?;
+        let (scored, decider) = self.score(router, x, output_rows)?;
         let (routes, shares) = scored.route(&decider)?;
         let mut outputs = Vec::with_capacity(experts.len());
         for (expert, layer) in experts.iter().enumerate() {
-            let keyed = self.keyed(router, &scored, expert);
-            let rows = of_pass(&routes, expert, wanted);
-            if keyed.as_ref().is_some_and(Vec::is_empty) {
+            let kv_rows = self.kv_rows(router, &scored, expert);
+            let rows = of_pass(&routes, expert, output_rows);
+            if kv_rows.as_ref().is_some_and(Vec::is_empty) {
                 continue;
             }
-            let own = keyed.as_ref().map_or_else(|| Ok(x.clone()), |keyed| select(x, &numbers(keyed)))?;
-            let rows = LayerRows { keyed: keyed.as_deref(), attended: Some(&rows), wanted: Some(&rows) };
+            let own = kv_rows.as_ref().map_or_else(|| Ok(x.clone()), |kv_rows| select(x, &numbers(kv_rows)))?;
+            let rows = LayerRows { kv: kv_rows.as_deref(), queries: Some(&rows), output: Some(&rows) };
             outputs.push(self.layer(layer, index, first + expert, &own, rows)?);
         }
         together(&outputs, &shares, &routes, x)
     }
 
     /// The residual stream after all layers of the experts, of all rows or of those wanted.
-    fn tail(
+    fn upper_layers(
         &mut self,
-        tail: &Tail,
+        upper: &UpperExperts,
         x: Tensor,
-        wanted: SomeRows<'_>,
+        output_rows: SomeRows<'_>,
         hidden: &[usize],
         observing: bool,
         states: &mut Vec<(usize, Tensor)>,
     ) -> Result<Tensor, LmError> {
         let num_layers = self.model.num_layers();
-        let first_layer = tail.router.layer;
-        let (scored, decider) = self.score(&tail.router, &x, wanted)?;
+        let first_layer = upper.router.layer;
+        let (scored, decider) = self.score(&upper.router, &x, output_rows)?;
         let (routes, shares) = scored.route(&decider)?;
-        let mut streams = Vec::with_capacity(tail.experts.len());
-        for (expert, layers) in tail.experts.iter().enumerate() {
-            let keyed = self.keyed(&tail.router, &scored, expert);
-            let rows = of_pass(&routes, expert, wanted);
+        let mut streams = Vec::with_capacity(upper.experts.len());
+        for (expert, layers) in upper.experts.iter().enumerate() {
+            let kv_rows = self.kv_rows(&upper.router, &scored, expert);
+            let rows = of_pass(&routes, expert, output_rows);
             // Without rows that anyone wants, now or later, there is nothing to do.
-            let idle = keyed.as_ref().is_some_and(Vec::is_empty) || (rows.is_empty() && !self.keep);
+            let idle = kv_rows.as_ref().is_some_and(Vec::is_empty) || (rows.is_empty() && !self.keep);
             if !idle {
-                let x = keyed.as_ref().map_or_else(|| Ok(x.clone()), |keyed| select(&x, &numbers(keyed)))?;
+                let x = kv_rows.as_ref().map_or_else(|| Ok(x.clone()), |kv_rows| select(&x, &numbers(kv_rows)))?;
                 let first_slot = self.slot + expert * layers.len();
-                streams.push(Stream { layers, first_slot, keyed, rows, x });
+                streams.push(ExpertStream { layers, first_slot, kv_rows, rows, x });
             }
         }
-        self.slot += tail.experts.iter().map(Vec::len).sum::<usize>();
+        self.slot += upper.experts.iter().map(Vec::len).sum::<usize>();
         for index in first_layer..num_layers {
             if index > first_layer || observing {
                 let asked = hidden.contains(&index);
                 if observing || asked {
-                    let outputs = streams.iter().map(Stream::wanted).collect::<Result<Vec<_>, _>>()?;
+                    let outputs = streams.iter().map(ExpertStream::output).collect::<Result<Vec<_>, _>>()?;
                     let mixed = if index > first_layer { together(&outputs, &shares, &routes, &x)? } else { x.clone() };
                     self.observer.residual(index, &floats(&mixed)?);
                     if asked {
@@ -303,7 +302,7 @@ impl Run<'_> {
             }
             for stream in &mut streams {
                 let rows = (index + 1 == num_layers).then_some(stream.rows.as_slice());
-                let rows = LayerRows { keyed: stream.keyed.as_deref(), attended: rows, wanted: rows };
+                let rows = LayerRows { kv: stream.kv_rows.as_deref(), queries: rows, output: rows };
                 let slot = stream.first_slot + index - first_layer;
                 stream.x = self.layer(&stream.layers[index - first_layer], index, slot, &stream.x, rows)?;
             }
@@ -314,27 +313,27 @@ impl Run<'_> {
 }
 
 /// The residual stream of one expert.
-struct Stream<'a> {
+struct ExpertStream<'a> {
     layers: &'a [Layer],
     first_slot: usize,
     /// The rows that `x` holds; all when absent.
-    keyed: Option<Vec<usize>>,
+    kv_rows: Option<Vec<usize>>,
     /// The rows that go to this expert, of those wanted.
     rows: Vec<usize>,
     x: Tensor,
 }
 
-impl Stream<'_> {
+impl ExpertStream<'_> {
     /// The states of the rows that go to this expert.
-    fn wanted(&self) -> candle_core::Result<Tensor> {
-        let place = |row: &usize| self.keyed.as_ref().map_or(*row, |rows| rows.partition_point(|other| other < row));
+    fn output(&self) -> candle_core::Result<Tensor> {
+        let place = |row: &usize| self.kv_rows.as_ref().map_or(*row, |rows| rows.partition_point(|other| other < row));
         select(&self.x, &self.rows.iter().map(|row| place(row) as u32).collect::<Vec<_>>())
     }
 }
 
 /// The rows of the pass that go to an expert, when the rows of the routes are those wanted.
-fn of_pass(routes: &Routes, expert: usize, wanted: SomeRows<'_>) -> Vec<usize> {
-    let row = |&row: &u32| wanted.map_or(row as usize, |wanted| wanted[row as usize]);
+fn of_pass(routes: &Routes, expert: usize, output_rows: SomeRows<'_>) -> Vec<usize> {
+    let row = |&row: &u32| output_rows.map_or(row as usize, |output_rows| output_rows[row as usize]);
     routes.rows_of(expert).iter().map(row).collect()
 }
 

@@ -1,5 +1,5 @@
-//! The sum of two tensors, on the threads of the caller's pool: candle has a pool of its own for sums, whose threads wait
-//! in loops and take processors from those that work.
+//! The sum of two tensors, on the threads of the caller's pool: candle has a pool of its own for sums, whose threads
+//! wait in loops and take processors from those that work.
 
 use super::floats;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};

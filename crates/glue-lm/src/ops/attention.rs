@@ -1,7 +1,7 @@
 //! Causal attention of packed segments over spans of keys, with grouped queries, a window and a soft cap.
 //!
-//! Nothing is padded and nothing gathered: a segment names, in order of position, where its keys lie, in this pass or in
-//! what earlier passes kept, and each span is read in place.
+//! Nothing is padded and nothing gathered: a segment names, in order of position, where its keys lie, in this pass or
+//! in what earlier passes kept, and each span is read in place.
 
 mod backward;
 
@@ -69,8 +69,8 @@ pub(crate) struct Segment {
     pub(crate) spans: Vec<Span>,
 }
 
-/// Attention of `q` [Tq, heads · head_dim] to keys and values, `k` and `v` [T, kv_heads · head_dim] being those of this pass:
-/// [Tq, heads · head_dim]. The segments cover the rows of `q` in order.
+/// Attention of `q` [Tq, heads · head_dim] to keys and values, `k` and `v` [T, kv_heads · head_dim] being those of this
+/// pass: [Tq, heads · head_dim]. The segments cover the rows of `q` in order.
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,

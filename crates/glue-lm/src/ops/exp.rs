@@ -2,8 +2,8 @@
 
 /// e^x to within 2 units in the last place; 0 below -87.34, infinity above 88.72, NaN for NaN.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts so that r is exact; e^r by its Taylor polynomial of degree 7, whose
-/// remainder is below 2^-29; the factor 2^n through the exponent bits, in two halves because n reaches 128.
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts so that r is exact; e^r by its Taylor polynomial of degree 7,
+/// whose remainder is below 2^-29; the factor 2^n through the exponent bits, in two halves because n reaches 128.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 355.0 / 512.0;

@@ -1,4 +1,5 @@
-//! `act(gate) · up`, the middle of a gated MLP (Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202), in one pass.
+//! `act(gate) · up`, the middle of a gated MLP (Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202), in one
+//! pass.
 
 use super::exp::{exp, tanh};
 use super::floats;
@@ -113,7 +114,8 @@ mod tests {
     use crate::ops::gradients::check_gradients;
     use candle_core::Device;
 
-    /// Against the formulas in f64; erf through its complement's series is not at hand, so GELU is held against known values.
+    /// Against the formulas in f64; erf through its complement's series is not at hand, so GELU is held against known
+    /// values.
     #[test]
     fn each_activation_is_its_formula() {
         let gate: Vec<f32> = (-4000..4000).map(|i| i as f32 * 2e-3).collect();

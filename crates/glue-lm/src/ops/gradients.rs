@@ -13,8 +13,8 @@ pub(crate) fn numbers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(next).collect()
 }
 
-/// Checks the gradient of a random sum of the outputs of `f` with respect to inputs of these shapes, each filled with numbers up
-/// to `size`, against central differences in a few random directions.
+/// Checks the gradient of a random sum of the outputs of `f` with respect to inputs of these shapes, each filled with
+/// numbers up to `size`, against central differences in a few random directions.
 #[track_caller]
 pub(crate) fn check_gradients(shapes: &[&[usize]], size: f32, f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let filled = |shape: &[usize], seed| numbers(shape.iter().product(), seed).iter().map(|x| x * size).collect();

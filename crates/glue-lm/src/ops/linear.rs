@@ -14,16 +14,21 @@ const BLOCK: usize = 1 << 16;
 
 /// `x · wᵀ + bias` for `x` of shape [T, K], `w` of shape [N, K] and `bias` of length N: [T, N].
 pub(crate) fn linear(x: &Tensor, w: &Weight, bias: Option<&[f32]>) -> Result<Tensor> {
-    linear_noted(x, w, bias, None)
+    linear_recorded(x, w, bias, None)
 }
 
-/// The same; on the way back the tape of `note` is told of it.
-pub(crate) fn linear_noted(x: &Tensor, w: &Weight, bias: Option<&[f32]>, note: Option<Note>) -> Result<Tensor> {
-    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), note })
+/// The same; the backward pass records the gradient of the weight where `recording` says.
+pub(crate) fn linear_recorded(
+    x: &Tensor,
+    w: &Weight,
+    bias: Option<&[f32]>,
+    recording: Option<Recording>,
+) -> Result<Tensor> {
+    x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), recording })
 }
 
-/// Who is told of a product on the way back, and what the weight is called.
-pub(crate) struct Note {
+/// Where the backward pass records the gradient of a weight, and what the weight is called.
+pub(crate) struct Recording {
     pub(crate) tape: Tape,
     pub(crate) stored: Stored,
 }
@@ -31,7 +36,7 @@ pub(crate) struct Note {
 struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
-    note: Option<Note>,
+    recording: Option<Recording>,
 }
 
 impl CustomOp1 for Linear {
@@ -70,7 +75,7 @@ impl CustomOp1 for Linear {
         let (t, n) = grad.dims2()?;
         let k = x.dim(1)?;
         let grad = Arc::new(elements(grad)?);
-        if let Some(Note { tape, stored }) = &self.note {
+        if let Some(Recording { tape, stored }) = &self.recording {
             tape.product(stored, x, &grad, self.bias.is_some())?;
         }
         let mut out = vec![0.0; t * k];
@@ -167,20 +172,11 @@ fn product(x: MatRef<'_, f32>, weight: Rows<'_>, y: MatMut<'_, f32>, accumulate:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::gradients::check_gradients;
+    use crate::ops::gradients::{check_gradients, numbers};
     use glue_tensor::{Dtype, narrow};
 
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(next).collect()
-    }
-
     fn check(t: usize, n: usize, k: usize, dtype: Dtype, with_bias: bool) {
-        let (x, w, bias) = (values(t * k, 1), values(n * k, 2), values(n, 3));
+        let (x, w, bias) = (numbers(t * k, 1), numbers(n * k, 2), numbers(n, 3));
         let mut bytes = vec![0; n * k * dtype.size()];
         narrow(dtype, &w, &mut bytes).unwrap();
         let weight = Weight::owned(dtype, vec![n, k], bytes).unwrap();
@@ -219,10 +215,10 @@ mod tests {
         let weight = Weight::owned(
             Dtype::Bf16,
             vec![n, k],
-            values(n * k, 5).iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect::<Vec<u8>>(),
+            numbers(n * k, 5).iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect::<Vec<u8>>(),
         )
         .unwrap();
-        let x = Tensor::from_vec(values(t * k, 4), (t, k), &Device::Cpu).unwrap();
+        let x = Tensor::from_vec(numbers(t * k, 4), (t, k), &Device::Cpu).unwrap();
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| linear(&x, &weight, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
@@ -236,9 +232,9 @@ mod tests {
         for (t, n, k) in [(1, 1, 1), (3, 17, 5), (150, 7, 12)] {
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 let mut bytes = vec![0; n * k * dtype.size()];
-                narrow(dtype, &values(n * k, 2), &mut bytes).unwrap();
+                narrow(dtype, &numbers(n * k, 2), &mut bytes).unwrap();
                 let weight = Weight::owned(dtype, vec![n, k], bytes).unwrap();
-                check_gradients(&[&[t, k]], 1.0, |x| linear(&x[0], &weight, Some(&values(n, 3))));
+                check_gradients(&[&[t, k]], 1.0, |x| linear(&x[0], &weight, Some(&numbers(n, 3))));
             }
         }
         check_gradients(&[&[6, 5], &[3, 5]], 1.0, |x| product_of(&x[0], &x[1]));
@@ -247,10 +243,10 @@ mod tests {
         let weight = Weight::owned(
             Dtype::F32,
             vec![n, k],
-            values(n * k, 5).iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+            numbers(n * k, 5).iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
         )
         .unwrap();
-        let x = candle_core::Var::from_vec(values(2 * k, 4), (2, k), &Device::Cpu).unwrap();
+        let x = candle_core::Var::from_vec(numbers(2 * k, 4), (2, k), &Device::Cpu).unwrap();
         let grad = linear(&x, &weight, None).unwrap().sum_all().unwrap().backward().unwrap();
         let grad = elements(grad.get(&x).unwrap()).unwrap();
         let w = weight.to_f32();

@@ -1,10 +1,10 @@
 //! The operations that take the time: products with stored weights, attention over packed segments, gated activations.
 //!
-//! Gradients with respect to activations are there for all of them; stored weights are constants, of whose gradients a tape is told
-//! if there is one.
+//! Gradients with respect to activations are there for all of them; stored weights are constants, whose gradients are
+//! recorded on a tape if there is one.
 //!
-//! Each is a candle operation on `f32` tensors of the CPU. Work is split by grids that depend on shapes alone, so that the
-//! number of threads changes no result.
+//! Each is a candle operation on `f32` tensors of the CPU. Work is split by grids that depend on shapes alone, so that
+//! the number of threads changes no result.
 
 mod add;
 mod attention;
@@ -19,7 +19,7 @@ pub(crate) use add::add;
 pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention};
 pub(crate) use exp::exp;
 pub(crate) use gated::gated;
-pub(crate) use linear::{Note, linear, linear_noted, product_of};
+pub(crate) use linear::{Recording, linear, linear_recorded, product_of};
 pub(crate) use routing::{Routes, combine, mean_of_rows, shares};
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};

@@ -2,11 +2,13 @@
 
 use super::elements;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use glue_mixture::Pool;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Which rows go to which experts. A place is a row at an expert; places are grouped by expert, rows ascend in each group.
+/// Which rows go to which experts. A place is a row at an expert; places are grouped by expert, rows ascend in each
+/// group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Routes {
     /// The row of each place.
@@ -50,8 +52,9 @@ impl Routes {
     }
 }
 
-/// For each place the share of its expert: the softmax of `scores` [rows of scores, experts] over `among`, the experts for each
-/// row of scores that share it. The softmax over the chosen ones is that over all, brought to sum 1. The choice itself is constant.
+/// For each place the share of its expert: the softmax of `scores` [rows of scores, experts] over `among`, the experts
+/// for each row of scores that share it. The softmax over the chosen ones is that over all, brought to sum 1. The
+/// choice itself is constant.
 pub(crate) fn shares(scores: &Tensor, among: &[Vec<usize>], routes: &Routes) -> Result<Tensor> {
     scores.contiguous()?.apply_op1(Shares { among: among.to_vec(), routes: routes.clone() })
 }
@@ -111,8 +114,8 @@ impl CustomOp1 for Shares {
     }
 }
 
-/// For each row the sum over its places of `y` [places, width] times the share [places]: [rows, width]. Added in the order of
-/// the experts.
+/// For each row the sum over its places of `y` [places, width] times the share [places]: [rows, width]. Added in the
+/// order of the experts.
 pub(crate) fn combine(y: &Tensor, shares: &Tensor, routes: &Routes) -> Result<Tensor> {
     y.contiguous()?.apply_op2(&shares.contiguous()?, Combine { rows: Arc::clone(&routes.rows), n_rows: routes.n_rows })
 }
@@ -193,11 +196,7 @@ impl CustomOp1 for MeanOfRows {
         let x = super::floats(x, at)?;
         let mut out = Vec::with_capacity(self.0.len() * width);
         for run in &self.0 {
-            let mut sum = vec![0.0f64; width];
-            for row in run.clone() {
-                sum.iter_mut().zip(&x[row * width..][..width]).for_each(|(s, &x)| *s += f64::from(x));
-            }
-            out.extend(sum.into_iter().map(|s| (s / run.len() as f64) as f32));
+            out.extend(Pool::Mean.pooled(&x[run.start * width..run.end * width], width));
         }
         Ok((CpuStorage::F32(out), Shape::from((self.0.len(), width))))
     }

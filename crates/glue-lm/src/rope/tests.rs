@@ -27,19 +27,19 @@ fn default_and_linear() {
     check(&linear.at_length(9), &[0.25, 0.025, 0.0025, 0.00025]);
 }
 
-/// With d = 4 the exponent of the base is d/(d-2) = 2. For factor 3 and a text of twice the original length the base grows by
-/// (3·2 − 2)² = 16, and the second frequency is its inverse square root.
+/// With d = 4 the exponent of the base is d/(d-2) = 2. For factor 3 and a text of twice the original length the base
+/// grows by (3·2 − 2)² = 16, and the second frequency is its inverse square root.
 #[test]
 fn dynamic_grows_with_the_text() {
     let dynamic = rope(json!({"rope_type": "dynamic", "factor": 3.0, "rope_theta": 1e4}), 4, 32);
     check(&dynamic.at_length(32), &[1.0, 0.01]);
     check(&dynamic.at_length(64), &[1.0, 0.0025]);
-    assert_eq!([1, 32, 33, 64].map(|length| dynamic.regime(length)), [0, 0, 33, 64]);
+    assert_eq!([1, 32, 33, 64].map(|length| dynamic.length_class(length)), [0, 0, 33, 64]);
 }
 
-/// Waves of 2π·(1, 10, 100, 1000) positions against 64/4 = 16 and 64/1 = 64: the first, of 6.28, is short and stays; the last two
-/// are long and divided by 8; the second, of 62.83, turns 64·0.1/2π = 1.0185916 times, which is (1.0185916 − 1)/3 = 0.00619721 of
-/// the way: 0.1·(0.99380279/8 + 0.00619721) = 0.0130422560.
+/// Waves of 2π·(1, 10, 100, 1000) positions against 64/4 = 16 and 64/1 = 64: the first, of 6.28, is short and stays;
+/// the last two are long and divided by 8; the second, of 62.83, turns 64·0.1/2π = 1.0185916 times, which is (1.0185916
+/// − 1)/3 = 0.00619721 of the way: 0.1·(0.99380279/8 + 0.00619721) = 0.0130422560.
 #[test]
 fn llama3_scales_by_wavelength() {
     let parameters = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -47,9 +47,9 @@ fn llama3_scales_by_wavelength() {
     check(&rope(parameters, 8, 512).at_length(1), &[1.0, 0.013_042_256, 0.00125, 0.000_125]);
 }
 
-/// Base 10^4, d = 8, original length 64. The dimension that turns r times is 8·ln(64/(2πr))/(2·ln 10^4): for r = 32 below 0,
-/// so 0; for r = 1 it is 1.0081…, rounded up to 2. The ramp over i is 0, 1/2, 1, 1, so with factor 4 the frequencies are
-/// multiplied by 1, (1/4 + 1)/2, 1/4, 1/4. The attention factor is 0.1·ln 4 + 1 = 1.138629436.
+/// Base 10^4, d = 8, original length 64. The dimension that turns r times is 8·ln(64/(2πr))/(2·ln 10^4): for r = 32
+/// below 0, so 0; for r = 1 it is 1.0081…, rounded up to 2. The ramp over i is 0, 1/2, 1, 1, so with factor 4 the
+/// frequencies are multiplied by 1, (1/4 + 1)/2, 1/4, 1/4. The attention factor is 0.1·ln 4 + 1 = 1.138629436.
 #[test]
 fn yarn_ramps_between_the_two() {
     let parameters =
@@ -63,7 +63,8 @@ fn yarn_ramps_between_the_two() {
         rope(parameters, 8, 256)
     };
     check(&[with("attention_factor", json!(0.5)).attention_factor], &[0.5]);
-    // Without rounding the upper end is 8·ln(64/2π)/(2·ln 10^4) = 1.00807…, so that the second is nearly at the end of its ramp.
+    // Without rounding the upper end is 8·ln(64/2π)/(2·ln 10^4) = 1.00807…, so that the second is nearly at the end of
+    // its ramp.
     let upper = 8.0 * (64.0 / TAU).ln() / (2.0 * 1e4f64.ln());
     let second = 0.1 * (0.25 / upper + (1.0 - 1.0 / upper));
     check(&with("truncate", json!(false)).at_length(1), &[1.0, second, 0.0025, 0.00025]);

@@ -9,11 +9,12 @@ const LONG_PREFIX: usize = 48;
 /// What is run for one request.
 #[derive(Debug)]
 pub(super) struct Sequence {
-    /// Only sequences of the same regime share prefixes: in others the rotary embeddings differ.
-    pub(super) regime: Vec<usize>,
-    /// Rows are wanted from this token on.
-    pub(super) first_wanted: usize,
-    /// Tokens that stand together at the root of a tree, which only sequences with the same ones share; any number when absent.
+    /// Only sequences of the same class share prefixes: in others the rotary embeddings differ.
+    pub(super) length_class: Vec<usize>,
+    /// Rows are scored from this token on.
+    pub(super) first_scored: usize,
+    /// Tokens that stand together at the root of a tree, which only sequences with the same ones share; any number when
+    /// absent.
     pub(super) prompt: Option<usize>,
     pub(super) tokens: Vec<u32>,
 }
@@ -46,7 +47,7 @@ pub(super) struct Packing {
     pub(super) sequences: Vec<Sequence>,
     pub(super) prefixes: Vec<Prefix>,
     pub(super) chunks: Vec<Chunk>,
-    /// Numbers of sequences, sorted by regime and tokens.
+    /// Numbers of sequences, sorted by length class and tokens.
     order: Vec<usize>,
     /// For each place in the order, how many tokens the sequence shares with the one before it.
     shared: Vec<usize>,
@@ -59,9 +60,9 @@ impl Packing {
         let mut order: Vec<usize> = (0..sequences.len()).collect();
         order.sort_by(|&a, &b| {
             let key = |index: usize| {
-                let Sequence { regime, prompt, tokens, .. } = &sequences[index];
+                let Sequence { length_class, prompt, tokens, .. } = &sequences[index];
                 let (prompt, rest) = tokens.split_at(prompt.unwrap_or(0).min(tokens.len()));
-                (regime, prompt, rest)
+                (length_class, prompt, rest)
             };
             key(a).cmp(&key(b))
         });
@@ -96,8 +97,9 @@ impl Packing {
                 continue;
             }
             let common = self.common_prefix(&range);
-            // A prefix run by itself would be turned as the short sequence that it is.
-            let as_short = self.sequences[self.order[range.start]].regime.iter().all(|&regime| regime == 0);
+            // A prefix run by itself would be rotated as the short sequence that it is.
+            let as_short =
+                self.sequences[self.order[range.start]].length_class.iter().all(|&length_class| length_class == 0);
             let may_be_cut = self.sequences[self.order[range.start]].prompt.is_none();
             if as_short && may_be_cut && common >= depth + LONG_PREFIX {
                 self.prefixes.push(Prefix { parent: prefix, sequence: self.order[range.start], tokens: depth..common });
@@ -112,33 +114,33 @@ impl Packing {
         self.chunks.sort_by_key(|chunk| chunk.range.start);
     }
 
-    /// Tokens that all sequences at `range` share and of which no row is wanted.
+    /// Tokens that all sequences at `range` share and of which no row is scored.
     fn common_prefix(&self, range: &Range<usize>) -> usize {
         let shared = self.shared[range.start + 1..range.end].iter().copied().min().unwrap_or(0);
-        let wanted = range.clone().map(|place| self.sequences[self.order[place]].first_wanted).min().unwrap_or(0);
-        shared.min(wanted)
+        let scored = range.clone().map(|place| self.sequences[self.order[place]].first_scored).min().unwrap_or(0);
+        shared.min(scored)
     }
 
     /// Cuts `range` into pieces that each fit into a chunk, or that share more than `common` tokens.
     ///
-    /// Where all of it fits no further, as when the wanted rows keep the common prefix short, pieces are cut anywhere.
+    /// Where all of it fits no further, as when the scored rows keep the common prefix short, pieces are cut anywhere.
     fn groups(&self, range: Range<usize>, common: usize, depth: usize) -> Vec<Range<usize>> {
-        let mut alike = Vec::new();
+        let mut same = Vec::new();
         let mut start = range.start;
         for place in range.start + 1..range.end {
             if self.shared[place] <= common {
-                alike.push(start..place);
+                same.push(start..place);
                 start = place;
             }
         }
-        alike.push(start..range.end);
-        if alike.len() == 1 {
-            alike = range.map(|place| place..place + 1).collect();
+        same.push(start..range.end);
+        if same.len() == 1 {
+            same = range.map(|place| place..place + 1).collect();
         }
         // Small pieces go together as long as they fit.
         let mut groups: Vec<Range<usize>> = Vec::new();
         let mut rows_in_last = 0;
-        for piece in alike {
+        for piece in same {
             match groups.last_mut() {
                 Some(last) if rows_in_last + self.added_rows(&piece, depth) <= self.rows => {
                     last.end = piece.end;
@@ -158,12 +160,12 @@ impl Packing {
         self.rows_of(piece, depth) + depth - self.shared[piece.start].max(depth)
     }
 
-    /// Pushes the sequences of `chunk` into `tree` below `parent`, the end of the chunk's prefix. Returns the number of each
-    /// and the rows of the pass from the first wanted on.
+    /// Pushes the sequences of `chunk` into `tree` below `parent`, the end of the chunk's prefix. Returns the number of
+    /// each and the rows of the pass from the first scored on.
     pub(super) fn place(&self, chunk: &Chunk, tree: &mut Tree, parent: Option<Branch>) -> Vec<(usize, Vec<usize>)> {
         let mut placed = Vec::with_capacity(chunk.range.len());
-        // The way to the sequence before: branch, its end in tokens, and the row of the pass of its first token less the
-        // number of that token.
+        // The way to the sequence before: branch, its end in tokens, and the row of the pass of its first token less
+        // the number of that token.
         let mut path: Vec<(Option<Branch>, Range<usize>, usize)> = vec![(parent, 0..chunk.depth, 0)];
         let mut next_row = 0;
         for place in chunk.range.clone() {
@@ -198,8 +200,8 @@ impl Packing {
                 }
             }
             let rows = path.iter().flat_map(|(_, tokens, first_row)| {
-                let wanted = tokens.start.max(sequence.first_wanted)..tokens.end;
-                wanted.map(move |token| first_row + token - tokens.start)
+                let scored = tokens.start.max(sequence.first_scored)..tokens.end;
+                scored.map(move |token| first_row + token - tokens.start)
             });
             placed.push((self.order[place], rows.collect()));
         }
@@ -208,7 +210,7 @@ impl Packing {
 }
 
 fn common(a: &Sequence, b: &Sequence) -> usize {
-    if a.regime != b.regime {
+    if a.length_class != b.length_class {
         return 0;
     }
     let shared = a.tokens.iter().zip(&b.tokens).take_while(|(a, b)| a == b).count();

@@ -1,8 +1,8 @@
 //! How much text the pipeline of a `tokenizer.json` can make out of a text, and what in it cannot work.
 //!
-//! The file is a program: each normalizer may replace a character by any text, and there may be any number of them. What
-//! a pipeline makes of a text of ordinary length is bounded here from the file alone, so that only a pipeline that can
-//! get out of hand needs to be watched at work.
+//! The file is a program: each normalizer may replace a character by any text, and there may be any number of them.
+//! What a pipeline makes of a text of ordinary length is bounded here from the file alone, so that only a pipeline that
+//! can get out of hand needs to be watched at work.
 
 use serde::Deserialize;
 use serde_json::Value;

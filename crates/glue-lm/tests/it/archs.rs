@@ -1,7 +1,7 @@
 //! Logits of small models of every family against transformers.
 //!
-//! `tests/data/archs` and `tests/data/archs-extra` hold models with random weights and what transformers computes with them in f32;
-//! `tests/interop/make_archs.py` made the latter.
+//! `tests/data/archs` and `tests/data/archs-extra` hold models with random weights and what transformers computes with
+//! them in f32; `tests/interop/make_archs.py` made the latter.
 
 use glue_lm::{Model, Rows, Tree, Want};
 use glue_tensor::Checkpoint;
@@ -53,8 +53,8 @@ fn logits_of_variants() {
     }
 }
 
-/// With dynamic scaling beyond the original length, keys of an earlier pass stay as they were turned then, and so a text in two
-/// passes is not the text in one: transformers does the same.
+/// With dynamic scaling beyond the original length, keys of an earlier pass stay as they were rotated then, and so a
+/// text in two passes is not the text in one: transformers does the same.
 #[test]
 fn dynamic_scaling_with_a_cache() {
     let dir = data("archs-extra").join("llama-dynamic");

@@ -1,4 +1,4 @@
-//! One pass over a text, many passes over its parts, and trees of texts that begin alike give the same logits.
+//! One pass over a text, many passes over its parts, and trees of texts with a common prefix give the same logits.
 
 use glue_lm::{Rows, Tree, Want};
 use crate::support::{ARCHS, arch, close, tokens, values, whole};

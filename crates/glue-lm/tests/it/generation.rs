@@ -353,7 +353,8 @@ fn a_cache_filled_under_another_rotation_is_not_used() {
     assert!(found[0].tokens.len() > 6, "long enough to cross: {:?}", found[0]);
 }
 
-/// Models that choose experts by the prompt generate as by passes over the whole text, with prompts that begin alike.
+/// Models that choose experts by the prompt generate as by passes over the whole text, with prompts that share a
+/// prefix.
 #[test]
 fn experts_chosen_by_the_prompt_stay_while_it_is_answered() {
     let directory = data("zoo").join("base-a");

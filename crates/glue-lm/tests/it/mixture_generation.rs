@@ -24,25 +24,26 @@ fn mixture(base: &Base, kind: &Kind) -> Model {
     base.mixture(kind, &mixed, &[1, 2, 3], &base.gates_of_size(kind, &mixed, &[0, 1, 2], 0.5)).unwrap()
 }
 
-/// Greedy tokens without a cache: every step runs the whole text anew. How far the best token is ahead of the second, at least.
+/// Greedy tokens without a cache: every step runs the whole text again. How far the best token is ahead of the second,
+/// at least.
 fn uncached(model: &Model, prompt: &[u32], eos: u32) -> (Vec<u32>, f32) {
-    let (mut said, mut margin) = (Vec::new(), f32::INFINITY);
-    while said.len() < STEPS && said.last() != Some(&eos) {
+    let (mut generated, mut margin) = (Vec::new(), f32::INFINITY);
+    while generated.len() < STEPS && generated.last() != Some(&eos) {
         let mut tree = Tree::new();
         // A sample is routed by its prompt: the answer is a branch of it.
         let mut last = tree.push(None, prompt);
-        if !said.is_empty() {
-            last = tree.push(Some(last), &said);
+        if !generated.is_empty() {
+            last = tree.push(Some(last), &generated);
         }
-        let row = (last, if said.is_empty() { prompt.len() } else { said.len() } - 1);
+        let row = (last, if generated.is_empty() { prompt.len() } else { generated.len() } - 1);
         let logits = model.forward(&mut tree, &Want { logits: Rows::Some(&[row]), hidden: &[] }).unwrap().logits;
         let logits = values(&logits);
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
         margin = margin.min(logits[order[0]] - logits[order[1]]);
-        said.push(order[0] as u32);
+        generated.push(order[0] as u32);
     }
-    (said, margin)
+    (generated, margin)
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! Mixtures of every kind against the dense models they are made of, and gradients of their gates.
 
 use candle_core::{DType, Device, Var};
-use glue_lm::{
-    GateWeights, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want,
-};
+use glue_lm::{Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want};
 use std::sync::Arc;
 use crate::support::mixture::{BASES, Kind, Tensors, base, kinds, model_of, noise};
 use crate::support::{close, data, tokens, values, whole};
@@ -73,12 +71,12 @@ fn experts_in_another_order_with_their_gates_change_nothing() {
             let other = base.mixture(&kind, &mixed, &[3, 1, 2], &gates).unwrap();
             let text = tokens(23, one.vocab_size(), 9);
             close(&format!("{name} {kind:?}"), &whole(&one, &text), &whole(&other, &text), TOLERANCE);
-            let said = |model: &Model| {
+            let logits_of = |model: &Model| {
                 let mut tree = Tree::new();
                 tree.push(None, &text);
                 model.forward(&mut tree, &Want::ALL).unwrap().routing
             };
-            for (one, other) in said(&one).iter().zip(&said(&other)) {
+            for (one, other) in logits_of(&one).iter().zip(&logits_of(&other)) {
                 assert_eq!((one.gate, one.layer), (other.gate, other.layer));
                 let back = |chosen: &Vec<usize>| chosen.iter().map(|&e| [2, 0, 1][e]).collect::<Vec<_>>();
                 assert_eq!(one.chosen, other.chosen.iter().map(back).collect::<Vec<_>>(), "{kind:?}");
@@ -209,8 +207,7 @@ fn scores_follow_their_definition_and_threads_change_nothing() {
         let asked: Vec<ScoreRequest<'_>> =
             requests.iter().map(|(context, continuation)| ScoreRequest { context, continuation }).collect();
         let score = |rows, threads| {
-            let mut options = ScoreOptions::default();
-            options.rows = rows;
+            let options = ScoreOptions { rows, ..ScoreOptions::default() };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let scores = pool.install(|| model.score(&asked, &options, &|_| {})).unwrap();
             scores.into_iter().map(|score| score.logprob).collect::<Vec<f64>>()
@@ -249,14 +246,14 @@ fn the_log_counts_tokens_and_samples() {
         let decisions = if kind.routing == "sample" { 2 } else { 13 };
         let loads = log.loads();
         assert_eq!((loads.len(), output.routing.len()), (gates, gates));
-        for (load, said) in loads.iter().zip(&output.routing) {
+        for (load, found) in loads.iter().zip(&output.routing) {
             assert_eq!(load.decisions, decisions, "{kind:?}");
             assert_eq!(load.chosen.iter().sum::<u64>(), decisions * kind.per_token as u64);
             // Fixed-point sums of up to 13 probabilities.
             assert!((load.probability.iter().sum::<f64>() - decisions as f64).abs() < 1e-6);
-            assert_eq!(said.scores.dims(), [decisions as usize, 3]);
+            assert_eq!(found.scores.dims(), [decisions as usize, 3]);
             for (expert, &count) in load.chosen.iter().enumerate() {
-                assert_eq!(count, said.chosen.iter().filter(|chosen| chosen.contains(&expert)).count() as u64);
+                assert_eq!(count, found.chosen.iter().filter(|chosen| chosen.contains(&expert)).count() as u64);
             }
         }
     }
@@ -268,27 +265,13 @@ fn losses(output: &glue_lm::Output) -> Tensor {
 }
 
 /// Gates as variables, and the same as weights.
-fn variables(model: &Model) -> (Vec<Var>, Vec<GateWeights>) {
-    let mut all = Vec::new();
-    let mut var = |tensor: &Tensor| {
-        let var = Var::from_tensor(tensor).unwrap();
-        all.push(var.clone());
-        var.as_tensor().clone()
-    };
+fn variables(model: &Model) -> (Vec<Var>, Vec<Gate<Tensor>>) {
+    let variable = |_, tensor: &Tensor| Var::from_tensor(tensor);
     let gates = model.gate_weights().unwrap();
-    let gates = gates.iter().map(|gate| match gate {
-        GateWeights::Linear { weight, bias } => {
-            GateWeights::Linear { weight: var(weight), bias: bias.as_ref().map(&mut var) }
-        }
-        GateWeights::Mlp { up_weight, up_bias, down_weight, down_bias } => GateWeights::Mlp {
-            up_weight: var(up_weight),
-            up_bias: var(up_bias),
-            down_weight: var(down_weight),
-            down_bias: var(down_bias),
-        },
-    });
-    let gates = gates.collect();
-    (all, gates)
+    let gates: Vec<Gate<Var>> = gates.iter().map(|gate| gate.try_map(variable, variable).unwrap()).collect();
+    let tensor = |variable: &Var| variable.as_tensor().clone();
+    let all = gates.iter().flat_map(Gate::tensors).map(|(_, variable)| variable.clone()).collect();
+    (all, gates.iter().map(|gate| gate.map(tensor, tensor)).collect())
 }
 
 fn check_gradients(what: &str, model: &Model) {
@@ -357,7 +340,7 @@ fn gates_that_do_not_fit_are_refused() {
     let mut tree = Tree::new();
     tree.push(None, &[1, 2]);
     let gates = model.gate_weights().unwrap();
-    let refuse = |gates: &[GateWeights]| model.forward_train(&tree, &Want::ALL, gates).unwrap_err().to_string();
+    let refuse = |gates: &[Gate<Tensor>]| model.forward_train(&tree, &Want::ALL, gates).unwrap_err().to_string();
     assert!(refuse(&gates[1..]).ends_with(&format!(
         "weights of {} gates for a model with {}",
         gates.len() - 1,
@@ -365,7 +348,7 @@ fn gates_that_do_not_fit_are_refused() {
     )));
     let mut wrong = gates.clone();
     let weight = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
-    wrong[1] = GateWeights::Linear { weight, bias: None };
+    wrong[1] = Gate::Linear { weight, bias: None };
     let message = refuse(&wrong);
     assert!(message.starts_with("gate 1: `weight` should have shape"), "{message}");
 }

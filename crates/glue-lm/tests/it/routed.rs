@@ -9,7 +9,8 @@ use glue_progress::ErrorChain;
 use glue_tensor::Dtype;
 use std::path::Path;
 use std::sync::Arc;
-use crate::support::{data, tokens, values};
+use crate::support::mixture::noise;
+use crate::support::{data, values};
 
 const PROMPTS: [&str; 5] = ["", "3 + 4 =", "the red fox", "f ( x ) = x", "3 + 4 = 7 . 5 + 1 ="];
 
@@ -20,10 +21,6 @@ fn open(name: &str) -> Arc<TextModel> {
 fn weight(values: &[f32], shape: &[usize]) -> Weight {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Weight::owned(Dtype::F32, shape.to_vec(), bytes).unwrap()
-}
-
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    tokens(n, 1 << 16, seed).into_iter().map(|t| t as f32 / 32768.0 - 1.0).collect()
 }
 
 fn spec(pool: Pool, router_layer: usize) -> WholeSpec {
@@ -123,8 +120,8 @@ fn identical_models_one_model_and_models_in_another_order() {
         // In another order, with the rows of the gate in that order.
         let other = open("b-code");
         let one = whole(&[Arc::clone(&math), Arc::clone(&chat), Arc::clone(&other)], &rows, pool);
-        let turned = [rows[2].clone(), rows[0].clone(), rows[1].clone()];
-        let two = whole(&[Arc::clone(&other), Arc::clone(&math), Arc::clone(&chat)], &turned, pool);
+        let rotated = [rows[2].clone(), rows[0].clone(), rows[1].clone()];
+        let two = whole(&[Arc::clone(&other), Arc::clone(&math), Arc::clone(&chat)], &rotated, pool);
         let routes = (one.route(&prompts).unwrap(), two.route(&prompts).unwrap());
         for (a, b) in routes.0.iter().zip(&routes.1) {
             assert_eq!(a.expert, [2, 0, 1][b.expert], "{pool:?}");

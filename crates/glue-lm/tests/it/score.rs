@@ -42,8 +42,7 @@ fn requests(vocab: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
 fn score(model: &Model, requests: &[(Vec<u32>, Vec<u32>)], rows: Option<usize>) -> Vec<(f64, bool)> {
     let requests: Vec<ScoreRequest<'_>> =
         requests.iter().map(|(context, continuation)| ScoreRequest { context, continuation }).collect();
-    let mut options = ScoreOptions::default();
-    options.rows = rows;
+    let options = ScoreOptions { rows, ..ScoreOptions::default() };
     let done = AtomicUsize::new(0);
     let progress = |n| {
         done.fetch_add(n, Ordering::Relaxed);

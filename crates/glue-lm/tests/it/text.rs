@@ -1,4 +1,5 @@
-//! Tokenizers as they stand in model directories, text of tokens that come one by one, and models that do not fit theirs.
+//! Tokenizers as they stand in model directories, text of tokens that come one by one, and models that do not fit
+//! theirs.
 
 use glue_lm::{ChatOptions, Message, TextError, TextModel, Tokenizer, TokenizerError};
 use glue_progress::ErrorChain;
@@ -35,7 +36,8 @@ fn load(files: &[(&str, Value)]) -> Result<Tokenizer, TokenizerError> {
     Tokenizer::load(directory(files).path())
 }
 
-/// A tokenizer in the style of Llama 2: a space is written `▁` and put before the text, unknown characters become bytes.
+/// A tokenizer in the style of Llama 2: a space is written `▁` and put before the text, unknown characters become
+/// bytes.
 fn sentencepiece() -> Tokenizer {
     let mut vocab = serde_json::Map::new();
     let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));

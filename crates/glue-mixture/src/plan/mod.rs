@@ -1,14 +1,14 @@
 //! From a description and the headers of its models to everything that will be written, before any weight is read.
 
 mod fit;
-mod form;
+mod format;
 mod tensors;
 
 use crate::config::{GateMode, MixConfig};
 use crate::error::MixError;
 use crate::gates::Gates;
 use crate::random::{random_gates, zero_gates};
-use crate::sites::{Form, Sites};
+use crate::sites::{MixtureFormat, Sites};
 use crate::spec::{FORMAT_VERSION, Level, MODEL_TYPE, Mixture, MixtureSpec, Pool, Routing, WholeSpec};
 use glue_tensor::{Config, Dtype, FileChanged, ModelDir, TensorSpec};
 use serde_json::{Value, json};
@@ -34,9 +34,9 @@ pub struct GateRequest {
     pub model: PathBuf,
     /// Which gates are wanted; `experts`, `hidden_size`, `router` and the level are there.
     pub sites: Sites,
-    /// For each gate, the residual stream it reads: 0 for the embedding, l for what leaves the l-th layer counted from 1,
-    /// their number plus 1 for the state after the final norm. A gate inside a layer reads the stream that enters it, so
-    /// that this is the layer's number counted from 0; at FFN level it is after the norm before the MLP that
+    /// For each gate, the residual stream it reads: 0 for the embedding, l for what leaves the l-th layer counted from
+    /// 1, their number plus 1 for the state after the final norm. A gate inside a layer reads the stream that enters
+    /// it, so that this is the layer's number counted from 0; at FFN level it is after the norm before the MLP that
     /// `router_input` takes it.
     pub streams: Vec<usize>,
     /// What is routed as one.
@@ -45,7 +45,7 @@ pub struct GateRequest {
     pub pool: Pool,
     /// Prompts of each expert.
     pub prompts: Vec<Prompts>,
-    /// Prompts of the shared expert, in Qwen2-MoE's form.
+    /// Prompts of the shared expert, in Qwen2-MoE's format.
     pub shared: Option<Prompts>,
     /// Seed of whatever is random.
     pub seed: u64,
@@ -63,8 +63,8 @@ pub struct Estimate {
     pub peak_memory_bytes: u64,
     /// Elements of all tensors, gates included. With whole experts, of the router model too.
     pub parameters: u64,
-    /// Elements that one token meets: all that is not an expert's, and those of as many experts as it goes to. With whole
-    /// experts, those of the largest one and of the model that reads the prompt.
+    /// Elements that one token meets: all that is not an expert's, and those of as many experts as it goes to. With
+    /// whole experts, those of the largest one and of the model that reads the prompt.
     pub active_parameters: u64,
 }
 
@@ -95,7 +95,7 @@ pub struct MixPlan {
     pub(crate) base: usize,
     pub(crate) parts: Vec<Part>,
     pub(crate) gate_dtype: Dtype,
-    /// Gates of layers that are not mixed, in a form that has one in every layer; their values are zeros.
+    /// Gates of layers that are not mixed, in a format that has one in every layer; their values are zeros.
     pub(crate) dense_gates: Vec<TensorSpec>,
     pub(crate) n_layers: usize,
     /// Names of the experts whose prompts are not the description's.
@@ -103,12 +103,13 @@ pub struct MixPlan {
 }
 
 impl MixPlan {
-    /// Opens the models of `config` and checks that they can be mixed. Reads headers, configurations and tokenizer files; no
-    /// weight.
+    /// Opens the models of `config` and checks that they can be mixed. Reads headers, configurations and tokenizer
+    /// files; no weight.
     ///
     /// # Errors
-    /// [`MixError`]: prompts missing for a mode that needs them, a model that cannot be opened, tensors that are missing or of
-    /// another shape, configurations or vocabularies that differ where they must not, a form that cannot hold the mixture.
+    /// [`MixError`]: prompts missing for a mode that needs them, a model that cannot be opened, tensors that are
+    /// missing or of another shape, configurations or vocabularies that differ where they must not, a format that
+    /// cannot hold the mixture.
     pub fn new(config: &MixConfig) -> Result<MixPlan, MixError> {
         config.check_prompts()?;
         let mut models: Vec<ModelDir> = Vec::new();
@@ -169,17 +170,17 @@ impl MixPlan {
         }
     }
 
-    /// Gates of random numbers, a function of the seed, the names of the experts and the place of each gate. With the mode
-    /// `random` normal numbers of deviation 1, else uniform ones between ±1/√width, as torch begins linear layers. In a gate with a
-    /// hidden layer, the matrix into that layer is of deviation 1/√width in the first case too, so that its units are of
-    /// size 1 for states of size 1; biases are zero.
+    /// Gates of random numbers, a function of the seed, the names of the experts and the place of each gate. With the
+    /// mode `random` normal numbers of deviation 1, else uniform ones between ±1/√width, as torch begins linear layers.
+    /// In a gate with a hidden layer, the matrix into that layer is of deviation 1/√width in the first case too, so
+    /// that its units are of size 1 for states of size 1; biases are zero.
     pub fn random_gates(&self) -> Gates {
         random_gates(&self.sites, self.config.gate_mode == GateMode::UniformRandom, self.config.seed)
     }
 
-    /// The form it will be written in.
-    pub fn form(&self) -> Form {
-        self.sites.form
+    /// The format it will be written in.
+    pub fn format(&self) -> MixtureFormat {
+        self.sites.format
     }
 
     /// Bytes and parameters, with buffers for `threads` threads.
@@ -229,7 +230,8 @@ impl MixPlan {
         sum
     }
 
-    /// The tensors of the gates, in the order they are written: those with values, and then those of layers that are not mixed.
+    /// The tensors of the gates, in the order they are written: those with values, and then those of layers that are
+    /// not mixed.
     pub(crate) fn gate_specs(&self) -> Vec<TensorSpec> {
         let gates = zero_gates(&self.sites).written(&self.sites);
         let mut specs = crate::gates::specs(&self.sites, &gates, self.gate_dtype);
@@ -289,19 +291,19 @@ impl Inputs<'_> {
             pool: config.pool,
             router: config.router,
         };
-        let form = form::choose(self, &spec)?;
-        let sites = Sites::shared_trunk(form, &spec, hidden);
+        let format = format::choose(self, &spec)?;
+        let sites = Sites::shared_trunk(format, &spec, hidden);
         let dtype = config.dtype.or_else(|| base.config().dtype());
-        let mut tensors = tensors::shared_trunk(self, &spec, form, dtype)?;
-        if form == Form::Mixtral && spec.mixed_layers.len() < layers {
+        let mut tensors = tensors::shared_trunk(self, &spec, format, dtype)?;
+        if format == MixtureFormat::Mixtral && spec.mixed_layers.len() < layers {
             notes.push(tensors::dense_copies(&tensors, &spec));
         }
         let dense_gates = tensors.extract_if(.., |tensor| tensor.is_dense_gate()).map(|gate| gate.spec()).collect();
-        let out = match form {
-            Form::Native => native_config(&Mixture::Shared(spec, form::dense_config(base, dtype)), dtype)?,
-            form => form::config(base, form, &spec, dtype)?,
+        let out = match format {
+            MixtureFormat::Native => native_config(&Mixture::Shared(spec, format::dense_config(base, dtype)), dtype)?,
+            format => format::config(base, format, &spec, dtype)?,
         };
-        let gate_dtype = if form == Form::Native { Dtype::F32 } else { dtype.unwrap_or(Dtype::F32) };
+        let gate_dtype = if format == MixtureFormat::Native { Dtype::F32 } else { dtype.unwrap_or(Dtype::F32) };
         let part = Part { directory: String::new(), side_files_of: self.base, config: out, tensors };
         Ok(Draft { sites, parts: vec![part], gate_dtype, dense_gates, notes })
     }
@@ -309,8 +311,10 @@ impl Inputs<'_> {
     /// A mixture of whole models.
     fn whole(&self) -> Result<Draft, MixError> {
         let config = self.config;
-        if let crate::config::Format::Fixed(form @ (Form::Mixtral | Form::Qwen2Moe)) = config.format {
-            return Err(MixError::Form { form: form.name(), why: "its experts are whole models".into() });
+        if let crate::config::RequestedFormat::Fixed(format @ (MixtureFormat::Mixtral | MixtureFormat::Qwen2Moe)) =
+            config.format
+        {
+            return Err(MixError::Format { format: format.name(), why: "its experts are whole models".into() });
         }
         let needed = "with `whole` each expert reads text";
         for (expert, &model) in config.experts.iter().zip(self.experts) {
@@ -346,7 +350,7 @@ impl Inputs<'_> {
 
     /// The model `model` as it is, but for its type, noise and scale.
     fn copy_of(&self, model: usize, directory: String, expert: Option<usize>) -> Result<Part, MixError> {
-        let config = form::dense_config(&self.models[model], self.config.dtype);
+        let config = format::dense_config(&self.models[model], self.config.dtype);
         let tensors = tensors::whole(self, model, expert, self.config.dtype)?;
         Ok(Part { directory, side_files_of: model, config, tensors })
     }
@@ -366,7 +370,7 @@ impl Inputs<'_> {
     }
 }
 
-/// `config.json` of a mixture in the project's own form.
+/// `config.json` of a mixture in the native format.
 fn native_config(mixture: &Mixture, dtype: Option<Dtype>) -> Result<Config, MixError> {
     let mut value = json!({
         "model_type": MODEL_TYPE,

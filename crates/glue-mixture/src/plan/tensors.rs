@@ -4,7 +4,7 @@ use super::Inputs;
 use super::fit::unfit;
 use crate::config::Expert;
 use crate::error::MixError;
-use crate::sites::Form;
+use crate::sites::MixtureFormat;
 use crate::spec::{Level, MixtureSpec};
 use glue_tensor::{Dtype, ModelDir, TensorInfo, TensorSpec};
 use serde_json::Value;
@@ -45,7 +45,7 @@ impl Planned {
         self.noise != 0.0 || self.scale != 1.0
     }
 
-    /// Whether it is the gate of a layer that is not mixed, in Mixtral's form.
+    /// Whether it is the gate of a layer that is not mixed, in Mixtral's format.
     pub(crate) fn is_dense_gate(&self) -> bool {
         matches!(self.source, Source::Zeros) && self.name.ends_with(".block_sparse_moe.gate.weight")
     }
@@ -63,7 +63,7 @@ impl Planned {
     }
 }
 
-/// Names of the projections in Mixtral's form.
+/// Names of the projections in Mixtral's format.
 const MIXTRAL: [(&str, &str); 3] =
     [("gate_proj.weight", "w1.weight"), ("down_proj.weight", "w2.weight"), ("up_proj.weight", "w3.weight")];
 const ATTENTION_BIASES: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
@@ -72,7 +72,7 @@ const ATTENTION_BIASES: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
 pub(super) fn shared_trunk(
     inputs: &Inputs<'_>,
     spec: &MixtureSpec,
-    form: Form,
+    format: MixtureFormat,
     dtype: Option<Dtype>,
 ) -> Result<Vec<Planned>, MixError> {
     let base = inputs.base();
@@ -81,8 +81,8 @@ pub(super) fn shared_trunk(
     let prefix = |layer: usize| format!("model.layers.{layer}.{unit}");
     for layer in 0..layers {
         check_unit(inputs, &prefix(layer), spec.mixed_layers.contains(&layer))?;
-        if form != Form::Native {
-            check_projections(base, &prefix(layer), form)?;
+        if format != MixtureFormat::Native {
+            check_projections(base, &prefix(layer), format)?;
         }
     }
     let mut tensors = Vec::new();
@@ -91,13 +91,13 @@ pub(super) fn shared_trunk(
         match mixed {
             Some((layer, part)) => {
                 let mixed = spec.mixed_layers.contains(&layer);
-                unit_tensors(inputs, form, &prefix(layer), (info, part), mixed, dtype, &mut tensors);
+                unit_tensors(inputs, format, &prefix(layer), (info, part), mixed, dtype, &mut tensors);
             }
             None => tensors.push(copy(inputs.base, info, info.name.clone(), dtype)),
         }
     }
-    if form != Form::Native {
-        add_form(inputs, spec, form, layers, dtype, &mut tensors)?;
+    if format != MixtureFormat::Native {
+        add_tensors_of_format(inputs, spec, format, layers, dtype, &mut tensors)?;
     }
     sort(&mut tensors);
     Ok(tensors)
@@ -106,20 +106,20 @@ pub(super) fn shared_trunk(
 /// All that stands for the tensor `part` of the unit `prefix`: the base's own, or one for each expert.
 fn unit_tensors(
     inputs: &Inputs<'_>,
-    form: Form,
+    format: MixtureFormat,
     prefix: &str,
     (info, part): (&TensorInfo, &str),
     mixed: bool,
     dtype: Option<Dtype>,
     out: &mut Vec<Planned>,
 ) {
-    if !mixed && form != Form::Mixtral {
+    if !mixed && format != MixtureFormat::Mixtral {
         out.push(copy(inputs.base, info, info.name.clone(), dtype));
         return;
     }
     for (e, (expert, &model)) in inputs.config.experts.iter().zip(inputs.experts).enumerate() {
-        let name = match form {
-            Form::Mixtral => {
+        let name = match format {
+            MixtureFormat::Mixtral => {
                 let layer = prefix.trim_end_matches("mlp.");
                 let part = MIXTRAL.iter().find(|(dense, _)| *dense == part).map_or(part, |(_, classic)| classic);
                 format!("{layer}block_sparse_moe.experts.{e}.{part}")
@@ -142,11 +142,12 @@ fn unit_tensors(
     }
 }
 
-/// What the form has and the base has not: gates of zeros in dense layers of Mixtral's, biases of zeros in Qwen2-MoE's.
-fn add_form(
+/// What the format has and the base has not: gates of zeros in dense layers of Mixtral's, biases of zeros in
+/// Qwen2-MoE's.
+fn add_tensors_of_format(
     inputs: &Inputs<'_>,
     spec: &MixtureSpec,
-    form: Form,
+    format: MixtureFormat,
     layers: usize,
     dtype: Option<Dtype>,
     out: &mut Vec<Planned>,
@@ -154,7 +155,7 @@ fn add_form(
     let base = inputs.base();
     let hidden = base.config().hidden_size().unwrap_or(0);
     for layer in 0..layers {
-        if form == Form::Mixtral {
+        if format == MixtureFormat::Mixtral {
             if !spec.mixed_layers.contains(&layer) {
                 let name = format!("model.layers.{layer}.block_sparse_moe.gate.weight");
                 out.push(zeros(name, vec![spec.experts.len(), hidden], dtype.unwrap_or(Dtype::F32)));
@@ -214,11 +215,13 @@ fn check_unit(inputs: &Inputs<'_>, prefix: &str, mixed: bool) -> Result<(), MixE
 }
 
 /// Checks that the MLP is the three projections that the forms of others know.
-fn check_projections(base: &ModelDir, prefix: &str, form: Form) -> Result<(), MixError> {
+fn check_projections(base: &ModelDir, prefix: &str, format: MixtureFormat) -> Result<(), MixError> {
     let known = |name: &str| MIXTRAL.iter().any(|(part, _)| name.strip_prefix(prefix) == Some(*part));
     let mlp = base.checkpoint().tensors().iter().filter(|info| info.name.starts_with(prefix));
     match mlp.map(|info| &info.name).find(|name| !known(name)) {
-        Some(name) => Err(MixError::Form { form: form.name(), why: format!("it has no place for tensor `{name}`") }),
+        Some(name) => {
+            Err(MixError::Format { format: format.name(), why: format!("it has no place for tensor `{name}`") })
+        }
         None => Ok(()),
     }
 }
@@ -248,7 +251,7 @@ pub(super) fn whole(
     Ok(tensors)
 }
 
-/// What dense layers cost in Mixtral's form.
+/// What dense layers cost in Mixtral's format.
 pub(super) fn dense_copies(tensors: &[Planned], spec: &MixtureSpec) -> String {
     let dense = |tensor: &&Planned| {
         let layer = tensor.name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
@@ -257,7 +260,7 @@ pub(super) fn dense_copies(tensors: &[Planned], spec: &MixtureSpec) -> String {
     let bytes: u64 = tensors.iter().filter(dense).map(|tensor| tensor.n_elements() * tensor.dtype.size() as u64).sum();
     let experts = spec.experts.len() as u64;
     format!(
-        "Mixtral's form has no dense layers: each of the {experts} experts of a layer that is not mixed is the base's MLP, \
+        "Mixtral's format has no dense layers: each of the {experts} experts of a layer that is not mixed is the base's MLP, \
          which takes {} bytes more than `format: native`",
         bytes - bytes / experts.max(1)
     )

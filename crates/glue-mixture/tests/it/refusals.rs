@@ -288,7 +288,7 @@ fn forms() {
         error,
         "mixtral cannot hold this mixture: the base's `model_type` is gemma2, and it holds llama, mistral"
     );
-    assert_eq!(zoo.plan(&zoo.text("", &["x"])).unwrap().form(), glue_mixture::Form::Native);
+    assert_eq!(zoo.plan(&zoo.text("", &["x"])).unwrap().format(), glue_mixture::MixtureFormat::Native);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const EXPERTS: [&str; 3] = ["x", "y", "z"];
 
-/// Mixtures of every form in which gates stand differently.
+/// Mixtures of every format in which gates stand differently.
 const FORMS: [&str; 5] =
     ["", "level: block", "level: model", "whole: true", "format: native\nrouter: {kind: mlp, hidden_size: 6}"];
 
@@ -73,7 +73,7 @@ fn gates_may_change_their_kind_in_the_native_form_only() {
     }
     let out = zoo.mix(&zoo.text("", &EXPERTS), "mixtral");
     let gates = widened(read_gates(&out).unwrap(), 6);
-    assert!(matches!(write_gates(&out, &gates), Err(MixError::Form { form: "mixtral", .. })));
+    assert!(matches!(write_gates(&out, &gates), Err(MixError::Format { format: "mixtral", .. })));
 }
 
 /// The files with weights that are there, and the entries of the manifest, whose sizes and hash are those of the files.

@@ -1,7 +1,9 @@
 //! What is written: names, bytes, configurations, files.
 
 use crate::common::{LAYERS, WIDTH, Zoo, files_of, json_of, llama};
-use glue_mixture::{Form, Gate, Gates, MixConfig, MixError, MixPlan, Mixture, RunOptions, Sites, read_gates, run};
+use glue_mixture::{
+    Gate, Gates, MixConfig, MixError, MixPlan, Mixture, MixtureFormat, RunOptions, Sites, read_gates, run,
+};
 use glue_progress::NoProgress;
 use glue_tensor::{Checkpoint, Config, Dtype, ModelDir, widen};
 use serde_json::{Value, json};
@@ -88,8 +90,8 @@ fn hybrid_in_the_form_of_mixtral_repeats_the_dense_mlp_behind_gates_of_zeros() {
     }
     let sites = Sites::open(&out).unwrap();
     assert_eq!(
-        (sites.form, sites.layers, sites.experts.join(" ")),
-        (Form::Mixtral, vec![0, 1, 2], "x y z".to_string())
+        (sites.format, sites.layers, sites.experts.join(" ")),
+        (MixtureFormat::Mixtral, vec![0, 1, 2], "x y z".to_string())
     );
     assert_eq!(read_gates(&out).unwrap().gates.len(), 3);
 }
@@ -124,7 +126,7 @@ fn a_shared_expert_asks_for_the_form_of_qwen2_moe() {
         assert_eq!(config[key], value, "{key}");
     }
     let sites = Sites::open(&out).unwrap();
-    assert_eq!((sites.form, sites.layers, sites.shared.len()), (Form::Qwen2Moe, vec![1, 2], 2));
+    assert_eq!((sites.format, sites.layers, sites.shared.len()), (MixtureFormat::Qwen2Moe, vec![1, 2], 2));
 }
 
 #[test]
@@ -272,7 +274,7 @@ fn types_and_shards() {
     let expected =
         shards.iter().map(|name| name.to_string()).chain(["model.safetensors.index.json".to_string()]).collect();
     assert_eq!(present, expected);
-    // Gates stay f32 in the native form.
+    // Gates stay f32 in the native format.
     for info in Checkpoint::open(&out).unwrap().tensors() {
         assert_eq!(info.dtype, if info.name.contains(".gate.") { Dtype::F32 } else { Dtype::Bf16 }, "{}", info.name);
     }

@@ -3,20 +3,20 @@
 use super::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainRequest};
 use crate::error::RouterError;
 use crate::error::check_cancelled;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateMath};
 use crate::items::{Encoded, Item, part, read_items};
 use crate::labels::{assign, loss_targets, skill_targets};
 use crate::lm_loss::{LmExamples, train_by_loss, with_parameters};
 use crate::losses::losses_of_models;
 use crate::report::RoutingTable;
 use crate::state_file::{Numbers, StateFile};
-use crate::states::{DenseStates, Place, TokenStates, pooled_states};
+use crate::states::{DenseStates, ResidualSite, TokenStates, pooled_states};
 use crate::supervised::{Examples, train_gate};
 use crate::through::Through;
 use crate::training::kept_parameters;
 use glue_eval::Task;
 use glue_lm::{Model, Tokenizer};
-use glue_mixture::{Form, Gates, Mixture, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_mixture::{Gates, Mixture, MixtureFormat, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
 use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, Config, ContentHash, Dtype};
@@ -71,12 +71,12 @@ impl std::fmt::Debug for Trainer {
 }
 
 impl Trainer {
-    /// Opens the mixture and reads the items of `tasks`. Nothing is computed yet. Where an earlier training was killed while it
-    /// replaced the gates, that is completed first.
+    /// Opens the mixture and reads the items of `tasks`. Nothing is computed yet. Where an earlier training was killed
+    /// while it replaced the gates, that is completed first.
     ///
     /// # Errors
-    /// [`RouterError`]: a mixture or items that are not sound, a layer without a gate, gates that cannot be replaced by themselves,
-    /// too few items.
+    /// [`RouterError`]: a mixture or items that are not sound, a layer without a gate, gates that cannot be replaced by
+    /// themselves, too few items.
     pub fn open(request: TrainRequest, tasks: &[Task]) -> Result<Trainer, RouterError> {
         let directory = &request.mixture;
         mend_gates(directory)?;
@@ -142,7 +142,7 @@ impl Trainer {
 
     /// Gates as they come back from the mixture's files.
     fn as_stored(&self, gates: &[Gate]) -> Result<Gates, RouterError> {
-        let gates = Gates { gates: gates.iter().map(Gate::to_stored).collect(), ..self.stored.clone() };
+        let gates = Gates { gates: gates.iter().map(GateMath::to_stored).collect(), ..self.stored.clone() };
         Ok(gates.stored_as(self.dtype)?)
     }
 
@@ -179,8 +179,8 @@ impl Trainer {
             let kind = self.request.router.unwrap_or(self.sites.router);
             let path = self.request.state.as_ref().map(|state| state.join(format!("gate-{gate}.state")));
             let state = path.as_deref().map(|path| (path, self.request.resume));
-            // Forms that other programs know have no bias.
-            let bias = self.sites.form == Form::Native;
+            // Formats that other programs know have no bias.
+            let bias = self.sites.format == MixtureFormat::Native;
             let trained = train_gate(kind, bias, &examples, &validation, &self.request.settings, state, progress)?;
             // Accuracy is that of the gate as it is stored.
             let stored = self.as_stored(std::slice::from_ref(&trained.gate))?;
@@ -243,8 +243,8 @@ impl Trainer {
         Ok(TrainReport::LmLoss { trained, load })
     }
 
-    /// The gates with which the training kept at `path` began, if the mixture has those that it led to: then it was killed after
-    /// it had replaced them.
+    /// The gates with which the training kept at `path` began, if the mixture has those that it led to: then it was
+    /// killed after it had replaced them.
     fn began_with(&self, path: &Path) -> Result<Option<Vec<Gate>>, RouterError> {
         let parameters: usize = self.selected.iter().map(|&gate| self.gates[gate].flat().len()).sum();
         let kept = kept_parameters(path)?.filter(|kept| kept.iter().all(|kept| kept.len() == parameters));
@@ -281,7 +281,7 @@ impl Trainer {
 
     /// What a gate reads of each prompt; kept where states are, by everything it depends on.
     fn inputs(&self, data: &Data, gate: usize, progress: &dyn Progress) -> Result<Array2<f32>, RouterError> {
-        let before: Vec<u8> = self.gates[..gate].iter().flat_map(Gate::flat).flat_map(f64::to_le_bytes).collect();
+        let before: Vec<u8> = self.gates[..gate].iter().flat_map(GateMath::flat).flat_map(f64::to_le_bytes).collect();
         let key = json!({
             "model": self.hash,
             "gate": gate,
@@ -301,8 +301,8 @@ impl Trainer {
             Opened::Shared { model } => Through::new(model)?.inputs(&data.prompts(), &self.gates, gate, progress)?,
             Opened::Whole { spec, router } => {
                 let prompts: Vec<Vec<u32>> = data.encoded.iter().map(|item| item.prompt.clone()).collect();
-                let place = [Place::Stream(spec.router_layer)];
-                let mut found = pooled_states(router.as_ref(), &prompts, &place, spec.pool, progress)?;
+                let site = [ResidualSite::Residual(spec.router_layer)];
+                let mut found = pooled_states(router.as_ref(), &prompts, &site, spec.pool, progress)?;
                 found.pop().unwrap_or_else(|| Array2::zeros((0, router.width())))
             }
         };

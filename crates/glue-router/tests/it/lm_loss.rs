@@ -1,9 +1,10 @@
-//! Training of gates by the loss of answers: what it changes, what it refuses, and that it goes on as if it had not been ended.
+//! Training of gates by the loss of answers: what it changes, what it refuses, and that it resumes as if it had not
+//! been interrupted.
 
 use glue_lm::Model;
 use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_router::RouterError;
-use glue_router::gate::Gate;
+use glue_router::gate::{Gate, GateMath};
 use glue_router::items::Encoded;
 use glue_router::lm_loss::{LmExamples, LmTrained, train_by_loss};
 use glue_router::through::Through;
@@ -103,7 +104,7 @@ fn a_gate_that_nothing_moves_is_named() {
     // A gate that chooses the same whatever it reads: no probability but one is above zero in f32.
     let model = Model::open(arch()).unwrap();
     let mut gates = Through::new(&model).unwrap().stored().unwrap();
-    let (experts, width) = (gates[1].experts(), gates[1].width());
+    let (experts, width) = (gates[1].experts(), model.hidden_size());
     let mut bias = Array1::zeros(experts);
     bias[0] = 400.0;
     bias[1] = 200.0;

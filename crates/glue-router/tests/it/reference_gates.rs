@@ -5,8 +5,8 @@ use glue_mixture::GateMode;
 use glue_mixture::Pool;
 use glue_progress::NoProgress;
 use glue_router::gate::Gate;
-use glue_router::init::{ExpertPrompts, GatePlaces, gates_from_prompts};
-use glue_router::states::{DenseStates, Place};
+use glue_router::init::{ExpertPrompts, GateSites, gates_from_prompts};
+use glue_router::states::{DenseStates, ResidualSite};
 use glue_tensor::{Checkpoint, widen};
 use std::path::{Path, PathBuf};
 
@@ -33,12 +33,12 @@ fn check(mode: GateMode, name: &str) {
     let base = zoo().join("base-a");
     let (model, tokenizer) = (DenseStates::open(&base).unwrap(), Tokenizer::load(&base).unwrap());
     let layers: Vec<usize> = (0..4).collect();
-    let places = GatePlaces {
-        stream: layers.iter().map(|&l| Place::Stream(l)).collect(),
-        reads: layers.iter().map(|&l| Place::MlpInput(l)).collect(),
+    let sites = GateSites {
+        residual: layers.iter().map(|&l| ResidualSite::Residual(l)).collect(),
+        reads: layers.iter().map(|&l| ResidualSite::MlpInput(l)).collect(),
         pool: Pool::Mean,
     };
-    let made = gates_from_prompts(mode, &places, &experts(), &model, &tokenizer, &NoProgress).unwrap();
+    let made = gates_from_prompts(mode, &sites, &experts(), &model, &tokenizer, &NoProgress).unwrap();
     let reference = Checkpoint::open(zoo().join("reference/moe").join(name).join("gates.safetensors")).unwrap();
     for (layer, gate) in made.gates.iter().enumerate() {
         let view = reference.get(&format!("model.layers.{layer}.mlp.gate.weight")).unwrap();

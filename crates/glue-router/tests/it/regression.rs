@@ -38,8 +38,8 @@ fn optima_are_those_of_scipy() {
             .chain(bias.iter().zip(&expected).map(|(&a, &b)| distance(a, b)))
             .fold(0.0, f64::max);
         println!("{} {l2}: {differences:e}", case["targets"]);
-        // The gradient's length over the penalty bounds the distance from the optimum on standardised states, and ours is at most
-        // 1e-9; a bias takes up means of as many as 13 deviations.
+        // The gradient's length over the penalty bounds the distance from the optimum on standardised states, and ours
+        // is at most 1e-9; a bias takes up means of as many as 13 deviations.
         assert!(differences < (20.0 * EXACT / l2).clamp(1e-10, 1e-6), "{l2}: {differences:e}");
     }
 }

@@ -1,10 +1,11 @@
-//! Gates of the mode `router_input`: the mean of what the gate reads when the mixture runs, after the norm before the MLP.
+//! Gates of the mode `router_input`: the mean of what the gate reads when the mixture runs, after the norm before the
+//! MLP.
 
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{GateMode, Level, MixConfig, MixPlan, MixtureSpec, Pool, RouterKind, Routing, RunOptions, run};
 use glue_progress::NoProgress;
 use glue_router::gate::Gate;
-use glue_router::init::{ExpertPrompts, GatePlaces, ILL_CONDITIONED, gates_from_prompts};
+use glue_router::init::{ExpertPrompts, GateSites, ILL_CONDITIONED, gates_from_prompts};
 use glue_router::states::DenseStates;
 use glue_router::through::Through;
 use glue_tensor::{Checkpoint, widen};
@@ -67,9 +68,9 @@ fn rows_are_those_of_the_states_of_transformers() {
         ("mean", Routing::Sample, Pool::Mean),
         ("last", Routing::Sample, Pool::Last),
     ] {
-        let places = GatePlaces::of(&spec(Level::Ffn, routing, pool));
+        let sites = GateSites::of(&spec(Level::Ffn, routing, pool));
         let made =
-            gates_from_prompts(GateMode::RouterInput, &places, &prompts(), &model, &tokenizer, &NoProgress).unwrap();
+            gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &NoProgress).unwrap();
         for (layer, gate) in made.gates.iter().enumerate() {
             let key = format!("{name}.{layer}");
             let Some(view) = reference.get(&key) else { continue };
@@ -118,8 +119,8 @@ fn rows_are_means_of_what_the_gates_of_the_mixture_read() {
             let mixture = Model::open(&out).unwrap();
             let through = Through::new(&mixture).unwrap();
             let stored = through.stored().unwrap();
-            let places = GatePlaces::of(&spec(level, routing, pool));
-            let made = gates_from_prompts(GateMode::RouterInput, &places, &prompts(), &model, &tokenizer, &NoProgress);
+            let sites = GateSites::of(&spec(level, routing, pool));
+            let made = gates_from_prompts(GateMode::RouterInput, &sites, &prompts(), &model, &tokenizer, &NoProgress);
             let made = match made {
                 Ok(made) => made,
                 // The first token is BOS in every prompt, and nothing stands before it that could tell prompts apart.

@@ -6,7 +6,7 @@ use glue_mixture::{Pool, RouterKind};
 use glue_progress::NoProgress;
 use glue_router::items::{Item, part, read_items};
 use glue_router::labels::{assign, skill_targets};
-use glue_router::states::{DenseStates, Place, pooled_states};
+use glue_router::states::{DenseStates, ResidualSite, pooled_states};
 use glue_router::supervised::{Examples, Training, train_gate};
 use glue_router::training::TrainSettings;
 use ndarray::Array2;
@@ -40,7 +40,7 @@ fn the_linear_gate_sends_test_items_to_the_expert_of_their_skill() {
     for (layer, pool) in [(4, Pool::Mean), (2, Pool::Last), (0, Pool::Mean)] {
         let states = |items: &[Item]| -> Array2<f32> {
             let prompts: Vec<Vec<u32>> = items.iter().map(|item| item.encode(&tokenizer).unwrap().prompt).collect();
-            pooled_states(&model, &prompts, &[Place::Stream(layer)], pool, &NoProgress).unwrap().remove(0)
+            pooled_states(&model, &prompts, &[ResidualSite::Residual(layer)], pool, &NoProgress).unwrap().remove(0)
         };
         let targets = |items: &[Item]| skill_targets(items, &assigned, experts.len()).unwrap();
         let all = [&train, &validation, &test].map(|items| (states(items), targets(items)));

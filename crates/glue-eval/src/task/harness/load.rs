@@ -1,6 +1,6 @@
 //! Task files of the harness as they are: YAML with other files included.
 
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use glue_tensor::files;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -27,28 +27,31 @@ fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskErr
     let text = files::read_to_string(path, files::CONFIG_BYTES).map_err(TaskError::io(path))?;
     let identity = path.canonicalize().map_err(TaskError::io(path))?;
     if open.contains(&identity) {
-        return Err(TaskError::Malformed { place: Place::file(path), message: "the file includes itself".into() });
+        return Err(TaskError::Malformed {
+            place: FilePosition::file(path),
+            message: "the file includes itself".into(),
+        });
     }
     open.push(identity);
     refuse_functions(path, &text)?;
     let options = serde_saphyr::options! { with_snippet: false };
     let value: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|error| {
         let place = match error.location() {
-            Some(location) => Place::at(path, usize::try_from(location.line()).unwrap_or(1)),
-            None => Place::file(path),
+            Some(location) => FilePosition::at(path, usize::try_from(location.line()).unwrap_or(1)),
+            None => FilePosition::file(path),
         };
         TaskError::Malformed { place, message: format!("invalid YAML: {}", error.render()) }
     })?;
     let Value::Object(mut map) = value else {
         let message = "a task file should be a map of keys".into();
-        return Err(TaskError::Malformed { place: Place::file(path), message });
+        return Err(TaskError::Malformed { place: FilePosition::file(path), message });
     };
     let mut sources = vec![(path.to_path_buf(), text)];
     let included = match map.shift_remove("include") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(one)) => vec![one],
         Some(other) => super::super::fields::texts(&other).ok_or_else(|| TaskError::WrongField {
-            place: Place::file(path),
+            place: FilePosition::file(path),
             field: "include".into(),
             expected: "a path or a list of paths".into(),
             found: crate::data::describe(&other),
@@ -77,7 +80,7 @@ fn refuse_functions(path: &Path, text: &str) -> Result<(), TaskError> {
         }
         let key = if key.is_empty() { "!function" } else { key };
         return Err(TaskError::Unsupported {
-            place: Place::at(path, number),
+            place: FilePosition::at(path, number),
             key: key.into(),
             reason: format!("`{}` is a Python function", function.trim()),
         });

@@ -1,14 +1,15 @@
 //! The parts of a task file: generation, filters, metrics, data files.
 
 use crate::data::Format;
-use crate::error::{Place, TaskError};
+use crate::error::{FilePosition, TaskError};
 use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
-use crate::python::{regex, repr};
+use crate::python::regex;
 use crate::task::fields::{ANSWERS, Fields, NEW_TOKENS, TOP_K, texts};
 use crate::task::{Generating, Kind};
 use fancy_regex::Regex;
+use glue_lm::jinja;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -121,8 +122,8 @@ fn filter(entry: &Fields<'_>, value: &Value) -> Result<Filter, TaskError> {
                 None => &empty,
                 Some(value) => value.as_object().ok_or_else(|| step.wrong("mapping_dict", "a map", value))?,
             };
-            let table = table.iter().map(|(from, to)| (from.clone(), repr::str(to))).collect();
-            let otherwise = step.map.get("default_value").map_or_else(|| "None".into(), repr::str);
+            let table = table.iter().map(|(from, to)| (from.clone(), jinja::str(to))).collect();
+            let otherwise = step.map.get("default_value").map_or_else(|| "None".into(), jinja::str);
             Ok(Filter::Map { table, otherwise })
         }
         "regex" => {
@@ -303,9 +304,9 @@ pub(super) fn data_files(fields: &Fields<'_>) -> Result<(Format, SplitFiles), Ta
     Ok((format, named.into_iter().map(resolve).collect::<Result<_, TaskError>>()?))
 }
 
-/// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task file's
-/// directory, the nearest first.
-fn resolve(task: &Path, place: &Place, file: &str) -> Result<PathBuf, TaskError> {
+/// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task
+/// file's directory, the nearest first.
+fn resolve(task: &Path, place: &FilePosition, file: &str) -> Result<PathBuf, TaskError> {
     if file.contains("://") || file.contains('*') {
         return Err(TaskError::Unsupported {
             place: place.clone(),

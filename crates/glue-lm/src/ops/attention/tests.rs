@@ -1,18 +1,15 @@
 //! Attention against the plain formula in f64, over every way its keys can lie.
 
 use super::*;
+use crate::ops::gradients::numbers;
 use candle_core::Device;
 
 const WIDE: AttentionSpec =
     AttentionSpec { heads: 6, kv_heads: 2, head_dim: 20, scale: 0.2236, softcap: None, window: None };
 
+/// Numbers between -2 and 2.
 fn values(rows: usize, width: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 22) as f32 - 2.0
-    };
-    (0..rows * width).map(next).collect()
+    numbers(rows * width, seed).into_iter().map(|x| 2.0 * x).collect()
 }
 
 /// One sequence of `length` positions, every one of them a query.

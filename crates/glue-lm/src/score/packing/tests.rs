@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn sequence(tokens: &[u32], first_wanted: usize) -> Sequence {
-    Sequence { regime: Vec::new(), first_wanted, prompt: None, tokens: tokens.to_vec() }
+fn sequence(tokens: &[u32], first_scored: usize) -> Sequence {
+    Sequence { length_class: Vec::new(), first_scored, prompt: None, tokens: tokens.to_vec() }
 }
 
 /// Rows of every chunk, prefixes, and whether the rows of each sequence spell its tokens.
@@ -20,7 +20,7 @@ fn check(sequences: Vec<Sequence>, rows: usize) -> (Vec<usize>, usize) {
             assert!(!std::mem::replace(&mut seen[number], true), "sequence {number} is in two chunks");
             let sequence = &packing.sequences[number];
             let found: Vec<u32> = rows.iter().map(|&row| pass.tokens[row]).collect();
-            assert_eq!(found, sequence.tokens[sequence.first_wanted..]);
+            assert_eq!(found, sequence.tokens[sequence.first_scored..]);
         }
     }
     assert!(seen.into_iter().all(|seen| seen));

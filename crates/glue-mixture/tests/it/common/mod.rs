@@ -92,7 +92,7 @@ impl Zoo {
         Zoo { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// A base and three experts, all alike but for their values.
+    /// A base and three experts, the same but for their values.
     pub fn usual() -> Zoo {
         let zoo = Zoo::new();
         for (name, start) in [("base", 0.0), ("x", 1.0), ("y", 2.0), ("z", 3.0)] {

@@ -1,9 +1,9 @@
-//! Which form a mixture is written in, and its `config.json` there.
+//! Which format a mixture is written in, and its `config.json` there.
 
 use super::Inputs;
-use crate::config::Format;
+use crate::config::RequestedFormat;
 use crate::error::MixError;
-use crate::sites::Form;
+use crate::sites::MixtureFormat;
 use crate::spec::{Level, MixtureSpec, RouterKind, Routing};
 use glue_tensor::{Config, Dtype, ModelDir};
 use serde_json::{Map, Value, json};
@@ -31,34 +31,34 @@ const DEFAULTS: [Defaults; 3] = [
 const NORM_EPS: f64 = 1e-6;
 const ROPE_THETA: f64 = 10_000.0;
 
-/// Chooses the form, or refuses the one asked for.
-pub(super) fn choose(inputs: &Inputs<'_>, spec: &MixtureSpec) -> Result<Form, MixError> {
+/// Chooses the format, or refuses the one asked for.
+pub(super) fn choose(inputs: &Inputs<'_>, spec: &MixtureSpec) -> Result<MixtureFormat, MixError> {
     let wanted = match inputs.config.format {
-        Format::Fixed(form) => form,
-        Format::Auto if inputs.shared.is_some() => Form::Qwen2Moe,
-        Format::Auto if spec.mixed_layers.is_empty() => Form::Native,
-        Format::Auto => match obstacle(inputs, spec, Form::Mixtral) {
-            None => Form::Mixtral,
-            Some(_) => Form::Native,
+        RequestedFormat::Fixed(format) => format,
+        RequestedFormat::Auto if inputs.shared.is_some() => MixtureFormat::Qwen2Moe,
+        RequestedFormat::Auto if spec.mixed_layers.is_empty() => MixtureFormat::Native,
+        RequestedFormat::Auto => match obstacle(inputs, spec, MixtureFormat::Mixtral) {
+            None => MixtureFormat::Mixtral,
+            Some(_) => MixtureFormat::Native,
         },
     };
     match obstacle(inputs, spec, wanted) {
-        Some(why) => Err(MixError::Form { form: wanted.name(), why }),
+        Some(why) => Err(MixError::Format { format: wanted.name(), why }),
         None => Ok(wanted),
     }
 }
 
-/// Why `form` cannot hold the mixture; `None` when it can.
-fn obstacle(inputs: &Inputs<'_>, spec: &MixtureSpec, form: Form) -> Option<String> {
+/// Why `format` cannot hold the mixture; `None` when it can.
+fn obstacle(inputs: &Inputs<'_>, spec: &MixtureSpec, format: MixtureFormat) -> Option<String> {
     let base = inputs.base().config();
     let because = |why: &str| Some(why.to_string());
-    if (inputs.shared.is_some()) != (form == Form::Qwen2Moe) {
-        return because(match form {
-            Form::Qwen2Moe => "it needs one entry under `shared_experts`",
+    if (inputs.shared.is_some()) != (format == MixtureFormat::Qwen2Moe) {
+        return because(match format {
+            MixtureFormat::Qwen2Moe => "it needs one entry under `shared_experts`",
             _ => "it has no shared expert; leave `shared_experts` out",
         });
     }
-    if form == Form::Native {
+    if format == MixtureFormat::Native {
         return None;
     }
     if spec.level != Level::Ffn {
@@ -70,7 +70,8 @@ fn obstacle(inputs: &Inputs<'_>, spec: &MixtureSpec, form: Form) -> Option<Strin
     if spec.router != RouterKind::Linear {
         return because("its gates are linear");
     }
-    let known: &[&str] = if form == Form::Mixtral { &["llama", "mistral"] } else { &["llama", "mistral", "qwen2"] };
+    let known: &[&str] =
+        if format == MixtureFormat::Mixtral { &["llama", "mistral"] } else { &["llama", "mistral", "qwen2"] };
     let model_type = base.model_type().unwrap_or("not given");
     if !known.contains(&model_type) {
         return Some(format!("the base's `model_type` is {model_type}, and it holds {}", known.join(", ")));
@@ -83,12 +84,12 @@ fn obstacle(inputs: &Inputs<'_>, spec: &MixtureSpec, form: Form) -> Option<Strin
     }
     let activation = base.get("hidden_act").and_then(Value::as_str).unwrap_or("silu");
     if activation != "silu" {
-        return Some(format!("the base's `hidden_act` is {activation}, and programs that know the form assume silu"));
+        return Some(format!("the base's `hidden_act` is {activation}, and programs that know the format assume silu"));
     }
     if base.rope().is_some_and(|rope| rope.partial != 1.0) {
         return because("the base rotates only a part of each head");
     }
-    if form == Form::Qwen2Moe {
+    if format == MixtureFormat::Qwen2Moe {
         if window(base).is_some() || is("use_sliding_window") {
             return because("the base has a sliding window");
         }
@@ -124,11 +125,11 @@ pub(super) fn dense_config(dir: &ModelDir, dtype: Option<Dtype>) -> Config {
     }
 }
 
-/// The configuration of the mixture as `form`: the base's keys as they are written there, what the base leaves to the defaults of
-/// its family, and the keys of the form.
+/// The configuration of the mixture as `format`: the base's keys as they are written there, what the base leaves to the
+/// defaults of its family, and the keys of the format.
 pub(super) fn config(
     base: &ModelDir,
-    form: Form,
+    format: MixtureFormat,
     spec: &MixtureSpec,
     dtype: Option<Dtype>,
 ) -> Result<Config, MixError> {
@@ -141,8 +142,8 @@ pub(super) fn config(
     let layers = config.num_layers().unwrap_or(0);
     let dense: Vec<usize> = (0..layers).filter(|layer| !spec.mixed_layers.contains(layer)).collect();
     map.insert("num_experts_per_tok".into(), spec.experts_per_token.into());
-    let of_form = match form {
-        Form::Mixtral => json!({
+    let of_format = match format {
+        MixtureFormat::Mixtral => json!({
             "model_type": "mixtral",
             "architectures": ["MixtralForCausalLM"],
             "num_local_experts": experts,
@@ -163,7 +164,7 @@ pub(super) fn config(
             "sliding_window": null,
         }),
     };
-    for (key, value) in of_form.as_object().into_iter().flatten() {
+    for (key, value) in of_format.as_object().into_iter().flatten() {
         map.insert(key.clone(), value.clone());
     }
     for (key, value) in [("output_router_logits", json!(false)), ("router_aux_loss_coef", json!(0.001))] {
