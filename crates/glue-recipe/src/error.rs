@@ -3,7 +3,7 @@
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
 use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError, SideFileError};
-use glue_yaml::{Place, YamlError};
+use glue_yaml::{FilePosition, YamlError};
 use std::path::PathBuf;
 
 /// Why a recipe cannot be parsed or planned.
@@ -23,7 +23,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} has no key `{key}`{}", did_you_mean(nearest, known))]
     UnknownKey {
         /// Where the key stands.
-        place: Place,
+        place: FilePosition,
         /// The mapping it stands in, in words.
         inside: &'static str,
         /// The key.
@@ -37,7 +37,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} needs {key}")]
     MissingKey {
         /// Where the mapping begins.
-        place: Place,
+        place: FilePosition,
         /// The mapping, in words.
         inside: &'static str,
         /// The key or the choice of keys.
@@ -47,7 +47,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} has both `{first}` and `{second}`; it takes one of them")]
     Conflict {
         /// Where the second stands.
-        place: Place,
+        place: FilePosition,
         /// The mapping, in words.
         inside: &'static str,
         /// One of them.
@@ -59,7 +59,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} must be a mapping with {}, found {found}", known.join(", "))]
     NotAMapping {
         /// Where it stands.
-        place: Place,
+        place: FilePosition,
         /// What it should be, in words.
         inside: &'static str,
         /// The keys there are.
@@ -71,7 +71,7 @@ pub enum RecipeError {
     #[error("{place}: `{key}` must be {expected}, found {found}")]
     WrongValue {
         /// Where the value stands.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// What it takes, in words.
@@ -83,7 +83,7 @@ pub enum RecipeError {
     #[error("{place}: {what} is not available yet")]
     Unavailable {
         /// Where it stands.
-        place: Place,
+        place: FilePosition,
         /// What it is.
         what: String,
     },
@@ -91,7 +91,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     UnknownOperator {
         /// Where the name stands.
-        place: Place,
+        place: FilePosition,
         /// The name, and the nearest there is.
         error: UnknownOperator,
     },
@@ -99,7 +99,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Param {
         /// Where the parameter stands.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<ParamError>,
     },
@@ -107,7 +107,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Operands {
         /// Where the models are listed.
-        place: Place,
+        place: FilePosition,
         /// What is expected and found.
         error: Box<MergeError>,
     },
@@ -115,7 +115,7 @@ pub enum RecipeError {
     #[error("{place}: tensor `{tensor}`: {}", at_model(error, model))]
     Tensor {
         /// Where the operator is named.
-        place: Place,
+        place: FilePosition,
         /// The tensor.
         tensor: String,
         /// The model it is about, if it is about one.
@@ -127,7 +127,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Open {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<ModelDirError>,
     },
@@ -135,7 +135,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Adapter {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<AdapterError>,
     },
@@ -143,7 +143,7 @@ pub enum RecipeError {
     #[error("{place}: statistics of `{model}`: {error}")]
     Statistics {
         /// Where their path stands.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// What is wrong with them.
@@ -153,7 +153,7 @@ pub enum RecipeError {
     #[error("{place}: `{model}` has the statistics `{second}` here, but `{first}` elsewhere")]
     StatisticsTwice {
         /// Where the second path stands.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// One path.
@@ -165,7 +165,7 @@ pub enum RecipeError {
     #[error("{place}: `{key}` is given, but `{operator}` wants {wants}")]
     StatisticsUnused {
         /// Where they are given.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: &'static str,
         /// The operator.
@@ -177,7 +177,7 @@ pub enum RecipeError {
     #[error("{place}: `{operator}` needs the statistic `{statistic}` of `{model}`, but `{key}` is not given for it")]
     StatisticsMissing {
         /// Where the model is named, or the operator.
-        place: Place,
+        place: FilePosition,
         /// The operator.
         operator: &'static str,
         /// Name of the statistic.
@@ -191,7 +191,7 @@ pub enum RecipeError {
     #[error("{place}: `{operator}` needs the statistic `{statistic}`, but {paths} of no tensor that is merged")]
     NoStatistic {
         /// Where the operator is named.
-        place: Place,
+        place: FilePosition,
         /// The operator.
         operator: &'static str,
         /// Name of the statistic.
@@ -236,7 +236,7 @@ pub enum RecipeError {
     #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]
     Quantised {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// The method its configuration names.
@@ -248,7 +248,7 @@ pub enum RecipeError {
     )]
     LayerCounts {
         /// Where the second is named.
-        place: Place,
+        place: FilePosition,
         /// A model.
         first: String,
         /// Its number of layers.
@@ -262,7 +262,7 @@ pub enum RecipeError {
     #[error("{place}: `{model}` is listed twice")]
     ModelTwice {
         /// Where it is listed again.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
     },
@@ -270,7 +270,7 @@ pub enum RecipeError {
     #[error("{place}: `layer_range` is [{start}, {end}], but model `{model}` has {layers} layers")]
     LayerRange {
         /// Where the range stands.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// First layer.
@@ -286,7 +286,7 @@ pub enum RecipeError {
     )]
     SliceLengths {
         /// Where the second range stands.
-        place: Place,
+        place: FilePosition,
         /// A source.
         first: String,
         /// Its number of layers.
@@ -342,7 +342,7 @@ pub enum RecipeError {
     #[error("{place}: no module covers tensor `{tensor}` of `{model}`")]
     Uncovered {
         /// Where the modules stand.
-        place: Place,
+        place: FilePosition,
         /// The tensor.
         tensor: String,
         /// The model it is in.
@@ -352,7 +352,7 @@ pub enum RecipeError {
     #[error("{place}: no tensor of `{model}` has a name that starts with `{module}.`")]
     EmptyModule {
         /// Where the module stands.
-        place: Place,
+        place: FilePosition,
         /// Its name.
         module: String,
         /// The model whose tensors were looked at.
@@ -370,7 +370,7 @@ pub enum RecipeError {
     )]
     Vocabularies {
         /// Where the tokenizer is asked for.
-        place: Place,
+        place: FilePosition,
         /// A model.
         first: String,
         /// Another model.
@@ -382,7 +382,7 @@ pub enum RecipeError {
     #[error("{place}: model `{model}` has no tokenizer files")]
     NoTokenizer {
         /// Where it is named.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
     },
@@ -396,7 +396,7 @@ pub enum RecipeError {
     #[error("{place}: {}: {error}", path.display())]
     ChatTemplate {
         /// Where it is given.
-        place: Place,
+        place: FilePosition,
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -414,7 +414,7 @@ pub enum RecipeError {
     #[error("{place}: stage `{name}` is there already, at line {first_line}")]
     StageTwice {
         /// Where the second is named.
-        place: Place,
+        place: FilePosition,
         /// The name.
         name: String,
         /// Line of the first.
@@ -424,7 +424,7 @@ pub enum RecipeError {
     #[error("{place}: `{name}` is the stage at line {defined_line}; a stage can use the output of earlier stages only")]
     StageOrder {
         /// Where it is used.
-        place: Place,
+        place: FilePosition,
         /// The name of the stage.
         name: String,
         /// Line where the stage is named.
@@ -434,7 +434,7 @@ pub enum RecipeError {
     #[error("{place}: {found}; the last document is the output and has no `name`, all others have one")]
     StageOutput {
         /// The document.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         found: String,
     },

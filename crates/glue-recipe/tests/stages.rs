@@ -3,10 +3,10 @@
 mod common;
 
 use glue_merge::Registry;
-use glue_recipe::{Recipe, RecipeError, Stage, Stages};
+use glue_recipe::{Recipe, RecipeError, Stage, check_stages};
 
 fn check(text: &str) -> Result<Vec<Stage>, RecipeError> {
-    Stages::check(Recipe::parse(text, "m.yml", &Registry::builtin()).unwrap())
+    check_stages(Recipe::parse(text, "m.yml", &Registry::builtin()).unwrap())
 }
 
 fn document(name: &str, models: &[&str]) -> String {

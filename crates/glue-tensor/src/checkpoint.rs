@@ -201,17 +201,6 @@ impl<'a> TensorView<'a> {
     pub fn data(&self) -> &'a [u8] {
         &self.file.map[self.info.range.clone()]
     }
-
-    /// Asks the system to start reading `bytes` of the data from disk, and returns without waiting.
-    ///
-    /// A hint: out-of-range parts are ignored, and so is a system that does not take hints.
-    pub fn will_need(&self, bytes: Range<usize>) {
-        let length = self.info.n_bytes();
-        let (start, end) = (bytes.start.min(length), bytes.end.min(length));
-        if start < end {
-            self.file.map.will_need(self.info.range.start + start..self.info.range.start + end);
-        }
-    }
 }
 
 impl fmt::Debug for TensorView<'_> {
@@ -392,7 +381,7 @@ impl Checkpoint {
         self.tensors.iter().map(|info| info.n_bytes() as u64).sum()
     }
 
-    /// Elements over all tensors of floating-point type.
+    /// Elements of all tensors that can be merged ([`Dtype::is_float`]).
     pub fn n_parameters(&self) -> u64 {
         self.tensors.iter().filter(|info| info.dtype.is_float()).map(|info| info.n_elements() as u64).sum()
     }

@@ -5,7 +5,7 @@
 //! with status 1 instead. It looks the address up in a table of all maps of this module, which it can read without a lock
 //! and without memory of its own; a fault anywhere else goes to whatever handled it before.
 
-use memmap2::{Advice, Mmap};
+use memmap2::Mmap;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
@@ -31,11 +31,6 @@ impl Mapped {
         let map = unsafe { Mmap::map(file)? };
         let slot = (!map.is_empty()).then(|| MAPS.enter(map.as_ptr() as usize, map.len(), path));
         Ok(Mapped { map, slot })
-    }
-
-    /// Asks the system to start reading `bytes` from disk; an error of such a hint is none.
-    pub(crate) fn will_need(&self, bytes: Range<usize>) {
-        let _ = self.map.advise_range(Advice::WillNeed, bytes.start, bytes.len());
     }
 }
 

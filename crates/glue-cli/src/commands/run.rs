@@ -99,6 +99,7 @@ pub(crate) fn run(
     if args.dry_run {
         return plan(&source, shell);
     }
+    let executor = args.device.open(DeviceUse::Search, shell)?;
     let stop = shell.stop_flag();
     let options = RunOptions {
         out: out.clone(),
@@ -108,7 +109,7 @@ pub(crate) fn run(
         cancel: Cancel::when(stop.clone()),
         stop,
         memory,
-        executor: args.device.open(DeviceUse::Search)?,
+        executor,
         links: args.links.get(),
     };
     let pool = recipes::pool(global)?;
