@@ -1,7 +1,8 @@
 //! `cargo xtask kernels`: compiles `kernels/*.cu` to PTX by NVRTC and examines what came out.
 //!
-//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. PTX is committed compressed.
-//! Each file carries the hash of what it was made from: without NVRTC, `--check` still says when one is stale, or was edited.
+//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. PTX is committed
+//! compressed. Each file carries the hash of what it was made from: without NVRTC, `--check` still says when one is
+//! stale, or was edited.
 
 #![allow(unsafe_code, reason = "calls of NVRTC, which has a C interface only")]
 
@@ -128,7 +129,8 @@ fn stamped(sources: &Sources, name: &str, code: &str) -> String {
     )
 }
 
-/// Compiles for every target and examines; then writes the PTX of the first target, or compares it with the committed one.
+/// Compiles for every target and examines; then writes the PTX of the first target, or compares it
+/// with the committed one.
 fn compile(repo: &Repo, sources: &Sources, name: &str, nvrtc: &Nvrtc, check: bool) -> Result<()> {
     let mut first = None;
     for target in TARGETS {
@@ -173,9 +175,9 @@ fn strangers(repo: &Repo, sources: &Sources) -> Result<()> {
     Ok(())
 }
 
-/// Checks the PTX of a file. Every kernel must read 16 bytes at once, except those that only add up partial sums. None may
-/// have local memory, where the compiler puts arrays whose indices it does not know. None may fuse a multiplication with an
-/// addition of `f32`.
+/// Checks the PTX of a file. Every kernel must read 16 bytes at once, except those that only add up partial sums. None
+/// may have local memory, where the compiler puts arrays whose indices it does not know. None may fuse a multiplication
+/// with an addition of `f32`.
 fn examine(name: &str, code: &str) -> Result<String> {
     let kernels: Vec<&str> = code.split(".visible .entry ").skip(1).collect();
     if kernels.is_empty() {

@@ -1,7 +1,7 @@
 //! `cargo xtask package`: every published crate can be packaged, and its package holds what it needs.
 //!
-//! Nothing is uploaded, and no package is compiled: the crates are what the other checks compile. What a package alone can
-//! lack is a file.
+//! Nothing is uploaded, and no package is compiled: the crates are what the other checks compile. What a package
+//! alone can lack is a file.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Opens the device that `--device` names, and says what would merge: `cargo run -p glue-cuda --example choose -- auto`.
+//! Opens the device that `--device` names, and says what would merge:
+//! `cargo run -p glue-cuda --example choose -- auto`.
 
 use glue_cuda::{DeviceChoice, DeviceUse, executor};
 

@@ -38,8 +38,8 @@ impl DeviceChoice {
 pub enum DeviceUse {
     /// Every tensor is merged once.
     Merge,
-    /// The same tensors are merged again and again. Operands stay on the device, in up to three quarters of the memory that
-    /// is free when it is opened.
+    /// The same tensors are merged again and again. Operands stay on the device, in up to three quarters of the memory
+    /// that is free when it is opened.
     Search,
 }
 

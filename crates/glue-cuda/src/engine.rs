@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 /// How an [`Engine`] works.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineOptions {
-    /// Minimum number of elements: smaller tensors are merged by the host, since starting kernels would take longer than
-    /// merging. Default 65 536.
+    /// Minimum number of elements: smaller tensors are merged by the host, since starting kernels would take longer
+    /// than merging. Default 65 536.
     pub smallest: usize,
-    /// Maximum number of bytes of device memory for one tensor: all operands and the result together. Larger tensors are
-    /// merged in tiles. Default: nine eightieths of the free memory, so that eight threads fit.
+    /// Maximum number of bytes of device memory for one tensor: all operands and the result together. Larger tensors
+    /// are merged in tiles. Default: nine eightieths of the free memory, so that eight threads fit.
     pub memory: Option<usize>,
     /// Whether the host merges a tensor for which device memory does not suffice, instead of an error. Default false.
     pub fall_back: bool,
@@ -25,8 +25,8 @@ pub struct EngineOptions {
     pub keep: usize,
     /// Elements per partial sum; only tests have reason to change it.
     pub(crate) section: usize,
-    /// Elements by which operands, and results, are shifted from the start of their memory, to test kernels on unaligned
-    /// addresses.
+    /// Elements by which operands, and results, are shifted from the start of their memory, to test kernels on
+    /// unaligned addresses.
     pub(crate) shift: [usize; 2],
 }
 
@@ -59,8 +59,8 @@ impl Default for EngineOptions {
 /// An [`Executor`] on a device.
 ///
 /// Several threads may run plans at once. Each has a stream of its own, so that one tensor is uploaded while another is
-/// merged. The host merges a tensor for which there is no kernel. It also merges a tensor in whose inputs the device finds
-/// a NaN or an infinity, because the host's error names the element.
+/// merged. The host merges a tensor for which there is no kernel. It also merges a tensor in whose inputs the device
+/// finds a NaN or an infinity, because the host's error names the element.
 pub struct Engine<B: Backend> {
     pub(crate) backend: B,
     pub(crate) options: EngineOptions,

@@ -13,7 +13,8 @@ impl<B: Backend> Pass<'_, B> {
         self.each_tile(target, |pass, i, operands, out| pass.map_tile(kernel, i, operands, out))
     }
 
-    /// Calls `merge` with every tile and the address and type of its result, and brings results that go to the host there.
+    /// Calls `merge` with every tile and the address and type of its result, and brings results that
+    /// go to the host there.
     fn each_tile(
         &mut self,
         target: &Target<'_, B::Memory>,

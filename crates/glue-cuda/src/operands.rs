@@ -6,8 +6,8 @@ use glue_merge::{Float, TensorSpec};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Elements of a section, over which a partial sum is taken. The bits of a sum depend on it. Tiles end where sections end,
-/// so that no sum depends on the size of the device's memory.
+/// Elements of a section, over which a partial sum is taken. The bits of a sum depend on it. Tiles end where sections
+/// end, so that no sum depends on the size of the device's memory.
 pub(crate) const SECTION: usize = 1 << 26;
 /// Maximum number of blocks of a kernel that sums. The bits of a sum depend on it.
 const SUM_BLOCKS: usize = 1024;

@@ -1,8 +1,8 @@
 //! Operands that stay in device memory from one merge to the next.
 //!
-//! A search merges the same tensors again and again, in much the same order. Where the cache cannot hold all of them, the
-//! first ones stay: a least-recently-used cache would evict each operand just before it is needed again. An operand that
-//! was not requested during several rounds, as after the end of a search, is evicted.
+//! A search merges the same tensors again and again, in much the same order. Where the cache cannot hold all of them,
+//! the first ones stay: a least-recently-used cache would evict each operand just before it is needed again. An operand
+//! that was not requested during several rounds, as after the end of a search, is evicted.
 
 use glue_merge::{Float, Identity, Vectors};
 use std::collections::HashMap;
@@ -17,7 +17,8 @@ pub(crate) type Operands = (bool, Vec<Identity>);
 /// Which elements, and the type they have on the device.
 pub(crate) type Key = (Identity, Float);
 
-/// Rounds without a request after which an operand may be evicted. A round is one request for each operand in the cache.
+/// Rounds without a request after which an operand may be evicted. A round is one request for each
+/// operand in the cache.
 const ROUNDS: u64 = 8;
 /// Maximum number of tensors whose inner products are remembered.
 const MAX_PRODUCTS: usize = 1 << 16;

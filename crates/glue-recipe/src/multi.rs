@@ -16,12 +16,12 @@ pub struct Stage {
     pub needs: Vec<usize>,
 }
 
-/// Checks the documents of one text and finds which stage needs which. A model that has the name of a stage is the output
-/// of that stage; any other model is a path. A single document may have a name.
+/// Checks the documents of one text and finds which stage needs which. A model that has the name of a stage is the
+/// output of that stage; any other model is a path. A single document may have a name.
 ///
 /// # Errors
-/// Two stages have one name; a stage uses a later one or itself; a document other than the last has no name, or the last
-/// of several has one.
+/// Two stages have one name; a stage uses a later one or itself; a document other than the last has no name, or the
+/// last of several has one.
 pub fn check_stages(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
     let mut names: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let count = recipes.len();

@@ -341,7 +341,8 @@ impl Reader<'_> {
         }
     }
 
-    /// An operator that wants statistics of what it merges has a use for those of the base only where the base stands in.
+    /// An operator that wants statistics of what it merges has a use for those of the base only
+    /// where the base stands in.
     fn check_base_statistics(&self, recipe: &Recipe) -> Result<()> {
         let operator = &recipe.operator.value;
         let of_inputs = operator.statistic().filter(|statistic| statistic.of == StatisticOf::Inputs);

@@ -1,10 +1,10 @@
 //! A checkpoint on disk: one safetensors file, or an index and its shards, memory-mapped.
 //!
-//! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory
-//! can be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching
-//! the lost part kills this process ([`crate::mapped`] puts that into words), and if it rewrites a file in place, values
-//! change underfoot, which [`Checkpoint::check_unchanged`] tells at the end. Checkpoints are therefore replaced by renaming,
-//! never rewritten, which is what [`crate::Staging`] does.
+//! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory can
+//! be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching the
+//! lost part kills this process ([`crate::mapped`] puts that into words), and if it rewrites a file in place, values
+//! change underfoot, which [`Checkpoint::check_unchanged`] tells at the end. Checkpoints are therefore replaced by
+//! renaming, never rewritten, which is what [`crate::Staging`] does.
 
 use crate::dtype::Dtype;
 use crate::files::{self, FileChanged, FileVersion};

@@ -50,8 +50,8 @@ fn check_lengths(dtype: Dtype, bytes: usize, floats: usize) -> Result<(), Conver
 /// is reported as not finite. NaN stays NaN.
 ///
 /// # Errors
-/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `bytes` does not hold exactly
-/// `out.len()` elements.
+/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `bytes` does
+/// not hold exactly `out.len()` elements.
 pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, ConvertError> {
     check_lengths(dtype, bytes.len(), out.len())?;
     Ok(match dtype {
@@ -71,8 +71,8 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, Conver
 /// rounds beyond 448 becomes NaN, as in torch's `.to(float8_e4m3fn)`.
 ///
 /// # Errors
-/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `out` does not hold exactly
-/// `values.len()` elements.
+/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `out` does
+/// not hold exactly `values.len()` elements.
 pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<(), ConvertError> {
     check_lengths(dtype, out.len(), values.len())?;
     match dtype {

@@ -1,7 +1,7 @@
 //! Element types of tensors, with their names in safetensors headers and in `config.json`.
 //!
-//! These are the types of the crate `safetensors` whose elements take whole bytes. Its types of 4 and 6 bits (`F4`, `F6_E2M3`,
-//! `F6_E3M2`) are refused: offsets of elements are counted in bytes throughout.
+//! These are the types of the crate `safetensors` whose elements take whole bytes. Its types of 4 and 6 bits (`F4`,
+//! `F6_E2M3`, `F6_E3M2`) are refused: offsets of elements are counted in bytes throughout.
 
 use std::fmt;
 
@@ -121,7 +121,8 @@ impl Dtype {
         by_name.or_else(|| ALIASES.iter().find(|(alias, _)| *alias == name).map(|row| row.1))
     }
 
-    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of other types are copied.
+    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of
+    /// other types are copied.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4M3 | Dtype::F8E5M2)
     }

@@ -4,8 +4,9 @@
 //! its type, shape and byte range in the data, and may map `__metadata__` to strings.
 //!
 //! Refused, besides what is not such a file: a header beyond the end of the file or above [`MAX_HEADER_BYTES`], a name
-//! given twice or longer than [`MAX_NAME_BYTES`], more than [`MAX_DIMENSIONS`], an unknown type, a range that is reversed or disagrees with type and shape, ranges that overlap or
-//! leave a hole, data that the ranges do not cover to the last byte, metadata that is not strings.
+//! given twice or longer than [`MAX_NAME_BYTES`], more than [`MAX_DIMENSIONS`], an unknown type, a range that is
+//! reversed or disagrees with type and shape, ranges that overlap or leave a hole, data that the ranges do not cover to
+//! the last byte, metadata that is not strings.
 
 use crate::dtype::Dtype;
 use serde::Deserialize;
@@ -298,7 +299,8 @@ fn check_coverage(tensors: &[HeaderTensor], found: u64) -> Result<(), HeaderErro
     Ok(())
 }
 
-/// The bytes that stand before the data: length and JSON, padded with spaces so that the data starts at a multiple of 8.
+/// The bytes that stand before the data: length and JSON, padded with spaces so that the data
+/// starts at a multiple of 8.
 ///
 /// `tensors` come in the order of their data, each with its range from the start of the data; the key order of the
 /// JSON is that order. Ranges are taken as they are: [`crate::Layout`] computes contiguous ones.

@@ -1,8 +1,9 @@
 //! YAML whose every value knows its line and column, and errors that say them.
 //!
-//! Two ways to read a config. [`documents`] gives a tree of [`Node`]s: for a dialect whose keys depend on each other, and whose
-//! values are checked long after they were read. [`read`] gives any type that serde can fill. Both refuse a key that comes twice, and
-//! take `yes` and `on` for words. Errors begin with the [`FilePosition`]: origin, line and column.
+//! Two ways to read a config. [`documents`] gives a tree of [`Node`]s: for a dialect whose keys depend on each
+//! other, and whose values are checked long after they were read. [`read`] gives any type that serde can fill. Both
+//! refuse a key that comes twice, and take `yes` and `on` for words. Errors begin with the [`FilePosition`]:
+//! origin, line and column.
 //!
 //! ```
 //! use glue_yaml::{Tree, documents};
@@ -105,8 +106,8 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlErro
     })
 }
 
-/// Where the value of `key` stands in `text`, which comes from `origin`; keys inside of others are written with dots, as in
-/// `budget.seconds`. Of a key that is not there, the place of what it would be in.
+/// Where the value of `key` stands in `text`, which comes from `origin`; keys inside of others are written with dots,
+/// as in `budget.seconds`. Of a key that is not there, the place of what it would be in.
 pub fn place_of(text: &str, origin: &str, key: &str) -> FilePosition {
     let mut nodes = documents(text, origin).unwrap_or_default();
     let mut at = nodes.first().map_or(Position { line: 1, column: 1 }, |node| node.at);

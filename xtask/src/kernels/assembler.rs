@@ -1,5 +1,5 @@
-//! PTX as devices run it, without a device: ptxas, from its wheel on PyPI, assembles it for several of them and says how many
-//! registers a kernel has, and whether some are spilled.
+//! PTX as devices run it, without a device: ptxas, from its wheel on PyPI, assembles it for several of them and says
+//! how many registers a kernel has, and whether some are spilled.
 
 use std::fs;
 use std::path::{Path, PathBuf};

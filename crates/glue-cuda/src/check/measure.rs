@@ -1,4 +1,5 @@
-//! Times on the device with resident operands, to compare with the bandwidth of a copy in device memory in the same run.
+//! Times on the device with resident operands, to compare with the bandwidth of a copy in device
+//! memory in the same run.
 
 use super::cases::Case;
 use super::data::{Data, Named, Threads};

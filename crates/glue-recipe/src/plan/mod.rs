@@ -154,8 +154,8 @@ pub struct MergePlan {
 
 /// Plans the merge of `recipe`.
 ///
-/// Opens every model named that is not [open](PlanOptions::opened) yet, which reads headers, configurations and, to compare
-/// vocabularies, tokenizer files.
+/// Opens every model named that is not [open](PlanOptions::opened) yet, which reads headers, configurations and, to
+/// compare vocabularies, tokenizer files.
 ///
 /// # Errors
 /// [`RecipeError`]: a model that cannot be opened, models that do not fit together, or parameters that the operator
@@ -245,8 +245,8 @@ impl MergePlan {
         })
     }
 
-    /// Checks that every file of every model, adapter and statistic is still the one that was opened, and that nobody has
-    /// written to it since: a merge and the hashes of its inputs in between are then of the same content.
+    /// Checks that every file of every model, adapter and statistic is still the one that was opened, and that nobody
+    /// has written to it since: a merge and the hashes of its inputs in between are then of the same content.
     ///
     /// # Errors
     /// [`FileChanged`] with the first file that is not.

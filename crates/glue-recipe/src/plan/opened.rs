@@ -8,7 +8,8 @@ use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Models, adapters and statistics that were opened, by path. Clones share them. Changes to their files are not noticed.
+/// Models, adapters and statistics that were opened, by path. Clones share them. Changes to their
+/// files are not noticed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenModels {
     models: Arc<Mutex<HashMap<PathBuf, Arc<ModelDir>>>>,
@@ -54,8 +55,8 @@ fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// The value of `key`, made now if it is not known. Other threads are not kept waiting for it: of two that make it at once,
-/// the first one's stays.
+/// The value of `key`, made now if it is not known. Other threads are not kept waiting for it: of two that make it at
+/// once, the first one's stays.
 fn known_or<K: Eq + Hash, V: Clone, E>(
     known: &Mutex<HashMap<K, V>>,
     key: K,
