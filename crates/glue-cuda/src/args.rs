@@ -2,13 +2,13 @@
 
 use glue_merge::{Cut, Float};
 
-/// Most operands that a kernel takes besides the base.
+/// Maximum number of operands of a kernel, the base not counted.
 pub(crate) const MAX_INPUTS: usize = 32;
 /// Elements of a chunk.
 pub(crate) const WIDE: usize = 8;
 /// Bins of a histogram.
 pub(crate) const BINS: usize = 2048;
-/// Most histograms that are made at once.
+/// Maximum number of histograms in one pass.
 pub(crate) const TARGETS: usize = 2 * MAX_INPUTS;
 
 #[derive(Debug, Clone, Copy)]

@@ -210,7 +210,7 @@ impl Backend for Cuda {
         // SAFETY: writes one address.
         match unsafe { sys::cuMemAlloc_v2(&mut at, bytes) } {
             sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
-                Err(DeviceError::OutOfMemory { wanted: bytes, free: self.free() })
+                Err(DeviceError::OutOfMemory { needed: bytes, free: self.free() })
             }
             result => {
                 checked("allocate memory", result)?;

@@ -35,7 +35,7 @@ fn compiler() -> Option<&'static str> {
     ["c++", "g++", "clang++"].into_iter().find(|name| Command::new(name).arg("--version").output().is_ok())
 }
 
-/// Compiles what is out of date, once however many processes want it.
+/// Compiles what is out of date; of several processes, one compiles and the others wait.
 fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -155,7 +155,7 @@ impl Backend for Emulated {
     fn allocate(&self, bytes: usize) -> Result<HostMemory, DeviceError> {
         let free = self.free();
         if bytes > free {
-            return Err(DeviceError::OutOfMemory { wanted: bytes, free });
+            return Err(DeviceError::OutOfMemory { needed: bytes, free });
         }
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(used, Ordering::Relaxed);

@@ -32,10 +32,10 @@ pub enum DeviceError {
         needed: &'static str,
     },
     /// Device memory is used up.
-    #[error("out of device memory: {wanted} bytes are needed, {free} are free")]
+    #[error("out of device memory: {needed} bytes are needed, {free} are free")]
     OutOfMemory {
         /// Bytes that are needed.
-        wanted: usize,
+        needed: usize,
         /// Bytes that are free.
         free: usize,
     },

@@ -97,8 +97,8 @@ impl<'a, B: Backend> Pass<'a, B> {
         let bytes_each = float.size() * (n_inputs + usize::from(has_base)) + raw + to.size() + masks;
         let available = engine.budget().saturating_sub(SCRATCH);
         let Some(cutting) = Cutting::new(tensor, bytes_each, available, engine.options.section) else {
-            let wanted = bytes_each * engine.options.section.min(elements) + SCRATCH;
-            return Err(DeviceError::OutOfMemory { wanted, free: engine.budget() }.into());
+            let needed = bytes_each * engine.options.section.min(elements) + SCRATCH;
+            return Err(DeviceError::OutOfMemory { needed, free: engine.budget() }.into());
         };
         let products = if engine.options.keep > 0 {
             let identity = |operand| source.stored(operand).and_then(|stored| stored.identity);

@@ -3,7 +3,7 @@
 //! A histogram has 2048 bins. Without a sample the first one spans all 31 bits of a key, and two more get to the last
 //! bit. On large tensors a histogram of a sample comes first; it names a few bins around the threshold, and the next
 //! pass looks only there: two passes in all. Where the threshold is not there after all, the counts say so, and the
-//! search begins anew over all bits.
+//! search starts again over all bits.
 
 use crate::args::BINS;
 use glue_merge::{Cut, Largest};
@@ -79,7 +79,7 @@ impl Search {
     /// The bits of the threshold and the number of equal keys to keep, where a look at their places is needed.
     pub(crate) fn tied(&self) -> Option<(u32, usize)> {
         match self.state {
-            State::Tied(bits, wanted) => Some((bits, wanted)),
+            State::Tied(bits, keep) => Some((bits, keep)),
             _ => None,
         }
     }
@@ -140,10 +140,10 @@ impl Search {
             self.shift = self.shift.saturating_sub(BINS.trailing_zeros());
             return;
         }
-        let wanted = count - found.above - above;
-        self.state = match found.bins[bin] as usize == wanted {
+        let keep = count - found.above - above;
+        self.state = match found.bins[bin] as usize == keep {
             true => State::Found(Cut { bits: self.low, index: usize::MAX }),
-            false => State::Tied(self.low, wanted),
+            false => State::Tied(self.low, keep),
         };
     }
 }
@@ -194,9 +194,9 @@ mod tests {
             passes += 1;
         }
         assert!(passes <= most_passes, "{passes} passes for {count} of {elements}");
-        if let Some((bits, wanted)) = search.tied() {
+        if let Some((bits, keep)) = search.tied() {
             let mut equal = keys.iter().enumerate().filter(|(_, key)| **key == bits);
-            search.settle(equal.nth(wanted - 1).unwrap().0 + 1);
+            search.settle(equal.nth(keep - 1).unwrap().0 + 1);
         }
         let cut = search.cut().unwrap();
         let mut order: Vec<usize> = (0..elements).collect();

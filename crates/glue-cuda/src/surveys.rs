@@ -206,8 +206,8 @@ impl<B: Backend> Pass<'_, B> {
         }
         let mut cuts = vec![Vec::new(); sequences];
         for mut search in searches {
-            if let Some((bits, wanted)) = search.tied() {
-                search.settle(self.place_of_tie(ranking, search.sequence, bits, wanted)?);
+            if let Some((bits, rank)) = search.tied() {
+                search.settle(self.place_of_tie(ranking, search.sequence, bits, rank)?);
             }
             cuts[search.sequence].extend(search.cut());
         }
@@ -252,11 +252,11 @@ impl<B: Backend> Pass<'_, B> {
         self.fetch_u32(counts, targets * (BINS + 2))
     }
 
-    /// The index after the `wanted`-th of the elements whose key is `bits`.
-    fn place_of_tie(&mut self, ranking: Ranking, sequence: usize, bits: u32, wanted: usize) -> Result<usize, Stop> {
+    /// The index after the `rank`-th element whose key is `bits`.
+    fn place_of_tie(&mut self, ranking: Ranking, sequence: usize, bits: u32, rank: usize) -> Result<usize, Stop> {
         let longest = self.cutting.tiles.first().map_or(0, Range::len);
         let counts = self.scratch(longest.div_ceil(SEGMENTS[0]).max(SEGMENTS[0] / SEGMENTS[1]) * 4, false)?;
-        let mut wanted = wanted;
+        let mut rank = rank;
         for i in 0..self.cutting.tiles.len() {
             let operands = self.tile(i)?;
             let mut part = 0..operands.len();
@@ -267,7 +267,7 @@ impl<B: Backend> Pass<'_, B> {
                     self.count(&operands, sequences + 1, 0);
                 }
                 let ties = self.ties(ranking, sequence, bits, &operands, &part, segment, &counts)?;
-                match ties.iter().position(|n| advance(&mut wanted, *n as usize)) {
+                match ties.iter().position(|n| advance(&mut rank, *n as usize)) {
                     Some(s) => {
                         let start = part.start + s * segment;
                         part = start..(start + segment).min(part.end);
@@ -313,12 +313,12 @@ impl<B: Backend> Pass<'_, B> {
     }
 }
 
-/// Counts `n` off what is wanted, unless it is reached in them.
-fn advance(wanted: &mut usize, n: usize) -> bool {
-    if *wanted <= n {
+/// Subtracts `n` from the rank, unless the rank is among these `n`.
+fn advance(rank: &mut usize, n: usize) -> bool {
+    if *rank <= n {
         return true;
     }
-    *wanted -= n;
+    *rank -= n;
     false
 }
 

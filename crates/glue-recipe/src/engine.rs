@@ -50,7 +50,7 @@ pub struct BadStatistic {
 pub struct OperandView<'a> {
     /// The tensor.
     pub view: TensorView<'a>,
-    /// What is added to it as it is read.
+    /// The low-rank change that is added while the tensor is read.
     pub low_rank: Option<LowRankView<'a>>,
     /// What the user calls the model.
     pub model: &'a str,
@@ -58,7 +58,7 @@ pub struct OperandView<'a> {
 
 /// One tensor to be merged.
 pub struct TensorJob<'a> {
-    /// What the operator is told: name, shape, layer, seed.
+    /// Name, shape, layer and seed, for the operator.
     pub spec: TensorSpec<'a>,
     /// Type that the result is rounded to.
     pub dtype: Dtype,

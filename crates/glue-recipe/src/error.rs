@@ -1,4 +1,4 @@
-//! What can be wrong with a recipe, with the names, numbers and positions that a user needs to mend it.
+//! Errors in a recipe, with the names, numbers and positions that a user needs to correct it.
 
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
@@ -55,7 +55,7 @@ pub enum RecipeError {
         /// The other.
         second: &'static str,
     },
-    /// Something that must be a mapping is none.
+    /// A value that must be a mapping is something else.
     #[error("{place}: {inside} must be a mapping with {}, found {found}", known.join(", "))]
     NotAMapping {
         /// Where it stands.
@@ -162,7 +162,7 @@ pub enum RecipeError {
         second: String,
     },
     /// Statistics are given that the operator has no use for.
-    #[error("{place}: `{key}` is given, but `{operator}` wants {wants}")]
+    #[error("{place}: `{key}` is given, but `{operator}` uses {uses}")]
     StatisticsUnused {
         /// Where they are given.
         place: FilePosition,
@@ -170,10 +170,10 @@ pub enum RecipeError {
         key: &'static str,
         /// The operator.
         operator: &'static str,
-        /// What it wants, in words.
-        wants: String,
+        /// The statistics that it uses, in words.
+        uses: String,
     },
-    /// The operator wants statistics of a model, and none are given.
+    /// The operator needs statistics of a model, and none are given.
     #[error("{place}: `{operator}` needs the statistic `{statistic}` of `{model}`, but `{key}` is not given for it")]
     StatisticsMissing {
         /// Where the model is named, or the operator.
@@ -282,7 +282,8 @@ pub enum RecipeError {
     },
     /// The sources of a slice have ranges of different lengths.
     #[error(
-        "{place}: the sources of a slice must have equally many layers, but `{first}` has {first_layers} and `{second}` has {second_layers}"
+        "{place}: the sources of a slice must have equally many layers, but `{first}` has {first_layers} and `{second}` \
+         has {second_layers}"
     )]
     SliceLengths {
         /// Where the second range stands.
@@ -366,7 +367,8 @@ pub enum RecipeError {
     },
     /// One tokenizer is asked for, and the models have different vocabularies.
     #[error(
-        "{place}: one tokenizer for all models needs equal vocabularies, but those of `{first}` and `{second}` differ: {why}"
+        "{place}: one tokenizer for all models needs equal vocabularies, but those of `{first}` and `{second}` differ: \
+         {why}"
     )]
     Vocabularies {
         /// Where the tokenizer is asked for.
@@ -378,7 +380,7 @@ pub enum RecipeError {
         /// The first difference.
         why: Box<TokenizerDifference>,
     },
-    /// The model a tokenizer shall come from has none.
+    /// The model that the tokenizer should come from has none.
     #[error("{place}: model `{model}` has no tokenizer files")]
     NoTokenizer {
         /// Where it is named.
@@ -411,7 +413,7 @@ pub enum RecipeError {
         error: ConfigError,
     },
     /// Two stages have the same name.
-    #[error("{place}: stage `{name}` is there already, at line {first_line}")]
+    #[error("{place}: stage `{name}` is already defined at line {first_line}")]
     StageTwice {
         /// Where the second is named.
         place: FilePosition,
@@ -457,7 +459,7 @@ impl RecipeError {
                                           tensor"
                 .into(),
             Self::Vocabularies { .. } => {
-                "without `tokenizer_source` the tokenizer of the base, or of the first model, is taken as it is".into()
+                "without `tokenizer_source` the tokenizer of the base, or of the first model, is copied unchanged".into()
             }
             Self::LayerCounts { .. } => "`slices` with `layer_range` chooses layers from each model".into(),
             Self::LayerRange { .. } => "ranges count from 0 and exclude their end".into(),
@@ -473,7 +475,7 @@ impl RecipeError {
                 "model paths are relative to the working directory; nothing is downloaded".into()
             }
             Self::Adapter { error, .. } if matches!(**error, AdapterError::NotFound { .. }) => {
-                "behind a plus sign stands the path of an adapter, relative to the working directory; nothing is \
+                "the path after a plus sign is that of an adapter, relative to the working directory; nothing is \
                  downloaded"
                     .into()
             }
@@ -481,7 +483,7 @@ impl RecipeError {
                 "name it with `base_model: PATH` at the top of the recipe".into()
             }
             Self::Tensor { error, .. } if matches!(**error, MergeError::Param(ParamError::Missing { .. })) => {
-                "a value under the top-level `parameters` holds wherever none is given more closely; in a list of \
+                "a value under the top-level `parameters` applies where nothing more specific is given; in a list of \
                  filters, an entry without `filter` matches every tensor"
                     .into()
             }

@@ -41,14 +41,14 @@ const fn key(name: &'static str, holds: Holds, doc: &'static str) -> Key {
     Key { name, holds, doc }
 }
 
-/// Parameters that configs for mergekit have and that cannot change a result, with what they are there.
+/// Parameters of mergekit that cannot change a result, and what they do there.
 pub(crate) const WITHOUT_EFFECT: &[(&str, &str)] =
     &[("int8_mask", "How mergekit stores masks in memory; accepted, without effect: masks here are never stored.")];
 
-const STATISTICS: &str = "Statistics of this model, as `glue calibrate` writes them: a directory or a safetensors file. For operators that \
-                          want statistics of what they merge.";
+const STATISTICS: &str = "Statistics of this model, as `glue calibrate` writes them: a directory or a safetensors \
+                          file. For operators that use statistics of the models.";
 
-const BASE_STATISTICS: &str = "The same of the base, for operators that want statistics of the base.";
+const BASE_STATISTICS: &str = "Statistics of the base, for operators that use them.";
 
 pub(crate) const TOP: &[Key] = &[
     key("name", Holds::Text, "Name of a stage, by which later documents use its output as a model."),
@@ -60,14 +60,14 @@ pub(crate) const TOP: &[Key] = &[
     key(
         "modules",
         Holds::NamedMappings(MODULE),
-        "Parts of the model with recipes of their own: a name covers the tensors that start with it and a dot, \
+        "Parts of the model with their own recipes: a name covers the tensors that start with it and a dot, \
          `default` covers all others.",
     ),
-    key("parameters", Holds::Parameters, "Parameters wherever none are given more closely."),
+    key("parameters", Holds::Parameters, "Parameters where nothing more specific is given."),
     key("dtype", Holds::Dtype, "Type of the output, unless `out_dtype` says otherwise."),
     key("out_dtype", Holds::Dtype, "Type of the output."),
-    key("tokenizer_source", Holds::TokenizerSource, "Whose tokenizer the output gets; vocabularies must be equal."),
-    key("tokenizer", Holds::Mapping(TOKENIZER), "The same, as a mapping."),
+    key("tokenizer_source", Holds::TokenizerSource, "Model that the tokenizer comes from; all vocabularies must be equal."),
+    key("tokenizer", Holds::Mapping(TOKENIZER), "`tokenizer_source` as a mapping."),
     key(
         "chat_template",
         Holds::Text,
@@ -113,7 +113,7 @@ pub(crate) const MODULE: &[Key] = &[
 ];
 
 pub(crate) const TOKENIZER: &[Key] =
-    &[key("source", Holds::TokenizerSource, "Whose tokenizer the output gets; vocabularies must be equal.")];
+    &[key("source", Holds::TokenizerSource, "Model that the tokenizer comes from; all vocabularies must be equal.")];
 
 pub(crate) const REFERENCE: &[Key] = &[
     key("model", Holds::Mapping(PATH), "The model."),

@@ -28,7 +28,7 @@ pub struct LowRankView<'a> {
 }
 
 impl<'a> LowRankView<'a> {
-    /// What `low_rank`, a change of `adapter`, refers to.
+    /// The factors of `low_rank`, a change of `adapter`.
     pub fn of(adapter: &'a Adapter, low_rank: &LowRank) -> LowRankView<'a> {
         LowRankView {
             a: adapter.tensor(&low_rank.a),

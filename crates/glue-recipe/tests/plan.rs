@@ -209,7 +209,7 @@ fn models_that_cannot_be_opened_are_refused() {
     zoo.refuses(&passthrough("nowhere+a"), "recipe.yml:3:10: ZOO/nowhere: no such directory");
     zoo.refuses(
         &passthrough("{model: {path: a}, lora: {path: q}}"),
-        "recipe.yml:3:25: ZOO/q: no adapter_config.json in the directory; what is there is no adapter",
+        "recipe.yml:3:25: ZOO/q: no adapter_config.json in the directory, so it holds no adapter",
     );
     zoo.refuses(
         &passthrough("q"),

@@ -33,7 +33,7 @@ fn stages_that_cannot_run_are_refused() {
     };
     refuses(
         &[document("x", &["a"]), document("x", &["b"]), document("", &["x"])],
-        "m.yml:8:7: stage `x` is there already, at line 2",
+        "m.yml:8:7: stage `x` is already defined at line 2",
     );
     refuses(
         &[document("x", &["y"]), document("y", &["a"]), document("", &["x"])],

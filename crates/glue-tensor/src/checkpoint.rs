@@ -302,8 +302,8 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens the checkpoint at `path`: a directory, a `.safetensors` file, or an index (`.json`).
     ///
-    /// In a directory, `model.safetensors.index.json` comes before `model.safetensors`, and before any other index or
-    /// safetensors file that is the only one. Reads headers only.
+    /// In a directory, the first of these that exists is read: `model.safetensors.index.json`, `model.safetensors`, the
+    /// only other index, the only other safetensors file. Reads headers only.
     ///
     /// # Errors
     /// [`CheckpointError`]: nothing usable there, a file that breaks the format, or an index that disagrees with its

@@ -28,7 +28,7 @@ fn normal(bits: u64) -> f32 {
 }
 
 impl Data {
-    /// `n` inputs near a base of `len` elements; one delta in ten is 0, which models share more often than not.
+    /// `n` inputs near a base of `len` elements; one delta in ten is 0.
     pub(crate) fn new(float: Float, len: usize, n: usize, threads: &Threads) -> Self {
         let base = |e: usize| 0.02 * normal(hash(e as u64));
         let input = |i: usize, e: usize| {
