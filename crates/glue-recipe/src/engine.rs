@@ -122,7 +122,7 @@ pub fn merge_all(
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
     let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
-    let bytes = Mutex::default();
+    let buffers = Mutex::default();
     let threads = rayon::current_num_threads();
     let enough = SPANS_AT_ONCE * threads * SPAN;
     let mut start = 0;
@@ -140,7 +140,7 @@ pub fn merge_all(
                 return Ok(());
             }
             watch.works_on(job.spec.name);
-            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, room: &bytes })
+            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, buffers: &buffers })
                 .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
         })?;
         start = end;
@@ -308,18 +308,18 @@ struct Narrowed<'a> {
     job: usize,
     dtype: Dtype,
     /// Buffers that are used again.
-    room: &'a Mutex<Vec<Vec<u8>>>,
+    buffers: &'a Mutex<Vec<Vec<u8>>>,
 }
 
 impl Sink for Narrowed<'_> {
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
         let size = self.dtype.size();
-        let room = || self.room.lock().unwrap_or_else(|e| e.into_inner());
-        let mut bytes = room().pop().unwrap_or_default();
+        let buffers = || self.buffers.lock().unwrap_or_else(|e| e.into_inner());
+        let mut bytes = buffers().pop().unwrap_or_default();
         bytes.resize(values.len() * size, 0);
         narrow(self.dtype, values, &mut bytes)?;
         self.destination.write(self.job, (offset * size) as u64, &bytes)?;
-        room().push(bytes);
+        buffers().push(bytes);
         Ok(())
     }
 

@@ -339,6 +339,16 @@ pub enum RecipeError {
         /// The type there.
         second_dtype: Dtype,
     },
+    /// A tensor has numbers of a type that can be copied, as `passthrough` does, but not merged.
+    #[error("tensor `{tensor}` of `{model}` is {dtype}, which can be copied but not merged")]
+    CopyOnly {
+        /// Its name in the output.
+        tensor: String,
+        /// The first model that has it.
+        model: String,
+        /// Its type.
+        dtype: Dtype,
+    },
     /// No part of the recipe covers a tensor.
     #[error("{place}: no module covers tensor `{tensor}` of `{model}`")]
     Uncovered {

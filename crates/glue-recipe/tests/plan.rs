@@ -365,6 +365,21 @@ fn what_is_not_floating_point_is_copied_from_the_first_model() {
 }
 
 #[test]
+fn numbers_that_cannot_be_widened_are_copied_or_refused() {
+    let scales = "model.layers.0.mlp.down_proj.weight_scale";
+    for dtype in [Dtype::F8E8M0, Dtype::F8E4M3Fnuz, Dtype::F8E5M2Fnuz, Dtype::C64] {
+        let model = || Model::llama(1).with(scales, dtype, &[4, 1]);
+        let zoo = Zoo::new([("a", model()), ("b", model())]);
+        let plan = zoo.plan("merge_method: passthrough\nmodels: [{model: a}]\n").unwrap();
+        assert!(plan.copied().any(|(tensor, _)| tensor.name == scales && tensor.dtype == dtype));
+        zoo.refuses(
+            "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: b}]\n",
+            &format!("tensor `{scales}` of `a` is {dtype}, which can be copied but not merged"),
+        );
+    }
+}
+
+#[test]
 fn the_type_of_the_output() {
     let half = Model::llama(1).with("model.norm.weight", Dtype::Bf16, &[4]);
     let zoo = Zoo::new([("a", half), ("b", Model::llama(1))]);

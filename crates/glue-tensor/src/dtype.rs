@@ -121,10 +121,15 @@ impl Dtype {
         by_name.or_else(|| ALIASES.iter().find(|(alias, _)| *alias == name).map(|row| row.1))
     }
 
-    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of
-    /// other types are copied.
+    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of other types are copied.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4M3 | Dtype::F8E5M2)
+    }
+
+    /// Whether elements are integers or truth values.
+    pub const fn is_integer(self) -> bool {
+        use Dtype::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+        matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8 | Bool)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The statistics of a plan: whether they are given where the operator uses them, and which tensor each belongs to.
 
-use super::{Assembler, Run};
+use super::{Assembler, LayerRun};
 use crate::error::RecipeError;
 use crate::plan::TensorRef;
 use crate::recipe::OnMissing;
@@ -18,7 +18,7 @@ impl<'a> Assembler<'a> {
     /// Checks that statistics are given for all models whose statistics the operator uses, and for no other.
     pub(super) fn check_statistics(
         &self,
-        base: Option<Run>,
+        base: Option<LayerRun>,
         inputs: &[(&At<String>, Option<&'a At<String>>)],
     ) -> Result<(), RecipeError> {
         let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(()) };
