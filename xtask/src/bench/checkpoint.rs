@@ -1,9 +1,9 @@
 //! Checkpoints to measure with: a base and fine-tunes in the shapes of a Llama, in bfloat16.
 //!
-//! The base is Gaussian with σ = 0.02, a fine-tune is the base plus a Gaussian with σ = 0.002, each rounded to bfloat16:
-//! that gives task vectors with the equal magnitudes and the exact zeros that real ones have, and which decide how
-//! long selection by magnitude takes. Every element is a function of its place in the file, so that the files are the
-//! same whichever number of threads writes them.
+//! The base is Gaussian with σ = 0.02, a fine-tune is the base plus a Gaussian with σ = 0.002, each rounded to
+//! bfloat16: that gives task vectors with the equal magnitudes and the exact zeros that real ones have, and which
+//! decide how long selection by magnitude takes. Every element is a function of its place in the file, so that the
+//! files are the same whichever number of threads writes them.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};

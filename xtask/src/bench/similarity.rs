@@ -1,8 +1,8 @@
 //! `cargo xtask bench similarity`: all pairs of many checkpoints, against reading the same bytes once.
 //!
-//! Everything is in the page cache when the clock starts, or with `--cold` nothing, so that both wait for the disk. In each round all
-//! files are read from their beginning to their end by as many threads as compare, then each metric runs; what a metric reads less
-//! than everything is taken into account.
+//! Everything is in the page cache when the clock starts, or with `--cold` nothing, so that both wait for the disk. In
+//! each round all files are read from their beginning to their end by as many threads as compare, then each metric
+//! runs; what a metric reads less than everything is taken into account.
 
 use std::fs::File;
 use std::io::Read;
@@ -39,7 +39,8 @@ pub(crate) struct Args {
     /// Threads that read, and that compare.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Drop the files from the page cache before every reading and every run, as they are when a zoo is first looked at.
+    /// Drop the files from the page cache before every reading and every run, as they are when a
+    /// zoo is first looked at.
     #[arg(long)]
     cold: bool,
     /// Also write the figures to this file.

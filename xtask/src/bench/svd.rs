@@ -1,8 +1,8 @@
 //! `cargo xtask bench svd`: the merge of one matrix by singular values, against the same by NumPy and torch.
 //!
 //! Every runtime is a process of its own that reads the same files; what is timed is the merge alone, from matrices in
-//! memory to the merged one. Rounds are interleaved, so that a drift of the machine's speed meets all. glue merges a matrix
-//! on one thread, whatever is asked for; the others get `--threads`.
+//! memory to the merged one. Rounds are interleaved, so that a drift of the machine's speed meets all. glue merges a
+//! matrix on one thread, whatever is asked for; the others get `--threads`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

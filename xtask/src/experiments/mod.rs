@@ -1,8 +1,9 @@
-//! `cargo xtask experiments`: questions that the published work leaves open, answered with the binary on the shipped zoo.
+//! `cargo xtask experiments`: questions that the published work leaves open, answered with the
+//! binary on the shipped zoo.
 //!
-//! Each experiment is a file with a function that gives a section of `docs/experiments.md`. Searches see the proxy split
-//! alone; the test split is looked at here, at the end of each experiment, through `glue eval`. What the figures say is
-//! written by a person, in `docs/findings.md`.
+//! Each experiment is a file with a function that gives a section of `docs/experiments.md`. Searches see the proxy
+//! split alone; the test split is looked at here, at the end of each experiment, through `glue eval`. What the figures
+//! say is written by a person, in `docs/findings.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ mod threshold;
 /// Options of `cargo xtask experiments`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only these, and keep the other sections of the document: threshold, strategies, optimisers, operators, stacking,
-    /// mixture.
+    /// Run only these, and keep the other sections of the document: threshold, strategies, optimisers,
+    /// operators, stacking, mixture.
     only: Vec<String>,
     /// Threads of each run.
     #[arg(long, default_value_t = 2)]

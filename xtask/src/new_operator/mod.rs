@@ -1,9 +1,9 @@
 //! `cargo xtask new-operator NAME`: a crate with a merge operator that works, to be made into one's own.
 //!
-//! With `--out` it is a project by itself, anywhere: a library that needs `glue-merge` alone, and a program that is `glue`
-//! with one operator more. Without it, it is a crate of this workspace; that one has no program, since `glue` itself lists
-//! it and so depends on it. Both come from the files in `template`; `tests/external` is such a project with another operator
-//! in it, and a test here sees to it that the rest of it stays what the template gives.
+//! With `--out` it is a project by itself, anywhere: a library that needs `glue-merge` alone, and a program that is
+//! `glue` with one operator more. Without it, it is a crate of this workspace; that one has no program, since `glue`
+//! itself lists it and so depends on it. Both come from the files in `template`; `tests/external` is such a project
+//! with another operator in it, and a test here sees to it that the rest of it stays what the template gives.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::repo::Repo;
 
 mod arrows;
-mod features;
+mod lines;
 mod links;
+mod manifests;
 mod sources;
 
 /// Folders that hold nothing anyone here wrote: what cargo and the fuzzer leave behind.
@@ -37,12 +38,14 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     let mut problems: Vec<String> =
         arrows::problems(&text, &repo.packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
     problems.extend(features::problems()?);
+    problems.extend(manifests::problems(&repo.packages)?);
     let files = files(repo)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else {
             continue;
         };
         let mut found = sources::problems(path, &text);
+        found.extend(lines::problems(path, &text));
         if path.extension().is_some_and(|e| e == "md") {
             found.extend(links::problems(path, &text));
         }

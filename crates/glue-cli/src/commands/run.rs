@@ -98,6 +98,7 @@ pub(crate) fn run(
     if args.dry_run {
         return plan(&source, shell);
     }
+    let executor = args.device.open(DeviceUse::Search, shell)?;
     let options = RunOptions {
         out: out.clone(),
         resume: args.resume || args.from.is_some(),
@@ -105,7 +106,7 @@ pub(crate) fn run(
         until: args.until.as_deref().and_then(Stage::parse),
         cancel: shell.cancel_token(),
         memory,
-        executor: args.device.open(DeviceUse::Search)?,
+        executor,
         links: args.links.get(),
     };
     let pool = recipes::pool(global)?;

@@ -1,8 +1,6 @@
 //! Programs that try to take more than they may: disk space, threads, files of a project, time after cancellation.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
-#[allow(dead_code)] // no file of data is read here
-
 use crate::support::{Table, python};
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
 use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError};

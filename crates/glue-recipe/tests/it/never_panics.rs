@@ -1,7 +1,7 @@
 //! Whatever the text, parsing returns.
 
 use glue_merge::Registry;
-use glue_recipe::{Recipe, Stages};
+use glue_recipe::{Recipe, check_stages};
 use proptest::prelude::*;
 
 fn seeds() -> Vec<String> {
@@ -70,7 +70,7 @@ proptest! {
         }
         let text: String = text.into_iter().collect();
         if let Ok(recipes) = Recipe::parse(&text, "r.yml", &Registry::builtin()) {
-            let _ = Stages::check(recipes);
+            let _ = check_stages(recipes);
         }
     }
 
