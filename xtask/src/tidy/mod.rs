@@ -10,6 +10,7 @@ use crate::repo::Repo;
 mod arrows;
 mod links;
 mod sources;
+mod words;
 
 /// Folders that hold nothing anyone here wrote: what cargo and the fuzzer leave behind.
 const LEFT_BEHIND: &[&str] = &["target", "corpus", "artifacts"];
@@ -41,6 +42,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
             continue;
         };
         let mut found = sources::problems(path, &text);
+        found.extend(words::problems(&repo.relative(path), &text));
         if path.extension().is_some_and(|e| e == "md") {
             found.extend(links::problems(path, &text));
         }
