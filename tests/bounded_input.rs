@@ -310,7 +310,7 @@ fn a_dry_run_of_a_search_starts_no_workers() {
     std::fs::remove_file(program).unwrap();
     let run = Run::from(&child.wait_with_output().unwrap());
     assert_eq!(run.status, Some(0), "{run:?}");
-    assert!(run.out.contains("EVALUATIONS AT MOST"), "{}", run.out);
+    assert!(run.out.contains("MAX EVALUATIONS"), "{}", run.out);
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn stopped_by_ctrl_c() {
         command.arg("--default-signal=HUP,INT,TERM").arg(binary()).args(MERGE).current_dir(zoo.directory());
         let output = signalled(&zoo, command, signal);
         let message = String::from_utf8_lossy(&output.stderr);
-        let expected = (Some(status), "interrupted; nothing partial is left\n");
+        let expected = (Some(status), "interrupted; no partial output is left\n");
         assert_eq!((output.status.code(), &*message), expected, "{signal}");
         assert_eq!(zoo.names(""), before, "{signal}");
     }

@@ -288,7 +288,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let two = "experts: [{source_model: a-math}, {source_model: a-code}]\n";
     fs::write(place.path("mix.yml"), format!("{head}{two}")).expect("a description");
     let mix = |args: &[&str]| glue(&shipped(), [&["mix", &place.text("mix.yml"), &place.text("out")], args].concat());
-    mix(&["--tasks", "tasks"]).refused("tasks", 2, &["--tasks gives prompts", "`gate_mode: random`"]);
+    mix(&["--tasks", "tasks"]).refused("tasks", 2, &["--tasks provides prompts", "`gate_mode: random`"]);
     fs::write(place.path("mix.yml"), format!("base_model: a-math\n{two}")).expect("a description");
     let args = ["--tasks", "tasks/arith", "--expert", "math=a-math"];
     let says = ["expert `a-code` has no prompts, and no task is its own: arith goes to `a-math`", "hint:", "--expert"];
@@ -338,7 +338,7 @@ fn prompts_come_from_the_items_of_tasks() {
                        tasks: [tasks/arith, tasks/facts, tasks/program, tasks/order]\nexperts:\n- {source_model: a-chat}\n\
                        - {source_model: a-math}\n- {source_model: a-code}\n- {source_model: a-reason, name: thinker, skills: reason}\n";
     let dry = place.mix(description, "mixture", &["--dry-run"]).ok().out;
-    assert!(dry.contains("prompts of a-chat, a-math, a-code, thinker will be taken from items of"), "{dry}");
+    assert!(dry.contains("prompts for a-chat, a-math, a-code, thinker will come from items of"), "{dry}");
     let report = place.mix(description, "mixture", &["--prompts", "20", "--limit", "60", "--json"]).json();
     let notes: Vec<&str> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
     // What is not given goes to the expert with the lowest loss.

@@ -91,7 +91,7 @@ fn the_output_of_another_merge_is_no_former_stage() {
     let before = zoo.listing("work");
     zoo.write("stages.yml", format!("name: first\n{MERGE}---\n{}", MERGE.replace("model: a", "model: first")));
     let args = ["multi", "stages.yml", "out", "--work-dir", "work"];
-    zoo.glue(&args).refused("another merge", 1, &["work/first", "found that of another merge", "--work-dir"]);
+    zoo.glue(&args).refused("another merge", 1, &["work/first", "found one of another merge", "--work-dir"]);
     assert!(zoo.listing("work") == before);
 }
 

@@ -301,7 +301,7 @@ fn models_that_are_not_there() {
             AS_IT_IS,
             "merge_method: linear\nmodels: [{model: a}, {model: c}]\nparameters: {weight: 0.5}\n",
             2,
-            &["out.yml:2:30", "c: no such directory", "hint: model paths are relative"],
+            &["out.yml:2:30", "c: no such directory", "hint: model paths are relative to the working directory, /"],
         ),
         (
             "a file instead of a directory",

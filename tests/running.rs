@@ -176,7 +176,7 @@ fn what_is_wrong_is_said_before_anything_is_written() {
         place.run(&[]).refused(config, 2, says);
         assert!(!place.path("out").exists(), "{config}");
     };
-    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "start at its directory"]);
+    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "are relative to /"]);
     check("models: [a-chat, a-math]\ntasks: {path: tasks, only: [fact]}\n", &["fact", "facts"]);
     check("models: [a-chat, a-math]\ntasks: no-such-folder\n", &["no-such-folder"]);
     check("models: [a-chat, a-math]\ntask: tasks\n", &["zoo.yml:2:1", "task"]);
