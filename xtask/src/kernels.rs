@@ -1,7 +1,8 @@
 //! `cargo xtask kernels`: compiles `kernels/*.cu` to PTX by NVRTC and examines what came out.
 //!
-//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. Each PTX file carries the
-//! hash of what it was made from: where they are not there, `--check` still says when one is stale, or was edited.
+//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. Each PTX file
+//! carries the hash of what it was made from: where they are not there, `--check` still says when one is stale, or was
+//! edited.
 
 #![allow(unsafe_code, reason = "calls of NVRTC, which has a C interface only")]
 
@@ -32,10 +33,10 @@ const OPTIONS: [&str; 3] = ["--std=c++17", "-default-device", "--fmad=false"];
 /// What to do.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Write nothing, and fail when a file is not what would be written.
+    /// Write nothing, and fail if a file is not current.
     #[arg(long)]
     check: bool,
-    /// Use this NVRTC instead of fetching it: the folder that holds libnvrtc.so.12.
+    /// Folder with libnvrtc.so.12, to use that NVRTC instead of fetching one.
     #[arg(long)]
     nvrtc: Option<PathBuf>,
 }
@@ -127,7 +128,7 @@ fn stamped(sources: &Sources, name: &str, code: &str) -> String {
     )
 }
 
-/// Compiles for every target and examines; then writes the first, or compares it with what is there.
+/// Compiles for every target and examines; then writes the first, or compares it with the committed file.
 fn compile(repo: &Repo, sources: &Sources, name: &str, nvrtc: &Nvrtc, check: bool) -> Result<()> {
     let mut first = None;
     for target in TARGETS {

@@ -1,4 +1,5 @@
-//! `cargo xtask results`: the whole pipeline on the shipped zoo with several seeds, and what it is worth on the test split.
+//! `cargo xtask results`: the whole pipeline on the shipped zoo with several seeds, and what it is worth on the test
+//! split.
 
 use std::fmt::Write;
 use std::fs;
@@ -16,10 +17,10 @@ use crate::shell;
 /// Options of `cargo xtask results`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many seeds, from 0 on.
+    /// Number of seeds, from 0.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
-    /// Threads of each run.
+    /// Threads per run.
     #[arg(long, default_value_t = 2)]
     threads: u16,
 }

@@ -1,9 +1,9 @@
 //! Checkpoints to measure with: a base and fine-tunes in the shapes of a Llama, in bfloat16.
 //!
-//! The base is Gaussian with σ = 0.02, a fine-tune is the base plus a Gaussian with σ = 0.002, each rounded to bfloat16:
-//! that gives task vectors with the equal magnitudes and the exact zeros that real ones have, and which decide how
-//! long selection by magnitude takes. Every element is a function of its place in the file, so that the files are the
-//! same whichever number of threads writes them.
+//! The base is Gaussian with σ = 0.02, a fine-tune is the base plus a Gaussian with σ = 0.002, each rounded to
+//! bfloat16: that gives task vectors with the equal magnitudes and the exact zeros that real ones have, and which
+//! decide how long selection by magnitude takes. Every element is a function of its place in the file, so that the
+//! files are the same whichever number of threads writes them.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -129,7 +129,7 @@ impl Shape {
 /// A file cannot be written.
 pub(super) fn make(folder: &Path, shape: Shape, count: usize) -> Result<()> {
     let names = names(count);
-    // Whatever decides the bytes: when any of it changes, the files are written anew.
+    // Whatever decides the bytes: when any of it changes, the files are written again.
     let made = json!({"config": shape.config(), "delta": SIGMA_DELTA, "chunk": CHUNK, "names": names}).to_string();
     let marker = folder.join("made.json");
     if fs::read_to_string(&marker).is_ok_and(|text| text == made) {

@@ -1,8 +1,8 @@
 //! Gaussian samples at the speed of a table look-up.
 //!
 //! A sample is one of 2¹⁶ equally likely quantiles of the standard normal distribution, chosen by 16 bits of a
-//! SplitMix64 sequence (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014). That is coarse
-//! for statistics and far finer than the eight bits that bfloat16 keeps.
+//! SplitMix64 sequence (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014). That is
+//! coarse for statistics and far finer than the eight bits that bfloat16 keeps.
 
 /// The number of quantiles.
 const COUNT: usize = 1 << 16;

@@ -27,8 +27,8 @@ const END: &str = "<!-- end -->";
 struct Outcome {
     /// Test average.
     average: f64,
-    /// Share of test items of each skill that went to their expert, over all gates; the last is that of all items. Empty where
-    /// more than one expert is used.
+    /// Share of test items of each skill that went to their expert, over all gates; the last is that of all items.
+    /// Empty where more than one expert is used.
     right: Vec<(String, f64)>,
     /// Wall time of `glue train-router`.
     seconds: f64,
@@ -43,8 +43,8 @@ struct Row {
     outcomes: Vec<Outcome>,
 }
 
-/// Test averages of mixtures of the four specialists, for every level, routing, form of gates and number of dense layers, with
-/// the accuracy of routing and the time of training. The figures go into a document of their own.
+/// Test averages of mixtures of the four specialists, for every level, routing, form of gates and number of dense
+/// layers, with the accuracy of routing and the time of training. The figures go into a document of their own.
 pub(super) fn run(lab: &Lab) -> Result<String> {
     let dense = lab.scratch.path().join("dense");
     let recipe = "merge_method: task_arithmetic\nbase_model: base-a\nparameters: {weight: 0.5}\nmodels: [{model: a-chat}, {model: a-math}, {model: a-code}, {model: a-reason}]\n";
@@ -94,8 +94,8 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
     ))
 }
 
-/// A mixture of the four specialists, by these lines of its description, its gates trained by labels. All have the project's own
-/// form: in Mixtral's, gates have no bias.
+/// A mixture of the four specialists, by these lines of its description, its gates trained by labels. All have the
+/// project's own form: in Mixtral's, gates have no bias.
 fn outcome(lab: &Lab, name: &str, dense: &Path, lines: &str) -> Result<Outcome> {
     let experts: Vec<String> = EXPERTS.iter().map(|(name, _)| format!("{{source_model: {name}}}")).collect();
     let description = format!(
@@ -113,8 +113,8 @@ fn outcome(lab: &Lab, name: &str, dense: &Path, lines: &str) -> Result<Outcome> 
     })
 }
 
-/// Makes a mixture by this description, trains its gates on which expert is for which task, scores it on the test split, and
-/// throws it away: what `glue train-router` and `glue eval` reported.
+/// Makes a mixture by this description, trains its gates on which expert is for which task, scores it on the test
+/// split, and throws it away: what `glue train-router` and `glue eval` reported.
 pub(super) fn mixed(lab: &Lab, name: &str, description: &str, experts: &[(&str, &str)]) -> Result<(Value, Value)> {
     let (path, out) = (lab.scratch.path().join(format!("{name}.yml")), lab.scratch.path().join(name));
     fs::write(&path, description)?;
@@ -192,7 +192,7 @@ fn figures(rows: &[Row], whole: &Outcome, all_dense: f64, oracle: f64, threads: 
         whole.right.iter().map(|(skill, share)| format!("{skill} {:.2} %", 100.0 * share)).collect();
     let _ = write!(
         text,
-        "\nWhole models, linear gate: {}.\n\n### Time\n\nSeconds of `glue train-router` on 320 items a task, which reads the model anew for \
+        "\nWhole models, linear gate: {}.\n\n### Time\n\nSeconds of `glue train-router` on 320 items a task, which reads the model again for \
          each gate:\n\n| level | routing | gates | k = 0 |{}\n|---|---|---|{}\n",
         skills.join(", "),
         numbers(1),

@@ -1,7 +1,7 @@
 //! What does each operator make of the same models? A gallery.
 //!
-//! Nothing here names an operator that is tried: what `glue ops --json` declares says how each is run, so that a new one is in
-//! the next gallery by itself.
+//! Nothing here names an operator that is tried: what `glue ops --json` declares says how each is run, so that a new
+//! one is in the next gallery by itself.
 
 use std::fmt::Write;
 use std::fs;

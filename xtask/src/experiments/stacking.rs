@@ -1,4 +1,4 @@
-//! What are the layers of two models in a row worth?
+//! What are stacked layers of two models (frankenmerges) worth?
 
 use std::fmt::Write;
 
@@ -13,8 +13,8 @@ const LAYERS: usize = 4;
 /// How many layers each model gives: the first of one, the last of the other. Three are what the pipeline tries.
 const TAKEN: [usize; 3] = [2, 3, 4];
 
-/// Stacks of every ordered pair of the useful fine-tunes and of each with itself, against the better of the two alone, and
-/// against their mixture as whole models.
+/// Stacks of every ordered pair of the useful fine-tunes and of each with itself, against the better of the two alone,
+/// and against their mixture as whole models.
 pub(super) fn run(lab: &Lab) -> Result<String> {
     let mut parents = Vec::new();
     for name in USEFUL {
@@ -97,8 +97,8 @@ fn recipe(below: &str, above: &str, taken: usize) -> String {
     format!("merge_method: passthrough\nslices:\n{}{}", slice(below, 0, taken), slice(above, LAYERS - taken, LAYERS))
 }
 
-/// The test average of two models mixed as they are. Gates learn to send each task to the model that is better at it on the
-/// proxy split.
+/// The test average of two models mixed as they are. Gates learn to send each task to the model that is better at it on
+/// the proxy split.
 fn mixture(lab: &Lab, (one, of_one): (&str, &Scores), (other, of_other): (&str, &Scores)) -> Result<f64> {
     let experts = of_one.tasks.iter().map(|(task, score)| {
         let (_, rival) =

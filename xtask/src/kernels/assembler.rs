@@ -1,5 +1,5 @@
-//! What a device makes of PTX, found without one: ptxas, from its wheel on PyPI, assembles it for several of them and says
-//! how many registers a kernel has, and whether they suffice.
+//! What a device makes of PTX, found without one: ptxas, from its wheel on PyPI, assembles it for several of them and
+//! says how many registers a kernel has, and whether they suffice.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

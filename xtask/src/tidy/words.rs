@@ -124,8 +124,8 @@ fn matched(tokens: &[Token], pattern: &[&str]) -> Option<String> {
     (found.len() == pattern.len()).then(|| found.join(" "))
 }
 
-/// The words of a text. Sentences end with punctuation, and where a paragraph, an item of a list, a heading or a cell of
-/// a table begins.
+/// The words of a text. Sentences end with punctuation, and where a paragraph, an item of a list, a heading or a cell
+/// of a table begins.
 fn tokens(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     for (line, content) in (1..).zip(text.lines()) {
