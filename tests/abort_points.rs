@@ -1,8 +1,8 @@
-//! Commands that end at any step of theirs, as in a crash, several times over: what is left is nothing or complete, and
-//! the next run makes the same files to the byte.
+//! Commands that crash at any of their steps, several times over: the output is absent or complete, and the next run
+//! writes the same files to the byte.
 //!
-//! Builds with debug assertions count the points at which something is written, synced or renamed, and end at the one that
-//! `GLUE_ABORT_AT` names (`glue_tensor::abort`). Some kills more come from outside, at random moments.
+//! Builds with debug assertions count the points at which something is written, synced or renamed, and abort at the one
+//! that `GLUE_ABORT_AT` names (`glue_tensor::abort`). A few more kills come from outside, at random moments.
 
 use glue_tests::number::Numbers;
 use glue_tests::{Run, Zoo, shipped};
@@ -17,21 +17,21 @@ use std::time::{Duration, Instant};
 /// Names and contents.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// A command, and what it leaves.
+/// A command and its output.
 struct Job<'a> {
     zoo: &'a Zoo,
     args: &'a [&'a str],
-    /// What is added to `args` when there was a run before.
+    /// Arguments added to `args` after an earlier run.
     resume: &'a [&'a str],
-    /// What the command makes: a directory.
+    /// The output directory.
     out: &'a str,
-    /// What is there, in `out`, once all is done; empty for a directory that appears complete.
+    /// The last file written in `out`; empty for a directory that appears complete.
     last: &'a str,
-    /// What is made beside `out`, to be removed before the next run.
+    /// Outputs beside `out`, to be removed before the next run.
     beside: &'a [&'a str],
-    /// Whether the file of this name, in `out`, holds times.
+    /// Whether the file of this name in `out` holds times.
     holds_times: fn(&str) -> bool,
-    /// Puts back what the command changed of its input.
+    /// Restores what the command changed in its input.
     reset: &'a dyn Fn(),
 }
 
@@ -47,7 +47,7 @@ impl<'a> Job<'a> {
         command
     }
 
-    /// Removes everything that runs left.
+    /// Removes all outputs of earlier runs.
     fn clear(&self) {
         for name in self.beside.iter().chain([&self.out]) {
             remove(&self.zoo.path(name));
@@ -86,15 +86,15 @@ impl<'a> Job<'a> {
         (self.files(), points.lines().map(String::from).collect(), duration)
     }
 
-    /// Checks that what is there after a run that did not end is what a whole run makes, or not complete.
+    /// Checks that the output after an aborted run equals that of a whole run, or is incomplete.
     fn check(&self, expected: &[(String, Vec<u8>)], when: &str) {
         if self.is_complete() {
             same(&self.files(), expected, when);
         }
     }
 
-    /// Aborts it `kills` times, at points of every name and spread over all that it passes, up to three times before it may
-    /// end.
+    /// Aborts it `kills` times, at points of every name and spread over all that it passes, up to three times before it
+    /// may end.
     fn abort(&self, kills: usize, seed: u64) {
         let (expected, points, _) = self.whole();
         let trace = self.zoo.path("trace");

@@ -1,4 +1,4 @@
-//! A merge that is killed or stopped: the output is there as a whole or not at all, and the next run makes it.
+//! A merge that is killed or stopped: its output is complete or absent, and the next run writes it.
 
 use glue_tests::Zoo;
 use glue_tests::number::Numbers;
@@ -16,7 +16,8 @@ models: [{model: a}, {model: b}]
 parameters: {weight: 0.5, density: 0.5}
 ";
 
-/// A base and two fine-tunes of it. A tokenizer file of some size widens the moment between the last weight and the end.
+/// A base and two fine-tunes of it. A tokenizer file of some size widens the moment between the last weight and the
+/// end.
 fn family() -> Zoo {
     let zoo = Zoo::slow(LAYERS);
     zoo.write("base/merges.txt", vec![b'\n'; 8 << 20]);

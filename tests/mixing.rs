@@ -1,4 +1,4 @@
-//! `glue mix` and `glue train-router` on the shipped zoo, and what runs on their mixtures.
+//! `glue mix` and `glue train-router` on the shipped zoo, and the commands that run mixtures.
 
 use glue_tests::checkpoint::{self, Tensor};
 use glue_tests::run::{Run, glue};
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Mixtures and what goes into them. Paths in descriptions are relative to the zoo.
+/// Mixtures and their inputs. Paths in configs are relative to the zoo.
 struct Place(TempDir);
 
 impl Place {
@@ -341,7 +341,7 @@ fn prompts_come_from_the_items_of_tasks() {
     assert!(dry.contains("prompts for a-chat, a-math, a-code, thinker will come from items of"), "{dry}");
     let report = place.mix(description, "mixture", &["--prompts", "20", "--limit", "60", "--json"]).json();
     let notes: Vec<&str> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
-    // What is not given goes to the expert with the lowest loss.
+    // Unassigned tasks go to the expert with the lowest loss.
     for (expert, task) in [("a-chat", "facts"), ("a-math", "arith"), ("a-code", "program"), ("thinker", "order")] {
         let note = format!("the prompts of expert `{expert}` come from items of {task} (split train): 20");
         assert!(notes.contains(&note.as_str()), "{note}: {notes:?}");
@@ -359,7 +359,7 @@ fn prompts_come_from_the_items_of_tasks() {
     assert!(positive.iter().all(|prompt| own.contains(prompt)), "{positive:?}");
     assert!(negative.iter().all(|prompt| others.contains(prompt)), "{negative:?}");
 
-    // The same prompts written out give the same gates, and so does the command line in place of the description.
+    // The same prompts in the config give the same gates, and so do options in place of config keys.
     let quoted = |expert: &str| {
         let of = |kind| serde_json::to_string(&list(expert, kind)).expect("JSON");
         format!("positive_prompts: {}, negative_prompts: {}", of("positive"), of("negative"))

@@ -1,5 +1,4 @@
-//! `glue run` on the shipped zoo, with few items: what it decides, that it ends the same however it is interrupted, and what it
-//! refuses.
+//! `glue run` on the shipped zoo, with few items: its decisions, interruptions, which change nothing, and its refusals.
 
 use glue_tests::number::Numbers;
 use glue_tests::run::{Run, command, glue};
@@ -44,7 +43,7 @@ impl Place {
         serde_json::from_slice(&fs::read(self.path("out/report.json")).expect("report.json")).expect("JSON")
     }
 
-    /// What may not depend on interruptions: the final model and the report, by name.
+    /// Files that must not depend on interruptions, by name: the final model and the report.
     fn result(&self) -> Vec<(String, Vec<u8>)> {
         let mut files = vec![("report.json".to_string(), fs::read(self.path("out/report.json")).expect("report.json"))];
         collect(&self.path("out/final"), "final", &mut files);

@@ -1,4 +1,4 @@
-//! `glue search` on family A of the shipped zoo: what it finds, and that it finds the same however it is interrupted.
+//! `glue search` on family A of the shipped zoo: its results, which interruptions do not change.
 
 use glue_tests::number::Numbers;
 use glue_tests::run::{Run, binary, command, glue};
@@ -45,7 +45,7 @@ impl Place {
     }
 }
 
-/// Everything in a result that may not depend on time, by name.
+/// Files of a result that must not depend on time, by name.
 fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_path_buf()];

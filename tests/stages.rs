@@ -1,4 +1,4 @@
-//! `glue multi`: merges of merges, and outputs of earlier stages that are used again.
+//! `glue multi`: merges of merges, and reuse of the outputs of earlier stages.
 
 use glue_tests::Zoo;
 use glue_tests::zoo::Q_PROJ;
@@ -15,7 +15,7 @@ models: [{model: mean}]
 parameters: {t: 0.25}
 ";
 
-/// Runs the stages, and returns for each whether it was there already.
+/// Runs the stages, and returns for each whether it was reused.
 fn reused(zoo: &Zoo, out: &str, args: &[&str]) -> Vec<bool> {
     zoo.write("stages.yml", STAGES);
     let args = [&["multi", "stages.yml", out, "--json", "--work-dir", "work"], args].concat();

@@ -1,4 +1,4 @@
-//! `glue train-router` that is killed at any moment and resumed: the mixture is the same to the byte as without.
+//! `glue train-router`, killed at any moment and resumed: the mixture has the same bytes as without the kill.
 
 use glue_tests::number::Numbers;
 use glue_tests::run::{command, glue};
@@ -105,7 +105,8 @@ fn check(kind: &Kind, seed: u64) {
         let (mixture, state) = (format!("killed-{round}"), format!("state-{round}"));
         copy(&path("mixture"), &path(&mixture));
         let resumed = || args(&mixture, &state).into_iter().chain(["--resume".to_string()]);
-        // The first kills spread over the time of all of it, later ones anywhere in it; the last run takes as long as it takes.
+        // The first kills spread over the time of all of it, later ones anywhere in it; the last run takes as long as
+        // it takes.
         let first = (f64::from(round) + delays.unit()) / f64::from(ROUNDS);
         let shares = [Some(first), Some(delays.unit()), Some(delays.unit()), None];
         for share in shares {

@@ -1,4 +1,4 @@
-//! Starting `glue` and looking at what it printed.
+//! Starting `glue` and checking its output.
 
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -32,7 +32,7 @@ pub fn glue<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>
     Run::of(&mut command(directory, args))
 }
 
-/// What came of a command.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Run {
     /// Exit status; `None` for a process that a signal ended.
