@@ -171,6 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_several_commands_reads_the_same_in_each() {
+        let mut command = Cli::command();
+        command.build();
+        for option in ["device", "expert", "follow-links", "max-shard-size", "task"] {
+            let of = |command: &clap::Command| {
+                let arg = command.get_arguments().find(|arg| arg.get_long() == Some(option))?;
+                arg.get_long_help().or(arg.get_help()).map(ToString::to_string)
+            };
+            let mut texts: Vec<String> = command.get_subcommands().filter_map(of).collect();
+            assert!(texts.len() > 1, "{option}");
+            texts.dedup();
+            assert_eq!(texts.len(), 1, "{option}: {texts:?}");
+        }
+    }
+
+    #[test]
     fn colours_are_known_before_parsing() {
         let check = |args: &[&str], expected| {
             let args: Vec<OsString> = args.iter().map(Into::into).collect();

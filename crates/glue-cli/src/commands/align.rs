@@ -33,7 +33,7 @@ use std::time::Instant;
   glue align models/a models/b aligned-b --method activations --text calibration.txt
   glue align models/a models/b aligned-b --dry-run --json")]
 pub(crate) struct Args {
-    /// Model directory whose order of units is the target
+    /// Model directory with the target order of units
     reference: PathBuf,
 
     /// Model directory to permute

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "base", "class", "layers", "tensor", "sample", "metric"])]
     matrix: Option<PathBuf>,
 
-    /// Minimum similarity within a cluster (for a distance metric, the maximum distance)
+    /// Models join a cluster if their similarity is above this; for a distance metric, if it is below
     #[arg(long, value_name = "T", default_value_t = DEFAULT_THRESHOLD, allow_negative_numbers = true)]
     threshold: f64,
 
