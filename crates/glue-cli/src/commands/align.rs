@@ -175,9 +175,7 @@ fn failure(error: AlignError) -> Failure {
         | AlignError::Read { .. }
         | AlignError::Changed(_)
         | AlignError::Source { .. }) => Failure::failed(error),
-        error @ AlignError::TooManyUnits { .. } => {
-            Failure::refused(error).hint(Some("leave that kind out of --kinds"))
-        }
+        error @ AlignError::TooManyUnits { .. } => Failure::refused(error).hint(Some("leave that kind out of --kinds")),
         error => Failure::refused(error),
     }
 }

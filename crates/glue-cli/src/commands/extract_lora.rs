@@ -123,9 +123,8 @@ fn failure(error: LoraError, args: &Args) -> Failure {
     match error {
         LoraError::Stopped => Failure::Interrupted,
         error @ (LoraError::Option { .. } | LoraError::NoSuchModule { .. }) => Failure::refused(error),
-        error @ (LoraError::TensorMissing { .. } | LoraError::ShapesDiffer { .. }) => Failure::refused(error).hint(
-            Some("BASE must be the model that FINE was trained from, with the same vocabulary"),
-        ),
+        error @ (LoraError::TensorMissing { .. } | LoraError::ShapesDiffer { .. }) => Failure::refused(error)
+            .hint(Some("BASE must be the model that FINE was trained from, with the same vocabulary")),
         error @ LoraError::NoDifference { .. } if !args.save_full => Failure::refused(error)
             .hint(Some("--embeddings, --head and --save-full extract more than the layer matrices")),
         error => Failure::failed(error),
@@ -155,8 +154,7 @@ fn look_ahead(args: &Args, plan: &ExtractPlan<'_>, threads: usize, shell: &mut S
             "threads": threads,
         }));
     }
-    let mut table =
-        Table::with_header(&[("MODULE", Align::Left), ("SHAPE", Align::Left), ("MAX RANK", Align::Right)]);
+    let mut table = Table::with_header(&[("MODULE", Align::Left), ("SHAPE", Align::Left), ("MAX RANK", Align::Right)]);
     for candidate in &plan.candidates {
         table.row([
             candidate.module.clone(),

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 ///
 /// The config holds several YAML documents, separated by ---. Every document but the last has a name, which later
 /// documents use as a model. The last one describes the output. Outputs of earlier stages stay in the work directory,
-/// and a later run reuses them if config, inputs, seed and version are unchanged. Model paths are relative to the working
-/// directory.
+/// and a later run reuses them if config, inputs, seed and version are unchanged. Model paths are relative to the
+/// working directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue multi stages.yml merged

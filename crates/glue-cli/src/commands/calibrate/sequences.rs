@@ -74,10 +74,7 @@ fn refusal(error: RouterError) -> Failure {
 fn of_files(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
     let tokenizer = &text.tokenizer;
     let Some(prefix) = tokenizer.bos().or(tokenizer.eos()) else {
-        return Err(wrong(
-            &args.model,
-            &"the tokenizer has neither a BOS nor an EOS token to start a text with",
-        ));
+        return Err(wrong(&args.model, &"the tokenizer has neither a BOS nor an EOS token to start a text with"));
     };
     let longest = LONGEST.min(text.model.max_positions());
     let limit = args.limit.map_or(usize::MAX, |limit| limit as usize);
