@@ -248,17 +248,17 @@ fn statistics_that_are_missing_or_of_no_use_are_refused() {
     check(
         "linear",
         &FISHER.replace("fisher\n", "linear\n"),
-        &["out.yml:3:26: `statistics` is given, but `linear` wants no statistics"],
+        &["out.yml:3:26: `statistics` is given, but `linear` uses no statistics"],
     );
     check(
         "of the models",
         &AIM.replace("{model: a}", "{model: a, statistics: of-a}"),
-        &["`statistics` is given, but `aim` wants the `activation` of the base alone, as `base_statistics`"],
+        &["`statistics` is given, but `aim` uses the `activation` of the base alone, as `base_statistics`"],
     );
     check(
         "of the base",
         &format!("base_model: base\nbase_statistics: of-base\n{FISHER}"),
-        &["`base_statistics` is given, but `fisher` wants the `fisher` of each model"],
+        &["`base_statistics` is given, but `fisher` uses the `fisher` of each model"],
     );
     check(
         "without a base",

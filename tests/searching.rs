@@ -205,8 +205,9 @@ fn workers_and_threads_change_nothing() {
     let expected = files(&place.path("one"));
     place.search(&config, "threads", &["--threads", "3"]).ok();
     assert!(files(&place.path("threads")) == expected);
-    // This build links no driver: `auto` is the processor, in workers too.
-    place.search(&config, "workers", &["--workers", "2", "--device", "auto"]).ok();
+    // This build links no driver: `auto` is the CPU, in workers too, which leave the note to the search.
+    let workers = place.search(&config, "workers", &["--workers", "2", "--device", "auto"]);
+    workers.ok_with_note("merging on the CPU: this program was built without CUDA");
     assert!(files(&place.path("workers")) == expected);
     let refused = place.search(&config, "device", &["--device", "cuda"]);
     refused.refused("a device", 1, &["built without CUDA", "docs/cuda.md", "--device auto"]);

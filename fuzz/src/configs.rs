@@ -4,7 +4,7 @@ use super::says_why;
 use glue_merge::Registry;
 use glue_mixture::MixConfig;
 use glue_pipeline::ZooConfig;
-use glue_recipe::{Recipe, Stages};
+use glue_recipe::{Recipe, check_stages};
 use glue_select::config::SearchConfig;
 use glue_select::strategy::StrategyRegistry;
 use std::sync::LazyLock;
@@ -32,7 +32,7 @@ pub fn recipe(input: &[u8]) {
         let [again] = again.as_slice() else { panic!("{} recipes in the text of one", again.len()) };
         assert_eq!(essence(recipe), essence(again));
     }
-    if let Err(error) = Stages::check(recipes) {
+    if let Err(error) = check_stages(recipes) {
         says_why(&error);
     }
 }

@@ -59,6 +59,16 @@ impl Run {
         self
     }
 
+    /// The same for a command that also printed one note to standard error, which contains `text`.
+    ///
+    /// # Panics
+    /// On any exit status but 0, and when standard error is anything else.
+    pub fn ok_with_note(self, text: &str) -> Run {
+        let noted = self.err.starts_with("note: ") && self.err.lines().count() == 1 && self.err.contains(text);
+        assert!(self.status == Some(0) && noted, "{:?} {}", self.status, self.err);
+        self
+    }
+
     /// The one JSON document that a successful command printed.
     ///
     /// # Panics

@@ -2,8 +2,8 @@
 //!
 //! The targets are a package of their own in `fuzz/`, outside the workspace. By default they are built with no
 //! sanitizer, which a stable compiler can do: libFuzzer still follows which code an input reaches, and panics, failed
-//! assertions, hangs and memory beyond a limit are found. `--sanitizer address` also watches memory accesses and needs
-//! a nightly compiler.
+//! assertions, hangs and memory beyond a limit are found. `--sanitizer address` also watches memory accesses and
+//! needs a nightly compiler.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

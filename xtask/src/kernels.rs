@@ -1,12 +1,13 @@
 //! `cargo xtask kernels`: compiles `kernels/*.cu` to PTX by NVRTC and examines what came out.
 //!
-//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. Each PTX file
-//! carries the hash of what it was made from: where they are not there, `--check` still says when one is stale, or was
-//! edited.
+//! NVRTC and ptxas come from their wheels on PyPI, so that neither a toolkit nor a device is needed. PTX is committed
+//! compressed. Each file carries the hash of what it was made from: without NVRTC, `--check` still says when one is
+//! stale, or was edited.
 
 #![allow(unsafe_code, reason = "calls of NVRTC, which has a C interface only")]
 
 mod assembler;
+mod compressed;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -25,7 +26,7 @@ use crate::shell;
 const NVRTC: &str = "12.1.105";
 /// What is committed is compiled for the first of these; it must compile for all.
 const TARGETS: [&str; 2] = ["compute_70", "compute_80"];
-/// Where what is committed lies: in the crate that embeds it, so that a published crate holds it.
+/// The folder of what is committed: in the crate that embeds it, so that a published crate holds it.
 const PTX: &str = "crates/glue-cuda/src/ptx";
 /// Without fused multiply-add results are the same bits as the CPU's.
 const OPTIONS: [&str; 3] = ["--std=c++17", "-default-device", "--fmad=false"];
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             None => check_stamp(&repo, &sources, name)?,
         }
         if let Some(ptxas) = &ptxas {
-            println!("{name}: {}", assembler::assemble(&repo, ptxas, &ptx_path(&repo, name))?);
+            println!("{name}: {}", assembler::assemble(&repo, ptxas, name, &compressed::read(&ptx_path(&repo, name))?)?);
         }
     }
     strangers(&repo, &sources)?;
@@ -114,7 +115,7 @@ fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 fn ptx_path(repo: &Repo, name: &str) -> PathBuf {
-    repo.path(PTX).join(format!("{name}.ptx"))
+    repo.path(PTX).join(format!("{name}{}", compressed::ENDING))
 }
 
 fn stamped(sources: &Sources, name: &str, code: &str) -> String {
@@ -128,7 +129,8 @@ fn stamped(sources: &Sources, name: &str, code: &str) -> String {
     )
 }
 
-/// Compiles for every target and examines; then writes the first, or compares it with the committed file.
+/// Compiles for every target and examines; then writes the PTX of the first target, or compares it
+/// with the committed one.
 fn compile(repo: &Repo, sources: &Sources, name: &str, nvrtc: &Nvrtc, check: bool) -> Result<()> {
     let mut first = None;
     for target in TARGETS {
@@ -138,20 +140,19 @@ fn compile(repo: &Repo, sources: &Sources, name: &str, nvrtc: &Nvrtc, check: boo
         first.get_or_insert(code);
     }
     let (text, path) = (stamped(sources, name, &first.unwrap_or_default()), ptx_path(repo, name));
-    if check {
-        if fs::read_to_string(&path).ok().as_deref() != Some(&*text) {
-            bail!("{} is not what {name}.cu compiles to; run cargo xtask kernels", repo.relative(&path));
-        }
-        return Ok(());
+    // Texts are compared, so that no file depends on the version of the compressor.
+    let is_current = compressed::read(&path).is_ok_and(|committed| committed == text);
+    match (is_current, check) {
+        (true, _) => Ok(()),
+        (false, true) => bail!("{} is not what {name}.cu compiles to; run cargo xtask kernels", repo.relative(&path)),
+        (false, false) => compressed::write(&path, &text),
     }
-    fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make the folder of PTX")?;
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Compares the hashes that a file carries, and examines its code.
 fn check_stamp(repo: &Repo, sources: &Sources, name: &str) -> Result<()> {
     let path = ptx_path(repo, name);
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", repo.relative(&path)))?;
+    let text = compressed::read(&path)?;
     // The stamp ends with its fourth line.
     let code = text.splitn(5, '\n').nth(4).unwrap_or_default();
     if text != stamped(sources, name, code) {
@@ -161,21 +162,22 @@ fn check_stamp(repo: &Repo, sources: &Sources, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses PTX that no kernel belongs to.
+/// Refuses files in the folder of PTX that belong to no kernel.
 fn strangers(repo: &Repo, sources: &Sources) -> Result<()> {
     for entry in fs::read_dir(repo.path(PTX)).context("cannot list the folder of PTX")? {
         let path = entry?.path();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if !sources.kernels.contains_key(&name) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kernel = name.strip_suffix(compressed::ENDING);
+        if !kernel.is_some_and(|kernel| sources.kernels.contains_key(kernel)) {
             bail!("{} belongs to no kernel", repo.relative(&path));
         }
     }
     Ok(())
 }
 
-/// What the PTX of a file says of how it reads and computes: every kernel reads 16 bytes at once, but for those that
-/// only add up partial sums; none has local memory, into which arrays go whose indices the compiler does not know; none
-/// fuses a multiplication with an addition of `f32`.
+/// Checks the PTX of a file. Every kernel must read 16 bytes at once, except those that only add up partial sums. None
+/// may have local memory, where the compiler puts arrays whose indices it does not know. None may fuse a multiplication
+/// with an addition of `f32`.
 fn examine(name: &str, code: &str) -> Result<String> {
     let kernels: Vec<&str> = code.split(".visible .entry ").skip(1).collect();
     if kernels.is_empty() {
@@ -199,7 +201,7 @@ fn examine(name: &str, code: &str) -> Result<String> {
     Ok(format!("{} kernels, at least {fewest} reads of 16 bytes in each, no local memory", kernels.len()))
 }
 
-/// Where what is fetched lies.
+/// The folder of fetched packages.
 fn root(repo: &Repo) -> PathBuf {
     repo.target.join("nvrtc").join(NVRTC)
 }
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_slow_or_other_bits_is_found() {
+    fn slow_reads_and_fused_arithmetic_are_refused() {
         check("ld.global.nc.v4.u32 {};", Ok("1 kernels, at least 1 reads"));
         check("ld.global.nc.u32 %r1, [%rd1];", Err("linear_f32 reads nowhere 16 bytes"));
         check("ld.global.nc.v4.u32 {}; .local .align 4 .b8 __local_depot0[32];", Err("local memory"));

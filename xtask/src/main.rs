@@ -20,6 +20,7 @@ mod fuzz;
 mod gpu_check;
 mod kernels;
 mod new_operator;
+mod package;
 mod repo;
 mod results;
 mod shell;
@@ -61,6 +62,8 @@ enum Command {
     CudaStub,
     /// Check and benchmark every kernel on this machine's GPU.
     GpuCheck(gpu_check::Args),
+    /// Package every published crate and check what its package holds.
+    Package,
     /// Check licences, advisories and sources of the dependencies with cargo-deny.
     Deny(deny::Args),
 }
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Kernels(args) => kernels::run(&args),
         Command::CudaStub => cuda_stub::run(),
         Command::GpuCheck(args) => gpu_check::run(&args),
+        Command::Package => package::run(),
         Command::Deny(args) => deny::run(&args),
     };
     exit_code(result)

@@ -1,5 +1,6 @@
 //! Where things are: the repository, its target folder and its packages, as cargo sees them.
 
+use std::collections::BTreeMap;
 use std::env::consts::EXE_SUFFIX;
 use std::path::{Path, PathBuf};
 
@@ -20,13 +21,25 @@ pub(crate) struct Repo {
 }
 
 /// A member of the workspace.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: String,
+    /// The folder of its `Cargo.toml`.
+    pub(crate) folder: PathBuf,
+    /// Whether it may be published.
+    pub(crate) is_published: bool,
+    /// Fields of its manifest that say what it is, by name; those that are absent or empty are left out.
+    pub(crate) about: BTreeMap<&'static str, String>,
     /// Every dependency of every kind.
     pub(crate) dependencies: Vec<Dependency>,
 }
+
+/// The fields of [`Package::about`]: crates.io shows them.
+pub(crate) const ABOUT: [&str; 7] =
+    ["description", "license", "repository", "documentation", "readme", "keywords", "categories"];
 
 /// A dependency of a member.
 #[derive(Debug)]
@@ -73,7 +86,25 @@ fn package(value: &Value) -> Result<Package> {
         .iter()
         .map(|d| Ok(Dependency { name: string(d, "name")?, dev: d["kind"] == "dev" }))
         .collect::<Result<_>>()?;
-    Ok(Package { name: string(value, "name")?, dependencies })
+    let manifest = PathBuf::from(string(value, "manifest_path")?);
+    Ok(Package {
+        name: string(value, "name")?,
+        version: string(value, "version")?,
+        folder: manifest.parent().context("cargo metadata has a manifest without a folder")?.to_path_buf(),
+        // `publish = false` is an empty list of registries.
+        is_published: value["publish"].as_array().is_none_or(|registries| !registries.is_empty()),
+        about: ABOUT.into_iter().filter_map(|field| Some((field, about(&value[field])?))).collect(),
+        dependencies,
+    })
+}
+
+fn about(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+        _ => return None,
+    };
+    (!text.is_empty()).then_some(text)
 }
 
 fn string(value: &Value, key: &str) -> Result<String> {

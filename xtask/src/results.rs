@@ -1,5 +1,5 @@
-//! `cargo xtask results`: the whole pipeline on the shipped zoo with several seeds, and what it is worth on the test
-//! split.
+//! `cargo xtask results`: the whole pipeline on the shipped zoo with several seeds, and what it is
+//! worth on the test split.
 
 use std::fmt::Write;
 use std::fs;

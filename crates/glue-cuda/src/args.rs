@@ -2,20 +2,20 @@
 
 use glue_merge::{Cut, Float};
 
-/// Most operands that a kernel takes besides the base.
-pub(crate) const MOST: usize = 32;
+/// Maximum number of operands of a kernel, the base not counted.
+pub(crate) const MAX_INPUTS: usize = 32;
 /// Elements of a chunk.
 pub(crate) const WIDE: usize = 8;
 /// Bins of a histogram.
 pub(crate) const BINS: usize = 2048;
-/// Most histograms that are made at once.
-pub(crate) const TARGETS: usize = 2 * MOST;
+/// Maximum number of histograms in one pass.
+pub(crate) const TARGETS: usize = 2 * MAX_INPUTS;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Tile {
     pub(crate) base: u64,
-    pub(crate) input: [u64; MOST],
+    pub(crate) input: [u64; MAX_INPUTS],
     pub(crate) len: i64,
     pub(crate) offset: u64,
     pub(crate) inputs: u32,
@@ -65,7 +65,7 @@ impl From<Cut> for CutArg {
 pub(crate) struct Linear {
     pub(crate) t: Tile,
     pub(crate) out: Out,
-    pub(crate) c: [f32; MOST],
+    pub(crate) c: [f32; MAX_INPUTS],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +73,8 @@ pub(crate) struct Linear {
 pub(crate) struct TaskArgs<T> {
     pub(crate) t: Tile,
     pub(crate) out: Out,
-    pub(crate) factor: [f32; MOST],
-    pub(crate) weight: [f32; MOST],
+    pub(crate) factor: [f32; MAX_INPUTS],
+    pub(crate) weight: [f32; MAX_INPUTS],
     pub(crate) lambda: f32,
     pub(crate) normalize: u32,
     pub(crate) trim: T,
@@ -99,7 +99,7 @@ pub(crate) struct Nothing {
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Between {
-    pub(crate) cut: [[CutArg; 2]; MOST],
+    pub(crate) cut: [[CutArg; 2]; MAX_INPUTS],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,9 +113,9 @@ pub(crate) struct Marked {
 #[repr(C)]
 pub(crate) struct Random {
     pub(crate) keys: [[u32; 2]; 10],
-    pub(crate) stream: [u32; MOST],
-    pub(crate) kept_below: [u32; MOST],
-    pub(crate) scale: [f32; MOST],
+    pub(crate) stream: [u32; MAX_INPUTS],
+    pub(crate) kept_below: [u32; MAX_INPUTS],
+    pub(crate) scale: [f32; MAX_INPUTS],
     pub(crate) whole: u32,
     pub(crate) unused: u32,
 }
@@ -128,9 +128,9 @@ pub(crate) struct Ranked {
     pub(crate) stride: u64,
     pub(crate) row: i64,
     pub(crate) keys: [[u32; 2]; 10],
-    pub(crate) stream: [u32; MOST],
-    pub(crate) start: [u64; MOST],
-    pub(crate) rise: [u64; MOST],
+    pub(crate) stream: [u32; MAX_INPUTS],
+    pub(crate) start: [u64; MAX_INPUTS],
+    pub(crate) rise: [u64; MAX_INPUTS],
     pub(crate) whole: u32,
     pub(crate) unused: u32,
 }
@@ -143,7 +143,7 @@ pub(crate) struct Sce {
     pub(crate) cut: CutArg,
     pub(crate) all: u32,
     pub(crate) unused: u32,
-    pub(crate) weight: [f32; MOST],
+    pub(crate) weight: [f32; MAX_INPUTS],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -217,8 +217,8 @@ pub(crate) struct Convert {
 }
 
 /// Numbers for each input, 0 beyond.
-pub(crate) fn row<T: Copy + Default, U: Copy>(values: &[U], of: impl Fn(U) -> T) -> [T; MOST] {
-    let mut row = [T::default(); MOST];
+pub(crate) fn row<T: Copy + Default, U: Copy>(values: &[U], of: impl Fn(U) -> T) -> [T; MAX_INPUTS] {
+    let mut row = [T::default(); MAX_INPUTS];
     for (to, value) in row.iter_mut().zip(values) {
         *to = of(*value);
     }

@@ -1,27 +1,27 @@
-//! What a device must do: hold memory, copy, run kernels by name. Everything else is the same for every device, which
-//! is how it is tested without one.
+//! What a device must do: hold memory, copy, run kernels by name. Everything else is the same for every device and is
+//! tested without one.
 
 use crate::error::DeviceError;
 use glue_merge::BoxError;
 use std::ops::Range;
 
-/// Looks at a piece of memory, of which the offset is the first argument.
-pub type See<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<(), BoxError>;
+/// Takes a piece of a download: its offset in bytes from the start of the download, and its bytes.
+pub type TakePiece<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<(), BoxError>;
 
 /// A device.
 pub trait Backend: Send + Sync {
     /// A piece of device memory, its beginning a multiple of 256; freed when dropped.
     type Memory: Send + Sync;
-    /// A queue of work, with what copying to and from the host needs. Work on one lane is done in order.
-    type Lane: Send;
+    /// A queue of work, with the buffers that copying to and from the host needs. Work on one stream is done in order.
+    type Stream: Send;
 
-    /// A new lane.
+    /// A new stream.
     ///
     /// # Errors
     /// What the driver refuses.
-    fn lane(&self) -> Result<Self::Lane, DeviceError>;
+    fn stream(&self) -> Result<Self::Stream, DeviceError>;
 
-    /// Memory of so many bytes, which hold anything.
+    /// Allocates `bytes` bytes, not initialised.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`], or what the driver refuses.
@@ -36,39 +36,39 @@ pub trait Backend: Send + Sync {
     /// Bytes of memory that are free now.
     fn free(&self) -> usize;
 
-    /// Multiprocessors of the device.
-    fn processors(&self) -> u32;
+    /// Number of streaming multiprocessors (SMs).
+    fn multiprocessors(&self) -> u32;
 
-    /// Copies to the device. When it returns, `bytes` is no longer needed, though the copy may be under way.
+    /// Copies `bytes` to the device. They may be dropped when this returns, even if the copy is still under way.
     ///
     /// # Errors
     /// [`DeviceError::Range`], or what the driver refuses.
     fn upload(
         &self,
-        lane: &mut Self::Lane,
+        stream: &mut Self::Stream,
         memory: &Self::Memory,
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), DeviceError>;
 
-    /// Hands a part of the memory, after all that is under way on the lane, to `see`: piece after piece with its offset
-    /// in that part.
+    /// Copies a part of the memory to the host once the work on the stream is done. `take` gets it in pieces, each with
+    /// its offset in that part.
     ///
     /// # Errors
-    /// [`DeviceError::Range`], what the driver refuses, or what `see` does.
+    /// [`DeviceError::Range`], what the driver refuses, or an error of `take`.
     fn download(
         &self,
-        lane: &mut Self::Lane,
+        stream: &mut Self::Stream,
         memory: &Self::Memory,
         part: Range<usize>,
-        see: See<'_>,
+        take: TakePiece<'_>,
     ) -> Result<(), BoxError>;
 
     /// Sets the first bytes to 0.
     ///
     /// # Errors
     /// [`DeviceError::Range`], or what the driver refuses.
-    fn zero(&self, lane: &mut Self::Lane, memory: &Self::Memory, bytes: usize) -> Result<(), DeviceError>;
+    fn zero(&self, stream: &mut Self::Stream, memory: &Self::Memory, bytes: usize) -> Result<(), DeviceError>;
 
     /// Copies the first bytes of one memory to another.
     ///
@@ -76,7 +76,7 @@ pub trait Backend: Send + Sync {
     /// [`DeviceError::Range`], or what the driver refuses.
     fn copy(
         &self,
-        lane: &mut Self::Lane,
+        stream: &mut Self::Stream,
         from: &Self::Memory,
         to: &Self::Memory,
         bytes: usize,
@@ -89,38 +89,38 @@ pub trait Backend: Send + Sync {
     ///
     /// # Safety
     /// `args` is the struct that the kernel takes. The addresses in it are of this device and, as far as the kernel
-    /// reads or writes, inside of memory that lives until the lane has been waited for.
+    /// reads or writes, inside of memory that lives until the stream has been waited for.
     #[allow(unsafe_code, reason = "a kernel dereferences the addresses that it is handed")]
     unsafe fn launch<A: Copy>(
         &self,
-        lane: &mut Self::Lane,
+        stream: &mut Self::Stream,
         kernel: Kernel,
         grid: [u32; 2],
         args: &A,
     ) -> Result<(), DeviceError>;
 
-    /// Waits until all that was asked of a lane is done.
+    /// Waits until all work on a stream is done.
     ///
     /// # Errors
     /// What the driver refuses, or a kernel that failed.
-    fn wait(&self, lane: &mut Self::Lane) -> Result<(), DeviceError>;
+    fn wait(&self, stream: &mut Self::Stream) -> Result<(), DeviceError>;
 }
 
-/// A kernel: the file it is in, without its ending, its name without the type of its operands, and that type.
+/// A kernel: the file that holds it, its name, and the type of its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// The file.
+    /// The file in `kernels/`, without its ending.
     pub file: &'static str,
-    /// The name.
+    /// The name, without the type of the operands.
     pub name: &'static str,
     /// Type of the operands; `None` for a kernel that has no choice.
     pub float: Option<glue_merge::Float>,
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
 }
 
 impl Kernel {
-    /// The name of the function.
+    /// The name of the function in PTX, as `linear_f32`.
     pub fn symbol(&self) -> String {
         use glue_merge::Float;
         match self.float {

@@ -12,10 +12,10 @@ pub enum DeviceChoice {
     /// The CPU.
     #[default]
     Cpu,
-    /// A CUDA device. Whatever keeps it from being used is an error.
+    /// A CUDA device; an error if it cannot be used.
     Cuda,
-    /// A CUDA device where there is one that can be used, the CPU otherwise; a tensor for which its memory does not
-    /// suffice is merged by the CPU.
+    /// A CUDA device if one can be used, otherwise the CPU. The CPU also merges a tensor that does not fit into device
+    /// memory.
     Auto,
 }
 
@@ -38,21 +38,33 @@ impl DeviceChoice {
 pub enum DeviceUse {
     /// Every tensor is merged once.
     Merge,
-    /// The same tensors are merged again and again: operands stay on the device, as far as three quarters of the memory that
-    /// is free when it is opened have room for them.
+    /// The same tensors are merged again and again. Operands stay on the device, in up to three quarters of the memory
+    /// that is free when it is opened.
     Search,
 }
 
-/// The executor of a choice; `None` is the CPU.
+/// What merges.
+#[derive(Default)]
+pub struct Chosen {
+    /// The device; `None` for the CPU.
+    pub executor: Option<Arc<dyn Executor + Send>>,
+    /// Why [`DeviceChoice::Auto`] falls back to the CPU.
+    pub fallback: Option<DeviceError>,
+}
+
+/// Opens the device of a choice.
 ///
 /// # Errors
-/// With [`DeviceChoice::Cuda`], what keeps the device from being used: [`DeviceError::NotBuilt`] in a program without the
-/// feature `cuda`, and what opening the device meets otherwise.
-pub fn executor(choice: DeviceChoice, to: DeviceUse) -> Result<Option<Arc<dyn Executor + Send>>, DeviceError> {
+/// With [`DeviceChoice::Cuda`], why the device cannot be used: [`DeviceError::NotBuilt`] in a program without the
+/// feature `cuda`, otherwise what opening it meets.
+pub fn executor(choice: DeviceChoice, to: DeviceUse) -> Result<Chosen, DeviceError> {
     match choice {
-        DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::Cuda => open(to, false).map(Some),
-        DeviceChoice::Auto => Ok(open(to, true).ok()),
+        DeviceChoice::Cpu => Ok(Chosen::default()),
+        DeviceChoice::Cuda => Ok(Chosen { executor: Some(open(to, false)?), fallback: None }),
+        DeviceChoice::Auto => Ok(match open(to, true) {
+            Ok(executor) => Chosen { executor: Some(executor), fallback: None },
+            Err(error) => Chosen { executor: None, fallback: Some(error) },
+        }),
     }
 }
 
@@ -95,11 +107,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_device_auto_is_the_cpu_and_cuda_an_error() {
+    fn without_a_device_auto_is_the_cpu_for_a_reason_and_cuda_an_error() {
         for to in [DeviceUse::Merge, DeviceUse::Search] {
-            assert!(executor(DeviceChoice::Cpu, to).unwrap().is_none());
+            let cpu = executor(DeviceChoice::Cpu, to).unwrap();
+            assert!(cpu.executor.is_none() && cpu.fallback.is_none());
             if cfg!(not(feature = "cuda")) {
-                assert!(executor(DeviceChoice::Auto, to).unwrap().is_none());
+                let auto = executor(DeviceChoice::Auto, to).unwrap();
+                assert!(auto.executor.is_none() && matches!(auto.fallback, Some(DeviceError::NotBuilt)));
                 assert!(matches!(executor(DeviceChoice::Cuda, to), Err(DeviceError::NotBuilt)));
             }
         }

@@ -1,10 +1,10 @@
-//! The CUDA driver, by `cust`: primary context, a stream for each lane, pinned staging, kernels from the PTX that is
-//! embedded in the program.
+//! The CUDA driver, by `cust`: primary context, streams, pinned staging buffers, kernels from the embedded PTX.
 
 #![allow(unsafe_code, reason = "calls of the driver, and memory that only the device reads")]
 
-use crate::backend::{Backend, Kernel, See, inside, pieces};
+use crate::backend::{Backend, Kernel, TakePiece, inside, pieces};
 use crate::error::DeviceError;
+use crate::ptx;
 use cust::context::{Context, CurrentContext};
 use cust::device::{Device, DeviceAttribute};
 use cust::error::CudaError;
@@ -20,27 +20,11 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-/// What kernels were compiled to, by the file they are in.
-const PTX: &[(&str, &str)] = &[
-    ("breadcrumbs", include_str!("ptx/breadcrumbs.ptx")),
-    ("convert", include_str!("ptx/convert.ptx")),
-    ("dare", include_str!("ptx/dare.ptx")),
-    ("della", include_str!("ptx/della.ptx")),
-    ("gram", include_str!("ptx/gram.ptx")),
-    ("histogram", include_str!("ptx/histogram.ptx")),
-    ("linear", include_str!("ptx/linear.ptx")),
-    ("model_stock", include_str!("ptx/model_stock.ptx")),
-    ("sce", include_str!("ptx/sce.ptx")),
-    ("sums", include_str!("ptx/sums.ptx")),
-    ("task_sum", include_str!("ptx/task_sum.ptx")),
-    ("ties", include_str!("ptx/ties.ptx")),
-];
-
 /// The CUDA version whose PTX the kernels are.
 const NEEDED_DRIVER: (i32, i32) = (12, 1);
 /// The compute capability that they are compiled for.
 const NEEDED_DEVICE: (i32, i32) = (7, 0);
-/// Bytes of a staging buffer; a lane has two.
+/// Bytes of a staging buffer; a stream has two.
 const STAGING: usize = 16 << 20;
 
 /// A CUDA device.
@@ -51,7 +35,7 @@ pub struct Cuda {
     name: String,
     capability: (i32, i32),
     driver: (i32, i32),
-    processors: u32,
+    multiprocessors: u32,
 }
 
 /// The primary context of the device.
@@ -123,10 +107,10 @@ impl Cuda {
             let found = format!("{}.{}", capability.0, capability.1);
             return Err(DeviceError::DeviceTooOld { device: name, found, needed: "7.0" });
         }
-        let processors = attribute(DeviceAttribute::MultiprocessorCount)? as u32;
+        let multiprocessors = attribute(DeviceAttribute::MultiprocessorCount)? as u32;
         let context = Context::new(device).map_err(|e| refused("make a context", e))?;
         let context = Arc::new(Shared(context));
-        Ok(Self { context, name, capability, driver, processors, modules: Mutex::default() })
+        Ok(Self { context, name, capability, driver, multiprocessors, modules: Mutex::default() })
     }
 
     /// Name of the device, with its compute capability and the CUDA version of the driver.
@@ -142,7 +126,7 @@ impl Cuda {
             return Ok(Arc::clone(module));
         }
         let missing = || DeviceError::Driver { call: "find a kernel", text: format!("no file {file}") };
-        let (_, ptx) = PTX.iter().find(|(name, _)| *name == file).ok_or_else(missing)?;
+        let ptx = ptx::text(file).ok_or_else(missing)?;
         let module = Module::from_ptx(ptx, &[]).map_err(|e| refused("compile a kernel", e))?;
         let module = Arc::new(Loaded(module));
         modules.insert(file, Arc::clone(&module));
@@ -167,14 +151,14 @@ impl Drop for CudaMemory {
 }
 
 /// A stream with two staging buffers.
-pub struct CudaLane {
-    stream: Stream,
+pub struct CudaStream {
+    inner: Stream,
     staging: [Pinned; 2],
     context: Arc<Shared>,
 }
 
-// SAFETY: a stream is a handle of its context, which any thread may use; the staging buffers belong to the lane.
-unsafe impl Send for CudaLane {}
+// SAFETY: a stream is a handle of its context, which any thread may use; the staging buffers belong to the stream.
+unsafe impl Send for CudaStream {}
 
 /// Host memory that the device copies from and to by itself, and the end of the last copy that uses it.
 struct Pinned {
@@ -182,10 +166,10 @@ struct Pinned {
     used: Event,
 }
 
-impl Drop for CudaLane {
+impl Drop for CudaStream {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
-            let _ = self.stream.synchronize();
+            let _ = self.inner.synchronize();
             for pinned in &self.staging {
                 // SAFETY: allocated by cuda_malloc_locked and freed once, when nothing is under way.
                 let _ = unsafe { cuda_free_locked(pinned.at) };
@@ -194,30 +178,30 @@ impl Drop for CudaLane {
     }
 }
 
-impl CudaLane {
+impl CudaStream {
     fn done(&self, slot: usize) -> Result<(), DeviceError> {
         self.staging[slot].used.synchronize().map_err(|e| refused("wait for a copy", e))
     }
 
     fn mark(&self, slot: usize) -> Result<(), DeviceError> {
-        self.staging[slot].used.record(&self.stream).map_err(|e| refused("mark a copy", e))
+        self.staging[slot].used.record(&self.inner).map_err(|e| refused("mark a copy", e))
     }
 }
 
 impl Backend for Cuda {
     type Memory = CudaMemory;
-    type Lane = CudaLane;
+    type Stream = CudaStream;
 
-    fn lane(&self) -> Result<CudaLane, DeviceError> {
+    fn stream(&self) -> Result<CudaStream, DeviceError> {
         self.context.enter()?;
-        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(|e| refused("make a stream", e))?;
+        let inner = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(|e| refused("make a stream", e))?;
         let pinned = || {
             let used = Event::new(EventFlags::DISABLE_TIMING).map_err(|e| refused("make an event", e))?;
-            // SAFETY: freed with the lane; bytes need no initial value, as they are written before they are read.
+            // SAFETY: freed with the stream; bytes need no initial value, as they are written before they are read.
             let at = unsafe { cuda_malloc_locked::<u8>(STAGING) }.map_err(|e| refused("pin host memory", e))?;
             Ok::<_, DeviceError>(Pinned { at, used })
         };
-        Ok(CudaLane { stream, staging: [pinned()?, pinned()?], context: Arc::clone(&self.context) })
+        Ok(CudaStream { inner, staging: [pinned()?, pinned()?], context: Arc::clone(&self.context) })
     }
 
     fn allocate(&self, bytes: usize) -> Result<CudaMemory, DeviceError> {
@@ -226,7 +210,7 @@ impl Backend for Cuda {
         // SAFETY: writes one address.
         match unsafe { sys::cuMemAlloc_v2(&mut at, bytes) } {
             sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
-                Err(DeviceError::OutOfMemory { wanted: bytes, free: self.free() })
+                Err(DeviceError::OutOfMemory { needed: bytes, free: self.free() })
             }
             result => {
                 checked("allocate memory", result)?;
@@ -250,36 +234,36 @@ impl Backend for Cuda {
         if known { free } else { 0 }
     }
 
-    fn processors(&self) -> u32 {
-        self.processors
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
     }
 
-    fn upload(&self, lane: &mut CudaLane, memory: &CudaMemory, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn upload(&self, stream: &mut CudaStream, memory: &CudaMemory, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         inside("upload", offset, bytes.len(), memory.bytes)?;
         self.context.enter()?;
         for (slot, piece) in pieces(bytes.len(), STAGING) {
-            lane.done(slot)?;
-            let staging = lane.staging[slot].at;
+            stream.done(slot)?;
+            let staging = stream.staging[slot].at;
             let from = &bytes[piece.clone()];
             // SAFETY: a piece is no longer than the staging buffer, which no copy uses any more; the destination was
             // checked to be inside.
             let copied = unsafe {
                 staging.copy_from_nonoverlapping(from.as_ptr(), from.len());
                 let to = memory.at + (offset + piece.start) as u64;
-                sys::cuMemcpyHtoDAsync_v2(to, staging.cast::<c_void>(), from.len(), lane.stream.as_inner())
+                sys::cuMemcpyHtoDAsync_v2(to, staging.cast::<c_void>(), from.len(), stream.inner.as_inner())
             };
             checked("copy to the device", copied)?;
-            lane.mark(slot)?;
+            stream.mark(slot)?;
         }
         Ok(())
     }
 
     fn download(
         &self,
-        lane: &mut CudaLane,
+        stream: &mut CudaStream,
         memory: &CudaMemory,
         part: Range<usize>,
-        see: See<'_>,
+        take: TakePiece<'_>,
     ) -> Result<(), BoxError> {
         inside("download", part.start, part.len(), memory.bytes)?;
         self.context.enter()?;
@@ -287,45 +271,45 @@ impl Backend for Cuda {
         let mut before: Option<(usize, Range<usize>)> = None;
         for next in pieces(part.len(), STAGING).map(Some).chain([None]) {
             if let Some((slot, piece)) = &next {
-                lane.done(*slot)?;
+                stream.done(*slot)?;
                 // SAFETY: a piece is no longer than the staging buffer, which nothing uses any more; the source was
                 // checked to be inside.
                 let copied = unsafe {
                     let from = memory.at + (part.start + piece.start) as u64;
-                    let to = lane.staging[*slot].at.cast::<c_void>();
-                    sys::cuMemcpyDtoHAsync_v2(to, from, piece.len(), lane.stream.as_inner())
+                    let to = stream.staging[*slot].at.cast::<c_void>();
+                    sys::cuMemcpyDtoHAsync_v2(to, from, piece.len(), stream.inner.as_inner())
                 };
                 checked("copy from the device", copied)?;
-                lane.mark(*slot)?;
+                stream.mark(*slot)?;
             }
             if let Some((slot, piece)) = before {
-                lane.done(slot)?;
-                // SAFETY: the copy has ended, and the next one to this buffer begins after `see` has returned.
-                let bytes = unsafe { std::slice::from_raw_parts(lane.staging[slot].at, piece.len()) };
-                see(piece.start, bytes)?;
+                stream.done(slot)?;
+                // SAFETY: the copy has ended, and the next one to this buffer begins after `take` has returned.
+                let bytes = unsafe { std::slice::from_raw_parts(stream.staging[slot].at, piece.len()) };
+                take(piece.start, bytes)?;
             }
             before = next;
         }
         Ok(())
     }
 
-    fn zero(&self, lane: &mut CudaLane, memory: &CudaMemory, bytes: usize) -> Result<(), DeviceError> {
+    fn zero(&self, stream: &mut CudaStream, memory: &CudaMemory, bytes: usize) -> Result<(), DeviceError> {
         inside("zero", 0, bytes, memory.bytes)?;
         self.context.enter()?;
         // SAFETY: inside, as was just checked.
-        checked("set memory", unsafe { sys::cuMemsetD8Async(memory.at, 0, bytes, lane.stream.as_inner()) })
+        checked("set memory", unsafe { sys::cuMemsetD8Async(memory.at, 0, bytes, stream.inner.as_inner()) })
     }
 
-    fn copy(&self, lane: &mut CudaLane, from: &CudaMemory, to: &CudaMemory, bytes: usize) -> Result<(), DeviceError> {
+    fn copy(&self, stream: &mut CudaStream, from: &CudaMemory, to: &CudaMemory, bytes: usize) -> Result<(), DeviceError> {
         inside("copy", 0, bytes, from.bytes.min(to.bytes))?;
         self.context.enter()?;
         // SAFETY: inside both, as was just checked.
-        checked("copy memory", unsafe { sys::cuMemcpyDtoDAsync_v2(to.at, from.at, bytes, lane.stream.as_inner()) })
+        checked("copy memory", unsafe { sys::cuMemcpyDtoDAsync_v2(to.at, from.at, bytes, stream.inner.as_inner()) })
     }
 
     unsafe fn launch<A: Copy>(
         &self,
-        lane: &mut CudaLane,
+        stream: &mut CudaStream,
         kernel: Kernel,
         grid: [u32; 2],
         args: &A,
@@ -335,13 +319,13 @@ impl Backend for Cuda {
         let function = module.0.get_function(kernel.symbol()).map_err(|e| refused("find a kernel", e))?;
         let params = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
         // SAFETY: every kernel takes one struct, which the driver copies before it returns; the caller vouches for it.
-        unsafe { lane.stream.launch(&function, (grid[0], grid[1], 1), (kernel.threads, 1, 1), 0, &params) }
+        unsafe { stream.inner.launch(&function, (grid[0], grid[1], 1), (kernel.threads, 1, 1), 0, &params) }
             .map_err(|e| refused("start a kernel", e))
     }
 
-    fn wait(&self, lane: &mut CudaLane) -> Result<(), DeviceError> {
+    fn wait(&self, stream: &mut CudaStream) -> Result<(), DeviceError> {
         self.context.enter()?;
-        lane.stream.synchronize().map_err(|e| refused("finish a kernel", e))
+        stream.inner.synchronize().map_err(|e| refused("finish a kernel", e))
     }
 }
 

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use crate::backend::{Backend, Kernel, See, inside};
+use crate::backend::{Backend, Kernel, TakePiece, inside};
 use crate::error::DeviceError;
 use glue_merge::BoxError;
+use std::collections::{HashMap, HashSet};
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{CString, c_char, c_void};
 use std::fs::{self, File};
@@ -23,11 +24,18 @@ static LIBRARY: LazyLock<Option<Mutex<libloading::Library>>> = LazyLock::new(|| 
     Some(Mutex::new(unsafe { libloading::Library::new(path) }.expect("the library that was just built")))
 });
 
+/// The names of the kernels in the PTX that devices load.
+static EMBEDDED: LazyLock<HashMap<&str, HashSet<String>>> = LazyLock::new(|| {
+    let entry = |part: &str| part.split('(').next().unwrap_or_default().to_owned();
+    let entries = |text: &str| text.split(".visible .entry ").skip(1).map(entry).collect();
+    crate::ptx::names().map(|file| (file, entries(&crate::ptx::text(file).unwrap()))).collect()
+});
+
 fn compiler() -> Option<&'static str> {
     ["c++", "g++", "clang++"].into_iter().find(|name| Command::new(name).arg("--version").output().is_ok())
 }
 
-/// Compiles what is out of date, once however many processes want it.
+/// Compiles what is out of date; of several processes, one compiles and the others wait.
 fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -69,6 +77,7 @@ fn build() -> Option<PathBuf> {
 /// The CPU as a device with so much memory.
 pub(crate) struct Emulated {
     used: Arc<AtomicUsize>,
+    peak: AtomicUsize,
     uploaded: AtomicUsize,
     size: usize,
 }
@@ -80,7 +89,12 @@ impl Emulated {
             eprintln!("not tested: there is no C++ compiler to compile the kernels for the host");
             return None;
         }
-        Some(Self { used: Arc::default(), uploaded: AtomicUsize::new(0), size })
+        Some(Self { used: Arc::default(), peak: AtomicUsize::default(), uploaded: AtomicUsize::default(), size })
+    }
+
+    /// The largest number of bytes that were allocated at once.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
     }
 
     /// Bytes that were uploaded so far.
@@ -132,18 +146,19 @@ impl Drop for HostMemory {
 
 impl Backend for Emulated {
     type Memory = HostMemory;
-    type Lane = ();
+    type Stream = ();
 
-    fn lane(&self) -> Result<(), DeviceError> {
+    fn stream(&self) -> Result<(), DeviceError> {
         Ok(())
     }
 
     fn allocate(&self, bytes: usize) -> Result<HostMemory, DeviceError> {
         let free = self.free();
         if bytes > free {
-            return Err(DeviceError::OutOfMemory { wanted: bytes, free });
+            return Err(DeviceError::OutOfMemory { needed: bytes, free });
         }
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(used, Ordering::Relaxed);
         let layout = HostMemory::layout(bytes);
         // SAFETY: the layout has a size above 0.
         let at = unsafe { alloc(layout) };
@@ -165,7 +180,7 @@ impl Backend for Emulated {
         self.size - self.used.load(Ordering::Relaxed)
     }
 
-    fn processors(&self) -> u32 {
+    fn multiprocessors(&self) -> u32 {
         2
     }
 
@@ -177,14 +192,14 @@ impl Backend for Emulated {
         Ok(())
     }
 
-    fn download(&self, (): &mut (), memory: &HostMemory, part: Range<usize>, see: See<'_>) -> Result<(), BoxError> {
+    fn download(&self, (): &mut (), memory: &HostMemory, part: Range<usize>, take: TakePiece<'_>) -> Result<(), BoxError> {
         inside("download", part.start, part.len(), memory.bytes)?;
         // SAFETY: inside, as was just checked; nothing changes it meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(memory.at.add(GUARD + part.start), part.len()) };
         // Short pieces, so that a result comes as several.
         for (at, piece) in crate::backend::pieces(bytes.len(), 4096) {
             let _ = at;
-            see(piece.start, &bytes[piece])?;
+            take(piece.start, &bytes[piece])?;
         }
         Ok(())
     }
@@ -205,6 +220,9 @@ impl Backend for Emulated {
 
     unsafe fn launch<A: Copy>(&self, (): &mut (), kernel: Kernel, grid: [u32; 2], args: &A) -> Result<(), DeviceError> {
         let library = LIBRARY.as_ref().unwrap().lock().unwrap_or_else(|e| e.into_inner());
+        // What runs here must run on a device too.
+        let embedded = EMBEDDED.get(kernel.file).is_some_and(|names| names.contains(&kernel.symbol()));
+        assert!(embedded, "{} is not in the PTX of {}", kernel.symbol(), kernel.file);
         let name = CString::new(kernel.symbol()).unwrap();
         // SAFETY: the signature is that of tests/host/host.cpp; the caller vouches for the arguments.
         let found = unsafe {

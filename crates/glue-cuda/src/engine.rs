@@ -1,48 +1,49 @@
-//! Plans on a device: surveys and maps pass after pass, as far as there are kernels.
+//! Plans on a device: surveys and maps, pass after pass, where there are kernels for them.
 
 use crate::backend::Backend;
 use crate::error::DeviceError;
-use crate::kept::{Kept, Key, Operands, Products};
 use crate::operands::SECTION;
 use crate::pass::{Pass, Stop, Target};
+use crate::resident_cache::{Key, Operands, Products, ResidentCache};
 use glue_merge::{Block, Executor, Map, MergeError, Plan, Sink, Source, TensorSpec};
 use std::sync::{Arc, Mutex};
 
 /// How an [`Engine`] works.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineOptions {
-    /// Tensors of fewer elements are left to the host: starting kernels would take longer than merging. Default 65 536.
+    /// Minimum number of elements: smaller tensors are merged by the host, since starting kernels would take longer
+    /// than merging. Default 65 536.
     pub smallest: usize,
-    /// Most bytes of device memory that a tensor may take, all its operands and the result together; what does not fit
-    /// is merged in tiles. Default: nine tenths of what is free, by eight for as many threads.
+    /// Maximum number of bytes of device memory for one tensor: all operands and the result together. Larger tensors
+    /// are merged in tiles. Default: nine eightieths of the free memory, so that eight threads fit.
     pub memory: Option<usize>,
-    /// Whether a tensor for which memory does not suffice is left to the host instead of being an error. Default false.
+    /// Whether the host merges a tensor for which device memory does not suffice, instead of an error. Default false.
     pub fall_back: bool,
-    /// Most bytes of device memory for operands that stay there from one merge to the next, as a search wants it, of
-    /// tensors that say by a [`glue_merge::Identity`] what they hold. What does not fit is uploaded each time; memory
-    /// that is needed for something else is given up. Default 0.
+    /// Maximum number of bytes of device memory for operands that stay there from one merge to the next, for a search.
+    /// Only operands with a [`glue_merge::Identity`] stay. What does not fit is uploaded for each merge; operands that
+    /// stay are freed when memory is needed for something else. Default 0.
     pub keep: usize,
-    /// Elements that sums are taken over at once; only tests have reason to change it.
+    /// Elements per partial sum; only tests have reason to change it.
     pub(crate) section: usize,
-    /// Elements by which operands, and results, are moved off the beginning of their memory, to check that the kernels
-    /// cope with it.
+    /// Elements by which operands, and results, are shifted from the start of their memory, to test kernels on
+    /// unaligned addresses.
     pub(crate) shift: [usize; 2],
 }
 
 impl EngineOptions {
-    /// These, with so many bytes for a tensor.
+    /// Sets [`EngineOptions::memory`].
     #[must_use]
     pub fn with_memory(self, bytes: usize) -> Self {
         Self { memory: Some(bytes), ..self }
     }
 
-    /// These, with so many bytes for operands that stay on the device.
+    /// Sets [`EngineOptions::keep`].
     #[must_use]
     pub fn keeping(self, bytes: usize) -> Self {
         Self { keep: bytes, ..self }
     }
 
-    /// These, leaving what does not fit to the host.
+    /// Sets [`EngineOptions::fall_back`].
     #[must_use]
     pub fn falling_back(self) -> Self {
         Self { fall_back: true, ..self }
@@ -57,21 +58,22 @@ impl Default for EngineOptions {
 
 /// An [`Executor`] on a device.
 ///
-/// Several threads may run plans at once: each has a lane of its own, so that one tensor is uploaded while another is
-/// merged. What the device has no kernel for is left to the host, and so is a tensor in whose inputs it finds a NaN or
-/// an infinity: the host knows what to do about it.
+/// Several threads may run plans at once. Each has a stream of its own, so that one tensor is uploaded while another is
+/// merged. The host merges a tensor for which there is no kernel. It also merges a tensor in whose inputs the device
+/// finds a NaN or an infinity, because the host's error names the element.
 pub struct Engine<B: Backend> {
     pub(crate) backend: B,
     pub(crate) options: EngineOptions,
-    lanes: Mutex<Vec<B::Lane>>,
-    room: Mutex<Vec<B::Memory>>,
-    kept: Mutex<Kept<B::Memory>>,
+    streams: Mutex<Vec<B::Stream>>,
+    /// Memory for later tensors.
+    pool: Mutex<Vec<B::Memory>>,
+    resident: Mutex<ResidentCache<B::Memory>>,
 }
 
 impl<B: Backend> Engine<B> {
     /// An engine on a device.
     pub fn new(backend: B, options: EngineOptions) -> Self {
-        Self { backend, options, lanes: Mutex::default(), room: Mutex::default(), kept: Mutex::default() }
+        Self { backend, options, streams: Mutex::default(), pool: Mutex::default(), resident: Mutex::default() }
     }
 
     /// The device.
@@ -79,33 +81,33 @@ impl<B: Backend> Engine<B> {
         &self.backend
     }
 
-    /// A lane that nobody uses.
-    pub(crate) fn lane(&self) -> Result<B::Lane, DeviceError> {
-        let idle = lock(&self.lanes).pop();
-        idle.map_or_else(|| self.backend.lane(), Ok)
+    /// A stream that nobody uses.
+    pub(crate) fn stream(&self) -> Result<B::Stream, DeviceError> {
+        let idle = lock(&self.streams).pop();
+        idle.map_or_else(|| self.backend.stream(), Ok)
     }
 
-    pub(crate) fn give_back_lane(&self, lane: B::Lane) {
-        lock(&self.lanes).push(lane);
+    pub(crate) fn return_stream(&self, stream: B::Stream) {
+        lock(&self.streams).push(stream);
     }
 
-    /// Memory of at least so many bytes. Where there is none, what is kept for later is freed first.
+    /// Memory of at least `bytes` bytes. When the device has none left, the pool and then resident operands are freed.
     pub(crate) fn take(&self, bytes: usize) -> Result<B::Memory, DeviceError> {
         let bytes = bytes.max(16).next_multiple_of(256);
-        let kept = {
-            let mut room = lock(&self.room);
+        let pooled = {
+            let mut pool = lock(&self.pool);
             let size = |m: &B::Memory| self.backend.size(m);
             // What is twice as long as needed would be wasted.
-            let fitting = room.iter().enumerate().filter(|(_, m)| size(m) >= bytes && size(m) / 2 <= bytes);
+            let fitting = pool.iter().enumerate().filter(|(_, m)| size(m) >= bytes && size(m) / 2 <= bytes);
             let best = fitting.min_by_key(|(_, m)| size(m)).map(|(at, _)| at);
-            best.map(|at| room.swap_remove(at))
+            best.map(|at| pool.swap_remove(at))
         };
-        match kept.map_or_else(|| self.backend.allocate(bytes), Ok) {
+        match pooled.map_or_else(|| self.backend.allocate(bytes), Ok) {
             Err(DeviceError::OutOfMemory { .. }) => {
-                lock(&self.room).clear();
+                lock(&self.pool).clear();
                 match self.backend.allocate(bytes) {
                     Err(DeviceError::OutOfMemory { .. }) => {
-                        drop(lock(&self.kept).give_up());
+                        drop(lock(&self.resident).evict_unused());
                         self.backend.allocate(bytes)
                     }
                     other => other,
@@ -115,38 +117,44 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// An operand that is on the device since an earlier merge.
-    pub(crate) fn kept(&self, key: Key) -> Option<Arc<B::Memory>> {
-        lock(&self.kept).get(key)
+    /// An operand that an earlier merge left on the device.
+    pub(crate) fn resident(&self, key: Key) -> Option<Arc<B::Memory>> {
+        lock(&self.resident).get(key)
     }
 
-    /// Keeps an operand, which is all there, for later merges if there is room.
-    pub(crate) fn keep_operand(&self, key: Key, memory: &Arc<B::Memory>) {
-        let gone = lock(&self.kept).add(key, memory, self.backend.size(memory), self.options.keep);
-        self.release(gone);
+    /// Keeps an operand, whose upload has ended, for later merges if it fits.
+    pub(crate) fn keep(&self, key: Key, memory: &Arc<B::Memory>) {
+        let evicted = lock(&self.resident).add(key, memory, self.backend.size(memory), self.options.keep);
+        self.release(evicted);
+    }
+
+    /// Evicts all resident operands that nobody uses.
+    pub(crate) fn evict_unused(&self) {
+        let evicted = lock(&self.resident).evict_unused();
+        self.release(evicted);
     }
 
     /// Where the inner products of these operands are remembered.
     pub(crate) fn products(&self, of: Operands) -> Arc<Products> {
-        lock(&self.kept).products(of)
+        lock(&self.resident).products(of)
     }
 
-    /// Keeps memory for other tensors unless somebody else still uses it. Nothing may be under way on it.
+    /// Puts memory into the pool unless somebody else still uses it. No work on it may be under way.
     pub(crate) fn release(&self, memory: impl IntoIterator<Item = Arc<B::Memory>>) {
         self.give_back(memory.into_iter().filter_map(Arc::into_inner));
     }
 
-    /// Keeps memory for later. Nothing may be under way on it.
+    /// Puts memory into the pool. No work on it may be under way.
     pub(crate) fn give_back(&self, memory: impl IntoIterator<Item = B::Memory>) {
-        lock(&self.room).extend(memory);
+        lock(&self.pool).extend(memory);
     }
 
     /// Bytes that a tensor may take.
     pub(crate) fn budget(&self) -> usize {
         self.options.memory.unwrap_or_else(|| {
-            let room: usize = lock(&self.room).iter().map(|m| self.backend.size(m)).sum();
-            let kept = room + lock(&self.kept).bytes();
-            (self.backend.free() + kept) / 80 * 9
+            let pooled: usize = lock(&self.pool).iter().map(|m| self.backend.size(m)).sum();
+            let reusable = pooled + lock(&self.resident).bytes();
+            (self.backend.free() + reusable) / 80 * 9
         })
     }
 }
@@ -171,40 +179,46 @@ impl<B: Backend> Executor for Engine<B> {
         if !known || tensor.is_empty() || tensor.len() < self.options.smallest {
             return Ok(Some(plan));
         }
-        let mut pass = match Pass::streaming(self, tensor, source, sink.float()) {
+        let mut pass = match Pass::new(self, tensor, source, sink.float()) {
             Ok(pass) => pass,
-            Err(stop) => return self.left(stop, plan).map(Some),
+            Err(stop) => return self.fall_back(stop, plan).map(Some),
         };
-        let result = self.run(&mut pass, plan, sink);
+        let result = self.run(&mut pass, plan, &Target::Sink(sink));
         let waited = pass.finish();
-        let left = result?;
+        let rest = result?;
         waited.map_err(|e| MergeError::Io(e.into()))?;
-        Ok(left)
+        Ok(rest)
     }
 }
 
 impl<B: Backend> Engine<B> {
-    fn run(&self, pass: &mut Pass<'_, B>, mut plan: Plan, sink: &dyn Sink) -> Result<Option<Plan>, MergeError> {
+    /// Runs a plan as far as there are kernels, and returns the rest, which the host does.
+    pub(crate) fn run(
+        &self,
+        pass: &mut Pass<'_, B>,
+        mut plan: Plan,
+        target: &Target<'_, B::Memory>,
+    ) -> Result<Option<Plan>, MergeError> {
         loop {
             plan = match plan {
                 Plan::Survey(survey) => {
                     let gathered = match survey.describe() {
                         Some(gather) => pass.survey(&gather),
-                        None => Err(Stop::Leave),
+                        None => Err(Stop::Unsupported),
                     };
                     match gathered {
                         Ok(gathered) => survey.conclude(gathered)?,
-                        Err(stop) => return self.left(stop, Plan::Survey(survey)).map(Some),
+                        Err(stop) => return self.fall_back(stop, Plan::Survey(survey)).map(Some),
                     }
                 }
                 Plan::Map(map) => {
                     let written = match map.kernel() {
-                        Some(kernel) => pass.map(&kernel, &Target::Sink(sink)),
-                        None => Err(Stop::Leave),
+                        Some(kernel) => pass.map(&kernel, target),
+                        None => Err(Stop::Unsupported),
                     };
                     return match written {
                         Ok(()) => Ok(None),
-                        Err(stop) => self.left(stop, Plan::Map(map)).map(Some),
+                        Err(stop) => self.fall_back(stop, Plan::Map(map)).map(Some),
                     };
                 }
                 other => return Ok(Some(other)),
@@ -212,10 +226,10 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// The plan that is left to the host, if it may be.
-    fn left(&self, stop: Stop, plan: Plan) -> Result<Plan, MergeError> {
+    /// The plan for the host, if the host may do it.
+    fn fall_back(&self, stop: Stop, plan: Plan) -> Result<Plan, MergeError> {
         match stop {
-            Stop::Leave => Ok(plan),
+            Stop::Unsupported => Ok(plan),
             Stop::Error(e) => match e.downcast_ref() {
                 Some(DeviceError::OutOfMemory { .. }) if self.options.fall_back => Ok(plan),
                 _ => Err(MergeError::Io(e)),

@@ -1,4 +1,4 @@
-//! What can go wrong on a device, with what its owner needs to mend it.
+//! What can go wrong on a device, and what its owner can do.
 
 /// Why a device cannot be used, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -7,14 +7,14 @@ pub enum DeviceError {
     /// The program was built without the feature `cuda`.
     #[error("this program was built without CUDA; build it with the feature `cuda`, or use the CPU")]
     NotBuilt,
-    /// There is no driver, or what is linked is the stub that stands in for it.
-    #[error("the CUDA driver is not there: {0}")]
+    /// There is no driver, or only the stub that stands in for it when linking.
+    #[error("there is no CUDA driver: {0}")]
     NoDriver(String),
     /// The driver finds no device.
     #[error("the CUDA driver finds no device; CUDA_VISIBLE_DEVICES may hide it")]
     NoDevice,
     /// The driver is older than the kernels need.
-    #[error("the CUDA driver supports CUDA {found}, the kernels need {needed} or newer; update the driver")]
+    #[error("the CUDA driver supports CUDA {found}, but the kernels need {needed} or newer; update the driver")]
     DriverTooOld {
         /// What the driver supports, "11.4".
         found: String,
@@ -32,17 +32,14 @@ pub enum DeviceError {
         needed: &'static str,
     },
     /// Device memory is used up.
-    #[error("out of device memory: {wanted} bytes were asked for, {free} are free")]
+    #[error("out of device memory: {needed} bytes are needed, {free} are free")]
     OutOfMemory {
-        /// Bytes that were asked for.
-        wanted: usize,
+        /// Bytes that are needed.
+        needed: usize,
         /// Bytes that are free.
         free: usize,
     },
-    /// There is no kernel for what was asked.
-    #[error("the device has no kernel for {0}; the CPU merges it")]
-    Unsupported(String),
-    /// A number of elements or an offset that does not fit what is there.
+    /// A copy beyond the end of a piece of memory.
     #[error("{what}: {found} bytes from {offset} on, of {size}")]
     Range {
         /// What was accessed.

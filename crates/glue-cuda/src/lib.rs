@@ -1,12 +1,29 @@
-//! The merge driver's heavy arithmetic on a CUDA device.
+//! The heavy arithmetic of a merge on a CUDA device.
 //!
-//! [`Engine`] is an executor for the driver of `glue-merge`: it recognises surveys and maps by what they say of
-//! themselves, uploads the operands of a tensor as they are stored, and runs the kernels of `kernels/`. [`Resident`]
-//! keeps operands on the device, so that a candidate of a search takes one pass over device memory.
+//! [`Engine`] is an [`Executor`](glue_merge::Executor) for the driver of `glue-merge`. It uploads the operands of a
+//! tensor as they are stored and runs the kernels of `kernels/` for the surveys and maps that describe themselves; the
+//! host does the rest. For a search, operands and their inner products stay in device memory, so that a candidate
+//! takes one pass over it.
 //!
-//! Everything but the driver's own calls is the same for every [`Backend`], and is tested on a CPU with the kernels
-//! compiled for it. The feature `cuda` adds the `Cuda` backend. Results are those of the CPU: element-wise
-//! arithmetic is the same bits, sums over elements differ in the order in which f64 numbers are added.
+//! Results are those of the CPU: element-wise arithmetic gives the same bits; sums over elements are added in `f64` in
+//! another order.
+//!
+//! A default build has no device. The feature `cuda` adds the backend `Cuda`:
+//!
+//! ```
+//! use glue_cuda::{DeviceChoice, DeviceUse, executor};
+//!
+//! let chosen = executor(DeviceChoice::Auto, DeviceUse::Merge)?;
+//! match (&chosen.executor, &chosen.fallback) {
+//!     (Some(_), _) => println!("merging on the CUDA device"),
+//!     (None, Some(reason)) => println!("merging on the CPU: {reason}"),
+//!     (None, None) => println!("merging on the CPU"),
+//! }
+//! # Ok::<(), glue_cuda::DeviceError>(())
+//! ```
+//!
+//! Everything but the calls of the driver is the same for every [`Backend`] and is tested on a CPU, with the
+//! kernels compiled for it.
 //!
 //! **Invariant:** nothing outside of the `cuda` module calls the driver, and without the feature nothing links it.
 
@@ -20,21 +37,21 @@ mod cuda;
 mod emulated;
 mod engine;
 mod error;
-mod kept;
 mod maps;
 mod operands;
 mod pass;
-mod resident;
+#[cfg(any(test, feature = "cuda"))]
+mod ptx;
+mod resident_cache;
 mod selection;
 mod surveys;
 #[cfg(test)]
 mod tests;
 mod trims;
 
-pub use backend::{Backend, Kernel, See};
-pub use choice::{DeviceChoice, DeviceUse, executor};
+pub use backend::{Backend, Kernel, TakePiece};
+pub use choice::{Chosen, DeviceChoice, DeviceUse, executor};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
 pub use engine::{Engine, EngineOptions};
 pub use error::DeviceError;
-pub use resident::{Merged, Resident};

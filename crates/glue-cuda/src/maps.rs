@@ -1,11 +1,11 @@
 //! Maps on a device: which kernel, with which arguments, and where the result goes.
 
-use crate::args::{self, Convert, Linear, MOST, Out, Sce, Stock, TaskArgs, Tile};
+use crate::args::{self, Linear, MAX_INPUTS, Out, Sce, Stock, TaskArgs, Tile};
 use crate::backend::{Backend, Kernel};
 use crate::operands::{Operands, THREADS, align, blocks};
-use crate::pass::{Pass, Stop, Target, one};
+use crate::pass::{Pass, Stop, Target};
 use crate::trims::Trim;
-use glue_merge::{Cut, Float, Kernel as MapKernel, Operand, TaskKernel};
+use glue_merge::{Cut, Float, Kernel as MapKernel, TaskKernel};
 
 impl<B: Backend> Pass<'_, B> {
     /// Runs a map over every tile.
@@ -13,44 +13,28 @@ impl<B: Backend> Pass<'_, B> {
         self.each_tile(target, |pass, i, operands, out| pass.map_tile(kernel, i, operands, out))
     }
 
-    /// Copies an operand, rounded to the type of the target.
-    pub(crate) fn copy(&mut self, operand: Operand, target: &Target<'_, B::Memory>) -> Result<(), Stop> {
-        self.each_tile(target, |pass, _, operands, out| {
-            let memory = match operand {
-                Operand::Base => operands.base.as_ref(),
-                Operand::Input(i) => operands.inputs.get(i),
-                Operand::Statistic(_) => None,
-            };
-            let memory = memory.ok_or(Stop::Leave)?;
-            let bad = pass.scratch(4, true)?;
-            let mut args = Convert { t: one(operands.len()), out: Out::new(out.0, out.1), bad: bad.at };
-            args.t.input[0] = pass.engine.backend.address(memory) + operands.at as u64;
-            align(&mut args.t, operands.float, &[(out.0, out.1.size())]);
-            pass.run("convert", "convert", operands.float, &args.t, &args)
-        })
-    }
-
-    /// Calls `see` with every tile and the address and type of its result, and brings results that go to the host there.
+    /// Calls `merge` with every tile and the address and type of its result, and brings results that
+    /// go to the host there.
     fn each_tile(
         &mut self,
         target: &Target<'_, B::Memory>,
-        mut see: impl FnMut(&mut Self, usize, &Operands<B::Memory>, (u64, Float)) -> Result<(), Stop>,
+        mut merge: impl FnMut(&mut Self, usize, &Operands<B::Memory>, (u64, Float)) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let engine = self.engine;
         for i in 0..self.cutting.tiles.len() {
             let operands = self.tile(i)?;
             match *target {
-                Target::Memory(memory, float) => see(self, i, &operands, (engine.backend.address(memory), float))?,
+                Target::Memory(memory, float) => merge(self, i, &operands, (engine.backend.address(memory), float))?,
                 Target::Sink(sink) => {
                     let float = sink.float();
                     let bytes = operands.len() * float.size();
                     let shift = engine.options.shift[1] * float.size();
                     let out = engine.take(shift + bytes)?;
-                    let mut done = see(self, i, &operands, (engine.backend.address(&out) + shift as u64, float));
+                    let mut done = merge(self, i, &operands, (engine.backend.address(&out) + shift as u64, float));
                     if done.is_ok() {
                         let start = operands.range.start;
                         let written =
-                            engine.backend.download(&mut self.lane, &out, shift..shift + bytes, &mut |at, piece| {
+                            engine.backend.download(&mut self.stream, &out, shift..shift + bytes, &mut |at, piece| {
                                 sink.write_stored(start + at / float.size(), piece)
                             });
                         done = written.map_err(Stop::from);
@@ -91,7 +75,7 @@ impl<B: Backend> Pass<'_, B> {
                 let terms = (self.has_base.then_some((base, t.base)).into_iter())
                     .chain(inputs.iter().copied().zip(t.input))
                     .filter(|(c, _)| *c != 0.0);
-                let mut args = Linear { t, out, c: [0.0; MOST] };
+                let mut args = Linear { t, out, c: [0.0; MAX_INPUTS] };
                 args.t.inputs = 0;
                 args.t.base = 0;
                 for (term, (c, from)) in terms.enumerate() {
@@ -141,7 +125,7 @@ impl<B: Backend> Pass<'_, B> {
                 let rows = operands.len().div_ceil(row) as u32;
                 Ok(self.launch(kernel, [rows, 1], &Stock { t, out, row: row as i64 })?)
             }
-            _ => Err(Stop::Leave),
+            _ => Err(Stop::Unsupported),
         }
     }
 }

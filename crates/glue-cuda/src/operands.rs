@@ -1,17 +1,17 @@
 //! Tiles of a tensor in device memory, and which of them there are.
 
-use crate::args::{self, MOST, Tile, WIDE};
+use crate::args::{self, MAX_INPUTS, Tile, WIDE};
 use crate::backend::Backend;
 use glue_merge::{Float, TensorSpec};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Elements that sums are taken over at once, part of what a result is defined by: tiles are cut where sections end, so
-/// that sums do not depend on how much memory there is.
+/// Elements of a section, over which a partial sum is taken. The bits of a sum depend on it. Tiles end where sections
+/// end, so that no sum depends on the size of the device's memory.
 pub(crate) const SECTION: usize = 1 << 26;
-/// Blocks of a pass that sums, at most; part of what a result is defined by.
+/// Maximum number of blocks of a kernel that sums. The bits of a sum depend on it.
 const SUM_BLOCKS: usize = 1024;
-/// Threads of a block.
+/// Threads per block.
 pub(crate) const THREADS: u32 = 256;
 
 /// The base and the inputs of one tile.
@@ -33,7 +33,7 @@ impl<M> Operands<M> {
     /// The tile as kernels take it; `outs` are the addresses and element sizes of what is written besides.
     pub(crate) fn tile<B: Backend<Memory = M>>(&self, backend: &B, outs: &[(u64, usize)]) -> Tile {
         let address = |memory: &Arc<M>| backend.address(memory) + self.at as u64;
-        let mut input = [0; MOST];
+        let mut input = [0; MAX_INPUTS];
         for (to, from) in input.iter_mut().zip(&self.inputs) {
             *to = address(from);
         }
@@ -83,14 +83,14 @@ pub(crate) struct Cutting {
 }
 
 impl Cutting {
-    /// Cuts a tensor so that a tile of `bytes_each` bytes for each element has room; `None` where not even one section
-    /// has.
-    pub(crate) fn new(tensor: &TensorSpec<'_>, bytes_each: usize, room: usize, section: usize) -> Option<Self> {
+    /// Cuts a tensor into tiles of at most `available` bytes, at `bytes_each` bytes per element; `None` if not even one
+    /// section fits.
+    pub(crate) fn new(tensor: &TensorSpec<'_>, bytes_each: usize, available: usize, section: usize) -> Option<Self> {
         let len = tensor.len();
         // A vector is cut anywhere; what works on rows leaves it to the host then.
         let row = if tensor.shape.len() > 1 { tensor.row_len().max(1) } else { 1 };
         let section = (section / row).max(1) * row;
-        let fitting = room / bytes_each.max(1);
+        let fitting = available / bytes_each.max(1);
         let tile = if fitting >= len { len } else { fitting / section * section };
         if tile == 0 {
             return None;

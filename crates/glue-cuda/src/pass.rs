@@ -1,19 +1,19 @@
-//! One tensor on its way through the passes of a plan: where its tiles come from, and what is held meanwhile.
+//! One tensor in the passes of a plan: its tiles are uploaded one after the other; its memory is given back at the end.
 
 use crate::args::{Convert, Out};
 use crate::backend::{Backend, Kernel};
 use crate::engine::Engine;
 use crate::error::DeviceError;
-use crate::kept::Products;
 use crate::operands::{Cutting, Operands, THREADS, align, blocks};
+use crate::resident_cache::Products;
 use glue_merge::{BoxError, Float, Identity, Operand, SPAN, Sink, Source, TensorSpec};
 use std::sync::Arc;
 
 /// Why a pass ends early.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// The host is to do it.
-    Leave,
+    /// There is no kernel for it, or an operand has a NaN or an infinity: the host does it.
+    Unsupported,
     /// Something failed.
     Error(BoxError),
 }
@@ -38,25 +38,26 @@ pub(crate) enum Target<'a, M> {
     Memory(&'a M, Float),
 }
 
-/// Where the tiles come from.
-enum Feed<'a, M> {
-    /// Uploaded one after the other; the last one is kept.
-    Source { source: &'a dyn Source, float: Float, last: Option<(usize, Arc<Operands<M>>)> },
-    /// On the device already, in one piece.
-    Resident(&'a Arc<Operands<M>>),
-}
-
-/// A tensor, a lane, and memory that is held until the end.
+/// A tensor, a stream, and memory that is held until the end.
 pub(crate) struct Pass<'a, B: Backend> {
     pub(crate) engine: &'a Engine<B>,
-    pub(crate) lane: B::Lane,
+    pub(crate) stream: B::Stream,
     pub(crate) cutting: Cutting,
     pub(crate) has_base: bool,
     pub(crate) n_inputs: usize,
     pub(crate) elements: usize,
-    feed: Feed<'a, B::Memory>,
+    source: &'a dyn Source,
+    /// Type of the operands on the device.
+    float: Float,
+    /// The last tile that was uploaded, and its number.
+    last: Option<(usize, Arc<Operands<B::Memory>>)>,
+    /// An operand of a tile as it is stored, where it is converted on the device: one after the other, in the order of
+    /// the stream.
+    raw: Option<B::Memory>,
+    /// How many elements of a tile are NaN or infinite.
+    bad: Option<Scratch>,
     held: Vec<B::Memory>,
-    /// Inner products that are known, which no candidate changes.
+    /// Inner products that are known already; `None` where they are not remembered.
     pub(crate) products: Option<Arc<Products>>,
     /// Bytes of device memory that kernels had to read and write, each operand of a pass counted once.
     pub(crate) moved: u64,
@@ -76,28 +77,29 @@ fn common(mut floats: impl Iterator<Item = Option<Float>>) -> Float {
 }
 
 impl<'a, B: Backend> Pass<'a, B> {
-    /// Passes over operands that are uploaded from the host.
-    pub(crate) fn streaming(
+    /// Prepares passes over the operands of a tensor, with results of type `to`.
+    pub(crate) fn new(
         engine: &'a Engine<B>,
         tensor: &TensorSpec<'_>,
         source: &'a dyn Source,
         to: Float,
     ) -> Result<Self, Stop> {
-        let (has_base, n_inputs) = (tensor.has_base, tensor.n_inputs);
+        let (has_base, n_inputs, elements) = (tensor.has_base, tensor.n_inputs, tensor.len());
         // A kernel takes so many operands, and indices and counts have 32 bits.
-        if n_inputs + usize::from(has_base) > crate::args::MOST || tensor.len() > u32::MAX as usize {
-            return Err(Stop::Leave);
+        if n_inputs + usize::from(has_base) > crate::args::MAX_INPUTS || elements > u32::MAX as usize {
+            return Err(Stop::Unsupported);
         }
-        let float = common(operands(has_base, n_inputs).map(|o| source.stored(o).map(|s| s.float)));
+        let stored = |operand| source.stored(operand).map(|stored| stored.float);
+        let float = common(operands(has_base, n_inputs).map(stored));
+        let converted = operands(has_base, n_inputs).filter_map(stored).filter(|from| *from != float);
+        let raw = converted.map(Float::size).max().unwrap_or(0);
         let masks = n_inputs.div_ceil(8) + 1;
-        let each = float.size() * (n_inputs + usize::from(has_base)) + to.size() + masks;
-        let room = engine.budget().saturating_sub(SCRATCH);
-        let Some(cutting) = Cutting::new(tensor, each, room, engine.options.section) else {
-            let wanted = each * engine.options.section.min(tensor.len()) + SCRATCH;
-            return Err(DeviceError::OutOfMemory { wanted, free: engine.budget() }.into());
+        let bytes_each = float.size() * (n_inputs + usize::from(has_base)) + raw + to.size() + masks;
+        let available = engine.budget().saturating_sub(SCRATCH);
+        let Some(cutting) = Cutting::new(tensor, bytes_each, available, engine.options.section) else {
+            let needed = bytes_each * engine.options.section.min(elements) + SCRATCH;
+            return Err(DeviceError::OutOfMemory { needed, free: engine.budget() }.into());
         };
-        let lane = engine.lane()?;
-        let feed = Feed::Source { source, float, last: None };
         let products = if engine.options.keep > 0 {
             let identity = |operand| source.stored(operand).and_then(|stored| stored.identity);
             let all: Option<Vec<Identity>> = operands(has_base, n_inputs).map(identity).collect();
@@ -105,35 +107,34 @@ impl<'a, B: Backend> Pass<'a, B> {
         } else {
             None
         };
-        let (held, elements) = (Vec::new(), tensor.len());
-        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, products, moved: 0, marks: None })
-    }
-
-    /// Passes over operands that are on the device.
-    pub(crate) fn resident(
-        engine: &'a Engine<B>,
-        operands: &'a Arc<Operands<B::Memory>>,
-        products: &Arc<Products>,
-        tensor: &TensorSpec<'_>,
-    ) -> Result<Self, Stop> {
-        let Some(cutting) = Cutting::new(tensor, 1, usize::MAX, engine.options.section) else {
-            return Err(Stop::Leave);
-        };
-        let (has_base, n_inputs, elements) = (operands.base.is_some(), operands.inputs.len(), operands.len());
-        let lane = engine.lane()?;
-        let (feed, held, products) = (Feed::Resident(operands), Vec::new(), Some(Arc::clone(products)));
-        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, products, moved: 0, marks: None })
+        let (stream, held) = (engine.stream()?, Vec::new());
+        let (last, raw, bad, marks, moved) = (None, None, None, None, 0);
+        Ok(Self {
+            engine,
+            stream,
+            cutting,
+            has_base,
+            n_inputs,
+            elements,
+            source,
+            float,
+            last,
+            raw,
+            bad,
+            held,
+            products,
+            moved,
+            marks,
+        })
     }
 
     /// Waits for what is under way and gives everything back.
     pub(crate) fn finish(mut self) -> Result<(), DeviceError> {
-        let waited = self.engine.backend.wait(&mut self.lane);
-        self.engine.give_back(self.held.drain(..));
-        if let Feed::Source { last, .. } = self.feed {
-            give_back(self.engine, last);
-        }
+        let waited = self.engine.backend.wait(&mut self.stream);
+        self.engine.give_back(self.held.drain(..).chain(self.raw.take()));
+        give_back(self.engine, self.last.take());
         if waited.is_ok() {
-            self.engine.give_back_lane(self.lane);
+            self.engine.return_stream(self.stream);
         }
         waited
     }
@@ -143,7 +144,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         let memory = self.engine.take(bytes)?;
         let at = self.engine.backend.address(&memory);
         self.held.push(memory);
-        let scratch = Scratch { place: self.held.len() - 1, at, bytes };
+        let scratch = Scratch { index: self.held.len() - 1, at, bytes };
         if zeroed {
             self.zero(&scratch)?;
         }
@@ -151,13 +152,13 @@ impl<'a, B: Backend> Pass<'a, B> {
     }
 
     pub(crate) fn zero(&mut self, scratch: &Scratch) -> Result<(), DeviceError> {
-        self.engine.backend.zero(&mut self.lane, &self.held[scratch.place], scratch.bytes)
+        self.engine.backend.zero(&mut self.stream, &self.held[scratch.index], scratch.bytes)
     }
 
     /// Copies the first bytes of a scratch to the host.
     pub(crate) fn fetch(&mut self, scratch: &Scratch, bytes: usize) -> Result<Vec<u8>, Stop> {
         let mut all = vec![0; bytes];
-        self.engine.backend.download(&mut self.lane, &self.held[scratch.place], 0..bytes, &mut |at, piece| {
+        self.engine.backend.download(&mut self.stream, &self.held[scratch.index], 0..bytes, &mut |at, piece| {
             all[at..at + piece.len()].copy_from_slice(piece);
             Ok(())
         })?;
@@ -181,37 +182,37 @@ impl<'a, B: Backend> Pass<'a, B> {
     #[allow(unsafe_code)]
     pub(crate) fn launch<A: Copy>(&mut self, kernel: Kernel, grid: [u32; 2], args: &A) -> Result<(), DeviceError> {
         // SAFETY: addresses in arguments are of operands and scratch of this pass, or of the target that outlives it;
-        // their lengths were asked for as the kernels index them. All is given back after the lane was waited for.
-        unsafe { self.engine.backend.launch(&mut self.lane, kernel, grid, args) }
+        // their lengths were asked for as the kernels index them. All is given back after the stream was waited for.
+        unsafe { self.engine.backend.launch(&mut self.stream, kernel, grid, args) }
     }
 
     /// The operands of a tile.
     pub(crate) fn tile(&mut self, i: usize) -> Result<Arc<Operands<B::Memory>>, Stop> {
-        let (source, float) = match &mut self.feed {
-            Feed::Resident(operands) => return Ok(Arc::clone(operands)),
-            Feed::Source { last: Some((j, operands)), .. } if *j == i => return Ok(Arc::clone(operands)),
-            Feed::Source { source, float, last } => {
-                // Copies to the device follow, in order, what is still read there.
-                give_back_tile(self.engine, &mut self.lane, last.take())?;
-                (*source, *float)
+        match &self.last {
+            Some((j, operands)) if *j == i => return Ok(Arc::clone(operands)),
+            Some(_) => {
+                // Another stream may take this memory.
+                self.engine.backend.wait(&mut self.stream)?;
+                give_back(self.engine, self.last.take());
             }
-        };
+            None => {}
+        }
+        let (source, float) = (self.source, self.float);
         let range = self.cutting.tiles[i].clone();
         let at = self.engine.options.shift[0] * float.size();
-        let bad = self.scratch(4, true)?;
         let (mut placed, mut new) = (Vec::new(), Vec::new());
-        let mut uploaded = Ok(());
-        // Whole operands may be there already, or stay.
+        let mut uploaded = Ok(None);
+        // Whole operands may be on the device already, or stay there.
         let keeps = self.engine.options.keep > 0 && range.len() == self.elements;
         for operand in operands(self.has_base, self.n_inputs) {
             let stored = source.stored(operand).filter(|_| keeps);
             let key = stored.and_then(|stored| stored.identity).map(|identity| (identity, float));
-            let memory = match key.and_then(|key| self.engine.kept(key)) {
+            let memory = match key.and_then(|key| self.engine.resident(key)) {
                 Some(memory) => memory,
                 None => {
                     let memory = Arc::new(self.engine.take(at + range.len() * float.size())?);
-                    if uploaded.is_ok() {
-                        uploaded = self.place(source, operand, &range, float, (&memory, at), bad.at);
+                    if let Ok(bad) = uploaded {
+                        uploaded = self.upload(operand, &range, (&memory, at), bad).map(Some);
                     }
                     new.extend(key.map(|key| (key, Arc::clone(&memory))));
                     memory
@@ -221,61 +222,86 @@ impl<'a, B: Backend> Pass<'a, B> {
         }
         let base = if self.has_base { Some(placed.remove(0)) } else { None };
         let operands = Arc::new(Operands { float, base, inputs: placed, range, at });
-        if let Feed::Source { last, .. } = &mut self.feed {
-            *last = Some((i, Arc::clone(&operands)));
+        self.last = Some((i, Arc::clone(&operands)));
+        // What was there already is known to be finite.
+        if let Some(bad) = uploaded?
+            && self.fetch_u32(&bad, 1)? != [0]
+        {
+            return Err(Stop::Unsupported);
         }
-        uploaded?;
-        if self.fetch_u32(&bad, 1)? != [0] {
-            return Err(Stop::Leave);
-        }
-        // The lane was waited for, so that any other may read them.
+        // The stream was waited for, so that any other may read them.
         for (key, memory) in new {
-            self.engine.keep_operand(key, &memory);
+            self.engine.keep(key, &memory);
         }
         Ok(operands)
     }
 
-    /// Brings a run of an operand to the device, and counts what is no finite number.
-    fn place(
+    /// Brings a range of an operand to the device, and adds the number of its elements that are NaN or infinite to
+    /// `bad`, or to a count that begins at 0, which is returned.
+    fn upload(
         &mut self,
-        source: &dyn Source,
         operand: Operand,
         range: &std::ops::Range<usize>,
-        float: Float,
         (memory, at): (&B::Memory, usize),
-        bad: u64,
-    ) -> Result<(), Stop> {
-        let backend = &self.engine.backend;
+        bad: Option<Scratch>,
+    ) -> Result<Scratch, Stop> {
+        let (engine, source, float) = (self.engine, self.source, self.float);
+        let bad = match bad {
+            Some(bad) => bad,
+            None => self.count_of_bad()?,
+        };
+        let backend = &engine.backend;
         let Some(stored) = source.stored(operand) else {
-            let mut room = vec![0.0; SPAN.min(range.len())];
+            let mut buffer = vec![0.0; SPAN.min(range.len())];
             for start in range.clone().step_by(SPAN) {
                 let span = start..(start + SPAN).min(range.end);
-                let values = source.read(operand, span.clone(), &mut room[..span.len()])?;
+                let values = source.read(operand, span.clone(), &mut buffer[..span.len()])?;
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                backend.upload(&mut self.lane, memory, at + (start - range.start) * 4, &bytes)?;
+                backend.upload(&mut self.stream, memory, at + (start - range.start) * 4, &bytes)?;
             }
-            return Ok(());
+            return Ok(bad);
         };
         let size = stored.float.size();
         let Some(bytes) = stored.bytes.get(range.start * size..range.end * size) else {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         };
-        let mut convert = Convert { t: one(range.len()), out: Out::new(0, float), bad };
+        let mut convert = Convert { t: one(range.len()), out: Out::new(0, float), bad: bad.at };
         if stored.float == float {
-            backend.upload(&mut self.lane, memory, at, bytes)?;
+            backend.upload(&mut self.stream, memory, at, bytes)?;
             convert.t.input[0] = backend.address(memory) + at as u64;
         } else {
-            let raw = self.engine.take(bytes.len())?;
+            let raw = match self.raw.take() {
+                Some(raw) if backend.size(&raw) >= bytes.len() => raw,
+                // What is too short is still read.
+                shorter => {
+                    self.held.extend(shorter);
+                    engine.take(bytes.len())?
+                }
+            };
             convert.t.input[0] = backend.address(&raw);
             convert.out.at = backend.address(memory) + at as u64;
-            let copied = backend.upload(&mut self.lane, &raw, 0, bytes);
-            self.held.push(raw);
+            let copied = backend.upload(&mut self.stream, &raw, 0, bytes);
+            self.raw = Some(raw);
             copied?;
         }
         let outs: &[(u64, usize)] = if convert.out.at == 0 { &[] } else { &[(convert.out.at, float.size())] };
         align(&mut convert.t, stored.float, outs);
         let kernel = Kernel { file: "convert", name: "convert", float: Some(stored.float), threads: THREADS };
-        Ok(self.launch(kernel, [blocks(&convert.t), 1], &convert)?)
+        self.launch(kernel, [blocks(&convert.t), 1], &convert)?;
+        Ok(bad)
+    }
+
+    /// A count of elements that are NaN or infinite, 0 to begin with.
+    fn count_of_bad(&mut self) -> Result<Scratch, DeviceError> {
+        let bad = match self.bad {
+            Some(bad) => {
+                self.zero(&bad)?;
+                bad
+            }
+            None => self.scratch(4, true)?,
+        };
+        self.bad = Some(bad);
+        Ok(bad)
     }
 }
 
@@ -283,7 +309,7 @@ impl<'a, B: Backend> Pass<'a, B> {
 pub(crate) fn one(len: usize) -> crate::args::Tile {
     crate::args::Tile {
         base: 0,
-        input: [0; crate::args::MOST],
+        input: [0; crate::args::MAX_INPUTS],
         len: len as i64,
         offset: 0,
         inputs: 1,
@@ -291,19 +317,6 @@ pub(crate) fn one(len: usize) -> crate::args::Tile {
         aligned: 0,
         unused: 0,
     }
-}
-
-fn give_back_tile<B: Backend>(
-    engine: &Engine<B>,
-    lane: &mut B::Lane,
-    last: Option<(usize, Arc<Operands<B::Memory>>)>,
-) -> Result<(), DeviceError> {
-    if last.is_some() {
-        // Another lane may take this memory.
-        engine.backend.wait(lane)?;
-    }
-    give_back(engine, last);
-    Ok(())
 }
 
 fn give_back<B: Backend>(engine: &Engine<B>, last: Option<(usize, Arc<Operands<B::Memory>>)>) {
@@ -319,7 +332,7 @@ const SCRATCH: usize = 8 << 20;
 /// Memory that a pass holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scratch {
-    place: usize,
+    index: usize,
     pub(crate) at: u64,
     pub(crate) bytes: usize,
 }

@@ -3,17 +3,17 @@
 //! A histogram has 2048 bins. Without a sample the first one spans all 31 bits of a key, and two more get to the last
 //! bit. On large tensors a histogram of a sample comes first; it names a few bins around the threshold, and the next
 //! pass looks only there: two passes in all. Where the threshold is not there after all, the counts say so, and the
-//! search begins anew over all bits.
+//! search starts again over all bits.
 
 use crate::args::BINS;
 use glue_merge::{Cut, Largest};
 
 /// Shift of the histogram that spans all keys.
 const WIDEST: u32 = 20;
-/// Margin on either side of a threshold, as a share of the sample.
+/// Margin on either side of a threshold, as a fraction of the sample.
 const MARGIN: f64 = 0.01;
 
-/// A histogram of a stream.
+/// A histogram of a sequence.
 pub(crate) struct Counted<'a> {
     /// Counts of the bins.
     pub(crate) bins: &'a [u32],
@@ -26,8 +26,8 @@ pub(crate) struct Counted<'a> {
 /// The search for one border.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Search {
-    pub(crate) stream: usize,
-    /// Which of the counts of the stream this is.
+    pub(crate) sequence: usize,
+    /// Which of the counts of the sequence this is.
     which: usize,
     pub(crate) low: u32,
     pub(crate) shift: u32,
@@ -53,19 +53,19 @@ fn trivial(count: usize, elements: usize) -> Option<Cut> {
     }
 }
 
-/// One search for each count of each stream.
-pub(crate) fn searches(streams: usize, elements: usize, counts: Counts<'_>) -> Vec<Search> {
+/// One search for each count of each sequence.
+pub(crate) fn searches(sequences: usize, elements: usize, counts: Counts<'_>) -> Vec<Search> {
     let mut all = Vec::new();
-    for stream in 0..streams {
-        let fewest = counts(stream, Largest { elements, nonzero: 0 });
-        let most = counts(stream, Largest { elements, nonzero: elements });
+    for sequence in 0..sequences {
+        let fewest = counts(sequence, Largest { elements, nonzero: 0 });
+        let most = counts(sequence, Largest { elements, nonzero: elements });
         for (which, (fewest, most)) in fewest.into_iter().zip(most).enumerate() {
             // Where the number of zeros changes nothing, a trivial count needs no pass.
             let state = match trivial(most, elements).filter(|_| fewest == most) {
                 Some(cut) => State::Found(cut),
                 None => State::Open,
             };
-            all.push(Search { stream, which, low: 0, shift: WIDEST, state });
+            all.push(Search { sequence, which, low: 0, shift: WIDEST, state });
         }
     }
     all
@@ -79,7 +79,7 @@ impl Search {
     /// The bits of the threshold and the number of equal keys to keep, where a look at their places is needed.
     pub(crate) fn tied(&self) -> Option<(u32, usize)> {
         match self.state {
-            State::Tied(bits, wanted) => Some((bits, wanted)),
+            State::Tied(bits, keep) => Some((bits, keep)),
             _ => None,
         }
     }
@@ -105,12 +105,12 @@ impl Search {
         if seen == 0 {
             return;
         }
-        let share = elements as f64 / seen as f64;
-        let nonzero = elements.saturating_sub((sample.zeros as f64 * share) as usize);
-        let Some(count) = counts(self.stream, Largest { elements, nonzero }).get(self.which).copied() else {
+        let scale = elements as f64 / seen as f64;
+        let nonzero = elements.saturating_sub((sample.zeros as f64 * scale) as usize);
+        let Some(count) = counts(self.sequence, Largest { elements, nonzero }).get(self.which).copied() else {
             return;
         };
-        let rank = count as f64 / share;
+        let rank = count as f64 / scale;
         let margin = MARGIN * seen as f64;
         let bin_at = |rank: f64| descend(sample.bins, rank.clamp(1.0, seen as f64) as usize).0;
         let (high, low) = (bin_at(rank - margin), bin_at(rank + margin));
@@ -122,7 +122,7 @@ impl Search {
     /// Takes the histogram that was asked for.
     pub(crate) fn narrow(&mut self, found: &Counted<'_>, elements: usize, counts: Counts<'_>) {
         let nonzero = elements - found.zeros;
-        let Some(count) = counts(self.stream, Largest { elements, nonzero }).get(self.which).copied() else {
+        let Some(count) = counts(self.sequence, Largest { elements, nonzero }).get(self.which).copied() else {
             return;
         };
         if let Some(cut) = trivial(count, elements) {
@@ -140,10 +140,10 @@ impl Search {
             self.shift = self.shift.saturating_sub(BINS.trailing_zeros());
             return;
         }
-        let wanted = count - found.above - above;
-        self.state = match found.bins[bin] as usize == wanted {
+        let keep = count - found.above - above;
+        self.state = match found.bins[bin] as usize == keep {
             true => State::Found(Cut { bits: self.low, index: usize::MAX }),
-            false => State::Tied(self.low, wanted),
+            false => State::Tied(self.low, keep),
         };
     }
 }
@@ -194,9 +194,9 @@ mod tests {
             passes += 1;
         }
         assert!(passes <= most_passes, "{passes} passes for {count} of {elements}");
-        if let Some((bits, wanted)) = search.tied() {
+        if let Some((bits, keep)) = search.tied() {
             let mut equal = keys.iter().enumerate().filter(|(_, key)| **key == bits);
-            search.settle(equal.nth(wanted - 1).unwrap().0 + 1);
+            search.settle(equal.nth(keep - 1).unwrap().0 + 1);
         }
         let cut = search.cut().unwrap();
         let mut order: Vec<usize> = (0..elements).collect();

@@ -16,8 +16,10 @@ impl<B: Backend> Pass<'_, B> {
             Gather::Products { vectors, n } => self.known_products(vectors, n),
             Gather::Norms { trim, inputs } => self.norms(trim, inputs),
             Gather::Energies { cut, inputs } => self.energies(cut, inputs),
-            Gather::Largest { ranking, streams, elements, counts } => self.largest(ranking, streams, elements, counts),
-            _ => Err(Stop::Leave),
+            Gather::Largest { ranking, streams: sequences, elements, counts } => {
+                self.largest(ranking, sequences, elements, counts)
+            },
+            _ => Err(Stop::Unsupported),
         }
     }
 
@@ -48,13 +50,13 @@ impl<B: Backend> Pass<'_, B> {
     fn products(&mut self, vectors: Vectors, n: usize) -> Result<Gathered, Stop> {
         let expected = self.n_inputs + usize::from(vectors == Vectors::BaseAndInputs);
         if n != expected || n == 0 || (vectors != Vectors::Inputs && !self.has_base) {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         const PAIRS: usize = 8 * 9 / 2;
         let groups = groups(n);
-        let most = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
+        let longest = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
         let sums = self.scratch(groups.len() * PAIRS * 8, true)?;
-        let partials = self.scratch(sum_blocks(most) as usize * PAIRS * 8, false)?;
+        let partials = self.scratch(sum_blocks(longest) as usize * PAIRS * 8, false)?;
         let width = |group: &[usize]| if group.len() <= 2 { 2 } else { group.len().next_power_of_two() };
         for i in 0..self.cutting.tiles.len() {
             let operands = self.tile(i)?;
@@ -105,11 +107,11 @@ impl<B: Backend> Pass<'_, B> {
 
     fn norms(&mut self, trim: Trimming<'_>, inputs: usize) -> Result<Gathered, Stop> {
         if inputs != self.n_inputs || !self.has_base {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
-        let most = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
+        let longest = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
         let sums = self.scratch(inputs * 2 * 8, true)?;
-        let partials = self.scratch(sum_blocks(most) as usize * inputs * 2 * 8, false)?;
+        let partials = self.scratch(sum_blocks(longest) as usize * inputs * 2 * 8, false)?;
         for i in 0..self.cutting.tiles.len() {
             let operands = self.tile(i)?;
             let trim = self.trim(trim, i)?;
@@ -122,7 +124,7 @@ impl<B: Backend> Pass<'_, B> {
                 let partials_at = partials.at;
                 let kernel = |file, name| Kernel { file, name, float: Some(operands.float), threads: THREADS };
                 match trim {
-                    Trim::Nothing(_) => return Err(Stop::Leave),
+                    Trim::Nothing(_) => return Err(Stop::Unsupported),
                     Trim::Between(trim) => {
                         let args = NormArgs { t, begin, end, partials: partials_at, trim };
                         self.launch(kernel("ties", "norms_between"), grid, &args)?;
@@ -144,11 +146,11 @@ impl<B: Backend> Pass<'_, B> {
 
     fn energies(&mut self, cut: Cut, inputs: usize) -> Result<Gathered, Stop> {
         if inputs != self.n_inputs || !self.has_base {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
-        let most = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
+        let longest = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
         let sums = self.scratch(inputs * 8, true)?;
-        let partials = self.scratch(sum_blocks(most) as usize * inputs * 8, false)?;
+        let partials = self.scratch(sum_blocks(longest) as usize * inputs * 8, false)?;
         for i in 0..self.cutting.tiles.len() {
             let operands = self.tile(i)?;
             self.count(&operands, inputs + 1, 0);
@@ -176,18 +178,18 @@ impl<B: Backend> Pass<'_, B> {
     fn largest(
         &mut self,
         ranking: Ranking,
-        streams: usize,
+        sequences: usize,
         elements: usize,
         counts: &(dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync),
     ) -> Result<Gathered, Stop> {
         let expected = if ranking == Ranking::Magnitudes { self.n_inputs } else { 1 };
-        if streams != expected || elements != self.elements || !self.has_base {
-            return Err(Stop::Leave);
+        if sequences != expected || elements != self.elements || !self.has_base {
+            return Err(Stop::Unsupported);
         }
-        let mut searches = searches(streams, elements, counts);
+        let mut searches = searches(sequences, elements, counts);
         let open = |searches: &[Search]| searches.iter().filter(|s| s.is_open()).count();
         if open(&searches) > TARGETS {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let histograms = self.scratch(open(&searches) * (BINS + 2) * 4, false)?;
         if elements >= SAMPLED && open(&searches) > 0 {
@@ -202,12 +204,12 @@ impl<B: Backend> Pass<'_, B> {
                 search.narrow(&counted(found), elements, counts);
             }
         }
-        let mut cuts = vec![Vec::new(); streams];
+        let mut cuts = vec![Vec::new(); sequences];
         for mut search in searches {
-            if let Some((bits, wanted)) = search.tied() {
-                search.settle(self.place_of_tie(ranking, search.stream, bits, wanted)?);
+            if let Some((bits, rank)) = search.tied() {
+                search.settle(self.place_of_tie(ranking, search.sequence, bits, rank)?);
             }
-            cuts[search.stream].extend(search.cut());
+            cuts[search.sequence].extend(search.cut());
         }
         Ok(Gathered::Cuts(cuts))
     }
@@ -217,15 +219,15 @@ impl<B: Backend> Pass<'_, B> {
         &mut self,
         ranking: Ranking,
         searches: &[Search],
-        room: &Scratch,
+        counts: &Scratch,
         step: u32,
     ) -> Result<Vec<u32>, Stop> {
         const THREADS: u32 = 512;
-        self.zero(room)?;
-        let (mut low, mut stream, mut shift) = ([0; TARGETS], [0; TARGETS], [0; TARGETS]);
+        self.zero(counts)?;
+        let (mut low, mut sequence, mut shift) = ([0; TARGETS], [0; TARGETS], [0; TARGETS]);
         let mut targets = 0;
         for (t, search) in searches.iter().filter(|s| s.is_open()).enumerate() {
-            (low[t], stream[t], shift[t]) = (search.low, search.stream as u8, search.shift as u8);
+            (low[t], sequence[t], shift[t]) = (search.low, search.sequence as u8, search.shift as u8);
             targets = t + 1;
         }
         for i in 0..self.cutting.tiles.len() {
@@ -233,39 +235,39 @@ impl<B: Backend> Pass<'_, B> {
             let t = operands.tile(&self.engine.backend, &[]);
             let work = chunks(operands.len(), t.head).div_ceil((THREADS * step) as usize).max(1) as u32;
             // Each block brings all of its bins to memory in the end.
-            let blocks = work.min(2 * self.engine.backend.processors());
-            let streams = if ranking == Ranking::Magnitudes {
-                (0..self.n_inputs).filter(|i| stream[..targets].contains(&(*i as u8))).count()
+            let blocks = work.min(2 * self.engine.backend.multiprocessors());
+            let sequences = if ranking == Ranking::Magnitudes {
+                (0..self.n_inputs).filter(|i| sequence[..targets].contains(&(*i as u8))).count()
             } else {
                 self.n_inputs
             };
             if step == 1 {
-                self.count(&operands, streams + 1, 0);
+                self.count(&operands, sequences + 1, 0);
             }
-            let args = Histogram { t, counts: room.at, low, stream, shift, step, unused: 0 };
+            let args = Histogram { t, counts: counts.at, low, stream: sequence, shift, step, unused: 0 };
             let name = if ranking == Ranking::Magnitudes { "histogram_magnitude" } else { "histogram_variance" };
             let kernel = Kernel { file: "histogram", name, float: Some(operands.float), threads: THREADS };
             self.launch(kernel, [blocks, targets as u32], &args)?;
         }
-        self.fetch_u32(room, targets * (BINS + 2))
+        self.fetch_u32(counts, targets * (BINS + 2))
     }
 
-    /// The index after the `wanted`-th of the elements whose key is `bits`.
-    fn place_of_tie(&mut self, ranking: Ranking, stream: usize, bits: u32, wanted: usize) -> Result<usize, Stop> {
-        let most = self.cutting.tiles.first().map_or(0, Range::len);
-        let counts = self.scratch(most.div_ceil(SEGMENTS[0]).max(SEGMENTS[0] / SEGMENTS[1]) * 4, false)?;
-        let mut wanted = wanted;
+    /// The index after the `rank`-th element whose key is `bits`.
+    fn place_of_tie(&mut self, ranking: Ranking, sequence: usize, bits: u32, rank: usize) -> Result<usize, Stop> {
+        let longest = self.cutting.tiles.first().map_or(0, Range::len);
+        let counts = self.scratch(longest.div_ceil(SEGMENTS[0]).max(SEGMENTS[0] / SEGMENTS[1]) * 4, false)?;
+        let mut rank = rank;
         for i in 0..self.cutting.tiles.len() {
             let operands = self.tile(i)?;
             let mut part = 0..operands.len();
             let mut found = true;
             for segment in SEGMENTS {
                 if segment == SEGMENTS[0] {
-                    let streams = if ranking == Ranking::Magnitudes { 1 } else { self.n_inputs };
-                    self.count(&operands, streams + 1, 0);
+                    let sequences = if ranking == Ranking::Magnitudes { 1 } else { self.n_inputs };
+                    self.count(&operands, sequences + 1, 0);
                 }
-                let ties = self.ties(ranking, stream, bits, &operands, &part, segment, &counts)?;
-                match ties.iter().position(|n| advance(&mut wanted, *n as usize)) {
+                let ties = self.ties(ranking, sequence, bits, &operands, &part, segment, &counts)?;
+                match ties.iter().position(|n| advance(&mut rank, *n as usize)) {
                     Some(s) => {
                         let start = part.start + s * segment;
                         part = start..(start + segment).min(part.end);
@@ -287,7 +289,7 @@ impl<B: Backend> Pass<'_, B> {
     fn ties(
         &mut self,
         ranking: Ranking,
-        stream: usize,
+        sequence: usize,
         bits: u32,
         operands: &Operands<B::Memory>,
         part: &Range<usize>,
@@ -301,7 +303,7 @@ impl<B: Backend> Pass<'_, B> {
             end: part.end as i64,
             segment: segment as i64,
             counts: counts.at,
-            stream: stream as u32,
+            stream: sequence as u32,
             bits,
         };
         let name = if ranking == Ranking::Magnitudes { "equals_magnitude" } else { "equals_variance" };
@@ -311,12 +313,12 @@ impl<B: Backend> Pass<'_, B> {
     }
 }
 
-/// Counts `n` off what is wanted, unless it is reached in them.
-fn advance(wanted: &mut usize, n: usize) -> bool {
-    if *wanted <= n {
+/// Subtracts `n` from the rank, unless the rank is among these `n`.
+fn advance(rank: &mut usize, n: usize) -> bool {
+    if *rank <= n {
         return true;
     }
-    *wanted -= n;
+    *rank -= n;
     false
 }
 

@@ -1,11 +1,11 @@
 //! The engine on the emulated device: every kernel against the operators of the CPU, from the same source that devices
 //! run.
 
-use crate::check::data::{Captured, Data};
-use crate::check::{Case, FLOATS, Threads, cases, check};
+use crate::check::data::{Captured, Data, Named};
+use crate::check::{Case, FLOATS, Threads, cases, check, measure};
 use crate::emulated::Emulated;
 use crate::engine::{Engine, EngineOptions};
-use glue_merge::{Driver, Executor, Float, Operand, Plan, Source};
+use glue_merge::{Driver, Executor, Float, Operand, Source};
 
 const ONE: Threads = Threads(1);
 
@@ -177,74 +177,59 @@ fn operands_of_several_types_are_widened_on_the_device() {
     assert_eq!(found.into_bytes(), expected.into_bytes());
 }
 
-#[test]
-fn candidates_from_resident_operands_are_what_the_driver_merges() {
-    let options = EngineOptions { smallest: 0, ..EngineOptions::default() };
-    let Some(engine) = engine(1 << 28, options) else { return };
-    for name in ["linear", "slerp", "ties", "della", "sce"] {
-        let case = case(name);
-        let shape = case.shape(1500);
-        let tensor = case.tensor(&shape);
-        let data = Data::new(Float::Bf16, 1500, case.inputs, &ONE);
-        let resident = engine.keep(&tensor, &data).unwrap();
-        let mut out = engine.room(1500, Float::Bf16).unwrap();
-        let sink = Captured::new(Float::Bf16, 1500);
-        assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &data, &sink).unwrap().is_none());
-        let expected = sink.into_bytes();
-        // Twice: the second time with inner products that are known.
-        for _ in 0..2 {
-            resident.merge(case.plan(&tensor).unwrap(), &tensor, &mut out).unwrap();
-            assert_eq!(engine.fetch(&out).unwrap(), expected, "{name}");
-        }
-    }
-}
+/// Operands of types of their own, all of them as they are stored.
+struct Stored3([Data; 3]);
 
-#[test]
-fn a_candidate_is_a_list_of_numbers() {
-    let Some(engine) = engine(1 << 28, EngineOptions::default()) else { return };
-    let (case, shape) = (case("linear"), [300]);
-    let (tensor, data) = (case.tensor(&shape), Data::new(Float::F16, 300, 3, &ONE));
-    let resident = engine.keep(&tensor, &data).unwrap();
-    let mut out = engine.room(300, Float::F16).unwrap();
-    resident.combine(0.0, &[0.0, 1.0, 0.0], &mut out).unwrap();
-    assert_eq!(engine.fetch(&out).unwrap(), data.inputs[1]);
-    resident.merge(Plan::Copy(Operand::Input(2)), &tensor, &mut out).unwrap();
-    assert_eq!(engine.fetch(&out).unwrap(), data.inputs[2]);
-    let mut short = engine.room(299, Float::F16).unwrap();
-    assert!(resident.combine(0.0, &[0.0, 1.0, 0.0], &mut short).is_err());
-    assert!(resident.merge(Plan::Copy(Operand::Base), &tensor, &mut out).is_err());
-}
-
-/// Operands with an identity.
-struct Named {
-    data: Data,
-    container: u64,
-}
-
-impl Source for Named {
+impl Source for Stored3 {
     fn read<'a>(
         &'a self,
         operand: Operand,
         range: std::ops::Range<usize>,
         buffer: &'a mut [f32],
     ) -> Result<&'a [f32], glue_merge::BoxError> {
-        self.data.read(operand, range, buffer)
+        let Operand::Input(i) = operand else { return Err("no base".into()) };
+        self.0[i].read(operand, range, buffer)
     }
 
     fn stored(&self, operand: Operand) -> Option<glue_merge::Stored<'_>> {
-        let index = match operand {
-            Operand::Base => 0,
-            Operand::Input(i) => i as u64 + 1,
-            Operand::Statistic(_) => return None,
-        };
-        let identity = Some(glue_merge::Identity { container: self.container, index });
-        Some(glue_merge::Stored { identity, ..self.data.stored(operand)? })
+        let Operand::Input(i) = operand else { return None };
+        self.0[i].stored(operand)
+    }
+}
+
+#[test]
+fn operands_that_are_converted_in_tiles_stay_within_the_memory() {
+    // Three operands as f32, a result, 2 bytes of masks, and one operand as it is stored: 20 bytes for each element.
+    let options = EngineOptions { smallest: 0, memory: Some(room(30_000)), section: 512, ..EngineOptions::default() };
+    let Some(engine) = engine(1 << 28, options) else { return };
+    let (case, shape) = (case("linear"), [5001]);
+    let source = Stored3(FLOATS.map(|float| Data::new(float, 5001, 3, &ONE)));
+    let (tensor, found) = (case.tensor(&shape), Captured::new(Float::F32, 5001));
+    assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &source, &found).unwrap().is_none());
+    let expected = Captured::new(Float::F32, 5001);
+    Driver::default().run(case.plan(&tensor).unwrap(), &tensor, &source, &expected).unwrap();
+    assert_eq!(found.into_bytes(), expected.into_bytes());
+    // Tiles of 1024 elements, and a count.
+    assert!(engine.backend.peak() <= 20 * 1024 + 256, "{} bytes", engine.backend.peak());
+}
+
+#[test]
+fn every_case_is_measured_with_operands_that_are_uploaded_once() {
+    let options = EngineOptions::default().with_memory(usize::MAX).keeping(usize::MAX);
+    let Some(engine) = engine(1 << 28, options) else { return };
+    for case in cases() {
+        let before = engine.backend.uploaded();
+        let measured = measure(&engine, case, Float::Bf16, 700, ONE).unwrap();
+        let operands = case.inputs + usize::from(case.base);
+        assert_eq!(engine.backend.uploaded() - before, measured.len * 2 * operands, "{}", case.name);
+        // Each operand is read at least once, unless none of it is taken, and the result is written.
+        assert!(measured.bytes >= 2 * measured.len as u64 && measured.seconds > 0.0, "{}: {measured:?}", case.name);
     }
 }
 
 #[test]
 fn operands_with_an_identity_are_uploaded_once() {
-    for name in ["linear", "slerp", "model_stock", "ties", "della"] {
+    for name in ["linear", "slerp", "model_stock", "ties", "della", "sce"] {
         let options = EngineOptions { smallest: 0, ..EngineOptions::default() };
         let (Some(plain), Some(keeping)) = (engine(1 << 28, options), engine(1 << 28, options.keeping(1 << 20))) else {
             return;
@@ -260,19 +245,19 @@ fn operands_with_an_identity_are_uploaded_once() {
             (sink.into_bytes(), engine.backend.uploaded() - before)
         };
         let data = || Data::new(Float::Bf16, tensor.len(), case.inputs, &ONE);
-        let source = Named { data: data(), container: 1 };
+        let source = Named::new(data());
         let (expected, uploaded) = merged(&plain, &source);
         assert_eq!(uploaded, bytes, "{name}");
         assert_eq!(
             merged(&plain, &source),
             (expected.clone(), bytes),
-            "{name}: nothing is kept unless it is asked for"
+            "{name}: nothing stays unless the options say so"
         );
         assert_eq!(merged(&keeping, &source), (expected.clone(), bytes), "{name}");
         // The second time nothing is copied, and inner products are known.
         assert_eq!(merged(&keeping, &source), (expected.clone(), 0), "{name}");
         // Others under another name are no less themselves.
-        let mut other = Named { data: data(), container: 2 };
+        let mut other = Named::new(data());
         other.data.inputs.rotate_left(1);
         let (expected, _) = merged(&plain, &other);
         assert_eq!(merged(&keeping, &other).0, expected, "{name}");
@@ -280,32 +265,31 @@ fn operands_with_an_identity_are_uploaded_once() {
 }
 
 #[test]
-fn what_is_kept_gives_way_to_what_is_needed() {
+fn resident_operands_are_freed_when_memory_is_needed() {
     // Room for the operands of one tensor, 20 kB of the device, and no more.
     let options = EngineOptions { smallest: 0, memory: Some(room(1 << 20)), ..EngineOptions::default() };
     let Some(device) = Emulated::new(34_000) else { return };
     let engine = Engine::new(device, options.keeping(1 << 20));
     let (case, shape) = (case("linear"), [1200]);
     let tensor = case.tensor(&shape);
-    for container in [1, 2, 3, 2, 1] {
-        let data = Data::new(Float::F32, 1200, case.inputs, &ONE);
-        let source = Named { data, container };
+    let sources = [1, 2, 3].map(|_| Named::new(Data::new(Float::F32, 1200, case.inputs, &ONE)));
+    for source in [0, 1, 2, 1, 0].map(|i| &sources[i]) {
         let (found, expected) = (Captured::new(Float::F32, 1200), Captured::new(Float::F32, 1200));
-        assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &source, &found).unwrap().is_none());
-        Driver::default().run(case.plan(&tensor).unwrap(), &tensor, &source, &expected).unwrap();
+        assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, source, &found).unwrap().is_none());
+        Driver::default().run(case.plan(&tensor).unwrap(), &tensor, source, &expected).unwrap();
         assert_eq!(found.into_bytes(), expected.into_bytes());
     }
 }
 
 #[test]
-fn what_is_not_finite_is_not_kept() {
+fn operands_that_are_not_finite_do_not_stay() {
     let options = EngineOptions { smallest: 0, ..EngineOptions::default() };
     let Some(engine) = engine(1 << 28, options.keeping(1 << 20)) else { return };
     let (case, shape) = (case("linear"), [200]);
     let tensor = case.tensor(&shape);
     let mut data = Data::new(Float::F32, 200, case.inputs, &ONE);
     data.inputs[0][..4].copy_from_slice(&f32::NAN.to_le_bytes());
-    let source = Named { data, container: 1 };
+    let source = Named::new(data);
     // The host is asked each time, not only the first.
     for _ in 0..2 {
         let sink = Captured::new(Float::F32, 200);

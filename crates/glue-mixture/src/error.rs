@@ -5,7 +5,7 @@ use glue_tensor::checkpoint::CheckpointError;
 use glue_tensor::config::ConfigError;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{FileChanged, ModelDirError, SideFileError, WriteError};
-use glue_yaml::{Place, YamlError};
+use glue_yaml::{FilePosition, YamlError};
 use std::path::PathBuf;
 
 /// Why a mixture cannot be described, planned, written or read.
@@ -27,7 +27,7 @@ pub enum MixError {
     #[error("{place}: {inside} has no key `{key}`; it has {}", known.join(", "))]
     UnknownKey {
         /// Where the key stands.
-        place: Place,
+        place: FilePosition,
         /// The mapping, in words.
         inside: &'static str,
         /// The key.
@@ -39,7 +39,7 @@ pub enum MixError {
     #[error("{place}: {inside} needs `{key}`")]
     MissingKey {
         /// Where the mapping begins.
-        place: Place,
+        place: FilePosition,
         /// The mapping, in words.
         inside: &'static str,
         /// The key.
@@ -49,7 +49,7 @@ pub enum MixError {
     #[error("{place}: `{key}` must be {expected}, found {found}")]
     WrongValue {
         /// Where the value stands.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// What it takes, in words.
@@ -61,7 +61,7 @@ pub enum MixError {
     #[error("{place}: `{key}` {why}")]
     Conflict {
         /// Where the value stands.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: &'static str,
         /// Why it cannot stand here.
@@ -71,7 +71,7 @@ pub enum MixError {
     #[error("{place}: expert `{expert}` has no `positive_prompts`, which `gate_mode: {mode}` needs")]
     NoPrompts {
         /// Where the expert stands.
-        place: Place,
+        place: FilePosition,
         /// The expert.
         expert: String,
         /// The mode.
@@ -81,13 +81,13 @@ pub enum MixError {
     #[error("{place}: all experts have the same prompts; a gate could not tell them apart")]
     SamePrompts {
         /// Where the experts stand.
-        place: Place,
+        place: FilePosition,
     },
     /// A model cannot be opened.
     #[error("{place}: {error}")]
     Open {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<ModelDirError>,
     },
@@ -169,7 +169,7 @@ pub enum MixError {
     #[error("{place}: model {} has no tokenizer, and {needed}", path.display())]
     NoTokenizer {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// Directory of the model.
         path: PathBuf,
         /// What it is needed for, in words.
@@ -179,7 +179,7 @@ pub enum MixError {
     #[error("{place}: the tokenizer of expert {} differs from that of the base: {why}", expert.display())]
     Tokenizers {
         /// Where the expert is named.
-        place: Place,
+        place: FilePosition,
         /// Directory of the expert.
         expert: PathBuf,
         /// The first difference.

@@ -39,7 +39,7 @@ pub use config::{Expert, Format, GateMode, MixConfig};
 pub use error::MixError;
 pub use gates::{Gate, Gates, read_gates};
 pub use glue_tensor::{Unwatched, Watch};
-pub use glue_yaml::{Place, Position};
+pub use glue_yaml::{FilePosition, Position};
 pub use plan::{Estimate, GateRequest, MixPlan, Prompts};
 pub use replace::{gate_dtype, mend_gates, write_gates};
 pub use run::{RunOptions, run};

@@ -5,7 +5,7 @@ use crate::error::MixError;
 use crate::sites::Form;
 use crate::spec::{Level, Pool, RouterKind, Routing};
 use glue_tensor::{Dtype, Links};
-use glue_yaml::{At, Node, Place, Position, Tree, documents};
+use glue_yaml::{At, Node, FilePosition, Position, Tree, documents};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -68,12 +68,12 @@ impl MixConfig {
     }
 
     /// The place of `at` in the text, for errors.
-    pub(crate) fn place(&self, at: Position) -> Place {
+    pub(crate) fn place(&self, at: Position) -> FilePosition {
         at.of(&self.origin)
     }
 
     /// Where the value of `key` stands, or the base where the key is absent.
-    pub(crate) fn place_of(&self, key: &str) -> Place {
+    pub(crate) fn place_of(&self, key: &str) -> FilePosition {
         let at = self.places.iter().find(|(name, _)| *name == key).map_or(self.base_at, |(_, at)| *at);
         self.place(at)
     }
@@ -413,7 +413,7 @@ impl Reader<'_> {
         }
     }
 
-    fn place(&self, at: Position) -> Place {
+    fn place(&self, at: Position) -> FilePosition {
         at.of(self.origin)
     }
 

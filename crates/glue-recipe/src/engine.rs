@@ -44,12 +44,13 @@ pub struct BadStatistic {
     pub expected: &'static str,
 }
 
-/// One operand of a merge: a tensor in a mapped file, what an adapter adds to it, and the name of its model for messages.
+/// One operand of a merge: a tensor in a mapped file, what an adapter adds to it, and the name of
+/// its model for messages.
 #[derive(Debug, Clone, Copy)]
 pub struct OperandView<'a> {
     /// The tensor.
     pub view: TensorView<'a>,
-    /// What is added to it as it is read.
+    /// The low-rank change that is added while the tensor is read.
     pub low_rank: Option<LowRankView<'a>>,
     /// What the user calls the model.
     pub model: &'a str,
@@ -57,7 +58,7 @@ pub struct OperandView<'a> {
 
 /// One tensor to be merged.
 pub struct TensorJob<'a> {
-    /// What the operator is told: name, shape, layer, seed.
+    /// Name, shape, layer and seed, for the operator.
     pub spec: TensorSpec<'a>,
     /// Type that the result is rounded to.
     pub dtype: Dtype,
@@ -121,7 +122,7 @@ pub fn merge_all(
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
     let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
-    let bytes = Mutex::default();
+    let buffers = Mutex::default();
     let threads = rayon::current_num_threads();
     let enough = SPANS_AT_ONCE * threads * SPAN;
     let mut start = 0;
@@ -139,7 +140,7 @@ pub fn merge_all(
                 return Ok(());
             }
             watch.works_on(job.spec.name);
-            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, room: &bytes })
+            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, buffers: &buffers })
                 .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
         })?;
         start = end;
@@ -307,18 +308,18 @@ struct Narrowed<'a> {
     job: usize,
     dtype: Dtype,
     /// Buffers that are used again.
-    room: &'a Mutex<Vec<Vec<u8>>>,
+    buffers: &'a Mutex<Vec<Vec<u8>>>,
 }
 
 impl Sink for Narrowed<'_> {
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
         let size = self.dtype.size();
-        let room = || self.room.lock().unwrap_or_else(|e| e.into_inner());
-        let mut bytes = room().pop().unwrap_or_default();
+        let buffers = || self.buffers.lock().unwrap_or_else(|e| e.into_inner());
+        let mut bytes = buffers().pop().unwrap_or_default();
         bytes.resize(values.len() * size, 0);
         narrow(self.dtype, values, &mut bytes)?;
         self.destination.write(self.job, (offset * size) as u64, &bytes)?;
-        room().push(bytes);
+        buffers().push(bytes);
         Ok(())
     }
 

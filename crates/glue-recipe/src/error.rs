@@ -1,9 +1,9 @@
-//! What can be wrong with a recipe, with the names, numbers and positions that a user needs to mend it.
+//! Errors in a recipe, with the names, numbers and positions that a user needs to correct it.
 
 use glue_merge::{MergeError, ParamError, UnknownOperator};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
 use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError, SideFileError};
-use glue_yaml::{Place, YamlError};
+use glue_yaml::{FilePosition, YamlError};
 use std::path::PathBuf;
 
 /// Why a recipe cannot be parsed or planned.
@@ -23,7 +23,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} has no key `{key}`{}", did_you_mean(nearest, known))]
     UnknownKey {
         /// Where the key stands.
-        place: Place,
+        place: FilePosition,
         /// The mapping it stands in, in words.
         inside: &'static str,
         /// The key.
@@ -37,7 +37,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} needs {key}")]
     MissingKey {
         /// Where the mapping begins.
-        place: Place,
+        place: FilePosition,
         /// The mapping, in words.
         inside: &'static str,
         /// The key or the choice of keys.
@@ -47,7 +47,7 @@ pub enum RecipeError {
     #[error("{place}: {inside} has both `{first}` and `{second}`; it takes one of them")]
     Conflict {
         /// Where the second stands.
-        place: Place,
+        place: FilePosition,
         /// The mapping, in words.
         inside: &'static str,
         /// One of them.
@@ -55,11 +55,11 @@ pub enum RecipeError {
         /// The other.
         second: &'static str,
     },
-    /// Something that must be a mapping is none.
+    /// A value that must be a mapping is something else.
     #[error("{place}: {inside} must be a mapping with {}, found {found}", known.join(", "))]
     NotAMapping {
         /// Where it stands.
-        place: Place,
+        place: FilePosition,
         /// What it should be, in words.
         inside: &'static str,
         /// The keys there are.
@@ -71,7 +71,7 @@ pub enum RecipeError {
     #[error("{place}: `{key}` must be {expected}, found {found}")]
     WrongValue {
         /// Where the value stands.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: String,
         /// What it takes, in words.
@@ -83,7 +83,7 @@ pub enum RecipeError {
     #[error("{place}: {what} is not available yet")]
     Unavailable {
         /// Where it stands.
-        place: Place,
+        place: FilePosition,
         /// What it is.
         what: String,
     },
@@ -91,7 +91,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     UnknownOperator {
         /// Where the name stands.
-        place: Place,
+        place: FilePosition,
         /// The name, and the nearest there is.
         error: UnknownOperator,
     },
@@ -99,7 +99,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Param {
         /// Where the parameter stands.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<ParamError>,
     },
@@ -107,7 +107,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Operands {
         /// Where the models are listed.
-        place: Place,
+        place: FilePosition,
         /// What is expected and found.
         error: Box<MergeError>,
     },
@@ -115,7 +115,7 @@ pub enum RecipeError {
     #[error("{place}: tensor `{tensor}`: {}", at_model(error, model))]
     Tensor {
         /// Where the operator is named.
-        place: Place,
+        place: FilePosition,
         /// The tensor.
         tensor: String,
         /// The model it is about, if it is about one.
@@ -127,7 +127,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Open {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<ModelDirError>,
     },
@@ -135,7 +135,7 @@ pub enum RecipeError {
     #[error("{place}: {error}")]
     Adapter {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         error: Box<AdapterError>,
     },
@@ -143,7 +143,7 @@ pub enum RecipeError {
     #[error("{place}: statistics of `{model}`: {error}")]
     Statistics {
         /// Where their path stands.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// What is wrong with them.
@@ -153,7 +153,7 @@ pub enum RecipeError {
     #[error("{place}: `{model}` has the statistics `{second}` here, but `{first}` elsewhere")]
     StatisticsTwice {
         /// Where the second path stands.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// One path.
@@ -162,22 +162,22 @@ pub enum RecipeError {
         second: String,
     },
     /// Statistics are given that the operator has no use for.
-    #[error("{place}: `{key}` is given, but `{operator}` wants {wants}")]
+    #[error("{place}: `{key}` is given, but `{operator}` uses {uses}")]
     StatisticsUnused {
         /// Where they are given.
-        place: Place,
+        place: FilePosition,
         /// The key.
         key: &'static str,
         /// The operator.
         operator: &'static str,
-        /// What it wants, in words.
-        wants: String,
+        /// The statistics that it uses, in words.
+        uses: String,
     },
-    /// The operator wants statistics of a model, and none are given.
+    /// The operator needs statistics of a model, and none are given.
     #[error("{place}: `{operator}` needs the statistic `{statistic}` of `{model}`, but `{key}` is not given for it")]
     StatisticsMissing {
         /// Where the model is named, or the operator.
-        place: Place,
+        place: FilePosition,
         /// The operator.
         operator: &'static str,
         /// Name of the statistic.
@@ -191,7 +191,7 @@ pub enum RecipeError {
     #[error("{place}: `{operator}` needs the statistic `{statistic}`, but {paths} of no tensor that is merged")]
     NoStatistic {
         /// Where the operator is named.
-        place: Place,
+        place: FilePosition,
         /// The operator.
         operator: &'static str,
         /// Name of the statistic.
@@ -236,7 +236,7 @@ pub enum RecipeError {
     #[error("{place}: model `{model}` is quantised ({method}); its numbers mean nothing without their scales")]
     Quantised {
         /// Where the model is named.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// The method its configuration names.
@@ -248,7 +248,7 @@ pub enum RecipeError {
     )]
     LayerCounts {
         /// Where the second is named.
-        place: Place,
+        place: FilePosition,
         /// A model.
         first: String,
         /// Its number of layers.
@@ -262,7 +262,7 @@ pub enum RecipeError {
     #[error("{place}: `{model}` is listed twice")]
     ModelTwice {
         /// Where it is listed again.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
     },
@@ -270,7 +270,7 @@ pub enum RecipeError {
     #[error("{place}: `layer_range` is [{start}, {end}], but model `{model}` has {layers} layers")]
     LayerRange {
         /// Where the range stands.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
         /// First layer.
@@ -282,11 +282,12 @@ pub enum RecipeError {
     },
     /// The sources of a slice have ranges of different lengths.
     #[error(
-        "{place}: the sources of a slice must have equally many layers, but `{first}` has {first_layers} and `{second}` has {second_layers}"
+        "{place}: the sources of a slice must have equally many layers, but `{first}` has {first_layers} and `{second}` \
+         has {second_layers}"
     )]
     SliceLengths {
         /// Where the second range stands.
-        place: Place,
+        place: FilePosition,
         /// A source.
         first: String,
         /// Its number of layers.
@@ -338,11 +339,21 @@ pub enum RecipeError {
         /// The type there.
         second_dtype: Dtype,
     },
+    /// A tensor has numbers of a type that can be copied, as `passthrough` does, but not merged.
+    #[error("tensor `{tensor}` of `{model}` is {dtype}, which can be copied but not merged")]
+    CopyOnly {
+        /// Its name in the output.
+        tensor: String,
+        /// The first model that has it.
+        model: String,
+        /// Its type.
+        dtype: Dtype,
+    },
     /// No part of the recipe covers a tensor.
     #[error("{place}: no module covers tensor `{tensor}` of `{model}`")]
     Uncovered {
         /// Where the modules stand.
-        place: Place,
+        place: FilePosition,
         /// The tensor.
         tensor: String,
         /// The model it is in.
@@ -352,7 +363,7 @@ pub enum RecipeError {
     #[error("{place}: no tensor of `{model}` has a name that starts with `{module}.`")]
     EmptyModule {
         /// Where the module stands.
-        place: Place,
+        place: FilePosition,
         /// Its name.
         module: String,
         /// The model whose tensors were looked at.
@@ -366,11 +377,12 @@ pub enum RecipeError {
     },
     /// One tokenizer is asked for, and the models have different vocabularies.
     #[error(
-        "{place}: one tokenizer for all models needs equal vocabularies, but those of `{first}` and `{second}` differ: {why}"
+        "{place}: one tokenizer for all models needs equal vocabularies, but those of `{first}` and `{second}` differ: \
+         {why}"
     )]
     Vocabularies {
         /// Where the tokenizer is asked for.
-        place: Place,
+        place: FilePosition,
         /// A model.
         first: String,
         /// Another model.
@@ -378,11 +390,11 @@ pub enum RecipeError {
         /// The first difference.
         why: Box<TokenizerDifference>,
     },
-    /// The model a tokenizer shall come from has none.
+    /// The model that the tokenizer should come from has none.
     #[error("{place}: model `{model}` has no tokenizer files")]
     NoTokenizer {
         /// Where it is named.
-        place: Place,
+        place: FilePosition,
         /// The model.
         model: String,
     },
@@ -396,7 +408,7 @@ pub enum RecipeError {
     #[error("{place}: {}: {error}", path.display())]
     ChatTemplate {
         /// Where it is given.
-        place: Place,
+        place: FilePosition,
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -411,10 +423,10 @@ pub enum RecipeError {
         error: ConfigError,
     },
     /// Two stages have the same name.
-    #[error("{place}: stage `{name}` is there already, at line {first_line}")]
+    #[error("{place}: stage `{name}` is already defined at line {first_line}")]
     StageTwice {
         /// Where the second is named.
-        place: Place,
+        place: FilePosition,
         /// The name.
         name: String,
         /// Line of the first.
@@ -424,7 +436,7 @@ pub enum RecipeError {
     #[error("{place}: `{name}` is the stage at line {defined_line}; a stage can use the output of earlier stages only")]
     StageOrder {
         /// Where it is used.
-        place: Place,
+        place: FilePosition,
         /// The name of the stage.
         name: String,
         /// Line where the stage is named.
@@ -434,7 +446,7 @@ pub enum RecipeError {
     #[error("{place}: {found}; the last document is the output and has no `name`, all others have one")]
     StageOutput {
         /// The document.
-        place: Place,
+        place: FilePosition,
         /// What is wrong with it.
         found: String,
     },
@@ -457,7 +469,7 @@ impl RecipeError {
                                           tensor"
                 .into(),
             Self::Vocabularies { .. } => {
-                "without `tokenizer_source` the tokenizer of the base, or of the first model, is taken as it is".into()
+                "without `tokenizer_source` the tokenizer of the base, or of the first model, is copied unchanged".into()
             }
             Self::LayerCounts { .. } => "`slices` with `layer_range` chooses layers from each model".into(),
             Self::LayerRange { .. } => "ranges count from 0 and exclude their end".into(),
@@ -473,7 +485,7 @@ impl RecipeError {
                 "model paths are relative to the working directory; nothing is downloaded".into()
             }
             Self::Adapter { error, .. } if matches!(**error, AdapterError::NotFound { .. }) => {
-                "behind a plus sign stands the path of an adapter, relative to the working directory; nothing is \
+                "the path after a plus sign is that of an adapter, relative to the working directory; nothing is \
                  downloaded"
                     .into()
             }
@@ -481,7 +493,7 @@ impl RecipeError {
                 "name it with `base_model: PATH` at the top of the recipe".into()
             }
             Self::Tensor { error, .. } if matches!(**error, MergeError::Param(ParamError::Missing { .. })) => {
-                "a value under the top-level `parameters` holds wherever none is given more closely; in a list of \
+                "a value under the top-level `parameters` applies where nothing more specific is given; in a list of \
                  filters, an entry without `filter` matches every tensor"
                     .into()
             }

@@ -1,14 +1,18 @@
-//! What a merge will read, write and hold in memory, from headers alone.
+//! Estimates what a merge reads, writes and holds in memory, from headers alone.
 //!
 //! | number | how |
 //! |---|---|
 //! | read | bytes of every operand and statistic of every tensor, once; those of adapters too |
 //! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
 //! | written | bytes of the output's tensors |
-//! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it; and every statistic of a tensor that is not cut into blocks, and the factors of its adapters, as `f32` |
+//! | memory | for each thread, the buffers of one tensor |
 //!
-//! Memory maps are not counted: the system drops their pages when it needs them. Nor are tables that an operator keeps
-//! about a tensor, a few megabytes for each thread.
+//! The buffers of a tensor are a block of every operand as `f32` and a span of the result, once as `f32` and once as it
+//! is written. An operator that needs a whole row or tensor at once has that instead of a block, and adds its own
+//! working memory. Statistics that are not cut into blocks and the factors of adapters are held whole, as `f32`.
+//!
+//! Memory maps are not counted: the system drops their pages when it needs them. Nor are the tables of an operator, a
+//! few megabytes for each thread.
 
 use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
@@ -24,7 +28,7 @@ pub struct Estimate {
     pub scan_bytes: u64,
     /// Bytes of output tensors.
     pub write_bytes: u64,
-    /// Most bytes of buffers at once.
+    /// Peak bytes of buffers, excluding memory-mapped inputs.
     pub peak_memory_bytes: u64,
     /// Elements of the output.
     pub elements: u64,

@@ -3,10 +3,31 @@
 //! | step | what is known after it |
 //! |---|---|
 //! | [`Recipe::parse`] | the text is sound: keys, values, operators and parameters, each error with line and column |
-//! | [`Stages::check`] | of several documents: which needs the output of which |
+//! | [`check_stages`] | of several documents: which needs the output of which |
 //! | [`plan()`] | every tensor of the output, its operands and parameters; no weight has been read |
 //! | [`estimate()`] | bytes to read, scan and write, and memory |
 //! | [`run()`] | the model is written; nothing holds more of it than a block for each thread |
+//!
+//! ```
+//! use glue_merge::Registry;
+//! use glue_recipe::Recipe;
+//!
+//! let text = "\
+//! merge_method: task_arithmetic
+//! base_model: models/base
+//! models:
+//!   - model: models/chat
+//!     parameters: {weight: 0.6}
+//!   - model: models/math
+//!     parameters: {wieght: 0.4}
+//! ";
+//! let error = Recipe::parse(text, "merge.yml", &Registry::builtin()).unwrap_err().to_string();
+//! assert!(error.starts_with("merge.yml:7:") && error.contains("did you mean `weight`"), "{error}");
+//!
+//! let recipes = Recipe::parse(&text.replace("wieght", "weight"), "merge.yml", &Registry::builtin())?;
+//! assert_eq!(recipes.len(), 1);
+//! # Ok::<(), glue_recipe::RecipeError>(())
+//! ```
 //!
 //! [`manifest`] and [`card`] describe what was made; [`schema()`] describes the dialect to an editor.
 //!
@@ -30,8 +51,8 @@ pub mod settings;
 pub use error::RecipeError;
 pub use estimate::{Estimate, estimate};
 pub use glue_tensor::{Unwatched, Watch};
-pub use glue_yaml::{At, Place, Position};
-pub use multi::{Stage, Stages};
+pub use glue_yaml::{At, FilePosition, Position};
+pub use multi::{Stage, check_stages};
 pub use plan::{
     Action, MergePlan, OpenModels, PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics, TensorPlan, TensorRef,
     plan,
@@ -39,4 +60,4 @@ pub use plan::{
 pub use recipe::Recipe;
 pub use run::{RunError, RunOptions, SharedExecutor, run};
 pub use schema::schema;
-pub use settings::{ParamValue, Site};
+pub use settings::{ParamValue, ParamSite};

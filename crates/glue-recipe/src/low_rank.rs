@@ -1,8 +1,8 @@
 //! Low-rank changes of LoRA adapters, added to blocks of the tensors they change while those are read.
 //!
-//! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k. Nothing in
-//! it depends on where a block begins or ends. L is B and R is A; for a change by the transpose of B·A, L is Aᵀ and R
-//! is Bᵀ.
+//! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k.
+//! Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the transpose of B·A,
+//! L is Aᵀ and R is Bᵀ.
 //!
 //! Both factors are held as `f32` while their tensor is merged: 4·r·(rows + columns) bytes, with r far below either
 //! unless someone extracted an adapter of full rank. B·A is never held.
@@ -28,7 +28,7 @@ pub struct LowRankView<'a> {
 }
 
 impl<'a> LowRankView<'a> {
-    /// What `low_rank`, a change of `adapter`, refers to.
+    /// The factors of `low_rank`, a change of `adapter`.
     pub fn of(adapter: &'a Adapter, low_rank: &LowRank) -> LowRankView<'a> {
         LowRankView {
             a: adapter.tensor(&low_rank.a),

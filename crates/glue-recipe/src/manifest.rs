@@ -48,7 +48,8 @@ pub struct ModelHashes {
 /// Hashes of every model of a plan, in the order of its models.
 pub type InputHashes = Vec<ModelHashes>;
 
-/// Hashes every file that the output of `plan` depends on, several at once on the current rayon pool. Reads all of them.
+/// Hashes every file that the output of `plan` depends on, several at once on the current rayon
+/// pool. Reads all of them.
 ///
 /// # Errors
 /// [`RunError::Read`] for a file that cannot be read.

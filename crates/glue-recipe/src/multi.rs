@@ -1,4 +1,4 @@
-//! Several documents: stages that use the outputs of earlier ones, and the last one, which is the output.
+//! Recipes of several documents. Each is a stage that may use the outputs of earlier stages; the last is the output.
 
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
@@ -16,72 +16,66 @@ pub struct Stage {
     pub needs: Vec<usize>,
 }
 
-/// What makes stages of recipes.
-#[derive(Debug, Clone, Copy)]
-pub struct Stages;
-
-impl Stages {
-    /// Checks the documents of one text. A model whose name is that of a stage is the output of that stage; any other
-    /// is a path. A single document may have a name.
-    ///
-    /// # Errors
-    /// A name that comes twice, a stage that uses a later one or itself, or a document other than the last that has no
-    /// name, or a last one that has.
-    pub fn check(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
-        let mut names: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-        let count = recipes.len();
-        for (i, recipe) in recipes.iter().enumerate() {
-            let output = i + 1 == count;
-            match &recipe.name {
-                Some(name) => {
-                    if let Some((_, first_line)) = names.insert(name.value.clone(), (i, name.at.line)) {
-                        return Err(RecipeError::StageTwice {
-                            place: recipe.place(name.at),
-                            name: name.value.clone(),
-                            first_line,
-                        });
-                    }
-                    check_name(recipe, &name.value, name.at)?;
-                    if output && count > 1 {
-                        let found = format!("the last document is called `{}`", name.value);
-                        return Err(RecipeError::StageOutput { place: recipe.place(name.at), found });
-                    }
+/// Checks the documents of one text and finds which stage needs which. A model that has the name of a stage is the
+/// output of that stage; any other model is a path. A single document may have a name.
+///
+/// # Errors
+/// Two stages have one name; a stage uses a later one or itself; a document other than the last has no name, or the
+/// last of several has one.
+pub fn check_stages(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
+    let mut names: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let count = recipes.len();
+    for (i, recipe) in recipes.iter().enumerate() {
+        let output = i + 1 == count;
+        match &recipe.name {
+            Some(name) => {
+                if let Some((_, first_line)) = names.insert(name.value.clone(), (i, name.at.line)) {
+                    return Err(RecipeError::StageTwice {
+                        place: recipe.place(name.at),
+                        name: name.value.clone(),
+                        first_line,
+                    });
                 }
-                None if !output => {
-                    let found = format!("document {} of {count} has no `name`", i + 1);
-                    return Err(RecipeError::StageOutput { place: recipe.place(recipe.at), found });
+                check_name(recipe, &name.value, name.at)?;
+                if output && count > 1 {
+                    let found = format!("the last document is called `{}`", name.value);
+                    return Err(RecipeError::StageOutput { place: recipe.place(name.at), found });
                 }
-                None => {}
+            }
+            None if !output => {
+                let found = format!("document {} of {count} has no `name`", i + 1);
+                return Err(RecipeError::StageOutput { place: recipe.place(recipe.at), found });
+            }
+            None => {}
+        }
+    }
+    let stage = |(i, recipe): (usize, Recipe)| {
+        let tokenizer = recipe.tokenizer.as_ref().and_then(|source| match &source.value {
+            TokenizerSource::Model(name) => Some((name.clone(), source.at)),
+            _ => None,
+        });
+        let used = recipe.models().map(|name| (name.value.clone(), name.at)).chain(tokenizer);
+        let mut needs = Vec::new();
+        for (name, at) in used {
+            // A stage may be named with an adapter behind it.
+            match names.get(&name).or_else(|| names.get(name.split_once('+')?.0)) {
+                Some((j, _)) if *j < i => needs.push(*j),
+                Some((_, defined_line)) if count > 1 => {
+                    return Err(RecipeError::StageOrder {
+                        place: recipe.place(at),
+                        name,
+                        defined_line: *defined_line,
+                    });
+                }
+                _ => {}
             }
         }
-        let stage = |(i, recipe): (usize, Recipe)| {
-            let tokenizer = recipe.tokenizer.as_ref().and_then(|source| match &source.value {
-                TokenizerSource::Model(name) => Some((name.clone(), source.at)),
-                _ => None,
-            });
-            let used = recipe.models().map(|name| (name.value.clone(), name.at)).chain(tokenizer);
-            let mut needs = Vec::new();
-            for (name, at) in used {
-                // A stage may be named with an adapter behind it.
-                match names.get(&name).or_else(|| names.get(name.split_once('+')?.0)) {
-                    Some((j, _)) if *j < i => needs.push(*j),
-                    Some((_, defined_line)) if count > 1 => {
-                        return Err(RecipeError::StageOrder {
-                            place: recipe.place(at),
-                            name,
-                            defined_line: *defined_line,
-                        });
-                    }
-                    _ => {}
-                }
-            }
-            needs.sort_unstable();
-            needs.dedup();
-            let name = recipe.name.as_ref().filter(|_| count > 1).map(|name| name.value.clone());
-            Ok(Stage { name, needs, recipe })
-        };
-        recipes.into_iter().enumerate().map(stage).collect()
-    }
+        needs.sort_unstable();
+        needs.dedup();
+        let name = recipe.name.as_ref().filter(|_| count > 1).map(|name| name.value.clone());
+        Ok(Stage { name, needs, recipe })
+    };
+    recipes.into_iter().enumerate().map(stage).collect()
 }
 
 /// A name becomes that of a directory.

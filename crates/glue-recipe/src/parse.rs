@@ -6,7 +6,7 @@ use crate::recipe::{Body, InputModel, OnMissing, OnNonfinite, Part, Recipe, Slic
 use crate::settings::{Case, ParamValue, Settings};
 use glue_merge::{BaseRule, Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf};
 use glue_tensor::Dtype;
-use glue_yaml::{At, Node, Place, Position, Tree, documents};
+use glue_yaml::{At, Node, FilePosition, Position, Tree, documents};
 use std::ops::Range;
 
 type Result<T> = std::result::Result<T, RecipeError>;
@@ -65,7 +65,7 @@ impl<'a> Entries<'a> {
 }
 
 impl Reader<'_> {
-    fn place(&self, at: Position) -> Place {
+    fn place(&self, at: Position) -> FilePosition {
         at.of(self.origin)
     }
 
@@ -317,12 +317,12 @@ impl Reader<'_> {
         })
     }
 
-    /// A path of statistics, for an operator that wants some.
+    /// A path of statistics, for an operator that uses them.
     fn statistics(&self, entries: &Entries<'_>, key: &'static str, operator: &Operator) -> Result<Option<At<String>>> {
         let Some(node) = entries.get(key) else { return Ok(None) };
         if operator.statistic().is_none() {
             let (place, operator) = (self.place(node.at), operator.def().name);
-            return Err(RecipeError::StatisticsUnused { place, key, operator, wants: "no statistics".into() });
+            return Err(RecipeError::StatisticsUnused { place, key, operator, uses: "no statistics".into() });
         }
         self.text(node, key).map(Some)
     }
@@ -341,7 +341,8 @@ impl Reader<'_> {
         }
     }
 
-    /// An operator that wants statistics of what it merges has a use for those of the base only where the base stands in.
+    /// An operator that uses statistics of its inputs uses those of the base only where the base
+    /// replaces a missing tensor.
     fn check_base_statistics(&self, recipe: &Recipe) -> Result<()> {
         let operator = &recipe.operator.value;
         let of_inputs = operator.statistic().filter(|statistic| statistic.of == StatisticOf::Inputs);
@@ -357,8 +358,8 @@ impl Reader<'_> {
                     place: self.place(path.at),
                     key: "base_statistics",
                     operator: operator.def().name,
-                    wants: format!(
-                        "the `{}` of each model that it merges, as `statistics` beside the model",
+                    uses: format!(
+                        "the `{}` of each model that it merges, as `statistics` next to `model`",
                         statistic.name
                     ),
                 })

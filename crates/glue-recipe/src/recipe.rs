@@ -4,7 +4,7 @@ use crate::error::RecipeError;
 use crate::settings::Settings;
 use glue_merge::{Operator, Registry};
 use glue_tensor::Dtype;
-use glue_yaml::{At, Place, Position};
+use glue_yaml::{At, FilePosition, Position};
 use std::ops::Range;
 
 /// One document: what is merged from what, and how.
@@ -191,7 +191,7 @@ impl Recipe {
         self.base.as_ref().zip(self.base_statistics.as_ref()).into_iter().chain(listed)
     }
 
-    pub(crate) fn place(&self, at: Position) -> Place {
+    pub(crate) fn place(&self, at: Position) -> FilePosition {
         at.of(&self.origin)
     }
 }

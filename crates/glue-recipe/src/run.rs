@@ -1,4 +1,4 @@
-//! From a plan to a model directory: merges every tensor out of core, writes what belongs beside the weights, and makes
+//! From a plan to a model directory: merges every tensor out of core, writes the other files of a model, and makes
 //! the directory appear when all of it is on disk.
 
 use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What runs the operators of several merges, such as those of a search. Default: the processor.
+/// What runs the operators of several merges, such as those of a search. Default: the CPU.
 #[derive(Clone, Default)]
 pub struct SharedExecutor(Option<Arc<dyn Executor + Send>>);
 
@@ -25,7 +25,7 @@ impl SharedExecutor {
         Self(Some(device))
     }
 
-    /// As a run takes it.
+    /// The executor, for a run.
     pub fn get(&self) -> &dyn Executor {
         match &self.0 {
             Some(device) => &**device,
@@ -33,7 +33,7 @@ impl SharedExecutor {
         }
     }
 
-    /// Whether it is a device, whose sums may differ from those of the processor in their last bits.
+    /// Whether it is a device, whose sums may differ from those of the CPU in their last bits.
     pub fn is_device(&self) -> bool {
         self.0.is_some()
     }
@@ -41,18 +41,18 @@ impl SharedExecutor {
 
 impl fmt::Debug for SharedExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_device() { "a device" } else { "the processor" })
+        f.write_str(if self.is_device() { "a device" } else { "the CPU" })
     }
 }
 
 /// How to run a plan.
 #[derive(Clone, Copy)]
 pub struct RunOptions<'a> {
-    /// Most bytes of tensor data in a file, unless one tensor alone is larger. Default: all in one file.
+    /// Maximum number of bytes of tensor data in a file; a larger tensor has a file of its own. Default: one file.
     pub max_shard_bytes: u64,
     /// Elements of a block; no result depends on it.
     pub block: usize,
-    /// What runs the operators. Default: the processor.
+    /// What runs the operators. Default: the CPU.
     pub executor: &'a dyn Executor,
 }
 
@@ -136,7 +136,7 @@ fn finish(
 ) -> Result<(), RunError> {
     merged?;
     // Weights get their names last: until then, nothing opens what is there as a model.
-    write_beside(plan, staging, layout, &hashes?)?;
+    write_other_files(plan, staging, layout, &hashes?)?;
     writer.finish()?;
     Ok(())
 }
@@ -209,7 +209,7 @@ impl Destination for Files<'_> {
 }
 
 /// Writes everything but the weights.
-fn write_beside(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &InputHashes) -> Result<(), RunError> {
+fn write_other_files(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &InputHashes) -> Result<(), RunError> {
     for (name, bytes) in side_files(plan)? {
         staging.write_file(&name, &bytes)?;
     }
@@ -220,8 +220,8 @@ fn write_beside(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &I
     Ok(())
 }
 
-/// The files that a model has beside its weights, by name and content: configuration, tokenizer, and defaults for
-/// generation. It is what [`run`] writes.
+/// The files of the output other than weights, by name and content: configuration, tokenizer, generation defaults.
+/// [`run`] writes the same.
 ///
 /// # Errors
 /// A file that cannot be read, or a tokenizer that the chat template cannot be put into.

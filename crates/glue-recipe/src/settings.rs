@@ -24,18 +24,19 @@ pub struct Case {
     pub value: ParamValue,
 }
 
-/// The place that a parameter is asked for.
+/// A tensor and its position among the layers, for which a parameter is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Site<'a> {
+pub struct ParamSite<'a> {
     /// Name of the tensor in the output.
     pub tensor: &'a str,
-    /// 0 in the first layer of a slice and before the layers, 1 in the last layer and after the layers.
+    /// Position among the layers: 0 before the layers and in the first layer of a slice, 1 in the last layer and after
+    /// the layers.
     pub t: f64,
 }
 
 impl ParamValue {
     /// The value at `site`; `None` when it is a list of filters and none matches.
-    pub fn at(&self, site: Site<'_>) -> Option<Setting> {
+    pub fn at(&self, site: ParamSite<'_>) -> Option<Setting> {
         match self {
             Self::Scalar(setting) => Some(setting.clone()),
             Self::Gradient(points) => Some(Setting::Number(interpolate(points, site.t))),
@@ -90,7 +91,7 @@ impl Settings {
 }
 
 /// The value of `key` at `site`: of the first of `levels` that has one there.
-pub(crate) fn resolve(levels: &[&Settings], key: &str, site: Site<'_>) -> Option<Setting> {
+pub(crate) fn resolve(levels: &[&Settings], key: &str, site: ParamSite<'_>) -> Option<Setting> {
     levels.iter().find_map(|level| level.get(key)?.value.at(site))
 }
 
@@ -124,7 +125,7 @@ mod tests {
         let near = settings(vec![case(Some("mlp"), 1.0), case(Some("mlp.down"), 2.0)]);
         let far = settings(vec![case(Some("*"), 3.0), case(None, 4.0)]);
         let check = |levels: &[&Settings], tensor, expected: Option<f64>| {
-            let found = resolve(levels, "weight", Site { tensor, t: 0.0 });
+            let found = resolve(levels, "weight", ParamSite { tensor, t: 0.0 });
             assert_eq!(found, expected.map(Setting::Number), "{tensor}");
         };
         check(&[&near, &far], "layers.0.mlp.down_proj.weight", Some(1.0));

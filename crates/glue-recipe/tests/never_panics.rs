@@ -3,7 +3,7 @@
 mod common;
 
 use glue_merge::Registry;
-use glue_recipe::{Recipe, Stages};
+use glue_recipe::{Recipe, check_stages};
 use proptest::prelude::*;
 
 fn seeds() -> Vec<String> {
@@ -72,7 +72,7 @@ proptest! {
         }
         let text: String = text.into_iter().collect();
         if let Ok(recipes) = Recipe::parse(&text, "r.yml", &Registry::builtin()) {
-            let _ = Stages::check(recipes);
+            let _ = check_stages(recipes);
         }
     }
 

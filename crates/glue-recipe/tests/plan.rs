@@ -209,7 +209,7 @@ fn models_that_cannot_be_opened_are_refused() {
     zoo.refuses(&passthrough("nowhere+a"), "recipe.yml:3:10: ZOO/nowhere: no such directory");
     zoo.refuses(
         &passthrough("{model: {path: a}, lora: {path: q}}"),
-        "recipe.yml:3:25: ZOO/q: no adapter_config.json in the directory; what is there is no adapter",
+        "recipe.yml:3:25: ZOO/q: no adapter_config.json in the directory, so it holds no adapter",
     );
     zoo.refuses(
         &passthrough("q"),
@@ -362,6 +362,21 @@ fn what_is_not_floating_point_is_copied_from_the_first_model() {
     assert_eq!((copied.name.as_str(), copied.dtype, from.model), (ids, Dtype::I64, 0));
     assert_eq!(tensor(&plan, "lm_head.weight").dtype, Dtype::Bf16);
     assert_eq!(plan.config.dtype(), Some(Dtype::Bf16));
+}
+
+#[test]
+fn numbers_that_cannot_be_widened_are_copied_or_refused() {
+    let scales = "model.layers.0.mlp.down_proj.weight_scale";
+    for dtype in [Dtype::F8E8M0, Dtype::F8E4M3Fnuz, Dtype::F8E5M2Fnuz, Dtype::C64] {
+        let model = || Model::llama(1).with(scales, dtype, &[4, 1]);
+        let zoo = Zoo::new([("a", model()), ("b", model())]);
+        let plan = zoo.plan("merge_method: passthrough\nmodels: [{model: a}]\n").unwrap();
+        assert!(plan.copied().any(|(tensor, _)| tensor.name == scales && tensor.dtype == dtype));
+        zoo.refuses(
+            "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: b}]\n",
+            &format!("tensor `{scales}` of `a` is {dtype}, which can be copied but not merged"),
+        );
+    }
 }
 
 #[test]

@@ -3,10 +3,10 @@
 mod common;
 
 use glue_merge::Registry;
-use glue_recipe::{Recipe, RecipeError, Stage, Stages};
+use glue_recipe::{Recipe, RecipeError, Stage, check_stages};
 
 fn check(text: &str) -> Result<Vec<Stage>, RecipeError> {
-    Stages::check(Recipe::parse(text, "m.yml", &Registry::builtin()).unwrap())
+    check_stages(Recipe::parse(text, "m.yml", &Registry::builtin()).unwrap())
 }
 
 fn document(name: &str, models: &[&str]) -> String {
@@ -33,7 +33,7 @@ fn stages_that_cannot_run_are_refused() {
     };
     refuses(
         &[document("x", &["a"]), document("x", &["b"]), document("", &["x"])],
-        "m.yml:8:7: stage `x` is there already, at line 2",
+        "m.yml:8:7: stage `x` is already defined at line 2",
     );
     refuses(
         &[document("x", &["y"]), document("y", &["a"]), document("", &["x"])],

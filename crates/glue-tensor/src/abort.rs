@@ -1,7 +1,7 @@
 //! Points at which a test can end the process.
 //!
-//! Whatever must survive a crash is written in steps: a file, its sync, a renaming, a line of a journal. Each step calls
-//! [`abort_point`]. In a build with debug assertions, `GLUE_ABORT_AT=N` in the environment ends the process by
+//! Whatever must survive a crash is written in steps: a file, its sync, a renaming, a line of a journal. Each step
+//! calls [`abort_point`]. In a build with debug assertions, `GLUE_ABORT_AT=N` in the environment ends the process by
 //! [`std::process::abort`] at the N-th point that it passes, counted from 1 over all threads, and
 //! `GLUE_ABORT_TRACE=FILE` appends the name of each point to a file. Other builds have neither.
 

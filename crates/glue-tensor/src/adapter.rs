@@ -1,8 +1,8 @@
 //! LoRA adapters in the layout of PEFT: a configuration and the factors of low-rank changes to a model's weights.
 //!
 //! Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685: a weight W of shape \[out, in\]
-//! becomes W + s·B·A, with A of shape \[r, in\], B of shape \[out, r\], and a scale s of α/r. With `use_rslora` the scale
-//! is α/√r (Kalajdzievski, *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*, arXiv 2312.03732).
+//! becomes W + s·B·A, with A of shape \[r, in\], B of shape \[out, r\], and a scale s of α/r. With `use_rslora` the
+//! scale is α/√r (Kalajdzievski, *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*, arXiv 2312.03732).
 //!
 //! | in `adapter_model.safetensors`, after `base_model.model.` | changes the tensor | by |
 //! |---|---|---|
@@ -10,9 +10,9 @@
 //! | `MODULE.lora_embedding_A`, `MODULE.lora_embedding_B` | `MODULE.weight` | the transpose of s·B·A |
 //! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
 //!
-//! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model. Variants
-//! whose change is another function of the weights, such as DoRA, are refused by the name of their key or tensor.
-//! Nothing here multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
+//! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model.
+//! Variants whose change is another function of the weights, such as DoRA, are refused by the name of their key or
+//! tensor. Nothing here multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
 
 mod config;
 mod error;

@@ -1,10 +1,10 @@
 //! A checkpoint on disk: one safetensors file, or an index and its shards, memory-mapped.
 //!
-//! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory
-//! can be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching
-//! the lost part kills this process ([`crate::mapped`] puts that into words), and if it rewrites a file in place, values
-//! change underfoot, which [`Checkpoint::check_unchanged`] tells at the end. Checkpoints are therefore replaced by renaming,
-//! never rewritten, which is what [`crate::Staging`] does.
+//! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory can
+//! be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching the
+//! lost part kills this process ([`crate::mapped`] puts that into words), and if it rewrites a file in place, values
+//! change underfoot, which [`Checkpoint::check_unchanged`] tells at the end. Checkpoints are therefore replaced by
+//! renaming, never rewritten, which is what [`crate::Staging`] does.
 
 use crate::dtype::Dtype;
 use crate::files::{self, FileChanged, FileVersion};
@@ -201,17 +201,6 @@ impl<'a> TensorView<'a> {
     pub fn data(&self) -> &'a [u8] {
         &self.file.map[self.info.range.clone()]
     }
-
-    /// Asks the system to start reading `bytes` of the data from disk, and returns without waiting.
-    ///
-    /// A hint: out-of-range parts are ignored, and so is a system that does not take hints.
-    pub fn will_need(&self, bytes: Range<usize>) {
-        let length = self.info.n_bytes();
-        let (start, end) = (bytes.start.min(length), bytes.end.min(length));
-        if start < end {
-            self.file.map.will_need(self.info.range.start + start..self.info.range.start + end);
-        }
-    }
 }
 
 impl fmt::Debug for TensorView<'_> {
@@ -313,8 +302,8 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens the checkpoint at `path`: a directory, a `.safetensors` file, or an index (`.json`).
     ///
-    /// In a directory, `model.safetensors.index.json` comes before `model.safetensors`, and before any other index or
-    /// safetensors file that is the only one. Reads headers only.
+    /// In a directory, the first of these that exists is read: `model.safetensors.index.json`, `model.safetensors`, the
+    /// only other index, the only other safetensors file. Reads headers only.
     ///
     /// # Errors
     /// [`CheckpointError`]: nothing usable there, a file that breaks the format, or an index that disagrees with its
@@ -392,7 +381,7 @@ impl Checkpoint {
         self.tensors.iter().map(|info| info.n_bytes() as u64).sum()
     }
 
-    /// Elements over all tensors of floating-point type.
+    /// Elements of all tensors that can be merged ([`Dtype::is_float`]).
     pub fn n_parameters(&self) -> u64 {
         self.tensors.iter().filter(|info| info.dtype.is_float()).map(|info| info.n_elements() as u64).sum()
     }

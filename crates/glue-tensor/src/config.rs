@@ -114,8 +114,8 @@ pub const MAX_EXPERTS: usize = 10_000;
 /// Largest width of the residual stream, or of another hidden layer outside of MLPs.
 pub const MAX_HIDDEN_SIZE: usize = 10_000_000;
 
-/// Far more than any model has, and so little that work and memory in proportion to one of them are no harm: the sizes of
-/// tensors follow from products, and those are compared with the checkpoint.
+/// Far more than any model has, and so little that work and memory in proportion to one of them are no harm: the sizes
+/// of tensors follow from products, and those are compared with the checkpoint.
 const BOUNDS: &[(&[&str], u64)] = &[
     (LAYER_COUNT, MAX_LAYERS as u64),
     (FIRST_LAYERS, MAX_LAYERS as u64),

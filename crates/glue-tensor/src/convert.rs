@@ -7,17 +7,17 @@ use crate::dtype::Dtype;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// Why a conversion was refused. Neither case depends on the values.
+/// Why a conversion was refused. No case depends on the values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// Integers are copied as bytes, never converted.
-    #[error("{dtype} is not a floating-point type and cannot be converted to or from f32")]
+    /// [`Dtype::is_float`] says no: such elements are copied as bytes, never converted.
+    #[error("{dtype} cannot be converted to or from f32")]
     NotFloat {
         /// The type asked for.
         dtype: Dtype,
     },
-    /// The byte slice and the f32 slice do not hold the same number of elements.
+    /// The byte slice and the f32 slice have different numbers of elements.
     #[error("{floats} elements of {dtype} take {expected} bytes, but the byte slice has {found}")]
     Length {
         /// The type of the byte slice.
@@ -50,8 +50,8 @@ fn check_lengths(dtype: Dtype, bytes: usize, floats: usize) -> Result<(), Conver
 /// is reported as not finite. NaN stays NaN.
 ///
 /// # Errors
-/// [`ConvertError::NotFloat`] for an integer type, [`ConvertError::Length`] when `bytes` does not hold exactly
-/// `out.len()` elements.
+/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `bytes` does
+/// not hold exactly `out.len()` elements.
 pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, ConvertError> {
     check_lengths(dtype, bytes.len(), out.len())?;
     Ok(match dtype {
@@ -71,8 +71,8 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, Conver
 /// rounds beyond 448 becomes NaN, as in torch's `.to(float8_e4m3fn)`.
 ///
 /// # Errors
-/// [`ConvertError::NotFloat`] for an integer type, [`ConvertError::Length`] when `out` does not hold exactly
-/// `values.len()` elements.
+/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `out` does
+/// not hold exactly `values.len()` elements.
 pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<(), ConvertError> {
     check_lengths(dtype, out.len(), values.len())?;
     match dtype {

@@ -1,4 +1,7 @@
-//! Element types of tensors and the names they go by in safetensors headers and in `config.json`.
+//! Element types of tensors, with their names in safetensors headers and in `config.json`.
+//!
+//! These are the types of the crate `safetensors` whose elements take whole bytes. Its types of 4 and 6 bits (`F4`,
+//! `F6_E2M3`, `F6_E3M2`) are refused: offsets of elements are counted in bytes throughout.
 
 use std::fmt;
 
@@ -35,10 +38,18 @@ pub enum Dtype {
     U8,
     /// One byte, 0 or 1.
     Bool,
+    /// 8-bit power of two, 2^(byte − 127); 255 is NaN (`float8_e8m0fnu`). Scales of block-quantised weights.
+    F8E8M0,
+    /// 8-bit float, 4 exponent and 3 mantissa bits, one zero and one NaN (`float8_e4m3fnuz`).
+    F8E4M3Fnuz,
+    /// 8-bit float, 5 exponent and 2 mantissa bits, one zero and one NaN (`float8_e5m2fnuz`).
+    F8E5M2Fnuz,
+    /// Two binary32: real and imaginary part.
+    C64,
 }
 
 /// Type, bytes per element, safetensors name, torch name.
-const TABLE: [(Dtype, usize, &str, &str); 15] = [
+const TABLE: [(Dtype, usize, &str, &str); 19] = [
     (Dtype::F64, 8, "F64", "float64"),
     (Dtype::F32, 4, "F32", "float32"),
     (Dtype::F16, 2, "F16", "float16"),
@@ -54,6 +65,10 @@ const TABLE: [(Dtype, usize, &str, &str); 15] = [
     (Dtype::U16, 2, "U16", "uint16"),
     (Dtype::U8, 1, "U8", "uint8"),
     (Dtype::Bool, 1, "BOOL", "bool"),
+    (Dtype::F8E8M0, 1, "F8_E8M0", "float8_e8m0fnu"),
+    (Dtype::F8E4M3Fnuz, 1, "F8_E4M3FNUZ", "float8_e4m3fnuz"),
+    (Dtype::F8E5M2Fnuz, 1, "F8_E5M2FNUZ", "float8_e5m2fnuz"),
+    (Dtype::C64, 8, "C64", "complex64"),
 ];
 
 /// Other names torch gives the same types.
@@ -68,9 +83,9 @@ const ALIASES: [(&str, Dtype); 7] = [
 ];
 
 impl Dtype {
-    /// Every element type, widest float first.
-    pub const ALL: [Dtype; 15] = {
-        let mut all = [Dtype::F64; 15];
+    /// Every element type: those that can be merged first, widest first.
+    pub const ALL: [Dtype; 19] = {
+        let mut all = [Dtype::F64; 19];
         let mut i = 0;
         while i < TABLE.len() {
             all[i] = TABLE[i].0;
@@ -106,9 +121,15 @@ impl Dtype {
         by_name.or_else(|| ALIASES.iter().find(|(alias, _)| *alias == name).map(|row| row.1))
     }
 
-    /// Whether elements are floating-point numbers, which is what can be widened and merged.
+    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of other types are copied.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4M3 | Dtype::F8E5M2)
+    }
+
+    /// Whether elements are integers or truth values.
+    pub const fn is_integer(self) -> bool {
+        use Dtype::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+        matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8 | Bool)
     }
 }
 
@@ -135,7 +156,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_none() {
-        for name in ["", "bf16", "F4", "C64", "torch.", "float8_e4m3fnuz"] {
+        for name in ["", "bf16", "F4", "F6_E2M3", "torch.", "float4_e2m1fn_x2"] {
             assert_eq!(Dtype::from_safetensors_name(name), None, "{name}");
             assert_eq!(Dtype::from_torch_name(name), None, "{name}");
         }

@@ -1,12 +1,12 @@
 //! Reading files that somebody else wrote.
 //!
-//! A model directory or a config folder may hold anything under any name: a link to a device that never ends, a pipe that
-//! nobody writes to, a file of a terabyte. [`open`] accepts regular files only and never waits for one, and [`read`] and
-//! [`read_to_string`] stop at a limit, so that what is read is bounded before it is in memory. Only a file that somebody
-//! names on the command line may be a pipe: [`read_named`].
+//! A model directory or a config folder may hold anything under any name: a link to a device that never ends, a pipe
+//! that nobody writes to, a file of a terabyte. [`open`] accepts regular files only and never waits for one, and
+//! [`read`] and [`read_to_string`] stop at a limit, so that what is read is bounded before it is in memory. Only a file
+//! that somebody names on the command line may be a pipe: [`read_named`].
 //!
-//! A file may also change while it is in use. [`FileVersion`] remembers what was opened and tells at the end whether it is
-//! still there unchanged.
+//! A file may also change while it is in use. [`FileVersion`] remembers what was opened and tells at the end whether it
+//! is still there unchanged.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -82,8 +82,8 @@ pub fn read_to_string(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Stri
 /// which is waited for.
 ///
 /// # Errors
-/// What the system says, [`ErrorKind::FileTooLarge`] for more than `max_bytes`, and [`ErrorKind::InvalidData`] for bytes
-/// that are not UTF-8.
+/// What the system says, [`ErrorKind::FileTooLarge`] for more than `max_bytes`, and [`ErrorKind::InvalidData`] for
+/// bytes that are not UTF-8.
 pub fn read_named(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<String> {
     utf8(read_open(File::open(path)?, max_bytes)?)
 }
@@ -97,8 +97,8 @@ fn utf8(bytes: Vec<u8>) -> io::Result<String> {
 
 /// A file as it was when it was opened: which one it is, how long, and when it was last modified.
 ///
-/// Times are those of the file system, in nanoseconds. The time of the last status change is among them, which no program
-/// can set back.
+/// Times are those of the file system, in nanoseconds. The time of the last status change is among them, which no
+/// program can set back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileVersion {
     path: PathBuf,

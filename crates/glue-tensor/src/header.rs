@@ -3,9 +3,14 @@
 //! A file is an 8-byte little-endian length, that many bytes of JSON, and the data. The JSON maps each tensor's name to
 //! its type, shape and byte range in the data, and may map `__metadata__` to strings.
 //!
-//! Refused, besides what is not such a file: a header beyond the end of the file or above [`MAX_HEADER_BYTES`], a name
-//! given twice or longer than [`MAX_NAME_BYTES`], more than [`MAX_DIMENSIONS`], an unknown type, a range that is reversed or disagrees with type and shape, ranges that overlap or
-//! leave a hole, data that the ranges do not cover to the last byte, metadata that is not strings.
+//! Refused, apart from files of another form: a header beyond the end of the file or above [`MAX_HEADER_BYTES`], a name
+//! given twice or longer than [`MAX_NAME_BYTES`], more than [`MAX_DIMENSIONS`], an unknown type, a range that is
+//! reversed or disagrees with type and shape, ranges that overlap or leave a hole, data that the ranges do not cover to
+//! the last byte, metadata that is not strings.
+//!
+//! The crate `safetensors` is the reference that the tests compare with. Headers are parsed here for two reasons: it
+//! accepts two tensors of one name and keeps the last, and most of its errors name neither the tensor nor the bytes
+//! ("invalid shape, data type, or offset for tensor"). Types of less than a byte, which it knows, are refused here.
 
 use crate::dtype::Dtype;
 use serde::Deserialize;
@@ -20,7 +25,7 @@ pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The longest name of a tensor that is accepted, in bytes. Names stand in every message, table and output.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// Most dimensions of a tensor; the same limit as PyTorch's.
+/// Maximum number of dimensions of a tensor; the same limit as PyTorch's.
 pub const MAX_DIMENSIONS: usize = 64;
 
 /// The key that is not a tensor.
@@ -298,7 +303,8 @@ fn check_coverage(tensors: &[HeaderTensor], found: u64) -> Result<(), HeaderErro
     Ok(())
 }
 
-/// The bytes that stand before the data: length and JSON, padded with spaces so that the data starts at a multiple of 8.
+/// The bytes that stand before the data: length and JSON, padded with spaces so that the data
+/// starts at a multiple of 8.
 ///
 /// `tensors` come in the order of their data, each with its range from the start of the data; the key order of the
 /// JSON is that order. Ranges are taken as they are: [`crate::Layout`] computes contiguous ones.

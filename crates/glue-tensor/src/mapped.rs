@@ -1,11 +1,11 @@
 //! Memory maps of files, and words for the moment when a mapped file loses its pages.
 //!
-//! If another process truncates a mapped file, or its disk cannot deliver a page, touching that page raises `SIGBUS`, which
-//! ends a process without a word. [`report_lost_pages`] installs a handler that names the file on standard error and exits
-//! with status 1 instead. It looks the address up in a table of all maps of this module, which it can read without a lock
-//! and without memory of its own; a fault anywhere else goes to whatever handled it before.
+//! If another process truncates a mapped file, or its disk cannot deliver a page, touching that page raises `SIGBUS`,
+//! which ends a process without a word. [`report_lost_pages`] installs a handler that names the file on standard error
+//! and exits with status 1 instead. It looks the address up in a table of all maps of this module, which it can read
+//! without a lock and without memory of its own; a fault anywhere else goes to whatever handled it before.
 
-use memmap2::{Advice, Mmap};
+use memmap2::Mmap;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
@@ -31,11 +31,6 @@ impl Mapped {
         let map = unsafe { Mmap::map(file)? };
         let slot = (!map.is_empty()).then(|| MAPS.enter(map.as_ptr() as usize, map.len(), path));
         Ok(Mapped { map, slot })
-    }
-
-    /// Asks the system to start reading `bytes` from disk; an error of such a hint is none.
-    pub(crate) fn will_need(&self, bytes: Range<usize>) {
-        let _ = self.map.advise_range(Advice::WillNeed, bytes.start, bytes.len());
     }
 }
 
@@ -65,8 +60,8 @@ const FREE: usize = 0;
 /// `start` of a slot that is being filled. No map begins there.
 const TAKEN: usize = 1;
 
-/// A map of this process. All of it is atomic, so that the handler may look at any moment: it never sees the slot of the
-/// map it faulted in half filled, since that one was filled before anybody could touch the map.
+/// A map of this process. All of it is atomic, so that the handler may look at any moment: it never sees the slot of
+/// the map it faulted in half filled, since that one was filled before anybody could touch the map.
 #[derive(Debug)]
 struct Slot {
     start: AtomicUsize,
@@ -155,8 +150,8 @@ impl Slot {
 /// What handled `SIGBUS` before, such as the standard library.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// From now on, a page of a mapped checkpoint that cannot be read ends the process with status 1 and an error on standard
-/// error that names the file. For the start of a program; calling it again does nothing.
+/// From now on, a page of a mapped checkpoint that cannot be read ends the process with status 1 and an error on
+/// standard error that names the file. For the start of a program; calling it again does nothing.
 ///
 /// # Errors
 /// What the system says when it takes no handler.
@@ -176,8 +171,8 @@ pub fn report_lost_pages() -> io::Result<()> {
     let _ = BEFORE.set(before);
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     action.sa_sigaction = on_bus_error as *const () as libc::sighandler_t;
-    // SAFETY: the handler has the signature that SA_SIGINFO asks for and calls nothing that is not async-signal-safe: it
-    // reads atomics, and calls write, sigaction, raise and _exit.
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for and calls nothing that is not async-signal-safe:
+    // it reads atomics, and calls write, sigaction, raise and _exit.
     match unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -100,7 +100,7 @@ impl ModelDir {
     /// Opens the model in the directory `path`.
     ///
     /// # Errors
-    /// [`ModelDirError`]; a model without tokenizer files or generation defaults is none.
+    /// [`ModelDirError`]. A model without tokenizer files or generation defaults is accepted.
     pub fn open(path: impl AsRef<Path>) -> Result<ModelDir, ModelDirError> {
         let path = path.as_ref().to_path_buf();
         match std::fs::metadata(&path) {
@@ -163,7 +163,7 @@ impl ModelDir {
         Arc::clone(&self.checkpoint)
     }
 
-    /// Files that belong to a model besides configuration and weights: tokenizer files and generation defaults.
+    /// Files of a model other than configuration and weights: tokenizer files and generation defaults.
     pub fn side_files(&self) -> Vec<PathBuf> {
         let generation = self.generation_config.as_ref().map(|_| self.path.join(GENERATION_CONFIG_FILE));
         self.tokenizer.paths().chain(generation).collect()

@@ -2,8 +2,8 @@
 //!
 //! A layer number is the first number in the name that counts through a *stack*. A stack is known by its usual name
 //! (`layers`, `h`, `blocks`, …) or by its regularity: the numbers run from 0 without a gap and each has the same
-//! tensors. Numbers of experts never count layers, nor do numbers from [`MAX_LAYERS`] on: a name costs the same whatever
-//! number stands in it. Roles are read from the innermost part of the name that is telling.
+//! tensors. Numbers of experts never count layers, nor do numbers from [`MAX_LAYERS`] on: a name costs the same
+//! whatever number stands in it. Roles are read from the innermost part of the name that is telling.
 
 use crate::config::MAX_LAYERS;
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,7 +172,8 @@ impl Names {
     }
 }
 
-/// Every number below [`MAX_LAYERS`] that stands between two dots, with what comes before it (dot included) and after it.
+/// Every number below [`MAX_LAYERS`] that stands between two dots, with what comes before it (dot
+/// included) and after it.
 fn numbers(name: &str) -> impl Iterator<Item = (&str, usize, &str)> {
     name.match_indices('.').filter_map(move |(dot, _)| {
         let (number, suffix) = name[dot + 1..].split_once('.')?;

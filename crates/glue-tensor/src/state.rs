@@ -1,12 +1,13 @@
 //! Files in which a program keeps what it will read back: journals, caches, notes of finished work, locks.
 //!
-//! Each document stands on a line of its own with its checksum, `{"xxh3":"…","content":…}`, so that a file is still JSON,
-//! or JSON Lines. [`seal`] makes such a line and [`unseal`] accepts it only byte for byte. The checksum is that of the
-//! content and of the checksum before it: in a [`Chain`] of lines none can be removed, repeated, swapped or changed
-//! without being noticed. XXH3-128 finds accidents and edits; it is no defence against somebody who recomputes it.
+//! Each document stands on a line of its own with its checksum, `{"xxh3":"…","content":…}`, so that a file is
+//! still JSON, or JSON Lines. [`seal`] makes such a line and [`unseal`] accepts it only byte for byte. The
+//! checksum is that of the content and of the checksum before it: in a [`Chain`] of lines none can be removed,
+//! repeated, swapped or changed without being noticed. XXH3-128 finds accidents and edits; it is no defence
+//! against somebody who recomputes it.
 //!
-//! [`open`] and [`open_lock`] never follow a symbolic link: what a program empties, appends to or locks is a file of its
-//! own.
+//! [`open`] and [`open_lock`] never follow a symbolic link: what a program empties, appends to or locks
+//! is a file of its own.
 
 use crate::ContentHash;
 use crate::files::describe;
@@ -49,7 +50,8 @@ impl Chain {
         format!("{BEFORE}{checksum}{BETWEEN}{json}{AFTER}")
     }
 
-    /// The document on the next line, whose break is included in `line`. After an error the chain stands where it stood.
+    /// The document on the next line, whose break is included in `line`. After an error the chain
+    /// stands where it stood.
     ///
     /// # Errors
     /// [`SealError`].

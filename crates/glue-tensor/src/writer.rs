@@ -1,8 +1,9 @@
 //! Writing a checkpoint so that it appears complete or not at all.
 //!
-//! [`Staging`] is a hidden directory beside the one wanted; committing renames it into place. [`Layout`] decides every
-//! file and offset beforehand. [`CheckpointWriter`] reserves that space on disk before the first value is computed,
-//! and then takes bytes for any tensor, at any offset, from any thread. [`OutputFile`] and [`write_atomic`] write single files.
+//! [`Staging`] is a hidden directory beside the one wanted; committing renames it into place. [`Layout`] decides
+//! every file and offset beforehand. [`CheckpointWriter`] reserves that space on disk before the first value is
+//! computed, and then takes bytes for any tensor, at any offset, from any thread. [`OutputFile`] and
+//! [`write_atomic`] write single files.
 
 mod files;
 mod layout;

@@ -72,18 +72,6 @@ fn content_hash_is_xxh3_128() {
 }
 
 #[test]
-fn a_hint_outside_the_tensor_is_harmless() {
-    let checkpoint = Checkpoint::open(sharded()).unwrap();
-    for view in checkpoint.views() {
-        let n = view.data().len();
-        #[allow(clippy::reversed_empty_ranges)]
-        for range in [0..n, 0..usize::MAX, n..n + 1, 5..3, usize::MAX..usize::MAX] {
-            view.will_need(range);
-        }
-    }
-}
-
-#[test]
 fn checkpoints_cross_threads() {
     fn check<T: Send + Sync>() {}
     check::<Checkpoint>();

@@ -1,8 +1,9 @@
 //! YAML whose every value knows its line and column, and errors that say them.
 //!
-//! Two ways to read a config. [`documents`] gives a tree of [`Node`]s: for a dialect whose keys depend on each other, and whose
-//! values are checked long after they were read. [`read`] gives any type that serde can fill. Both refuse a key that comes twice, and
-//! take `yes` and `on` for words. Errors begin with the [`Place`]: origin, line and column.
+//! Two ways to read a config. [`documents`] gives a tree of [`Node`]s: for a dialect whose keys depend on each
+//! other, and whose values are checked long after they were read. [`read`] gives any type that serde can fill. Both
+//! refuse a key that comes twice, and take `yes` and `on` for words. Errors begin with the [`FilePosition`]:
+//! origin, line and column.
 //!
 //! ```
 //! use glue_yaml::{Tree, documents};
@@ -21,7 +22,8 @@ pub use tree::{Node, Tree, documents};
 pub use value::{positive, positive_count};
 
 use serde::de::DeserializeOwned;
-use serde_saphyr::{Error, Location};
+use serde_saphyr::{DefaultMessageFormatter, Error, Localizer, Location, MessageFormatter};
+use std::borrow::Cow;
 use std::fmt;
 
 /// Line and column, counted from 1.
@@ -35,8 +37,8 @@ pub struct Position {
 
 impl Position {
     /// The same in the text that was read from `origin`.
-    pub fn of(self, origin: &str) -> Place {
-        Place { origin: origin.into(), line: self.line, column: self.column }
+    pub fn of(self, origin: &str) -> FilePosition {
+        FilePosition { origin: origin.into(), line: self.line, column: self.column }
     }
 }
 
@@ -64,7 +66,7 @@ impl<T> At<T> {
 
 /// A place in a text, written as editors and compilers do: `config.yml:2:3`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePosition {
     /// What the text was read from: a path, usually.
     pub origin: String,
     /// Line, counted from 1.
@@ -73,7 +75,7 @@ pub struct Place {
     pub column: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.origin, self.line, self.column)
     }
@@ -84,7 +86,7 @@ impl fmt::Display for Place {
 #[error("{place}: {message}")]
 pub struct YamlError {
     /// Where reading stopped.
-    pub place: Place,
+    pub place: FilePosition,
     /// What is wrong.
     pub message: String,
 }
@@ -104,9 +106,9 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, YamlErro
     })
 }
 
-/// Where the value of `key` stands in `text`, which comes from `origin`; keys inside of others are written with dots, as in
-/// `budget.seconds`. Of a key that is not there, the place of what it would be in.
-pub fn place_of(text: &str, origin: &str, key: &str) -> Place {
+/// Where the value of `key` stands in `text`, which comes from `origin`; keys inside of others are written with dots,
+/// as in `budget.seconds`. Of a key that is not there, the place of what it would be in.
+pub fn place_of(text: &str, origin: &str, key: &str) -> FilePosition {
     let mut nodes = documents(text, origin).unwrap_or_default();
     let mut at = nodes.first().map_or(Position { line: 1, column: 1 }, |node| node.at);
     let mut node = (!nodes.is_empty()).then(|| nodes.swap_remove(0));
@@ -137,19 +139,43 @@ fn key_at(text: &str, line: u64, column: u64) -> Option<String> {
     None
 }
 
-/// What the parser says, with the place in front instead of behind.
+/// The error of the parser, with its position in front.
 fn refusal(error: &Error, origin: &str) -> YamlError {
     let at = error.location().map_or(Position { line: 1, column: 1 }, Position::from);
     let message = match error.without_snippet() {
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("key `{key}` comes twice"),
         Error::NonFiniteFloat { value, .. } => format!("`{value}` is not a finite number"),
         Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that refers to itself".into(),
-        other => {
-            let words = other.to_string();
-            words.split(" at line ").next().unwrap_or_default().trim().trim_start_matches("error: ").into()
-        }
+        other => other.render_with_formatter(&WithoutPosition),
     };
     YamlError { place: at.of(origin), message }
+}
+
+/// The messages of the parser, without the line and column that it appends.
+struct WithoutPosition;
+
+impl MessageFormatter for WithoutPosition {
+    fn localizer(&self) -> &dyn Localizer {
+        self
+    }
+
+    fn format_message<'a>(&self, error: &'a Error) -> Cow<'a, str> {
+        DefaultMessageFormatter.format_message(error)
+    }
+}
+
+impl Localizer for WithoutPosition {
+    fn attach_location<'a>(&self, message: Cow<'a, str>, _: Location) -> Cow<'a, str> {
+        message
+    }
+
+    fn alias_defined_at(&self, _: Location) -> String {
+        String::new()
+    }
+
+    fn alias_used_at(&self, _: Location) -> String {
+        String::new()
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +194,21 @@ mod tests {
         assert!(says("a: 1\nb: [\n").starts_with("x.yml:"), "{}", says("a: 1\nb: [\n"));
         assert!(says("a: 1\nb: word\n").starts_with("x.yml:2:4: "), "{}", says("a: 1\nb: word\n"));
         assert!(!says("a: 1\nb: word\n").contains(" at line "));
+    }
+
+    #[test]
+    fn a_refusal_keeps_words_that_look_like_its_position() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Empty {}
+        let error = read::<Empty>("\"x at line y\": 1\n", "x.yml").expect_err("an unknown key").to_string();
+        assert!(error.starts_with("x.yml:1:1: ") && error.contains("`x at line y`"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_of_an_alias_has_one_position() {
+        let error = says("a: &word text\nb: *word\n");
+        assert!(error.starts_with("x.yml:") && !error.contains(" at line "), "{error}");
     }
 
     #[test]

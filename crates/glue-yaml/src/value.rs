@@ -3,91 +3,81 @@
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use std::fmt;
 
-/// A whole number of at least 1, or nothing.
+/// A whole number of at least 1, or `null`, which is `None`.
 ///
 /// # Errors
 /// For anything else: `expected a positive whole number`.
 pub fn positive_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    struct Count;
-    impl<'de> Visitor<'de> for Count {
-        type Value = Option<usize>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a positive whole number")
-        }
-
-        fn visit_u64<E: Error>(self, x: u64) -> Result<Option<usize>, E> {
-            let count = usize::try_from(x).ok().filter(|&count| count > 0);
-            count.map(Some).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(x), &self))
-        }
-
-        fn visit_i64<E: Error>(self, x: i64) -> Result<Option<usize>, E> {
-            match u64::try_from(x) {
-                Ok(x) => self.visit_u64(x),
-                Err(_) => Err(E::invalid_value(Unexpected::Signed(x), &self)),
-            }
-        }
-
-        fn visit_f64<E: Error>(self, x: f64) -> Result<Option<usize>, E> {
-            Err(E::invalid_value(Unexpected::Float(x), &self))
-        }
-
-        fn visit_none<E>(self) -> Result<Option<usize>, E> {
-            Ok(None)
-        }
-
-        fn visit_unit<E>(self) -> Result<Option<usize>, E> {
-            Ok(None)
-        }
-
-        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
-            deserializer.deserialize_any(self)
-        }
-    }
-    deserializer.deserialize_option(Count)
+    let convert = |number: Unexpected<'_>| match number {
+        Unexpected::Unsigned(x) => usize::try_from(x).ok().filter(|&count| count > 0),
+        Unexpected::Signed(x) => usize::try_from(x).ok().filter(|&count| count > 0),
+        _ => None,
+    };
+    deserializer.deserialize_option(Number { expected: "a positive whole number", convert })
 }
 
-/// A finite number above 0, or nothing.
+/// A finite number above 0, or `null`, which is `None`.
 ///
 /// # Errors
 /// For anything else: `expected a positive number`.
 pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    struct Number;
-    impl<'de> Visitor<'de> for Number {
-        type Value = Option<f64>;
+    let convert = |number: Unexpected<'_>| {
+        let x = match number {
+            Unexpected::Float(x) => x,
+            Unexpected::Unsigned(x) => x as f64,
+            Unexpected::Signed(x) => x as f64,
+            _ => return None,
+        };
+        (x.is_finite() && x > 0.0).then_some(x)
+    };
+    deserializer.deserialize_option(Number { expected: "a positive number", convert })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a positive number")
-        }
+/// Reads the numbers that `convert` accepts, and `null`.
+struct Number<T> {
+    expected: &'static str,
+    convert: fn(Unexpected<'_>) -> Option<T>,
+}
 
-        fn visit_f64<E: Error>(self, x: f64) -> Result<Option<f64>, E> {
-            match x.is_finite() && x > 0.0 {
-                true => Ok(Some(x)),
-                false => Err(E::invalid_value(Unexpected::Float(x), &self)),
-            }
-        }
-
-        fn visit_u64<E: Error>(self, x: u64) -> Result<Option<f64>, E> {
-            if x > 0 { Ok(Some(x as f64)) } else { Err(E::invalid_value(Unexpected::Unsigned(x), &self)) }
-        }
-
-        fn visit_i64<E: Error>(self, x: i64) -> Result<Option<f64>, E> {
-            if x > 0 { Ok(Some(x as f64)) } else { Err(E::invalid_value(Unexpected::Signed(x), &self)) }
-        }
-
-        fn visit_none<E>(self) -> Result<Option<f64>, E> {
-            Ok(None)
-        }
-
-        fn visit_unit<E>(self) -> Result<Option<f64>, E> {
-            Ok(None)
-        }
-
-        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<f64>, D::Error> {
-            deserializer.deserialize_any(self)
+impl<T> Number<T> {
+    fn checked<E: Error>(self, number: Unexpected<'_>) -> Result<Option<T>, E> {
+        match (self.convert)(number) {
+            Some(value) => Ok(Some(value)),
+            None => Err(E::invalid_value(number, &self.expected)),
         }
     }
-    deserializer.deserialize_option(Number)
+}
+
+impl<'de, T> Visitor<'de> for Number<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_u64<E: Error>(self, x: u64) -> Result<Option<T>, E> {
+        self.checked(Unexpected::Unsigned(x))
+    }
+
+    fn visit_i64<E: Error>(self, x: i64) -> Result<Option<T>, E> {
+        self.checked(Unexpected::Signed(x))
+    }
+
+    fn visit_f64<E: Error>(self, x: f64) -> Result<Option<T>, E> {
+        self.checked(Unexpected::Float(x))
+    }
+
+    fn visit_none<E>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
 }
 
 #[cfg(test)]

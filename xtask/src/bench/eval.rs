@@ -1,5 +1,5 @@
-//! `cargo xtask bench eval`: the scoring of one model of the shipped zoo, beside transformers and lm_eval on the same
-//! items.
+//! `cargo xtask bench eval`: the scoring of one model of the shipped zoo, beside transformers and
+//! lm_eval on the same items.
 //!
 //! Rounds are interleaved, so that a drift of the machine's speed meets all. `glue` is timed as a whole command and by
 //! what it says of itself (from texts to scores, without loading), which is what the reference script times too.

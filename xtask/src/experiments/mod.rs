@@ -1,5 +1,5 @@
-//! `cargo xtask experiments`: questions that the published work leaves open, answered with the binary on the shipped
-//! zoo.
+//! `cargo xtask experiments`: questions that the published work leaves open, answered with the
+//! binary on the shipped zoo.
 //!
 //! Each experiment is a file with a function that gives a section of `docs/experiments.md`. Searches see the proxy
 //! split alone; the test split is looked at here, at the end of each experiment, through `glue eval`. What the figures

@@ -1,8 +1,8 @@
 //! Line plots in SVG, for the pages of the docs.
 //!
-//! A plot has a white ground of its own, so that it is the same on a dark page; colours are those of Okabe and Ito
-//! (*Color Universal Design*, 2008), which people with any colour vision tell apart, and each line has a shape of its
-//! own besides.
+//! A plot has a white ground of its own, so that it is the same on a dark page; colours are those of Okabe and
+//! Ito (*Color Universal Design*, 2008), which people with any colour vision tell apart, and each line has a
+//! shape of its own besides.
 
 use std::fmt::Write;
 

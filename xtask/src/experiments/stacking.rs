@@ -97,8 +97,8 @@ fn recipe(below: &str, above: &str, taken: usize) -> String {
     format!("merge_method: passthrough\nslices:\n{}{}", slice(below, 0, taken), slice(above, LAYERS - taken, LAYERS))
 }
 
-/// The test average of two models mixed as they are. Gates learn to send each task to the model that is better at it on
-/// the proxy split.
+/// The test average of two models mixed as they are. Gates learn to send each task to the model that is better at
+/// it on the proxy split.
 fn mixture(lab: &Lab, (one, of_one): (&str, &Scores), (other, of_other): (&str, &Scores)) -> Result<f64> {
     let experts = of_one.tasks.iter().map(|(task, score)| {
         let (_, rival) =

@@ -15,8 +15,8 @@ const MODELS: [&str; 8] = ["a-chat", "a-math", "a-code", "a-reason", "a-noise", 
 const BASES: [&str; 2] = ["base-a", "base-b"];
 const THRESHOLDS: [&str; 3] = ["0.90", "0.95", "0.98"];
 
-/// Clusters at three thresholds, what the best heuristic makes of each cluster, and what the whole pipeline makes of
-/// all.
+/// Clusters at three thresholds, what the best heuristic makes of each cluster, and what the whole
+/// pipeline makes of all.
 pub(super) fn run(lab: &Lab) -> Result<String> {
     let mut section = String::from(
         "## Threshold\n\nLeader clustering of all fine-tunes of the zoo by the mean per-column cosine of attention and MLP \

@@ -1,6 +1,7 @@
-//! What a device makes of PTX, found without one: ptxas, from its wheel on PyPI, assembles it for several of them and
-//! says how many registers a kernel has, and whether they suffice.
+//! PTX as devices run it, without a device: ptxas, from its wheel on PyPI, assembles it for several of them and says
+//! how many registers a kernel has, and whether some are spilled.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,46 +13,48 @@ use crate::shell;
 /// Volta, Ampere and Hopper.
 const DEVICES: [&str; 3] = ["sm_70", "sm_80", "sm_90"];
 
-/// The package that holds it; its version is that of NVRTC.
+/// The package of ptxas, in the version of NVRTC.
 pub(super) const PACKAGE: &str = "nvidia-cuda-nvcc-cu12";
 
-/// The assembler in a folder that the package was unpacked to, if it is there.
+/// The assembler below a folder that its package was unpacked to, if there is one.
 pub(super) fn find(root: &Path) -> Option<PathBuf> {
     Some(root.join("nvidia/cuda_nvcc/bin/ptxas")).filter(|path| path.is_file())
 }
 
-/// A kernel as it is on a device.
+/// A kernel after assembly.
 #[derive(Debug, PartialEq, Eq)]
 struct Assembled {
     kernel: String,
     registers: u32,
-    /// Bytes of registers that go to memory.
+    /// Bytes of registers that are spilled to memory.
     spilled: u32,
 }
 
-/// Assembles a file for every device; refuses a kernel whose registers do not suffice.
-pub(super) fn assemble(repo: &Repo, ptxas: &Path, ptx: &Path) -> Result<String> {
+/// Assembles the PTX of a file for every device; refuses a kernel that spills registers.
+pub(super) fn assemble(repo: &Repo, ptxas: &Path, name: &str, ptx: &str) -> Result<String> {
+    let folder = tempfile::tempdir_in(&repo.target).context("cannot make a folder")?;
+    let (from, to) = (folder.path().join(format!("{name}.ptx")), folder.path().join("assembled.cubin"));
+    fs::write(&from, ptx).with_context(|| format!("cannot write {}", from.display()))?;
     let mut words = Vec::new();
     for device in DEVICES {
-        let out = repo.target.join("nvrtc").join("assembled.cubin");
         let mut command = Command::new(ptxas);
-        let output = command.args(["-v", &format!("-arch={device}")]).arg(ptx).arg("-o").arg(&out).output();
+        let output = command.args(["-v", &format!("-arch={device}")]).arg(&from).arg("-o").arg(&to).output();
         let output = output.with_context(|| format!("cannot run {}", ptxas.display()))?;
         let text = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
-            bail!("{} is not assembled for {device}: {text}", repo.relative(ptx));
+            bail!("{name} is not assembled for {device}: {text}");
         }
-        let all = read(&text).with_context(|| format!("what ptxas says of {}", repo.relative(ptx)))?;
+        let all = read(&text).with_context(|| format!("what ptxas says of {name}"))?;
         if let Some(Assembled { kernel, spilled, .. }) = all.iter().find(|a| a.spilled > 0) {
-            bail!("{kernel}: {spilled} bytes of registers go to memory on {device}; ask for fewer blocks at once");
+            bail!("{kernel}: {spilled} bytes of registers are spilled to memory on {device}; ask for fewer blocks at once");
         }
-        let [least, most] = [all.iter().map(|a| a.registers).min(), all.iter().map(|a| a.registers).max()];
-        words.push(format!("{device} {} to {} registers", least.unwrap_or(0), most.unwrap_or(0)));
+        let [fewest, largest] = [all.iter().map(|a| a.registers).min(), all.iter().map(|a| a.registers).max()];
+        words.push(format!("{device} {} to {} registers", fewest.unwrap_or(0), largest.unwrap_or(0)));
     }
     Ok(words.join(", "))
 }
 
-/// Reads what ptxas says with `-v`.
+/// Reads the output of `ptxas -v`.
 fn read(text: &str) -> Result<Vec<Assembled>> {
     let mut all: Vec<Assembled> = Vec::new();
     for line in text.lines() {
@@ -75,14 +78,14 @@ fn read(text: &str) -> Result<Vec<Assembled>> {
     Ok(all)
 }
 
-/// Makes sure that it can be run: what is unpacked from a wheel has lost that.
+/// Makes it executable: files unpacked from a wheel are not.
 pub(super) fn make_executable(ptxas: &Path) -> Result<()> {
     shell::run(Command::new("chmod").arg("+x").arg(ptxas))
 }
 
 #[cfg(test)]
 mod tests {
-    //! What is read from the words of ptxas.
+    //! The output of ptxas.
     use super::*;
 
     const SAID: &str = "\

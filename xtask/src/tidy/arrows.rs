@@ -25,7 +25,10 @@ pub(super) fn problems(text: &str, packages: &[Package]) -> Vec<String> {
         match rows.get(name) {
             None => problems.push(format!("the package {name} has no row in the table of crates")),
             Some(row) if row.planned => problems.push(format!("{name} exists: its row must say `now`")),
-            Some(row) => problems.extend(forbidden(package, row, packages)),
+            Some(row) => {
+                problems.extend(forbidden(package, row, packages));
+                problems.extend(unused(package, row));
+            }
         }
         if name == CONTRACT && !package.dependencies.is_empty() {
             let names: Vec<_> = package.dependencies.iter().map(|d| d.name.as_str()).collect();
@@ -52,6 +55,11 @@ fn forbidden(package: &Package, row: &Row, packages: &[Package]) -> Vec<String> 
             format!("{from} depends on {to}{kind}, an arrow that the table does not have")
         })
         .collect()
+}
+
+fn unused(package: &Package, row: &Row) -> Vec<String> {
+    let unused = row.allowed.iter().filter(|allowed| !package.dependencies.iter().any(|d| d.name == **allowed));
+    unused.map(|to| format!("the row of {} allows {to}, which it does not depend on", package.name)).collect()
 }
 
 /// The rows by crate, and what cannot be understood.
@@ -98,7 +106,8 @@ mod tests {
 
     fn package(name: &str, dependencies: &[&str]) -> Package {
         let dependency = |name: &&str| Dependency { name: (*name).to_owned(), dev: false };
-        Package { name: name.to_owned(), dependencies: dependencies.iter().map(dependency).collect() }
+        let dependencies = dependencies.iter().map(dependency).collect();
+        Package { name: name.to_owned(), dependencies, ..Package::default() }
     }
 
     fn check(text: &str, packages: &[Package], expected: &[&str]) {
@@ -116,30 +125,37 @@ mod tests {
 
     #[test]
     fn an_arrow_outside_the_table_is_found() {
-        let packages = [package("glue-merge", &[]), package("b", &["glue-merge"]), package("c", &[])];
+        let packages = [package("glue-merge", &[]), package("b", &["glue-merge"]), package("c", &["glue-merge"])];
         check(&TABLE.replace("planned", "now").replace("`b`, ", ""), &packages, &[]);
-        let packages = [package("glue-merge", &[]), package("b", &["c"]), package("c", &["b"])];
+        let packages =
+            [package("glue-merge", &[]), package("b", &["c", "glue-merge"]), package("c", &["b", "glue-merge"])];
         check(&TABLE.replace("planned", "now"), &packages, &["b depends on c"]);
     }
 
     #[test]
+    fn an_arrow_that_nobody_takes_is_found() {
+        check(TABLE, &[package("glue-merge", &[]), package("b", &["serde"])], &["the row of b allows glue-merge"]);
+    }
+
+    #[test]
     fn the_contract_depends_on_nothing_at_all() {
-        check(TABLE, &[package("glue-merge", &["serde"]), package("b", &[])], &["no dependency, but has serde"]);
+        let packages = [package("glue-merge", &["serde"]), package("b", &["glue-merge"])];
+        check(TABLE, &packages, &["no dependency, but has serde"]);
     }
 
     #[test]
     fn packages_and_rows_must_correspond() {
-        let merge = || package("glue-merge", &[]);
-        check(TABLE, &[merge(), package("b", &[]), package("d", &[])], &["d has no row"]);
-        check(TABLE, &[merge(), package("b", &[]), package("c", &[])], &["c exists"]);
+        let (merge, b) = (|| package("glue-merge", &[]), || package("b", &["glue-merge"]));
+        check(TABLE, &[merge(), b(), package("d", &[])], &["d has no row"]);
+        check(TABLE, &[merge(), b(), package("c", &[])], &["c exists"]);
         check(TABLE, &[merge()], &["no such package"]);
-        check(&TABLE.replace("`b`, ", "`x`, "), &[merge(), package("b", &[])], &["allows x"]);
+        check(&TABLE.replace("`b`, ", "`x`, "), &[merge(), b()], &["allows x"]);
     }
 
     #[test]
     fn a_table_that_cannot_be_read_is_said() {
         check("text", &[], &["no table"]);
-        let packages = [package("glue-merge", &[]), package("b", &[])];
+        let packages = [package("glue-merge", &[]), package("b", &["glue-merge"])];
         check(&TABLE.replace("planned", "soon"), &packages, &["not `soon`"]);
     }
 }

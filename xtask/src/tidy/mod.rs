@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::repo::Repo;
 
 mod arrows;
+mod lines;
 mod links;
+mod manifests;
 mod sources;
 mod words;
 
@@ -36,6 +38,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     let text = fs::read_to_string(repo.path(architecture)).with_context(|| format!("cannot read {architecture}"))?;
     let mut problems: Vec<String> =
         arrows::problems(&text, &repo.packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
+    problems.extend(manifests::problems(&repo.packages)?);
     let files = files(repo)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else {
@@ -43,6 +46,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
         };
         let mut found = sources::problems(path, &text);
         found.extend(words::problems(&repo.relative(path), &text));
+        found.extend(lines::problems(path, &text));
         if path.extension().is_some_and(|e| e == "md") {
             found.extend(links::problems(path, &text));
         }

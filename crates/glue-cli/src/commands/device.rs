@@ -1,6 +1,7 @@
 //! `--device`: the device that merges.
 
 use crate::failure::Failure;
+use crate::shell::Shell;
 use glue_cuda::{DeviceChoice, DeviceError, DeviceUse, executor};
 use glue_recipe::SharedExecutor;
 
@@ -13,13 +14,16 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Opens the device.
-    pub(crate) fn open(self, to: DeviceUse) -> Result<SharedExecutor, Failure> {
-        let opened = executor(self.device, to).map_err(|error| {
+    /// Opens the device. Says on standard error why `auto` takes the CPU instead, unless quiet.
+    pub(crate) fn open(self, to: DeviceUse, shell: &mut Shell<'_>) -> Result<SharedExecutor, Failure> {
+        let chosen = executor(self.device, to).map_err(|error| {
             let hint = matches!(error, DeviceError::NotBuilt)
                 .then_some("docs/cuda.md explains how to build it; --device auto falls back to the CPU");
             Failure::failed(error).hint(hint)
         })?;
-        Ok(opened.map(SharedExecutor::new).unwrap_or_default())
+        if let Some(reason) = chosen.fallback {
+            shell.note(&format!("merging on the CPU: {reason}"));
+        }
+        Ok(chosen.executor.map(SharedExecutor::new).unwrap_or_default())
     }
 }

@@ -5,25 +5,24 @@ use super::report::{Done, Merge};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::shell::Shell;
-use glue_cuda::DeviceUse;
-use glue_recipe::{MergePlan, RunError, RunOptions, run};
+use glue_recipe::{MergePlan, RunError, RunOptions, SharedExecutor, run};
 use glue_tensor::WriteError;
 use rayon::ThreadPool;
 use std::path::Path;
 use std::time::Instant;
 
-/// Merges `plan` into `out_dir` on the threads of `pool`.
+/// Merges `plan` into `out_dir` on `device` and the threads of `pool`.
 pub(crate) fn execute(
     plan: &MergePlan,
     out_dir: &Path,
     output: &Output,
     pool: &ThreadPool,
+    device: &SharedExecutor,
     shell: &Shell<'_>,
 ) -> Result<Done, Failure> {
     let merge = Merge::new(plan, out_dir, output)?;
     let start = Instant::now();
     let progress = Progress::new(merge.bytes_written, shell);
-    let device = output.device.open(DeviceUse::Merge)?;
     let options =
         RunOptions { max_shard_bytes: output.max_shard_size, executor: device.get(), ..RunOptions::default() };
     let run = pool.install(|| run(plan, out_dir, &options, &progress));

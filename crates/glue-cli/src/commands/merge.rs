@@ -6,6 +6,7 @@ use super::report;
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::shell::Shell;
+use glue_cuda::DeviceUse;
 use glue_merge::Registry;
 use std::path::PathBuf;
 
@@ -45,5 +46,6 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         let report = report::expected(&plan, &args.out_dir, &args.output, pool.current_num_threads())?;
         return report.print(shell);
     }
-    execute(&plan, &args.out_dir, &args.output, &pool, shell)?.print(shell)
+    let device = args.output.device.open(DeviceUse::Merge, shell)?;
+    execute(&plan, &args.out_dir, &args.output, &pool, &device, shell)?.print(shell)
 }

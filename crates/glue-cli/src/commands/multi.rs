@@ -6,8 +6,9 @@ use super::report::{self, Done, Expected, Merge};
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::shell::Shell;
+use glue_cuda::DeviceUse;
 use glue_merge::Registry;
-use glue_recipe::{MergePlan, PlanOptions, Recipe, Stage, Stages, manifest};
+use glue_recipe::{MergePlan, PlanOptions, Recipe, Stage, check_stages, manifest};
 use glue_tensor::files;
 use rayon::ThreadPool;
 use serde::Serialize;
@@ -70,7 +71,7 @@ enum Outlook {
 
 /// Merges, or shows what would be done.
 pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let stages = Stages::check(recipes::read(&args.config, registry)?).map_err(recipes::refusal)?;
+    let stages = check_stages(recipes::read(&args.config, registry)?).map_err(recipes::refusal)?;
     let work_dir = args.work_dir.clone().unwrap_or_else(|| beside(&args.out_dir));
     let mut options = recipes::plan_options(global, &args.output);
     let named = stages.iter().filter_map(|stage| stage.name.clone());
@@ -79,6 +80,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     if args.output.dry_run {
         return look_ahead(args, &stages, &options, &pool, shell);
     }
+    let device = args.output.device.open(DeviceUse::Merge, shell)?;
     let mut done = Vec::new();
     for stage in &stages {
         let report = match &stage.name {
@@ -86,12 +88,12 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
                 let directory = work_dir.join(name);
                 match reusable(name, &plan, &directory, registry, &pool)? {
                     true => Merge::new(&plan, &directory, &args.output).map(Done::reused),
-                    false => execute(&plan, &directory, &args.output, &pool, shell),
+                    false => execute(&plan, &directory, &args.output, &pool, &device, shell),
                 }
             }),
             None => {
                 let plan = recipes::plan(&stage.recipe, &options)?;
-                execute(&plan, &args.out_dir, &args.output, &pool, shell)
+                execute(&plan, &args.out_dir, &args.output, &pool, &device, shell)
             }
         };
         let report = report.map_err(|failure| match &stage.name {

@@ -101,6 +101,7 @@ pub(crate) fn run(
     if args.dry_run {
         return plan(&source, shell);
     }
+    let executor = args.device.open(DeviceUse::Search, shell)?;
     let stop = shell.stop_flag();
     let options = RunOptions {
         out: out.clone(),
@@ -110,7 +111,7 @@ pub(crate) fn run(
         cancel: Cancel::when(stop.clone()),
         stop,
         memory,
-        executor: args.device.open(DeviceUse::Search)?,
+        executor,
         links: args.links.get(),
     };
     let pool = recipes::pool(global)?;

@@ -117,7 +117,7 @@ pub(crate) fn run(
     let zoo = Zoo::open(&config).map_err(no_zoo)?;
     zoo.check_links(args.links.get()).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
-    let executor = args.device.open(DeviceUse::Search)?;
+    let executor = args.device.open(DeviceUse::Search, shell)?;
     let merging = Merging { registry: registries.operators, executor: executor.clone(), links: args.links.get() };
     let workers = if args.dry_run { 0 } else { config.workers };
     let scorer = scorer(&config, workers, merging, args.device, global, shell)?;

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 /// Reads requests from standard input until it ends, and answers on standard output. `setup` is a config.
 pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let pool = recipes::pool(global)?;
-    let executor = args.device.open(DeviceUse::Search)?;
+    let executor = args.device.open(DeviceUse::Search, shell)?;
     // Ctrl-C in a terminal goes to all processes; the parent process ends this one.
     let _ = shell.stop_flag();
     let make = |setup: &serde_json::Value| -> Result<Box<dyn Scorer>, String> {

@@ -64,7 +64,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error + Send + Syn
     let cuda = Cuda::new(options.device)?;
     let device = cuda.describe();
     let threads = Threads(options.threads);
-    let mut engine = Engine::new(cuda, EngineOptions::default().with_memory(usize::MAX));
+    let mut engine = Engine::new(cuda, EngineOptions::default().with_memory(usize::MAX).keeping(usize::MAX));
     let copy_bytes = options.large * 4;
     let copy = bandwidth(&engine, copy_bytes.min(engine.backend().free() / 4))?;
     if !options.json {

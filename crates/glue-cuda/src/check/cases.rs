@@ -109,7 +109,7 @@ impl Case {
         }
     }
 
-    /// What the operator is told.
+    /// The tensor as the operator sees it when it plans.
     pub fn tensor<'a>(&self, shape: &'a [usize]) -> TensorSpec<'a> {
         let (name, has_base) = ("model.layers.0.mlp.up_proj.weight", self.base);
         TensorSpec { name, shape, has_base, n_inputs: self.inputs, layer: None, seed: 42, statistic: None }

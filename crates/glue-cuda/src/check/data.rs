@@ -1,10 +1,10 @@
 //! Operands that look like fine-tuned models, and their rounding.
 
-use glue_merge::{BoxError, Float, Operand, Pool, Sink, Source, Stored};
+use glue_merge::{BoxError, Float, Identity, Operand, Pool, Sink, Source, Stored};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The base and the inputs of a tensor, as they are stored.
 pub(crate) struct Data {
@@ -28,7 +28,7 @@ fn normal(bits: u64) -> f32 {
 }
 
 impl Data {
-    /// `n` inputs near a base of `len` elements; one delta in ten is 0, which models share more often than not.
+    /// `n` inputs near a base of `len` elements; one delta in ten is 0.
     pub(crate) fn new(float: Float, len: usize, n: usize, threads: &Threads) -> Self {
         let base = |e: usize| 0.02 * normal(hash(e as u64));
         let input = |i: usize, e: usize| {
@@ -96,6 +96,37 @@ impl Source for Data {
 
     fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
         Some(Stored { float: self.float, bytes: self.bytes(operand), identity: None })
+    }
+}
+
+/// Operands that may stay on the device.
+pub(crate) struct Named {
+    pub(crate) data: Data,
+    /// Tells them from all others.
+    container: u64,
+}
+
+impl Named {
+    /// Other operands than any before.
+    pub(crate) fn new(data: Data) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { data, container: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Source for Named {
+    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
+        self.data.read(operand, range, buffer)
+    }
+
+    fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
+        let index = match operand {
+            Operand::Base => 0,
+            Operand::Input(i) => i as u64 + 1,
+            Operand::Statistic(_) => return None,
+        };
+        let identity = Some(Identity { container: self.container, index });
+        Some(Stored { identity, ..self.data.stored(operand)? })
     }
 }
 

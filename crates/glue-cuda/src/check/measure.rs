@@ -1,9 +1,11 @@
-//! Times on the device, operands resident, against copying from device memory to device memory in the same run.
+//! Times on the device with resident operands, to compare with the bandwidth of a copy in device
+//! memory in the same run.
 
 use super::cases::Case;
-use super::data::{Data, Threads};
+use super::data::{Data, Named, Threads};
 use crate::backend::Backend;
 use crate::engine::Engine;
+use crate::pass::{Pass, Stop, Target};
 use glue_merge::{BoxError, Float};
 use std::time::Instant;
 
@@ -36,24 +38,26 @@ const GROUPS: usize = 5;
 /// What the device refuses.
 pub fn bandwidth<B: Backend>(engine: &Engine<B>, bytes: usize) -> Result<f64, BoxError> {
     let (from, to) = (engine.take(bytes)?, engine.take(bytes)?);
-    let mut lane = engine.lane()?;
+    let mut stream = engine.stream()?;
     let mut best = f64::INFINITY;
-    engine.backend.zero(&mut lane, &from, bytes)?;
+    engine.backend.zero(&mut stream, &from, bytes)?;
     for _ in 0..GROUPS {
-        engine.backend.wait(&mut lane)?;
+        engine.backend.wait(&mut stream)?;
         let start = Instant::now();
         for _ in 0..TOGETHER {
-            engine.backend.copy(&mut lane, &from, &to, bytes)?;
+            engine.backend.copy(&mut stream, &from, &to, bytes)?;
         }
-        engine.backend.wait(&mut lane)?;
+        engine.backend.wait(&mut stream)?;
         best = best.min(start.elapsed().as_secs_f64() / f64::from(TOGETHER));
     }
     engine.give_back([from, to]);
-    engine.give_back_lane(lane);
+    engine.return_stream(stream);
     Ok(2.0 * bytes as f64 / best)
 }
 
-/// Merges candidates of a case from operands that are resident.
+/// Merges a case again and again, as a search does: its operands stay on the device.
+///
+/// `engine` must keep operands ([`EngineOptions::keeping`](crate::EngineOptions::keeping)) of the size of this tensor.
 ///
 /// # Errors
 /// What the device refuses, or that it has no kernel.
@@ -64,21 +68,40 @@ pub fn measure<B: Backend>(
     len: usize,
     threads: Threads,
 ) -> Result<Measured, BoxError> {
+    engine.evict_unused();
     let shape = case.shape(len);
     let tensor = case.tensor(&shape);
-    let data = Data::new(float, tensor.len(), case.inputs, &threads);
-    let resident = engine.keep(&tensor, &data)?;
-    let mut out = engine.room(tensor.len(), float)?;
+    let source = Named::new(Data::new(float, tensor.len(), case.inputs, &threads));
+    let out = engine.take(tensor.len() * float.size())?;
+    let target = Target::Memory(&out, float);
+    let merged = || -> Result<u64, BoxError> {
+        let mut pass = Pass::new(engine, &tensor, &source, float).map_err(|stop| reason(stop, case))?;
+        // The inner products are gathered each time: the first candidate of a search takes so long.
+        pass.products = None;
+        let plan = engine.run(&mut pass, case.plan(&tensor)?, &target);
+        let moved = pass.moved;
+        pass.finish()?;
+        match plan? {
+            None => Ok(moved),
+            Some(_) => Err(reason(Stop::Unsupported, case)),
+        }
+    };
+    merged()?;
     let mut measured = Measured { len: tensor.len(), seconds: f64::INFINITY, bytes: 0 };
     for _ in 0..GROUPS {
         let start = Instant::now();
         for _ in 0..TOGETHER {
-            resident.forget();
-            measured.bytes = resident.merge_counted(case.plan(&tensor)?, &tensor, &mut out)?;
+            measured.bytes = merged()?;
         }
         measured.seconds = measured.seconds.min(start.elapsed().as_secs_f64() / f64::from(TOGETHER));
     }
-    resident.give_back();
-    engine.give_back([out.into_memory()]);
+    engine.give_back([out]);
     Ok(measured)
+}
+
+fn reason(stop: Stop, case: &Case) -> BoxError {
+    match stop {
+        Stop::Unsupported => format!("the device has no kernel for {}", case.name).into(),
+        Stop::Error(e) => e,
+    }
 }

@@ -351,7 +351,7 @@ impl Inputs<'_> {
         Ok(Part { directory, side_files_of: model, config, tensors })
     }
 
-    fn has_tokenizer(&self, model: usize, place: crate::Place, needed: &'static str) -> Result<(), MixError> {
+    fn has_tokenizer(&self, model: usize, place: crate::FilePosition, needed: &'static str) -> Result<(), MixError> {
         let dir = &self.models[model];
         match dir.tokenizer().vocabulary()?.is_some() || dir.tokenizer().names().iter().any(|n| n == "tokenizer.model")
         {

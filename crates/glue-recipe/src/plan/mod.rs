@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a plan depends on besides the recipe.
+/// What a plan depends on, apart from the recipe.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PlanOptions {
@@ -49,7 +49,7 @@ pub struct PlannedModel {
     pub name: String,
     /// The opened directory.
     pub dir: Arc<ModelDir>,
-    /// The adapter that is applied to it as it is read.
+    /// The adapter that is applied while the model is read.
     pub adapter: Option<PlannedAdapter>,
     /// Its statistics, where the recipe gives some.
     pub statistics: Option<PlannedStatistics>,
@@ -110,11 +110,10 @@ pub enum Action {
         base: Option<TensorRef>,
         /// The inputs, the base not among them.
         inputs: Vec<TensorRef>,
-        /// The statistics that the operator wants, in the statistics of their models; empty where there are none of
-        /// this tensor.
+        /// The statistics that the operator uses, in the statistics of their models; empty if this tensor has none.
         statistics: Vec<TensorRef>,
     },
-    /// As it is, because it does not hold floating-point numbers.
+    /// Copied unchanged, because its elements cannot be merged.
     Copy(TensorRef),
 }
 
@@ -148,14 +147,14 @@ pub struct MergePlan {
     pub on_nonfinite: OnNonfinite,
     /// Tensors left out of the output, by name, and why.
     pub dropped: Vec<(String, String)>,
-    /// What the user should know and need not act on.
+    /// Notes for the user, none of which needs an action.
     pub notes: Vec<String>,
 }
 
 /// Plans the merge of `recipe`.
 ///
-/// Opens every model named that is not [open](PlanOptions::opened) yet, which reads headers, configurations and, to compare
-/// vocabularies, tokenizer files.
+/// Opens every model named that is not [open](PlanOptions::opened) yet, which reads headers, configurations and, to
+/// compare vocabularies, tokenizer files.
 ///
 /// # Errors
 /// [`RecipeError`]: a model that cannot be opened, models that do not fit together, or parameters that the operator
@@ -167,7 +166,7 @@ pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, RecipeE
 }
 
 impl MergePlan {
-    /// What the operator is told about a tensor before it sees an element.
+    /// The description of a tensor that the operator plans with.
     pub fn spec<'a>(&self, tensor: &'a TensorPlan) -> glue_merge::TensorSpec<'a> {
         spec(tensor, &self.operator, self.seed)
     }
@@ -227,7 +226,7 @@ impl MergePlan {
         operands.chain(statistics).sum()
     }
 
-    /// The tensors of the output as a checkpoint writer wants them, in the order of [`MergePlan::tensors`].
+    /// The tensors of the output for a checkpoint writer, in the order of [`MergePlan::tensors`].
     pub fn layout_specs(&self) -> Vec<glue_tensor::TensorSpec> {
         let spec = |tensor: &TensorPlan| glue_tensor::TensorSpec {
             name: tensor.name.clone(),
@@ -245,8 +244,8 @@ impl MergePlan {
         })
     }
 
-    /// Checks that every file of every model, adapter and statistic is still the one that was opened, and that nobody has
-    /// written to it since: a merge and the hashes of its inputs in between are then of the same content.
+    /// Checks that every file of every model, adapter and statistic is still the one that was opened, and that nobody
+    /// has written to it since: a merge and the hashes of its inputs in between are then of the same content.
     ///
     /// # Errors
     /// [`FileChanged`] with the first file that is not.
@@ -289,7 +288,7 @@ impl TensorPlan {
         }
     }
 
-    /// Every operand, the base first. Statistics are none.
+    /// Every operand, the base first, without statistics.
     pub fn operands(&self) -> impl Iterator<Item = &TensorRef> {
         self.base().into_iter().chain(self.inputs())
     }

@@ -114,7 +114,8 @@ struct AdapterReference<'a> {
     path: PathBuf,
 }
 
-/// A plus sign is a part of a path where such a path exists. Of several, the first with something on either side counts.
+/// A plus sign is a part of a path where such a path exists. Of several, the first with something
+/// on either side counts.
 fn locate<'a>(options: &PlanOptions, name: &'a str) -> Reference<'a> {
     let whole = options.resolve(name);
     let mut parts = name.match_indices('+').map(|(at, _)| (&name[..at], &name[at + 1..]));

@@ -1,71 +1,71 @@
-//! Model directories and adapters that stay open from plan to plan, so that headers, configurations and tokenizers are read once.
+//! Model directories, adapters and statistics that stay open from plan to plan, so that each header, configuration and
+//! tokenizer is read once.
 
 use glue_tensor::tokenizer_files::{TokenizerComparison, TokenizerFilesError, tokenizers_equal};
 use glue_tensor::{Adapter, AdapterError, Checkpoint, CheckpointError, ModelDir, ModelDirError};
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Models and statistics that were opened, by path, for plans to come. Clones share them. Files that change meanwhile are not noticed.
+/// Models, adapters and statistics that were opened, by path. Clones share them. Changes to their
+/// files are not noticed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenModels {
     models: Arc<Mutex<HashMap<PathBuf, Arc<ModelDir>>>>,
     adapters: Arc<Mutex<HashMap<PathBuf, Arc<Adapter>>>>,
     statistics: Arc<Mutex<HashMap<PathBuf, Arc<Checkpoint>>>>,
-    compared: Arc<Mutex<HashMap<(PathBuf, PathBuf), TokenizerComparison>>>,
+    comparisons: Arc<Mutex<HashMap<(PathBuf, PathBuf), TokenizerComparison>>>,
 }
 
 impl OpenModels {
-    /// The model in the directory `path`, opened now if it was not before.
+    /// The model in the directory `path`, opened now if it is not open yet.
     ///
     /// # Errors
     /// Those of [`ModelDir::open`].
     pub fn open(&self, path: &Path) -> Result<Arc<ModelDir>, ModelDirError> {
-        let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if let Some(model) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Arc::clone(model));
-        }
-        let model = Arc::new(ModelDir::open(path)?);
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(models.entry(key).or_insert(model)))
+        known_or(&self.models, canonical(path), || ModelDir::open(path).map(Arc::new))
     }
 
-    /// The adapter in the directory `path`, likewise.
+    /// The adapter in the directory `path`, opened now if it is not open yet.
     ///
     /// # Errors
     /// Those of [`Adapter::open`].
     pub fn open_adapter(&self, path: &Path) -> Result<Arc<Adapter>, AdapterError> {
-        let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if let Some(adapter) = self.adapters.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Arc::clone(adapter));
-        }
-        let adapter = Arc::new(Adapter::open(path)?);
-        let mut adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(adapters.entry(key).or_insert(adapter)))
+        known_or(&self.adapters, canonical(path), || Adapter::open(path).map(Arc::new))
     }
 
-    /// The statistics at `path`, opened now if they were not before: the same for every path that leads there.
+    /// The statistics at `path`, opened now if they are not open yet.
     ///
     /// # Errors
     /// Those of [`Checkpoint::open`].
     pub fn statistics(&self, path: &Path) -> Result<Arc<Checkpoint>, CheckpointError> {
-        let key = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if let Some(known) = self.statistics.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Arc::clone(known));
-        }
-        let checkpoint = Arc::new(Checkpoint::open(path)?);
-        let mut all = self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(all.entry(key).or_insert(checkpoint)))
+        known_or(&self.statistics, canonical(path), || Checkpoint::open(path).map(Arc::new))
     }
 
     /// How the tokenizers of two models relate.
     pub(super) fn compare(&self, a: &ModelDir, b: &ModelDir) -> Result<TokenizerComparison, TokenizerFilesError> {
         let key = (a.path().to_path_buf(), b.path().to_path_buf());
-        if let Some(known) = self.compared.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(known.clone());
-        }
-        let comparison = tokenizers_equal(a.tokenizer(), b.tokenizer())?;
-        self.compared.lock().unwrap_or_else(PoisonError::into_inner).insert(key, comparison.clone());
-        Ok(comparison)
+        known_or(&self.comparisons, key, || tokenizers_equal(a.tokenizer(), b.tokenizer()))
     }
+}
+
+/// One key for every path that leads to a file.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// The value of `key`, made now if it is not known. Other threads are not kept waiting for it: of two that make it at
+/// once, the first one's stays.
+fn known_or<K: Eq + Hash, V: Clone, E>(
+    known: &Mutex<HashMap<K, V>>,
+    key: K,
+    make: impl FnOnce() -> Result<V, E>,
+) -> Result<V, E> {
+    let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(value) = known().get(&key) {
+        return Ok(value.clone());
+    }
+    let value = make()?;
+    Ok(known().entry(key).or_insert(value).clone())
 }

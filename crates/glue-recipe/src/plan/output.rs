@@ -1,4 +1,4 @@
-//! What the output has besides tensors: its configuration, its tokenizer and its chat template.
+//! The output apart from its tensors: its configuration, its tokenizer and its chat template.
 
 use super::models::{Models, tied_to};
 use super::tensors::Assembled;

@@ -1,19 +1,19 @@
 //! Which tensors the output has, and what each is made from.
 
+mod order;
 mod statistics;
 
 use super::models::{Models, View};
 use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
 use crate::recipe::{Body, OnMissing, Part, Recipe};
-use crate::settings::{Settings, Site, resolve};
+use crate::settings::{Settings, ParamSite, resolve};
 use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting};
 use glue_tensor::{Names, Role, TensorInfo};
 use glue_yaml::{At, Position};
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where gradients over layers stand for tensors after the layers; those before them are at 0.
+/// Position of tensors after the layers in a gradient over layers; those before the layers are at 0.
 const AFTER_LAYERS: f64 = 1.0;
 
 /// The tensors of the output, and what its configuration must say of them.
@@ -29,17 +29,17 @@ pub(super) struct Assembled {
     pub(super) notes: Vec<String>,
 }
 
-/// A run of layers from one model.
+/// Consecutive layers of one model, from `start` on.
 #[derive(Clone, Copy)]
-struct Run {
+struct LayerRun {
     model: usize,
     start: usize,
 }
 
 /// An input of a slice.
 struct Input<'a> {
-    run: Run,
-    /// Parameters, the closest first.
+    run: LayerRun,
+    /// Parameters, the most specific first.
     levels: Vec<&'a Settings>,
 }
 
@@ -49,28 +49,28 @@ struct Listed<'a> {
     start: usize,
     /// Whether statistics are given with it.
     statistics: Option<&'a At<String>>,
-    /// Parameters, the closest first.
+    /// Parameters, the most specific first.
     levels: Vec<&'a Settings>,
 }
 
-/// A run of layers of the output.
-struct Cut<'a> {
+/// Consecutive layers of the output, with the layers of the models that they are made from.
+struct OutputSlice<'a> {
     len: usize,
-    base: Option<Run>,
+    base: Option<LayerRun>,
     inputs: Vec<Input<'a>>,
-    /// Parameters for all inputs, the closest first.
+    /// Parameters for all inputs, the most specific first.
     levels: Vec<&'a Settings>,
 }
 
-impl Cut<'_> {
+impl OutputSlice<'_> {
     /// Every operand, the base first.
-    fn runs(&self) -> impl Iterator<Item = Run> {
+    fn runs(&self) -> impl Iterator<Item = LayerRun> {
         self.base.into_iter().chain(self.inputs.iter().map(|input| input.run))
     }
 }
 
-/// Where a tensor of the output stands.
-enum Spot<'a> {
+/// Position of a tensor in the output: in a layer, before the layers, or after them.
+enum OutputPosition<'a> {
     Layer { cut_layer: usize, output_layer: usize, suffix: &'a str },
     Before(&'a str),
     After(&'a str),
@@ -150,33 +150,33 @@ impl<'a> Assembler<'a> {
         self.config_layers(part, &cuts, &views)?;
 
         let total: usize = cuts.iter().map(|cut| cut.len).sum();
-        let union = |cut: &Cut<'_>, names: &dyn Fn(Run) -> Vec<String>| -> BTreeSet<String> {
+        let union = |cut: &OutputSlice<'_>, names: &dyn Fn(LayerRun) -> Vec<String>| -> BTreeSet<String> {
             cut.runs().flat_map(names).collect()
         };
         let (first, last) = (&cuts[0], &cuts[cuts.len() - 1]);
         for name in union(first, &|run| views[&run.model].before.clone()) {
-            self.tensor(first, &views, reference, &Spot::Before(&name), total)?;
+            self.tensor(first, &views, reference, &OutputPosition::Before(&name), total)?;
         }
         let mut output_layer = 0;
         for cut in &cuts {
             for cut_layer in 0..cut.len {
                 let suffixes = union(cut, &|run| views[&run.model].suffixes(run.start + cut_layer).to_vec());
                 for suffix in &suffixes {
-                    let spot = Spot::Layer { cut_layer, output_layer, suffix };
+                    let spot = OutputPosition::Layer { cut_layer, output_layer, suffix };
                     self.tensor(cut, &views, reference, &spot, total)?;
                 }
                 output_layer += 1;
             }
         }
         for name in union(last, &|run| views[&run.model].after.clone()) {
-            self.tensor(last, &views, reference, &Spot::After(&name), total)?;
+            self.tensor(last, &views, reference, &OutputPosition::After(&name), total)?;
         }
-        let tied = |run: Run| views[&run.model].tied_to().is_some();
+        let tied = |run: LayerRun| views[&run.model].tied_to().is_some();
         self.any_tied |= cuts.iter().any(|cut| cut.runs().any(tied));
         Ok(())
     }
 
-    fn cuts(&mut self, part: &'a Part, views: &BTreeMap<usize, View>) -> Result<Vec<Cut<'a>>, RecipeError> {
+    fn cuts(&mut self, part: &'a Part, views: &BTreeMap<usize, View>) -> Result<Vec<OutputSlice<'a>>, RecipeError> {
         let top = &self.recipe.settings;
         match &part.body {
             Body::Models(list) => {
@@ -204,7 +204,7 @@ impl<'a> Assembler<'a> {
                 // Checkpoints may hold layers behind the last one that their configuration counts.
                 let held = |view: &&View| view.held_layers();
                 let len = counts.iter().map(held).max().unwrap_or(len).max(len);
-                Ok(vec![Cut { len, ..cut }])
+                Ok(vec![OutputSlice { len, ..cut }])
             }
             Body::Slices(slices) => slices
                 .iter()
@@ -226,7 +226,7 @@ impl<'a> Assembler<'a> {
                     if let Some(run) = cut.base {
                         self.check_range(views, run.model, &(run.start..run.start + len), slice.at)?;
                     }
-                    Ok(Cut { len, ..cut })
+                    Ok(OutputSlice { len, ..cut })
                 })
                 .collect(),
         }
@@ -259,7 +259,7 @@ impl<'a> Assembler<'a> {
         base: Option<&At<String>>,
         listed: impl IntoIterator<Item = Listed<'a>>,
         levels: Vec<&'a Settings>,
-    ) -> Result<Cut<'a>, RecipeError> {
+    ) -> Result<OutputSlice<'a>, RecipeError> {
         let operator = &self.recipe.operator.value;
         let base = base.filter(|_| operator.def().base != BaseRule::Unused).map(|name| self.models.index(&name.value));
         let mut seen = BTreeSet::new();
@@ -271,7 +271,7 @@ impl<'a> Assembler<'a> {
             if !seen.insert((model, start)) {
                 return Err(RecipeError::ModelTwice { place: self.recipe.place(name.at), model: name.value.clone() });
             }
-            let run = Run { model, start };
+            let run = LayerRun { model, start };
             if base == Some(model) && base_run.is_none() {
                 base_run = Some(run);
                 let unused = statistics.filter(|_| !self.uses_statistics_of_base());
@@ -292,17 +292,17 @@ impl<'a> Assembler<'a> {
             .check_operands(inputs.len(), base.is_some())
             .map_err(|error| RecipeError::Operands { place: self.recipe.place(at), error: Box::new(error) })?;
         // A base that is not among the sources gives the same layers as the first of them.
-        let fallback = |model| Run { model, start: inputs.first().map_or(0, |input| input.run.start) };
+        let fallback = |model| LayerRun { model, start: inputs.first().map_or(0, |input| input.run.start) };
         let base = base_run.or(base.map(fallback));
         self.check_statistics(base, &given)?;
-        Ok(Cut { len: 0, base, inputs, levels })
+        Ok(OutputSlice { len: 0, base, inputs, levels })
     }
 
     /// Notes which layers of the configuration's model the output has.
     fn config_layers(
         &mut self,
         part: &Part,
-        cuts: &[Cut<'_>],
+        cuts: &[OutputSlice<'_>],
         views: &BTreeMap<usize, View>,
     ) -> Result<(), RecipeError> {
         if matches!(part.body, Body::Models(_)) {
@@ -311,7 +311,7 @@ impl<'a> Assembler<'a> {
         let model = self.out.config_from;
         let view = &views[&model];
         let count = view.layers;
-        let layer = |run: Run, i| run.start + i;
+        let layer = |run: LayerRun, i| run.start + i;
         let kept: Vec<usize> = cuts
             .iter()
             .flat_map(|cut| {
@@ -336,34 +336,34 @@ impl<'a> Assembler<'a> {
     /// Decides about one tensor of the output.
     fn tensor(
         &mut self,
-        cut: &Cut<'a>,
+        cut: &OutputSlice<'a>,
         views: &BTreeMap<usize, View>,
         reference: &View,
-        spot: &Spot<'_>,
+        spot: &OutputPosition<'_>,
         total: usize,
     ) -> Result<(), RecipeError> {
-        let local = |run: Run| match spot {
-            Spot::Layer { cut_layer, suffix, .. } => {
+        let local = |run: LayerRun| match spot {
+            OutputPosition::Layer { cut_layer, suffix, .. } => {
                 format!("{}{}.{suffix}", views[&run.model].prefix, run.start + cut_layer)
             }
-            Spot::Before(name) | Spot::After(name) => name.to_string(),
+            OutputPosition::Before(name) | OutputPosition::After(name) => name.to_string(),
         };
         let (name, layer, order) = match spot {
-            Spot::Layer { output_layer, suffix, .. } => {
+            OutputPosition::Layer { output_layer, suffix, .. } => {
                 let name = format!("{}{output_layer}.{suffix}", reference.prefix);
                 (name, Some((*output_layer, total)), (1, *output_layer))
             }
-            Spot::Before(name) => (name.to_string(), reference.other_layer(name), (0, 0)),
-            Spot::After(name) => (name.to_string(), None, (2, 0)),
+            OutputPosition::Before(name) => (name.to_string(), reference.other_layer(name), (0, 0)),
+            OutputPosition::After(name) => (name.to_string(), None, (2, 0)),
         };
         let t = match (spot, layer) {
-            (Spot::Layer { cut_layer, .. }, _) => along(*cut_layer, cut.len),
-            (Spot::Before(_), Some((layer, layers))) => along(layer, layers),
-            (Spot::Before(_), None) => 0.0,
-            (Spot::After(_), _) => AFTER_LAYERS,
+            (OutputPosition::Layer { cut_layer, .. }, _) => along(*cut_layer, cut.len),
+            (OutputPosition::Before(_), Some((layer, layers))) => along(layer, layers),
+            (OutputPosition::Before(_), None) => 0.0,
+            (OutputPosition::After(_), _) => AFTER_LAYERS,
         };
 
-        let found: Vec<(Run, Option<TensorRef>)> = cut
+        let found: Vec<(LayerRun, Option<TensorRef>)> = cut
             .runs()
             .map(|run| {
                 let name = local(run);
@@ -384,6 +384,11 @@ impl<'a> Assembler<'a> {
         if !first_info.dtype.is_float() {
             self.check_alike(&name, reference, &first, found.iter().filter_map(|(_, tensor)| tensor.as_ref()))?;
             let (shape, dtype) = (first_info.shape, first_info.dtype);
+            // Integers are positions and the like, the same in all models; other numbers are weights.
+            if !dtype.is_integer() && found.iter().filter(|(_, tensor)| tensor.is_some()).count() > 1 {
+                let model = self.models.name(first.model).into();
+                return Err(RecipeError::CopyOnly { tensor: name, model, dtype });
+            }
             self.tensors.push((order, TensorPlan { name, shape, dtype, layer, action: Action::Copy(first) }));
             return Ok(());
         }
@@ -422,16 +427,16 @@ impl<'a> Assembler<'a> {
         &self,
         name: &str,
         is_head: bool,
-        mut found: Vec<(Run, Option<TensorRef>)>,
+        mut found: Vec<(LayerRun, Option<TensorRef>)>,
         views: &BTreeMap<usize, View>,
-    ) -> Option<Vec<(Run, Option<TensorRef>)>> {
+    ) -> Option<Vec<(LayerRun, Option<TensorRef>)>> {
         if !is_head {
             return Some(found);
         }
         let shape = |model, name: &str| self.models.info(model, name).map(|info| info.shape.as_slice());
         let head = found.iter().find_map(|(_, tensor)| tensor.as_ref()).and_then(|t| shape(t.model, &t.name));
         // Other tensors of a head, such as a bias, and heads of other kinds are not tied.
-        let embedding = |run: Run| {
+        let embedding = |run: LayerRun| {
             let tied = views[&run.model].tied_to()?;
             let matrix = shape(run.model, tied)?.len() == 2
                 && head.is_some_and(|head| head.len() == 2)
@@ -454,16 +459,16 @@ impl<'a> Assembler<'a> {
     fn without_gaps(
         &mut self,
         name: &str,
-        cut: &Cut<'_>,
-        found: Vec<(Run, Option<TensorRef>)>,
+        cut: &OutputSlice<'_>,
+        found: Vec<(LayerRun, Option<TensorRef>)>,
         present: &TensorRef,
-        local: &dyn Fn(Run) -> String,
+        local: &dyn Fn(LayerRun) -> String,
     ) -> Result<Option<Vec<TensorRef>>, RecipeError> {
         let mut operands = Vec::with_capacity(found.len());
         for (run, tensor) in found {
             let stand_in = || {
                 // The base of an operator that has no use for one serves here all the same.
-                let fixed = self.recipe.base.as_ref().map(|base| Run { model: self.models.index(&base.value), ..run });
+                let fixed = self.recipe.base.as_ref().map(|base| LayerRun { model: self.models.index(&base.value), ..run });
                 let base = cut.base.or(fixed)?;
                 let name = local(base);
                 self.models.info(base.model, &name).map(|_| TensorRef { model: base.model, name })
@@ -538,15 +543,15 @@ impl<'a> Assembler<'a> {
     /// the input for what holds for an input.
     fn params(
         &self,
-        cut: &Cut<'_>,
+        cut: &OutputSlice<'_>,
         name: &str,
         inputs: &[TensorRef],
         t: f64,
-        local: &dyn Fn(Run) -> String,
+        local: &dyn Fn(LayerRun) -> String,
     ) -> Result<Params, RecipeError> {
         let operator = &self.recipe.operator.value;
         let at = |scope: Scope, levels: &[&Settings], tensor: &str| -> Vec<(&str, Setting)> {
-            let value = |spec: &ParamSpec| Some((spec.name, resolve(levels, spec.name, Site { tensor, t })?));
+            let value = |spec: &ParamSpec| Some((spec.name, resolve(levels, spec.name, ParamSite { tensor, t })?));
             operator.specs().filter(|spec| spec.scope == scope).filter_map(value).collect()
         };
         let for_tensor = at(Scope::Tensor, &cut.levels, name);
@@ -563,7 +568,7 @@ impl<'a> Assembler<'a> {
         })
     }
 
-    /// Lets the operator refuse what it cannot do.
+    /// Asks the operator whether it can merge a tensor.
     fn check_operator(&self, tensor: &TensorPlan) -> Result<(), RecipeError> {
         let Action::Merge { params, .. } = &tensor.action else { return Ok(()) };
         let seed = self.options.seed.or(self.recipe.seed).unwrap_or(0);
@@ -578,7 +583,7 @@ impl<'a> Assembler<'a> {
 
     fn finish(mut self) -> Result<Assembled, RecipeError> {
         self.check_measured()?;
-        self.tensors.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| natural(&x.name, &y.name)));
+        self.tensors.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| order::natural(&x.name, &y.name)));
         self.out.tensors = self.tensors.into_iter().map(|(_, tensor)| tensor).collect();
         let mut names = BTreeSet::new();
         if let Some(twice) = self.out.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
@@ -593,17 +598,7 @@ fn plural(keys: &[String]) -> String {
     format!("{} {}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" })
 }
 
-/// How far along a slice a layer is: 0 to 1, and 1 when there is no other.
+/// Position of a layer in its slice, from 0 to 1; 1 for a single layer.
 fn along(layer: usize, layers: usize) -> f64 {
     if layers <= 1 { 1.0 } else { layer as f64 / (layers - 1) as f64 }
-}
-
-/// Order of names in which `2` comes before `10`.
-fn natural(a: &str, b: &str) -> Ordering {
-    let number = |part: &str| part.parse::<u64>().ok();
-    let by_part = a.split('.').zip(b.split('.')).map(|(x, y)| match (number(x), number(y)) {
-        (Some(n), Some(m)) => n.cmp(&m).then_with(|| x.cmp(y)),
-        _ => x.cmp(y),
-    });
-    by_part.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
 }

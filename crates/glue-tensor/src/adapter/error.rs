@@ -24,7 +24,7 @@ pub enum AdapterError {
         path: PathBuf,
     },
     /// The directory has no configuration of an adapter.
-    #[error("{}: no {CONFIG_FILE} in the directory; what is there is no adapter", path.display())]
+    #[error("{}: no {CONFIG_FILE} in the directory, so it holds no adapter", path.display())]
     NoConfig {
         /// The directory.
         path: PathBuf,

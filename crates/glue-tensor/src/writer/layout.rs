@@ -56,8 +56,8 @@ impl Layout {
     /// first and the order given holds among equals, so that every tensor is aligned to its element.
     ///
     /// # Errors
-    /// [`WriteError::DuplicateTensor`], [`WriteError::ReservedName`], [`WriteError::SizeOverflow`], or [`WriteError::FileName`] for a `base_name`
-    /// that is empty or holds a path separator.
+    /// [`WriteError::DuplicateTensor`], [`WriteError::ReservedName`], [`WriteError::SizeOverflow`], or
+    /// [`WriteError::FileName`] for a `base_name` that is empty or holds a path separator.
     pub fn new(tensors: Vec<TensorSpec>, max_shard_bytes: u64, base_name: &str) -> Result<Layout, WriteError> {
         if base_name.is_empty() || base_name.contains(['/', '\\', '\0']) {
             return Err(WriteError::FileName { name: base_name.to_string() });

@@ -1,8 +1,8 @@
 //! Single files that appear complete or not at all.
 //!
-//! [`write_atomic`] is for files inside a directory that is ours to fill: a link under the name is replaced, never followed.
-//! [`OutputFile`] is for a file that a user named: links are followed, and what is no regular file (a device, a pipe, `/dev/stdout`)
-//! is written into.
+//! [`write_atomic`] is for files inside a directory that is ours to fill: a link under the name is replaced, never
+//! followed. [`OutputFile`] is for a file that a user named: links are followed, and what is no regular file (a device,
+//! a pipe, `/dev/stdout`) is written into.
 
 use super::{WriteError, sync_directory};
 use crate::abort::{abort_midway, abort_point};
@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path` so that a reader, or the next start after a crash, sees the old content or the new.
 ///
-/// Missing parents are created. A link at `path` is replaced, and what it leads to stays as it is. Several processes and threads
-/// may write one path.
+/// Missing parents are created. A link at `path` is replaced, and what it leads to stays as it is. Several processes
+/// and threads may write one path.
 ///
 /// # Errors
-/// [`WriteError::NoName`] when `path` cannot name a file, [`WriteError::Special`] when something other than a regular file or a
-/// link is there, [`WriteError::NoSpace`], [`WriteError::Io`]; the old content then still stands.
+/// [`WriteError::NoName`] when `path` cannot name a file, [`WriteError::Special`] when something other than a regular
+/// file or a link is there, [`WriteError::NoSpace`], [`WriteError::Io`]; the old content then still stands.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), WriteError> {
     let path = std::path::absolute(path.as_ref()).map_err(|e| WriteError::at(path.as_ref(), 0, e))?;
     let mut replacement = Replacement::begin(path)?;
@@ -34,9 +34,9 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), WriteErr
 /// A file that a user named to be written.
 ///
 /// Links are followed. Over nothing or a regular file, the content goes to a temporary file beside it, which
-/// [`OutputFile::commit`] renames into place, durably; a new file gets the mode 0666 less the umask, a replaced one keeps its own.
-/// Dropping without commit leaves what was there. A device, a pipe, and whatever the process has open (`/dev/stdout`,
-/// `/proc/self/fd/3`) are written into as the content comes.
+/// [`OutputFile::commit`] renames into place, durably; a new file gets the mode 0666 less the umask, a replaced one
+/// keeps its own. Dropping without commit leaves what was there. A device, a pipe, and whatever the process has open
+/// (`/dev/stdout`, `/proc/self/fd/3`) are written into as the content comes.
 #[derive(Debug)]
 pub struct OutputFile {
     path: PathBuf,
@@ -50,11 +50,12 @@ enum Sink {
 }
 
 impl OutputFile {
-    /// Opens the file for writing. Call it before the work, so that a path that cannot be written costs none. Missing parents are
-    /// created. A named pipe that nobody reads yet is waited for, as a shell does.
+    /// Opens the file for writing. Call it before the work, so that a path that cannot be written costs none. Missing
+    /// parents are created. A named pipe that nobody reads yet is waited for, as a shell does.
     ///
     /// # Errors
-    /// [`WriteError::NoName`] when `path` cannot name a file, [`WriteError::Special`] for a directory, [`WriteError::Io`].
+    /// [`WriteError::NoName`] when `path` cannot name a file, [`WriteError::Special`] for a
+    /// directory, [`WriteError::Io`].
     pub fn create(path: impl AsRef<Path>) -> Result<OutputFile, WriteError> {
         let path = path.as_ref();
         if path.as_os_str().is_empty() || path.as_os_str().as_bytes().ends_with(b"/") {
@@ -144,8 +145,8 @@ impl Sink {
     }
 }
 
-/// Whether the link at `path` stands for a file that a process has open, as those in `/proc/self/fd` do: it cannot be replaced,
-/// and its target is a name at best.
+/// Whether the link at `path` stands for a file that a process has open, as those in `/proc/self/fd` do: it cannot be
+/// replaced, and its target is a name at best.
 fn is_open_file(path: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -167,8 +168,8 @@ fn reopen(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Standard output or standard error, when that is what `metadata` is of: a second opening would write over what the first one
-/// wrote, and a file that was replaced would not get what the process has still to print.
+/// Standard output or standard error, when that is what `metadata` is of: a second opening would write over what the
+/// first one wrote, and a file that was replaced would not get what the process has still to print.
 fn standard_stream(metadata: &Metadata) -> io::Result<Option<File>> {
     for stream in [io::stdout().as_fd().try_clone_to_owned(), io::stderr().as_fd().try_clone_to_owned()] {
         // A stream may be closed.
@@ -191,8 +192,8 @@ struct Replacement {
 }
 
 impl Replacement {
-    /// Begins to replace what is at `target`, which must be absolute. The temporary file is new: nothing that stands under its
-    /// name is opened, followed or emptied.
+    /// Begins to replace what is at `target`, which must be absolute. The temporary file is new: nothing that stands
+    /// under its name is opened, followed or emptied.
     fn begin(target: PathBuf) -> Result<Replacement, WriteError> {
         let at = |error| WriteError::at(&target, 0, error);
         let (parent, name) = split(&target)?;
@@ -240,8 +241,8 @@ impl Drop for Replacement {
     }
 }
 
-/// Writes and syncs the file `path` in a directory of ours; on failure removes it, so that the error tells of the space there is
-/// without it.
+/// Writes and syncs the file `path` in a directory of ours; on failure removes it, so that the error tells of the space
+/// there is without it.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let write = || {
         let no_links = rustix::fs::OFlags::NOFOLLOW.bits() as i32;

@@ -1,9 +1,10 @@
 //! A directory that is provably ours, held by descriptor.
 //!
-//! What stands under the name of a staging directory may be anybody's: a link in a cloned repository, a folder of the user.
-//! Ours is a directory that this user owns, entered without following a link, with a lock file whose content names the
-//! directory's own inode. A copy or a clone has another inode, so that no such file can be carried to where it would be believed.
-//! Everything is removed relative to the descriptor: a name that changes hands meanwhile leads nowhere.
+//! What stands under the name of a staging directory may be anybody's: a link in a cloned repository, a folder of
+//! the user. Ours is a directory that this user owns, entered without following a link, with a lock file whose
+//! content names the directory's own inode. A copy or a clone has another inode, so that no such file can be carried
+//! to where it would be believed. Everything is removed relative to the descriptor: a name that changes hands
+//! meanwhile leads nowhere.
 
 use super::WriteError;
 use crate::abort::abort_point;
@@ -48,8 +49,8 @@ impl OwnedDirectory {
     /// Creates the directory at `path`, or takes over one that a killed process left. What is in it stays.
     ///
     /// # Errors
-    /// [`WriteError::Busy`], which names `purpose`, when another process holds it; [`WriteError::Foreign`] for anything that is
-    /// not provably ours, which is left as it is; [`WriteError::Io`].
+    /// [`WriteError::Busy`], which names `purpose`, when another process holds it; [`WriteError::Foreign`] for anything
+    /// that is not provably ours, which is left as it is; [`WriteError::Io`].
     pub(super) fn claim(path: &Path, purpose: &Path) -> Result<OwnedDirectory, WriteError> {
         for _ in 0..ATTEMPTS {
             if let Attempt::Owned(owned) = Self::attempt(path, purpose)? {
@@ -151,8 +152,8 @@ impl OwnedDirectory {
         self.directory.sync_all()
     }
 
-    /// Removes all that is in it, except the lock. Links are removed, never followed. Weights go first, and an index after its
-    /// shards, so that what is left when this process is killed does not open as a model.
+    /// Removes all that is in it, except the lock. Links are removed, never followed. Weights go first, and an index
+    /// after its shards, so that what is left when this process is killed does not open as a model.
     pub(super) fn empty(&self) -> Result<(), WriteError> {
         let at = |name: &CStr, error: Errno| {
             WriteError::at(&self.path.join(name.to_string_lossy().as_ref()), 0, error.into())
@@ -211,8 +212,8 @@ impl OwnedDirectory {
             .map_err(|error| WriteError::at(&self.path.join(LOCK_FILE), 0, error.into()))
     }
 
-    /// Removes the directory with all that is in it, unless it was moved away. Nobody is left to tell of a failure; the next claim
-    /// finds what stays.
+    /// Removes the directory with all that is in it, unless it was moved away. Nobody is left to tell of a failure; the
+    /// next claim finds what stays.
     pub(super) fn discard(self) {
         if !self.is_in_place() {
             return;

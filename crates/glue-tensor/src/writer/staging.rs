@@ -12,8 +12,9 @@ use std::path::{Component, Path, PathBuf};
 /// A hidden directory `.NAME.partial` beside the directory wanted, renamed to it by [`Staging::commit`].
 ///
 /// Its name depends on the output's name alone, so that what a killed process left behind is found by the next one,
-/// which empties it; a lock tells that case from a process still at work. What stands under that name and is not provably such
-/// a directory (a link, a folder of somebody else, a copy) is refused and left as it is. Dropping without commit removes it.
+/// which empties it; a lock tells that case from a process still at work. What stands under that name and is not
+/// provably such a directory (a link, a folder of somebody else, a copy) is refused and left as it is. Dropping
+/// without commit removes it.
 #[derive(Debug)]
 pub struct Staging {
     out_dir: PathBuf,
@@ -27,8 +28,8 @@ impl Staging {
     ///
     /// # Errors
     /// [`WriteError::NotEmpty`] and [`WriteError::NotADirectory`] when `out_dir` is taken, [`WriteError::Busy`] when
-    /// another process (or another `Staging` of this one) is writing it, [`WriteError::Foreign`] when the hidden name is taken
-    /// by something that is not provably ours, [`WriteError::Io`] otherwise.
+    /// another process (or another `Staging` of this one) is writing it, [`WriteError::Foreign`] when the hidden name
+    /// is taken by something that is not provably ours, [`WriteError::Io`] otherwise.
     pub fn create(out_dir: impl AsRef<Path>) -> Result<Staging, WriteError> {
         let out_dir = resolve(out_dir.as_ref())?;
         check_vacant(&out_dir)?;
@@ -67,9 +68,9 @@ impl Staging {
     /// Makes the directory appear at [`Staging::out_dir`], durably, with all that was written to it.
     ///
     /// # Errors
-    /// [`WriteError::NotEmpty`], [`WriteError::NotADirectory`] when `out_dir` was taken meanwhile, [`WriteError::Moved`] when
-    /// something else stands in the staging directory's place, [`WriteError::Io`]; nothing appears then, and the staging directory
-    /// is removed.
+    /// [`WriteError::NotEmpty`], [`WriteError::NotADirectory`] when `out_dir` was taken meanwhile,
+    /// [`WriteError::Moved`] when something else stands in the staging directory's place, [`WriteError::Io`]; nothing
+    /// appears then, and the staging directory is removed.
     pub fn commit(mut self) -> Result<(), WriteError> {
         let Some(owned) = &self.owned else { return Ok(()) };
         owned.sync().map_err(|e| WriteError::at(&self.path, 0, e))?;

@@ -1,6 +1,6 @@
-//! The statistics of a plan: that they are given where the operator wants them, and which one goes with which tensor.
+//! The statistics of a plan: whether they are given where the operator uses them, and which tensor each belongs to.
 
-use super::{Assembler, Run};
+use super::{Assembler, LayerRun};
 use crate::error::RecipeError;
 use crate::plan::TensorRef;
 use crate::recipe::OnMissing;
@@ -15,10 +15,10 @@ impl<'a> Assembler<'a> {
         statistic.is_some_and(|s| s.of == StatisticOf::Base) || self.recipe.on_missing == OnMissing::Base
     }
 
-    /// Checks that statistics are given for all models that the operator wants them of, and for no other.
+    /// Checks that statistics are given for all models whose statistics the operator uses, and for no other.
     pub(super) fn check_statistics(
         &self,
-        base: Option<Run>,
+        base: Option<LayerRun>,
         inputs: &[(&At<String>, Option<&'a At<String>>)],
     ) -> Result<(), RecipeError> {
         let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(()) };
@@ -52,7 +52,7 @@ impl<'a> Assembler<'a> {
                         place: self.recipe.place(path.at),
                         key: "statistics",
                         operator,
-                        wants: format!("the `{}` of the base alone, as `base_statistics`", statistic.name),
+                        uses: format!("the `{}` of the base alone, as `base_statistics`", statistic.name),
                     });
                 }
                 let Some(base) = base else { return Ok(()) };
@@ -71,7 +71,7 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// The statistics of one tensor: of all operands that the operator wants them of, or of none.
+    /// The statistics of one tensor: of all operands whose statistics the operator uses, or of none.
     pub(super) fn statistics(
         &mut self,
         name: &str,
