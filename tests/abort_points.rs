@@ -1,8 +1,8 @@
-//! Commands that end at any step of theirs, as in a crash, several times over: what is left is nothing or complete, and
-//! the next run makes the same files to the byte.
+//! Commands that crash at any of their steps, several times over: the output is absent or complete, and the next run
+//! writes the same files to the byte.
 //!
-//! Builds with debug assertions count the points at which something is written, synced or renamed, and end at the one that
-//! `GLUE_ABORT_AT` names (`glue_tensor::abort`). Two kills more of each command come from outside.
+//! Builds with debug assertions count the points at which something is written, synced or renamed, and abort at the one
+//! that `GLUE_ABORT_AT` names (`glue_tensor::abort`). Two more kills of each command come from outside.
 
 use glue_tests::number::Numbers;
 use glue_tests::{Run, Zoo, run, shipped};
@@ -15,21 +15,21 @@ use std::process::Stdio;
 /// Names and contents.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// A command, and what it leaves.
+/// A command and its output.
 struct Job<'a> {
     zoo: &'a Zoo,
     args: &'a [&'a str],
-    /// What is added to `args` when there was a run before.
+    /// Arguments added to `args` after an earlier run.
     resume: &'a [&'a str],
-    /// What the command makes: a directory.
+    /// The output directory.
     out: &'a str,
-    /// What is there, in `out`, once all is done; empty for a directory that appears complete.
+    /// The last file written in `out`; empty for a directory that appears complete.
     last: &'a str,
-    /// What is made beside `out`, to be removed before the next run.
+    /// Outputs beside `out`, to be removed before the next run.
     beside: &'a [&'a str],
-    /// Whether the file of this name, in `out`, holds times.
+    /// Whether the file of this name in `out` holds times.
     holds_times: fn(&str) -> bool,
-    /// Puts back what the command changed of its input.
+    /// Restores what the command changed in its input.
     reset: &'a dyn Fn(),
 }
 
@@ -45,7 +45,7 @@ impl<'a> Job<'a> {
         command
     }
 
-    /// Removes everything that runs left.
+    /// Removes all outputs of earlier runs.
     fn clear(&self) {
         for name in self.beside.iter().chain([&self.out]) {
             remove(&self.zoo.path(name));
@@ -86,7 +86,7 @@ impl<'a> Job<'a> {
         (self.files(), points.lines().map(String::from).collect())
     }
 
-    /// Checks that what is there after a run that did not end is what a whole run makes, or not complete.
+    /// Checks that the output after an aborted run equals that of a whole run, or is incomplete.
     fn check(&self, expected: &[(String, Vec<u8>)], when: &str) {
         if self.is_complete() {
             return same(&self.files(), expected, when);
@@ -98,8 +98,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Aborts it `kills` times, at points of every name and spread over all that it passes, up to three times before it may
-    /// end.
+    /// Aborts it `kills` times, at points of every name and spread over all that it passes, up to three times before it
+    /// may end.
     fn abort(&self, kills: usize, seed: u64) {
         let (expected, points) = self.whole();
         let trace = self.zoo.path("trace");

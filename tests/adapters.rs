@@ -382,7 +382,7 @@ fn what_cannot_be_applied_is_refused_before_a_weight_is_read() {
         zoo.merge(&passthrough(model), "out", &[]).refused(name, *status, says);
         assert!(!zoo.path("out").exists(), "{name}");
     }
-    // Elsewhere a model with an adapter is no model.
+    // Other commands refuse a model with an adapter.
     let zoo = zoo();
     zoo.glue(&["similarity", "a+x", "b"]).refused("similarity", 2, &["a+x", "merge configs only", "passthrough"]);
     zoo.glue(&["inspect", "a+x"]).refused("inspect", 2, &["merge configs only"]);
@@ -423,7 +423,7 @@ fn extraction_at_full_rank_restores_the_checkpoint() {
     // The decomposition of a difference is exact to some units of 6e-8 of its size, far below that of the weights.
     assert!(off < 1e-6 * size, "{off} of {size}");
     // Rounded to the type of the model, that is the model itself, but near zero, where half a step of that type is less
-    // than what is lacking in 32 bits.
+    // than the rounding error in 32 bits.
     zoo.merge(&passthrough(&format!("{base}+adapter")), "rounded", &[]).ok();
     let mut exact = 0;
     for (name, tensor) in zoo.read("rounded") {

@@ -1,5 +1,5 @@
-//! Files of strangers that ask for more than anybody has: templates, tokenizers and numbers without bounds end in an error
-//! that says what the limit is.
+//! Hostile files that ask for too much: templates, tokenizers and numbers without bounds end in an error that names the
+//! limit.
 
 use glue_tests::run::{Run, binary};
 use glue_tests::zoo::{Zoo, shipped};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs `glue` with 4 GiB of address space and a minute, so that what has no bound fails here and harms nobody.
+/// Runs `glue` with 4 GiB of address space for at most a minute: unbounded work fails here without harm.
 fn glue(zoo: &Zoo, args: &[&str]) -> Run {
     let script = r#"ulimit -v 4194304; exec timeout 60 "$0" "$@""#;
     let mut command = Command::new("sh");
@@ -310,7 +310,7 @@ fn a_dry_run_of_a_search_starts_no_workers() {
     std::fs::remove_file(program).unwrap();
     let run = Run::from(&child.wait_with_output().unwrap());
     assert_eq!(run.status, Some(0), "{run:?}");
-    assert!(run.out.contains("EVALUATIONS AT MOST"), "{}", run.out);
+    assert!(run.out.contains("MAX EVALUATIONS"), "{}", run.out);
 }
 
 #[test]

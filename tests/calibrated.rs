@@ -1,4 +1,4 @@
-//! Merges with statistics: numbers measured on data, from files beside the models.
+//! Merges with statistics that were measured on data, from files beside the models.
 
 use glue_tests::checkpoint;
 use glue_tests::number::Numbers;

@@ -1,4 +1,4 @@
-//! `glue calibrate` on the shipped zoo: what it writes, that it is the same however it is run, and what it refuses.
+//! `glue calibrate` on the shipped zoo: its output, which does not depend on threads or passes, and its refusals.
 
 use glue_tests::run::Run;
 use glue_tests::{Tensors, Zoo, shipped};

@@ -1,4 +1,4 @@
-//! Commands that write no model: `inspect`, `ops`, `completions`, help; and how output goes to who reads it.
+//! Commands that write no model (`inspect`, `ops`, `completions`, help), and how output reaches its reader.
 
 use glue_tests::Zoo;
 use glue_tests::run::{Run, binary};

@@ -232,7 +232,7 @@ fn a_permuted_model_finds_back_by_what_it_computes() {
     align(&other, "one", &["--threads", "1"]).ok();
     let said = align(&other, "two", &["--threads", "2"]).ok().out;
     assert!(zoo.read("one") == zoo.read("two"));
-    assert!(said.contains("correlation of units"), "{said}");
+    assert!(said.contains("correlation of matched units"), "{said}");
 
     zoo.glue(&["align", &original, "permuted", "out", "--method", "activations"]).refused("no text", 2, &["--text"]);
     zoo.glue(&["align", &original, "permuted", "out", "--text", "text"]).refused(

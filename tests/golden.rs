@@ -1,15 +1,15 @@
 //! Every operator against another implementation: `data/golden` holds merges that mergekit made of small models.
 //!
-//! A case is a directory with `config.yml`, `expected.safetensors` and `expected_config.json`; paths in the config start at
-//! `data/golden`. `allow.json` in a case grants a number of elements in which the two may differ, and says why.
+//! A case is a directory with `config.yml`, `expected.safetensors` and `expected_config.json`. Paths in the config are
+//! relative to `data/golden`. `allow.json` in a case allows a number of elements to differ, and says why.
 
 use glue_tests::checkpoint::{json_file, read};
 use glue_tests::{Tensors, glue};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Both compute in `f32` and add up in another order: a few units in the last place (6e-8) of the largest of some terms,
-/// for results that are sums in which those cancel.
+/// Both compute in `f32` and add up in another order: a few units in the last place (6e-8) of the largest of some
+/// terms, for results that are sums in which those cancel.
 fn tolerance(x: f64) -> f64 {
     2e-6 + 1e-5 * x.abs()
 }
@@ -27,7 +27,7 @@ fn merges_are_those_of_the_reference() {
     assert!(failed.is_empty(), "{} differences\n{}", failed.len(), failed.join("\n"));
 }
 
-/// What is not as expected in a case, one line each.
+/// The differences of a case from its expectation, one line each.
 fn differences(root: &Path, case: &Path) -> Vec<String> {
     let name = case.file_name().unwrap_or_default().to_string_lossy();
     let out = tempfile::tempdir().expect("a temporary directory");

@@ -1,5 +1,5 @@
-//! Inputs from strangers and inputs that change: what is read is bounded and regular, counts cost nothing, what changes while
-//! it is in use is an error that names it, and no link gives away a file from outside of a model.
+//! Hostile and changing inputs: only regular files are read, up to a limit; large counts allocate nothing; an input
+//! that changes while in use is an error that names it; and no link leaks a file from outside a model.
 
 use glue_tests::checkpoint::{self, Tensor};
 use glue_tests::run::{Run, binary};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const LINEAR: &str = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5}\n";
 
-/// Runs `glue` with at most 6 GB of addresses, and for at most 20 seconds: whoever is not done by then runs away.
+/// Runs `glue` with at most 6 GB of address space for at most 20 seconds.
 fn bounded(zoo: &Zoo, args: &[&str]) -> Run {
     let script = "ulimit -v 6000000; exec timeout -k 1 20 \"$0\" \"$@\"";
     let mut command = Command::new("bash");
@@ -193,8 +193,8 @@ fn signal(child: &Child, signal: &str) {
     assert!(status.expect("kill").success(), "{signal}: glue had ended already");
 }
 
-/// Starts `glue`, stops it once `begun` is there, does `change`, and lets it go on to its end. Whether it was in time, which a
-/// busy machine may prevent, is seen by `done`, which appears at the end.
+/// Starts `glue`, suspends it once `begun` exists, does `change`, and lets it continue to its end. On a busy machine
+/// this may come too late: `done` appears at the end and shows it.
 fn interfere(zoo: &Zoo, args: &[&str], begun: &str, done: &str, change: &dyn Fn()) -> Output {
     for _ in 0..10 {
         let mut child = zoo.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("glue starts");

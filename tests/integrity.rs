@@ -1,4 +1,4 @@
-//! What is computed is a number or is said to be none; what is kept is what was written; what others named stays text.
+//! NaN is reported, damaged state is refused, and names from others are printed as text.
 
 use glue_tests::checkpoint::Tensor;
 use glue_tests::run::Run;
@@ -135,7 +135,7 @@ fn a_run_goes_on_without_a_model_that_computes_nan_and_can_be_resumed() {
         run(&zoo, &["--resume"]).ok();
         assert!(zoo.bytes("out/report.json") == before);
     }
-    // With no other model there is nothing to go on with.
+    // Without another model the run cannot continue.
     let zoo = trained(&["a-math"]);
     zoo.write("zoo.yml", "models: [a-math]\ntasks: {path: [texts], limit: 6}\n");
     spoil(&zoo, "a-math", NORM, NAN);

@@ -1,4 +1,4 @@
-//! A merge that is killed or stopped: the output is there as a whole or not at all, and the next run makes it.
+//! A merge that is killed or stopped: its output is complete or absent, and the next run writes it.
 
 use glue_tests::Zoo;
 use glue_tests::run::binary;
@@ -15,7 +15,8 @@ models: [{model: a}, {model: b}]
 parameters: {weight: 0.5, density: 0.5}
 ";
 
-/// A base and two fine-tunes of it. A tokenizer file of some size widens the moment between the last weight and the end.
+/// A base and two fine-tunes of it. A tokenizer file of some size widens the moment between the last weight and the
+/// end.
 fn family() -> Zoo {
     let zoo = Zoo::slow(LAYERS);
     zoo.write("base/merges.txt", vec![b'\n'; 8 << 20]);
@@ -119,7 +120,7 @@ fn stopped_by_ctrl_c() {
         command.arg("--default-signal=HUP,INT,TERM").arg(binary()).args(MERGE).current_dir(zoo.directory());
         let output = signalled(&zoo, command, signal);
         let message = String::from_utf8_lossy(&output.stderr);
-        let expected = (Some(status), "interrupted; nothing partial is left\n");
+        let expected = (Some(status), "interrupted; no partial output is left\n");
         assert_eq!((output.status.code(), &*message), expected, "{signal}");
         assert_eq!(zoo.names(""), before, "{signal}");
     }

@@ -1,4 +1,4 @@
-//! Results do not depend on the number of threads, and random operators draw what they say they draw.
+//! Results do not depend on the number of threads, and random operators sample from the stated distributions.
 //!
 //! Tensors here span several of the spans of 2^18 elements that work is cut into.
 

@@ -1,4 +1,4 @@
-//! `glue mix` and `glue train-router` on the shipped zoo, and what runs on their mixtures.
+//! `glue mix` and `glue train-router` on the shipped zoo, and the commands that run mixtures.
 
 use glue_tests::checkpoint::{self, Tensor};
 use glue_tests::run::{Run, glue};
@@ -9,7 +9,7 @@ use std::fs;
 use std::ops::Deref;
 use std::path::Path;
 
-/// Mixtures and what goes into them. Paths in descriptions are relative to the zoo.
+/// Mixtures and their inputs. Paths in configs are relative to the zoo.
 struct Place(Zoo);
 
 impl Deref for Place {
@@ -288,7 +288,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let two = "experts: [{source_model: a-math}, {source_model: a-code}]\n";
     fs::write(place.path("mix.yml"), format!("{head}{two}")).expect("a description");
     let mix = |args: &[&str]| glue(&shipped(), [&["mix", &place.text("mix.yml"), &place.text("out")], args].concat());
-    mix(&["--tasks", "tasks"]).refused("tasks", 2, &["--tasks gives prompts", "`gate_mode: random`"]);
+    mix(&["--tasks", "tasks"]).refused("tasks", 2, &["--tasks provides prompts", "`gate_mode: random`"]);
     fs::write(place.path("mix.yml"), format!("base_model: a-math\n{two}")).expect("a description");
     let args = ["--tasks", "tasks/arith", "--expert", "math=a-math"];
     let says = ["expert `a-code` has no prompts, and no task is its own: arith goes to `a-math`", "hint:", "--expert"];
@@ -338,10 +338,10 @@ fn prompts_come_from_the_items_of_tasks() {
                        tasks: [tasks/arith, tasks/facts, tasks/program, tasks/order]\nexperts:\n- {source_model: a-chat}\n\
                        - {source_model: a-math}\n- {source_model: a-code}\n- {source_model: a-reason, name: thinker, skills: reason}\n";
     let dry = place.mix(description, "mixture", &["--dry-run"]).ok().out;
-    assert!(dry.contains("prompts of a-chat, a-math, a-code, thinker will be taken from items of"), "{dry}");
+    assert!(dry.contains("prompts for a-chat, a-math, a-code, thinker will come from items of"), "{dry}");
     let report = place.mix(description, "mixture", &["--prompts", "20", "--limit", "60", "--json"]).json();
     let notes: Vec<&str> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
-    // What is not given goes to the expert with the lowest loss.
+    // Unassigned tasks go to the expert with the lowest loss.
     for (expert, task) in [("a-chat", "facts"), ("a-math", "arith"), ("a-code", "program"), ("thinker", "order")] {
         let note = format!("the prompts of expert `{expert}` come from items of {task} (split train): 20");
         assert!(notes.contains(&note.as_str()), "{note}: {notes:?}");
@@ -359,7 +359,7 @@ fn prompts_come_from_the_items_of_tasks() {
     assert!(positive.iter().all(|prompt| own.contains(prompt)), "{positive:?}");
     assert!(negative.iter().all(|prompt| others.contains(prompt)), "{negative:?}");
 
-    // The same prompts written out give the same gates, and so does the command line in place of the description.
+    // The same prompts in the config give the same gates, and so do options in place of config keys.
     let quoted = |expert: &str| {
         let of = |kind| serde_json::to_string(&list(expert, kind)).expect("JSON");
         format!("positive_prompts: {}, negative_prompts: {}", of("positive"), of("negative"))

@@ -1,9 +1,9 @@
-//! A merge operator from outside: `cargo xtask new-operator` makes a project in a folder that has nothing to do with the
-//! repository, and cargo builds, tests and runs it without a network. With the operator of `tests/external` in it, it does
-//! what `docs/new-operator.md` says, word for word.
+//! A merge operator outside the repository: `cargo xtask new-operator` creates a project in a folder elsewhere, and
+//! cargo builds, tests and runs it offline. With the operator of `tests/external`, its output is that of
+//! `docs/new-operator.md`, word for word.
 //!
-//! The project is built into the target directory of this test, with its profile, where cargo finds the dependencies that the
-//! workspace has been built with.
+//! The project is built into the target directory of this test, with its profile, where cargo finds the dependencies of
+//! the workspace.
 
 use glue_tests::run::Run;
 use glue_tests::zoo::tensors;
@@ -60,8 +60,8 @@ fn new_operator(args: &[&str]) -> Run {
     Run::of(clean(xtask).arg("new-operator").args(args).current_dir(root()))
 }
 
-/// Tests the project, builds its program, and merges as its example says; the result must be that of `expected`, which gets
-/// an element of the base and of each model.
+/// Tests the project, builds its program, and merges as its example says; the result must be that of `expected`, which
+/// gets an element of the base and of each model.
 fn check(zoo: &Zoo, tests: &str, out: &str, expected: fn(f64, &[f64]) -> f64) {
     let project = zoo.path("project");
     let tested = cargo(&project, &["test"]);

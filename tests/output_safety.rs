@@ -1,5 +1,5 @@
-//! Nothing but the output is touched: what stands under the name of a staging directory, options that name files, resumed runs,
-//! limits on file sizes.
+//! Nothing but the output is changed: foreign files under the name of a staging directory, options that name files,
+//! resumed runs, limits on file sizes.
 
 use glue_tests::checkpoint::{self, Tensor};
 use glue_tests::run::{Run, binary, command, glue};
@@ -91,7 +91,7 @@ fn the_output_of_another_merge_is_no_former_stage() {
     let before = zoo.listing("work");
     zoo.write("stages.yml", format!("name: first\n{MERGE}---\n{}", MERGE.replace("model: a", "model: first")));
     let args = ["multi", "stages.yml", "out", "--work-dir", "work"];
-    zoo.glue(&args).refused("another merge", 1, &["work/first", "found that of another merge", "--work-dir"]);
+    zoo.glue(&args).refused("another merge", 1, &["work/first", "found one of another merge", "--work-dir"]);
     assert!(zoo.listing("work") == before);
 }
 
@@ -149,8 +149,8 @@ fn a_run_that_leads_out_of_its_directory_is_not_resumed() {
     assert_eq!(zoo.bytes("precious"), b"x");
 }
 
-/// Commands with an option that names a file to write, and the rest of what they are given. A test of `glue-cli` checks that no
-/// such option is missing here.
+/// Commands with an option that names a file to write, and the rest of what they are given. A test of `glue-cli` checks
+/// that no such option is missing here.
 const OPTIONS: [(&str, &str, &[&str]); 6] = [
     ("eval", "--samples", &["a-code", "--tasks", "tasks/facts", "--limit", "3"]),
     ("logits", "--out", &["a-code", "--ids", "IDS"]),

@@ -1,4 +1,4 @@
-//! What a merge writes: weights in the type and the files asked for, and what belongs beside them.
+//! The output of a merge: weights in the requested type and files, and the files beside them.
 
 use glue_tests::checkpoint::Tensor;
 use glue_tests::number::SMALL;

@@ -1,4 +1,4 @@
-//! Programs that a model wrote, run by `glue eval`: what they take from the machine, from other items, and from who wants to stop them.
+//! Programs that a model wrote, run by `glue eval`: their limits, their isolation, and how they are stopped.
 #![cfg(target_os = "linux")]
 
 use glue_tests::{Zoo, run};
@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A zoo in which `code` is a task with these programs, and `scratch` is an empty directory for temporary files; `None` without
-/// Python. What the model writes is a comment at the end of each program.
+/// A zoo in which `code` is a task with these programs, and `scratch` is an empty directory for temporary files; `None`
+/// without Python. What the model writes is a comment at the end of each program.
 fn programs(bodies: &[&str]) -> Option<Zoo> {
     if !run::python() {
         return None;
@@ -178,7 +178,8 @@ fn what_a_killed_process_leaves_the_next_one_removes() {
 
 #[test]
 fn a_program_that_fills_the_disk_costs_nobody_else_the_scores() {
-    // Where temporary files are, there are 100 MB. The first program takes what it is given and holds it; the others come meanwhile.
+    // Where temporary files are, there are 100 MB. The first program takes what it is given and holds it; the others
+    // come meanwhile.
     let greedy = "import os, mmap, time\nheld = []\nsize = 16 << 20\nwhile size >= 4096 and len(held) < 200:\n    \
                   fd = os.open('f', os.O_CREAT | os.O_RDWR)\n    os.unlink('f')\n    try:\n        \
                   os.posix_fallocate(fd, 0, size)\n        held.append(mmap.mmap(fd, 4096))\n    \

@@ -1,5 +1,4 @@
-//! What cannot be merged is refused: with a message that says what is wrong, the exit status that the help promises, and
-//! nothing left behind.
+//! Invalid merges are refused, with a message that says why, the documented exit status, and no files left behind.
 
 use glue_tests::checkpoint::{self, Tensor, with_length};
 use glue_tests::run::{Run, binary};
@@ -187,7 +186,7 @@ fn shards_that_do_not_fit_their_index() {
             &["`../a/model.safetensors`", "not a file below the index"],
         ),
         (
-            "an index that is none",
+            "an invalid index",
             |zoo| zoo.write("b/model.safetensors.index.json", "[]"),
             LINEAR,
             1,
@@ -301,7 +300,7 @@ fn models_that_are_not_there() {
             AS_IT_IS,
             "merge_method: linear\nmodels: [{model: a}, {model: c}]\nparameters: {weight: 0.5}\n",
             2,
-            &["out.yml:2:30", "c: no such directory", "hint: model paths are relative"],
+            &["out.yml:2:30", "c: no such directory", "hint: model paths are relative to the working directory, /"],
         ),
         (
             "a file instead of a directory",
@@ -445,14 +444,14 @@ fn configs_that_mean_nothing() {
             &["out.yml:", "ties needs a base model", "hint: name it with `base_model"],
         ),
         (
-            "a range of layers that is none",
+            "an empty range of layers",
             AS_IT_IS,
             "merge_method: passthrough\nslices:\n- sources:\n  - {model: a, layer_range: [1, 1]}\n",
             2,
             &["out.yml:4:29", "`layer_range`", "[1, 1]"],
         ),
         (
-            "a type that is none",
+            "an unknown type",
             AS_IT_IS,
             "merge_method: linear\nmodels: [{model: a}]\ndtype: bf17\n",
             2,
@@ -573,7 +572,8 @@ fn an_empty_directory_is_no_obstacle() {
     assert_eq!(zoo.read("out").len(), 9);
 }
 
-/// Runs `script` with the path of `glue` as `$0` in a zoo that has [`LINEAR`] as `out.yml`; the output is to go to `out`.
+/// Runs `script` with the path of `glue` as `$0` in a zoo that has [`LINEAR`] as `out.yml`; the output is to go to
+/// `out`.
 fn in_a_shell(zoo: &Zoo, program: &[&str], script: &str) -> Run {
     zoo.write("out.yml", LINEAR);
     let mut command = Command::new(program[0]);

@@ -1,5 +1,4 @@
-//! `glue run` on the shipped zoo, with few items: what it decides, that it ends the same however it is interrupted, and what it
-//! refuses.
+//! `glue run` on the shipped zoo, with few items: its decisions, interruptions, which change nothing, and its refusals.
 
 use glue_tests::run::{Run, command, glue, kill_when};
 use glue_tests::shipped;
@@ -40,7 +39,7 @@ impl Place {
         serde_json::from_slice(&fs::read(self.path("out/report.json")).expect("report.json")).expect("JSON")
     }
 
-    /// What may not depend on interruptions: the final model and the report, by name.
+    /// Files that must not depend on interruptions, by name: the final model and the report.
     fn result(&self) -> Vec<(String, Vec<u8>)> {
         let mut files = vec![("report.json".to_string(), fs::read(self.path("out/report.json")).expect("report.json"))];
         collect(&self.path("out/final"), "final", &mut files);
@@ -160,7 +159,7 @@ fn what_is_wrong_is_said_before_anything_is_written() {
         place.run(&[]).refused(config, 2, says);
         assert!(!place.path("out").exists(), "{config}");
     };
-    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "start at its directory"]);
+    check("models: [a-chat, a-nowhere]\ntasks: tasks\n", &["a-nowhere", "are relative to /"]);
     check("models: [a-chat, a-math]\ntasks: {path: tasks, only: [fact]}\n", &["fact", "facts"]);
     check("models: [a-chat, a-math]\ntasks: no-such-folder\n", &["no-such-folder"]);
     check("models: [a-chat, a-math]\ntask: tasks\n", &["zoo.yml:2:1", "task"]);

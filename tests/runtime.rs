@@ -1,4 +1,4 @@
-//! `glue logits` and `glue generate`: what a model computes, and what it says.
+//! `glue logits` and `glue generate`: numbers and text from a model.
 
 use glue_tests::Zoo;
 use glue_tests::checkpoint::{self, Tensor, Tensors};

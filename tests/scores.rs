@@ -1,4 +1,4 @@
-//! `glue eval` on the shipped zoo: the scores that transformers and lm-evaluation-harness give, and what else it does.
+//! `glue eval` on the shipped zoo: the scores of transformers and lm-evaluation-harness, samples, cache and evaluators.
 
 use glue_tests::{Zoo, run};
 use glue_tests::checkpoint::{self, Tensor, Tensors};

@@ -1,4 +1,4 @@
-//! `glue search` on family A of the shipped zoo: what it finds, and that it finds the same however it is interrupted.
+//! `glue search` on family A of the shipped zoo: its results, which interruptions do not change.
 
 use glue_tests::run::{Run, binary, command, glue, kill_when};
 use glue_tests::{Zoo, shipped};
@@ -44,7 +44,7 @@ impl Place {
     }
 }
 
-/// Everything in a result that may not depend on time, by name.
+/// Files of a result that must not depend on time, by name.
 fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_path_buf()];
@@ -147,14 +147,14 @@ fn a_journal_that_ends_anywhere_leads_to_the_same_end() {
         let name = format!("out{i}");
         fs::write(place.path(&format!("{name}.journal.jsonl")), &journal[..cut]).expect("a torn journal");
         // Without --resume nothing is overwritten.
-        place.search(&config, &name, &[]).refused("a journal", 2, &["there is a journal already", "--resume goes on"]);
+        place.search(&config, &name, &[]).refused("a journal", 2, &["there is a journal already", "--resume"]);
         place.search(&config, &name, &["--resume"]).ok();
         assert!(files(&place.path(&name)) == expected, "cut at {cut}");
     }
     // Complete is complete.
     let again = place.search(&config, "whole", &["--resume"]).ok();
     assert!(again.out.contains("is complete"), "{}", again.out);
-    place.search(&config, "whole", &[]).refused("taken", 1, &["name another --out"]);
+    place.search(&config, "whole", &[]).refused("taken", 1, &["choose another --out"]);
     // Of another seed.
     fs::write(place.path("other.journal.jsonl"), &journal).expect("a journal");
     place.search(&config, "other", &["--resume", "--seed", "7"]).refused(
@@ -239,7 +239,7 @@ fn stopped_by_ctrl_c_it_says_how_to_go_on() {
     assert!(kill.is_ok_and(|status| status.success()));
     let run = Run::from(&child.wait_with_output().expect("a child ends"));
     assert_eq!(run.status, Some(130), "{run:?}");
-    assert!(run.err.contains("evaluations, which are in") && run.err.contains("--resume goes on"), "{run:?}");
+    assert!(run.err.contains("evaluations, saved in") && run.err.contains("--resume"), "{run:?}");
     assert!(!place.path("out").exists());
 }
 

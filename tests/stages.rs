@@ -1,4 +1,4 @@
-//! `glue multi`: merges of merges, and outputs of earlier stages that are used again.
+//! `glue multi`: merges of merges, and reuse of the outputs of earlier stages.
 
 use glue_tests::Zoo;
 use glue_tests::zoo::Q_PROJ;
@@ -15,7 +15,7 @@ models: [{model: mean}]
 parameters: {t: 0.25}
 ";
 
-/// Runs the stages, and returns for each whether it was there already.
+/// Runs the stages, and returns for each whether it was reused.
 fn reused(zoo: &Zoo, out: &str, args: &[&str]) -> Vec<bool> {
     zoo.write("stages.yml", STAGES);
     let args = [&["multi", "stages.yml", out, "--json", "--work-dir", "work"], args].concat();
@@ -63,7 +63,7 @@ fn stages_go_beside_the_output_unless_told_otherwise() {
     assert!(zoo.path("out.stages/mean/model.safetensors").exists());
     assert_eq!(text.lines().count(), 2, "{text}");
     let text = zoo.glue(&["multi", "stages.yml", "again"]).ok().out;
-    assert!(!text.contains("there already"), "another output has stages of its own: {text}");
+    assert!(!text.contains("reused"), "another output has stages of its own: {text}");
 }
 
 #[test]

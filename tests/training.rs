@@ -1,4 +1,4 @@
-//! `glue train-router` that is aborted at steps of its own and resumed: the mixture is the same to the byte as without.
+//! `glue train-router`, aborted at any of its steps and resumed: the mixture has the same bytes as without.
 
 use glue_tests::run::{Run, command, glue};
 use glue_tests::shipped;

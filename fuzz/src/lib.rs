@@ -1,8 +1,8 @@
 //! What each fuzz target does with an input.
 //!
 //! The input stands for a file or a stream that a stranger wrote. A target reads it as the program does, through the
-//! same public functions, and asserts what its documentation says. Whatever is read may be refused, but with an error that
-//! says why; nothing may panic, hang or take much memory.
+//! same public functions, and asserts what its documentation says. Whatever is read may be refused, but with an error
+//! that says why; nothing may panic, hang or take much memory.
 //!
 //! The bodies are here, and not in `targets`, because a test of the workspace includes this file and feeds them every
 //! committed seed (`crates/glue-cli/tests/it/fuzz_seeds.rs`).
@@ -63,8 +63,8 @@ pub fn init() {
     }));
 }
 
-/// Runs `target` on `input`; a panic that leaves it is printed and ends the process, as a fuzzer expects. A process that has
-/// filled up over many inputs ends well, and is started again by `cargo xtask fuzz`.
+/// Runs `target` on `input`; a panic that leaves it is printed and ends the process, as a fuzzer expects. A process
+/// that has filled up over many inputs ends well, and is started again by `cargo xtask fuzz`.
 pub fn check(target: Target, input: &[u8]) {
     if catch_unwind(|| target(input)).is_err() {
         eprintln!("{}", LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner));

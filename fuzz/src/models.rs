@@ -10,7 +10,8 @@ use glue_tensor::{Adapter, Checkpoint, Config, Dtype, Names};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The header of a safetensors file: refused, or ranges that partition the data, and what is written from it reads back.
+/// The header of a safetensors file: refused, or ranges that partition the data, and what is written from it reads
+/// back.
 ///
 /// The input is read twice: as a whole file, and as the beginning of a file whose length is in the last 8 bytes of the
 /// input, so that headers of large files can be tried without their data.
@@ -122,8 +123,8 @@ pub fn model_config(input: &[u8]) {
     }
 }
 
-/// `adapter_config.json`: refused by its key, or written as it was read; with weights beside it, every change is one that
-/// the configuration asks for.
+/// `adapter_config.json`: refused by its key, or written as it was read; with weights beside it, every change is one
+/// that the configuration asks for.
 pub fn adapter_config(input: &[u8]) {
     const MODULE: &str = "model.layers.0.self_attn.q_proj";
     thread_local! {

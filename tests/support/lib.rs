@@ -1,11 +1,11 @@
 //! Helpers of the end-to-end tests.
 //!
-//! The tests know the project as its users do: the binary `glue`, files, exit statuses. They link none of its crates, so
-//! that they stay as they are when the inside changes, and so that a mistake in reading safetensors cannot hide itself.
+//! The tests know the project as its users do: the binary `glue`, files, exit statuses. They link none of its crates.
+//! So they need no change when the internals change, and a bug in reading safetensors cannot hide itself.
 //!
 //! | module | holds |
 //! |---|---|
-//! | `run` | starting `glue` and looking at what it printed |
+//! | `run` | starting `glue` and checking its output |
 //! | `checkpoint` | safetensors files: written by hand, read independently |
 //! | `zoo` | a temporary directory with small models |
 //! | `number` | element types, and numbers that look random |

@@ -1,4 +1,4 @@
-//! Starting `glue` and looking at what it printed.
+//! Starting `glue` and checking its output.
 
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -56,7 +56,7 @@ pub fn kill_when(command: &mut Command, reached: impl Fn() -> bool) -> bool {
     }
 }
 
-/// What came of a command.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Run {
     /// Exit status; `None` for a process that a signal ended.

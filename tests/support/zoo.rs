@@ -67,7 +67,8 @@ impl Zoo {
         Zoo { directory: tempfile::tempdir().expect("a temporary directory") }
     }
 
-    /// One with models that take some time to merge: `base` and two fine-tunes of it, `a` and `b`, of `layers` tensors of 4 MiB.
+    /// One with models that take some time to merge: `base` and two fine-tunes of it, `a` and `b`, of `layers` tensors
+    /// of 4 MiB.
     pub fn slow(layers: usize) -> Zoo {
         const SIDE: usize = 1 << 10;
         let zoo = Zoo::empty();
@@ -118,8 +119,8 @@ impl Zoo {
         self.write(&format!("{name}/tokenizer_config.json"), template.to_string());
     }
 
-    /// Writes a LoRA adapter: `tensors`, with `config` over a configuration that says no more than `peft_type`. Names of
-    /// tensors stand without what PEFT puts before all of them.
+    /// Writes a LoRA adapter: `tensors`, with `config` over a configuration that says no more than `peft_type`. Names
+    /// of tensors stand without what PEFT puts before all of them.
     pub fn add_adapter(&self, name: &str, config: Value, tensors: impl IntoIterator<Item = (String, Tensor)>) {
         let mut all = json!({ "peft_type": "LORA", "base_model_name_or_path": "base" });
         for (key, value) in config.as_object().into_iter().flatten() {

@@ -1,7 +1,6 @@
-//! `cargo xtask codegen`: the references that the binary writes about itself.
+//! `cargo xtask codegen`: the references that the binary prints about itself.
 //!
-//! They are committed, so that they can be read without building, and `--check` says when they are no longer what the
-//! code would write.
+//! They are committed, so they can be read without building. `--check` fails when the code would write something else.
 
 use std::fs;
 use std::process::Command;
@@ -14,7 +13,7 @@ use crate::shell;
 /// Options of `cargo xtask codegen`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only say whether the files are current.
+    /// Write nothing, and fail if a file is not current.
     #[arg(long)]
     check: bool,
 }

@@ -11,7 +11,7 @@ use crate::shell::{self, cargo};
 /// Options of `cargo xtask deny`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the advisories, and with them the network.
+    /// Skip the advisories, which need the network.
     #[arg(long)]
     offline: bool,
 }

@@ -18,28 +18,28 @@ use anyhow::{Context, Result, bail};
 use crate::repo::Repo;
 use crate::shell;
 
-/// Longest input, in bytes. What goes wrong with long inputs goes wrong with short ones, which run faster.
+/// Maximum length of an input, in bytes. Short inputs run faster and find the same bugs.
 const MAX_LEN: u32 = 4096;
-/// Most seconds for one input: more than all templates and texts of one may take on a busy machine.
+/// Time limit of one input, in seconds: more than all its templates and texts may take on a busy machine.
 const TIMEOUT: u32 = 300;
-/// Most resident memory, in MiB; libFuzzer looks at it once a second.
+/// Limit on resident memory, in MiB; libFuzzer checks it once a second.
 const RESIDENT: u32 = 2048;
-/// Most address space without a sanitizer, in KiB, so that a single allocation does not take the machine with it.
+/// Limit on address space without a sanitizer, in KiB, against a single huge allocation.
 const ADDRESS_SPACE: u32 = 16 << 20;
 
 /// Options of `cargo xtask fuzz`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Time for each target, in minutes.
+    /// Minutes per target.
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
-    /// Number of targets that run at the same time.
+    /// Number of targets to run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Sanitizer to build with; `address` needs a nightly compiler.
+    /// Sanitizer to build with. `address` needs a nightly compiler.
     #[arg(long, value_enum, default_value_t = Sanitizer::None)]
     sanitizer: Sanitizer,
-    /// Targets to run; all by default.
+    /// Targets to run (default: all).
     targets: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ struct Outcome {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let repo = Repo::find()?;
     if !(args.minutes > 0.0 && args.minutes < 1e6) {
-        bail!("--minutes {}: expected a time to run for", args.minutes);
+        bail!("--minutes {}: expected a number above 0", args.minutes);
     }
     let known = check_tools(&repo, args.sanitizer)?;
     if let Some(unknown) = args.targets.iter().find(|name| !known.contains(name)) {
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let failed = outcomes.iter().filter(|(.., outcome)| outcome.as_ref().map_or(true, |o| o.finding.is_some())).count();
     match failed {
         0 => Ok(()),
-        _ => bail!("{failed} of {} targets did not end well; logs are in fuzz/artifacts", outcomes.len()),
+        _ => bail!("{failed} of {} targets failed; logs are in fuzz/artifacts", outcomes.len()),
     }
 }
 

@@ -15,10 +15,10 @@ use crate::shell::{self, cargo};
 /// What to do.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Build the program and say where it is; run it on another machine.
+    /// Only build the program and print its path, to run it on another machine.
     #[arg(long)]
     build_only: bool,
-    /// Options of the program, after `--`.
+    /// Options for the program, after `--`.
     #[arg(last = true)]
     options: Vec<OsString>,
 }

@@ -34,10 +34,10 @@ const OPTIONS: [&str; 3] = ["--std=c++17", "-default-device", "--fmad=false"];
 /// What to do.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Write nothing, and fail when a file differs from what would be written.
+    /// Write nothing, and fail if a file is not current.
     #[arg(long)]
     check: bool,
-    /// Use the NVRTC in this folder, which holds libnvrtc.so.12, instead of fetching it.
+    /// Folder with libnvrtc.so.12, to use that NVRTC instead of fetching one.
     #[arg(long)]
     nvrtc: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! Automation for developers, run as `cargo xtask COMMAND`.
 //!
-//! It runs cargo and the built binary `glue`; it links none of the project's crates, so that it still works, and can
-//! say what is wrong, when they do not compile.
+//! It runs cargo and the built binary `glue` and links none of the project's crates. So it still works, and can say
+//! what is wrong, when they do not compile.
 //!
 //! **Invariant:** one file per command, and no command changes `RUSTFLAGS`: everything would be built again.
 
@@ -37,34 +37,34 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run every check a change must pass: formatting, lints, tests, docs, tidy, generated files.
+    /// Run every check that a change must pass: formatting, lints, tests, docs, tidy, generated files.
     Test(test::Args),
-    /// Check what the compiler does not: the arrows between crates, module docs, links, stray paths.
+    /// Check what the compiler does not: dependencies between crates, module docs, links, wording, stray paths.
     Tidy,
-    /// Write the references that are generated from the code.
+    /// Generate the reference docs from the code.
     Codegen(codegen::Args),
-    /// Measure a release build, on a machine that does nothing else.
+    /// Run benchmarks of a release build, on an otherwise idle machine.
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Make one better model of the shipped zoo, with a report in target/demo.
+    /// Run the whole pipeline on the shipped zoo; the report is in target/demo.
     Demo,
     /// Run the pipeline on the shipped zoo with several seeds and write docs/results.md.
     Results(results::Args),
-    /// Answer open questions on the shipped zoo and write docs/experiments.md.
+    /// Run the experiments on the shipped zoo and write docs/experiments.md.
     Experiments(experiments::Args),
-    /// Make a crate with a merge operator, to be changed into one's own.
+    /// Create a crate with a working merge operator, as a start for your own.
     NewOperator(new_operator::Args),
-    /// Feed the parsers random input.
+    /// Fuzz the parsers.
     Fuzz(fuzz::Args),
-    /// Compile the device kernels to PTX, or check that what is committed is current.
+    /// Compile the CUDA kernels to PTX, or check that the committed PTX is current.
     Kernels(kernels::Args),
-    /// Make a stand-in for the CUDA driver, to link without one.
+    /// Build a stub of the CUDA driver, to link without one.
     CudaStub,
-    /// Check and measure every kernel on the GPU of this machine.
+    /// Check and benchmark every kernel on this machine's GPU.
     GpuCheck(gpu_check::Args),
     /// Package every published crate and check what its package holds.
     Package,
-    /// Check licences, advisories and sources of the dependencies.
+    /// Check licences, advisories and sources of the dependencies with cargo-deny.
     Deny(deny::Args),
 }
 

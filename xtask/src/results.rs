@@ -17,10 +17,10 @@ use crate::shell;
 /// Options of `cargo xtask results`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many seeds, from 0 on.
+    /// Number of seeds, from 0.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
-    /// Threads of each run.
+    /// Threads per run.
     #[arg(long, default_value_t = 2)]
     threads: u16,
 }

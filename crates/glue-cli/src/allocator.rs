@@ -4,11 +4,11 @@ use glue_lm::bounded::{charge, refund};
 use mimalloc::MiMalloc;
 use std::alloc::{GlobalAlloc, Layout};
 
-/// Allocates by mimalloc, and tells [`glue_lm::bounded`] of every allocation, so that templates and tokenizers have a
-/// limit on memory. A `glue` of your own sets it as its `#[global_allocator]`.
+/// Allocates with mimalloc and reports every allocation to [`glue_lm::bounded`], which limits the memory of templates
+/// and tokenizers. Set it as the `#[global_allocator]` of your own `glue`.
 ///
-/// Running a model allocates and frees activations of the same sizes over and over; the system's allocator gives them
-/// back to the kernel each time, which costs a fifth of an evaluation.
+/// Running a model allocates and frees activations of the same sizes over and over. The system's allocator returns them
+/// to the kernel each time, which costs a fifth of an evaluation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allocator;
 

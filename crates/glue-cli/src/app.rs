@@ -8,10 +8,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 
-/// Merges checkpoints of large language models, runs them and scores them.
+/// Merge, mix, evaluate and run large language models
 ///
-/// Models are directories with config.json and safetensors files, as model hubs have them. Merges are described in
-/// YAML, in the dialect of mergekit. Tasks are directories of JSON Lines, or YAML of lm-evaluation-harness.
+/// `glue run` turns a folder of models into one stronger model. The other commands do its steps one by one.
+///
+/// A model is a directory with config.json and safetensors files, as on a model hub. Merge configs are YAML in
+/// mergekit's format. Tasks are directories of JSON Lines files, or YAML files of lm-evaluation-harness.
 #[derive(Debug, Parser)]
 #[command(
     name = "glue",
@@ -29,37 +31,38 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
-  glue inspect models/base              What a model is made of
-  glue ops ties                         What an operator computes, and its parameters
-  glue cluster models/*                 Which models belong together
-  glue merge config.yml merged --dry-run
+  glue run --init zoo/                      Write zoo/zoo.yml for the models in zoo/
+  glue run zoo/zoo.yml --out result         Make one stronger model of them, with a report
+  glue merge config.yml merged --dry-run    Show what a merge would do
   glue merge config.yml merged
+  glue ops ties                             Describe a merge operator
+  glue inspect models/*                     Show which models can be merged
   glue eval merged --tasks tasks
   glue generate merged --prompt 'Once upon a time'
 
-Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 128+N signal N (130 Ctrl-C).";
+Exit status: 0 success, 1 failure, 2 wrong usage or invalid config, 128+N signal N (130 for Ctrl-C).";
 
 /// Options that every command takes.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Print one JSON document on standard output instead of text
+    /// Print the result as one JSON document
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Print nothing on standard error but errors: no progress bar
+    /// Print no progress and no notes, only errors
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
 
-    /// Worker threads, up to 1024; as many as processors when not given. No result depends on it
+    /// Number of threads, up to 1024 (default: all processors). Results do not depend on it
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
-    /// Seed of everything that is drawn at random; comes before a seed in a config
+    /// Seed for random numbers; overrides the seed in the config
     #[arg(long, global = true, value_name = "N", alias = "random-seed")]
     pub(crate) seed: Option<u64>,
 
-    /// When to use colours; auto is on terminals, unless NO_COLOR is set
+    /// When to use colours; auto means on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
     pub(crate) color: ColorChoice,
 }
@@ -76,23 +79,23 @@ pub(crate) enum ColorChoice {
     Never,
 }
 
-/// The commands.
+/// The commands, in the order of the help: from the whole pipeline to single steps.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Run(run::Args),
+    Search(search::Args),
     Merge(merge::Args),
     Multi(multi::Args),
     Mix(mix::Args),
     TrainRouter(train_router::Args),
+    Eval(eval::Args),
+    Generate(generate::Args),
     Inspect(inspect::Args),
     Similarity(similarity::Args),
     Cluster(cluster::Args),
     Align(align::Args),
-    ExtractLora(extract_lora::Args),
     Calibrate(calibrate::Args),
-    Search(search::Args),
-    Run(run::Args),
-    Eval(eval::Args),
-    Generate(generate::Args),
+    ExtractLora(extract_lora::Args),
     Logits(logits::Args),
     Ops(ops::Args),
     Completions(completions::Args),
@@ -106,7 +109,7 @@ pub(crate) enum Command {
     Schema,
 }
 
-/// What `args` ask of colours, before they are parsed: errors of parsing have colours too.
+/// The value of `--color` in `args`, before they are parsed: parse errors are coloured too.
 pub(crate) fn colour_asked_for(args: &[OsString]) -> ColorChoice {
     let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
     let joined = words.iter().find_map(|word| word.strip_prefix("--color="));
@@ -117,20 +120,20 @@ pub(crate) fn colour_asked_for(args: &[OsString]) -> ColorChoice {
     joined.or_else(next).and_then(|word| ColorChoice::from_str(word, false).ok()).unwrap_or_default()
 }
 
-/// Options of mergekit that have no counterpart because there is nothing to choose, and why.
+/// Options of mergekit that have no counterpart here, and why.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("--copy-tokenizer", "the tokenizer files are copied as it is; tokenizer_source in the config chooses which"),
-    ("--no-copy-tokenizer", "the tokenizer files are always part of the output"),
-    ("--lazy-unpickle", "checkpoints are memory-mapped; nothing is loaded whole"),
-    ("--low-cpu-memory", "memory depends on the number of threads, not on the model"),
-    ("--write-model-card", "a model card is written as it is"),
-    ("--cuda", "merging runs on the processor unless --device says otherwise"),
-    ("--gpu-rich", "merging runs on the processor unless --device says otherwise"),
-    ("--trust-remote-code", "no code of a checkpoint is ever run"),
-    ("--allow-crimes", "there is no such switch: what is refused says how it can be allowed, where it can"),
+    ("--copy-tokenizer", "tokenizer files are always copied; tokenizer_source in the config chooses the model"),
+    ("--no-copy-tokenizer", "tokenizer files are always part of the output"),
+    ("--lazy-unpickle", "checkpoints are memory-mapped, never loaded as a whole"),
+    ("--low-cpu-memory", "memory depends on the number of threads, not on the size of the model"),
+    ("--write-model-card", "a model card is always written"),
+    ("--cuda", "--device cuda merges on a GPU"),
+    ("--gpu-rich", "--device cuda merges on a GPU"),
+    ("--trust-remote-code", "code in a checkpoint is never run"),
+    ("--allow-crimes", "there is no such switch; errors name the option that allows what they refuse"),
 ];
 
-/// What to say about an argument that clap does not know.
+/// A hint for an argument that clap does not know.
 pub(crate) fn hint_for(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
@@ -164,6 +167,22 @@ mod tests {
                 assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
             }
             commands.extend(command.get_subcommands());
+        }
+    }
+
+    #[test]
+    fn an_option_of_several_commands_reads_the_same_in_each() {
+        let mut command = Cli::command();
+        command.build();
+        for option in ["device", "expert", "follow-links", "max-shard-size", "task"] {
+            let of = |command: &clap::Command| {
+                let arg = command.get_arguments().find(|arg| arg.get_long() == Some(option))?;
+                arg.get_long_help().or(arg.get_help()).map(ToString::to_string)
+            };
+            let mut texts: Vec<String> = command.get_subcommands().filter_map(of).collect();
+            assert!(texts.len() > 1, "{option}");
+            texts.dedup();
+            assert_eq!(texts.len(), 1, "{option}: {texts:?}");
         }
     }
 

@@ -1,18 +1,17 @@
-//! Whether the processor has the instructions that the binary was compiled for.
+//! Checks that the processor has the instructions that the binary was compiled for.
 //!
-//! Without this, an older processor meets an instruction that it does not know, and the user reads "illegal
-//! instruction". The check stands first in `main`; it is compiled for the newer processor itself, but uses nothing of
-//! what it asks for.
+//! Without this, an older processor fails with "illegal instruction". The check is the first thing in `main`. It is
+//! compiled for the newer processor too, but uses none of the instructions that it asks for.
 
 /// Checks the processor, where that is possible.
 ///
 /// # Errors
-/// What to tell the user when instructions are missing.
+/// A message for the user when instructions are missing.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 #[inline(never)]
 pub(crate) fn check() -> Result<(), String> {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
-    // Asking the standard library would be answered at compile time, from the very assumption that is in doubt.
+    // The standard library would answer at compile time, from the very assumption that is checked here.
     let newest = __cpuid(0).eax;
     let basic = __cpuid(1).ecx;
     let extended = if newest >= 7 { __cpuid_count(7, 0).ebx } else { 0 };

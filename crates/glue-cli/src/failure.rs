@@ -1,4 +1,4 @@
-//! Why a command ended early: the error, what the user can do, and the exit status.
+//! Why a command ended early: the error, a hint for the user, and the exit status.
 
 use crate::shell::Shell;
 use crate::visible::indented;
@@ -6,48 +6,48 @@ use glue_progress::ErrorChain;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Standard output does not take more.
+    /// Standard output cannot be written to.
     Output(io::Error),
-    /// clap has worded it, label and usage included.
+    /// An error that clap has worded, with label and usage.
     AlreadyWorded {
         /// All of it.
         message: String,
-        /// What the user can do, where clap does not know.
+        /// A hint that clap does not give.
         hint: Option<String>,
     },
-    /// The user stopped it, and nothing of it is left.
+    /// The user stopped it, and it leaves no output.
     Interrupted,
     /// The user stopped it, and it can be resumed.
     Paused {
-        /// What was done and is kept.
+        /// What was kept.
         kept: String,
-        /// How it is resumed.
+        /// How to resume.
         hint: String,
     },
     /// Anything else.
     Error {
-        /// 1, or 2 when it is the command line or a config that is wrong.
+        /// 1, or 2 if the command line or a config is wrong.
         status: u8,
         /// What happened, with its causes.
         error: anyhow::Error,
-        /// What the user can do.
+        /// A hint for the user.
         hint: Option<String>,
     },
 }
 
 impl Failure {
-    /// Something that went wrong while working.
+    /// An error during the work: status 1.
     pub(crate) fn failed(error: impl Error + Send + Sync + 'static) -> Self {
         Self::Error { status: 1, error: error.into(), hint: None }
     }
 
-    /// A command line or a config that is refused.
+    /// A command line or a config that is refused: status 2.
     pub(crate) fn refused(error: impl Error + Send + Sync + 'static) -> Self {
         Self::Error { status: 2, error: error.into(), hint: None }
     }
@@ -57,7 +57,7 @@ impl Failure {
         Self::AlreadyWorded { message, hint }
     }
 
-    /// The same, told as the cause of `what`.
+    /// The same, as the cause of `what`.
     pub(crate) fn context(self, what: impl Display + Send + Sync + 'static) -> Self {
         match self {
             Self::Error { status, error, hint } => Self::Error { status, error: error.context(what), hint },
@@ -65,7 +65,7 @@ impl Failure {
         }
     }
 
-    /// The same with this hint, unless it is `None`.
+    /// The same with this hint, if there is one.
     pub(crate) fn hint(mut self, hint: Option<impl Into<String>>) -> Self {
         if let (Self::Error { hint: own, .. }, Some(hint)) = (&mut self, hint) {
             *own = Some(hint.into());
@@ -73,10 +73,10 @@ impl Failure {
         self
     }
 
-    /// Tells the user, and returns the status to exit with.
+    /// Reports to the user and returns the exit status.
     pub(crate) fn report(&self, shell: &mut Shell<'_>) -> ExitCode {
         match self {
-            // The reader has what it wanted.
+            // The reader closed the pipe: it has what it wanted.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Output(error) => {
                 let label = shell.error_label();
@@ -89,7 +89,7 @@ impl Failure {
                 ExitCode::from(2)
             }
             Self::Interrupted => {
-                shell.warn("interrupted; nothing partial is left");
+                shell.warn("interrupted; no partial output is left");
                 ExitCode::from(shell.interrupt_status())
             }
             Self::Paused { kept, hint } => {
@@ -120,6 +120,17 @@ fn report_hint(hint: Option<&str>, shell: &mut Shell<'_>) {
         let label = shell.hint_label();
         shell.warn(&format!("{label} {}", indented(hint)));
     }
+}
+
+/// A hint for a model of a config that does not exist, where paths are relative to the working directory.
+pub(crate) fn no_such_model() -> String {
+    format!("model paths are relative to the working directory, {}; nothing is downloaded", resolved(Path::new(".")))
+}
+
+/// The absolute path of `folder`.
+pub(crate) fn resolved(folder: &Path) -> String {
+    let absolute = std::env::current_dir().map_or_else(|_| folder.into(), |here| here.join(folder));
+    absolute.components().collect::<PathBuf>().display().to_string()
 }
 
 /// An error of a file, with its name.

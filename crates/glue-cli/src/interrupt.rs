@@ -1,14 +1,14 @@
-//! Signals: the user's wish to stop, and what a write beyond the file size limit gets.
+//! Signals: requests to stop, and the signal of a write beyond the file size limit.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Status of a process that a signal ended: this plus the number of the signal, as shells have it.
+/// Exit status after a signal: this plus its number, as in shells.
 const BY_SIGNAL: u8 = 128;
 
-/// A wish to stop, from Ctrl-C (SIGINT), SIGTERM, or the end of the terminal (SIGHUP).
+/// A request to stop, from Ctrl-C (SIGINT), SIGTERM, or the end of the terminal (SIGHUP).
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     stop: Arc<AtomicBool>,
@@ -16,16 +16,16 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Watches out for signals from now on. The first one is a wish to stop, a second one ends the process.
+    /// Handles signals from now on. The first one requests a stop, the second ends the process.
     pub(crate) fn watch() -> Interrupt {
         let interrupt = Interrupt { stop: Arc::default(), signal: Arc::default() };
         for number in [SIGINT, SIGTERM, SIGHUP] {
-            // Whoever starts a program with `nohup` wants it to outlive the terminal.
+            // A program started with `nohup` has to outlive the terminal.
             if number == SIGHUP && is_ignored(number) {
                 continue;
             }
-            // In this order, so that the first signal finds the flag unset. Where a handler cannot be set, the signal ends
-            // the process, and the next run cleans up.
+            // In this order: the first signal must find the flag unset. If a handler cannot be set, the signal ends the
+            // process, and the next run cleans up.
             let status = i32::from(BY_SIGNAL) + number;
             if flag::register_conditional_shutdown(number, status, Arc::clone(&interrupt.stop)).is_ok() {
                 let _ = flag::register_usize(number, Arc::clone(&interrupt.signal), number as usize);
@@ -35,12 +35,12 @@ impl Interrupt {
         interrupt
     }
 
-    /// Set once there is the wish to stop.
+    /// Set once a stop was requested.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
-    /// The status to exit with after the wish.
+    /// The exit status after a stop.
     pub(crate) fn status(&self) -> u8 {
         match self.signal.load(Ordering::Relaxed) {
             0 => BY_SIGNAL + SIGINT as u8,
@@ -49,13 +49,13 @@ impl Interrupt {
     }
 }
 
-/// Lets a write beyond the file size limit fail with an error instead of ending the process. A handler does that: an ignored
-/// signal would stay ignored in programs that this one starts.
+/// Makes a write beyond the file size limit fail with an error instead of ending the process. Uses a handler, since an
+/// ignored signal would stay ignored in child processes.
 pub(crate) fn survive_file_size_limit() {
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
-/// Whether the process was started with `signal` ignored; false where the system does not say.
+/// Whether the process was started with `signal` ignored; false if unknown.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,7 +1,7 @@
 //! The command line of Model-GLUE: the binary `glue`, and the entry point for a `glue` with operators of your own.
 //!
-//! A binary that knows more than what comes with the project (merge operators, optimisers, strategies of selection) hands [`main`]
-//! longer [`Registries`]; commands, help, checking of configs and the reference documents follow from them:
+//! A binary with additional merge operators, optimisers or search strategies passes extended [`Registries`] to
+//! [`main`]. Commands, help, config checks and the reference documents follow from them:
 //!
 //! ```no_run
 //! use glue_cli::Registries;
@@ -30,21 +30,21 @@
 //! | `app` | every command and option, as clap sees them |
 //! | `commands` | one file per command |
 //! | `failure` | errors with their exit status and their hint |
-//! | `shell` | standard output and standard error, colours, the progress bar's permission |
+//! | `shell` | standard output and standard error, colours |
 //! | `progress` | the progress bar |
 //! | `interrupt` | signals that stop a command |
-//! | `outputs` | files that options name to be written |
+//! | `outputs` | files that are written because an option names them |
 //! | `numbers` | ranges of numbers on the command line |
-//! | `visible` | text of others without control characters |
-//! | `units`, `table` | sizes, counts and times in words; aligned columns |
+//! | `visible` | text from others without control characters |
+//! | `units`, `table` | sizes, counts and times as text; aligned columns |
 //! | `registries` | operators, optimisers and strategies by name |
-//! | `reference` | Markdown that is generated: operators, command line |
-//! | `allocator` | mimalloc, with the memory of templates and tokenizers counted |
-//! | `cpu` | whether the processor has what the binary was compiled for |
+//! | `reference` | generated Markdown: operators, command line |
+//! | `allocator` | mimalloc; counts the memory of templates and tokenizers |
+//! | `cpu` | check that the processor has the instructions that the binary was compiled for |
 //!
 //! **Invariant:** only this crate prints, and only through `shell`.
 //!
-//! Exit status: 0 success, 1 failure, 2 wrong usage or a config that is refused, 128 plus its number after a signal (130 Ctrl-C).
+//! Exit status: 0 success, 1 failure, 2 wrong usage or invalid config, 128+N after signal N (130 for Ctrl-C).
 
 mod allocator;
 mod app;
@@ -75,10 +75,10 @@ use shell::Shell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the command line that the process was started with, with what `registries` know.
+/// Runs the command line of this process with the operators, optimisers and strategies of `registries`.
 ///
-/// Returns what `fn main` should return. Standard output closed by its reader (`glue ops | head`) is no failure. The panic
-/// hook of the process says nothing from here on of panics that become errors.
+/// Returns what `fn main` should return. A closed standard output (`glue ops | head`) is not a failure. Replaces the
+/// panic hook: panics that become errors print nothing.
 pub fn main(registries: Registries) -> ExitCode {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -88,11 +88,11 @@ pub fn main(registries: Registries) -> ExitCode {
     }));
     if let Err(message) = cpu::check() {
         let mut streams = Streams::standard();
-        // There is nobody else to tell.
+        // If standard error is closed, nobody can be reached.
         let _ = writeln!(streams.err, "error: {message}");
         return ExitCode::FAILURE;
     }
-    // Without it, a truncated input still ends the process, only without a word.
+    // Without it, a truncated input still ends the process, but without a message.
     let _ = glue_tensor::mapped::report_lost_pages();
     interrupt::survive_file_size_limit();
     run_from(std::env::args_os(), &registries, Streams::standard())
@@ -100,7 +100,7 @@ pub fn main(registries: Registries) -> ExitCode {
 
 /// Runs the command line `args`, program name first, and prints to `streams`.
 ///
-/// Does what [`main`] does without touching the standard streams of the process.
+/// Like [`main`], but without the standard streams of the process.
 pub fn run_from<I, T>(args: I, registries: &Registries, streams: Streams<'_>) -> ExitCode
 where
     I: IntoIterator<Item = T>,
@@ -148,7 +148,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
     }
 }
 
-/// Help and version are output; everything else that clap returns is wrong usage.
+/// Prints help and version. Every other error of clap is wrong usage.
 fn refuse(error: &clap::Error, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let message = error.render();
     match error.kind() {

@@ -1,10 +1,10 @@
-//! Ranges of numbers on the command line, so that one that makes no sense is refused before anything is done with it.
+//! Ranges of numbers on the command line: values outside are refused while parsing.
 
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-/// Seconds in a year: longer than anything that is waited for.
+/// Seconds in a year: the longest time limit.
 pub(crate) const YEAR: u64 = 31_536_000;
 
 /// A whole number in `range`.
@@ -23,7 +23,7 @@ where
     }
 }
 
-/// Seconds: above 0, and a year at most.
+/// Seconds: above 0 and at most a year.
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|x| *x > 0.0 && *x <= YEAR as f64);
     number.ok_or_else(|| format!("expected a number of seconds above 0 and at most {YEAR}"))

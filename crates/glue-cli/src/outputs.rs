@@ -1,10 +1,10 @@
-//! Files that options name to be written.
+//! Files that are written because an option names them.
 
 use crate::failure::Failure;
 use glue_tensor::OutputFile;
 use std::path::Path;
 
-/// Opens the file of an option, if it is given: before the work, so that a path that cannot be written costs none.
+/// Opens the file of an option, if it is given. Done before the work: a path that cannot be written fails early.
 pub(crate) fn create(path: Option<&Path>) -> Result<Option<OutputFile>, Failure> {
     path.map(OutputFile::create).transpose().map_err(Failure::failed)
 }
@@ -17,7 +17,7 @@ mod tests {
     use std::any::TypeId;
     use std::path::PathBuf;
 
-    /// What becomes of a path.
+    /// How a path is used.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Use {
         /// Only read.

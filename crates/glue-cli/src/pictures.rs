@@ -1,4 +1,4 @@
-//! Pictures that commands write: their figures as those of a report, drawn by its charts.
+//! Charts that commands write, drawn by those of the report.
 
 use crate::failure::Failure;
 use glue_metrics::Matrix;
@@ -10,7 +10,7 @@ use glue_router::report::RoutingTable;
 use glue_tensor::{OutputFile, write_atomic};
 use std::path::Path;
 
-/// The matrix, alike models side by side as in `tree`, with the clusters of a partition together.
+/// The matrix as a heatmap: similar models side by side as in `tree`, the clusters of a partition together.
 pub(crate) fn heatmap(
     matrix: &Matrix,
     tree: &Dendrogram,
@@ -32,7 +32,7 @@ pub(crate) fn dendrogram(
     pictures::dendrogram(&figures::dendrogram(tree), &figures::clusters(partition, matrix), Some(threshold))
 }
 
-/// What of each row of `table` went to each expert.
+/// How each row of `table` was routed to the experts.
 pub(crate) fn routing(title: String, table: &RoutingTable) -> Result<String, ReportError> {
     let row =
         |(name, amounts): &(String, Vec<f64>)| RoutingRow { name: name.clone(), amounts: amounts.clone(), right: None };
@@ -40,7 +40,7 @@ pub(crate) fn routing(title: String, table: &RoutingTable) -> Result<String, Rep
     pictures::routing(&Routing { title, experts: table.experts.clone(), rows })
 }
 
-/// Writes a picture into the file of an option; draws it only where there is one.
+/// Writes a chart into the file of an option; draws it only if there is one.
 pub(crate) fn write(
     file: Option<OutputFile>,
     picture: impl FnOnce() -> Result<String, ReportError>,
@@ -50,7 +50,7 @@ pub(crate) fn write(
     file.write_with(|out| out.write_all(picture.as_bytes())).map_err(Failure::failed)
 }
 
-/// Writes a picture into a directory of pictures.
+/// Writes a chart into a directory.
 pub(crate) fn write_in(directory: &Path, name: &str, picture: Result<String, ReportError>) -> Result<(), Failure> {
     let picture = picture.map_err(Failure::failed)?;
     write_atomic(directory.join(name), picture.as_bytes()).map_err(Failure::failed)

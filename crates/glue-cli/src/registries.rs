@@ -1,10 +1,10 @@
-//! What a `glue` knows by name.
+//! Operators, optimisers and strategies by name.
 
 use glue_merge::OperatorDef;
 use glue_search::OptimiserDef;
 use glue_select::strategy::{StrategyDef, StrategyRegistry};
 
-/// The operators that merge, the optimisers and the strategies that search. Default: all that come with the project.
+/// The merge operators, and the optimisers and strategies of a search. Default: all that come with the project.
 #[derive(Debug, Clone)]
 pub struct Registries {
     /// Merge methods.
@@ -26,25 +26,25 @@ impl Default for Registries {
 }
 
 impl Registries {
-    /// These and other operators. One of the same name replaces the one that was there.
+    /// Adds operators. One with the name of an existing operator replaces it.
     #[must_use]
     pub fn with(self, operators: &[&'static OperatorDef]) -> Self {
         Self { operators: self.operators.with(operators), ..self }
     }
 
-    /// These and other optimisers, likewise.
+    /// Adds optimisers, likewise.
     #[must_use]
     pub fn with_optimisers(self, optimisers: &[&'static OptimiserDef]) -> Self {
         Self { optimisers: self.optimisers.with(optimisers), ..self }
     }
 
-    /// These and other strategies, likewise.
+    /// Adds strategies, likewise.
     #[must_use]
     pub fn with_strategies(self, strategies: &[&'static StrategyDef]) -> Self {
         Self { strategies: self.strategies.with(strategies), ..self }
     }
 
-    /// As a search takes them.
+    /// Borrowed, as a search takes them.
     pub(crate) fn lent(&self) -> glue_select::search::Registries<'_> {
         glue_select::search::Registries {
             operators: &self.operators,

@@ -50,7 +50,7 @@ pub(crate) struct Shell<'a> {
     colour: ColorChoice,
     json: bool,
     quiet: bool,
-    /// One for the whole command: a wish to stop that comes between two stages is not forgotten.
+    /// One for the whole command: a signal between two stages is not lost.
     interrupt: OnceCell<Interrupt>,
 }
 
@@ -60,7 +60,7 @@ const ERROR: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 
 impl<'a> Shell<'a> {
-    /// Before the command line is parsed: only what is asked of colours is known.
+    /// Before the command line is parsed: only the colour choice is known.
     pub(crate) fn new(streams: Streams<'a>, colour: ColorChoice) -> Self {
         Self { streams, colour, json: false, quiet: false, interrupt: OnceCell::new() }
     }
@@ -92,13 +92,13 @@ impl<'a> Shell<'a> {
         self.interrupt.get_or_init(Interrupt::watch).status()
     }
 
-    /// Prints `text`, with control characters made visible, and hands it on at once.
+    /// Prints `text`, with control characters made visible, and flushes.
     pub(crate) fn print(&mut self, text: &str) -> Result<(), Failure> {
         let colours = self.colours_out();
         self.print_raw(&visible(text, colours))
     }
 
-    /// Prints what a model wrote: as it is into a file or a pipe, with control characters made visible on a terminal.
+    /// Prints generated text: unchanged into a file or pipe, with control characters made visible on a terminal.
     pub(crate) fn print_generated(&mut self, text: &str) -> Result<(), Failure> {
         match self.streams.out_is_terminal {
             true => self.print(text),
@@ -119,14 +119,14 @@ impl<'a> Shell<'a> {
         self.print_raw(&format!("{text}\n"))
     }
 
-    /// Prints to standard error, quiet or not: errors, with control characters made visible. That nobody reads it is no
-    /// failure.
+    /// Prints errors to standard error, quiet or not, with control characters made visible. A closed standard error is
+    /// ignored.
     pub(crate) fn warn(&mut self, text: &str) {
         let text = visible(text, self.colours(self.streams.err_is_terminal));
         let _ = writeln!(self.streams.err, "{text}");
     }
 
-    /// Prints to standard error, unless quiet: what is worth knowing and no error.
+    /// Prints a note to standard error, unless quiet.
     pub(crate) fn note(&mut self, text: &str) {
         if !self.quiet {
             let label = paint("note:", HINT, self.colours(self.streams.err_is_terminal));
@@ -134,7 +134,7 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// Prints a line that a program of the user printed to its standard error, as it is, unless quiet.
+    /// Prints a line of an evaluator's standard error unchanged, unless quiet.
     pub(crate) fn pass_on(&mut self, line: &str) {
         if !self.quiet {
             let _ = writeln!(self.streams.err, "{}", line.trim_end_matches('\n'));
@@ -161,12 +161,12 @@ impl<'a> Shell<'a> {
         self.colours(self.streams.out_is_terminal)
     }
 
-    /// A message of clap's for standard output.
+    /// A message from clap for standard output.
     pub(crate) fn styled_out(&self, message: &StyledStr) -> String {
         render(message, self.colours_out())
     }
 
-    /// A message of clap's for standard error.
+    /// A message from clap for standard error.
     pub(crate) fn styled_err(&self, message: &StyledStr) -> String {
         render(message, self.colours(self.streams.err_is_terminal))
     }

@@ -7,12 +7,12 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// The widest cell, in columns of a terminal: a path of ordinary length, where names of files and tensors can have any.
 const MAX_WIDTH: usize = 255;
 
-/// Where the text of a column stands.
+/// Alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
-    /// At the left.
+    /// Left.
     Left,
-    /// At the right: numbers.
+    /// Right, for numbers.
     Right,
 }
 
@@ -48,8 +48,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(cell).collect());
     }
 
-    /// The text, each line with its break; `heading` styles the header's line. A cell that is wider than [`MAX_WIDTH`] is
-    /// shown without its middle.
+    /// The table as text; `heading` styles the header. A cell wider than [`MAX_WIDTH`] is cut in the middle.
     pub(crate) fn render(&self, heading: impl Fn(&str) -> String) -> String {
         let header = self.header.as_deref().map(shown);
         let rows: Vec<_> = self.rows.iter().map(|row| shown(row)).collect();
@@ -82,7 +81,7 @@ fn shown(row: &[String]) -> Vec<Cow<'_, str>> {
 
 /// The cell, or its beginning and its end in [`MAX_WIDTH`] columns.
 fn shortened(cell: &str) -> Cow<'_, str> {
-    // Without measuring all of a name that can have millions of characters.
+    // The length check comes first: measuring a name with millions of characters is slow.
     let fits = cell.len() <= MAX_WIDTH * 4 && cell.width() <= MAX_WIDTH;
     if fits {
         return Cow::Borrowed(cell);
@@ -97,7 +96,8 @@ fn shortened(cell: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}…{}", &cell[..start], &cell[tail..]))
 }
 
-/// The place of the last of these characters that fits into `columns`; there are never more than four without width to a column.
+/// The place of the last of these characters that fits into `columns`; there are never more than four without width to
+/// a column.
 fn end_of(characters: impl Iterator<Item = (usize, char)>, columns: usize) -> Option<usize> {
     let mut used = 0;
     characters

@@ -1,4 +1,4 @@
-//! Sizes, counts and times, from and into words: those of reports, and what only a command line needs.
+//! Sizes, counts and times as text: those of the report, and parsing for the command line.
 
 pub(crate) use glue_report::words::{bytes, count, duration, short, things};
 
@@ -22,7 +22,7 @@ const SUFFIXES: &[(&str, u64)] = &[
 /// A size in bytes: `5GB`, `500MB`, `2GiB`, `1.5 GB`, or a plain number of bytes.
 ///
 /// # Errors
-/// Anything else, in words. `5B` too: elsewhere it means billions.
+/// A message for anything else. Also for `5B`, which means billions elsewhere.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

@@ -1,9 +1,8 @@
-//! Text that others wrote, made visible before it is printed: names of tensors, tasks and files, messages of templates.
+//! Makes text from others safe to print: names of tensors, tasks and files, messages of templates.
 //!
-//! A terminal obeys control characters, and a reader believes what a line break or a change of direction makes of a line.
-//! [`visible`] stands at the border: everything that is printed as text passes through it, and control characters come out
-//! as `\u{1b}`. What only the caller can tell, that a text has to stay on its line, is what [`one_line`] and [`indented`]
-//! are for.
+//! A terminal obeys control characters, and a line break or a change of direction can fake a message. Everything that
+//! is printed as text passes through [`visible`], which prints control characters as `\u{1b}`. Callers that must keep a
+//! text on its line use [`one_line`] and [`indented`].
 
 use std::borrow::Cow;
 
@@ -13,8 +12,8 @@ const LONGEST_CAUSE: usize = 4096;
 /// The styles of this program and of clap: reset, bold, underlined, and four colours.
 const STYLES: [&str; 7] = ["\x1b[0m", "\x1b[1m", "\x1b[4m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"];
 
-/// `text` with every control character but line break and tab as `\u{…}`, and so what changes the direction of text. With
-/// `styled`, the program's own styles stay.
+/// `text` with every control character but line break and tab as `\u{…}`, also those that change the direction of text.
+/// With `styled`, the program's own styles stay.
 pub(crate) fn visible(text: &str, styled: bool) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
@@ -47,7 +46,8 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if text.contains('\n') { Cow::Owned(text.replace('\n', "\\n")) } else { Cow::Borrowed(text) }
 }
 
-/// A message with further lines indented, so that none looks like a message of its own; of a very long one, both ends.
+/// A message with its further lines indented, so none looks like a separate message. A very long one is cut in the
+/// middle.
 pub(crate) fn indented(message: &str) -> String {
     let mut text = Cow::Borrowed(message);
     if message.len() > LONGEST_CAUSE {

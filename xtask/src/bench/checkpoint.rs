@@ -129,7 +129,7 @@ impl Shape {
 /// A file cannot be written.
 pub(super) fn make(folder: &Path, shape: Shape, count: usize) -> Result<()> {
     let names = names(count);
-    // Whatever decides the bytes: when any of it changes, the files are written anew.
+    // Whatever decides the bytes: when any of it changes, the files are written again.
     let made = json!({"config": shape.config(), "delta": SIGMA_DELTA, "chunk": CHUNK, "names": names}).to_string();
     let marker = folder.join("made.json");
     if fs::read_to_string(&marker).is_ok_and(|text| text == made) {

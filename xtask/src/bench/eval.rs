@@ -19,19 +19,19 @@ use crate::shell;
 /// Options of `cargo xtask bench eval`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model of the zoo that is scored.
+    /// Model of the shipped zoo to score.
     #[arg(long, default_value = "a-math")]
     model: String,
-    /// Rounds; the median counts.
+    /// Number of rounds; the median is reported.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Threads of each.
+    /// Threads of each runtime.
     #[arg(long, default_value_t = 2)]
     threads: u16,
-    /// A Python environment with transformers, and with lm_eval if that is to run too.
+    /// Python environment with transformers, and optionally lm_eval.
     #[arg(long, value_name = "VENV_DIR")]
     venv: Option<PathBuf>,
-    /// Also write the figures to this file.
+    /// Also write the figures to this JSON file.
     #[arg(long)]
     json: Option<PathBuf>,
 }

@@ -25,25 +25,25 @@ const CHECKPOINTS: usize = 4;
 /// Options of `cargo xtask bench merge`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The size of each checkpoint, in billions of parameters of two bytes.
+    /// Size of each checkpoint, in billions of two-byte parameters.
     #[arg(long, default_value_t = 0.5)]
     size: f64,
-    /// Only these operators.
+    /// Operators to measure (default: all).
     #[arg(long, value_delimiter = ',')]
     ops: Vec<String>,
-    /// Rounds per operator; the median counts.
+    /// Number of rounds per operator; the median is reported.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// A Python environment with mergekit in it, to be run on the same files.
+    /// Python environment with mergekit, to run it on the same files.
     #[arg(long, value_name = "VENV_DIR")]
     mergekit: Option<PathBuf>,
-    /// In how many of the rounds mergekit runs.
+    /// Number of rounds in which mergekit runs.
     #[arg(long, default_value_t = 1)]
     mergekit_runs: u32,
-    /// Leave the last merged checkpoint of each operator in place.
+    /// Keep the last merged checkpoint of each operator.
     #[arg(long)]
     keep: bool,
-    /// Also write the figures to this file.
+    /// Also write the figures to this JSON file.
     #[arg(long)]
     json: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: measurements, one subcommand each.
 //!
-//! A figure means little by itself, so each one is set against another that was taken in the same run, interleaved:
-//! the rate of a plain copy, the time of another tool.
+//! A figure means little by itself. Each is compared with another one from the same run, taken in interleaved rounds:
+//! the rate of a plain copy, or the time of another tool.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -21,13 +21,13 @@ pub(crate) use report::machine;
 /// What can be measured.
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Merges of whole checkpoints, against the copy of one and, if given, against mergekit.
+    /// Benchmark merges of whole checkpoints, against `cp` and optionally mergekit.
     Merge(merge::Args),
-    /// All pairs of many checkpoints compared, against reading them once.
+    /// Benchmark the comparison of all pairs of checkpoints, against reading them once.
     Similarity(similarity::Args),
-    /// The scoring of a model, and if given a Python environment, by transformers and lm_eval as well.
+    /// Benchmark the scoring of a model, optionally against transformers and lm_eval.
     Eval(eval::Args),
-    /// The merge of one matrix by singular values, by faer, by LAPACK and, if given a Python, by NumPy and torch.
+    /// Benchmark the merge of one matrix by singular values: faer, LAPACK and optionally NumPy and torch.
     Svd(svd::Args),
 }
 

@@ -24,26 +24,25 @@ use crate::shell;
 /// Options of `cargo xtask bench similarity`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many checkpoints.
+    /// Number of checkpoints.
     #[arg(long, default_value_t = 16)]
     models: usize,
-    /// The size of each, in billions of parameters of two bytes.
+    /// Size of each checkpoint, in billions of two-byte parameters.
     #[arg(long, default_value_t = 0.5)]
     size: f64,
-    /// These metrics.
+    /// Metrics to measure.
     #[arg(long, value_delimiter = ',', default_value = "cosine_per_column,cosine_flat,l2_distance")]
     metrics: Vec<String>,
-    /// Rounds; the median counts.
+    /// Number of rounds; the median is reported.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Threads that read, and that compare.
+    /// Threads for reading and for comparing.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Drop the files from the page cache before every reading and every run, as they are when a
-    /// zoo is first looked at.
+    /// Drop the files from the page cache before every read and every run.
     #[arg(long)]
     cold: bool,
-    /// Also write the figures to this file.
+    /// Also write the figures to this JSON file.
     #[arg(long)]
     json: Option<PathBuf>,
 }

@@ -20,25 +20,25 @@ use crate::shell;
 /// Options of `cargo xtask bench svd`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The operator.
+    /// Operator to measure.
     #[arg(long, default_value = "tsv_m", value_parser = ["tsv_m", "iso_c"])]
     operator: String,
     /// Rows and columns of the matrix.
     #[arg(long, default_value_t = 4096)]
     size: usize,
-    /// How many models are merged.
+    /// Number of models.
     #[arg(long, default_value_t = 4)]
     models: usize,
-    /// Rounds; the median counts.
+    /// Number of rounds; the median is reported.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Threads of OpenBLAS, NumPy and torch.
     #[arg(long, default_value_t = 1)]
     threads: u16,
-    /// A Python with NumPy, and with torch if that is to run too.
+    /// Python with NumPy, and optionally torch.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Also write the figures to this file.
+    /// Also write the figures to this JSON file.
     #[arg(long)]
     json: Option<PathBuf>,
 }

@@ -192,7 +192,7 @@ fn figures(rows: &[Row], whole: &Outcome, all_dense: f64, oracle: f64, threads: 
         whole.right.iter().map(|(skill, share)| format!("{skill} {:.2} %", 100.0 * share)).collect();
     let _ = write!(
         text,
-        "\nWhole models, linear gate: {}.\n\n### Time\n\nSeconds of `glue train-router` on 320 items a task, which reads the model anew for \
+        "\nWhole models, linear gate: {}.\n\n### Time\n\nSeconds of `glue train-router` on 320 items a task, which reads the model again for \
          each gate:\n\n| level | routing | gates | k = 0 |{}\n|---|---|---|{}\n",
         skills.join(", "),
         numbers(1),

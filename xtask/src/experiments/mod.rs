@@ -28,13 +28,12 @@ mod threshold;
 /// Options of `cargo xtask experiments`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only these, and keep the other sections of the document: threshold, strategies, optimisers,
-    /// operators, stacking, mixture.
+    /// Run only these and keep the other sections: threshold, strategies, optimisers, operators, stacking, mixture.
     only: Vec<String>,
-    /// Threads of each run.
+    /// Threads per run.
     #[arg(long, default_value_t = 2)]
     threads: u16,
-    /// Run this binary instead of building one for release.
+    /// Run this binary instead of building one.
     #[arg(long, value_name = "FILE")]
     glue: Option<PathBuf>,
 }
@@ -220,9 +219,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 const HEAD: &str = "# Experiments
 
-Written by `cargo xtask experiments` over the small zoo in `tests/data/zoo`. Searches see the proxy split alone; test scores are taken
-once, at the end. The standard error of a test average is about 0.01, so that differences below 0.02 mean little. The zoo was made so that
-merging helps: what is best here need not be best elsewhere. [What the figures say](findings.md).
+Written by `cargo xtask experiments`, on the small zoo in `tests/data/zoo`. Searches use the proxy split only; the test split is scored
+once, at the end. The standard error of a test average is about 0.01, so differences below 0.02 mean little. The zoo was designed so that
+merging helps: the best choice here need not be the best elsewhere. [Findings](findings.md) discusses the figures.
 ";
 
 /// The document with this section in its place, instead of an older one; sections of no experiment are left out.

@@ -1,4 +1,4 @@
-//! What are the layers of two models in a row worth?
+//! What are stacked layers of two models (frankenmerges) worth?
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask new-operator NAME`: a crate with a merge operator that works, to be made into one's own.
+//! `cargo xtask new-operator NAME`: a crate with a working merge operator, as a start for your own.
 //!
 //! With `--out` it is a project by itself, anywhere: a library that needs `glue-merge` alone, and a program that is
 //! `glue` with one operator more. Without it, it is a crate of this workspace; that one has no program, since `glue`
@@ -19,7 +19,7 @@ use crate::shell;
 pub(crate) struct Args {
     /// Name of the operator in merge configs, such as geometric_median.
     name: String,
-    /// Make a project of its own in this new folder, instead of a crate of this workspace.
+    /// Create a separate project in this new folder, instead of a crate in this workspace.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -276,7 +276,7 @@ fn next_steps(facts: &Facts, name: &str, place: &Place) -> String {
     if place.outside {
         return format!(
             "{package} is in {folder}; the operator is src/lib.rs. There:\n  cargo test\n  cargo run --release --features cli -- ops \
-             {name}\n  cargo run --release --features cli -- merge example.yml merged\ndocs/new-operator.md goes on from here."
+             {name}\n  cargo run --release --features cli -- merge example.yml merged\ndocs/new-operator.md explains the next steps."
         );
     }
     let (lib, version) = (package.replace('-', "_"), &facts.version);

@@ -8,16 +8,18 @@ use anyhow::{Context, Result, bail};
 use crate::repo::Repo;
 
 mod arrows;
+mod features;
 mod lines;
 mod links;
 mod manifests;
 mod sources;
+mod words;
 
-/// Folders that hold nothing anyone here wrote: what cargo and the fuzzer leave behind.
+/// Folders that cargo and the fuzzer write.
 const LEFT_BEHIND: &[&str] = &["target", "corpus", "artifacts"];
-/// Hidden folders that do belong to the project.
+/// Hidden folders that belong to the project.
 const HIDDEN: &[&str] = &[".cargo", ".ci", ".github"];
-/// A project of somebody else, with a style of its own.
+/// A project as somebody else would write it, with its own style.
 const GUESTS: &[&str] = &["tests/external"];
 
 /// Checks the repository that this is run in.
@@ -45,6 +47,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
             continue;
         };
         let mut found = sources::problems(path, &text);
+        found.extend(words::problems(&repo.relative(path), &text));
         found.extend(lines::problems(path, &text));
         if path.extension().is_some_and(|e| e == "md") {
             found.extend(links::problems(path, &text));
@@ -58,7 +61,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-/// Every file of the project that a person writes, in a fixed order.
+/// Every hand-written file of the project, in a fixed order.
 fn files(repo: &Repo) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![repo.root.clone()];

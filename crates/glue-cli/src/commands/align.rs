@@ -1,4 +1,4 @@
-//! `glue align`: one model's units put in the order of another's.
+//! `glue align`: one model permuted to match another (Git Re-Basin).
 
 mod activations;
 
@@ -20,11 +20,12 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Put the units of a model in the order of another's
+/// Permute the units of a model to match another model (Git Re-Basin)
 ///
-/// Neurons, heads and the dimensions of the residual stream can change places without changing what a model computes. Two
-/// models that were trained apart are merged in vain as long as their units stand in different orders; this finds the
-/// order in which their weights are closest, or what they compute on a text, and writes MODEL in it to OUT_DIR.
+/// Neurons, heads and dimensions of the residual stream can be permuted without changing what a model computes. Models
+/// trained from different starts have their units in different orders, which is one reason why averaging them fails.
+/// This command finds the permutation of MODEL that brings it closest to REFERENCE, by weights or by activations on a
+/// text, and writes the permuted model to OUT_DIR.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue align models/a models/b aligned-b
@@ -32,33 +33,33 @@ use std::time::Instant;
   glue align models/a models/b aligned-b --method activations --text calibration.txt
   glue align models/a models/b aligned-b --dry-run --json")]
 pub(crate) struct Args {
-    /// Directory of the model whose order is wanted
+    /// Model directory with the target order of units
     reference: PathBuf,
 
-    /// Directory of the model to be put in that order
+    /// Model directory to permute
     model: PathBuf,
 
-    /// Directory to write the aligned model to
+    /// Output directory
     out_dir: PathBuf,
 
-    /// What is compared
+    /// What to match units by
     #[arg(long, value_enum, default_value_t = By::Weights)]
     method: By,
 
-    /// File of text that both models run over, a text on every line; may be given several times. Some ten thousand tokens of
-    /// what the models are for will do
+    /// Text file, one text per line, that both models run over; can be repeated. About ten thousand tokens of typical
+    /// text are enough
     #[arg(long, value_name = "FILE", required_if_eq("method", "activations"))]
     text: Vec<PathBuf>,
 
-    /// What may change places; all of it when not given
+    /// Kinds of units to permute (default: all)
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
 
-    /// Most data in one file of the output: 5GB, 500MB, 2GiB
+    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
     max_shard_size: u64,
 
-    /// Find the order and show what it gains, and write nothing
+    /// Show what alignment gains, without writing
     #[arg(long)]
     dry_run: bool,
 
@@ -66,7 +67,7 @@ pub(crate) struct Args {
     links: FollowLinks,
 }
 
-/// What is compared.
+/// What units are matched by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
     /// The weights
@@ -75,12 +76,12 @@ enum By {
     Activations,
 }
 
-/// What may change places.
+/// Kinds of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// Neurons of each MLP
     Neurons,
-    /// Heads of attention, those of queries with those of keys and values
+    /// Attention heads: query heads with their key and value heads
     Heads,
     /// Dimensions of values within a head
     Values,
@@ -95,8 +96,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let (reference, model) = (open(&args.reference)?, open(&args.model)?);
     model.check_links(args.links.get()).map_err(|error| failure(error.into()))?;
     if args.method == By::Weights && !args.text.is_empty() {
-        return Err(wrong("--text has no use when weights are compared".to_owned())
-            .hint(Some("--method activations compares what the models compute on it")));
+        return Err(wrong("--text is only used with --method activations".to_owned())
+            .hint(Some("add --method activations, or leave out --text")));
     }
     let options = AlignOptions { kinds: kinds(&args.kinds), ..AlignOptions::default() };
     let pool = recipes::pool(global)?;
@@ -127,12 +128,12 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     print(args, &alignment.map_err(failure)?, tokens, start.elapsed(), shell)
 }
 
-/// A failure of the caller's, in these words.
+/// A refusal with this message.
 fn wrong(message: String) -> Failure {
     Failure::refused(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))
 }
 
-/// Mean correlation of the units that stand in the same place, before and after.
+/// Mean correlation of matched units, before and after.
 fn correlations(alignment: &Alignment) -> Option<(f64, f64)> {
     if alignment.measure != Measure::ActivationCorrelation {
         return None;
@@ -174,9 +175,7 @@ fn failure(error: AlignError) -> Failure {
         | AlignError::Read { .. }
         | AlignError::Changed(_)
         | AlignError::Source { .. }) => Failure::failed(error),
-        error @ AlignError::TooManyUnits { .. } => {
-            Failure::refused(error).hint(Some("--kinds without that kind leaves it as it is"))
-        }
+        error @ AlignError::TooManyUnits { .. } => Failure::refused(error).hint(Some("leave that kind out of --kinds")),
         error => Failure::refused(error),
     }
 }
@@ -232,7 +231,7 @@ fn print(
     );
     if let (Some((before, after)), Some(tokens)) = (correlations, tokens) {
         text += &format!(
-            "correlation of units in the same place, mean: {before:.4} before, {after:.4} after, on {} tokens\n",
+            "mean correlation of matched units: {before:.4} before, {after:.4} after, on {} tokens\n",
             units::count(tokens as u64)
         );
     }

@@ -1,4 +1,4 @@
-//! `glue calibrate`: statistics of a model's weights, from a pass over items of tasks or over text.
+//! `glue calibrate`: activation and gradient statistics of a model, from task items or text.
 
 mod sequences;
 
@@ -17,16 +17,18 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Gather statistics of a model's weights, for merges that weigh parameters by what they do
+/// Measure activation and gradient statistics for merge operators that use them
 ///
-/// The model reads the items of tasks, prompt and right answer, or a text. OUT_DIR appears when all of it is written: a
-/// checkpoint with a tensor NAME.STATISTIC in F32 for each weight tensor NAME, and glue.json, which says what it was gathered from. Of
-/// a matrix [out, in], activation [in] is the mean over tokens of the absolute input and gram [in, in] that of the outer
-/// product of the input with itself; fisher, of every tensor and of its shape, is the mean over items of the squared gradient
-/// of the log-likelihood of the answer, or of the text.
+/// The model runs over task items (prompt and correct answer) or over text. OUT_DIR appears once it is complete. It is
+/// a checkpoint with a tensor NAME.STATISTIC in F32 for each weight tensor NAME, and glue.json, which records the
+/// source.
 ///
-/// Sums are kept in memory in F64: gram takes 8·in² bytes for each input, fisher 8 bytes for each parameter. --dry-run tells how
-/// much that is, and --max-memory makes do with less.
+/// For a matrix [out, in], activation [in] is the mean absolute input over tokens, and gram [in, in] is the mean outer
+/// product of the input with itself. fisher, for every tensor and in its shape, is the mean over items of the squared
+/// gradient of the log-likelihood of the answer or text (diagonal Fisher information).
+///
+/// Sums are kept in memory in F64. gram takes 8·in² bytes for each input, fisher 8 bytes for each parameter. --dry-run
+/// shows the total, and --max-memory limits it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue calibrate models/math --tasks tasks --limit 64 --out statistics/math
@@ -34,26 +36,26 @@ use std::time::Instant;
   glue calibrate models/math --text calibration.txt --what activation,gram --out statistics/math
   glue calibrate models/math --tasks tasks --out statistics/math --dry-run --json")]
 pub(crate) struct Args {
-    /// Directory of the model, a dense one
+    /// Model directory (dense models only)
     model: PathBuf,
 
-    /// Directory to write the statistics to; must not exist yet, or be empty
+    /// Output directory; must not exist yet, or be empty
     #[arg(long, value_name = "OUT_DIR")]
     out: PathBuf,
 
-    /// Directory or file of tasks; may be given several times
+    /// Task directory or file; can be repeated
     #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',', required_unless_present = "text", conflicts_with = "text")]
     tasks: Vec<PathBuf>,
 
-    /// Use this task, group or tag only; may be given several times
+    /// Use only this task, group or tag; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "tasks")]
     task: Vec<String>,
 
-    /// Items to use
+    /// Split to use
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
 
-    /// File of text instead of tasks, a text on every line; may be given several times
+    /// Text file, one text per line, instead of tasks; can be repeated
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,
 
@@ -61,28 +63,29 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// With --text, end with the text that brings the tokens to N or more
+    /// With --text, stop after the text that reaches N tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), requires = "text")]
     max_tokens: Option<u64>,
 
-    /// What is gathered; all of it when not given
+    /// Statistics to measure (default: all)
     #[arg(long, value_name = "STATISTIC", value_delimiter = ',')]
     what: Vec<What>,
 
-    /// Most memory for sums: 500MB, 8GB. More passes over the items are made as need be, with the same result; one when not given
+    /// Maximum memory for sums, such as 500MB or 8GB (default: no limit). Less memory takes more passes over the items,
+    /// with the same result
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_memory: Option<u64>,
 
-    /// Most data in one file of the output: 5GB, 500MB, 2GiB
+    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
     max_shard_size: u64,
 
-    /// Show what would be gathered, with memory and disk; computes nothing
+    /// Show the plan with memory and disk, without running the model
     #[arg(long)]
     dry_run: bool,
 }
 
-/// What can be gathered.
+/// Statistics that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// Mean absolute input of each matrix
@@ -103,7 +106,7 @@ impl What {
     }
 }
 
-/// What is told at the end.
+/// The result, and the plan of a dry run.
 #[derive(Debug, Serialize)]
 struct Report {
     model: String,
@@ -118,19 +121,19 @@ struct Report {
     passes: usize,
     tensors: usize,
     bytes_written: u64,
-    /// Bytes of sums and of activations at a time.
+    /// Peak bytes of sums and activations.
     memory: u64,
     memory_of_sums: u64,
     free: Option<u64>,
-    /// Mean over sequences, in natural logarithms; null without fisher and in a dry run.
+    /// Mean over sequences, in nats; null without fisher and in a dry run.
     log_likelihood: Option<f64>,
     /// Null in a dry run.
     seconds: Option<f64>,
 }
 
-/// Gathers, writes and prints.
+/// Measures, writes and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    // Opened first, so that its files are those of the model that is opened next, if they are the same at the end.
+    // Opened before the model: if its files are unchanged at the end, they are those that the model was read from.
     let dir = ModelDir::open(&args.model);
     let text = models::open_with_tokenizer(&args.model)?;
     let plan = Plan::new(&text.model, &options(args)).map_err(refusal)?;
@@ -166,22 +169,22 @@ fn options(args: &Args) -> Options {
     options
 }
 
-/// An error with its hint and its status.
+/// An error with its hint and exit status.
 fn refusal(error: CalibrateError) -> Failure {
     match error {
         CalibrateError::Stopped => Failure::Interrupted,
         error @ CalibrateError::Mixture(_) => {
-            Failure::refused(error).hint(Some("gather statistics of the models that it was made of"))
+            Failure::refused(error).hint(Some("calibrate the models that it was made from"))
         }
         error @ CalibrateError::NoSequences => {
-            Failure::refused(error).hint(Some("--tasks with --split, or --text, name what the model reads"))
+            Failure::refused(error).hint(Some("choose items with --tasks and --split, or text with --text"))
         }
         error @ CalibrateError::Write(WriteError::NotEmpty { .. } | WriteError::NotADirectory { .. }) => {
             Failure::refused(error)
-                .hint(Some("name another OUT_DIR, or move away what is there; nothing is overwritten"))
+                .hint(Some("choose another OUT_DIR, or move the existing files away; nothing is overwritten"))
         }
         error @ CalibrateError::Write(WriteError::NoSpace { .. }) => {
-            Failure::failed(error).hint(Some("--dry-run tells how much room the statistics need"))
+            Failure::failed(error).hint(Some("--dry-run shows how much disk space the statistics need"))
         }
         error @ (CalibrateError::Sequence { .. } | CalibrateError::NoStatistics) => Failure::refused(error),
         error => Failure::failed(error),
@@ -233,7 +236,7 @@ impl Report {
             row("free", self.free.map_or("unknown".to_string(), units::bytes));
         }
         if let Some(mean) = self.log_likelihood {
-            row("log-likelihood", format!("{mean:.4} in the mean"));
+            row("log-likelihood", format!("{mean:.4} (mean over sequences)"));
         }
         if let Some(seconds) = self.seconds {
             row("time", units::duration(seconds));
@@ -242,7 +245,7 @@ impl Report {
     }
 }
 
-/// A failure of the caller's, in these words, about a file or a directory.
+/// A refusal of a file or directory, with this message.
 fn wrong(path: &Path, what: &dyn std::fmt::Display) -> Failure {
     let message = format!("{}: {what}", path.display());
     Failure::refused(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))

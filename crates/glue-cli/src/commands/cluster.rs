@@ -1,4 +1,4 @@
-//! `glue cluster`: which models belong together.
+//! `glue cluster`: groups of similar models.
 
 use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
@@ -17,10 +17,10 @@ use std::fmt::Write;
 use std::io::{Error, ErrorKind};
 use std::path::PathBuf;
 
-/// Show which models belong together
+/// Group similar models
 ///
-/// By leader clustering, a model joins the first cluster whose first member it is more alike than the threshold, in the
-/// order in which the models are given; else it opens a cluster of its own.
+/// The default method is leader clustering. Models are taken in the order given. Each joins the first cluster whose
+/// first member is more similar to it than the threshold, or starts a new cluster.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue cluster models/*
@@ -28,46 +28,46 @@ use std::path::PathBuf;
   glue cluster models/* --method average --threshold 0.9 --dendrogram zoo.svg
   glue similarity models/* --json > zoo.json && glue cluster --matrix zoo.json")]
 pub(crate) struct Args {
-    /// Directories or .safetensors files of models
+    /// Model directories or .safetensors files
     #[arg(required_unless_present = "matrix")]
     models: Vec<PathBuf>,
 
     #[command(flatten)]
     comparison: Comparison,
 
-    /// Take the figures from what glue similarity --json printed, and read no weights
+    /// Read the matrix from the output of glue similarity --json, instead of reading weights
     #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "base", "class", "layers", "tensor", "sample", "metric"])]
     matrix: Option<PathBuf>,
 
-    /// Models more alike than this belong together; less far apart, for a distance
+    /// Models join a cluster if their similarity is above this; for a distance metric, if it is below
     #[arg(long, value_name = "T", default_value_t = DEFAULT_THRESHOLD, allow_negative_numbers = true)]
     threshold: f64,
 
-    /// How clusters are formed
+    /// Clustering method
     #[arg(long, value_name = "METHOD", default_value = "leader")]
     method: Method,
 
-    /// Show at which thresholds the clusters change
+    /// Show the thresholds at which clusters change
     #[arg(long)]
     sweep: bool,
 
-    /// Write the tree of agglomerative clustering as a picture; by average linkage with the method leader
+    /// Write an SVG dendrogram (average linkage for the method leader)
     #[arg(long, value_name = "FILE.svg")]
     dendrogram: Option<PathBuf>,
 
-    /// Write the matrix as a picture, alike models side by side
+    /// Write the matrix as an SVG heatmap, with similar models side by side
     #[arg(long, value_name = "FILE.svg")]
     heatmap: Option<PathBuf>,
 }
 
-/// How clusters are formed.
+/// Clustering methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Method {
-    /// In order, by the first member of each cluster
+    /// Leader clustering, in the order given
     Leader,
-    /// Agglomerative, by the most alike pair of two clusters
+    /// Agglomerative, by the most similar pair of two clusters
     Single,
-    /// Agglomerative, by the least alike pair
+    /// Agglomerative, by the least similar pair
     Complete,
     /// Agglomerative, by the mean over all pairs
     Average,

@@ -1,16 +1,16 @@
-//! `glue completions`: what a shell needs to complete commands and options.
+//! `glue completions`: scripts that complete commands and options in a shell.
 
 use crate::app::Cli;
 use crate::failure::Failure;
 use crate::shell::Shell;
 use clap::CommandFactory;
 
-/// Print completions for a shell
+/// Print shell completions
 ///
-/// Bash and zsh can read them at their start: source <(glue completions bash)
+/// For bash and zsh, add this to the startup file: source <(glue completions bash)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which shell
+    /// Shell
     shell: clap_complete::Shell,
 }
 

@@ -1,4 +1,4 @@
-//! `--device`: where merging is done.
+//! `--device`: the device that merges.
 
 use crate::failure::Failure;
 use crate::shell::Shell;
@@ -8,7 +8,7 @@ use glue_recipe::SharedExecutor;
 /// The option of the commands that merge.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Device {
-    /// Where merging is done: cpu, cuda, or auto for cuda where there is such a device; needs a build with the feature cuda
+    /// Device to merge on: cpu, cuda, or auto (cuda if available). cuda needs a build with the feature cuda
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: DeviceChoice,
 }
@@ -18,7 +18,7 @@ impl Device {
     pub(crate) fn open(self, to: DeviceUse, shell: &mut Shell<'_>) -> Result<SharedExecutor, Failure> {
         let chosen = executor(self.device, to).map_err(|error| {
             let hint = matches!(error, DeviceError::NotBuilt)
-                .then_some("docs/cuda.md says how; --device auto takes what there is");
+                .then_some("docs/cuda.md explains how to build it; --device auto falls back to the CPU");
             Failure::failed(error).hint(hint)
         })?;
         if let Some(reason) = chosen.fallback {

@@ -1,4 +1,4 @@
-//! `glue eval`: scores of a model in tasks.
+//! `glue eval`: scores of a model on tasks.
 
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
@@ -27,10 +27,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Score a model in tasks
+/// Evaluate a model on tasks
 ///
-/// A task is a directory with task.json and JSON Lines, or a YAML file of lm-evaluation-harness over local files. Scores
-/// agree with those that lm-evaluation-harness gives; each comes with its standard error.
+/// A task is a directory with task.json and JSON Lines files, or a YAML file of lm-evaluation-harness over local files.
+/// Scores agree with lm-evaluation-harness and come with standard errors.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue eval models/base --tasks tasks
@@ -40,71 +40,71 @@ use std::time::{Duration, Instant};
   glue eval mixture --tasks tasks --pictures routing
   glue eval models/base --tasks arc_easy --evaluator 'python lm_eval_adapter.py'")]
 pub(crate) struct Args {
-    /// Directory of the model
+    /// Model directory
     model: PathBuf,
 
-    /// Directory or file of tasks; may be given several times
+    /// Task directory or file; can be repeated
     #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_delimiter = ',')]
     tasks: Vec<PathBuf>,
 
-    /// Score only this task, group or tag; may be given several times
+    /// Use only this task, group or tag; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
 
-    /// Items to score; what the task says, or test, when not given
+    /// Split to use (default: the task's own, or test)
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
-    /// Score only the first N items of each task
+    /// Use only the first N items of each task
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Examples in each prompt, instead of as many as a task asks for
+    /// Number of few-shot examples per prompt (default: the task's own)
     #[arg(long, value_name = "N", value_parser = numbers::whole(0..=10_000))]
     num_fewshot: Option<usize>,
 
-    /// Put prompts through the model's chat template
+    /// Format prompts with the model's chat template
     #[arg(long, alias = "apply_chat_template")]
     apply_chat_template: bool,
 
-    /// Make each example of a chat two turns of its own
+    /// Format few-shot examples as separate turns of the chat
     #[arg(long, requires = "apply_chat_template", alias = "fewshot_as_multiturn")]
     fewshot_as_multiturn: bool,
 
-    /// Write a line of JSON for each item: prompt, answers, scores
+    /// Write a JSON line per item to this file: prompt, answers, scores
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
 
-    /// Write which expert was chosen for which task and skill, pictures for each gate; for a mixture
+    /// For a mixture, write charts of the experts chosen by task and skill to this directory
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 
-    /// Keep scores in this directory, by the contents of model and task, and look there first; an evaluation that was
-    /// interrupted goes on after the tasks that are there
+    /// Cache scores in this directory, keyed by the contents of model and task. An interrupted evaluation continues
+    /// after the cached tasks
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
-    /// Run programs that the model writes, in a sandbox, where a task needs it
+    /// Allow tasks to run programs that the model writes, in a sandbox
     #[arg(long)]
     allow_code_execution: bool,
 
-    /// Seconds each such program may take
+    /// Time limit of each program, in seconds
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), requires = "allow_code_execution")]
     code_timeout: u64,
 
-    /// Memory each such program may take
+    /// Memory limit of each program
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_size, requires = "allow_code_execution")]
     code_memory: u64,
 
-    /// Let this command score the model: it is given a JSON document and answers with one
+    /// Let this command score the model: it reads a JSON request and prints a JSON answer
     #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
     evaluator: Option<String>,
 
-    /// Seconds the evaluator may take; as long as it likes when not given
+    /// Time limit of the evaluator, in seconds (default: none)
     #[arg(long, value_name = "S", requires = "evaluator", value_parser = clap::value_parser!(u64).range(1..=numbers::YEAR))]
     evaluator_timeout: Option<u64>,
 
-    /// Show what would be scored; runs nothing
+    /// Show what would be scored
     #[arg(long)]
     dry_run: bool,
 }
@@ -122,12 +122,12 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if args.dry_run {
         return plan(args, &tasks, &options, shell);
     }
-    // Before the work, so that a file that cannot be written does not cost it.
+    // Opened before the work: a path that cannot be written fails early.
     let samples = outputs::create(args.samples.as_deref())?;
     let pool = recipes::pool(global)?;
     let (model, mut routing) = open(args, shell.cancel_token())?;
     if args.pictures.is_some() && routing.is_none() {
-        let why = format!("--pictures shows which expert was chosen, and {} has no experts", args.model.display());
+        let why = format!("--pictures needs a mixture, but {} has no experts", args.model.display());
         return Err(Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
     let start = Instant::now();
@@ -148,7 +148,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     print(&report, routing.as_ref(), seconds, shell)
 }
 
-/// The model to be scored, and where its experts are counted if it has any.
+/// The model to score, and the counts of its experts if it has any.
 fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
     let name = args.model.display().to_string();
     match models::open_any(&args.model)? {
@@ -173,11 +173,11 @@ fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Opt
             let model = LocalModel::new(*text, name).map_err(Failure::failed)?;
             Ok((Box::new(model.with_directory(&args.model).with_cancel(cancel)), routing))
         }
-        _ => Err(Failure::failed(io::Error::other("a kind of model that cannot be scored"))),
+        _ => Err(Failure::failed(io::Error::other("models of this kind cannot be scored"))),
     }
 }
 
-/// Scores one task after another, and notes who was routed where in each.
+/// Scores one task after another, and records the routing of each.
 fn evaluate_each(
     model: &dyn LanguageModel,
     tasks: &[Task],
@@ -256,7 +256,7 @@ fn plan(args: &Args, tasks: &[Task], options: &EvalOptions, shell: &mut Shell<'_
         ("SPLIT", Align::Left),
         ("ITEMS", Align::Right),
         ("REQUESTS", Align::Right),
-        ("EXAMPLES", Align::Right),
+        ("FEW-SHOT", Align::Right),
     ]);
     for task in &tasks {
         let numbers = [task.items, task.requests, task.num_fewshot].map(|n| units::count(n as u64));
@@ -338,7 +338,7 @@ fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) 
     if let Some(seconds) = args.evaluator_timeout {
         evaluator = evaluator.with_timeout(Duration::from_secs(seconds));
     }
-    // What is not a path is a name, for the evaluator to know.
+    // Anything that is not a path is a name that the evaluator may know.
     let task = |path: &PathBuf| match std::path::absolute(path) {
         Ok(absolute) if path.exists() => absolute.display().to_string(),
         _ => path.display().to_string(),
@@ -402,14 +402,14 @@ fn external_failure(error: ExternalError) -> Failure {
     }
 }
 
-/// What is wrong with a task is wrong with what the user gave.
+/// An error of a task: always about the input.
 fn task_refusal(error: TaskError) -> Failure {
     let hint = match &error {
         TaskError::NoTask { .. } => {
             Some("a task is a directory with task.json, or a YAML file of lm-evaluation-harness")
         }
-        TaskError::UnknownSplit { .. } => Some("--split chooses"),
-        TaskError::Duplicate { .. } => Some("--tasks with one of the two paths chooses"),
+        TaskError::UnknownSplit { .. } => Some("choose a split with --split"),
+        TaskError::Duplicate { .. } => Some("pass only one of the two paths to --tasks"),
         _ => None,
     };
     Failure::refused(error).hint(hint)
@@ -420,7 +420,8 @@ fn eval_refusal(error: EvalError) -> Failure {
         EvalError::Task(error) => task_refusal(error),
         EvalError::Stopped => Failure::Interrupted,
         error @ EvalError::CodeNotAllowed { .. } => {
-            Failure::refused(error).hint(Some("they run in a sandbox without network, with limits on time and memory"))
+            let hint = "programs run in a sandbox without network, with limits on time and memory";
+            Failure::refused(error).hint(Some(hint))
         }
         error @ (EvalError::NoTasks | EvalError::Item { .. }) => Failure::refused(error),
         error => Failure::failed(error),

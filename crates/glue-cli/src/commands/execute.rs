@@ -1,4 +1,4 @@
-//! The one place where a plan becomes a checkpoint: hands it to the driver, with a progress bar.
+//! Turns a plan into a checkpoint: the only place that hands one to the driver, with a progress bar.
 
 use super::recipes::Output;
 use super::report::{Done, Merge};
@@ -38,14 +38,14 @@ pub(crate) fn execute(
     }
 }
 
-/// What the user can do when writing failed.
+/// A hint for a failed write.
 fn hint(error: &WriteError) -> Option<&'static str> {
     Some(match error {
         WriteError::NotEmpty { .. } | WriteError::NotADirectory { .. } => {
-            "name another OUT_DIR, or move away what is there; nothing is overwritten"
+            "choose another OUT_DIR, or move the existing files away; nothing is overwritten"
         }
-        WriteError::NoSpace { .. } => "--dry-run tells how much room a merge needs",
-        WriteError::Busy { .. } => "wait for the other run to end, or name another OUT_DIR",
+        WriteError::NoSpace { .. } => "--dry-run shows how much disk space a merge needs",
+        WriteError::Busy { .. } => "wait for the other run to end, or choose another OUT_DIR",
         _ => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! `glue extract-lora`: what a fine-tuned model has over its base, as a LoRA adapter.
+//! `glue extract-lora`: the difference of a fine-tuned model from its base, as a LoRA adapter.
 
 use super::recipes;
 use crate::app::Global;
@@ -16,12 +16,11 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Extract what a fine-tuned model has over its base as a LoRA adapter
+/// Extract a LoRA adapter from a fine-tuned model and its base
 ///
-/// Each matrix of the layers in which the two differ becomes a module with factors of low rank: the best approximation of
-/// the difference, in the layout of PEFT. OUT_DIR appears when all of it is written, with the adapter and glue.json, which
-/// has the rank, the energy and the error of each module. What differs elsewhere is listed, or stored whole with
-/// --save-full.
+/// Every layer matrix that differs becomes a module of the adapter: a low-rank approximation of the difference, in
+/// PEFT's format. Other differences are listed, or stored in full with --save-full. OUT_DIR appears once it is
+/// complete, with the adapter and glue.json, which records rank, energy and error of each module.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue extract-lora models/base models/math math-adapter
@@ -29,53 +28,52 @@ use std::time::{Duration, Instant};
   glue extract-lora models/base models/math math-adapter --modules q_proj,v_proj --rank 8
   glue extract-lora models/base models/math math-adapter --dry-run")]
 pub(crate) struct Args {
-    /// Directory of the base
+    /// Base model directory
     base: PathBuf,
 
-    /// Directory of the fine-tuned model
+    /// Fine-tuned model directory
     fine: PathBuf,
 
-    /// Directory to write the adapter to
+    /// Output directory
     out_dir: PathBuf,
 
-    /// Rank of every module; 16 when not given
+    /// Rank of every module (default: 16)
     #[arg(long, value_name = "N", conflicts_with = "energy", value_parser = clap::value_parser!(u32).range(1..))]
     rank: Option<u32>,
 
-    /// For each module the smallest rank that keeps this share of the squared singular values, above 0 and up to 1
-    #[arg(long, value_name = "SHARE")]
+    /// Use the smallest rank of each module that keeps this fraction of the energy (sum of squared singular values)
+    #[arg(long, value_name = "FRACTION")]
     energy: Option<f64>,
 
-    /// With --energy, the largest rank of a module
+    /// Maximum rank of a module, with --energy
     #[arg(long, value_name = "N", requires = "energy", value_parser = clap::value_parser!(u32).range(1..))]
     max_rank: Option<u32>,
 
-    /// How factors are found: randomised comes near to the best ones in a small part of the time where the rank is small, exact gives
-    /// the best
+    /// Decomposition: exact is the best approximation; randomised is close to it and much faster at small ranks
     #[arg(long, value_name = "HOW", default_value = "randomised", value_parser = svd())]
     svd: Decomposition,
 
-    /// Names of modules, or ends of them, such as q_proj; every matrix of the layers when not given
+    /// Names of modules, or their endings, such as q_proj (default: every layer matrix)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     modules: Vec<String>,
 
-    /// Extract embeddings, too
+    /// Also extract embeddings
     #[arg(long)]
     embeddings: bool,
 
-    /// Extract the head, too
+    /// Also extract the language model head
     #[arg(long)]
     head: bool,
 
-    /// Store other tensors that differ, such as norms, whole
+    /// Store other tensors that differ, such as norms, in full
     #[arg(long)]
     save_full: bool,
 
-    /// Type of the factors, such as bfloat16
+    /// Data type of the adapter, such as bfloat16
     #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = recipes::parse_dtype)]
     dtype: Dtype,
 
-    /// Show what would be extracted, with memory and disk; reads headers only
+    /// Show the plan with memory and disk; reads headers only
     #[arg(long)]
     dry_run: bool,
 }
@@ -125,11 +123,10 @@ fn failure(error: LoraError, args: &Args) -> Failure {
     match error {
         LoraError::Stopped => Failure::Interrupted,
         error @ (LoraError::Option { .. } | LoraError::NoSuchModule { .. }) => Failure::refused(error),
-        error @ (LoraError::TensorMissing { .. } | LoraError::ShapesDiffer { .. }) => Failure::refused(error).hint(
-            Some("an adapter is for one model: BASE must be what FINE was trained from, with the same vocabulary"),
-        ),
+        error @ (LoraError::TensorMissing { .. } | LoraError::ShapesDiffer { .. }) => Failure::refused(error)
+            .hint(Some("BASE must be the model that FINE was trained from, with the same vocabulary")),
         error @ LoraError::NoDifference { .. } if !args.save_full => Failure::refused(error)
-            .hint(Some("--embeddings, --head and --save-full extract more than the layers' matrices")),
+            .hint(Some("--embeddings, --head and --save-full extract more than the layer matrices")),
         error => Failure::failed(error),
     }
 }
@@ -157,8 +154,7 @@ fn look_ahead(args: &Args, plan: &ExtractPlan<'_>, threads: usize, shell: &mut S
             "threads": threads,
         }));
     }
-    let mut table =
-        Table::with_header(&[("MODULE", Align::Left), ("SHAPE", Align::Left), ("RANK AT MOST", Align::Right)]);
+    let mut table = Table::with_header(&[("MODULE", Align::Left), ("SHAPE", Align::Left), ("MAX RANK", Align::Right)]);
     for candidate in &plan.candidates {
         table.row([
             candidate.module.clone(),
@@ -170,7 +166,7 @@ fn look_ahead(args: &Args, plan: &ExtractPlan<'_>, threads: usize, shell: &mut S
     facts.row(["output", &format!("{} (not written: dry run)", args.out_dir.display())]);
     facts.row(["modules", &units::count(plan.candidates.len() as u64)]);
     facts.row(["others", &units::things(plan.others.len(), "tensor", "tensors")]);
-    facts.row(["factors", &format!("{} at most, twice while they are written", units::bytes(plan.most_bytes()))]);
+    facts.row(["factors", &format!("up to {}, twice that while writing", units::bytes(plan.most_bytes()))]);
     facts.row(["memory", &format!("about {}, {threads} threads", units::bytes(memory))]);
     let text = format!("{}\n{}", table.render(|line| shell.heading(line)), facts.render(str::to_string));
     shell.print(&text)
@@ -203,7 +199,7 @@ fn print(args: &Args, done: &Extraction, time: Duration, shell: &mut Shell<'_>) 
     }
     let mut text = table.render(|line| shell.heading(line));
     text += &format!(
-        "\n{}: {}, {} parameters, {} in {}; {:.2e} of the difference is lacking\n",
+        "\n{}: {}, {} parameters, {} in {}; relative error {:.2e}\n",
         args.out_dir.display(),
         units::things(done.modules.len(), "module", "modules"),
         units::short(done.parameters),
@@ -211,8 +207,8 @@ fn print(args: &Args, done: &Extraction, time: Duration, shell: &mut Shell<'_>) 
         units::duration(time.as_secs_f64()),
         done.relative_error,
     );
-    text += &others("stored whole", &done.saved);
-    text += &others("differs and is not in the adapter", &done.left);
+    text += &others("stored in full", &done.saved);
+    text += &others("differs, not in the adapter", &done.left);
     shell.print(&text)
 }
 

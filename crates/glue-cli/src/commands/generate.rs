@@ -1,4 +1,4 @@
-//! `glue generate`: what a model says to a prompt.
+//! `glue generate`: text from prompts.
 
 use super::{models, recipes};
 use crate::app::Global;
@@ -16,68 +16,68 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Continue prompts
+/// Generate text from prompts
 ///
-/// Without a temperature the most likely token is taken each time. Several prompts are worked on together; an answer does
-/// not depend on the others.
+/// Decoding is greedy unless a temperature is given. Several prompts run as one batch; an answer does not depend on the
+/// other prompts.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue generate models/base --prompt 'Once upon a time'
   glue generate models/chat --chat --prompt 'Why is the sky blue?' --temperature 0.7 --top-p 0.9
   glue generate models/base --prompts prompts.txt --stop '\\n' --json")]
 pub(crate) struct Args {
-    /// Directory of the model
+    /// Model directory
     model: PathBuf,
 
-    /// A prompt; may be given several times. Read from standard input when neither this nor --prompts is given
+    /// Prompt; can be repeated (default: read from standard input, unless --prompts is given)
     #[arg(long, short, value_name = "TEXT")]
     prompt: Vec<String>,
 
-    /// File with a prompt on each line; a line that begins with a double quote is a JSON string
+    /// File with one prompt per line; a line that starts with a double quote is a JSON string
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
-    /// Most tokens of an answer
+    /// Maximum number of new tokens
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = numbers::whole(1..=1 << 20))]
     max_new_tokens: usize,
 
-    /// What scores are divided by before a token is drawn; 0 takes the most likely one
+    /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
 
-    /// Draw among this many of the most likely tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K", value_parser = numbers::whole(1..=u64::from(u32::MAX)))]
     top_k: Option<usize>,
 
-    /// Draw among the most likely tokens that together have this probability
+    /// Sample from the most likely tokens whose probabilities add up to P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
 
-    /// Draw among the tokens of at least this share of the highest probability
+    /// Sample from tokens with at least this fraction of the highest probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
 
-    /// Scores of tokens that have occurred are divided by it
+    /// Penalty for tokens that have already occurred; 1 is none
     #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
 
-    /// Text that ends an answer and is not part of it; may be given several times. \n, \t and \\ stand for what they mean
+    /// Text that ends an answer and is not part of it; can be repeated. \n, \t and \\ are understood
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
 
-    /// Answers to each prompt
+    /// Number of answers per prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::whole(1..=10_000))]
     samples: usize,
 
-    /// Put each prompt through the model's chat template, as a message of the user
+    /// Format each prompt as a user message with the model's chat template
     #[arg(long)]
     chat: bool,
 
-    /// Message of the system before that of the user
+    /// System message
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
 
-    /// Cut tokens off the beginning of a prompt that does not fit, instead of refusing it
+    /// Cut the start of a prompt that is too long, instead of refusing it
     #[arg(long)]
     truncate: bool,
 
@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     shell.print_generated(&text)
 }
 
-/// Shows each piece of the only answer as soon as it is certain.
+/// Prints each piece of the only answer as soon as it is final.
 fn stream(
     args: &Args,
     model: &AnyTextModel,
@@ -150,7 +150,7 @@ fn stream(
     shell.print("\n")?;
     if generated.truncated > 0 {
         let tokens = units::things(generated.truncated, "token", "tokens");
-        shell.note(&format!("{tokens} cut off the beginning of the prompt"));
+        shell.note(&format!("{tokens} cut from the start of the prompt"));
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
         texts.push(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text));
     }
     if texts.is_empty() {
-        return Err(Failure::refused(Error::new(ErrorKind::InvalidInput, "there is no prompt")));
+        return Err(Failure::refused(Error::new(ErrorKind::InvalidInput, "no prompt given")));
     }
     Ok(texts)
 }
@@ -190,7 +190,7 @@ fn prompt(args: &Args, model: &AnyTextModel, text: &str) -> Result<Prompt, Failu
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     let options = ChatOptions { add_generation_prompt: true, now: now(), ..ChatOptions::default() };
     model.chat(&messages, &options).map_err(|error| match error {
-        // It comes from a file of the model.
+        // The template comes from a file of the model.
         TextError::Chat(_) => refusal(error, &args.model).context(args.model.display().to_string()),
         error => refusal(error, &args.model),
     })
@@ -207,14 +207,14 @@ fn refusal(error: TextError, model: &Path) -> Failure {
         TextError::Option { .. } | TextError::Sampling(_) | TextError::EmptyPrompt { .. } => Failure::refused(error),
         TextError::NoChatTemplate => Failure::refused(error).hint(Some("leave out --chat")),
         TextError::PromptTooLong { .. } => {
-            Failure::refused(error).hint(Some("--truncate cuts tokens off its beginning; or lower --max-new-tokens"))
+            Failure::refused(error).hint(Some("cut its start with --truncate, or lower --max-new-tokens"))
         }
         TextError::Choice { .. } => Failure::failed(error).context(format!("model `{}`", model.display())),
         _ => Failure::failed(error),
     }
 }
 
-/// What a shell cannot easily pass.
+/// Replaces escapes of characters that are hard to pass in a shell.
 fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text.chars();

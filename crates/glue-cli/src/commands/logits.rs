@@ -1,4 +1,4 @@
-//! `glue logits`: what a model computes for given tokens, to compare one runtime with another.
+//! `glue logits`: logits and hidden states for given tokens, to compare runtimes.
 
 use super::{models, recipes};
 use crate::app::Global;
@@ -15,16 +15,17 @@ use std::io::{self, Error, ErrorKind, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Write the logits of a model for given tokens
+/// Write a model's logits for given tokens
 ///
-/// The tokens are the tensor input_ids [batch, length] of a safetensors file, I32 or I64, with padding where a tensor
-/// attention_mask of the same shape has 0. Written is `logits` [batch, length, vocabulary] in F32, zeros at padding.
+/// The input is a safetensors file with a tensor input_ids [batch, length], I32 or I64. An optional tensor
+/// attention_mask of the same shape marks padding with 0. The output holds `logits` [batch, length, vocabulary] in F32,
+/// with zeros at padding.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue logits models/base --ids ids.safetensors --out logits.safetensors
   glue logits models/base --ids ids.safetensors --out states.safetensors --hidden")]
 pub(crate) struct Args {
-    /// Directory of the model
+    /// Model directory
     model: PathBuf,
 
     /// Safetensors file with input_ids
@@ -35,8 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 
-    /// Write hidden states too: hidden.0 is the embedding, hidden.N the residual stream after layer N, and the last one
-    /// the state after the final norm, [batch, length, hidden size] each
+    /// Also write hidden states, each [batch, length, hidden size]: hidden.0 is the embedding, hidden.N the residual
+    /// stream after layer N, and the last one the state after the final norm
     #[arg(long)]
     hidden: bool,
 }
@@ -53,7 +54,7 @@ struct Written {
     hidden: usize,
 }
 
-/// Tokens done in one pass.
+/// Tokens per pass.
 const TOKENS: usize = 4096;
 
 /// Computes and writes.
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     ))
 }
 
-/// Token numbers as they stand in the file.
+/// Token ids as in the file.
 struct Batch {
     sequences: Vec<Vec<u32>>,
     mask: Vec<bool>,
@@ -132,7 +133,7 @@ fn read(file: &Checkpoint, path: &Path) -> Result<Batch, Failure> {
     };
     let token = |(at, (&number, &text)): (usize, (&i64, &bool))| match u32::try_from(number) {
         Ok(number) => Ok(number),
-        // Some tools write -100 or -1 where there is nothing.
+        // Some tools write -100 or -1 at padding.
         Err(_) if !text => Ok(0),
         Err(_) => Err(refuse(format!("input_ids holds {number} at [{}, {}]", at / length, at % length))),
     };
@@ -150,7 +151,7 @@ fn integers(view: TensorView<'_>) -> Option<Vec<i64>> {
     })
 }
 
-/// Writes the file. Holds the results of one pass at a time: they go to many places, for which a stream has a file of its own.
+/// Writes the file, one pass at a time. A pass writes to many places, so a pipe gets a temporary file first.
 fn write(model: &Model, batch: &Batch, states: &[usize], out: OutputFile) -> Result<(), Failure> {
     match out.file() {
         Some(file) => {

@@ -10,11 +10,12 @@ use glue_cuda::DeviceUse;
 use glue_merge::Registry;
 use std::path::PathBuf;
 
-/// Merge models as a config says
+/// Merge models as described in a config
 ///
-/// The config is YAML in the dialect of mergekit; paths of models in it are relative to the working directory. OUT_DIR
-/// appears when all of it is written, with weights, config.json, tokenizer files, a model card and glue.json, which
-/// says what it was made from. It must not exist yet, or be empty.
+/// The config is YAML in mergekit's format. Model paths in it are relative to the working directory.
+///
+/// OUT_DIR appears once it is complete. It holds weights, config.json, tokenizer files, a model card, and glue.json,
+/// which records the inputs. It must not exist yet, or be empty.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue merge ties.yml merged
@@ -22,10 +23,10 @@ use std::path::PathBuf;
   glue merge dare.yml merged --seed 7 --max-shard-size 2GB
   glue merge ties.yml merged --quiet --json > merged.json")]
 pub(crate) struct Args {
-    /// What to merge, and how
+    /// Merge config (YAML, mergekit's format)
     config: PathBuf,
 
-    /// Directory to write the merged model to
+    /// Output directory
     out_dir: PathBuf,
 
     #[command(flatten)]
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let recipes = recipes::read(&args.config, registry)?;
     let [recipe] = recipes.as_slice() else {
         let found = format!("{} holds {} documents", args.config.display(), recipes.len());
-        return Err(Failure::refused(std::io::Error::other(found)).hint(Some("glue multi merges in several stages")));
+        return Err(Failure::refused(std::io::Error::other(found)).hint(Some("glue multi merges several documents")));
     };
     let plan = recipes::plan(recipe, &recipes::plan_options(global, &args.output))?;
     let pool = recipes::pool(global)?;

@@ -1,10 +1,10 @@
-//! `glue mix`: a mixture of experts from a description.
+//! `glue mix`: a mixture of experts from a config.
 
 use super::recipes::FollowLinks;
 use super::{recipes, train_router};
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
-use crate::progress::TerminalProgress;
+use crate::failure::{Failure, no_such_model, of_file};
+use crate::progress::Progress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -13,21 +13,22 @@ use glue_mixture::{Gates, MixConfig, MixError, MixPlan, RunOptions, run as write
 use glue_router::RouterError;
 use glue_router::init::gates_for;
 use glue_router::prompts::{PROMPTS, PromptSource, fill_prompts};
-use glue_tensor::{Dtype, WriteError, files, writer};
+use glue_tensor::{Dtype, ModelDirError, WriteError, files, writer};
 use serde::Serialize;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Mix models into one with experts, as a description says
+/// Combine models into a mixture of experts
 ///
-/// The description is YAML in the dialect of mergekit-moe, with more keys: level (ffn, block or model), dense_layers,
-/// mixed_layers, router, routing, pool, whole, router_layer, tasks, seed and format, and skills and name of an expert. Paths
-/// of models and tasks in it are relative to the working directory. OUT_DIR appears when all of it is written. It must not
-/// exist yet, or be empty.
+/// The config is YAML in mergekit-moe's format, with additional keys: level (ffn, block or model), dense_layers,
+/// mixed_layers, router, routing, pool, whole, router_layer, tasks, seed and format, and skills and name of an expert.
+/// Paths of models and tasks in it are relative to the working directory. OUT_DIR appears once it is complete. It must
+/// not exist yet, or be empty.
 ///
-/// Where gates are made from prompts, an expert without any takes items of its tasks, and items of the others as negative
-/// prompts: tasks that the description or --expert gives it, that are called like it, or that its model has the lowest loss on.
+/// If gates are initialised from prompts, an expert without prompts uses items of its own tasks as positive prompts and
+/// items of other tasks as negative ones. Its tasks are those that the config or --expert assigns to it, the task with
+/// its name, or those on which its model has the lowest loss.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue mix experts.yml mixture
@@ -35,37 +36,38 @@ use std::time::Instant;
   glue mix experts.yml mixture --tasks tasks --expert reason=thinker
   glue mix experts.yml mixture --max-shard-size 2GB --json")]
 pub(crate) struct Args {
-    /// What to mix, and how
+    /// Mixture config (YAML, mergekit-moe's format)
     config: PathBuf,
 
-    /// Directory to write the mixture to
+    /// Output directory
     out_dir: PathBuf,
 
-    /// Show what would be done, with parameters, memory and disk; reads headers only
+    /// Show the plan with parameters, memory and disk; reads headers only
     #[arg(long)]
     dry_run: bool,
 
-    /// Directory or file of tasks whose items are prompts of experts that have none; may be given several times
+    /// Task directory or file that provides prompts for experts without any; can be repeated
     #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
     tasks: Vec<PathBuf>,
 
-    /// Items to take prompts from
+    /// Split to use
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
 
-    /// Look at only the first N items of each task
+    /// Use only the first N items of each task
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Give a task or skill to an expert: math=a-math. What is not given goes to the expert of that name, or of the lowest loss
+    /// Assign a task or skill to an expert, such as math=a-math; can be repeated. Others go to the expert of the same
+    /// name, or to the one with the lowest loss
     #[arg(long = "expert", value_name = "NAME=EXPERT", value_parser = train_router::pair)]
     experts: Vec<(String, String)>,
 
-    /// Most prompts taken for an expert, and most negative ones
+    /// Maximum number of positive prompts per expert, and of negative ones
     #[arg(long, value_name = "N", default_value_t = PROMPTS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     prompts: u32,
 
-    /// Most data in one file of the output: 5GB, 500MB, 2GiB
+    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
     max_shard_size: u64,
 
@@ -73,7 +75,7 @@ pub(crate) struct Args {
     links: FollowLinks,
 }
 
-/// A mixture, made or not.
+/// A mixture, planned or written.
 #[derive(Debug, Serialize)]
 struct Report {
     output: String,
@@ -87,22 +89,22 @@ struct Report {
     seed: u64,
     dtype: Option<&'static str>,
     parameters: u64,
-    /// Those that one token meets.
+    /// Parameters used for one token.
     active_parameters: u64,
     bytes_read: u64,
     bytes_written: u64,
     /// Bytes of buffers.
     memory: u64,
-    /// Bytes free where the output goes, if that can be told.
+    /// Bytes free on the disk of the output; `None` if unknown.
     free: Option<u64>,
-    /// Of each gate made from prompts, the condition number of its matrix; empty for others and in a dry run. Null is infinite.
+    /// Condition number of each gate made from prompts; empty otherwise and in a dry run. Null is infinite.
     conditions: Vec<f64>,
     notes: Vec<String>,
     /// None in a dry run.
     seconds: Option<f64>,
 }
 
-/// Mixes, or shows what would be done.
+/// Writes the mixture, or shows what would be done.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let mut config = read(&args.config)?;
     if let Some(seed) = global.seed {
@@ -111,7 +113,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     config.links = args.links.get();
     if !args.tasks.is_empty() {
         if !config.gate_mode.needs_prompts() {
-            let why = format!("--tasks gives prompts, which `gate_mode: {}` does not need", config.gate_mode);
+            let why = format!("--tasks provides prompts, but `gate_mode: {}` uses none", config.gate_mode);
             return Err(Failure::refused(std::io::Error::new(ErrorKind::InvalidInput, why)));
         }
         config.tasks.clone_from(&args.tasks);
@@ -160,30 +162,31 @@ fn prompts(plan: &mut MixPlan, tasks: &[Task], args: &Args, progress: &TerminalP
     fill_prompts(plan, &source, progress).map_err(train_router::refusal)
 }
 
-/// Whose prompts a dry run leaves open.
+/// A note on prompts that a dry run does not collect.
 fn prompts_to_come(plan: &MixPlan, tasks: &[Task], args: &Args) -> Option<String> {
     let experts: Vec<&str> =
         plan.config.without_prompts().into_iter().map(|number| plan.config.experts[number].name.as_str()).collect();
     let tasks: Vec<&str> = tasks.iter().map(Task::name).collect();
     let words = || {
         let (experts, tasks) = (experts.join(", "), tasks.join(", "));
-        format!("prompts of {experts} will be taken from items of {tasks} (split {})", args.split)
+        format!("prompts for {experts} will come from items of {tasks} (split {})", args.split)
     };
     (!experts.is_empty()).then(words)
 }
 
-/// An error with its hint and its status.
+/// An error with its hint and exit status.
 fn refusal(error: MixError) -> Failure {
     let hint = match &error {
         MixError::Stopped => return Failure::Interrupted,
+        MixError::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => Some(no_such_model()),
         MixError::Write(WriteError::NotEmpty { .. } | WriteError::NotADirectory { .. }) => {
-            Some("name another OUT_DIR, or move away what is there; nothing is overwritten".to_string())
+            Some("choose another OUT_DIR, or move the existing files away; nothing is overwritten".to_string())
         }
         MixError::Write(WriteError::NoSpace { .. }) => {
-            Some("--dry-run tells how much room a mixture needs".to_string())
+            Some("--dry-run shows how much disk space a mixture needs".to_string())
         }
         MixError::Write(WriteError::Busy { .. }) => {
-            Some("wait for the other run to end, or name another OUT_DIR".to_string())
+            Some("wait for the other run to end, or choose another OUT_DIR".to_string())
         }
         other => other.hint(),
     };
@@ -216,7 +219,7 @@ impl Report {
         }
     }
 
-    /// The gates that `plan` asks for, with what is to be said about them.
+    /// The gates of `plan`; keeps their condition numbers and warnings.
     fn gates(&mut self, plan: &MixPlan, progress: &TerminalProgress) -> Result<Gates, Failure> {
         let request = plan.gate_request();
         if !request.mode.needs_prompts() || request.sites.prefixes.is_empty() {
@@ -236,7 +239,7 @@ impl Report {
             return shell.print_json(self);
         }
         let mut table = Table::new(&[Align::Left, Align::Left]);
-        let experts = format!("{} ({} for each token or sample)", self.experts.join(", "), self.experts_per_token);
+        let experts = format!("{} ({} per token or sample)", self.experts.join(", "), self.experts_per_token);
         let layers = match self.mixed_layers.as_slice() {
             [] => "none".to_string(),
             [only] => only.to_string(),
@@ -244,7 +247,8 @@ impl Report {
             layers => layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
         };
         let mut row = |name: &str, value: String| table.row([name.to_string(), value]);
-        row("output", self.output.clone());
+        let unwritten = if self.dry_run { " (not written: dry run)" } else { "" };
+        row("output", format!("{}{unwritten}", self.output));
         row("form", self.form.to_string());
         row("experts", experts);
         row("mixed layers", layers);
@@ -252,7 +256,7 @@ impl Report {
         row("parameters", units::parameters(self.parameters));
         row("active", units::parameters(self.active_parameters));
         row("read", units::bytes(self.bytes_read));
-        row("written", units::bytes(self.bytes_written));
+        row(if self.dry_run { "to write" } else { "written" }, units::bytes(self.bytes_written));
         if self.dry_run {
             row("memory", units::bytes(self.memory));
             row("free", self.free.map_or("unknown".to_string(), units::bytes));

@@ -1,6 +1,6 @@
-//! One file per command: its options and what it does. What `merge` and `multi` share is in `recipes`, `report` and
-//! `execute`; what all share that merge, in `device`; what the commands that run a model share, in `models`; what those
-//! share that compare several, in `zoo`.
+//! One file per command: its options and what it does. Shared code: `recipes`, `report` and `execute` for `merge` and
+//! `multi`; `device` for all commands that merge; `models` for those that run a model; `zoo` for those that compare
+//! several.
 
 pub(crate) mod align;
 pub(crate) mod calibrate;

@@ -28,7 +28,7 @@ fn cannot_read(path: &Path, error: TextError) -> Failure {
     }
 }
 
-/// A path with nothing at it is wrong usage; what is wrong with a model is a failure.
+/// A path that does not exist is wrong usage; a broken model is a failure.
 fn cannot_run(path: &Path, error: LmError) -> Failure {
     let absent = matches!(
         error,
@@ -39,10 +39,10 @@ fn cannot_run(path: &Path, error: LmError) -> Failure {
         )
     );
     let hint = match &error {
-        LmError::Unsupported { key, .. } if key == "whole" => Some("glue generate and glue eval run it"),
-        LmError::Unsupported { .. } => Some("models that cannot be run here can still be merged"),
+        LmError::Unsupported { key, .. } if key == "whole" => Some("use glue generate or glue eval, which can run it"),
+        LmError::Unsupported { .. } => Some("a model that cannot be run can still be merged"),
         LmError::MissingTensor { .. } | LmError::Shape { .. } | LmError::UnexpectedTensor { .. } => {
-            Some("glue inspect shows what the checkpoint holds and what config.json says")
+            Some("glue inspect shows the tensors of the checkpoint and the values in config.json")
         }
         _ => None,
     };

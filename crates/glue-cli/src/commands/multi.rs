@@ -17,22 +17,23 @@ use std::path::{Path, PathBuf};
 
 /// Merge in several stages
 ///
-/// The config has several documents, separated by ---. All but the last have a name, by which later ones use
-/// their output as a model; the last one is the output. What the others make stays in the work directory, and a later
-/// run takes it from there when config, inputs, seed and version are still the same.
+/// The config holds several YAML documents, separated by ---. Every document but the last has a name, which later
+/// documents use as a model. The last one describes the output. Outputs of earlier stages stay in the work directory,
+/// and a later run reuses them if config, inputs, seed and version are unchanged. Model paths are relative to the
+/// working directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue multi stages.yml merged
   glue multi stages.yml merged --work-dir scratch
   glue multi stages.yml merged --dry-run")]
 pub(crate) struct Args {
-    /// What to merge, and how: one document for each stage
+    /// Merge config with one YAML document per stage
     config: PathBuf,
 
-    /// Directory to write the output of the last stage to
+    /// Output directory of the last stage
     out_dir: PathBuf,
 
-    /// Where the outputs of earlier stages go; OUT_DIR with .stages behind its name when not given
+    /// Directory for the outputs of earlier stages (default: OUT_DIR.stages)
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
@@ -40,7 +41,7 @@ pub(crate) struct Args {
     output: Output,
 }
 
-/// What was, or would be, done in each stage.
+/// What each stage did or would do.
 #[derive(Serialize)]
 struct Report<T> {
     output: String,
@@ -55,15 +56,15 @@ struct Named<T> {
     report: T,
 }
 
-/// What a dry run knows of a stage.
+/// What a dry run can say about a stage.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outlook {
     Known(Box<Expected>),
-    /// Its inputs are not there yet.
+    /// Its inputs do not exist yet.
     After {
         dry_run: bool,
-        /// Names of the stages that must come before.
+        /// Names of the stages that have to run first.
         after: Vec<String>,
     },
 }
@@ -110,7 +111,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     }
 }
 
-/// Whether the output of the stage `name` is in `directory` and current. A former output of this stage is removed.
+/// Whether `directory` holds a current output of the stage `name`. An outdated output of this stage is removed.
 fn reusable(
     name: &str,
     plan: &MergePlan,
@@ -122,27 +123,27 @@ fn reusable(
     if is_current(&manifest, plan, pool)? {
         return Ok(true);
     }
-    // Another merge may have a directory of that name, and that is not for us to remove.
+    // The directory may belong to another merge: never remove that.
     let recipe = manifest["recipe"].as_str().unwrap_or_default();
     let recipes = Recipe::parse(recipe, manifest::FILE, registry).unwrap_or_default();
     if !recipes.iter().any(|recipe| recipe.name.as_ref().is_some_and(|found| found.value == name)) {
         let why =
-            format!("{}: expected a former output of stage {name}, found that of another merge", directory.display());
-        let hint = Some("name another --work-dir, or move away what is there; nothing is overwritten");
+            format!("{}: expected an earlier output of stage {name}, found one of another merge", directory.display());
+        let hint = Some("choose another --work-dir, or move the existing files away; nothing is overwritten");
         return Err(Failure::failed(io::Error::new(io::ErrorKind::AlreadyExists, why)).hint(hint));
     }
     std::fs::remove_dir_all(directory).map_err(|error| file_error(directory, &error))?;
     Ok(false)
 }
 
-/// The manifest of the output that is in `directory`; `None` when nothing is there.
+/// The manifest in `directory`; `None` when there is none.
 fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
     let path = directory.join(manifest::FILE);
     match files::read(&path, files::CONFIG_BYTES) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| file_error(&path, &io::Error::new(io::ErrorKind::InvalidData, error))),
-        // Without one, whatever is there is not ours to remove; writing refuses a directory that is not empty.
+        // A directory without a manifest is not ours to remove. If it is not empty, writing refuses it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(file_error(&path, &error)),
     }
@@ -183,7 +184,9 @@ fn look_ahead(
         let name = stage.as_ref().map_or_else(|| "output".to_string(), |name| format!("stage {name}"));
         let text = match report {
             Outlook::Known(expected) => expected.text(|text| shell.heading(text)),
-            Outlook::After { after, .. } => format!("known when made: {}\n", after.join(", ")),
+            Outlook::After { after, .. } => {
+                format!("cannot be estimated before these stages have run: {}\n", after.join(", "))
+            }
         };
         texts.push(format!("{}\n{text}", shell.heading(&name)));
     }
@@ -191,7 +194,7 @@ fn look_ahead(
     shell.print(&text)
 }
 
-/// The directory with `.stages` behind its name.
+/// `out_dir` with `.stages` appended to its name.
 fn beside(out_dir: &Path) -> PathBuf {
     let mut name = out_dir.file_name().unwrap_or_default().to_os_string();
     name.push(".stages");

@@ -1,4 +1,4 @@
-//! `glue ops`: the operators, in a table, one in full, or all of them as a reference document.
+//! `glue ops`: the operators as a table, one in full, or all as a reference document.
 
 use crate::failure::Failure;
 use crate::reference::{example, operators};
@@ -11,22 +11,22 @@ use glue_merge::{
 use serde_json::json;
 use std::fmt::Write;
 
-/// List the merge operators, or show one in full
+/// List the merge operators, or describe one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  glue ops               All operators
-  glue ops dare_ties     What one computes, and its parameters
-  glue ops --json        The same for programs")]
+  glue ops               List all operators
+  glue ops dare_ties     Show its formula, parameters and an example config
+  glue ops --json        Print the list as JSON")]
 pub(crate) struct Args {
-    /// The operator to show; all of them in a table when not given
+    /// Operator to describe (default: list all)
     name: Option<String>,
 
-    /// Print the reference document in Markdown
+    /// Print the reference in Markdown
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
 }
 
-/// Prints what is asked for.
+/// Prints the list, an operator, or the reference.
 pub(crate) fn run(args: &Args, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let Some(name) = &args.name else {
         return if args.markdown {
@@ -121,7 +121,7 @@ pub(crate) fn models_besides_base(def: &OperatorDef) -> String {
     }
 }
 
-/// What is wanted of the base, in a word.
+/// Whether the operator takes a base, in a word.
 pub(crate) fn base(rule: BaseRule) -> &'static str {
     match rule {
         BaseRule::Unused => "unused",
@@ -130,7 +130,7 @@ pub(crate) fn base(rule: BaseRule) -> &'static str {
     }
 }
 
-/// How many numbers of what a statistic has, in words.
+/// The shape of a statistic and the model it belongs to, in words.
 pub(crate) fn statistic(spec: &StatisticSpec) -> String {
     let shape = match spec.shape {
         StatisticShape::Same => "a number for each element",
@@ -144,7 +144,7 @@ pub(crate) fn statistic(spec: &StatisticSpec) -> String {
     format!("{shape}, {of}")
 }
 
-/// What a parameter may differ by.
+/// What a parameter can be set for.
 pub(crate) fn scope(scope: Scope) -> &'static str {
     match scope {
         Scope::Tensor => "tensor",
@@ -152,12 +152,12 @@ pub(crate) fn scope(scope: Scope) -> &'static str {
     }
 }
 
-/// The default, or that there is none.
+/// The default, or `required`.
 pub(crate) fn default(spec: &ParamSpec) -> String {
     spec.default.map_or_else(|| "required".to_string(), |value| value.to_string())
 }
 
-/// Where good values usually are; `None` unless it is a number that is usually changed.
+/// The usual range; `None` unless it is a number that people tune.
 pub(crate) fn usual(spec: &ParamSpec) -> Option<String> {
     match spec.kind {
         Kind::Number { usual: (a, b), .. } if a < b => Some(format!("{a} to {b}")),
@@ -165,12 +165,12 @@ pub(crate) fn usual(spec: &ParamSpec) -> Option<String> {
     }
 }
 
-/// What values are taken, in words.
+/// The allowed values, in words.
 pub(crate) fn allowed(spec: &ParamSpec) -> String {
     spec.kind.to_string()
 }
 
-/// An operator for programs.
+/// An operator as JSON.
 fn document(def: &OperatorDef) -> serde_json::Value {
     let parameters: Vec<_> = def.params.iter().map(parameter).collect();
     json!({
@@ -199,7 +199,7 @@ fn document(def: &OperatorDef) -> serde_json::Value {
 }
 
 fn parameter(spec: &ParamSpec) -> serde_json::Value {
-    // What is beyond every number stands for no limit.
+    // An infinite bound means no limit.
     let limit = |x: f64| Some(x).filter(|x| x.abs() < f64::MAX);
     let mut document = json!({
         "name": spec.name,

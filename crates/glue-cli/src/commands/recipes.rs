@@ -1,12 +1,12 @@
-//! Options of the commands that merge, and the way from their config to plans.
+//! Options shared by the commands that merge, and how a config becomes a plan.
 
 use super::device::Device;
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
+use crate::failure::{Failure, no_such_model, of_file};
 use crate::units;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
-use glue_tensor::{Dtype, Links, files};
+use glue_tensor::{Dtype, Links, ModelDirError, files};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::io;
 use std::path::Path;
@@ -14,15 +14,15 @@ use std::path::Path;
 /// Options of the commands that merge.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Output {
-    /// Show what would be done, with memory, disk and time; reads headers only
+    /// Show the plan with memory, disk and time; reads headers only
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Most data in one file of the output: 5GB, 500MB, 2GiB
+    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size, alias = "out-shard-size")]
     pub(crate) max_shard_size: u64,
 
-    /// Type of the output's weights, such as bfloat16; comes before dtype and out_dtype in the config
+    /// Data type of the output, such as bfloat16; overrides dtype and out_dtype in the config
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub(crate) dtype: Option<Dtype>,
 
@@ -36,8 +36,8 @@ pub(crate) struct Output {
 /// The option of the commands that copy files of a model into their output.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct FollowLinks {
-    /// Copy configuration and tokenizer files through links that lead out of a model directory; refused otherwise, except
-    /// to the blobs of a hub cache. Weights may always be links
+    /// Copy configuration and tokenizer files even where they are links out of the model directory. By default only
+    /// links into a hub cache are allowed. Weights may always be links
     #[arg(long)]
     follow_links: bool,
 }
@@ -66,7 +66,7 @@ pub(crate) fn read(path: &Path, registry: &Registry) -> Result<Vec<Recipe>, Fail
     Recipe::parse(&text, &origin, registry).map_err(refusal)
 }
 
-/// What a plan depends on, from the command line.
+/// The options of a plan that come from the command line.
 pub(crate) fn plan_options(global: &Global, output: &Output) -> PlanOptions {
     let mut options = PlanOptions::default();
     options.seed = global.seed;
@@ -80,16 +80,19 @@ pub(crate) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, 
     glue_recipe::plan(recipe, options).map_err(refusal)
 }
 
-/// An error of a recipe with its hint and its status.
+/// An error of a recipe, with its hint and exit status.
 pub(crate) fn refusal(error: RecipeError) -> Failure {
-    let hint = error.hint();
+    let hint = match &error {
+        RecipeError::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => Some(no_such_model()),
+        other => other.hint(),
+    };
     let failure = if error.is_usage() { Failure::refused(error) } else { Failure::failed(error) };
     failure.hint(hint)
 }
 
-/// The threads that work.
+/// The worker threads.
 pub(crate) fn pool(global: &Global) -> Result<ThreadPool, Failure> {
-    // Zero is as many as there are processors.
+    // Zero means all processors.
     let threads = global.threads.map_or(0, usize::from);
     ThreadPoolBuilder::new()
         .num_threads(threads)

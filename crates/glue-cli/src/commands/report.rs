@@ -1,4 +1,4 @@
-//! What a merge is expected to do, and what it did. The fields are those of the JSON documents.
+//! What a merge will do, and what it did. The fields are those of the JSON documents.
 
 use super::recipes::Output;
 use crate::failure::Failure;
@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-/// What a merge makes, whether it has been made or not.
+/// The output of a merge, planned or written.
 #[derive(Debug, Serialize)]
 pub(crate) struct Merge {
-    /// Where.
+    /// The output directory.
     pub(crate) output: String,
     pub(crate) operator: &'static str,
     /// The operator that it wraps.
@@ -27,11 +27,11 @@ pub(crate) struct Merge {
     /// Number of tensors of each type.
     pub(crate) dtypes: BTreeMap<&'static str, usize>,
     pub(crate) files: Vec<File>,
-    /// Of input tensors and statistics, each counted once for every tensor that it goes into.
+    /// Bytes of input tensors and statistics, counted once per output tensor that uses them.
     pub(crate) bytes_read: u64,
-    /// Of output tensors.
+    /// Bytes of output tensors.
     pub(crate) bytes_written: u64,
-    /// Tensors taken over because they hold no floating-point numbers.
+    /// Tensors copied because they are not floating point.
     pub(crate) copied: Vec<String>,
     /// Tensors left out.
     pub(crate) dropped: Vec<Dropped>,
@@ -41,7 +41,7 @@ pub(crate) struct Merge {
 #[derive(Debug, Serialize)]
 pub(crate) struct File {
     name: String,
-    /// Of tensor data.
+    /// Bytes of tensor data.
     bytes: u64,
 }
 
@@ -93,12 +93,12 @@ impl Merge {
         names.join(", ")
     }
 
-    /// What is not as one may think: copied and dropped tensors, notes.
+    /// Copied and dropped tensors, and notes.
     fn remarks(&self) -> String {
         let mut text = String::new();
         if let Some(first) = self.copied.first() {
             let n = units::things(self.copied.len(), "tensor", "tensors");
-            text += &format!("copied: {n} without floating-point numbers, the first {first}\n");
+            text += &format!("copied: {n} that are not floating point, such as {first}\n");
         }
         for dropped in &self.dropped {
             text += &format!("left out: {}: {}\n", dropped.tensor, dropped.why);
@@ -110,7 +110,7 @@ impl Merge {
     }
 }
 
-/// A merge that was not made, from headers alone.
+/// A planned merge, from headers alone.
 #[derive(Debug, Serialize)]
 pub(crate) struct Expected {
     dry_run: bool,
@@ -135,10 +135,10 @@ struct Model {
     parameters: u64,
     dtypes: Vec<&'static str>,
     bytes: u64,
-    /// What is applied to it as it is read.
+    /// The adapter applied while it is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     adapter: Option<Applied>,
-    /// Where its statistics are; `None` when it has none.
+    /// Its statistics; `None` when it has none.
     statistics: Option<Statistics>,
 }
 
@@ -165,24 +165,24 @@ struct Statistics {
 #[derive(Debug, Serialize)]
 struct Disk {
     needed: u64,
-    /// `None` where the system does not say.
+    /// `None` if unknown.
     free: Option<u64>,
 }
 
-/// What a solid-state disk gives and takes, and what one thread merges.
+/// Assumed rates of a solid-state disk, and of one merging thread, in bytes per second.
 const RATES: Rates = Rates { read: 2e9, scan: 1e9, write: 1e9 };
 
-/// Looks ahead.
+/// Estimates a merge.
 pub(crate) fn expected(plan: &MergePlan, out_dir: &Path, output: &Output, threads: usize) -> Result<Expected, Failure> {
     let mut merge = Merge::new(plan, out_dir, output)?;
     let estimate = estimate(plan, threads);
     let needed = merge.bytes_written;
     let free = writer::free_bytes(out_dir);
     if free.is_some_and(|free| free < needed) {
-        merge.notes.push("there is not enough room on the disk".to_string());
+        merge.notes.push("not enough disk space".to_string());
     }
     if std::fs::read_dir(out_dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        merge.notes.push(format!("{} exists and is not empty; merging would refuse it", out_dir.display()));
+        merge.notes.push(format!("{} exists and is not empty; the merge would refuse it", out_dir.display()));
     }
     Ok(Expected {
         dry_run: true,
@@ -308,15 +308,15 @@ impl Expected {
     }
 }
 
-/// A merge that was made.
+/// A finished merge.
 #[derive(Debug, Serialize)]
 pub(crate) struct Done {
     #[serde(flatten)]
     pub(crate) merge: Merge,
     pub(crate) seconds: f64,
-    /// Read and written.
+    /// Bytes read and written per second.
     pub(crate) bytes_per_second: f64,
-    /// Whether it was there already, with the same config, inputs and seed.
+    /// Whether an earlier output with the same config, inputs and seed was reused.
     pub(crate) reused: bool,
 }
 
@@ -328,7 +328,7 @@ impl Done {
         Self { bytes_per_second: bytes / seconds.max(1e-9), seconds, reused: false, merge }
     }
 
-    /// One that was there already.
+    /// One whose earlier output is reused.
     pub(crate) fn reused(merge: Merge) -> Self {
         Self { merge, seconds: 0.0, bytes_per_second: 0.0, reused: true }
     }
@@ -345,7 +345,7 @@ impl Done {
     pub(crate) fn text(&self) -> String {
         let merge = &self.merge;
         let mut text = if self.reused {
-            format!("{}: there already, made from the same config, inputs and seed\n", merge.output)
+            format!("{}: reused, since config, inputs and seed are unchanged\n", merge.output)
         } else {
             format!(
                 "{}: {}, {} parameters, {} by {} in {} ({}/s read and written)\n",

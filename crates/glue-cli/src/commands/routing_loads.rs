@@ -1,4 +1,4 @@
-//! Which expert worked for which task and which skill: as table, JSON and pictures.
+//! Which expert was chosen for which task and skill: as table, JSON and charts.
 
 use crate::failure::{Failure, of_file};
 use crate::pictures;
@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What the gates of a mixture decided in each task. A task whose scores came from a cache shows no decisions.
+/// The decisions of the gates of a mixture in each task. A task whose scores came from a cache has none.
 pub(crate) struct RoutingLoads {
-    /// Counts on.
+    /// The running counts.
     pub(crate) log: Arc<RoutingLog>,
     /// The names of the experts.
     experts: Vec<String>,
@@ -23,22 +23,22 @@ pub(crate) struct RoutingLoads {
 struct TaskLoads {
     name: String,
     skill: String,
-    /// Of every gate.
+    /// One per gate.
     gates: Vec<GateLoad>,
 }
 
 impl RoutingLoads {
-    /// Nothing so far.
+    /// Without tasks.
     pub(crate) fn new(log: Arc<RoutingLog>, experts: Vec<String>) -> Self {
         Self { log, experts, tasks: Vec::new() }
     }
 
-    /// Adds what the gates decided in the task `name`, which takes `skill`.
+    /// Adds the decisions of the gates in the task `name`, which tests `skill`.
     pub(crate) fn add(&mut self, name: &str, skill: String, gates: Vec<GateLoad>) {
         self.tasks.push(TaskLoads { name: name.to_owned(), skill, gates });
     }
 
-    /// How often each expert was chosen, by task, or by skill: the confusion of routing. Of one gate, or of all together.
+    /// How often each expert was chosen, by task or by skill: the confusion matrix of routing, of one gate or of all.
     fn counts(&self, by_skill: bool, gate: Option<usize>) -> RoutingTable {
         let mut rows: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for task in &self.tasks {
@@ -54,8 +54,8 @@ impl RoutingLoads {
         RoutingTable { rows_are, experts: self.experts.clone(), rows }
     }
 
-    /// Writes pictures into `directory`: `experts.task.svg` and `experts.skill.svg` of all gates together, and the same of each
-    /// gate, by the name of its layer, where there are several.
+    /// Writes charts into `directory`: `experts.task.svg` and `experts.skill.svg` for all gates together, and the same
+    /// for each gate, named by its layer, if there are several.
     pub(crate) fn write_pictures(&self, directory: &Path) -> Result<(), Failure> {
         std::fs::create_dir_all(directory).map_err(|error| Failure::failed(of_file(directory, error)))?;
         let write = |name: &str, title: &str, gate: Option<usize>| {
@@ -76,7 +76,7 @@ impl RoutingLoads {
         })
     }
 
-    /// The share of each expert in what all gates chose; `None` when nothing was.
+    /// The fraction of all choices that went to each expert; `None` if there were none.
     fn shares(&self, loads: &[GateLoad]) -> Option<Vec<f64>> {
         let chosen = |expert: usize| loads.iter().filter_map(|load| load.chosen.get(expert)).sum::<u64>();
         let counts: Vec<u64> = (0..self.experts.len()).map(chosen).collect();
@@ -84,8 +84,8 @@ impl RoutingLoads {
         (total > 0).then(|| counts.into_iter().map(|count| count as f64 / total as f64).collect())
     }
 
-    /// `{"experts": [...], "tasks": {"NAME": {"skill", "shares": [...], "gates": [{"layer", "decisions", "chosen", "probability"}]}},
-    /// "confusion": {"rows": "skill", "experts", "counts": {"SKILL": [...]}, "load"}}`
+    /// `{"experts": [...], "tasks": {"NAME": {"skill", "shares": [...], "gates": [{"layer", "decisions", "chosen",
+    /// "probability"}]}}, "confusion": {"rows": "skill", "experts", "counts": {"SKILL": [...]}, "load"}}`
     pub(crate) fn to_json(&self) -> Value {
         let gate = |load: &GateLoad| {
             let mean = |sum: &f64| if load.decisions == 0 { Value::Null } else { json!(sum / load.decisions as f64) };
@@ -108,8 +108,8 @@ impl RoutingLoads {
         })
     }
 
-    /// A row for each task, a column for each expert: its share in what was chosen; and the same by skill, where skills are not
-    /// tasks by another name.
+    /// A row per task, a column per expert: its fraction of the choices. The same by skill, unless there is one skill
+    /// per task.
     pub(crate) fn text(&self, heading: impl Fn(&str) -> String) -> String {
         let tasks = self.tasks.iter().map(|task| (task.name.clone(), self.shares(&task.gates))).collect::<Vec<_>>();
         let text = self.table("EXPERTS BY TASK", &tasks).render(&heading);

@@ -1,10 +1,10 @@
-//! `glue run`: from a zoo to one better model.
+//! `glue run`: from a folder of models to one stronger model.
 
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
-use crate::progress::TerminalProgress;
+use crate::failure::{Failure, of_file, resolved};
+use crate::progress::RunProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -16,45 +16,47 @@ use glue_pipeline::{
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Make one better model of a zoo, with a report
+/// Turn a folder of models into one stronger model, with a report
 ///
-/// The config names models and tasks. Models are compared and grouped; inside each group those are merged that help, with
-/// weights found on proxy items; merges and models that stayed alone are mixed, with a trained router. What does not help
-/// is left out. In the end everything is scored once on test items. DIR gets final/, report.html, report.json and report.md,
-/// and stages/, from which --resume goes on after an interruption.
+/// The config names models and tasks. The run compares the models and groups similar ones. In each group it merges the
+/// models that help each other, with weights found on the proxy split. It then tries mixtures of the merges and single
+/// models behind a trained router, and keeps what scores best. Finally it scores everything once on the test split.
+///
+/// DIR receives the model in final/, report.html, report.json, report.md, and stages/, from which --resume continues
+/// an interrupted run. Paths in the config are relative to the config file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  glue run --init zoo/                       Write zoo/zoo.yml for the checkpoints in zoo/
+  glue run --init zoo/                       Write zoo/zoo.yml for the models in zoo/
   glue run zoo/zoo.yml --out result --dry-run
   glue run zoo/zoo.yml --out result
   glue run zoo/zoo.yml --out result --resume
   glue run zoo/zoo.yml --out result --until clusters")]
 pub(crate) struct Args {
-    /// What to make, and of what
+    /// Config file (zoo.yml)
     #[arg(required_unless_present = "init")]
     config: Option<PathBuf>,
 
-    /// Directory to write to
+    /// Output directory
     #[arg(long, value_name = "DIR", required_unless_present = "init")]
     out: Option<PathBuf>,
 
-    /// Write a config with comments into this folder of checkpoints
+    /// Write a commented config, zoo.yml, into this folder of models
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["config", "out"])]
     init: Option<PathBuf>,
 
-    /// Go on with what is in the output directory
+    /// Resume the run in the output directory
     #[arg(long)]
     resume: bool,
 
-    /// End after this stage
+    /// Stop after this stage
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     until: Option<String>,
 
-    /// Re-run this stage and those after it; implies --resume
+    /// Re-run this stage and all later ones (implies --resume)
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     from: Option<String>,
 
-    /// Show stages, evaluations, memory and disk, from headers
+    /// Show the stages with evaluations, memory and disk; reads headers only
     #[arg(long)]
     dry_run: bool,
 
@@ -69,7 +71,7 @@ fn stage() -> clap::builder::PossibleValuesParser {
     clap::builder::PossibleValuesParser::new(Stage::ALL.map(Stage::name))
 }
 
-/// Makes a run, or says what it would take.
+/// Runs the pipeline, or shows what it would take.
 pub(crate) fn run(
     args: &Args,
     global: &Global,
@@ -80,7 +82,7 @@ pub(crate) fn run(
         return begin(folder, shell);
     }
     let (Some(path), Some(out)) = (&args.config, &args.out) else {
-        return Err(Failure::refused(std::io::Error::other("a config and --out are needed")));
+        return Err(Failure::refused(std::io::Error::other("expected a config file and --out DIR")));
     };
     let text = glue_tensor::files::read_named(path, glue_tensor::files::CONFIG_BYTES)
         .map_err(|error| Failure::refused(of_file(path, error)))?;
@@ -117,7 +119,7 @@ pub(crate) fn run(
         Ended::Finished(finished) => finish(&finished, shell),
         Ended::Until(stage) => match shell.json() {
             true => shell.print_json(&json!({ "out": out, "until": stage.name() })),
-            false => shell.print(&format!("ended after stage {} as asked; --resume goes on\n", stage.name())),
+            false => shell.print(&format!("stopped after stage {}; --resume continues\n", stage.name())),
         },
         _ => Ok(()),
     }
@@ -128,26 +130,27 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
     match error {
         PipelineError::Stopped => Failure::Paused {
             kept: format!("; finished stages are in {}", out.join("stages").display()),
-            hint: format!("{again} goes on"),
+            hint: format!("to continue: {again}"),
         },
         PipelineError::Occupied { ref found, .. } => {
             let hint = match found.contains("--resume") {
-                true => format!("{again} goes on; or name another --out"),
-                false => "name another --out; nothing is overwritten".into(),
+                true => format!("to continue: {again}; or choose another --out"),
+                false => "choose another --out; nothing is overwritten".into(),
             };
             Failure::refused(error).hint(Some(hint))
         }
         PipelineError::Model { .. } | PipelineError::Metrics(_) | PipelineError::Statistics(_) => {
-            Failure::refused(error).hint(Some("paths in the config start at its directory"))
+            let folder = config.parent().unwrap_or(Path::new("."));
+            Failure::refused(error).hint(Some(format!("paths in the config are relative to {}", resolved(folder))))
         }
         PipelineError::Eval(_) => Failure::refused(error),
         PipelineError::Damaged { stage, .. } => {
-            let hint = format!("{again} --from {} re-runs that stage and those after it", stage.name());
+            let hint = format!("to re-run that stage and all later ones: {again} --from {}", stage.name());
             Failure::failed(error).hint(Some(hint))
         }
         PipelineError::Write(ref write) => {
             let full = matches!(write, glue_tensor::WriteError::NoSpace { .. });
-            let hint = full.then(|| format!("make room, then {again} goes on"));
+            let hint = full.then(|| format!("free disk space, then continue: {again}"));
             Failure::failed(error).hint(hint)
         }
         other => Failure::failed(other),
@@ -160,7 +163,7 @@ fn begin(folder: &Path, shell: &mut Shell<'_>) -> Result<(), Failure> {
         return shell.print_json(&json!({ "config": found.path, "models": found.models, "base": found.bases }));
     }
     let bases = match found.bases.is_empty() {
-        true => "no base recognised".to_string(),
+        true => "no base model detected".to_string(),
         false => format!("fine-tuned from {}", found.bases.join(", ")),
     };
     let models = units::things(found.models.len(), "model", "models");
@@ -183,7 +186,8 @@ fn plan(source: &Source, shell: &mut Shell<'_>) -> Result<(), Failure> {
     }
     let mut text = table.render(|line| shell.heading(line));
     text += &format!(
-        "\nat most {} evaluations of merged candidates, {} items each\nmemory {}, beside memory maps\ndisk {} at most at once\n",
+        "\nup to {} evaluations of merged candidates, {} items each\npeak memory {}, excluding memory-mapped inputs\n\
+         peak disk usage {}\n",
         units::count(estimate.evaluations),
         units::count(estimate.proxy_items),
         units::bytes(estimate.memory),

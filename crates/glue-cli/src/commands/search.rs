@@ -1,9 +1,9 @@
-//! `glue search`: which models to merge, and how.
+//! `glue search`: which models to merge, and with which parameters.
 
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
-use crate::failure::{Failure, of_file};
+use crate::failure::{Failure, no_such_model, of_file};
 use crate::numbers;
 use crate::progress::TerminalProgress;
 use crate::shell::Shell;
@@ -28,57 +28,59 @@ use glue_select::search::{Options, Prepared, Registries, SelectError, Timings};
 use glue_select::strategy::StrategyRegistry;
 use glue_select::summary::Summary;
 use glue_select::workers::WorkerPool;
-use glue_select::zoo::Zoo;
-use glue_tensor::Links;
+use glue_select::zoo::{Zoo, ZooError};
+use glue_tensor::{Links, ModelDirError};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Search which models to merge, and how
+/// Find out which models to merge, and with which parameters
 ///
-/// The config names models and tasks; candidates are merged in memory, scored, and kept or thrown out. DIR appears when all is
-/// done, with the best recipe, the merged model, every candidate with its scores and the reason why it was kept or not, and a
-/// report. Until then every evaluation is written to DIR.journal.jsonl, and --resume goes on after an interruption to the
-/// same result.
+/// The config names models and tasks. The search merges candidates in memory, scores them, and keeps or rejects each.
+///
+/// DIR appears once the search is complete. It holds the best recipe, the merged model, a report, and every candidate
+/// with its scores and the reason it was kept or rejected. Until then each evaluation is appended to DIR.journal.jsonl,
+/// from which --resume continues an interrupted search to the same result. Paths in the config are relative to the
+/// working directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  glue search --init > search.yml        A config with comments, to begin with
+  glue search --init > search.yml        Write a commented config
   glue search search.yml --out found --dry-run
   glue search search.yml --out found
   glue search search.yml --out found --resume --time 3600
   glue merge found/best.yml merged")]
 pub(crate) struct Args {
-    /// What to search
+    /// Config file (search.yml)
     #[arg(required_unless_present = "init")]
     config: Option<PathBuf>,
 
-    /// Directory to write the result to
+    /// Output directory
     #[arg(long, value_name = "DIR", required_unless_present = "init")]
     out: Option<PathBuf>,
 
-    /// Go on with an interrupted search; begin one if there is none
+    /// Resume an interrupted search, or start one if there is none
     #[arg(long)]
     resume: bool,
 
-    /// Show models, space, evaluations, memory and time; scores one model
+    /// Show models, search space, evaluations, memory and time; scores one model to measure the time
     #[arg(long)]
     dry_run: bool,
 
-    /// Print a config with comments
+    /// Print a commented config
     #[arg(long, conflicts_with_all = ["config", "out", "resume", "dry_run"])]
     init: bool,
 
-    /// Most evaluations; comes before the config
+    /// Maximum number of evaluations; overrides budget.evaluations in the config
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     evaluations: Option<u64>,
 
-    /// Most seconds, those of interrupted runs among them; comes before the config
+    /// Maximum time in seconds, including interrupted runs; overrides budget.seconds in the config
     #[arg(long, value_name = "S", value_parser = numbers::seconds)]
     time: Option<f64>,
 
-    /// Processes that score candidates; comes before the config
+    /// Number of worker processes, 0 to score in this one; overrides workers in the config
     #[arg(long, value_name = "N", value_parser = numbers::whole(0..=MAX_WORKERS as u64))]
     workers: Option<usize>,
 
@@ -104,14 +106,14 @@ pub(crate) fn run(
         let done = out.join(output::SUMMARY);
         let text = std::fs::read_to_string(&done).map_err(|error| Failure::failed(of_file(&done, error)))?;
         let value: Value = serde_json::from_str(&text).map_err(Failure::failed)?;
-        // What a search leaves that was killed between its last two steps.
+        // Left by a search that was killed between its last two steps.
         let _ = std::fs::remove_file(glue_select::search::journal_path(out));
         return match shell.json() {
             true => shell.print_json(&value),
             false => shell.print(&format!("{} is complete; there is nothing to resume\n", out.display())),
         };
     }
-    let zoo = Zoo::open(&config).map_err(Failure::refused)?;
+    let zoo = Zoo::open(&config).map_err(no_zoo)?;
     zoo.check_links(args.links.get()).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search, shell)?;
@@ -144,7 +146,13 @@ fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry
     Ok(config)
 }
 
-/// What candidates are merged with.
+/// A zoo that cannot be opened, with a hint for a model that does not exist.
+fn no_zoo(error: ZooError) -> Failure {
+    let missing = matches!(&error, ZooError::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }));
+    Failure::refused(error).hint(missing.then(no_such_model))
+}
+
+/// How candidates are merged.
 pub(super) struct Merging<'a> {
     pub(super) registry: &'a Registry,
     pub(super) executor: SharedExecutor,
@@ -159,7 +167,7 @@ impl Merging<'_> {
     }
 }
 
-/// What scores candidates: this process, `workers` others, or a command.
+/// The scorer of candidates: this process, `workers` others, or a command.
 fn scorer(
     config: &SearchConfig,
     workers: usize,
@@ -237,7 +245,7 @@ fn external(
         cancel,
         ..ExternalOptions::default()
     };
-    // A failing command's last lines are part of its error; of others, many at once would make no sense.
+    // The error of a failing command quotes its last lines; other output would be interleaved and is dropped.
     Ok(Box::new(ExternalScorer::new(evaluator, options, |_| ())))
 }
 
@@ -272,38 +280,38 @@ fn local_options(
     }
 }
 
-/// A failure of a search with its status and hint.
+/// A failure of a search, with its hint and exit status.
 fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
     use glue_select::journal::JournalError;
     let again = format!("glue search {} --out {} --resume", config.display(), out.display());
     match error {
         SelectError::Stopped { evaluations, journal } => Failure::Paused {
-            kept: format!(" after {evaluations} evaluations, which are in {}", journal.display()),
-            hint: format!("{again} goes on"),
+            kept: format!(" after {evaluations} evaluations, saved in {}", journal.display()),
+            hint: format!("to continue: {again}"),
         },
         SelectError::Journal(error @ JournalError::Exists { .. }) => Failure::refused(error)
-            .hint(Some(format!("{again} goes on with the search that was interrupted; or remove the journal"))),
+            .hint(Some(format!("to continue the interrupted search: {again}; to start over, delete the journal"))),
         SelectError::Journal(error @ JournalError::Differs { .. }) => {
-            Failure::refused(error).hint(Some("name another --out, or undo the change"))
+            Failure::refused(error).hint(Some("choose another --out, or undo the change"))
         }
         SelectError::Journal(error @ JournalError::Damaged { .. }) => Failure::failed(error).hint(Some(
-            "nothing was changed; evaluations before that line can be kept by removing it and all after it",
+            "nothing was changed; to keep the evaluations before that line, delete it and everything after it",
         )),
         SelectError::Journal(error @ JournalError::Busy { .. }) => {
-            Failure::failed(error).hint(Some("wait for the other search to end, or name another --out"))
+            Failure::failed(error).hint(Some("wait for the other search to end, or choose another --out"))
         }
         SelectError::Zoo(_) | SelectError::Strategy(_) | SelectError::Space(_) => Failure::refused(error),
         SelectError::TooLittle { .. } => Failure::refused(error),
         SelectError::Output(output::OutputError::Write(ref write)) => {
             let hint = matches!(write, glue_tensor::WriteError::NotEmpty { .. })
-                .then_some("name another --out, or move away what is there; nothing is overwritten");
+                .then_some("choose another --out, or move the existing files away; nothing is overwritten");
             Failure::failed(error).hint(hint)
         }
         other => Failure::failed(other),
     }
 }
 
-/// What would be done, with one model scored to tell how long it takes.
+/// Shows what would be done, and scores one model to estimate the time.
 fn plan(
     config: &SearchConfig,
     zoo: &Zoo,
@@ -348,7 +356,7 @@ fn plan(
     for member in zoo.members() {
         text += &format!("  {}\n", one_line(&member.path));
     }
-    text += &format!("  base: {}; all of them can be merged\n", config.base.as_deref().unwrap_or("none"));
+    text += &format!("  base: {}; all models can be merged\n", config.base.as_deref().unwrap_or("none"));
     if !coordinates.is_empty() {
         let mut table =
             Table::with_header(&[("COORDINATE", Align::Left), ("FROM", Align::Right), ("TO", Align::Right)]);
@@ -363,13 +371,13 @@ fn plan(
         }
         text += &format!("\n{}", table.render(|line| shell.heading(line)));
     }
-    let mut table = Table::with_header(&[("STAGE", Align::Left), ("EVALUATIONS AT MOST", Align::Right)]);
+    let mut table = Table::with_header(&[("STAGE", Align::Left), ("MAX EVALUATIONS", Align::Right)]);
     for (name, n) in &stages {
         table.row([name.clone(), units::count(*n)]);
     }
     text += &format!("\n{}", table.render(|line| shell.heading(line)));
     text += &format!(
-        "\n{} items each; one evaluation took {}; {} of them at most {}; memory for merged models {}\n",
+        "\n{} items per evaluation, which took {}\nup to {} evaluations, at most {}\nmemory for merged models {}\n",
         units::count(items as u64),
         units::duration(seconds),
         units::count(most),
@@ -379,7 +387,7 @@ fn plan(
     shell.print(&text)
 }
 
-/// What fits into a table; the report has all of it.
+/// `what` cut to fit into a table; the report has it in full.
 fn shortened(what: &str) -> String {
     const MOST: usize = 60;
     if what.chars().count() <= MOST {

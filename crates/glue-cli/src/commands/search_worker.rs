@@ -28,7 +28,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let pool = recipes::pool(global)?;
     let executor = args.device.open(DeviceUse::Search, shell)?;
-    // An interruption from the terminal goes to all processes; the one that started this one ends it.
+    // Ctrl-C in a terminal goes to all processes; the parent process ends this one.
     let _ = shell.cancel_token();
     let make = |setup: &serde_json::Value| -> Result<Box<dyn Scorer>, String> {
         let config: SearchConfig = serde_json::from_value(setup.clone()).map_err(|error| error.to_string())?;

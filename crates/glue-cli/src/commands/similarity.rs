@@ -1,4 +1,4 @@
-//! `glue similarity`: how alike the weights of models are.
+//! `glue similarity`: similarity of the weights of models.
 
 use super::zoo::{self, Comparison};
 use crate::app::Global;
@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// Show how alike the weights of models are
+/// Compare the weights of models
 ///
-/// All pairs are compared in one pass over the files. Pairs whose tensors have other names or shapes have no figure.
+/// One pass over the files compares all pairs. A pair whose tensors differ in name or shape has no value.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue similarity models/*
@@ -24,22 +24,22 @@ use std::path::PathBuf;
   glue similarity models/* --class mlp --layers 8-15 --per-layer
   glue similarity models/* --sample 0.05 --heatmap zoo.svg --json")]
 pub(crate) struct Args {
-    /// Directories or .safetensors files of models
+    /// Model directories or .safetensors files
     #[arg(required_unless_present = "list_metrics")]
     models: Vec<PathBuf>,
 
     #[command(flatten)]
     comparison: Comparison,
 
-    /// Show figures of each layer as well
+    /// Also show values per layer
     #[arg(long)]
     per_layer: bool,
 
-    /// Show figures of each tensor as well
+    /// Also show values per tensor
     #[arg(long)]
     per_tensor: bool,
 
-    /// Write the matrix as a picture
+    /// Write the matrix as an SVG heatmap
     #[arg(long, value_name = "FILE.svg")]
     heatmap: Option<PathBuf>,
 
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.csv")]
     csv: Option<PathBuf>,
 
-    /// List the metrics, and compare nothing
+    /// List the metrics
     #[arg(long)]
     list_metrics: bool,
 }
@@ -94,7 +94,7 @@ fn title(part: &Breakdown) -> String {
     if words.is_empty() { "outside the layers".to_owned() } else { words.join(", ") }
 }
 
-/// The matrix with a column for each model.
+/// The matrix as a table with a column per model.
 pub(super) fn table(matrix: &Matrix, shell: &Shell<'_>) -> String {
     let names = zoo::short_names(matrix.models());
     let mut columns = vec![(matrix.metric(), Align::Left)];

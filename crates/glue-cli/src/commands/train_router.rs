@@ -23,10 +23,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Train the gates of a mixture, and change nothing else of it
+/// Train the router of a mixture
 ///
-/// Gates learn which expert each item of the tasks should go to, or are trained by the loss of the items' answers. The
-/// gates on disk are replaced when all of them are trained.
+/// Only the gates change; the experts stay as they are. Gates learn which expert each task item belongs to, or minimise
+/// the loss of the items' answers. The gates on disk are replaced once all of them are trained.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue train-router mixture --tasks tasks
@@ -34,22 +34,22 @@ use std::time::{Duration, Instant};
   glue train-router mixture --tasks tasks --labels loss --state train --resume
   glue train-router mixture --tasks tasks --loss lm --epochs 3 --json")]
 pub(crate) struct Args {
-    /// Directory of the mixture
+    /// Mixture directory
     mixture: PathBuf,
 
-    /// Directory or file of tasks; may be given several times
+    /// Task directory or file; can be repeated
     #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_delimiter = ',')]
     tasks: Vec<PathBuf>,
 
-    /// Train with this task, group or tag only; may be given several times
+    /// Use only this task, group or tag; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
 
-    /// Items to train with
+    /// Split to use
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
 
-    /// Validate with this split, instead of a fifth of the items
+    /// Split to validate on (default: a fifth of the training items)
     #[arg(long, value_name = "NAME")]
     validation_split: Option<String>,
 
@@ -57,60 +57,61 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Which expert an item belongs to: that of its skill, or the one with the lowest loss on its answer
+    /// How items are assigned to experts: by their skill, or to the expert with the lowest loss on their answer
     #[arg(long, value_name = "HOW", default_value = "skill", conflicts_with = "loss")]
     labels: LabelsBy,
 
-    /// Divide losses by this and let experts share an item, instead of the lowest loss alone
+    /// With --labels loss, temperature of soft labels (softmax of the negative losses); 0 takes the lowest loss alone
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = numbers::real(0.0..=1e6))]
     temperature: f64,
 
-    /// Give a task or skill to an expert: math=a-math. What is not given goes to the expert of that name, or of the lowest loss
+    /// Assign a task or skill to an expert, such as math=a-math; can be repeated. Others go to the expert of the same
+    /// name, or to the one with the lowest loss
     #[arg(long = "expert", value_name = "NAME=EXPERT", value_parser = pair)]
     experts: Vec<(String, String)>,
 
-    /// What is minimised: labels, or lm for the loss of answers through the frozen network
+    /// What to minimise: labels (cross-entropy of the assignment) or lm (loss of the answers, experts frozen)
     #[arg(long, value_name = "WHAT", default_value = "labels")]
     loss: Minimised,
 
-    /// With --loss lm, the weight of the term that balances the load of experts
+    /// With --loss lm, weight of the load-balancing term
     #[arg(long, value_name = "C", default_value_t = BALANCE, value_parser = numbers::real(0.0..=1e6))]
     balance: f64,
 
-    /// Train the gates of these layers only
+    /// Train only the gates of these layers
     #[arg(long, value_name = "L", value_delimiter = ',')]
     layer: Vec<usize>,
 
-    /// Form of the gates: linear, or mlp:WIDTH; as it is when not given
+    /// Kind of gates: linear or mlp:WIDTH (default: unchanged)
     #[arg(long, value_name = "FORM", value_parser = form)]
     router: Option<RouterKind>,
 
-    /// Most passes over the items, where gradients are followed
+    /// Maximum number of epochs, for MLP gates and --loss lm
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
 
-    /// Step size, where gradients are followed
+    /// Learning rate, for MLP gates and --loss lm
     #[arg(long, value_name = "X", value_parser = numbers::real(1e-12..=1e3))]
     learning_rate: Option<f64>,
 
-    /// Keep states of the training in this directory
+    /// Save training checkpoints in this directory
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
-    /// Go on from the states kept there
+    /// Resume from the checkpoints in --state
     #[arg(long, requires = "state")]
     resume: bool,
 
-    /// Write where validation items went, a picture for each gate
+    /// Write a chart per gate, with the experts chosen for validation items, to this directory
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 
-    /// Show what would be trained; computes nothing
+    /// Show what would be trained
     #[arg(long)]
     dry_run: bool,
 }
 
-/// What decides on an item's expert.
+/// How items are assigned to experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LabelsBy {
     /// Its task or skill.
@@ -119,7 +120,7 @@ enum LabelsBy {
     Loss,
 }
 
-/// What a training minimises.
+/// The training objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Minimised {
     /// The cross-entropy of labels.
@@ -128,7 +129,7 @@ enum Minimised {
     Lm,
 }
 
-/// `NAME=EXPERT` of a command line.
+/// Parses `NAME=EXPERT`.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, expert)) if !name.is_empty() && !expert.is_empty() => Ok((name.to_owned(), expert.to_owned())),
@@ -199,7 +200,7 @@ fn request(args: &Args, global: &Global) -> TrainRequest {
     request
 }
 
-/// What is wrong with what the user gave is a refusal.
+/// An error with its hint and exit status: 2 if it is about the input.
 pub(super) fn refusal(error: RouterError) -> Failure {
     match error {
         RouterError::Stopped => Failure::Interrupted,
@@ -208,7 +209,7 @@ pub(super) fn refusal(error: RouterError) -> Failure {
             if usage { Failure::refused(error) } else { Failure::failed(error) }.hint(hint)
         }
         error @ (RouterError::UnknownExpert { .. } | RouterError::NoItems { .. }) => {
-            Failure::refused(error).hint(Some("--expert NAME=EXPERT chooses"))
+            Failure::refused(error).hint(Some("assign one with --expert NAME=EXPERT"))
         }
         error @ (RouterError::Setting { .. }
         | RouterError::UnknownTask { .. }
@@ -238,7 +239,7 @@ fn print_plan(args: &Args, plan: &TrainPlan, shell: &mut Shell<'_>) -> Result<()
     let mut table = Table::new(&[Align::Left, Align::Left]);
     table.row(["experts".to_owned(), plan.experts.join(", ")]);
     table.row(["gates".to_owned(), gates.join(", ")]);
-    table.row(["items".to_owned(), format!("{train} to train with, {validation} to validate with")]);
+    table.row(["items".to_owned(), format!("{train} for training, {validation} for validation")]);
     for (task, items) in &plan.tasks {
         table.row([task.clone(), units::things(*items, "item", "items")]);
     }
@@ -325,7 +326,7 @@ fn print(
             }
         }
         TrainReport::LmLoss { trained, load } => {
-            let _ = writeln!(text, "loss on validation items before training: {:.4}", trained.start);
+            let _ = writeln!(text, "validation loss before training: {:.4}", trained.start);
             for (index, epoch) in trained.history.iter().enumerate() {
                 let kept = if index + 1 == trained.best { ", kept" } else { "" };
                 let (train, validation) = (epoch.train, epoch.validation);

@@ -1,4 +1,4 @@
-//! What the commands that compare several models share: opening them, the pass over their weights, pictures.
+//! Shared by the commands that compare models: opening them, the pass over their weights, their names in tables.
 
 use crate::app::Global;
 use crate::failure::Failure;
@@ -14,28 +14,28 @@ use super::recipes;
 /// What is compared, and how.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Comparison {
-    /// How alike models are is measured by this; --list-metrics explains them
+    /// Similarity metric; glue similarity --list-metrics lists them
     #[arg(long, value_name = "NAME", default_value = "cosine_per_column")]
     pub(crate) metric: String,
 
-    /// Model that metrics of deltas subtract
+    /// Base model, for metrics on task vectors (differences from the base)
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<PathBuf>,
 
-    /// Compare only tensors of this class: attention, mlp, embedding, head, norm, other, all; may be given several times
+    /// Compare only tensors of this class: attention, mlp, embedding, head, norm, other, all; can be repeated
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     class: Vec<String>,
 
-    /// Compare only these layers, counted from 0, such as 4-11
+    /// Compare only these layers, such as 4-11, counted from 0
     #[arg(long, value_name = "A-B", value_parser = layers)]
     layers: Option<RangeInclusive<usize>>,
 
-    /// Compare only tensors whose name holds this text, or matches it where it has * or ?
+    /// Compare only tensors whose name contains this text, or matches it as a pattern with * and ?
     #[arg(long, value_name = "PATTERN")]
     tensor: Option<String>,
 
-    /// Compare only this share of the weights, drawn by --seed; the error that this causes is reported
-    #[arg(long, value_name = "SHARE")]
+    /// Compare only this fraction of the weights, sampled with --seed; the sampling error is reported
+    #[arg(long, value_name = "FRACTION")]
     pub(crate) sample: Option<f64>,
 }
 
@@ -45,7 +45,7 @@ fn layers(text: &str) -> Result<RangeInclusive<usize>, String> {
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let range = number(first)?..=number(last)?;
-    if range.is_empty() { Err("the range ends before it begins".to_owned()) } else { Ok(range) }
+    if range.is_empty() { Err("the range ends before it starts".to_owned()) } else { Ok(range) }
 }
 
 impl Comparison {
@@ -85,7 +85,7 @@ impl Comparison {
 
 fn open(path: &Path) -> Result<Checkpoint, Failure> {
     Checkpoint::open(path).map_err(|error| match error {
-        // A model with an adapter is no path, and opening it as a model says so.
+        // `model+adapter` is no path; opening it as a model gives an error that says so.
         CheckpointError::NotFound { .. } => match ModelDir::open(path) {
             Err(error @ ModelDirError::WithAdapter { .. }) => Failure::refused(error),
             _ => Failure::refused(error),
@@ -94,19 +94,19 @@ fn open(path: &Path) -> Result<Checkpoint, Failure> {
     })
 }
 
-/// What the weights are to blame for is a failure; the rest is what the user asked for.
+/// An error with its exit status: 1 if the weights are at fault, else 2.
 pub(crate) fn refusal(error: MetricsError) -> Failure {
     match error {
         MetricsError::Stopped => Failure::Interrupted,
         error @ (MetricsError::NotFinite { .. } | MetricsError::Overflow { .. } | MetricsError::Convert { .. }) => {
             Failure::failed(error)
         }
-        error @ MetricsError::BaseMissing { .. } => Failure::refused(error).hint(Some("--base names it")),
+        error @ MetricsError::BaseMissing { .. } => Failure::refused(error).hint(Some("name it with --base")),
         error => Failure::refused(error),
     }
 }
 
-/// The names of models in tables: the last part of their paths, where that tells them apart.
+/// Names for tables: the last parts of the paths if they differ, else the paths.
 pub(crate) fn short_names(paths: &[String]) -> Vec<String> {
     let last = |path: &String| {
         let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());

@@ -1,4 +1,4 @@
-//! The reference of the command line, from clap's definition of it.
+//! The reference of the command line, from clap's definition.
 
 use super::{GENERATED, cell};
 use clap::{Arg, ArgAction, Command};
@@ -8,13 +8,13 @@ const GLOBAL: &str = "Global options";
 
 /// All commands and options that are not hidden.
 pub(crate) fn markdown(mut root: Command) -> String {
-    // Fills in what clap adds by itself, and spreads global options.
+    // Adds what clap generates, and propagates global options.
     root.build();
     let mut text = format!("{GENERATED}# The command line\n");
     paragraphs(&mut text, &root);
     let commands: Vec<&Command> =
         root.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help").collect();
-    text.push_str("\n| command | does |\n|---|---|\n");
+    text.push_str("\n| command | purpose |\n|---|---|\n");
     for command in &commands {
         let name = format!("{} {}", root.get_name(), command.get_name());
         let about = command.get_about().map(ToString::to_string);
@@ -23,7 +23,7 @@ pub(crate) fn markdown(mut root: Command) -> String {
         push(&mut text, format_args!("| [`{name}`](#{anchor}) | {about} |\n"));
     }
     push(&mut text, format_args!("\n## {GLOBAL}\n"));
-    text.push_str("\nEvery command takes these, before or after its name.\n");
+    text.push_str("\nEvery command accepts these, before or after its name.\n");
     options(&mut text, root.get_arguments().filter(|arg| is_global(arg)));
     for command in commands {
         one_command(&mut text, command);
@@ -39,7 +39,7 @@ fn one_command(text: &mut String, command: &Command) {
     let shown = || command.get_arguments().filter(|arg| !is_global(arg));
     let arguments: Vec<&Arg> = shown().filter(|arg| arg.is_positional()).collect();
     if !arguments.is_empty() {
-        text.push_str("\n| argument | is |\n|---|---|\n");
+        text.push_str("\n| argument | description |\n|---|---|\n");
         for arg in arguments {
             push(text, format_args!("| `{}` | {} |\n", value_name(arg), help(arg)));
         }
@@ -83,7 +83,7 @@ fn options<'a>(text: &mut String, options: impl Iterator<Item = &'a Arg>) {
     if options.peek().is_none() {
         return;
     }
-    text.push_str("\n| option | does |\n|---|---|\n");
+    text.push_str("\n| option | description |\n|---|---|\n");
     for arg in options {
         let short = arg.get_short().map(|short| format!("-{short}, "));
         let long = arg.get_long().unwrap_or_default();
@@ -96,7 +96,7 @@ fn options<'a>(text: &mut String, options: impl Iterator<Item = &'a Arg>) {
     }
 }
 
-/// What it is for, its default and its words.
+/// Its help, possible values and default.
 fn help(arg: &Arg) -> String {
     let text = arg.get_long_help().or(arg.get_help());
     let text = text.map(ToString::to_string).unwrap_or_default();
@@ -111,10 +111,10 @@ fn help(arg: &Arg) -> String {
         .map(|value| format!("`{}`", value.get_name()))
         .collect();
     if !possible.is_empty() {
-        let _ = write!(text, "; one of {}", possible.join(", "));
+        let _ = write!(text, " (one of {})", possible.join(", "));
     }
     if let Some(default) = arg.get_default_values().first() {
-        let _ = write!(text, "; `{}` when not given", default.to_string_lossy());
+        let _ = write!(text, " (default: `{}`)", default.to_string_lossy());
     }
     text
 }
@@ -171,15 +171,15 @@ mod tests {
 
 Does things.
 
-| command | does |
+| command | purpose |
 |---|---|
 | [`tool cut`](#tool-cut) | Cuts |
 
 ## Global options
 
-Every command takes these, before or after its name.
+Every command accepts these, before or after its name.
 
-| option | does |
+| option | description |
 |---|---|
 | `--json` | As JSON |
 | `-h, --help` | Print help |
@@ -192,13 +192,13 @@ Cuts.
 tool cut FILE [OPTIONS]
 ```
 
-| argument | is |
+| argument | description |
 |---|---|
 | `FILE` | What to cut |
 
-| option | does |
+| option | description |
 |---|---|
-| `-a, --at N` | Where \\| how; `1` when not given |
+| `-a, --at N` | Where \\| how (default: `1`) |
 
 ```text
 tool cut a

@@ -6,11 +6,10 @@ use std::fmt::Write;
 /// Models that examples merge.
 const MODELS: [&str; 4] = ["models/math", "models/code", "models/chat", "models/law"];
 
-/// Models an example lists where the operator leaves it open.
+/// Number of models of an example, if the operator allows any.
 const SHOWN: usize = 2;
 
-/// A config that uses `def` with each of its parameters: the default where there is one, else the middle of what is
-/// usual.
+/// A config that uses `def` with each of its parameters: its default, or the middle of its usual range.
 ///
 /// `None` for an operator that wraps another when no operator of `registry` can be wrapped.
 pub(crate) fn config(def: &OperatorDef, registry: &Registry) -> Option<String> {

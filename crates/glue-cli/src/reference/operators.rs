@@ -1,4 +1,4 @@
-//! The reference of the operators, from what they declare.
+//! The reference of the operators, from their declarations.
 
 use super::{GENERATED, cell, example};
 use crate::commands::ops::{allowed, base, default, models_besides_base, scope, statistic, usual};
@@ -8,26 +8,28 @@ use std::fmt::Write;
 const INTRODUCTION: &str = "\
 # Merge operators
 
-What each `merge_method` computes, and the parameters it takes. `glue ops NAME` shows the same.
+What each `merge_method` computes, and its parameters. `glue ops NAME` shows the same in a terminal.
 
-In formulas, θ0 is a tensor of the base, θi the same tensor of the i-th model, τi = θi − θ0 its task vector, wi its weight, n the
-number of elements. Arithmetic is in 32-bit floats with sums in 64 bits, and rounded once to the type of the output.
+In formulas, θ0 is a tensor of the base, θi the same tensor of the i-th model, τi = θi − θ0 its task vector, wi its weight, and
+n the number of elements. Arithmetic is in 32-bit floats, with sums in 64 bits. Results are rounded once to the type of the
+output.
 
-A parameter is given as
+A parameter can be
 
-- one value;
-- a list of numbers: a gradient over the layers of the model, or of each slice. Layer l of L takes the linear interpolation at
-  l/(L−1), the only layer of a slice the last number; tensors before the layers take the first number, those after them the last;
-- a list of `{filter, value}`: the first whose `filter` is part of the tensor's name decides, one without `filter` is for
-  the rest.
+- a value;
+- a list of numbers: a gradient over the layers of the model, or of each slice. Layer l of L gets the linear interpolation
+  at l/(L−1), a single layer of a slice the last number. Tensors before the layers get the first number, tensors after them
+  the last;
+- a list of `{filter, value}`: the first entry whose `filter` is a substring of the tensor's name applies. An entry without
+  `filter` matches every tensor.
 
-What is given for a model, or for a source of a slice, comes before what is given for the slice, and that before what is given at
-the top. A parameter per tensor holds for all models; one per tensor and model can be given for each of them or for all. An
-unknown key, a required one that is missing, and a value that is not allowed are errors. [merging.md](merging.md) has
+Values for a model or for a source of a slice override those for the slice, which override those at the top level. A
+parameter *per tensor* has one value for all models. A parameter *per tensor and model* can be set for each model or for all.
+Unknown keys, missing required parameters and values outside the allowed range are errors. [merging.md](merging.md) has
 examples.
 
-An operator with a *statistic* wants numbers besides the weights, which `glue calibrate` measures on data:
-[how they are given](merging.md#statistics).
+An operator with a *statistic* needs numbers measured on data, besides the weights: `glue calibrate` measures them, and
+[merging.md](merging.md#statistics) shows how to pass them.
 ";
 
 /// All operators of `registry`, one section each.

@@ -167,7 +167,7 @@ fn operators_are_listed_and_described() {
 }
 
 #[test]
-fn operators_of_ones_own_are_there() {
+fn your_own_operators_are_listed() {
     use glue_merge::{BaseRule, InputRule, Operand, OperatorDef, Plan};
     const OWN: OperatorDef = OperatorDef {
         name: "base_only",
@@ -206,7 +206,7 @@ impl Strategy for Halves {
 }
 
 #[test]
-fn strategies_and_optimisers_of_ones_own_search() {
+fn your_own_strategies_and_optimisers_search() {
     const HALVES: StrategyDef = StrategyDef {
         name: "halves",
         summary: "Merges two models half and half.",

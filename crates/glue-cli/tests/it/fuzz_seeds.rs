@@ -1,7 +1,7 @@
 //! Every committed seed of the fuzz targets, fed to what reads it: what the fuzzer found stays mended.
 //!
-//! The targets' bodies are those of `fuzz/`, which is outside the workspace. They are included here because this package
-//! depends on every crate that they need.
+//! The targets' bodies are those of `fuzz/`, which is outside the workspace. They are included here because this
+//! package depends on every crate that they need.
 
 #[path = "../../../../fuzz/src/lib.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]

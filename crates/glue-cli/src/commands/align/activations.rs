@@ -1,7 +1,7 @@
-//! Activations of two models on the same text, for matching by them.
+//! Activations of two models on the same text, for activation matching.
 //!
-//! Statistics of a site take the square of its units, so that those of a large model do not fit in memory together. As many as
-//! fit are gathered in one pass over the text, and there are as many passes as that takes.
+//! The statistics of a site take memory in the square of its units. Those of a large model do not fit at once, so the
+//! text is read several times: each pass collects as many statistics as fit.
 
 use super::super::models;
 use super::wrong;
@@ -15,9 +15,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Tokens of a sequence at most; longer texts are several.
+/// Maximum number of tokens of a sequence; longer texts become several.
 const LONGEST: usize = 512;
-/// Tokens that go through a model at once, about.
+/// Approximate number of tokens per batch.
 const BATCH: usize = 1024;
 
 /// Runs both models over a text.
@@ -28,12 +28,12 @@ pub(super) struct Activations<'a> {
     sites: Vec<Site>,
     max_bytes: u64,
     progress: &'a dyn Progress,
-    /// What the last pass gathered and nobody asked for yet.
+    /// Statistics from the last pass that were not requested yet.
     gathered: Mutex<BTreeMap<String, Correlation>>,
 }
 
 impl<'a> Activations<'a> {
-    /// Opens both models and splits `texts`, files with a text on every line, into tokens.
+    /// Opens both models and tokenizes `texts`, files with one text per line.
     pub(super) fn open(
         reference: &Path,
         model: &Path,
@@ -55,8 +55,8 @@ impl<'a> Activations<'a> {
                 let ids = encode(&first.tokenizer)?;
                 if ids != encode(&second.tokenizer)? {
                     let message = format!(
-                        "{}, line {}: the tokenizers of the two models split it differently; activations of the same \
-                         tokens are compared",
+                        "{}, line {}: the tokenizers of the two models split it differently, but activations can only \
+                         be compared on the same tokens",
                         path.display(),
                         number + 1
                     );
@@ -67,7 +67,7 @@ impl<'a> Activations<'a> {
         }
         if sequences.iter().map(Vec::len).sum::<usize>() < 2 {
             return Err(wrong("the text has fewer than two tokens".to_owned())
-                .hint(Some("--text names files with a text on every line")));
+                .hint(Some("pass files with one text per line to --text")));
         }
         let gathered = Mutex::default();
         let (reference, model) = (first.model, second.model);
@@ -115,7 +115,7 @@ impl ActivationSource for Activations<'_> {
     fn correlation(&self, site: &Site) -> Result<Cow<'_, Correlation>, AlignError> {
         let mut gathered = self.gathered.lock();
         if !gathered.contains_key(&site.name) {
-            // Sites are asked for in order, so that those that follow are wanted next.
+            // Sites are requested in order: collect those that follow as well.
             let at = self.sites.iter().position(|other| other == site).unwrap_or(self.sites.len());
             let mut bytes = 0;
             let fits = |site: &&Site| {
@@ -130,14 +130,14 @@ impl ActivationSource for Activations<'_> {
             Some(found) if found.samples() > 0 => Ok(Cow::Owned(found)),
             _ => Err(AlignError::Activations {
                 group: site.name.clone(),
-                expected: "a layer that every token goes through".into(),
+                expected: "a layer that every token passes through".into(),
                 found: "experts, each of which sees some tokens".into(),
             }),
         }
     }
 }
 
-/// What `model` has at each of `sites`, on the same sequences.
+/// The activations of `model` at each of `sites` on `batch`.
 fn observe(model: &Model, batch: &[Vec<u32>], sites: &[Site]) -> Result<Vec<Vec<f32>>, AlignError> {
     let mut tree = Tree::new();
     for sequence in batch {

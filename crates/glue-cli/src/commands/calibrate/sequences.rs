@@ -1,4 +1,4 @@
-//! What a model is to read: items of tasks as an evaluation would ask them, or texts.
+//! The input of a calibration: task items as an evaluation would ask them, or texts.
 
 use super::{Args, wrong};
 use crate::failure::Failure;
@@ -11,10 +11,10 @@ use glue_tensor::ContentHash;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-/// Tokens that are read of a text at a time; longer texts are several sequences.
+/// Maximum number of tokens of a sequence; longer texts become several.
 const LONGEST: usize = 512;
 
-/// The sequences that `args` ask for, and where they are from.
+/// The sequences that `args` select, and a record of their source.
 pub(super) fn read(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
     if args.tasks.is_empty() { of_files(args, text) } else { of_tasks(args, text) }
 }
@@ -44,7 +44,8 @@ fn of_tasks(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Fai
     Ok((sequences.concat(), source))
 }
 
-/// An item's sequence: of several windows where it is a text as a whole. What is too long is cut from its left, as an evaluation does.
+/// The sequence of an item, or several for an item that is a text. Too long an item is cut on the left, as in an
+/// evaluation.
 fn of_item(item: &Item, encoded: Encoded, max_positions: usize) -> Result<Vec<Sequence>, String> {
     let Encoded { prompt, answer } = encoded;
     if item.answer.is_none() {
@@ -73,10 +74,7 @@ fn refusal(error: RouterError) -> Failure {
 fn of_files(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
     let tokenizer = &text.tokenizer;
     let Some(prefix) = tokenizer.bos().or(tokenizer.eos()) else {
-        return Err(wrong(
-            &args.model,
-            &"the tokenizer has neither BOS nor an end-of-sequence token to begin a text with",
-        ));
+        return Err(wrong(&args.model, &"the tokenizer has neither a BOS nor an EOS token to start a text with"));
     };
     let longest = LONGEST.min(text.model.max_positions());
     let limit = args.limit.map_or(usize::MAX, |limit| limit as usize);
@@ -106,8 +104,8 @@ fn of_files(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Fai
     Ok((sequences, source))
 }
 
-/// A text as sequences of which a model reads up to `longest` tokens each. Each one begins with the last token of the one before, so
-/// that every token but the first is predicted once.
+/// Splits a text into sequences of which a model reads up to `longest` tokens each. Each starts with the last token of
+/// the previous one, so every token but the first is predicted once.
 fn windows(tokens: &[u32], longest: usize) -> Vec<Sequence> {
     let mut windows = Vec::new();
     let mut start = 0;

@@ -1,4 +1,4 @@
-//! A LoRA adapter: what it was made for, which tensors it changes, and by how much rank.
+//! A LoRA adapter: its base model, the tensors it changes, and their ranks.
 
 use crate::failure::Failure;
 use crate::shell::Shell;
@@ -10,13 +10,13 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Everything known of an adapter. The fields are those of the JSON document.
+/// The report on an adapter. The fields are those of the JSON document.
 #[derive(Debug, Serialize)]
 struct Report {
     path: String,
     /// `lora`.
     adapter: &'static str,
-    /// What it was made for, as its configuration has it.
+    /// The base model named in its configuration.
     base_model: Option<String>,
     rank: usize,
     alpha: f64,
@@ -26,9 +26,9 @@ struct Report {
     dtypes: Vec<&'static str>,
     bytes: u64,
     n_tensors: usize,
-    /// Tensors of the model that get a product of low rank.
+    /// Number of model tensors that get a low-rank product.
     low_rank: usize,
-    /// Tensors of the model that are replaced.
+    /// Number of model tensors that are replaced.
     full: usize,
     /// By the last part of the module's name.
     modules: Vec<Modules>,
@@ -36,7 +36,7 @@ struct Report {
     tensors: Option<Vec<Tensor>>,
 }
 
-/// Modules whose names end alike.
+/// Modules with the same last part of their names.
 #[derive(Debug, Default, Serialize)]
 struct Modules {
     name: String,
@@ -58,7 +58,7 @@ struct Tensor {
     bytes: u64,
 }
 
-/// Prints what the adapter at `path` is made of.
+/// Prints the report on the adapter at `path`.
 pub(super) fn run(path: &Path, list_tensors: bool, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let adapter = Adapter::open(path).map_err(|error| match error {
         AdapterError::NotFound { .. } | AdapterError::NotADirectory { .. } => Failure::refused(error),
@@ -130,8 +130,8 @@ fn render(report: &Report, heading: impl Fn(&str) -> String) -> String {
         facts.row(["made for", base]);
     }
     let by = if report.rslora { "√rank" } else { "rank" };
-    facts.row(["rank", &format!("{} unless a pattern says otherwise", report.rank)]);
-    facts.row(["scale", &format!("{} / {by} unless a pattern says otherwise", report.alpha)]);
+    facts.row(["rank", &format!("{}, unless rank_pattern overrides it", report.rank)]);
+    facts.row(["scale", &format!("{} / {by}, unless alpha_pattern overrides it", report.alpha)]);
     if report.fan_in_fan_out {
         facts.row(["weights", "stored as [in, out]"]);
     }

@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// Pairs that are named where many have the same verdict.
+/// Number of pairs that are named when many have the same verdict.
 const NAMED: usize = 6;
 
-/// Compares the headers of `paths` and prints what follows.
+/// Compares the headers of `paths` and prints the verdicts.
 pub(super) fn run(paths: &[PathBuf], shell: &mut Shell<'_>) -> Result<(), Failure> {
     let open = |path: &PathBuf| {
         let model = ModelDir::open(path).map_err(|error| match error {
@@ -54,7 +54,7 @@ fn render(found: &Compatibility, shell: &Shell<'_>) -> String {
         let members: Vec<&str> = group.iter().map(|&member| names[member].as_str()).collect();
         let _ = writeln!(text, "{}", members.join(", "));
     }
-    // Pairs of the same verdict for the same reasons are told of once.
+    // Pairs with the same verdict and reasons share a line.
     let mut verdicts: BTreeMap<(Verdict, Vec<String>), Vec<String>> = BTreeMap::new();
     let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for pair in &found.pairs {
@@ -109,7 +109,7 @@ fn row(name: &str, model: &ModelSummary) -> [String; 10] {
         number(model.hidden_size),
         heads,
         number(model.vocab_size),
-        // The beginning is enough to tell a few apart.
+        // The beginning is enough to distinguish a few.
         model.tokenizer_hash.as_ref().map_or_else(|| "–".to_owned(), |hash| hash.chars().take(8).collect()),
         if model.tied_head { "tied" } else { "own" }.to_owned(),
         model.dtypes.keys().cloned().collect::<Vec<_>>().join(" "),

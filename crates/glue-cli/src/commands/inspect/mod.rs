@@ -1,4 +1,4 @@
-//! `glue inspect`: what a model is made of, from its headers.
+//! `glue inspect`: architecture, tensors and compatibility of models, from headers.
 
 mod adapter;
 mod compatibility;
@@ -10,11 +10,11 @@ use crate::shell::Shell;
 use glue_tensor::Adapter;
 use std::path::PathBuf;
 
-/// Show what a model is made of, or which of several can be merged
+/// Show what a model consists of, or which models can be merged
 ///
-/// Reads headers, configuration and tokenizer, no weights. A single .safetensors file, or a directory without
-/// config.json, is shown as far as its tensors tell; of a LoRA adapter it is shown which tensors of its model it changes. Of several models it is shown which pairs can be merged, which only after
-/// their vocabularies are aligned, which only mixed, and why.
+/// Reads headers, configuration and tokenizer, no weights. For one model, .safetensors file or LoRA adapter it shows
+/// architecture, parameters and files; for an adapter, the tensors it changes. For several models it shows which pairs
+/// can be merged, which only once their vocabularies are aligned, which only mixed, and why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue inspect models/base
@@ -23,11 +23,11 @@ use std::path::PathBuf;
   glue inspect adapters/math
   glue inspect models/base/model.safetensors --json")]
 pub(crate) struct Args {
-    /// A model's or adapter's directory, a .safetensors file, or an index of shards; directories of several models
+    /// Model or adapter directory, .safetensors file or shard index; or several model directories
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<PathBuf>,
 
-    /// List every tensor: name, type, shape, role, layer
+    /// List all tensors with name, type, shape, role and layer
     #[arg(long)]
     tensors: bool,
 }

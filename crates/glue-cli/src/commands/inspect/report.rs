@@ -1,4 +1,4 @@
-//! What `glue inspect` finds out. The fields are those of its JSON document.
+//! The findings of `glue inspect`. The fields are those of its JSON document.
 
 use crate::failure::Failure;
 use glue_tensor::tokenizer_files::TokenizerFiles;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Everything known of a model. What is `None` is not said anywhere.
+/// The report on a model. A field is `None` if no file says it.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) path: String,
@@ -24,11 +24,11 @@ pub(super) struct Report {
     pub(super) kv_heads: Option<usize>,
     pub(super) head_dim: Option<usize>,
     pub(super) experts: Option<usize>,
-    /// What is mixed, where the directory is a mixture.
+    /// Present if the directory is a mixture.
     pub(super) mixture: Option<Mixture>,
     pub(super) vocab_size: Option<usize>,
     pub(super) max_positions: Option<usize>,
-    /// Whether the head is the embedding.
+    /// Whether the head shares the weights of the embedding.
     pub(super) tied_head: Option<bool>,
     pub(super) rope: Vec<Rope>,
     pub(super) tokenizer: Option<Tokenizer>,
@@ -43,7 +43,7 @@ pub(super) struct Report {
     pub(super) tensors: Option<Vec<Tensor>>,
 }
 
-/// What is known of the gates and experts of a mixture.
+/// Gates and experts of a mixture.
 #[derive(Debug, Serialize)]
 pub(super) struct Mixture {
     pub(super) form: &'static str,
@@ -59,7 +59,7 @@ pub(super) struct Mixture {
 }
 
 impl Mixture {
-    /// `None` for what is no mixture, or for one that cannot be read: opening it says why.
+    /// `None` if the directory is no mixture or cannot be read; opening it as a model says why.
     fn of(path: &Path) -> Option<Mixture> {
         let sites = glue_mixture::Sites::open(path).ok()?;
         let elements = |i: usize| {
@@ -104,9 +104,9 @@ pub(super) struct Rope {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Tokenizer {
-    /// `BPE`, `Unigram`, …, where a file says so; else the name of the file it is in.
+    /// `BPE`, `Unigram`, …, if a file says so; else the name of its file.
     pub(super) kind: Option<String>,
-    /// Tokens, with added ones.
+    /// Number of tokens, including added ones.
     pub(super) vocabulary: Option<usize>,
     pub(super) files: Vec<String>,
 }
@@ -129,7 +129,7 @@ pub(super) struct Tensor {
     pub(super) file: String,
 }
 
-/// A model, or as much of one as is there.
+/// A model directory, or weights without a configuration.
 enum Opened {
     Model(Box<ModelDir>),
     Weights(Box<Checkpoint>, Option<TokenizerFiles>),
@@ -282,7 +282,7 @@ fn open(path: &Path) -> Result<Opened, Failure> {
     Ok(Opened::Weights(Box::new(checkpoint), tokenizer))
 }
 
-/// A path with nothing at it is wrong usage; what is wrong with a file is a failure.
+/// A path that does not exist is wrong usage; a broken file is a failure.
 fn cannot_open(error: CheckpointError) -> Failure {
     match error {
         CheckpointError::NotFound { .. } => Failure::refused(error),
@@ -290,7 +290,7 @@ fn cannot_open(error: CheckpointError) -> Failure {
     }
 }
 
-/// The only part of `tokenizer.json` that is wanted here.
+/// The only part of `tokenizer.json` that is needed here.
 #[derive(Deserialize)]
 struct TokenizerJson {
     model: Option<TokenizerModel>,
@@ -308,7 +308,7 @@ fn describe(files: &TokenizerFiles) -> Result<Option<Tokenizer>, Failure> {
         return Ok(None);
     }
     let vocabulary = files.vocabulary().map_err(Failure::failed)?;
-    // The vocabulary above was read from the same file, so that one that cannot be read has been refused there.
+    // An unreadable file was refused above, where the vocabulary was read from it.
     let said = files
         .paths()
         .find(|path| path.ends_with("tokenizer.json"))
