@@ -13,7 +13,7 @@ mod selection;
 mod zoo;
 
 pub use cost::{Cost, StageCost, StrategyCost};
-pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, LossPoint, Mixture, MixtureStep, Router};
+pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, Mixture, MixtureStep, Router};
 pub(crate) use scores::mean;
 pub use scores::{Role, Score, ScoreRow, ScoreTable, SplitSize, Task, TaskScore, Test, TestRow};
 pub use selection::{
@@ -80,8 +80,6 @@ pub struct Run {
     pub inputs: Vec<Artifact>,
     /// What came out.
     pub outputs: Vec<Artifact>,
-    /// Name of the last stage, if the run was asked to stop before its end.
-    pub stopped_after: Option<String>,
 }
 
 /// A program and its version.
@@ -122,8 +120,6 @@ pub struct Limits {
     pub seconds: Option<f64>,
     /// Memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Disk, in bytes.
-    pub disk_bytes: Option<u64>,
     /// Parameters of all experts together.
     pub expert_parameters: Option<u64>,
     /// Evaluations of merged candidates, all clusters together.

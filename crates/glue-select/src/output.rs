@@ -36,7 +36,7 @@ pub enum OutputError {
     Recipe(String),
     /// The picture cannot be drawn.
     #[error("convergence.svg: {0}")]
-    Picture(String),
+    Picture(#[from] glue_report::ReportError),
     /// The journal cannot be copied.
     #[error("{}: {error}", path.display())]
     Journal {
@@ -75,7 +75,7 @@ pub(crate) fn write(
     let steps = steps(summary);
     staging.write_file(RECIPE, recipe.as_bytes())?;
     staging.write_file("convergence.csv", csv(&steps).as_bytes())?;
-    staging.write_file("convergence.svg", svg(&steps).map_err(OutputError::Picture)?.as_bytes())?;
+    staging.write_file("convergence.svg", svg(&steps)?.as_bytes())?;
     staging.write_file("report.md", report(summary).as_bytes())?;
     let json = |value: serde_json::Result<String>| value.unwrap_or_default() + "\n";
     staging.write_file(TIMINGS, json(serde_json::to_string_pretty(timings)).as_bytes())?;

@@ -3,7 +3,7 @@
 use crate::contract::Scores;
 use crate::session::{Verdict, short};
 use crate::summary::{Row, Summary};
-use glue_report::markup::{code, inline};
+use glue_text::markdown::{code, inline};
 use std::fmt::Write;
 
 /// The report in Markdown.
