@@ -1,6 +1,6 @@
 //! What every optimiser promises, as a test that runs over any of them.
 
-use crate::Registry;
+use crate::OptimiserRegistry;
 use crate::def::{OptimiserDef, Setup, Trial};
 use crate::params::Params;
 use crate::random::mix;
@@ -128,7 +128,7 @@ impl Case<'_> {
 
     /// The points of a number of generations.
     fn run(&self, seed: u64, objective: Objective<'_>, habit: Habit) -> Result<Vec<Vec<f64>>, String> {
-        let registry = Registry::default().with(&[self.def]);
+        let registry = OptimiserRegistry::default().with(&[self.def]);
         let objectives = vec![Direction::Maximise; self.objectives];
         let options = Options { objectives, seed, evaluations: 10_000_000, ..Options::default() };
         let mut search = Search::new(self.def, self.space.clone(), options).map_err(|e| e.to_string())?;

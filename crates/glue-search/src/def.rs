@@ -2,6 +2,7 @@
 
 use crate::error::SearchError;
 use crate::params::{ParamSpec, Params};
+use crate::registry::Definition;
 use crate::space::Space;
 
 /// What became of one point of a generation.
@@ -84,4 +85,13 @@ pub struct OptimiserDef {
     pub build: fn(&Setup<'_>) -> Built,
     /// Makes one that stands where [`Optimiser::state`] was taken. The setup is that of the build.
     pub restore: fn(&Setup<'_>, &str) -> Built,
+}
+
+impl Definition for OptimiserDef {
+    const KIND: &'static str = "optimiser";
+    const BUILTIN: &'static [&'static Self] = crate::optimisers::ALL;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
 }

@@ -5,10 +5,10 @@
 //! order:
 //!
 //! ```
-//! use glue_search::{Coordinate, Options, Registry, Search, Space};
+//! use glue_search::{Coordinate, OptimiserRegistry, Options, Search, Space};
 //!
 //! let space = Space::new(vec![Coordinate::real("x", -2.0, 2.0), Coordinate::real("y", -2.0, 2.0)])?;
-//! let registry = Registry::builtin();
+//! let registry = OptimiserRegistry::builtin();
 //! let mut search = Search::new(registry.get("cma_es")?, space, Options { seed: 7, ..Options::default() })?;
 //! while search.done().is_none() {
 //!     for candidate in search.ask() {
@@ -47,8 +47,8 @@ pub use def::{Built, Optimiser, OptimiserDef, Setup, Trial};
 pub use error::SearchError;
 pub use front::{crowding_distance, dominates, hypervolume, non_dominated_sort};
 pub use optimisers::{CMA_ES, DIFFERENTIAL_EVOLUTION, NSGA2, RANDOM, SEP_CMA_ES, SOBOL};
-pub use params::{Kind, ParamSpec, Params, Setting, Value};
+pub use params::{Kind, ParamError, ParamSpec, Params, Setting, Value};
 pub use random::Random;
-pub use registry::Registry;
+pub use registry::{Definition, OptimiserRegistry, Registry, UnknownName};
 pub use search::{Candidate, Direction, Done, Evaluated, Options, Search};
 pub use space::{Coordinate, CoordinateValue, Domain, Space};

@@ -1,6 +1,5 @@
-//! Parameters: what an optimiser declares, and the checked values it receives.
+//! Parameters: what an optimiser or a strategy declares, and the checked values it receives.
 
-use crate::error::SearchError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -129,7 +128,7 @@ impl ParamSpec {
         Self { name, doc, kind: Kind::Choice { options }, default: Value::Word(default) }
     }
 
-    fn check(&self, optimiser: &'static str, setting: &Setting) -> Result<Value, SearchError> {
+    fn check(&self, owner: &str, setting: &Setting) -> Result<Value, ParamError> {
         let value = match (self.kind, setting) {
             (Kind::Number { min, max }, Setting::Number(x)) if (min..=max).contains(x) => Some(Value::Number(*x)),
             (Kind::Integer { min, max }, Setting::Number(x))
@@ -143,38 +142,67 @@ impl ParamSpec {
             }
             _ => None,
         };
-        value.ok_or_else(|| SearchError::Parameter {
-            optimiser,
-            key: self.name,
+        value.ok_or_else(|| ParamError::Value {
+            owner: owner.into(),
+            key: self.name.into(),
             allowed: self.kind.to_string(),
             found: setting.to_string(),
         })
     }
 }
 
-/// The checked parameters of one optimiser.
+/// Why settings are refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParamError {
+    /// A key that is not declared.
+    #[error("{owner} has no parameter `{key}`; it has {known}")]
+    Unknown {
+        /// The optimiser or strategy, as messages name it.
+        owner: String,
+        /// The key that was given.
+        key: String,
+        /// The declared keys, separated by commas; `none` without any.
+        known: String,
+    },
+    /// A value of the wrong kind or out of range.
+    #[error("{owner}: `{key}` must be {allowed}, found {found}")]
+    Value {
+        /// The optimiser or strategy, as messages name it.
+        owner: String,
+        /// The parameter.
+        key: String,
+        /// What is allowed.
+        allowed: String,
+        /// What was given.
+        found: String,
+    },
+}
+
+/// The checked parameters of one optimiser or strategy.
 ///
-/// Asking for a parameter that the optimiser does not declare, or as another kind, is a defect of the optimiser and
-/// panics; [`check_optimiser`](crate::check_optimiser) finds it.
+/// Asking for a parameter that is not declared, or as another kind, is a defect of the caller and panics;
+/// [`check_optimiser`](crate::check_optimiser) finds it in an optimiser.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
     values: Vec<(&'static str, Value)>,
 }
 
 impl Params {
-    pub(crate) fn check(
-        optimiser: &'static str,
-        specs: &[ParamSpec],
-        settings: &[(String, Setting)],
-    ) -> Result<Self, SearchError> {
+    /// The values of `specs` under `settings`; defaults for those that are not given. `owner` names the optimiser or
+    /// strategy in messages.
+    ///
+    /// # Errors
+    /// [`ParamError`]: a key that is not declared, or a value out of range.
+    pub fn check(owner: &str, specs: &[ParamSpec], settings: &[(String, Setting)]) -> Result<Self, ParamError> {
         if let Some((key, _)) = settings.iter().find(|(key, _)| specs.iter().all(|s| s.name != key)) {
             let known: Vec<_> = specs.iter().map(|s| s.name).collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(SearchError::UnknownParameter { optimiser, key: key.clone(), known });
+            return Err(ParamError::Unknown { owner: owner.into(), key: key.clone(), known });
         }
         let value = |spec: &ParamSpec| {
             let given = settings.iter().find(|(key, _)| key == spec.name);
-            let value = given.map_or(Ok(spec.default), |(_, setting)| spec.check(optimiser, setting))?;
+            let value = given.map_or(Ok(spec.default), |(_, setting)| spec.check(owner, setting))?;
             Ok((spec.name, value))
         };
         Ok(Self { values: specs.iter().map(value).collect::<Result<_, _>>()? })
@@ -186,6 +214,11 @@ impl Params {
             Value::Number(x) => x,
             other => wrong_kind(name, other),
         }
+    }
+
+    /// A whole number that is not negative; 0 for one that is.
+    pub fn count(&self, name: &str) -> usize {
+        usize::try_from(self.integer(name)).unwrap_or(0)
     }
 
     /// A whole number.
@@ -214,12 +247,12 @@ impl Params {
 
     fn find(&self, name: &str) -> Value {
         let found = self.values.iter().find(|(n, _)| *n == name);
-        found.unwrap_or_else(|| panic!("the optimiser declares no parameter {name}")).1
+        found.unwrap_or_else(|| panic!("no parameter {name} is declared")).1
     }
 }
 
 fn wrong_kind(name: &str, value: Value) -> ! {
-    panic!("the optimiser asks for parameter {name} as another kind than it declares: {value}")
+    panic!("parameter {name} is asked for as another kind than declared: {value}")
 }
 
 #[cfg(test)]
@@ -233,7 +266,7 @@ mod tests {
         ParamSpec::choice("restarts", "Which.", &["none", "ipop"], "ipop"),
     ];
 
-    fn check(key: &str, setting: Setting) -> Result<Params, SearchError> {
+    fn check(key: &str, setting: Setting) -> Result<Params, ParamError> {
         Params::check("test", SPECS, &[(key.to_string(), setting)])
     }
 

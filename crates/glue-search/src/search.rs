@@ -4,7 +4,7 @@ use crate::def::{Optimiser, OptimiserDef, Setup, Trial};
 use crate::error::SearchError;
 use crate::front::dominates;
 use crate::params::{Params, Setting};
-use crate::registry::Registry;
+use crate::registry::OptimiserRegistry;
 use crate::space::Space;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -164,7 +164,7 @@ impl Search {
     ///
     /// # Errors
     /// An optimiser that the registry does not have, or a state that cannot be read.
-    pub fn restore(registry: &Registry, state: &str) -> Result<Self, SearchError> {
+    pub fn restore(registry: &OptimiserRegistry, state: &str) -> Result<Self, SearchError> {
         let State { search: record, state } =
             serde_json::from_str(state).map_err(|e| SearchError::state("the search", e))?;
         let proposed: usize = record.generations.iter().map(Vec::len).sum();

@@ -10,9 +10,10 @@
 //! Coordinates beyond the table are uniform random numbers: a mixture known as padding (Owen, *Latin supercube sampling*,
 //! ACM TOMACS 8, 1998).
 
+use super::sampler::{Points, Sampler};
 use super::sobol_table::JOE_KUO;
-use super::{POPULATION, from_state, to_state};
-use crate::def::{Optimiser, OptimiserDef, Setup, Trial};
+use super::{POPULATION, from_state};
+use crate::def::{OptimiserDef, Setup};
 use crate::params::ParamSpec;
 use crate::random::{Random, mix};
 use serde::{Deserialize, Serialize};
@@ -27,8 +28,8 @@ pub const SOBOL: OptimiserDef = OptimiserDef {
         POPULATION,
         ParamSpec::flag("scramble", "Whether the seed permutes the points; without it they are always the same.", true),
     ],
-    build: |setup| Ok(Box::new(Sobol::new(setup))),
-    restore: |_, state| Ok(Box::new(from_state::<Sobol>("sobol", state)?)),
+    build: |setup| Ok(Box::new(Sampler::new(setup, Sobol::new(setup)))),
+    restore: |_, state| Ok(Box::new(from_state::<Sampler<Sobol>>("sobol", state)?)),
 };
 
 const BITS: u32 = 32;
@@ -76,9 +77,7 @@ struct Sobol {
     /// For coordinates beyond the table.
     random: Random,
     dimension: usize,
-    population: usize,
     next: u32,
-    start: Vec<Vec<f64>>,
 }
 
 impl Sobol {
@@ -88,12 +87,12 @@ impl Sobol {
             scramble: setup.params.flag("scramble"),
             random: Random::new(setup.seed, 0),
             dimension: setup.space.dimension(),
-            population: setup.params.integer("population") as usize,
             next: 0,
-            start: setup.start.to_vec(),
         }
     }
+}
 
+impl Points for Sobol {
     fn point(&mut self) -> Vec<f64> {
         let index = self.next;
         self.next = self.next.wrapping_add(1);
@@ -106,24 +105,6 @@ impl Sobol {
         let mut point: Vec<f64> = (0..self.dimension.min(JOE_KUO.len() + 1)).map(coordinate).collect();
         point.resize_with(self.dimension, || self.random.uniform());
         point
-    }
-}
-
-impl Optimiser for Sobol {
-    fn propose(&mut self) -> Vec<Vec<f64>> {
-        let mut points: Vec<_> = self.start.drain(..self.start.len().min(self.population)).collect();
-        points.resize_with(self.population, || self.point());
-        points
-    }
-
-    fn learn(&mut self, _: &[Trial<'_>]) {}
-
-    fn waits(&self) -> bool {
-        false
-    }
-
-    fn state(&self) -> String {
-        to_state(self)
     }
 }
 
