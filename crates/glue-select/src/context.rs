@@ -1,39 +1,39 @@
-//! What a strategy has at hand: the models and their own scores, evaluations, and the record of what it tried and why.
+//! What a strategy works with: the models and their baseline scores, evaluations, and the record of every trial.
 
-use crate::contract::{Candidate, Part, Scores};
-use crate::course::{self, Course, Halt, Outcome};
+use crate::contract::{Candidate, ItemRole, Scores};
+use crate::evaluation_log::{EvaluationLog, Outcome, SearchStatus, StopReason};
 use glue_progress::Progress;
-use crate::likeness::Likeness;
-use crate::recipe_text::{Frame, weighted};
+use crate::similarity::Similarity;
+use crate::recipe_text::{RecipeTemplate, weighted};
 use crate::space::{SearchSpace, SpaceConfig, SpaceError, TensorNames};
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 
-/// Averages that are nearer than this are equal: sums of the same terms in another order. The smallest step of a score is
-/// one item of one task, which is more than a hundred thousand times as much for any tasks of fewer than 10 000 items.
+/// Averages that differ by no more than this are equal: they are sums of the same terms in another order. The smallest real
+/// difference, one item of one task, is at least ten thousand times as large for up to ten tasks of up to 10 000 items.
 pub const ROUNDING: f64 = 1e-9;
 
-/// The floor with which a candidate is dropped once it cannot be as good as `average` any more.
-pub fn floor_below(average: f64) -> f64 {
+/// The cutoff below which a candidate can no longer be as good as `average`.
+pub fn cutoff_below(average: f64) -> f64 {
     average - 2.0 * ROUNDING
 }
 
-/// A model of the zoo.
+/// A model of the search.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Member {
-    /// What it is called in reports: the last part of its path where that tells it apart.
+    /// Its name in reports: the last part of its path where that is unique, else the path.
     pub name: String,
-    /// As it stands in recipes.
+    /// Its path in recipes.
     pub path: String,
 }
 
-/// What a search is about. Nothing of it changes while strategies run.
-pub struct Setup<'a> {
+/// What a search is about: the same for all strategies, and never changed while they run.
+pub struct SearchContext<'a> {
     /// The models, in the order of the config.
     pub members: Vec<Member>,
-    /// What all recipes have in common; the base among it.
-    pub frame: Frame,
+    /// What all recipes have in common, such as the base.
+    pub template: RecipeTemplate,
     /// The space that optimisers search.
     pub space: SpaceConfig,
     /// Names of the tensors of the models.
@@ -41,28 +41,28 @@ pub struct Setup<'a> {
     /// The merge methods.
     pub operators: &'a glue_merge::Registry,
     /// The optimisers.
-    pub optimisers: &'a glue_search::Registry,
+    pub optimisers: &'a glue_search::OptimiserRegistry,
     /// The source of all randomness.
     pub seed: u64,
     /// Whether candidates are dropped before all items are scored.
     pub racing: bool,
-    /// Reads how alike the models are; called once at most, when somebody asks.
-    pub read_likeness: Box<dyn Fn() -> Result<Likeness, String> + Send + Sync + 'a>,
+    /// Reads the similarity of the models; called at most once, when a strategy or the filter needs it.
+    pub read_similarity: Box<dyn Fn() -> Result<Similarity, String> + Send + Sync + 'a>,
 }
 
-impl std::fmt::Debug for Setup<'_> {
+impl std::fmt::Debug for SearchContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setup").field("members", &self.members).field("seed", &self.seed).finish_non_exhaustive()
+        f.debug_struct("SearchContext").field("members", &self.members).field("seed", &self.seed).finish_non_exhaustive()
     }
 }
 
-impl Setup<'_> {
+impl SearchContext<'_> {
     /// The linear merge of models with these weights.
     pub fn linear(&self, weights: &[(usize, f64)]) -> Candidate {
         // A linear merge has no base.
-        let frame = Frame { base_model: None, ..self.frame.clone() };
+        let template = RecipeTemplate { base_model: None, ..self.template.clone() };
         let weights: Vec<(String, f64)> = weights.iter().map(|&(i, w)| (self.members[i].path.clone(), w)).collect();
-        weighted(&frame, "linear", &weights, &[])
+        weighted(&template, "linear", &weights, &[])
     }
 
     /// The space of merges of some of the models.
@@ -72,10 +72,10 @@ impl Setup<'_> {
     pub fn search_space(&self, models: &[usize]) -> Result<SearchSpace, SpaceError> {
         let paths: Vec<String> = models.iter().map(|&i| self.members[i].path.clone()).collect();
         let mut config = self.space.clone();
-        // What is left out here has no place in the space; what is no model at all is refused there.
+        // Statistics of models that were left out are not needed; those of an unknown model are refused by the space.
         let left_out = |path: &String| self.members.iter().any(|member| member.path == *path) && !paths.contains(path);
         config.statistics.retain(|path, _| !left_out(path));
-        SearchSpace::new(&config, &self.frame, &paths, &self.tensors, self.operators)
+        SearchSpace::new(&config, &self.template, &paths, &self.tensors, self.operators)
     }
 
     /// Weights in words: `a-math 0.6 + a-code 0.4`.
@@ -88,50 +88,74 @@ impl Setup<'_> {
     }
 }
 
-/// At most four digits behind the point.
+/// At most four decimals.
 pub(crate) fn short(x: f64) -> String {
     let text = format!("{x:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-/// What became of a candidate.
+/// What was decided about a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It is part of the result, or was until a better one came.
+    /// It is or was the best of its strategy.
     Accepted,
-    /// It is not as good as what there is.
+    /// It is not as good as the best so far.
     Rejected,
     /// It could not be scored.
     Failed,
-    /// It was scored to learn something from it, and nothing was to be decided.
+    /// It was scored for information only.
     Measured,
 }
 
-/// A candidate that was tried.
+/// A candidate with its scores and what was decided about it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Tried {
-    /// Which strategy asked for it.
+pub struct TrialRecord {
+    /// The strategy that proposed it.
     pub strategy: String,
     /// What it is, in words.
     pub what: String,
     /// Its models with their weights, where it is a linear merge.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<(String, f64)>,
-    /// What became of it.
+    /// The decision.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason for the decision, or why there are no scores.
     pub reason: String,
-    /// Its scores on the search part; absent when it failed.
+    /// Its scores on the search items; absent when it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<Scores>,
     /// Its recipe.
     pub recipe: String,
 }
 
-/// A candidate to be tried.
+impl TrialRecord {
+    pub(crate) fn new(
+        search: &SearchContext<'_>,
+        strategy: &str,
+        described: &DescribedCandidate,
+        outcome: Outcome,
+    ) -> TrialRecord {
+        let named = |&(i, w): &(usize, f64)| (search.members[i].name.clone(), w);
+        let (verdict, reason, scores) = match outcome {
+            Ok(scores) => (Verdict::Measured, format!("average {}", short(scores.average)), Some(scores)),
+            Err(error) => (Verdict::Failed, error.message, None),
+        };
+        TrialRecord {
+            strategy: strategy.into(),
+            what: described.what.clone(),
+            weights: described.weights.iter().map(named).collect(),
+            verdict,
+            reason,
+            scores,
+            recipe: described.candidate.recipe.clone(),
+        }
+    }
+}
+
+/// A candidate with what a reader should know about it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Proposal {
+pub struct DescribedCandidate {
     /// Its recipe.
     pub candidate: Candidate,
     /// What it is, in words.
@@ -140,227 +164,211 @@ pub struct Proposal {
     pub weights: Vec<(usize, f64)>,
 }
 
-/// The best of a strategy.
+/// The best candidate of a strategy.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct BestCandidate {
     /// The candidate.
     pub candidate: Candidate,
     /// What it is, in words.
     pub what: String,
     /// Its models by number with their weights, where it is a linear merge; else empty.
     pub weights: Vec<(usize, f64)>,
-    /// Its average on the search part.
+    /// Its average on the search items.
     pub average: f64,
 }
 
-/// The numbers, in [`Session::tried`], of what was scored: fewer than proposals when the search has to end.
+/// The trials that came of scoring some candidates: fewer than candidates when the search has to end.
 #[derive(Debug)]
 pub struct Scored {
-    /// In the order of the proposals.
-    pub tried: Vec<usize>,
-    /// Why there are not as many as proposals. Whoever asked should decide on those there are, and end with it.
-    pub halt: Option<Halt>,
+    /// Their numbers in [`StrategyContext::trials`], in the order of the candidates.
+    pub trials: Vec<usize>,
+    /// Why the search has to end; `None` when all candidates were scored. A strategy decides about the trials there are, and
+    /// returns this as its error.
+    pub stop: Option<StopReason>,
 }
 
-/// Tells that another step of `strategy` is done; `best` is the best average so far, if there is one.
-pub(crate) fn tell(progress: &dyn Progress, strategy: &str, best: Option<f64>, state: &course::Progress) {
-    let best = best.map_or("nothing yet".to_owned(), |best| format!("{best:.4}"));
-    let left = state.left.map_or(String::new(), |left| format!(", {left} left"));
+/// Reports the state of the search after another step of `strategy`; `best` is the best average so far.
+pub(crate) fn tell(progress: &dyn Progress, strategy: &str, best: Option<f64>, state: &SearchStatus) {
+    let best = best.map_or("none yet".to_owned(), |best| format!("{best:.4}"));
+    let remaining = state.remaining.map_or(String::new(), |remaining| format!(", {remaining} left"));
     let saved = match state.items_saved {
         0 => String::new(),
-        saved => format!(", {:.0} % of the items saved by racing", 100.0 * saved as f64 / state.items as f64),
+        saved => format!(", racing saved {:.0} % of the items", 100.0 * saved as f64 / state.items as f64),
     };
     let done = state.evaluations;
-    progress.message(&format!("{strategy}: best so far {best}; {done} evaluations{left}{saved}"));
+    progress.message(&format!("{strategy}: best so far {best}, {done} evaluations{remaining}{saved}"));
 }
 
-/// A strategy at work.
-pub struct Session<'s, 'a> {
-    setup: &'s Setup<'a>,
-    course: &'s mut Course<'a>,
+/// What a strategy asks and tells while it runs.
+pub struct StrategyContext<'s, 'a> {
+    search: &'s SearchContext<'a>,
+    log: &'s mut EvaluationLog<'a>,
     progress: &'s dyn Progress,
     strategy: String,
-    /// Scores of the models by themselves; `None` for one that could not be scored.
-    singles: &'s [Option<Scores>],
+    /// Scores of each model alone; `None` for one that could not be scored.
+    baselines: &'s [Option<Scores>],
     /// The models that may be merged.
     admitted: &'s [usize],
-    earlier: &'s [Found],
-    likeness: &'s OnceCell<Likeness>,
-    tried: Vec<Tried>,
-    found: Option<Found>,
+    earlier: &'s [BestCandidate],
+    similarity: &'s OnceCell<Similarity>,
+    trials: Vec<TrialRecord>,
+    found: Option<BestCandidate>,
     /// The best average of the whole search so far.
     best_anywhere: Option<f64>,
 }
 
-impl std::fmt::Debug for Session<'_, '_> {
+impl std::fmt::Debug for StrategyContext<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("strategy", &self.strategy).field("found", &self.found).finish_non_exhaustive()
+        f.debug_struct("StrategyContext").field("strategy", &self.strategy).field("found", &self.found).finish_non_exhaustive()
     }
 }
 
-/// What a session is made from.
-pub(crate) struct Parts<'s, 'a> {
-    pub(crate) setup: &'s Setup<'a>,
-    pub(crate) course: &'s mut Course<'a>,
+/// What a [`StrategyContext`] is made from.
+pub(crate) struct StrategyInputs<'s, 'a> {
+    pub(crate) search: &'s SearchContext<'a>,
+    pub(crate) log: &'s mut EvaluationLog<'a>,
     pub(crate) progress: &'s dyn Progress,
-    pub(crate) singles: &'s [Option<Scores>],
+    pub(crate) baselines: &'s [Option<Scores>],
     pub(crate) admitted: &'s [usize],
-    pub(crate) earlier: &'s [Found],
-    pub(crate) likeness: &'s OnceCell<Likeness>,
+    pub(crate) earlier: &'s [BestCandidate],
+    pub(crate) similarity: &'s OnceCell<Similarity>,
     pub(crate) best: Option<f64>,
 }
 
-impl<'s, 'a> Session<'s, 'a> {
-    pub(crate) fn new(strategy: &str, parts: Parts<'s, 'a>) -> Session<'s, 'a> {
-        let Parts { setup, course, progress, singles, admitted, earlier, likeness, best } = parts;
-        Session {
-            setup,
-            course,
+impl<'s, 'a> StrategyContext<'s, 'a> {
+    pub(crate) fn new(strategy: &str, inputs: StrategyInputs<'s, 'a>) -> StrategyContext<'s, 'a> {
+        let StrategyInputs { search, log, progress, baselines, admitted, earlier, similarity, best } = inputs;
+        StrategyContext {
+            search,
+            log,
             progress,
             strategy: strategy.into(),
-            singles,
+            baselines,
             admitted,
             earlier,
-            likeness,
-            tried: Vec::new(),
+            similarity,
+            trials: Vec::new(),
             found: None,
             best_anywhere: best,
         }
     }
 
     /// What the search is about.
-    pub fn setup(&self) -> &'s Setup<'a> {
-        self.setup
+    pub fn search(&self) -> &'s SearchContext<'a> {
+        self.search
     }
 
-    /// The scores of model `i` by itself; `None` when it could not be scored.
-    pub fn single(&self, i: usize) -> Option<&'s Scores> {
-        self.singles.get(i)?.as_ref()
+    /// The scores of model `i` alone; `None` when it could not be scored.
+    pub fn baseline(&self, i: usize) -> Option<&'s Scores> {
+        self.baselines.get(i)?.as_ref()
     }
 
-    /// The models that may be merged, by descending average of their own; equal ones in the order of the zoo.
+    /// The models that may be merged, by descending baseline; equal ones in the order of the config.
     pub fn order(&self) -> Vec<usize> {
-        let average = |i: usize| self.single(i).map_or(f64::NEG_INFINITY, |scores| scores.average);
-        let mut order: Vec<usize> = self.admitted.iter().copied().filter(|&i| self.single(i).is_some()).collect();
+        let average = |i: usize| self.baseline(i).map_or(f64::NEG_INFINITY, |scores| scores.average);
+        let mut order: Vec<usize> = self.admitted.iter().copied().filter(|&i| self.baseline(i).is_some()).collect();
         order.sort_by(|&a, &b| compare(average(b), average(a)).then(a.cmp(&b)));
         order
     }
 
-    /// What strategies found that ran before this one.
-    pub fn earlier(&self) -> &'s [Found] {
+    /// The results of the strategies that ran before this one.
+    pub fn earlier(&self) -> &'s [BestCandidate] {
         self.earlier
     }
 
-    /// How alike the linear merge with these weights is to model `j`, by their MLP weights.
+    /// The similarity of the linear merge with these weights to model `j`, by their MLP weights, from -1 to 1.
     ///
     /// # Errors
-    /// [`Halt::Strategy`] when the models cannot be compared.
-    pub fn likeness(&self, weights: &[(usize, f64)], j: usize) -> Result<f64, Halt> {
-        if self.likeness.get().is_none() {
-            let read = (self.setup.read_likeness)().map_err(Halt::Strategy)?;
-            let _ = self.likeness.set(read);
+    /// [`StopReason::Strategy`] when the models cannot be compared.
+    pub fn similarity(&self, weights: &[(usize, f64)], j: usize) -> Result<f64, StopReason> {
+        if self.similarity.get().is_none() {
+            let read = (self.search.read_similarity)().map_err(StopReason::Strategy)?;
+            let _ = self.similarity.set(read);
         }
-        Ok(self.likeness.get().map_or(0.0, |likeness| likeness.of_merge(weights, j)))
+        Ok(self.similarity.get().map_or(0.0, |similarity| similarity.of_merge(weights, j)))
     }
 
-    /// The linear merge with these weights, as a proposal.
-    pub fn linear(&self, weights: Vec<(usize, f64)>) -> Proposal {
-        Proposal { candidate: self.setup.linear(&weights), what: self.setup.words(&weights), weights }
+    /// The linear merge with these weights.
+    pub fn linear(&self, weights: Vec<(usize, f64)>) -> DescribedCandidate {
+        DescribedCandidate { candidate: self.search.linear(&weights), what: self.search.words(&weights), weights }
     }
 
-    /// Scores `proposals` on the search part, all at once. With `floor`, and when the search races, those that cannot
-    /// exceed it are dropped early. Each is in the record from here on, [measured](Verdict::Measured) or failed until
+    /// Scores candidates on the search items, in parallel. With a `cutoff`, and if the search races, those that cannot
+    /// exceed it are dropped early. Each becomes a trial that is [measured](Verdict::Measured) or failed until
     /// something else is [decided](Self::decide).
-    pub fn score(&mut self, proposals: &[Proposal], floor: Option<f64>) -> Scored {
-        let candidates: Vec<Candidate> = proposals.iter().map(|proposal| proposal.candidate.clone()).collect();
-        let floor = floor.filter(|_| self.setup.racing);
-        let batch = self.course.score(&candidates, Part::Search, floor);
-        let first = self.tried.len();
-        for (proposal, outcome) in proposals.iter().zip(batch.outcomes) {
-            let tried = self.entry(proposal, outcome);
-            if let Some(scores) = tried.scores.as_ref().filter(|scores| !scores.dropped) {
+    pub fn score(&mut self, described: &[DescribedCandidate], cutoff: Option<f64>) -> Scored {
+        let candidates: Vec<Candidate> = described.iter().map(|described| described.candidate.clone()).collect();
+        let cutoff = cutoff.filter(|_| self.search.racing);
+        let batch = self.log.score(&candidates, ItemRole::Search, cutoff);
+        let first = self.trials.len();
+        for (described, outcome) in described.iter().zip(batch.outcomes) {
+            let trial = TrialRecord::new(self.search, &self.strategy, described, outcome);
+            if let Some(scores) = trial.scores.as_ref().filter(|scores| !scores.dropped) {
                 self.best_anywhere = Some(self.best_anywhere.map_or(scores.average, |best| best.max(scores.average)));
             }
-            self.tried.push(tried);
+            self.trials.push(trial);
         }
-        tell(self.progress, &self.strategy, self.best_anywhere, &self.course.progress());
-        Scored { tried: (first..self.tried.len()).collect(), halt: batch.halt }
+        tell(self.progress, &self.strategy, self.best_anywhere, &self.log.status());
+        Scored { trials: (first..self.trials.len()).collect(), stop: batch.stop }
     }
 
-    fn entry(&self, proposal: &Proposal, outcome: Outcome) -> Tried {
-        let named = |&(i, w): &(usize, f64)| (self.setup.members[i].name.clone(), w);
-        let (verdict, reason, scores) = match outcome {
-            Ok(scores) => (Verdict::Measured, format!("average {}", short(scores.average)), Some(scores)),
-            Err(error) => (Verdict::Failed, error.message, None),
-        };
-        Tried {
-            strategy: self.strategy.clone(),
-            what: proposal.what.clone(),
-            weights: proposal.weights.iter().map(named).collect(),
-            verdict,
-            reason,
-            scores,
-            recipe: proposal.candidate.recipe.clone(),
-        }
+    /// The trials so far.
+    pub fn trials(&self) -> &[TrialRecord] {
+        &self.trials
     }
 
-    /// The record so far.
-    pub fn tried(&self) -> &[Tried] {
-        &self.tried
-    }
-
-    /// The average of entry `i` of the record: `None` when it failed or was dropped.
+    /// The average of trial `i`; `None` when it failed or was dropped.
     pub fn average(&self, i: usize) -> Option<f64> {
-        self.tried[i].scores.as_ref().filter(|scores| !scores.dropped).map(|scores| scores.average)
+        self.trials[i].scores.as_ref().filter(|scores| !scores.dropped).map(|scores| scores.average)
     }
 
-    /// Writes down what was decided about entry `i`. A failure stays one.
+    /// Records the decision about trial `i`. A failed trial stays failed.
     pub fn decide(&mut self, i: usize, verdict: Verdict, reason: impl Into<String>) {
-        let tried = &mut self.tried[i];
-        if tried.verdict != Verdict::Failed {
-            tried.verdict = verdict;
-            tried.reason = reason.into();
+        let trial = &mut self.trials[i];
+        if trial.verdict != Verdict::Failed {
+            trial.verdict = verdict;
+            trial.reason = reason.into();
         }
     }
 
-    /// Accepts entry `i`, which came of `proposal`: the strategy's result until another one is accepted.
-    pub fn accept(&mut self, i: usize, proposal: &Proposal, reason: impl Into<String>) {
+    /// Accepts trial `i` of `described`: the result of the strategy until another one is accepted.
+    pub fn accept(&mut self, i: usize, described: &DescribedCandidate, reason: impl Into<String>) {
         let Some(average) = self.average(i) else { return };
         self.decide(i, Verdict::Accepted, reason);
-        self.found = Some(Found {
-            candidate: proposal.candidate.clone(),
-            what: proposal.what.clone(),
-            weights: proposal.weights.clone(),
+        self.found = Some(BestCandidate {
+            candidate: described.candidate.clone(),
+            what: described.what.clone(),
+            weights: described.weights.clone(),
             average,
         });
     }
 
-    /// Rejects entry `i` because it is not as good as `best`.
+    /// Rejects trial `i` because it is not as good as `best`.
     pub fn reject(&mut self, i: usize, best: f64) {
-        let Some(scores) = self.tried[i].scores.clone() else { return };
+        let Some(scores) = self.trials[i].scores.clone() else { return };
         let items: usize = scores.tasks.iter().map(|task| task.n).sum();
         let reason = match scores.dropped {
-            true => format!("after {items} items it cannot be as good as {} any more: dropped", short(best)),
+            true => format!("rejected after {items} items: it can no longer reach {} (best so far)", short(best)),
             false if scores.average >= best => {
-                format!("average {} is no better than {}, the best so far: dropped", short(scores.average), short(best))
+                format!("rejected: {} is no better than {} (best so far)", short(scores.average), short(best))
             }
-            false => format!("average {} is below {}, the best so far: dropped", short(scores.average), short(best)),
+            false => format!("rejected: {} < {} (best so far)", short(scores.average), short(best)),
         };
         self.decide(i, Verdict::Rejected, reason);
     }
 
-    /// The result so far.
-    pub fn found(&self) -> Option<&Found> {
+    /// The best candidate so far.
+    pub fn found(&self) -> Option<&BestCandidate> {
         self.found.as_ref()
     }
 
-    /// The result, the record, and the best average of the whole search.
-    pub(crate) fn finish(self) -> (Option<Found>, Vec<Tried>, Option<f64>) {
-        (self.found, self.tried, self.best_anywhere)
+    /// The best candidate, the trials, and the best average of the whole search.
+    pub(crate) fn finish(self) -> (Option<BestCandidate>, Vec<TrialRecord>, Option<f64>) {
+        (self.found, self.trials, self.best_anywhere)
     }
 }
 
-/// Compares averages; those that differ by rounding are equal.
+/// Compares averages; those within [`ROUNDING`] are equal.
 pub fn compare(a: f64, b: f64) -> Ordering {
     if (a - b).abs() <= ROUNDING { Ordering::Equal } else { a.total_cmp(&b) }
 }

@@ -26,16 +26,16 @@ pub fn steps(summary: &Summary) -> Vec<Step> {
     let mut seen: HashSet<&str> = HashSet::new();
     let mut best: Option<f64> = None;
     let mut steps = Vec::new();
-    for tried in &summary.candidates {
-        if !seen.insert(&tried.recipe) {
+    for trial in &summary.candidates {
+        if !seen.insert(&trial.recipe) {
             continue;
         }
-        let dropped = tried.scores.as_ref().is_some_and(|scores| scores.dropped);
-        let average = tried.scores.as_ref().map(|scores| scores.average);
+        let dropped = trial.scores.as_ref().is_some_and(|scores| scores.dropped);
+        let average = trial.scores.as_ref().map(|scores| scores.average);
         if let Some(average) = average.filter(|_| !dropped) {
             best = Some(best.map_or(average, |best| best.max(average)));
         }
-        steps.push(Step { evaluation: steps.len() + 1, strategy: tried.strategy.clone(), average, dropped, best });
+        steps.push(Step { evaluation: steps.len() + 1, strategy: trial.strategy.clone(), average, dropped, best });
     }
     steps
 }

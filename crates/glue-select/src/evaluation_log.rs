@@ -1,40 +1,40 @@
-//! The course of a search: every evaluation goes through here, is written to the journal, and is never made twice.
+//! The evaluations of a search: each is made once, written to the journal, and kept for whoever asks again.
 //!
-//! What a strategy is told is a function of what it asked for before, never of what happens to stand in the journal
-//! already: an evaluation that is there from an earlier run is handed out when it is asked for again, as if it had been
-//! made then. So the course of a search that was killed and resumed is that of one that was not.
+//! What a strategy gets depends only on what it asked for before, never on what the journal happens to hold. An evaluation from an
+//! earlier run is handed out when it is asked for again, as if it had just been made. A search that was killed and
+//! resumed therefore proceeds exactly as one that was not.
 
-use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores};
+use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
 use crate::journal::{Journal, JournalError};
 use serde::{Deserialize, Serialize};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// What an evaluation gave.
+/// The result of an evaluation.
 pub type Outcome = Result<Scores, CandidateError>;
 
 /// When a search ends.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Budget {
-    /// Evaluations on the search part; no limit when absent. Candidates known already cost nothing.
+    /// Maximum number of evaluations on the search items; no limit when absent. Repeated candidates cost nothing.
     pub evaluations: Option<u64>,
-    /// Seconds, those of interrupted runs among them; no limit when absent. Nothing new is begun after them.
+    /// Maximum number of seconds, including those of interrupted runs; no limit when absent. No evaluation begins after it.
     pub seconds: Option<f64>,
 }
 
-/// Why a strategy is asked to end.
+/// Why a strategy has to end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Halt {
+pub enum StopReason {
     /// All evaluations are spent.
-    #[error("the budget of {evaluations} evaluations is spent")]
+    #[error("the budget of {evaluations} evaluations is used up")]
     Evaluations {
         /// The budget.
         evaluations: u64,
     },
-    /// The time is over.
-    #[error("the budget of {seconds} seconds is spent")]
+    /// The time is spent.
+    #[error("the budget of {seconds} seconds is used up")]
     Seconds {
         /// The budget.
         seconds: f64,
@@ -42,51 +42,51 @@ pub enum Halt {
     /// The user asked to stop.
     #[error("stopped")]
     Stopped,
-    /// An evaluation could not be written down.
+    /// An evaluation could not be written to the journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A strategy cannot go on.
+    /// The strategy cannot continue.
     #[error("{0}")]
     Strategy(String),
 }
 
-impl Halt {
-    /// Whether what was found so far is the result.
+impl StopReason {
+    /// Whether a budget is used up: the best candidate so far is the result then.
     pub fn is_budget(&self) -> bool {
-        matches!(self, Halt::Evaluations { .. } | Halt::Seconds { .. })
+        matches!(self, StopReason::Evaluations { .. } | StopReason::Seconds { .. })
     }
 }
 
-/// How far a search is.
+/// The state of a search in numbers.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Progress {
-    /// Evaluations that were asked for.
+pub struct SearchStatus {
+    /// Evaluations made, on the search items.
     pub evaluations: u64,
-    /// Those that are left in the budget, where there is one.
-    pub left: Option<u64>,
-    /// How many of them were answered from the journal.
+    /// Evaluations that remain in the budget, where there is one.
+    pub remaining: Option<u64>,
+    /// How many evaluations came from the journal.
     pub replayed: u64,
-    /// Items that were not scored because their candidates were dropped before, and those of all candidates.
+    /// Items that were not scored because their candidates were dropped early.
     pub items_saved: u64,
-    /// Items of all evaluations that were asked for.
+    /// Items of all evaluations, those not scored included.
     pub items: u64,
-    /// Seconds, with those of interrupted runs.
+    /// Seconds, including those of interrupted runs.
     pub seconds: f64,
 }
 
-/// One evaluation as it stands in the journal.
+/// One evaluation in the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    part: Part,
+    role: ItemRole,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    floor: Option<f64>,
+    cutoff: Option<f64>,
     recipe: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scores: Option<Scores>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Seconds since the search began, when it was done.
+    /// Seconds from the beginning of the search to the end of the evaluation.
     seconds: f64,
 }
 
@@ -99,79 +99,79 @@ impl Entry {
     }
 }
 
-/// What an evaluation is found by in the journal.
-type Key = (Part, Option<u64>, String);
+/// By which an evaluation is found in the journal.
+type Key = (ItemRole, Option<u64>, String);
 
-fn key(candidate: &Candidate, part: Part, floor: Option<f64>) -> Key {
-    (part, floor.map(f64::to_bits), candidate.recipe.clone())
+fn key(candidate: &Candidate, role: ItemRole, cutoff: Option<f64>) -> Key {
+    (role, cutoff.map(f64::to_bits), candidate.recipe.clone())
 }
 
-/// A candidate that was evaluated in this course.
+/// An evaluation of this run.
 #[derive(Debug, Clone)]
-struct Known {
+struct Cached {
     outcome: Outcome,
-    /// With which floor, when it was dropped.
-    floor: Option<f64>,
+    /// The cutoff it was scored with.
+    cutoff: Option<f64>,
 }
 
-/// The course of one search.
-pub struct Course<'a> {
+/// The evaluations of one search, in memory and in its journal.
+pub struct EvaluationLog<'a> {
     scorer: &'a dyn Scorer,
     journal: Mutex<Journal>,
-    /// Evaluations of earlier runs that were not asked for again so far.
-    ahead: HashMap<Key, Outcome>,
-    known: HashMap<(Part, String), Known>,
+    /// Evaluations of earlier runs that nobody has asked for in this run.
+    replayable: HashMap<Key, Outcome>,
+    cached: HashMap<(ItemRole, String), Cached>,
     budget: Budget,
     spent: u64,
     replayed: u64,
     items: u64,
     items_saved: u64,
-    /// Items of a whole evaluation of the search part, once that is known.
+    /// Number of search items, once that is known.
     whole: Option<u64>,
     before: f64,
     start: Instant,
 }
 
-impl std::fmt::Debug for Course<'_> {
+impl std::fmt::Debug for EvaluationLog<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Course").field("budget", &self.budget).field("spent", &self.spent).finish_non_exhaustive()
+        f.debug_struct("EvaluationLog").field("budget", &self.budget).field("spent", &self.spent).finish_non_exhaustive()
     }
 }
 
-/// What came of a batch: of the first candidates only, when the search has to end.
+/// The outcomes of a batch: of its first candidates only, when the search has to end.
 #[derive(Debug)]
 pub struct Batch {
     /// The outcomes, in the order of the candidates.
     pub outcomes: Vec<Outcome>,
-    /// Why there are not as many as candidates.
-    pub halt: Option<Halt>,
+    /// Why the search has to end; `None` when all candidates were scored.
+    pub stop: Option<StopReason>,
 }
 
-impl<'a> Course<'a> {
-    /// A course that goes on where the `entries` of `journal` end.
+impl<'a> EvaluationLog<'a> {
+    /// Continues after the `entries` of `journal`.
     ///
     /// # Errors
-    /// An entry that is no evaluation, in words.
+    /// A message about an entry that is not an evaluation.
     pub fn new(
         scorer: &'a dyn Scorer,
         journal: Journal,
         entries: Vec<serde_json::Value>,
         budget: Budget,
-    ) -> Result<Course<'a>, String> {
-        let mut ahead = HashMap::new();
+    ) -> Result<EvaluationLog<'a>, String> {
+        let mut replayable = HashMap::new();
         let mut before = 0.0_f64;
         for (i, entry) in entries.into_iter().enumerate() {
             let entry: Entry = serde_json::from_value(entry)
                 .map_err(|error| format!("{}:{}: expected an evaluation: {error}", journal.path().display(), i + 2))?;
             before = before.max(entry.seconds);
             let outcome = entry.outcome();
-            ahead.insert((entry.part, entry.floor.map(f64::to_bits), entry.recipe), outcome);
+            replayable.insert((entry.role, entry.cutoff.map(f64::to_bits), entry.recipe), outcome);
         }
-        Ok(Course {
+        Ok(EvaluationLog {
             scorer,
             journal: Mutex::new(journal),
-            ahead,
-            known: HashMap::new(),
+            replayable,
+            cached: HashMap::new(),
             budget,
             spent: 0,
             replayed: 0,
@@ -183,11 +183,11 @@ impl<'a> Course<'a> {
         })
     }
 
-    /// How far the search is.
-    pub fn progress(&self) -> Progress {
-        Progress {
+    /// The state of the search.
+    pub fn status(&self) -> SearchStatus {
+        SearchStatus {
             evaluations: self.spent,
-            left: self.budget.evaluations.map(|all| all.saturating_sub(self.spent)),
+            remaining: self.budget.evaluations.map(|all| all.saturating_sub(self.spent)),
             replayed: self.replayed,
             items_saved: self.items_saved,
             items: self.items,
@@ -199,94 +199,94 @@ impl<'a> Course<'a> {
         self.before + self.start.elapsed().as_secs_f64()
     }
 
-    /// The outcome of an evaluation made in this course, unless it was dropped.
-    pub fn known(&self, candidate: &Candidate, part: Part) -> Option<&Scores> {
-        let known = self.known.get(&(part, candidate.recipe.clone()))?;
-        known.outcome.as_ref().ok().filter(|scores| !scores.dropped)
+    /// The scores of a candidate that was evaluated in this run, unless it failed or was dropped.
+    pub fn cached(&self, candidate: &Candidate, role: ItemRole) -> Option<&Scores> {
+        let cached = self.cached.get(&(role, candidate.recipe.clone()))?;
+        cached.outcome.as_ref().ok().filter(|scores| !scores.dropped)
     }
 
-    /// Scores `candidates`, in the order of their places, until a budget ends. Evaluations of the validation part are not
-    /// counted, and made whatever the budget.
-    pub fn score(&mut self, candidates: &[Candidate], part: Part, floor: Option<f64>) -> Batch {
+    /// Scores `candidates` in order, until a budget is used up. Evaluations on the validation items do not count towards
+    /// budgets.
+    pub fn score(&mut self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Batch {
         let mut outcomes = Vec::with_capacity(candidates.len());
         let mut rest = candidates;
         while !rest.is_empty() {
-            // With a limit on time, no more is begun at once than is scored at once.
-            let size = match (self.budget.seconds, part) {
-                (Some(_), Part::Search) => self.scorer.parallelism().max(1).min(rest.len()),
+            // With a time limit, only as many begin together as are scored in parallel.
+            let size = match (self.budget.seconds, role) {
+                (Some(_), ItemRole::Search) => self.scorer.parallelism().max(1).min(rest.len()),
                 _ => rest.len(),
             };
-            let batch = self.score_chunk(&rest[..size], part, floor);
+            let batch = self.score_chunk(&rest[..size], role, cutoff);
             outcomes.extend(batch.outcomes);
-            if batch.halt.is_some() {
-                return Batch { outcomes, halt: batch.halt };
+            if batch.stop.is_some() {
+                return Batch { outcomes, stop: batch.stop };
             }
             rest = &rest[size..];
         }
-        Batch { outcomes, halt: None }
+        Batch { outcomes, stop: None }
     }
 
-    fn score_chunk(&mut self, candidates: &[Candidate], part: Part, floor: Option<f64>) -> Batch {
-        let mut halt = None;
+    fn score_chunk(&mut self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Batch {
+        let mut stop = None;
         // Each new candidate once, in order.
         let mut new: Vec<&Candidate> = Vec::new();
         let mut taken = candidates.len();
         for (i, candidate) in candidates.iter().enumerate() {
-            if self.answer(candidate, part, floor).is_some() || new.contains(&candidate) {
+            if self.answer(candidate, role, cutoff).is_some() || new.contains(&candidate) {
                 continue;
             }
-            let left = self.budget.evaluations.filter(|_| part == Part::Search).map(|all| all - self.spent.min(all));
-            if left.is_some_and(|left| new.len() as u64 >= left) {
-                halt = Some(Halt::Evaluations { evaluations: self.budget.evaluations.unwrap_or(0) });
+            let remaining = self.budget.evaluations.filter(|_| role == ItemRole::Search).map(|all| all - self.spent.min(all));
+            if remaining.is_some_and(|remaining| new.len() as u64 >= remaining) {
+                stop = Some(StopReason::Evaluations { evaluations: self.budget.evaluations.unwrap_or(0) });
                 taken = i;
                 break;
             }
             new.push(candidate);
         }
         let mut found: Vec<Option<Outcome>> =
-            new.iter().map(|candidate| self.ahead.remove(&key(candidate, part, floor))).collect();
+            new.iter().map(|candidate| self.replayable.remove(&key(candidate, role, cutoff))).collect();
         let replayed = found.iter().flatten().count() as u64;
         let open: Vec<usize> = (0..new.len()).filter(|&i| found[i].is_none()).collect();
-        if let (false, Some(seconds), Part::Search) = (open.is_empty(), self.budget.seconds, part)
+        if let (false, Some(seconds), ItemRole::Search) = (open.is_empty(), self.budget.seconds, role)
             && self.seconds() >= seconds
         {
-            halt = Some(Halt::Seconds { seconds });
+            stop = Some(StopReason::Seconds { seconds });
         } else if !open.is_empty() {
             let asked: Vec<Candidate> = open.iter().map(|&i| new[i].clone()).collect();
-            match self.evaluate(&asked, part, floor) {
+            match self.evaluate(&asked, role, cutoff) {
                 Ok(outcomes) => open.iter().zip(outcomes).for_each(|(&i, outcome)| found[i] = Some(outcome)),
-                Err(error) => halt = Some(error),
+                Err(error) => stop = Some(error),
             }
         }
-        // Whatever comes behind an open one belongs to a course that has not got there.
+        // Outcomes after the first missing one are not used: an uninterrupted search would not have reached them.
         let done = found.iter().position(Option::is_none).unwrap_or(found.len());
         if done < found.len() {
             let first_open = new[done];
             taken = taken.min(candidates.iter().position(|candidate| candidate == first_open).unwrap_or(taken));
         }
         for (candidate, outcome) in new.iter().zip(found.into_iter().flatten()).take(done) {
-            self.enter(candidate, part, floor, outcome);
+            self.enter(candidate, role, cutoff, outcome);
         }
         self.replayed += replayed.min(done as u64);
         let unknown = || Err(CandidateError { message: "it was not evaluated".into() });
         let outcomes = candidates[..taken]
             .iter()
-            .map(|candidate| self.answer(candidate, part, floor).unwrap_or_else(unknown))
+            .map(|candidate| self.answer(candidate, role, cutoff).unwrap_or_else(unknown))
             .collect();
-        Batch { outcomes, halt }
+        Batch { outcomes, stop }
     }
 
-    /// What is known of a candidate that answers a question with this floor.
-    fn answer(&self, candidate: &Candidate, part: Part, floor: Option<f64>) -> Option<Outcome> {
-        let known = self.known.get(&(part, candidate.recipe.clone()))?;
-        let dropped = known.outcome.as_ref().is_ok_and(|scores| scores.dropped);
-        // What cannot exceed a number cannot exceed a greater one.
-        let answers = !dropped || known.floor.zip(floor).is_some_and(|(was, is)| is >= was);
-        answers.then(|| known.outcome.clone())
+    /// The outcome of an earlier evaluation, if it answers a request with this cutoff.
+    fn answer(&self, candidate: &Candidate, role: ItemRole, cutoff: Option<f64>) -> Option<Outcome> {
+        let cached = self.cached.get(&(role, candidate.recipe.clone()))?;
+        let dropped = cached.outcome.as_ref().is_ok_and(|scores| scores.dropped);
+        // A candidate that cannot exceed a cutoff cannot exceed a higher one.
+        let answers = !dropped || cached.cutoff.zip(cutoff).is_some_and(|(was, is)| is >= was);
+        answers.then(|| cached.outcome.clone())
     }
 
-    fn enter(&mut self, candidate: &Candidate, part: Part, floor: Option<f64>, outcome: Outcome) {
-        if part == Part::Search {
+    fn enter(&mut self, candidate: &Candidate, role: ItemRole, cutoff: Option<f64>, outcome: Outcome) {
+        if role == ItemRole::Search {
             self.spent += 1;
             if let Ok(scores) = &outcome {
                 let items: u64 = scores.tasks.iter().map(|task| task.n as u64).sum();
@@ -296,17 +296,17 @@ impl<'a> Course<'a> {
                 self.items_saved += whole - items;
             }
         }
-        self.known.insert((part, candidate.recipe.clone()), Known { outcome, floor });
+        self.cached.insert((role, candidate.recipe.clone()), Cached { outcome, cutoff });
     }
 
-    /// Has candidates scored, and each outcome on the disk as soon as it is known.
-    fn evaluate(&self, candidates: &[Candidate], part: Part, floor: Option<f64>) -> Result<Vec<Outcome>, Halt> {
+    /// Scores candidates; each outcome is on disk as soon as it is known.
+    fn evaluate(&self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Result<Vec<Outcome>, StopReason> {
         let failed: Mutex<Option<JournalError>> = Mutex::new(None);
         let done = |i: usize, outcome: &Outcome| {
             let outcome = finite(outcome.clone());
             let entry = Entry {
-                part,
-                floor,
+                role,
+                cutoff,
                 recipe: candidates.get(i).map(|candidate| candidate.recipe.clone()).unwrap_or_default(),
                 scores: outcome.as_ref().ok().cloned(),
                 error: outcome.err().map(|error| error.message),
@@ -318,23 +318,23 @@ impl<'a> Course<'a> {
                 failed.lock().get_or_insert(error);
             }
         };
-        let outcomes = self.scorer.score(candidates, part, floor, &done);
+        let outcomes = self.scorer.score(candidates, role, cutoff, &done);
         if let Some(error) = failed.into_inner() {
-            return Err(Halt::Journal(error));
+            return Err(StopReason::Journal(error));
         }
         match outcomes {
             Ok(outcomes) => Ok(outcomes.into_iter().map(finite).collect()),
-            Err(_) => Err(Halt::Stopped),
+            Err(_) => Err(StopReason::Stopped),
         }
     }
 
-    /// Gives the journal back.
+    /// The journal.
     pub fn into_journal(self) -> Journal {
         self.journal.into_inner()
     }
 }
 
-/// Scores that are numbers: others cannot be compared, nor written as JSON.
+/// Turns scores that are not finite into a failure: they cannot be compared, nor written as JSON.
 fn finite(outcome: Outcome) -> Outcome {
     let scores = outcome?;
     match scores.tasks.iter().find(|task| !task.value.is_finite()) {
@@ -351,15 +351,15 @@ fn finite(outcome: Outcome) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    //! Replays, floors and budgets, with a scorer that counts.
+    //! Replays, cutoffs and budgets, with a scorer that counts.
     use super::*;
     use crate::testing::{Counting, candidate};
     use serde_json::json;
     use std::path::Path;
 
-    fn course<'a>(scorer: &'a Counting, path: &Path, budget: Budget) -> Course<'a> {
+    fn open<'a>(scorer: &'a Counting, path: &Path, budget: Budget) -> EvaluationLog<'a> {
         let (journal, entries) = Journal::resume(path, &json!({})).expect("a journal");
-        Course::new(scorer, journal, entries, budget).expect("a course")
+        EvaluationLog::new(scorer, journal, entries, budget).expect("a log")
     }
 
     fn averages(batch: &Batch) -> Vec<f64> {
@@ -373,35 +373,35 @@ mod tests {
         let scorer = Counting::new(|text| text.len() as f64);
         let asked = ["aa", "b", "aa"].map(candidate);
         {
-            let mut course = course(&scorer, &path, Budget::default());
-            assert_eq!(averages(&course.score(&asked, Part::Search, None)), [2.0, 1.0, 2.0]);
-            assert_eq!(averages(&course.score(&asked, Part::Search, Some(0.5))), [2.0, 1.0, 2.0]);
-            assert_eq!((course.progress().evaluations, scorer.calls()), (2, 2));
+            let mut log = open(&scorer, &path, Budget::default());
+            assert_eq!(averages(&log.score(&asked, ItemRole::Search, None)), [2.0, 1.0, 2.0]);
+            assert_eq!(averages(&log.score(&asked, ItemRole::Search, Some(0.5))), [2.0, 1.0, 2.0]);
+            assert_eq!((log.status().evaluations, scorer.calls()), (2, 2));
         }
-        let mut again = course(&scorer, &path, Budget::default());
-        assert_eq!(averages(&again.score(&asked, Part::Search, None)), [2.0, 1.0, 2.0]);
-        let progress = again.progress();
+        let mut again = open(&scorer, &path, Budget::default());
+        assert_eq!(averages(&again.score(&asked, ItemRole::Search, None)), [2.0, 1.0, 2.0]);
+        let progress = again.status();
         assert_eq!((progress.evaluations, progress.replayed, scorer.calls()), (2, 2, 2));
-        // Another part is another question.
-        again.score(&asked, Part::Validation, None);
-        assert_eq!((again.progress().evaluations, scorer.calls()), (2, 4));
+        // Validation items are another question.
+        again.score(&asked, ItemRole::Validation, None);
+        assert_eq!((again.status().evaluations, scorer.calls()), (2, 4));
     }
 
     #[test]
-    fn what_was_dropped_answers_higher_floors_only() {
+    fn a_dropped_candidate_answers_higher_cutoffs_only() {
         let directory = tempfile::tempdir().expect("a directory");
         let scorer = Counting::new(|text| text.len() as f64);
-        let mut course = course(&scorer, &directory.path().join("journal"), Budget::default());
+        let mut log = open(&scorer, &directory.path().join("journal"), Budget::default());
         let low = [candidate("a")];
         let dropped = |batch: &Batch| batch.outcomes[0].as_ref().is_ok_and(|scores| scores.dropped);
-        assert!(dropped(&course.score(&low, Part::Search, Some(2.0))));
-        assert!(dropped(&course.score(&low, Part::Search, Some(3.0))));
+        assert!(dropped(&log.score(&low, ItemRole::Search, Some(2.0))));
+        assert!(dropped(&log.score(&low, ItemRole::Search, Some(3.0))));
         assert_eq!(scorer.calls(), 1);
-        assert!(!dropped(&course.score(&low, Part::Search, Some(0.5))));
+        assert!(!dropped(&log.score(&low, ItemRole::Search, Some(0.5))));
         assert_eq!(scorer.calls(), 2);
-        // Now that all of it is known, no floor matters.
-        assert!(!dropped(&course.score(&low, Part::Search, Some(9.0))));
-        assert_eq!((scorer.calls(), course.progress().items_saved), (2, 0));
+        // Once all items are scored, no cutoff matters.
+        assert!(!dropped(&log.score(&low, ItemRole::Search, Some(9.0))));
+        assert_eq!((scorer.calls(), log.status().items_saved), (2, 0));
     }
 
     #[test]
@@ -409,34 +409,34 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let scorer = Counting::new(|text| text.len() as f64);
         let budget = Budget { evaluations: Some(2), seconds: None };
-        let mut course = course(&scorer, &directory.path().join("journal"), budget);
-        let batch = course.score(&["a", "bb", "a", "ccc", "bb"].map(candidate), Part::Search, None);
+        let mut log = open(&scorer, &directory.path().join("journal"), budget);
+        let batch = log.score(&["a", "bb", "a", "ccc", "bb"].map(candidate), ItemRole::Search, None);
         assert_eq!(averages(&batch), [1.0, 2.0, 1.0]);
-        assert!(matches!(batch.halt, Some(Halt::Evaluations { evaluations: 2 })));
-        assert!(course.score(&[candidate("bb")], Part::Search, None).halt.is_none());
-        assert!(course.score(&[candidate("d")], Part::Validation, None).halt.is_none());
+        assert!(matches!(batch.stop, Some(StopReason::Evaluations { evaluations: 2 })));
+        assert!(log.score(&[candidate("bb")], ItemRole::Search, None).stop.is_none());
+        assert!(log.score(&[candidate("d")], ItemRole::Validation, None).stop.is_none());
     }
 
     #[test]
-    fn no_time_left_is_no_evaluation_but_replays_are_free() {
+    fn without_time_nothing_is_evaluated_but_replays_are_free() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal");
         let scorer = Counting::new(|text| text.len() as f64);
-        course(&scorer, &path, Budget::default()).score(&["a", "bb"].map(candidate), Part::Search, None);
-        let mut late = course(&scorer, &path, Budget { evaluations: None, seconds: Some(0.0) });
-        let batch = late.score(&["a", "bb", "ccc"].map(candidate), Part::Search, None);
+        open(&scorer, &path, Budget::default()).score(&["a", "bb"].map(candidate), ItemRole::Search, None);
+        let mut late = open(&scorer, &path, Budget { evaluations: None, seconds: Some(0.0) });
+        let batch = late.score(&["a", "bb", "ccc"].map(candidate), ItemRole::Search, None);
         assert_eq!(averages(&batch), [1.0, 2.0]);
-        assert!(matches!(batch.halt, Some(Halt::Seconds { .. })));
+        assert!(matches!(batch.stop, Some(StopReason::Seconds { .. })));
     }
 
     #[test]
-    fn numbers_that_are_none_are_failures() {
+    fn scores_that_are_nan_are_failures() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal");
         let scorer = Counting::new(|text| if text == "a" { f64::NAN } else { 1.0 });
         for _ in 0..2 {
-            let mut course = course(&scorer, &path, Budget::default());
-            let batch = course.score(&["a", "b"].map(candidate), Part::Search, None);
+            let mut log = open(&scorer, &path, Budget::default());
+            let batch = log.score(&["a", "b"].map(candidate), ItemRole::Search, None);
             let message = batch.outcomes[0].as_ref().expect_err("no number").message.clone();
             assert_eq!(message, "task length: expected a finite acc, found NaN");
             assert!(batch.outcomes[1].is_ok());

@@ -1,7 +1,7 @@
 //! Optimisers that learn nothing: points that follow from the seed alone, without waiting for results.
 
 use super::to_state;
-use crate::def::{Optimiser, Setup, Trial};
+use crate::def::{Optimiser, OptimiserSetup, Trial};
 use serde::{Deserialize, Serialize};
 
 /// Points of the unit box, one after the other.
@@ -20,7 +20,7 @@ pub(super) struct Sampler<P> {
 }
 
 impl<P> Sampler<P> {
-    pub(super) fn new(setup: &Setup<'_>, points: P) -> Self {
+    pub(super) fn new(setup: &OptimiserSetup<'_>, points: P) -> Self {
         Self { points, population: setup.params.count("population"), start: setup.start.to_vec() }
     }
 }

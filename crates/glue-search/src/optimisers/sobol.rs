@@ -4,7 +4,7 @@
 //! of i. For a polynomial x^s + a_1 x^(s-1) + … + 1: v_k = a_1 v_(k-1) ⊕ … ⊕ v_(k-s) ⊕ v_(k-s)/2^s. Sobol', USSR Comput. Math.
 //! Math. Phys. 7 (1967); Bratley and Fox, ACM TOMS 14 (1988); direction numbers of Joe and Kuo (2008).
 //!
-//! Scrambling is nested and uniform: whether a bit is turned depends on all bits before it and on the seed. Every point is
+//! Scrambling is nested and uniform: whether a bit is flipped depends on all bits before it and on the seed. Every point is
 //! then uniform by itself, and the net stays one. Owen, *Randomly permuted (t, m, s)-nets and (t, s)-sequences*, 1995.
 //!
 //! Coordinates beyond the table are uniform random numbers: a mixture known as padding (Owen, *Latin supercube sampling*,
@@ -13,7 +13,7 @@
 use super::sampler::{Points, Sampler};
 use super::sobol_table::JOE_KUO;
 use super::{POPULATION, from_state};
-use crate::def::{OptimiserDef, Setup};
+use crate::def::{OptimiserDef, OptimiserSetup};
 use crate::params::ParamSpec;
 use crate::random::{Random, mix};
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ struct Sobol {
 }
 
 impl Sobol {
-    fn new(setup: &Setup<'_>) -> Self {
+    fn new(setup: &OptimiserSetup<'_>) -> Self {
         Self {
             seed: setup.seed,
             scramble: setup.params.flag("scramble"),
