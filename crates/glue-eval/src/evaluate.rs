@@ -2,7 +2,6 @@
 
 mod answer;
 
-use glue_progress::{Progress, Unit};
 use crate::cache::{Cache, Hasher, Key};
 use crate::error::{EvalError, ModelError};
 use crate::metrics::{Metric, Score};
@@ -11,6 +10,7 @@ use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_
 use crate::sandbox::{self, Sandbox, SandboxError, Strength};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
 use answer::{Answer, loss, not_run, record, score, truncations};
+use glue_progress::{Progress, Unit};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -481,10 +481,11 @@ impl Run<'_> {
             wanted.push(numbered.collect());
         }
         progress.extend(programs.len() as u64);
-        let executions = sandbox.run_many(&programs, options.sandbox_threads, progress).map_err(|error| match error {
-            SandboxError::Stopped => EvalError::Stopped,
-            error => failed(error.into()),
-        })?;
+        let executions =
+            sandbox.run_many(&programs, options.sandbox_threads, progress).map_err(|error| match error {
+                SandboxError::Stopped => EvalError::Stopped,
+                error => failed(error.into()),
+            })?;
         for (answer, wanted) in self.answers.iter_mut().zip(wanted) {
             answer.executions = wanted.into_iter().map(|number| executions[number].clone()).collect();
         }

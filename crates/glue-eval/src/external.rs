@@ -179,7 +179,11 @@ impl ExternalEvaluator {
         if words.is_empty() {
             return Err(refuse("found nothing"));
         }
-        Ok(ExternalEvaluator { argv: words.into_iter().map(OsString::from).collect(), timeout: None, cancel: CancelToken::default() })
+        Ok(ExternalEvaluator {
+            argv: words.into_iter().map(OsString::from).collect(),
+            timeout: None,
+            cancel: CancelToken::default(),
+        })
     }
 
     /// From a program and its arguments, taken as they are.

@@ -11,14 +11,14 @@ use crate::cache::Hasher;
 use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
-use glue_progress::CancelToken;
 use glue_lm::{
-    ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError,
-    TextModel, Tokenizer,
+    ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
+    Tokenizer,
 };
+use glue_progress::CancelToken;
 use glue_tensor::{ContentHash, ModelDir};
-use rayon::prelude::*;
 use parking_lot::RwLock;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, MetricSpec, Score};
-use crate::statistics::{Estimate, macro_average};
 use crate::number;
+use crate::statistics::{Estimate, macro_average};
 use crate::task::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

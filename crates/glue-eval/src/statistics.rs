@@ -32,13 +32,13 @@ pub fn fraction_stderr(p: f64, n: usize) -> Option<f64> {
     ((0.0..=1.0).contains(&p) && n > 0).then(|| (p * (1.0 - p) / n as f64).sqrt())
 }
 
-/// The mean over tasks, each with the same weight. It has a standard error if each task has one; tasks are independent. NaN
-/// without a task.
+/// The mean over tasks, each with the same weight. It has a standard error if each task has one; tasks are independent. Without
+/// a task the value is NaN, with no standard error.
 pub fn macro_average(tasks: &[Estimate]) -> Estimate {
     let n = tasks.len() as f64;
     let value = tasks.iter().map(|task| task.value).sum::<f64>() / n;
     let variance: Option<f64> = tasks.iter().map(|task| task.stderr.map(|stderr| stderr * stderr)).sum();
-    Estimate { value, stderr: variance.map(|variance| variance.sqrt() / n) }
+    Estimate { value, stderr: variance.filter(|_| !tasks.is_empty()).map(|variance| variance.sqrt() / n) }
 }
 
 /// One task in which two models answered the same items.
@@ -126,7 +126,10 @@ mod tests {
     #[test]
     fn fractions_have_errors_and_other_scores_have_none() {
         close(fraction_stderr(0.5, 100), 0.05);
-        assert_eq!((fraction_stderr(-8.3, 100), fraction_stderr(f64::NAN, 100), fraction_stderr(0.5, 0)), (None, None, None));
+        assert_eq!(
+            (fraction_stderr(-8.3, 100), fraction_stderr(f64::NAN, 100), fraction_stderr(0.5, 0)),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -144,7 +147,10 @@ mod tests {
 
     #[test]
     fn medians_and_outliers() {
-        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0]), median(&[])), (Some(2.0), Some(2.5), None));
+        assert_eq!(
+            (median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0]), median(&[])),
+            (Some(2.0), Some(2.5), None)
+        );
         // Median 3, deviations 2, 1, 0, 1 and 97: MAD 1.
         close(modified_z(100.0, &[1.0, 2.0, 3.0, 4.0, 100.0]), 0.6745 * 97.0);
         assert_eq!(modified_z(1.0, &[1.0, 2.0, 3.0]), None);

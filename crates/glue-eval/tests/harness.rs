@@ -3,8 +3,8 @@
 
 mod support;
 
-use glue_progress::NoProgress;
 use glue_eval::{EvalOptions, Task, evaluate, load_tasks, select};
+use glue_progress::NoProgress;
 use serde_json::Value;
 use std::fs;
 use support::{Table, data};

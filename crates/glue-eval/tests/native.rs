@@ -2,8 +2,8 @@
 
 mod support;
 
-use glue_progress::{NoProgress, Progress, Unit};
 use glue_eval::{Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, evaluate, load_tasks};
+use glue_progress::{NoProgress, Progress, Unit};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

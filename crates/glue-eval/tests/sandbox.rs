@@ -1,8 +1,8 @@
 //! Programs that attack the sandbox. Each attack is a Python program; what it could have changed is looked at from outside.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
-use glue_progress::{NoProgress, Progress};
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, Strength};
+use glue_progress::{NoProgress, Progress};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;

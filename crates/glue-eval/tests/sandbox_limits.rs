@@ -4,9 +4,9 @@
 #[allow(dead_code)] // no file of data is read here
 mod support;
 
-use glue_progress::{NoProgress, Progress};
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
 use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError};
+use glue_progress::{NoProgress, Progress};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;

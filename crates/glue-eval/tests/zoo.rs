@@ -1,7 +1,7 @@
 //! The zoo: every model, task and split gives the scores of its reference, to within one item.
 
-use glue_progress::NoProgress;
 use glue_eval::{EvalOptions, LocalModel, Report, evaluate, load_tasks};
+use glue_progress::NoProgress;
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;

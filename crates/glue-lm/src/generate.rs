@@ -8,13 +8,13 @@ mod prefixes;
 mod sequence;
 
 use crate::cancel;
-use glue_progress::CancelToken;
 use crate::error::LmError;
 use crate::model::{Rows, Want, floats};
 use crate::sampling::Sampling;
 use crate::text::{TextError, TextModel};
 use crate::tree::{Branch, Tree};
 use candle_core::Tensor;
+use glue_progress::CancelToken;
 use prefixes::{Node, shared_prefixes, whole_prompts};
 use rayon::prelude::*;
 use sequence::Sequence;

@@ -18,8 +18,8 @@
 use crate::error::LmError;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use glue_tensor::config;
-use serde_json::Value;
 use parking_lot::RwLock;
+use serde_json::Value;
 use std::f64::consts::TAU;
 use std::sync::Arc;
 

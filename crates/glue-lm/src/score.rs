@@ -8,10 +8,10 @@ mod log_softmax;
 mod packing;
 
 use crate::cancel;
-use glue_progress::CancelToken;
 use crate::error::LmError;
 use crate::model::Model;
 use crate::tree::{Branch, Tree};
+use glue_progress::CancelToken;
 pub(crate) use log_softmax::{RowSums, row_sums};
 use packing::{Chunk, Packing, Sequence};
 use rayon::prelude::*;

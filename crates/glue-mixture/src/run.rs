@@ -1,7 +1,6 @@
 //! From a plan and gates to a directory: tensors are copied or converted block by block from mapped files to their place, on the
 //! threads of the current rayon pool, and the directory appears when all of it is on disk.
 
-use glue_progress::{Progress, Unit};
 use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
 use crate::manifest::{self, InputHashes, hash_inputs};
@@ -9,9 +8,12 @@ use crate::plan::{MixPlan, Part, Planned, Source};
 use crate::random::Stream;
 use crate::sites::Form;
 use crate::{card, remote_code};
+use glue_progress::{Progress, Unit};
 use glue_tensor::checkpoint::INDEX_FILE;
 use glue_tensor::model_dir::CONFIG_FILE;
-use glue_tensor::{CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, WriteError, abort_point, narrow, widen};
+use glue_tensor::{
+    CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, WriteError, abort_point, narrow, widen,
+};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

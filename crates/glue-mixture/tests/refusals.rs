@@ -2,9 +2,11 @@
 
 mod common;
 
-use glue_progress::NoProgress;
 use common::{LAYERS, Zoo, json_of, llama};
-use glue_mixture::{GateMode, Level, MixConfig, MixError, MixPlan, Mixture, Pool, Prompts, RouterKind, Routing, RunOptions, run};
+use glue_mixture::{
+    GateMode, Level, MixConfig, MixError, MixPlan, Mixture, Pool, Prompts, RouterKind, Routing, RunOptions, run,
+};
+use glue_progress::NoProgress;
 use glue_tensor::{Config, Dtype};
 use serde_json::{Value, json};
 

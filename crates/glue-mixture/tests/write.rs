@@ -2,9 +2,9 @@
 
 mod common;
 
-use glue_progress::NoProgress;
 use common::{LAYERS, WIDTH, Zoo, files_of, json_of, llama};
 use glue_mixture::{Form, Gate, Gates, MixConfig, MixError, MixPlan, Mixture, RunOptions, Sites, read_gates, run};
+use glue_progress::NoProgress;
 use glue_tensor::{Checkpoint, Config, Dtype, ModelDir, widen};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

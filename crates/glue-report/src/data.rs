@@ -17,7 +17,7 @@ pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, Mixture, M
 pub(crate) use scores::mean;
 pub use scores::{Role, Score, ScoreRow, ScoreTable, SplitSize, Task, TaskScore, Test, TestRow};
 pub use selection::{
-    Candidate, CandidateKind, CurvePoint, Decision, Harmful, Selection, StrategyResult, WeightRow, Weights,
+    CandidateKind, CurvePoint, Decision, ExpertCandidate, Harmful, Selection, StrategyResult, WeightRow, Weights,
 };
 pub use zoo::{Cluster, Clustering, Dendrogram, Join, Model, Pair, Scale, Similarity, Verdict};
 
@@ -46,7 +46,7 @@ pub struct Report {
     /// Selective merging, for each cluster in which it ran.
     pub selections: Vec<Selection>,
     /// What could become an expert: merged clusters, models that stayed alone, stacks.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<ExpertCandidate>,
     /// The mixture, if one was built; `None` too when none helped.
     pub mixture: Option<Mixture>,
     /// The trained router.

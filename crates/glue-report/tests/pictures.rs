@@ -313,11 +313,21 @@ fn convergence_has_a_mark_for_each_candidate_a_legend_and_the_best_so_far() {
     // Each strategy has its candidates and its place in the legend; of 44 candidates the two lowest are below the axis.
     assert_eq!((marks("circle", "s0"), marks("polygon", "s1"), marks("polygon", "s2")), (2 + 1, 40 + 1, 1));
     let texts: Vec<&str> = page.all("text").map(|text| text.text.as_str()).collect();
-    for text in ["evaluations", "average score", "best so far", "baseline", SHOWN[0], "0", "50", "2 candidates are below the axis."] {
+    for text in [
+        "evaluations",
+        "average score",
+        "best so far",
+        "baseline",
+        SHOWN[0],
+        "0",
+        "50",
+        "2 candidates are below the axis.",
+    ] {
         assert!(texts.contains(&text), "{text}: {texts:?}");
     }
     // Steps never go down, and end at the last evaluation.
-    let path = page.all("path").find(|path| path.get("class") == Some("stairs")).and_then(|path| path.get("d")).unwrap();
+    let path =
+        page.all("path").find(|path| path.get("class") == Some("stairs")).and_then(|path| path.get("d")).unwrap();
     let corners: Vec<[f64; 2]> = path
         .trim_start_matches('M')
         .split('L')

@@ -5,7 +5,6 @@
 //! takes the state where the gate reads when the mixture runs. Special tokens that the tokenizer puts before a text belong to
 //! the prompt; padding does not exist here.
 
-use glue_progress::Progress;
 use crate::error::RouterError;
 use crate::gate::Gate;
 use crate::states::{DenseStates, Place, TokenStates, pooled_states};
@@ -15,6 +14,7 @@ use glue_mixture::GateMode;
 use glue_mixture::GateRequest;
 use glue_mixture::Gates;
 use glue_mixture::{Level, MixtureSpec, Pool, RouterKind, Routing};
+use glue_progress::Progress;
 use ndarray::{Array1, Array2, Axis};
 
 /// Texts that an expert is to be chosen for, and texts that it is not.

@@ -5,12 +5,12 @@
 //! their shares do not. With one expert per token whose share is brought to 1, the cross-entropy says nothing about the gates,
 //! and only the balance moves them: use two experts per token or more. A gate that nothing moves is an error, not a result.
 
-use glue_progress::Progress;
 use crate::error::RouterError;
 use crate::gate::Gate;
 use crate::items::Encoded;
 use crate::through::Through;
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
+use glue_progress::Progress;
 use serde_json::json;
 use std::path::Path;
 

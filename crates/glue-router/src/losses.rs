@@ -1,10 +1,10 @@
 //! Losses of answers by models that stand alone, each with its own tokenizer.
 
-use glue_progress::{Progress, Unit};
 use crate::error::RouterError;
-use crate::items::Item;
 use crate::error::check_cancelled;
+use crate::items::Item;
 use glue_eval::{LanguageModel, LocalModel, LogLikelihoodRequest};
+use glue_progress::{Progress, Unit};
 use ndarray::Array2;
 use std::path::PathBuf;
 

@@ -4,13 +4,13 @@
 //! that is called like it, or the one whose model has the lowest loss on its answers. Prompts of an expert are items of its
 //! tasks; its negative prompts are as many items of all other tasks, so that what all prompts have in common cancels.
 
-use glue_progress::Progress;
 use crate::error::RouterError;
 use crate::items::read_items;
 use crate::labels::{assign, automatic_prompts};
 use crate::losses::losses_of_models;
 use glue_eval::Task;
 use glue_mixture::{MixPlan, Prompts};
+use glue_progress::Progress;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -1,10 +1,10 @@
 //! What gates read: states of the tokens of prompts at places of a model, and pools of them.
 
-use glue_progress::{Progress, Unit};
 use crate::error::RouterError;
 use crate::error::check_cancelled;
 use glue_lm::{Model, Observer, Rows, Tree, Want};
 use glue_mixture::Pool;
+use glue_progress::{Progress, Unit};
 use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

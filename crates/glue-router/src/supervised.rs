@@ -5,13 +5,13 @@
 //! the validation items falls no more, from a start drawn by the seed. Both are fitted to standardised states, and the
 //! standardisation is folded into their weights.
 
-use glue_progress::{Progress, Unit};
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::gate::{Gate, silu, silu_slope};
 use crate::linear::{Certificate, EXACT, Problem, Standardisation, softmax_loss};
 use crate::training::{Epoch, Keep, Objective, TrainSettings, train};
-use crate::error::check_cancelled;
 use glue_mixture::RouterKind;
+use glue_progress::{Progress, Unit};
 use ndarray::{Array2, ArrayView2, Axis};
 use serde_json::json;
 use std::path::Path;
@@ -220,8 +220,8 @@ fn fingerprint(arrays: &[ArrayView2<'_, f64>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use glue_progress::NoProgress;
     use crate::random::normal;
+    use glue_progress::NoProgress;
     use ndarray::Array1;
 
     /// Experts 0 and 1 by the sign of a product of two features, which no matrix tells apart.

@@ -2,15 +2,15 @@
 //!
 //! Everything but the gates is a constant of the runtime's, which no gradient reaches.
 
-use glue_progress::{Progress, Unit};
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::gate::Gate;
 use crate::items::Encoded;
-use crate::error::check_cancelled;
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
 use glue_lm::{GateInfo, GateWeights, Model, Rows, Tree, Want};
 use glue_mixture::Routing;
+use glue_progress::{Progress, Unit};
 use ndarray::{Array1, Array2, Axis};
 use std::ops::Range;
 

@@ -4,11 +4,11 @@
 //! The order of items is a function of seed and epoch, so that a state is epoch, step, parameters and moments, and a resumed
 //! training takes the same steps to the bit.
 
-use glue_progress::{Progress, Unit};
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::random::permutation;
 use crate::state_file::{Numbers, StateFile};
-use crate::error::check_cancelled;
+use glue_progress::{Progress, Unit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Training of gates by the loss of answers: what it changes, what it refuses, and that it goes on as if it had not been ended.
 
-use glue_progress::{NoProgress, Progress};
 use glue_lm::Model;
+use glue_progress::{NoProgress, Progress};
 use glue_router::RouterError;
 use glue_router::gate::Gate;
 use glue_router::items::Encoded;

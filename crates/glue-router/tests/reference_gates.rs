@@ -1,9 +1,9 @@
 //! Gates from prompts against those that mergekit 0.1.5 makes of the same configurations.
 
-use glue_progress::NoProgress;
 use glue_lm::Tokenizer;
 use glue_mixture::GateMode;
 use glue_mixture::Pool;
+use glue_progress::NoProgress;
 use glue_router::gate::Gate;
 use glue_router::init::{ExpertPrompts, GatePlaces, gates_from_prompts};
 use glue_router::states::{DenseStates, Place};

@@ -1,8 +1,8 @@
 //! Gates of the mode `router_input`: the mean of what the gate reads when the mixture runs, after the norm before the MLP.
 
-use glue_progress::NoProgress;
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{GateMode, Level, MixConfig, MixPlan, MixtureSpec, Pool, RouterKind, Routing, RunOptions, run};
+use glue_progress::NoProgress;
 use glue_router::gate::Gate;
 use glue_router::init::{ExpertPrompts, GatePlaces, ILL_CONDITIONED, gates_from_prompts};
 use glue_router::states::DenseStates;

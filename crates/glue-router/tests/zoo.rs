@@ -1,9 +1,9 @@
 //! Supervised training on the small zoo: how many test items go to the expert of their skill.
 
-use glue_progress::NoProgress;
 use glue_eval::load_tasks;
 use glue_lm::Tokenizer;
 use glue_mixture::{Pool, RouterKind};
+use glue_progress::NoProgress;
 use glue_router::items::{Item, part, read_items};
 use glue_router::labels::{assign, skill_targets};
 use glue_router::states::{DenseStates, Place, pooled_states};

@@ -11,7 +11,8 @@
 //! population of NSGA-II and of all that it evaluated, with reference (1.1, 1.1).
 
 use glue_search::{
-    CMA_ES, Coordinate, Direction, NSGA2, OptimiserDef, Options, Random, OptimiserRegistry, Search, ParamSetting, Space, hypervolume,
+    CMA_ES, Coordinate, Direction, NSGA2, OptimiserDef, OptimiserRegistry, Options, ParamSetting, Random, Search,
+    Space, hypervolume,
 };
 use serde_json::{Value, json};
 use std::f64::consts::PI;

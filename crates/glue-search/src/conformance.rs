@@ -95,7 +95,8 @@ impl Case<'_> {
         let n = self.space.dimension();
         let start = [vec![0.25; n]];
         for start in [&[][..], &start] {
-            let setup = OptimiserSetup { space: self.space, objectives: self.objectives, seed: 1, start, params: &params };
+            let setup =
+                OptimiserSetup { space: self.space, objectives: self.objectives, seed: 1, start, params: &params };
             let mut optimiser = (self.def.build)(&setup).map_err(|e| e.to_string())?;
             for generation in 0..GENERATIONS {
                 if optimiser.stopped().is_some() {

@@ -46,7 +46,7 @@ pub use def::{Built, Optimiser, OptimiserDef, OptimiserSetup, Trial};
 pub use error::SearchError;
 pub use front::{crowding_distance, dominates, hypervolume, non_dominated_sort};
 pub use optimisers::{CMA_ES, DIFFERENTIAL_EVOLUTION, NSGA2, RANDOM, SEP_CMA_ES, SOBOL};
-pub use params::{ParamKind, ParamError, ParamSpec, Params, ParamSetting, ParamValue};
+pub use params::{ParamError, ParamKind, ParamSetting, ParamSpec, ParamValue, Params};
 pub use random::Random;
 pub use registry::{Definition, OptimiserRegistry, Registry, UnknownName};
 pub use search::{CandidatePoint, Direction, Done, Evaluated, Options, Search};

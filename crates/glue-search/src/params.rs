@@ -130,7 +130,9 @@ impl ParamSpec {
 
     fn check(&self, owner: &str, setting: &ParamSetting) -> Result<ParamValue, ParamError> {
         let value = match (self.kind, setting) {
-            (ParamKind::Number { min, max }, ParamSetting::Number(x)) if (min..=max).contains(x) => Some(ParamValue::Number(*x)),
+            (ParamKind::Number { min, max }, ParamSetting::Number(x)) if (min..=max).contains(x) => {
+                Some(ParamValue::Number(*x))
+            }
             (ParamKind::Integer { min, max }, ParamSetting::Number(x))
                 if x.fract() == 0.0 && (min as f64..=max as f64).contains(x) =>
             {

@@ -3,7 +3,7 @@
 use crate::def::{Optimiser, OptimiserDef, OptimiserSetup, Trial};
 use crate::error::SearchError;
 use crate::front::dominates;
-use crate::params::{Params, ParamSetting};
+use crate::params::{ParamSetting, Params};
 use crate::registry::OptimiserRegistry;
 use crate::space::Space;
 use serde::{Deserialize, Serialize};
@@ -194,7 +194,8 @@ impl Search {
         if r.next == end && r.next < r.options.evaluations && may && self.optimiser.stopped().is_none() {
             let points = self.optimiser.propose();
             end += points.len() as u64;
-            r.generations.push_back(points.into_iter().map(|unit| PendingTrial { unit, state: TrialState::Waiting }).collect());
+            r.generations
+                .push_back(points.into_iter().map(|unit| PendingTrial { unit, state: TrialState::Waiting }).collect());
         }
         let ids = r.next..end.min(r.options.evaluations).max(r.next);
         r.next = ids.end;
@@ -210,7 +211,8 @@ impl Search {
     /// Candidates without a result, by id: workers have to evaluate them again after a restart.
     pub fn pending(&self) -> Vec<CandidatePoint> {
         let r = &self.record;
-        let waiting = r.generations.iter().flatten().zip(r.first..r.next).filter(|(p, _)| p.state == TrialState::Waiting);
+        let waiting =
+            r.generations.iter().flatten().zip(r.first..r.next).filter(|(p, _)| p.state == TrialState::Waiting);
         waiting.map(|(_, id)| self.candidate(id)).collect()
     }
 

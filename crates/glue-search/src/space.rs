@@ -197,7 +197,11 @@ impl Space {
             c.check()?;
             if coordinates[..i].iter().any(|other| other.name == c.name) {
                 let expected = "a unique name".into();
-                return Err(SearchError::Coordinate { name: c.name.clone(), expected, found: "the same name twice".into() });
+                return Err(SearchError::Coordinate {
+                    name: c.name.clone(),
+                    expected,
+                    found: "the same name twice".into(),
+                });
             }
         }
         Ok(Self { coordinates })

@@ -1,7 +1,7 @@
 //! CMA-ES and its separable variant: invariance, borders, discrete coordinates, plateaus, dimensions, convergence.
 
 use glue_search::{
-    CMA_ES, CandidatePoint, Coordinate, Direction, Done, OptimiserDef, Options, SEP_CMA_ES, Search, ParamSetting, Space,
+    CMA_ES, CandidatePoint, Coordinate, Direction, Done, OptimiserDef, Options, ParamSetting, SEP_CMA_ES, Search, Space,
 };
 use proptest::prelude::*;
 
@@ -171,7 +171,13 @@ fn a_plateau_is_left() {
     assert!(loss < 0.5, "{loss}");
 }
 
-fn course(def: &OptimiserDef, n: usize, seed: u64, generations: usize, f: impl Fn(&CandidatePoint) -> f64) -> Vec<Vec<f64>> {
+fn course(
+    def: &OptimiserDef,
+    n: usize,
+    seed: u64,
+    generations: usize,
+    f: impl Fn(&CandidatePoint) -> f64,
+) -> Vec<Vec<f64>> {
     let mut search = search(def, reals(n), seed, 1_000_000, &[]);
     let mut all = Vec::new();
     for _ in 0..generations {

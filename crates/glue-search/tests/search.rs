@@ -1,8 +1,8 @@
 //! What a search promises: its course, its best, its budget, its refusals.
 
 use glue_search::{
-    CMA_ES, CandidatePoint, Coordinate, Direction, Done, NSGA2, Options, RANDOM, OptimiserRegistry, SOBOL, Search, SearchError,
-    ParamSetting, Space,
+    CMA_ES, CandidatePoint, Coordinate, Direction, Done, NSGA2, OptimiserRegistry, Options, ParamSetting, RANDOM,
+    SOBOL, Search, SearchError, Space,
 };
 
 fn reals(n: usize) -> Space {

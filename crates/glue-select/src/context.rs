@@ -2,10 +2,10 @@
 
 use crate::contract::{Candidate, ItemRole, Scores};
 use crate::evaluation_log::{EvaluationLog, Outcome, SearchStatus, StopReason};
-use glue_progress::Progress;
-use crate::similarity::Similarity;
 use crate::recipe_text::{RecipeTemplate, weighted};
+use crate::similarity::Similarity;
 use crate::space::{SearchSpace, SpaceConfig, SpaceError, TensorNames};
+use glue_progress::Progress;
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::cmp::Ordering;
@@ -52,7 +52,10 @@ pub struct SearchContext<'a> {
 
 impl std::fmt::Debug for SearchContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SearchContext").field("members", &self.members).field("seed", &self.seed).finish_non_exhaustive()
+        f.debug_struct("SearchContext")
+            .field("members", &self.members)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -219,7 +222,10 @@ pub struct StrategyContext<'s, 'a> {
 
 impl std::fmt::Debug for StrategyContext<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StrategyContext").field("strategy", &self.strategy).field("found", &self.found).finish_non_exhaustive()
+        f.debug_struct("StrategyContext")
+            .field("strategy", &self.strategy)
+            .field("found", &self.found)
+            .finish_non_exhaustive()
     }
 }
 

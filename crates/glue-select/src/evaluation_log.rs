@@ -6,8 +6,8 @@
 
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
 use crate::journal::{Journal, JournalError};
-use serde::{Deserialize, Serialize};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -134,7 +134,10 @@ pub struct EvaluationLog<'a> {
 
 impl std::fmt::Debug for EvaluationLog<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EvaluationLog").field("budget", &self.budget).field("spent", &self.spent).finish_non_exhaustive()
+        f.debug_struct("EvaluationLog")
+            .field("budget", &self.budget)
+            .field("spent", &self.spent)
+            .finish_non_exhaustive()
     }
 }
 
@@ -235,7 +238,8 @@ impl<'a> EvaluationLog<'a> {
             if self.answer(candidate, role, cutoff).is_some() || new.contains(&candidate) {
                 continue;
             }
-            let remaining = self.budget.evaluations.filter(|_| role == ItemRole::Search).map(|all| all - self.spent.min(all));
+            let remaining =
+                self.budget.evaluations.filter(|_| role == ItemRole::Search).map(|all| all - self.spent.min(all));
             if remaining.is_some_and(|remaining| new.len() as u64 >= remaining) {
                 stop = Some(StopReason::Evaluations { evaluations: self.budget.evaluations.unwrap_or(0) });
                 taken = i;
@@ -300,7 +304,12 @@ impl<'a> EvaluationLog<'a> {
     }
 
     /// Scores candidates; each outcome is on disk as soon as it is known.
-    fn evaluate(&self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Result<Vec<Outcome>, StopReason> {
+    fn evaluate(
+        &self,
+        candidates: &[Candidate],
+        role: ItemRole,
+        cutoff: Option<f64>,
+    ) -> Result<Vec<Outcome>, StopReason> {
         let failed: Mutex<Option<JournalError>> = Mutex::new(None);
         let done = |i: usize, outcome: &Outcome| {
             let outcome = finite(outcome.clone());

@@ -2,11 +2,11 @@
 //!
 //! The protocol is that of [`glue_eval::external`]. Higher scores count as better.
 
-use glue_progress::CancelToken;
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
 use crate::parallel::{self, Failure};
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request};
 use glue_merge::Registry;
+use glue_progress::CancelToken;
 use glue_recipe::{PlanOptions, Recipe, RunOptions, SharedExecutor, plan, run};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -97,7 +97,8 @@ impl ExternalScorer {
                 None => return Err(Failure::Candidate("no items are held out for validation".into())),
             },
         };
-        let recipes = Recipe::parse(&candidate.recipe, "candidate", &self.options.registry).map_err(|e| Failure::of(&e))?;
+        let recipes =
+            Recipe::parse(&candidate.recipe, "candidate", &self.options.registry).map_err(|e| Failure::of(&e))?;
         let [recipe] = recipes.as_slice() else {
             return Err(Failure::Candidate(format!("expected one document with a recipe, found {}", recipes.len())));
         };

@@ -16,8 +16,8 @@
 //! fractions of items they are too large rather than too small. Where a task has scores on another scale, such as a
 //! perplexity, no error is known, and a test that needs one is not failed.
 
-use crate::contract::Scores;
 use crate::context::short;
+use crate::contract::Scores;
 use glue_eval::statistics::{Estimate, ONE_IN_TWENTY, fraction_stderr, macro_average, median, modified_z};
 use serde::Serialize;
 
@@ -126,8 +126,7 @@ fn stderr_of_median(baselines: &[&Scores]) -> Option<f64> {
 
 /// The standard error of a macro average of fractions, given with their numbers of items.
 fn stderr(tasks: impl Iterator<Item = (f64, usize)>) -> Option<f64> {
-    let tasks: Vec<Estimate> =
-        tasks.map(|(value, n)| Estimate { value, stderr: fraction_stderr(value, n) }).collect();
+    let tasks: Vec<Estimate> = tasks.map(|(value, n)| Estimate { value, stderr: fraction_stderr(value, n) }).collect();
     macro_average(&tasks).stderr
 }
 
@@ -194,7 +193,12 @@ mod tests {
         // error is 0.0197. Items of both tasks together would make the error 0.005, and the model harmful by two tests.
         let rows = [0.5, 0.501, 0.499, 0.502, 0.45].map(|small| tasks(&[(small, 164), (0.5, 10_000)]));
         let pair = tasks(&[(0.45, 164), (0.5, 10_000)]);
-        let of = |(i, scores)| Evidence { model: "m", baseline: Ok(scores), similarity: None, pair: (i == 4).then_some(&pair) };
+        let of = |(i, scores)| Evidence {
+            model: "m",
+            baseline: Ok(scores),
+            similarity: None,
+            pair: (i == 4).then_some(&pair),
+        };
         let verdicts = judge(&rows.iter().enumerate().map(of).collect::<Vec<_>>());
         assert_eq!(verdicts[4].failed_tests, [""; 0], "{}", verdicts[4].reason);
     }
@@ -203,7 +207,12 @@ mod tests {
     fn without_an_error_only_weights_can_be_tested() {
         let rows = [-8.0, -8.1, -7.9, -8.0, -900.0].map(|perplexity| tasks(&[(perplexity, 10), (0.5, 400)]));
         let pair = tasks(&[(-900.0, 10), (0.5, 400)]);
-        let of = |(i, scores)| Evidence { model: "m", baseline: Ok(scores), similarity: None, pair: (i == 4).then_some(&pair) };
+        let of = |(i, scores)| Evidence {
+            model: "m",
+            baseline: Ok(scores),
+            similarity: None,
+            pair: (i == 4).then_some(&pair),
+        };
         let verdicts = judge(&rows.iter().enumerate().map(of).collect::<Vec<_>>());
         assert_eq!(verdicts[4].failed_tests, [""; 0]);
     }

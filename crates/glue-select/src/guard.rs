@@ -1,8 +1,8 @@
 //! Scores are kept only while all models are as they were opened: those of a changed model belong to no hash in the journal.
 
-use glue_progress::Progress;
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
 use crate::model_set::ModelSet;
+use glue_progress::Progress;
 use glue_tensor::FileChanged;
 use std::sync::OnceLock;
 

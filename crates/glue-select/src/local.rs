@@ -9,9 +9,9 @@
 //! Keeping operands or task vectors as `f32` would take four bytes for each element of each model, and read more memory than the
 //! stored types do.
 
-mod prepared_items;
 mod memory;
 mod options;
+mod prepared_items;
 
 pub use options::{ItemsConfig, LocalOptions, ScorerError};
 
@@ -20,18 +20,18 @@ use crate::evaluation_log::Outcome;
 use crate::parallel::{self, Failure};
 use crate::race::{Rule, at_best, mean, upper_bound};
 use crate::record::{Record, Records};
-use prepared_items::PreparedItems;
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
 use glue_lm::{Model, TextModel, Tokenizer};
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
 use memory::{InMemory, bytes_of};
-use serde::Serialize;
 use parking_lot::{Condvar, Mutex};
+use prepared_items::PreparedItems;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Counters of the work so far.
@@ -359,12 +359,18 @@ impl LocalScorer {
     }
 
     /// Scores the items of a round.
-    fn ask(&self, model: &LocalModel, items: &PreparedItems, round: &[Vec<usize>]) -> Result<Vec<Vec<ItemScore>>, Failure> {
+    fn ask(
+        &self,
+        model: &LocalModel,
+        items: &PreparedItems,
+        round: &[Vec<usize>],
+    ) -> Result<Vec<Vec<ItemScore>>, Failure> {
         let begun = Instant::now();
-        let report = items.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
-            EvalError::Stopped => Failure::Stopped,
-            error => Failure::of(&error),
-        })?;
+        let report =
+            items.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
+                EvalError::Stopped => Failure::Stopped,
+                error => Failure::of(&error),
+            })?;
         add_time(&self.counters.eval_nanos, begun);
         let count: usize = round.iter().map(Vec::len).sum();
         self.counters.items_asked.fetch_add(count as u64, Ordering::Relaxed);

@@ -1,9 +1,9 @@
 //! The models of a search: opened, named, and checked by their headers.
 
 use crate::config::SearchConfig;
-use crate::similarity::Similarity;
-use crate::recipe_text::RecipeTemplate;
 use crate::context::{Member, SearchContext};
+use crate::recipe_text::RecipeTemplate;
+use crate::similarity::Similarity;
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
 use glue_tensor::{Checkpoint, ContentHash, FileChanged, Links, ModelDir, SideFileError};

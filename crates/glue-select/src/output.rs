@@ -1,11 +1,11 @@
 //! The result on disk: a directory that appears once it is complete.
 
+use crate::context::SearchContext;
 use crate::convergence::{csv, steps, svg};
+use crate::model_set::ModelSet;
 use crate::report::report;
 use crate::search::{Options, Timings};
-use crate::context::SearchContext;
 use crate::summary::Summary;
-use crate::model_set::ModelSet;
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
 use glue_tensor::{FileChanged, Staging, WriteError};
 use std::path::{Path, PathBuf};

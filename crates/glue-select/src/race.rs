@@ -202,7 +202,11 @@ mod tests {
         };
         check(&[], 0.9, "");
         check(&[0.5, 1.0], 0.9, "");
-        check(&[0.5, 0.5], 0.9, "`race.fractions`: expected numbers above 0 and at most 1, ascending, found [0.5, 0.5]");
+        check(
+            &[0.5, 0.5],
+            0.9,
+            "`race.fractions`: expected numbers above 0 and at most 1, ascending, found [0.5, 0.5]",
+        );
         check(&[0.0], 0.9, "`race.fractions`: expected numbers above 0 and at most 1, ascending, found [0.0]");
         check(&[0.5], 1.0, "`race.confidence`: expected a number above 0 and below 1, found 1");
     }

@@ -126,7 +126,12 @@ pub fn recipe(
 }
 
 /// The recipe that merges models with these weights by `method`, with `parameters` for all of them.
-pub fn weighted(template: &RecipeTemplate, method: &str, weights: &[(String, f64)], parameters: &[NamedParam]) -> Candidate {
+pub fn weighted(
+    template: &RecipeTemplate,
+    method: &str,
+    weights: &[(String, f64)],
+    parameters: &[NamedParam],
+) -> Candidate {
     let weigh =
         |(model, weight): &(String, f64)| (model.clone(), vec![(WEIGHT.to_string(), ParamText::Number(*weight))]);
     recipe(template, method, &weights.iter().map(weigh).collect::<Vec<_>>(), parameters)
@@ -216,7 +221,11 @@ mod tests {
 
     #[test]
     fn text_is_what_one_would_write() {
-        let template = RecipeTemplate { base_model: Some("zoo/base".into()), dtype: Some("float16".into()), ..RecipeTemplate::default() };
+        let template = RecipeTemplate {
+            base_model: Some("zoo/base".into()),
+            dtype: Some("float16".into()),
+            ..RecipeTemplate::default()
+        };
         let cases = ParamText::Cases(vec![
             CaseText { filter: Some("layers.0.".into()), value: 0.25.into() },
             CaseText { filter: None, value: ParamText::Gradient(vec![1.0, 1e-7]) },

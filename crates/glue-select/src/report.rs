@@ -1,7 +1,7 @@
 //! `report.md`: the search for people.
 
-use crate::contract::Scores;
 use crate::context::{Verdict, short};
+use crate::contract::Scores;
 use crate::summary::{Row, Summary};
 use glue_text::markdown::{code, inline};
 use std::fmt::Write;
@@ -48,10 +48,7 @@ pub(crate) fn report(summary: &Summary) -> String {
         let why = inline(strategy.ended.as_deref().unwrap_or_default());
         let _ = writeln!(out, "\n{} ended early: {why}.", code(&strategy.row.name));
     }
-    let _ = writeln!(
-        out,
-        "\n## Models alone\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|"
-    );
+    let _ = writeln!(out, "\n## Models alone\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|");
     for model in &summary.models {
         let _ = writeln!(out, "| {} | {} |", inline(&model.name), averages(model));
     }

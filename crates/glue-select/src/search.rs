@@ -1,20 +1,23 @@
 //! A whole search: baselines, the filter, the strategies one after another, held-out scores, and the result on disk.
 
-use glue_progress::{Progress, Unit};
 use crate::config::{SearchConfig, Validation};
+use crate::context::{
+    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, StrategyInputs, TrialRecord, Verdict, compare,
+    short, tell,
+};
 use crate::contract::{Candidate, ItemRole, Scorer, Scores};
 use crate::evaluation_log::{Budget, EvaluationLog, StopReason};
 use crate::filter::{Evidence, ModelVerdict, judge, unscored};
 use crate::guard::Guard;
 use crate::journal::{Journal, JournalError};
-use crate::similarity::Similarity;
+use crate::model_set::{ModelSet, ModelSetError, hash_tasks};
 use crate::output::{self, OutputError};
 use crate::recipe_text::alone;
-use crate::context::{BestCandidate, StrategyInputs, DescribedCandidate, StrategyContext, SearchContext, TrialRecord, Verdict, compare, short, tell};
+use crate::similarity::Similarity;
 use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
-use crate::model_set::{ModelSet, ModelSetError, hash_tasks};
+use glue_progress::{Progress, Unit};
 use glue_recipe::SharedExecutor;
 use glue_tensor::{FileChanged, Links};
 use serde_json::{Value, json};
@@ -57,7 +60,7 @@ pub enum SelectError {
     Changed(#[from] FileChanged),
     /// The models cannot be searched.
     #[error(transparent)]
-    ModelSet(#[from] ModelSetError),
+    Models(#[from] ModelSetError),
     /// A strategy does not exist or refuses its settings.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
@@ -263,9 +266,7 @@ where
     fn stopped(&self, stop: StopReason) -> SelectError {
         match stop {
             StopReason::Journal(error) => SelectError::Journal(error),
-            _ => {
-                SelectError::Stopped { evaluations: self.log.status().evaluations, journal: self.journal.clone() }
-            }
+            _ => SelectError::Stopped { evaluations: self.log.status().evaluations, journal: self.journal.clone() },
         }
     }
 
@@ -426,7 +427,11 @@ where
         let others: Vec<usize> = (0..n).filter(|&i| i != best && baselines[i].is_some()).collect();
         let pair = |&i: &usize| {
             let weights = vec![(best, 0.5), (i, 0.5)];
-            DescribedCandidate { candidate: search_context.linear(&weights), what: search_context.words(&weights), weights }
+            DescribedCandidate {
+                candidate: search_context.linear(&weights),
+                what: search_context.words(&weights),
+                weights,
+            }
         };
         let (scores, stop) = self.measure("filter", &others.iter().map(pair).collect::<Vec<_>>());
         match stop {

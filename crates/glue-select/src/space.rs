@@ -21,7 +21,7 @@ pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, Space
 pub use groups::TensorNames;
 
 use crate::contract::Candidate;
-use crate::recipe_text::{RecipeTemplate, NamedParam, ParamText, WEIGHT, recipe};
+use crate::recipe_text::{NamedParam, ParamText, RecipeTemplate, WEIGHT, recipe};
 use glue_merge::{
     Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
 };
@@ -136,11 +136,7 @@ impl SearchSpace {
             return Err(SpaceError::key("methods", "at least one", "none"));
         }
         if !config.statistics.is_empty() && methods.iter().all(|method| method.template.statistics.is_empty()) {
-            return Err(SpaceError::key(
-                "statistics",
-                "a method that uses statistics of models",
-                names.join(", "),
-            ));
+            return Err(SpaceError::key("statistics", "a method that uses statistics of models", names.join(", ")));
         }
         if config.base_statistics.is_some() && methods.iter().all(|method| method.template.base_statistics.is_none()) {
             let expected = "a method that uses statistics of the base";

@@ -1,8 +1,8 @@
 //! The result of a search: the contents of `search.json`, which depend on config, inputs and scores, never on time.
 
+use crate::context::TrialRecord;
 use crate::contract::{Scores, TaskScore};
 use crate::filter::ModelVerdict;
-use crate::context::TrialRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

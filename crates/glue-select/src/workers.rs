@@ -21,19 +21,19 @@
 //! A worker that dies or breaks the protocol is restarted, and the new one gets its candidate. If that dies too, the candidate has
 //! failed, and the search continues.
 
-use glue_progress::CancelToken;
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
 use crate::parallel;
+use glue_progress::CancelToken;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The version of the protocol.
@@ -135,9 +135,9 @@ pub fn serve<'a>(
         let request = serde_json::from_str(&line)
             .map_err(|error| refuse(format!("invalid request in version {VERSION} of the protocol: {error}")));
         let answer = match (request, &scorer) {
-            (Ok(ToWorker::Setup { version, .. }), _) if version != VERSION => Err(refuse(format!(
-                "the worker speaks version {VERSION} of the protocol, the pool version {version}"
-            ))),
+            (Ok(ToWorker::Setup { version, .. }), _) if version != VERSION => {
+                Err(refuse(format!("the worker speaks version {VERSION} of the protocol, the pool version {version}")))
+            }
             (Ok(ToWorker::Setup { setup, .. }), None) => match make.take().map(|make| make(&setup)) {
                 Some(Ok(made)) => {
                     scorer = Some(made);
@@ -516,7 +516,11 @@ mod tests {
                 "good" => {
                     let value = 0.1 + 0.2;
                     let task = TaskScore { task: "t".into(), metric: "acc".into(), value, n: 3 };
-                    Ok(Scores { tasks: vec![task], average: cutoff.unwrap_or(value), dropped: role == ItemRole::Validation })
+                    Ok(Scores {
+                        tasks: vec![task],
+                        average: cutoff.unwrap_or(value),
+                        dropped: role == ItemRole::Validation,
+                    })
                 }
                 _ => Err(CandidateError { message: "no such recipe".into() }),
             };

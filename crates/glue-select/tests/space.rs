@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{template, plan_options, zoo};
+use common::{plan_options, template, zoo};
 use glue_merge::Registry;
 use glue_recipe::{Action, Recipe, plan};
 use glue_search::CoordinateValue;

@@ -2,8 +2,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-use glue_progress::NoProgress;
 use glue_mixture::{MixConfig, MixError, MixPlan, RunOptions, run};
+use glue_progress::NoProgress;
 use glue_tensor::{CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -312,8 +312,8 @@ fn selection_b() -> Selection {
     }
 }
 
-fn candidates() -> Vec<Candidate> {
-    let candidate = |name: &str, kind, members: &[&str], score, kept, reason: &str| Candidate {
+fn candidates() -> Vec<ExpertCandidate> {
+    let candidate = |name: &str, kind, members: &[&str], score, kept, reason: &str| ExpertCandidate {
         name: name.into(),
         kind,
         members: members.iter().map(|member| member.to_string()).collect(),

@@ -29,15 +29,8 @@ pub(crate) fn convergence(place: Place, search: &Convergence) -> Drawing {
     scores.sort_by(f64::total_cmp);
     let ends = scores.get(scores.len() / 20).zip(scores.last());
     let (low, high) = ends.map_or((0.0, 1.0), |(low, high)| padded(*low, *high));
-    let plot = Plot {
-        left: LEFT,
-        top: TOP,
-        width: WIDTH,
-        height: HEIGHT,
-        end: search.evaluations.max(1) as f64,
-        low,
-        high,
-    };
+    let plot =
+        Plot { left: LEFT, top: TOP, width: WIDTH, height: HEIGHT, end: search.evaluations.max(1) as f64, low, high };
     let mut svg = Svg::new();
     plot.axes(&mut svg, ["evaluations", &search.score], 5);
 

@@ -47,8 +47,7 @@ pub(crate) fn lines(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
     let values = || points().map(|point| point[1]).chain(level);
     let (low, high) = padded(values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let end = points().map(|point| point[0]).fold(1.0, f64::max);
-    let plot =
-        Plot { left: LEFT, top: TOP, width: WIDTH - LEFT - right, height: HEIGHT - TOP - BELOW, end, low, high };
+    let plot = Plot { left: LEFT, top: TOP, width: WIDTH - LEFT - right, height: HEIGHT - TOP - BELOW, end, low, high };
     let at = |point| plot.at(point);
 
     let mut svg = Svg::new();

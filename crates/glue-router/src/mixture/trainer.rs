@@ -1,8 +1,8 @@
 //! From the directory of a mixture and tasks to trained gates in their place.
 
-use glue_progress::{Progress, Unit};
 use super::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainRequest};
 use crate::error::RouterError;
+use crate::error::check_cancelled;
 use crate::gate::Gate;
 use crate::items::{Encoded, Item, part, read_items};
 use crate::labels::{assign, loss_targets, skill_targets};
@@ -14,10 +14,10 @@ use crate::states::{DenseStates, Place, TokenStates, pooled_states};
 use crate::supervised::{Examples, train_gate};
 use crate::through::Through;
 use crate::training::kept_parameters;
-use crate::error::check_cancelled;
 use glue_eval::Task;
 use glue_lm::{Model, Tokenizer};
 use glue_mixture::{Form, Gates, Mixture, Sites, WholeSpec, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, Config, ContentHash, Dtype};
 use ndarray::Array2;
@@ -172,7 +172,8 @@ impl Trainer {
         };
         let mut reports = Vec::with_capacity(self.selected.len());
         for gate in self.selected.clone() {
-            let (states, held) = (self.inputs(&self.train, gate, progress)?, self.inputs(&self.validation, gate, progress)?);
+            let (states, held) =
+                (self.inputs(&self.train, gate, progress)?, self.inputs(&self.validation, gate, progress)?);
             let examples = Examples { states: states.view(), targets: train_targets.view() };
             let validation = Examples { states: held.view(), targets: held_targets.view() };
             let kind = self.request.router.unwrap_or(self.sites.router);

@@ -247,7 +247,7 @@ impl Optimiser for Shade {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Coordinate, Direction, Options, Search, ParamSetting, Space};
+    use crate::{Coordinate, Direction, Options, ParamSetting, Search, Space};
 
     #[test]
     fn keeps_its_promises() {
@@ -283,7 +283,8 @@ mod tests {
         let def = &DIFFERENTIAL_EVOLUTION;
         let space = Space::new(vec![Coordinate::real("x", 0.0, 1.0)]).unwrap();
         let params = crate::Params::check(def.name, def.params, &[]).unwrap();
-        let mut shade = Shade::new(&OptimiserSetup { space: &space, objectives: 1, seed: 0, start: &[], params: &params });
+        let mut shade =
+            Shade::new(&OptimiserSetup { space: &space, objectives: 1, seed: 0, start: &[], params: &params });
         shade.remember(&[(3.0, 0.5, 0.0), (1.0, 1.0, 0.8)]);
         // (¾·¼ + ¼·1)/(¾·½ + ¼·1) and (¼·0.64)/(¼·0.8).
         let (factor, crossover) = shade.memory[0];

@@ -1,10 +1,10 @@
 //! Options of a scorer in this process.
 
-use glue_progress::CancelToken;
 use crate::config::{SearchConfig, Validation};
 use crate::race::{RaceConfig, RaceError, Rule};
 use glue_eval::{EvalError, EvalOptions};
 use glue_merge::Registry;
+use glue_progress::CancelToken;
 use glue_recipe::{PlanOptions, SharedExecutor};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -90,10 +90,7 @@ impl LocalOptions {
                 validation_split,
                 seed: config.seed,
             },
-            race: RaceConfig {
-                rule: if config.racing { Rule::Exact } else { Rule::Off },
-                ..RaceConfig::default()
-            },
+            race: RaceConfig { rule: if config.racing { Rule::Exact } else { Rule::Off }, ..RaceConfig::default() },
             memory: config.memory.as_deref().map(size).transpose()?,
             parallel: config.parallel,
             ..LocalOptions::default()

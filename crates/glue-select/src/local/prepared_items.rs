@@ -44,7 +44,8 @@ impl PreparedItems {
         };
         let items: Vec<Vec<usize>> = tasks.iter().zip(prepared.counts()).map(of_task).collect();
         if let Some((task, _)) = tasks.iter().zip(&items).find(|(_, items)| items.is_empty()) {
-            let message = format!("the task `{}` has too few items: none remain for {role:?}", task.name()).to_lowercase();
+            let message =
+                format!("the task `{}` has too few items: none remain for {role:?}", task.name()).to_lowercase();
             return Err(ModelError::new(message).into());
         }
         let named: Vec<(&str, Vec<usize>)> =

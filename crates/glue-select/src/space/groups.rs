@@ -68,7 +68,8 @@ impl Groups {
         let matched = |filter: &str| suffixes.iter().any(|suffix| suffix.contains(filter));
         for filter in &config.filters {
             if filter.is_empty() || !matched(filter) {
-                let expected = format!("part of the name of a tensor within the layers: one of {}", suffixes.join(", "));
+                let expected =
+                    format!("part of the name of a tensor within the layers: one of {}", suffixes.join(", "));
                 return Err(SpaceError::key("filters", expected, format!("`{filter}`")));
             }
         }
@@ -195,7 +196,8 @@ impl Groups {
             CaseValue::One(group) => ParamText::Number(values[*group]),
             CaseValue::Curve(groups) => ParamText::Gradient(values[groups.clone()].to_vec()),
         };
-        let case = |(filter, slot): &(Option<String>, CaseValue)| CaseText { filter: filter.clone(), value: value(slot) };
+        let case =
+            |(filter, slot): &(Option<String>, CaseValue)| CaseText { filter: filter.clone(), value: value(slot) };
         ParamText::Cases(self.cases.iter().map(case).collect())
     }
 }

@@ -15,12 +15,14 @@
 
 use super::greedy::{WeightGrid, by_score, grow, least_similar, most_similar};
 use super::{Strategy, StrategyDef, StrategyError};
+use crate::context::{
+    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, Verdict, compare, cutoff_below, short,
+};
 use crate::evaluation_log::StopReason;
-use crate::context::{BestCandidate, DescribedCandidate, StrategyContext, SearchContext, Verdict, compare, cutoff_below, short};
 use crate::space::SearchSpace;
 use glue_search::{
-    Coordinate, CoordinateValue, OptimiserDef, Options, ParamError, ParamSetting, ParamSpec, Params, Search, SearchError,
-    Space,
+    Coordinate, CoordinateValue, OptimiserDef, Options, ParamError, ParamSetting, ParamSpec, Params, Search,
+    SearchError, Space,
 };
 use std::cmp::Ordering;
 
@@ -90,19 +92,20 @@ impl Evolutionary {
     /// The models to merge with their weights: from an earlier strategy, or from a heuristic that runs first.
     fn start(&self, context: &mut StrategyContext<'_, '_>) -> Result<Vec<(usize, f64)>, StopReason> {
         let order = context.order();
-        let best =
-            context.earlier().iter().filter(|found| !found.weights.is_empty()).fold(None::<&BestCandidate>, |best, found| {
-                match best {
-                    Some(best) if compare(found.average, best.average) != Ordering::Greater => Some(best),
-                    _ => Some(found),
-                }
-            });
+        let best = context.earlier().iter().filter(|found| !found.weights.is_empty()).fold(
+            None::<&BestCandidate>,
+            |best, found| match best {
+                Some(best) if compare(found.average, best.average) != Ordering::Greater => Some(best),
+                _ => Some(found),
+            },
+        );
         let nine = WeightGrid::Points(9);
         let all = || order.iter().map(|&i| (i, 1.0 / order.len() as f64)).collect();
         let grown = match (self.from, best) {
             ("best", Some(found)) => {
                 let found = found.clone();
-                let again = DescribedCandidate { candidate: found.candidate, what: found.what, weights: found.weights.clone() };
+                let again =
+                    DescribedCandidate { candidate: found.candidate, what: found.what, weights: found.weights.clone() };
                 let scored = context.score(std::slice::from_ref(&again), None);
                 if let Some(&i) = scored.trials.first() {
                     context.accept(i, &again, "start: the best result of earlier strategies");
@@ -119,7 +122,12 @@ impl Evolutionary {
         Ok(context.found().map_or_else(all, |found| found.weights.clone()))
     }
 
-    fn search(&self, context: &mut StrategyContext<'_, '_>, space: &SearchSpace, start: Vec<f64>) -> Result<(), StopReason> {
+    fn search(
+        &self,
+        context: &mut StrategyContext<'_, '_>,
+        space: &SearchSpace,
+        start: Vec<f64>,
+    ) -> Result<(), StopReason> {
         let fail = |error: SearchError| StopReason::Strategy(error.to_string());
         let tasks = context.order().first().and_then(|&i| context.baseline(i)).map_or(1, |scores| scores.tasks.len());
         let several = self.optimiser.multi_objective && tasks > 1;
@@ -140,7 +148,8 @@ impl Evolutionary {
             let described: Vec<DescribedCandidate> = asked
                 .iter()
                 .map(|asked| {
-                    let candidate = space.candidate(&asked.point).map_err(|error| StopReason::Strategy(error.to_string()))?;
+                    let candidate =
+                        space.candidate(&asked.point).map_err(|error| StopReason::Strategy(error.to_string()))?;
                     Ok(DescribedCandidate { candidate, what: words(space, &asked.point), weights: Vec::new() })
                 })
                 .collect::<Result<_, StopReason>>()?;

@@ -143,11 +143,7 @@ fn best_of(context: &StrategyContext<'_, '_>, trials: &[usize]) -> Option<usize>
 }
 
 /// The next in the order of baselines.
-pub(super) fn by_score(
-    _: &StrategyContext<'_, '_>,
-    _: &[(usize, f64)],
-    _: &[usize],
-) -> Result<usize, StopReason> {
+pub(super) fn by_score(_: &StrategyContext<'_, '_>, _: &[(usize, f64)], _: &[usize]) -> Result<usize, StopReason> {
     Ok(0)
 }
 

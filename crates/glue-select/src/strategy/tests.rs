@@ -1,15 +1,15 @@
 //! Strategies on scores that depend on the recipe alone.
 
-use glue_progress::NoProgress;
 use super::*;
+use crate::context::{BestCandidate, Member, StrategyInputs, TrialRecord, Verdict};
 use crate::contract::ItemRole;
 use crate::evaluation_log::{Budget, EvaluationLog};
 use crate::journal::Journal;
-use crate::similarity::Similarity;
 use crate::recipe_text::RecipeTemplate;
-use crate::context::{BestCandidate, Member, StrategyInputs, TrialRecord, Verdict};
+use crate::similarity::Similarity;
 use crate::space::{SpaceConfig, TensorNames};
 use crate::testing::Counting;
+use glue_progress::NoProgress;
 use std::cell::OnceCell;
 use std::path::Path;
 
@@ -71,13 +71,20 @@ fn search(racing: bool) -> SearchContext<'static> {
     }
 }
 
-fn run_with(search: &SearchContext<'_>, name: &str, settings: &[(&str, ParamSetting)], evaluations: Option<u64>, path: &Path) -> Ran {
+fn run_with(
+    search: &SearchContext<'_>,
+    name: &str,
+    settings: &[(&str, ParamSetting)],
+    evaluations: Option<u64>,
+    path: &Path,
+) -> Ran {
     let scorer = Counting::new(score);
     let (journal, entries) = Journal::resume(path, &serde_json::json!({})).expect("a journal");
     let mut log = EvaluationLog::new(&scorer, journal, entries, Budget { evaluations, seconds: None }).expect("a log");
     let alone = |member: &Member| crate::recipe_text::alone(&search.template, &member.path);
     let candidates: Vec<_> = search.members.iter().map(alone).collect();
-    let baselines: Vec<_> = log.score(&candidates, ItemRole::Search, None).outcomes.into_iter().map(Result::ok).collect();
+    let baselines: Vec<_> =
+        log.score(&candidates, ItemRole::Search, None).outcomes.into_iter().map(Result::ok).collect();
     let similarity = OnceCell::new();
     let parts = StrategyInputs {
         search,
@@ -90,7 +97,8 @@ fn run_with(search: &SearchContext<'_>, name: &str, settings: &[(&str, ParamSett
         best: None,
     };
     let mut context = StrategyContext::new(name, parts);
-    let settings: Vec<(String, ParamSetting)> = settings.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
+    let settings: Vec<(String, ParamSetting)> =
+        settings.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
     let strategy =
         (StrategyRegistry::builtin().get(name).expect("a strategy").build)(search, &settings).expect("settings");
     let halted = strategy.run(&mut context).is_err();
@@ -142,7 +150,9 @@ fn coefficient_finds_better_shares() {
     // a keeps 0.6, the nearest of the grid to 0.5/0.8 for a alone with b.
     assert!(ran.found.average > run("average", &[]).found.average);
     assert_eq!(ran.evaluations, 4 + 3 * 9);
-    assert!(ran.trials.iter().filter(|trial| trial.what.contains("d ")).all(|trial| trial.verdict == Verdict::Rejected));
+    assert!(
+        ran.trials.iter().filter(|trial| trial.what.contains("d ")).all(|trial| trial.verdict == Verdict::Rejected)
+    );
     assert_eq!(run("coefficient", &[("points", ParamSetting::Number(3.0))]).evaluations, 4 + 3 * 3);
 }
 
@@ -150,7 +160,8 @@ fn coefficient_finds_better_shares() {
 fn similarity_decides_the_order() {
     assert_eq!(models(&run("similarity", &[])), [0, 2, 1]);
     // d is least similar to a; the merge is then less similar to b than to c.
-    let first: Vec<char> = run("dissimilarity", &[]).trials.iter().filter_map(|trial| last_model(&trial.what)).collect();
+    let first: Vec<char> =
+        run("dissimilarity", &[]).trials.iter().filter_map(|trial| last_model(&trial.what)).collect();
     let mut order = first;
     order.dedup();
     assert_eq!(order, ['a', 'd', 'b', 'c']);
@@ -165,7 +176,8 @@ fn last_model(what: &str) -> Option<char> {
 fn an_optimiser_comes_nearest() {
     let coefficient = run("coefficient", &[]).found.average;
     for optimiser in ["cma_es", "differential_evolution"] {
-        let settings = [("evaluations", ParamSetting::Number(400.0)), (OPTIMISER, ParamSetting::Text(optimiser.into()))];
+        let settings =
+            [("evaluations", ParamSetting::Number(400.0)), (OPTIMISER, ParamSetting::Text(optimiser.into()))];
         let all = run("evolutionary", &settings);
         assert!(all.found.average > coefficient, "{optimiser}: {} and {coefficient}", all.found.average);
         assert!(all.evaluations <= 4 + 400, "{optimiser}");

@@ -10,7 +10,7 @@
 //! - C by rank one from p_c and by rank μ from all y_k, those of the worse half with negative weights ("active").
 
 use super::super::{POPULATION, from_state, to_state};
-use super::latent::{Latent, Deviations};
+use super::latent::{Deviations, Latent};
 use super::restart::{Regime, Restarts};
 use super::stopping::History;
 use super::weights::{Rates, by_rank};
