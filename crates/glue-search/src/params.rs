@@ -169,7 +169,7 @@ pub enum ParamError {
     },
     /// A value of the wrong kind or out of range.
     #[error("{owner}: `{key}` must be {allowed}, found {found}")]
-    ParamValue {
+    Value {
         /// The optimiser or strategy, as messages name it.
         owner: String,
         /// The parameter.

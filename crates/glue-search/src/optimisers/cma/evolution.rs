@@ -53,7 +53,7 @@ pub(super) trait Covariance: Serialize + DeserializeOwned + Send + 'static {
 pub(super) const PARAMS: [ParamSpec; 3] = [
     ParamSpec {
         doc: "How many candidates make a generation; 0 is 4 + ⌊3·ln n⌋.",
-        kind: crate::params::Kind::Integer { min: 0, max: 1_000_000 },
+        kind: crate::params::ParamKind::Integer { min: 0, max: 1_000_000 },
         ..POPULATION
     },
     ParamSpec::number("sigma", "Standard deviation at the beginning, as a share of the range.", 1e-6, 1.0, 1.0 / 6.0),
