@@ -70,11 +70,12 @@ pub enum AlignError {
         model: String,
     },
     /// A tensor that should hold floating-point numbers does not.
-    #[error("tensor `{tensor}`: {error}")]
+    #[error("tensor `{tensor}`")]
     Convert {
         /// The tensor.
         tensor: String,
         /// Why it cannot be widened.
+        #[source]
         error: ConvertError,
     },
     /// A tensor holds an infinity or NaN, with which there is no best assignment.
@@ -108,11 +109,12 @@ pub enum AlignError {
         found: String,
     },
     /// A list of numbers is no permutation.
-    #[error("group `{group}`: {error}")]
+    #[error("group `{group}`")]
     Permutation {
         /// The group.
         group: String,
         /// Why.
+        #[source]
         error: PermutationError,
     },
     /// Activations have another number of units than the group they are for, or reference and model disagree.
@@ -126,9 +128,10 @@ pub enum AlignError {
         found: String,
     },
     /// Whoever runs the models for their activations failed.
-    #[error("no activations: {error}")]
+    #[error("no activations")]
     Source {
         /// Why.
+        #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The assignment of a group was not found: a defect of the solver, kept from passing for a result.
@@ -143,11 +146,12 @@ pub enum AlignError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// A file beside the weights cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file that the output gets a copy of cannot be read, or is a link that leads out of its model.

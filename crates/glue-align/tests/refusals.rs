@@ -6,7 +6,7 @@ use glue_align::{
     AlignError, AlignOptions, Alignment, Correlation, Kinds, Method, Permutations, Symmetry, WriteOptions, align,
     sites, write_aligned,
 };
-use glue_progress::{NoProgress, Progress};
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_tensor::{Dtype, ModelDir};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ fn models_of_unknown_structure_are_refused_by_the_name_of_the_tensor() {
         let mut changed = tensors(&base);
         change(&mut changed);
         let model = write(&changed, &base, keys, &root.path().join(row.to_string()));
-        let error = derive(&model).unwrap_err().to_string();
+        let error = derive(&model).unwrap_err().chain();
         assert!(error.contains(expected), "row {row}: {error}");
     }
 }
@@ -109,7 +109,7 @@ fn models_that_differ_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let base = open("archs/llama2");
     let refuse = |reference: &ModelDir, model: &ModelDir, options: &AlignOptions| {
-        align(reference, model, Method::Weights, options, &NoProgress).unwrap_err().to_string()
+        align(reference, model, Method::Weights, options, &NoProgress).unwrap_err().chain()
     };
     let options = AlignOptions::default();
     let error = refuse(&base, &open("archs/qwen2"), &options);
@@ -148,11 +148,11 @@ fn records_of_other_models_are_refused() {
     assert!(!out.exists());
     let mut short = record.clone();
     short.groups.pop();
-    let error = short.permutations(&symmetry).unwrap_err().to_string();
+    let error = short.permutations(&symmetry).unwrap_err().chain();
     assert!(error.contains("expected") && error.ends_with("found none"), "{error}");
     let mut twice = record;
     twice.groups.push(twice.groups[0].clone());
-    let error = twice.permutations(&symmetry).unwrap_err().to_string();
+    let error = twice.permutations(&symmetry).unwrap_err().chain();
     assert!(error.contains("`residual`"), "{error}");
 }
 
@@ -172,11 +172,11 @@ fn activations_that_do_not_fit_are_refused() {
     }
     assert!(run(&statistics).ends_with("expected 32 units and two samples or more, found 32 units and 0 samples"));
     let mut correlation = Correlation::new(3);
-    assert!(correlation.add(&[1.0; 6], &[1.0; 3]).unwrap_err().to_string().contains("as many of both models"));
+    assert!(correlation.add(&[1.0; 6], &[1.0; 3]).unwrap_err().chain().contains("as many of both models"));
     assert!(correlation.add(&[1.0; 4], &[1.0; 4]).is_err());
-    assert!(correlation.add(&[f32::INFINITY; 3], &[1.0; 3]).unwrap_err().to_string().contains("not finite"));
+    assert!(correlation.add(&[f32::INFINITY; 3], &[1.0; 3]).unwrap_err().chain().contains("not finite"));
     assert_eq!(correlation, Correlation::new(3));
-    let error = sites(&derive(&open("archs/mixtral")).unwrap()).unwrap_err().to_string();
+    let error = sites(&derive(&open("archs/mixtral")).unwrap()).unwrap_err().chain();
     assert!(error.contains("layers.0.experts"), "{error}");
 }
 

@@ -25,8 +25,8 @@ pub enum CalibrateError {
         reason: String,
     },
     /// The model chooses among experts, which see some tokens each.
-    #[error("statistics of a mixture of experts cannot be gathered, expected a dense model: {0}")]
-    Mixture(Box<LmError>),
+    #[error("statistics of a mixture of experts cannot be gathered, expected a dense model")]
+    Mixture(#[source] Box<LmError>),
     /// A mean is infinite or no number: the model overflows on this text.
     #[error("{statistic} of tensor `{tensor}` is not finite: the model overflows on these sequences")]
     NotFinite {
@@ -39,11 +39,12 @@ pub enum CalibrateError {
     #[error(transparent)]
     Model(Box<LmError>),
     /// A file of the model cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// The output cannot be written.

@@ -2,7 +2,7 @@
 
 use crate::shell::Shell;
 use crate::visible::indented;
-use glue_progress::causes;
+use glue_progress::ErrorChain;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
@@ -100,7 +100,7 @@ impl Failure {
             }
             Self::Error { status, error, hint } => {
                 let label = shell.error_label();
-                shell.warn(&format!("{label} {}", lines(error)));
+                shell.warn(&format!("{label} {}", words(error)));
                 report_hint(hint.as_deref(), shell);
                 ExitCode::from(*status)
             }
@@ -127,9 +127,9 @@ pub(crate) fn of_file(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// An error and its causes, one per line.
-fn lines(error: &anyhow::Error) -> String {
-    causes(&**error).iter().map(|cause| indented(cause)).collect::<Vec<_>>().join("\n  because: ")
+/// An error with its causes, each indented and of bounded length.
+fn words(error: &anyhow::Error) -> String {
+    error.causes().iter().map(|cause| indented(cause)).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
@@ -140,13 +140,13 @@ mod tests {
     #[test]
     fn a_name_with_a_line_break_is_no_error_of_its_own() {
         let error = anyhow::Error::from(io::Error::other("tensor `a\nerror: b`: wrong"));
-        assert_eq!(lines(&error), "tensor `a\n    error: b`: wrong");
+        assert_eq!(words(&error), "tensor `a\n    error: b`: wrong");
     }
 
     #[test]
     fn causes_are_listed_once() {
         let inner = io::Error::other("disk on fire");
         let error = anyhow::Error::from(inner).context("model.safetensors: disk on fire").context("cannot merge");
-        assert_eq!(lines(&error), "cannot merge\n  because: model.safetensors: disk on fire");
+        assert_eq!(words(&error), "cannot merge: model.safetensors: disk on fire");
     }
 }

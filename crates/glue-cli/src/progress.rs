@@ -7,7 +7,8 @@ use glue_progress::{CancelToken, Progress, Unit};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::Duration;
 
-/// Shows progress on standard error, if that is a terminal: one line that changes, cleared in the end. Cancelled by the first Ctrl-C.
+/// Shows progress on standard error, if that is a terminal: one line that changes, cleared in the end. The first Ctrl-C
+/// cancels.
 #[derive(Debug)]
 pub(crate) struct TerminalProgress {
     bar: ProgressBar,
@@ -30,7 +31,7 @@ impl TerminalProgress {
     }
 }
 
-/// What is done and to do, the time left, and what is at work; where nobody knows how much there is to do, the time so far.
+/// What is done and to do, the time left, and what is at work; without a total, the time so far.
 fn style(unit: Unit, total: Option<u64>) -> ProgressStyle {
     let template = match (total, unit) {
         (None, _) => "{spinner} {elapsed}  {wide_msg}".to_owned(),

@@ -37,11 +37,12 @@ impl fmt::Display for Place {
 #[non_exhaustive]
 pub enum TaskError {
     /// The system refused to read a file or directory.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file is not in the format that its name promises.
@@ -210,21 +211,18 @@ fn listed(names: &[String]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelError {
-    /// What went wrong.
+    /// What went wrong, with its causes.
     pub message: String,
     /// Which of the requests of the call it was, where it was one.
     pub request: Option<usize>,
     /// Whether the model computed what is no number, so that it is the model that is broken and not the request.
     pub not_a_number: bool,
-    /// The error below, if there is one.
-    #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl ModelError {
     /// An error that has nothing to do with one request in particular.
     pub fn new(message: impl Into<String>) -> ModelError {
-        ModelError { message: message.into(), request: None, not_a_number: false, source: None }
+        ModelError { message: message.into(), request: None, not_a_number: false }
     }
 
     /// An error of one request of the call.
@@ -250,13 +248,14 @@ pub enum EvalError {
         task: String,
     },
     /// The model failed on an item.
-    #[error("{place}: task `{task}`: {error}")]
+    #[error("{place}: task `{task}`")]
     Item {
         /// The task.
         task: String,
         /// The item.
         place: Place,
         /// What the model says.
+        #[source]
         error: Box<ModelError>,
     },
     /// The model computed what is no number where a log-likelihood or a logit should be.
@@ -287,19 +286,21 @@ pub enum EvalError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// Programs could not be run.
-    #[error("running programs of the task `{task}`: {error}")]
+    #[error("running programs of the task `{task}`")]
     Code {
         /// The task.
         task: String,
         /// What went wrong.
+        #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The cache's directory cannot be used, or samples could not be written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// The caller cancelled it.

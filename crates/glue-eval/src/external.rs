@@ -95,7 +95,7 @@ pub enum ExternalError {
         problem: String,
     },
     /// The program cannot be started, or the system fails in between.
-    #[error("evaluator `{command}`: {doing}: {source}")]
+    #[error("evaluator `{command}`: {doing}")]
     Io {
         /// The command.
         command: String,

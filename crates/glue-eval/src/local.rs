@@ -15,7 +15,7 @@ use glue_lm::{
     ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
     Tokenizer,
 };
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use glue_tensor::{ContentHash, ModelDir};
 use parking_lot::RwLock;
 use rayon::prelude::*;
@@ -312,9 +312,8 @@ fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, 
     Ok(hasher.finish())
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    let message = error.to_string();
-    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
+fn failed(error: impl std::error::Error) -> ModelError {
+    ModelError::new(error.chain())
 }
 
 impl LanguageModel for LocalModel {

@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::local::LocalModel;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use glue_lm::{Prompt, RoutedTextModel};
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use glue_tensor::{ContentHash, files};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -129,9 +129,8 @@ impl RoutedModel {
     }
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
-    let message = error.to_string();
-    ModelError { source: Some(Box::new(error)), ..ModelError::new(message) }
+fn failed(error: impl std::error::Error) -> ModelError {
+    ModelError::new(error.chain())
 }
 
 impl LanguageModel for RoutedModel {
@@ -156,7 +155,7 @@ impl LanguageModel for RoutedModel {
     }
 
     fn check_unchanged(&self) -> Result<(), ModelError> {
-        self.mixture.check_unchanged().map_err(|error| ModelError::new(error.to_string()))
+        self.mixture.check_unchanged().map_err(failed)
     }
 
     fn loglikelihoods(

@@ -51,7 +51,7 @@
 //! The program runs as a module named `program`, so that a block under `if __name__ == "__main__"` is not run: what stands there in
 //! an answer is a demonstration, often one that reads input. Hashes of strings are the same in every run.
 
-use glue_progress::Progress;
+use glue_progress::{ErrorChain, Progress};
 use parking_lot::Mutex;
 use std::fmt;
 use std::path::PathBuf;
@@ -230,7 +230,7 @@ pub struct Execution {
 
 impl Execution {
     fn not_run(error: &SandboxError) -> Execution {
-        let (stdout, stderr) = (String::new(), error.to_string());
+        let (stdout, stderr) = (String::new(), error.chain());
         Execution { outcome: Outcome::NotRun, wall_time: Duration::ZERO, cpu_time: Duration::ZERO, stdout, stderr }
     }
 
@@ -267,7 +267,7 @@ pub enum SandboxError {
         problem: String,
     },
     /// The system refused something that running a program takes.
-    #[error("{doing}: {source}")]
+    #[error("{doing}")]
     Io {
         /// What was being done.
         doing: &'static str,
@@ -323,9 +323,9 @@ impl Sandbox {
         self.jail.run(&self.limits, program, &|| false)
     }
 
-    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is asked all the time
-    /// whether to stop. Results are in the order of the programs. One that the system refuses to run is an [`Outcome::NotRun`] and no error,
-    /// so that it does not cost the results of the others.
+    /// Runs many programs, at most `threads` at a time (at least one). `progress` advances by one after each, and is asked
+    /// all the time whether to stop. Results are in the order of the programs. One that the system refuses to run is an
+    /// [`Outcome::NotRun`] and no error, so that it does not cost the results of the others.
     ///
     /// # Errors
     /// [`SandboxError::Stopped`], soon after `progress` is cancelled; programs that run then are ended.

@@ -7,6 +7,7 @@
 use crate::python;
 use glue_lm::bounded::{self, Limits};
 use glue_lm::chat::{MAX_SOURCE, MAX_STEPS};
+use glue_progress::ErrorChain;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
@@ -62,7 +63,7 @@ impl Templates {
             environment.add_template_owned(owned.clone(), owned).map_err(|error| message(&error))?;
             Ok::<_, String>(environment)
         });
-        self.environment = Arc::new(compiled.map_err(|why| format!("the template was stopped: {why}"))??);
+        self.environment = Arc::new(compiled.map_err(|why| format!("the template was stopped: {}", why.chain()))??);
         Ok(Template(source.to_string()))
     }
 
@@ -78,7 +79,7 @@ impl Templates {
         let context = Value::from(Serde(fields));
         let (environment, template) = (Arc::clone(&self.environment), template.clone());
         let rendered = bounded::render(move || render(&environment, &template.0, context));
-        match rendered.map_err(|why| format!("the template was stopped: {why}"))? {
+        match rendered.map_err(|why| format!("the template was stopped: {}", why.chain()))? {
             Ok(text) => Ok(text),
             Err(Failed { message, mut undeclared }) => {
                 undeclared.retain(|name| !fields.contains_key(name));

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use glue_eval::external::{ExternalEvaluator, Request, Scores};
+use glue_progress::ErrorChain;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -17,7 +18,7 @@ fn evaluate(evaluator: &ExternalEvaluator) -> Result<Scores, String> {
     let tasks = tasks();
     let request =
         Request { model: Path::new("models/ż"), tasks: &tasks, split: Some("test"), limit: None, seed: Some(7) };
-    evaluator.evaluate(&request, &|_| ()).map_err(|error| error.to_string())
+    evaluator.evaluate(&request, &|_| ()).map_err(|error| error.chain())
 }
 
 fn sh(script: &str) -> ExternalEvaluator {

@@ -4,7 +4,7 @@
 mod support;
 
 use glue_eval::{EvalOptions, Task, evaluate, load_tasks, select};
-use glue_progress::NoProgress;
+use glue_progress::{ErrorChain, NoProgress};
 use serde_json::Value;
 use std::fs;
 use support::{Table, data};
@@ -73,7 +73,7 @@ fn groups_and_tags_select_tasks() {
     let names = |tasks: Vec<Task>| tasks.iter().map(|task| task.name().to_string()).collect::<Vec<_>>();
     assert_eq!(names(named("choices")), ["choice_many_shots", "choice_shots"]);
     assert_eq!(names(named("some")), ["choice_shots", "roll"]);
-    let error = select(tasks(), &["nothing"]).unwrap_err().to_string();
+    let error = select(tasks(), &["nothing"]).unwrap_err().chain();
     assert!(error.starts_with("no task, group or tag is named `nothing`; tasks are choice_first, "), "{error}");
     // A group by itself, with another value for a key of one of its tasks.
     let group = load_tasks(&[data("harness/tasks/some.yaml")]).unwrap();
@@ -90,7 +90,7 @@ fn splits_by_name_and_by_role() {
     };
     // The file has no test_split, so that what is scored is the validation split.
     assert_eq!((run("validation").unwrap().tasks[0].n, run("test").unwrap().tasks[0].n), (12, 20));
-    let error = run("dev").unwrap_err().to_string();
+    let error = run("dev").unwrap_err().chain();
     assert!(error.ends_with("has no split `dev`; it has test, train, validation"), "{error}");
 }
 
@@ -132,8 +132,8 @@ fn refused(keys: &str, items: &str) -> String {
     fs::write(&file, text).unwrap();
     fs::write(directory.path().join("items.jsonl"), items).unwrap();
     let error = match load_tasks(&[&file]) {
-        Err(error) => error.to_string(),
-        Ok(tasks) => evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap_err().to_string(),
+        Err(error) => error.chain(),
+        Ok(tasks) => evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap_err().chain(),
     };
     // Lines of the YAML file are counted from the first of the given keys.
     let error = error.replace(&format!("{}/", directory.path().display()), "");
@@ -278,10 +278,10 @@ fn data_files_are_found_beside_above_and_below_the_working_directory() {
     fs::write(deep.join("t.yaml"), text).unwrap();
     assert_eq!(load_tasks(&[&deep]).unwrap()[0].splits(), ["test"]);
     fs::write(deep.join("t.yaml"), text.replace("data/items", "data/no")).unwrap();
-    let error = load_tasks(&[&deep]).unwrap_err().to_string();
+    let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(error.contains("t.yaml:3: there is no file `data/no.jsonl` in "), "{error}");
     fs::write(deep.join("t.yaml"), text.replace("dataset_path: json", "dataset_path: openai/gsm8k")).unwrap();
-    let error = load_tasks(&[&deep]).unwrap_err().to_string();
+    let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(
         error.contains("t.yaml:2: `dataset_path` is not supported: `openai/gsm8k` would have to be downloaded"),
         "{error}"

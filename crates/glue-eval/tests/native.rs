@@ -3,7 +3,7 @@
 mod support;
 
 use glue_eval::{Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, evaluate, load_tasks};
-use glue_progress::{NoProgress, Progress, Unit};
+use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn run(directory: &Path, model: &Table, options: &EvalOptions) -> Result<Report,
 
 fn refused(description: &str, test: &str, options: &EvalOptions) -> String {
     let directory = task(description, test);
-    let error = run(directory.path(), &Table::default(), options).unwrap_err().to_string();
+    let error = run(directory.path(), &Table::default(), options).unwrap_err().chain();
     error.replace(&format!("{}/", directory.path().display()), "")
 }
 
@@ -182,7 +182,7 @@ fn what_is_not_sound_is_refused_with_file_and_line() {
 #[test]
 fn folders_of_tasks_and_their_names() {
     let root = tempfile::tempdir().unwrap();
-    let error = load_tasks(&[root.path()]).unwrap_err().to_string();
+    let error = load_tasks(&[root.path()]).unwrap_err().chain();
     assert!(error.ends_with("no task here: neither task.json nor a YAML file with `task`"), "{error}");
     for name in ["b", "a"] {
         fs::create_dir(root.path().join(name)).unwrap();
@@ -194,11 +194,11 @@ fn folders_of_tasks_and_their_names() {
         [("a", Kind::MultipleChoice), ("b", Kind::MultipleChoice)]
     );
     fs::write(root.path().join("b/task.json"), CHOICES.replace("\"t\"", "\"a\"")).unwrap();
-    let error = load_tasks(&[root.path()]).unwrap_err().to_string();
+    let error = load_tasks(&[root.path()]).unwrap_err().chain();
     assert!(error.starts_with("two tasks are named `a`: ") && error.contains("a/task.json and "), "{error}");
     let none: [&Path; 0] = [];
     let error = evaluate(&Table::default(), &load_tasks(&none).unwrap(), &EvalOptions::default(), &NoProgress);
-    assert_eq!(error.unwrap_err().to_string(), "no tasks were given");
+    assert_eq!(error.unwrap_err().chain(), "no tasks were given");
 }
 
 #[test]

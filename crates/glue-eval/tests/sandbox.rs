@@ -2,7 +2,7 @@
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, Strength};
-use glue_progress::{NoProgress, Progress};
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -722,6 +722,6 @@ fn interpreters_that_are_none_are_refused_with_their_name() {
     let error = refuse(Path::new("/bin/false"));
     assert!(error.contains("exit status: 1"), "{error}");
     // Too tight for an interpreter to start.
-    let error = Sandbox::new(Limits { memory_bytes: 4 << 20, ..Limits::default() }).unwrap_err().to_string();
+    let error = Sandbox::new(Limits { memory_bytes: 4 << 20, ..Limits::default() }).unwrap_err().chain();
     assert!(error.starts_with("programs cannot be confined: a trial program ended as"), "{error}");
 }

@@ -6,7 +6,7 @@ mod support;
 
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
 use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError};
-use glue_progress::{NoProgress, Progress};
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -467,7 +467,7 @@ fn without_a_sandbox_the_model_is_not_even_asked() {
     let sandbox = Options { python: "/nowhere/python".into(), ..Options::default() };
     let options = EvalOptions { allow_code_execution: true, sandbox, ..EvalOptions::default() };
     let model = Table::default();
-    let error = glue_eval::evaluate(&model, &tasks, &options, &NoProgress).unwrap_err().to_string();
+    let error = glue_eval::evaluate(&model, &tasks, &options, &NoProgress).unwrap_err().chain();
     assert!(error.contains("`code`") && error.contains("/nowhere/python"), "{error}");
     assert_eq!(model.calls.load(Ordering::Relaxed), 0);
 }

@@ -90,8 +90,8 @@ pub enum Exceeded {
     #[error("it went beyond its limits before and is not tried again")]
     Before,
     /// There is no thread to do it.
-    #[error("cannot start a thread: {0}")]
-    NoThread(io::Error),
+    #[error("cannot start a thread")]
+    NoThread(#[source] io::Error),
 }
 
 /// Does `job` on another thread within `limits`, and returns its result.

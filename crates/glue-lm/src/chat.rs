@@ -64,7 +64,7 @@ pub enum ChatError {
         found: usize,
     },
     /// The template was stopped.
-    #[error("the chat template was stopped: {0}")]
+    #[error("the chat template was stopped")]
     Exceeded(#[from] Exceeded),
     /// The template failed on these messages.
     #[error("chat template, line {line}: {message}")]

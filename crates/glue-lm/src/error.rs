@@ -70,11 +70,12 @@ pub enum LmError {
         reason: String,
     },
     /// A tensor cannot be used as a weight.
-    #[error("tensor `{name}`: {error}")]
+    #[error("tensor `{name}`")]
     Weight {
         /// The tensor.
         name: String,
         /// What is wrong.
+        #[source]
         error: WeightError,
     },
     /// A token has no row in the embedding.
@@ -158,6 +159,6 @@ pub enum LmError {
     #[error("cancelled")]
     Cancelled,
     /// An operation on activations failed.
-    #[error("computation: {0}")]
+    #[error("computation")]
     Compute(#[from] candle_core::Error),
 }

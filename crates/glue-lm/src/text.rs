@@ -91,7 +91,7 @@ pub enum TextError {
         path: std::path::PathBuf,
     },
     /// An expert or the router of a mixture of whole models cannot be opened.
-    #[error("{part} of the mixture: {source}")]
+    #[error("{part} of the mixture")]
     Part {
         /// Which: a directory within the mixture's.
         part: String,
@@ -102,13 +102,14 @@ pub enum TextError {
     #[error(transparent)]
     Sampling(#[from] SamplingError),
     /// The next token of a prompt cannot be chosen from the model's output.
-    #[error("prompt {prompt}, token {step} of the answer: {error}")]
+    #[error("prompt {prompt}, token {step} of the answer")]
     Choice {
         /// The index of the prompt.
         prompt: usize,
         /// How many tokens there were before.
         step: usize,
         /// What is wrong.
+        #[source]
         error: SamplingError,
     },
 }

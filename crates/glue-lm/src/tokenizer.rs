@@ -80,11 +80,12 @@ pub enum TokenizerError {
     #[error(transparent)]
     Files(#[from] TokenizerFilesError),
     /// The system refused an operation.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file does not hold what it should.
@@ -104,13 +105,14 @@ pub enum TokenizerError {
         message: String,
     },
     /// What the file asks for was stopped.
-    #[error("{}: {action} was stopped: {error}", path.display())]
+    #[error("{}: {action} was stopped", path.display())]
     Stopped {
         /// The file.
         path: PathBuf,
         /// What was done.
         action: &'static str,
         /// Why it was stopped.
+        #[source]
         error: Exceeded,
     },
     /// Ids have no text.

@@ -6,6 +6,7 @@ use glue_lm::{
     Finish, GenerateOptions, Generated, LmError, Model, Prompt, Rows, Sampling, SamplingError, TextError, TextModel,
     Tokenizer, Tree, Want, Weights,
 };
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Config};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -247,7 +248,7 @@ fn long_prompts_are_refused_or_cut_on_the_left() {
     let error = model.generate(&prompts, &options(16), &|_| ()).unwrap_err();
     let expected =
         format!("prompt 1 has {} tokens; with 16 new ones that is more than the 256 positions of the model", ids.len());
-    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.chain(), expected);
 
     let cut = GenerateOptions { truncate_left: true, ..options(16) };
     let found = generate(&model, &prompts, &cut);
@@ -261,7 +262,7 @@ fn long_prompts_are_refused_or_cut_on_the_left() {
 #[test]
 fn wrong_options_and_prompts_are_refused_by_name() {
     let model = open("a-chat");
-    let refused = |options: GenerateOptions| model.generate(&texts(&["x"]), &options, &|_| ()).unwrap_err().to_string();
+    let refused = |options: GenerateOptions| model.generate(&texts(&["x"]), &options, &|_| ()).unwrap_err().chain();
     assert_eq!(refused(options(0)), "max_new_tokens is 0, expected at least 1");
     assert_eq!(refused(GenerateOptions { samples: 0, ..options(1) }), "samples is 0, expected at least 1");
     assert_eq!(refused(GenerateOptions { rows_per_pass: 0, ..options(1) }), "rows_per_pass is 0, expected at least 1");

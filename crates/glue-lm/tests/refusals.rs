@@ -3,6 +3,7 @@
 mod support;
 
 use glue_lm::{Architecture, LmError, Model, Tree, Want, Weight, Weights};
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Config, Dtype, narrow};
 use serde_json::{Value, json};
 use support::{ARCHS, arch, close, data, floats, tokens, values, whole};
@@ -193,7 +194,7 @@ fn tensors_missing_misshapen_or_left_over() {
         let mut tensors = tensors(name, Dtype::F32);
         change(&mut tensors);
         let error = Model::new(&config(name, changes), Weights::from_tensors(tensors)).unwrap_err();
-        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.chain(), expected);
     };
     let drop = |name: &'static str| move |tensors: &mut Vec<(String, Weight)>| tensors.retain(|(n, _)| n != name);
     let add = |name: &'static str, shape: &'static [usize]| {

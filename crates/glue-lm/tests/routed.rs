@@ -7,6 +7,7 @@ use glue_lm::{
     Want, Weight, Weights,
 };
 use glue_mixture::{Pool, RouterKind, WholeSpec};
+use glue_progress::ErrorChain;
 use glue_tensor::Dtype;
 use std::path::Path;
 use std::sync::Arc;
@@ -206,10 +207,10 @@ fn a_directory_of_either_kind_opens() {
     assert!(Arc::ptr_eq(mixture.router(), &mixture.experts()[1]));
     assert_eq!(mixture.route(&[Prompt::text("3 + 4 =")]).unwrap()[0].scores.len(), 2);
     assert!(matches!(AnyTextModel::open(data("zoo").join("a-math")).unwrap(), AnyTextModel::One(_)));
-    let error = glue_lm::Model::open(at).unwrap_err().to_string();
+    let error = glue_lm::Model::open(at).unwrap_err().chain();
     assert!(error.contains("mixture of whole models"), "{error}");
     std::fs::remove_file(at.join("experts/0/tokenizer.json")).unwrap();
-    let error = AnyTextModel::open(at).unwrap_err().to_string();
+    let error = AnyTextModel::open(at).unwrap_err().chain();
     assert!(error.starts_with("experts/0 of the mixture: "), "{error}");
 }
 
@@ -228,7 +229,7 @@ fn parts_that_do_not_fit_are_refused() {
     let experts = vec![open("a-math"), open("c-chat")];
     let hidden = experts[0].model.hidden_size();
     let new = |spec: WholeSpec, gate: Weights, experts: Vec<Arc<TextModel>>| {
-        RoutedTextModel::new(spec, open("a-math"), &gate, experts).unwrap_err().to_string()
+        RoutedTextModel::new(spec, open("a-math"), &gate, experts).unwrap_err().chain()
     };
     let rows = noise(2 * hidden, 1);
     assert_eq!(

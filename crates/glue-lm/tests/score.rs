@@ -3,6 +3,7 @@
 mod support;
 
 use glue_lm::{LmError, Model, ScoreOptions, ScoreRequest, Tree, Want};
+use glue_progress::ErrorChain;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{ARCHS, arch, data, tokens, values};
 
@@ -119,7 +120,7 @@ fn requests_that_cannot_be_scored_are_refused() {
         let error = model
             .score(&[fine, ScoreRequest { context, continuation }], &ScoreOptions::default(), &|_| {})
             .unwrap_err();
-        assert_eq!(error.to_string(), message);
+        assert_eq!(error.chain(), message);
         error
     };
     check(&[], &[1], "request 1: the context is empty");

@@ -3,6 +3,7 @@
 mod support;
 
 use glue_lm::{ChatOptions, Message, TextError, TextModel, Tokenizer, TokenizerError};
+use glue_progress::ErrorChain;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -169,7 +170,7 @@ fn truncation_padding_and_dropout_are_off() {
 
 #[test]
 fn directories_without_a_usable_tokenizer_are_refused_in_words() {
-    let refused = |files: &[(&str, Value)]| load(files).unwrap_err().to_string();
+    let refused = |files: &[(&str, Value)]| load(files).unwrap_err().chain();
     for name in ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "qwen.tiktoken"] {
         let message = refused(&[(name, json!({})), ("tokenizer_config.json", json!({}))]);
         assert!(message.contains(&format!("it has {name}, but no tokenizer.json")), "{message}");
@@ -297,7 +298,7 @@ fn a_tokenizer_that_does_not_fit_the_embedding_is_refused() {
     tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
     let error = TextModel::open(model_with(&tokenizer, &json!({})).path()).unwrap_err();
     assert!(matches!(&error, TextError::Misfit { token, id: 512, rows: 512 } if token == "<|extra|>"), "{error}");
-    let message = error.to_string();
+    let message = error.chain();
     assert!(["<|extra|>", "512", "does not fit the embedding"].iter().all(|part| message.contains(part)), "{message}");
 }
 

@@ -75,19 +75,21 @@ pub enum LoraError {
         others: Vec<String>,
     },
     /// A matrix has no decomposition.
-    #[error("tensor `{tensor}`: {error}")]
+    #[error("tensor `{tensor}`")]
     Linalg {
         /// The tensor.
         tensor: String,
         /// Why.
+        #[source]
         error: LinalgError,
     },
     /// A tensor cannot be widened, or factors cannot be narrowed.
-    #[error("tensor `{tensor}`: {error}")]
+    #[error("tensor `{tensor}`")]
     Convert {
         /// The tensor.
         tensor: String,
         /// Why.
+        #[source]
         error: ConvertError,
     },
     /// The configuration of the adapter is not sound.
@@ -97,11 +99,12 @@ pub enum LoraError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// Factors cannot be kept on the disk until all are known.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file of a model is not what it was when the model was opened.

@@ -99,7 +99,7 @@ impl fmt::Display for MergeError {
             Self::Statistics { tensor, expected, found } => {
                 write!(f, "statistics of tensor {tensor}: expected {expected}, found {found}")
             }
-            Self::NoResult { tensor, reason } => write!(f, "tensor {tensor} cannot be merged: {reason}"),
+            Self::NoResult { tensor, .. } => write!(f, "tensor {tensor} cannot be merged"),
             Self::Io(e) => e.fmt(f),
         }
     }
@@ -109,7 +109,8 @@ impl Error for MergeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Param(e) => e.source(),
-            Self::Io(e) | Self::NoResult { reason: e, .. } => e.source(),
+            Self::Io(e) => e.source(),
+            Self::NoResult { reason, .. } => Some(&**reason),
             _ => None,
         }
     }

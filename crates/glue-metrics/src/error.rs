@@ -94,23 +94,25 @@ pub enum MetricsError {
         tensor: String,
     },
     /// The header and the data of a tensor disagree.
-    #[error("`{tensor}` of `{model}`: {error}")]
+    #[error("`{tensor}` of `{model}`")]
     Convert {
         /// The model.
         model: String,
         /// The tensor.
         tensor: String,
         /// What the conversion says.
+        #[source]
         error: ConvertError,
     },
     /// A file of weights cannot be read, or ends before its header says.
-    #[error("`{tensor}` of `{model}`: {error}")]
+    #[error("`{tensor}` of `{model}`")]
     Read {
         /// The model.
         model: String,
         /// The tensor.
         tensor: String,
         /// What the system says.
+        #[source]
         error: io::Error,
     },
     /// The sampled share is not in (0, 1].
@@ -134,11 +136,12 @@ pub enum MetricsError {
         message: String,
     },
     /// A tokenizer's files cannot be read.
-    #[error("tokenizer of `{model}`: {error}")]
+    #[error("tokenizer of `{model}`")]
     Tokenizer {
         /// The model.
         model: String,
         /// What is wrong.
+        #[source]
         error: TokenizerFilesError,
     },
     /// The caller cancelled it.

@@ -2,7 +2,7 @@
 //! depends on threads, block length or the order of models.
 
 use glue_metrics::{Class, METRICS, Matrix, Metric, MetricsError, Model, Options, Scale, Selection, similarity};
-use glue_progress::{NoProgress, Progress, Unit};
+use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
 use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -320,8 +320,7 @@ fn refusals_name_what_is_wrong() {
     let zoo = Zoo::random(2, 8, 8, 2);
     let models = zoo.models();
     let check = |models: &[Model<'_>], base: Option<&Model<'_>>, name: &str, options: &Options, needles: &[&str]| {
-        let error =
-            similarity(models, base, Metric::find(name).unwrap(), options, &NoProgress).unwrap_err().to_string();
+        let error = similarity(models, base, Metric::find(name).unwrap(), options, &NoProgress).unwrap_err().chain();
         assert!(needles.iter().all(|needle| error.contains(needle)), "{error}");
     };
     let default = Options::default();

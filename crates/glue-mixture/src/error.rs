@@ -84,11 +84,12 @@ pub enum MixError {
         place: Place,
     },
     /// A model cannot be opened.
-    #[error("{place}: {error}")]
+    #[error("{place}")]
     Open {
         /// Where the model is named.
         place: Place,
         /// What is wrong with it.
+        #[source]
         error: Box<ModelDirError>,
     },
     /// A key of a model's configuration makes it unfit.
@@ -258,7 +259,7 @@ pub enum MixError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

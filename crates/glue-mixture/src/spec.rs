@@ -1,6 +1,7 @@
 //! What a mixture is, as its `config.json` says: see `docs/mixture-format.md`.
 
 use crate::error::MixError;
+use glue_progress::ErrorChain;
 use glue_tensor::Config;
 use glue_tensor::config::{MAX_EXPERTS, MAX_HIDDEN_SIZE};
 use serde::de::DeserializeOwned;
@@ -155,7 +156,7 @@ impl Mixture {
                 format!("{experts_per_token}, but there are {} experts, of which 1 to all are used", experts.len());
             return Err(bad("experts_per_token", message));
         }
-        let base = Config::from_value(required(config, "base")?).map_err(|error| bad("base", error.to_string()))?;
+        let base = Config::from_value(required(config, "base")?).map_err(|error| bad("base", error.chain()))?;
         let layers = base.num_layers().ok_or_else(|| bad("base", "it does not say how many layers there are"))?;
         if base.hidden_size().is_none() {
             return Err(bad("base", "it does not say `hidden_size`"));

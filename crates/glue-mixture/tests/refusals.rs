@@ -6,14 +6,14 @@ use common::{LAYERS, Zoo, json_of, llama};
 use glue_mixture::{
     GateMode, Level, MixConfig, MixError, MixPlan, Mixture, Pool, Prompts, RouterKind, Routing, RunOptions, run,
 };
-use glue_progress::NoProgress;
+use glue_progress::{ErrorChain, NoProgress};
 use glue_tensor::{Config, Dtype};
 use serde_json::{Value, json};
 
 /// The error of parsing `text` is `expected`.
 fn check_text(text: &str, expected: &str) {
     let error = MixConfig::parse(text, "mix.yml").expect_err(text);
-    assert_eq!(error.to_string(), expected, "{text}");
+    assert_eq!(error.chain(), expected, "{text}");
 }
 
 const EXPERTS: &str = "experts:\n- source_model: a\n- source_model: b\n";
@@ -66,7 +66,7 @@ fn texts() {
 fn check_prompts(text: &str, expected: &str) {
     let config = MixConfig::parse(text, "mix.yml").unwrap_or_else(|error| panic!("{text}: {error}"));
     let error = MixPlan::new(&config).expect_err(text);
-    assert_eq!(error.to_string(), expected, "{text}");
+    assert_eq!(error.chain(), expected, "{text}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn check_plan(lines: &str, change: impl Fn(&Zoo), expected: &str) {
         zoo.add("x", &llama(1.0));
     }
     let error = zoo.plan(&zoo.text(lines, &["x", "y"])).expect_err(expected);
-    assert_eq!(error.to_string(), zoo.resolve(expected));
+    assert_eq!(error.chain(), zoo.resolve(expected));
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn tokenizers() {
     zoo.add("base", &llama(0.0).with_vocabulary(None));
     zoo.add("x", &llama(1.0));
     let text = "base_model: '@base'\nexperts:\n- {source_model: '@x', positive_prompts: [a]}\n";
-    let error = zoo.plan(text).unwrap_err().to_string();
+    let error = zoo.plan(text).unwrap_err().chain();
     assert_eq!(error, zoo.resolve("mix.yml:1:13: model @base has no tokenizer, and its gates are made from prompts"));
 }
 
@@ -285,7 +285,7 @@ fn forms() {
     let gemma = llama(0.0).with_config("model_type", json!("gemma2"));
     zoo.add("base", &gemma);
     zoo.add("x", &gemma);
-    let error = zoo.plan(&zoo.text("format: mixtral", &["x"])).unwrap_err().to_string();
+    let error = zoo.plan(&zoo.text("format: mixtral", &["x"])).unwrap_err().chain();
     assert_eq!(
         error,
         "mixtral cannot hold this mixture: the base's `model_type` is gemma2, and it holds llama, mistral"
@@ -297,7 +297,7 @@ fn forms() {
 fn models_that_are_not_there() {
     let zoo = Zoo::usual();
     let error = zoo.plan(&zoo.text("", &["nowhere"])).unwrap_err();
-    assert_eq!(error.to_string(), zoo.resolve("mix.yml:5:3: @nowhere: no such directory"));
+    assert_eq!(error.chain(), zoo.resolve("mix.yml:5:3: @nowhere: no such directory"));
     assert!(error.hint().unwrap().contains("nothing is downloaded"));
     assert!(error.is_usage());
 }
@@ -311,7 +311,7 @@ fn check_spec(key: &str, value: Value, expected: &str) {
     config[key] = value;
     let error = Mixture::from_config(&Config::from_value(config).unwrap()).unwrap_err();
     assert!(matches!(&error, MixError::Spec { key: found, .. } if found == key), "{error}");
-    assert!(error.to_string().contains(expected), "{error}");
+    assert!(error.chain().contains(expected), "{error}");
 }
 
 #[test]

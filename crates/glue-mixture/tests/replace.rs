@@ -4,6 +4,7 @@ mod common;
 
 use common::{Zoo, files_of, json_of};
 use glue_mixture::{Gate, Gates, MixError, RouterKind, Sites, gate_dtype, mend_gates, read_gates, write_gates};
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Dtype, ModelDir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -245,6 +246,6 @@ fn a_gate_that_is_missing_is_named() {
     drop(gates);
     rename(&file);
     rename(&out.join("model.safetensors.index.json"));
-    let error = read_gates(&out).unwrap_err().to_string();
+    let error = read_gates(&out).unwrap_err().chain();
     assert_eq!(error, format!("{}: gate tensor `model.layers.1.gate.weight` is missing", out.display()));
 }

@@ -9,19 +9,21 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum PipelineError {
     /// A model cannot be opened.
-    #[error("model `{model}`: {error}")]
+    #[error("model `{model}`")]
     Model {
         /// Its path in the config.
         model: String,
         /// Why.
+        #[source]
         error: Box<glue_tensor::model_dir::ModelDirError>,
     },
     /// A model cannot be run or scored.
-    #[error("model `{model}`: {error}")]
+    #[error("model `{model}`")]
     Run {
         /// Its name.
         model: String,
         /// Why.
+        #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No model of the zoo can be scored.
@@ -33,8 +35,8 @@ pub enum PipelineError {
         reason: String,
     },
     /// Statistics of a model cannot be read.
-    #[error("statistics: {0}")]
-    Statistics(Box<glue_tensor::CheckpointError>),
+    #[error("statistics")]
+    Statistics(#[source] Box<glue_tensor::CheckpointError>),
     /// Models cannot be compared.
     #[error(transparent)]
     Metrics(#[from] glue_metrics::MetricsError),
@@ -42,30 +44,33 @@ pub enum PipelineError {
     #[error(transparent)]
     Eval(#[from] glue_eval::EvalError),
     /// The search in a cluster failed.
-    #[error("the search in cluster {cluster}: {error}")]
+    #[error("the search in cluster {cluster}")]
     Search {
         /// Name of the cluster.
         cluster: String,
         /// Why.
+        #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A mixture cannot be made.
-    #[error("a mixture of {experts}: {error}")]
+    #[error("a mixture of {experts}")]
     Mixture {
         /// Its experts.
         experts: String,
         /// Why.
+        #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file cannot be written.
     #[error(transparent)]
     Write(#[from] glue_tensor::WriteError),
     /// A file cannot be read or moved.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file of the run was changed.
@@ -79,11 +84,12 @@ pub enum PipelineError {
         found: String,
     },
     /// A result cannot be written as JSON, such as a score that is NaN.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        #[source]
         error: serde_json::Error,
     },
     /// A file to be copied cannot be read, or is a link that leads out of its model directory.

@@ -4,7 +4,7 @@ use crate::config::TasksConfig;
 use crate::error::PipelineError;
 use glue_eval::statistics::{Estimate, PairedTask, macro_average, paired_gain};
 use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Task, load_tasks, number, select};
-use glue_progress::Progress;
+use glue_progress::{ErrorChain, Progress};
 use glue_report as report;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -114,7 +114,7 @@ impl ModelScores {
         let unscored = |reason| Ok(Scored::Unscored { name: name.into(), reason });
         let scores = match prepared.evaluate(model, None, progress) {
             Err(error @ (EvalError::NotANumber { .. } | EvalError::Undefined { .. })) => {
-                return unscored(error.to_string());
+                return unscored(error.chain());
             }
             report => ModelScores::from_report(name, &report?),
         };

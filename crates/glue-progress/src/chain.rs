@@ -2,25 +2,33 @@
 
 use std::error::Error;
 
-/// The messages of `error` and of its causes, outermost first. A cause whose message the one before it already contains is left
-/// out: types from elsewhere often quote their cause and also return it.
-pub fn causes(error: &dyn Error) -> Vec<String> {
-    let mut messages = vec![error.to_string()];
-    let mut below = error.source();
-    while let Some(cause) = below {
-        let message = cause.to_string();
-        if !messages.last().is_some_and(|last| last.contains(&message)) {
-            messages.push(message);
+/// Tells an error together with its causes. Implemented for all errors.
+///
+/// In this project an error's [`Display`](std::fmt::Display) says what its own layer knows, and its [`source`](Error::source) is
+/// the cause. Whoever prints or stores an error wants the chain.
+pub trait ErrorChain: Error {
+    /// The messages of this error and of its causes, outermost first. A cause that the message before it already quotes is
+    /// left out: errors from elsewhere often quote their cause and also return it.
+    fn causes(&self) -> Vec<String> {
+        let mut messages = vec![self.to_string()];
+        let mut below = self.source();
+        while let Some(cause) = below {
+            let message = cause.to_string();
+            if !messages.last().is_some_and(|last| last.contains(&message)) {
+                messages.push(message);
+            }
+            below = cause.source();
         }
-        below = cause.source();
+        messages
     }
-    messages
+
+    /// The same in one line, separated by `: `.
+    fn chain(&self) -> String {
+        self.causes().join(": ")
+    }
 }
 
-/// An error and its causes in one line, separated by `: `.
-pub fn error_chain(error: &dyn Error) -> String {
-    causes(error).join(": ")
-}
+impl<E: Error + ?Sized> ErrorChain for E {}
 
 #[cfg(test)]
 mod tests {
@@ -44,7 +52,7 @@ mod tests {
 
     fn chained(messages: &[&'static str]) -> String {
         let cause = messages.iter().rev().fold(None, |cause, message| Some(Box::new(Layer(message, cause))));
-        error_chain(&*cause.unwrap())
+        cause.unwrap().chain()
     }
 
     #[test]

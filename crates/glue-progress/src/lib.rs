@@ -4,15 +4,14 @@ mod cancel;
 mod chain;
 
 pub use cancel::CancelToken;
-pub use chain::{causes, error_chain};
+pub use chain::ErrorChain;
 
 use std::fmt;
 
 /// Receives the progress of long work and can cancel it.
 ///
-/// Work consists of phases, one after another. Within a phase, [`extend`](Progress::extend), [`advance`](Progress::advance),
-/// [`message`](Progress::message) and [`is_cancelled`](Progress::is_cancelled) may be called from several threads at once. By default
-/// nothing is shown and nothing is cancelled.
+/// Work consists of phases, one after another. Within a phase, all methods but [`begin`](Progress::begin) may be called from
+/// several threads at once. By default nothing is shown and nothing is cancelled.
 pub trait Progress: Send + Sync {
     /// A phase begins and replaces the one before; the count restarts at 0. `what` names it in a few words, such as
     /// `scoring answers`; `total` is how many units it has, or `None` if unknown.
@@ -30,7 +29,7 @@ pub trait Progress: Send + Sync {
         let _ = units;
     }
 
-    /// What the work is busy with right now, such as the name of a tensor, or its latest result. Replaces the message before.
+    /// What the work is busy with, such as the name of a tensor, or its latest result. Replaces the message before.
     fn message(&self, text: &str) {
         let _ = text;
     }

@@ -88,65 +88,84 @@ pub enum RecipeError {
         what: String,
     },
     /// No operator has the name given.
-    #[error("{place}: {error}")]
+    #[error("{place}")]
     UnknownOperator {
         /// Where the name stands.
         place: Place,
         /// The name, and the nearest there is.
+        #[source]
         error: UnknownOperator,
     },
     /// A parameter is unknown, out of range, or given where it cannot be.
-    #[error("{place}: {error}")]
+    #[error("{place}")]
     Param {
         /// Where the parameter stands.
         place: Place,
         /// What is wrong with it.
+        #[source]
         error: Box<ParamError>,
     },
     /// The operator takes another number of models, or has no base.
-    #[error("{place}: {error}")]
+    #[error("{place}")]
     Operands {
         /// Where the models are listed.
         place: Place,
         /// What is expected and found.
+        #[source]
         error: Box<MergeError>,
     },
     /// The parameters that hold for a tensor do not make a merge.
-    #[error("{place}: tensor `{tensor}`: {}", at_model(error, model))]
+    #[error("{place}: tensor `{tensor}`")]
     Tensor {
         /// Where the operator is named.
         place: Place,
         /// The tensor.
         tensor: String,
-        /// The model it is about, if it is about one.
-        model: Option<String>,
         /// What the operator says.
+        #[source]
         error: Box<MergeError>,
     },
+    /// A parameter that every model needs is missing for one.
+    #[error("{place}: tensor `{tensor}`: {operator} needs `{key}` for every model; it is missing for `{model}`")]
+    ParamMissing {
+        /// Where the operator is named.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// The operator.
+        operator: &'static str,
+        /// The parameter.
+        key: &'static str,
+        /// The model.
+        model: String,
+    },
     /// A model cannot be opened.
-    #[error("{place}: {error}")]
+    #[error("{place}")]
     Open {
         /// Where the model is named.
         place: Place,
         /// What is wrong with it.
+        #[source]
         error: Box<ModelDirError>,
     },
     /// An adapter cannot be opened, or was made for another model than the one it is written with.
-    #[error("{place}: {error}")]
+    #[error("{place}")]
     Adapter {
         /// Where the model is named.
         place: Place,
         /// What is wrong with it.
+        #[source]
         error: Box<AdapterError>,
     },
     /// The statistics of a model cannot be opened.
-    #[error("{place}: statistics of `{model}`: {error}")]
+    #[error("{place}: statistics of `{model}`")]
     Statistics {
         /// Where their path stands.
         place: Place,
         /// The model.
         model: String,
         /// What is wrong with them.
+        #[source]
         error: Box<CheckpointError>,
     },
     /// A model is given two different statistics.
@@ -393,21 +412,23 @@ pub enum RecipeError {
     #[error(transparent)]
     SideFile(#[from] SideFileError),
     /// A chat template is given by a path that cannot be read.
-    #[error("{place}: {}: {error}", path.display())]
+    #[error("{place}: {}", path.display())]
     ChatTemplate {
         /// Where it is given.
         place: Place,
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
     /// The configuration of the output cannot be made.
-    #[error("the configuration of `{model}` cannot serve the output: {error}")]
+    #[error("the configuration of `{model}` cannot serve the output")]
     Config {
         /// The model it comes from.
         model: String,
         /// What is wrong with it.
+        #[source]
         error: ConfigError,
     },
     /// Two stages have the same name.
@@ -439,6 +460,10 @@ pub enum RecipeError {
         found: String,
     },
 }
+
+/// Where a parameter can be given.
+const MISSING_HINT: &str = "a value under the top-level `parameters` holds wherever none is given more closely; in a list of \
+                            filters, an entry without `filter` matches every tensor";
 
 impl RecipeError {
     /// What the user can do about it, where there is something beyond what the error says.
@@ -480,10 +505,9 @@ impl RecipeError {
             Self::Operands { error, .. } if matches!(**error, MergeError::BaseMissing { .. }) => {
                 "name it with `base_model: PATH` at the top of the recipe".into()
             }
+            Self::ParamMissing { .. } => MISSING_HINT.into(),
             Self::Tensor { error, .. } if matches!(**error, MergeError::Param(ParamError::Missing { .. })) => {
-                "a value under the top-level `parameters` holds wherever none is given more closely; in a list of \
-                 filters, an entry without `filter` matches every tensor"
-                    .into()
+                MISSING_HINT.into()
             }
             _ => return None,
         })
@@ -521,15 +545,6 @@ fn without(missing: &str, path: &Option<Box<str>>, looked_for: &str) -> String {
     match path {
         Some(path) => format!("those of `{missing}` ({path}) have no `{looked_for}`"),
         None => format!("`{missing}` is given none"),
-    }
-}
-
-fn at_model(error: &MergeError, model: &Option<String>) -> String {
-    match (error, model) {
-        (MergeError::Param(ParamError::Missing { operator, key, .. }), Some(model)) => {
-            format!("{operator} needs `{key}` for every model; it is missing for `{model}`")
-        }
-        _ => error.to_string(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod common;
 
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Recipe, RecipeError, Stage, Stages};
 
 fn check(text: &str) -> Result<Vec<Stage>, RecipeError> {
@@ -29,7 +30,7 @@ fn stages_know_what_they_need() {
 #[test]
 fn stages_that_cannot_run_are_refused() {
     let refuses = |documents: &[String], expected: &str| {
-        assert_eq!(check(&documents.concat()).expect_err("a refusal").to_string(), expected);
+        assert_eq!(check(&documents.concat()).expect_err("a refusal").chain(), expected);
     };
     refuses(
         &[document("x", &["a"]), document("x", &["b"]), document("", &["x"])],

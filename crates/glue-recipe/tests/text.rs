@@ -3,12 +3,13 @@
 mod common;
 
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Recipe, RecipeError};
 
 #[track_caller]
 fn refuses(text: &str, expected: &str) -> RecipeError {
     let error = Recipe::parse(text, "r.yml", &Registry::builtin()).expect_err("a refusal");
-    assert_eq!(error.to_string(), expected, "for:\n{text}");
+    assert_eq!(error.chain(), expected, "for:\n{text}");
     assert!(error.is_usage(), "{error}");
     error
 }

@@ -49,9 +49,9 @@ pub enum ReportError {
         node: usize,
     },
     /// JSON that is not that of a report.
-    #[error("report.json: {0}")]
+    #[error("report.json")]
     Json(#[from] serde_json::Error),
     /// The page could not be made from its template.
-    #[error("report.html: {0}")]
+    #[error("report.html")]
     Template(#[from] minijinja::Error),
 }

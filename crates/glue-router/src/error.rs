@@ -150,11 +150,12 @@ pub enum RouterError {
         reason: String,
     },
     /// The system refused an operation.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What it said.
+        #[source]
         error: io::Error,
     },
     /// The caller asked to end.
@@ -188,18 +189,19 @@ pub enum RouterError {
     #[error(transparent)]
     Eval(Box<EvalError>),
     /// An expert did not score its items.
-    #[error("expert `{expert}`: {error}")]
+    #[error("expert `{expert}`")]
     Expert {
         /// The expert.
         expert: String,
         /// What it said.
+        #[source]
         error: ModelError,
     },
     /// Linear algebra failed.
     #[error(transparent)]
     Linalg(#[from] LinalgError),
     /// An operation on activations failed.
-    #[error("computation: {0}")]
+    #[error("computation")]
     Compute(#[from] candle_core::Error),
 }
 

@@ -144,11 +144,11 @@ struct State {
     lowest: f64,
     sum: f64,
     history: Vec<Epoch>,
-    progress: Progress,
+    progress: Counters,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Progress {
+struct Counters {
     /// Epochs that are complete.
     epochs: usize,
     /// Steps of the next one that are.
@@ -171,7 +171,7 @@ impl State {
             lowest: start,
             sum: 0.0,
             history: Vec::new(),
-            progress: Progress { epochs: 0, steps: 0, taken: 0, best: 0, ended: false },
+            progress: Counters { epochs: 0, steps: 0, taken: 0, best: 0, ended: false },
         }
     }
 

@@ -1,7 +1,7 @@
 //! Training of gates by the loss of answers: what it changes, what it refuses, and that it goes on as if it had not been ended.
 
 use glue_lm::Model;
-use glue_progress::{NoProgress, Progress};
+use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_router::RouterError;
 use glue_router::gate::Gate;
 use glue_router::items::Encoded;
@@ -91,7 +91,7 @@ fn a_gate_that_nothing_moves_is_named() {
     let all: Vec<usize> = (0..model.gates().len()).collect();
     let error = data.train(&model, None, &all, 0.0, None, &NoProgress).unwrap_err();
     assert!(matches!(error, RouterError::NoGradient { .. }), "{error}");
-    let message = error.to_string();
+    let message = error.chain();
     assert!(
         message.starts_with("gate `model.layers.0.block_sparse_moe.gate` cannot be trained by this loss"),
         "{message}"
@@ -108,7 +108,7 @@ fn a_gate_that_nothing_moves_is_named() {
     bias[0] = 400.0;
     bias[1] = 200.0;
     gates[1] = Gate::Linear { weight: Array2::zeros((experts, width)), bias: Some(bias) };
-    let error = data.train(&model, Some(gates.clone()), &[1], 0.0, None, &NoProgress).unwrap_err().to_string();
+    let error = data.train(&model, Some(gates.clone()), &[1], 0.0, None, &NoProgress).unwrap_err().chain();
     assert!(error.starts_with("gate `model.layers.1.block_sparse_moe.gate` cannot"), "{error}");
     assert!(error.contains("so sure of its choices"), "{error}");
     // As long as it is not to be trained it is no obstacle.

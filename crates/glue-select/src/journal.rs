@@ -59,11 +59,12 @@ pub enum JournalError {
         found: String,
     },
     /// The file cannot be read or written, or is not a regular file.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
 }
@@ -203,6 +204,7 @@ fn compare(at: &str, was: &Value, is: &Value, differences: &mut Vec<String>) {
 mod tests {
     //! What a process leaves that is killed at any point.
     use super::*;
+    use glue_progress::ErrorChain;
     use serde_json::json;
     use std::fs;
 
@@ -253,7 +255,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal.jsonl");
         let bytes = written(&path);
-        let says = |error: JournalError, words: &str| assert!(error.to_string().contains(words), "{error}");
+        let says = |error: JournalError, words: &str| assert!(error.chain().contains(words), "{error}");
         says(Journal::create(&path, &header()).expect_err("it is there"), "there is a journal already");
         let other = json!({"of": "a test", "config": {"seed": 2}, "limit": 3});
         let found = Journal::resume(&path, &other).expect_err("another header");
@@ -289,7 +291,7 @@ mod tests {
                         assert_eq!(entries, whole[..entries.len()]);
                     }
                     Err(error) => {
-                        let words = error.to_string();
+                        let words = error.chain();
                         assert!(
                             words.contains("journal.jsonl:") && words.contains("remove it to start over"),
                             "{words}"
@@ -311,7 +313,7 @@ mod tests {
         for (order, line) in [(&[0, 2, 3][..], 2), (&[0, 1, 1, 2, 3], 3), (&[0, 2, 1, 3], 2), (&[1, 2, 3], 1)] {
             let text: Vec<u8> = order.iter().flat_map(|&i: &usize| lines[i].to_vec()).collect();
             fs::write(&path, text).expect("another journal");
-            let error = Journal::resume(&path, &header()).expect_err("another journal").to_string();
+            let error = Journal::resume(&path, &header()).expect_err("another journal").chain();
             assert!(
                 error.contains(&format!("journal.jsonl:{line}: the checksum does not match")),
                 "{order:?}: {error}"

@@ -6,6 +6,7 @@ use crate::recipe_text::RecipeTemplate;
 use crate::similarity::Similarity;
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, ContentHash, FileChanged, Links, ModelDir, SideFileError};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -27,16 +28,17 @@ pub struct ModelSet {
 #[non_exhaustive]
 pub enum ModelSetError {
     /// A model cannot be opened.
-    #[error("model `{model}`: {error}")]
+    #[error("model `{model}`")]
     Open {
         /// Its path in the config.
         model: String,
         /// Why.
+        #[source]
         error: Box<glue_tensor::model_dir::ModelDirError>,
     },
     /// Statistics of a model, or of the base, cannot be opened.
-    #[error("statistics: {0}")]
-    Statistics(Box<glue_tensor::CheckpointError>),
+    #[error("statistics")]
+    Statistics(#[source] Box<glue_tensor::CheckpointError>),
     /// Two models cannot be merged.
     #[error("`{first}` and `{second}` cannot be merged: {reasons}")]
     Incompatible {
@@ -51,11 +53,12 @@ pub enum ModelSetError {
     #[error(transparent)]
     Metrics(#[from] glue_metrics::MetricsError),
     /// A file cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }
@@ -147,7 +150,7 @@ impl ModelSet {
                 .zip(&self.dirs)
                 .map(|(member, dir)| (member.name.as_str(), dir.checkpoint()))
                 .collect();
-            Similarity::read(&named).map_err(|error| error.to_string())
+            Similarity::read(&named).map_err(|error| error.chain())
         };
         SearchContext {
             members: self.members.clone(),

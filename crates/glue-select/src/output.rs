@@ -6,6 +6,7 @@ use crate::model_set::ModelSet;
 use crate::report::report;
 use crate::search::{Options, Timings};
 use crate::summary::Summary;
+use glue_progress::{ErrorChain, NoProgress};
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
 use glue_tensor::{FileChanged, Staging, WriteError};
 use std::path::{Path, PathBuf};
@@ -35,14 +36,15 @@ pub enum OutputError {
     #[error("the best recipe: {0}")]
     Recipe(String),
     /// The picture cannot be drawn.
-    #[error("convergence.svg: {0}")]
+    #[error("convergence.svg")]
     Picture(#[from] glue_report::ReportError),
     /// The journal cannot be copied.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Journal {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }
@@ -89,12 +91,12 @@ pub(crate) fn write(
 }
 
 fn merge(text: &str, search: &SearchContext<'_>, options: &Options<'_>, out: &Path) -> Result<(), OutputError> {
-    let refuse = |error: &dyn std::error::Error| OutputError::Recipe(glue_progress::error_chain(error));
+    let refuse = |error: &dyn std::error::Error| OutputError::Recipe(error.chain());
     let recipes = Recipe::parse(text, RECIPE, search.operators).map_err(|error| refuse(&error))?;
     let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("it is empty".into()))?;
     let mut from = PlanOptions::default();
     from.links = options.links;
     let plan = glue_recipe::plan(recipe, &from).map_err(|error| refuse(&error))?;
     let options = RunOptions { executor: options.executor.get(), ..RunOptions::default() };
-    glue_recipe::run(&plan, out, &options, &glue_progress::NoProgress).map_err(|error| refuse(&error))
+    glue_recipe::run(&plan, out, &options, &NoProgress).map_err(|error| refuse(&error))
 }

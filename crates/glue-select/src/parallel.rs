@@ -2,7 +2,7 @@
 
 use crate::contract::{CandidateError, Scores, Stopped};
 use crate::evaluation_log::Outcome;
-use glue_progress::{CancelToken, error_chain};
+use glue_progress::{CancelToken, ErrorChain};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -14,7 +14,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn of(error: &dyn std::error::Error) -> Failure {
-        Failure::Candidate(error_chain(error))
+        Failure::Candidate(error.chain())
     }
 
     /// The outcome for whoever asked. A candidate that fails after a cancellation was interrupted, whatever its error says.

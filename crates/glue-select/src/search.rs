@@ -65,7 +65,7 @@ pub enum SelectError {
     #[error(transparent)]
     Strategy(#[from] StrategyError),
     /// The search space is refused.
-    #[error("the search space: {0}")]
+    #[error("the search space")]
     Space(#[from] SpaceError),
     /// The journal cannot be used.
     #[error(transparent)]

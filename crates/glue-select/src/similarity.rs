@@ -44,13 +44,14 @@ pub enum SimilarityError {
         found: String,
     },
     /// A tensor that does not hold floating-point numbers.
-    #[error("model `{model}`: tensor `{tensor}`: {error}")]
+    #[error("model `{model}`: tensor `{tensor}`")]
     Numbers {
         /// The model.
         model: String,
         /// The tensor.
         tensor: String,
         /// Why it cannot be read.
+        #[source]
         error: ConvertError,
     },
 }

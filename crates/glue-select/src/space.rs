@@ -25,6 +25,7 @@ use crate::recipe_text::{NamedParam, ParamText, RecipeTemplate, WEIGHT, recipe};
 use glue_merge::{
     Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
 };
+use glue_progress::ErrorChain;
 use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;
 use std::collections::BTreeMap;
@@ -61,8 +62,8 @@ impl SpaceError {
         SpaceError::Key { key: key.into(), expected: expected.into(), found: found.to_string() }
     }
 
-    fn method(method: &str, error: impl ToString) -> SpaceError {
-        SpaceError::Method { method: method.into(), error: error.to_string() }
+    fn method(method: &str, error: impl std::error::Error) -> SpaceError {
+        SpaceError::Method { method: method.into(), error: error.chain() }
     }
 }
 

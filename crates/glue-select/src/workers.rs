@@ -23,7 +23,7 @@
 
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
 use crate::parallel;
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -360,7 +360,7 @@ impl WorkerPool {
                         Ok(worker) => slot.insert(worker),
                         Err(WorkerError::Stopped) => return Err(Stopped),
                         Err(error) => {
-                            message = error.to_string();
+                            message = error.chain();
                             continue;
                         }
                     }

@@ -4,6 +4,7 @@ mod common;
 
 use common::{plan_options, template, zoo};
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Action, Recipe, plan};
 use glue_search::CoordinateValue;
 use glue_select::space::{SearchSpace, SpaceConfig, TensorNames};
@@ -15,11 +16,11 @@ fn models() -> Vec<String> {
 }
 
 fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
-    let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.to_string())?;
+    let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.chain())?;
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
     let names = TensorNames::of(&ModelDir::open(zoo().join("base-a")).unwrap());
-    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.to_string())
+    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
 }
 
 fn space(yaml: &str) -> SearchSpace {
@@ -267,7 +268,5 @@ fn invalid_spaces_are_refused() {
     check("filters: [experts]\n", "`filters`: expected role of a name of a tensor within the layers: one of ");
     check("methods: [model_stock]\n", "at least one coordinate");
     check("groups: 2\n", "unknown");
-    assert!(
-        space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().to_string().contains("`start`")
-    );
+    assert!(space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`"));
 }

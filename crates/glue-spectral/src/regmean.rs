@@ -307,9 +307,10 @@ mod tests {
         let inputs: [&[f32]; 2] = [&[1.0, 2.0], &[3.0, 6.0]];
         let wrong: &[f32] = &[1.0, 5.0, 5.0, 1.0];
         let error = merge(&[1, 2], &inputs, &[wrong, wrong], &[]).unwrap_err();
+        assert_eq!(error.to_string(), "tensor in memory cannot be merged");
         assert_eq!(
-            error.to_string(),
-            "tensor in memory cannot be merged: its Gram matrices do not add up to one: solve_positive_definite: the \
+            std::error::Error::source(&error).unwrap().to_string(),
+            "its Gram matrices do not add up to one: solve_positive_definite: the \
              matrix is not positive definite: pivot 1 is not positive"
         );
         let error = merge(&[1, 2], &inputs, &[wrong, wrong], &[("weight", 0.0)]).unwrap_err();

@@ -52,19 +52,21 @@ pub enum CheckpointError {
         candidates: Vec<String>,
     },
     /// The system refused an operation on a file.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file breaks a rule of the format.
-    #[error("{}: {error}", file.display())]
+    #[error("{}", file.display())]
     Header {
         /// The file.
         file: PathBuf,
         /// The rule.
+        #[source]
         error: HeaderError,
     },
     /// The index is not the JSON expected.

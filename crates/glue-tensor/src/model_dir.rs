@@ -61,11 +61,12 @@ pub enum ModelDirError {
         adapter: PathBuf,
     },
     /// The configuration cannot be used.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Config {
         /// The directory.
         path: PathBuf,
         /// What is wrong.
+        #[source]
         error: ConfigError,
     },
     /// The defaults for generation are not JSON, or not readable.

@@ -26,11 +26,12 @@ pub enum Links {
 #[non_exhaustive]
 pub enum SideFileError {
     /// The system refused an operation, or the file is no regular file or too large.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A link leads out of the model directory.
@@ -94,6 +95,7 @@ fn blobs(snapshot: &Path) -> Option<PathBuf> {
 mod tests {
     //! Where links lead.
     use super::*;
+    use glue_progress::ErrorChain;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -154,7 +156,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         symlink("/dev/zero", root.path().join("vocab.json")).unwrap();
         for (name, expected) in [("vocab.json", "found a character device"), ("none", "none")] {
-            let error = read_to_copy(root.path(), &root.path().join(name), Links::Follow).unwrap_err().to_string();
+            let error = read_to_copy(root.path(), &root.path().join(name), Links::Follow).unwrap_err().chain();
             assert!(error.contains(name) && error.contains(expected), "{error}");
         }
     }

@@ -41,11 +41,12 @@ const NOT_TOKENIZATION: &[&str] = &["version", "truncation", "padding"];
 #[non_exhaustive]
 pub enum TokenizerFilesError {
     /// The system refused an operation.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A file does not hold what it should.

@@ -87,11 +87,12 @@ pub enum WriteError {
         free: u64,
     },
     /// The system refused an operation.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// Two tensors of a layout share a name.

@@ -1,5 +1,6 @@
 //! Adapters: what is written is read, and every tensor is accounted for.
 
+use glue_progress::ErrorChain;
 use glue_tensor::adapter::{Adapter, AdapterWriter, Change, ModuleKind, NewAdapter, NewModule};
 use glue_tensor::{
     AdapterError, Checkpoint, CheckpointWriter, Dtype, Layout, ModelDir, ModelDirError, Staging, TensorSpec, narrow,
@@ -144,7 +145,7 @@ fn wrapped_names_are_the_same_tensors() {
 #[test]
 fn every_tensor_is_accounted_for() {
     let check = |tensors: &[(&str, &[usize])], says: &str| {
-        let message = adapter(tensors, &json!({ "peft_type": "LORA" })).1.unwrap_err().to_string();
+        let message = adapter(tensors, &json!({ "peft_type": "LORA" })).1.unwrap_err().chain();
         assert!(message.contains(says), "{message}\nlacks: {says}");
     };
     check(&[], "no tensor in it");
@@ -162,7 +163,7 @@ fn every_tensor_is_accounted_for() {
     let path = directory.path().join("adapter");
     let config = json!({ "peft_type": "LORA" });
     zeros(&path, "adapter_model", vec![spec("model.q.lora_A.weight", &[8, 4])], ("adapter_config.json", &config));
-    let message = Adapter::open(&path).unwrap_err().to_string();
+    let message = Adapter::open(&path).unwrap_err().chain();
     assert!(message.contains("`model.q.lora_A.weight` is neither"), "{message}");
 }
 
@@ -171,7 +172,7 @@ fn an_adapter_for_another_model_is_refused() {
     let (_kept, opened) = adapter(&Q, &json!({ "peft_type": "LORA" }));
     let opened = opened.unwrap();
     let check = |tensors: &[(&str, &[usize])], says: &str| {
-        let message = opened.fit(&model(tensors).1).unwrap_err().to_string();
+        let message = opened.fit(&model(tensors).1).unwrap_err().chain();
         assert!(message.contains(says) && message.contains("another model"), "{message}");
     };
     check(&[("model.q.weight", &[3, 4])], "changes `q.weight`, which");

@@ -1,5 +1,6 @@
 //! Opening checkpoints: what is found where, and what is refused.
 
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, CheckpointError, ContentHash, Dtype};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Checks that opening `path` fails with a message that holds all of `words`.
 fn refused(path: &Path, words: &[&str]) -> CheckpointError {
     let error = Checkpoint::open(path).expect_err("it should not open");
-    let message = error.to_string();
+    let message = error.chain();
     for word in words {
         assert!(message.contains(word), "{message}\nlacks: {word}");
     }

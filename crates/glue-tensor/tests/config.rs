@@ -2,6 +2,7 @@
 //!
 //! `data/configs/ARCH.json` are `config.json` files that transformers 5.23 saves for small random models.
 
+use glue_progress::ErrorChain;
 use glue_tensor::config::Rope;
 use glue_tensor::{Config, ConfigError, Dtype};
 use serde_json::{Value, json};
@@ -231,7 +232,7 @@ fn files_that_are_none() {
     assert!(matches!(Config::open(path("nowhere")), Err(ConfigError::Io { .. })));
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "{\"a\": ").unwrap();
-    let message = Config::open(file.path()).unwrap_err().to_string();
+    let message = Config::open(file.path()).unwrap_err().chain();
     assert!(message.contains("not valid JSON") && message.contains("line 1"), "{message}");
 }
 

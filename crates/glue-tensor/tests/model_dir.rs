@@ -1,5 +1,6 @@
 //! Whole model directories: what belongs to one, and how tokenizers compare.
 
+use glue_progress::ErrorChain;
 use glue_tensor::ModelDir;
 use glue_tensor::model_dir::ModelDirError;
 use glue_tensor::tokenizer_files::{TokenizerComparison, TokenizerFiles, tokenizers_equal};
@@ -40,7 +41,7 @@ fn a_model_opens_whole() {
 fn what_is_missing_is_named() {
     let check = |path: &Path, words: &[&str]| -> ModelDirError {
         let error = ModelDir::open(path).unwrap_err();
-        let message = error.to_string();
+        let message = error.chain();
         for word in words {
             assert!(message.contains(word), "{message}\nlacks: {word}");
         }
@@ -97,7 +98,7 @@ fn vocabularies_in_every_form() {
 #[test]
 fn malformed_vocabularies_are_named() {
     let check = |name: &str, text: &str, expected: &str| {
-        let message = find(&directory(&[(name, text)])).vocabulary().unwrap_err().to_string();
+        let message = find(&directory(&[(name, text)])).vocabulary().unwrap_err().chain();
         assert!(message.contains(name) && message.contains(expected), "{message}");
     };
     check("tokenizer.json", "{", "not valid JSON");

@@ -1,5 +1,6 @@
 //! Layouts, and directories that appear complete or not at all.
 
+use glue_progress::ErrorChain;
 use glue_tensor::writer::WriteError;
 use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, OutputFile, Staging, TensorSpec, write_atomic};
 use proptest::prelude::*;
@@ -154,7 +155,7 @@ fn a_disk_too_small_is_known_at_once() {
     let needed = 1usize << 60;
     let error = CheckpointWriter::create(&staging, layout(&[needed], u64::MAX), &BTreeMap::new()).unwrap_err();
     assert!(matches!(error, WriteError::NoSpace { needed: n, free, .. } if n > needed as u64 && free > 0), "{error}");
-    assert!(error.to_string().contains("bytes are needed"), "{error}");
+    assert!(error.chain().contains("bytes are needed"), "{error}");
 }
 
 #[test]
@@ -246,7 +247,7 @@ fn a_second_writer_is_refused_until_the_first_is_gone() {
     first.write_file("keep", b"x").unwrap();
     let error = Staging::create(&out).unwrap_err();
     assert!(matches!(error, WriteError::Busy { .. }), "{error}");
-    assert!(error.to_string().contains("another process is writing"), "{error}");
+    assert!(error.chain().contains("another process is writing"), "{error}");
     assert_eq!(listing(first.path()), [".lock", "keep"]);
     drop(first);
     assert!(listing(root.path()).is_empty(), "dropping cleans up");
@@ -322,7 +323,7 @@ fn what_is_not_ours_is_refused_and_untouched() {
         let error = Staging::create(root.path().join("out")).unwrap_err();
         assert!(matches!(error, WriteError::Foreign { .. }), "{error}");
         let words = [".out.partial", expected, "remove or rename it"];
-        assert!(words.iter().all(|words| error.to_string().contains(words)), "{error}");
+        assert!(words.iter().all(|words| error.chain().contains(words)), "{error}");
         assert!(!root.path().join("out").exists());
     };
 
@@ -489,7 +490,7 @@ fn atomic_files_follow_no_link() {
 
     rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
     let error = write_atomic(path("pipe"), b"new").unwrap_err();
-    assert!(error.to_string().contains("expected a regular file or nothing, found a named pipe"), "{error}");
+    assert!(error.chain().contains("expected a regular file or nothing, found a named pipe"), "{error}");
 }
 
 #[test]
@@ -519,7 +520,7 @@ fn an_output_file_appears_when_it_is_complete() {
         out.write_all(b"half")?;
         Err(std::io::Error::other("no more"))
     });
-    assert!(failing.unwrap_err().to_string().contains("deep/er/file: no more"));
+    assert!(failing.unwrap_err().chain().contains("deep/er/file: no more"));
     assert!(listing(&root.path().join("deep/er")).is_empty());
     OutputFile::create(&path).unwrap().write_with(|out| out.write_all(b"one")).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"one");
@@ -538,7 +539,7 @@ fn output_files_that_are_refused() {
     symlink("loop", root.path().join("loop")).unwrap();
     fs::write(root.path().join("file"), "x").unwrap();
     let check = |name: &str, expected: &str| {
-        let error = OutputFile::create(root.path().join(name)).unwrap_err().to_string();
+        let error = OutputFile::create(root.path().join(name)).unwrap_err().chain();
         assert!(error.contains(expected), "{name}: {error}");
     };
     check("loop", "loop: Too many levels of symbolic links");

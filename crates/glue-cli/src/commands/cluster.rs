@@ -11,6 +11,7 @@ use crate::visible::one_line;
 use clap::ValueEnum;
 use glue_metrics::Matrix;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, Level, Link, Partition, agglomerate, leader, sweep};
+use glue_progress::ErrorChain;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{Error, ErrorKind};
@@ -131,8 +132,9 @@ fn bound(bound: Option<f64>) -> String {
 }
 
 fn read(path: &PathBuf) -> Result<Matrix, Failure> {
-    let named =
-        |error: &dyn std::fmt::Display| Error::new(ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+    let named = |error: &dyn std::error::Error| {
+        Error::new(ErrorKind::InvalidData, format!("{}: {}", path.display(), error.chain()))
+    };
     let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
         .map_err(|error| Failure::refused(named(&error)))?;
     Matrix::from_json(&text).map_err(|error| Failure::refused(named(&error)))

@@ -14,7 +14,7 @@ use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{load_tasks, select};
 use glue_merge::Registry;
-use glue_progress::CancelToken;
+use glue_progress::{CancelToken, ErrorChain};
 use glue_recipe::{PlanOptions, SharedExecutor};
 use glue_search::Domain;
 use glue_select::config::{EXAMPLE, MAX_WORKERS, SearchConfig, Validation};
@@ -196,7 +196,7 @@ pub(super) fn local(
     merging: Merging<'_>,
     cancel: CancelToken,
 ) -> Result<Box<dyn Scorer>, String> {
-    let words = |error: &dyn std::error::Error| error.to_string();
+    let words = |error: &dyn std::error::Error| error.chain();
     let mut tasks = load_tasks(&config.tasks).map_err(|error| words(&error))?;
     if !config.only.is_empty() {
         tasks = select(tasks, &config.only).map_err(|error| words(&error))?;

@@ -11,6 +11,7 @@ use crate::stages::mixture::{Decided, decided_path};
 use crate::stages::select::Selected;
 use crate::stages::test::Tested;
 use glue_metrics::Matrix;
+use glue_progress::ErrorChain;
 use glue_report as report;
 use glue_select::search::Timings;
 use glue_tensor::side_files::open_to_copy;
@@ -63,7 +64,7 @@ pub(crate) fn finish(
     let report = describe(source, context, inputs, &model)?;
     let cost = cost_of(inputs);
     let write = |name: &str, bytes: &[u8]| write_atomic(context.out.join(name), bytes);
-    let refuse = |error: report::ReportError| PipelineError::Unsuitable(format!("the report: {error}"));
+    let refuse = |error: report::ReportError| PipelineError::Unsuitable(format!("the report: {}", error.chain()));
     write("report.md", report::markdown(&report, Some(&cost)).map_err(refuse)?.as_bytes())?;
     write("cost.json", report::cost_json(&cost).map_err(refuse)?.as_bytes())?;
     write("report.json", report::json(&report).map_err(refuse)?.as_bytes())?;

@@ -12,7 +12,7 @@ use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::candidates::ExpertCandidate;
 use crate::stages::compare::Compatible;
 use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
-use glue_progress::Unit;
+use glue_progress::{ErrorChain, Unit};
 use glue_report as report;
 use glue_router::mixture::{TrainReport, TrainRequest, Trainer};
 use serde::{Deserialize, Serialize};
@@ -393,7 +393,7 @@ fn try_form(
         Ok(plan) => plan,
         // If the members do not fit at this level, other forms may still work.
         Err(error) => {
-            let why = error.to_string().replace(&format!("{}/", context.out.display()), "");
+            let why = error.chain().replace(&format!("{}/", context.out.display()), "");
             return Ok(impossible(option, described, why));
         }
     };

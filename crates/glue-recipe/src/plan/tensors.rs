@@ -572,8 +572,13 @@ impl<'a> Assembler<'a> {
     }
 
     fn refused(&self, tensor: &str, model: Option<String>, error: MergeError) -> RecipeError {
-        let (place, error) = (self.recipe.place(self.recipe.operator.at), Box::new(error));
-        RecipeError::Tensor { place, tensor: tensor.into(), model, error }
+        let (place, tensor) = (self.recipe.place(self.recipe.operator.at), tensor.into());
+        match (error, model) {
+            (MergeError::Param(ParamError::Missing { operator, key, .. }), Some(model)) => {
+                RecipeError::ParamMissing { place, tensor, operator, key, model }
+            }
+            (error, _) => RecipeError::Tensor { place, tensor, error: Box::new(error) },
+        }
     }
 
     fn finish(mut self) -> Result<Assembled, RecipeError> {

@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError, plan};
 use glue_tensor::{CheckpointWriter, Dtype, Layout, Staging, TensorSpec};
 use serde_json::{Value, json};
@@ -130,7 +131,7 @@ impl Zoo {
     #[track_caller]
     pub fn refuses(&self, text: &str, expected: &str) -> RecipeError {
         let error = self.plan(text).map(|plan| plan.tensors.len()).expect_err("a refusal");
-        let found = error.to_string().replace(&*self.dir.path().to_string_lossy(), "ZOO");
+        let found = error.chain().replace(&*self.dir.path().to_string_lossy(), "ZOO");
         assert_eq!(found, expected, "for:\n{text}");
         error
     }

@@ -136,11 +136,12 @@ pub enum ScorerError {
         found: String,
     },
     /// The directory of the cache cannot be created.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Cache {
         /// The directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
 }

@@ -20,6 +20,7 @@ use crate::context::{
 };
 use crate::evaluation_log::StopReason;
 use crate::space::SearchSpace;
+use glue_progress::ErrorChain;
 use glue_search::{
     Coordinate, CoordinateValue, OptimiserDef, Options, ParamError, ParamSetting, ParamSpec, Params, Search,
     SearchError, Space,
@@ -63,7 +64,7 @@ impl Evolutionary {
     fn new(search: &SearchContext<'_>, settings: &[(String, ParamSetting)]) -> Result<Self, StrategyError> {
         let refuse = |error: SearchError| StrategyError::Refused {
             strategy: EVOLUTIONARY.name.into(),
-            reason: error.to_string(),
+            reason: error.chain(),
         };
         let name = match settings.iter().find(|(key, _)| key == OPTIMISER) {
             None => "cma_es",
@@ -128,7 +129,7 @@ impl Evolutionary {
         space: &SearchSpace,
         start: Vec<f64>,
     ) -> Result<(), StopReason> {
-        let fail = |error: SearchError| StopReason::Strategy(error.to_string());
+        let fail = |error: SearchError| StopReason::Strategy(error.chain());
         let tasks = context.order().first().and_then(|&i| context.baseline(i)).map_or(1, |scores| scores.tasks.len());
         let several = self.optimiser.multi_objective && tasks > 1;
         let options = Options {
@@ -149,7 +150,7 @@ impl Evolutionary {
                 .iter()
                 .map(|asked| {
                     let candidate =
-                        space.candidate(&asked.point).map_err(|error| StopReason::Strategy(error.to_string()))?;
+                        space.candidate(&asked.point).map_err(|error| StopReason::Strategy(error.chain()))?;
                     Ok(DescribedCandidate { candidate, what: words(space, &asked.point), weights: Vec::new() })
                 })
                 .collect::<Result<_, StopReason>>()?;
@@ -236,7 +237,7 @@ impl Strategy for Evolutionary {
             let order = context.order();
             weights = order.iter().map(|&i| (i, 1.0 / order.len() as f64)).collect();
         }
-        let refuse = |error: crate::space::SpaceError| StopReason::Strategy(error.to_string());
+        let refuse = |error: crate::space::SpaceError| StopReason::Strategy(error.chain());
         // In the order of the zoo, so that the space does not depend on the order in which models were accepted.
         weights.sort_by_key(|&(i, _)| i);
         let models: Vec<usize> = weights.iter().map(|&(i, _)| i).collect();

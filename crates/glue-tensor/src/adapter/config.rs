@@ -289,6 +289,7 @@ pub(super) fn alpha_to_value(alpha: f64) -> Value {
 mod tests {
     //! Reading, matching, refusing.
     use super::*;
+    use glue_progress::ErrorChain;
 
     fn read(value: Value) -> Result<AdapterConfig, AdapterError> {
         AdapterConfig::from_bytes(value.to_string().as_bytes(), Path::new("adapter_config.json"))
@@ -329,7 +330,7 @@ mod tests {
         let check = |key: &str, value: Value, says: &str| {
             let mut root = json!({ "peft_type": "LORA" });
             root[key] = value;
-            let message = read(root).unwrap_err().to_string();
+            let message = read(root).unwrap_err().chain();
             assert!(message.contains(&format!("`{key}`")) && message.contains(says), "{message}");
         };
         check("peft_type", json!("LOHA"), "LOHA");

@@ -40,11 +40,12 @@ pub enum AdapterError {
         path: PathBuf,
     },
     /// The system refused an operation.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// The configuration is not a JSON object.

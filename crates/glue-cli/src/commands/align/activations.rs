@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::units;
 use glue_align::{ActivationSource, AlignError, Correlation, Place, Site};
 use glue_lm::{Model, Observer, Tree};
-use glue_progress::Progress;
+use glue_progress::{ErrorChain, Progress};
 use parking_lot::Mutex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ impl<'a> Activations<'a> {
         let longest = LONGEST.min(first.model.max_positions()).min(second.model.max_positions()).max(1);
         let mut sequences = Vec::new();
         for path in texts {
-            let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            let named = |error: &dyn std::error::Error| format!("{}: {}", path.display(), error.chain());
             let text = glue_tensor::files::read_named(path, glue_tensor::files::DATA_BYTES)
                 .map_err(|error| wrong(named(&error)))?;
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
