@@ -118,9 +118,9 @@ fn a_run_goes_on_without_a_model_that_computes_nan_and_can_be_resumed() {
         let zoo = trained(&["a-chat", "a-math", "a-code", "base-a"]);
         zoo.write("zoo.yml", RUN);
         spoil(&zoo, broken, NORM, NAN);
-        run(&zoo, &["--until", "singles"]).ok();
-        let singles = String::from_utf8(zoo.bytes("out/stages/04-singles/result.json")).expect("text");
-        assert!(singles.contains("NaN") && !singles.contains("\"value\": null"), "{singles}");
+        run(&zoo, &["--until", "baselines"]).ok();
+        let baselines = String::from_utf8(zoo.bytes("out/stages/04-baselines/result.json")).expect("text");
+        assert!(baselines.contains("NaN") && !baselines.contains("\"value\": null"), "{baselines}");
         run(&zoo, &["--resume"]).ok();
         let report = zoo.json("out/report.json");
         let words = report["data"]["warnings"].to_string();
@@ -276,17 +276,17 @@ fn a_changed_file_of_a_stage_is_refused() {
         refused.refused(name, 1, &[name, "not what the run wrote", &format!("--from {stage}")]);
         zoo.write(&file, &whole);
     }
-    fs::remove_file(zoo.path("out/stages/04-singles/model-1.json")).expect("a file to remove");
-    run(&zoo, &["--resume"]).refused("a missing file", 1, &["model-1.json", "it is missing", "--from singles"]);
-    run(&zoo, &["--from", "singles"]).ok();
+    fs::remove_file(zoo.path("out/stages/04-baselines/model-1.json")).expect("a file to remove");
+    run(&zoo, &["--resume"]).refused("a missing file", 1, &["model-1.json", "it is missing", "--from baselines"]);
+    run(&zoo, &["--from", "baselines"]).ok();
     assert!(zoo.bytes("out/report.json") == expected);
 
     // A note of an interrupted stage.
     fs::remove_dir_all(zoo.path("out")).expect("a run to remove");
     run(&zoo, &["--until", "clusters"]).ok();
-    fs::create_dir_all(zoo.path("out/stages/04-singles.work")).expect("a directory");
-    zoo.write("out/stages/04-singles.work/key.json", "{}");
-    run(&zoo, &["--resume"]).refused("a note", 1, &["key.json", "not what the run wrote", "--from singles"]);
+    fs::create_dir_all(zoo.path("out/stages/04-baselines.work")).expect("a directory");
+    zoo.write("out/stages/04-baselines.work/key.json", "{}");
+    run(&zoo, &["--resume"]).refused("a note", 1, &["key.json", "not what the run wrote", "--from baselines"]);
 
     // A lock that leads elsewhere.
     fs::remove_file(zoo.path("out/.lock")).expect("a lock");

@@ -77,7 +77,7 @@ pub fn search_config(input: &[u8]) {
             let written = serde_json::to_string(&config).expect("a config is written");
             let again: SearchConfig = serde_json::from_str(&written).unwrap_or_else(|e| panic!("{e}\n{written}"));
             assert_eq!(again, config);
-            let _ = (config.space(), config.course());
+            let _ = (config.space(), config.without_limits());
         }
         Err(error) => assert!(error.to_string().starts_with(ORIGIN), "{error}"),
     }

@@ -13,7 +13,7 @@ use glue_report as report_crate;
 use glue_select::config::SearchConfig;
 use glue_select::journal::Journal;
 use glue_select::workers::serve;
-use glue_select::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
+use glue_select::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::BufReader;
@@ -82,15 +82,15 @@ pub fn worker(input: &[u8]) {
         fn score(
             &self,
             candidates: &[Candidate],
-            _: Part,
-            floor: Option<f64>,
+            _: ItemRole,
+            cutoff: Option<f64>,
             _: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
         ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
             let score = |candidate: &Candidate| {
                 Recipe::parse(&candidate.recipe, "candidate", &Registry::builtin())
                     .map_err(|error| CandidateError { message: error.to_string() })?;
                 let task = TaskScore { task: "a".into(), metric: "acc".into(), value: 0.5, n: 3 };
-                Ok(Scores { tasks: vec![task], average: floor.unwrap_or(0.5), dropped: floor.is_some() })
+                Ok(Scores { tasks: vec![task], average: cutoff.unwrap_or(0.5), dropped: cutoff.is_some() })
             };
             Ok(candidates.iter().map(score).collect())
         }

@@ -1,7 +1,7 @@
 //! Operators, optimisers and strategies by name.
 
 use glue_merge::OperatorDef;
-use glue_search::OptimiserDef;
+use glue_search::{OptimiserDef, OptimiserRegistry};
 use glue_select::strategy::{StrategyDef, StrategyRegistry};
 
 /// The merge operators, and the optimisers and strategies of a search. Default: all that come with the project.
@@ -10,7 +10,7 @@ pub struct Registries {
     /// Merge methods.
     pub operators: glue_merge::Registry,
     /// Optimisers.
-    pub optimisers: glue_search::Registry,
+    pub optimisers: OptimiserRegistry,
     /// Strategies.
     pub strategies: StrategyRegistry,
 }
@@ -19,7 +19,7 @@ impl Default for Registries {
     fn default() -> Self {
         Self {
             operators: glue_merge::Registry::builtin().with(glue_spectral::DEFS),
-            optimisers: glue_search::Registry::builtin(),
+            optimisers: OptimiserRegistry::builtin(),
             strategies: StrategyRegistry::builtin(),
         }
     }
@@ -44,8 +44,8 @@ impl Registries {
         Self { strategies: self.strategies.with(strategies), ..self }
     }
 
-    /// Borrowed, as a search takes them.
-    pub(crate) fn lent(&self) -> glue_select::search::Registries<'_> {
+    /// As a search takes them.
+    pub(crate) fn for_search(&self) -> glue_select::search::Registries<'_> {
         glue_select::search::Registries {
             operators: &self.operators,
             optimisers: &self.optimisers,

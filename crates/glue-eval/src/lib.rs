@@ -62,6 +62,7 @@
 //! | [`sandbox`], [`pass_at_k`] | programs that a model wrote, run against tests; the chance to pass |
 //! | [`external`] | other programs that evaluate models |
 //! | [`number`](mod@number) | scores in files |
+//! | [`statistics`] | averages, gains and outliers, with standard errors: what decisions are made by |
 //!
 //! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
 //! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
@@ -94,6 +95,7 @@ mod python;
 mod report;
 mod routed;
 pub mod sandbox;
+pub mod statistics;
 mod task;
 mod template;
 

@@ -13,6 +13,7 @@
 //! agrees with a bootstrap for large n and, other than one, needs no random numbers. A standard error needs two items.
 
 use crate::python::regex;
+use crate::statistics::Estimate;
 use fancy_regex::Regex;
 
 /// A metric of a task.
@@ -96,13 +97,6 @@ impl Metric {
     }
 }
 
-/// A value and its standard error.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Estimate {
-    pub(crate) value: f64,
-    pub(crate) stderr: Option<f64>,
-}
-
 /// The score of one item: a number with weight 1, or a sum with its weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Score {
@@ -154,14 +148,6 @@ fn ratio(scores: &[Score]) -> Estimate {
     let squares: f64 = scores.iter().map(|score| (score.sum - value * score.weight).powi(2)).sum();
     let stderr = (scores.len() > 1).then(|| (n / (n - 1.0) * squares).sqrt() / weight);
     Estimate { value, stderr }
-}
-
-/// The mean of independent estimates. It has a standard error if each has one.
-pub(crate) fn average(estimates: &[Estimate]) -> Estimate {
-    let n = estimates.len() as f64;
-    let value = estimates.iter().map(|estimate| estimate.value).sum::<f64>() / n;
-    let variance: Option<f64> = estimates.iter().map(|estimate| estimate.stderr.map(|stderr| stderr.powi(2))).sum();
-    Estimate { value, stderr: variance.map(|variance| variance.sqrt() / n) }
 }
 
 /// The index of the largest value, the first one where there are several. `None` if there is none, or a NaN.
@@ -277,15 +263,6 @@ mod tests {
     }
 
     const BOOTSTRAP: f64 = 0.0946;
-
-    #[test]
-    fn averages_of_tasks() {
-        let estimate = |value, stderr| Estimate { value, stderr };
-        let both = average(&[estimate(0.5, Some(0.3)), estimate(1.0, Some(0.4))]);
-        close(Some(both.value), 0.75);
-        close(both.stderr, 0.25);
-        assert_eq!(average(&[estimate(0.5, None), estimate(1.0, Some(0.4))]).stderr, None);
-    }
 
     #[test]
     fn ties_go_to_the_first_and_nan_to_none() {

@@ -1,8 +1,9 @@
 //! What an evaluation gives: scores of tasks, their average, and a record of each item.
 
 use crate::filters::Pipeline;
-use crate::metrics::{Aggregation, Estimate, MetricSpec, Score, average};
+use crate::metrics::{Aggregation, MetricSpec, Score};
 use crate::number;
+use crate::statistics::{Estimate, macro_average};
 use crate::task::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -151,7 +152,7 @@ impl Report {
             Some(metric) => Estimate { value: metric.value, stderr: metric.stderr },
             None => Estimate { value: f64::NAN, stderr: None },
         };
-        let average = average(&self.tasks.iter().map(main).collect::<Vec<_>>());
+        let average = macro_average(&self.tasks.iter().map(main).collect::<Vec<_>>());
         (average.value, average.stderr)
     }
 

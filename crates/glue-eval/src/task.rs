@@ -76,6 +76,15 @@ impl Task {
         &self.path
     }
 
+    /// What it asks for, in the words of its `task.json`; `None` where that has no `description`, and for tasks of
+    /// lm-evaluation-harness, whose `description` is a part of the prompt.
+    pub fn description(&self) -> Option<&str> {
+        match &self.source {
+            Source::Native(native) => native.description(),
+            Source::Harness(_) => None,
+        }
+    }
+
     /// What a model is asked to do.
     pub fn kind(&self) -> Kind {
         self.kind

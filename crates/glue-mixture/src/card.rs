@@ -3,7 +3,7 @@
 use crate::plan::MixPlan;
 use crate::sites::MixtureFormat;
 use crate::spec::{Level, Routing};
-use glue_report::markup::{code, fenced, inline};
+use glue_text::markdown::{code, fenced, inline};
 use serde_json::Value;
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! `zoo.yml`: which models, which tasks, and what may be changed about a run. Only models and tasks have to be there.
+//! `zoo.yml`: models, tasks and settings of a run. Only models and tasks are required.
 
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, check_threshold};
 use glue_metrics::{METRICS, Metric, MetricsError};
@@ -6,20 +6,21 @@ use glue_mixture::{Level, Pool, RouterKind, Routing};
 use glue_select::config::{BudgetConfig, ConfigError, StrategyConfig, Validation};
 use glue_select::space::SpaceConfig;
 use glue_select::strategy::StrategyRegistry;
+use glue_text::{names, size};
 use glue_yaml::place_of;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A run, as a config says it. Paths in it start at its directory.
+/// The config of a run. Paths in it are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZooConfig {
     /// The models, one or more.
     pub models: Vec<ModelEntry>,
-    /// Paths of models that others were fine-tuned from. They are compared and scored like the others, and merges inside
-    /// their clusters may use them as the base of task vectors, but they are not merged themselves.
+    /// Paths of base models. They are compared and scored like the others, and merges inside their clusters may use them as the
+    /// base of task vectors, but they are not merged themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
     pub base: Vec<String>,
     /// The tasks.
@@ -30,16 +31,16 @@ pub struct ZooConfig {
     /// How the models of a group are merged.
     #[serde(default)]
     pub select: SelectConfig,
-    /// Whether the layers of two models in a row are tried as a candidate. Default: yes.
+    /// Whether stacked layers of two models (frankenmerge) are tried as a candidate. Default: yes.
     #[serde(default = "yes")]
     pub stack: bool,
     /// What is mixed, and how.
     #[serde(default)]
     pub mixture: MixtureConfig,
-    /// What a run may take.
+    /// The limits of a run.
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// Type of written weights, such as `bfloat16`. Default: that of the models.
+    /// Type of written weights, such as `bfloat16`. Default: the type of the models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
     /// The source of all randomness. Default: 0.
@@ -47,7 +48,7 @@ pub struct ZooConfig {
     pub seed: u64,
 }
 
-/// A model by its path, or with a name of its own.
+/// A model by its path, or with a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a path, or {path: PATH, name: NAME}")]
 pub enum ModelEntry {
@@ -57,7 +58,7 @@ pub enum ModelEntry {
     Named(NamedModel),
 }
 
-/// A model with a name of its own.
+/// A model with a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedModel {
@@ -67,23 +68,23 @@ pub struct NamedModel {
     pub name: String,
 }
 
-/// Which tasks, and what their splits are for.
+/// The tasks, and what their splits are for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TasksConfig {
     /// Directories or files, as `glue eval` takes them.
     pub paths: Vec<String>,
     /// Names of the tasks to use among them; all when empty.
     pub only: Vec<String>,
-    /// The items by which everything is decided. Default: `proxy`.
+    /// The split that decides everything. Default: `proxy`.
     pub proxy: String,
-    /// The items that routers are trained on. Default: `train`.
+    /// The split that routers are trained on. Default: `train`.
     pub router: String,
-    /// The items looked at once, at the end. Default: `test`.
+    /// The split that is used once, at the end. Default: `test`.
     pub test: String,
-    /// The most items of each task and split. Default: all.
+    /// Maximum number of items of each task and split. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Whether programs that a model writes are run, in a sandbox, where a task needs it. Default: no.
+    /// Whether programs that a model writes are run, in a sandbox, if a task needs it. Default: no.
     pub allow_code_execution: bool,
 }
 
@@ -121,7 +122,7 @@ impl TasksConfig {
 }
 
 impl<'de> Deserialize<'de> for TasksConfig {
-    // Not an untagged enum, which would say of a wrong value neither where it is nor what it should be.
+    // Not an untagged enum, whose errors would say neither where a wrong value is nor what is expected.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TasksConfig, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
@@ -162,9 +163,9 @@ impl<'de> Deserialize<'de> for TasksConfig {
 pub struct ClusterConfig {
     /// A metric, as `glue similarity --metric` takes it. Default: `cosine_per_column`, the paper's.
     pub metric: String,
-    /// How alike two models must be. Default: 0.95, the paper's.
+    /// Minimum similarity of the models of a group. Default: 0.95, the paper's.
     pub threshold: f64,
-    /// `leader`, the paper's and the default, or how groups are joined: `single`, `complete`, `average`.
+    /// `leader`, the paper's and the default, or a linkage: `single`, `complete`, `average`.
     pub method: String,
 }
 
@@ -178,20 +179,21 @@ impl Default for ClusterConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectConfig {
-    /// What is tried, in this order; the best by validation is taken. Default: `average`, `coefficient`, `evolutionary`.
+    /// The strategies, in the order in which they run; the best on the validation items is taken. Default: `average`,
+    /// `coefficient`, `evolutionary`.
     pub strategies: Vec<StrategyConfig>,
-    /// Whether models that look harmful are found first and left out. Default: yes.
+    /// Whether harmful models are found first and left out. Default: yes.
     pub filter: bool,
-    /// What optimisers search. Default: a weight for each model, with task vectors where there is a base. Statistics are of models
-    /// by their names, bases among them, with paths from the directory of the config.
+    /// What optimisers search. Default: one weight for each model, with task vectors if there is a base. Statistics are given by the
+    /// names of models and bases, with paths relative to the config.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
     /// Proxy items held out to choose between strategies. Default: a fifth.
     pub validation: Validation,
-    /// When the search in a group ends. Default: when all strategies have ended; an evolutionary one tries 500 candidates, as
+    /// When the search in a group ends. Default: when all strategies have ended; `evolutionary` ends after 500 candidates, as
     /// published.
     pub budget: BudgetConfig,
-    /// Whether candidates are dropped once they cannot win any more. Default: yes.
+    /// Whether candidates are dropped once they can no longer win. Default: yes.
     pub racing: bool,
 }
 
@@ -215,13 +217,13 @@ impl Default for SelectConfig {
 pub struct MixtureConfig {
     /// Whether a mixture is tried at all. Default: yes.
     pub enabled: bool,
-    /// Levels to choose from. Default: all. Models that share no architecture mix at level `model` only.
+    /// Levels to choose from. Default: all. Models of different architectures mix at level `model` only.
     pub levels: Vec<Level>,
-    /// Shares of the layers that stay dense, to choose from, 0 to 1. Default: 0, 1/4, 1/2 and 3/4.
+    /// Fractions of the layers that stay dense, to choose from, 0 to 1. Default: 0, 1/4, 1/2 and 3/4.
     pub dense: Vec<f64>,
-    /// The most experts. Default: 8.
+    /// Maximum number of experts. Default: 8.
     pub experts: usize,
-    /// What is routed as one. Default: `sample`, which routers are trained for exactly.
+    /// The unit that is routed. Default: `sample`, the unit that routers are trained on.
     pub routing: Routing,
     /// How prompts are pooled. Default: `mean`.
     pub pool: Pool,
@@ -246,7 +248,8 @@ impl Default for MixtureConfig {
 impl MixtureConfig {
     /// Numbers of dense layers to choose from, ascending, for a model of so many layers.
     pub(crate) fn depths(&self, layers: usize) -> Vec<usize> {
-        let mut depths: Vec<usize> = self.dense.iter().map(|share| (share * layers as f64).round() as usize).collect();
+        let mut depths: Vec<usize> =
+            self.dense.iter().map(|fraction| (fraction * layers as f64).round() as usize).collect();
         depths.retain(|&depth| depth < layers);
         depths.sort_unstable();
         depths.dedup();
@@ -254,19 +257,26 @@ impl MixtureConfig {
     }
 }
 
-/// What a run may take.
+/// The limits of a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Seconds that searches may take, all together. Default: no limit.
+    /// Maximum seconds of a search. Default: no limit.
     #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// Memory for merged candidates, such as `4GiB`. Default: no limit.
+    /// Maximum memory for merged candidates, such as `4GiB`. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
-    /// Parameters of the final model in all, such as `30e9`. Default: no limit.
+    /// Maximum number of parameters of all experts together, such as `30e9`. Default: no limit.
     #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub parameters: Option<f64>,
+}
+
+impl LimitsConfig {
+    /// The limit on memory in bytes; `None` without one.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        size::parse(self.memory.as_deref()?).ok()
+    }
 }
 
 fn proxy() -> String {
@@ -283,11 +293,6 @@ fn test() -> String {
 
 fn yes() -> bool {
     true
-}
-
-/// The name of a model that has none of its own.
-fn last_part(path: &str) -> &str {
-    path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
 }
 
 /// A word, or a list of words.
@@ -316,7 +321,7 @@ impl ModelEntry {
     /// Its name.
     pub fn name(&self) -> &str {
         match self {
-            ModelEntry::Path(path) => last_part(path),
+            ModelEntry::Path(path) => names::last_part(path),
             ModelEntry::Named(named) => &named.name,
         }
     }
@@ -340,7 +345,7 @@ impl ZooConfig {
         if self.models.is_empty() {
             return refuse("models", "at least one", "none".into());
         }
-        let names: Vec<&str> = self.models.iter().map(ModelEntry::name).collect();
+        let model_names: Vec<&str> = self.models.iter().map(ModelEntry::name).collect();
         if let Some(model) = self.models.iter().find(|model| model.name().is_empty()) {
             return refuse(
                 "models",
@@ -348,8 +353,8 @@ impl ZooConfig {
                 format!("`{}`", model.path()),
             );
         }
-        if let Some((_, twice)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-            return refuse("models", "a name of its own for each (`{path: …, name: …}`)", format!("`{twice}` twice"));
+        if let Some((_, twice)) = model_names.iter().enumerate().find(|(i, name)| model_names[..*i].contains(name)) {
+            return refuse("models", "a unique name for each (`{path: …, name: …}`)", format!("`{twice}` twice"));
         }
         if self.tasks.paths.is_empty() {
             return refuse("tasks", "at least one", "none".into());
@@ -358,8 +363,8 @@ impl ZooConfig {
         if test == proxy || test == router {
             return refuse(
                 "tasks.test",
-                "a split that nothing is decided by",
-                format!("`{test}`, which is used before"),
+                "a split that is used for nothing else",
+                format!("`{test}`, which decides or trains routers"),
             );
         }
         let metric = &self.cluster.metric;
@@ -380,21 +385,27 @@ impl ZooConfig {
             return refuse("select.strategies", &known.join(", "), format!("`{}`", unknown.name));
         }
         if let Some(space) = &self.select.space {
-            let all: Vec<&str> = names.iter().copied().chain(self.base.iter().map(|path| last_part(path))).collect();
+            let all: Vec<&str> =
+                model_names.iter().copied().chain(self.base.iter().map(|path| names::last_part(path))).collect();
             if let Some(unknown) = space.statistics.keys().find(|name| !all.contains(&name.as_str())) {
                 let expected = format!("the name of a model, one of {}", all.join(", "));
                 return refuse("select.space.statistics", &expected, format!("`{unknown}`"));
             }
             if let Some(path) = &space.base_statistics {
-                let expected = "none, since groups have bases of their own: under `statistics`, by its name";
+                let expected = "nothing: list statistics of bases under `statistics`, by name";
                 return refuse("select.space.base_statistics", expected, format!("`{path}`"));
             }
         }
-        if let Some(share) = self.mixture.dense.iter().find(|share| !(0.0..=1.0).contains(*share)) {
-            return refuse("mixture.dense", "shares from 0 to 1", share.to_string());
+        if let Some(fraction) = self.mixture.dense.iter().find(|fraction| !(0.0..=1.0).contains(*fraction)) {
+            return refuse("mixture.dense", "fractions from 0 to 1", fraction.to_string());
         }
         if self.mixture.enabled && (self.mixture.levels.is_empty() || self.mixture.dense.is_empty()) {
-            return refuse("mixture", "at least one level and one share of dense layers", "none".into());
+            return refuse("mixture", "at least one level and one fraction of dense layers", "none".into());
+        }
+        if let Some(memory) = &self.limits.memory
+            && let Err(error) = size::parse(memory)
+        {
+            return refuse("limits.memory", "a size such as `4GiB`", format!("`{memory}`: {error}"));
         }
         if self.mixture.experts < 2 {
             return refuse("mixture.experts", "at least 2", self.mixture.experts.to_string());

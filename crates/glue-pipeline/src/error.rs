@@ -4,14 +4,14 @@ use crate::stage::Stage;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a run ended early. What was finished stays, and a later run goes on from there.
+/// Why a run ended early. Finished stages are kept, and a later run resumes from there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
     /// A model cannot be opened.
     #[error("model `{model}`")]
     Model {
-        /// As it stands in the config.
+        /// Its path in the config.
         model: String,
         /// Why.
         #[source]
@@ -27,7 +27,7 @@ pub enum PipelineError {
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No model of the zoo can be scored.
-    #[error("no model of the zoo could be scored; of `{model}`: {reason}")]
+    #[error("no model of the zoo could be scored; `{model}`: {reason}")]
     NoScores {
         /// The first of them.
         model: String,
@@ -37,7 +37,7 @@ pub enum PipelineError {
     /// Statistics of a model cannot be read.
     #[error("statistics")]
     Statistics(#[source] Box<glue_tensor::CheckpointError>),
-    /// Two models of a cluster, or of a mixture, do not go together.
+    /// Models cannot be compared.
     #[error(transparent)]
     Metrics(#[from] glue_metrics::MetricsError),
     /// A task cannot be read, or an evaluation failed.
@@ -55,7 +55,7 @@ pub enum PipelineError {
     /// A mixture cannot be made.
     #[error("a mixture of {experts}")]
     Mixture {
-        /// What it was to be made of.
+        /// Its experts.
         experts: String,
         /// Why.
         #[source]
@@ -73,7 +73,7 @@ pub enum PipelineError {
         #[source]
         error: io::Error,
     },
-    /// A file of the run is not what was written.
+    /// A file of the run was changed.
     #[error("{}: {found}: the file is not what the run wrote", path.display())]
     Damaged {
         /// The file.
@@ -83,7 +83,7 @@ pub enum PipelineError {
         /// What is wrong with it.
         found: String,
     },
-    /// What is to be written cannot be, such as a score that is NaN.
+    /// A result cannot be written as JSON, such as a score that is NaN.
     #[error("{}", path.display())]
     Json {
         /// The file.
@@ -92,25 +92,25 @@ pub enum PipelineError {
         #[source]
         error: serde_json::Error,
     },
-    /// A file that a result gets a copy of cannot be read, or is a link that leads out of its model.
+    /// A file to be copied cannot be read, or is a link that leads out of its model directory.
     #[error(transparent)]
     SideFile(#[from] glue_tensor::SideFileError),
-    /// A file of a model is not what it was when the run began. Stages that were finished before are kept.
+    /// A file of a model changed after the run began. Stages that were finished before are kept.
     #[error(transparent)]
     Changed(#[from] glue_tensor::FileChanged),
     /// The output directory holds something else.
-    #[error("{}: expected no such directory, an empty one, or one of this run with `--resume`; found {found}", path.display())]
+    #[error("{}: expected a new or empty directory, or this run with `--resume`; found {found}", path.display())]
     Occupied {
         /// The directory.
         path: PathBuf,
         /// What is there.
         found: String,
     },
-    /// Something is missing that a stage needs.
+    /// A stage lacks something that it needs.
     #[error("{0}")]
     Unsuitable(String),
-    /// The user asked to stop.
-    #[error("stopped; what was finished is kept, and `--resume` goes on from there")]
+    /// The user stopped the run.
+    #[error("stopped; finished stages are kept, and `--resume` continues from there")]
     Stopped,
 }
 

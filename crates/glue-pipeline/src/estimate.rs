@@ -1,4 +1,4 @@
-//! What a run takes, from headers.
+//! Estimates of a run, from headers.
 
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
@@ -11,44 +11,44 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Candidates of a search without a budget: the 500 of an evolutionary strategy, and some for what comes before it.
-const MOST_EVALUATIONS: u64 = 600;
+/// Evaluations of a search without a budget: 500 of an evolutionary strategy, and some for the stages before it.
+const UNLIMITED_EVALUATIONS: u64 = 600;
 
-/// What a run takes at most.
+/// Upper limits of what a run needs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Estimate {
     /// Its stages.
     pub stages: Vec<StageEstimate>,
-    /// Merged candidates that are scored at most, in all clusters together.
+    /// Maximum number of evaluations of merged candidates, all clusters together.
     pub evaluations: u64,
     /// Proxy items of all tasks.
     pub proxy_items: u64,
-    /// Bytes of memory, beside memory maps of checkpoints, which the system may drop.
+    /// Peak memory in bytes, excluding memory-mapped inputs, which the system may drop.
     pub memory: u64,
-    /// Bytes on disk at once, at most.
+    /// Peak disk usage in bytes.
     pub disk: u64,
 }
 
-/// What a stage takes at most.
+/// Upper limits of what a stage needs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct StageEstimate {
     /// Its name.
     pub stage: String,
-    /// What it does here, in words.
+    /// What it does, in words.
     pub what: String,
-    /// Bytes of weights that it reads; those that it reads again for every batch of items count once.
+    /// Bytes of weights that it reads; repeated reads count once.
     pub reads: u64,
     /// Bytes that it writes.
     pub writes: u64,
 }
 
-/// What the run of `source` takes at most, from headers and the sizes of splits alone. Which models form clusters is only
-/// known from their weights: all that could be merged are taken to be one.
+/// Upper limits of what the run of `source` needs, from headers and the sizes of splits. Clusters depend on weights: all
+/// models that can be merged count as one cluster.
 ///
 /// # Errors
-/// [`PipelineError`], for what would be refused by the run.
+/// [`PipelineError`], for what the run would refuse.
 pub fn estimate(source: &Source) -> Result<Estimate, PipelineError> {
     let config = &source.config;
     let directory = source.path.parent().unwrap_or(Path::new(""));
@@ -62,9 +62,9 @@ pub fn estimate(source: &Source) -> Result<Estimate, PipelineError> {
     let (all, largest) = (bytes.iter().sum::<u64>(), bytes.iter().copied().max().unwrap_or(0));
     let groups = crate::stages::compare::mergeable_groups(&zoo)?;
     let merged = groups.iter().filter(|group| group.len() > 1).count() as u64;
-    let evaluations = config.select.budget.evaluations.unwrap_or(MOST_EVALUATIONS) * merged;
+    let evaluations = config.select.budget.evaluations.unwrap_or(UNLIMITED_EVALUATIONS) * merged;
     let options = options(config, &zoo) as u64;
-    // Experts are as large as models, and no more of them than there are.
+    // Experts are as large as models, and there are at most as many.
     let experts = (config.mixture.experts as u64).min(zoo.models.len() as u64 + merged);
     let mixture = if config.mixture.enabled { experts * largest } else { 0 };
     let threads = rayon::current_num_threads() as u64;
@@ -78,28 +78,28 @@ pub fn estimate(source: &Source) -> Result<Estimate, PipelineError> {
     let stages = vec![
         stage(Stage::Compatibility, format!("headers of {} models", zoo.models.len()), 0, 0),
         stage(Stage::Similarity, "all pairs in one pass".into(), all, 0),
-        stage(Stage::Singles, format!("{proxy} items for each model"), all, 0),
-        stage(Stage::Select, format!("at most {evaluations} candidates in {merged} groups"), all, merged * largest),
-        stage(Stage::Candidates, "merges and a stack".into(), largest, stacked),
+        stage(Stage::Baselines, format!("{proxy} items for each model"), all, 0),
+        stage(Stage::Select, format!("up to {evaluations} candidates in {merged} groups"), all, merged * largest),
+        stage(Stage::Candidates, "merges and stacked layers".into(), largest, stacked),
         stage(
             Stage::Mixture,
-            format!("{options} forms, each written, its router trained on {router} items, scored; one is kept"),
+            format!("{options} forms: each is written, its router trained on {router} items, and scored; one is kept"),
             options * mixture,
             options * mixture,
         ),
-        stage(Stage::Test, "all models, merges and the final one, once".into(), all + mixture, 0),
+        stage(Stage::Test, "all models, merges and the final model, once".into(), all + mixture, 0),
     ];
     Ok(Estimate {
         stages,
         evaluations,
         proxy_items: proxy,
         memory: largest * threads,
-        // Two mixtures at once: the best so far and the one at work.
+        // Two mixtures: the best so far and the current one.
         disk: merged * largest + stacked + 2 * mixture,
     })
 }
 
-/// Forms of mixtures that would be tried.
+/// Number of forms of mixtures.
 fn options(config: &ZooConfig, zoo: &Zoo) -> usize {
     if !config.mixture.enabled {
         return 0;

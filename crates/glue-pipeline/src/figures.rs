@@ -1,4 +1,4 @@
-//! What was compared, as the data of reports and pictures.
+//! Similarities, dendrograms and clusters as the data of reports and pictures.
 
 use glue_metrics::cluster::{self, Partition};
 use glue_metrics::{Matrix, Scale};
@@ -44,7 +44,7 @@ pub fn clusters(partition: &Partition, matrix: &Matrix) -> Vec<report::Cluster> 
 
 #[cfg(test)]
 mod tests {
-    //! Nothing is lost on the way.
+    //! Everything is converted.
     use super::*;
     use glue_metrics::cluster::{Link, agglomerate, leader};
 

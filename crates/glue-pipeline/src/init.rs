@@ -14,23 +14,24 @@ pub const CONFIG: &str = "zoo.yml";
 /// What was found in a folder.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct Found {
+pub struct InitResult {
     /// The config that was written.
     pub path: PathBuf,
     /// Names of the models.
     pub models: Vec<String>,
-    /// Those of them that the others were tuned from, by their weights.
+    /// Those that the others were fine-tuned from, judging by the weights.
     pub bases: Vec<String>,
 }
 
 /// Writes a commented `zoo.yml` into `directory` for the checkpoints in its subdirectories and the tasks in `tasks/`.
 ///
-/// A model is taken for a base when, of models of its shape, the differences of all others from it are nearly at right
-/// angles: fine-tunes of one model go their own ways from it, while seen from one of them the others share the way back.
+/// A model counts as a base if the task vectors of all other models of its shape from it are nearly orthogonal. Independent
+/// fine-tunes diverge from their base in unrelated directions; seen from one fine-tune, the others share the direction back to
+/// the base.
 ///
 /// # Errors
 /// [`PipelineError`]: there is a config already, no model, or a model that cannot be read. All weights are read.
-pub fn init(directory: &Path) -> Result<Found, PipelineError> {
+pub fn init(directory: &Path) -> Result<InitResult, PipelineError> {
     let path = directory.join(CONFIG);
     if path.exists() {
         let found = format!("`{CONFIG}`");
@@ -58,12 +59,12 @@ pub fn init(directory: &Path) -> Result<Found, PipelineError> {
     let tasks = directory.join("tasks").is_dir();
     let models: Vec<String> = names.iter().filter(|name| !bases.contains(name)).cloned().collect();
     write_atomic(&path, text(&models, &bases, tasks).as_bytes())?;
-    Ok(Found { path, models: names, bases })
+    Ok(InitResult { path, models: names, bases })
 }
 
-/// Cosine of two differences, above which they do not count as at right angles: half way between that of fine-tunes seen
-/// from their base, 0, and that of fine-tunes seen from another one, about a half.
-const RIGHT_ANGLE: f64 = 0.25;
+/// The cosine of two task vectors up to which they count as orthogonal: half way between that of fine-tunes seen from their
+/// base, 0, and that of fine-tunes seen from another fine-tune, about a half.
+const ORTHOGONAL: f64 = 0.25;
 
 fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineError> {
     let models: Vec<Model<'_>> =
@@ -74,7 +75,7 @@ fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineErr
     let clusters = glue_metrics::cluster::leader(&near, glue_metrics::cluster::DEFAULT_THRESHOLD)?;
     let mut bases = Vec::new();
     for cluster in clusters.members() {
-        // Of two models nobody can say which was first.
+        // With two models there is no telling which is the base.
         if cluster.len() < 3 {
             continue;
         }
@@ -92,7 +93,7 @@ fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineErr
         let best = cluster.iter().filter_map(|&base| mean_cosine(base).map(|cosine| (cosine, base)));
         let best = best.filter(|(cosine, _)| cosine.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((cosine, base)) = best
-            && cosine < RIGHT_ANGLE
+            && cosine < ORTHOGONAL
         {
             bases.push(names[base].clone());
         }
@@ -100,23 +101,22 @@ fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineErr
     Ok(bases)
 }
 
-/// A word as YAML needs it.
+/// A word, quoted for YAML.
 fn word(word: &str) -> String {
     serde_json::Value::from(word).to_string()
 }
 
 fn text(models: &[String], bases: &[String], tasks: bool) -> String {
-    let mut text =
-        String::from("# What `glue run` makes one model of. Paths start at this file's directory.\n\nmodels:\n");
+    let mut text = String::from("# Config of `glue run`. Paths are relative to this file.\n\nmodels:\n");
     for model in models {
         let _ = writeln!(text, "  - {}", word(model));
     }
     match bases.len() {
         0 => text.push_str(
-            "\n# Models that the others were fine-tuned from; merges of task vectors need them.\n# base: PATH\n",
+            "\n# The models that the others were fine-tuned from; methods that use task vectors need them.\n# base: PATH\n",
         ),
         _ => {
-            text.push_str("\n# By their weights, the others were fine-tuned from these: seen from them, they went their own ways.\nbase:\n");
+            text.push_str("\n# Detected base models: the task vectors of the others from them are nearly orthogonal.\nbase:\n");
             for base in bases {
                 let _ = writeln!(text, "  - {}", word(base));
             }
@@ -125,16 +125,16 @@ fn text(models: &[String], bases: &[String], tasks: bool) -> String {
     text.push_str(if tasks {
         "\ntasks:\n  path: tasks\n"
     } else {
-        "\ntasks:\n  path: tasks          # there is no such folder yet\n"
+        "\ntasks:\n  path: tasks          # does not exist yet\n"
     });
     text.push_str(
-        "  # Decisions are made by `proxy`, routers are trained on `router`, and `test` is looked at once, at the end.
+        "  # Splits: `proxy` decides, `router` trains routers, `test` is used once, at the end.
   proxy: proxy
   router: train
   test: test
-  # limit: 200           # items of each task and split
+  # limit: 200           # maximum number of items of each task and split
 
-# Everything below shows the defaults.
+# The values below are the defaults.
 
 cluster:
   metric: cosine_per_column
@@ -143,18 +143,18 @@ cluster:
 
 select:
   strategies: [average, coefficient, evolutionary]   # also similarity, dissimilarity
-  filter: true           # find harmful models first
-  validation: 0.2        # share of the proxy items that chooses between strategies
-  budget: {}             # {evaluations: 200, seconds: 3600}; evolutionary ends by itself after 500
+  filter: true           # find and exclude harmful models first
+  validation: 0.2        # fraction of the proxy items held out to choose between strategies
+  budget: {}             # {evaluations: 200, seconds: 3600}; evolutionary ends after 500 evaluations
   racing: true
   # space: {methods: [task_arithmetic], layer_groups: 4}
 
-stack: true              # try layers of two models in a row
+stack: true              # try stacking layers of the two best models (frankenmerge)
 
 mixture:
   levels: [model, block, ffn]
-  dense: [0.0, 0.25, 0.5, 0.75]   # shares of the layers that stay dense
-  experts: 8             # the most
+  dense: [0.0, 0.25, 0.5, 0.75]   # fractions of the layers that stay dense
+  experts: 8             # maximum number
   routing: sample        # or token
   pool: mean             # or first, last
   router: {kind: linear} # or {kind: mlp, hidden_size: 64}

@@ -1,19 +1,19 @@
 //! From a zoo of models and some tasks to one better model, with the evidence.
 //!
-//! [`ZooConfig::parse`] reads what is wanted; [`run()`] makes it, stage after stage:
+//! [`ZooConfig::parse`] reads a config; [`run()`] runs it, stage after stage:
 //!
-//! | stage | asks |
+//! | stage | finds |
 //! |---|---|
-//! | compatibility | which models can be merged at all, from headers |
-//! | similarity, clusters | which belong together |
-//! | singles | what each scores on the proxy items |
-//! | select | what of each cluster is worth merging, and with which weights |
-//! | candidates | merges, models by themselves, layers of two models in a row |
-//! | mixture | which of them are worth mixing, at which level, from which layer on; their routers trained |
-//! | test | what all of it is worth on items that nothing was decided by |
-//! | report | all of that on one page |
+//! | compatibility | which models can be merged, from headers |
+//! | similarity, clusters | which models are similar |
+//! | baselines | the score of each model on the proxy items |
+//! | select | which models of each cluster to merge, and with which weights |
+//! | candidates | candidates for experts: merges, single models, stacked layers |
+//! | mixture | which of them to mix, at which level and from which layer on; trains routers |
+//! | test | the score of each model on items that decided nothing |
+//! | report | everything on one page |
 //!
-//! **Invariant:** the test items are read by one function, which needs the proof that everything is decided.
+//! **Invariant:** the test items are read by one function, which needs proof that everything is decided.
 //!
 //! **Invariant:** no result depends on time, on the number of threads, or on how often a run was interrupted.
 
@@ -33,7 +33,7 @@ mod zoo;
 pub use config::ZooConfig;
 pub use error::PipelineError;
 pub use estimate::{Estimate, StageEstimate, estimate};
-pub use init::{CONFIG, Found, init};
+pub use init::{CONFIG, InitResult, init};
 pub use progress::StageProgress;
 pub use run::{Ended, Registries, RunOptions, Source, run};
 pub use stage::{Cost, Stage};

@@ -26,27 +26,24 @@ use std::sync::Arc;
 pub struct RunOptions {
     /// Where the result goes.
     pub out: PathBuf,
-    /// Whether to go on with what is there.
+    /// Whether to resume the run in that directory.
     pub resume: bool,
-    /// Stages from this one on are made anew.
+    /// The first stage to re-run.
     pub from: Option<Stage>,
-    /// No stage after this one is made.
+    /// The last stage to run.
     pub until: Option<Stage>,
-    /// Ends the run, also while a model is at work; what was finished stays. A cancelled progress does so between the calls
-    /// of a model.
+    /// Ends the run, also while a model is at work; finished stages are kept. A cancelled progress does so between calls of a model.
     pub cancel: CancelToken,
-    /// Bytes for merged candidates.
-    pub memory: Option<u64>,
-    /// What merges candidates and results. Default: the processor.
+    /// What merges candidates and results. Default: the CPU.
     pub executor: SharedExecutor,
-    /// Where links in a model's directory may lead to that a result gets a copy of. Default of such links: not out of it.
+    /// Whether files that a result gets a copy of may be links that lead out of their model directory.
     pub links: Links,
 }
 
-/// The text of a config, where it was read from, and what it says.
+/// A config with its text and its path.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// What it says.
+    /// The config.
     pub config: ZooConfig,
     /// The text.
     pub text: String,
@@ -57,7 +54,7 @@ pub struct Source {
 /// Everything that stages have in common.
 pub(crate) struct Context<'a> {
     pub(crate) config: &'a ZooConfig,
-    /// Where relative paths of the config start, seen from the working directory.
+    /// The directory of the config, relative to the working directory.
     pub(crate) directory: PathBuf,
     pub(crate) out: PathBuf,
     pub(crate) zoo: Zoo,
@@ -65,7 +62,6 @@ pub(crate) struct Context<'a> {
     pub(crate) registries: Registries<'a>,
     pub(crate) progress: &'a dyn StageProgress,
     pub(crate) cancel: CancelToken,
-    pub(crate) memory: Option<u64>,
     pub(crate) executor: SharedExecutor,
     pub(crate) links: Links,
 }
@@ -81,14 +77,14 @@ impl<'a> Context<'a> {
         model.and_then(|model| model.dir.config().num_layers()).unwrap_or(0)
     }
 
-    /// A path inside of the run, seen from its directory, with the name that its stage will have.
+    /// A path in the run, relative to its directory, with the final name of its stage.
     pub(crate) fn inside(&self, path: &Path) -> String {
         let below = path.strip_prefix(&self.out).unwrap_or(path);
         let part = |part: &std::ffi::OsStr| part.to_string_lossy().trim_end_matches(".work").to_string();
         below.iter().map(part).collect::<Vec<_>>().join("/")
     }
 
-    /// The directory of a candidate, seen from the working directory.
+    /// The directory of a candidate, relative to the working directory.
     pub(crate) fn outside_path(&self, path: &str, made: bool) -> PathBuf {
         if made { self.out.join(path) } else { path.into() }
     }
@@ -107,7 +103,7 @@ impl<'a> Context<'a> {
         self.cancel.is_cancelled() || self.progress.is_cancelled()
     }
 
-    /// Seconds that a search may take.
+    /// Maximum seconds of a search.
     pub(crate) fn seconds_of(&self, own: Option<f64>) -> Option<f64> {
         match (own, self.config.limits.seconds) {
             (Some(own), Some(all)) => Some(own.min(all)),
@@ -115,7 +111,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// That the user stopped, where that is why something failed.
+    /// [`PipelineError::Stopped`] if the run was cancelled, otherwise `error`.
     pub(crate) fn stopped_or(&self, error: PipelineError) -> PipelineError {
         if self.is_cancelled() { PipelineError::Stopped } else { error }
     }
@@ -134,20 +130,20 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What a run ended with.
+/// How a run ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Ended {
-    /// With a report.
+    /// With a report and a final model.
     Finished(Box<Finished>),
-    /// After the stage it was asked to end with.
+    /// After the stage given by [`RunOptions::until`].
     Until(Stage),
 }
 
-/// Makes a run.
+/// Runs the stages of `source`.
 ///
 /// # Errors
-/// [`PipelineError`]; what was finished stays in `out` for a run with `resume`.
+/// [`PipelineError`]; finished stages stay in `out` for a run with `resume`.
 pub fn run(
     source: &Source,
     registries: Registries<'_>,
@@ -162,7 +158,7 @@ pub fn run(
         model.dir.check_links(options.links)?;
     }
     let tasks: Arc<[Task]> = tasks(&config.tasks, &directory)?.into();
-    let _lock = claim(&options.out, options.resume)?;
+    let _lock = lock_output(&options.out, options.resume)?;
     let context = Context {
         config,
         directory,
@@ -172,7 +168,6 @@ pub fn run(
         registries,
         progress,
         cancel: options.cancel.clone(),
-        memory: options.memory,
         executor: options.executor.clone(),
         links: options.links,
     };
@@ -211,14 +206,14 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         return ended(Stage::Similarity);
     };
     go_on()?;
-    // Nothing before this depends on the tasks. What is asked is read split by split, the test split last.
+    // Earlier stages do not depend on the tasks. Items are read split by split, the test split last.
     let prepared = prepare(&context.tasks, &config.tasks, &config.tasks.proxy, config.seed)?;
     let scoring = json!({ "proxy": prepared.content_hashes(), "seed": config.seed });
-    let Some(singles) = made.run(Stage::Singles, scoring, &begin, |place| {
+    let Some(baselines) = made.run(Stage::Baselines, scoring, &begin, |place| {
         let mut all: Vec<Scored> = Vec::new();
         for (i, model) in context.zoo.models.iter().enumerate() {
             let path = place.join(format!("model-{i}.json"));
-            let scores = match crate::stage::read_json(&path, Stage::Singles)? {
+            let scores = match crate::stage::read_json(&path, Stage::Baselines)? {
                 Some(known) => known,
                 None => {
                     let scores = context.score(&model.name, &model.path, &prepared)?;
@@ -244,21 +239,21 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         own["statistics"] = statistics;
     }
     let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
-        select::select(context, &clusters.result, &headers.result, &similarity.result, &singles.result, place)
+        select::select(context, &clusters.result, &headers.result, &similarity.result, &baselines.result, place)
     })?
     else {
-        return ended(Stage::Singles);
+        return ended(Stage::Baselines);
     };
     go_on()?;
     let Some(found) = made.run(Stage::Candidates, json!(config.stack), &begin, |place| {
-        let offers = candidates::Offers {
+        let inputs = candidates::CandidateInputs {
             clusters: &clusters.result,
             compatible: &headers.result,
-            singles: &singles.result,
+            baselines: &baselines.result,
             selected: &selected.result,
             selected_in: &selected.directory,
         };
-        candidates::gather(context, &offers, &prepared, place)
+        candidates::gather(context, &inputs, &prepared, place)
     })?
     else {
         return ended(Stage::Select);
@@ -281,10 +276,10 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     if options.until == Some(Stage::Mixture) {
         return ended(Stage::Mixture);
     }
-    let sealed = test::Sealed::new(&decided.result, &decided.directory);
-    let items = sealed.items(context)?;
+    let token = test::TestSetToken::new(&decided.result, &decided.directory);
+    let items = token.items(context)?;
     let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), &begin, |_| {
-        test::test(context, &sealed, &items, &singles.result, &found.result)
+        test::test(context, &token, &items, &baselines.result, &found.result)
     })?
     else {
         return ended(Stage::Mixture);
@@ -293,11 +288,11 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         return ended(Stage::Test);
     }
     context.progress.stage(Stage::Report, false);
-    let parts = crate::stages::finish::Parts {
+    let inputs = crate::stages::finish::ReportInputs {
         headers: &headers.result,
         similarity: &similarity.result,
         clusters: &clusters.result,
-        singles: &singles.result,
+        baselines: &baselines.result,
         selected: &selected.result,
         selected_in: &selected.directory,
         candidates: &found.result,
@@ -307,14 +302,14 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         model_hashes: &hashes,
         costs: made.costs(),
     };
-    Ok(Ended::Finished(Box::new(finish(source, context, &parts)?)))
+    Ok(Ended::Finished(Box::new(finish(source, context, &inputs)?)))
 }
 
 /// The lock of a run, held until it ends.
 ///
-/// A run removes and replaces what is in its directory, so that only one is resumed that says itself, in its lock file, that it is
-/// a run, and that holds files and directories alone: a link would lead out of it.
-fn claim(out: &Path, resume: bool) -> Result<File, PipelineError> {
+/// A run removes and replaces what is in its directory. A directory is therefore resumed only if its lock file marks it as a run,
+/// and if it holds nothing but files and directories: a link would lead out of it.
+fn lock_output(out: &Path, resume: bool) -> Result<File, PipelineError> {
     let in_out = |error| PipelineError::io(out, error);
     let occupied = |found: &str| PipelineError::Occupied { path: out.into(), found: found.into() };
     let entries: Vec<String> = match fs::read_dir(out) {
@@ -330,30 +325,30 @@ fn claim(out: &Path, resume: bool) -> Result<File, PipelineError> {
     check_plain(out, LOCK)?;
     check_plain(out, STAGES)?;
     let marked = match files::read(&path, MARKER.len() as u64) {
-        // One that was killed at its start leaves a beginning, and nothing beside it.
+        // A run that was killed at its start leaves a part of the marker and nothing else.
         Ok(found) => found == MARKER || MARKER.starts_with(&found) && entries.len() == 1,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => false,
         Err(error) => return Err(at(error)),
     };
     match (entries.iter().min(), marked, resume) {
         (None, ..) | (Some(_), true, true) => {}
-        (Some(_), true, false) => return Err(occupied("a run; give `--resume` to go on with it")),
-        (Some(first), false, _) => return Err(occupied(&format!("`{first}`, and no sign of a run"))),
+        (Some(_), true, false) => return Err(occupied("a run; `--resume` continues it")),
+        (Some(first), false, _) => return Err(occupied(&format!("`{first}`, which is not from a run"))),
     }
     fs::create_dir_all(out).map_err(in_out)?;
     let lock = state::open_lock(&path).map_err(at)?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(occupied("another process that works on it")),
+        Err(TryLockError::WouldBlock) => return Err(occupied("a run in another process")),
         Err(TryLockError::Error(error)) => return Err(at(error)),
     }
-    // Before anything else, so that whatever a killed process leaves is known.
+    // Before anything else: whatever a killed process leaves is then marked as a run.
     lock.write_all_at(MARKER, 0).and_then(|()| lock.sync_all()).map_err(at)?;
     fs::create_dir_all(out.join(STAGES)).map_err(in_out)?;
     Ok(lock)
 }
 
-/// Refuses everything that no run leaves under `name` in its directory.
+/// Refuses anything but files and directories under `name` in the directory of a run.
 fn check_plain(out: &Path, name: &str) -> Result<(), PipelineError> {
     let mut open = vec![out.join(name)];
     while let Some(path) = open.pop() {
@@ -364,7 +359,7 @@ fn check_plain(out: &Path, name: &str) -> Result<(), PipelineError> {
         };
         if kind.is_dir() {
             let entries = match fs::read_dir(&path) {
-                // A process that works on it has just moved it away.
+                // Another process has just moved it away.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 entries => entries.map_err(at)?,
             };
@@ -383,10 +378,10 @@ fn check_plain(out: &Path, name: &str) -> Result<(), PipelineError> {
 const LOCK: &str = ".lock";
 const STAGES: &str = "stages";
 
-/// What the lock file says.
+/// The contents of the lock file.
 const MARKER: &[u8] = b"glue run\n";
 
-/// A name for a run by its config.
+/// A hash of the config of a run.
 pub(crate) fn config_hash(source: &Source) -> String {
     hash(&source.text)
 }

@@ -1,7 +1,8 @@
-//! Scores of models on a split, item by item: what choices are made by, and what their errors follow from.
+//! Scores of models on a split, item by item: the basis of all choices and of their standard errors.
 
 use crate::config::TasksConfig;
 use crate::error::PipelineError;
+use glue_eval::statistics::{Estimate, PairedTask, macro_average, paired_gain};
 use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Task, load_tasks, number, select};
 use glue_progress::{ErrorChain, Progress};
 use glue_report as report;
@@ -19,16 +20,6 @@ pub(crate) fn tasks(config: &TasksConfig, directory: &Path) -> Result<Vec<Task>,
     Ok(select(tasks, &config.only).map_err(glue_eval::EvalError::from)?)
 }
 
-/// How items are asked, whatever their split.
-pub(crate) fn eval_options(config: &TasksConfig, seed: u64) -> EvalOptions {
-    EvalOptions {
-        limit: config.limit,
-        seed,
-        allow_code_execution: config.allow_code_execution,
-        ..EvalOptions::default()
-    }
-}
-
 /// The items of `split` of all tasks, read and rendered.
 pub(crate) fn prepare(
     tasks: &Arc<[Task]>,
@@ -36,24 +27,30 @@ pub(crate) fn prepare(
     split: &str,
     seed: u64,
 ) -> Result<Prepared, PipelineError> {
-    let options = EvalOptions { split: Some(split.into()), ..eval_options(config, seed) };
+    let options = EvalOptions {
+        split: Some(split.into()),
+        limit: config.limit,
+        seed,
+        allow_code_execution: config.allow_code_execution,
+        ..EvalOptions::default()
+    };
     Ok(Prepared::new(Arc::clone(tasks), &options, None)?)
 }
 
-/// What a model scores on a split.
+/// The scores of a model on a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ModelScores {
     pub(crate) name: String,
     pub(crate) tasks: Vec<TaskItems>,
 }
 
-/// What came of scoring a model.
+/// The result of scoring a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scored {
     /// Its scores, all of them finite.
     Scores(ModelScores),
-    /// Why it has none: it computes what is no number.
+    /// It has none, because it computes NaN or an infinite score.
     Unscored {
         /// Its name.
         name: String,
@@ -91,24 +88,23 @@ impl Scored {
     }
 }
 
-/// What a model scores on a task.
+/// The scores of a model on a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TaskItems {
     pub(crate) task: String,
     pub(crate) metric: String,
-    /// Turned so that more is better.
+    /// Negated where less is better: more is always better.
     #[serde(with = "number")]
     pub(crate) value: f64,
     #[serde(with = "number::optional")]
     pub(crate) stderr: Option<f64>,
-    /// The main metric of each item, turned in the same way.
+    /// The main metric of each item, with the same sign.
     #[serde(with = "number::list")]
     pub(crate) items: Vec<f64>,
 }
 
 impl ModelScores {
-    /// Scores `model` on all items of `prepared`. A model that computes what is no number, or whose score is infinite, has
-    /// no scores that anything could be decided by.
+    /// Scores `model` on all items of `prepared`. A model that computes NaN, or whose score is infinite, has no scores.
     pub(crate) fn of(
         name: &str,
         model: &dyn LanguageModel,
@@ -137,17 +133,22 @@ impl ModelScores {
                 metric: task.main.clone(),
                 value: main.map_or(0.0, |metric| sign * metric.value),
                 stderr: main.and_then(|metric| metric.stderr),
-                // A text without a token weighs nothing.
+                // A text without a token has weight 0.
                 items: task.items.iter().map(|item| sign * item.sum / item.weight.max(f64::MIN_POSITIVE)).collect(),
             }
         };
         ModelScores { name: name.into(), tasks: report.tasks.iter().map(task).collect() }
     }
 
-    /// Mean over tasks.
+    /// Macro average and its standard error.
+    fn macro_average(&self) -> Estimate {
+        let task = |task: &TaskItems| Estimate { value: task.value, stderr: task.stderr };
+        macro_average(&self.tasks.iter().map(task).collect::<Vec<_>>())
+    }
+
+    /// Macro average over tasks; 0 without a task.
     pub(crate) fn average(&self) -> f64 {
-        let n = self.tasks.len().max(1) as f64;
-        self.tasks.iter().map(|task| task.value).sum::<f64>() / n
+        if self.tasks.is_empty() { 0.0 } else { self.macro_average().value }
     }
 
     /// The value of one task.
@@ -164,32 +165,24 @@ impl ModelScores {
         self.tasks.iter().map(score).collect()
     }
 
-    /// The average as the report shows it.
+    /// The macro average as the report shows it.
     pub(crate) fn score(&self) -> report::Score {
-        let n = self.tasks.len().max(1) as f64;
-        let squares = self.tasks.iter().map(|task| task.stderr.map(|stderr| stderr * stderr)).sum::<Option<f64>>();
         report::Score {
             value: self.average(),
-            stderr: squares.map(|sum| sum.sqrt() / n),
+            stderr: self.macro_average().stderr,
             n: Some(self.tasks.iter().map(|task| task.items.len()).sum()),
         }
     }
 }
 
-/// The gain of `new` over `old` in the average over tasks, and its standard error from the differences item by item.
+/// The gain of `new` over `old` in the macro average, and its standard error from the differences item by item.
 pub(crate) fn gain(new: &ModelScores, old: &ModelScores) -> (f64, f64) {
-    let (mut sum, mut squares) = (0.0, 0.0);
-    let count = new.tasks.len().max(1) as f64;
-    for (a, b) in new.tasks.iter().zip(&old.tasks) {
-        sum += a.value - b.value;
-        let differences: Vec<f64> = a.items.iter().zip(&b.items).map(|(x, y)| x - y).collect();
-        let n = differences.len() as f64;
-        if n > 1.0 {
-            let mean = differences.iter().sum::<f64>() / n;
-            squares += differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0) / n;
-        }
-    }
-    (sum / count, squares.sqrt() / count)
+    let tasks = new.tasks.iter().zip(&old.tasks);
+    paired_gain(tasks.map(|(new, old)| PairedTask {
+        difference: new.value - old.value,
+        new: &new.items,
+        old: &old.items,
+    }))
 }
 
 /// A gain and its error in words: `+0.021 ± 0.008`.
@@ -217,10 +210,9 @@ mod tests {
         let old = scores(&[&[0.0, 1.0, 0.0, 1.0], &[1.0, 1.0]]);
         let new = scores(&[&[1.0, 1.0, 0.0, 1.0], &[1.0, 1.0]]);
         let (gain_of, error) = gain(&new, &old);
+        // One task differs in one item of four; the statistics themselves are tested where they are.
         assert_eq!(gain_of, 0.125);
-        // One task differs in one item of four: variance 1/4, divided by 4 items, over two tasks.
         assert!((error - 0.125).abs() < 1e-12, "{error}");
-        assert_eq!(gain(&old, &old), (0.0, 0.0));
     }
 
     #[test]

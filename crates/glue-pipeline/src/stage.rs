@@ -1,12 +1,12 @@
-//! Stages: each is made once, appears whole, and is found again as long as nothing that it depends on has changed.
+//! Stages: each runs once, appears when it is complete, and is reused as long as nothing that it depends on has changed.
 //!
-//! A stage has a directory in `stages/`. While it is made, the directory has a name of its own (`NAME.work`), which a long
-//! stage may use to go on after it was killed; once all of it is on the disk it is renamed. What a stage depends on is its
-//! key: its part of the configuration, what was read, and the key of the stage before. A stage whose key is another one is
-//! thrown away, and with it, since their keys follow, all after it.
+//! A stage has a directory in `stages/`. While it runs, the directory is called `NAME.work`, from which a long stage can resume
+//! after it was killed; once everything is on disk it is renamed. The key of a stage holds what it depends on: its part of the
+//! config, its inputs, and the key of the stage before. A stage whose key has changed is discarded, and so are all later
+//! stages, whose keys depend on it.
 //!
-//! Nothing is read back unchecked. Notes have a checksum ([`glue_tensor::state`]), and the manifest of a stage has those of
-//! all its files, weights among them. What does not match is refused: `--from STAGE` re-runs it.
+//! Everything that is read back is checked. Notes have a checksum ([`glue_tensor::state`]), and the manifest of a stage has those of
+//! all its files, including weights. A mismatch is refused: `--from STAGE` re-runs the stage.
 
 use crate::error::PipelineError;
 use crate::zoo::Zoo;
@@ -21,27 +21,27 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What a run consists of, in order.
+/// The stages of a run, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Which models can be merged with which, from headers.
     Compatibility,
-    /// How alike the weights of all pairs are.
+    /// The similarity of the weights of all pairs.
     Similarity,
-    /// Which models form groups.
+    /// Which models form clusters.
     Clusters,
-    /// The scores of every model on the proxy items.
-    Singles,
+    /// The scores of every model alone on the proxy items.
+    Baselines,
     /// Selective merging inside each cluster.
     Select,
-    /// Merged models and those that stayed alone, stacks of layers among them.
+    /// Candidates for experts: merges, single models, stacked layers.
     Candidates,
-    /// Which candidates are mixed, at which level and depth, with routers trained.
+    /// Which candidates are mixed, at which level and depth, with trained routers.
     Mixture,
-    /// The test items, once.
+    /// The scores on the test items, once.
     Test,
-    /// The report, and the final model in its place.
+    /// The report and the final model.
     Report,
 }
 
@@ -51,7 +51,7 @@ impl Stage {
         Stage::Compatibility,
         Stage::Similarity,
         Stage::Clusters,
-        Stage::Singles,
+        Stage::Baselines,
         Stage::Select,
         Stage::Candidates,
         Stage::Mixture,
@@ -65,7 +65,7 @@ impl Stage {
             Stage::Compatibility => "compatibility",
             Stage::Similarity => "similarity",
             Stage::Clusters => "clusters",
-            Stage::Singles => "singles",
+            Stage::Baselines => "baselines",
             Stage::Select => "select",
             Stage::Candidates => "candidates",
             Stage::Mixture => "mixture",
@@ -84,17 +84,17 @@ impl Stage {
     }
 }
 
-/// What a stage took. It differs from run to run, so that no result contains it.
+/// Time, memory and disk of a stage. They differ from run to run: no result contains them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Seconds of the attempt that finished it.
+    /// Seconds of the run that finished it.
     pub seconds: f64,
-    /// The most memory the process held at once until the stage ended, in bytes; absent where the system does not say.
+    /// Peak memory of the process until the stage ended, in bytes; absent if the system does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory: Option<u64>,
-    /// Bytes the stage left on the disk.
+    /// Bytes of the stage on disk.
     pub disk: u64,
-    /// Whether an earlier start of the run made it.
+    /// Whether the stage was reused from an earlier run.
     #[serde(skip)]
     pub found: bool,
 }
@@ -104,18 +104,18 @@ const RESULT: &str = "result.json";
 const COST: &str = "cost.json";
 const KEY: &str = "key.json";
 
-/// What became of a stage.
+/// A finished stage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Made<T> {
     pub(crate) result: T,
-    /// Where its files are.
+    /// The directory of its files.
     pub(crate) directory: PathBuf,
 }
 
 /// Hashes of files by their paths below a directory.
 pub(crate) type Hashes = BTreeMap<String, String>;
 
-/// What a finished stage is known by.
+/// The manifest of a finished stage.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -131,13 +131,13 @@ pub(crate) struct Stages<'a> {
     zoo: &'a Zoo,
     until: Stage,
     from: Option<Stage>,
-    /// What everything depends on; after a stage, that it was made from this.
+    /// Hash of everything that the next stage depends on.
     chain: Value,
     costs: Vec<(Stage, Cost)>,
 }
 
 impl<'a> Stages<'a> {
-    /// The stages in `out`. Those from `from` on are made anew; none after `until` is made.
+    /// The stages in `out`. Those from `from` on are re-run; none after `until` runs.
     pub(crate) fn new(
         out: &Path,
         identity: Value,
@@ -149,13 +149,13 @@ impl<'a> Stages<'a> {
         Stages { root: out.join("stages"), zoo, until, from, chain: identity, costs: Vec::new() }
     }
 
-    /// What the stages took, in order.
+    /// Time, memory and disk of the stages, in order.
     pub(crate) fn costs(&self) -> &[(Stage, Cost)] {
         &self.costs
     }
 
-    /// The result of `stage`: found, when it was made from the same, else made by `work`, which is given the directory for
-    /// its files. `None` when the run ends before.
+    /// The result of `stage`: reused if its key is unchanged, otherwise made by `work`, which gets the directory for its files.
+    /// `None` if the run ends before it.
     pub(crate) fn run<T: Serialize + DeserializeOwned>(
         &mut self,
         stage: Stage,
@@ -169,18 +169,18 @@ impl<'a> Stages<'a> {
         let key = json!({ "stage": stage.name(), "version": env!("CARGO_PKG_VERSION"), "depends_on": self.chain, "own": own });
         self.chain = json!(hash(&key));
         let directory = self.root.join(stage.directory());
-        let anew = self.from.is_some_and(|from| stage >= from);
-        if !anew && let Some(result) = self.found(stage, &directory, &key)? {
+        let rerun = self.from.is_some_and(|from| stage >= from);
+        if !rerun && let Some(result) = self.found(stage, &directory, &key)? {
             begin(stage, true);
             return Ok(Some(Made { result, directory }));
         }
         begin(stage, false);
         remove(&directory)?;
         abort_point("earlier stage removed");
-        let place = self.work_directory(stage, &directory, &key, anew)?;
+        let place = self.work_directory(stage, &directory, &key, rerun)?;
         let start = Instant::now();
         let result = self.of_same_models(work(&place), &place)?;
-        // Through text and back, so that what goes on from here is what a later run will find.
+        // Through text and back: later stages work with exactly what a later run will read.
         let path = place.join(RESULT);
         let text = serde_json::to_string_pretty(&result).map_err(|e| PipelineError::json(&path, e))?;
         let result = serde_json::from_str(&text).map_err(|e| PipelineError::json(&path, e))?;
@@ -203,8 +203,7 @@ impl<'a> Stages<'a> {
         Ok(Some(Made { result, directory }))
     }
 
-    /// `result`, if the models are those that `identity` stands for. If not, whatever is in `place` may be of others and is
-    /// removed, so that no later run goes on with it.
+    /// `result`, if the models are unchanged. Otherwise the contents of `place` may be those of other models and are removed.
     fn of_same_models<T>(&self, result: Result<T, PipelineError>, place: &Path) -> Result<T, PipelineError> {
         match self.zoo.check_unchanged() {
             Ok(()) => result,
@@ -215,7 +214,7 @@ impl<'a> Stages<'a> {
         }
     }
 
-    /// The result of a stage that was made from the same, once all its files are known to be what was written.
+    /// The result of a stage with this key, once all its files are checked.
     fn found<T: DeserializeOwned>(
         &mut self,
         stage: Stage,
@@ -242,16 +241,16 @@ impl<'a> Stages<'a> {
         Ok(Some(result))
     }
 
-    /// The directory to work in, with what an interrupted attempt at the same left there.
+    /// The directory to work in, with what an interrupted run of the same stage left there.
     fn work_directory(
         &self,
         stage: Stage,
         directory: &Path,
         key: &Value,
-        anew: bool,
+        rerun: bool,
     ) -> Result<PathBuf, PipelineError> {
         let place = directory.with_extension("work");
-        if anew || read_json::<Value>(&place.join(KEY), stage)?.as_ref() != Some(key) {
+        if rerun || read_json::<Value>(&place.join(KEY), stage)?.as_ref() != Some(key) {
             remove(&place)?;
             fs::create_dir_all(&place).map_err(|e| PipelineError::io(&place, e))?;
             write_json(&place.join(KEY), key)?;
@@ -260,18 +259,18 @@ impl<'a> Stages<'a> {
     }
 }
 
-/// A short name for content.
+/// A hash of content.
 pub(crate) fn hash(content: &(impl ToString + ?Sized)) -> String {
     ContentHash::of(content.to_string().as_bytes()).to_string()
 }
 
-/// Writes a note, so that it is there whole or not at all, with a checksum.
+/// Writes a note atomically, with a checksum.
 pub(crate) fn write_json(path: &Path, note: &impl Serialize) -> Result<(), PipelineError> {
     let json = serde_json::to_string_pretty(note).map_err(|e| PipelineError::json(path, e))?;
     Ok(write_atomic(path, state::seal(&json).as_bytes())?)
 }
 
-/// Reads a note that `stage` wrote; `None` when there is none.
+/// Reads a note that `stage` wrote; `None` if there is none.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, stage: Stage) -> Result<Option<T>, PipelineError> {
     let damaged = |found: String| PipelineError::Damaged { path: path.into(), stage, found };
     let bytes = match files::read(path, files::DATA_BYTES) {
@@ -287,7 +286,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, stage: Stage) -> Resul
 /// Checks that a directory holds these files and no others.
 ///
 /// # Errors
-/// [`PipelineError::Damaged`] with the first file that is not what was written.
+/// [`PipelineError::Damaged`] with the first file that differs.
 pub(crate) fn check_files(directory: &Path, written: &Hashes, stage: Stage) -> Result<(), PipelineError> {
     let found = hashes(directory)?;
     for name in written.keys().chain(found.keys()) {
@@ -302,7 +301,7 @@ pub(crate) fn check_files(directory: &Path, written: &Hashes, stage: Stage) -> R
     Ok(())
 }
 
-/// Hashes of all files below a directory, but those that say what it is made from.
+/// Hashes of all files below a directory, except its manifest and key.
 pub(crate) fn hashes(directory: &Path) -> Result<Hashes, PipelineError> {
     let mut open = vec![directory.to_path_buf()];
     let mut found = Vec::new();
@@ -350,7 +349,7 @@ fn disk(directory: &Path) -> io::Result<u64> {
     Ok(sum)
 }
 
-/// The most memory this process has held, in bytes.
+/// The peak memory of this process, in bytes.
 fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

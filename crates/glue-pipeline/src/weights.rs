@@ -6,7 +6,7 @@ use glue_recipe::recipe::Body;
 use glue_recipe::settings::ParamValue;
 use glue_report::{WeightRow, Weights};
 
-/// The table of `recipe`, whose models `name` names.
+/// The table of `recipe`; `name` gives the names of its models.
 pub(crate) fn table(recipe: &str, operators: &Registry, name: &dyn Fn(&str) -> String) -> Weights {
     let parsed = Recipe::parse(recipe, "best.yml", operators);
     let Some(recipe) = parsed.ok().and_then(|recipes| recipes.into_iter().next()) else { return Weights::default() };
@@ -38,7 +38,7 @@ pub(crate) fn table(recipe: &str, operators: &Registry, name: &dyn Fn(&str) -> S
     Weights { method, groups, rows }
 }
 
-/// The weights of one model by group. Layers that follow one another with the same weight are one group.
+/// The weights of one model by group. Consecutive layers with the same weight are one group.
 fn cells(value: &ParamValue) -> Vec<(String, f64)> {
     match value {
         ParamValue::Scalar(Setting::Number(x)) => vec![("all".into(), *x)],
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_layers_in_a_row_are_one_column() {
+    fn consecutive_equal_layers_are_one_column() {
         let cases = "[{filter: layers.0., value: 0.1}, {filter: layers.1., value: 0.1}, {filter: layers.2., value: 0.2}, {value: 0.3}]";
         let found = weights(cases);
         assert_eq!(found.groups, ["layers 0–1", "layer 2", "the rest", "all"]);

@@ -3,6 +3,7 @@
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
 use glue_tensor::{FileChanged, ModelDir};
+use glue_text::names;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct ZooModel {
     /// Its name in reports.
     pub(crate) name: String,
-    /// Its directory: the path of the config, seen from the working directory.
+    /// Its directory: the path in the config, relative to the working directory.
     pub(crate) path: PathBuf,
     /// Whether it is a base, which is not merged itself.
     pub(crate) base: bool,
@@ -30,15 +31,12 @@ impl Zoo {
     pub(crate) fn open(config: &ZooConfig, directory: &Path) -> Result<Zoo, PipelineError> {
         let mut models: Vec<ZooModel> = Vec::new();
         let entries = config.models.iter().map(|model| (model.name().to_string(), model.path()));
-        let bases = config.base.iter().map(|path| {
-            let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
-            (name.to_string(), path.as_str())
-        });
+        let bases = config.base.iter().map(|path| (names::last_part(path).to_string(), path.as_str()));
         for (i, (name, path)) in entries.chain(bases).enumerate() {
             let base = i >= config.models.len();
             let path = directory.join(path);
             if let Some(known) = models.iter_mut().find(|known| known.path == path) {
-                // A base that stands among the models too.
+                // A base that is also listed as a model.
                 known.base |= base;
                 continue;
             }
@@ -50,12 +48,12 @@ impl Zoo {
         Ok(Zoo { models })
     }
 
-    /// Checks that every file of every model is still the one that was opened, and that nobody has written to it since.
+    /// Checks that no file of a model was replaced or changed since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), FileChanged> {
         self.models.iter().try_for_each(|model| model.dir.check_unchanged())
     }
 
-    /// What the files of all models hold, by name. All weights are read.
+    /// Hashes of the files of all models, by name. All weights are read.
     pub(crate) fn hashes(&self) -> Value {
         let hash = |model: &ZooModel| {
             let files = model.dir.checkpoint().files().iter().map(|file| file.content_hash().to_string());

@@ -3,7 +3,7 @@
 use crate::plan::MergePlan;
 use crate::recipe::{Body, Recipe};
 use glue_merge::OperatorDef;
-use glue_report::markup::{code, fenced, inline};
+use glue_text::markdown::{code, fenced, inline};
 use serde_json::Value;
 use std::fmt::Write;
 

@@ -3,16 +3,21 @@
 //! letters.
 
 pub(crate) mod bars;
+pub(crate) mod convergence;
 pub(crate) mod dendrogram;
 pub(crate) mod drawing;
 pub(crate) mod heatmap;
 pub(crate) mod lines;
 pub(crate) mod load;
 pub(crate) mod pairs;
+pub(crate) mod plot;
 pub(crate) mod routing;
 
 /// What the style sheets of a page and of a file have in common.
 pub(crate) const CHART_STYLE: &str = include_str!("template/chart.css");
+
+/// What charts with series of points and lines need beside it.
+pub(crate) const SERIES_STYLE: &str = include_str!("template/series.css");
 
 /// Steps of the scale of heat; the style sheet has a colour and an ink for each, and so has `palette`.
 pub(crate) const HEAT_STEPS: usize = 9;

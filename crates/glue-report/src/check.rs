@@ -2,15 +2,12 @@
 
 use crate::data::{Confusion, Cost, Dendrogram, Report, Score, Similarity, TaskScore};
 use crate::error::ReportError;
-use crate::pictures::Routing;
+use crate::pictures::{Convergence, Routing};
 
 /// Refuses numbers that are not finite, tables whose rows do not fit their names, and names that are ambiguous.
 pub(crate) fn check(report: &Report, cost: Option<&Cost>) -> Result<(), ReportError> {
     unique_beside_average("tasks", report.tasks.iter().map(|task| task.name.as_str()))?;
     unique_beside_average("models", report.models.iter().map(|model| model.name.as_str()))?;
-    for task in &report.tasks {
-        finite(&format!("task {}: chance", task.name), task.chance)?;
-    }
     if let Some(similarity) = &report.similarity {
         check_similarity(similarity)?;
     }
@@ -82,6 +79,18 @@ pub(crate) fn check_order(similarity: &Similarity, order: &[usize], groups: &[us
     below("heatmap: models in groups", order.len() + 1, grouped)
 }
 
+/// Refuses scores that are no numbers and evaluations that were not made.
+pub(crate) fn check_convergence(search: &Convergence) -> Result<(), ReportError> {
+    for strategy in &search.strategies {
+        let place = format!("convergence of {}", strategy.name);
+        for &(evaluation, score) in &strategy.points {
+            finite(&place, Some(score))?;
+            below(&place, search.evaluations + 1, evaluation)?;
+        }
+    }
+    Ok(())
+}
+
 /// Refuses rows that do not fit the experts, and amounts that are none.
 pub(crate) fn check_routing(routing: &Routing) -> Result<(), ReportError> {
     let n = routing.experts.len();
@@ -134,7 +143,7 @@ fn check_router(report: &Report) -> Result<(), ReportError> {
         shape(&place, router.experts.len(), "shares", load.shares.len())?;
         load.shares.iter().try_for_each(|share| finite(&place, Some(*share)))?;
     }
-    router.training.iter().try_for_each(|point| finite("router: loss", Some(point.loss)))
+    Ok(())
 }
 
 fn check_confusion(confusion: &Confusion) -> Result<(), ReportError> {

@@ -13,11 +13,11 @@ mod selection;
 mod zoo;
 
 pub use cost::{Cost, StageCost, StrategyCost};
-pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, LossPoint, Mixture, MixtureStep, Router};
+pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, Mixture, MixtureStep, Router};
 pub(crate) use scores::mean;
 pub use scores::{Role, Score, ScoreRow, ScoreTable, SplitSize, Task, TaskScore, Test, TestRow};
 pub use selection::{
-    Candidate, CandidateKind, CurvePoint, Decision, Harmful, Selection, StrategyResult, WeightRow, Weights,
+    CandidateKind, CurvePoint, Decision, ExpertCandidate, Harmful, Selection, StrategyResult, WeightRow, Weights,
 };
 pub use zoo::{Cluster, Clustering, Dendrogram, Join, Model, Pair, Scale, Similarity, Verdict};
 
@@ -46,7 +46,7 @@ pub struct Report {
     /// Selective merging, for each cluster in which it ran.
     pub selections: Vec<Selection>,
     /// What could become an expert: merged clusters, models that stayed alone, stacks.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<ExpertCandidate>,
     /// The mixture, if one was built; `None` too when none helped.
     pub mixture: Option<Mixture>,
     /// The trained router.
@@ -80,8 +80,6 @@ pub struct Run {
     pub inputs: Vec<Artifact>,
     /// What came out.
     pub outputs: Vec<Artifact>,
-    /// Name of the last stage, if the run was asked to stop before its end.
-    pub stopped_after: Option<String>,
 }
 
 /// A program and its version.
@@ -122,8 +120,6 @@ pub struct Limits {
     pub seconds: Option<f64>,
     /// Memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Disk, in bytes.
-    pub disk_bytes: Option<u64>,
     /// Parameters of all experts together.
     pub expert_parameters: Option<u64>,
     /// Evaluations of merged candidates, all clusters together.

@@ -1,7 +1,7 @@
 //! Numbers and names as they are shown, the same in every table and picture.
 
 use crate::data::Score;
-use crate::words;
+use glue_text::{printable, words};
 
 /// What stands where there is no figure.
 pub(crate) const NONE: &str = "–";
@@ -148,16 +148,6 @@ pub(crate) fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// `c`, or U+FFFD for what XML has no place for and for what would reverse the direction of the text around it.
-pub(crate) fn printable(c: char) -> char {
-    match c {
-        '\t' | '\n' | '\r' => c,
-        '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-        c => c,
-    }
 }
 
 #[cfg(test)]

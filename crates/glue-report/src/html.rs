@@ -1,15 +1,15 @@
 //! `report.html`: one file with its styles and pictures inside, which needs nothing from anywhere and no script.
 
-use crate::charts::CHART_STYLE;
+use crate::charts::{CHART_STYLE, SERIES_STYLE};
 use crate::check::check;
 use crate::data::{Cost, Report};
 use crate::document::{Block, Section};
 use crate::error::ReportError;
-use crate::format::{self, printable};
+use crate::format;
 use crate::palette;
 use crate::sections;
 use crate::summary::{lines, summary};
-use crate::words;
+use glue_text::{printable, words};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value};
@@ -26,7 +26,6 @@ struct Page<'a> {
     tiles: Vec<Tile>,
     lines: [Line; 5],
     warnings: &'a [String],
-    stopped_after: Option<&'a str>,
     overview: Option<Block>,
     sections: Vec<Section>,
     style: String,
@@ -66,10 +65,9 @@ pub fn html(report: &Report, cost: Option<&Cost>) -> Result<String, ReportError>
         tiles: tiles(report),
         lines,
         warnings: &report.warnings,
-        stopped_after: report.run.stopped_after.as_deref(),
         overview: sections::overview(report),
         sections: sections::story(report, cost),
-        style: format!("{}\n{CHART_STYLE}{STYLE}", palette::css()),
+        style: format!("{}\n{CHART_STYLE}{SERIES_STYLE}{STYLE}", palette::css()),
         generator: concat!("Model-GLUE ", env!("CARGO_PKG_VERSION")),
     };
     let page = environment.render_str(TEMPLATE, Value::from(Serde(&page)))?;

@@ -33,13 +33,11 @@ mod format;
 mod html;
 mod json;
 mod markdown;
-pub mod markup;
 mod palette;
 pub mod pictures;
 mod sections;
 mod summary;
 mod svg;
-pub mod words;
 
 #[doc(inline)]
 pub use data::*;

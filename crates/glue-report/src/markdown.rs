@@ -4,9 +4,9 @@ use crate::check::check;
 use crate::data::{Cost, Report};
 use crate::document::{Block, Cell, Table};
 use crate::error::ReportError;
-use crate::markup::{code, fenced, inline};
 use crate::sections;
 use crate::summary::lines;
+use glue_text::markdown::{code, fenced, inline};
 use std::fmt::Write;
 
 /// `report.md`, in the dialect of GitHub: the five lines and the tables, without pictures, recipes and configuration.

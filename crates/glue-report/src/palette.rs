@@ -60,10 +60,10 @@ pub(crate) fn css() -> String {
     )
 }
 
-/// `css` and the classes of the scale of heat for a picture in a file of its own: light, and dark on a screen where the
-/// reader prefers it. Without variables, since many programs that show SVG files do not know them.
-pub(crate) fn css_of_file(css: &str) -> String {
-    let css = format!("{css}{}\n", heat_classes());
+/// `css` and the classes of the scale of heat, or of series, for a picture in a file of its own: light, and dark on a screen
+/// where the reader prefers it. Without variables, since many programs that show SVG files do not know them.
+pub(crate) fn css_of_file(css: &str, series: bool) -> String {
+    let css = format!("{css}{}\n", if series { series_classes() } else { heat_classes() });
     let with = |dark| {
         let value = |css: String, (name, value): (String, String)| css.replace(&format!("var(--{name})"), &value);
         entries(dark).into_iter().fold(css.clone(), value)

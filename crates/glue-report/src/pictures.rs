@@ -18,8 +18,8 @@
 //! ```
 
 use crate::charts::drawing::Place;
-use crate::charts::{dendrogram as tree, heatmap as heat, routing as router};
-use crate::check::{check_dendrogram, check_order, check_routing, check_similarity, finite};
+use crate::charts::{convergence as search, dendrogram as tree, heatmap as heat, routing as router};
+use crate::check::{check_convergence, check_dendrogram, check_order, check_routing, check_similarity, finite};
 use crate::data::{Cluster, Dendrogram, Similarity};
 use crate::error::ReportError;
 
@@ -45,7 +45,29 @@ pub struct RoutingRow {
     pub right: Option<usize>,
 }
 
-/// The order of a heatmap, alike models side by side: that of the dendrogram if there is one, or of the names, with the
+/// The candidates of a search, each with its score.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Convergence {
+    /// Heading of the picture.
+    pub title: String,
+    /// What the scores are: the name of their axis. More is better.
+    pub score: String,
+    /// Number of evaluations, those without a score among them: the end of the other axis.
+    pub evaluations: usize,
+    /// The strategies, in the order in which they ran.
+    pub strategies: Vec<StrategyScores>,
+}
+
+/// What one strategy tried.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StrategyScores {
+    /// Its name.
+    pub name: String,
+    /// The number of each evaluation, from 1, and its score.
+    pub points: Vec<(usize, f64)>,
+}
+
+/// The order of a heatmap, similar models side by side: that of the dendrogram if there is one, or of the names, with the
 /// members of each cluster together; and the number of models in each cluster, one after another in it. Models of no
 /// cluster come last.
 pub fn order(
@@ -92,4 +114,14 @@ pub fn dendrogram(
 pub fn routing(routing: &Routing) -> Result<String, ReportError> {
     check_routing(routing)?;
     Ok(router::routing(Place::File, routing).file())
+}
+
+/// A mark for each candidate at the number of its evaluation and its score, with a form and a colour for each strategy; the best
+/// score so far as steps; a legend. Of many candidates the lowest twentieth may be below the axis, which a note says.
+///
+/// # Errors
+/// [`ReportError::NotFinite`], [`ReportError::Shape`] for a score that is not a number and an evaluation beyond the last.
+pub fn convergence(found: &Convergence) -> Result<String, ReportError> {
+    check_convergence(found)?;
+    Ok(search::convergence(Place::File, found).file())
 }

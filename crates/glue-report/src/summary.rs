@@ -2,7 +2,7 @@
 
 use crate::data::{FinalKind, Report, Role, Score, TestRow, mean};
 use crate::format;
-use crate::words;
+use glue_text::words;
 
 /// The model with the highest average of its role.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,10 +121,7 @@ pub fn lines(report: &Report) -> [Line; 5] {
 
 fn gain(report: &Report, summary: &Summary) -> String {
     let (Some(single), Some(last), Some(gain)) = (&summary.best_single, &summary.last, summary.gain) else {
-        return match &report.run.stopped_after {
-            Some(stage) => format!("Not known: the run stopped after {stage}, before the test."),
-            None => "Not known: the test has not run.".to_string(),
-        };
+        return "Not known: the test has not run.".to_string();
     };
     let stderr = gain.stderr.map_or(String::new(), |stderr| format!(" ± {}", format::fixed(stderr * 100.0, 1)));
     let relative = gain.relative.map_or(String::new(), |share| format!(" ({} %)", format::signed(share * 100.0, 1)));

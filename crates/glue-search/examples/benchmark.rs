@@ -11,7 +11,8 @@
 //! population of NSGA-II and of all that it evaluated, with reference (1.1, 1.1).
 
 use glue_search::{
-    CMA_ES, Coordinate, Direction, NSGA2, OptimiserDef, Options, Random, Registry, Search, Setting, Space, hypervolume,
+    CMA_ES, Coordinate, Direction, NSGA2, OptimiserDef, OptimiserRegistry, Options, ParamSetting, Random, Search,
+    Space, hypervolume,
 };
 use serde_json::{Value, json};
 use std::f64::consts::PI;
@@ -79,11 +80,11 @@ fn single(arguments: &Arguments, f: Function, n: usize, seed: u64) -> Result<Val
     let space = Space::new((0..n).map(|i| Coordinate::real(format!("x{i}"), -5.0, 5.0)).collect())?;
     let def: &OptimiserDef = match arguments.word("--optimiser", CMA_ES.name) {
         name if name == CMA_ES.name => &CMA_ES,
-        name => Registry::builtin().get(&name)?,
+        name => OptimiserRegistry::builtin().get(&name)?,
     };
-    let mut settings = vec![("population".to_string(), Setting::Number(arguments.number("--population", 0.0)?))];
+    let mut settings = vec![("population".to_string(), ParamSetting::Number(arguments.number("--population", 0.0)?))];
     if def.params.iter().any(|p| p.name == "restarts") {
-        settings.push(("restarts".into(), Setting::Text(arguments.word("--restarts", "ipop"))));
+        settings.push(("restarts".into(), ParamSetting::Text(arguments.word("--restarts", "ipop"))));
     }
     let start = Random::new(seed, 99).point(n).iter().map(|u| 10.0 * u - 5.0).collect();
     let evaluations = arguments.number("--evaluations", 1e6)? as u64;
@@ -106,7 +107,7 @@ fn single(arguments: &Arguments, f: Function, n: usize, seed: u64) -> Result<Val
 fn front(arguments: &Arguments, second: Second, seed: u64) -> Result<(f64, f64), Box<dyn std::error::Error>> {
     const N: usize = 30;
     let space = Space::new((0..N).map(|i| Coordinate::real(format!("x{i}"), 0.0, 1.0)).collect())?;
-    let settings = vec![("population".into(), Setting::Number(arguments.number("--population", 100.0)?))];
+    let settings = vec![("population".into(), ParamSetting::Number(arguments.number("--population", 100.0)?))];
     let evaluations = arguments.number("--evaluations", 20_000.0)? as u64;
     let objectives = vec![Direction::Minimise; 2];
     let options = Options { objectives, seed, evaluations, settings, ..Options::default() };

@@ -1,14 +1,14 @@
 //! What every optimiser promises, as a test that runs over any of them.
 
-use crate::Registry;
-use crate::def::{OptimiserDef, Setup, Trial};
+use crate::OptimiserRegistry;
+use crate::def::{OptimiserDef, OptimiserSetup, Trial};
 use crate::params::Params;
 use crate::random::mix;
-use crate::search::{Candidate, Direction, Options, Search};
+use crate::search::{CandidatePoint, Direction, Options, Search};
 use crate::space::{Coordinate, Space};
 
 /// Checks that an optimiser keeps its promises: points of the right length within the unit box, at least one per generation;
-/// the same course for the same seed and another for another; a stored state that goes on to the last bit, at the end of
+/// the same points for the same seed and others for another; a stored state that continues to the last bit, at the end of
 /// a generation, in the middle of one and before it was handed out; independence of the order in which results arrive; and
 /// survival of failures, of constant objectives and of very large and very small ones. It runs on small spaces of every kind.
 ///
@@ -45,7 +45,7 @@ fn spaces() -> Vec<(&'static str, Space)> {
 const GENERATIONS: usize = 12;
 
 /// What an objective says of a candidate; nothing for a failure.
-type Objective<'a> = &'a dyn Fn(&Candidate) -> Option<Vec<f64>>;
+type Objective<'a> = &'a dyn Fn(&CandidatePoint) -> Option<Vec<f64>>;
 
 struct Case<'a> {
     def: &'static OptimiserDef,
@@ -56,12 +56,12 @@ struct Case<'a> {
 impl Case<'_> {
     fn check(&self) -> Result<(), String> {
         self.raw_points()?;
-        let smooth = |c: &Candidate| Some(self.values(c));
-        let flaky = |c: &Candidate| (!mix(c.id).is_multiple_of(3)).then(|| self.values(c));
-        let steps = |c: &Candidate| Some(self.values(c).iter().map(|x| x.floor()).collect());
-        let huge = |c: &Candidate| Some(self.values(c).iter().map(|x| x * 1e300).collect());
-        let tiny = |c: &Candidate| Some(self.values(c).iter().map(|x| x * 1e-300).collect());
-        let constant = |_: &Candidate| Some(vec![1.0; self.objectives]);
+        let smooth = |c: &CandidatePoint| Some(self.values(c));
+        let flaky = |c: &CandidatePoint| (!mix(c.id).is_multiple_of(3)).then(|| self.values(c));
+        let steps = |c: &CandidatePoint| Some(self.values(c).iter().map(|x| x.floor()).collect());
+        let huge = |c: &CandidatePoint| Some(self.values(c).iter().map(|x| x * 1e300).collect());
+        let tiny = |c: &CandidatePoint| Some(self.values(c).iter().map(|x| x * 1e-300).collect());
+        let constant = |_: &CandidatePoint| Some(vec![1.0; self.objectives]);
         let all: [(&str, Objective<'_>); 7] = [
             ("smooth", &smooth),
             ("with failures", &flaky),
@@ -73,17 +73,17 @@ impl Case<'_> {
         ];
         for (name, objective) in all {
             let say = |what: &str| format!("an objective {name}: {what}");
-            let course = self.run(7, objective, Habit::Plain).map_err(|e| say(&e))?;
-            if course != self.run(7, objective, Habit::Plain)? {
-                return Err(say("the same seed gives another course"));
+            let points = self.run(7, objective, Habit::Plain).map_err(|e| say(&e))?;
+            if points != self.run(7, objective, Habit::Plain)? {
+                return Err(say("the same seed gives other points"));
             }
             for habit in [Habit::Backwards, Habit::Shuffled, Habit::Restored, Habit::RestoredAlways] {
-                if course != self.run(7, objective, habit).map_err(|e| say(&e))? {
-                    return Err(say(&format!("results taken {habit:?} change the course")));
+                if points != self.run(7, objective, habit).map_err(|e| say(&e))? {
+                    return Err(say(&format!("results taken {habit:?} change the points")));
                 }
             }
-            if course == self.run(8, objective, Habit::Plain)? {
-                return Err(say("another seed gives the same course"));
+            if points == self.run(8, objective, Habit::Plain)? {
+                return Err(say("another seed gives the same points"));
             }
         }
         Ok(())
@@ -95,7 +95,8 @@ impl Case<'_> {
         let n = self.space.dimension();
         let start = [vec![0.25; n]];
         for start in [&[][..], &start] {
-            let setup = Setup { space: self.space, objectives: self.objectives, seed: 1, start, params: &params };
+            let setup =
+                OptimiserSetup { space: self.space, objectives: self.objectives, seed: 1, start, params: &params };
             let mut optimiser = (self.def.build)(&setup).map_err(|e| e.to_string())?;
             for generation in 0..GENERATIONS {
                 if optimiser.stopped().is_some() {
@@ -115,24 +116,24 @@ impl Case<'_> {
                 optimiser.learn(&trials.collect::<Vec<_>>());
             }
             if (self.def.restore)(&setup, "no state").is_ok() {
-                return Err("a text that is no state is taken for one".into());
+                return Err("an invalid state is accepted".into());
             }
         }
         Ok(())
     }
 
-    fn values(&self, c: &Candidate) -> Vec<f64> {
+    fn values(&self, c: &CandidatePoint) -> Vec<f64> {
         let score = |goal: f64| -c.point.iter().map(|x| (x - goal).powi(2)).sum::<f64>();
         (0..self.objectives).map(|i| score(i as f64 * 0.7 + 0.1)).collect()
     }
 
     /// The points of a number of generations.
     fn run(&self, seed: u64, objective: Objective<'_>, habit: Habit) -> Result<Vec<Vec<f64>>, String> {
-        let registry = Registry::default().with(&[self.def]);
+        let registry = OptimiserRegistry::default().with(&[self.def]);
         let objectives = vec![Direction::Maximise; self.objectives];
         let options = Options { objectives, seed, evaluations: 10_000_000, ..Options::default() };
         let mut search = Search::new(self.def, self.space.clone(), options).map_err(|e| e.to_string())?;
-        let mut course = Vec::new();
+        let mut points = Vec::new();
         let restored = |search: &Search| -> Result<Search, String> {
             let state = search.state();
             let again = Search::restore(&registry, &state).map_err(|e| e.to_string())?;
@@ -143,7 +144,7 @@ impl Case<'_> {
                 search = restored(&search)?;
             }
             let mut batch = search.ask();
-            course.extend(batch.iter().map(|c| c.point.clone()));
+            points.extend(batch.iter().map(|c| c.point.clone()));
             match habit {
                 Habit::Backwards => batch.reverse(),
                 Habit::Shuffled => batch.sort_by_key(|c| mix(c.id)),
@@ -154,7 +155,7 @@ impl Case<'_> {
                 if half || habit == Habit::RestoredAlways {
                     search = restored(&search)?;
                     if search.pending() != batch[i..] {
-                        return Err("a restored search does not know what is out".into());
+                        return Err("a restored search does not know which candidates have no result".into());
                     }
                 }
                 let told = match objective(c) {
@@ -164,7 +165,7 @@ impl Case<'_> {
                 told.map_err(|e| e.to_string())?;
             }
         }
-        Ok(course)
+        Ok(points)
     }
 }
 

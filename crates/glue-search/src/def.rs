@@ -2,9 +2,10 @@
 
 use crate::error::SearchError;
 use crate::params::{ParamSpec, Params};
+use crate::registry::Definition;
 use crate::space::Space;
 
-/// What became of one point of a generation.
+/// The result of one point of a generation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trial<'a> {
     /// The point as it was proposed, in the unit box.
@@ -14,23 +15,23 @@ pub struct Trial<'a> {
     pub losses: Option<&'a [f64]>,
 }
 
-/// What a search asks of an optimiser. Ids, results that come late or in another order, failures, directions, budgets
-/// and the best so far are the business of [`Search`](crate::Search).
+/// What a search needs from an optimiser. [`Search`](crate::Search) takes care of ids, late and unordered results, failures,
+/// directions, budgets and the best so far.
 ///
-/// An optimiser must be a function of its [`Setup`] and of the trials it learned from: no clock, no other source of
+/// An optimiser must be a function of its [`OptimiserSetup`] and of the trials it learned from: no clock, no other source of
 /// randomness, no order of a hash table.
 pub trait Optimiser: Send {
     /// The next generation: points of the unit box, as many as it wants, at least one. How a place of the unit box is
     /// read is said at [`Space`]; what lies outside is moved to the border.
     ///
-    /// It is called again when the generation before was [learned](Self::learn), or any time when the optimiser does not
-    /// [wait](Self::waits); not after it [stopped](Self::stopped).
+    /// It is called again after the previous generation was [learned](Self::learn), or at any time if the optimiser does not
+    /// [wait](Self::waits); never after it [stopped](Self::stopped).
     fn propose(&mut self) -> Vec<Vec<f64>>;
 
     /// Takes in a whole generation, in the order in which it was proposed. Generations come in the order of their proposal.
     fn learn(&mut self, generation: &[Trial<'_>]);
 
-    /// Why there is nothing left to propose. Default: there always is something.
+    /// Why the optimiser has nothing more to propose. Default: it always has.
     fn stopped(&self) -> Option<&str> {
         None
     }
@@ -40,21 +41,21 @@ pub trait Optimiser: Send {
         true
     }
 
-    /// All of its state, as text, so that [`OptimiserDef::restore`] makes an optimiser that goes on to the last bit like
-    /// this one, whether or not a proposed generation is still to be learned.
+    /// Its whole state as text, from which [`OptimiserDef::restore`] makes an optimiser that continues to the last bit like this
+    /// one, whether or not a proposed generation is still to be learned.
     fn state(&self) -> String;
 }
 
 /// What an optimiser is built from.
 #[derive(Debug, Clone, Copy)]
-pub struct Setup<'a> {
+pub struct OptimiserSetup<'a> {
     /// The space: which coordinates are real and which are not.
     pub space: &'a Space,
     /// Number of objectives, at least 1.
     pub objectives: usize,
     /// The only source of randomness.
     pub seed: u64,
-    /// Points of the unit box to begin at, best first; often none. A population begins with them; a distribution around the
+    /// Points of the unit box to start from, best first; often none. A population starts with them; a distribution around the
     /// first.
     pub start: &'a [Vec<f64>],
     /// Its parameters, checked.
@@ -80,8 +81,17 @@ pub struct OptimiserDef {
     pub multi_objective: bool,
     /// Its parameters.
     pub params: &'static [ParamSpec],
-    /// Makes one that has not proposed anything.
-    pub build: fn(&Setup<'_>) -> Built,
-    /// Makes one that stands where [`Optimiser::state`] was taken. The setup is that of the build.
-    pub restore: fn(&Setup<'_>, &str) -> Built,
+    /// Makes a new one.
+    pub build: fn(&OptimiserSetup<'_>) -> Built,
+    /// Makes one that continues where [`Optimiser::state`] was taken. The setup is that of the build.
+    pub restore: fn(&OptimiserSetup<'_>, &str) -> Built,
+}
+
+impl Definition for OptimiserDef {
+    const KIND: &'static str = "optimiser";
+    const BUILTIN: &'static [&'static Self] = crate::optimisers::ALL;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
 }

@@ -1,6 +1,9 @@
 //! What can be refused.
 
-/// Why a search was not set up, restored, or told something.
+use crate::params::ParamError;
+use crate::registry::UnknownName;
+
+/// Why a search was not set up or restored, or did not take a result.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SearchError {
@@ -26,35 +29,11 @@ pub enum SearchError {
         found: usize,
     },
     /// No optimiser has this name.
-    #[error("no optimiser is called `{name}`; there are {known}")]
-    UnknownOptimiser {
-        /// The name that was asked for.
-        name: String,
-        /// Those there are, in a row.
-        known: String,
-    },
-    /// An optimiser does not have this parameter.
-    #[error("{optimiser} has no parameter `{key}`; it has {known}")]
-    UnknownParameter {
-        /// The optimiser.
-        optimiser: &'static str,
-        /// The key that was given.
-        key: String,
-        /// Those it has, in a row.
-        known: String,
-    },
-    /// A parameter of the wrong kind or out of range.
-    #[error("{optimiser}: `{key}` must be {allowed}, found {found}")]
-    Parameter {
-        /// The optimiser.
-        optimiser: &'static str,
-        /// The parameter.
-        key: &'static str,
-        /// What is allowed.
-        allowed: String,
-        /// What was given.
-        found: String,
-    },
+    #[error(transparent)]
+    UnknownOptimiser(#[from] UnknownName),
+    /// A parameter that the optimiser does not have, or a value that it does not take.
+    #[error(transparent)]
+    Parameter(#[from] ParamError),
     /// An optimiser cannot work on so many objectives.
     #[error("{optimiser} works on {expected}, found {found}")]
     ObjectiveCount {
@@ -72,19 +51,19 @@ pub enum SearchError {
         id: u64,
         /// Objectives of the search.
         expected: usize,
-        /// Numbers told.
+        /// Numbers given.
         found: usize,
     },
     /// A candidate that was never handed out.
     #[error("candidate {id} was never handed out; the last one was {last}")]
     UnknownCandidate {
-        /// The id told.
+        /// The id given.
         id: u64,
         /// The last id handed out, or `none`.
         last: String,
     },
-    /// A candidate that was told before.
-    #[error("candidate {id} was told before")]
+    /// A second result for a candidate.
+    #[error("candidate {id} has a result already")]
     ToldTwice {
         /// The id.
         id: u64,

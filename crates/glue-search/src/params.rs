@@ -1,25 +1,24 @@
-//! Parameters: what an optimiser declares, and the checked values it receives.
+//! Parameters: what an optimiser or a strategy declares, and the checked values it receives.
 
-use crate::error::SearchError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What values a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum ParamKind {
     /// A number in `min ..= max`.
     Number {
-        /// The least.
+        /// The minimum.
         min: f64,
-        /// The greatest.
+        /// The maximum.
         max: f64,
     },
     /// A whole number in `min ..= max`.
     Integer {
-        /// The least.
+        /// The minimum.
         min: i64,
-        /// The greatest.
+        /// The maximum.
         max: i64,
     },
     /// `true` or `false`.
@@ -31,7 +30,7 @@ pub enum Kind {
     },
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ParamKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
@@ -46,7 +45,7 @@ impl fmt::Display for Kind {
 /// A value as a user gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Setting {
+pub enum ParamSetting {
     /// `true` or `false`.
     Flag(bool),
     /// A number.
@@ -55,7 +54,7 @@ pub enum Setting {
     Text(String),
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for ParamSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(x) => x.fmt(f),
@@ -68,18 +67,18 @@ impl fmt::Display for Setting {
 /// A checked value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub enum Value {
-    /// Of a [`Kind::Number`].
+pub enum ParamValue {
+    /// Of a [`ParamKind::Number`].
     Number(f64),
-    /// Of a [`Kind::Integer`].
+    /// Of a [`ParamKind::Integer`].
     Integer(i64),
-    /// Of a [`Kind::Flag`].
+    /// Of a [`ParamKind::Flag`].
     Flag(bool),
-    /// Of a [`Kind::Choice`].
+    /// Of a [`ParamKind::Choice`].
     Word(&'static str),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for ParamValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(x) => x.fmt(f),
@@ -98,25 +97,25 @@ pub struct ParamSpec {
     /// What it does, in one sentence.
     pub doc: &'static str,
     /// What values it takes.
-    pub kind: Kind,
+    pub kind: ParamKind,
     /// Its value when none is given.
-    pub default: Value,
+    pub default: ParamValue,
 }
 
 impl ParamSpec {
     /// A number in `min ..= max`.
     pub const fn number(name: &'static str, doc: &'static str, min: f64, max: f64, default: f64) -> Self {
-        Self { name, doc, kind: Kind::Number { min, max }, default: Value::Number(default) }
+        Self { name, doc, kind: ParamKind::Number { min, max }, default: ParamValue::Number(default) }
     }
 
     /// A whole number in `min ..= max`.
     pub const fn integer(name: &'static str, doc: &'static str, min: i64, max: i64, default: i64) -> Self {
-        Self { name, doc, kind: Kind::Integer { min, max }, default: Value::Integer(default) }
+        Self { name, doc, kind: ParamKind::Integer { min, max }, default: ParamValue::Integer(default) }
     }
 
     /// `true` or `false`.
     pub const fn flag(name: &'static str, doc: &'static str, default: bool) -> Self {
-        Self { name, doc, kind: Kind::Flag, default: Value::Flag(default) }
+        Self { name, doc, kind: ParamKind::Flag, default: ParamValue::Flag(default) }
     }
 
     /// One of a few words.
@@ -126,55 +125,86 @@ impl ParamSpec {
         options: &'static [&'static str],
         default: &'static str,
     ) -> Self {
-        Self { name, doc, kind: Kind::Choice { options }, default: Value::Word(default) }
+        Self { name, doc, kind: ParamKind::Choice { options }, default: ParamValue::Word(default) }
     }
 
-    fn check(&self, optimiser: &'static str, setting: &Setting) -> Result<Value, SearchError> {
+    fn check(&self, owner: &str, setting: &ParamSetting) -> Result<ParamValue, ParamError> {
         let value = match (self.kind, setting) {
-            (Kind::Number { min, max }, Setting::Number(x)) if (min..=max).contains(x) => Some(Value::Number(*x)),
-            (Kind::Integer { min, max }, Setting::Number(x))
+            (ParamKind::Number { min, max }, ParamSetting::Number(x)) if (min..=max).contains(x) => {
+                Some(ParamValue::Number(*x))
+            }
+            (ParamKind::Integer { min, max }, ParamSetting::Number(x))
                 if x.fract() == 0.0 && (min as f64..=max as f64).contains(x) =>
             {
-                Some(Value::Integer(*x as i64))
+                Some(ParamValue::Integer(*x as i64))
             }
-            (Kind::Flag, Setting::Flag(x)) => Some(Value::Flag(*x)),
-            (Kind::Choice { options }, Setting::Text(word)) => {
-                options.iter().find(|o| *o == word).map(|o| Value::Word(o))
+            (ParamKind::Flag, ParamSetting::Flag(x)) => Some(ParamValue::Flag(*x)),
+            (ParamKind::Choice { options }, ParamSetting::Text(word)) => {
+                options.iter().find(|o| *o == word).map(|o| ParamValue::Word(o))
             }
             _ => None,
         };
-        value.ok_or_else(|| SearchError::Parameter {
-            optimiser,
-            key: self.name,
+        value.ok_or_else(|| ParamError::Value {
+            owner: owner.into(),
+            key: self.name.into(),
             allowed: self.kind.to_string(),
             found: setting.to_string(),
         })
     }
 }
 
-/// The checked parameters of one optimiser.
+/// Why settings are refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParamError {
+    /// A key that is not declared.
+    #[error("{owner} has no parameter `{key}`; it has {known}")]
+    Unknown {
+        /// The optimiser or strategy, as messages name it.
+        owner: String,
+        /// The key that was given.
+        key: String,
+        /// The declared keys, separated by commas; `none` without any.
+        known: String,
+    },
+    /// A value of the wrong kind or out of range.
+    #[error("{owner}: `{key}` must be {allowed}, found {found}")]
+    Value {
+        /// The optimiser or strategy, as messages name it.
+        owner: String,
+        /// The parameter.
+        key: String,
+        /// What is allowed.
+        allowed: String,
+        /// What was given.
+        found: String,
+    },
+}
+
+/// The checked parameters of one optimiser or strategy.
 ///
-/// Asking for a parameter that the optimiser does not declare, or as another kind, is a defect of the optimiser and
-/// panics; [`check_optimiser`](crate::check_optimiser) finds it.
+/// Asking for a parameter that is not declared, or as another kind, is a defect of the caller and panics;
+/// [`check_optimiser`](crate::check_optimiser) finds it in an optimiser.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
-    values: Vec<(&'static str, Value)>,
+    values: Vec<(&'static str, ParamValue)>,
 }
 
 impl Params {
-    pub(crate) fn check(
-        optimiser: &'static str,
-        specs: &[ParamSpec],
-        settings: &[(String, Setting)],
-    ) -> Result<Self, SearchError> {
+    /// The values of `specs` under `settings`; defaults for those that are not given. `owner` names the optimiser or
+    /// strategy in messages.
+    ///
+    /// # Errors
+    /// [`ParamError`]: a key that is not declared, or a value out of range.
+    pub fn check(owner: &str, specs: &[ParamSpec], settings: &[(String, ParamSetting)]) -> Result<Self, ParamError> {
         if let Some((key, _)) = settings.iter().find(|(key, _)| specs.iter().all(|s| s.name != key)) {
             let known: Vec<_> = specs.iter().map(|s| s.name).collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(SearchError::UnknownParameter { optimiser, key: key.clone(), known });
+            return Err(ParamError::Unknown { owner: owner.into(), key: key.clone(), known });
         }
         let value = |spec: &ParamSpec| {
             let given = settings.iter().find(|(key, _)| key == spec.name);
-            let value = given.map_or(Ok(spec.default), |(_, setting)| spec.check(optimiser, setting))?;
+            let value = given.map_or(Ok(spec.default), |(_, setting)| spec.check(owner, setting))?;
             Ok((spec.name, value))
         };
         Ok(Self { values: specs.iter().map(value).collect::<Result<_, _>>()? })
@@ -183,15 +213,20 @@ impl Params {
     /// A number.
     pub fn number(&self, name: &str) -> f64 {
         match self.find(name) {
-            Value::Number(x) => x,
+            ParamValue::Number(x) => x,
             other => wrong_kind(name, other),
         }
+    }
+
+    /// A whole number that is not negative; 0 for one that is.
+    pub fn count(&self, name: &str) -> usize {
+        usize::try_from(self.integer(name)).unwrap_or(0)
     }
 
     /// A whole number.
     pub fn integer(&self, name: &str) -> i64 {
         match self.find(name) {
-            Value::Integer(x) => x,
+            ParamValue::Integer(x) => x,
             other => wrong_kind(name, other),
         }
     }
@@ -199,7 +234,7 @@ impl Params {
     /// A flag.
     pub fn flag(&self, name: &str) -> bool {
         match self.find(name) {
-            Value::Flag(x) => x,
+            ParamValue::Flag(x) => x,
             other => wrong_kind(name, other),
         }
     }
@@ -207,19 +242,19 @@ impl Params {
     /// The word that was chosen.
     pub fn word(&self, name: &str) -> &'static str {
         match self.find(name) {
-            Value::Word(x) => x,
+            ParamValue::Word(x) => x,
             other => wrong_kind(name, other),
         }
     }
 
-    fn find(&self, name: &str) -> Value {
+    fn find(&self, name: &str) -> ParamValue {
         let found = self.values.iter().find(|(n, _)| *n == name);
-        found.unwrap_or_else(|| panic!("the optimiser declares no parameter {name}")).1
+        found.unwrap_or_else(|| panic!("no parameter {name} is declared")).1
     }
 }
 
-fn wrong_kind(name: &str, value: Value) -> ! {
-    panic!("the optimiser asks for parameter {name} as another kind than it declares: {value}")
+fn wrong_kind(name: &str, value: ParamValue) -> ! {
+    panic!("parameter {name} is asked for as another kind than declared: {value}")
 }
 
 #[cfg(test)]
@@ -233,29 +268,29 @@ mod tests {
         ParamSpec::choice("restarts", "Which.", &["none", "ipop"], "ipop"),
     ];
 
-    fn check(key: &str, setting: Setting) -> Result<Params, SearchError> {
+    fn check(key: &str, setting: ParamSetting) -> Result<Params, ParamError> {
         Params::check("test", SPECS, &[(key.to_string(), setting)])
     }
 
     #[test]
     fn defaults_and_what_is_given() {
-        let params = check("population", Setting::Number(40.0)).unwrap();
+        let params = check("population", ParamSetting::Number(40.0)).unwrap();
         assert_eq!((params.number("sigma"), params.integer("population")), (0.5, 40));
         assert_eq!((params.flag("scramble"), params.word("restarts")), (true, "ipop"));
     }
 
     #[test]
     fn refusals_name_the_key_and_what_is_allowed() {
-        let says = |key: &str, setting: Setting, expected: &str| {
+        let says = |key: &str, setting: ParamSetting, expected: &str| {
             assert_eq!(check(key, setting).unwrap_err().to_string(), expected);
         };
-        says("sigma", Setting::Number(1.5), "test: `sigma` must be a number from 0 to 1, found 1.5");
-        says("sigma", Setting::Number(f64::NAN), "test: `sigma` must be a number from 0 to 1, found NaN");
+        says("sigma", ParamSetting::Number(1.5), "test: `sigma` must be a number from 0 to 1, found 1.5");
+        says("sigma", ParamSetting::Number(f64::NAN), "test: `sigma` must be a number from 0 to 1, found NaN");
         let expected = "test: `population` must be a whole number of at least 4, found 15.5";
-        says("population", Setting::Number(15.5), expected);
-        says("scramble", Setting::Number(1.0), "test: `scramble` must be true or false, found 1");
-        says("restarts", Setting::Text("x".into()), "test: `restarts` must be one of none, ipop, found `x`");
+        says("population", ParamSetting::Number(15.5), expected);
+        says("scramble", ParamSetting::Number(1.0), "test: `scramble` must be true or false, found 1");
+        says("restarts", ParamSetting::Text("x".into()), "test: `restarts` must be one of none, ipop, found `x`");
         let expected = "test has no parameter `sgima`; it has sigma, population, scramble, restarts";
-        says("sgima", Setting::Number(1.0), expected);
+        says("sgima", ParamSetting::Number(1.0), expected);
     }
 }

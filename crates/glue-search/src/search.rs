@@ -1,10 +1,10 @@
-//! A search: it hands out candidates, takes their results, and tells the optimiser behind it about whole generations.
+//! A search: it hands out candidates, takes their results, and passes whole generations to the optimiser behind it.
 
-use crate::def::{Optimiser, OptimiserDef, Setup, Trial};
+use crate::def::{Optimiser, OptimiserDef, OptimiserSetup, Trial};
 use crate::error::SearchError;
 use crate::front::dominates;
-use crate::params::{Params, Setting};
-use crate::registry::Registry;
+use crate::params::{ParamSetting, Params};
+use crate::registry::OptimiserRegistry;
 use crate::space::Space;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -37,13 +37,13 @@ pub struct Options {
     pub objectives: Vec<Direction>,
     /// The source of all randomness. Default: 0.
     pub seed: u64,
-    /// How many candidates are handed out at most. Default: 500.
+    /// Maximum number of candidates. Default: 500.
     pub evaluations: u64,
-    /// Points to begin at, in user units, best first: a population begins with them, a distribution around the first.
+    /// Points to start from, in user units, best first: a population starts with them, a distribution around the first.
     /// Default: none.
     pub start: Vec<Vec<f64>>,
     /// Parameters of the optimiser; those left out have their defaults.
-    pub settings: Vec<(String, Setting)>,
+    pub settings: Vec<(String, ParamSetting)>,
 }
 
 impl Default for Options {
@@ -53,10 +53,10 @@ impl Default for Options {
     }
 }
 
-/// A point that somebody should evaluate.
+/// A point to evaluate.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    /// By which its result is told. Ids count up from 0 in the order of being handed out.
+pub struct CandidatePoint {
+    /// Identifies it in [`Search::tell`]. Ids count up from 0 in the order in which candidates are handed out.
     pub id: u64,
     /// One number for each coordinate, in its units: see [`Space`].
     pub point: Vec<f64>,
@@ -69,7 +69,7 @@ pub struct Evaluated {
     pub id: u64,
     /// The point, in user units.
     pub point: Vec<f64>,
-    /// Its objectives as they were told.
+    /// Its objectives, as they were given to [`Search::tell`].
     pub objectives: Vec<f64>,
 }
 
@@ -77,21 +77,21 @@ pub struct Evaluated {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Done {
-    /// As many as [`Options::evaluations`] were handed out, and all were told.
+    /// [`Options::evaluations`] candidates were handed out, and all have results.
     Evaluations,
     /// The optimiser has nothing left to propose; why.
     Stopped(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Proposed {
+struct PendingTrial {
     unit: Vec<f64>,
-    told: Told,
+    state: TrialState,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Told {
+enum TrialState {
     Waiting,
     Failed,
     Losses(Vec<f64>),
@@ -103,16 +103,16 @@ struct Record {
     optimiser: String,
     space: Space,
     options: Options,
-    /// Generations that were not learned yet, the oldest first; ids run through them.
-    generations: VecDeque<Vec<Proposed>>,
+    /// Generations that the optimiser has not learned from yet, the oldest first; ids run through them.
+    generations: VecDeque<Vec<PendingTrial>>,
     /// The id of the first candidate of the first of them.
     first: u64,
     /// The id of the next candidate to be handed out.
     next: u64,
-    /// How many were told, and how many of those failed.
+    /// How many have results, and how many of those failed.
     told: u64,
     failed: u64,
-    /// What nothing dominates, by id; with one objective, the best.
+    /// The Pareto front, by id; with one objective, the best.
     front: Vec<Evaluated>,
 }
 
@@ -125,7 +125,7 @@ struct State {
 /// A search in progress.
 ///
 /// Candidates belong to generations. What an optimiser learns from is a whole generation in the order of its ids, so that
-/// it does not matter which worker is faster; while some are still out, [`ask`](Self::ask) may have nothing to give.
+/// it does not matter which worker is faster. While results are missing, [`ask`](Self::ask) may return nothing.
 pub struct Search {
     record: Record,
     optimiser: Box<dyn Optimiser>,
@@ -159,12 +159,12 @@ impl Search {
         Ok(Self { record, optimiser })
     }
 
-    /// A search that goes on where [`state`](Self::state) was taken. What was handed out and not told by then is
+    /// Continues where [`state`](Self::state) was taken. Candidates without a result at that time are
     /// [pending](Self::pending).
     ///
     /// # Errors
     /// An optimiser that the registry does not have, or a state that cannot be read.
-    pub fn restore(registry: &Registry, state: &str) -> Result<Self, SearchError> {
+    pub fn restore(registry: &OptimiserRegistry, state: &str) -> Result<Self, SearchError> {
         let State { search: record, state } =
             serde_json::from_str(state).map_err(|e| SearchError::state("the search", e))?;
         let proposed: usize = record.generations.iter().map(Vec::len).sum();
@@ -178,47 +178,48 @@ impl Search {
         Ok(Self { record, optimiser })
     }
 
-    /// All of the search as one JSON document. It may be taken at any moment.
+    /// The whole search as one JSON document, at any moment.
     pub fn state(&self) -> String {
         let state = State { search: self.record.clone(), state: self.optimiser.state() };
-        // Numbers are finite and keys are strings, so that nothing can fail.
+        // Numbers are finite and keys are strings: nothing can fail.
         serde_json::to_string(&state).unwrap_or_default()
     }
 
-    /// Candidates to evaluate: what is left of the current generation, or a new one. Empty when results have to come in
-    /// first, or when the search is over or its budget is handed out.
-    pub fn ask(&mut self) -> Vec<Candidate> {
+    /// Candidates to evaluate: the rest of the current generation, or a new one. Empty while results of earlier candidates are
+    /// needed, and when the search is over or its budget used up.
+    pub fn ask(&mut self) -> Vec<CandidatePoint> {
         let r = &mut self.record;
         let mut end = r.first + r.generations.iter().map(Vec::len).sum::<usize>() as u64;
         let may = r.generations.is_empty() || !self.optimiser.waits();
         if r.next == end && r.next < r.options.evaluations && may && self.optimiser.stopped().is_none() {
             let points = self.optimiser.propose();
             end += points.len() as u64;
-            r.generations.push_back(points.into_iter().map(|unit| Proposed { unit, told: Told::Waiting }).collect());
+            r.generations
+                .push_back(points.into_iter().map(|unit| PendingTrial { unit, state: TrialState::Waiting }).collect());
         }
         let ids = r.next..end.min(r.options.evaluations).max(r.next);
         r.next = ids.end;
         ids.map(|id| self.candidate(id)).collect()
     }
 
-    fn candidate(&self, id: u64) -> Candidate {
+    fn candidate(&self, id: u64) -> CandidatePoint {
         let r = &self.record;
         let unit = r.generations.iter().flatten().nth((id - r.first) as usize).map(|p| &p.unit[..]);
-        Candidate { id, point: r.space.to_user(unit.unwrap_or_default()) }
+        CandidatePoint { id, point: r.space.to_user(unit.unwrap_or_default()) }
     }
 
-    /// What was handed out and not told, by id: what workers have to be given again after a restart.
-    pub fn pending(&self) -> Vec<Candidate> {
+    /// Candidates without a result, by id: workers have to evaluate them again after a restart.
+    pub fn pending(&self) -> Vec<CandidatePoint> {
         let r = &self.record;
-        let waiting = r.generations.iter().flatten().zip(r.first..r.next).filter(|(p, _)| p.told == Told::Waiting);
+        let waiting =
+            r.generations.iter().flatten().zip(r.first..r.next).filter(|(p, _)| p.state == TrialState::Waiting);
         waiting.map(|(_, id)| self.candidate(id)).collect()
     }
 
-    /// Takes the result of a candidate. A result with a number that is not finite counts as a [failure](Self::fail):
-    /// infinity, too, comes from an evaluation that went wrong.
+    /// Takes the result of a candidate. A result that is not finite counts as a [failure](Self::fail).
     ///
     /// # Errors
-    /// An id that was not handed out or was told before, or another number of objectives than the search has. Nothing
+    /// An id that was not handed out or has a result already, or another number of objectives than the search has. Nothing
     /// changes then.
     pub fn tell(&mut self, id: u64, objectives: &[f64]) -> Result<(), SearchError> {
         let directions = &self.record.options.objectives;
@@ -231,32 +232,32 @@ impl Search {
         }
         // Adding zero makes one of the two zeros.
         let losses: Vec<f64> = directions.iter().zip(objectives).map(|(d, x)| d.loss(*x) + 0.0).collect();
-        self.record.set(id, Told::Losses(losses))?;
+        self.record.set(id, TrialState::Losses(losses))?;
         let point = self.candidate(id).point;
         self.record.enter(Evaluated { id, point, objectives: objectives.to_vec() });
         self.learn();
         Ok(())
     }
 
-    /// Takes note that a candidate could not be evaluated, which is worse than any result.
+    /// Records that a candidate could not be evaluated, which ranks below every result.
     ///
     /// # Errors
-    /// An id that was not handed out or was told before.
+    /// An id that was not handed out or has a result already.
     pub fn fail(&mut self, id: u64) -> Result<(), SearchError> {
-        self.record.set(id, Told::Failed)?;
+        self.record.set(id, TrialState::Failed)?;
         self.record.failed += 1;
         self.learn();
         Ok(())
     }
 
-    /// Hands over every complete generation at the front.
+    /// Passes every complete generation to the optimiser, the oldest first.
     fn learn(&mut self) {
         let r = &mut self.record;
-        while let Some(generation) = r.generations.pop_front_if(|g| g.iter().all(|p| p.told != Told::Waiting)) {
+        while let Some(generation) = r.generations.pop_front_if(|g| g.iter().all(|p| p.state != TrialState::Waiting)) {
             let trials: Vec<Trial<'_>> = generation
                 .iter()
                 .map(|p| {
-                    let losses = if let Told::Losses(losses) = &p.told { Some(&losses[..]) } else { None };
+                    let losses = if let TrialState::Losses(losses) = &p.state { Some(&losses[..]) } else { None };
                     Trial { point: &p.unit, losses }
                 })
                 .collect();
@@ -272,13 +273,13 @@ impl Search {
         self.record.front.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)).then(a.id.cmp(&b.id)))
     }
 
-    /// What nothing else that was told dominates, by id; of equals, the first that was handed out. With one objective
-    /// that is the best.
+    /// The Pareto front of all results, by id; among equals the first that was handed out. With one objective that is the
+    /// best.
     pub fn front(&self) -> &[Evaluated] {
         &self.record.front
     }
 
-    /// Why the search is over, once it is and every candidate was told.
+    /// Why the search is over, once it is and every candidate has a result.
     pub fn done(&self) -> Option<Done> {
         let r = &self.record;
         if r.told < r.next {
@@ -291,7 +292,7 @@ impl Search {
         self.optimiser.stopped().filter(|_| all_handed_out).map(|why| Done::Stopped(why.into()))
     }
 
-    /// How many candidates were told.
+    /// Number of candidates with a result, failures included.
     pub fn told(&self) -> u64 {
         self.record.told
     }
@@ -301,7 +302,7 @@ impl Search {
         self.record.failed
     }
 
-    /// Changes [`Options::evaluations`]; a search that had used up its budget goes on as if it had never stopped.
+    /// Changes [`Options::evaluations`]; a search that had used up its budget continues as if it had never stopped.
     pub fn set_evaluations(&mut self, evaluations: u64) {
         self.record.options.evaluations = evaluations;
     }
@@ -323,7 +324,7 @@ impl Search {
 }
 
 impl Record {
-    fn set(&mut self, id: u64, told: Told) -> Result<(), SearchError> {
+    fn set(&mut self, id: u64, state: TrialState) -> Result<(), SearchError> {
         if id >= self.next {
             let last = self.next.checked_sub(1).map_or("none".into(), |last| last.to_string());
             return Err(SearchError::UnknownCandidate { id, last });
@@ -331,14 +332,14 @@ impl Record {
         let index = id.checked_sub(self.first);
         let slot = index.and_then(|i| self.generations.iter_mut().flatten().nth(i as usize));
         match slot {
-            Some(p) if p.told == Told::Waiting => p.told = told,
+            Some(p) if p.state == TrialState::Waiting => p.state = state,
             _ => return Err(SearchError::ToldTwice { id }),
         }
         self.told += 1;
         Ok(())
     }
 
-    /// Keeps the front. It is the same in whatever order results come.
+    /// Updates the front, which does not depend on the order of results.
     fn enter(&mut self, new: Evaluated) {
         let losses = |e: &Evaluated| -> Vec<f64> {
             self.options.objectives.iter().zip(&e.objectives).map(|(d, x)| d.loss(*x)).collect()
@@ -362,7 +363,7 @@ fn with_setup<T>(
     def: &OptimiserDef,
     space: &Space,
     options: &Options,
-    make: impl FnOnce(&Setup<'_>) -> Result<T, SearchError>,
+    make: impl FnOnce(&OptimiserSetup<'_>) -> Result<T, SearchError>,
 ) -> Result<T, SearchError> {
     let objectives = options.objectives.len();
     if objectives == 0 || (objectives > 1 && !def.multi_objective) {
@@ -371,5 +372,5 @@ fn with_setup<T>(
     }
     let params = Params::check(def.name, def.params, &options.settings)?;
     let start = options.start.iter().map(|p| space.to_unit(p)).collect::<Result<Vec<_>, _>>()?;
-    make(&Setup { space, objectives, seed: options.seed, start: &start, params: &params })
+    make(&OptimiserSetup { space, objectives, seed: options.seed, start: &start, params: &params })
 }

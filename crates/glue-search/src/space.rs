@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 pub enum Domain {
     /// A real number.
     Real {
-        /// The least, finite; above 0 for a logarithmic scale.
+        /// The minimum, finite; above 0 for a logarithmic scale.
         low: f64,
-        /// The greatest, finite and above `low`.
+        /// The maximum, finite and above `low`.
         high: f64,
         /// Whether equal factors, rather than equal differences, are equal steps. Default: no.
         #[serde(default)]
@@ -24,9 +24,9 @@ pub enum Domain {
     },
     /// A whole number in `low ..= high`, both within ±2^53.
     Integer {
-        /// The least.
+        /// The minimum.
         low: i64,
-        /// The greatest, above `low`.
+        /// The maximum, above `low`.
         high: i64,
     },
     /// One of several options without an order.
@@ -89,7 +89,7 @@ impl Coordinate {
             }
             Domain::Categorical { options } => {
                 let twice = options.iter().enumerate().find(|(i, o)| options[..*i].contains(o));
-                twice.map_or(Ok(()), |(_, o)| refuse("options that are all different", format!("`{o}` twice")))
+                twice.map_or(Ok(()), |(_, o)| refuse("different options", format!("`{o}` twice")))
             }
             _ => Ok(()),
         }
@@ -188,7 +188,7 @@ impl Space {
     /// A space of these coordinates, in this order.
     ///
     /// # Errors
-    /// No coordinate, two of one name, or one with fewer than two values or with bounds that are none.
+    /// No coordinate, two of one name, or one with fewer than two values or invalid bounds.
     pub fn new(coordinates: Vec<Coordinate>) -> Result<Self, SearchError> {
         if coordinates.is_empty() {
             return Err(SearchError::EmptySpace);
@@ -196,8 +196,12 @@ impl Space {
         for (i, c) in coordinates.iter().enumerate() {
             c.check()?;
             if coordinates[..i].iter().any(|other| other.name == c.name) {
-                let expected = "a name of its own".into();
-                return Err(SearchError::Coordinate { name: c.name.clone(), expected, found: "it twice".into() });
+                let expected = "a unique name".into();
+                return Err(SearchError::Coordinate {
+                    name: c.name.clone(),
+                    expected,
+                    found: "the same name twice".into(),
+                });
             }
         }
         Ok(Self { coordinates })
@@ -297,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_that_are_none() {
+    fn invalid_spaces_are_refused() {
         let check = |c: Vec<Coordinate>, expected: &str| {
             assert_eq!(Space::new(c).unwrap_err().to_string(), expected);
         };
@@ -318,16 +322,16 @@ mod tests {
         check(vec![Coordinate::categorical("a", ["x"])], "coordinate `a`: expected two or more options, found 1");
         check(
             vec![Coordinate::categorical("a", ["x", "y", "x"])],
-            "coordinate `a`: expected options that are all different, found `x` twice",
+            "coordinate `a`: expected different options, found `x` twice",
         );
         check(
             vec![Coordinate::real("a", 0.0, 1.0), Coordinate::integer("a", 0, 1)],
-            "coordinate `a`: expected a name of its own, found it twice",
+            "coordinate `a`: expected a unique name, found the same name twice",
         );
     }
 
     #[test]
-    fn points_that_are_none() {
+    fn invalid_points_are_refused() {
         let check = |point: &[f64], expected: &str| {
             assert_eq!(mixed().to_unit(point).unwrap_err().to_string(), expected);
         };

@@ -3,10 +3,10 @@
 
 use glue_eval::load_tasks;
 use glue_recipe::PlanOptions;
-use glue_select::contract::{Part, Scorer};
+use glue_select::contract::{ItemRole, Scorer};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
 use glue_select::race::{RaceConfig, Rule};
-use glue_select::recipe_text::{Frame, weighted};
+use glue_select::recipe_text::{RecipeTemplate, weighted};
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,13 +14,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: usize = std::env::args().nth(1).map_or(Ok(20), |count| count.parse())?;
     let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo");
     let directory = std::env::args().nth(2).map_or(zoo.clone(), Into::into);
-    let frame = Frame { base_model: Some("base-a".into()), ..Frame::default() };
+    let template = RecipeTemplate { base_model: Some("base-a".into()), ..RecipeTemplate::default() };
     let models = ["a-chat", "a-math", "a-code", "a-reason", "a-noise"];
     let candidate = |method: &str, i: usize| {
         let weight = |m: usize| 0.2 + 0.2 * ((i * 7 + m * 3) % 11) as f64 / 11.0;
         let weights: Vec<(String, f64)> =
             models.iter().enumerate().map(|(m, model)| (model.to_string(), weight(m))).collect();
-        weighted(&frame, method, &weights, &[])
+        weighted(&template, method, &weights, &[])
     };
     println!("method\tparallel\trule\tseconds\tper candidate\tmerging\tasking\tdropped\titems saved");
     let only = std::env::args().nth(3);
@@ -41,11 +41,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             let scorer = LocalScorer::new(load_tasks(&[zoo.join("tasks")])?, options)?;
             let candidates: Vec<_> = (0..count).map(|i| candidate(method, i)).collect();
-            let first = scorer.score(&candidates[..1], Part::Search, None, &|_, _| {}).map_err(|_| "stopped")?;
-            let floor = first[0].as_ref().map_err(Clone::clone)?.average;
+            let first = scorer.score(&candidates[..1], ItemRole::Search, None, &|_, _| {}).map_err(|_| "stopped")?;
+            let cutoff = first[0].as_ref().map_err(Clone::clone)?.average;
             let begun = Instant::now();
             let scored = scorer
-                .score_against(&candidates, Part::Search, Some((&candidates[0], floor)), &|_, _| {})
+                .score_against(&candidates, ItemRole::Search, Some((&candidates[0], cutoff)), &|_, _| {})
                 .map_err(|_| "stopped")?;
             let seconds = begun.elapsed().as_secs_f64();
             let s = scorer.statistics();

@@ -1,26 +1,26 @@
-//! The config of a search: YAML, read with line and column, and checked as far as that goes without opening a file.
+//! The config of a search: YAML, read with line and column, and checked as far as possible without opening a file.
 
 use crate::space::SpaceConfig;
 use crate::strategy::StrategyRegistry;
-use glue_search::Setting;
-use glue_yaml::{FilePosition, YamlError, place_of};
+use glue_search::ParamSetting;
+use glue_yaml::{Place, YamlError, place_of};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The most processes that score candidates.
+/// Maximum number of worker processes.
 pub const MAX_WORKERS: usize = 256;
 
-/// The most candidates that are scored at once in a process.
+/// Maximum number of candidates scored in parallel in a process.
 const MAX_PARALLEL: usize = 1024;
 
-/// The most examples in a prompt.
+/// Maximum number of examples in a prompt.
 const MAX_FEWSHOT: usize = 10_000;
 
-/// Seconds in a year: longer than any command is waited for.
+/// Seconds in a year: the maximum time of a command.
 const YEAR: f64 = 31_536_000.0;
 
-/// A search, as a config says it. Only models and tasks have to be there.
+/// The config of a search. Only models and tasks are required.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchConfig {
@@ -29,65 +29,65 @@ pub struct SearchConfig {
     /// Path of the model that they were fine-tuned from. Methods that work on task vectors need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Paths of the tasks: directories or files, as `glue eval` takes them; names, where an `evaluator` knows them.
+    /// Paths of the tasks: directories or files, as `glue eval` takes them; names that the `evaluator` knows, if there is one.
     pub tasks: Vec<String>,
     /// Names of the tasks to use among them. Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
-    /// The items that candidates are scored on. Default: `proxy`.
+    /// The split that candidates are scored on. Default: `proxy`.
     #[serde(default = "proxy")]
     pub split: String,
-    /// The most items of each task. Default: all.
+    /// Maximum number of items of each task. Default: all.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Items held out to tell whether the search fits the others too closely. Default: a fifth; with an `evaluator` only
+    /// Items held out to detect overfitting and to choose between strategies. Default: a fifth; with an `evaluator`, only
     /// another split can be held out.
     #[serde(default)]
     pub validation: Validation,
-    /// What is tried, in this order. Default: `coefficient`, then `evolutionary`.
+    /// The strategies, in the order in which they run. Default: `coefficient`, then `evolutionary`.
     #[serde(default = "strategies")]
     pub strategies: Vec<StrategyConfig>,
-    /// Whether models that look harmful are found first and left out; else strategies see all. Default: yes. A search over
-    /// shares may accept a little of anything, by chance.
+    /// Whether harmful models are found first and left out. Default: yes. Without it, a search over weights may accept a little of
+    /// any model by chance.
     #[serde(default = "yes")]
     pub filter: bool,
-    /// What optimisers search. Default: a weight for each model with `task_arithmetic`, or, without a base, with `linear`.
+    /// What optimisers search. Default: one weight for each model, with `task_arithmetic`, or with `linear` without a base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
-    /// When to end.
+    /// When the search ends.
     #[serde(default, skip_serializing_if = "BudgetConfig::is_empty")]
     pub budget: BudgetConfig,
-    /// Whether candidates are scored on growing parts of the items and dropped when they cannot win any more. Default: yes.
+    /// Whether candidates are scored on growing subsets of the items, and dropped when they can no longer win. Default: yes.
     #[serde(default = "yes")]
     pub racing: bool,
-    /// Candidates that are scored at once in a process; as many as memory allows, and no more than threads, when absent.
+    /// Maximum number of candidates scored in parallel in a process. Default: the number of threads, as far as memory allows.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub parallel: Option<usize>,
-    /// Memory for merged candidates, such as `4GiB`. Default: no limit.
+    /// Maximum memory for merged candidates, such as `4GiB`. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
-    /// Processes that score candidates. Default: 0, this one does.
+    /// Number of worker processes that score candidates. Default: 0, which scores in this process.
     #[serde(default)]
     pub workers: usize,
     /// A command that scores a model directory, as `glue eval --evaluator` takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<String>,
-    /// Seconds that command may take. Default: as long as it likes.
+    /// Maximum seconds for one run of that command. Default: no limit.
     #[serde(default, deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub evaluator_timeout: Option<f64>,
-    /// Whether programs that a model writes are run, in a sandbox, where a task needs it. Default: no.
+    /// Whether programs that a model writes are run, in a sandbox, if a task needs it. Default: no.
     #[serde(default)]
     pub allow_code_execution: bool,
-    /// Examples in each prompt, instead of as many as a task asks for.
+    /// Number of examples in each prompt. Default: what each task asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
-    /// Whether prompts are put through the chat template. Default: no.
+    /// Whether prompts are put into the chat template. Default: no.
     #[serde(default)]
     pub apply_chat_template: bool,
     /// The source of all randomness. Default: 0.
     #[serde(default)]
     pub seed: u64,
-    /// Type of merged weights, such as `bfloat16`. Default: that of the models.
+    /// Type of merged weights, such as `bfloat16`. Default: the type of the models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
 }
@@ -104,12 +104,12 @@ fn strategies() -> Vec<StrategyConfig> {
     ["coefficient", "evolutionary"].map(|name| StrategyConfig { name: name.into(), settings: Vec::new() }).into()
 }
 
-/// Which items are held out.
+/// The items that are held out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Validation {
-    /// This share of the items of each task, from 0 to 0.5.
-    Share(f64),
+    /// This fraction of the items of each task, from 0 to 0.5.
+    Fraction(f64),
     /// Those of another split.
     Split {
         /// Its name.
@@ -118,10 +118,10 @@ pub enum Validation {
 }
 
 impl Default for Validation {
-    /// A fifth: enough to see an over-fitted search by (its standard error is twice that of the part searched), and
-    /// little enough to cost the search a ninth of its precision.
+    /// A fifth: enough to detect overfitting (its standard error is twice that of the search items), at the price of a ninth of
+    /// the precision of the search.
     fn default() -> Self {
-        Validation::Share(0.2)
+        Validation::Fraction(0.2)
     }
 }
 
@@ -132,13 +132,13 @@ impl<'de> Deserialize<'de> for Validation {
             type Value = Validation;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a share from 0 to 0.5, or {split: NAME}")
+                f.write_str("a fraction from 0 to 0.5, or {split: NAME}")
             }
 
             fn visit_f64<E: de::Error>(self, x: f64) -> Result<Validation, E> {
                 match (0.0..=0.5).contains(&x) {
-                    true => Ok(Validation::Share(x)),
-                    false => Err(E::custom(format!("`validation`: expected a share from 0 to 0.5, found {x}"))),
+                    true => Ok(Validation::Fraction(x)),
+                    false => Err(E::custom(format!("`validation`: expected a fraction from 0 to 0.5, found {x}"))),
                 }
             }
 
@@ -168,10 +168,10 @@ impl<'de> Deserialize<'de> for Validation {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// Evaluations, those of the models by themselves among them. Default: no limit.
+    /// Maximum number of evaluations, baselines included. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluations: Option<u64>,
-    /// Seconds, those of interrupted runs among them. Default: no limit.
+    /// Maximum seconds, including those of interrupted runs. Default: no limit.
     #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }
@@ -182,13 +182,13 @@ impl BudgetConfig {
     }
 }
 
-/// A strategy by its name, or with settings.
+/// A strategy by name, or with settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StrategyConfig {
     /// Its name.
     pub name: String,
     /// Its settings.
-    pub settings: Vec<(String, Setting)>,
+    pub settings: Vec<(String, ParamSetting)>,
 }
 
 impl Serialize for StrategyConfig {
@@ -197,7 +197,7 @@ impl Serialize for StrategyConfig {
         if self.settings.is_empty() {
             return serializer.serialize_str(&self.name);
         }
-        struct Pairs<'a>(&'a [(String, Setting)]);
+        struct Pairs<'a>(&'a [(String, ParamSetting)]);
         impl Serialize for Pairs<'_> {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
@@ -237,7 +237,7 @@ impl<'de> Deserialize<'de> for StrategyConfig {
 }
 
 /// Settings in their order.
-struct Settings(Vec<(String, Setting)>);
+struct Settings(Vec<(String, ParamSetting)>);
 
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -255,7 +255,7 @@ impl<'de> Deserialize<'de> for Settings {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
                 let mut settings = Vec::new();
-                while let Some(entry) = map.next_entry::<String, Setting>()? {
+                while let Some(entry) = map.next_entry::<String, ParamSetting>()? {
                     settings.push(entry);
                 }
                 Ok(Settings(settings))
@@ -269,19 +269,19 @@ impl<'de> Deserialize<'de> for Settings {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// It is no YAML, or a key or a value is not what it should be.
+    /// It is not YAML, or a key or the type of a value is wrong.
     #[error(transparent)]
     Text(#[from] YamlError),
-    /// A value that will not do.
+    /// An invalid value.
     #[error("{place}: `{key}`: expected {expected}, found {found}")]
     Value {
         /// Where.
         place: FilePosition,
         /// The key.
         key: &'static str,
-        /// What would do.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
 }
@@ -294,9 +294,9 @@ impl SearchConfig {
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<SearchConfig, ConfigError> {
         let mut config: SearchConfig = glue_yaml::read(text, origin)?;
         config.check(text, origin, strategies)?;
-        if let (Some(_), Validation::Share(_)) = (&config.evaluator, &config.validation) {
-            // A command is told the name of a split, never which of its items.
-            config.validation = Validation::Share(0.0);
+        if let (Some(_), Validation::Fraction(_)) = (&config.evaluator, &config.validation) {
+            // A command gets the name of a split, never a selection of its items.
+            config.validation = Validation::Fraction(0.0);
         }
         Ok(config)
     }
@@ -324,7 +324,7 @@ impl SearchConfig {
             return refuse("models", "each model once", format!("`{twice}` twice"));
         }
         if let Some(base) = self.base.as_ref().filter(|base| self.models.contains(base)) {
-            return refuse("models", "models beside the base", format!("the base `{base}` among them"));
+            return refuse("models", "models other than the base", format!("the base `{base}`"));
         }
         if self.tasks.is_empty() {
             return refuse("tasks", "at least one", "none".into());
@@ -337,7 +337,7 @@ impl SearchConfig {
             return refuse("strategies", &known.join(", "), format!("`{}`", unknown.name));
         }
         if self.evaluator.is_some() && !self.only.is_empty() {
-            return refuse("only", "nothing beside `evaluator`, which is given names in `tasks`", "names".into());
+            return refuse("only", "nothing together with `evaluator`, which takes names in `tasks`", "names".into());
         }
         Ok(())
     }
@@ -354,13 +354,13 @@ impl SearchConfig {
         })
     }
 
-    /// What the course of the search depends on: all but budgets, and how fast it goes.
-    pub fn course(&self) -> SearchConfig {
+    /// The config without budgets and without what only affects speed: everything that the result depends on.
+    pub fn without_limits(&self) -> SearchConfig {
         SearchConfig { budget: BudgetConfig::default(), parallel: None, memory: None, workers: 0, ..self.clone() }
     }
 }
 
-/// A config with every key, commented, to begin with.
+/// A commented config with every key.
 pub const EXAMPLE: &str = include_str!("example.yml");
 
 #[cfg(test)]
@@ -379,7 +379,7 @@ mod tests {
         let config = parse(LEAST).expect("a config");
         assert_eq!(
             (config.split.as_str(), &config.validation, config.racing),
-            ("proxy", &Validation::Share(0.2), true)
+            ("proxy", &Validation::Fraction(0.2), true)
         );
         let names: Vec<_> = config.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
         assert_eq!(names, ["coefficient", "evolutionary"]);
@@ -403,7 +403,7 @@ mod tests {
             "{LEAST}strategies:\n  - average\n  - evolutionary: {{evaluations: 20, optimiser: nsga2}}\n"
         ));
         let settings = config.expect("a config").strategies[1].settings.clone();
-        let expected = [("evaluations", Setting::Number(20.0)), ("optimiser", Setting::Text("nsga2".into()))];
+        let expected = [("evaluations", ParamSetting::Number(20.0)), ("optimiser", ParamSetting::Text("nsga2".into()))];
         assert_eq!(settings, expected.map(|(key, value)| (key.to_string(), value)));
     }
 
@@ -417,7 +417,7 @@ mod tests {
         says(&format!("{LEAST}modles: [c]\n"), "modles");
         says("models: [a, b]\n", "missing field `tasks`");
         says(&format!("{LEAST}validation: 0.7\n"), "search.yml:3:");
-        says(&format!("{LEAST}validation: 0.7\n"), "expected a share from 0 to 0.5, found 0.7");
+        says(&format!("{LEAST}validation: 0.7\n"), "expected a fraction from 0 to 0.5, found 0.7");
         says(&format!("{LEAST}racing: maybe\n"), "search.yml:3:");
         says("models: [a]\ntasks: [t]\n", "`models`: expected two or more, found 1");
         says(&format!("{LEAST}workers: 10000\n"), "`workers`: expected at most 256, found 10000");
@@ -425,7 +425,7 @@ mod tests {
         says(&format!("{LEAST}num_fewshot: 1000000\n"), "`num_fewshot`: expected at most 10000, found 1000000");
         says(&format!("{LEAST}evaluator_timeout: 1e300\n"), "`evaluator_timeout`: expected at most 31536000 seconds");
         says("models: [a, a]\ntasks: [t]\n", "expected each model once, found `a` twice");
-        says(&format!("{LEAST}base: b\n"), "found the base `b` among them");
+        says(&format!("{LEAST}base: b\n"), "expected models other than the base, found the base `b`");
         says(&format!("{LEAST}strategies: [greedy]\n"), "expected average, coefficient, similarity");
         says(&format!("{LEAST}budget: {{seconds: 0}}\n"), "search.yml:3:10: `budget.seconds`: ");
         says(&format!("{LEAST}budget: {{seconds: -1}}\n"), "expected a positive number");

@@ -1,15 +1,15 @@
-//! Scores are kept only of models that are as they were opened: what a changed model scores belongs to no hash in the journal.
+//! Scores are kept only while all models are as they were opened: those of a changed model belong to no hash in the journal.
 
-use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
-use crate::zoo::Zoo;
+use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
+use crate::model_set::ModelSet;
 use glue_progress::Progress;
 use glue_tensor::FileChanged;
 use std::sync::OnceLock;
 
-/// A scorer that stops once a file of the zoo has changed.
+/// A scorer that stops once a file of the models has changed.
 pub(crate) struct Guard<'a> {
     scorer: &'a dyn Scorer,
-    zoo: &'a Zoo,
+    models: &'a ModelSet,
     progress: &'a dyn Progress,
     changed: OnceLock<FileChanged>,
 }
@@ -18,17 +18,17 @@ type Done<'d> = &'d (dyn Fn(usize, &Result<Scores, CandidateError>) + Sync);
 type Outcomes = Result<Vec<Result<Scores, CandidateError>>, Stopped>;
 
 impl<'a> Guard<'a> {
-    pub(crate) fn new(scorer: &'a dyn Scorer, zoo: &'a Zoo, progress: &'a dyn Progress) -> Guard<'a> {
-        Guard { scorer, zoo, progress, changed: OnceLock::new() }
+    pub(crate) fn new(scorer: &'a dyn Scorer, models: &'a ModelSet, progress: &'a dyn Progress) -> Guard<'a> {
+        Guard { scorer, models, progress, changed: OnceLock::new() }
     }
 
-    /// What has changed, if that is why scoring stopped.
+    /// The file that changed, if that is why scoring stopped.
     pub(crate) fn changed(&self) -> Option<FileChanged> {
         self.changed.get().cloned()
     }
 
     fn is_unchanged(&self) -> bool {
-        if let Err(error) = self.zoo.check_unchanged() {
+        if let Err(error) = self.models.check_unchanged() {
             let _ = self.changed.set(error);
         }
         self.changed.get().is_none()
@@ -48,18 +48,18 @@ impl<'a> Guard<'a> {
 }
 
 impl Scorer for Guard<'_> {
-    fn score(&self, candidates: &[Candidate], part: Part, floor: Option<f64>, done: Done<'_>) -> Outcomes {
-        self.guarded(done, |done| self.scorer.score(candidates, part, floor, done))
+    fn score(&self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>, done: Done<'_>) -> Outcomes {
+        self.guarded(done, |done| self.scorer.score(candidates, role, cutoff, done))
     }
 
     fn score_against(
         &self,
         candidates: &[Candidate],
-        part: Part,
+        role: ItemRole,
         incumbent: Option<(&Candidate, f64)>,
         done: Done<'_>,
     ) -> Outcomes {
-        self.guarded(done, |done| self.scorer.score_against(candidates, part, incumbent, done))
+        self.guarded(done, |done| self.scorer.score_against(candidates, role, incumbent, done))
     }
 
     fn parallelism(&self) -> usize {

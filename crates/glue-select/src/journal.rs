@@ -1,9 +1,9 @@
-//! A journal: one line of JSON for everything that must not be lost, on the disk before work goes on.
+//! A journal: one line of JSON for everything that must not be lost, on disk before work continues.
 //!
-//! The first line is a header that says what the journal belongs to. Whoever opens it again must come with the same
-//! header. A process that is killed leaves at most one incomplete line, the last, and that one is cut off. Every line has
+//! The first line is a header that says what the journal belongs to; opening it again requires the same
+//! header. A process that is killed leaves at most one incomplete line, the last, which is cut off. Every line has
 //! a checksum of itself and of the lines before it ([`glue_tensor::state`]): a line that was changed, removed, repeated or
-//! moved is refused, never read. The file is locked for as long as it is open, so that two processes never write to it,
+//! moved is refused. The file is locked for as long as it is open, so that two processes never write to it,
 //! and a symbolic link in its place is refused.
 
 use glue_tensor::state::{self, Chain};
@@ -19,7 +19,7 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     chain: Chain,
-    /// Set when a line may have been written in part: nothing is appended behind it.
+    /// Set when a line may have been written in part: nothing is appended after it.
     broken: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct Journal {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// A new journal was asked for, and there is one.
+    /// There is a journal already.
     #[error("{}: there is a journal already", path.display())]
     Exists {
         /// The file.
@@ -39,15 +39,15 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// It belongs to something else.
+    /// It belongs to another search.
     #[error("{}: it belongs to another search: {}", path.display(), differences.join("; "))]
     Differs {
         /// The file.
         path: PathBuf,
-        /// What differs, each as `key: was …, is …`.
+        /// The differences, each as `key: was …, is …`.
         differences: Vec<String>,
     },
-    /// A line that is not the last is not what was written.
+    /// A line other than the last was changed.
     #[error("{}:{line}: {found}: the line was changed, or lines before it were changed, removed or moved; restore the \
              journal from a copy, or remove it to start over", path.display())]
     Damaged {
@@ -58,7 +58,7 @@ pub enum JournalError {
         /// What is wrong with it.
         found: String,
     },
-    /// The system refused, or the file is none of a journal's kind, such as a symbolic link.
+    /// The file cannot be read or written, or is not a regular file.
     #[error("{}", path.display())]
     Io {
         /// The file.
@@ -70,7 +70,7 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// A new journal at `path`, with `header` on the disk.
+    /// A new journal at `path`, with `header` on disk.
     ///
     /// # Errors
     /// [`JournalError::Exists`] when there is a file, [`JournalError::Io`].
@@ -89,8 +89,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The journal at `path` and all that was appended to it, in order; a new one when there is none, or one that was
-    /// killed before its header was complete.
+    /// The journal at `path` and its entries, in order; a new one if there is none, or none with a complete header.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -125,15 +124,15 @@ impl Journal {
         Ok((journal, entries))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends `entry`; it is on the disk when this returns.
+    /// Appends `entry`, which is on disk when this returns.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; after that the journal takes nothing more, so that no line follows an incomplete one.
+    /// [`JournalError::Io`]; the journal then refuses further entries: no line follows an incomplete one.
     pub fn append(&mut self, entry: &Value) -> Result<(), JournalError> {
         if self.broken {
             return Err(io_at(&self.path, io::Error::other("an earlier line could not be written")));
@@ -148,7 +147,7 @@ impl Journal {
         })
     }
 
-    /// So that the name is on the disk too.
+    /// Brings the name of the file to disk.
     fn sync_parent(&self) -> Result<(), JournalError> {
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(|error| io_at(parent, error))
@@ -166,7 +165,7 @@ fn lock(path: &Path, file: &File) -> Result<(), JournalError> {
     })
 }
 
-/// The complete lines, and how many bytes they are.
+/// The complete lines, and their length in bytes.
 fn read(path: &Path, bytes: &[u8], chain: &mut Chain) -> Result<(Vec<Value>, usize), JournalError> {
     let mut entries = Vec::new();
     let mut start = 0;
@@ -175,7 +174,7 @@ fn read(path: &Path, bytes: &[u8], chain: &mut Chain) -> Result<(Vec<Value>, usi
         let line = chain.unseal(&bytes[start..end]).map_err(|error| error.to_string());
         match line.and_then(|json| serde_json::from_slice(json).map_err(|error| error.to_string())) {
             Ok(entry) => entries.push(entry),
-            // A system that went down may have kept the length of the file and not its last bytes.
+            // After a crash of the system, the file may have its length but not its last bytes.
             Err(_) if end == bytes.len() => break,
             Err(found) => {
                 let line = entries.len() + 1;
@@ -203,7 +202,7 @@ fn compare(at: &str, was: &Value, is: &Value, differences: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    //! What is left by a process that stops anywhere.
+    //! What a process leaves that is killed at any point.
     use super::*;
     use glue_progress::ErrorChain;
     use serde_json::json;
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_off_anywhere_it_goes_on() {
+    fn a_journal_that_is_cut_off_anywhere_continues() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal.jsonl");
         let bytes = written(&path);
@@ -286,7 +285,7 @@ mod tests {
                 damaged[at] ^= 1 << bit;
                 fs::write(&path, damaged).expect("a damaged journal");
                 match Journal::resume(&path, &header()) {
-                    // Damage at the end is what a crash leaves: what was there is done again.
+                    // A crash may damage the end: those evaluations are repeated.
                     Ok((_, entries)) => {
                         assert!(at >= last, "byte {at}, bit {bit}");
                         assert_eq!(entries, whole[..entries.len()]);

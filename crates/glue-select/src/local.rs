@@ -1,57 +1,56 @@
 //! Candidates merged in memory and scored in this process.
 //!
-//! The inputs stay open and mapped, the items of the tasks are rendered once, and so are the tokenizer and the encodings of
-//! prompts for all candidates that share them. A candidate's tensors are merged into memory by the same plan and the same
-//! engine that `glue merge` writes files with, and its configuration and tokenizer are those that it would write, so that
-//! a score is that of the written checkpoint to the last bit.
+//! The inputs stay open and mapped. Items are rendered once, and prompts are encoded once for all candidates with the same
+//! tokenizer. The plan and the engine of `glue merge` merge the tensors of a candidate into memory, with the configuration and
+//! the tokenizer that it would write. A score is therefore that of the written checkpoint to the last bit.
 //!
-//! Operands are widened from where they are mapped for every candidate. Of the time of a candidate, merging five models takes
+//! Operands are widened from their memory maps for every candidate. Of the time of a candidate, merging five models takes
 //! 2 % (task arithmetic) to 8 % (TIES) on the test zoo and 8 to 17 % on 51 million parameters, each with 500 short items.
-//! Keeping operands or their differences from the base as `f32` would take four bytes for each element of each model, and have
-//! more memory read than the stored types do.
+//! Keeping operands or task vectors as `f32` would take four bytes for each element of each model, and read more memory than the
+//! stored types do.
 
-mod asked;
 mod memory;
 mod options;
+mod prepared_items;
 
 pub use options::{ItemsConfig, LocalOptions, ScorerError};
 
-use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
+use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
+use crate::evaluation_log::Outcome;
+use crate::parallel::{self, Failure};
 use crate::race::{Rule, at_best, mean, upper_bound};
 use crate::record::{Record, Records};
-use asked::Asked;
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
 use glue_lm::{Model, TextModel, Tokenizer};
-use glue_progress::ErrorChain;
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
 use memory::{InMemory, bytes_of};
 use parking_lot::{Condvar, Mutex};
+use prepared_items::PreparedItems;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// What was done so far.
+/// Counters of the work so far.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Statistics {
     /// Candidates that were merged.
     pub merged: u64,
-    /// Candidates that were answered from what was known.
+    /// Candidates that were answered from records.
     pub known: u64,
-    /// Candidates that were dropped before all items were asked.
+    /// Candidates that were dropped before all items were scored.
     pub dropped: u64,
-    /// Items that were asked.
+    /// Items that were scored.
     pub items_asked: u64,
-    /// Items that were not asked because their candidate was dropped.
+    /// Items that were not scored because their candidate was dropped.
     pub items_saved: u64,
-    /// Seconds spent planning and merging, added up over candidates that ran side by side.
+    /// Seconds spent planning and merging, summed over candidates that ran in parallel.
     pub merge_seconds: f64,
-    /// Seconds spent asking, likewise.
+    /// Seconds spent scoring, likewise.
     pub eval_seconds: f64,
 }
 
@@ -66,10 +65,10 @@ struct Counters {
     eval_nanos: AtomicU64,
 }
 
-/// What a tokenizer follows from: where it and its defaults come from, and the chat template put into it.
+/// What determines a tokenizer: the models that it and its defaults come from, and the chat template set by the recipe.
 type TokenizerKey = (PathBuf, PathBuf, Option<String>);
 
-/// A tokenizer for each candidate that is scored at the moment.
+/// A tokenizer for each candidate that is being scored.
 #[derive(Debug)]
 struct Tokenizers {
     master: Tokenizer,
@@ -82,9 +81,9 @@ struct Tokenizers {
 pub struct LocalScorer {
     options: LocalOptions,
     tasks: Arc<[Task]>,
-    /// By tokenizer where prompts depend on its chat template; else one for all.
-    search: Mutex<HashMap<Option<TokenizerKey>, Arc<Asked>>>,
-    validation: Mutex<HashMap<Option<TokenizerKey>, Arc<Asked>>>,
+    /// By tokenizer if prompts depend on its chat template; otherwise one for all.
+    search: Mutex<HashMap<Option<TokenizerKey>, Arc<PreparedItems>>>,
+    validation: Mutex<HashMap<Option<TokenizerKey>, Arc<PreparedItems>>>,
     tokenizers: Mutex<HashMap<TokenizerKey, Arc<Tokenizers>>>,
     /// Content hashes of models, by path.
     hashes: Mutex<HashMap<PathBuf, String>>,
@@ -94,23 +93,11 @@ pub struct LocalScorer {
     freed: Condvar,
 }
 
-/// Why one candidate has no score.
-enum Failure {
-    Stopped,
-    Candidate(String),
-}
-
-impl Failure {
-    fn of(error: &dyn Error) -> Failure {
-        Failure::Candidate(error.chain())
-    }
-}
-
 impl LocalScorer {
-    /// Scores by `tasks`, whose items are read now, unless prompts depend on a chat template that is not known yet.
+    /// Scores on `tasks`, whose items are read now, unless prompts depend on a chat template that is not known yet.
     ///
     /// # Errors
-    /// [`ScorerError`]: tasks or options that are not sound.
+    /// [`ScorerError`]: invalid tasks or options.
     pub fn new(tasks: impl Into<Arc<[Task]>>, options: LocalOptions) -> Result<LocalScorer, ScorerError> {
         options.race.check()?;
         let fraction = options.items.validation_fraction;
@@ -119,7 +106,7 @@ impl LocalScorer {
             return Err(ScorerError::Key { key: "validation_fraction", expected, found: fraction.to_string() });
         }
         if fraction > 0.0 && options.items.validation_split.is_some() {
-            let (expected, found) = ("either a share or a split of its own", "both".into());
+            let (expected, found) = ("either a fraction or a split", "both".into());
             return Err(ScorerError::Key { key: "validation_fraction", expected, found });
         }
         let records =
@@ -137,15 +124,15 @@ impl LocalScorer {
             options,
         };
         if !scorer.options.eval.apply_chat_template {
-            scorer.asked(Part::Search, None, None)?;
+            scorer.prepared_items(ItemRole::Search, None, None)?;
             if scorer.has_validation() {
-                scorer.asked(Part::Validation, None, None)?;
+                scorer.prepared_items(ItemRole::Validation, None, None)?;
             }
         }
         Ok(scorer)
     }
 
-    /// Whether items are held out, so that there is a validation part.
+    /// Whether there are validation items.
     pub fn has_validation(&self) -> bool {
         self.options.items.validation_fraction > 0.0 || self.options.items.validation_split.is_some()
     }
@@ -155,7 +142,7 @@ impl LocalScorer {
         &self.tasks
     }
 
-    /// What was done so far.
+    /// Counters of the work so far.
     pub fn statistics(&self) -> Statistics {
         let c = &self.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -170,29 +157,29 @@ impl LocalScorer {
         }
     }
 
-    /// The items of a part, prepared for the chat template of `model` where that matters.
-    fn asked(
+    /// The items of a role, rendered with the chat template of `model` if prompts depend on it.
+    fn prepared_items(
         &self,
-        part: Part,
+        role: ItemRole,
         key: Option<&TokenizerKey>,
         model: Option<&dyn LanguageModel>,
-    ) -> Result<Arc<Asked>, EvalError> {
+    ) -> Result<Arc<PreparedItems>, EvalError> {
         let key = key.filter(|_| self.options.eval.apply_chat_template).cloned();
-        let kept = match part {
-            Part::Search => &self.search,
-            Part::Validation => &self.validation,
+        let kept = match role {
+            ItemRole::Search => &self.search,
+            ItemRole::Validation => &self.validation,
         };
-        // Held while items are rendered, so that it is done once.
+        // Locked while items are rendered, so that this is done once.
         let mut kept = kept.lock();
-        if let Some(asked) = kept.get(&key) {
-            return Ok(Arc::clone(asked));
+        if let Some(items) = kept.get(&key) {
+            return Ok(Arc::clone(items));
         }
-        let asked = Arc::new(Asked::new(part, &self.tasks, &self.options, model)?);
-        kept.insert(key, Arc::clone(&asked));
-        Ok(asked)
+        let items = Arc::new(PreparedItems::new(role, &self.tasks, &self.options, model)?);
+        kept.insert(key, Arc::clone(&items));
+        Ok(items)
     }
 
-    fn go_on(&self) -> Result<(), Failure> {
+    fn check_cancelled(&self) -> Result<(), Failure> {
         if self.options.cancel.is_cancelled() { Err(Failure::Stopped) } else { Ok(()) }
     }
 
@@ -201,20 +188,20 @@ impl LocalScorer {
         let recipes = Recipe::parse(&candidate.recipe, "candidate", &self.options.registry);
         let mut recipes = recipes.map_err(|error| Failure::of(&error))?;
         let (Some(recipe), true) = (recipes.pop(), recipes.is_empty()) else {
-            return Err(Failure::Candidate("expected one document with a recipe, found another number".into()));
+            return Err(Failure::Candidate("expected one document with a recipe, found none or several".into()));
         };
         plan(&recipe, &self.options.plan).map_err(|error| Failure::of(&error))
     }
 
-    /// By which the record of a candidate is found: its recipe, the items, and on disk what the models hold.
+    /// The key of a record: recipe, items and, on disk, the contents of the models.
     fn key(
         &self,
         candidate: &Candidate,
-        part: Part,
-        asked: &Asked,
+        role: ItemRole,
+        items: &PreparedItems,
         plan: Option<&MergePlan>,
     ) -> Result<String, Failure> {
-        let mut key = format!("{part:?}\n{}\n{:?} {:?}\n", asked.hash, self.options.plan.seed, self.options.plan.dtype);
+        let mut key = format!("{role:?}\n{}\n{:?} {:?}\n", items.hash, self.options.plan.seed, self.options.plan.dtype);
         if self.options.executor.is_device() {
             key += "merged on a device\n";
         }
@@ -232,7 +219,7 @@ impl LocalScorer {
         Ok(key + &candidate.recipe)
     }
 
-    /// What is at a path, hashed when it is first asked for.
+    /// The hash of what is at a path, computed once.
     fn hash(&self, path: &Path, of: impl Fn() -> Result<String, Failure>) -> Result<String, Failure> {
         if let Some(known) = self.hashes.lock().get(path) {
             return Ok(known.clone());
@@ -249,7 +236,7 @@ impl LocalScorer {
         if let Some(tokenizers) = known.get(&key) {
             return Ok((key, Arc::clone(tokenizers)));
         }
-        // A tokenizer is a function of several files, which stand together only in what would be written.
+        // A tokenizer depends on several files, which are together only in the output.
         let directory = tempfile::tempdir().map_err(|error| Failure::of(&error))?;
         for (name, bytes) in side_files(plan).map_err(|error| Failure::of(&error))? {
             std::fs::write(directory.path().join(name), bytes).map_err(|error| Failure::of(&error))?;
@@ -261,7 +248,7 @@ impl LocalScorer {
         Ok((key, tokenizers))
     }
 
-    /// Waits until so many bytes are free within the limit; they are given back when the result is dropped.
+    /// Waits until so many bytes are free within the limit, and reserves them until the result is dropped.
     fn reserve(&self, bytes: u64) -> Result<Reserved<'_>, Failure> {
         let Some(limit) = self.options.memory else {
             return Ok(Reserved { scorer: self, bytes: 0 });
@@ -290,7 +277,7 @@ impl LocalScorer {
         let memory = InMemory::new(plan);
         let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
         merge_into(plan, &memory, &options, &self.options.cancel).map_err(|error| Failure::of(&error))?;
-        self.go_on()?;
+        self.check_cancelled()?;
         let model = Model::new(&plan.config, memory.weights(plan).map_err(|error| Failure::of(&error))?)
             .map_err(|error| Failure::of(&error))?;
         let text = TextModel::new(model, tokenizer).map_err(|error| Failure::of(&error))?;
@@ -300,30 +287,30 @@ impl LocalScorer {
         Ok(local.with_cancel(self.options.cancel.clone()).with_encodings(encoded.clone()))
     }
 
-    fn score_one(&self, candidate: &Candidate, part: Part, against: Against<'_>) -> Result<Scores, Failure> {
-        self.go_on()?;
-        if part == Part::Validation && !self.has_validation() {
+    fn score_one(&self, candidate: &Candidate, role: ItemRole, comparison: Comparison<'_>) -> Result<Scores, Failure> {
+        self.check_cancelled()?;
+        if role == ItemRole::Validation && !self.has_validation() {
             return Err(Failure::Candidate("no items are held out for validation".into()));
         }
         let chat = self.options.eval.apply_chat_template;
         let on_disk = self.records.is_on_disk();
-        // What a recipe alone tells is not planned again.
+        // A plan is needed only where the recipe alone does not determine the record.
         let mut planned = if chat || on_disk { Some(self.plan(candidate)?) } else { None };
-        let asked = if chat {
+        let items = if chat {
             let plan = planned.as_ref().expect("it was planned above");
             let (key, tokenizers) = self.tokenizers(plan)?;
             let chat = ChatFormat(&tokenizers.master);
-            self.asked(part, Some(&key), Some(&chat)).map_err(|error| Failure::of(&error))?
+            self.prepared_items(role, Some(&key), Some(&chat)).map_err(|error| Failure::of(&error))?
         } else {
-            self.asked(part, None, None).map_err(|error| Failure::of(&error))?
+            self.prepared_items(role, None, None).map_err(|error| Failure::of(&error))?
         };
-        let key = self.key(candidate, part, &asked, planned.as_ref().filter(|_| on_disk))?;
+        let key = self.key(candidate, role, &items, planned.as_ref().filter(|_| on_disk))?;
         let mut record = self.records.get(&key);
         let before = record.rounds.len();
         let mut merged: Option<(LocalModel, Arc<Tokenizers>, Reserved<'_>)> = None;
-        let mut known: Vec<Vec<Option<ItemScore>>> = asked.items.iter().map(|items| vec![None; items.len()]).collect();
+        let mut known: Vec<Vec<Option<ItemScore>>> = items.items.iter().map(|items| vec![None; items.len()]).collect();
         let mut dropped = false;
-        for (r, round) in asked.rounds.iter().enumerate() {
+        for (r, round) in items.rounds.iter().enumerate() {
             if record.rounds.len() <= r {
                 let (model, ..) = match &merged {
                     Some(merged) => merged,
@@ -340,22 +327,22 @@ impl LocalScorer {
                         merged.insert((model, tokenizers, reserved))
                     }
                 };
-                record.rounds.push(self.ask(model, &asked, round)?);
+                record.rounds.push(self.ask(model, &items, round)?);
             }
-            for (t, items) in record.rounds[r].iter().enumerate() {
-                for item in items {
-                    if let Ok(at) = asked.items[t].binary_search(&item.index) {
+            for (t, scored) in record.rounds[r].iter().enumerate() {
+                for item in scored {
+                    if let Ok(at) = items.items[t].binary_search(&item.index) {
                         known[t][at] = Some(*item);
                     }
                 }
             }
-            if r + 1 < asked.rounds.len() && self.is_out(&known, &against, asked.rounds.len() - 1) {
+            if r + 1 < items.rounds.len() && self.is_out(&known, &comparison, items.rounds.len() - 1) {
                 dropped = true;
                 break;
             }
         }
         if let Some((model, tokenizers, _)) = merged {
-            // The tokenizer serves the next candidate.
+            // The next candidate reuses the tokenizer.
             if let Ok(text) = Arc::try_unwrap(model.into_text_model()) {
                 tokenizers.idle.lock().push(text.tokenizer);
             }
@@ -365,37 +352,42 @@ impl LocalScorer {
         } else {
             self.counters.known.fetch_add(1, Ordering::Relaxed);
         }
-        let left: usize = known.iter().flatten().filter(|item| item.is_none()).count();
-        self.counters.items_saved.fetch_add(left as u64, Ordering::Relaxed);
+        let skipped: usize = known.iter().flatten().filter(|item| item.is_none()).count();
+        self.counters.items_saved.fetch_add(skipped as u64, Ordering::Relaxed);
         self.counters.dropped.fetch_add(u64::from(dropped), Ordering::Relaxed);
         self.scores(&known, dropped)
     }
 
-    /// Asks the items of a round.
-    fn ask(&self, model: &LocalModel, asked: &Asked, round: &[Vec<usize>]) -> Result<Vec<Vec<ItemScore>>, Failure> {
+    /// Scores the items of a round.
+    fn ask(
+        &self,
+        model: &LocalModel,
+        items: &PreparedItems,
+        round: &[Vec<usize>],
+    ) -> Result<Vec<Vec<ItemScore>>, Failure> {
         let begun = Instant::now();
         let report =
-            asked.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
+            items.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
                 EvalError::Stopped => Failure::Stopped,
                 error => Failure::of(&error),
             })?;
         add_time(&self.counters.eval_nanos, begun);
-        let items: usize = round.iter().map(Vec::len).sum();
-        self.counters.items_asked.fetch_add(items as u64, Ordering::Relaxed);
+        let count: usize = round.iter().map(Vec::len).sum();
+        self.counters.items_asked.fetch_add(count as u64, Ordering::Relaxed);
         Ok(report.tasks.into_iter().map(|task| task.items).collect())
     }
 
-    fn is_out(&self, known: &[Vec<Option<ItemScore>>], against: &Against<'_>, looks: usize) -> bool {
-        let Some(floor) = against.floor else {
+    fn is_out(&self, known: &[Vec<Option<ItemScore>>], comparison: &Comparison<'_>, looks: usize) -> bool {
+        let Some(cutoff) = comparison.cutoff else {
             return false;
         };
         let race = &self.options.race;
         let confident = race.rule == Rule::Confident && self.tasks.iter().all(Task::main_is_share);
-        let below = || match against.incumbent {
+        let below = || match comparison.incumbent {
             Some(incumbent) => upper_bound(known, Some(incumbent), race.confidence, looks) < 0.0,
-            None => upper_bound(known, None, race.confidence, looks) < floor,
+            None => upper_bound(known, None, race.confidence, looks) < cutoff,
         };
-        race.rule != Rule::Off && (at_best(&self.tasks, known) <= floor || (confident && below()))
+        race.rule != Rule::Off && (at_best(&self.tasks, known) <= cutoff || (confident && below()))
     }
 
     fn scores(&self, known: &[Vec<Option<ItemScore>>], dropped: bool) -> Result<Scores, Failure> {
@@ -405,7 +397,7 @@ impl LocalScorer {
             let metric = task.main_over(&items);
             let value = metric.as_ref().map_or(f64::NAN, |m| if m.higher_is_better { m.value } else { -m.value });
             if !value.is_finite() {
-                let message = format!("the score of the task `{}` is {value}, which is no finite number", task.name());
+                let message = format!("the score of the task `{}` is {value}, expected a finite number", task.name());
                 return Err(Failure::Candidate(message));
             }
             let metric = metric.map_or_else(String::new, |metric| metric.name);
@@ -415,9 +407,9 @@ impl LocalScorer {
         Ok(Scores { tasks, average, dropped })
     }
 
-    /// All items of the incumbent, asked now if they are not known.
-    fn items_of(&self, incumbent: &Candidate, part: Part) -> Result<Vec<Vec<Option<ItemScore>>>, Failure> {
-        self.score_one(incumbent, part, Against::default())?;
+    /// All items of the incumbent, scored now if there is no record.
+    fn items_of(&self, incumbent: &Candidate, role: ItemRole) -> Result<Vec<Vec<Option<ItemScore>>>, Failure> {
+        self.score_one(incumbent, role, Comparison::default())?;
         let planned = if self.options.eval.apply_chat_template || self.records.is_on_disk() {
             Some(self.plan(incumbent)?)
         } else {
@@ -427,73 +419,51 @@ impl LocalScorer {
             Some(plan) => Some(self.tokenizers(plan)?.0),
             None => None,
         };
-        let asked = self.asked(part, tokenizer.as_ref(), None).map_err(|error| Failure::of(&error))?;
-        let key = self.key(incumbent, part, &asked, planned.as_ref().filter(|_| self.records.is_on_disk()))?;
+        let items = self.prepared_items(role, tokenizer.as_ref(), None).map_err(|error| Failure::of(&error))?;
+        let key = self.key(incumbent, role, &items, planned.as_ref().filter(|_| self.records.is_on_disk()))?;
         let Record { rounds } = self.records.get(&key);
-        let of_task = |(t, items): (usize, &Vec<usize>)| {
+        let of_task = |(t, numbers): (usize, &Vec<usize>)| {
             let scored: HashMap<usize, ItemScore> =
                 rounds.iter().flat_map(|round| &round[t]).map(|item| (item.index, *item)).collect();
-            items.iter().map(|index| scored.get(index).copied()).collect()
+            numbers.iter().map(|index| scored.get(index).copied()).collect()
         };
-        Ok(asked.items.iter().enumerate().map(of_task).collect())
+        Ok(items.items.iter().enumerate().map(of_task).collect())
     }
 
     fn score_all(
         &self,
         candidates: &[Candidate],
-        part: Part,
-        against: Against<'_>,
+        role: ItemRole,
+        comparison: Comparison<'_>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         // The same recipe is scored once.
-        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut indices: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut distinct: Vec<&Candidate> = Vec::new();
         for (i, candidate) in candidates.iter().enumerate() {
-            places.entry(&candidate.recipe).or_insert_with(|| {
+            let same = indices.entry(&candidate.recipe).or_default();
+            if same.is_empty() {
                 distinct.push(candidate);
-                Vec::new()
-            });
-            places.entry(&candidate.recipe).and_modify(|places| places.push(i));
-        }
-        let results: Vec<Mutex<Option<Result<Scores, CandidateError>>>> =
-            candidates.iter().map(|_| Mutex::default()).collect();
-        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let work = || {
-            while let Some(candidate) = distinct.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = match self.score_one(candidate, part, against) {
-                    Ok(scores) => Ok(scores),
-                    // What was interrupted fails in its own ways.
-                    Err(_) if self.options.cancel.is_cancelled() => {
-                        return stopped.store(true, Ordering::Relaxed);
-                    }
-                    Err(Failure::Stopped) => return stopped.store(true, Ordering::Relaxed),
-                    Err(Failure::Candidate(message)) => Err(CandidateError { message }),
-                };
-                for &place in &places[candidate.recipe.as_str()] {
-                    done(place, &result);
-                    *results[place].lock() = Some(result.clone());
-                }
             }
+            same.push(i);
+        }
+        let score = |(): &mut (), at: usize| {
+            Failure::outcome(self.score_one(distinct[at], role, comparison), &self.options.cancel)
         };
-        // Threads of their own, which may wait for memory without holding up those that compute.
-        std::thread::scope(|scope| {
-            for _ in 1..self.parallelism().min(distinct.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        if stopped.load(Ordering::Relaxed) {
-            return Err(Stopped);
-        }
-        let all = results.into_iter().map(Mutex::into_inner);
-        all.collect::<Option<Vec<_>>>().ok_or(Stopped)
+        let tell = |at: usize, outcome: &Outcome| {
+            indices[distinct[at].recipe.as_str()].iter().for_each(|&i| done(i, outcome));
+        };
+        let outcomes = parallel::score_all(distinct.len(), self.parallelism(), || (), score, |()| (), tell)?;
+        let by_recipe: HashMap<&str, &Outcome> =
+            distinct.iter().zip(&outcomes).map(|(candidate, outcome)| (candidate.recipe.as_str(), outcome)).collect();
+        Ok(candidates.iter().map(|candidate| by_recipe[candidate.recipe.as_str()].clone()).collect())
     }
 }
 
-/// What a candidate has to beat.
+/// What a candidate is compared with while it races.
 #[derive(Clone, Copy, Default)]
-struct Against<'a> {
-    floor: Option<f64>,
+struct Comparison<'a> {
+    cutoff: Option<f64>,
     incumbent: Option<&'a [Vec<Option<ItemScore>>]>,
 }
 
@@ -501,31 +471,31 @@ impl Scorer for LocalScorer {
     fn score(
         &self,
         candidates: &[Candidate],
-        part: Part,
-        floor: Option<f64>,
+        role: ItemRole,
+        cutoff: Option<f64>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        self.score_all(candidates, part, Against { floor, incumbent: None }, done)
+        self.score_all(candidates, role, Comparison { cutoff, incumbent: None }, done)
     }
 
     fn score_against(
         &self,
         candidates: &[Candidate],
-        part: Part,
+        role: ItemRole,
         incumbent: Option<(&Candidate, f64)>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        let floor = incumbent.map(|(_, average)| average);
+        let cutoff = incumbent.map(|(_, average)| average);
         let items = match incumbent.filter(|_| self.options.race.rule == Rule::Confident) {
-            Some((incumbent, _)) => match self.items_of(incumbent, part) {
+            Some((incumbent, _)) => match self.items_of(incumbent, role) {
                 Ok(items) => Some(items),
                 Err(Failure::Stopped) => return Err(Stopped),
-                // An incumbent that has no score is compared with nobody.
+                // Without scores of the incumbent only the cutoff counts.
                 Err(Failure::Candidate(_)) => None,
             },
             None => None,
         };
-        self.score_all(candidates, part, Against { floor, incumbent: items.as_deref() }, done)
+        self.score_all(candidates, role, Comparison { cutoff, incumbent: items.as_deref() }, done)
     }
 
     fn parallelism(&self) -> usize {
@@ -533,7 +503,7 @@ impl Scorer for LocalScorer {
     }
 }
 
-/// Bytes of memory that are taken until this is dropped.
+/// Bytes of memory that are reserved until this is dropped.
 struct Reserved<'a> {
     scorer: &'a LocalScorer,
     bytes: u64,

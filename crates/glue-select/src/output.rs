@@ -1,11 +1,11 @@
-//! The result on disk: a directory that appears when all of it is there.
+//! The result on disk: a directory that appears once it is complete.
 
+use crate::context::SearchContext;
 use crate::convergence::{csv, steps, svg};
+use crate::model_set::ModelSet;
 use crate::report::report;
 use crate::search::{Options, Timings};
-use crate::session::Setup;
 use crate::summary::Summary;
-use crate::zoo::Zoo;
 use glue_progress::{ErrorChain, NoProgress};
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
 use glue_tensor::{FileChanged, Staging, WriteError};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub const RECIPE: &str = "best.yml";
 /// The merged model.
 pub const MODEL: &str = "best";
-/// Everything that was tried, and the tables.
+/// All trials, and the tables.
 pub const SUMMARY: &str = "search.json";
 /// How long it took.
 pub const TIMINGS: &str = "timings.json";
@@ -26,18 +26,18 @@ pub const JOURNAL: &str = "journal.jsonl";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutputError {
-    /// The directory is taken, or cannot be written.
+    /// The directory exists already, or cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A file of the models is not what it was when they were scored.
+    /// A file of the models changed after they were scored.
     #[error(transparent)]
     Changed(#[from] FileChanged),
     /// The best recipe cannot be merged again.
     #[error("the best recipe: {0}")]
     Recipe(String),
     /// The picture cannot be drawn.
-    #[error("convergence.svg: {0}")]
-    Picture(String),
+    #[error("convergence.svg")]
+    Picture(#[from] glue_report::ReportError),
     /// The journal cannot be copied.
     #[error("{}", path.display())]
     Journal {
@@ -49,7 +49,7 @@ pub enum OutputError {
     },
 }
 
-/// Refuses a directory that is taken.
+/// Refuses a directory that is not empty.
 pub(crate) fn check_vacant(out: &Path) -> Result<(), OutputError> {
     let taken = match std::fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_some(),
@@ -63,37 +63,37 @@ pub fn is_complete(out: &Path) -> bool {
     out.join(SUMMARY).is_file()
 }
 
-/// Writes everything and makes the directory appear.
+/// Writes all files, then makes the directory appear.
 pub(crate) fn write(
     summary: &Summary,
     timings: &Timings,
-    (setup, zoo): (&Setup<'_>, &Zoo),
+    (search, models): (&SearchContext<'_>, &ModelSet),
     options: &Options<'_>,
     journal: &Path,
 ) -> Result<(), OutputError> {
     let staging = Staging::create(options.out)?;
     let recipe = summary.best_row().map(|row| row.row.recipe.clone()).unwrap_or_default();
-    merge(&recipe, setup, options, &staging.path().join(MODEL))?;
+    merge(&recipe, search, options, &staging.path().join(MODEL))?;
     let steps = steps(summary);
     staging.write_file(RECIPE, recipe.as_bytes())?;
     staging.write_file("convergence.csv", csv(&steps).as_bytes())?;
-    staging.write_file("convergence.svg", svg(&steps).map_err(OutputError::Picture)?.as_bytes())?;
+    staging.write_file("convergence.svg", svg(&steps)?.as_bytes())?;
     staging.write_file("report.md", report(summary).as_bytes())?;
     let json = |value: serde_json::Result<String>| value.unwrap_or_default() + "\n";
     staging.write_file(TIMINGS, json(serde_json::to_string_pretty(timings)).as_bytes())?;
     let lines = std::fs::read(journal).map_err(|error| OutputError::Journal { path: journal.into(), error })?;
     staging.write_file(JOURNAL, &lines)?;
     staging.write_file(SUMMARY, json(serde_json::to_string_pretty(summary)).as_bytes())?;
-    // What was merged is what was scored.
-    zoo.check_unchanged()?;
+    // The models that were merged are those that were scored.
+    models.check_unchanged()?;
     staging.commit()?;
     Ok(())
 }
 
-fn merge(text: &str, setup: &Setup<'_>, options: &Options<'_>, out: &Path) -> Result<(), OutputError> {
+fn merge(text: &str, search: &SearchContext<'_>, options: &Options<'_>, out: &Path) -> Result<(), OutputError> {
     let refuse = |error: &dyn std::error::Error| OutputError::Recipe(error.chain());
-    let recipes = Recipe::parse(text, RECIPE, setup.operators).map_err(|error| refuse(&error))?;
-    let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("there is none".into()))?;
+    let recipes = Recipe::parse(text, RECIPE, search.operators).map_err(|error| refuse(&error))?;
+    let recipe = recipes.first().ok_or_else(|| OutputError::Recipe("it is empty".into()))?;
     let mut from = PlanOptions::default();
     from.links = options.links;
     let plan = glue_recipe::plan(recipe, &from).map_err(|error| refuse(&error))?;

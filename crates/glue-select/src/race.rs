@@ -1,36 +1,36 @@
-//! Racing: items are asked in rounds, and a candidate that cannot win any more is asked no further ones.
+//! Racing: items are scored in rounds, and a candidate that can no longer win is dropped.
 //!
-//! The items of each task are put into an order by a hash, and each round takes the next share of every task, so that
-//! rounds are balanced over tasks and the same in every run. After a round, one of two rules decides:
+//! A hash puts the items of each task into an order. Each round takes the next fraction of every task: rounds are balanced
+//! over tasks and the same in every run. After a round, one of two rules decides:
 //!
-//! - *exact*: every item that was not asked counts as right. Who cannot exceed the floor even so is dropped. Sums are taken
-//!   in the order of a full evaluation, and rounding is monotone: no candidate is dropped that a full evaluation would
-//!   have put above the floor, to the last bit.
-//! - *confident*: the mean over all items is predicted from those asked. With the incumbent's items known, it is the mean of
-//!   the differences, item by item, and the floor is 0. Who is below the floor with the stated confidence is dropped. For
-//!   task t with n of N items asked, mean m and variance v of what was seen, the mean over all is predicted as
-//!   (sum seen + (N−n)·m)/N with variance ((N−n)/N)²·v·(1/n + 1/(N−n)), and tasks are independent; the bound is one-sided
+//! - *exact*: every item that was not scored counts as right. A candidate that cannot exceed the cutoff even so is dropped. Sums
+//!   are taken in the order of a full evaluation, and rounding is monotone: no candidate is dropped that a full evaluation
+//!   would put above the cutoff, to the last bit.
+//! - *confident*: the mean over all items is predicted from those scored. If the items of the incumbent are known, it is the mean
+//!   of the differences, item by item, and the cutoff is 0. A candidate below the cutoff with the given confidence is dropped. For
+//!   task t with n of N items scored, mean m and variance v of those, the mean over all is predicted as
+//!   (sum scored + (N−n)·m)/N with variance ((N−n)/N)²·v·(1/n + 1/(N−n)), and tasks are independent; the bound is one-sided
 //!   and normal. Each task has one item at either end of the range added before m and v are taken, as Agresti and Coull
-//!   (The American Statistician 52, 1998) do for a share, so that a few equal items are not taken for certainty. The chance of
+//!   (The American Statistician 52, 1998) do for a proportion, so that a few equal items do not count as certainty. The chance of
 //!   error is divided by the number of looks (Bonferroni): a candidate that would have won is dropped in any of the
 //!   rounds with at most that chance, as far as the normal approximation holds.
 //!
-//! Rank tests over all candidates, as F-race has, would make the fate of one depend on what else is asked at once.
+//! Rank tests over all candidates, as in F-race, would make the result for one depend on which others are scored with it.
 
 use glue_eval::{ItemScore, Task};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Who is dropped.
+/// When a candidate is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
-    /// Nobody: all items are asked at once.
+    /// Never: all items are scored in one round.
     Off,
-    /// Who cannot exceed the floor with all other items right. The default.
+    /// When it cannot exceed the cutoff with all remaining items right. The default.
     #[default]
     Exact,
-    /// Who is below the incumbent with the stated confidence. Where a task is not scored by a share of its items, the exact
+    /// When it is below the incumbent with the given confidence. If a task is not scored by a fraction of its items, the exact
     /// rule holds instead.
     Confident,
 }
@@ -39,30 +39,30 @@ pub enum Rule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RaceConfig {
-    /// Who is dropped.
+    /// When a candidate is dropped.
     pub rule: Rule,
-    /// Shares of the items asked by the end of each round, ascending in (0, 1]. After the last one all are asked. Default:
+    /// Fractions of the items scored by the end of each round, ascending in (0, 1]. A last round has the rest. Default:
     /// 1/8, 1/4, 1/2.
-    pub shares: Vec<f64>,
+    pub fractions: Vec<f64>,
     /// Confidence of the rule of that name, in (0, 1). Default: 0.99.
     pub confidence: f64,
-    /// What the order of the items depends on. Default: 0.
+    /// Seed of the order of the items. Default: 0.
     pub seed: u64,
 }
 
 impl Default for RaceConfig {
     fn default() -> Self {
-        Self { rule: Rule::default(), shares: vec![0.125, 0.25, 0.5], confidence: 0.99, seed: 0 }
+        Self { rule: Rule::default(), fractions: vec![0.125, 0.25, 0.5], confidence: 0.99, seed: 0 }
     }
 }
 
-/// A race cannot be run like that.
+/// An invalid option of a race.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("`race.{key}`: expected {expected}, found {found}")]
 pub struct RaceError {
     /// The key of the config.
     pub key: &'static str,
-    /// What would do.
+    /// What is expected.
     pub expected: &'static str,
     /// What was given.
     pub found: String,
@@ -70,12 +70,12 @@ pub struct RaceError {
 
 impl RaceConfig {
     /// # Errors
-    /// [`RaceError`] for shares that do not ascend or a confidence that is none.
+    /// [`RaceError`] for fractions that do not ascend or a confidence out of range.
     pub fn check(&self) -> Result<(), RaceError> {
         let inside = |x: &f64| *x > 0.0 && *x <= 1.0;
-        if !(self.shares.iter().all(inside) && self.shares.is_sorted_by(|a, b| a < b)) {
-            let found = format!("{:?}", self.shares);
-            return Err(RaceError { key: "shares", expected: "numbers above 0 and at most 1, ascending", found });
+        if !(self.fractions.iter().all(inside) && self.fractions.is_sorted_by(|a, b| a < b)) {
+            let found = format!("{:?}", self.fractions);
+            return Err(RaceError { key: "fractions", expected: "numbers above 0 and at most 1, ascending", found });
         }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
             let found = self.confidence.to_string();
@@ -93,10 +93,10 @@ impl RaceConfig {
         let ordered: Vec<Vec<usize>> = items.iter().map(|(task, items)| shuffled(task, items, self.seed)).collect();
         let mut begun = vec![0; items.len()];
         let mut rounds = Vec::new();
-        for share in self.shares.iter().copied().filter(|share| *share < 1.0).chain([1.0]) {
+        for fraction in self.fractions.iter().copied().filter(|fraction| *fraction < 1.0).chain([1.0]) {
             let mut round = Vec::with_capacity(items.len());
             for (order, begun) in ordered.iter().zip(&mut begun) {
-                let end = ((share * order.len() as f64).ceil() as usize).clamp(*begun, order.len());
+                let end = ((fraction * order.len() as f64).ceil() as usize).clamp(*begun, order.len());
                 let mut taken = order[*begun..end].to_vec();
                 taken.sort_unstable();
                 round.push(taken);
@@ -118,11 +118,11 @@ pub(crate) fn shuffled(task: &str, items: &[usize], seed: u64) -> Vec<usize> {
     ordered
 }
 
-/// What is known of a candidate, or of the incumbent: for each task, its items in the order of their numbers.
-pub(crate) type Known = [Vec<Option<ItemScore>>];
+/// For each task, the scores of its items in the order of their numbers; `None` for items that were not scored.
+pub(crate) type ItemScores = [Vec<Option<ItemScore>>];
 
-/// Mean over tasks of the main metrics at best, turned so that more is better.
-pub(crate) fn at_best(tasks: &[Task], known: &Known) -> f64 {
+/// Mean over tasks of the best possible main metrics, negated where less is better.
+pub(crate) fn at_best(tasks: &[Task], known: &ItemScores) -> f64 {
     let task = |(task, known): (&Task, &Vec<Option<ItemScore>>)| {
         let best = task.main_at_best(known).unwrap_or(f64::NAN);
         if task.main_is_higher_better() { best } else { -best }
@@ -130,15 +130,15 @@ pub(crate) fn at_best(tasks: &[Task], known: &Known) -> f64 {
     mean(tasks.iter().zip(known).map(task))
 }
 
-/// The mean, added up in order.
+/// The mean, summed in order.
 pub(crate) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let n = values.len() as f64;
     values.sum::<f64>() / n
 }
 
-/// The upper bound of the average less that of `incumbent`, or of the average itself without one, at a confidence that holds
-/// for `looks` looks together. Scores are shares.
-pub(crate) fn upper_bound(known: &Known, incumbent: Option<&Known>, confidence: f64, looks: usize) -> f64 {
+/// The upper bound of the average minus that of `incumbent`, or of the average itself without one, at a confidence that holds
+/// for `looks` looks together. Items have scores from 0 to 1.
+pub(crate) fn upper_bound(known: &ItemScores, incumbent: Option<&ItemScores>, confidence: f64, looks: usize) -> f64 {
     let (mut centre, mut variance) = (0.0, 0.0);
     for (t, items) in known.iter().enumerate() {
         let of = |i: usize, item: &Option<ItemScore>| {
@@ -151,10 +151,10 @@ pub(crate) fn upper_bound(known: &Known, incumbent: Option<&Known>, confidence: 
         let with_ends = || seen.iter().copied().chain(ends);
         let m = with_ends().sum::<f64>() / (n + 2.0);
         let v = with_ends().map(|x| (x - m).powi(2)).sum::<f64>() / (n + 1.0);
-        let left = all - n;
-        centre += (seen.iter().sum::<f64>() + left * m) / all;
-        if left > 0.0 {
-            variance += (left / all).powi(2) * v * (1.0 / n.max(1.0) + 1.0 / left);
+        let rest = all - n;
+        centre += (seen.iter().sum::<f64>() + rest * m) / all;
+        if rest > 0.0 {
+            variance += (rest / all).powi(2) * v * (1.0 / n.max(1.0) + 1.0 / rest);
         }
     }
     let tasks = known.len() as f64;
@@ -162,7 +162,7 @@ pub(crate) fn upper_bound(known: &Known, incumbent: Option<&Known>, confidence: 
 }
 
 /// The number that a normal variable exceeds with probability `p`, at most 1/2: formula 26.2.23 of Abramowitz and Stegun
-/// (Handbook of Mathematical Functions, 1964), and its greatest error, 4.5e-4, on top.
+/// (Handbook of Mathematical Functions, 1964), plus its maximum error, 4.5e-4.
 fn upper_quantile(p: f64) -> f64 {
     let t = (-2.0 * p.min(0.5).ln()).sqrt();
     let ratio =
@@ -195,15 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_confidence_are_checked() {
-        let check = |shares: &[f64], confidence, expected: &str| {
-            let race = RaceConfig { shares: shares.to_vec(), confidence, ..RaceConfig::default() };
+    fn fractions_and_confidence_are_checked() {
+        let check = |fractions: &[f64], confidence, expected: &str| {
+            let race = RaceConfig { fractions: fractions.to_vec(), confidence, ..RaceConfig::default() };
             assert_eq!(race.check().map_err(|e| e.to_string()).err().unwrap_or_default(), expected);
         };
         check(&[], 0.9, "");
         check(&[0.5, 1.0], 0.9, "");
-        check(&[0.5, 0.5], 0.9, "`race.shares`: expected numbers above 0 and at most 1, ascending, found [0.5, 0.5]");
-        check(&[0.0], 0.9, "`race.shares`: expected numbers above 0 and at most 1, ascending, found [0.0]");
+        check(
+            &[0.5, 0.5],
+            0.9,
+            "`race.fractions`: expected numbers above 0 and at most 1, ascending, found [0.5, 0.5]",
+        );
+        check(&[0.0], 0.9, "`race.fractions`: expected numbers above 0 and at most 1, ascending, found [0.0]");
         check(&[0.5], 1.0, "`race.confidence`: expected a number above 0 and below 1, found 1");
     }
 
@@ -211,7 +215,7 @@ mod tests {
     fn quantiles_are_not_below_those_of_the_tables() {
         for (p, z) in [(0.5, 0.0), (0.05, 1.644_854), (0.01, 2.326_348), (0.001, 3.090_232)] {
             let found = upper_quantile(p);
-            // Twice the greatest error of the formula, which may point either way.
+            // Twice the maximum error of the formula, which may have either sign.
             assert!(found >= z && found < z + 9.1e-4, "{p}: {found}");
         }
     }
@@ -235,7 +239,7 @@ mod tests {
         let (mut winners, mut lost, mut dropped) = (0, 0, 0);
         for _ in 0..trials {
             let (mine, theirs) = (draw(p), draw(0.6));
-            let total = |of: &Known| of.iter().flatten().flatten().map(|item| item.sum).sum::<f64>();
+            let total = |of: &ItemScores| of.iter().flatten().flatten().map(|item| item.sum).sum::<f64>();
             let wins = total(&mine) > total(&theirs);
             let mut known = vec![vec![None; ITEMS]; 3];
             let out = rounds[..looks].iter().any(|round| {

@@ -1,31 +1,31 @@
-//! Recipes as text: what a candidate is written down as, in the dialect of `glue merge` and mergekit.
+//! Recipes of candidates as text, in the dialect of `glue merge` and mergekit.
 //!
-//! Numbers are written with all their digits and without an exponent, which every YAML reader takes for the same number;
-//! names are quoted. The same parts always give the same text.
+//! Numbers have all their digits and no exponent, which every YAML reader reads as the same number; names are quoted. The same
+//! input always gives the same text.
 
 use crate::contract::Candidate;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// The key of the parameter that most operators weigh a model by.
+/// The key of the parameter for the weight of a model.
 pub const WEIGHT: &str = "weight";
 
-/// What all candidates of a search have in common: everything of a recipe but the method, the models and the parameters.
-/// Each field is the key of a recipe of the same name, and left out of it when absent.
+/// What all candidates of a search have in common: a recipe without method, models and parameters. Each field is the key of a
+/// recipe of the same name; absent fields are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Frame {
+pub struct RecipeTemplate {
     /// The base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// Type of the output, unless `out_dtype` says otherwise.
+    /// Type of the output, unless `out_dtype` overrides it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
     /// Type of the output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_dtype: Option<String>,
-    /// Whose tokenizer the output gets.
+    /// The model whose tokenizer the output gets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer_source: Option<String>,
     /// The chat template of the output.
@@ -40,15 +40,15 @@ pub struct Frame {
     /// Seed of random operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Paths of the statistics of models, by model. To be given with operators that work with them, and no others.
+    /// Paths of the statistics of models, by model. Only for operators that use them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub statistics: BTreeMap<String, String>,
-    /// Path of the statistics of the base, likewise.
+    /// Path of the statistics of the base. Only for operators that use them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_statistics: Option<String>,
 }
 
-/// A parameter as a recipe gives it.
+/// The value of a parameter in a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ParamText {
@@ -58,19 +58,19 @@ pub enum ParamText {
     Number(f64),
     /// A word.
     Text(String),
-    /// Numbers between which a value is interpolated over the layers.
+    /// Numbers that are interpolated over the layers.
     Gradient(Vec<f64>),
     /// The value of the first case that matches.
     Cases(Vec<CaseText>),
 }
 
-/// A value for the tensors whose name contains `filter`; for all without one.
+/// A value for the tensors whose name contains `filter`, or for all tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseText {
-    /// A part of a name.
+    /// Part of a name; `None` matches all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
-    /// The value: no cases again.
+    /// The value; not [`ParamText::Cases`].
     pub value: ParamText,
 }
 
@@ -86,12 +86,12 @@ impl From<&str> for ParamText {
     }
 }
 
-/// A parameter by its key.
+/// A key and its value.
 pub type NamedParam = (String, ParamText);
 
-/// The recipe that merges each of `models`, with parameters of its own, by `method`, with `parameters` for all of them.
+/// The recipe that merges `models`, each with its own parameters, by `method`, with `parameters` for all of them.
 pub fn recipe(
-    frame: &Frame,
+    template: &RecipeTemplate,
     method: &str,
     models: &[(String, Vec<NamedParam>)],
     parameters: &[NamedParam],
@@ -102,21 +102,21 @@ pub fn recipe(
             line(&mut text, format_args!("{name}: {}", quoted(value)));
         }
     };
-    key("base_model", &frame.base_model);
-    key("base_statistics", &frame.base_statistics);
-    key("dtype", &frame.dtype);
-    key("out_dtype", &frame.out_dtype);
-    key("tokenizer_source", &frame.tokenizer_source);
-    key("chat_template", &frame.chat_template);
-    key("on_missing", &frame.on_missing);
-    key("on_nonfinite", &frame.on_nonfinite);
-    if let Some(seed) = frame.seed {
+    key("base_model", &template.base_model);
+    key("base_statistics", &template.base_statistics);
+    key("dtype", &template.dtype);
+    key("out_dtype", &template.out_dtype);
+    key("tokenizer_source", &template.tokenizer_source);
+    key("chat_template", &template.chat_template);
+    key("on_missing", &template.on_missing);
+    key("on_nonfinite", &template.on_nonfinite);
+    if let Some(seed) = template.seed {
         line(&mut text, format_args!("seed: {seed}"));
     }
     line(&mut text, format_args!("models:"));
     for (model, own) in models {
         line(&mut text, format_args!("  - model: {}", quoted(model)));
-        if let Some(path) = frame.statistics.get(model) {
+        if let Some(path) = template.statistics.get(model) {
             line(&mut text, format_args!("    statistics: {}", quoted(path)));
         }
         write_parameters(&mut text, "    ", own);
@@ -125,18 +125,22 @@ pub fn recipe(
     Candidate { recipe: text }
 }
 
-/// The recipe that merges each model with its weight by `method`, with `parameters` for all of them.
-pub fn weighted(frame: &Frame, method: &str, weights: &[(String, f64)], parameters: &[NamedParam]) -> Candidate {
+/// The recipe that merges models with these weights by `method`, with `parameters` for all of them.
+pub fn weighted(
+    template: &RecipeTemplate,
+    method: &str,
+    weights: &[(String, f64)],
+    parameters: &[NamedParam],
+) -> Candidate {
     let weigh =
         |(model, weight): &(String, f64)| (model.clone(), vec![(WEIGHT.to_string(), ParamText::Number(*weight))]);
-    recipe(frame, method, &weights.iter().map(weigh).collect::<Vec<_>>(), parameters)
+    recipe(template, method, &weights.iter().map(weigh).collect::<Vec<_>>(), parameters)
 }
 
-/// The recipe whose output is one model as it is, but for the type of its elements where `frame` names one: what a model
-/// is scored by before it is merged with others.
-pub fn alone(frame: &Frame, model: &str) -> Candidate {
-    let frame = Frame { base_model: None, ..frame.clone() };
-    recipe(&frame, "passthrough", &[(model.to_string(), Vec::new())], &[])
+/// The recipe of one model unchanged, except for the type of its elements if `template` has one: the recipe of a baseline.
+pub fn alone(template: &RecipeTemplate, model: &str) -> Candidate {
+    let template = RecipeTemplate { base_model: None, ..template.clone() };
+    recipe(&template, "passthrough", &[(model.to_string(), Vec::new())], &[])
 }
 
 fn write_parameters(text: &mut String, indent: &str, parameters: &[NamedParam]) {
@@ -171,7 +175,7 @@ fn inline(value: &ParamText) -> String {
         ParamText::Gradient(points) => {
             format!("[{}]", points.iter().map(|x| number(*x)).collect::<Vec<_>>().join(", "))
         }
-        // Cases within cases are no value of the dialect; the reader of the recipe says so.
+        // The dialect has no cases within cases; the reader of the recipe refuses them.
         ParamText::Cases(cases) => {
             let case = |case: &CaseText| format!("{{value: {}}}", inline(&case.value));
             format!("[{}]", cases.iter().map(case).collect::<Vec<_>>().join(", "))
@@ -181,14 +185,14 @@ fn inline(value: &ParamText) -> String {
 
 /// All digits and no exponent: readers of YAML disagree about which exponents make a number.
 fn number(x: f64) -> String {
-    // Adding zero makes one of the two zeros.
+    // Adding zero turns -0 into 0.
     (x + 0.0).to_string()
 }
 
-/// A plain word as it is; anything else in double quotes, where YAML reads the escapes of JSON.
+/// A plain word unchanged; anything else in double quotes, where YAML reads the escapes of JSON.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-/.".contains(c);
-    // Words that start otherwise may be numbers or dates; `true` and its like are read as flags by some.
+    // Words that start with something else may be numbers or dates; some readers take `yes` and similar words for flags.
     let word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(plain);
     let special = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     if word && !special.contains(&text.to_ascii_lowercase().as_str()) {
@@ -217,13 +221,17 @@ mod tests {
 
     #[test]
     fn text_is_what_one_would_write() {
-        let frame = Frame { base_model: Some("zoo/base".into()), dtype: Some("float16".into()), ..Frame::default() };
+        let template = RecipeTemplate {
+            base_model: Some("zoo/base".into()),
+            dtype: Some("float16".into()),
+            ..RecipeTemplate::default()
+        };
         let cases = ParamText::Cases(vec![
             CaseText { filter: Some("layers.0.".into()), value: 0.25.into() },
             CaseText { filter: None, value: ParamText::Gradient(vec![1.0, 1e-7]) },
         ]);
         let models = [("zoo/a".to_string(), vec![("weight".to_string(), cases)]), ("b c".to_string(), vec![])];
-        let candidate = recipe(&frame, "task_arithmetic", &models, &[("lambda".into(), 0.5.into())]);
+        let candidate = recipe(&template, "task_arithmetic", &models, &[("lambda".into(), 0.5.into())]);
         let expected = "merge_method: task_arithmetic\nbase_model: zoo/base\ndtype: float16\nmodels:\n  - model: zoo/a\n    \
                         parameters:\n      weight:\n        - {filter: layers.0., value: 0.25}\n        - {value: [1, \
                         0.0000001]}\n  - model: \"b c\"\nparameters:\n  lambda: 0.5\n";
@@ -236,8 +244,8 @@ mod tests {
             ["a: b", "yes", "1.0", "#x", "[q]", "é\n\"\\", "~", "- a", "a b", "{x}", "*a", "&a", "%", "2020-01-01"];
         let numbers = [1e-7, 0.1 + 0.2, -0.0, 1e16, 5e-324, 123456.789, -1.0 / 3.0];
         for (name, x) in awkward.iter().zip(numbers.iter().cycle()) {
-            let frame = Frame { seed: Some(u64::MAX >> 1), ..Frame::default() };
-            let parsed = parse(&weighted(&frame, "linear", &[(name.to_string(), *x), ("other".into(), 1.0)], &[]));
+            let template = RecipeTemplate { seed: Some(u64::MAX >> 1), ..RecipeTemplate::default() };
+            let parsed = parse(&weighted(&template, "linear", &[(name.to_string(), *x), ("other".into(), 1.0)], &[]));
             let Body::Models(models) = &parsed.parts[0].body else { panic!("models were written") };
             assert_eq!(models[0].model.value, *name);
             let read = models[0].settings.get(WEIGHT).map(|at| at.value.clone());
@@ -248,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_model_alone_needs_nothing_else() {
-        let frame = Frame { base_model: Some("base".into()), ..Frame::default() };
-        assert_eq!(alone(&frame, "a").recipe, "merge_method: passthrough\nmodels:\n  - model: a\n");
+        let template = RecipeTemplate { base_model: Some("base".into()), ..RecipeTemplate::default() };
+        assert_eq!(alone(&template, "a").recipe, "merge_method: passthrough\nmodels:\n  - model: a\n");
     }
 }

@@ -1,8 +1,8 @@
-//! What is known of candidates: the items that were asked, in memory and, where that is wished, on disk.
+//! The scores of items, candidate by candidate, in memory and optionally on disk.
 //!
 //! A file holds one record: its key, and the items of each round and task, with a checksum ([`glue_tensor::state`]). A file
-//! that cannot be read, does not match its checksum, or is of another key, counts as none and is replaced. Failing to write
-//! one costs time later and no result now.
+//! that cannot be read, does not match its checksum, or has another key is replaced. A failure to write one costs time later,
+//! but no result now.
 
 use glue_eval::ItemScore;
 use glue_tensor::{files, state, write_atomic};
@@ -14,7 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Counted up whenever the same key would mean other scores, or a file has another form.
+/// Incremented whenever the same key would mean other scores, or the format of a file changes.
 const VERSION: u32 = 2;
 
 /// The items of one candidate: by round, and by task within.
@@ -32,7 +32,7 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// In memory, and in `directory`, which is made if there is none.
+    /// In memory, and in `directory`, which is created if needed.
     pub(crate) fn open(directory: Option<PathBuf>) -> Result<Records, (PathBuf, io::Error)> {
         if let Some(directory) = &directory {
             fs::create_dir_all(directory).map_err(|error| (directory.clone(), error))?;
@@ -58,7 +58,7 @@ impl Records {
         read().unwrap_or_default()
     }
 
-    /// Keeps a record; of two with the same key, the one that has more rounds.
+    /// Keeps a record; of two with the same key, the one with more rounds.
     pub(crate) fn put(&self, key: &str, record: &Record) {
         let hash = xxh3_128(key.as_bytes());
         {
@@ -75,7 +75,7 @@ impl Records {
     }
 }
 
-/// What a file holds: version, key and record.
+/// The contents of a file: version, key and record.
 type Entry<R> = (u32, String, R);
 
 fn write(record: &Record, hash: u128) -> serde_json::Result<String> {

@@ -1,9 +1,9 @@
 //! `report.md`: the search for people.
 
+use crate::context::{Verdict, short};
 use crate::contract::Scores;
-use crate::session::{Verdict, short};
 use crate::summary::{Row, Summary};
-use glue_report::markup::{code, inline};
+use glue_text::markdown::{code, inline};
 use std::fmt::Write;
 
 /// The report in Markdown.
@@ -12,7 +12,7 @@ pub(crate) fn report(summary: &Summary) -> String {
     let out = &mut text;
     let _ = writeln!(
         out,
-        "The best is what {} found: {}. {}\n",
+        "The best merge, found by {}: {}. {}\n",
         code(&summary.best),
         best_words(summary),
         inline(&summary.reason)
@@ -21,8 +21,8 @@ pub(crate) fn report(summary: &Summary) -> String {
     let _ = writeln!(out, "## Strategies\n");
     let _ = writeln!(
         out,
-        "Averages over the tasks: on the items that the search saw, on those held out, and the gap between them. A gap \
-         above zero means that the search fits the items it saw more closely than others.\n"
+        "Averages over the tasks: on the search items, on the validation items, and the gap between them. A gap above zero \
+         means that the search overfits the search items.\n"
     );
     let _ = writeln!(out, "| strategy | result | search | validation | gap | all | evaluations | items saved |");
     let _ = writeln!(out, "|---|---|--:|--:|--:|--:|--:|--:|");
@@ -48,10 +48,7 @@ pub(crate) fn report(summary: &Summary) -> String {
         let why = inline(strategy.ended.as_deref().unwrap_or_default());
         let _ = writeln!(out, "\n{} ended early: {why}.", code(&strategy.row.name));
     }
-    let _ = writeln!(
-        out,
-        "\n## Models by themselves\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|"
-    );
+    let _ = writeln!(out, "\n## Models alone\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|");
     for model in &summary.models {
         let _ = writeln!(out, "| {} | {} |", inline(&model.name), averages(model));
     }
@@ -71,11 +68,11 @@ pub(crate) fn report(summary: &Summary) -> String {
             let _ = writeln!(out, "- {}: {}", inline(&verdict.model), inline(&verdict.reason));
         }
     }
-    let count = |verdict| summary.candidates.iter().filter(|tried| tried.verdict == verdict).count();
+    let count = |verdict| summary.candidates.iter().filter(|trial| trial.verdict == verdict).count();
     let _ = writeln!(
         out,
-        "\n## Candidates\n\n{} evaluations; of {} entries {} were accepted, {} rejected, {} failed. Each stands in \
-         `search.json` with its scores and the reason. Racing saved {} of {} items.\n\n![convergence](convergence.svg)",
+        "\n## Candidates\n\n{} evaluations; of {} candidates {} were accepted, {} rejected, {} failed. `search.json` lists each with \
+         its scores and the reason. Racing saved {} of {} items.\n\n![convergence](convergence.svg)",
         summary.evaluations,
         summary.candidates.len(),
         count(Verdict::Accepted),

@@ -1,19 +1,22 @@
-//! A whole search: the models by themselves, the strategies one after the other, held-out scores, and the result on disk.
+//! A whole search: baselines, the filter, the strategies one after another, held-out scores, and the result on disk.
 
 use crate::config::{SearchConfig, Validation};
-use crate::contract::{Candidate, Part, Scorer, Scores};
-use crate::course::{Budget, Course, Halt};
+use crate::context::{
+    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, StrategyInputs, TrialRecord, Verdict, compare,
+    short, tell,
+};
+use crate::contract::{Candidate, ItemRole, Scorer, Scores};
+use crate::evaluation_log::{Budget, EvaluationLog, StopReason};
 use crate::filter::{Evidence, ModelVerdict, judge, unscored};
 use crate::guard::Guard;
 use crate::journal::{Journal, JournalError};
-use crate::likeness::Likeness;
+use crate::model_set::{ModelSet, ModelSetError, hash_tasks};
 use crate::output::{self, OutputError};
 use crate::recipe_text::alone;
-use crate::session::{Found, Parts, Proposal, Session, Setup, Tried, Verdict, compare, short, tell};
+use crate::similarity::Similarity;
 use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
-use crate::zoo::{Zoo, ZooError, hash_tasks};
 use glue_progress::{Progress, Unit};
 use glue_recipe::SharedExecutor;
 use glue_tensor::{FileChanged, Links};
@@ -22,13 +25,13 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What a program knows.
+/// Everything that configs can name.
 #[derive(Debug, Clone, Copy)]
 pub struct Registries<'a> {
     /// Merge methods.
     pub operators: &'a glue_merge::Registry,
     /// Optimisers.
-    pub optimisers: &'a glue_search::Registry,
+    pub optimisers: &'a glue_search::OptimiserRegistry,
     /// Strategies.
     pub strategies: &'a StrategyRegistry,
 }
@@ -36,15 +39,15 @@ pub struct Registries<'a> {
 /// Where the result goes and when to end.
 #[derive(Debug, Clone)]
 pub struct Options<'a> {
-    /// The directory that appears.
+    /// The directory that is written.
     pub out: &'a Path,
-    /// Whether to go on with an interrupted search, if there is one.
+    /// Whether to resume an interrupted search, if there is one.
     pub resume: bool,
     /// When to end.
     pub budget: Budget,
-    /// What merges the result: that of the scorer, so that the result has the scores of its candidate.
+    /// What merges the result: the executor of the scorer, which gives the result the scores of its candidate.
     pub executor: SharedExecutor,
-    /// Where links in a model's directory may lead to that the result gets a copy of. Default of such links: not out of it.
+    /// Whether files that the result gets a copy of may be links that lead out of their model directory.
     pub links: Links,
 }
 
@@ -52,23 +55,22 @@ pub struct Options<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectError {
-    /// A file of the models or their statistics is not what it was when the search began. No score after that is in the
-    /// journal.
+    /// A file of the models or their statistics changed after the search began. No later score is in the journal.
     #[error(transparent)]
     Changed(#[from] FileChanged),
-    /// The models.
+    /// The models cannot be searched.
     #[error(transparent)]
-    Zoo(#[from] ZooError),
-    /// A strategy, or its settings.
+    Models(#[from] ModelSetError),
+    /// A strategy does not exist or refuses its settings.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
-    /// The search space.
+    /// The search space is refused.
     #[error("the search space")]
     Space(#[from] SpaceError),
-    /// The journal.
+    /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The journal holds what no search writes.
+    /// The journal holds something that is not an evaluation.
     #[error("{0}")]
     Entry(String),
     /// The user asked to stop; the journal has all that was done.
@@ -79,23 +81,23 @@ pub enum SelectError {
         /// The journal.
         journal: PathBuf,
     },
-    /// The budget ended before the models were scored by themselves.
-    #[error("{halt}; the {models} models by themselves need as many")]
+    /// The budget does not suffice for the baselines.
+    #[error("{stop} before all {models} models are scored alone; raise it")]
     TooLittle {
-        /// What ended.
-        halt: String,
+        /// The budget.
+        stop: String,
         /// Number of models.
         models: usize,
     },
     /// No model could be scored.
-    #[error("no model could be scored; of `{model}`: {reason}")]
+    #[error("no model could be scored; `{model}`: {reason}")]
     NoScores {
         /// The first model.
         model: String,
         /// Why.
         reason: String,
     },
-    /// Strategies failed.
+    /// No strategy has a result.
     #[error("strategy `{strategy}`: {reason}")]
     Failed {
         /// The first that did.
@@ -108,17 +110,17 @@ pub enum SelectError {
     Output(#[from] OutputError),
 }
 
-/// Where the journal of a search into `out` is until the search is complete: beside it.
+/// The path of the journal of a search into `out` until the search is complete: beside `out`.
 pub fn journal_path(out: &Path) -> PathBuf {
     let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
     out.with_file_name(format!("{name}.journal.jsonl"))
 }
 
-/// A search that has been checked as far as that goes without a weight.
+/// A search that was checked as far as possible without reading weights.
 pub struct Prepared<'a> {
     config: &'a SearchConfig,
-    zoo: &'a Zoo,
-    setup: Setup<'a>,
+    models: &'a ModelSet,
+    search_context: SearchContext<'a>,
     strategies: Vec<(&'static str, Box<dyn Strategy>)>,
     optimises: bool,
 }
@@ -136,18 +138,18 @@ impl<'a> Prepared<'a> {
     /// [`SelectError::Strategy`], [`SelectError::Space`].
     pub fn new(
         config: &'a SearchConfig,
-        zoo: &'a Zoo,
+        models: &'a ModelSet,
         registries: Registries<'a>,
     ) -> Result<Prepared<'a>, SelectError> {
-        let setup = zoo.setup(config, registries.operators, registries.optimisers);
+        let search_context = models.search_context(config, registries.operators, registries.optimisers);
         let mut strategies: Vec<(&'static str, Box<dyn Strategy>)> = Vec::new();
         for strategy in &config.strategies {
             let def = registries.strategies.get(&strategy.name)?;
-            strategies.push((def.name, (def.build)(&setup, &strategy.settings)?));
+            strategies.push((def.name, (def.build)(&search_context, &strategy.settings)?));
         }
         let optimises =
             config.space.is_some() || strategies.iter().any(|(name, _)| *name == crate::strategy::EVOLUTIONARY.name);
-        let prepared = Prepared { config, zoo, setup, strategies, optimises };
+        let prepared = Prepared { config, models, search_context, strategies, optimises };
         prepared.space()?;
         Ok(prepared)
     }
@@ -157,33 +159,33 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// [`SpaceError`].
     pub fn space(&self) -> Result<Option<crate::space::SearchSpace>, SpaceError> {
-        let all: Vec<usize> = (0..self.setup.members.len()).collect();
-        self.optimises.then(|| self.setup.search_space(&all)).transpose()
+        let all: Vec<usize> = (0..self.search_context.members.len()).collect();
+        self.optimises.then(|| self.search_context.search_space(&all)).transpose()
     }
 
-    /// The most evaluations there can be, by strategy; first those of the models by themselves.
+    /// The maximum number of evaluations of each stage: baselines, filter, strategies.
     pub fn evaluations(&self) -> Vec<(String, u64)> {
-        let n = self.setup.members.len();
+        let n = self.search_context.members.len();
         let filter = self.config.filter.then(|| ("filter".to_string(), n as u64 - 1));
         let strategies = self.strategies.iter().map(|(name, strategy)| (name.to_string(), strategy.evaluations(n)));
         std::iter::once(("models".to_string(), n as u64)).chain(filter).chain(strategies).collect()
     }
 
-    /// A model by itself, as it is scored first.
-    pub fn single(&self, i: usize) -> Candidate {
-        alone(&self.setup.frame, &self.setup.members[i].path)
+    /// Model `i` alone, as it is scored first.
+    pub fn baseline(&self, i: usize) -> Candidate {
+        alone(&self.search_context.template, &self.search_context.members[i].path)
     }
 
-    /// What the journal of this search begins with: all that its course depends on.
+    /// The header of the journal: everything the search depends on.
     ///
     /// # Errors
     /// A file that cannot be read. All weights are read.
-    pub fn header(&self) -> Result<Value, ZooError> {
+    pub fn header(&self) -> Result<Value, ModelSetError> {
         Ok(json!({
             "journal": "glue search",
             "version": env!("CARGO_PKG_VERSION"),
-            "config": serde_json::to_value(self.config.course()).unwrap_or_default(),
-            "models": self.zoo.hashes(),
+            "config": serde_json::to_value(self.config.without_limits()).unwrap_or_default(),
+            "models": self.models.hashes(),
             "tasks": hash_tasks(&self.config.tasks)?,
         }))
     }
@@ -204,173 +206,158 @@ impl<'a> Prepared<'a> {
             std::fs::create_dir_all(parent).map_err(|error| JournalError::Io { path: parent.into(), error })?;
         }
         let header = self.header()?;
-        self.zoo.check_unchanged()?;
-        let guard = Guard::new(scorer, self.zoo, progress);
+        self.models.check_unchanged()?;
+        let guard = Guard::new(scorer, self.models, progress);
         let (journal, entries) = match options.resume {
             true => Journal::resume(&path, &header)?,
             false => (Journal::create(&path, &header)?, Vec::new()),
         };
-        let course = Course::new(&guard, journal, entries, options.budget).map_err(SelectError::Entry)?;
+        let log = EvaluationLog::new(&guard, journal, entries, options.budget).map_err(SelectError::Entry)?;
         progress.begin("searching", Unit::Evaluations, None);
         let mut run = Run {
             prepared: self,
-            course,
+            log,
             progress,
             journal: path.clone(),
-            tried: Vec::new(),
-            likeness: OnceCell::new(),
+            trials: Vec::new(),
+            similarity: OnceCell::new(),
             best: None,
             timings: Timings::default(),
         };
         let summary = run.search(&header).map_err(|error| guard.changed().map_or(error, SelectError::Changed))?;
-        let (mut timings, course) = (run.timings, run.course);
-        timings.seconds = course.progress().seconds;
-        output::write(&summary, &timings, (&self.setup, self.zoo), options, &path)?;
+        let (mut timings, log) = (run.timings, run.log);
+        timings.seconds = log.status().seconds;
+        output::write(&summary, &timings, (&self.search_context, self.models), options, &path)?;
         glue_tensor::abort_point("result of a search written");
         // The lock is held until the directory is there.
-        drop(course.into_journal());
+        drop(log.into_journal());
         let _ = std::fs::remove_file(&path);
         Ok((summary, timings))
     }
 }
 
-/// How long a search took: what is in no other output.
+/// How long a search took: in a file of its own, since it differs from run to run.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Timings {
-    /// Seconds, with those of interrupted runs.
+    /// Seconds, including those of interrupted runs.
     pub seconds: f64,
-    /// Seconds of each strategy in the last run; little for what was done in earlier ones.
+    /// Seconds of each strategy in the last run; few for what was replayed from the journal.
     pub strategies: Vec<(String, f64)>,
 }
 
 struct Run<'s, 'a> {
     prepared: &'s Prepared<'a>,
-    course: Course<'s>,
+    log: EvaluationLog<'s>,
     progress: &'s dyn Progress,
     journal: PathBuf,
-    tried: Vec<Tried>,
-    likeness: OnceCell<Likeness>,
+    trials: Vec<TrialRecord>,
+    similarity: OnceCell<Similarity>,
     best: Option<f64>,
     timings: Timings,
 }
 
-/// Who scored the models by themselves, in the record.
-const SINGLE: &str = "single";
+/// The strategy of baselines, in the record of trials.
+const BASELINE: &str = "baseline";
 
 impl<'s, 'a> Run<'s, 'a>
 where
     'a: 's,
 {
-    fn stopped(&self, halt: Halt) -> SelectError {
-        match halt {
-            Halt::Journal(error) => SelectError::Journal(error),
-            _ => {
-                SelectError::Stopped { evaluations: self.course.progress().evaluations, journal: self.journal.clone() }
-            }
+    fn stopped(&self, stop: StopReason) -> SelectError {
+        match stop {
+            StopReason::Journal(error) => SelectError::Journal(error),
+            _ => SelectError::Stopped { evaluations: self.log.status().evaluations, journal: self.journal.clone() },
         }
     }
 
-    /// Scores proposals outside of a strategy, and records them.
-    fn measure(&mut self, name: &str, proposals: &[Proposal]) -> (Vec<Option<Scores>>, Option<Halt>) {
-        let candidates: Vec<Candidate> = proposals.iter().map(|proposal| proposal.candidate.clone()).collect();
-        let batch = self.course.score(&candidates, Part::Search, None);
+    /// Scores candidates outside of a strategy, and records them.
+    fn measure(&mut self, name: &str, described: &[DescribedCandidate]) -> (Vec<Option<Scores>>, Option<StopReason>) {
+        let candidates: Vec<Candidate> = described.iter().map(|described| described.candidate.clone()).collect();
+        let batch = self.log.score(&candidates, ItemRole::Search, None);
         let mut all = Vec::new();
-        for (proposal, outcome) in proposals.iter().zip(batch.outcomes) {
+        for (described, outcome) in described.iter().zip(batch.outcomes) {
             let scores = outcome.as_ref().ok().cloned();
             self.best = scores.iter().map(|scores| scores.average).chain(self.best).reduce(f64::max);
-            let (verdict, reason) = match outcome {
-                Ok(scores) => (Verdict::Measured, format!("average {}", short(scores.average))),
-                Err(error) => (Verdict::Failed, error.message),
-            };
-            let named = |&(i, w): &(usize, f64)| (self.prepared.setup.members[i].name.clone(), w);
-            self.tried.push(Tried {
-                strategy: name.into(),
-                what: proposal.what.clone(),
-                weights: proposal.weights.iter().map(named).collect(),
-                verdict,
-                reason,
-                scores: scores.clone(),
-                recipe: proposal.candidate.recipe.clone(),
-            });
+            self.trials.push(TrialRecord::new(&self.prepared.search_context, name, described, outcome));
             all.push(scores);
         }
-        tell(self.progress, name, self.best, &self.course.progress());
-        (all, batch.halt)
+        tell(self.progress, name, self.best, &self.log.status());
+        (all, batch.stop)
     }
 
     fn search(&mut self, header: &Value) -> Result<Summary, SelectError> {
         let prepared = self.prepared;
-        let setup = &prepared.setup;
-        let n = setup.members.len();
-        let alone = |i: usize| Proposal {
-            candidate: prepared.single(i),
-            what: setup.members[i].name.clone(),
+        let search_context = &prepared.search_context;
+        let n = search_context.members.len();
+        let alone = |i: usize| DescribedCandidate {
+            candidate: prepared.baseline(i),
+            what: search_context.members[i].name.clone(),
             weights: vec![(i, 1.0)],
         };
-        let (singles, halt) = self.measure(SINGLE, &(0..n).map(alone).collect::<Vec<_>>());
-        if let Some(halt) = halt {
-            return Err(match halt.is_budget() {
-                true => SelectError::TooLittle { halt: halt.to_string(), models: n },
-                false => self.stopped(halt),
+        let (baselines, stop) = self.measure(BASELINE, &(0..n).map(alone).collect::<Vec<_>>());
+        if let Some(stop) = stop {
+            return Err(match stop.is_budget() {
+                true => SelectError::TooLittle { stop: stop.to_string(), models: n },
+                false => self.stopped(stop),
             });
         }
-        if singles.iter().all(Option::is_none) {
-            let model = setup.members[0].name.clone();
-            return Err(SelectError::NoScores { model, reason: self.tried[0].reason.clone() });
+        if baselines.iter().all(Option::is_none) {
+            let model = search_context.members[0].name.clone();
+            return Err(SelectError::NoScores { model, reason: self.trials[0].reason.clone() });
         }
         let mut ended = None;
         let verdicts = match prepared.config.filter {
-            true => self.filter(&singles, &mut ended)?,
-            // A model without scores is left out even so.
-            false => (0..n).filter(|&i| singles[i].is_none()).map(|i| self.unscored(i)).collect(),
+            true => self.filter(&baselines, &mut ended)?,
+            // A model without scores is left out all the same.
+            false => (0..n).filter(|&i| baselines[i].is_none()).map(|i| self.unscored(i)).collect(),
         };
-        let harmful = |i: usize| verdicts.iter().any(|of| of.harmful && of.model == setup.members[i].name);
+        let harmful = |i: usize| verdicts.iter().any(|of| of.harmful && of.model == search_context.members[i].name);
         let admitted: Vec<usize> = (0..n).filter(|&i| !harmful(i)).collect();
-        let mut found: Vec<(String, Found)> = Vec::new();
+        let mut found: Vec<(String, BestCandidate)> = Vec::new();
         let mut rows: Vec<StrategyRow> = Vec::new();
         let mut failure: Option<(String, String)> = None;
         for (name, strategy) in &prepared.strategies {
             if ended.is_some() {
                 break;
             }
-            // A strategy that is there twice is told apart.
+            // A strategy that is listed twice gets a number.
             let twice = found.iter().filter(|(other, _)| other.split(' ').next() == Some(name)).count();
             let label = if twice == 0 { (*name).to_string() } else { format!("{name} {}", twice + 1) };
-            let before = self.course.progress();
+            let before = self.log.status();
             let start = Instant::now();
-            let earlier: Vec<Found> = found.iter().map(|(_, found)| found.clone()).collect();
-            let mut session = Session::new(
+            let earlier: Vec<BestCandidate> = found.iter().map(|(_, found)| found.clone()).collect();
+            let mut context = StrategyContext::new(
                 &label,
-                Parts {
-                    setup,
-                    course: &mut self.course,
+                StrategyInputs {
+                    search: search_context,
+                    log: &mut self.log,
                     progress: self.progress,
-                    singles: &singles,
+                    baselines: &baselines,
                     admitted: &admitted,
                     earlier: &earlier,
-                    likeness: &self.likeness,
+                    similarity: &self.similarity,
                     best: self.best,
                 },
             );
-            let done = strategy.run(&mut session);
-            let (result, tried, best) = session.finish();
+            let done = strategy.run(&mut context);
+            let (result, trials, best) = context.finish();
             self.best = best;
-            self.tried.extend(tried);
+            self.trials.extend(trials);
             self.timings.strategies.push((label.clone(), start.elapsed().as_secs_f64()));
             match done {
                 Ok(()) => {}
-                Err(halt) if halt.is_budget() => ended = Some(halt.to_string()),
-                Err(Halt::Strategy(reason)) => failure = failure.or(Some((label.clone(), reason))),
-                Err(halt) => return Err(self.stopped(halt)),
+                Err(stop) if stop.is_budget() => ended = Some(stop.to_string()),
+                Err(StopReason::Strategy(reason)) => failure = failure.or(Some((label.clone(), reason))),
+                Err(stop) => return Err(self.stopped(stop)),
             }
-            let after = self.course.progress();
+            let after = self.log.status();
             if let Some(result) = result {
                 rows.push(StrategyRow {
                     row: Row {
                         name: label.clone(),
                         what: result.what.clone(),
                         recipe: result.candidate.recipe.clone(),
-                        search: self.course.known(&result.candidate, Part::Search).cloned(),
+                        search: self.log.cached(&result.candidate, ItemRole::Search).cloned(),
                         validation: None,
                         proxy: None,
                         gap: None,
@@ -385,17 +372,17 @@ where
         }
         let Some(_) = found.first() else {
             let (strategy, reason) = failure.unwrap_or_else(|| {
-                let reason = ended.unwrap_or_else(|| "it accepted nothing".into());
+                let reason = ended.unwrap_or_else(|| "it accepted no candidate".into());
                 (prepared.config.strategies[0].name.clone(), reason)
             });
             return Err(SelectError::Failed { strategy, reason });
         };
         let mut models: Vec<Row> = (0..n)
             .map(|i| Row {
-                name: setup.members[i].name.clone(),
-                what: setup.members[i].name.clone(),
-                recipe: prepared.single(i).recipe,
-                search: singles[i].clone(),
+                name: search_context.members[i].name.clone(),
+                what: search_context.members[i].name.clone(),
+                recipe: prepared.baseline(i).recipe,
+                search: baselines[i].clone(),
                 validation: None,
                 proxy: None,
                 gap: None,
@@ -404,7 +391,7 @@ where
         let of_strategies = rows.iter_mut().map(|row| &mut row.row);
         self.validate(models.iter_mut().filter(|row| row.search.is_some()).chain(of_strategies).collect())?;
         let (best, reason) = choose(&rows);
-        let progress = self.course.progress();
+        let status = self.log.status();
         Ok(Summary {
             version: env!("CARGO_PKG_VERSION").into(),
             config: header["config"].clone(),
@@ -414,71 +401,75 @@ where
             models,
             filter: verdicts,
             strategies: rows,
-            evaluations: progress.evaluations,
-            items_saved: progress.items_saved,
-            items: progress.items,
+            evaluations: status.evaluations,
+            items_saved: status.items_saved,
+            items: status.items,
             front: self.front(),
-            candidates: std::mem::take(&mut self.tried),
+            candidates: std::mem::take(&mut self.trials),
         })
     }
 
-    /// The verdict on a model without scores. Models by themselves are what was tried first.
+    /// The verdict on a model without scores. The first trials are the baselines.
     fn unscored(&self, i: usize) -> ModelVerdict {
-        unscored(&self.prepared.setup.members[i].name, &self.tried[i].reason)
+        unscored(&self.prepared.search_context.members[i].name, &self.trials[i].reason)
     }
 
     /// Looks for harmful models.
     fn filter(
         &mut self,
-        singles: &[Option<Scores>],
+        baselines: &[Option<Scores>],
         ended: &mut Option<String>,
     ) -> Result<Vec<ModelVerdict>, SelectError> {
-        let setup = &self.prepared.setup;
-        let n = setup.members.len();
-        let average = |i: usize| singles[i].as_ref().map_or(f64::NEG_INFINITY, |scores| scores.average);
+        let search_context = &self.prepared.search_context;
+        let n = search_context.members.len();
+        let average = |i: usize| baselines[i].as_ref().map_or(f64::NEG_INFINITY, |scores| scores.average);
         let best = (0..n).fold(0, |best, i| if average(i) > average(best) { i } else { best });
-        let others: Vec<usize> = (0..n).filter(|&i| i != best && singles[i].is_some()).collect();
+        let others: Vec<usize> = (0..n).filter(|&i| i != best && baselines[i].is_some()).collect();
         let pair = |&i: &usize| {
             let weights = vec![(best, 0.5), (i, 0.5)];
-            Proposal { candidate: setup.linear(&weights), what: setup.words(&weights), weights }
+            DescribedCandidate {
+                candidate: search_context.linear(&weights),
+                what: search_context.words(&weights),
+                weights,
+            }
         };
-        let (scores, halt) = self.measure("filter", &others.iter().map(pair).collect::<Vec<_>>());
-        match halt {
-            Some(halt) if halt.is_budget() => *ended = Some(halt.to_string()),
-            Some(halt) => return Err(self.stopped(halt)),
+        let (scores, stop) = self.measure("filter", &others.iter().map(pair).collect::<Vec<_>>());
+        match stop {
+            Some(stop) if stop.is_budget() => *ended = Some(stop.to_string()),
+            Some(stop) => return Err(self.stopped(stop)),
             None => {}
         }
-        // Where likeness cannot be told it is no sign.
-        if let (None, Ok(read)) = (self.likeness.get(), (setup.read_likeness)()) {
-            let _ = self.likeness.set(read);
+        // Without a similarity that test is not failed.
+        if let (None, Ok(read)) = (self.similarity.get(), (search_context.read_similarity)()) {
+            let _ = self.similarity.set(read);
         }
         let mean = |i: usize| {
-            let likeness = self.likeness.get()?;
-            let sum: f64 = (0..n).filter(|&j| j != i).map(|j| likeness.of_models(i, j)).sum();
+            let similarity = self.similarity.get()?;
+            let sum: f64 = (0..n).filter(|&j| j != i).map(|j| similarity.of_models(i, j)).sum();
             Some(sum / (n - 1) as f64)
         };
         let evidence: Vec<Evidence<'_>> = (0..n)
             .map(|i| Evidence {
-                model: &setup.members[i].name,
-                single: singles[i].as_ref().ok_or(self.tried[i].reason.as_str()),
-                likeness: mean(i),
+                model: &search_context.members[i].name,
+                baseline: baselines[i].as_ref().ok_or(self.trials[i].reason.as_str()),
+                similarity: mean(i),
                 pair: others.iter().position(|&other| other == i).and_then(|at| scores.get(at)?.as_ref()),
             })
             .collect();
         Ok(judge(&evidence))
     }
 
-    /// Scores rows on what is held out.
+    /// Scores rows on the validation items.
     fn validate(&mut self, rows: Vec<&mut Row>) -> Result<(), SelectError> {
-        if self.prepared.config.validation == Validation::Share(0.0) {
+        if self.prepared.config.validation == Validation::Fraction(0.0) {
             return Ok(());
         }
         let candidates: Vec<Candidate> = rows.iter().map(|row| Candidate { recipe: row.recipe.clone() }).collect();
-        let batch = self.course.score(&candidates, Part::Validation, None);
-        if let Some(halt) = batch.halt {
-            return Err(self.stopped(halt));
+        let batch = self.log.score(&candidates, ItemRole::Validation, None);
+        if let Some(stop) = batch.stop {
+            return Err(self.stopped(stop));
         }
-        let of_one_split = matches!(self.prepared.config.validation, Validation::Share(_));
+        let of_one_split = matches!(self.prepared.config.validation, Validation::Fraction(_));
         for (row, outcome) in rows.into_iter().zip(batch.outcomes) {
             row.validation = outcome.ok();
             if let (Some(search), Some(held)) = (&row.search, &row.validation) {
@@ -489,10 +480,10 @@ where
         Ok(())
     }
 
-    /// What no candidate beats, when somebody searched with several objectives.
+    /// The Pareto front, if a strategy searched with several objectives.
     fn front(&self) -> Vec<usize> {
         let several = |name: &Value| {
-            let def = name.as_str().and_then(|name| self.prepared.setup.optimisers.get(name).ok());
+            let def = name.as_str().and_then(|name| self.prepared.search_context.optimisers.get(name).ok());
             def.is_some_and(|def| def.multi_objective)
         };
         let asked = self.prepared.config.strategies.iter().any(|strategy| {
@@ -504,12 +495,12 @@ where
         }
         let mut seen = std::collections::HashSet::new();
         let full: Vec<(usize, Vec<f64>)> = self
-            .tried
+            .trials
             .iter()
             .enumerate()
-            .filter(|(_, tried)| seen.insert(&tried.recipe))
-            .filter_map(|(i, tried)| {
-                let scores = tried.scores.as_ref().filter(|scores| !scores.dropped)?;
+            .filter(|(_, trial)| seen.insert(&trial.recipe))
+            .filter_map(|(i, trial)| {
+                let scores = trial.scores.as_ref().filter(|scores| !scores.dropped)?;
                 Some((i, scores.tasks.iter().map(|task| -task.value).collect()))
             })
             .collect();
@@ -519,7 +510,7 @@ where
     }
 }
 
-/// The best strategy by what is held out; among equals by what the search saw, then the first.
+/// The best strategy on the validation items; among equals the best on the search items, then the first.
 fn choose(rows: &[StrategyRow]) -> (String, String) {
     let held = |row: &StrategyRow| row.row.validation.as_ref().map(|scores| scores.average);
     let seen = |row: &StrategyRow| row.row.search.as_ref().map_or(f64::NEG_INFINITY, |scores| scores.average);
@@ -535,12 +526,11 @@ fn choose(rows: &[StrategyRow]) -> (String, String) {
     }
     let reason = match held(best) {
         Some(held) => format!(
-            "Of all strategies it has the highest average on the items held out, {}, or among equals on those that the \
-             search saw, {}.",
+            "It has the highest average on the validation items, {}; ties are decided by the search items, {}.",
             short(held),
             short(seen(best))
         ),
-        None => format!("Of all strategies it has the highest average, {}; nothing was held out.", short(seen(best))),
+        None => format!("It has the highest average, {}; no items were held out.", short(seen(best))),
     };
     (best.row.name.clone(), reason)
 }

@@ -1,5 +1,5 @@
-//! The search space: which methods, which of their parameters, and how finely over the tensors of a model; and the way
-//! between a point of that space and a recipe.
+//! The search space: methods, their parameters, and groups of tensors with separate values; and the recipe of a point in that
+//! space.
 //!
 //! ```yaml
 //! methods: [task_arithmetic, {ties: {density: {min: 0.3}, lambda: 1}}]
@@ -7,12 +7,12 @@
 //! filters: [self_attn, mlp]
 //! ```
 //!
-//! A parameter is searched when its operator declares where good values of it are usually found; nothing is listed a
-//! second time. Each may be fixed to a value, narrowed, or given options. Weights differ by group of tensors, other
-//! parameters of a model by model, and the rest are the same everywhere, unless [`Choice::Range`] says otherwise with `per`.
+//! A parameter is searched if its operator declares a usual range; nothing is listed twice. A parameter can be fixed to a
+//! value, narrowed, or given options. Weights differ by group of tensors, other parameters of a model by model, and the rest
+//! are the same everywhere, unless [`Choice::Range`] sets `per`.
 //!
-//! Groups become filters of the recipe by the names of tensors, and a curve over the layers becomes a gradient of the
-//! dialect, so that the recipe of a point means to mergekit what it means here.
+//! Groups become filters by the names of tensors, and a curve over the layers becomes a gradient of the dialect: mergekit
+//! reads the recipe of a point as it is meant here.
 
 mod config;
 mod groups;
@@ -21,7 +21,7 @@ pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, Space
 pub use groups::TensorNames;
 
 use crate::contract::Candidate;
-use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
+use crate::recipe_text::{NamedParam, ParamText, RecipeTemplate, WEIGHT, recipe};
 use glue_merge::{
     Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
 };
@@ -30,14 +30,14 @@ use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;
 use std::collections::BTreeMap;
 
-/// Why there is no such space, or no such point.
+/// Why a space or a point is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpaceError {
-    /// The optimisers' side refuses it.
+    /// A coordinate or a point is invalid.
     #[error(transparent)]
     Search(#[from] SearchError),
-    /// A method cannot work on these models.
+    /// A method cannot merge these models.
     #[error("method `{method}`: {error}")]
     Method {
         /// The method.
@@ -45,12 +45,12 @@ pub enum SpaceError {
         /// What is wrong.
         error: String,
     },
-    /// A key of the config.
+    /// A key of the config has an invalid value.
     #[error("`{key}`: expected {expected}, found {found}")]
     Key {
-        /// The key, with those that it stands under before it.
+        /// The key, with its parent keys before it.
         key: String,
-        /// What would do.
+        /// What is expected.
         expected: String,
         /// What was given.
         found: String,
@@ -71,11 +71,11 @@ impl SpaceError {
 #[derive(Debug, Clone)]
 struct Searched {
     spec: &'static ParamSpec,
-    /// Its coordinates: model after model, and group after group within.
+    /// Its first coordinate. Coordinates go model by model, and group by group within a model.
     first: usize,
     n_models: usize,
     n_groups: usize,
-    /// What it is one of, unless it is a number.
+    /// Its options; empty for a number.
     options: Vec<Setting>,
 }
 
@@ -83,13 +83,13 @@ struct Searched {
 #[derive(Debug, Clone)]
 struct Method {
     name: String,
-    /// With the statistics that it works with.
-    frame: Frame,
+    /// With the statistics that the method uses.
+    template: RecipeTemplate,
     fixed: Vec<NamedParam>,
     searched: Vec<Searched>,
 }
 
-/// A box of numbers, and the recipe of each of its points.
+/// A box of coordinates, and the recipe of each of its points.
 #[derive(Debug, Clone)]
 pub struct SearchSpace {
     space: Space,
@@ -101,14 +101,14 @@ pub struct SearchSpace {
 }
 
 impl SearchSpace {
-    /// The space of merges of `models`, the base not among them, whose tensors are called `names`.
+    /// The space of merges of `models`, which exclude the base and whose tensors have the names `names`.
     ///
     /// # Errors
     /// [`SpaceError`]: a method that does not exist or cannot work on so many models, a parameter that it does not have or
     /// a value out of range, groups that the model has no layers for, or nothing to search.
     pub fn new(
         config: &SpaceConfig,
-        frame: &Frame,
+        template: &RecipeTemplate,
         models: &[String],
         names: &TensorNames,
         registry: &Registry,
@@ -116,9 +116,9 @@ impl SearchSpace {
         let groups = Groups::new(config, names)?;
         let mut builder = Builder {
             config,
-            frame,
+            template,
             models,
-            labels: labels(models),
+            labels: glue_text::names::short(models),
             groups: &groups,
             registry,
             coordinates: Vec::new(),
@@ -136,15 +136,11 @@ impl SearchSpace {
         if methods.is_empty() {
             return Err(SpaceError::key("methods", "at least one", "none"));
         }
-        if !config.statistics.is_empty() && methods.iter().all(|method| method.frame.statistics.is_empty()) {
-            return Err(SpaceError::key(
-                "statistics",
-                "a method that works with statistics of models",
-                names.join(", "),
-            ));
+        if !config.statistics.is_empty() && methods.iter().all(|method| method.template.statistics.is_empty()) {
+            return Err(SpaceError::key("statistics", "a method that uses statistics of models", names.join(", ")));
         }
-        if config.base_statistics.is_some() && methods.iter().all(|method| method.frame.base_statistics.is_none()) {
-            let expected = "a method that works with statistics of the base";
+        if config.base_statistics.is_some() && methods.iter().all(|method| method.template.base_statistics.is_none()) {
+            let expected = "a method that uses statistics of the base";
             return Err(SpaceError::key("base_statistics", expected, names.join(", ")));
         }
         Ok(SearchSpace {
@@ -157,8 +153,8 @@ impl SearchSpace {
         })
     }
 
-    /// The box that is searched. With several methods the first coordinate, `method`, says which one; those of the others
-    /// have no effect then.
+    /// The box that is searched. With several methods the first coordinate, `method`, selects one; the coordinates of the others
+    /// then have no effect.
     pub fn space(&self) -> &Space {
         &self.space
     }
@@ -202,12 +198,11 @@ impl SearchSpace {
             }
         }
         let models: Vec<(String, Vec<NamedParam>)> = self.models.iter().cloned().zip(own).collect();
-        Ok(recipe(&method.frame, &method.name, &models, &shared))
+        Ok(recipe(&method.template, &method.name, &models, &shared))
     }
 
-    /// A point to begin at: each model with its weight, 0 where none is given, moved into the bounds; other parameters as
-    /// they are by default, or in the middle of their range where there is no default within it. `method` is one of the
-    /// methods; by default the first.
+    /// A point to start from: each model with its weight, 0 if none is given, clamped to the bounds; other parameters at their
+    /// defaults, or in the middle of their range if there is no default. `method` is one of the methods; the first by default.
     ///
     /// # Errors
     /// [`SpaceError`] for a method or a model that the space does not have.
@@ -246,7 +241,7 @@ impl SearchSpace {
         Ok(point)
     }
 
-    /// The nearest value of a coordinate.
+    /// The nearest valid value of a coordinate.
     fn nearest(&self, at: usize, x: f64) -> f64 {
         match &self.space.coordinates()[at].domain {
             glue_search::Domain::Real { low, high, .. } => x.clamp(*low, *high),
@@ -266,7 +261,7 @@ impl SearchSpace {
         for of_model in weights {
             let weight = &mut of_model[group];
             *weight = match (self.negative, sum > 0.0) {
-                // A sum near 0 is no divisor: the nearest point of the plane of sum 1 instead.
+                // A sum near 0 cannot be a divisor: the nearest point with sum 1 instead.
                 (true, _) => *weight + (1.0 - sum) / n,
                 (false, true) => *weight / sum,
                 (false, false) => 1.0 / n,
@@ -278,17 +273,9 @@ impl SearchSpace {
 /// Name of the coordinate of the method.
 const METHOD: &str = "method";
 
-/// Names of models for people: the last part of a path, where that tells them apart.
-fn labels(models: &[String]) -> Vec<String> {
-    let short = |model: &String| model.trim_end_matches('/').rsplit('/').next().unwrap_or(model).to_string();
-    let all: Vec<String> = models.iter().map(short).collect();
-    let unique = |label: &String| all.iter().filter(|other| *other == label).count() == 1;
-    all.iter().zip(models).map(|(label, model)| if unique(label) { label } else { model }.clone()).collect()
-}
-
 struct Builder<'a> {
     config: &'a SpaceConfig,
-    frame: &'a Frame,
+    template: &'a RecipeTemplate,
     models: &'a [String],
     labels: Vec<String>,
     groups: &'a Groups,
@@ -305,33 +292,33 @@ impl Builder<'_> {
             _ => None,
         });
         let operator = self.registry.operator(name, inner).map_err(refuse)?;
-        operator.check_operands(self.models.len(), self.frame.base_model.is_some()).map_err(refuse)?;
+        operator.check_operands(self.models.len(), self.template.base_model.is_some()).map_err(refuse)?;
         let known: Vec<&str> = operator.specs().map(|spec| spec.name).collect();
         if let Some(unknown) = choices.keys().find(|key| !known.contains(&key.as_str())) {
             let expected = format!("a parameter of `{name}`: one of {}", known.join(", "));
             return Err(SpaceError::key(format!("methods.{name}"), expected, format!("`{unknown}`")));
         }
-        let frame = self.frame_of(name, operator.statistic())?;
-        let mut method = Method { name: name.to_string(), frame, fixed: Vec::new(), searched: Vec::new() };
+        let template = self.template_of(name, operator.statistic())?;
+        let mut method = Method { name: name.to_string(), template, fixed: Vec::new(), searched: Vec::new() };
         for spec in operator.specs() {
             self.param(&mut method, &operator, spec, choices.get(spec.name), several)?;
         }
         Ok(method)
     }
 
-    /// The frame of a method, with the statistic that it works with.
-    fn frame_of(&self, method: &str, statistic: Option<&StatisticSpec>) -> Result<Frame, SpaceError> {
-        let mut frame = self.frame.clone();
-        let Some(spec) = statistic else { return Ok(frame) };
+    /// The template of a method, with the statistics that it uses.
+    fn template_of(&self, method: &str, statistic: Option<&StatisticSpec>) -> Result<RecipeTemplate, SpaceError> {
+        let mut template = self.template.clone();
+        let Some(spec) = statistic else { return Ok(template) };
         let measured =
-            |of: &str| format!("a path, since `{method}` works with `{}`; glue calibrate {of} measures it", spec.name);
+            |of: &str| format!("a path, since `{method}` uses `{}`; glue calibrate {of} measures it", spec.name);
         match spec.of {
             StatisticOf::Base => {
                 if self.config.base_statistics.is_none() {
-                    let base = self.frame.base_model.as_deref().unwrap_or("BASE");
+                    let base = self.template.base_model.as_deref().unwrap_or("BASE");
                     return Err(SpaceError::key("base_statistics", measured(base), "none"));
                 }
-                frame.base_statistics.clone_from(&self.config.base_statistics);
+                template.base_statistics.clone_from(&self.config.base_statistics);
             }
             StatisticOf::Inputs => {
                 if let Some(unknown) = self.config.statistics.keys().find(|model| !self.models.contains(model)) {
@@ -341,10 +328,10 @@ impl Builder<'_> {
                 if let Some(model) = self.models.iter().find(|model| !self.config.statistics.contains_key(*model)) {
                     return Err(SpaceError::key(format!("statistics.{model}"), measured(model), "none"));
                 }
-                frame.statistics.clone_from(&self.config.statistics);
+                template.statistics.clone_from(&self.config.statistics);
             }
         }
-        Ok(frame)
+        Ok(template)
     }
 
     fn param(
@@ -390,7 +377,7 @@ impl Builder<'_> {
                 let low = if is_weight && self.config.negative_weights { -high } else { low };
                 (Some(low), Some(high), false)
             }
-            // A range that somebody might search has two ends.
+            // Only a range with two ends can be searched.
             Kind::Integer { min, max } if max < i64::MAX && min > i64::MIN => {
                 (Some(min as f64), Some(max as f64), true)
             }
@@ -406,13 +393,13 @@ impl Builder<'_> {
             };
         };
         if range.is_none() && low >= high {
-            // Where the operator names one usual value there is nothing to search.
+            // There is nothing to search if the operator has one usual value.
             return match spec.default {
                 Some(_) => Ok(()),
                 None => Err(SpaceError::key(key(), spec.kind.to_string(), "nothing")),
             };
         }
-        // A range that the operator leaves open at its end is searched up to it, but not with it.
+        // A lower bound that the operator excludes is approached, but not reached.
         let low = match check(&Setting::Number(low)) {
             Err(_) if check(&Setting::Number(low.next_up())).is_ok() && !whole => low + (high - low) * 1e-3,
             _ => low,
@@ -428,7 +415,7 @@ impl Builder<'_> {
             (Scope::Tensor, Per::Model) => {
                 return Err(SpaceError::key(
                     format!("{}.per", key()),
-                    "`all` or `group`, as it is no parameter of a model",
+                    "`all` or `group`, since it is not a parameter of a model",
                     "`model`",
                 ));
             }

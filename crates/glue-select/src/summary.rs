@@ -1,12 +1,12 @@
-//! What a search ends with: the content of `search.json`, which depends on config, inputs and scores, never on time.
+//! The result of a search: the contents of `search.json`, which depend on config, inputs and scores, never on time.
 
+use crate::context::TrialRecord;
 use crate::contract::{Scores, TaskScore};
 use crate::filter::ModelVerdict;
-use crate::session::Tried;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The scores of one merge, or of a model by itself.
+/// The scores of a merge, or of a model alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Name of the model or of the strategy.
@@ -15,32 +15,32 @@ pub struct Row {
     pub what: String,
     /// Its recipe.
     pub recipe: String,
-    /// On the items that the search saw.
+    /// On the search items.
     pub search: Option<Scores>,
-    /// On those held out.
+    /// On the validation items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Scores>,
-    /// Average over the tasks of both parts together, where both are parts of one split.
+    /// Macro average over search and validation items together, where both come from one split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<f64>,
-    /// Average on the search part less that on the validation part.
+    /// Average on the search items minus average on the validation items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<f64>,
 }
 
-/// What came of a strategy.
+/// The result of a strategy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StrategyRow {
     /// Its result.
     #[serde(flatten)]
     pub row: Row,
-    /// Evaluations that no strategy before it had made.
+    /// Its evaluations, without those that an earlier strategy had made.
     pub evaluations: u64,
-    /// Items of those that were not scored because candidates were dropped before.
+    /// Items of these evaluations that were not scored because candidates were dropped early.
     pub items_saved: u64,
-    /// Items of those evaluations in all.
+    /// All items of these evaluations.
     pub items: u64,
-    /// Why it ended before its end, if it did.
+    /// Why it ended early, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
 }
@@ -56,37 +56,36 @@ pub struct Summary {
     pub inputs: Value,
     /// Name of the best strategy.
     pub best: String,
-    /// Why it is the best, in words.
+    /// Why it is the best.
     pub reason: String,
-    /// The models by themselves, in the order of the config.
+    /// The models alone, in the order of the config.
     pub models: Vec<Row>,
-    /// What was found about harmful models, when that was asked for.
+    /// The verdict on each model, if `filter` is on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filter: Vec<ModelVerdict>,
     /// The strategies, in the order in which they ran.
     pub strategies: Vec<StrategyRow>,
-    /// Evaluations on the search part in all.
+    /// Number of evaluations on the search items.
     pub evaluations: u64,
     /// Items that racing saved.
     pub items_saved: u64,
     /// Items of all evaluations.
     pub items: u64,
-    /// Candidates that no other one is as good as in all tasks and better in one; only after a strategy with several
-    /// objectives. Numbers into `candidates`.
+    /// The Pareto front over tasks, as indices into `candidates`; only after a strategy with several objectives.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub front: Vec<usize>,
-    /// Everything that was tried, in order.
-    pub candidates: Vec<Tried>,
+    /// All trials, in order.
+    pub candidates: Vec<TrialRecord>,
 }
 
 impl Summary {
-    /// The row of the best.
+    /// The row of the best strategy.
     pub fn best_row(&self) -> Option<&StrategyRow> {
         self.strategies.iter().find(|row| row.row.name == self.best)
     }
 }
 
-/// The average over the tasks of two parts of the same items.
+/// The macro average over two disjoint sets of items of the same tasks.
 pub(crate) fn pooled(a: &Scores, b: &Scores) -> Option<f64> {
     let of = |task: &TaskScore| -> Option<f64> {
         let other = b.tasks.iter().find(|other| other.task == task.task)?;

@@ -1,9 +1,9 @@
 //! A scorer for tests: scores are a function of the text of the recipe.
 
-use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
+use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Scores by a function, and counts.
+/// Scores by a function, and counts the candidates.
 pub(crate) struct Counting {
     score: Box<dyn Fn(&str) -> f64 + Sync>,
     calls: AtomicUsize,
@@ -32,8 +32,8 @@ impl Scorer for Counting {
     fn score(
         &self,
         candidates: &[Candidate],
-        _: Part,
-        floor: Option<f64>,
+        _: ItemRole,
+        cutoff: Option<f64>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         let outcomes: Vec<Result<Scores, CandidateError>> = candidates
@@ -41,7 +41,7 @@ impl Scorer for Counting {
             .map(|candidate| {
                 self.calls.fetch_add(1, Ordering::Relaxed);
                 let value = (self.score)(&candidate.recipe);
-                let dropped = floor.is_some_and(|floor| value <= floor);
+                let dropped = cutoff.is_some_and(|cutoff| value <= cutoff);
                 let n = if dropped { ITEMS / 2 } else { ITEMS };
                 let task = TaskScore { task: "length".into(), metric: "acc".into(), value, n };
                 Ok(Scores { tasks: vec![task], average: value, dropped })

@@ -1,27 +1,28 @@
 //! Candidates scored by other processes, and the process that scores them.
 //!
-//! # The protocol, version 1
+//! # The protocol, version 2
 //!
-//! A worker is started with a command line and spoken to over its standard input and output, one JSON document a line. What it
-//! writes to its standard error is for people; the end of it is shown when the worker dies. Lines before the worker's first
-//! document that are no JSON objects are passed over, so that a launcher may say something.
+//! A worker is started with a command line. Pool and worker exchange JSON documents, one a line, over the standard input and output
+//! of the worker. Its standard error is for people; the end of it is shown when the worker dies. Lines before the first document
+//! that are not JSON objects are ignored: a launcher may print something.
 //!
 //! | from | document | when |
 //! |---|---|---|
-//! | worker | `{"type": "hello", "version": 1}` | first |
-//! | pool | `{"type": "setup", "version": 1, "setup": …}` | then; what `setup` holds is between the caller and its worker |
-//! | worker | `{"type": "ready"}` or `{"type": "refused", "message": "…"}` | when candidates can be scored, or cannot |
-//! | pool | `{"type": "score", "id": 7, "recipe": "…", "part": "search", "floor": 0.5, "incumbent": "…"}` | one at a time; `floor` and `incumbent` may be null |
+//! | worker | `{"type": "hello", "version": 2}` | first |
+//! | pool | `{"type": "setup", "version": 2, "setup": …}` | then; caller and worker agree on the contents of `setup` |
+//! | worker | `{"type": "ready"}` or `{"type": "refused", "message": "…"}` | when it can score candidates, or cannot |
+//! | pool | `{"type": "score", "id": 7, "recipe": "…", "role": "search", "cutoff": 0.5, "incumbent": "…"}` | one at a time; `cutoff` and `incumbent` may be null |
 //! | worker | `{"type": "result", "id": 7, "scores": {…}}` or `{"type": "result", "id": 7, "error": "…"}` | once for each |
-//! | worker | `{"type": "stopped"}` | when it was told to stop by somebody else |
+//! | worker | `{"type": "stopped"}` | when something else cancelled it |
 //!
-//! The end of its input ends a worker. Numbers are written with as many digits as tell them apart, so that a score is the same
-//! to the last bit as in the worker.
+//! A worker ends at the end of its input. Numbers are written with all significant digits: a score is the same to the last bit as
+//! in the worker.
 //!
-//! A worker that dies, or does not keep to the protocol, is started again, and its candidate given to the new one; if that
-//! dies too, the candidate has failed, and the search goes on.
+//! A worker that dies or breaks the protocol is restarted, and the new one gets its candidate. If that dies too, the candidate has
+//! failed, and the search continues.
 
-use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
+use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
+use crate::parallel;
 use glue_progress::{CancelToken, ErrorChain};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -31,20 +32,20 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// The version of the protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// How many of the last lines of its standard error are kept of a worker.
+/// Number of last lines of the standard error of a worker that are kept.
 const SHOWN_LINES: usize = 12;
-/// The longest line that is read, in bytes.
-const LONGEST_LINE: u64 = 64 << 20;
-/// How often the wish to stop is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long what a dead worker said may still be on its way.
+/// Maximum length of a line, in bytes.
+const MAX_LINE: u64 = 64 << 20;
+/// How often cancellation is checked.
+const POLL: Duration = Duration::from_millis(20);
+/// How long to wait for the last output of a dead worker.
 const GRACE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,9 +58,9 @@ enum ToWorker {
     Score {
         id: u64,
         recipe: String,
-        part: Part,
+        role: ItemRole,
         #[serde(default)]
-        floor: Option<f64>,
+        cutoff: Option<f64>,
         #[serde(default)]
         incumbent: Option<String>,
     },
@@ -95,26 +96,26 @@ pub enum WorkerError {
         /// What was given.
         found: &'static str,
     },
-    /// A worker cannot be started, or does not get ready.
+    /// A worker cannot be started, or does not become ready.
     #[error("worker `{command}`: {problem}{stderr}")]
     Start {
         /// The command.
         command: String,
         /// What happened.
         problem: String,
-        /// The end of its standard error, on lines of its own; empty if it said nothing.
+        /// The end of its standard error, on separate lines; empty if there was none.
         stderr: String,
     },
-    /// The caller asked to end.
+    /// The caller cancelled.
     #[error("stopped")]
     Stopped,
 }
 
-/// Works off requests until the input ends: the worker's side of the protocol. `make` gets the setup and gives what scores, or says
-/// why it cannot.
+/// Serves requests until the input ends: the worker's side of the protocol. `make` gets the setup and returns a scorer, or why
+/// there is none.
 ///
 /// # Errors
-/// Those of reading and writing; input that does not keep to the protocol, of which the pool is told as well.
+/// Those of reading and writing; input that breaks the protocol, which the pool is also notified of.
 pub fn serve<'a>(
     input: impl BufRead,
     mut output: impl Write,
@@ -132,36 +133,36 @@ pub fn serve<'a>(
         let line = line?;
         let refuse = |message: String| (FromWorker::Refused { message: message.clone() }, io::Error::other(message));
         let request = serde_json::from_str(&line)
-            .map_err(|error| refuse(format!("a request that is not of version {VERSION} of the protocol: {error}")));
+            .map_err(|error| refuse(format!("invalid request in version {VERSION} of the protocol: {error}")));
         let answer = match (request, &scorer) {
-            (Ok(ToWorker::Setup { version, .. }), _) if version != VERSION => Err(refuse(format!(
-                "the worker speaks version {VERSION} of the protocol, and the pool version {version}"
-            ))),
+            (Ok(ToWorker::Setup { version, .. }), _) if version != VERSION => {
+                Err(refuse(format!("the worker speaks version {VERSION} of the protocol, the pool version {version}")))
+            }
             (Ok(ToWorker::Setup { setup, .. }), None) => match make.take().map(|make| make(&setup)) {
                 Some(Ok(made)) => {
                     scorer = Some(made);
                     Ok(FromWorker::Ready)
                 }
                 Some(Err(message)) => Err(refuse(message)),
-                None => Err(refuse("a setup after another that was refused".into())),
+                None => Err(refuse("a second setup after one that was refused".into())),
             },
-            (Ok(ToWorker::Score { id, recipe, part, floor, incumbent }), Some(scorer)) => {
+            (Ok(ToWorker::Score { id, recipe, role, cutoff, incumbent }), Some(scorer)) => {
                 let incumbent = incumbent.map(|recipe| Candidate { recipe });
                 let candidate = [Candidate { recipe }];
-                let scored = match (&incumbent, floor) {
-                    (Some(incumbent), Some(floor)) => {
-                        scorer.score_against(&candidate, part, Some((incumbent, floor)), &|_, _| {})
+                let scored = match (&incumbent, cutoff) {
+                    (Some(incumbent), Some(cutoff)) => {
+                        scorer.score_against(&candidate, role, Some((incumbent, cutoff)), &|_, _| {})
                     }
-                    _ => scorer.score(&candidate, part, floor, &|_, _| {}),
+                    _ => scorer.score(&candidate, role, cutoff, &|_, _| {}),
                 };
                 match scored.map(|mut results| results.pop()) {
                     Ok(Some(Ok(scores))) => Ok(FromWorker::Result { id, scores: Some(scores), error: None }),
                     Ok(Some(Err(error))) => Ok(FromWorker::Result { id, scores: None, error: Some(error.message) }),
-                    Ok(None) => Err(refuse("the scorer gave no result".into())),
+                    Ok(None) => Err(refuse("the scorer returned no result".into())),
                     Err(Stopped) => return say(&FromWorker::Stopped),
                 }
             }
-            (Ok(_), _) => Err(refuse("expected one setup, and then candidates".into())),
+            (Ok(_), _) => Err(refuse("expected one setup, then candidates".into())),
             (Err(refused), _) => Err(refused),
         };
         match answer {
@@ -197,18 +198,18 @@ struct Worker {
     stderr_ended: Receiver<()>,
 }
 
-/// What became of a worker in place of an answer.
+/// Why there is no answer from a worker.
 enum Lost {
     Stopped,
     Died(String),
 }
 
 impl WorkerPool {
-    /// Starts `count` workers with `command`, a program and its arguments, and gives each `setup`. Once `cancel` is
-    /// cancelled, workers are killed and scoring ends.
+    /// Starts `count` workers with `command`, a program and its arguments, and sends `setup` to each. Once `cancel` is cancelled, workers
+    /// are killed and scoring ends.
     ///
     /// # Errors
-    /// [`WorkerError`] when one of them does not get ready.
+    /// [`WorkerError`] when one of them does not become ready.
     pub fn start(
         command: Vec<OsString>,
         count: usize,
@@ -231,7 +232,7 @@ impl WorkerPool {
         Ok(pool)
     }
 
-    /// How many workers had to be started again.
+    /// Number of restarts of workers.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
     }
@@ -244,7 +245,7 @@ impl WorkerPool {
     fn start_one(&self) -> Result<Worker, WorkerError> {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // An interrupt from the keyboard is for the pool, which ends its workers.
+        // An interrupt from the keyboard goes to the pool, which ends its workers.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().map_err(|error| self.failed(format!("starting it: {error}"), String::new()))?;
@@ -280,7 +281,7 @@ impl WorkerPool {
         }
     }
 
-    /// Waits for the worker's first document, gives it the setup and waits until it is ready.
+    /// Waits for the first document of the worker, sends the setup and waits until it is ready.
     fn greet(&self, worker: &mut Worker) -> Result<(), Lost> {
         let hello = loop {
             let line = self.line_of(worker)?;
@@ -310,7 +311,7 @@ impl WorkerPool {
             if self.cancel.is_cancelled() {
                 return Err(Lost::Stopped);
             }
-            match worker.lines.recv_timeout(LOOK) {
+            match worker.lines.recv_timeout(POLL) {
                 Ok(line) => return Ok(line),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Lost::Died("it ended".into())),
@@ -318,18 +319,18 @@ impl WorkerPool {
         }
     }
 
-    /// Lets a worker score a candidate.
+    /// Has a worker score a candidate.
     fn ask(
         &self,
         worker: &mut Worker,
         candidate: &Candidate,
-        part: Part,
-        floor: Option<f64>,
+        role: ItemRole,
+        cutoff: Option<f64>,
         incumbent: Option<&Candidate>,
     ) -> Result<Result<Scores, CandidateError>, Lost> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let incumbent = incumbent.map(|incumbent| incumbent.recipe.clone());
-        worker.send(&ToWorker::Score { id, recipe: candidate.recipe.clone(), part, floor, incumbent })?;
+        worker.send(&ToWorker::Score { id, recipe: candidate.recipe.clone(), role, cutoff, incumbent })?;
         match parse(&self.line_of(worker)?)? {
             FromWorker::Result { id: of, scores: Some(scores), error: None } if of == id => Ok(Ok(scores)),
             FromWorker::Result { id: of, scores: None, error: Some(message) } if of == id => {
@@ -340,13 +341,13 @@ impl WorkerPool {
         }
     }
 
-    /// Scores a candidate with the worker in `slot`, or one that is started for it. It has two tries.
+    /// Scores a candidate with the worker in `slot`, or a new one. A second worker tries if the first one dies.
     fn score_one(
         &self,
         slot: &mut Option<Worker>,
         candidate: &Candidate,
-        part: Part,
-        floor: Option<f64>,
+        role: ItemRole,
+        cutoff: Option<f64>,
         incumbent: Option<&Candidate>,
     ) -> Result<Result<Scores, CandidateError>, Stopped> {
         let mut message = String::new();
@@ -365,7 +366,7 @@ impl WorkerPool {
                     }
                 }
             };
-            match self.ask(worker, candidate, part, floor, incumbent) {
+            match self.ask(worker, candidate, role, cutoff, incumbent) {
                 Ok(result) => return Ok(result),
                 Err(Lost::Stopped) => {
                     *slot = None;
@@ -381,47 +382,24 @@ impl WorkerPool {
                 }
             }
         }
-        Ok(Err(CandidateError { message: format!("two workers were lost to this candidate: {message}") }))
+        Ok(Err(CandidateError { message: format!("two workers died while scoring this candidate: {message}") }))
     }
 
     fn score_all(
         &self,
         candidates: &[Candidate],
-        part: Part,
-        floor: Option<f64>,
+        role: ItemRole,
+        cutoff: Option<f64>,
         incumbent: Option<&Candidate>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        type Slot = Mutex<Option<Result<Scores, CandidateError>>>;
-        let results: Vec<Slot> = candidates.iter().map(|_| Mutex::default()).collect();
-        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let work = || {
-            let mut worker = self.idle.lock().pop();
-            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < candidates.len()) {
-                if self.cancel.is_cancelled() {
-                    stopped.store(true, Ordering::Relaxed);
-                }
-                if stopped.load(Ordering::Relaxed) {
-                    break;
-                }
-                match self.score_one(&mut worker, &candidates[i], part, floor, incumbent) {
-                    Ok(result) => {
-                        done(i, &result);
-                        *results[i].lock() = Some(result);
-                    }
-                    Err(Stopped) => stopped.store(true, Ordering::Relaxed),
-                }
-            }
-            self.idle.lock().extend(worker);
+        let score = |worker: &mut Option<Worker>, i: usize| match self.cancel.is_cancelled() {
+            true => Err(Stopped),
+            false => self.score_one(worker, &candidates[i], role, cutoff, incumbent),
         };
-        std::thread::scope(|scope| {
-            for _ in 1..self.count.min(candidates.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let all = results.into_iter().map(Mutex::into_inner);
-        if stopped.load(Ordering::Relaxed) { Err(Stopped) } else { all.collect::<Option<_>>().ok_or(Stopped) }
+        let begin = || self.idle.lock().pop();
+        let end = |worker| self.idle.lock().extend(worker);
+        parallel::score_all(candidates.len(), self.count, begin, score, end, done)
     }
 }
 
@@ -429,22 +407,22 @@ impl Scorer for WorkerPool {
     fn score(
         &self,
         candidates: &[Candidate],
-        part: Part,
-        floor: Option<f64>,
+        role: ItemRole,
+        cutoff: Option<f64>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        self.score_all(candidates, part, floor, None, done)
+        self.score_all(candidates, role, cutoff, None, done)
     }
 
     fn score_against(
         &self,
         candidates: &[Candidate],
-        part: Part,
+        role: ItemRole,
         incumbent: Option<(&Candidate, f64)>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        let floor = incumbent.map(|(_, average)| average);
-        self.score_all(candidates, part, floor, incumbent.map(|(incumbent, _)| incumbent), done)
+        let cutoff = incumbent.map(|(_, average)| average);
+        self.score_all(candidates, role, cutoff, incumbent.map(|(incumbent, _)| incumbent), done)
     }
 
     fn parallelism(&self) -> usize {
@@ -454,50 +432,50 @@ impl Scorer for WorkerPool {
 
 impl Worker {
     fn send(&mut self, message: &ToWorker) -> Result<(), Lost> {
-        let lost = |error: io::Error| Lost::Died(format!("it takes no requests: {error}"));
+        let lost = |error: io::Error| Lost::Died(format!("it accepts no requests: {error}"));
         let mut line = serde_json::to_vec(message).map_err(|error| lost(error.into()))?;
         line.push(b'\n');
         let input = self.input.as_mut().ok_or_else(|| lost(io::ErrorKind::BrokenPipe.into()))?;
         input.write_all(&line).and_then(|()| input.flush()).map_err(lost)
     }
 
-    /// Ends the worker and gives the end of its standard error and its status.
+    /// Ends the worker; returns its status and the end of its standard error.
     fn last_words(&mut self) -> String {
         self.input = None;
-        // One that died has a status of its own, which killing would hide; it may take a moment to be seen.
+        // Killing would hide the status of a worker that died by itself, which may take a moment to appear.
         let since = Instant::now();
         let mut status = self.child.try_wait().ok().flatten();
         while status.is_none() && since.elapsed() < GRACE {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL);
             status = self.child.try_wait().ok().flatten();
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Ends at once when the other side is dropped.
+        // Returns when the thread that reads has ended.
         let _ = self.stderr_ended.recv_timeout(GRACE);
         let lines: Vec<String> = self.stderr.lock().iter().cloned().collect();
         let status = status.map_or_else(String::new, |status| format!(" ({status})"));
         match lines.as_slice() {
-            [] => format!("{status}; it said nothing on its standard error"),
-            lines => format!("{status}; it said:\n{}", lines.join("\n")),
+            [] => format!("{status}; its standard error was empty"),
+            lines => format!("{status}; its standard error ended with:\n{}", lines.join("\n")),
         }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Nothing is lost with a worker: what it has on disk is complete at any moment.
+        // Killing a worker loses nothing: its files are complete at any moment.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Hands over each line, without its end, until one is refused or the input ends.
+/// Passes each line, without its end, to `take` until that returns false or the input ends.
 fn each_line(input: impl Read, mut take: impl FnMut(String) -> bool) {
     let mut input = BufReader::new(input);
     let mut line = Vec::new();
-    // A line without end must not fill the memory.
-    while matches!(input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line), Ok(count) if count > 0) {
+    // An endless line must not fill the memory.
+    while matches!(input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line), Ok(count) if count > 0) {
         let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string();
         if !take(text) {
             return;
@@ -509,7 +487,7 @@ fn each_line(input: impl Read, mut take: impl FnMut(String) -> bool) {
 fn parse(line: &str) -> Result<FromWorker, Lost> {
     serde_json::from_str(line).map_err(|error| {
         let begin: String = line.chars().take(200).collect();
-        Lost::Died(format!("expected a document of version {VERSION} of the protocol, found `{begin}`: {error}"))
+        Lost::Died(format!("expected a document in version {VERSION} of the protocol, found `{begin}`: {error}"))
     })
 }
 
@@ -530,15 +508,19 @@ mod tests {
         fn score(
             &self,
             candidates: &[Candidate],
-            part: Part,
-            floor: Option<f64>,
+            role: ItemRole,
+            cutoff: Option<f64>,
             _: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
         ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
             let score = |candidate: &Candidate| match candidate.recipe.as_str() {
                 "good" => {
                     let value = 0.1 + 0.2;
                     let task = TaskScore { task: "t".into(), metric: "acc".into(), value, n: 3 };
-                    Ok(Scores { tasks: vec![task], average: floor.unwrap_or(value), dropped: part == Part::Validation })
+                    Ok(Scores {
+                        tasks: vec![task],
+                        average: cutoff.unwrap_or(value),
+                        dropped: role == ItemRole::Validation,
+                    })
                 }
                 _ => Err(CandidateError { message: "no such recipe".into() }),
             };
@@ -555,16 +537,16 @@ mod tests {
         assert_eq!(ended.is_ok(), ends_well, "{ended:?}");
     }
 
-    const HELLO: &str = r#"{"type":"hello","version":1}"#;
-    const SETUP: &str = r#"{"type":"setup","version":1,"setup":1}"#;
+    const HELLO: &str = r#"{"type":"hello","version":2}"#;
+    const SETUP: &str = r#"{"type":"setup","version":2,"setup":1}"#;
     const READY: &str = r#"{"type":"ready"}"#;
 
     #[test]
     fn a_worker_keeps_to_the_protocol() {
         check(&[], &[HELLO], true);
-        let good = r#"{"type":"score","id":7,"recipe":"good","part":"search","floor":null,"incumbent":null}"#;
-        let bad = r#"{"type":"score","id":8,"recipe":"bad","part":"validation"}"#;
-        let against = r#"{"type":"score","id":9,"recipe":"good","part":"validation","floor":0.7,"incumbent":"x"}"#;
+        let good = r#"{"type":"score","id":7,"recipe":"good","role":"search","cutoff":null,"incumbent":null}"#;
+        let bad = r#"{"type":"score","id":8,"recipe":"bad","role":"validation"}"#;
+        let against = r#"{"type":"score","id":9,"recipe":"good","role":"validation","cutoff":0.7,"incumbent":"x"}"#;
         let task = r#""tasks":[{"task":"t","metric":"acc","value":0.30000000000000004,"n":3}]"#;
         let expected = [
             HELLO,
@@ -574,22 +556,22 @@ mod tests {
             &format!(r#"{{"type":"result","id":9,"scores":{{{task},"average":0.7,"dropped":true}}}}"#),
         ];
         check(&[SETUP, good, bad, against], &expected, true);
-        let stop = r#"{"type":"score","id":7,"recipe":"stop","part":"search"}"#;
+        let stop = r#"{"type":"score","id":7,"recipe":"stop","role":"search"}"#;
         check(&[SETUP, stop, good], &[HELLO, READY, r#"{"type":"stopped"}"#], true);
     }
 
     #[test]
-    fn what_is_not_the_protocol_ends_a_worker() {
+    fn a_broken_protocol_ends_a_worker() {
         let refused = |message: &str| format!(r#"{{"type":"refused","message":"{message}"}}"#);
-        check(&[r#"{"type":"setup","version":1,"setup":2}"#], &[HELLO, &refused("setup 2")], false);
-        let other = "the worker speaks version 1 of the protocol, and the pool version 2";
-        check(&[r#"{"type":"setup","version":2,"setup":1}"#], &[HELLO, &refused(other)], false);
-        let order = refused("expected one setup, and then candidates");
+        check(&[r#"{"type":"setup","version":2,"setup":2}"#], &[HELLO, &refused("setup 2")], false);
+        let other = "the worker speaks version 2 of the protocol, the pool version 1";
+        check(&[r#"{"type":"setup","version":1,"setup":1}"#], &[HELLO, &refused(other)], false);
+        let order = refused("expected one setup, then candidates");
         check(&[SETUP, SETUP], &[HELLO, READY, &order], false);
-        check(&[r#"{"type":"score","id":7,"recipe":"good","part":"search"}"#], &[HELLO, &order], false);
+        check(&[r#"{"type":"score","id":7,"recipe":"good","role":"search"}"#], &[HELLO, &order], false);
         let mut output = Vec::new();
         let make = |_: &Value| Ok(Box::new(Fixed) as _);
         assert!(serve(&b"nonsense\n"[..], &mut output, make).is_err());
-        assert!(String::from_utf8(output).unwrap().contains("not of version 1 of the protocol"));
+        assert!(String::from_utf8(output).unwrap().contains("invalid request in version 2 of the protocol"));
     }
 }

@@ -90,12 +90,6 @@ pub(crate) fn run(
     let mut config = ZooConfig::parse(&text, &path.display().to_string(), registries.strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
     config.seed = global.seed.unwrap_or(config.seed);
-    let memory = match &config.limits.memory {
-        None => None,
-        Some(size) => Some(units::parse_size(size).map_err(|error| {
-            Failure::refused(std::io::Error::other(format!("{}: `limits.memory`: {error}", path.display())))
-        })?),
-    };
     let source = Source { config, text, path: path.clone() };
     if args.dry_run {
         return plan(&source, shell);
@@ -107,7 +101,6 @@ pub(crate) fn run(
         from: args.from.as_deref().and_then(Stage::parse),
         until: args.until.as_deref().and_then(Stage::parse),
         cancel: shell.cancel_token(),
-        memory,
         executor,
         links: args.links.get(),
     };

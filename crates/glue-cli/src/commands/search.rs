@@ -12,24 +12,23 @@ use crate::units;
 use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
-use glue_eval::{EvalOptions, load_tasks, select};
+use glue_eval::{load_tasks, select};
 use glue_merge::Registry;
 use glue_progress::{CancelToken, ErrorChain};
 use glue_recipe::{PlanOptions, SharedExecutor};
 use glue_search::Domain;
 use glue_select::config::{EXAMPLE, MAX_WORKERS, SearchConfig, Validation};
-use glue_select::contract::{Part, Scorer};
-use glue_select::course::Budget;
+use glue_select::contract::{ItemRole, Scorer};
+use glue_select::evaluation_log::Budget;
 use glue_select::external::{ExternalOptions, ExternalScorer};
-use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
+use glue_select::local::{LocalOptions, LocalScorer};
+use glue_select::model_set::ModelSet;
 use glue_select::output;
-use glue_select::race::{RaceConfig, Rule};
 use glue_select::search::{Options, Prepared, Registries, SelectError, Timings};
 use glue_select::strategy::StrategyRegistry;
 use glue_select::summary::Summary;
 use glue_select::workers::WorkerPool;
-use glue_select::zoo::{Zoo, ZooError};
-use glue_tensor::{Links, ModelDirError};
+use glue_tensor::Links;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
@@ -113,16 +112,16 @@ pub(crate) fn run(
             false => shell.print(&format!("{} is complete; there is nothing to resume\n", out.display())),
         };
     }
-    let zoo = Zoo::open(&config).map_err(no_zoo)?;
-    zoo.check_links(args.links.get()).map_err(Failure::refused)?;
-    let prepared = Prepared::new(&config, &zoo, registries).map_err(|error| refusal(error, path, out))?;
+    let models = ModelSet::open(&config).map_err(no_zoo)?;
+    models.check_links(args.links.get()).map_err(Failure::refused)?;
+    let prepared = Prepared::new(&config, &models, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search, shell)?;
     let merging = Merging { registry: registries.operators, executor: executor.clone(), links: args.links.get() };
     let workers = if args.dry_run { 0 } else { config.workers };
     let scorer = scorer(&config, workers, merging, args.device, global, shell)?;
     let pool = recipes::pool(global)?;
     if args.dry_run {
-        return plan(&config, &zoo, &prepared, &*scorer, &pool, shell);
+        return plan(&config, &models, &prepared, &*scorer, &pool, shell);
     }
     let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
     let options = Options { out, resume: args.resume, budget, executor, links: args.links.get() };
@@ -205,16 +204,19 @@ pub(super) fn local(
     merging: Merging<'_>,
     cancel: CancelToken,
 ) -> Result<Box<dyn Scorer>, String> {
-    let memory = config.memory.as_deref().map(units::parse_size).transpose();
-    let memory = memory.map_err(|error| format!("`memory`: {error}"))?;
     let words = |error: &dyn std::error::Error| error.chain();
     let mut tasks = load_tasks(&config.tasks).map_err(|error| words(&error))?;
     if !config.only.is_empty() {
         tasks = select(tasks, &config.only).map_err(|error| words(&error))?;
     }
-    let scorer =
-        LocalScorer::new(tasks, local_options(config, merging, memory, cancel)).map_err(|error| words(&error))?;
-    Ok(Box::new(scorer))
+    let options = LocalOptions {
+        plan: merging.plan_options(),
+        registry: merging.registry.clone(),
+        executor: merging.executor,
+        cancel,
+        ..LocalOptions::from_config(config).map_err(|error| words(&error))?
+    };
+    Ok(Box::new(LocalScorer::new(tasks, options).map_err(|error| words(&error))?))
 }
 
 /// Scores by a command of the user.
@@ -230,7 +232,7 @@ fn external(
     }
     let validation_split = match &config.validation {
         Validation::Split { split } => Some(split.clone()),
-        Validation::Share(_) => None,
+        Validation::Fraction(_) => None,
     };
     let options = ExternalOptions {
         registry: merging.registry.clone(),
@@ -249,38 +251,7 @@ fn external(
     Ok(Box::new(ExternalScorer::new(evaluator, options, |_| ())))
 }
 
-fn local_options(
-    config: &SearchConfig,
-    merging: Merging<'_>,
-    memory: Option<u64>,
-    cancel: CancelToken,
-) -> LocalOptions {
-    let (validation_fraction, validation_split) = match &config.validation {
-        Validation::Share(share) => (*share, None),
-        Validation::Split { split } => (0.0, Some(split.clone())),
-    };
-    let split = Some(config.split.clone());
-    LocalOptions {
-        registry: merging.registry.clone(),
-        plan: merging.plan_options(),
-        eval: EvalOptions {
-            limit: config.limit,
-            num_fewshot: config.num_fewshot,
-            apply_chat_template: config.apply_chat_template,
-            allow_code_execution: config.allow_code_execution,
-            ..EvalOptions::default()
-        },
-        items: ItemsConfig { split, validation_fraction, validation_split, seed: config.seed },
-        race: RaceConfig { rule: if config.racing { Rule::Exact } else { Rule::Off }, ..RaceConfig::default() },
-        executor: merging.executor,
-        memory,
-        parallel: config.parallel,
-        cancel,
-        ..LocalOptions::default()
-    }
-}
-
-/// A failure of a search, with its hint and exit status.
+/// A failure of a search with its status and hint.
 fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
     use glue_select::journal::JournalError;
     let again = format!("glue search {} --out {} --resume", config.display(), out.display());
@@ -300,7 +271,7 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
         SelectError::Journal(error @ JournalError::Busy { .. }) => {
             Failure::failed(error).hint(Some("wait for the other search to end, or choose another --out"))
         }
-        SelectError::Zoo(_) | SelectError::Strategy(_) | SelectError::Space(_) => Failure::refused(error),
+        SelectError::Models(_) | SelectError::Strategy(_) | SelectError::Space(_) => Failure::refused(error),
         SelectError::TooLittle { .. } => Failure::refused(error),
         SelectError::Output(output::OutputError::Write(ref write)) => {
             let hint = matches!(write, glue_tensor::WriteError::NotEmpty { .. })
@@ -314,14 +285,14 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
 /// Shows what would be done, and scores one model to estimate the time.
 fn plan(
     config: &SearchConfig,
-    zoo: &Zoo,
+    models: &ModelSet,
     prepared: &Prepared<'_>,
     scorer: &dyn Scorer,
     pool: &rayon::ThreadPool,
     shell: &mut Shell<'_>,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    let one = pool.install(|| scorer.score(&[prepared.single(0)], Part::Search, None, &|_, _| ()));
+    let one = pool.install(|| scorer.score(&[prepared.baseline(0)], ItemRole::Search, None, &|_, _| ()));
     let seconds = start.elapsed().as_secs_f64();
     let scores = match one {
         Err(_) => return Err(Failure::Interrupted),
@@ -329,7 +300,7 @@ fn plan(
             .pop()
             .unwrap_or_else(|| Err(glue_select::contract::CandidateError { message: "it was not scored".into() })),
     };
-    let scores = scores.map_err(|error| Failure::failed(error).context(zoo.members()[0].path.clone()))?;
+    let scores = scores.map_err(|error| Failure::failed(error).context(models.members()[0].path.clone()))?;
     let stages = prepared.evaluations();
     let most: u64 = stages.iter().map(|(_, n)| n).sum();
     let most = config.budget.evaluations.map_or(most, |budget| budget.min(most));
@@ -338,10 +309,10 @@ fn plan(
     let space = prepared.space().map_err(|error| Failure::refused(SelectError::Space(error)))?;
     let coordinates = space.as_ref().map_or(&[][..], |space| space.space().coordinates());
     let items: usize = scores.tasks.iter().map(|task| task.n).sum();
-    let memory = zoo.merged_bytes() * scorer.parallelism() as u64;
+    let memory = models.merged_bytes() * scorer.parallelism() as u64;
     if shell.json() {
         return shell.print_json(&json!({
-            "models": zoo.members(),
+            "models": models.members(),
             "base": config.base,
             "items": items,
             "tasks": scores.tasks,
@@ -353,7 +324,7 @@ fn plan(
         }));
     }
     let mut text = format!("{}\n", shell.heading("Models"));
-    for member in zoo.members() {
+    for member in models.members() {
         text += &format!("  {}\n", one_line(&member.path));
     }
     text += &format!("  base: {}; all models can be merged\n", config.base.as_deref().unwrap_or("none"));

@@ -2,8 +2,8 @@
 
 use glue_cli::{Registries, Streams};
 use glue_search::OptimiserDef;
-use glue_select::course::Halt;
-use glue_select::session::Session;
+use glue_select::context::StrategyContext;
+use glue_select::evaluation_log::StopReason;
 use glue_select::strategy::{Strategy, StrategyDef};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -193,11 +193,11 @@ fn your_own_operators_are_listed() {
 struct Halves;
 
 impl Strategy for Halves {
-    fn run(&self, session: &mut Session<'_, '_>) -> Result<(), Halt> {
-        let proposal = session.linear(vec![(0, 0.5), (1, 0.5)]);
-        let scored = session.score(std::slice::from_ref(&proposal), None);
-        scored.tried.first().into_iter().for_each(|&i| session.accept(i, &proposal, "why not"));
-        scored.halt.map_or(Ok(()), Err)
+    fn run(&self, context: &mut StrategyContext<'_, '_>) -> Result<(), StopReason> {
+        let merge = context.linear(vec![(0, 0.5), (1, 0.5)]);
+        let scored = context.score(std::slice::from_ref(&merge), None);
+        scored.trials.first().into_iter().for_each(|&i| context.accept(i, &merge, "why not"));
+        scored.stop.map_or(Ok(()), Err)
     }
 
     fn evaluations(&self, _: usize) -> u64 {

@@ -71,6 +71,7 @@ pub(super) struct Native {
     num_fewshot: usize,
     fewshot_split: String,
     fewshot_choice: Choice,
+    description: Option<String>,
 }
 
 /// Reads `task.json` of a directory.
@@ -151,6 +152,7 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         num_fewshot: fields.number("num_fewshot", EXAMPLES)?.unwrap_or(0),
         fewshot_split: fields.optional_text("fewshot_split")?.unwrap_or("train").into(),
         fewshot_choice,
+        description: map.get("description").and_then(Value::as_str).map(String::from),
     };
     Ok(Task { name, path, kind, groups, metrics, main, pipelines, source: Source::Native(native) })
 }
@@ -218,6 +220,10 @@ enum Body {
 }
 
 impl Native {
+    pub(super) fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
     pub(super) fn splits(&self) -> Vec<String> {
         self.splits.keys().cloned().collect()
     }

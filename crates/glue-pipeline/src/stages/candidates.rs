@@ -1,4 +1,4 @@
-//! What could become an expert: merges, models by themselves, and layers of two models in a row.
+//! Candidates for experts: merges, single models, and stacked layers of two models (frankenmerge).
 
 use crate::error::PipelineError;
 use crate::run::Context;
@@ -11,12 +11,12 @@ use glue_report::{self as report, CandidateKind};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What could become an expert, or the final model by itself.
+/// A model that could become an expert, or the final model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Candidate {
+pub(crate) struct ExpertCandidate {
     pub(crate) name: String,
     pub(crate) kind: CandidateKind,
-    /// Its directory, seen from that of the run when it was made there, else from the working directory.
+    /// Its directory: relative to the run if the run made it, otherwise to the working directory.
     pub(crate) path: String,
     pub(crate) made: bool,
     pub(crate) members: Vec<String>,
@@ -27,11 +27,11 @@ pub(crate) struct Candidate {
     pub(crate) reason: String,
 }
 
-/// What candidates come from.
-pub(crate) struct Offers<'a> {
+/// What candidates are made from.
+pub(crate) struct CandidateInputs<'a> {
     pub(crate) clusters: &'a Clusters,
     pub(crate) compatible: &'a Compatible,
-    pub(crate) singles: &'a [Scored],
+    pub(crate) baselines: &'a [Scored],
     pub(crate) selected: &'a [Selected],
     /// The directory of the stage that selected.
     pub(crate) selected_in: &'a Path,
@@ -39,18 +39,18 @@ pub(crate) struct Offers<'a> {
 
 pub(crate) fn gather(
     context: &Context<'_>,
-    offers: &Offers<'_>,
+    inputs: &CandidateInputs<'_>,
     prepared: &Prepared,
     place: &Path,
-) -> Result<Vec<Candidate>, PipelineError> {
-    let Offers { clusters, compatible, singles, selected, selected_in } = *offers;
+) -> Result<Vec<ExpertCandidate>, PipelineError> {
+    let CandidateInputs { clusters, compatible, baselines, selected, selected_in } = *inputs;
     let mut candidates = Vec::new();
     for of in selected {
         let Some(path) = merged_path(selected_in, of) else { continue };
         let name = merged_name(of);
-        // It was scored in the search, on the same items.
+        // The search scored it already, on the same items.
         let scores = context.score(&name, &path, prepared)?.required()?;
-        candidates.push(Candidate {
+        candidates.push(ExpertCandidate {
             name,
             kind: CandidateKind::Merged,
             path: context.inside(&path),
@@ -58,23 +58,23 @@ pub(crate) fn gather(
             members: of.used.clone(),
             cluster: of.selection.cluster.clone(),
             parameters: compatible.parameters(&of.used[0]),
-            reason: format!("the best merge of cluster {} by its held-out items", of.selection.cluster),
+            reason: format!("the best merge of cluster {} on the validation items", of.selection.cluster),
             scores,
             kept: true,
         });
     }
-    for (model, scores) in context.zoo.models.iter().zip(singles) {
+    for (model, scores) in context.zoo.models.iter().zip(baselines) {
         let cluster = clusters.of(&model.name);
         let harmful = selected.iter().flat_map(|of| &of.selection.harmful).find(|harmful| harmful.model == model.name);
         let alone = cluster.is_none_or(|cluster| cluster.members.len() == 1);
         let reason = match (harmful, scores.unscored()) {
             (_, Some((_, why))) => format!("it could not be scored: {why}"),
             (Some(harmful), _) => format!("found harmful: {}", harmful.reason),
-            _ if model.base => "a base, offered for what it does better than what was made of it".into(),
+            _ if model.base => "a base, which may be better at some task than its fine-tunes".into(),
             _ if alone => "alone in its cluster".into(),
-            _ => "a member, offered for what it alone does well".into(),
+            _ => "a member, which may be better at some task than the merge".into(),
         };
-        candidates.push(Candidate {
+        candidates.push(ExpertCandidate {
             name: model.name.clone(),
             kind: if alone { CandidateKind::Alone } else { CandidateKind::Specialist },
             path: model.path.display().to_string(),
@@ -83,7 +83,7 @@ pub(crate) fn gather(
             cluster: cluster.map(|cluster| cluster.name.clone()).unwrap_or_default(),
             parameters: compatible.parameters(&model.name),
             kept: harmful.is_none() && scores.scores().is_some(),
-            // Without scores it is not kept, and nobody looks at them.
+            // A model without scores is not kept: they are never used.
             scores: scores.scores().cloned().unwrap_or(ModelScores { name: model.name.clone(), tasks: Vec::new() }),
             reason,
         });
@@ -96,19 +96,19 @@ pub(crate) fn gather(
     Ok(candidates)
 }
 
-/// The first three quarters of the layers of the best model and the last three quarters of the second best that fits:
-/// half of the layers of each come from both, one after the other, which is how models have been stacked by hand.
+/// The first three quarters of the layers of the best model, stacked below the last three quarters of the second best that fits,
+/// as hand-made frankenmerges do: the middle half of the layers comes from both.
 fn stack(
     context: &Context<'_>,
     compatible: &Compatible,
-    candidates: &[Candidate],
+    candidates: &[ExpertCandidate],
     prepared: &Prepared,
     place: &Path,
-) -> Result<Option<Candidate>, PipelineError> {
-    let mut singles: Vec<&Candidate> = candidates.iter().filter(|c| c.kept && !c.made).collect();
-    singles.sort_by(|a, b| b.scores.average().total_cmp(&a.scores.average()));
-    let pair = singles.iter().enumerate().find_map(|(i, first)| {
-        let second = singles[i + 1..].iter().find(|second| compatible.mergeable(&first.name, &second.name))?;
+) -> Result<Option<ExpertCandidate>, PipelineError> {
+    let mut baselines: Vec<&ExpertCandidate> = candidates.iter().filter(|c| c.kept && !c.made).collect();
+    baselines.sort_by(|a, b| b.scores.average().total_cmp(&a.scores.average()));
+    let pair = baselines.iter().enumerate().find_map(|(i, first)| {
+        let second = baselines[i + 1..].iter().find(|second| compatible.mergeable(&first.name, &second.name))?;
         Some((*first, *second))
     });
     let Some((first, second)) = pair else { return Ok(None) };
@@ -118,7 +118,7 @@ fn stack(
     }
     let overlap = (layers / 4).max(1);
     let dtype = context.config.dtype.as_ref().map(|dtype| format!("dtype: {dtype}\n")).unwrap_or_default();
-    let source = |candidate: &Candidate, from: usize, to: usize| {
+    let source = |candidate: &ExpertCandidate, from: usize, to: usize| {
         let path = serde_json::Value::from(candidate.path.clone());
         format!("  - sources:\n      - model: {path}\n        layer_range: [{from}, {to}]\n")
     };
@@ -151,7 +151,7 @@ fn stack(
             let words = gain_words(more, error);
             let reason = match more > error {
                 true => format!("better than `{}` alone: {words}", first.name),
-                false => format!("not better than `{}` alone, whose layers it begins with: {words}", first.name),
+                false => format!("not better than `{}` alone: {words}", first.name),
             };
             (scores, more > error, reason)
         }
@@ -159,7 +159,7 @@ fn stack(
     if !kept {
         std::fs::remove_dir_all(&path).map_err(|e| PipelineError::io(&path, e))?;
     }
-    Ok(Some(Candidate {
+    Ok(Some(ExpertCandidate {
         reason,
         path: context.inside(&path),
         name: name.clone(),
@@ -173,10 +173,10 @@ fn stack(
     }))
 }
 
-impl Candidate {
+impl ExpertCandidate {
     /// As the report shows it.
-    pub(crate) fn describe(&self) -> report::Candidate {
-        report::Candidate {
+    pub(crate) fn describe(&self) -> report::ExpertCandidate {
+        report::ExpertCandidate {
             name: self.name.clone(),
             kind: self.kind,
             members: self.members.clone(),

@@ -1,4 +1,4 @@
-//! What belongs together: compatibility from headers, similarity of weights, clusters.
+//! Compatibility from headers, similarity of weights, clusters.
 
 use crate::config::ClusterConfig;
 use crate::error::PipelineError;
@@ -13,7 +13,7 @@ use glue_tensor::write_atomic;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What headers say.
+/// The compatibility of all models, from headers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Compatible {
     pub(crate) models: Vec<report::Model>,
@@ -21,7 +21,7 @@ pub(crate) struct Compatible {
 }
 
 impl Compatible {
-    /// Whether two models of the zoo can be merged as they are.
+    /// Whether two models of the zoo can be merged without changes.
     pub(crate) fn mergeable(&self, a: &str, b: &str) -> bool {
         let same =
             |pair: &&report::Pair| (pair.first == a && pair.second == b) || (pair.first == b && pair.second == a);

@@ -1,11 +1,11 @@
-//! The end of a run: the final model in its place, and the report.
+//! The end of a run: the final model and the report.
 
 use crate::error::PipelineError;
 use crate::figures;
 use crate::run::{Context, Source, config_hash};
 use crate::scores::{ModelScores, Scored};
 use crate::stage::{Cost, Stage};
-use crate::stages::candidates::Candidate;
+use crate::stages::candidates::ExpertCandidate;
 use crate::stages::compare::{Clusters, Compatible};
 use crate::stages::mixture::{Decided, decided_path};
 use crate::stages::select::Selected;
@@ -16,20 +16,21 @@ use glue_report as report;
 use glue_select::search::Timings;
 use glue_tensor::side_files::open_to_copy;
 use glue_tensor::{Checkpoint, ContentHash, Links, Staging, write_atomic};
+use glue_text::words;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directory of the final model, inside of a run's.
+/// The directory of the final model, in that of the run.
 pub const FINAL: &str = "final";
 
-/// What a run ended with.
+/// The result of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Finished {
-    /// Everything that is in the report.
+    /// The data of the report.
     pub report: report::Report,
-    /// What it took.
+    /// Time, memory and disk.
     pub cost: report::Cost,
     /// `report.html`.
     pub html: PathBuf,
@@ -37,16 +38,16 @@ pub struct Finished {
     pub model: PathBuf,
 }
 
-/// What all stages came to.
-pub(crate) struct Parts<'a> {
+/// The results of all stages.
+pub(crate) struct ReportInputs<'a> {
     pub(crate) headers: &'a Compatible,
     pub(crate) similarity: &'a Matrix,
     pub(crate) clusters: &'a Clusters,
-    pub(crate) singles: &'a [Scored],
+    pub(crate) baselines: &'a [Scored],
     pub(crate) selected: &'a [Selected],
-    /// The directory of the stage that selected.
+    /// The directory of the stage `select`.
     pub(crate) selected_in: &'a Path,
-    pub(crate) candidates: &'a [Candidate],
+    pub(crate) candidates: &'a [ExpertCandidate],
     pub(crate) decided: &'a Decided,
     pub(crate) decided_in: &'a Path,
     pub(crate) tested: &'a Tested,
@@ -54,10 +55,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) costs: &'a [(Stage, Cost)],
 }
 
-pub(crate) fn finish(source: &Source, context: &Context<'_>, parts: &Parts<'_>) -> Result<Finished, PipelineError> {
-    let model = place_final(context, parts)?;
-    let report = describe(source, context, parts, &model)?;
-    let cost = cost_of(parts);
+pub(crate) fn finish(
+    source: &Source,
+    context: &Context<'_>,
+    inputs: &ReportInputs<'_>,
+) -> Result<Finished, PipelineError> {
+    let model = place_final(context, inputs)?;
+    let report = describe(source, context, inputs, &model)?;
+    let cost = cost_of(inputs);
     let write = |name: &str, bytes: &[u8]| write_atomic(context.out.join(name), bytes);
     let refuse = |error: report::ReportError| PipelineError::Unsuitable(format!("the report: {}", error.chain()));
     write("report.md", report::markdown(&report, Some(&cost)).map_err(refuse)?.as_bytes())?;
@@ -67,16 +72,16 @@ pub(crate) fn finish(source: &Source, context: &Context<'_>, parts: &Parts<'_>) 
     Ok(Finished { report, cost, html: context.out.join("report.html"), model })
 }
 
-/// Puts the final model to its place. Files of the run are linked where the file system can, those of the zoo are copied.
-fn place_final(context: &Context<'_>, parts: &Parts<'_>) -> Result<PathBuf, PipelineError> {
+/// Places the final model. Files of the run are hard-linked if the file system supports it, those of the zoo are copied.
+fn place_final(context: &Context<'_>, inputs: &ReportInputs<'_>) -> Result<PathBuf, PipelineError> {
     let out = context.out.join(FINAL);
-    let from = decided_path(context, parts.decided, parts.decided_in);
+    let from = decided_path(context, inputs.decided, inputs.decided_in);
     if out.exists() {
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
         glue_tensor::abort_point("earlier final model removed");
     }
     let staging = Staging::create(&out)?;
-    copy(&from, &from, staging.path(), parts.decided.made, context.links)?;
+    copy(&from, &from, staging.path(), inputs.decided.made, context.links)?;
     context.zoo.check_unchanged()?;
     glue_tensor::abort_point("final model copied");
     staging.commit()?;
@@ -87,7 +92,7 @@ fn place_final(context: &Context<'_>, parts: &Parts<'_>) -> Result<PathBuf, Pipe
 fn copy(model: &Path, from: &Path, to: &Path, link: bool, links: Links) -> Result<(), PipelineError> {
     let at = |e| PipelineError::io(from, e);
     let mut entries = fs::read_dir(from).map_err(at)?.collect::<std::io::Result<Vec<_>>>().map_err(at)?;
-    // Weights last, so that nothing half copied opens as a model.
+    // Weights last: an incomplete copy does not open as a model.
     entries.sort_by_key(|entry| entry.path().extension().is_some_and(|extension| extension == "safetensors"));
     for entry in entries {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
@@ -95,7 +100,7 @@ fn copy(model: &Path, from: &Path, to: &Path, link: bool, links: Links) -> Resul
             fs::create_dir(&target).map_err(|e| PipelineError::io(&target, e))?;
             copy(model, &path, &target, link, links)?;
         } else if !(link && fs::hard_link(&path, &target).is_ok()) {
-            // Weights may lie anywhere; everything else must not be what a link outside gives away.
+            // Weights may be links to anywhere; other files only where `links` allows.
             let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
             let links = if is_weights { Links::Follow } else { links };
             let mut source = open_to_copy(model, &path, links)?;
@@ -106,7 +111,7 @@ fn copy(model: &Path, from: &Path, to: &Path, link: bool, links: Links) -> Resul
     Ok(())
 }
 
-fn cost_of(parts: &Parts<'_>) -> report::Cost {
+fn cost_of(inputs: &ReportInputs<'_>) -> report::Cost {
     let stage = |(stage, cost): &(Stage, Cost)| report::StageCost {
         stage: stage.name().into(),
         seconds: cost.seconds,
@@ -114,31 +119,47 @@ fn cost_of(parts: &Parts<'_>) -> report::Cost {
         disk_bytes: Some(cost.disk),
         resumed: cost.found,
     };
-    let strategies = parts.selected.iter().flat_map(|selected| {
+    let strategies = inputs.selected.iter().flat_map(|selected| {
         let cluster = &selected.selection.cluster;
-        let path = parts.selected_in.join(format!("cluster-{cluster}")).join(glue_select::output::TIMINGS);
-        // A search leaves its times apart from its result; without them the report says nothing of them.
+        let path = inputs.selected_in.join(format!("cluster-{cluster}")).join(glue_select::output::TIMINGS);
+        // A search writes its times into a separate file; without it the report leaves them out.
         let times = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Timings>(&text).ok());
         let times = times.unwrap_or_default();
         let of = |(strategy, seconds)| report::StrategyCost { cluster: cluster.clone(), strategy, seconds };
         times.strategies.into_iter().map(of).collect::<Vec<_>>()
     });
     report::Cost {
-        machine: None,
+        machine: machine(),
         threads: Some(rayon::current_num_threads()),
-        stages: parts.costs.iter().map(stage).collect(),
+        stages: inputs.costs.iter().map(stage).collect(),
         strategies: strategies.collect(),
     }
+}
+
+/// The processor, its hardware threads and the memory of this machine; `None` where the system does not say.
+fn machine() -> Option<String> {
+    let line = |file: &str, key: &str| {
+        let text = fs::read_to_string(file).ok()?;
+        let value = text.lines().find(|line| line.starts_with(key))?.split_once(':')?.1;
+        Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let processor = line("/proc/cpuinfo", "model name");
+    let threads = std::thread::available_parallelism().ok();
+    let threads = threads.map(|n| words::things(n.get(), "hardware thread", "hardware threads"));
+    let memory = line("/proc/meminfo", "MemTotal").and_then(|kib| kib.strip_suffix(" kB")?.parse::<u64>().ok());
+    let memory = memory.map(|kib| format!("{} of memory", words::bytes(kib * 1024)));
+    let known: Vec<String> = [processor, threads, memory].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 fn describe(
     source: &Source,
     context: &Context<'_>,
-    parts: &Parts<'_>,
+    inputs: &ReportInputs<'_>,
     model: &Path,
 ) -> Result<report::Report, PipelineError> {
-    let decided = parts.decided;
-    let best = parts.candidates.iter().find(|candidate| candidate.name == decided.best);
+    let decided = inputs.decided;
+    let best = inputs.candidates.iter().find(|candidate| candidate.name == decided.best);
     let kind = match (&decided.mixture, best.map(|candidate| candidate.made)) {
         (Some(_), _) => report::FinalKind::Mixture,
         (None, Some(true)) => report::FinalKind::Merged,
@@ -146,8 +167,8 @@ fn describe(
     };
     let tasks = context.tasks.iter().map(|task| {
         let name = task.name();
-        let proxy = parts.singles.iter().find_map(Scored::scores).and_then(|scores| scores.task(name));
-        let tested = parts.tested.items.iter().find(|(task, _)| task == name).map(|(_, n)| *n);
+        let proxy = inputs.baselines.iter().find_map(Scored::scores).and_then(|scores| scores.task(name));
+        let tested = inputs.tested.items.iter().find(|(task, _)| task == name).map(|(_, n)| *n);
         let split = |split: &str, items: Option<usize>| {
             items.map(|items| report::SplitSize { split: split.to_string(), items })
         };
@@ -155,12 +176,11 @@ fn describe(
         report::Task {
             name: name.into(),
             metric: proxy.map(|task| task.metric.clone()).unwrap_or_default(),
-            description: None,
+            description: task.description().map(String::from),
             splits: [split(&config.proxy, proxy.map(|task| task.items.len())), split(&config.test, tested)]
                 .into_iter()
                 .flatten()
                 .collect(),
-            chance: None,
         }
     });
     let row = |scores: &ModelScores| report::ScoreRow { name: scores.name.clone(), scores: scores.scores() };
@@ -169,8 +189,8 @@ fn describe(
     let run = |title: &str, command: String| report::Command { title: title.into(), command };
     let final_path = FINAL.to_string();
     let config_path = source.path.display().to_string();
-    let mut commands = vec![run("all of it", format!("glue run {} --out DIR", quoted(&config_path)))];
-    for selected in parts.selected {
+    let mut commands = vec![run("everything", format!("glue run {} --out DIR", quoted(&config_path)))];
+    for selected in inputs.selected {
         let recipe = format!("stages/05-select/cluster-{}/best.yml", selected.selection.cluster);
         commands.push(run(
             &format!("the merge of cluster {}", selected.selection.cluster),
@@ -193,26 +213,25 @@ fn describe(
             seed: context.config.seed,
             versions: vec![report::Version { name: "glue".into(), version: env!("CARGO_PKG_VERSION").into() }],
             commands,
-            inputs: inputs(source, context, parts),
+            inputs: inputs(source, context, inputs),
             outputs: outputs(model)?,
-            stopped_after: None,
         },
         tasks: tasks.collect(),
-        models: parts.headers.models.clone(),
-        compatibility: parts.headers.pairs.clone(),
-        similarity: Some(figures::similarity(parts.similarity)),
-        dendrogram: Some(parts.clusters.dendrogram.clone()),
-        clustering: Some(parts.clusters.clustering.clone()),
+        models: inputs.headers.models.clone(),
+        compatibility: inputs.headers.pairs.clone(),
+        similarity: Some(figures::similarity(inputs.similarity)),
+        dendrogram: Some(inputs.clusters.dendrogram.clone()),
+        clustering: Some(inputs.clusters.clustering.clone()),
         individual: vec![report::ScoreTable {
             split: context.config.tasks.proxy.clone(),
-            purpose: "decides what is merged and mixed".into(),
-            rows: parts.singles.iter().filter_map(Scored::scores).map(row).collect(),
+            purpose: "Decides what is merged and mixed".into(),
+            rows: inputs.baselines.iter().filter_map(Scored::scores).map(row).collect(),
         }],
-        selections: parts.selected.iter().map(|selected| selected.selection.clone()).collect(),
-        candidates: parts.candidates.iter().map(Candidate::describe).collect(),
+        selections: inputs.selected.iter().map(|selected| selected.selection.clone()).collect(),
+        candidates: inputs.candidates.iter().map(ExpertCandidate::describe).collect(),
         mixture: decided.mixture.clone(),
         router: decided.router.clone(),
-        test: Some(parts.tested.test.clone()),
+        test: Some(inputs.tested.test.clone()),
         outcome: Some(report::Final {
             name: "final".into(),
             kind,
@@ -225,16 +244,15 @@ fn describe(
             parameters_active: mixture.map(|mixture| mixture.parameters_active),
             bytes: Some(bytes),
             dtype,
-            usage: vec![run("ask it something", format!("glue generate {final_path} --prompt \"…\""))],
+            usage: vec![run("generate text", format!("glue generate {final_path} --prompt \"…\""))],
         }),
         limits: report::Limits {
             seconds: context.config.limits.seconds,
-            memory_bytes: context.memory,
-            disk_bytes: None,
+            memory_bytes: context.config.limits.memory_bytes(),
             expert_parameters: context.config.limits.parameters.map(|limit| limit as u64),
             evaluations: context.config.select.budget.evaluations,
         },
-        warnings: warnings(parts),
+        warnings: warnings(inputs),
     };
     Ok(report)
 }
@@ -244,23 +262,23 @@ fn title(source: &Source) -> String {
     parent.or(source.path.file_stem()).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// What a reader should know before believing the rest.
-fn warnings(parts: &Parts<'_>) -> Vec<String> {
+/// What a reader should know before trusting the rest.
+fn warnings(inputs: &ReportInputs<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
     let left_out = |(name, why): (&str, &str)| format!("Model {name} could not be scored and is left out: {why}.");
-    warnings.extend(parts.singles.iter().filter_map(Scored::unscored).map(left_out));
-    let tested = parts.tested.unscored.iter().map(|(name, why)| {
-        format!("Model {name} could not be scored on the test items and stands in no table of them: {why}.")
+    warnings.extend(inputs.baselines.iter().filter_map(Scored::unscored).map(left_out));
+    let tested = inputs.tested.unscored.iter().map(|(name, why)| {
+        format!("Model {name} could not be scored on the test items and is missing from their tables: {why}.")
     });
     warnings.extend(tested);
-    for selected in parts.selected {
+    for selected in inputs.selected {
         for strategy in &selected.selection.strategies {
             if let (Some(proxy), Some(held)) = (strategy.proxy, strategy.validation)
                 && let (Some(a), Some(b)) = (proxy.stderr, held.stderr)
                 && proxy.value - held.value > 2.0 * (a * a + b * b).sqrt()
             {
                 warnings.push(format!(
-                    "In cluster {}, the merge of strategy {} scores {:.3} on the items that were searched and {:.3} on those held out: more than two standard errors less, so that the search may have fitted the items.",
+                    "In cluster {}, the merge of strategy {} scores {:.3} on the search items and {:.3} on the validation items, more than two standard errors less: the search may have overfitted.",
                     selected.selection.cluster, strategy.name, proxy.value, held.value
                 ));
             }
@@ -269,7 +287,7 @@ fn warnings(parts: &Parts<'_>) -> Vec<String> {
     warnings
 }
 
-fn inputs(source: &Source, context: &Context<'_>, parts: &Parts<'_>) -> Vec<report::Artifact> {
+fn inputs(source: &Source, context: &Context<'_>, inputs: &ReportInputs<'_>) -> Vec<report::Artifact> {
     let config = report::Artifact {
         name: "configuration".into(),
         path: source.path.display().to_string(),
@@ -277,7 +295,7 @@ fn inputs(source: &Source, context: &Context<'_>, parts: &Parts<'_>) -> Vec<repo
         bytes: Some(source.text.len() as u64),
     };
     let models = context.zoo.models.iter().map(|model| {
-        let hash = parts.model_hashes[&model.name].as_str().unwrap_or_default();
+        let hash = inputs.model_hashes[&model.name].as_str().unwrap_or_default();
         report::Artifact {
             name: format!("model {}", model.name),
             path: model.path.display().to_string(),
@@ -318,13 +336,13 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), PipelineErr
     Ok(())
 }
 
-/// Bytes of the tensors of the final model, and their usual type.
+/// Bytes of the tensors of the final model, and the type of the largest.
 fn size(model: &Path) -> Result<(u64, String), PipelineError> {
     let mut files = Vec::new();
     collect(model, &mut files)?;
     let mut bytes = 0;
     let mut dtype = String::new();
-    let mut most = 0;
+    let mut largest = 0;
     let mut seen: Vec<&Path> = Vec::new();
     for directory in files.iter().filter_map(|file| file.parent()) {
         if seen.contains(&directory) {
@@ -335,15 +353,15 @@ fn size(model: &Path) -> Result<(u64, String), PipelineError> {
         bytes += checkpoint.total_bytes();
         for tensor in checkpoint.tensors() {
             let n: usize = tensor.shape.iter().product();
-            if n > most {
-                (most, dtype) = (n, tensor.dtype.to_string());
+            if n > largest {
+                (largest, dtype) = (n, tensor.dtype.to_string());
             }
         }
     }
     Ok((bytes, dtype))
 }
 
-/// A word as a POSIX shell needs it.
+/// A word, quoted for a POSIX shell if needed.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }

@@ -1,15 +1,15 @@
 //! Which candidates are mixed, at which level and from which layer on.
 //!
-//! Members are chosen by the scores that are known already: greedily, each time the candidate that raises the mean over tasks
-//! of the best member's score most, as long as that is more than one standard error of the difference, item by item, and
-//! the limit on parameters holds. That is what a router without mistakes would reach. Then every level and depth is built
-//! from these members, its router trained on the items meant for that, and scored on the proxy items.
+//! Members are chosen greedily by known scores: each time the candidate that raises the score under perfect routing (the oracle of
+//! the members: for each task the best of them) most, as long as that is more than one paired standard error and the limit on
+//! parameters holds. Then a mixture of every form, level and depth, is built from these members, its router is trained
+//! on the router items, and it is scored on the proxy items.
 
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{ModelScores, Scored, gain, gain_words};
 use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
-use crate::stages::candidates::Candidate;
+use crate::stages::candidates::ExpertCandidate;
 use crate::stages::compare::Compatible;
 use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
 use glue_progress::{ErrorChain, Unit};
@@ -21,46 +21,46 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What was decided.
+/// The decision about the final model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Decided {
     /// The mixture, unless none was better than the best candidate.
     pub(crate) mixture: Option<report::Mixture>,
     pub(crate) router: Option<report::Router>,
-    /// The best candidate by itself.
+    /// The best candidate alone.
     pub(crate) best: String,
-    /// Scores of what was decided for.
+    /// Scores of the chosen model.
     pub(crate) scores: ModelScores,
-    /// What was decided for: the directory `mixture` of the stage, or the candidate's own.
+    /// The directory of the chosen model: `mixture` of the stage, or that of the candidate.
     pub(crate) path: String,
     pub(crate) made: bool,
     pub(crate) why: String,
-    /// The description of the mixture, as `glue mix` reads it. Paths of what the run made start at its directory.
+    /// The config of the mixture, as `glue mix` reads it. Paths of models made by the run start at its directory.
     pub(crate) description: Option<String>,
 }
 
-/// A mixture that was tried.
+/// A form of mixture that was tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Tried {
-    plan: Choice,
+struct FormTrial {
+    plan: MixtureForm,
     scores: Option<ModelScores>,
     failure: Option<String>,
     mixture: report::Mixture,
     router: report::Router,
     description: String,
-    /// Of its files; empty where there is no model.
+    /// Of its files; empty without a model.
     files: Hashes,
 }
 
-/// What to try.
+/// A form of mixture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Choice {
+struct MixtureForm {
     level: Level,
     whole: bool,
     dense: usize,
 }
 
-impl Choice {
+impl MixtureForm {
     fn words(&self) -> String {
         match (self.whole, self.level) {
             (true, _) => "whole models".into(),
@@ -71,29 +71,29 @@ impl Choice {
     }
 }
 
-/// The members a router without mistakes would send each task to: for each task, the best of them.
-fn ideal(members: &[&Candidate]) -> ModelScores {
+/// The scores under perfect routing: for each task, those of the best member.
+fn oracle(members: &[&ExpertCandidate]) -> ModelScores {
     let first = &members[0].scores;
     let best = |t: usize| {
-        let of = |candidate: &&Candidate| candidate.scores.tasks[t].clone();
+        let of = |candidate: &&ExpertCandidate| candidate.scores.tasks[t].clone();
         let mut tasks = members.iter().map(of);
         let start = tasks.next().unwrap_or_else(|| first.tasks[t].clone());
         tasks.fold(start, |best, task| if task.value > best.value { task } else { best })
     };
-    ModelScores { name: "ideal".into(), tasks: (0..first.tasks.len()).map(best).collect() }
+    ModelScores { name: "oracle".into(), tasks: (0..first.tasks.len()).map(best).collect() }
 }
 
 /// Chooses members greedily.
 fn choose<'c>(
-    candidates: &'c [Candidate],
-    most: usize,
+    candidates: &'c [ExpertCandidate],
+    max: usize,
     limit: Option<f64>,
-) -> (Vec<&'c Candidate>, Vec<report::MixtureStep>, Vec<report::LeftOut>) {
-    let mut open: Vec<&Candidate> = candidates.iter().filter(|c| c.kept).collect();
+) -> (Vec<&'c ExpertCandidate>, Vec<report::MixtureStep>, Vec<report::LeftOut>) {
+    let mut open: Vec<&ExpertCandidate> = candidates.iter().filter(|c| c.kept).collect();
     let mut steps = Vec::new();
-    let best = |open: &[&'c Candidate]| {
-        // Of equals the first: merges stand before the models they are made of.
-        open.iter().copied().fold(None::<&Candidate>, |best, c| {
+    let best = |open: &[&'c ExpertCandidate]| {
+        // The first among equals: merges come before the models they are made of.
+        open.iter().copied().fold(None::<&ExpertCandidate>, |best, c| {
             best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
         })
     };
@@ -104,38 +104,38 @@ fn choose<'c>(
         action: format!("begin with {}", first.name),
         score: Some(first.scores.score()),
         kept: true,
-        reason: "the best candidate by itself".into(),
+        reason: "the best candidate alone".into(),
     });
     let mut reasons: BTreeMap<&str, String> = BTreeMap::new();
-    while chosen.len() < most && !open.is_empty() {
-        let now = ideal(&chosen);
-        let with = |c: &'c Candidate| {
+    while chosen.len() < max && !open.is_empty() {
+        let now = oracle(&chosen);
+        let with = |c: &'c ExpertCandidate| {
             let mut more = chosen.clone();
             more.push(c);
-            let ideal = ideal(&more);
-            let (gained, error) = gain(&ideal, &now);
-            (gained, error, ideal)
+            let oracle = oracle(&more);
+            let (gained, error) = gain(&oracle, &now);
+            (gained, error, oracle)
         };
         let parameters: u64 = chosen.iter().map(|c| c.parameters).sum();
-        let fits = |c: &Candidate| limit.is_none_or(|limit| (parameters + c.parameters) as f64 <= limit);
+        let fits = |c: &ExpertCandidate| limit.is_none_or(|limit| (parameters + c.parameters) as f64 <= limit);
         for c in open.iter().filter(|c| !fits(c)) {
-            reasons.insert(&c.name, "with it the limit on parameters would be passed".into());
+            reasons.insert(&c.name, "it would exceed the limit on parameters".into());
         }
         let next = open
             .iter()
             .copied()
             .filter(|c| fits(c))
             .map(|c| (c, with(c)))
-            .fold(None::<(&Candidate, (f64, f64, ModelScores))>, |best, new| {
+            .fold(None::<(&ExpertCandidate, (f64, f64, ModelScores))>, |best, new| {
                 best.filter(|best| best.1.0 >= new.1.0).or(Some(new))
             });
-        let Some((candidate, (gained, error, ideal))) = next else { break };
+        let Some((candidate, (gained, error, oracle))) = next else { break };
         let kept = gained > error;
         steps.push(report::MixtureStep {
             action: format!("add {}", candidate.name),
-            score: Some(ideal.score()),
+            score: Some(oracle.score()),
             kept,
-            reason: format!("with a router without mistakes {}", gain_words(gained, error)),
+            reason: format!("{} with perfect routing", gain_words(gained, error)),
         });
         if !kept {
             break;
@@ -143,32 +143,33 @@ fn choose<'c>(
         chosen.push(candidate);
         open.retain(|c| c.name != candidate.name);
     }
-    // What was best at first may have no task of its own any more.
+    // The first member may no longer be the best at any task.
     while chosen.len() > 2 {
-        let now = ideal(&chosen).average();
+        let now = oracle(&chosen).average();
         let without = |i: usize| {
-            let rest: Vec<&Candidate> = chosen.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, c)| *c).collect();
-            ideal(&rest)
+            let rest: Vec<&ExpertCandidate> =
+                chosen.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, c)| *c).collect();
+            oracle(&rest)
         };
-        let Some((i, left)) = (0..chosen.len()).map(|i| (i, without(i))).find(|(_, left)| left.average() >= now) else {
+        let Some((i, rest)) = (0..chosen.len()).map(|i| (i, without(i))).find(|(_, rest)| rest.average() >= now) else {
             break;
         };
         let dropped = chosen.remove(i);
         steps.push(report::MixtureStep {
-            action: format!("do without {}", dropped.name),
-            score: Some(left.score()),
+            action: format!("remove {}", dropped.name),
+            score: Some(rest.score()),
             kept: true,
-            reason: "with a router without mistakes no task is worse without it".into(),
+            reason: "no task gets worse without it, with perfect routing".into(),
         });
-        reasons.insert(&dropped.name, "each task has a better member".into());
+        reasons.insert(&dropped.name, "another member is at least as good at each task".into());
     }
-    let now = ideal(&chosen);
+    let now = oracle(&chosen);
     for c in &open {
         let mut more = chosen.clone();
         more.push(*c);
-        let (gained, error) = gain(&ideal(&more), &now);
+        let (gained, error) = gain(&oracle(&more), &now);
         reasons.entry(&c.name).or_insert_with(|| {
-            format!("even with a router without mistakes it would add only {}", gain_words(gained, error))
+            format!("no significant gain even with perfect routing ({})", gain_words(gained, error))
         });
     }
     let left_out = candidates.iter().filter(|c| !chosen.iter().any(|member| member.name == c.name)).map(|c| {
@@ -182,18 +183,18 @@ fn choose<'c>(
 pub(crate) fn mix(
     context: &Context<'_>,
     compatible: &Compatible,
-    candidates: &[Candidate],
+    candidates: &[ExpertCandidate],
     prepared: &glue_eval::Prepared,
     place: &Path,
 ) -> Result<Decided, PipelineError> {
     let config = &context.config.mixture;
     let (members, steps, left_out) = choose(candidates, config.experts, context.config.limits.parameters);
-    // Merges stand first, so that of equals the first is the one made from most.
-    let best = candidates.iter().filter(|c| c.kept).fold(None::<&Candidate>, |best, c| {
+    // Merges come first: the first among equals is the one made of most models.
+    let best = candidates.iter().filter(|c| c.kept).fold(None::<&ExpertCandidate>, |best, c| {
         best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
     });
     let Some(best) = best else {
-        return Err(PipelineError::Unsuitable("no candidate is left: every model was found harmful".into()));
+        return Err(PipelineError::Unsuitable("no candidate remains: every model was found harmful".into()));
     };
     let alone = |why: String| Decided {
         mixture: None,
@@ -206,12 +207,12 @@ pub(crate) fn mix(
         description: None,
     };
     if !config.enabled {
-        return Ok(alone("mixtures are switched off".into()));
+        return Ok(alone("mixtures are disabled".into()));
     }
     if members.len() < 2 {
-        return Ok(alone("no second candidate would add anything, even with a router without mistakes".into()));
+        return Ok(alone("no second candidate helps, even with perfect routing".into()));
     }
-    let mut tried = Vec::new();
+    let mut trials = Vec::new();
     let options = options(context, compatible, &members, best);
     let mut best_so_far: Option<(usize, f64)> = None;
     for (i, option) in options.iter().enumerate() {
@@ -219,18 +220,18 @@ pub(crate) fn mix(
         context.progress.begin(&what, Unit::Steps, None);
         let note = place.join(format!("option-{i}.json"));
         let directory = place.join(format!("option-{i}"));
-        let mut known: Option<Tried> = read_json(&note, Stage::Mixture)?;
+        let mut known: Option<FormTrial> = read_json(&note, Stage::Mixture)?;
         if let Some(found) = &known
             && found.scores.as_ref().is_some_and(|s| best_so_far.is_none_or(|(_, best)| s.average() > best))
             && !directory.exists()
         {
-            // Its files went when a better one was known, and that note is gone.
+            // Its files were removed for a better form, whose note is gone.
             known = None;
         }
         let result = match known {
             Some(known) => known,
             None => {
-                let result = try_option(context, option, &members, best, prepared, &directory)?;
+                let result = try_form(context, option, &members, best, prepared, &directory)?;
                 write_json(&note, &result)?;
                 result
             }
@@ -245,10 +246,10 @@ pub(crate) fn mix(
                 discard(&directory)?;
             }
         }
-        tried.push(result);
+        trials.push(result);
     }
     let mut steps = steps;
-    for (i, result) in tried.iter().enumerate() {
+    for (i, result) in trials.iter().enumerate() {
         let chosen = best_so_far.is_some_and(|(best, _)| best == i);
         steps.push(report::MixtureStep {
             action: result.plan.words(),
@@ -262,20 +263,20 @@ pub(crate) fn mix(
         });
     }
     let Some((i, _)) = best_so_far else {
-        return Ok(alone("no level could be built from the members".into()));
+        return Ok(alone("no form of mixture could be built from the members".into()));
     };
-    let winner = tried.swap_remove(i);
+    let winner = trials.swap_remove(i);
     let scores = winner.scores.clone().unwrap_or_else(|| best.scores.clone());
     let (more, error) = gain(&scores, &best.scores);
     let directory = place.join(format!("option-{i}"));
     check_files(&directory, &winner.files, Stage::Mixture)?;
     if more <= error {
         discard(&directory)?;
-        let why = format!("no mixture was better than `{}` by itself: {}", best.name, gain_words(more, error));
+        let why = format!("no mixture was better than `{}` alone: {}", best.name, gain_words(more, error));
         return Ok(alone(why));
     }
     let path = place.join("mixture");
-    // Killed between the renaming and the note that the stage is done.
+    // Left by a run that was killed before the stage was complete.
     discard(&path)?;
     fs::rename(&directory, &path).map_err(|e| PipelineError::io(&path, e))?;
     glue_tensor::abort_point("mixture chosen");
@@ -286,7 +287,7 @@ pub(crate) fn mix(
         scores: ModelScores { name: "mixture".into(), ..scores },
         path: "mixture".into(),
         made: true,
-        why: format!("better than `{}`, the best candidate by itself: {}", best.name, gain_words(more, error)),
+        why: format!("better than `{}`, the best candidate alone: {}", best.name, gain_words(more, error)),
         description: Some(winner.description),
     })
 }
@@ -298,37 +299,42 @@ fn discard(directory: &Path) -> Result<(), PipelineError> {
     Ok(())
 }
 
-/// What can be built from the members.
-fn options(context: &Context<'_>, compatible: &Compatible, members: &[&Candidate], best: &Candidate) -> Vec<Choice> {
+/// The forms that can be built from the members.
+fn options(
+    context: &Context<'_>,
+    compatible: &Compatible,
+    members: &[&ExpertCandidate],
+    best: &ExpertCandidate,
+) -> Vec<MixtureForm> {
     let config = &context.config.mixture;
-    let of = |c: &Candidate| c.members[0].clone();
-    let alike = members.iter().all(|m| m.kind != report::CandidateKind::Stacked)
+    let of = |c: &ExpertCandidate| c.members[0].clone();
+    let mergeable = members.iter().all(|m| m.kind != report::CandidateKind::Stacked)
         && members.iter().chain([&best]).all(|m| compatible.mergeable(&of(members[0]), &of(m)));
     let layers = context.layers_of(&of(members[0]));
     let depths = config.depths(layers);
     let mut options = Vec::new();
     for &level in &config.levels {
         if level == Level::Model && config.routing == Routing::Sample {
-            options.push(Choice { level, whole: true, dense: 0 });
+            options.push(MixtureForm { level, whole: true, dense: 0 });
         }
-        if alike {
-            options.extend(depths.iter().map(|&dense| Choice { level, whole: false, dense }));
+        if mergeable {
+            options.extend(depths.iter().map(|&dense| MixtureForm { level, whole: false, dense }));
         }
     }
     options
 }
 
-/// The description of a mixture, as `glue mix` reads it. `path` says where a candidate is.
+/// The config of a mixture, as `glue mix` reads it. `path` gives the directory of a candidate.
 fn description(
     context: &Context<'_>,
-    option: &Choice,
-    members: &[&Candidate],
-    best: &Candidate,
-    path: &dyn Fn(&Candidate) -> String,
+    option: &MixtureForm,
+    members: &[&ExpertCandidate],
+    best: &ExpertCandidate,
+    path: &dyn Fn(&ExpertCandidate) -> String,
 ) -> String {
     let config = &context.config.mixture;
-    // The trunk comes from the best candidate, where it has the shape; whole models need one only to read prompts, which a
-    // member does as well.
+    // The trunk comes from the best candidate, if it has the right shape. Whole models need one only to read prompts, which a
+    // member can do as well.
     let base = if option.whole || best.kind == report::CandidateKind::Stacked { members[0] } else { best };
     let level = match option.level {
         Level::Model => "model",
@@ -366,17 +372,17 @@ fn description(
     format!("{all:#}\n")
 }
 
-fn try_option(
+fn try_form(
     context: &Context<'_>,
-    option: &Choice,
-    members: &[&Candidate],
-    best: &Candidate,
+    option: &MixtureForm,
+    members: &[&ExpertCandidate],
+    best: &ExpertCandidate,
     prepared: &glue_eval::Prepared,
     directory: &Path,
-) -> Result<Tried, PipelineError> {
+) -> Result<FormTrial, PipelineError> {
     discard(directory)?;
     let text = description(context, option, members, best, &|c| context.outside(&c.path, c.made));
-    // What is kept depends on no place that the run was written to.
+    // What is kept does not depend on the directory of the run.
     let described = description(context, option, members, best, &|c| c.path.clone());
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let failed =
@@ -385,7 +391,7 @@ fn try_option(
     config.links = context.links;
     let plan = match MixPlan::new(&config) {
         Ok(plan) => plan,
-        // Members that do not fit at this level are no reason to end: there are others.
+        // If the members do not fit at this level, other forms may still work.
         Err(error) => {
             let why = error.chain().replace(&format!("{}/", context.out.display()), "");
             return Ok(impossible(option, described, why));
@@ -418,7 +424,7 @@ fn try_option(
             return Ok(impossible(option, described, format!("it could not be scored: {reason}")));
         }
     };
-    let purpose = |member: &Candidate| {
+    let purpose = |member: &ExpertCandidate| {
         let tasks: Vec<String> =
             assigned(members).into_iter().filter(|(_, name)| *name == member.name).map(|(task, _)| task).collect();
         (!tasks.is_empty()).then(|| tasks.join(", "))
@@ -446,7 +452,7 @@ fn try_option(
         left_out: Vec::new(),
     };
     let router = describe_router(&trained, &names, members, &context.config.tasks.router);
-    Ok(Tried {
+    Ok(FormTrial {
         plan: option.clone(),
         scores: Some(scores),
         failure: None,
@@ -465,8 +471,8 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-fn impossible(option: &Choice, description: String, failure: String) -> Tried {
-    Tried {
+fn impossible(option: &MixtureForm, description: String, failure: String) -> FormTrial {
+    FormTrial {
         plan: option.clone(),
         scores: None,
         failure: Some(failure),
@@ -477,8 +483,8 @@ fn impossible(option: &Choice, description: String, failure: String) -> Tried {
     }
 }
 
-/// Which member each task should go to: the best on its proxy items, of equals the first.
-fn assigned(members: &[&Candidate]) -> BTreeMap<String, String> {
+/// The member that each task should be routed to: the best on its proxy items, the first among equals.
+fn assigned(members: &[&ExpertCandidate]) -> BTreeMap<String, String> {
     let tasks = &members[0].scores.tasks;
     let best = |t: usize| {
         members.iter().copied().fold(members[0], |best, member| {
@@ -488,12 +494,12 @@ fn assigned(members: &[&Candidate]) -> BTreeMap<String, String> {
     tasks.iter().enumerate().map(|(t, task)| (task.task.clone(), best(t).name.clone())).collect()
 }
 
-fn describe_router(trained: &TrainReport, names: &[&str], members: &[&Candidate], split: &str) -> report::Router {
+fn describe_router(trained: &TrainReport, names: &[&str], members: &[&ExpertCandidate], split: &str) -> report::Router {
     let experts: Vec<String> = names.iter().map(|name| name.to_string()).collect();
     let TrainReport::Supervised { gates, .. } = trained else {
         return report::Router { experts, split: split.into(), ..report::Router::default() };
     };
-    // The last gate decides last, and where there is one gate it is that one.
+    // With several gates the last one counts.
     let Some(gate) = gates.last() else {
         return report::Router { experts, split: split.into(), ..report::Router::default() };
     };
@@ -503,7 +509,7 @@ fn describe_router(trained: &TrainReport, names: &[&str], members: &[&Candidate]
     let p = gate.validation_accuracy;
     report::Router {
         method: "supervised: cross-entropy of the expert that is best at an item's task".into(),
-        split: format!("{split}, items held out of the training"),
+        split: format!("{split} (items held out from training)"),
         accuracy: Some(report::Score {
             value: p,
             stderr: Some((p * (1.0 - p) / n.max(1.0)).sqrt()),
@@ -523,11 +529,10 @@ fn describe_router(trained: &TrainReport, names: &[&str], members: &[&Candidate]
             .map(|((task, _), shares)| report::Load { task: task.clone(), shares })
             .collect(),
         experts,
-        training: Vec::new(),
     }
 }
 
-/// The directory of what was decided for.
+/// The directory of the chosen model.
 pub(crate) fn decided_path(context: &Context<'_>, decided: &Decided, stage: &Path) -> PathBuf {
     match (&decided.mixture, decided.made) {
         (Some(_), _) => stage.join(&decided.path),

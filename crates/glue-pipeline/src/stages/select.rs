@@ -3,38 +3,38 @@
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::{Scored, eval_options};
+use crate::scores::Scored;
 use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::compare::{Clusters, Compatible};
+use glue_eval::statistics::{Estimate, fraction_stderr, macro_average};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
 use glue_recipe::PlanOptions;
 use glue_report as report;
-use glue_select::config::{BudgetConfig, SearchConfig, Validation};
-use glue_select::contract::Scores;
+use glue_select::config::{BudgetConfig, SearchConfig};
+use glue_select::context::Verdict;
+use glue_select::contract::{Scores, TaskScore};
 use glue_select::convergence::steps;
-use glue_select::course::Budget;
-use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
-use glue_select::race::RaceConfig;
+use glue_select::evaluation_log::Budget;
+use glue_select::local::{LocalOptions, LocalScorer};
+use glue_select::model_set::ModelSet;
 use glue_select::search::{Options, Prepared, SelectError};
-use glue_select::session::Verdict;
 use glue_select::space::SpaceConfig;
 use glue_select::summary::{Row, Summary};
-use glue_select::zoo::Zoo as Members;
 use glue_tensor::{Checkpoint, CheckpointError, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What came of a cluster.
+/// The result of a cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Selected {
     /// For the report.
     pub(crate) selection: report::Selection,
     /// The members that were searched over.
     pub(crate) members: Vec<String>,
-    /// Members with a share in the merge.
+    /// Members with a weight in the merge.
     pub(crate) used: Vec<String>,
     /// The base that was used.
     pub(crate) base: Option<String>,
@@ -42,16 +42,16 @@ pub(crate) struct Selected {
     pub(crate) merged: Option<String>,
 }
 
-/// That a cluster is done.
+/// Marks a cluster as finished.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Note {
-    /// Of what the search left.
+    /// Of the output of the search.
     files: Hashes,
     selected: Selected,
 }
 
-/// The base of a cluster: of the bases that can be merged with all of its members, the one most alike to them.
+/// The base of a cluster: of the bases that can be merged with all of its members, the most similar one.
 pub(crate) fn base_of(
     members: &[String],
     bases: &[String],
@@ -68,7 +68,7 @@ pub(crate) fn base_of(
     };
     let fits = |base: &&String| members.iter().all(|member| compatible.mergeable(base, member));
     let near = bases.iter().filter(fits).map(|base| (nearness(&base), base));
-    // A base outside of the cluster is no base of it.
+    // A base outside of the cluster does not count.
     let near = near.filter(|(distance, _)| distance.is_finite());
     near.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, base)| base.clone())
 }
@@ -78,26 +78,26 @@ pub(crate) fn select(
     clusters: &Clusters,
     compatible: &Compatible,
     matrix: &Matrix,
-    singles: &[Scored],
+    baselines: &[Scored],
     place: &Path,
 ) -> Result<Vec<Selected>, PipelineError> {
     let zoo = &context.zoo;
     let is_scored = |name: &String| {
         let at = zoo.models.iter().position(|model| model.name == *name);
-        at.and_then(|at| singles.get(at)).is_none_or(|single| single.scores().is_some())
+        at.and_then(|at| baselines.get(at)).is_none_or(|single| single.scores().is_some())
     };
     let is_base = |name: &String| zoo.models.iter().any(|model| model.base && model.name == *name);
     let mut found = Vec::new();
     for cluster in &clusters.clustering.clusters {
         let bases: Vec<String> = cluster.members.iter().filter(|name| is_base(name)).cloned().collect();
-        // Task vectors from a base that computes no numbers are none.
+        // A base that computes NaN gives no task vectors.
         let bases: Vec<String> = bases.into_iter().filter(is_scored).collect();
         let members: Vec<String> = cluster.members.iter().filter(|name| !is_base(name)).cloned().collect();
-        // Where no member can be scored there is nothing to search.
+        // Without a member that can be scored there is nothing to search.
         if !members.iter().any(is_scored) {
             continue;
         }
-        // A member that cannot be merged with the first stays alone, whatever its weights are like.
+        // A member that cannot be merged with the first stays alone, however similar its weights are.
         let members: Vec<String> = match members.first() {
             Some(first) => members.iter().filter(|name| compatible.mergeable(first, name)).cloned().collect(),
             None => continue,
@@ -151,7 +151,7 @@ fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base
     }
 }
 
-/// What the statistics that the config names hold, by path; `None` where it names none.
+/// Hashes of the statistics in the config, by path; `None` if there are none.
 pub(crate) fn hash_statistics(context: &Context<'_>) -> Result<Option<Value>, PipelineError> {
     let space = context.config.select.space.iter();
     let paths = space.flat_map(|space| space.statistics.values());
@@ -186,38 +186,25 @@ fn search(
     let failed =
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Search { cluster: cluster.into(), error };
     let config = config_of(context.config, context, members, base);
-    let zoo = Members::open(&config).map_err(|e| failed(e.into()))?;
-    let prepared = Prepared::new(&config, &zoo, context.registries).map_err(|e| failed(e.into()))?;
-    let (validation_fraction, validation_split) = match &config.validation {
-        Validation::Share(share) => (*share, None),
-        Validation::Split { split } => (0.0, Some(split.clone())),
-    };
+    let models = ModelSet::open(&config).map_err(|e| failed(e.into()))?;
+    let prepared = Prepared::new(&config, &models, context.registries).map_err(|e| failed(e.into()))?;
     let mut plan = PlanOptions::default();
     plan.links = context.links;
     let options = LocalOptions {
         plan,
         registry: context.registries.operators.clone(),
-        eval: eval_options(&context.config.tasks, context.config.seed),
-        items: ItemsConfig {
-            split: Some(config.split.clone()),
-            validation_fraction,
-            validation_split,
-            seed: config.seed,
-        },
-        race: RaceConfig::default(),
-        memory: context.memory,
         executor: context.executor.clone(),
         cancel: context.cancel.clone(),
-        ..LocalOptions::default()
+        ..LocalOptions::from_config(&config).map_err(|e| failed(e.into()))?
     };
     let scorer = LocalScorer::new(std::sync::Arc::clone(&context.tasks), options).map_err(|e| failed(e.into()))?;
     let out = place.join(format!("cluster-{cluster}"));
     let budget = Budget { evaluations: config.budget.evaluations, seconds: context.seconds_of(config.budget.seconds) };
     let journal = glue_select::search::journal_path(&out);
-    // Killed between the result and the note that it is there: the same again from the journal that lies with it.
+    // Killed between the result and its note: the search is replayed from the journal in the result.
     if out.exists() {
         let kept = out.join(glue_select::output::JOURNAL);
-        // Killed while the result was removed, the journal is beside it already.
+        // Killed while the result was being removed: the journal is next to it already.
         if kept.exists() {
             let lines = fs::read(&kept).map_err(|e| PipelineError::io(&kept, e))?;
             write_atomic(&journal, &lines)?;
@@ -235,21 +222,17 @@ fn search(
     Ok(describe(cluster, members, base, &summary, &config, context.registries.operators))
 }
 
-/// The score of a merge as the report shows it.
+/// The score of a merge as the report shows it, with the standard error of a macro average of fractions.
 fn score(scores: &Scores) -> report::Score {
-    let squares: f64 = scores
-        .tasks
-        .iter()
-        .map(|t| t.value.clamp(0.0, 1.0) * (1.0 - t.value.clamp(0.0, 1.0)) / t.n.max(1) as f64)
-        .sum();
+    let task = |task: &TaskScore| Estimate { value: task.value, stderr: fraction_stderr(task.value, task.n) };
     report::Score {
         value: scores.average,
-        stderr: Some(squares.sqrt() / scores.tasks.len().max(1) as f64),
+        stderr: macro_average(&scores.tasks.iter().map(task).collect::<Vec<_>>()).stderr,
         n: Some(scores.tasks.iter().map(|task| task.n).sum()),
     }
 }
 
-/// The figure that choices are made by: held-out items where there are any.
+/// The score that decides: on validation items if there are any.
 fn deciding(row: &Row) -> Option<f64> {
     row.validation.as_ref().or(row.search.as_ref()).map(|scores| scores.average)
 }
@@ -300,7 +283,7 @@ fn describe(
         figure(a).total_cmp(&figure(b))
     });
     let best = summary.best_row();
-    // The merge has to be better than the best member on the same items, or there is no use for it.
+    // A merge is used only if it is better than the best member on the same items.
     let helps = match (best.and_then(|row| deciding(&row.row)), best_member.and_then(deciding)) {
         (Some(merge), Some(member)) => merge > member,
         (merge, _) => merge.is_some(),
@@ -311,16 +294,16 @@ fn describe(
     let why = match (&merged, best_member) {
         (Some(_), _) => summary.reason.clone(),
         (None, Some(member)) => {
-            format!("no merge was better than `{}` alone on the items held out", name_of(&member.name))
+            format!("no merge was better than `{}` alone on the validation items", name_of(&member.name))
         }
         (None, None) => "no member could be scored".into(),
     };
-    let decisions = summary.candidates.iter().map(|tried| report::Decision {
-        strategy: tried.strategy.clone(),
-        candidate: tried.what.clone(),
-        score: tried.scores.as_ref().map(score),
-        accepted: tried.verdict == Verdict::Accepted,
-        reason: tried.reason.clone(),
+    let decisions = summary.candidates.iter().map(|trial| report::Decision {
+        strategy: trial.strategy.clone(),
+        candidate: trial.what.clone(),
+        score: trial.scores.as_ref().map(score),
+        accepted: trial.verdict == Verdict::Accepted,
+        reason: trial.reason.clone(),
     });
     let harmful = summary.filter.iter().filter(|verdict| verdict.harmful);
     let selection = report::Selection {

@@ -3,27 +3,27 @@
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{ModelScores, Scored, gain, prepare};
-use crate::stages::candidates::Candidate;
+use crate::stages::candidates::ExpertCandidate;
 use crate::stages::mixture::{Decided, decided_path};
 use glue_eval::Prepared;
 use glue_report::{self as report, CandidateKind, Role};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The proof that everything is decided: only a finished mixture stage gives one, and only who has one reads the test items.
+/// Proof that everything is decided: only a finished mixture stage gives one, and the test items can be read only with one.
 #[derive(Debug)]
-pub(crate) struct Sealed<'a> {
+pub(crate) struct TestSetToken<'a> {
     decided: &'a Decided,
     stage: &'a Path,
 }
 
-impl<'a> Sealed<'a> {
-    /// What was decided, in the directory of the finished stage.
-    pub(crate) fn new(decided: &'a Decided, stage: &'a Path) -> Sealed<'a> {
-        Sealed { decided, stage }
+impl<'a> TestSetToken<'a> {
+    /// For the decision in the directory of the finished stage.
+    pub(crate) fn new(decided: &'a Decided, stage: &'a Path) -> TestSetToken<'a> {
+        TestSetToken { decided, stage }
     }
 
-    /// Reads the test items: nothing else in this crate does.
+    /// Reads the test items; nothing else in this crate does.
     pub(crate) fn items(&self, context: &Context<'_>) -> Result<Prepared, PipelineError> {
         let config = &context.config.tasks;
         prepare(&context.tasks, config, &config.test, context.config.seed)
@@ -36,16 +36,16 @@ pub(crate) struct Tested {
     pub(crate) test: report::Test,
     /// Items of each task.
     pub(crate) items: Vec<(String, usize)>,
-    /// Names of models that could not be scored on these items, and why.
+    /// Models that could not be scored on these items, and why.
     pub(crate) unscored: Vec<(String, String)>,
 }
 
 pub(crate) fn test(
     context: &Context<'_>,
-    sealed: &Sealed<'_>,
+    token: &TestSetToken<'_>,
     prepared: &Prepared,
-    singles: &[Scored],
-    candidates: &[Candidate],
+    baselines: &[Scored],
+    candidates: &[ExpertCandidate],
 ) -> Result<Tested, PipelineError> {
     let mut scored: Vec<(Role, ModelScores)> = Vec::new();
     let mut unscored = Vec::new();
@@ -53,19 +53,19 @@ pub(crate) fn test(
         Scored::Scores(scores) => scored.push((role, scores)),
         Scored::Unscored { name, reason } => unscored.push((name, reason)),
     };
-    // What could not be scored on the items that decide is not asked again.
-    for (model, _) in context.zoo.models.iter().zip(singles).filter(|(_, single)| single.scores().is_some()) {
+    // Models that could not be scored on the proxy items are not tried again.
+    for (model, _) in context.zoo.models.iter().zip(baselines).filter(|(_, single)| single.scores().is_some()) {
         enter(Role::Single, context.score(&model.name, &model.path, prepared)?);
     }
     for candidate in candidates.iter().filter(|c| c.kind == CandidateKind::Merged) {
         let path = context.outside_path(&candidate.path, candidate.made);
         enter(Role::Merged, context.score(&candidate.name, &path, prepared)?);
     }
-    let Sealed { decided, stage } = sealed;
+    let TestSetToken { decided, stage } = token;
     let path = decided_path(context, decided, stage);
     let last = context.score("final", &path, prepared)?.required()?;
-    let singles = scored.iter().filter(|(role, _)| *role == Role::Single).map(|(_, scores)| scores);
-    let best = singles.fold(None::<&ModelScores>, |best, scores| {
+    let baselines = scored.iter().filter(|(role, _)| *role == Role::Single).map(|(_, scores)| scores);
+    let best = baselines.fold(None::<&ModelScores>, |best, scores| {
         best.filter(|best| best.average() >= scores.average()).or(Some(scores))
     });
     let gain_stderr = best.map(|best| gain(&last, best).1);

@@ -33,7 +33,6 @@ pub(crate) fn sample() -> (Report, Cost) {
             memory_bytes: Some(4 << 30),
             expert_parameters: Some(3_000_000),
             evaluations: Some(400),
-            ..Limits::default()
         },
         warnings: vec![
             "Proxy scores are over 100 items for each task: differences below 0.05 in one task mean little.".into(),
@@ -98,7 +97,6 @@ fn run() -> Run {
             artifact("merge of cluster A".into(), "merged-a".into(), hash(40), 1_448_184),
             artifact("final model".into(), "final".into(), hash(41), 5_312_960),
         ],
-        stopped_after: None,
     }
 }
 
@@ -117,7 +115,6 @@ fn tasks() -> Vec<Task> {
         splits: [("train", 320), ("proxy", 100), ("test", 250)]
             .map(|(split, items)| SplitSize { split: split.into(), items })
             .to_vec(),
-        chance: [Some(0.25), Some(1.0 / 3.0), Some(0.5), None, None][i],
     };
     TASKS.iter().zip(about).enumerate().map(task).collect()
 }
@@ -315,8 +312,8 @@ fn selection_b() -> Selection {
     }
 }
 
-fn candidates() -> Vec<Candidate> {
-    let candidate = |name: &str, kind, members: &[&str], score, kept, reason: &str| Candidate {
+fn candidates() -> Vec<ExpertCandidate> {
+    let candidate = |name: &str, kind, members: &[&str], score, kept, reason: &str| ExpertCandidate {
         name: name.into(),
         kind,
         members: members.iter().map(|member| member.to_string()).collect(),
@@ -441,14 +438,12 @@ fn router() -> Router {
             load("arith", [0.0, 0.99, 0.01, 0.0]),
             load("program", [0.0, 0.02, 0.98, 0.0]),
         ],
-        training: (0..=20).map(|i| LossPoint { step: i * 10, loss: 0.03 + 1.36 * (-0.32 * i as f64).exp() }).collect(),
     }
 }
 
 fn test() -> Test {
     let row = |name: &str, role, values: &[f64; 5]| TestRow { name: name.into(), role, scores: scored(values, 250) };
     let mut rows: Vec<TestRow> = TEST.iter().map(|(name, values)| row(name, Role::Single, values)).collect();
-    rows.push(row("average of cluster A", Role::Reference, &[0.6, 0.944, 0.804, 0.368, 0.768]));
     rows.push(row("merged-a", Role::Merged, &[0.552, 0.952, 0.82, 0.576, 0.868]));
     rows.push(row("mix-4", Role::Final, &[0.844, 0.976, 0.968, 0.764, 0.972]));
     Test { split: "test".into(), rows, gain_stderr: Some(0.0116) }

@@ -13,8 +13,6 @@ pub(crate) enum Fill {
     Best,
     /// Hatched.
     Merged,
-    /// Dotted.
-    Reference,
     /// Solid.
     Final,
     /// An outline only.
@@ -28,7 +26,6 @@ impl Fill {
             Fill::Single => "b-single",
             Fill::Best => "b-best",
             Fill::Merged => "b-merged",
-            Fill::Reference => "b-reference",
             Fill::Final => "b-final",
             Fill::Oracle => "b-oracle",
         }

@@ -4,7 +4,7 @@ use super::drawing::{Drawing, Place};
 use crate::data::{Cluster, Dendrogram, Scale};
 use crate::format;
 use crate::svg::{Anchor, BOLD, Svg, ticks};
-use crate::words;
+use glue_text::words;
 
 /// Room for the names of clusters, left of those of models.
 const CLUSTER: f64 = 18.0;
@@ -197,6 +197,7 @@ pub(crate) fn dendrogram(
         title: format!("Dendrogram of {}, {} linkage", words::things(order.len(), "model", "models"), dendrogram.link),
         description: format!("Models joined at their {what}{spaced}. From top to bottom: {}.", format::list(&names)),
         notes,
+        series: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A chart that can stand on a page or in a file of its own.
 
-use super::CHART_STYLE;
+use super::{CHART_STYLE, SERIES_STYLE};
 use crate::format;
 use crate::palette;
 use crate::svg::{Anchor, BOLD, Svg};
@@ -46,6 +46,8 @@ pub(crate) struct Drawing {
     pub(crate) description: String,
     /// What a reader needs to know who sees nothing but the chart: sentences.
     pub(crate) notes: Vec<String>,
+    /// Whether it has the marks and colours of series instead of a scale of heat.
+    pub(crate) series: bool,
 }
 
 impl Drawing {
@@ -70,6 +72,7 @@ impl Drawing {
         for (k, note) in self.notes.iter().enumerate() {
             svg.text("t-s", Anchor::Start, [0.0, height + 6.0 + LINE * (k as f64 + 0.75)], note);
         }
-        svg.file(view, [&self.title, &self.description], &palette::css_of_file(CHART_STYLE))
+        let style = if self.series { [CHART_STYLE, SERIES_STYLE].concat() } else { CHART_STYLE.to_string() };
+        svg.file(view, [&self.title, &self.description], &palette::css_of_file(&style, self.series))
     }
 }

@@ -5,7 +5,7 @@ use super::{dendrogram, heat};
 use crate::data::{Cluster, Dendrogram, Scale, Similarity};
 use crate::format;
 use crate::svg::{Anchor, Svg};
-use crate::words;
+use glue_text::words;
 use std::collections::BTreeSet;
 
 const SIZE: f64 = 12.0;
@@ -87,6 +87,7 @@ pub(crate) fn heatmap(place: Place, similarity: &Similarity, order: &[usize], gr
             format::list(&names)
         ),
         notes,
+        series: false,
     }
 }
 

@@ -1,41 +1,39 @@
-//! Lines over a count: the best score so far as steps, or a loss.
+//! Lines over a count, as steps: the best score so far.
 
+use super::plot::{BELOW, Plot, padded, stairs};
 use crate::format;
-use crate::svg::{Anchor, Svg, ticks};
+use crate::svg::{Anchor, Svg};
 
 /// One line.
 #[derive(Debug, Clone)]
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// Count and value, the count ascending.
+    /// Count and value, the count ascending. A value holds until the next.
     pub(crate) points: Vec<[f64; 2]>,
 }
 
 /// What is drawn beside the lines.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Frame<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct Axes<'a> {
     pub(crate) id: &'a str,
     pub(crate) title: &'a str,
     pub(crate) x_label: &'a str,
     pub(crate) y_label: &'a str,
     /// A level to compare with, and its name.
     pub(crate) level: Option<(f64, &'a str)>,
-    /// Whether a value holds until the next.
-    pub(crate) steps: bool,
 }
 
 const WIDTH: f64 = 500.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 46.0;
 const TOP: f64 = 26.0;
-const BOTTOM: f64 = 40.0;
 const LABEL: f64 = 15.0;
 const SIZE: f64 = 12.0;
-/// Most of the width that labels take from the lines.
-const MOST: f64 = 280.0;
+/// Maximum width that labels take from the lines.
+const MAX_LABELS: f64 = 280.0;
 
 /// The chart. Series without points are left out; `None` if nothing is left.
-pub(crate) fn lines(frame: &Frame<'_>, series: &[Series]) -> Option<String> {
+pub(crate) fn lines(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
     let series: Vec<&Series> = series.iter().filter(|series| !series.points.is_empty()).collect();
     let points = || series.iter().flat_map(|series| &series.points);
     points().next()?;
@@ -44,44 +42,29 @@ pub(crate) fn lines(frame: &Frame<'_>, series: &[Series]) -> Option<String> {
         format!("{} {}", format::middle(&series.name, 24), format::score(last))
     };
     let widest = series.iter().map(|series| Svg::width_of(&label(series), SIZE)).fold(0.0, f64::max);
-    let right = if series.len() > 1 || !series[0].name.is_empty() { widest.min(MOST) + 28.0 } else { 14.0 };
-    let level = frame.level.map(|(value, _)| value);
+    let right = widest.min(MAX_LABELS) + 28.0;
+    let level = axes.level.map(|(value, _)| value);
     let values = || points().map(|point| point[1]).chain(level);
     let (low, high) = padded(values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let end = points().map(|point| point[0]).fold(1.0, f64::max);
-    let plot = [WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM];
-    let at = |[x, y]: [f64; 2]| [LEFT + plot[0] * x / end, TOP + plot[1] * (high - y) / (high - low)];
+    let plot = Plot { left: LEFT, top: TOP, width: WIDTH - LEFT - right, height: HEIGHT - TOP - BELOW, end, low, high };
+    let at = |point| plot.at(point);
 
     let mut svg = Svg::new();
-    let (marks, decimals) = ticks(low, high, 4);
-    for mark in marks {
-        let [_, y] = at([0.0, mark]);
-        svg.line("grid", [LEFT, y], [WIDTH - right, y]);
-        svg.text("t-s", Anchor::End, [LEFT - 6.0, y + 4.0], &format::fixed(mark, decimals));
-    }
-    let (marks, decimals) = ticks(0.0, end, 4);
-    for mark in marks {
-        let [x, y] = at([mark, low]);
-        svg.line("axis", [x, y], [x, y + 4.0]);
-        svg.text("t-s", Anchor::Middle, [x, y + 17.0], &format::fixed(mark, decimals));
-    }
-    svg.line("axis", [LEFT, HEIGHT - BOTTOM], [WIDTH - right, HEIGHT - BOTTOM]);
-    svg.text("t-s", Anchor::Start, [0.0, 12.0], frame.y_label);
-    svg.text("t-s", Anchor::Middle, [LEFT + plot[0] / 2.0, HEIGHT - 5.0], frame.x_label);
-    if let Some((value, name)) = frame.level {
+    plot.axes(&mut svg, [axes.x_label, axes.y_label], 4);
+    if let Some((value, name)) = axes.level {
         let [_, y] = at([0.0, value]);
         svg.line("threshold", [LEFT, y], [WIDTH - right, y]);
         svg.text("t-s halo", Anchor::End, [WIDTH - right - 4.0, y - 5.0], name);
     }
     let mut labels: Vec<(f64, usize)> = Vec::new();
     for (k, series) in series.iter().enumerate() {
-        let drawn: Vec<[f64; 2]> = if frame.steps { stairs(&series.points) } else { series.points.clone() };
-        let drawn: Vec<[f64; 2]> = drawn.into_iter().map(at).collect();
+        let drawn: Vec<[f64; 2]> = stairs(&series.points).into_iter().map(at).collect();
         svg.path(&format!("line s{} d{}", k % 6, k % 6), &drawn);
         // Marks only where the line rises, and not so many that they touch.
         let mut last = f64::NEG_INFINITY;
         for point in series.points.iter().map(|point| at(*point)) {
-            if point[0] >= last + 14.0 && series.points.len() <= 400 && !series.name.is_empty() {
+            if point[0] >= last + 14.0 && series.points.len() <= 400 {
                 svg.mark(&format!("mark s{}", k % 6), k, point, 3.4, None);
                 last = point[0];
             }
@@ -92,43 +75,23 @@ pub(crate) fn lines(frame: &Frame<'_>, series: &[Series]) -> Option<String> {
         }
     }
     let ends: Vec<f64> = labels.iter().map(|(y, _)| *y).collect();
-    for ((y, k), place) in labels.iter().zip(spread(&ends, LABEL, TOP, HEIGHT - BOTTOM)) {
+    for ((y, k), place) in labels.iter().zip(spread(&ends, LABEL, TOP, HEIGHT - BELOW)) {
         let series = series[*k];
         let x = WIDTH - right;
-        if !series.name.is_empty() {
-            svg.line("leader", [x + 2.0, *y], [x + 9.0, place]);
-            svg.mark(&format!("mark s{}", k % 6), *k, [x + 15.0, place], 3.4, None);
-            svg.label("t", Anchor::Start, [x + 23.0, place + 4.0], &label(series), Some(&series.name), false);
-        }
+        svg.line("leader", [x + 2.0, *y], [x + 9.0, place]);
+        svg.mark(&format!("mark s{}", k % 6), *k, [x + 15.0, place], 3.4, None);
+        svg.label("t", Anchor::Start, [x + 23.0, place + 4.0], &label(series), Some(&series.name), false);
     }
     let described: Vec<String> = series
         .iter()
         .filter_map(|series| {
             let ([_, first], [count, last]) = (series.points.first()?, series.points.last()?);
             let (first, last) = (format::score(*first), format::score(*last));
-            Some(format!("{} from {first} to {last} after {} {}", series.name, format::fixed(*count, 0), frame.x_label))
+            Some(format!("{} from {first} to {last} after {} {}", series.name, format::fixed(*count, 0), axes.x_label))
         })
         .collect();
-    let height = HEIGHT.max(TOP + BOTTOM + LABEL * series.len() as f64);
-    Some(svg.finish(frame.id, "chart wide", [WIDTH, height], frame.title, &format!("{}.", described.join("; "))))
-}
-
-/// A little more than the range of the values, which need not begin at 0 for lines.
-fn padded(low: f64, high: f64) -> (f64, f64) {
-    let pad = if high > low { (high - low) * 0.06 } else { 0.01 };
-    (low - pad, high + pad)
-}
-
-/// The corners of a line that holds each value until the next.
-fn stairs(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
-    let mut corners = Vec::with_capacity(points.len() * 2);
-    for (i, &point) in points.iter().enumerate() {
-        if let Some(before) = i.checked_sub(1).map(|i| points[i]) {
-            corners.push([point[0], before[1]]);
-        }
-        corners.push(point);
-    }
-    corners
+    let height = HEIGHT.max(TOP + BELOW + LABEL * series.len() as f64);
+    Some(svg.finish(axes.id, "chart wide", [WIDTH, height], axes.title, &format!("{}.", described.join("; "))))
 }
 
 /// Places near `wanted`, in its order, no two nearer than `gap`, from `low` on and to `high` where there is room.
@@ -157,7 +120,7 @@ fn spread(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    //! Labels and corners.
+    //! Labels.
     use super::*;
 
     #[test]
@@ -173,11 +136,5 @@ mod tests {
         check(&[99.0, 98.0, 97.0], 100.0);
         check(&[50.0; 20], 100.0);
         assert_eq!(spread(&[20.0, 60.0], 10.0, 0.0, 100.0), [20.0, 60.0]);
-    }
-
-    #[test]
-    fn values_hold_until_the_next() {
-        let found = stairs(&[[1.0, 0.5], [4.0, 0.7], [9.0, 0.7]]);
-        assert_eq!(found, [[1.0, 0.5], [4.0, 0.5], [4.0, 0.7], [9.0, 0.7], [9.0, 0.7]]);
     }
 }

@@ -3,7 +3,7 @@
 use crate::data::{Pair, Verdict};
 use crate::format;
 use crate::svg::{Anchor, Svg};
-use crate::words;
+use glue_text::words;
 
 const SIZE: f64 = 12.0;
 const CELL: f64 = 26.0;

@@ -81,6 +81,7 @@ pub(crate) fn routing(place: Place, routing: &Routing) -> Drawing {
         title: routing.title.clone(),
         description: format!("{} {}", notes.join(" "), described.join("; ")),
         notes,
+        series: false,
     }
 }
 

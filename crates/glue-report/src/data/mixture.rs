@@ -80,8 +80,6 @@ pub struct Router {
     pub experts: Vec<String>,
     /// How the tokens of each task spread over the experts.
     pub load: Vec<Load>,
-    /// Loss during training.
-    pub training: Vec<LossPoint>,
 }
 
 /// Skills against experts.
@@ -104,15 +102,6 @@ pub struct Load {
     pub task: String,
     /// Share of each expert, 0 to 1; together 1, or 0 for no tokens at all.
     pub shares: Vec<f64>,
-}
-
-/// Loss during training.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct LossPoint {
-    /// Steps done.
-    pub step: u64,
-    /// The loss.
-    pub loss: f64,
 }
 
 /// What the final model is.

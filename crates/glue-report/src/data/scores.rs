@@ -13,8 +13,6 @@ pub struct Task {
     pub description: Option<String>,
     /// How many items each split has.
     pub splits: Vec<SplitSize>,
-    /// What guessing scores, where that is known.
-    pub chance: Option<f64>,
 }
 
 /// A split of a task.
@@ -76,8 +74,6 @@ pub enum Role {
     Single,
     /// The merge of one cluster, without a mixture.
     Merged,
-    /// Something to compare with that is no result of the run, such as the uniform average of a cluster.
-    Reference,
     /// The model that the run ends with. One row at most.
     Final,
 }

@@ -113,7 +113,7 @@ pub enum CandidateKind {
 
 /// What could become an expert.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Candidate {
+pub struct ExpertCandidate {
     /// Its name.
     pub name: String,
     /// How it came to be.

@@ -3,7 +3,7 @@
 use crate::data::{Cost, Report};
 use crate::document::{Block, Cell, Table};
 use crate::format::{self, NONE};
-use crate::words;
+use glue_text::words;
 
 pub(super) fn cost(report: &Report, cost: Option<&Cost>) -> Vec<Block> {
     let mut blocks = Vec::new();
@@ -60,7 +60,6 @@ fn limits(report: &Report, cost: Option<&Cost>) -> Option<Table> {
     let experts = report.mixture.as_ref().map(|mixture| words::count(mixture.parameters_experts));
     row("time", limits.seconds.map(words::duration), cost.map(|cost| words::duration(cost.seconds())));
     row("memory", limits.memory_bytes.map(words::bytes), cost.and_then(Cost::peak_bytes).map(words::bytes));
-    row("disk", limits.disk_bytes.map(words::bytes), cost.and_then(Cost::disk_bytes).map(words::bytes));
     row("parameters of experts", limits.expert_parameters.map(words::count), experts);
     row("evaluations", limits.evaluations.map(words::count), Some(words::count(evaluations)));
     (!table.rows.is_empty()).then_some(table)

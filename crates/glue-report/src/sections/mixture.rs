@@ -2,12 +2,11 @@
 
 use super::{kept, paragraph};
 use crate::charts::drawing::Place;
-use crate::charts::lines::{Frame, Series, lines};
 use crate::charts::{letter, load, routing};
 use crate::data::{CandidateKind, FinalKind, Mixture, Report, Router};
 use crate::document::{Block, Cell, Chart, Column, Table, score_cell};
 use crate::format::{self, NONE};
-use crate::words;
+use glue_text::words;
 
 pub(super) fn candidates(report: &Report) -> Vec<Block> {
     if report.candidates.is_empty() {
@@ -165,17 +164,6 @@ pub(super) fn router(report: &Report) -> Vec<Block> {
         blocks.push(Block::Figures { caption, size: "pair", charts });
     }
     blocks.extend(load_table(router).map(|table| table.fold_above(0).block()));
-    let points = router.training.iter().map(|point| [point.step as f64, point.loss]).collect();
-    let frame = Frame {
-        id: "training",
-        title: "Loss of the router in training",
-        x_label: "steps",
-        y_label: "loss",
-        ..Frame::default()
-    };
-    if let Some(svg) = lines(&frame, &[Series { name: String::new(), points }]) {
-        blocks.push(Block::figure("Loss of the router in training.", "wide", svg));
-    }
     blocks
 }
 

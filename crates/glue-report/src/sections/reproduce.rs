@@ -3,7 +3,7 @@
 use crate::data::{Artifact, Report};
 use crate::document::{Block, Cell, Table};
 use crate::format::{self, NONE};
-use crate::words;
+use glue_text::words;
 
 pub(super) fn reproduce(report: &Report) -> Vec<Block> {
     let run = &report.run;

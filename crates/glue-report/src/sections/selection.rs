@@ -1,12 +1,12 @@
 //! Selective merging of each cluster: strategies, convergence, what was accepted, what was rejected, and the weights.
 
 use super::{kept, paragraph};
-use crate::charts::lines::{Frame, Series, lines};
+use crate::charts::lines::{Axes, Series, lines};
 use crate::data::{Cost, Report, Selection, StrategyResult, Weights};
 use crate::document::{Block, Cell, Column, Table, score_cell};
 use crate::format::{self, NONE};
 use crate::svg::slug;
-use crate::words;
+use glue_text::words;
 
 pub(super) fn selections(report: &Report, cost: Option<&Cost>) -> Vec<Block> {
     let mut blocks = Vec::new();
@@ -93,16 +93,15 @@ fn convergence(selection: &Selection) -> Option<Block> {
         .collect();
     let title = format!("Convergence of selective merging, cluster {}", selection.cluster);
     let id = format!("convergence-{}", slug(&selection.cluster));
-    let frame = Frame {
+    let axes = Axes {
         id: &id,
         title: &title,
         x_label: "evaluations",
         y_label: "best score so far on proxy",
         level: selection.best_member.map(|score| (score.value, "best member alone")),
-        steps: true,
     };
     let caption = "Best score so far on proxy; the axis does not begin at 0.";
-    lines(&frame, &series).map(|svg| Block::figure(caption, "wide", svg))
+    lines(&axes, &series).map(|svg| Block::figure(caption, "wide", svg))
 }
 
 /// The curve of a strategy, held until its last evaluation.

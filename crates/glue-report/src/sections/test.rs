@@ -62,9 +62,8 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
     // Single models from the best down, then what was made of them.
     let rank = |row: &TestRow| match row.role {
         Role::Single => 0,
-        Role::Reference => 1,
-        Role::Merged => 2,
-        Role::Final => 3,
+        Role::Merged => 1,
+        Role::Final => 2,
     };
     let value = |row: &TestRow| row.average(&report.tasks).map_or(f64::NEG_INFINITY, |score| score.value);
     rows.sort_by(|a, b| rank(a).cmp(&rank(b)).then(value(b).total_cmp(&value(a))));
@@ -72,7 +71,6 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
         Role::Single if Some(row.name.as_str()) == best => Fill::Best,
         Role::Single => Fill::Single,
         Role::Merged => Fill::Merged,
-        Role::Reference => Fill::Reference,
         Role::Final => Fill::Final,
     };
     let bars = |score: &dyn Fn(&TestRow) -> Option<Score>, oracle: Option<Score>| {
@@ -86,11 +84,8 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
          best single model, chosen by the test itself.",
         test.split
     ))];
-    let mut caption =
+    let caption =
         "Names in bold: the best single model and the final one. Hatched: merges. Solid: the final model. Dashed outline: the oracle.".to_string();
-    if rows.iter().any(|row| row.role == Role::Reference) {
-        caption += " Dotted: references.";
-    }
     blocks.push(Block::Figures { caption, size: "small", charts: panels(report, &summary, "test", &bars) });
     blocks.push(table(report, &rows, &summary).block());
     if let Some(oracle) = &summary.oracle {
@@ -133,7 +128,6 @@ fn table(report: &Report, rows: &[&TestRow], summary: &Summary) -> Table {
         let role = match row.role {
             Role::Single => "single",
             Role::Merged => "merged only",
-            Role::Reference => "reference",
             Role::Final => "final",
         };
         let mut cells = vec![Cell::new(&row.name).strong(row.role == Role::Final), Cell::new(role)];

@@ -5,7 +5,7 @@ use crate::charts::{dendrogram, heatmap, pairs};
 use crate::data::{Model, Pair, Report};
 use crate::document::{Block, Cell, Chart, Column, Table};
 use crate::format::{self, NONE, capital};
-use crate::words;
+use glue_text::words;
 use std::collections::BTreeSet;
 
 pub(super) fn inputs(report: &Report) -> Vec<Block> {
@@ -50,19 +50,12 @@ fn tasks(report: &Report) -> Table {
     }
     let mut table = Table::new("Tasks, and the number of items in each split.", &["task", "metric", "what it asks"]);
     table.columns.extend(splits.iter().map(|split| Column::number(split)));
-    let chance = report.tasks.iter().any(|task| task.chance.is_some());
-    if chance {
-        table.columns.push(Column::number("guessing"));
-    }
     for task in &report.tasks {
         let description = task.description.as_deref().unwrap_or(NONE);
         let mut row = vec![Cell::new(&task.name), Cell::new(&task.metric), Cell::new(description)];
         for split in &splits {
             let found = task.splits.iter().find(|entry| entry.split == *split);
             row.push(Cell::new(found.map_or(NONE.to_string(), |entry| words::count(entry.items as u64))));
-        }
-        if chance {
-            row.push(Cell::new(task.chance.map_or(NONE.to_string(), format::score)));
         }
         table.row(row);
     }

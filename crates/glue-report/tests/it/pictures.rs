@@ -1,6 +1,6 @@
 //! What every picture in a file of its own must hold: well-formed, self-contained, complete, whatever the names and figures.
 
-use glue_report::pictures::{self, Routing, RoutingRow};
+use glue_report::pictures::{self, Convergence, Routing, RoutingRow, StrategyScores};
 use glue_report::{Cluster, Dendrogram, Join, ReportError, Scale, Similarity};
 use crate::support::{Page, check_pictures, parse};
 
@@ -287,4 +287,62 @@ fn contradictions_are_refused() {
 #[test]
 fn equal_data_gives_equal_bytes() {
     assert_eq!(pictures::routing(&routing()).unwrap(), pictures::routing(&routing()).unwrap());
+}
+
+fn convergence() -> Convergence {
+    let strategy = |name: &str, points: &[(usize, f64)]| StrategyScores { name: name.into(), points: points.to_vec() };
+    let many: Vec<(usize, f64)> = (6..46).map(|i| (i, 0.5 + 0.002 * ((i * 7) % 20) as f64)).collect();
+    Convergence {
+        title: "convergence".into(),
+        score: "average score".into(),
+        evaluations: 50,
+        strategies: vec![
+            strategy("baseline", &[(1, 0.4), (2, 0.5), (3, 0.01), (4, 0.02)]),
+            strategy(NAMES[0], &many),
+            strategy("none", &[]),
+        ],
+    }
+}
+
+#[test]
+fn convergence_has_a_mark_for_each_candidate_a_legend_and_the_best_so_far() {
+    let page = drawn(&pictures::convergence(&convergence()).unwrap());
+    let marks = |form: &str, class: &str| of_class(&page, form, class);
+    // Each strategy has its candidates and its place in the legend; of 44 candidates the two lowest are below the axis.
+    assert_eq!((marks("circle", "s0"), marks("polygon", "s1"), marks("polygon", "s2")), (2 + 1, 40 + 1, 1));
+    let texts: Vec<&str> = page.all("text").map(|text| text.text.as_str()).collect();
+    for text in [
+        "evaluations",
+        "average score",
+        "best so far",
+        "baseline",
+        SHOWN[0],
+        "0",
+        "50",
+        "2 candidates are below the axis.",
+    ] {
+        assert!(texts.contains(&text), "{text}: {texts:?}");
+    }
+    // Steps never go down, and end at the last evaluation.
+    let path =
+        page.all("path").find(|path| path.get("class") == Some("stairs")).and_then(|path| path.get("d")).unwrap();
+    let corners: Vec<[f64; 2]> = path
+        .trim_start_matches('M')
+        .split('L')
+        .map(|corner| corner.split(' ').map(|x| x.parse().unwrap()).collect::<Vec<f64>>().try_into().unwrap())
+        .collect();
+    assert!(corners.windows(2).all(|pair| pair[1][0] >= pair[0][0] && pair[1][1] <= pair[0][1]), "{corners:?}");
+    let axis = page.all("line").filter(|line| line.get("class") == Some("axis")).last().unwrap();
+    assert_eq!(corners.last().unwrap()[0].to_string(), axis.get("x2").unwrap());
+
+    let nothing = Convergence { title: "nothing".into(), ..Convergence::default() };
+    assert!(drawn(&pictures::convergence(&nothing).unwrap()).text().contains("No candidate has a score."));
+    let check = |point, expected: &str| {
+        let mut search = convergence();
+        search.strategies[1].points.push(point);
+        let error = pictures::convergence(&search).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check((47, f64::NAN), "a finite number is needed");
+    check((51, 0.5), "a number below 51 expected, found 51");
 }

@@ -12,7 +12,7 @@
 //! Discrete coordinates take part with their place in the unit box; those of equal value there are the same point.
 
 use super::{POPULATION, from_state, to_state};
-use crate::def::{Optimiser, OptimiserDef, Setup, Trial};
+use crate::def::{Optimiser, OptimiserDef, OptimiserSetup, Trial};
 use crate::error::SearchError;
 use crate::params::ParamSpec;
 use crate::random::Random;
@@ -88,7 +88,7 @@ struct Shade {
 }
 
 impl Shade {
-    fn new(setup: &Setup<'_>) -> Self {
+    fn new(setup: &OptimiserSetup<'_>) -> Self {
         let mut random = Random::new(setup.seed, 0);
         let population = setup.params.integer("population") as usize;
         let mut initial: Vec<_> = setup.start.iter().take(population).cloned().collect();
@@ -247,7 +247,7 @@ impl Optimiser for Shade {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Coordinate, Direction, Options, Search, Setting, Space};
+    use crate::{Coordinate, Direction, Options, ParamSetting, Search, Space};
 
     #[test]
     fn keeps_its_promises() {
@@ -256,7 +256,7 @@ mod tests {
 
     fn best(settings: &[(&str, f64)], evaluations: u64, f: impl Fn(&[f64]) -> f64) -> f64 {
         let space = Space::new((0..10).map(|i| Coordinate::real(format!("x{i}"), -5.0, 5.0)).collect()).unwrap();
-        let settings = settings.iter().map(|(k, v)| (k.to_string(), Setting::Number(*v))).collect();
+        let settings = settings.iter().map(|(k, v)| (k.to_string(), ParamSetting::Number(*v))).collect();
         let objectives = vec![Direction::Minimise];
         let options = Options { objectives, evaluations, settings, seed: 3, ..Options::default() };
         let mut search = Search::new(&DIFFERENTIAL_EVOLUTION, space, options).unwrap();
@@ -283,7 +283,8 @@ mod tests {
         let def = &DIFFERENTIAL_EVOLUTION;
         let space = Space::new(vec![Coordinate::real("x", 0.0, 1.0)]).unwrap();
         let params = crate::Params::check(def.name, def.params, &[]).unwrap();
-        let mut shade = Shade::new(&Setup { space: &space, objectives: 1, seed: 0, start: &[], params: &params });
+        let mut shade =
+            Shade::new(&OptimiserSetup { space: &space, objectives: 1, seed: 0, start: &[], params: &params });
         shade.remember(&[(3.0, 0.5, 0.0), (1.0, 1.0, 0.8)]);
         // (¾·¼ + ¼·1)/(¾·½ + ¼·1) and (¼·0.64)/(¼·0.8).
         let (factor, crossover) = shade.memory[0];

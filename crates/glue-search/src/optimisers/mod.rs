@@ -4,6 +4,7 @@ mod cma;
 mod differential_evolution;
 mod nsga2;
 mod random_search;
+mod sampler;
 mod sobol;
 mod sobol_table;
 

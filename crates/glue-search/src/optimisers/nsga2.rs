@@ -3,13 +3,13 @@
 //! Parents are chosen by binary tournament: the lower rank wins, of equals the less crowded. Children by simulated binary
 //! crossover (η_c = 15, probability 0.9 per pair, ½ per coordinate) and polynomial mutation (η_m = 20, probability 1/n per
 //! coordinate), both within bounds. Parents and children together are sorted into fronts; the best fill the next population, the
-//! last front by crowding. A child that is the same point as another member is made anew, a few times.
+//! last front by crowding. A child that is the same point as another member is made again, a few times.
 //!
 //! Deb, Pratap, Agarwal and Meyarivan, IEEE Trans. Evol. Comput. 6 (2002); Deb and Agrawal, *Simulated binary crossover for
 //! continuous search space*, Complex Systems 9 (1995).
 
 use super::{POPULATION, from_state, to_state};
-use crate::def::{Optimiser, OptimiserDef, Setup, Trial};
+use crate::def::{Optimiser, OptimiserDef, OptimiserSetup, Trial};
 use crate::error::SearchError;
 use crate::front::{crowding_distance, non_dominated_sort};
 use crate::params::ParamSpec;
@@ -75,11 +75,11 @@ struct Nsga2 {
     population: Population,
 }
 
-/// How often a child that exists already is made anew.
+/// How often a child that exists already is made again.
 const ATTEMPTS: usize = 10;
 
 impl Nsga2 {
-    fn new(setup: &Setup<'_>) -> Self {
+    fn new(setup: &OptimiserSetup<'_>) -> Self {
         let random = Random::new(setup.seed, 0);
         Self {
             space: setup.space.clone(),

@@ -4,15 +4,16 @@
 //! of i. For a polynomial x^s + a_1 x^(s-1) + … + 1: v_k = a_1 v_(k-1) ⊕ … ⊕ v_(k-s) ⊕ v_(k-s)/2^s. Sobol', USSR Comput. Math.
 //! Math. Phys. 7 (1967); Bratley and Fox, ACM TOMS 14 (1988); direction numbers of Joe and Kuo (2008).
 //!
-//! Scrambling is nested and uniform: whether a bit is turned depends on all bits before it and on the seed. Every point is
+//! Scrambling is nested and uniform: whether a bit is flipped depends on all bits before it and on the seed. Every point is
 //! then uniform by itself, and the net stays one. Owen, *Randomly permuted (t, m, s)-nets and (t, s)-sequences*, 1995.
 //!
 //! Coordinates beyond the table are uniform random numbers: a mixture known as padding (Owen, *Latin supercube sampling*,
 //! ACM TOMACS 8, 1998).
 
+use super::sampler::{Points, Sampler};
 use super::sobol_table::JOE_KUO;
-use super::{POPULATION, from_state, to_state};
-use crate::def::{Optimiser, OptimiserDef, Setup, Trial};
+use super::{POPULATION, from_state};
+use crate::def::{OptimiserDef, OptimiserSetup};
 use crate::params::ParamSpec;
 use crate::random::{Random, mix};
 use serde::{Deserialize, Serialize};
@@ -27,8 +28,8 @@ pub const SOBOL: OptimiserDef = OptimiserDef {
         POPULATION,
         ParamSpec::flag("scramble", "Whether the seed permutes the points; without it they are always the same.", true),
     ],
-    build: |setup| Ok(Box::new(Sobol::new(setup))),
-    restore: |_, state| Ok(Box::new(from_state::<Sobol>("sobol", state)?)),
+    build: |setup| Ok(Box::new(Sampler::new(setup, Sobol::new(setup)))),
+    restore: |_, state| Ok(Box::new(from_state::<Sampler<Sobol>>("sobol", state)?)),
 };
 
 const BITS: u32 = 32;
@@ -76,24 +77,22 @@ struct Sobol {
     /// For coordinates beyond the table.
     random: Random,
     dimension: usize,
-    population: usize,
     next: u32,
-    start: Vec<Vec<f64>>,
 }
 
 impl Sobol {
-    fn new(setup: &Setup<'_>) -> Self {
+    fn new(setup: &OptimiserSetup<'_>) -> Self {
         Self {
             seed: setup.seed,
             scramble: setup.params.flag("scramble"),
             random: Random::new(setup.seed, 0),
             dimension: setup.space.dimension(),
-            population: setup.params.integer("population") as usize,
             next: 0,
-            start: setup.start.to_vec(),
         }
     }
+}
 
+impl Points for Sobol {
     fn point(&mut self) -> Vec<f64> {
         let index = self.next;
         self.next = self.next.wrapping_add(1);
@@ -106,24 +105,6 @@ impl Sobol {
         let mut point: Vec<f64> = (0..self.dimension.min(JOE_KUO.len() + 1)).map(coordinate).collect();
         point.resize_with(self.dimension, || self.random.uniform());
         point
-    }
-}
-
-impl Optimiser for Sobol {
-    fn propose(&mut self) -> Vec<Vec<f64>> {
-        let mut points: Vec<_> = self.start.drain(..self.start.len().min(self.population)).collect();
-        points.resize_with(self.population, || self.point());
-        points
-    }
-
-    fn learn(&mut self, _: &[Trial<'_>]) {}
-
-    fn waits(&self) -> bool {
-        false
-    }
-
-    fn state(&self) -> String {
-        to_state(self)
     }
 }
 

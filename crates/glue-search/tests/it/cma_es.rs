@@ -1,7 +1,7 @@
 //! CMA-ES and its separable variant: invariance, borders, discrete coordinates, plateaus, dimensions, convergence.
 
 use glue_search::{
-    CMA_ES, Candidate, Coordinate, Direction, Done, OptimiserDef, Options, SEP_CMA_ES, Search, Setting, Space,
+    CMA_ES, CandidatePoint, Coordinate, Direction, Done, OptimiserDef, Options, ParamSetting, SEP_CMA_ES, Search, Space,
 };
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn reals(n: usize) -> Space {
     Space::new((0..n).map(|i| Coordinate::real(format!("x{i}"), -5.0, 5.0)).collect()).unwrap()
 }
 
-fn search(def: &OptimiserDef, space: Space, seed: u64, evaluations: u64, settings: &[(&str, Setting)]) -> Search {
+fn search(def: &OptimiserDef, space: Space, seed: u64, evaluations: u64, settings: &[(&str, ParamSetting)]) -> Search {
     let settings = settings.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
     let objectives = vec![Direction::Minimise];
     Search::new(def, space, Options { objectives, seed, evaluations, settings, ..Options::default() }).unwrap()
@@ -29,8 +29,8 @@ fn minimise(mut search: Search, target: f64, f: impl Fn(&[f64]) -> f64) -> (f64,
     (search.best().map_or(f64::INFINITY, |b| b.objectives[0]), None)
 }
 
-fn default_population() -> [(&'static str, Setting); 1] {
-    [("population", Setting::Number(0.0))]
+fn default_population() -> [(&'static str, ParamSetting); 1] {
+    [("population", ParamSetting::Number(0.0))]
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn discrete_coordinates_do_not_freeze() {
         quadratic + 5.0 - x[10..].iter().sum::<f64>()
     };
     let arrived = |seed| {
-        minimise(search(&CMA_ES, space(), seed, 12_000, &[("restarts", Setting::Text("none".into()))]), 1e-8, f).1
+        minimise(search(&CMA_ES, space(), seed, 12_000, &[("restarts", ParamSetting::Text("none".into()))]), 1e-8, f).1
     };
     let successes = (0..5).filter(|s| arrived(*s).is_some()).count();
     assert!(successes >= 4, "{successes} of 5 runs without a restart");
@@ -128,7 +128,7 @@ fn separable_is_fast_where_coordinates_are_independent() {
 #[test]
 fn a_run_ends_and_another_one_begins() {
     let f = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
-    let mut once = search(&CMA_ES, reals(3), 1, 100_000, &[("restarts", Setting::Text("none".into()))]);
+    let mut once = search(&CMA_ES, reals(3), 1, 100_000, &[("restarts", ParamSetting::Text("none".into()))]);
     while once.done().is_none() {
         for c in once.ask() {
             once.tell(c.id, &[f(&c.point)]).unwrap();
@@ -137,7 +137,7 @@ fn a_run_ends_and_another_one_begins() {
     assert!(matches!(once.done(), Some(Done::Stopped(_))) && once.told() < 5000, "{:?} {}", once.done(), once.told());
     assert!(once.best().unwrap().objectives[0] < 1e-12);
     for policy in ["ipop", "bipop"] {
-        let mut again = search(&CMA_ES, reals(3), 1, 30_000, &[("restarts", Setting::Text(policy.into()))]);
+        let mut again = search(&CMA_ES, reals(3), 1, 30_000, &[("restarts", ParamSetting::Text(policy.into()))]);
         let mut sizes = Vec::new();
         while again.done().is_none() {
             let batch = again.ask();
@@ -157,7 +157,7 @@ fn rastrigin_is_solved_by_restarts() {
     let rastrigin =
         |x: &[f64]| x.iter().map(|x| x * x + 10.0 - 10.0 * (2.0 * std::f64::consts::PI * x).cos()).sum::<f64>();
     for policy in ["ipop", "bipop"] {
-        let settings = [("population", Setting::Number(0.0)), ("restarts", Setting::Text(policy.into()))];
+        let settings = [("population", ParamSetting::Number(0.0)), ("restarts", ParamSetting::Text(policy.into()))];
         let (loss, evaluations) = minimise(search(&CMA_ES, reals(5), 4, 60_000, &settings), 1e-8, rastrigin);
         assert!(evaluations.is_some(), "{policy}: {loss}");
     }
@@ -171,7 +171,13 @@ fn a_plateau_is_left() {
     assert!(loss < 0.5, "{loss}");
 }
 
-fn course(def: &OptimiserDef, n: usize, seed: u64, generations: usize, f: impl Fn(&Candidate) -> f64) -> Vec<Vec<f64>> {
+fn course(
+    def: &OptimiserDef,
+    n: usize,
+    seed: u64,
+    generations: usize,
+    f: impl Fn(&CandidatePoint) -> f64,
+) -> Vec<Vec<f64>> {
     let mut search = search(def, reals(n), seed, 1_000_000, &[]);
     let mut all = Vec::new();
     for _ in 0..generations {

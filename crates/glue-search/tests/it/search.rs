@@ -1,20 +1,20 @@
 //! What a search promises: its course, its best, its budget, its refusals.
 
 use glue_search::{
-    CMA_ES, Candidate, Coordinate, Direction, Done, NSGA2, Options, RANDOM, Registry, SOBOL, Search, SearchError,
-    Setting, Space,
+    CMA_ES, CandidatePoint, Coordinate, Direction, Done, NSGA2, OptimiserRegistry, Options, ParamSetting, RANDOM,
+    SOBOL, Search, SearchError, Space,
 };
 
 fn reals(n: usize) -> Space {
     Space::new((0..n).map(|i| Coordinate::real(format!("x{i}"), -5.0, 5.0)).collect()).unwrap()
 }
 
-fn options(evaluations: u64, settings: &[(&str, Setting)]) -> Options {
+fn options(evaluations: u64, settings: &[(&str, ParamSetting)]) -> Options {
     let settings = settings.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
     Options { objectives: vec![Direction::Minimise], evaluations, settings, seed: 5, ..Options::default() }
 }
 
-fn run(search: &mut Search, f: impl Fn(&Candidate) -> Option<f64>) {
+fn run(search: &mut Search, f: impl Fn(&CandidatePoint) -> Option<f64>) {
     while search.done().is_none() {
         let batch = search.ask();
         assert!(!batch.is_empty(), "a search that is not over, with nothing out, has candidates");
@@ -33,7 +33,7 @@ fn sphere(x: &[f64]) -> f64 {
 
 #[test]
 fn the_budget_is_kept_and_can_be_raised() {
-    let f = |c: &Candidate| Some(sphere(&c.point));
+    let f = |c: &CandidatePoint| Some(sphere(&c.point));
     let mut whole = Search::new(&CMA_ES, reals(4), options(100, &[])).unwrap();
     run(&mut whole, f);
     // Cut in the middle of a generation of 15.
@@ -41,7 +41,7 @@ fn the_budget_is_kept_and_can_be_raised() {
     run(&mut parts, f);
     assert_eq!((parts.told(), parts.done()), (40, Some(Done::Evaluations)));
     assert!(parts.ask().is_empty());
-    let mut parts = Search::restore(&Registry::builtin(), &parts.state()).unwrap();
+    let mut parts = Search::restore(&OptimiserRegistry::builtin(), &parts.state()).unwrap();
     parts.set_evaluations(100);
     assert_eq!(parts.done(), None);
     run(&mut parts, f);
@@ -129,10 +129,10 @@ fn refusals() {
     assert_eq!(refused(&NSGA2, reals(2), none), "nsga2 works on one or more objectives, found 0");
     let outside = Options { start: vec![vec![0.0, 6.0]], ..Options::default() };
     assert_eq!(refused(&CMA_ES, reals(2), outside), "coordinate `x1`: expected a number from -5 to 5, found 6");
-    let wrong = options(9, &[("sigma", Setting::Number(2.0))]);
+    let wrong = options(9, &[("sigma", ParamSetting::Number(2.0))]);
     assert_eq!(refused(&CMA_ES, reals(2), wrong), "cma_es: `sigma` must be a number from 0.000001 to 1, found 2");
 
-    let registry = Registry::builtin();
+    let registry = OptimiserRegistry::builtin();
     for broken in [
         before.replacen("cma_es", "cma", 1),
         before.replacen("\"next\":15", "\"next\":16", 1),
@@ -174,16 +174,16 @@ fn a_start_is_where_a_search_begins() {
     let start = vec![vec![4.0, -4.0, 3.0]];
     for name in ["differential_evolution", "nsga2", "sobol", "random"] {
         let options = Options { start: start.clone(), ..Options::default() };
-        let mut search = Search::new(Registry::builtin().get(name).unwrap(), reals(3), options).unwrap();
+        let mut search = Search::new(OptimiserRegistry::builtin().get(name).unwrap(), reals(3), options).unwrap();
         assert_eq!(search.ask()[0].point, start[0], "{name}");
     }
     for name in ["cma_es", "sep_cma_es"] {
         let options = Options {
             start: start.clone(),
-            settings: vec![("sigma".into(), Setting::Number(1e-6))],
+            settings: vec![("sigma".into(), ParamSetting::Number(1e-6))],
             ..Options::default()
         };
-        let mut search = Search::new(Registry::builtin().get(name).unwrap(), reals(3), options).unwrap();
+        let mut search = Search::new(OptimiserRegistry::builtin().get(name).unwrap(), reals(3), options).unwrap();
         // Six standard deviations of 1e-6 of the range.
         assert!(
             search.ask().iter().all(|c| c.point.iter().zip(&start[0]).all(|(x, s)| (x - s).abs() < 6e-5)),

@@ -11,13 +11,13 @@ use std::sync::Arc;
 /// activations and logits of one pass for each thread.
 pub(super) fn bytes_of(plan: &MergePlan) -> u64 {
     const ROWS: u64 = 1024;
-    const MOST_LOGITS: u64 = 64 << 20;
+    const MAX_LOGITS: u64 = 64 << 20;
     let threads = rayon::current_num_threads();
     let merge = estimate(plan, threads);
     let size = |n: Option<usize>| n.unwrap_or(0) as u64;
     let config = &plan.config;
     let activations = ROWS * 4 * (8 * size(config.hidden_size()) + 3 * size(config.intermediate_size()));
-    let logits = (ROWS * 4 * size(config.vocab_size())).min(MOST_LOGITS);
+    let logits = (ROWS * 4 * size(config.vocab_size())).min(MAX_LOGITS);
     merge.write_bytes + merge.peak_memory_bytes.max(threads as u64 * (activations + logits))
 }
 
@@ -32,7 +32,7 @@ impl InMemory {
         InMemory { tensors: plan.tensors.iter().map(|tensor| Mutex::new(zeros(tensor))).collect() }
     }
 
-    /// As a model takes them; integers are of no use to one.
+    /// The floating-point tensors, as a model takes them.
     pub(super) fn weights(self, plan: &MergePlan) -> Result<Weights, WeightError> {
         let mut weights = Vec::with_capacity(self.tensors.len());
         for (tensor, bytes) in plan.tensors.iter().zip(self.tensors) {

@@ -1,6 +1,7 @@
-//! What a scorer in this process is told.
+//! Options of a scorer in this process.
 
-use crate::race::{RaceConfig, RaceError};
+use crate::config::{SearchConfig, Validation};
+use crate::race::{RaceConfig, RaceError, Rule};
 use glue_eval::{EvalError, EvalOptions};
 use glue_merge::Registry;
 use glue_progress::CancelToken;
@@ -8,17 +9,17 @@ use glue_recipe::{PlanOptions, SharedExecutor};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Which items are searched on, and which are held out.
+/// Which items the search uses, and which are held out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ItemsConfig {
-    /// The split that is searched on; each task's own by default.
+    /// The split of the search items. Default: each task's own.
     pub split: Option<String>,
-    /// Share of its items that is held out for validation, in [0, 1): as near as can be for each task, chosen by a hash. Default: 0.
+    /// Fraction of the items of each task that is held out for validation, in [0, 1), chosen by a hash. Default: 0.
     pub validation_fraction: f64,
-    /// Another split whose items are the validation part, instead of a share.
+    /// Another split whose items are held out, instead of a fraction. Default: none.
     pub validation_split: Option<String>,
-    /// What the choice of the items held out depends on. Default: 0.
+    /// Seed of the choice of validation items. Default: 0.
     pub seed: u64,
 }
 
@@ -35,23 +36,66 @@ pub struct LocalOptions {
     pub registry: Registry,
     /// Where relative paths start, and what else a plan depends on besides the recipe.
     pub plan: PlanOptions,
-    /// How items are asked. Its split and its cache are not used.
+    /// How items are scored. Its split and its cache are not used.
     pub eval: EvalOptions,
-    /// Which items.
+    /// The items to score on. Default: all of the split of each task.
     pub items: ItemsConfig,
-    /// Whether candidates are dropped before all items are asked.
+    /// When candidates are dropped before all items are scored.
     pub race: RaceConfig,
-    /// What merges candidates. Default: the processor.
+    /// What merges candidates. Default: the CPU.
     pub executor: SharedExecutor,
-    /// Most bytes that candidates scored at once may take together, as estimated from headers; memory maps of the inputs are
-    /// not counted. No limit by default.
+    /// Maximum bytes of all candidates in memory together, as estimated from headers, excluding memory-mapped inputs. Default:
+    /// no limit.
     pub memory: Option<u64>,
-    /// Most candidates at once. Default: as many as there are threads.
+    /// Maximum number of candidates in parallel. Default: the number of threads.
     pub parallel: Option<usize>,
-    /// Directory where scores are kept for later runs; none by default.
+    /// Directory in which scores are kept for later runs. Default: none.
     pub cache: Option<PathBuf>,
     /// Once cancelled, scoring ends with [`Stopped`](crate::contract::Stopped).
     pub cancel: CancelToken,
+}
+
+impl LocalOptions {
+    /// What `config` says about items, prompts, racing, memory and parallel candidates. The rest are defaults: operators, executor,
+    /// links and cancellation belong to the program, not to the config.
+    ///
+    /// The seed of the config decides which items are held out, which examples stand in a prompt and what is sampled.
+    ///
+    /// # Errors
+    /// [`ScorerError::Key`] for a size of memory that is none.
+    pub fn from_config(config: &SearchConfig) -> Result<LocalOptions, ScorerError> {
+        let (validation_fraction, validation_split) = match &config.validation {
+            Validation::Fraction(fraction) => (*fraction, None),
+            Validation::Split { split } => (0.0, Some(split.clone())),
+        };
+        let size = |text: &str| {
+            glue_text::size::parse(text).map_err(|error| ScorerError::Key {
+                key: "memory",
+                expected: "a size such as `4GiB`",
+                found: format!("`{text}`: {error}"),
+            })
+        };
+        Ok(LocalOptions {
+            eval: EvalOptions {
+                limit: config.limit,
+                seed: config.seed,
+                num_fewshot: config.num_fewshot,
+                apply_chat_template: config.apply_chat_template,
+                allow_code_execution: config.allow_code_execution,
+                ..EvalOptions::default()
+            },
+            items: ItemsConfig {
+                split: Some(config.split.clone()),
+                validation_fraction,
+                validation_split,
+                seed: config.seed,
+            },
+            race: RaceConfig { rule: if config.racing { Rule::Exact } else { Rule::Off }, ..RaceConfig::default() },
+            memory: config.memory.as_deref().map(size).transpose()?,
+            parallel: config.parallel,
+            ..LocalOptions::default()
+        })
+    }
 }
 
 impl Default for LocalOptions {
@@ -71,27 +115,27 @@ impl Default for LocalOptions {
     }
 }
 
-/// Why candidates cannot be scored at all.
+/// Why no candidate can be scored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScorerError {
-    /// A task or an item is not sound.
+    /// A task or an item is invalid.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// The race cannot be run.
+    /// The options of the race are invalid.
     #[error(transparent)]
     Race(#[from] RaceError),
-    /// A key of the config.
+    /// A key of the config has an invalid value.
     #[error("`{key}`: expected {expected}, found {found}")]
     Key {
         /// The key.
         key: &'static str,
-        /// What would do.
+        /// What is expected.
         expected: &'static str,
         /// What was given.
         found: String,
     },
-    /// The cache's directory cannot be made.
+    /// The directory of the cache cannot be created.
     #[error("{}", path.display())]
     Cache {
         /// The directory.
@@ -100,4 +144,44 @@ pub enum ScorerError {
         #[source]
         error: std::io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    //! Each key of a config reaches its option.
+    use super::*;
+    use crate::strategy::StrategyRegistry;
+
+    fn options(rest: &str) -> Result<LocalOptions, String> {
+        let text = format!("models: [a, b]\ntasks: [t]\n{rest}");
+        let config = SearchConfig::parse(&text, "search.yml", &StrategyRegistry::builtin()).expect("a config");
+        LocalOptions::from_config(&config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_config_decides_about_items_prompts_racing_and_memory() {
+        let least = options("").expect("options");
+        assert_eq!((least.race.rule, least.memory, least.parallel), (Rule::Exact, None, None));
+        let items = ItemsConfig { split: Some("proxy".into()), validation_fraction: 0.2, ..ItemsConfig::default() };
+        assert_eq!((&least.items, least.eval.seed), (&items, 0));
+
+        let full = options(
+            "seed: 7\nsplit: dev\nvalidation: {split: held}\nracing: false\nmemory: 4GiB\nparallel: 3\nlimit: 50\n\
+             num_fewshot: 2\napply_chat_template: true\nallow_code_execution: true\n",
+        );
+        let full = full.expect("options");
+        let items = ItemsConfig {
+            split: Some("dev".into()),
+            validation_fraction: 0.0,
+            validation_split: Some("held".into()),
+            seed: 7,
+        };
+        assert_eq!((full.items, full.race.rule), (items, Rule::Off));
+        assert_eq!((full.memory, full.parallel), (Some(4 << 30), Some(3)));
+        let eval = &full.eval;
+        assert_eq!((eval.seed, eval.limit, eval.num_fewshot), (7, Some(50), Some(2)));
+        assert!(eval.apply_chat_template && eval.allow_code_execution);
+        let error = options("memory: much\n").expect_err("no size");
+        assert!(error.starts_with("`memory`: expected a size such as `4GiB`, found `much`: "), "{error}");
+    }
 }

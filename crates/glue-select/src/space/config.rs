@@ -1,4 +1,4 @@
-//! What a config says about the space.
+//! The space in a config.
 
 use super::SpaceError;
 use glue_merge::Setting;
@@ -9,27 +9,27 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpaceConfig {
-    /// Merge methods; with several, which one is searched too. Default: `task_arithmetic`.
+    /// Merge methods; with several, the method is searched too. Default: `task_arithmetic`.
     pub methods: Vec<MethodConfig>,
-    /// Contiguous groups of layers with weights of their own, as equal in size as can be; embedding, head and final norm
-    /// are a group besides. 0, the default, is one weight for all tensors of a model.
+    /// Number of contiguous groups of layers with separate weights, as equal in size as possible; embedding, head and final norm
+    /// are one more group. 0, the default, is one weight for all tensors of a model.
     pub layer_groups: usize,
-    /// Parts of names of tensors: those within the layers whose name contains one have weights of their own, by the first
-    /// that matches. Default: none.
+    /// Parts of tensor names: tensors within the layers whose name contains one have separate weights, by the first that
+    /// matches. Default: none.
     pub filters: Vec<String>,
     /// Whether weights may be as far below 0 as above it. Default: no.
     pub negative_weights: bool,
-    /// Whether the weights of all models in a group sum to 1: divided by their sum, or, where they may be negative, all
-    /// changed by the same amount. Default: no.
+    /// Whether the weights of all models in a group sum to 1: divided by their sum or, if they may be negative, all shifted by the
+    /// same amount. Default: no.
     pub normalise: bool,
     /// Weights as a curve over the layers, linear between so many points, instead of groups of layers; `true` is 3 points.
     /// Default: no.
     pub smooth: Smooth,
-    /// Paths of statistics, as `glue calibrate` writes them, by the paths of their models: for methods that work with
+    /// Paths of statistics, as `glue calibrate` writes them, by the paths of their models: for methods that use
     /// statistics of models. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub statistics: BTreeMap<String, String>,
-    /// Path of the statistics of the base: for methods that work with those. Default: none.
+    /// Path of the statistics of the base: for methods that use them. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_statistics: Option<String>,
 }
@@ -49,13 +49,13 @@ impl Default for SpaceConfig {
     }
 }
 
-/// Whether a curve replaces groups of layers, and by how many points.
+/// Whether a curve replaces groups of layers, and with how many points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected true, false or a number of points")]
 pub enum Smooth {
     /// With 3 points, or not at all.
     Flag(bool),
-    /// With so many points, at least 2.
+    /// With this many points, at least 2.
     Points(usize),
 }
 
@@ -69,17 +69,17 @@ impl Smooth {
     }
 }
 
-/// A method by its name, or with choices about its parameters.
+/// A method by name, or with choices about its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected the name of a method, or {NAME: {PARAMETER: CHOICE}}")]
 pub enum MethodConfig {
-    /// All parameters as they are declared.
+    /// All parameters as declared.
     Name(String),
-    /// One name, with the parameters that are fixed or searched otherwise than declared.
+    /// One name, with the parameters that are fixed or searched differently.
     With(BTreeMap<String, BTreeMap<String, Choice>>),
 }
 
-/// What is done about a parameter.
+/// How a parameter is fixed or searched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a value, {options: [...]}, or a range of min, max, log and per")]
 pub enum Choice {
@@ -95,7 +95,7 @@ pub enum Choice {
     Range(Range),
 }
 
-/// Values to choose between.
+/// Values to choose from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
@@ -115,32 +115,32 @@ pub enum Fixed {
     Text(String),
 }
 
-/// Bounds of a number; what is left out is as the operator declares it.
+/// Bounds of a number; absent bounds are those that the operator declares.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Range {
-    /// The least.
+    /// The minimum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<f64>,
-    /// The greatest.
+    /// The maximum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
-    /// Whether equal factors are equal steps. Default: no.
+    /// Whether the scale is logarithmic. Default: no.
     pub log: bool,
-    /// How often it is there. Default: `group` for weights, `model` for other parameters of a model, else `all`.
+    /// What gets separate values. Default: `group` for weights, `model` for other parameters of a model, otherwise `all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per: Option<Per>,
 }
 
-/// How many values a parameter has.
+/// What gets separate values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
-    /// One.
+    /// One value for all.
     All,
-    /// One for each model.
+    /// A value for each model.
     Model,
-    /// One for each group of tensors and, where it belongs to a model, for each model.
+    /// A value for each group of tensors and, for parameters of a model, for each model.
     Group,
 }
 

@@ -1,28 +1,28 @@
-//! Groups of tensors with values of their own, by the names of tensors.
+//! Groups of tensors with separate values, by the names of tensors.
 
 use super::{SpaceConfig, SpaceError};
 use crate::recipe_text::{CaseText, ParamText};
 use glue_tensor::{ModelDir, Names};
 
-/// The names of the tensors of the models to be merged: what groups are made of.
+/// The names of the tensors of the models, from which groups are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorNames {
-    /// What stands before a layer's number; empty without layers.
+    /// The prefix of the number of a layer; empty without layers.
     prefix: String,
     layers: usize,
     /// What follows the number, over all layers.
     suffixes: Vec<String>,
-    /// Those of no layer.
+    /// Names outside of the layers.
     outside: Vec<String>,
 }
 
 impl TensorNames {
-    /// Those of a model, from its headers.
+    /// The names in a model, from its headers.
     pub fn of(model: &ModelDir) -> TensorNames {
         TensorNames::from_names(model.checkpoint().tensors().iter().map(|info| info.name.as_str()))
     }
 
-    /// Those in a list of all names.
+    /// The names in a list.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> TensorNames {
         let names: Vec<&str> = names.into_iter().collect();
         let parsed = Names::infer(names.iter().copied());
@@ -43,16 +43,16 @@ impl TensorNames {
     }
 }
 
-/// Groups of tensors: names for people, and the cases of a recipe that tell them apart.
+/// Groups of tensors: their names, and the cases of a recipe that select them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Groups {
     pub(super) names: Vec<String>,
-    cases: Vec<(Option<String>, Slot)>,
+    cases: Vec<(Option<String>, CaseValue)>,
 }
 
-/// Which groups a case takes its value from.
+/// The groups that a case takes its value from.
 #[derive(Debug, Clone, PartialEq)]
-enum Slot {
+enum CaseValue {
     One(usize),
     Curve(std::ops::Range<usize>),
 }
@@ -60,7 +60,7 @@ enum Slot {
 impl Groups {
     /// One group of all tensors.
     fn one() -> Groups {
-        Groups { names: vec![String::new()], cases: vec![(None, Slot::One(0))] }
+        Groups { names: vec![String::new()], cases: vec![(None, CaseValue::One(0))] }
     }
 
     pub(super) fn new(config: &SpaceConfig, names: &TensorNames) -> Result<Groups, SpaceError> {
@@ -68,11 +68,12 @@ impl Groups {
         let matched = |filter: &str| suffixes.iter().any(|suffix| suffix.contains(filter));
         for filter in &config.filters {
             if filter.is_empty() || !matched(filter) {
-                let expected = format!("part of a name of a tensor within the layers: one of {}", suffixes.join(", "));
+                let expected =
+                    format!("part of the name of a tensor within the layers: one of {}", suffixes.join(", "));
                 return Err(SpaceError::key("filters", expected, format!("`{filter}`")));
             }
         }
-        // The tensors of a layer by the filter that takes them; `None` for those that none takes.
+        // The filter that matches a tensor first; `None` if no filter matches.
         let of = |suffix: &String| config.filters.iter().position(|filter| suffix.contains(filter.as_str()));
         let rest = suffixes.iter().any(|suffix| of(suffix).is_none());
         let kinds: Vec<Option<usize>> =
@@ -105,7 +106,7 @@ impl Groups {
             for (g, f) in taken.iter().enumerate() {
                 let filter = &config.filters[*f];
                 groups.outside_first(filter, names, taken.len())?;
-                groups.cases.push((Some(filter.clone()), Slot::One(g)));
+                groups.cases.push((Some(filter.clone()), CaseValue::One(g)));
                 groups.names.push(filter.clone());
             }
             groups.close("rest");
@@ -121,7 +122,7 @@ impl Groups {
             groups.names.extend(kinds.iter().map(|kind| label(place.clone(), *kind)));
             for layer in range {
                 for (k, kind) in kinds.iter().enumerate() {
-                    let slot = || Slot::One(first + k);
+                    let slot = || CaseValue::One(first + k);
                     match kind {
                         None => groups.cases.push((Some(format!("{prefix}{layer}.")), slot())),
                         Some(f) => {
@@ -142,21 +143,21 @@ impl Groups {
         Ok(groups)
     }
 
-    /// The last group: all tensors that no case takes.
+    /// The last group: all tensors that no case matches.
     fn close(&mut self, name: &str) {
-        self.cases.push((None, Slot::One(self.names.len())));
+        self.cases.push((None, CaseValue::One(self.names.len())));
         self.names.push(name.into());
     }
 
-    /// Tensors outside of the layers that a filter would take are told apart before it.
+    /// Tensors outside of the layers that a filter would match get a case before it.
     fn outside_first(&mut self, filter: &str, names: &TensorNames, group: usize) -> Result<(), SpaceError> {
         for name in names.outside.iter().filter(|name| name.contains(filter)) {
             let within = |suffix: &String| format!("{}0.{suffix}", names.prefix).contains(name.as_str());
             if names.suffixes.iter().any(within) {
-                let expected = format!("a filter that does not take `{name}`, whose name is part of others");
+                let expected = format!("a filter that does not match `{name}`, which is part of other names");
                 return Err(SpaceError::key("filters", expected, format!("`{filter}`")));
             }
-            self.cases.push((Some(name.clone()), Slot::One(group)));
+            self.cases.push((Some(name.clone()), CaseValue::One(group)));
         }
         Ok(())
     }
@@ -180,7 +181,7 @@ impl Groups {
             self.names.extend((0..points).map(|point| label(place(point), *kind)));
             let filter = kind.map_or(&names.prefix, |f| &config.filters[f]);
             self.outside_first(filter, names, outside)?;
-            self.cases.push((Some(filter.clone()), Slot::Curve(first..first + points)));
+            self.cases.push((Some(filter.clone()), CaseValue::Curve(first..first + points)));
         }
         self.close("outside");
         Ok(self)
@@ -191,11 +192,12 @@ impl Groups {
         if values.iter().all(|x| x == &values[0]) {
             return ParamText::Number(values[0]);
         }
-        let value = |slot: &Slot| match slot {
-            Slot::One(group) => ParamText::Number(values[*group]),
-            Slot::Curve(groups) => ParamText::Gradient(values[groups.clone()].to_vec()),
+        let value = |slot: &CaseValue| match slot {
+            CaseValue::One(group) => ParamText::Number(values[*group]),
+            CaseValue::Curve(groups) => ParamText::Gradient(values[groups.clone()].to_vec()),
         };
-        let case = |(filter, slot): &(Option<String>, Slot)| CaseText { filter: filter.clone(), value: value(slot) };
+        let case =
+            |(filter, slot): &(Option<String>, CaseValue)| CaseText { filter: filter.clone(), value: value(slot) };
         ParamText::Cases(self.cases.iter().map(case).collect())
     }
 }

@@ -1,36 +1,23 @@
 //! Running average.
 //!
-//! Models come in by descending score of their own. The merge of m models keeps the share m/(m+1) when another comes in,
-//! so that all have the same weight; a model that lowers the score stays out.
+//! Models are added by descending score. The merge of m models keeps the weight m/(m+1) when another is added, so that all
+//! models have the same weight; a model that lowers the score is skipped.
 //!
 //! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357, heuristic
 //! "average"; the greedy soup of Wortsman et al., *Model soups*, arXiv 2203.05482.
 
-use super::greedy::{Shares, by_score, grow};
-use super::{Strategy, StrategyDef, check};
-use crate::course::Halt;
-use crate::session::Session;
+use super::StrategyDef;
+use super::greedy::{Greedy, WeightGrid, by_score};
+use glue_search::Params;
 
 /// Running average of the models that do not lower the score.
 pub const AVERAGE: StrategyDef = StrategyDef {
     name: "average",
-    summary: "Averages the models that do not lower the score, the best first.",
+    summary: "Averages the models that do not lower the score, starting with the best.",
     reference: "arXiv 2410.05357; arXiv 2203.05482",
     params: &[],
     build: |_, settings| {
-        check("average", &[], settings)?;
-        Ok(Box::new(Average))
+        Params::check("strategy `average`", &[], settings)?;
+        Ok(Box::new(Greedy { grid: WeightGrid::Average, next: by_score }))
     },
 };
-
-struct Average;
-
-impl Strategy for Average {
-    fn run(&self, session: &mut Session<'_, '_>) -> Result<(), Halt> {
-        grow(session, Shares::Average, &by_score)
-    }
-
-    fn evaluations(&self, models: usize) -> u64 {
-        models.saturating_sub(1) as u64
-    }
-}

@@ -1,146 +1,181 @@
-//! What the heuristics have in common: a merge that grows by one model at a time, as long as it does not get worse.
+//! The heuristics: a merge that grows by one model at a time, as long as it does not get worse.
 
-use crate::course::Halt;
-use crate::session::{Proposal, Session, compare, floor_below, short};
+use super::Strategy;
+use crate::context::{DescribedCandidate, StrategyContext, compare, cutoff_below, short};
+use crate::evaluation_log::StopReason;
+use glue_search::ParamSpec;
 use std::cmp::Ordering;
 
-/// Shares that the current merge keeps when another model comes in.
+/// The parameter of heuristics that can also average.
+pub(super) const POINTS: ParamSpec = ParamSpec::integer(
+    "points",
+    "Number of weights of the current merge tried with each model, evenly spaced; 0 is a running average.",
+    0,
+    99,
+    9,
+);
+
+/// The weights that the current merge keeps when another model is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shares {
+pub(super) enum WeightGrid {
     /// m / (m + 1) for a merge of m models: all have the same weight in the end.
     Average,
     /// i / (n + 1) for i from 1 to n; the best is kept.
-    Grid(usize),
+    Points(usize),
 }
 
-impl Shares {
+impl WeightGrid {
     /// With `n` points, or an average for 0.
-    pub(super) fn new(n: usize) -> Shares {
-        if n == 0 { Shares::Average } else { Shares::Grid(n) }
+    pub(super) fn new(n: usize) -> WeightGrid {
+        if n == 0 { WeightGrid::Average } else { WeightGrid::Points(n) }
     }
 
-    /// How many there are.
-    pub(super) fn len(self) -> u64 {
+    /// Number of candidates for each model.
+    fn len(self) -> u64 {
         match self {
-            Shares::Average => 1,
-            Shares::Grid(n) => n as u64,
+            WeightGrid::Average => 1,
+            WeightGrid::Points(n) => n as u64,
         }
     }
 
     fn of(self, m: usize) -> Vec<f64> {
         match self {
-            Shares::Average => vec![m as f64 / (m + 1) as f64],
+            WeightGrid::Average => vec![m as f64 / (m + 1) as f64],
             // The greatest first: among equals, the one that changes least is kept.
-            Shares::Grid(n) => (1..=n).rev().map(|i| i as f64 / (n + 1) as f64).collect(),
+            WeightGrid::Points(n) => (1..=n).rev().map(|i| i as f64 / (n + 1) as f64).collect(),
         }
     }
 }
 
-/// Which of the models that are left comes next, as a place in the list: `(current weights, models left)`.
-pub(super) type Next<'f> = &'f dyn Fn(&Session<'_, '_>, &[(usize, f64)], &[usize]) -> Result<usize, Halt>;
+/// Which of the remaining models comes next, as an index: `(current weights, remaining models)`.
+pub(super) type Next = fn(&StrategyContext<'_, '_>, &[(usize, f64)], &[usize]) -> Result<usize, StopReason>;
 
-/// Starts from the best single model and offers the others one by one, as `next` says. A model is accepted when the merge
-/// is at least as good with it as without.
-pub(super) fn grow(session: &mut Session<'_, '_>, shares: Shares, next: Next<'_>) -> Result<(), Halt> {
-    let mut left = session.order();
-    if left.is_empty() {
-        return Err(Halt::Strategy("no model could be scored".into()));
+/// Starts from the best single model and tries the others one by one.
+pub(super) struct Greedy {
+    pub(super) grid: WeightGrid,
+    pub(super) next: Next,
+}
+
+impl Strategy for Greedy {
+    fn run(&self, context: &mut StrategyContext<'_, '_>) -> Result<(), StopReason> {
+        grow(context, self.grid, self.next)
     }
-    let first = left.remove(0);
+
+    fn evaluations(&self, models: usize) -> u64 {
+        models.saturating_sub(1) as u64 * self.grid.len()
+    }
+}
+
+/// Starts from the best single model and tries the others in the order of `next`. A model is accepted when the merge is at
+/// least as good with it as without.
+pub(super) fn grow(context: &mut StrategyContext<'_, '_>, grid: WeightGrid, next: Next) -> Result<(), StopReason> {
+    let mut remaining = context.order();
+    if remaining.is_empty() {
+        return Err(StopReason::Strategy("no model could be scored".into()));
+    }
+    let first = remaining.remove(0);
     let mut current = vec![(first, 1.0)];
-    let start = single(session, first);
-    let scored = session.score(std::slice::from_ref(&start), None);
-    if let Some(&i) = scored.tried.first() {
-        let average = session.average(i).unwrap_or(f64::NAN);
-        session.accept(
-            i,
-            &start,
-            format!("average {}, the best of the models by themselves: the start", short(average)),
-        );
+    let start = alone(context, first);
+    let scored = context.score(std::slice::from_ref(&start), None);
+    if let Some(&i) = scored.trials.first() {
+        let average = context.average(i).unwrap_or(f64::NAN);
+        context.accept(i, &start, format!("start: the best single model, {}", short(average)));
     }
-    if let Some(halt) = scored.halt {
-        return Err(halt);
+    if let Some(stop) = scored.stop {
+        return Err(stop);
     }
-    while !left.is_empty() {
-        let best = session.found().map_or(f64::NEG_INFINITY, |found| found.average);
-        let place = next(session, &current, &left)?;
-        let model = left.remove(place);
-        let mixed = |share: f64| -> Vec<(usize, f64)> {
-            current.iter().map(|&(i, w)| (i, w * share)).chain([(model, 1.0 - share)]).collect()
+    while !remaining.is_empty() {
+        let best = context.found().map_or(f64::NEG_INFINITY, |found| found.average);
+        let at = next(context, &current, &remaining)?;
+        let model = remaining.remove(at);
+        let mixed = |kept: f64| -> Vec<(usize, f64)> {
+            current.iter().map(|&(i, w)| (i, w * kept)).chain([(model, 1.0 - kept)]).collect()
         };
-        let proposals: Vec<Proposal> =
-            shares.of(current.len()).into_iter().map(|share| session.linear(mixed(share))).collect();
-        let scored = session.score(&proposals, Some(floor_below(best)));
-        let chosen = best_of(session, &scored.tried).filter(|&place| {
-            session.average(scored.tried[place]).is_some_and(|average| compare(average, best) != Ordering::Less)
+        let described: Vec<DescribedCandidate> =
+            grid.of(current.len()).into_iter().map(|kept| context.linear(mixed(kept))).collect();
+        let scored = context.score(&described, Some(cutoff_below(best)));
+        let chosen = best_of(context, &scored.trials).filter(|&at| {
+            context.average(scored.trials[at]).is_some_and(|average| compare(average, best) != Ordering::Less)
         });
-        for (place, &i) in scored.tried.iter().enumerate() {
+        for (at, &i) in scored.trials.iter().enumerate() {
             match chosen {
-                Some(chosen) if chosen == place => {
-                    let average = session.average(i).unwrap_or(f64::NAN);
-                    let reason = format!(
-                        "average {} is not below {}, the best so far: {} is in",
-                        short(average),
-                        short(best),
-                        session.setup().members[model].name
-                    );
-                    session.accept(i, &proposals[place], reason);
+                Some(chosen) if chosen == at => {
+                    let average = context.average(i).unwrap_or(f64::NAN);
+                    let name = &context.search().members[model].name;
+                    let reason = format!("accepted {name}: {} >= {} (best so far)", short(average), short(best));
+                    context.accept(i, &described[at], reason);
                 }
                 Some(chosen) => {
-                    let better = session.average(scored.tried[chosen]).unwrap_or(best);
-                    session.reject(i, better);
+                    let better = context.average(scored.trials[chosen]).unwrap_or(best);
+                    context.reject(i, better);
                 }
-                None => session.reject(i, best),
+                None => context.reject(i, best),
             }
         }
         if let Some(chosen) = chosen {
-            current.clone_from(&proposals[chosen].weights);
+            current.clone_from(&described[chosen].weights);
         }
-        if let Some(halt) = scored.halt {
-            return Err(halt);
+        if let Some(stop) = scored.stop {
+            return Err(stop);
         }
     }
     Ok(())
 }
 
-/// A model by itself, by the recipe that its own score was found with.
-pub(super) fn single(session: &Session<'_, '_>, i: usize) -> Proposal {
-    let setup = session.setup();
-    let candidate = crate::recipe_text::alone(&setup.frame, &setup.members[i].path);
-    Proposal { candidate, what: setup.words(&[(i, 1.0)]), weights: vec![(i, 1.0)] }
+/// A model alone, by the recipe of its baseline.
+fn alone(context: &StrategyContext<'_, '_>, i: usize) -> DescribedCandidate {
+    let search = context.search();
+    let candidate = crate::recipe_text::alone(&search.template, &search.members[i].path);
+    DescribedCandidate { candidate, what: search.words(&[(i, 1.0)]), weights: vec![(i, 1.0)] }
 }
 
-/// The place of the highest average; the first among equals.
-fn best_of(session: &Session<'_, '_>, tried: &[usize]) -> Option<usize> {
+/// The index of the highest average; the first among equals.
+fn best_of(context: &StrategyContext<'_, '_>, trials: &[usize]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
-    for (place, &i) in tried.iter().enumerate() {
-        if let Some(average) = session.average(i)
+    for (at, &i) in trials.iter().enumerate() {
+        if let Some(average) = context.average(i)
             && best.is_none_or(|(_, found)| compare(average, found) == Ordering::Greater)
         {
-            best = Some((place, average));
+            best = Some((at, average));
         }
     }
-    best.map(|(place, _)| place)
+    best.map(|(at, _)| at)
 }
 
-/// The next in the order of individual scores.
-pub(super) fn by_score(_: &Session<'_, '_>, _: &[(usize, f64)], _: &[usize]) -> Result<usize, Halt> {
+/// The next in the order of baselines.
+pub(super) fn by_score(_: &StrategyContext<'_, '_>, _: &[(usize, f64)], _: &[usize]) -> Result<usize, StopReason> {
     Ok(0)
 }
 
-/// The place of the model that is most like the current merge, or least; the earlier in order among equals.
-pub(super) fn by_likeness(
-    session: &Session<'_, '_>,
+/// The model most similar to the current merge; the better one among equals.
+pub(super) fn most_similar(
+    context: &StrategyContext<'_, '_>,
     current: &[(usize, f64)],
-    left: &[usize],
-    most: bool,
-) -> Result<usize, Halt> {
+    remaining: &[usize],
+) -> Result<usize, StopReason> {
+    by_similarity(context, current, remaining, 1.0)
+}
+
+/// The model least similar to the current merge; the better one among equals.
+pub(super) fn least_similar(
+    context: &StrategyContext<'_, '_>,
+    current: &[(usize, f64)],
+    remaining: &[usize],
+) -> Result<usize, StopReason> {
+    by_similarity(context, current, remaining, -1.0)
+}
+
+fn by_similarity(
+    context: &StrategyContext<'_, '_>,
+    current: &[(usize, f64)],
+    remaining: &[usize],
+    sign: f64,
+) -> Result<usize, StopReason> {
     let mut chosen = (0, f64::NEG_INFINITY);
-    for (place, &model) in left.iter().enumerate() {
-        let likeness = session.likeness(current, model)?;
-        let worth = if most { likeness } else { -likeness };
+    for (at, &model) in remaining.iter().enumerate() {
+        let worth = sign * context.similarity(current, model)?;
         if worth > chosen.1 {
-            chosen = (place, worth);
+            chosen = (at, worth);
         }
     }
     Ok(chosen.0)

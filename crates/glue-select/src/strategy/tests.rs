@@ -1,12 +1,12 @@
-//! Strategies on scores that are a function of the recipe.
+//! Strategies on scores that depend on the recipe alone.
 
 use super::*;
-use crate::contract::Part;
-use crate::course::{Budget, Course};
+use crate::context::{BestCandidate, Member, StrategyInputs, TrialRecord, Verdict};
+use crate::contract::ItemRole;
+use crate::evaluation_log::{Budget, EvaluationLog};
 use crate::journal::Journal;
-use crate::likeness::Likeness;
-use crate::recipe_text::Frame;
-use crate::session::{Found, Member, Parts, Tried, Verdict};
+use crate::recipe_text::RecipeTemplate;
+use crate::similarity::Similarity;
 use crate::space::{SpaceConfig, TensorNames};
 use crate::testing::Counting;
 use glue_progress::NoProgress;
@@ -36,28 +36,28 @@ fn score(recipe: &str) -> f64 {
 }
 
 struct Ran {
-    found: Found,
-    tried: Vec<Tried>,
+    found: BestCandidate,
+    trials: Vec<TrialRecord>,
     evaluations: u64,
     halted: bool,
 }
 
-fn setup(racing: bool) -> Setup<'static> {
+fn search(racing: bool) -> SearchContext<'static> {
     static OPERATORS: std::sync::LazyLock<glue_merge::Registry> =
         std::sync::LazyLock::new(glue_merge::Registry::builtin);
-    static OPTIMISERS: std::sync::LazyLock<glue_search::Registry> =
-        std::sync::LazyLock::new(glue_search::Registry::builtin);
-    Setup {
+    static OPTIMISERS: std::sync::LazyLock<glue_search::OptimiserRegistry> =
+        std::sync::LazyLock::new(glue_search::OptimiserRegistry::builtin);
+    SearchContext {
         members: ["a", "b", "c", "d"].map(|name| Member { name: name.into(), path: name.into() }).into(),
-        frame: Frame { base_model: Some("base".into()), ..Frame::default() },
+        template: RecipeTemplate { base_model: Some("base".into()), ..RecipeTemplate::default() },
         space: SpaceConfig::default(),
         tensors: TensorNames::from_names(["model.layers.0.mlp.up_proj.weight", "model.norm.weight"]),
         operators: &OPERATORS,
         optimisers: &OPTIMISERS,
         seed: 1,
         racing,
-        read_likeness: Box::new(|| {
-            // c is most like a, then b; d is like nothing.
+        read_similarity: Box::new(|| {
+            // c is most similar to a, then b is; d is similar to none.
             let unit = |i: usize, j: usize| match (i.max(j), i.min(j)) {
                 (i, j) if i == j => 1.0,
                 (1, 0) => 0.5,
@@ -66,41 +66,49 @@ fn setup(racing: bool) -> Setup<'static> {
                 _ => 0.0,
             };
             let gram = (0..4).flat_map(|i| (0..=i).map(move |j| unit(i, j))).collect();
-            Ok(Likeness::from_grams(4, vec![gram]))
+            Ok(Similarity::from_grams(4, vec![gram]))
         }),
     }
 }
 
-fn run_with(setup: &Setup<'_>, name: &str, settings: &[(&str, Setting)], evaluations: Option<u64>, path: &Path) -> Ran {
+fn run_with(
+    search: &SearchContext<'_>,
+    name: &str,
+    settings: &[(&str, ParamSetting)],
+    evaluations: Option<u64>,
+    path: &Path,
+) -> Ran {
     let scorer = Counting::new(score);
     let (journal, entries) = Journal::resume(path, &serde_json::json!({})).expect("a journal");
-    let mut course = Course::new(&scorer, journal, entries, Budget { evaluations, seconds: None }).expect("a course");
-    let alone = |member: &Member| crate::recipe_text::alone(&setup.frame, &member.path);
-    let candidates: Vec<_> = setup.members.iter().map(alone).collect();
-    let singles: Vec<_> = course.score(&candidates, Part::Search, None).outcomes.into_iter().map(Result::ok).collect();
-    let likeness = OnceCell::new();
-    let parts = Parts {
-        setup,
-        course: &mut course,
+    let mut log = EvaluationLog::new(&scorer, journal, entries, Budget { evaluations, seconds: None }).expect("a log");
+    let alone = |member: &Member| crate::recipe_text::alone(&search.template, &member.path);
+    let candidates: Vec<_> = search.members.iter().map(alone).collect();
+    let baselines: Vec<_> =
+        log.score(&candidates, ItemRole::Search, None).outcomes.into_iter().map(Result::ok).collect();
+    let similarity = OnceCell::new();
+    let parts = StrategyInputs {
+        search,
+        log: &mut log,
         progress: &NoProgress,
-        singles: &singles,
+        baselines: &baselines,
         admitted: &[0, 1, 2, 3],
         earlier: &[],
-        likeness: &likeness,
+        similarity: &similarity,
         best: None,
     };
-    let mut session = Session::new(name, parts);
-    let settings: Vec<(String, Setting)> = settings.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
+    let mut context = StrategyContext::new(name, parts);
+    let settings: Vec<(String, ParamSetting)> =
+        settings.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
     let strategy =
-        (StrategyRegistry::builtin().get(name).expect("a strategy").build)(setup, &settings).expect("settings");
-    let halted = strategy.run(&mut session).is_err();
-    let (found, tried, _) = session.finish();
-    Ran { found: found.expect("a result"), tried, evaluations: course.progress().evaluations, halted }
+        (StrategyRegistry::builtin().get(name).expect("a strategy").build)(search, &settings).expect("settings");
+    let halted = strategy.run(&mut context).is_err();
+    let (found, trials, _) = context.finish();
+    Ran { found: found.expect("a result"), trials, evaluations: log.status().evaluations, halted }
 }
 
-fn run(name: &str, settings: &[(&str, Setting)]) -> Ran {
+fn run(name: &str, settings: &[(&str, ParamSetting)]) -> Ran {
     let directory = tempfile::tempdir().expect("a directory");
-    run_with(&setup(true), name, settings, None, &directory.path().join("journal"))
+    run_with(&search(true), name, settings, None, &directory.path().join("journal"))
 }
 
 /// Names of the models of the result, in the order in which they came in.
@@ -116,21 +124,21 @@ fn average_by_hand() {
     assert_eq!(models(&ran), [0, 1, 2]);
     assert!(ran.found.weights.iter().all(|(_, w)| (w - 1.0 / 3.0).abs() < 1e-12));
     assert_eq!(ran.evaluations, 4 + 3);
-    let last = ran.tried.last().expect("a record");
+    let last = ran.trials.last().expect("a record");
     assert_eq!((last.verdict, last.what.as_str()), (Verdict::Rejected, "a 0.25 + b 0.25 + c 0.25 + d 0.25"));
-    assert!(last.reason.contains("it cannot be as good as 0.9533 any more"), "{}", last.reason);
+    assert!(last.reason.contains("it can no longer reach 0.9533"), "{}", last.reason);
 }
 
 #[test]
-fn reasons_are_in_words() {
+fn each_trial_has_a_reason() {
     let directory = tempfile::tempdir().expect("a directory");
-    let ran = run_with(&setup(false), "average", &[], None, &directory.path().join("journal"));
-    let reasons: Vec<&str> = ran.tried.iter().map(|tried| tried.reason.as_str()).collect();
+    let ran = run_with(&search(false), "average", &[], None, &directory.path().join("journal"));
+    let reasons: Vec<&str> = ran.trials.iter().map(|trial| trial.reason.as_str()).collect();
     let expected = [
-        "average 0.62, the best of the models by themselves: the start",
-        "average 0.92 is not below 0.62, the best so far: b is in",
-        "average 0.9533 is not below 0.92, the best so far: c is in",
-        "average 0.87 is below 0.9533, the best so far: dropped",
+        "start: the best single model, 0.62",
+        "accepted b: 0.92 >= 0.62 (best so far)",
+        "accepted c: 0.9533 >= 0.92 (best so far)",
+        "rejected: 0.87 < 0.9533 (best so far)",
     ];
     assert_eq!(reasons, expected);
 }
@@ -142,15 +150,18 @@ fn coefficient_finds_better_shares() {
     // a keeps 0.6, the nearest of the grid to 0.5/0.8 for a alone with b.
     assert!(ran.found.average > run("average", &[]).found.average);
     assert_eq!(ran.evaluations, 4 + 3 * 9);
-    assert!(ran.tried.iter().filter(|tried| tried.what.contains("d ")).all(|tried| tried.verdict == Verdict::Rejected));
-    assert_eq!(run("coefficient", &[("points", Setting::Number(3.0))]).evaluations, 4 + 3 * 3);
+    assert!(
+        ran.trials.iter().filter(|trial| trial.what.contains("d ")).all(|trial| trial.verdict == Verdict::Rejected)
+    );
+    assert_eq!(run("coefficient", &[("points", ParamSetting::Number(3.0))]).evaluations, 4 + 3 * 3);
 }
 
 #[test]
-fn likeness_decides_the_order() {
+fn similarity_decides_the_order() {
     assert_eq!(models(&run("similarity", &[])), [0, 2, 1]);
-    // d is least like a; what there is then is less like b than like c.
-    let first: Vec<char> = run("dissimilarity", &[]).tried.iter().filter_map(|tried| last_model(&tried.what)).collect();
+    // d is least similar to a; the merge is then less similar to b than to c.
+    let first: Vec<char> =
+        run("dissimilarity", &[]).trials.iter().filter_map(|trial| last_model(&trial.what)).collect();
     let mut order = first;
     order.dedup();
     assert_eq!(order, ['a', 'd', 'b', 'c']);
@@ -165,11 +176,12 @@ fn last_model(what: &str) -> Option<char> {
 fn an_optimiser_comes_nearest() {
     let coefficient = run("coefficient", &[]).found.average;
     for optimiser in ["cma_es", "differential_evolution"] {
-        let settings = [("evaluations", Setting::Number(400.0)), (OPTIMISER, Setting::Text(optimiser.into()))];
+        let settings =
+            [("evaluations", ParamSetting::Number(400.0)), (OPTIMISER, ParamSetting::Text(optimiser.into()))];
         let all = run("evolutionary", &settings);
         assert!(all.found.average > coefficient, "{optimiser}: {} and {coefficient}", all.found.average);
         assert!(all.evaluations <= 4 + 400, "{optimiser}");
-        let from = ("from", Setting::Text("average".into()));
+        let from = ("from", ParamSetting::Text("average".into()));
         let accepted = run("evolutionary", &[&settings[..], &[from]].concat());
         assert!(accepted.evaluations <= 4 + 3 + 400, "{optimiser}");
         // Only models that the average accepted are searched.
@@ -184,7 +196,7 @@ fn racing_changes_no_heuristic() {
     let directory = tempfile::tempdir().expect("a directory");
     for name in ["average", "coefficient", "similarity", "dissimilarity"] {
         let with = run(name, &[]);
-        let without = run_with(&setup(false), name, &[], None, &directory.path().join(name));
+        let without = run_with(&search(false), name, &[], None, &directory.path().join(name));
         assert_eq!(with.found, without.found, "{name}");
     }
 }
@@ -192,7 +204,7 @@ fn racing_changes_no_heuristic() {
 #[test]
 fn a_budget_leaves_what_was_accepted() {
     let directory = tempfile::tempdir().expect("a directory");
-    let ran = run_with(&setup(true), "coefficient", &[], Some(4 + 9 + 5), &directory.path().join("journal"));
+    let ran = run_with(&search(true), "coefficient", &[], Some(4 + 9 + 5), &directory.path().join("journal"));
     assert!(ran.halted);
     // The five best shares of the second step were tried; the best of them counts.
     assert_eq!(ran.evaluations, 18);
@@ -200,37 +212,37 @@ fn a_budget_leaves_what_was_accepted() {
 }
 
 #[test]
-fn the_course_is_the_same_from_any_journal() {
+fn the_result_is_the_same_from_any_journal() {
     let directory = tempfile::tempdir().expect("a directory");
     let whole = directory.path().join("whole");
-    let settings = [("evaluations", Setting::Number(60.0))];
-    let expected = run_with(&setup(true), "evolutionary", &settings, None, &whole);
+    let settings = [("evaluations", ParamSetting::Number(60.0))];
+    let expected = run_with(&search(true), "evolutionary", &settings, None, &whole);
     let text = std::fs::read_to_string(&whole).expect("a journal");
     let lines: Vec<&str> = text.lines().collect();
     for cut in (1..lines.len()).step_by(7) {
         let path = directory.path().join(format!("{cut}"));
-        std::fs::write(&path, lines[..cut].join("\n") + "\n{\"part\": \"sea").expect("a journal");
-        let ran = run_with(&setup(true), "evolutionary", &settings, None, &path);
-        assert_eq!((ran.found, ran.tried), (expected.found.clone(), expected.tried.clone()), "{cut}");
+        std::fs::write(&path, lines[..cut].join("\n") + "\n{\"role\": \"sea").expect("a journal");
+        let ran = run_with(&search(true), "evolutionary", &settings, None, &path);
+        assert_eq!((ran.found, ran.trials), (expected.found.clone(), expected.trials.clone()), "{cut}");
     }
 }
 
 #[test]
-fn settings_that_will_not_do() {
-    let says = |name: &str, key: &str, setting: Setting, expected: &str| {
+fn invalid_settings_are_refused() {
+    let says = |name: &str, key: &str, setting: ParamSetting, expected: &str| {
         let def = StrategyRegistry::builtin().get(name).expect("a strategy");
-        let found = (def.build)(&setup(true), &[(key.into(), setting)]).err().map(|error| error.to_string());
+        let found = (def.build)(&search(true), &[(key.into(), setting)]).err().map(|error| error.to_string());
         assert_eq!(found.as_deref(), Some(expected));
     };
-    says("average", "points", Setting::Number(9.0), "strategy `average` has no parameter `points`; it has none");
+    says("average", "points", ParamSetting::Number(9.0), "strategy `average` has no parameter `points`; it has none");
     let expected = "strategy `coefficient`: `points` must be a whole number from 1 to 99, found 0";
-    says("coefficient", "points", Setting::Number(0.0), expected);
+    says("coefficient", "points", ParamSetting::Number(0.0), expected);
     let expected =
         "strategy `evolutionary`: cma_es has no parameter `sgima`; it has population, sigma, restarts, full_up_to";
-    says("evolutionary", "sgima", Setting::Number(0.1), expected);
+    says("evolutionary", "sgima", ParamSetting::Number(0.1), expected);
     let expected = "strategy `evolutionary`: no optimiser is called `cma`; there are cma_es, sep_cma_es, \
                     differential_evolution, nsga2, sobol, random";
-    says("evolutionary", OPTIMISER, Setting::Text("cma".into()), expected);
+    says("evolutionary", OPTIMISER, ParamSetting::Text("cma".into()), expected);
     let unknown = StrategyRegistry::builtin().get("greedy").expect_err("no strategy").to_string();
     let expected =
         "no strategy is called `greedy`; there are average, coefficient, similarity, dissimilarity, evolutionary";

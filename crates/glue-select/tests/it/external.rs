@@ -1,10 +1,10 @@
 //! Candidates scored by a program: what it is given, what it answers, and what is left behind.
 #![cfg(unix)]
 
-use crate::common::{frame, plan_options};
+use crate::common::{plan_options, template};
 use glue_eval::external::ExternalEvaluator;
 use glue_progress::CancelToken;
-use glue_select::contract::{Candidate, Part, Scorer, Stopped};
+use glue_select::contract::{Candidate, ItemRole, Scorer, Stopped};
 use glue_select::external::{ExternalOptions, ExternalScorer};
 use glue_select::recipe_text::weighted;
 use std::path::Path;
@@ -51,14 +51,14 @@ fn a_program_scores_the_written_candidate_once() {
     let scorer = scorer(directory.path(), CancelToken::default(), ANSWER);
     let candidates = [candidate(0.1), candidate(0.2), Candidate { recipe: "merge_method: x\n".into() }];
     for _ in 0..2 {
-        let results = scorer.score(&candidates, Part::Search, Some(0.9), &|_, _| {}).unwrap();
+        let results = scorer.score(&candidates, ItemRole::Search, Some(0.9), &|_, _| {}).unwrap();
         for scores in results[..2].iter().map(|result| result.as_ref().unwrap()) {
             assert_eq!((scores.average, scores.tasks[0].n, scores.dropped), (0.5, 12, false));
             assert_eq!((scores.tasks[0].task.as_str(), scores.tasks[0].metric.as_str()), ("sums", "acc"));
         }
         assert!(results[2].is_err());
     }
-    let validation = scorer.score(&candidates[..1], Part::Validation, None, &|_, _| {}).unwrap();
+    let validation = scorer.score(&candidates[..1], ItemRole::Validation, None, &|_, _| {}).unwrap();
     assert_eq!(validation[0].as_ref().unwrap().average, 0.25);
     let calls = std::fs::read_to_string(directory.path().join("calls")).unwrap();
     assert_eq!(calls.lines().collect::<Vec<_>>(), ["proxy", "proxy", "test"]);
@@ -72,7 +72,7 @@ fn a_program_that_fails_fails_its_candidate() {
     let scorer = scorer(directory.path(), CancelToken::default(), ANSWER);
     let mut harmful = candidate(0.1);
     harmful.recipe = harmful.recipe.replace("a-math", "a-noise");
-    let results = scorer.score(&[harmful, candidate(0.3)], Part::Search, None, &|_, _| {}).unwrap();
+    let results = scorer.score(&[harmful, candidate(0.3)], ItemRole::Search, None, &|_, _| {}).unwrap();
     let message = &results[0].as_ref().unwrap_err().message;
     assert!(message.contains("expected exit status 0, found exit status: 7"), "{message}");
     assert!(results[1].is_ok());
@@ -94,7 +94,7 @@ fn stopping_ends_the_program() {
             }
             stop.store(true, Ordering::Relaxed);
         });
-        let result = scorer.score(&[candidate(0.1)], Part::Search, None, &|_, _| {});
+        let result = scorer.score(&[candidate(0.1)], ItemRole::Search, None, &|_, _| {});
         assert_eq!(result.unwrap_err(), Stopped);
     });
     assert_eq!(std::fs::read_dir(directory.path().join("candidates")).unwrap().count(), 0);

@@ -1,14 +1,14 @@
 //! Candidates merged in memory: the same scores as what `glue merge` writes, however many at once, from a cache, raced.
 
-use crate::common::{frame, plan_options, proxy_items, zoo};
+use crate::common::{plan_options, proxy_items, template, zoo};
 use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
 use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_progress::{CancelToken, NoProgress};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
-use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
+use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
 use glue_select::race::{RaceConfig, Rule};
-use glue_select::recipe_text::{Frame, alone, weighted};
+use glue_select::recipe_text::{RecipeTemplate, alone, weighted};
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn merge(method: &str, weights: [f64; 5]) -> Candidate {
 }
 
 fn all(scorer: &dyn Scorer, candidates: &[Candidate]) -> Vec<Result<Scores, CandidateError>> {
-    scorer.score(candidates, Part::Search, None, &|_, _| {}).unwrap()
+    scorer.score(candidates, ItemRole::Search, None, &|_, _| {}).unwrap()
 }
 
 /// Texts whose perplexity changes with the last bit of any weight.
@@ -59,10 +59,10 @@ fn written(candidate: &Candidate, out: &Path) {
 fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
     let directory = tempfile::tempdir().unwrap();
     let paths = [perplexity_task(directory.path()), zoo().join("tasks/facts"), zoo().join("tasks/arith")];
-    let template = Frame { chat_template: Some("chatml".into()), dtype: Some("bfloat16".into()), ..frame() };
-    let own = |frame: &Frame, method: &str| {
+    let template = RecipeTemplate { chat_template: Some("chatml".into()), dtype: Some("bfloat16".into()), ..frame() };
+    let own = |template: &RecipeTemplate, method: &str| {
         let weights: Vec<(String, f64)> = MODELS.iter().take(4).map(|model| (model.to_string(), 0.3)).collect();
-        weighted(frame, method, &weights, &[])
+        weighted(template, method, &weights, &[])
     };
     let check = |name: &str, candidate: Candidate, chat: bool| {
         let out = directory.path().join(name);
@@ -86,7 +86,7 @@ fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
     };
     check("arithmetic", own(&frame(), "task_arithmetic"), false);
     check("ties", own(&frame(), "ties"), false);
-    check("dare", own(&Frame { seed: Some(7), ..frame() }, "dare_ties"), false);
+    check("dare", own(&RecipeTemplate { seed: Some(7), ..frame() }, "dare_ties"), false);
     check("chat", own(&template, "linear"), true);
     check("alone", alone(&frame(), "a-math"), false);
 }
@@ -109,7 +109,7 @@ fn many_at_once_score_as_one_after_another() {
     let told = Mutex::new(Vec::new());
     let three = scorer(LocalOptions { parallel: Some(3), memory: Some(1 << 30), ..options(Rule::Exact) });
     let found = three
-        .score(&candidates, Part::Search, None, &|i, result| told.lock().unwrap().push((i, result.clone())))
+        .score(&candidates, ItemRole::Search, None, &|i, result| told.lock().unwrap().push((i, result.clone())))
         .unwrap();
     assert_eq!(found, expected);
     let mut told = told.into_inner().unwrap();
@@ -177,7 +177,7 @@ fn tournament(scorer: &LocalScorer, candidates: &[Candidate]) -> (usize, f64) {
     let mut best: Option<(usize, f64)> = None;
     for (i, candidate) in candidates.iter().enumerate() {
         let incumbent = best.map(|(at, average)| (&candidates[at], average));
-        let result = scorer.score_against(std::slice::from_ref(candidate), Part::Search, incumbent, &|_, _| {});
+        let result = scorer.score_against(std::slice::from_ref(candidate), ItemRole::Search, incumbent, &|_, _| {});
         let scores = result.unwrap().remove(0).unwrap();
         if !scores.dropped && best.is_none_or(|(_, average)| scores.average > average) {
             best = Some((i, scores.average));
@@ -217,8 +217,8 @@ fn a_dropped_candidate_goes_on_where_it_stopped() {
     let (good, bad) = (merge("task_arithmetic", [0.4, 0.4, 0.4, 0.4, 0.0]), merge("linear", [0.0, 0.0, 0.0, 0.0, 1.0]));
     let scorer = scorer(options(Rule::Exact));
     let best = all(&scorer, std::slice::from_ref(&good)).remove(0).unwrap();
-    let score = |floor| {
-        let result = scorer.score(std::slice::from_ref(&bad), Part::Search, floor, &|_, _| {});
+    let score = |cutoff| {
+        let result = scorer.score(std::slice::from_ref(&bad), ItemRole::Search, cutoff, &|_, _| {});
         result.unwrap().remove(0).unwrap()
     };
     let dropped = score(Some(best.average));
@@ -254,10 +254,10 @@ fn parts_are_disjoint_and_together_all() {
     let items = ItemsConfig { validation_fraction: 0.3, ..proxy_items() };
     let scorer_of = |items: ItemsConfig| scorer(LocalOptions { items, ..options(Rule::Exact) });
     let candidate = [alone(&frame(), "a-math")];
-    let score = |scorer: &LocalScorer, part| scorer.score(&candidate, part, None, &|_, _| {}).unwrap().remove(0);
-    let whole = score(&scorer(options(Rule::Exact)), Part::Search).unwrap();
+    let score = |scorer: &LocalScorer, role| scorer.score(&candidate, role, None, &|_, _| {}).unwrap().remove(0);
+    let whole = score(&scorer(options(Rule::Exact)), ItemRole::Search).unwrap();
     let split = scorer_of(items.clone());
-    let (search, validation) = (score(&split, Part::Search).unwrap(), score(&split, Part::Validation).unwrap());
+    let (search, validation) = (score(&split, ItemRole::Search).unwrap(), score(&split, ItemRole::Validation).unwrap());
     for ((a, b), all) in search.tasks.iter().zip(&validation.tasks).zip(&whole.tasks) {
         assert_eq!((a.n, b.n, all.n), (70, 30, 100));
         // Right answers of both parts are those of all.
@@ -265,10 +265,10 @@ fn parts_are_disjoint_and_together_all() {
         assert_eq!(right(a) + right(b), right(all), "{}", all.task);
     }
     let other = scorer_of(ItemsConfig { seed: 5, ..items });
-    assert_ne!(score(&other, Part::Validation).unwrap(), validation);
+    assert_ne!(score(&other, ItemRole::Validation).unwrap(), validation);
     let test = scorer_of(ItemsConfig { validation_split: Some("test".into()), ..proxy_items() });
-    assert!(score(&test, Part::Validation).unwrap().tasks.iter().all(|task| task.n > 100));
-    let none = score(&scorer(options(Rule::Exact)), Part::Validation).unwrap_err();
+    assert!(score(&test, ItemRole::Validation).unwrap().tasks.iter().all(|task| task.n > 100));
+    let none = score(&scorer(options(Rule::Exact)), ItemRole::Validation).unwrap_err();
     assert_eq!(none.to_string(), "no items are held out for validation");
 }
 
@@ -283,7 +283,7 @@ fn stopping_is_heard() {
     let candidates: Vec<Candidate> =
         (0..40).map(|i| merge("task_arithmetic", [0.01 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
     let told = Mutex::new(BTreeSet::new());
-    let result = scorer.score(&candidates, Part::Search, None, &|i, result| {
+    let result = scorer.score(&candidates, ItemRole::Search, None, &|i, result| {
         assert!(result.is_ok());
         told.lock().unwrap().insert(i);
         stop.store(true, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! The search space: what a config makes of a model, and that the recipe of a point means what the point says.
+//! The search space that a config gives, and the recipes of its points.
 
-use crate::common::{frame, plan_options, zoo};
+use crate::common::{plan_options, template, zoo};
 use glue_merge::Registry;
 use glue_progress::ErrorChain;
 use glue_recipe::{Action, Recipe, plan};
@@ -168,8 +168,8 @@ fn parameters_are_fixed_narrowed_and_chosen() {
     assert_eq!(names(&space).len(), 5);
     let point = space.space().to_user(&[1.0; 5]);
     let text = space.candidate(&point).unwrap().recipe;
-    for part in ["weight: 2\n", "density: 0.6\n", "lambda: 1\n", "normalize: false\n"] {
-        assert!(text.contains(part), "{part}: {text}");
+    for role in ["weight: 2\n", "density: 0.6\n", "lambda: 1\n", "normalize: false\n"] {
+        assert!(text.contains(role), "{role}: {text}");
     }
     assert!(planned(&space, &point, "density").values().all(|density| density == &[0.6; 3]));
 }
@@ -221,7 +221,7 @@ fn one_of_several_methods_is_chosen_and_the_others_are_inert() {
 }
 
 #[test]
-fn methods_get_the_statistics_that_they_work_with_and_no_others() {
+fn methods_get_the_statistics_that_they_use_and_no_others() {
     let of = "statistics: {a-chat: s/chat, a-math: s/math, a-code: s/code}\nbase_statistics: s/base\n";
     let space = space(&format!("methods: [task_arithmetic, fisher, {{aim: {{operator: task_arithmetic}}}}]\n{of}"));
     let recipe = |method: &str| {
@@ -236,7 +236,7 @@ fn methods_get_the_statistics_that_they_work_with_and_no_others() {
 
     let check = |yaml: &str, expected: &[&str]| {
         let error = try_space(yaml, &models()).err().unwrap_or_default();
-        assert!(expected.iter().all(|part| error.contains(part)), "{yaml}: {error}");
+        assert!(expected.iter().all(|role| error.contains(role)), "{yaml}: {error}");
     };
     check("methods: [fisher]\nstatistics: {a-chat: s}\n", &["`statistics.a-math`", "glue calibrate a-math", "none"]);
     check("methods: [fisher]\nstatistics: {a-nowhere: s}\n", &["`statistics`", "one of the models", "`a-nowhere`"]);
@@ -246,7 +246,7 @@ fn methods_get_the_statistics_that_they_work_with_and_no_others() {
 }
 
 #[test]
-fn what_is_no_space_is_refused() {
+fn invalid_spaces_are_refused() {
     let check = |yaml: &str, expected: &str| {
         let error = try_space(yaml, &models()).err().unwrap_or_default();
         assert!(error.contains(expected), "{yaml}: {error}");
@@ -257,13 +257,13 @@ fn what_is_no_space_is_refused() {
     check("methods: [{ties: {wieght: 1}}]\n", "`methods.ties`: expected a parameter of `ties`: one of weight");
     check("methods: [{ties: {density: 2}}]\n", "method `ties`:");
     check("methods: [{ties: {density: {max: 2}}}]\n", "method `ties`:");
-    check("methods: [{ties: {lambda: {per: model}}}]\n", "no parameter of a model");
+    check("methods: [{ties: {lambda: {per: model}}}]\n", "not a parameter of a model");
     check("methods: [slerp]\n", "method `slerp`:");
     check("methods: [lines]\n", "method `lines`:");
     check("layer_groups: 99\n", "`layer_groups`: expected at most ");
     check("smooth: true\nlayer_groups: 2\n", "`smooth`: expected either a curve or `layer_groups`, found both");
     check("smooth: 1\n", "`smooth`: expected at least 2 points, found 1");
-    check("filters: [experts]\n", "`filters`: expected part of a name of a tensor within the layers: one of ");
+    check("filters: [experts]\n", "`filters`: expected role of a name of a tensor within the layers: one of ");
     check("methods: [model_stock]\n", "at least one coordinate");
     check("groups: 2\n", "unknown");
     assert!(space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`"));

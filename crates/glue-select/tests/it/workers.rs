@@ -1,11 +1,11 @@
-//! Worker processes: the scores of this process, and candidates that take their worker with them.
+//! Worker processes: the same scores as in this process, and candidates that kill their worker.
 //!
 //! The workers are this same test program, which serves when it is started with a variable of the environment.
 
-use crate::common::{frame, plan_options, proxy_items, zoo};
+use crate::common::{plan_options, proxy_items, template, zoo};
 use glue_eval::load_tasks;
 use glue_progress::CancelToken;
-use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
+use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
 use glue_select::local::{LocalOptions, LocalScorer};
 use glue_select::recipe_text::weighted;
 use glue_select::workers::{WorkerError, WorkerPool, serve};
@@ -34,8 +34,8 @@ impl Scorer for Fragile {
     fn score(
         &self,
         candidates: &[Candidate],
-        part: Part,
-        floor: Option<f64>,
+        role: ItemRole,
+        cutoff: Option<f64>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         let recipe = &candidates[0].recipe;
@@ -50,11 +50,11 @@ impl Scorer for Fragile {
         if recipe.starts_with("# sleep") {
             std::thread::sleep(Duration::from_secs(600));
         }
-        self.inner.score(candidates, part, floor, done)
+        self.inner.score(candidates, role, cutoff, done)
     }
 }
 
-/// No test: what the processes of the tests run.
+/// Not a test: what the worker processes of the tests run.
 #[test]
 fn worker_process() {
     if std::env::var_os(VARIABLE).is_none() {
@@ -87,8 +87,8 @@ fn with(comment: &str, candidate: &Candidate) -> Candidate {
     Candidate { recipe: format!("# {comment}\n{}", candidate.recipe) }
 }
 
-fn score(pool: &WorkerPool, candidates: &[Candidate], floor: Option<f64>) -> Vec<Result<Scores, CandidateError>> {
-    pool.score(candidates, Part::Search, floor, &|_, _| {}).unwrap()
+fn score(pool: &WorkerPool, candidates: &[Candidate], cutoff: Option<f64>) -> Vec<Result<Scores, CandidateError>> {
+    pool.score(candidates, ItemRole::Search, cutoff, &|_, _| {}).unwrap()
 }
 
 #[test]
@@ -96,13 +96,13 @@ fn workers_score_as_this_process_does_and_survive_what_kills_them() {
     let marks = tempfile::tempdir().unwrap();
     let pool = WorkerPool::start(command(), 2, json!({"marks": marks.path()}), CancelToken::default()).unwrap();
     let (here, all) = (scorer(), candidates());
-    let expected = here.score(&all, Part::Search, None, &|_, _| {}).unwrap();
+    let expected = here.score(&all, ItemRole::Search, None, &|_, _| {}).unwrap();
     assert_eq!(score(&pool, &all, None), expected);
     assert!(expected[5].as_ref().unwrap_err().message.contains("did you mean `ties`"));
     let averages = expected.iter().flatten().map(|scores| scores.average);
-    let floor = Some(averages.fold(0.0, f64::max));
-    let raced = here.score(&all, Part::Search, floor, &|_, _| {}).unwrap();
-    assert_eq!(score(&pool, &all, floor), raced);
+    let cutoff = Some(averages.fold(0.0, f64::max));
+    let raced = here.score(&all, ItemRole::Search, cutoff, &|_, _| {}).unwrap();
+    assert_eq!(score(&pool, &all, cutoff), raced);
     assert_eq!(pool.restarts(), 0);
 
     // Once is an accident.
@@ -116,8 +116,11 @@ fn workers_score_as_this_process_does_and_survive_what_kills_them() {
     let lost = score(&pool, &[with("fatal", &all[0]), all[1].clone(), all[2].clone()], None);
     assert_eq!(lost[1..], expected[1..3]);
     let message = &lost[0].as_ref().unwrap_err().message;
-    assert!(message.starts_with("two workers were lost to this candidate: worker `env "), "{message}");
-    assert!(message.contains("exit status: 3") && message.ends_with("it said:\nout of something"), "{message}");
+    assert!(message.starts_with("two workers died while scoring this candidate: worker `env "), "{message}");
+    assert!(
+        message.contains("exit status: 3") && message.ends_with("its standard error ended with:\nout of something"),
+        "{message}"
+    );
     assert_eq!(score(&pool, &all, None), expected);
 }
 
@@ -134,9 +137,9 @@ fn workers_that_do_not_get_ready_are_an_error() {
     let message = start(&["no such program"], 1).to_string();
     assert!(message.starts_with("worker `no such program`: starting it: "), "{message}");
     let message = start(&["sh", "-c", "echo hello; echo why >&2; exit 4"], 1).to_string();
-    assert!(message.contains("it ended (exit status: 4); it said:\nwhy"), "{message}");
-    let message = start(&["sh", "-c", r#"echo '{"type": "hello", "version": 2}'; sleep 600"#], 1).to_string();
-    assert!(message.contains("expected version 1 of the protocol, found version 2"), "{message}");
+    assert!(message.contains("it ended (exit status: 4); its standard error ended with:\nwhy"), "{message}");
+    let message = start(&["sh", "-c", r#"echo '{"type": "hello", "version": 1}'; sleep 600"#], 1).to_string();
+    assert!(message.contains("expected version 2 of the protocol, found version 1"), "{message}");
 }
 
 #[test]
@@ -152,7 +155,7 @@ fn a_pool_that_is_told_to_stop_does_not_wait() {
             std::thread::sleep(Duration::from_millis(300));
             stop.store(true, Ordering::Relaxed);
         });
-        let result = pool.score(&candidates, Part::Search, None, &|_, _| {});
+        let result = pool.score(&candidates, ItemRole::Search, None, &|_, _| {});
         assert_eq!(result.unwrap_err(), Stopped);
     });
     drop(pool);

@@ -2,7 +2,7 @@
 //!
 //! C = B D² Bᵀ, C^½ z = B D z, so that C^-½ (B D z) = B z. Hansen and Ostermeier, *Completely derandomized self-adaptation in
 //! evolution strategies*, Evolutionary Computation 9 (2001); as in Hansen, *The CMA evolution strategy: a tutorial*, arXiv
-//! 1604.00772, with negative weights (Jastrebski and Arnold, CEC 2006). B and D are computed anew when enough has changed,
+//! 1604.00772, with negative weights (Jastrebski and Arnold, CEC 2006). B and D are recomputed when enough has changed,
 //! every 1/(10 n (c_1 + c_μ)) generations.
 //!
 //! In many dimensions n² numbers are too many to learn and n³ operations too many to wait for; beyond a limit the diagonal is
@@ -11,7 +11,7 @@
 use super::evolution::{Covariance, Evolution, PARAMS};
 use super::latent::Latent;
 use super::sep_cma_es::Diagonal;
-use crate::def::{Optimiser, OptimiserDef, Setup};
+use crate::def::{Optimiser, OptimiserDef, OptimiserSetup};
 use crate::params::ParamSpec;
 use glue_linalg::symmetric_eigen;
 use ndarray::Array2;
@@ -56,7 +56,7 @@ pub const CMA_ES: OptimiserDef = OptimiserDef {
     },
 };
 
-fn is_full(setup: &Setup<'_>) -> bool {
+fn is_full(setup: &OptimiserSetup<'_>) -> bool {
     Latent::new(setup.space).dimension() as i64 <= setup.params.integer("full_up_to")
 }
 

@@ -10,11 +10,11 @@
 //! - C by rank one from p_c and by rank μ from all y_k, those of the worse half with negative weights ("active").
 
 use super::super::{POPULATION, from_state, to_state};
-use super::latent::{Latent, Spread};
+use super::latent::{Deviations, Latent};
 use super::restart::{Regime, Restarts};
 use super::stopping::History;
 use super::weights::{Rates, by_rank};
-use crate::def::{Optimiser, Setup, Trial};
+use crate::def::{Optimiser, OptimiserSetup, Trial};
 use crate::error::SearchError;
 use crate::params::ParamSpec;
 use crate::random::Random;
@@ -53,7 +53,7 @@ pub(super) trait Covariance: Serialize + DeserializeOwned + Send + 'static {
 pub(super) const PARAMS: [ParamSpec; 3] = [
     ParamSpec {
         doc: "How many candidates make a generation; 0 is 4 + ⌊3·ln n⌋.",
-        kind: crate::params::Kind::Integer { min: 0, max: 1_000_000 },
+        kind: crate::params::ParamKind::Integer { min: 0, max: 1_000_000 },
         ..POPULATION
     },
     ParamSpec::number("sigma", "Standard deviation at the beginning, as a share of the range.", 1e-6, 1.0, 1.0 / 6.0),
@@ -99,7 +99,7 @@ pub(super) struct Evolution<C: Covariance> {
 }
 
 impl<C: Covariance> Evolution<C> {
-    pub(super) fn build(name: &'static str, setup: &Setup<'_>) -> Self {
+    pub(super) fn build(name: &'static str, setup: &OptimiserSetup<'_>) -> Self {
         let latent = Latent::new(setup.space);
         let n = latent.dimension();
         let population = match setup.params.integer("population") {
@@ -119,7 +119,7 @@ impl<C: Covariance> Evolution<C> {
         evolution
     }
 
-    pub(super) fn restore(name: &'static str, setup: &Setup<'_>, state: &str) -> Result<Self, SearchError> {
+    pub(super) fn restore(name: &'static str, setup: &OptimiserSetup<'_>, state: &str) -> Result<Self, SearchError> {
         let latent = Latent::new(setup.space);
         let state: State<C> = from_state(name, state)?;
         let n = latent.dimension();
@@ -141,7 +141,7 @@ impl<C: Covariance> Evolution<C> {
         let Run { mean, scale, sigma, covariance, regime, .. } = &mut self.state.run;
         let alpha = 1.0 / (n * regime.population) as f64;
         let before = scale.clone();
-        let spread = Spread {
+        let spread = Deviations {
             of: &|i| *sigma * covariance.element(i, i).sqrt(),
             between: &|i, j| {
                 let (a, b) = (before[i], before[j]);

@@ -23,13 +23,13 @@ const WIDEST: f64 = 1.0 / 3.0;
 
 /// How one coordinate of the space is represented.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Part {
+enum LatentKind {
     Real,
     Cells(f64),
     Choice(usize),
 }
 
-impl Part {
+impl LatentKind {
     fn width(self) -> usize {
         match self {
             Self::Choice(options) => options,
@@ -41,13 +41,13 @@ impl Part {
 /// The latent coordinates of a space.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Latent {
-    parts: Vec<Part>,
+    parts: Vec<LatentKind>,
     dimension: usize,
 }
 
 /// What the margin needs to know of a distribution: the standard deviation of latent coordinate i, and that of the
 /// difference of two.
-pub(super) struct Spread<'a> {
+pub(super) struct Deviations<'a> {
     pub(super) of: &'a dyn Fn(usize) -> f64,
     pub(super) between: &'a dyn Fn(usize, usize) -> f64,
 }
@@ -55,11 +55,11 @@ pub(super) struct Spread<'a> {
 impl Latent {
     pub(super) fn new(space: &Space) -> Self {
         let part = |c: &crate::space::Coordinate| match (&c.domain, c.values()) {
-            (Domain::Categorical { options }, _) if options.len() > 2 => Part::Choice(options.len()),
-            (_, Some(values)) => Part::Cells(values as f64),
-            (_, None) => Part::Real,
+            (Domain::Categorical { options }, _) if options.len() > 2 => LatentKind::Choice(options.len()),
+            (_, Some(values)) => LatentKind::Cells(values as f64),
+            (_, None) => LatentKind::Real,
         };
-        let parts: Vec<Part> = space.coordinates().iter().map(part).collect();
+        let parts: Vec<LatentKind> = space.coordinates().iter().map(part).collect();
         let dimension = parts.iter().map(|p| p.width()).sum();
         Self { parts, dimension }
     }
@@ -70,7 +70,7 @@ impl Latent {
     }
 
     /// Each coordinate of the space with the first of its latent coordinates.
-    fn parts(&self) -> impl Iterator<Item = (Part, usize)> + '_ {
+    fn parts(&self) -> impl Iterator<Item = (LatentKind, usize)> + '_ {
         self.parts.iter().scan(0, |at, part| {
             let first = *at;
             *at += part.width();
@@ -80,16 +80,16 @@ impl Latent {
 
     /// Whether latent coordinate i is a real coordinate.
     pub(super) fn is_real(&self, i: usize) -> bool {
-        self.parts().any(|(part, first)| part == Part::Real && first == i)
+        self.parts().any(|(part, first)| part == LatentKind::Real && first == i)
     }
 
     /// The place in the unit box that a latent vector stands for.
     pub(super) fn to_unit(&self, y: &[f64]) -> Vec<f64> {
         self.parts()
             .map(|(part, first)| match part {
-                Part::Real => fold(y[first]),
-                Part::Cells(n) => ((y[first] * n).ceil().clamp(1.0, n) - 0.5) / n,
-                Part::Choice(n) => (winner(&y[first..first + n]) as f64 + 0.5) / n as f64,
+                LatentKind::Real => fold(y[first]),
+                LatentKind::Cells(n) => ((y[first] * n).ceil().clamp(1.0, n) - 0.5) / n,
+                LatentKind::Choice(n) => (winner(&y[first..first + n]) as f64 + 0.5) / n as f64,
             })
             .collect()
     }
@@ -99,9 +99,9 @@ impl Latent {
         let mut y = Vec::with_capacity(self.dimension);
         for ((part, _), u) in self.parts().zip(unit) {
             match part {
-                Part::Real => y.push(unfold(*u)),
-                Part::Cells(n) => y.push(((u * n).floor().clamp(0.0, n - 1.0) + 0.5) / n),
-                Part::Choice(n) => {
+                LatentKind::Real => y.push(unfold(*u)),
+                LatentKind::Cells(n) => y.push(((u * n).floor().clamp(0.0, n - 1.0) + 0.5) / n),
+                LatentKind::Choice(n) => {
                     let chosen = (u * n as f64).floor().clamp(0.0, n as f64 - 1.0) as usize;
                     y.extend((0..n).map(|i| if i == chosen { 0.5 + sigma } else { 0.5 }));
                 }
@@ -117,7 +117,7 @@ impl Latent {
 
     /// Keeps every discrete coordinate moving, and no other from wrapping around. `scale` are factors on the standard
     /// deviations of `spread`; `alpha` is the least chance of another value.
-    pub(super) fn keep_margin(&self, mean: &mut [f64], scale: &mut [f64], spread: &Spread<'_>, alpha: f64) {
+    pub(super) fn keep_margin(&self, mean: &mut [f64], scale: &mut [f64], spread: &Deviations<'_>, alpha: f64) {
         for (i, factor) in scale.iter_mut().enumerate() {
             let deviation = *factor * (spread.of)(i);
             if deviation > WIDEST {
@@ -126,12 +126,12 @@ impl Latent {
         }
         for (part, first) in self.parts() {
             match part {
-                Part::Real => {}
-                Part::Cells(n) => {
+                LatentKind::Real => {}
+                LatentKind::Cells(n) => {
                     let (m, a) = cell_margin(mean[first], scale[first], (spread.of)(first), n, alpha);
                     (mean[first], scale[first]) = (m, a);
                 }
-                Part::Choice(n) => {
+                LatentKind::Choice(n) => {
                     let best = first + winner(&mean[first..first + n]);
                     for i in (first..first + n).filter(|i| *i != best) {
                         let reach = -quantile(alpha) * (spread.between)(i, best);

@@ -4,7 +4,7 @@
 //! - *Range*: the best losses of the last 10 + 30·n/λ generations, and all of the last one, lie within 1e-11; or those best
 //!   losses within 1e-12.
 //! - *Stagnation*: over a fifth of the run, at least 100 generations, neither the best losses nor the medians got better.
-//! - *Plateau*: for 15 generations in a row, the best is no better than the candidate at three quarters.
+//! - *Plateau*: for 15 consecutive generations, the best is no better than the candidate at three quarters.
 //! - *Length*: 100 + 150·(n + 3)²/√λ generations.
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub(super) struct History {
     median: VecDeque<f64>,
     /// Extent of the losses of the last generation.
     extent: f64,
-    /// How many generations in a row were flat.
+    /// How many consecutive generations were flat.
     flat: u32,
 }
 

@@ -1,8 +1,9 @@
 //! The zoo of the repository as the tests take it.
+#![allow(dead_code, reason = "each test file uses its own role of this")]
 
 use glue_recipe::PlanOptions;
 use glue_select::local::ItemsConfig;
-use glue_select::recipe_text::Frame;
+use glue_select::recipe_text::RecipeTemplate;
 use std::path::{Path, PathBuf};
 
 pub(crate) fn zoo() -> PathBuf {
@@ -17,8 +18,8 @@ pub(crate) fn plan_options() -> PlanOptions {
 }
 
 /// Recipes on top of the base of most models.
-pub(crate) fn frame() -> Frame {
-    Frame { base_model: Some("base-a".into()), ..Frame::default() }
+pub(crate) fn frame() -> RecipeTemplate {
+    RecipeTemplate { base_model: Some("base-a".into()), ..RecipeTemplate::default() }
 }
 
 /// The items that a search may look at.

@@ -1,6 +1,6 @@
 //! Names and texts of others in Markdown: model cards, reports. Whatever is in them, they stay text on their line.
 
-use crate::format::printable;
+use crate::printable;
 
 /// `text` on one line, with everything that Markdown would take for markup escaped.
 pub fn inline(text: &str) -> String {

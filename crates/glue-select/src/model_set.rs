@@ -1,9 +1,9 @@
-//! The models of a search: opened, compared by their headers, named.
+//! The models of a search: opened, named, and checked by their headers.
 
 use crate::config::SearchConfig;
-use crate::likeness::Likeness;
-use crate::recipe_text::Frame;
-use crate::session::{Member, Setup};
+use crate::context::{Member, SearchContext};
+use crate::recipe_text::RecipeTemplate;
+use crate::similarity::Similarity;
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
 use glue_progress::ErrorChain;
@@ -15,22 +15,22 @@ use std::path::{Path, PathBuf};
 
 /// The models of a search.
 #[derive(Debug)]
-pub struct Zoo {
+pub struct ModelSet {
     members: Vec<Member>,
     dirs: Vec<ModelDir>,
     base: Option<ModelDir>,
-    /// Of models and of the base.
+    /// Of the models and of the base.
     statistics: Vec<Checkpoint>,
 }
 
 /// Why models cannot be searched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ZooError {
-    /// One cannot be opened.
+pub enum ModelSetError {
+    /// A model cannot be opened.
     #[error("model `{model}`")]
     Open {
-        /// As it stands in the config.
+        /// Its path in the config.
         model: String,
         /// Why.
         #[source]
@@ -39,14 +39,14 @@ pub enum ZooError {
     /// Statistics of a model, or of the base, cannot be opened.
     #[error("statistics")]
     Statistics(#[source] Box<glue_tensor::CheckpointError>),
-    /// Two cannot be merged.
+    /// Two models cannot be merged.
     #[error("`{first}` and `{second}` cannot be merged: {reasons}")]
     Incompatible {
         /// A model.
         first: String,
         /// Another.
         second: String,
-        /// In what they differ.
+        /// Their differences.
         reasons: String,
     },
     /// Headers or tokenizers cannot be compared.
@@ -63,15 +63,15 @@ pub enum ZooError {
     },
 }
 
-impl Zoo {
-    /// Opens the models of `config`, whose relative paths start at the working directory, and checks that all of them and
-    /// the base can be merged. No weight is read.
+impl ModelSet {
+    /// Opens the models of `config`, whose relative paths start at the working directory, and checks that they can be merged with
+    /// each other and with the base. No weight is read.
     ///
     /// # Errors
-    /// [`ZooError`].
-    pub fn open(config: &SearchConfig) -> Result<Zoo, ZooError> {
+    /// [`ModelSetError`].
+    pub fn open(config: &SearchConfig) -> Result<ModelSet, ModelSetError> {
         let open = |model: &String| {
-            ModelDir::open(model).map_err(|error| ZooError::Open { model: model.clone(), error: Box::new(error) })
+            ModelDir::open(model).map_err(|error| ModelSetError::Open { model: model.clone(), error: Box::new(error) })
         };
         let dirs = config.models.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let base = config.base.as_ref().map(open).transpose()?;
@@ -79,29 +79,23 @@ impl Zoo {
         named.extend(config.base.iter().cloned().zip(&base));
         let paths = config.space.iter().flat_map(|space| space.statistics.values().chain(&space.base_statistics));
         let statistics =
-            paths.map(|path| Checkpoint::open(path).map_err(|error| ZooError::Statistics(Box::new(error))));
+            paths.map(|path| Checkpoint::open(path).map_err(|error| ModelSetError::Statistics(Box::new(error))));
         let statistics = statistics.collect::<Result<Vec<_>, _>>()?;
         let found = compatibility(&named)?;
         for pair in &found.pairs {
             if pair.verdict != Verdict::Mergeable {
                 let reasons: Vec<String> = pair.reasons.iter().map(ToString::to_string).collect();
-                return Err(ZooError::Incompatible {
+                return Err(ModelSetError::Incompatible {
                     first: named[pair.first].0.clone(),
                     second: named[pair.second].0.clone(),
                     reasons: reasons.join("; "),
                 });
             }
         }
-        let short = |path: &String| {
-            let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let unique =
-                config.models.iter().filter(|other| Path::new(other).file_name() == Path::new(path).file_name());
-            Member {
-                name: if unique.count() == 1 && !name.is_empty() { name } else { path.clone() },
-                path: path.clone(),
-            }
-        };
-        Ok(Zoo { members: config.models.iter().map(short).collect(), dirs, base, statistics })
+        let names = glue_text::names::short(&config.models);
+        let member = |(name, path): (String, &String)| Member { name, path: path.clone() };
+        let members = names.into_iter().zip(&config.models).map(member).collect();
+        Ok(ModelSet { members, dirs, base, statistics })
     }
 
     /// The models, in the order of the config.
@@ -114,41 +108,40 @@ impl Zoo {
         &self.dirs
     }
 
-    /// Bytes of the tensors of one merged model, in the type of the first.
+    /// Bytes of the tensors of a merged model, in the type of the first model.
     pub fn merged_bytes(&self) -> u64 {
         self.dirs.first().map_or(0, |dir| dir.checkpoint().total_bytes())
     }
 
-    /// Checks that every file of every model, of the base and of their statistics is still the one that was opened, and that
-    /// nobody has written to it since.
+    /// Checks that no file of the models, the base and their statistics was replaced or changed since it was opened.
     ///
     /// # Errors
-    /// [`FileChanged`] with the first file that is not.
+    /// [`FileChanged`] with the first such file.
     pub fn check_unchanged(&self) -> Result<(), FileChanged> {
         self.dirs.iter().chain(&self.base).try_for_each(ModelDir::check_unchanged)?;
         self.statistics.iter().try_for_each(Checkpoint::check_unchanged)
     }
 
-    /// Checks that `links` allow the files that a merge of the models may get a copy of.
+    /// Checks that `links` allows the files that a merge may copy.
     ///
     /// # Errors
-    /// [`SideFileError`], which names the file and where it leads.
+    /// [`SideFileError`], which names the link and its target.
     pub fn check_links(&self, links: Links) -> Result<(), SideFileError> {
         self.dirs.iter().chain(&self.base).try_for_each(|dir| dir.check_links(links))
     }
 
-    /// What strategies are told.
-    pub fn setup<'a>(
+    /// What strategies work with.
+    pub fn search_context<'a>(
         &'a self,
         config: &SearchConfig,
         operators: &'a glue_merge::Registry,
-        optimisers: &'a glue_search::Registry,
-    ) -> Setup<'a> {
-        let frame = Frame {
+        optimisers: &'a glue_search::OptimiserRegistry,
+    ) -> SearchContext<'a> {
+        let template = RecipeTemplate {
             base_model: config.base.clone(),
             dtype: config.dtype.clone(),
             seed: (config.seed != 0).then_some(config.seed),
-            ..Frame::default()
+            ..RecipeTemplate::default()
         };
         let read = || {
             let named: Vec<_> = self
@@ -157,22 +150,22 @@ impl Zoo {
                 .zip(&self.dirs)
                 .map(|(member, dir)| (member.name.as_str(), dir.checkpoint()))
                 .collect();
-            Likeness::read(&named).map_err(|error| error.chain())
+            Similarity::read(&named).map_err(|error| error.chain())
         };
-        Setup {
+        SearchContext {
             members: self.members.clone(),
-            frame,
+            template,
             space: config.space(),
             tensors: TensorNames::of(&self.dirs[0]),
             operators,
             optimisers,
             seed: config.seed,
             racing: config.racing,
-            read_likeness: Box::new(read),
+            read_similarity: Box::new(read),
         }
     }
 
-    /// What the weights of all models, and their statistics, are, by path. All of them are read.
+    /// Hashes of the weights of all models and of their statistics, by path. All of them are read.
     pub fn hashes(&self) -> Value {
         let models = self.dirs.iter().chain(&self.base).map(|dir| (dir.path(), dir.checkpoint()));
         let statistics = self.statistics.iter().map(|checkpoint| (checkpoint.path(), checkpoint));
@@ -185,12 +178,12 @@ impl Zoo {
     }
 }
 
-/// What the files of `tasks` hold, by path: of a directory all files in it, of a file those beside it too, since its data
-/// may be among them. A name that is no path has none.
+/// Hashes of the files of `tasks`, by path: of a directory all files below it; of a file also those next to it, which may hold its
+/// data. A name that is not a path has no hash.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn hash_tasks(tasks: &[String]) -> Result<Value, ZooError> {
+pub fn hash_tasks(tasks: &[String]) -> Result<Value, ModelSetError> {
     let mut hashes = serde_json::Map::new();
     for task in tasks {
         let path = Path::new(task);
@@ -205,7 +198,7 @@ pub fn hash_tasks(tasks: &[String]) -> Result<Value, ZooError> {
                 let mut all = Vec::new();
                 for file in &files {
                     let bytes = glue_tensor::files::read(file, glue_tensor::files::DATA_BYTES)
-                        .map_err(|error| ZooError::Io { path: file.clone(), error })?;
+                        .map_err(|error| ModelSetError::Io { path: file.clone(), error })?;
                     let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned();
                     all.extend(format!("{name} {}\n", ContentHash::of(&bytes)).into_bytes());
                 }
@@ -217,14 +210,14 @@ pub fn hash_tasks(tasks: &[String]) -> Result<Value, ZooError> {
     Ok(Value::Object(hashes))
 }
 
-/// `known` holds the directories that were looked into, so that links in a circle end.
+/// `known` holds the directories visited so far: circular links end there.
 fn collect(
     directory: &Path,
     files: &mut Vec<PathBuf>,
     deep: bool,
     known: &mut HashSet<PathBuf>,
-) -> Result<(), ZooError> {
-    let at = |error| ZooError::Io { path: directory.into(), error };
+) -> Result<(), ModelSetError> {
+    let at = |error| ModelSetError::Io { path: directory.into(), error };
     if !known.insert(directory.canonicalize().map_err(at)?) {
         return Ok(());
     }

@@ -1,14 +1,13 @@
-//! How alike the models of a zoo are to each other and to any linear merge of them, from one pass over their weights.
+//! The similarity of models to each other and to any linear merge of them, from one pass over their weights.
 //!
-//! The likeness of two models is the mean, over the weight matrices of the MLP, of the cosine between the two matrices as
-//! vectors. That of a linear merge M = Σᵢ wᵢ θᵢ to a model θⱼ needs no weights of M: with the inner products
-//! Gᵢⱼ = ⟨θᵢ, θⱼ⟩ of a matrix,
+//! The similarity of two models is the mean cosine of their flattened MLP weight matrices. That of a linear merge
+//! M = Σᵢ wᵢ θᵢ to a model θⱼ needs no weights of M: with the Gram matrix Gᵢⱼ = ⟨θᵢ, θⱼ⟩ of a weight matrix,
 //!
 //! ```text
 //! cos(M, θⱼ) = Σᵢ wᵢ Gᵢⱼ / √(Σᵢₖ wᵢ wₖ Gᵢₖ · Gⱼⱼ)
 //! ```
 //!
-//! so that the inner products of each matrix, n(n+1)/2 numbers, are all that has to be kept.
+//! Only the n(n+1)/2 inner products of each matrix have to be kept.
 
 use glue_metrics::Class;
 use glue_tensor::{Checkpoint, ConvertError, Names, widen};
@@ -16,23 +15,23 @@ use rayon::prelude::*;
 
 /// Inner products of the MLP matrices of some models.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Likeness {
+pub struct Similarity {
     n: usize,
     /// For each matrix, the lower triangle by rows.
     grams: Vec<Vec<f64>>,
 }
 
-/// Why likeness cannot be told.
+/// Why models cannot be compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum LikenessError {
-    /// No matrix to compare.
-    #[error("model `{model}` has no MLP matrix that all models have, so that likeness cannot be told")]
+pub enum SimilarityError {
+    /// There is no matrix to compare.
+    #[error("model `{model}` has no MLP matrix: the similarity of models is unknown")]
     Nothing {
         /// The first model.
         model: String,
     },
-    /// A tensor that another model lacks or has in another shape.
+    /// A model lacks a tensor or has it in another shape.
     #[error("model `{model}`: expected tensor `{tensor}` of shape {expected:?}, found {found}")]
     Tensor {
         /// The model.
@@ -41,7 +40,7 @@ pub enum LikenessError {
         tensor: String,
         /// The shape in the first model.
         expected: Vec<usize>,
-        /// What there is.
+        /// What was found.
         found: String,
     },
     /// A tensor that does not hold floating-point numbers.
@@ -57,17 +56,17 @@ pub enum LikenessError {
     },
 }
 
-/// Elements that are widened at once: of sixteen models they stay in a second-level cache.
+/// Elements that are widened together: those of sixteen models fit into a second-level cache.
 const BLOCK: usize = 4096;
 
-impl Likeness {
+impl Similarity {
     /// Reads the MLP matrices of `models`, given with their names, on the threads of the current rayon pool.
     ///
     /// # Errors
-    /// [`LikenessError`]: models of different shapes, or without an MLP.
-    pub fn read(models: &[(&str, &Checkpoint)]) -> Result<Likeness, LikenessError> {
+    /// [`SimilarityError`]: models of different shapes, or without an MLP.
+    pub fn read(models: &[(&str, &Checkpoint)]) -> Result<Similarity, SimilarityError> {
         let Some((first, leader)) = models.first() else {
-            return Ok(Likeness { n: 0, grams: Vec::new() });
+            return Ok(Similarity { n: 0, grams: Vec::new() });
         };
         let names = Names::infer(leader.tensors().iter().map(|tensor| tensor.name.as_str()));
         let matrices: Vec<&str> = leader
@@ -77,19 +76,19 @@ impl Likeness {
             .map(|tensor| tensor.name.as_str())
             .collect();
         if matrices.is_empty() {
-            return Err(LikenessError::Nothing { model: (*first).into() });
+            return Err(SimilarityError::Nothing { model: (*first).into() });
         }
         let grams = matrices.par_iter().map(|name| gram(models, name)).collect::<Result<_, _>>()?;
-        Ok(Likeness { n: models.len(), grams })
+        Ok(Similarity { n: models.len(), grams })
     }
 
-    /// From inner products: for each matrix, those of models i and j ≤ i at i(i+1)/2 + j.
+    /// From Gram matrices: the inner product of models i and j ≤ i is at i(i+1)/2 + j.
     ///
     /// # Panics
     /// When one has another number of entries than n(n+1)/2.
-    pub fn from_grams(n: usize, grams: Vec<Vec<f64>>) -> Likeness {
+    pub fn from_grams(n: usize, grams: Vec<Vec<f64>>) -> Similarity {
         assert!(grams.iter().all(|gram| gram.len() == n * (n + 1) / 2), "a triangle of {n} models");
-        Likeness { n, grams }
+        Similarity { n, grams }
     }
 
     /// Number of models.
@@ -97,13 +96,12 @@ impl Likeness {
         self.n
     }
 
-    /// The likeness of models `i` and `j`, from -1 to 1.
+    /// The similarity of models `i` and `j`, from -1 to 1.
     pub fn of_models(&self, i: usize, j: usize) -> f64 {
         self.of_merge(&[(i, 1.0)], j)
     }
 
-    /// The likeness of the linear merge of models with these weights to model `j`, from -1 to 1; a matrix of zeros is like
-    /// nothing, 0.
+    /// The similarity of the linear merge with these weights to model `j`, from -1 to 1. That of a matrix of zeros is 0.
     pub fn of_merge(&self, weights: &[(usize, f64)], j: usize) -> f64 {
         let cosine = |gram: &Vec<f64>| {
             let dot = |a: usize, b: usize| gram[index(a, b)];
@@ -111,7 +109,7 @@ impl Likeness {
             let square: f64 =
                 weights.iter().flat_map(|&(i, w)| weights.iter().map(move |&(k, v)| w * v * dot(i, k))).sum();
             let norms = (square.max(0.0) * dot(j, j)).sqrt();
-            // Rounding may lead out of the range by a last digit.
+            // Rounding may exceed the range by a last digit.
             if norms > 0.0 { (product / norms).clamp(-1.0, 1.0) } else { 0.0 }
         };
         self.grams.iter().map(cosine).sum::<f64>() / self.grams.len().max(1) as f64
@@ -123,14 +121,14 @@ fn index(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
-/// The inner products of one tensor, block after block in order, so that any number of threads gives the same sums.
-fn gram(models: &[(&str, &Checkpoint)], name: &str) -> Result<Vec<f64>, LikenessError> {
+/// The inner products of one tensor, block after block in order: the sums do not depend on the number of threads.
+fn gram(models: &[(&str, &Checkpoint)], name: &str) -> Result<Vec<f64>, SimilarityError> {
     let n = models.len();
     let mut views = Vec::with_capacity(n);
     for (model, checkpoint) in models {
         let expected =
             || views.first().map_or_else(Vec::new, |first: &glue_tensor::TensorView<'_>| first.shape().to_vec());
-        let refuse = |found: String| LikenessError::Tensor {
+        let refuse = |found: String| SimilarityError::Tensor {
             model: (*model).into(),
             tensor: name.into(),
             expected: expected(),
@@ -150,7 +148,7 @@ fn gram(models: &[(&str, &Checkpoint)], name: &str) -> Result<Vec<f64>, Likeness
         for ((view, block), (model, _)) in views.iter().zip(&mut blocks).zip(models) {
             let size = view.dtype().size();
             let bytes = &view.data()[start * size..(start + length) * size];
-            widen(view.dtype(), bytes, &mut block[..length]).map_err(|error| LikenessError::Numbers {
+            widen(view.dtype(), bytes, &mut block[..length]).map_err(|error| SimilarityError::Numbers {
                 model: (*model).into(),
                 tensor: name.into(),
                 error,
@@ -165,7 +163,7 @@ fn gram(models: &[(&str, &Checkpoint)], name: &str) -> Result<Vec<f64>, Likeness
     Ok(sums)
 }
 
-/// An inner product with sums in `f64`, over eight lanes so that the processor can work on several at once.
+/// An inner product with sums in `f64`, in eight lanes for vector instructions.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0_f64; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -181,7 +179,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    //! Against weights that are merged first and compared then.
+    //! Comparison weights that are merged first and compared then.
     use super::*;
     use std::path::Path;
 
@@ -204,16 +202,16 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_need_not_be_made_to_be_compared() {
+    fn the_similarity_of_a_merge_needs_no_merge() {
         let models = zoo();
         let named: Vec<(&str, &Checkpoint)> = models.iter().map(|model| ("m", model)).collect();
-        let likeness = Likeness::read(&named).expect("likeness");
+        let similarity = Similarity::read(&named).expect("similarity");
         let weights = [(0, 0.7), (1, 0.3)];
         for j in 0..3 {
             let mut expected = Vec::new();
             for layer in 0..4 {
-                for part in ["gate_proj", "up_proj", "down_proj"] {
-                    let name = format!("model.layers.{layer}.mlp.{part}.weight");
+                for role in ["gate_proj", "up_proj", "down_proj"] {
+                    let name = format!("model.layers.{layer}.mlp.{role}.weight");
                     let of = |i: usize| values(&models[i], &name);
                     let merge: Vec<f64> = of(0).iter().zip(of(1)).map(|(a, b)| 0.7 * a + 0.3 * b).collect();
                     expected.push(cosine(&merge, &of(j)));
@@ -221,10 +219,10 @@ mod tests {
             }
             let expected = expected.iter().sum::<f64>() / 12.0;
             // Sums of 32768 products in double precision, in another order.
-            assert!((likeness.of_merge(&weights, j) - expected).abs() < 1e-12, "{j}");
+            assert!((similarity.of_merge(&weights, j) - expected).abs() < 1e-12, "{j}");
         }
-        assert!((likeness.of_models(1, 1) - 1.0).abs() < 1e-12);
-        assert_eq!(likeness.of_models(0, 2), likeness.of_models(2, 0));
+        assert!((similarity.of_models(1, 1) - 1.0).abs() < 1e-12);
+        assert_eq!(similarity.of_models(0, 2), similarity.of_models(2, 0));
     }
 
     #[test]
@@ -233,7 +231,7 @@ mod tests {
         let named: Vec<(&str, &Checkpoint)> = models.iter().map(|model| ("m", model)).collect();
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            pool.install(|| Likeness::read(&named).expect("likeness"))
+            pool.install(|| Similarity::read(&named).expect("similarity"))
         };
         assert_eq!(with(1), with(3));
     }
@@ -243,7 +241,7 @@ mod tests {
         let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/zoo");
         let open = |name: &str| Checkpoint::open(zoo.join(name)).expect("a model of the zoo");
         let (a, c) = (open("a-chat"), open("c-chat"));
-        let error = Likeness::read(&[("a", &a), ("c", &c)]).expect_err("another architecture");
+        let error = Similarity::read(&[("a", &a), ("c", &c)]).expect_err("another architecture");
         assert!(error.to_string().starts_with("model `c`: expected tensor `model.layers."), "{error}");
     }
 }
