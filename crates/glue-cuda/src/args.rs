@@ -1,6 +1,7 @@
 //! The structs that kernels take, as `kernels/*.cu` declare them, and how the elements of a tile are laid out.
 
-use glue_merge::{Cut, Float};
+use glue_merge::device::Float;
+use glue_merge::select::Threshold;
 
 /// Maximum number of operands of a kernel, the base not counted.
 pub(crate) const MAX_INPUTS: usize = 32;

@@ -1,11 +1,12 @@
-//! Plans on a device: surveys and maps, pass after pass, where there are kernels for them.
+//! Plans on a device: reductions and maps, pass after pass, where there are kernels for them.
 
 use crate::backend::Backend;
 use crate::error::DeviceError;
 use crate::operands::SECTION;
 use crate::pass::{Pass, Stop, Target};
 use crate::resident_cache::{Key, Operands, Products, ResidentCache};
-use glue_merge::{Block, Executor, Map, MergeError, Plan, Sink, Source, TensorSpec};
+use glue_merge::device::Executor;
+use glue_merge::{Block, Map, MergeError, Plan, Sink, Source, TensorSpec};
 use std::sync::{Arc, Mutex};
 
 /// How an [`Engine`] works.
@@ -20,7 +21,7 @@ pub struct EngineOptions {
     /// Whether the host merges a tensor for which device memory does not suffice, instead of an error. Default false.
     pub fall_back: bool,
     /// Maximum number of bytes of device memory for operands that stay there from one merge to the next, for a search.
-    /// Only operands with a [`glue_merge::Identity`] stay. What does not fit is uploaded for each merge; operands that
+    /// Only operands with a [`glue_merge::device::Identity`] stay. What does not fit is uploaded for each merge; operands that
     /// stay are freed when memory is needed for something else. Default 0.
     pub keep: usize,
     /// Elements per partial sum; only tests have reason to change it.
@@ -172,7 +173,7 @@ impl<B: Backend> Executor for Engine<B> {
         sink: &dyn Sink,
     ) -> Result<Option<Plan>, MergeError> {
         let known = match &plan {
-            Plan::Survey(survey) => survey.describe().is_some(),
+            Plan::Reduce(reduction) => reduction.describe().is_some(),
             Plan::Map(map) => map.kernel().is_some(),
             _ => false,
         };
@@ -201,14 +202,14 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Option<Plan>, MergeError> {
         loop {
             plan = match plan {
-                Plan::Survey(survey) => {
-                    let gathered = match survey.describe() {
-                        Some(gather) => pass.survey(&gather),
+                Plan::Reduce(reduction) => {
+                    let gathered = match reduction.describe() {
+                        Some(gather) => pass.reduction(&gather),
                         None => Err(Stop::Unsupported),
                     };
                     match gathered {
-                        Ok(gathered) => survey.conclude(gathered)?,
-                        Err(stop) => return self.fall_back(stop, Plan::Survey(survey)).map(Some),
+                        Ok(gathered) => reduction.conclude(gathered)?,
+                        Err(stop) => return self.fall_back(stop, Plan::Reduce(reduction)).map(Some),
                     }
                 }
                 Plan::Map(map) => {

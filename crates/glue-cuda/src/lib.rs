@@ -1,7 +1,7 @@
 //! The heavy arithmetic of a merge on a CUDA device.
 //!
 //! [`Engine`] is an [`Executor`](glue_merge::Executor) for the driver of `glue-merge`. It uploads the operands of a
-//! tensor as they are stored and runs the kernels of `kernels/` for the surveys and maps that describe themselves; the
+//! tensor as they are stored and runs the kernels of `kernels/` for the reductions and maps that describe themselves; the
 //! host does the rest. For a search, operands and their inner products stay in device memory, so that a candidate
 //! takes one pass over it.
 //!
@@ -44,7 +44,7 @@ mod pass;
 mod ptx;
 mod resident_cache;
 mod selection;
-mod surveys;
+mod reductions;
 #[cfg(test)]
 mod tests;
 mod trims;

@@ -5,7 +5,8 @@ use crate::backend::{Backend, Kernel};
 use crate::operands::{Operands, THREADS, align, blocks};
 use crate::pass::{Pass, Stop, Target};
 use crate::trims::Trim;
-use glue_merge::{Cut, Float, Kernel as MapKernel, TaskKernel};
+use glue_merge::device::{Float, Kernel as MapKernel, TaskKernel};
+use glue_merge::select::Threshold;
 
 impl<B: Backend> Pass<'_, B> {
     /// Runs a map over every tile.

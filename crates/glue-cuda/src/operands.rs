@@ -2,7 +2,8 @@
 
 use crate::args::{self, MAX_INPUTS, Tile, WIDE};
 use crate::backend::Backend;
-use glue_merge::{Float, TensorSpec};
+use glue_merge::device::Float;
+use glue_merge::TensorSpec;
 use std::ops::Range;
 use std::sync::Arc;
 

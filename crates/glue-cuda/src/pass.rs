@@ -6,7 +6,8 @@ use crate::engine::Engine;
 use crate::error::DeviceError;
 use crate::operands::{Cutting, Operands, THREADS, align, blocks};
 use crate::resident_cache::Products;
-use glue_merge::{BoxError, Float, Identity, Operand, SPAN, Sink, Source, TensorSpec};
+use glue_merge::device::{Float, Identity};
+use glue_merge::{BoxError, Operand, SPAN, Sink, Source, TensorSpec};
 use std::sync::Arc;
 
 /// Why a pass ends early.

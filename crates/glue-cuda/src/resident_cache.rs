@@ -4,7 +4,8 @@
 //! the first ones stay: a least-recently-used cache would evict each operand just before it is needed again. An operand
 //! that was not requested during several rounds, as after the end of a search, is evicted.
 
-use glue_merge::{Float, Identity, Vectors};
+use glue_merge::device::{Float, Identity};
+use glue_merge::gram::Vectors;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

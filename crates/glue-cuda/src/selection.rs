@@ -6,7 +6,7 @@
 //! search starts again over all bits.
 
 use crate::args::BINS;
-use glue_merge::{Cut, Largest};
+use glue_merge::select::{Largest, Threshold};
 
 /// Shift of the histogram that spans all keys.
 const WIDEST: u32 = 20;

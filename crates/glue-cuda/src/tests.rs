@@ -5,7 +5,8 @@ use crate::check::data::{Captured, Data, Named};
 use crate::check::{Case, FLOATS, Threads, cases, check, measure};
 use crate::emulated::Emulated;
 use crate::engine::{Engine, EngineOptions};
-use glue_merge::{Driver, Executor, Float, Operand, Source};
+use glue_merge::device::{Executor, Float};
+use glue_merge::{Driver, Operand, Source};
 
 const ONE: Threads = Threads(1);
 
@@ -156,7 +157,7 @@ impl Source for Mixed {
         self.0[i].read(operand, range, buffer)
     }
 
-    fn stored(&self, operand: Operand) -> Option<glue_merge::Stored<'_>> {
+    fn stored(&self, operand: Operand) -> Option<glue_merge::device::Stored<'_>> {
         match operand {
             Operand::Input(i) if i < 2 => self.0[i].stored(operand),
             _ => None,
@@ -191,7 +192,7 @@ impl Source for Stored3 {
         self.0[i].read(operand, range, buffer)
     }
 
-    fn stored(&self, operand: Operand) -> Option<glue_merge::Stored<'_>> {
+    fn stored(&self, operand: Operand) -> Option<glue_merge::device::Stored<'_>> {
         let Operand::Input(i) = operand else { return None };
         self.0[i].stored(operand)
     }

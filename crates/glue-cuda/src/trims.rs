@@ -4,7 +4,9 @@ use crate::args::{self, Between, CutArg, MAX_INPUTS, Marked, Nothing, Random, Ra
 use crate::backend::{Backend, Kernel};
 use crate::operands::THREADS;
 use crate::pass::{Pass, Stop};
-use glue_merge::{Cut, ElementRng, RankedDrop, Trimming};
+use glue_merge::device::{RankedDrop, Trimming};
+use glue_merge::random::ElementRng;
+use glue_merge::select::Threshold;
 
 /// A trim of one of the kernels.
 #[derive(Debug, Clone, Copy)]

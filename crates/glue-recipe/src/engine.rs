@@ -3,10 +3,8 @@
 
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
-use glue_merge::{
-    BoxError, Done, Driver, Executor, Float, Identity, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink,
-    Source, StatisticSpec, Stored, TensorSpec,
-};
+use glue_merge::device::{Executor, Float, Identity, Stored};
+use glue_merge::{BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, SPAN, Sink, Source, StatisticSpec, TensorSpec};
 use glue_progress::Progress;
 use glue_tensor::{Dtype, TensorView, narrow, widen};
 use parking_lot::Mutex;

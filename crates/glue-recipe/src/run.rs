@@ -5,7 +5,8 @@ use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, Tensor
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
-use glue_merge::{BoxError, Executor, HostExecutor, Operator, Registry};
+use glue_merge::device::{Executor, HostExecutor};
+use glue_merge::{BoxError, Operator, Registry};
 use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;

@@ -22,9 +22,7 @@ pub use groups::TensorNames;
 
 use crate::contract::Candidate;
 use crate::recipe_text::{NamedParam, ParamText, RecipeTemplate, WEIGHT, recipe};
-use glue_merge::{
-    Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
-};
+use glue_merge::{Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value};
 use glue_progress::ErrorChain;
 use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;

@@ -4,10 +4,7 @@ use crate::failure::Failure;
 use crate::reference::{example, operators};
 use crate::shell::Shell;
 use crate::table::{Align, Table};
-use glue_merge::{
-    BaseRule, InputRule, Kind, OperatorDef, ParamSpec, Registry, Scope, StatisticOf, StatisticShape, StatisticSpec,
-    Value,
-};
+use glue_merge::{BaseRule, InputRule, Kind, OperatorDef, ParamSpec, Registry, Scope, StatisticOf, StatisticShape, StatisticSpec, Value};
 use serde_json::json;
 use std::fmt::Write;
 

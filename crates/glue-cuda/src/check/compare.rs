@@ -4,7 +4,8 @@ use super::cases::Case;
 use super::data::{Captured, Data, Threads, element};
 use crate::backend::Backend;
 use crate::engine::Engine;
-use glue_merge::{BLOCK, Done, Driver, Executor, Float, HostExecutor, MergeError, Operand, Plan, Room};
+use glue_merge::device::{Executor, Float, HostExecutor};
+use glue_merge::{BLOCK, Done, Driver, MergeError, Operand, Plan};
 
 /// How a case went.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,8 @@
 
 use crate::common::{plan_options, proxy_items, template, zoo};
 use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
-use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_merge::device::Executor;
+use glue_merge::{Block, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_progress::{CancelToken, NoProgress};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
@@ -130,7 +131,7 @@ fn many_at_once_score_as_one_after_another() {
 #[derive(Default)]
 struct Device {
     seen: AtomicUsize,
-    identities: Mutex<HashSet<glue_merge::Identity>>,
+    identities: Mutex<HashSet<glue_merge::device::Identity>>,
 }
 
 impl Executor for Device {

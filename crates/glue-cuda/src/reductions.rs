@@ -1,4 +1,4 @@
-//! Surveys on a device: inner products, norms, energies and exact thresholds.
+//! Reductions on a device: inner products, norms, energies and exact thresholds.
 
 use crate::args::{BINS, Energies, Equals, GramArgs, Histogram, NormArgs, Sums, TARGETS, chunks};
 use crate::backend::{Backend, Kernel};
@@ -6,12 +6,14 @@ use crate::operands::{Operands, THREADS, align, groups, sum_blocks};
 use crate::pass::{Pass, Scratch, Stop};
 use crate::selection::{Counted, Search, searches};
 use crate::trims::Trim;
-use glue_merge::{Cut, Gather, Gathered, Largest, Ranking, Trimming, Vectors};
+use glue_merge::device::{Gather, Gathered, Ranking, Trimming};
+use glue_merge::gram::Vectors;
+use glue_merge::select::{Largest, Threshold};
 use std::ops::Range;
 
 impl<B: Backend> Pass<'_, B> {
-    /// Gathers what a survey describes.
-    pub(crate) fn survey(&mut self, gather: &Gather<'_>) -> Result<Gathered, Stop> {
+    /// Gathers what a reduction describes.
+    pub(crate) fn reduction(&mut self, gather: &Gather<'_>) -> Result<Gathered, Stop> {
         match *gather {
             Gather::Products { vectors, n } => self.known_products(vectors, n),
             Gather::Norms { trim, inputs } => self.norms(trim, inputs),
