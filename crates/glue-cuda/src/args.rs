@@ -1,6 +1,7 @@
 //! The structs that kernels take, as `kernels/*.cu` declare them, and how the elements of a tile are laid out.
 
-use glue_merge::{Cut, Float};
+use glue_merge::device::Float;
+use glue_merge::select::Threshold;
 
 /// Most operands that a kernel takes besides the base.
 pub(crate) const MOST: usize = 32;
@@ -52,11 +53,11 @@ pub(crate) struct CutArg {
     unused: u32,
 }
 
-impl From<Cut> for CutArg {
+impl From<Threshold> for CutArg {
     /// Keys have 31 bits, so that a threshold above them keeps none however it is compared; and no tensor is so long
     /// that an index needs more than 62.
-    fn from(cut: Cut) -> Self {
-        Self { index: (cut.index as u64).min(1 << 62), bits: cut.bits.min(1 << 31), unused: 0 }
+    fn from(threshold: Threshold) -> Self {
+        Self { index: (threshold.index as u64).min(1 << 62), bits: threshold.bits.min(1 << 31), unused: 0 }
     }
 }
 
@@ -261,9 +262,9 @@ mod tests {
 
     #[test]
     fn borders_survive_the_way_to_a_device() {
-        let none = CutArg::from(Cut::NONE);
+        let none = CutArg::from(Threshold::NONE);
         assert_eq!((none.bits, none.index), (1 << 31, 0));
-        let all = CutArg::from(Cut::ALL);
+        let all = CutArg::from(Threshold::ALL);
         assert_eq!((all.bits, all.index), (0, 1 << 62));
     }
 }

@@ -114,7 +114,7 @@ pub struct Kernel {
     /// The name.
     pub name: &'static str,
     /// Type of the operands; `None` for a kernel that has no choice.
-    pub float: Option<glue_merge::Float>,
+    pub float: Option<glue_merge::device::Float>,
     /// Threads of a block.
     pub threads: u32,
 }
@@ -122,7 +122,7 @@ pub struct Kernel {
 impl Kernel {
     /// The name of the function.
     pub fn symbol(&self) -> String {
-        use glue_merge::Float;
+        use glue_merge::device::Float;
         match self.float {
             None => self.name.to_owned(),
             Some(Float::F32) => format!("{}_f32", self.name),

@@ -1,7 +1,7 @@
 //! Which device a program is to use: what `--device` takes.
 
 use crate::error::DeviceError;
-use glue_merge::Executor;
+use glue_merge::device::Executor;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;

@@ -1,11 +1,12 @@
-//! Plans on a device: surveys and maps pass after pass, as far as there are kernels.
+//! Plans on a device: reductions and maps pass after pass, as far as there are kernels.
 
 use crate::backend::Backend;
 use crate::error::DeviceError;
 use crate::kept::{Kept, Key, Operands, Products};
 use crate::operands::SECTION;
 use crate::pass::{Pass, Stop, Target};
-use glue_merge::{Block, Executor, Map, MergeError, Plan, Sink, Source, TensorSpec};
+use glue_merge::device::Executor;
+use glue_merge::{MergeError, Plan, Sink, Source, TensorSpec};
 use std::sync::{Arc, Mutex};
 
 /// How an [`Engine`] works.
@@ -19,7 +20,7 @@ pub struct EngineOptions {
     /// Whether a tensor for which memory does not suffice is left to the host instead of being an error. Default false.
     pub fall_back: bool,
     /// Most bytes of device memory for operands that stay there from one merge to the next, as a search wants it, of
-    /// tensors that say by a [`glue_merge::Identity`] what they hold. What does not fit is uploaded each time; memory
+    /// tensors that say by a [`glue_merge::device::Identity`] what they hold. What does not fit is uploaded each time; memory
     /// that is needed for something else is given up. Default 0.
     pub keep: usize,
     /// Elements that sums are taken over at once; only tests have reason to change it.
@@ -152,10 +153,6 @@ impl<B: Backend> Engine<B> {
 }
 
 impl<B: Backend> Executor for Engine<B> {
-    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
-        map.merge(block, out);
-    }
-
     fn advance(
         &self,
         plan: Plan,
@@ -164,7 +161,7 @@ impl<B: Backend> Executor for Engine<B> {
         sink: &dyn Sink,
     ) -> Result<Option<Plan>, MergeError> {
         let known = match &plan {
-            Plan::Survey(survey) => survey.describe().is_some(),
+            Plan::Reduce(reduction) => reduction.describe().is_some(),
             Plan::Map(map) => map.kernel().is_some(),
             _ => false,
         };
@@ -187,20 +184,20 @@ impl<B: Backend> Engine<B> {
     fn run(&self, pass: &mut Pass<'_, B>, mut plan: Plan, sink: &dyn Sink) -> Result<Option<Plan>, MergeError> {
         loop {
             plan = match plan {
-                Plan::Survey(survey) => {
-                    let gathered = match survey.describe() {
-                        Some(gather) => pass.survey(&gather),
-                        None => Err(Stop::Leave),
+                Plan::Reduce(reduction) => {
+                    let gathered = match reduction.describe() {
+                        Some(gather) => pass.reduce(&gather),
+                        None => Err(Stop::Unsupported),
                     };
                     match gathered {
-                        Ok(gathered) => survey.conclude(gathered)?,
-                        Err(stop) => return self.left(stop, Plan::Survey(survey)).map(Some),
+                        Ok(gathered) => reduction.conclude(gathered)?,
+                        Err(stop) => return self.left(stop, Plan::Reduce(reduction)).map(Some),
                     }
                 }
                 Plan::Map(map) => {
                     let written = match map.kernel() {
                         Some(kernel) => pass.map(&kernel, &Target::Sink(sink)),
-                        None => Err(Stop::Leave),
+                        None => Err(Stop::Unsupported),
                     };
                     return match written {
                         Ok(()) => Ok(None),
@@ -215,7 +212,7 @@ impl<B: Backend> Engine<B> {
     /// The plan that is left to the host, if it may be.
     fn left(&self, stop: Stop, plan: Plan) -> Result<Plan, MergeError> {
         match stop {
-            Stop::Leave => Ok(plan),
+            Stop::Unsupported => Ok(plan),
             Stop::Error(e) => match e.downcast_ref() {
                 Some(DeviceError::OutOfMemory { .. }) if self.options.fall_back => Ok(plan),
                 _ => Err(MergeError::Io(e)),

@@ -4,7 +4,8 @@
 //! that came first stay: to make room for the newest would mean that none is there when its turn comes again. Only what
 //! was not asked for during several rounds, as the models of a search that has ended, gives way.
 
-use glue_merge::{Float, Identity, Vectors};
+use glue_merge::device::{Float, Identity};
+use glue_merge::gram::Vectors;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

@@ -1,6 +1,6 @@
 //! The merge driver's heavy arithmetic on a CUDA device.
 //!
-//! [`Engine`] is an executor for the driver of `glue-merge`: it recognises surveys and maps by what they say of
+//! [`Engine`] is an executor for the driver of `glue-merge`: it recognises reductions and maps by what they say of
 //! themselves, uploads the operands of a tensor as they are stored, and runs the kernels of `kernels/`. [`Resident`]
 //! keeps operands on the device, so that a candidate of a search takes one pass over device memory.
 //!
@@ -24,9 +24,9 @@ mod kept;
 mod maps;
 mod operands;
 mod pass;
+mod reductions;
 mod resident;
 mod selection;
-mod surveys;
 #[cfg(test)]
 mod tests;
 mod trims;

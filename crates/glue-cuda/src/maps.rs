@@ -5,7 +5,9 @@ use crate::backend::{Backend, Kernel};
 use crate::operands::{Operands, THREADS, align, blocks};
 use crate::pass::{Pass, Stop, Target, one};
 use crate::trims::Trim;
-use glue_merge::{Cut, Float, Kernel as MapKernel, Operand, TaskKernel};
+use glue_merge::Operand;
+use glue_merge::device::{Float, Kernel as MapKernel, TaskKernel};
+use glue_merge::select::Threshold;
 
 impl<B: Backend> Pass<'_, B> {
     /// Runs a map over every tile.
@@ -21,7 +23,7 @@ impl<B: Backend> Pass<'_, B> {
                 Operand::Input(i) => operands.inputs.get(i),
                 Operand::Statistic(_) => None,
             };
-            let memory = memory.ok_or(Stop::Leave)?;
+            let memory = memory.ok_or(Stop::Unsupported)?;
             let bad = pass.scratch(4, true)?;
             let mut args = Convert { t: one(operands.len()), out: Out::new(out.0, out.1), bad: bad.at };
             args.t.input[0] = pass.engine.backend.address(memory) + operands.at as u64;
@@ -125,10 +127,10 @@ impl<B: Backend> Pass<'_, B> {
                     }
                 }
             }
-            MapKernel::Sce { cut, weights } if self.has_base && weights.len() == self.n_inputs => {
-                let all = u32::from(cut == Cut::ALL);
+            MapKernel::Sce { threshold, weights } if self.has_base && weights.len() == self.n_inputs => {
+                let all = u32::from(threshold == Threshold::ALL);
                 let weight = args::row(weights, |w| w);
-                self.run("sce", "sce", float, &t, &Sce { t, out, cut: cut.into(), all, unused: 0, weight })
+                self.run("sce", "sce", float, &t, &Sce { t, out, cut: threshold.into(), all, unused: 0, weight })
             }
             MapKernel::ModelStockRows { row }
                 if self.has_base && row > 0 && self.n_inputs <= 8 && self.cutting.keeps_rows(row) =>
@@ -141,7 +143,7 @@ impl<B: Backend> Pass<'_, B> {
                 let rows = operands.len().div_ceil(row) as u32;
                 Ok(self.launch(kernel, [rows, 1], &Stock { t, out, row: row as i64 })?)
             }
-            _ => Err(Stop::Leave),
+            _ => Err(Stop::Unsupported),
         }
     }
 }

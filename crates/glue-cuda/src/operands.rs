@@ -2,7 +2,8 @@
 
 use crate::args::{self, MOST, Tile, WIDE};
 use crate::backend::Backend;
-use glue_merge::{Float, TensorSpec};
+use glue_merge::TensorSpec;
+use glue_merge::device::Float;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     fn tensor(shape: &[usize]) -> TensorSpec<'_> {
-        TensorSpec { name: "t", shape, has_base: true, n_inputs: 2, layer: None, seed: 0, statistic: None }
+        TensorSpec::new("t", shape).with_operands(true, 2)
     }
 
     #[test]

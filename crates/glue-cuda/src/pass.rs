@@ -6,14 +6,15 @@ use crate::engine::Engine;
 use crate::error::DeviceError;
 use crate::kept::Products;
 use crate::operands::{Cutting, Operands, THREADS, align, blocks};
-use glue_merge::{BoxError, Float, Identity, Operand, SPAN, Sink, Source, TensorSpec};
+use glue_merge::device::{Float, Identity};
+use glue_merge::{BoxError, Operand, SPAN, Sink, Source, TensorSpec};
 use std::sync::Arc;
 
 /// Why a pass ends early.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// The host is to do it.
-    Leave,
+    /// There is no kernel for it: the host has to do it.
+    Unsupported,
     /// Something failed.
     Error(BoxError),
 }
@@ -39,7 +40,7 @@ pub(crate) enum Target<'a, M> {
 }
 
 /// Where the tiles come from.
-enum Feed<'a, M> {
+enum TileSource<'a, M> {
     /// Uploaded one after the other; the last one is kept.
     Source { source: &'a dyn Source, float: Float, last: Option<(usize, Arc<Operands<M>>)> },
     /// On the device already, in one piece.
@@ -54,7 +55,7 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub(crate) has_base: bool,
     pub(crate) n_inputs: usize,
     pub(crate) elements: usize,
-    feed: Feed<'a, B::Memory>,
+    tiles: TileSource<'a, B::Memory>,
     held: Vec<B::Memory>,
     /// Inner products that are known, which no candidate changes.
     pub(crate) products: Option<Arc<Products>>,
@@ -86,7 +87,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         let (has_base, n_inputs) = (tensor.has_base, tensor.n_inputs);
         // A kernel takes so many operands, and indices and counts have 32 bits.
         if n_inputs + usize::from(has_base) > crate::args::MOST || tensor.len() > u32::MAX as usize {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let float = common(operands(has_base, n_inputs).map(|o| source.stored(o).map(|s| s.float)));
         let masks = n_inputs.div_ceil(8) + 1;
@@ -97,7 +98,7 @@ impl<'a, B: Backend> Pass<'a, B> {
             return Err(DeviceError::OutOfMemory { wanted, free: engine.budget() }.into());
         };
         let lane = engine.lane()?;
-        let feed = Feed::Source { source, float, last: None };
+        let tiles = TileSource::Source { source, float, last: None };
         let products = if engine.options.keep > 0 {
             let identity = |operand| source.stored(operand).and_then(|stored| stored.identity);
             let all: Option<Vec<Identity>> = operands(has_base, n_inputs).map(identity).collect();
@@ -106,7 +107,7 @@ impl<'a, B: Backend> Pass<'a, B> {
             None
         };
         let (held, elements) = (Vec::new(), tensor.len());
-        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, products, moved: 0, marks: None })
+        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, tiles, held, products, moved: 0, marks: None })
     }
 
     /// Passes over operands that are on the device.
@@ -117,19 +118,19 @@ impl<'a, B: Backend> Pass<'a, B> {
         tensor: &TensorSpec<'_>,
     ) -> Result<Self, Stop> {
         let Some(cutting) = Cutting::new(tensor, 1, usize::MAX, engine.options.section) else {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         };
         let (has_base, n_inputs, elements) = (operands.base.is_some(), operands.inputs.len(), operands.len());
         let lane = engine.lane()?;
-        let (feed, held, products) = (Feed::Resident(operands), Vec::new(), Some(Arc::clone(products)));
-        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, feed, held, products, moved: 0, marks: None })
+        let (tiles, held, products) = (TileSource::Resident(operands), Vec::new(), Some(Arc::clone(products)));
+        Ok(Self { engine, lane, cutting, has_base, n_inputs, elements, tiles, held, products, moved: 0, marks: None })
     }
 
     /// Waits for what is under way and gives everything back.
     pub(crate) fn finish(mut self) -> Result<(), DeviceError> {
         let waited = self.engine.backend.wait(&mut self.lane);
         self.engine.give_back(self.held.drain(..));
-        if let Feed::Source { last, .. } = self.feed {
+        if let TileSource::Source { last, .. } = self.tiles {
             give_back(self.engine, last);
         }
         if waited.is_ok() {
@@ -187,10 +188,10 @@ impl<'a, B: Backend> Pass<'a, B> {
 
     /// The operands of a tile.
     pub(crate) fn tile(&mut self, i: usize) -> Result<Arc<Operands<B::Memory>>, Stop> {
-        let (source, float) = match &mut self.feed {
-            Feed::Resident(operands) => return Ok(Arc::clone(operands)),
-            Feed::Source { last: Some((j, operands)), .. } if *j == i => return Ok(Arc::clone(operands)),
-            Feed::Source { source, float, last } => {
+        let (source, float) = match &mut self.tiles {
+            TileSource::Resident(operands) => return Ok(Arc::clone(operands)),
+            TileSource::Source { last: Some((j, operands)), .. } if *j == i => return Ok(Arc::clone(operands)),
+            TileSource::Source { source, float, last } => {
                 // Copies to the device follow, in order, what is still read there.
                 give_back_tile(self.engine, &mut self.lane, last.take())?;
                 (*source, *float)
@@ -221,12 +222,12 @@ impl<'a, B: Backend> Pass<'a, B> {
         }
         let base = if self.has_base { Some(placed.remove(0)) } else { None };
         let operands = Arc::new(Operands { float, base, inputs: placed, range, at });
-        if let Feed::Source { last, .. } = &mut self.feed {
+        if let TileSource::Source { last, .. } = &mut self.tiles {
             *last = Some((i, Arc::clone(&operands)));
         }
         uploaded?;
         if self.fetch_u32(&bad, 1)? != [0] {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         // The lane was waited for, so that any other may read them.
         for (key, memory) in new {
@@ -258,7 +259,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         };
         let size = stored.float.size();
         let Some(bytes) = stored.bytes.get(range.start * size..range.end * size) else {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         };
         let mut convert = Convert { t: one(range.len()), out: Out::new(0, float), bad };
         if stored.float == float {

@@ -6,7 +6,8 @@ use crate::error::DeviceError;
 use crate::kept::Products;
 use crate::operands::Operands;
 use crate::pass::{Pass, Stop, Target};
-use glue_merge::{BoxError, Float, Kernel, MergeError, Plan, Source, TensorSpec};
+use glue_merge::device::{Float, Kernel};
+use glue_merge::{BoxError, MergeError, Plan, Source, TensorSpec};
 use std::sync::Arc;
 
 /// The operands of one tensor, on the device.
@@ -112,7 +113,7 @@ impl<B: Backend> Resident<'_, B> {
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] (inside of [`MergeError::Io`]) where there is no kernel for a step of the plan or
-    /// `out` has another length; what a survey or the device refuses.
+    /// `out` has another length; what a reduction or the device refuses.
     pub fn merge(&self, plan: Plan, tensor: &TensorSpec<'_>, out: &mut Merged<B>) -> Result<(), MergeError> {
         self.merge_counted(plan, tensor, out).map(drop)
     }
@@ -160,20 +161,13 @@ impl<B: Backend> Resident<'_, B> {
     pub fn combine(&self, base: f32, inputs: &[f32], out: &mut Merged<B>) -> Result<(), MergeError> {
         let refused = |stop| MergeError::Io(reason(stop, "a combination"));
         if out.len != self.len() {
-            return Err(refused(Stop::Leave));
+            return Err(refused(Stop::Unsupported));
         }
         if self.is_empty() {
             return Ok(());
         }
-        let tensor = TensorSpec {
-            name: "",
-            shape: &self.shape,
-            has_base: self.operands.base.is_some(),
-            n_inputs: self.operands.inputs.len(),
-            layer: None,
-            seed: 0,
-            statistic: None,
-        };
+        let tensor =
+            TensorSpec::new("", &self.shape).with_operands(self.operands.base.is_some(), self.operands.inputs.len());
         let mut pass = Pass::resident(self.engine, &self.operands, &self.products, &tensor).map_err(refused)?;
         let done = pass.map(&Kernel::Linear { base, inputs }, &Target::Memory(&out.memory, out.float));
         let waited = pass.finish();
@@ -186,13 +180,13 @@ impl<B: Backend> Resident<'_, B> {
         loop {
             plan = match plan {
                 Plan::Copy(operand) => return Ok(pass.copy(operand, &target)?),
-                Plan::Map(map) => return Ok(pass.map(&map.kernel().ok_or(Stop::Leave)?, &target)?),
-                Plan::Survey(survey) => {
-                    let gather = survey.describe().ok_or(Stop::Leave)?;
-                    let gathered = pass.survey(&gather)?;
-                    survey.conclude(gathered).map_err(Failure::Merge)?
+                Plan::Map(map) => return Ok(pass.map(&map.kernel().ok_or(Stop::Unsupported)?, &target)?),
+                Plan::Reduce(reduction) => {
+                    let gather = reduction.describe().ok_or(Stop::Unsupported)?;
+                    let gathered = pass.reduce(&gather)?;
+                    reduction.conclude(gathered).map_err(Failure::Merge)?
                 }
-                _ => return Err(Stop::Leave.into()),
+                _ => return Err(Stop::Unsupported.into()),
             }
         }
     }
@@ -216,7 +210,7 @@ impl From<Stop> for Failure {
 
 fn reason(stop: Stop, what: &str) -> BoxError {
     match stop {
-        Stop::Leave => DeviceError::Unsupported(what.into()).into(),
+        Stop::Unsupported => DeviceError::Unsupported(what.into()).into(),
         Stop::Error(e) => e,
     }
 }

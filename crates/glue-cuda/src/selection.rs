@@ -6,7 +6,7 @@
 //! search begins anew over all bits.
 
 use crate::args::BINS;
-use glue_merge::{Cut, Largest};
+use glue_merge::select::{Largest, Threshold};
 
 /// Shift of the histogram that spans all keys.
 const WIDEST: u32 = 20;
@@ -37,18 +37,18 @@ pub(crate) struct Search {
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     Open,
-    Found(Cut),
+    Found(Threshold),
     /// More elements equal the threshold than are kept: so many of them, in index order.
     Tied(u32, usize),
 }
 
 type Counts<'a> = &'a (dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync);
 
-/// The cut for a count that needs no search, if it is one.
-fn trivial(count: usize, elements: usize) -> Option<Cut> {
+/// The threshold for a count that needs no search, if it is one.
+fn trivial(count: usize, elements: usize) -> Option<Threshold> {
     match count {
-        0 => Some(Cut::NONE),
-        _ if count >= elements => Some(Cut::ALL),
+        0 => Some(Threshold::NONE),
+        _ if count >= elements => Some(Threshold::ALL),
         _ => None,
     }
 }
@@ -62,7 +62,7 @@ pub(crate) fn searches(streams: usize, elements: usize, counts: Counts<'_>) -> V
         for (which, (fewest, most)) in fewest.into_iter().zip(most).enumerate() {
             // Where the number of zeros changes nothing, a trivial count needs no pass.
             let state = match trivial(most, elements).filter(|_| fewest == most) {
-                Some(cut) => State::Found(cut),
+                Some(threshold) => State::Found(threshold),
                 None => State::Open,
             };
             all.push(Search { stream, which, low: 0, shift: WIDEST, state });
@@ -87,14 +87,14 @@ impl Search {
     /// Takes the place after which equal keys are dropped.
     pub(crate) fn settle(&mut self, index: usize) {
         if let State::Tied(bits, _) = self.state {
-            self.state = State::Found(Cut { bits, index });
+            self.state = State::Found(Threshold { bits, index });
         }
     }
 
     /// The answer, once there is one.
-    pub(crate) fn cut(&self) -> Option<Cut> {
+    pub(crate) fn threshold(&self) -> Option<Threshold> {
         match self.state {
-            State::Found(cut) => Some(cut),
+            State::Found(threshold) => Some(threshold),
             _ => None,
         }
     }
@@ -125,8 +125,8 @@ impl Search {
         let Some(count) = counts(self.stream, Largest { elements, nonzero }).get(self.which).copied() else {
             return;
         };
-        if let Some(cut) = trivial(count, elements) {
-            self.state = State::Found(cut);
+        if let Some(threshold) = trivial(count, elements) {
+            self.state = State::Found(threshold);
             return;
         }
         let inside: usize = found.bins.iter().map(|n| *n as usize).sum();
@@ -142,7 +142,7 @@ impl Search {
         }
         let wanted = count - found.above - above;
         self.state = match found.bins[bin] as usize == wanted {
-            true => State::Found(Cut { bits: self.low, index: usize::MAX }),
+            true => State::Found(Threshold { bits: self.low, index: usize::MAX }),
             false => State::Tied(self.low, wanted),
         };
     }
@@ -198,12 +198,12 @@ mod tests {
             let mut equal = keys.iter().enumerate().filter(|(_, key)| **key == bits);
             search.settle(equal.nth(wanted - 1).unwrap().0 + 1);
         }
-        let cut = search.cut().unwrap();
+        let threshold = search.threshold().unwrap();
         let mut order: Vec<usize> = (0..elements).collect();
         order.sort_by_key(|i| (std::cmp::Reverse(keys[*i]), *i));
         let mut expected = order[..count.min(elements)].to_vec();
         expected.sort_unstable();
-        let kept: Vec<usize> = (0..elements).filter(|i| cut.keeps(keys[*i], *i)).collect();
+        let kept: Vec<usize> = (0..elements).filter(|i| threshold.keeps(keys[*i], *i)).collect();
         assert_eq!(kept, expected);
     }
 
@@ -248,7 +248,7 @@ mod tests {
             let (bins, above, zeros) = histogram(&keys, search.low, search.shift);
             search.narrow(&Counted { bins: &bins, above, zeros }, 1000, &counts);
         }
-        let cut = search.cut().unwrap();
-        assert_eq!(keys.iter().enumerate().filter(|(i, k)| cut.keeps(**k, *i)).count(), nonzero / 2);
+        let threshold = search.threshold().unwrap();
+        assert_eq!(keys.iter().enumerate().filter(|(i, k)| threshold.keeps(**k, *i)).count(), nonzero / 2);
     }
 }

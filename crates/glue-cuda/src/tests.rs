@@ -5,7 +5,8 @@ use crate::check::data::{Captured, Data};
 use crate::check::{Case, FLOATS, Threads, cases, check};
 use crate::emulated::Emulated;
 use crate::engine::{Engine, EngineOptions};
-use glue_merge::{Driver, Executor, Float, Operand, Plan, Source};
+use glue_merge::device::{Executor, Float};
+use glue_merge::{Driver, Operand, Plan, Source};
 
 const ONE: Threads = Threads(1);
 
@@ -135,7 +136,7 @@ fn what_is_not_finite_small_or_unknown_is_left_to_the_host() {
     assert!(left(case("linear"), &Data::new(Float::F32, 99, 3, &ONE), 99));
     let registry = glue_merge::Registry::builtin();
     let (operator, shape) = (registry.operator("nearswap", None).unwrap(), [200]);
-    let params = operator.params(&[("t", glue_merge::Setting::Number(0.1))], &[vec![]]).unwrap();
+    let params = operator.params(1).set("t", 0.1).check().unwrap();
     let tensor = case("slerp").tensor(&shape);
     let plan = operator.plan(&tensor, &params).unwrap();
     let sink = Captured::new(Float::F32, 200);
@@ -156,7 +157,7 @@ impl Source for Mixed {
         self.0[i].read(operand, range, buffer)
     }
 
-    fn stored(&self, operand: Operand) -> Option<glue_merge::Stored<'_>> {
+    fn stored(&self, operand: Operand) -> Option<glue_merge::device::Stored<'_>> {
         match operand {
             Operand::Input(i) if i < 2 => self.0[i].stored(operand),
             _ => None,
@@ -231,14 +232,14 @@ impl Source for Named {
         self.data.read(operand, range, buffer)
     }
 
-    fn stored(&self, operand: Operand) -> Option<glue_merge::Stored<'_>> {
+    fn stored(&self, operand: Operand) -> Option<glue_merge::device::Stored<'_>> {
         let index = match operand {
             Operand::Base => 0,
             Operand::Input(i) => i as u64 + 1,
             Operand::Statistic(_) => return None,
         };
-        let identity = Some(glue_merge::Identity { container: self.container, index });
-        Some(glue_merge::Stored { identity, ..self.data.stored(operand)? })
+        let identity = Some(glue_merge::device::Identity { container: self.container, index });
+        Some(glue_merge::device::Stored { identity, ..self.data.stored(operand)? })
     }
 }
 

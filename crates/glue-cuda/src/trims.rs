@@ -4,7 +4,9 @@ use crate::args::{self, Between, CutArg, MOST, Marked, Nothing, Random, Ranked};
 use crate::backend::{Backend, Kernel};
 use crate::operands::THREADS;
 use crate::pass::{Pass, Stop};
-use glue_merge::{Cut, ElementRng, RankedDrop, Trimming};
+use glue_merge::device::{RankedDrop, Trimming};
+use glue_merge::random::ElementRng;
+use glue_merge::select::Threshold;
 
 /// A trim of one of the kernels.
 #[derive(Debug, Clone, Copy)]
@@ -35,15 +37,15 @@ impl<B: Backend> Pass<'_, B> {
     pub(crate) fn trim(&mut self, trim: Trimming<'_>, tile: usize) -> Result<Trim, Stop> {
         match trim {
             Trimming::Nothing => Ok(Trim::Nothing(Nothing { unused: [0; 2] })),
-            Trimming::Between(cuts) if cuts.len() == self.n_inputs => {
-                let mut cut = [[CutArg::from(Cut::NONE); 2]; MOST];
-                for (to, from) in cut.iter_mut().zip(cuts) {
+            Trimming::Between(thresholds) if thresholds.len() == self.n_inputs => {
+                let mut cut = [[CutArg::from(Threshold::NONE); 2]; MOST];
+                for (to, from) in cut.iter_mut().zip(thresholds) {
                     *to = from.map(CutArg::from);
                 }
                 Ok(Trim::Between(Between { cut }))
             }
             Trimming::Random(drops) if drops.len() == self.n_inputs => {
-                let keys = keys(drops.iter().map(|d| d.rng)).ok_or(Stop::Leave)?;
+                let keys = keys(drops.iter().map(|d| d.rng)).ok_or(Stop::Unsupported)?;
                 Ok(Trim::Random(Random {
                     keys,
                     stream: args::row(drops, |d| d.rng.input()),
@@ -54,7 +56,7 @@ impl<B: Backend> Pass<'_, B> {
                 }))
             }
             Trimming::Ranked { inputs, row } if inputs.len() == self.n_inputs => self.marked(inputs, row, tile),
-            _ => Err(Stop::Leave),
+            _ => Err(Stop::Unsupported),
         }
     }
 
@@ -66,11 +68,11 @@ impl<B: Backend> Pass<'_, B> {
             return Ok(Trim::Marked(Marked { marks: marks.at, stride: stride as u64 }));
         }
         if row == 0 || row > LONGEST_ROW || !self.cutting.keeps_rows(row) {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let operands = self.tile(tile)?;
         let rows = operands.len().div_ceil(row);
-        let keys = keys(drops.iter().map(|d| d.rng)).ok_or(Stop::Leave)?;
+        let keys = keys(drops.iter().map(|d| d.rng)).ok_or(Stop::Unsupported)?;
         // A kernel reads one byte beyond the last element.
         let stride = (operands.len().div_ceil(8) + 8).next_multiple_of(64);
         // The masks of another tile are no longer needed.

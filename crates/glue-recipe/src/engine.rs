@@ -3,9 +3,9 @@
 
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
+use glue_merge::device::{Executor, Float, Identity, Stored};
 use glue_merge::{
-    BoxError, Done, Driver, Executor, Float, Identity, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink,
-    Source, StatisticSpec, Stored, TensorSpec,
+    BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, SPAN, Sink, Source, StatisticSpec, TensorSpec,
 };
 use glue_tensor::{Dtype, TensorView, Watch, narrow, widen};
 use rayon::prelude::*;
@@ -120,7 +120,7 @@ pub fn merge_all(
     options: &EngineOptions<'_>,
     watch: &dyn Watch,
 ) -> Result<(), TensorError> {
-    let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
+    let driver = Driver::default().pool(&RayonPool).executor(options.executor).block(options.block);
     let bytes = Mutex::default();
     let threads = rayon::current_num_threads();
     let enough = SPANS_AT_ONCE * threads * SPAN;
@@ -139,7 +139,7 @@ pub fn merge_all(
                 return Ok(());
             }
             watch.works_on(job.spec.name);
-            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, room: &bytes })
+            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, scratch: &bytes })
                 .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
         })?;
         start = end;
@@ -307,18 +307,18 @@ struct Narrowed<'a> {
     job: usize,
     dtype: Dtype,
     /// Buffers that are used again.
-    room: &'a Mutex<Vec<Vec<u8>>>,
+    scratch: &'a Mutex<Vec<Vec<u8>>>,
 }
 
 impl Sink for Narrowed<'_> {
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
         let size = self.dtype.size();
-        let room = || self.room.lock().unwrap_or_else(|e| e.into_inner());
-        let mut bytes = room().pop().unwrap_or_default();
+        let scratch = || self.scratch.lock().unwrap_or_else(|e| e.into_inner());
+        let mut bytes = scratch().pop().unwrap_or_default();
         bytes.resize(values.len() * size, 0);
         narrow(self.dtype, values, &mut bytes)?;
         self.destination.write(self.job, (offset * size) as u64, &bytes)?;
-        room().push(bytes);
+        scratch().push(bytes);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! | number | how |
 //! |---|---|
 //! | read | bytes of every operand and statistic of every tensor, once; those of adapters too |
-//! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that surveys first |
+//! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that needs a reduction first |
 //! | written | bytes of the output's tensors |
 //! | memory | for each thread, a block of every operand as `f32` and a span of the result, as `f32` and as it is written; where an operator needs a whole row or a whole tensor at once, that instead, and what it says that it takes to work on it; and every statistic of a tensor that is not cut into blocks, and the factors of its adapters, as `f32` |
 //!
@@ -12,7 +12,7 @@
 
 use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
-use glue_merge::{BLOCK, Grain, Plan, SPAN, StatisticShape};
+use glue_merge::{BLOCK, Granularity, Plan, SPAN, StatisticShape};
 
 /// Bytes a merge reads, writes and holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,17 +78,17 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     let low_rank = |from| plan.change(from).and_then(|(adapter, change)| Some((adapter, change.low_rank.as_ref()?)));
     let factors = tensor.operands().filter_map(low_rank).map(|(adapter, change)| factor_bytes(adapter, change));
     let factors: u64 = factors.sum();
-    let (passes, grain, working) = match plan.operation(tensor) {
-        Ok(Some(Plan::Map(map))) => (1, map.grain(), 0),
-        Ok(Some(Plan::Survey(survey))) => (2, survey.grain(), survey.working_bytes()),
+    let (passes, granularity, working) = match plan.operation(tensor) {
+        Ok(Some(Plan::Map(map))) => (1, map.granularity(), 0),
+        Ok(Some(Plan::Reduce(reduction))) => (2, reduction.granularity(), reduction.working_bytes()),
         _ => return (1, threads * factors),
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
-    let (block, span) = match grain {
-        Grain::Element => (BLOCK, SPAN),
-        Grain::Row => (BLOCK.max(row), SPAN.max(row)),
+    let (block, span) = match granularity {
+        Granularity::Element => (BLOCK, SPAN),
+        Granularity::Row => (BLOCK.max(row), SPAN.max(row)),
         // Each thread may have a tensor of its own.
-        Grain::Tensor => (n, n),
+        Granularity::Tensor => (n, n),
     };
     let (in_blocks, whole) = statistics(plan, tensor);
     let operands = (tensor.operands().count() + in_blocks) as u64;

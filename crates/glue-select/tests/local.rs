@@ -4,7 +4,8 @@ mod common;
 
 use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::{EvalOptions, LocalModel, Unwatched, evaluate, load_tasks};
-use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_merge::device::Executor;
+use glue_merge::{MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
@@ -131,14 +132,10 @@ fn many_at_once_score_as_one_after_another() {
 #[derive(Default)]
 struct Device {
     seen: AtomicUsize,
-    identities: Mutex<HashSet<glue_merge::Identity>>,
+    identities: Mutex<HashSet<glue_merge::device::Identity>>,
 }
 
 impl Executor for Device {
-    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
-        map.merge(block, out);
-    }
-
     fn advance(
         &self,
         plan: Plan,

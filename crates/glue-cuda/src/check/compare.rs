@@ -4,7 +4,8 @@ use super::cases::Case;
 use super::data::{Captured, Data, Threads, element};
 use crate::backend::Backend;
 use crate::engine::Engine;
-use glue_merge::{BLOCK, Done, Driver, Executor, Float, HostExecutor, MergeError, Operand, Plan, Room};
+use glue_merge::device::{Executor, Float};
+use glue_merge::{Done, Driver, MergeError, Operand, Plan};
 
 /// How a case went.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,7 +59,7 @@ pub fn check<B: Backend>(
         }
     };
     let expected = Captured::new(to, tensor.len());
-    let driver = Driver { pool: &threads, executor: &HostExecutor, block: BLOCK, room: Room::default() };
+    let driver = Driver::default().pool(&threads);
     match (driver.run(case.plan(&tensor)?, &tensor, &data, &expected)?, copied) {
         (Done::Merged, None) => {}
         (Done::Copy(expected), Some(found)) if expected == found => {

@@ -1,6 +1,7 @@
 //! Operands that look like fine-tuned models, and their rounding.
 
-use glue_merge::{BoxError, Float, Operand, Pool, Sink, Source, Stored};
+use glue_merge::device::{Float, Stored};
+use glue_merge::{BoxError, Operand, Pool, Sink, Source};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::Mutex;

@@ -4,7 +4,8 @@ use super::cases::Case;
 use super::data::{Data, Threads};
 use crate::backend::Backend;
 use crate::engine::Engine;
-use glue_merge::{BoxError, Float};
+use glue_merge::BoxError;
+use glue_merge::device::Float;
 use std::time::Instant;
 
 /// How fast a case was.

@@ -11,7 +11,7 @@ pub use compare::{Checked, check};
 pub use data::Threads;
 pub use measure::{Measured, bandwidth, measure};
 
-use glue_merge::Float;
+use glue_merge::device::Float;
 
 /// Types of operands and results, in the order of the table.
 pub const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];

@@ -1,4 +1,4 @@
-//! Surveys on a device: inner products, norms, energies and exact thresholds.
+//! Reductions on a device: inner products, norms, energies and exact thresholds.
 
 use crate::args::{BINS, Energies, Equals, GramArgs, Histogram, NormArgs, Sums, TARGETS, chunks};
 use crate::backend::{Backend, Kernel};
@@ -6,18 +6,20 @@ use crate::operands::{Operands, THREADS, align, groups, sum_blocks};
 use crate::pass::{Pass, Scratch, Stop};
 use crate::selection::{Counted, Search, searches};
 use crate::trims::Trim;
-use glue_merge::{Cut, Gather, Gathered, Largest, Ranking, Trimming, Vectors};
+use glue_merge::device::{Gather, Gathered, Ranking, Trimming};
+use glue_merge::gram::Vectors;
+use glue_merge::select::{Largest, Threshold};
 use std::ops::Range;
 
 impl<B: Backend> Pass<'_, B> {
-    /// Gathers what a survey describes.
-    pub(crate) fn survey(&mut self, gather: &Gather<'_>) -> Result<Gathered, Stop> {
+    /// Gathers what a reduction describes.
+    pub(crate) fn reduce(&mut self, gather: &Gather<'_>) -> Result<Gathered, Stop> {
         match *gather {
             Gather::Products { vectors, n } => self.known_products(vectors, n),
             Gather::Norms { trim, inputs } => self.norms(trim, inputs),
-            Gather::Energies { cut, inputs } => self.energies(cut, inputs),
+            Gather::Energies { threshold, inputs } => self.energies(threshold, inputs),
             Gather::Largest { ranking, streams, elements, counts } => self.largest(ranking, streams, elements, counts),
-            _ => Err(Stop::Leave),
+            _ => Err(Stop::Unsupported),
         }
     }
 
@@ -48,7 +50,7 @@ impl<B: Backend> Pass<'_, B> {
     fn products(&mut self, vectors: Vectors, n: usize) -> Result<Gathered, Stop> {
         let expected = self.n_inputs + usize::from(vectors == Vectors::BaseAndInputs);
         if n != expected || n == 0 || (vectors != Vectors::Inputs && !self.has_base) {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         const PAIRS: usize = 8 * 9 / 2;
         let groups = groups(n);
@@ -105,7 +107,7 @@ impl<B: Backend> Pass<'_, B> {
 
     fn norms(&mut self, trim: Trimming<'_>, inputs: usize) -> Result<Gathered, Stop> {
         if inputs != self.n_inputs || !self.has_base {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let most = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
         let sums = self.scratch(inputs * 2 * 8, true)?;
@@ -122,7 +124,7 @@ impl<B: Backend> Pass<'_, B> {
                 let partials_at = partials.at;
                 let kernel = |file, name| Kernel { file, name, float: Some(operands.float), threads: THREADS };
                 match trim {
-                    Trim::Nothing(_) => return Err(Stop::Leave),
+                    Trim::Nothing(_) => return Err(Stop::Unsupported),
                     Trim::Between(trim) => {
                         let args = NormArgs { t, begin, end, partials: partials_at, trim };
                         self.launch(kernel("ties", "norms_between"), grid, &args)?;
@@ -142,9 +144,9 @@ impl<B: Backend> Pass<'_, B> {
         Ok(Gathered::Sums(self.fetch_f64(&sums, inputs * 2)?))
     }
 
-    fn energies(&mut self, cut: Cut, inputs: usize) -> Result<Gathered, Stop> {
+    fn energies(&mut self, threshold: Threshold, inputs: usize) -> Result<Gathered, Stop> {
         if inputs != self.n_inputs || !self.has_base {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let most = self.cutting.tiles.first().map_or(0, Range::len).min(self.cutting.section);
         let sums = self.scratch(inputs * 8, true)?;
@@ -160,8 +162,8 @@ impl<B: Backend> Pass<'_, B> {
                     begin: section.start as i64,
                     end: section.end as i64,
                     partials: partials.at,
-                    cut: cut.into(),
-                    all: u32::from(cut == Cut::ALL),
+                    cut: threshold.into(),
+                    all: u32::from(threshold == Threshold::ALL),
                     unused: 0,
                 };
                 let (file, name) = ("sce", "sce_energies");
@@ -182,12 +184,12 @@ impl<B: Backend> Pass<'_, B> {
     ) -> Result<Gathered, Stop> {
         let expected = if ranking == Ranking::Magnitudes { self.n_inputs } else { 1 };
         if streams != expected || elements != self.elements || !self.has_base {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let mut searches = searches(streams, elements, counts);
         let open = |searches: &[Search]| searches.iter().filter(|s| s.is_open()).count();
         if open(&searches) > TARGETS {
-            return Err(Stop::Leave);
+            return Err(Stop::Unsupported);
         }
         let histograms = self.scratch(open(&searches) * (BINS + 2) * 4, false)?;
         if elements >= SAMPLED && open(&searches) > 0 {
@@ -202,14 +204,14 @@ impl<B: Backend> Pass<'_, B> {
                 search.narrow(&counted(found), elements, counts);
             }
         }
-        let mut cuts = vec![Vec::new(); streams];
+        let mut thresholds = vec![Vec::new(); streams];
         for mut search in searches {
             if let Some((bits, wanted)) = search.tied() {
                 search.settle(self.place_of_tie(ranking, search.stream, bits, wanted)?);
             }
-            cuts[search.stream].extend(search.cut());
+            thresholds[search.stream].extend(search.threshold());
         }
-        Ok(Gathered::Cuts(cuts))
+        Ok(Gathered::Thresholds(thresholds))
     }
 
     /// The histograms of the searches that are open, one after the other.
