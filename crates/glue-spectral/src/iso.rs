@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::testing::{Case, matrix, near, values};
     use glue_linalg::{polar_factor, singular_values};
-    use glue_merge::{Conformance, Setting};
+    use glue_merge::Conformance;
 
     #[test]
     fn both_keep_the_contract() {

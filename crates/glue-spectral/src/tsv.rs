@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::testing::{Case, matrix, near, values};
     use glue_linalg::{polar_factor, svd};
-    use glue_merge::{Setting, check_operator};
+    use glue_merge::check_operator;
     use ndarray::s;
 
     #[test]
