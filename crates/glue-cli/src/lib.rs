@@ -16,8 +16,8 @@
 //!     inputs: InputRule::at_least(1),
 //!     base: BaseRule::Required,
 //!     params: &[],
-//!     statistic: None,
 //!     plan: |_, _| Ok(Plan::Copy(Operand::Base)),
+//!     ..OperatorDef::DEFAULT
 //! };
 //!
 //! fn main() -> ExitCode {

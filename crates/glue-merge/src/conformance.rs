@@ -1,4 +1,5 @@
-//! The promises of the contract, as a suite that every crate of operators can run over its own.
+//! The promises of the contract, as a suite that every crate of operators can run over its own. Behind the feature
+//! `conformance`, for `[dev-dependencies]`.
 
 mod cases;
 mod scattered;
@@ -7,12 +8,12 @@ use crate::contract::TensorSpec;
 use crate::def::{BaseRule, Operator, OperatorDef};
 use crate::driver::Driver;
 use crate::error::{MergeError, ParamError};
-use crate::host::merge_with;
+use crate::merge::merge_with;
 use crate::operators;
 use crate::params::{Kind, ParamSpec, Params, Scope, Setting, Value};
 use crate::statistic::{StatisticOf, StatisticSpec};
 use cases::{BLOCKS, Data, Given, LARGE, Operands, SHAPES, Settings, tensor};
-use scattered::{Order, Stop};
+use scattered::{Failure, Order};
 use std::collections::BTreeMap;
 
 /// Checks that an operator keeps the contract. In a crate of operators, one line:
@@ -36,7 +37,7 @@ pub fn check_operator(def: &'static OperatorDef) {
 /// - the definition is complete: names, docs, ranges, defaults within them;
 /// - settings and operands outside of what is declared are refused, by key, and those inside are not;
 /// - a result depends on values, parameters and seed: not on the length of blocks, on the order in which they are
-///   seen, on how the partials of an order-free survey are grouped, on what the output held before;
+///   seen, on how the accumulators of an order-free reduction are grouped, on what the output held before;
 /// - finite operands give a finite result;
 /// - a tensor without the statistic that is declared is merged without, or refused as [`MergeError::StatisticMissing`];
 /// - an operator that needs a base returns it where no input differs from it;
@@ -45,9 +46,9 @@ pub fn check_operator(def: &'static OperatorDef) {
 /// It starts no thread: orders that threads could bring about are walked through one by one.
 ///
 /// ```
-/// use glue_merge::{Conformance, Setting, operators::ties};
+/// use glue_merge::{Conformance, operators::ties};
 ///
-/// Conformance::new(&ties::DEF).with("density", Setting::Number(0.3)).symmetric().check();
+/// Conformance::new(&ties::DEF).with("density", 0.3).symmetric().check();
 /// ```
 #[derive(Debug, Clone)]
 pub struct Conformance {
@@ -65,12 +66,12 @@ impl Conformance {
 
     /// With this value of a parameter throughout.
     #[must_use]
-    pub fn with(mut self, key: &'static str, setting: Setting) -> Self {
-        self.given.push((key, setting));
+    pub fn with(mut self, key: &'static str, value: impl Into<Setting>) -> Self {
+        self.given.push((key, value.into()));
         self
     }
 
-    /// Around this operator, for one that wraps another; `ties` unless it is told.
+    /// Around this operator, for one that wraps another. Default: `ties`.
     #[must_use]
     pub fn around(mut self, inner: &'static OperatorDef) -> Self {
         self.inner = Some(inner);
@@ -112,12 +113,12 @@ impl Conformance {
 
     fn behaviour(&self, operator: &Operator, report: &mut Report) {
         let rule = operator.inputs();
-        let most = rule.max.map_or(rule.min + 2, |max| max.min(rule.min + 2));
-        let mut counts = vec![rule.min, most];
+        let max = rule.max.map_or(rule.min + 2, |max| max.min(rule.min + 2));
+        let mut counts = vec![rule.min, max];
         counts.dedup();
         for n_inputs in counts {
             refusals(operator, &Settings::required(operator, n_inputs, &self.given), report);
-            for (has_base, statistic) in worlds(operator) {
+            for (has_base, statistic) in operand_sets(operator) {
                 for settings in Settings::all(operator, n_inputs, &self.given) {
                     let trial = Trial { operator, has_base, n_inputs, statistic, settings: &settings };
                     trial.shapes(report);
@@ -127,7 +128,7 @@ impl Conformance {
                 }
             }
         }
-        let (n_inputs, (has_base, statistic)) = (most, worlds(operator)[0]);
+        let (n_inputs, (has_base, statistic)) = (max, operand_sets(operator)[0]);
         if let Some(settings) = Settings::all(operator, n_inputs, &self.given).last() {
             let trial = Trial { operator, has_base, n_inputs, statistic, settings };
             trial.large(report);
@@ -147,14 +148,14 @@ fn bases(def: &OperatorDef) -> &'static [bool] {
 
 /// With and without a base, and with and without the statistic that is declared, as the operator has it; first with
 /// all there is.
-fn worlds(operator: &Operator) -> Vec<(bool, Option<&'static StatisticSpec>)> {
-    let mut worlds = Vec::new();
+fn operand_sets(operator: &Operator) -> Vec<(bool, Option<&'static StatisticSpec>)> {
+    let mut sets = Vec::new();
     for has_base in bases(operator.def()).iter().copied() {
         let measured = operator.statistic().filter(|statistic| has_base || statistic.of == StatisticOf::Inputs);
-        worlds.extend(measured.map(|statistic| (has_base, Some(statistic))));
-        worlds.push((has_base, None));
+        sets.extend(measured.map(|statistic| (has_base, Some(statistic))));
+        sets.push((has_base, None));
     }
-    worlds
+    sets
 }
 
 /// Broken promises, each with the first case that broke it.
@@ -212,10 +213,10 @@ fn definition(def: &OperatorDef, report: &mut Report) {
 fn parameter(def: &OperatorDef, spec: &ParamSpec, report: &mut Report) {
     let (name, kind) = (spec.name, spec.kind);
     let default = spec.default.map(|value| match value {
-        Value::Number(x) => Setting::Number(x),
-        Value::Integer(x) => Setting::Number(x as f64),
-        Value::Flag(x) => Setting::Flag(x),
-        Value::Word(x) => Setting::Text(x.into()),
+        Value::Number(x) => Setting::from(x),
+        Value::Integer(x) => x.into(),
+        Value::Flag(x) => x.into(),
+        Value::Word(x) => x.into(),
     });
     if let Some(setting) = &default {
         report.expect(
@@ -274,50 +275,40 @@ fn outside(spec: &ParamSpec) -> Vec<Setting> {
 fn refusals(operator: &Operator, good: &Settings, report: &mut Report) {
     const PROMISE: &str = "settings outside of what is declared are refused by key";
     let mut check =
-        |tensor: Given, inputs: &[Given], what: String, expected: &dyn Fn(&ParamError) -> bool| match operator
-            .params(&tensor, inputs)
-        {
+        |settings: Settings, what: String, expected: &dyn Fn(&ParamError) -> bool| match settings.params(operator) {
             Err(e) if expected(&e) => {}
             Err(e) => report.broken(PROMISE, || format!("{what}: {e}")),
             Ok(_) => report.broken(PROMISE, || format!("{what} is accepted")),
         };
-    let with = |key: &'static str, setting: &Setting| {
-        let mut tensor = good.without(key).tensor;
-        tensor.push((key, setting.clone()));
-        tensor
+    let with = |key: &'static str, setting: Setting| {
+        let mut settings = good.without(key);
+        settings.tensor.push((key, setting));
+        settings
     };
     let unknown = "no_such_parameter";
     check(
-        with(unknown, &Setting::Number(1.0)),
-        &good.inputs,
+        with(unknown, 1.0.into()),
         format!("`{unknown}`"),
         &|e| matches!(e, ParamError::Unknown { key, .. } if key == unknown),
     );
     for spec in operator.specs() {
         let name = spec.name;
-        let less = good.without(name);
         if spec.default.is_none() && spec.kind != Kind::Operator {
             check(
-                less.tensor.clone(),
-                &less.inputs,
+                good.without(name),
                 format!("leaving out `{name}`"),
                 &|e| matches!(e, ParamError::Missing { key, .. } if *key == name),
             );
         }
         for setting in outside(spec) {
-            check(
-                with(name, &setting),
-                &less.inputs,
-                format!("`{name}` = {setting}"),
-                &|e| matches!(e, ParamError::Refused { key, .. } if *key == name),
-            );
+            let what = format!("`{name}` = {setting}");
+            check(with(name, setting), what, &|e| matches!(e, ParamError::Refused { key, .. } if *key == name));
         }
         if spec.scope == Scope::Tensor {
-            let mut inputs = good.inputs.clone();
-            inputs[0].push((name, Setting::Number(1.0)));
+            let mut settings = good.clone();
+            settings.inputs[0].push((name, 1.0.into()));
             check(
-                good.tensor.clone(),
-                &inputs,
+                settings,
                 format!("`{name}` of one input"),
                 &|e| matches!(e, ParamError::NotPerInput { key, .. } if *key == name),
             );
@@ -331,7 +322,7 @@ fn operand_counts(operator: &Operator, given: &Given, report: &mut Report) {
     let rule = operator.inputs();
     let plan = |has_base, n| {
         let settings = Settings::required(operator, n, given);
-        let params = operator.params(&settings.tensor, &settings.inputs).ok()?;
+        let params = settings.params(operator).ok()?;
         Some(operator.plan(&tensor(&[4], has_base, n, None), &params))
     };
     let has_base = bases(operator.def())[0];
@@ -390,7 +381,7 @@ impl Trial<'_> {
 
     /// The parameters, unless they are refused and may be.
     fn params(&self, settings: &Settings, report: &mut Report) -> Option<Params> {
-        match self.operator.params(&settings.tensor, &settings.inputs) {
+        match settings.params(self.operator) {
             Ok(params) => Some(params),
             Err(e) => {
                 report.broken("settings inside of what is declared are accepted", || e.to_string());
@@ -408,7 +399,7 @@ impl Trial<'_> {
         operands: &Operands,
         report: &mut Report,
     ) -> Option<Vec<f32>> {
-        let merged = operands.lend(|slices| merge_with(driver, self.operator, params, &self.tensor(shape), slices));
+        let merged = merge_with(driver, self.operator, params, &self.tensor(shape), &operands.source());
         match merged {
             Ok(merged) => Some(merged),
             Err(MergeError::Param(_)) if self.settings.may_be_refused => None,
@@ -470,7 +461,7 @@ impl Trial<'_> {
     fn ways(&self, whole: &[f32], params: &Params, shape: &[usize], operands: &Operands, report: &mut Report) {
         let len = whole.len();
         for block in BLOCKS.iter().copied().filter(|b| *b < len) {
-            let driver = Driver { block, ..Driver::default() };
+            let driver = Driver::default().block(block);
             let merged = self.merge(&driver, params, (Data::Coarse, shape), operands, report);
             self.same(whole, merged, "results do not depend on the length of blocks", shape, report, || {
                 format!("blocks of {block}")
@@ -485,7 +476,7 @@ impl Trial<'_> {
             report.broken("what is planned once can be planned again", || self.case(Data::Coarse, shape));
             return;
         };
-        match operands.lend(|slices| scattered::run(plan, &tensor, slices)) {
+        match scattered::run(plan, &tensor, &operands.source()) {
             Ok(merged) => self.same(
                 whole,
                 Some(merged),
@@ -494,12 +485,12 @@ impl Trial<'_> {
                 report,
                 || "uneven blocks in no order".into(),
             ),
-            Err(Stop::Refused(e)) => {
+            Err(Failure::Refused(e)) => {
                 report.broken("finite operands under allowed settings are merged", || {
                     format!("{}: {e}", self.case(Data::Coarse, shape))
                 });
             }
-            Err(Stop::OtherKernel(how)) => {
+            Err(Failure::OtherKernel(how)) => {
                 report.broken("a map computes what its kernel does", || {
                     format!("{how}: {}", self.case(Data::Coarse, shape))
                 });
@@ -543,7 +534,7 @@ impl Trial<'_> {
             return;
         };
         for (order, way) in [(Order::Reversed, "spans from last to first"), (Order::Shuffled, "spans in no order")] {
-            let driver = Driver { pool: &order, block: 1000, ..Driver::default() };
+            let driver = Driver::default().pool(&order).block(1000);
             let merged = self.merge(&driver, &params, case, &operands, report);
             self.same(&whole, merged, PROMISE, LARGE, report, || way.into());
         }

@@ -1,14 +1,18 @@
-//! The contract between an operator and whoever runs it: what is known beforehand, what is seen, what is decided.
+//! The contract between an operator and whoever runs it: what is known before any element is read, what an operator
+//! sees of the elements, and what it decides.
 
+use crate::device::{Gather, Gathered, Kernel};
 use crate::error::MergeError;
-use crate::kernel::{Gather, Gathered, Kernel};
 use crate::statistic::StatisticSpec;
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 
 /// What is known of an output tensor before any of its elements is read.
+///
+/// Made by [`TensorSpec::new`] and the `with_` methods, so that it can grow.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct TensorSpec<'a> {
     /// Name of the tensor; with the seed it keys the random operators.
     pub name: &'a str,
@@ -22,12 +26,46 @@ pub struct TensorSpec<'a> {
     pub layer: Option<(usize, usize)>,
     /// Seed of the random operators.
     pub seed: u64,
-    /// The statistic that the operator declares, where there is one of this tensor for every operand that it is wanted
-    /// of; `None` where there is none.
+    /// The statistic that the operator declares, if it was measured for this tensor on every operand that needs it;
+    /// `None` otherwise.
     pub statistic: Option<&'a StatisticSpec>,
 }
 
-impl TensorSpec<'_> {
+impl<'a> TensorSpec<'a> {
+    /// A tensor of this name and shape, outside the layers, without a base, inputs or a statistic; the seed is 0.
+    pub const fn new(name: &'a str, shape: &'a [usize]) -> Self {
+        Self { name, shape, has_base: false, n_inputs: 0, layer: None, seed: 0, statistic: None }
+    }
+
+    /// The same, merged from these operands.
+    #[must_use]
+    pub const fn with_operands(mut self, has_base: bool, n_inputs: usize) -> Self {
+        self.has_base = has_base;
+        self.n_inputs = n_inputs;
+        self
+    }
+
+    /// The same in this layer: its position, from 0, and the number of layers; `None` for a tensor outside the layers.
+    #[must_use]
+    pub const fn with_layer(mut self, layer: Option<(usize, usize)>) -> Self {
+        self.layer = layer;
+        self
+    }
+
+    /// The same with this seed for the random operators.
+    #[must_use]
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The same with this statistic, or without one.
+    #[must_use]
+    pub const fn with_statistic(mut self, statistic: Option<&'a StatisticSpec>) -> Self {
+        self.statistic = statistic;
+        self
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -38,12 +76,12 @@ impl TensorSpec<'_> {
         self.len() == 0
     }
 
-    /// Length of the last axis; 1 for a scalar. What [`Grain::Row`] calls a row.
+    /// Length of the last axis; 1 for a scalar. What [`Granularity::Row`] calls a row.
     pub fn row_len(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Number of statistics: as many as there are operands that one is wanted of, or 0 where there is none.
+    /// Number of statistics: one for each operand that needs one, or 0 if the tensor has none.
     pub fn n_statistics(&self) -> usize {
         self.statistic.map_or(0, |statistic| statistic.of.count(self.n_inputs))
     }
@@ -56,13 +94,15 @@ pub enum Operand {
     Base,
     /// The input of this position.
     Input(usize),
-    /// The statistic of this position. Its elements are counted by themselves: there may be more or fewer of them than
-    /// of the tensor.
+    /// The statistic of this position. It may have more or fewer elements than the tensor.
     Statistic(usize),
 }
 
-/// The same run of elements of the base and of every input, widened to `f32`.
+/// The same range of elements of the base and of every input, widened to `f32`.
+///
+/// Outside of this crate it is made by [`Block::new`], so that it can grow.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Block<'a> {
     /// Index in the tensor of the first element.
     pub offset: usize,
@@ -70,13 +110,26 @@ pub struct Block<'a> {
     pub base: Option<&'a [f32]>,
     /// Elements of each input; all slices have the same length.
     pub inputs: &'a [&'a [f32]],
-    /// The statistics that the operator declares, in the order of the operands they are of; empty where the tensor has
-    /// none. Of a statistic of the shape [`Same`](crate::StatisticShape::Same), the same run of elements as of the
-    /// inputs; of any other, all of it, the same for every block.
+    /// The statistics that the operator declares, in the order of their operands; empty if the tensor has none. A
+    /// statistic of the shape [`Same`](crate::StatisticShape::Same) comes with the same range of elements as the
+    /// inputs, any other as a whole with every block.
     pub statistics: &'a [&'a [f32]],
 }
 
 impl<'a> Block<'a> {
+    /// A block without statistics whose first element has the index `offset` in the tensor. All slices have the same
+    /// length.
+    pub const fn new(offset: usize, base: Option<&'a [f32]>, inputs: &'a [&'a [f32]]) -> Self {
+        Self { offset, base, inputs, statistics: &[] }
+    }
+
+    /// The same with these statistics.
+    #[must_use]
+    pub const fn with_statistics(mut self, statistics: &'a [&'a [f32]]) -> Self {
+        self.statistics = statistics;
+        self
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.inputs.first().copied().or(self.base).map_or(0, <[f32]>::len)
@@ -93,12 +146,12 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The least an operator must see at once.
+/// The smallest piece of a tensor that an operator can work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Grain {
-    /// Any run of elements.
+pub enum Granularity {
+    /// Any range of elements.
     Element,
-    /// Whole rows: runs along the last axis, complete ones.
+    /// Whole rows, that is, complete ranges along the last axis.
     Row,
     /// The whole tensor. Always correct, and the only one whose memory grows with the tensor.
     #[default]
@@ -110,10 +163,10 @@ pub enum Grain {
 pub enum Plan {
     /// The result is this operand, byte for byte.
     Copy(Operand),
-    /// Every block of the result follows from the same block of the operands.
+    /// Every block of the result follows from the same block of the operands. Made by [`Plan::map`].
     Map(Box<dyn Map>),
-    /// Numbers about the whole tensor are needed first. Made by [`Plan::survey`].
-    Survey(Box<dyn AnySurvey>),
+    /// Numbers about the whole tensor are needed first. Made by [`Plan::reduce`].
+    Reduce(Box<dyn AnyReduction>),
 }
 
 impl Plan {
@@ -123,8 +176,8 @@ impl Plan {
     }
 
     /// A plan that reads every block once and then decides.
-    pub fn survey<S: Survey + 'static>(survey: S) -> Self {
-        Self::Survey(Box::new(survey))
+    pub fn reduce<R: Reduction + 'static>(reduction: R) -> Self {
+        Self::Reduce(Box::new(reduction))
     }
 }
 
@@ -133,7 +186,7 @@ impl fmt::Debug for Plan {
         match self {
             Self::Copy(operand) => f.debug_tuple("Copy").field(operand).finish(),
             Self::Map(_) => f.write_str("Map"),
-            Self::Survey(_) => f.write_str("Survey"),
+            Self::Reduce(_) => f.write_str("Reduce"),
         }
     }
 }
@@ -143,157 +196,157 @@ pub trait Map: Send + Sync {
     /// Fills `out`, which is as long as the block and holds anything before.
     fn merge(&self, block: &Block<'_>, out: &mut [f32]);
 
-    /// What a block must hold. Default: the whole tensor.
-    fn grain(&self) -> Grain {
-        Grain::default()
+    /// The pieces that a block must consist of. Default: the whole tensor.
+    fn granularity(&self) -> Granularity {
+        Granularity::default()
     }
 
-    /// The well-known kernel this equals, for an [`Executor`](crate::Executor) that has it.
+    /// The well-known kernel this equals, for an [`Executor`](crate::device::Executor) that has it.
     fn kernel(&self) -> Option<Kernel<'_>> {
         None
     }
 }
 
-/// A pass over the operands that gathers numbers about the whole tensor.
+/// A pass over the operands that gathers numbers about the whole tensor: a parallel fold.
 ///
-/// The driver cuts the tensor into spans that depend on its shape alone, makes one [`Survey::Partial`] for each, and
-/// joins them from first to last: sums come out the same for any number of threads.
-pub trait Survey: Send + Sync + Sized {
-    /// What is gathered over one run of elements.
-    type Partial: Send + 'static;
+/// The driver cuts the tensor into spans that depend on its shape alone, fills one [`Reduction::Accumulator`] for each,
+/// and combines them from first to last. Sums therefore have the same bits for any number of threads.
+pub trait Reduction: Send + Sync + Sized {
+    /// What is gathered over one range of elements.
+    type Accumulator: Send + 'static;
 
-    /// What a block must hold. Default: the whole tensor.
-    fn grain(&self) -> Grain {
-        Grain::default()
+    /// The pieces that a block must consist of. Default: the whole tensor.
+    fn granularity(&self) -> Granularity {
+        Granularity::default()
     }
 
-    /// Where to look, in elements and ascending; `None` is everywhere. Ranges begin and end where the grain allows.
+    /// Which elements to read, ascending; `None` reads all. Ranges begin and end where the granularity allows it.
     fn ranges(&self) -> Option<Vec<Range<usize>>> {
         None
     }
 
-    /// Whether joining gives the same bits in any order and grouping, as counts and maxima do and sums of floats do
-    /// not. Then one partial serves many spans, which matters where a partial is large.
+    /// Whether combining gives the same bits in any order and grouping, as counts and maxima do and sums of floats do
+    /// not. One accumulator then serves many spans, which matters if it is large.
     fn order_free(&self) -> bool {
         false
     }
 
-    /// Bytes that observing a block takes besides the block, where they grow with the tensor; an estimate of memory adds
-    /// them for each thread. Default 0.
+    /// Bytes of working memory that observing a block takes, excluding the block itself, if they grow with the tensor. An
+    /// estimate of memory adds them for each thread. Default 0.
     fn working_bytes(&self) -> u64 {
         0
     }
 
-    /// A partial of no elements.
-    fn partial(&self) -> Self::Partial;
+    /// An accumulator of no elements.
+    fn accumulator(&self) -> Self::Accumulator;
 
-    /// Takes in a block. The blocks of a span come in order.
-    fn observe(&self, partial: &mut Self::Partial, block: &Block<'_>);
+    /// Adds a block to an accumulator. The blocks of a span come in order.
+    fn observe(&self, accumulator: &mut Self::Accumulator, block: &Block<'_>);
 
-    /// Takes in what was gathered over the elements that follow.
-    fn join(&self, partial: &mut Self::Partial, later: Self::Partial);
+    /// Adds what was gathered over the elements that follow.
+    fn combine(&self, accumulator: &mut Self::Accumulator, later: Self::Accumulator);
 
-    /// Decides, knowing all.
+    /// Decides, given what was gathered over all elements.
     ///
     /// # Errors
     /// When what was gathered rules the merge out.
-    fn finish(self, total: Self::Partial) -> Result<Plan, MergeError>;
+    fn finish(self, total: Self::Accumulator) -> Result<Plan, MergeError>;
 
-    /// What this gathers, for an [`Executor`](crate::Executor) that can gather it by itself.
+    /// What this gathers, for an [`Executor`](crate::device::Executor) that can gather it by itself.
     fn describe(&self) -> Option<Gather<'_>> {
         None
     }
 
-    /// Decides from what an executor gathered, as [`Survey::describe`] asked.
+    /// Decides, given what an executor gathered as [`Reduction::describe`] asked.
     ///
     /// # Errors
-    /// As [`Survey::finish`]; or the answer is none to what was asked.
+    /// As [`Reduction::finish`], or [`MergeError::Contract`] if the executor gathered something else.
     fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
-        Err(no_answer(&gathered))
+        Err(wrong_answer(&gathered))
     }
 }
 
-/// The refusal of an answer that a survey did not ask for.
-pub(crate) fn no_answer(gathered: &Gathered) -> MergeError {
+/// The refusal of an answer that a reduction did not ask for.
+pub(crate) fn wrong_answer(gathered: &Gathered) -> MergeError {
     let found = match gathered {
         Gathered::Sums(sums) => format!("{} sums", sums.len()),
-        Gathered::Cuts(cuts) => format!("cuts of {} streams", cuts.len()),
+        Gathered::Thresholds(thresholds) => format!("thresholds of {} streams", thresholds.len()),
     };
-    MergeError::Io(format!("an executor answered a survey with {found}, which it did not ask for").into())
+    MergeError::Contract { reason: format!("an executor answered a reduction with {found}, which it did not ask for") }
 }
 
-/// A [`Survey`] whose type is forgotten. Implemented for every survey; nothing else needs to.
-pub trait AnySurvey: Send + Sync {
-    /// See [`Survey::grain`].
-    fn grain(&self) -> Grain;
-    /// See [`Survey::ranges`].
+/// A [`Reduction`] whose type is forgotten. Implemented for every reduction; nothing else needs to.
+pub trait AnyReduction: Send + Sync {
+    /// See [`Reduction::granularity`].
+    fn granularity(&self) -> Granularity;
+    /// See [`Reduction::ranges`].
     fn ranges(&self) -> Option<Vec<Range<usize>>>;
-    /// See [`Survey::order_free`].
+    /// See [`Reduction::order_free`].
     fn order_free(&self) -> bool;
-    /// See [`Survey::working_bytes`].
+    /// See [`Reduction::working_bytes`].
     fn working_bytes(&self) -> u64;
-    /// See [`Survey::partial`].
-    fn partial(&self) -> AnyPartial;
-    /// See [`Survey::observe`].
-    fn observe(&self, partial: &mut AnyPartial, block: &Block<'_>);
-    /// See [`Survey::join`].
-    fn join(&self, partial: &mut AnyPartial, later: AnyPartial);
-    /// See [`Survey::finish`].
+    /// See [`Reduction::accumulator`].
+    fn accumulator(&self) -> AnyAccumulator;
+    /// See [`Reduction::observe`].
+    fn observe(&self, accumulator: &mut AnyAccumulator, block: &Block<'_>);
+    /// See [`Reduction::combine`].
+    fn combine(&self, accumulator: &mut AnyAccumulator, later: AnyAccumulator);
+    /// See [`Reduction::finish`].
     ///
     /// # Errors
-    /// As the survey's.
-    fn finish(self: Box<Self>, total: AnyPartial) -> Result<Plan, MergeError>;
-    /// See [`Survey::describe`].
+    /// As the reduction's.
+    fn finish(self: Box<Self>, total: AnyAccumulator) -> Result<Plan, MergeError>;
+    /// See [`Reduction::describe`].
     fn describe(&self) -> Option<Gather<'_>>;
-    /// See [`Survey::conclude`].
+    /// See [`Reduction::conclude`].
     ///
     /// # Errors
-    /// As the survey's.
+    /// As the reduction's.
     fn conclude(self: Box<Self>, gathered: Gathered) -> Result<Plan, MergeError>;
 }
 
-/// A [`Survey::Partial`] whose type is forgotten.
-pub struct AnyPartial(Box<dyn Any + Send>);
+/// A [`Reduction::Accumulator`] whose type is forgotten.
+pub struct AnyAccumulator(Box<dyn Any + Send>);
 
-impl AnyPartial {
-    fn get<P: 'static>(&mut self) -> &mut P {
-        self.0.downcast_mut().expect("a partial is handed to the survey that made it")
+impl AnyAccumulator {
+    fn get<A: 'static>(&mut self) -> &mut A {
+        self.0.downcast_mut().expect("an accumulator goes back to the reduction that made it")
     }
 
-    fn take<P: 'static>(self) -> P {
-        *self.0.downcast().expect("a partial is handed to the survey that made it")
+    fn take<A: 'static>(self) -> A {
+        *self.0.downcast().expect("an accumulator goes back to the reduction that made it")
     }
 }
 
-impl<S: Survey> AnySurvey for S {
-    fn grain(&self) -> Grain {
-        Survey::grain(self)
+impl<R: Reduction> AnyReduction for R {
+    fn granularity(&self) -> Granularity {
+        Reduction::granularity(self)
     }
     fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        Survey::ranges(self)
+        Reduction::ranges(self)
     }
     fn order_free(&self) -> bool {
-        Survey::order_free(self)
+        Reduction::order_free(self)
     }
     fn working_bytes(&self) -> u64 {
-        Survey::working_bytes(self)
+        Reduction::working_bytes(self)
     }
-    fn partial(&self) -> AnyPartial {
-        AnyPartial(Box::new(Survey::partial(self)))
+    fn accumulator(&self) -> AnyAccumulator {
+        AnyAccumulator(Box::new(Reduction::accumulator(self)))
     }
-    fn observe(&self, partial: &mut AnyPartial, block: &Block<'_>) {
-        Survey::observe(self, partial.get(), block);
+    fn observe(&self, accumulator: &mut AnyAccumulator, block: &Block<'_>) {
+        Reduction::observe(self, accumulator.get(), block);
     }
-    fn join(&self, partial: &mut AnyPartial, later: AnyPartial) {
-        Survey::join(self, partial.get(), later.take());
+    fn combine(&self, accumulator: &mut AnyAccumulator, later: AnyAccumulator) {
+        Reduction::combine(self, accumulator.get(), later.take());
     }
-    fn finish(self: Box<Self>, total: AnyPartial) -> Result<Plan, MergeError> {
-        Survey::finish(*self, total.take())
+    fn finish(self: Box<Self>, total: AnyAccumulator) -> Result<Plan, MergeError> {
+        Reduction::finish(*self, total.take())
     }
     fn describe(&self) -> Option<Gather<'_>> {
-        Survey::describe(self)
+        Reduction::describe(self)
     }
     fn conclude(self: Box<Self>, gathered: Gathered) -> Result<Plan, MergeError> {
-        Survey::conclude(*self, gathered)
+        Reduction::conclude(*self, gathered)
     }
 }

@@ -2,41 +2,41 @@
 
 use crate::contract::{Plan, TensorSpec};
 use crate::error::{MergeError, ParamError};
-use crate::params::{Kind, ParamSpec, Params, Setting};
+use crate::params::{Kind, ParamSpec, Params, ParamsBuilder};
 use crate::statistic::StatisticSpec;
 
-/// What an operator wants to know of the base.
+/// Whether an operator needs a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BaseRule {
     /// It has no use for one: a base that is listed among the models is an input like the others.
     Unused,
     /// It works with and without one.
     Optional,
-    /// It cannot do without one.
+    /// It needs one.
     Required,
 }
 
 /// How many inputs an operator takes, the base not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputRule {
-    /// The fewest.
+    /// Minimum number.
     pub min: usize,
-    /// The most; `None` is without limit.
+    /// Maximum number; `None` is without limit.
     pub max: Option<usize>,
 }
 
 impl InputRule {
-    /// That many or more.
+    /// So many or more.
     pub const fn at_least(min: usize) -> Self {
         Self { min, max: None }
     }
 
-    /// Just that many.
+    /// Exactly so many.
     pub const fn exactly(n: usize) -> Self {
         Self { min: n, max: Some(n) }
     }
 
-    /// Whether `n` inputs will do.
+    /// Whether `n` inputs are allowed.
     pub fn allows(&self, n: usize) -> bool {
         n >= self.min && self.max.is_none_or(|max| n <= max)
     }
@@ -44,8 +44,24 @@ impl InputRule {
 
 /// An operator as a constant.
 ///
-/// A crate of strategies exports one for each, and a program lists them with
+/// A crate of operators exports one for each, and a program lists them with
 /// [`Registry::with`](crate::Registry::with). Nothing registers itself.
+///
+/// Fields may be added: end a definition with [`..OperatorDef::DEFAULT`](OperatorDef::DEFAULT), and it still compiles.
+///
+/// ```
+/// use glue_merge::{InputRule, Operand, OperatorDef, Plan};
+///
+/// pub const KEEP_BASE: OperatorDef = OperatorDef {
+///     name: "keep_base",
+///     summary: "Returns the base.",
+///     formula: "θ0",
+///     reference: "an example",
+///     inputs: InputRule::at_least(1),
+///     plan: |_, _| Ok(Plan::Copy(Operand::Base)),
+///     ..OperatorDef::DEFAULT
+/// };
+/// ```
 #[derive(Debug)]
 pub struct OperatorDef {
     /// Its name in a merge config.
@@ -59,17 +75,40 @@ pub struct OperatorDef {
     pub reference: &'static str,
     /// How many inputs it takes, the base not counted.
     pub inputs: InputRule,
-    /// What it wants to know of the base.
+    /// Whether it needs a base.
     pub base: BaseRule,
     /// Its parameters.
     pub params: &'static [ParamSpec],
-    /// The statistic it wants besides the tensors; `None` for operators that need no data but the weights.
+    /// The statistic it needs besides the tensors; `None` for operators that need no data but the weights.
     ///
-    /// A tensor may have none: then the plan function sees `None` as [`TensorSpec::statistic`] and does without, or
+    /// A tensor may have none. The plan function then sees `None` as [`TensorSpec::statistic`] and does without, or
     /// refuses with [`MergeError::StatisticMissing`].
     pub statistic: Option<StatisticSpec>,
     /// Decides how one tensor is merged. Everything that can be refused is refused here.
     pub plan: fn(&TensorSpec<'_>, &Params) -> Result<Plan, MergeError>,
+}
+
+impl OperatorDef {
+    /// What a definition need not say: one or more inputs on a required base, no parameters and no statistic.
+    ///
+    /// Its texts are empty and its plan function refuses every tensor with [`MergeError::Contract`]. A definition has to
+    /// give its own; the conformance suite (feature `conformance`) finds one that does not.
+    pub const DEFAULT: Self = Self {
+        name: "",
+        summary: "",
+        formula: "",
+        reference: "",
+        inputs: InputRule::at_least(1),
+        base: BaseRule::Required,
+        params: &[],
+        statistic: None,
+        plan: |_, _| Err(MergeError::Contract { reason: "the operator has no plan function".into() }),
+    };
+
+    /// The key under which a config names the operator that this one wraps, if it wraps one.
+    pub fn wraps(&self) -> Option<&'static str> {
+        self.params.iter().find(|p| p.kind == Kind::Operator).map(|p| p.name)
+    }
 }
 
 /// An operator ready to be given parameters: a definition and, for one that wraps another, that other.
@@ -99,10 +138,10 @@ impl Operator {
                 found: format!("`{}`", inner.name),
             })
         };
-        let Some(key) = wrapped_param(def) else {
+        let Some(key) = def.wraps() else {
             return refuse("operator", "absent: this operator wraps no other");
         };
-        if inner.base != BaseRule::Required || wrapped_param(inner).is_some() {
+        if inner.base != BaseRule::Required || inner.wraps().is_some() {
             return refuse(key, "an operator that needs a base and wraps no other");
         }
         let taken = |p: &&ParamSpec| def.params.iter().any(|own| own.name == p.name);
@@ -140,18 +179,15 @@ impl Operator {
         self.inner.unwrap_or(self.def).inputs
     }
 
-    /// The statistic that it wants: its own, or that of the operator that it wraps, which then gets it.
+    /// The statistic that it needs: its own, or that of the operator that it wraps, which then gets it.
     pub fn statistic(&self) -> Option<&'static StatisticSpec> {
         let inner = || self.inner.and_then(|inner| inner.statistic.as_ref());
         self.def.statistic.as_ref().or_else(inner)
     }
 
-    /// Checks settings: those that hold for the tensor or for every input, and those of each input.
-    ///
-    /// # Errors
-    /// A key that is unknown, missing or out of range.
-    pub fn params(&self, tensor: &[(&str, Setting)], inputs: &[Vec<(&str, Setting)>]) -> Result<Params, ParamError> {
-        Params::check(self, tensor, inputs)
+    /// The parameters for a merge of so many inputs, to be set and then [checked](ParamsBuilder::check).
+    pub fn params<'a>(&self, n_inputs: usize) -> ParamsBuilder<'a> {
+        ParamsBuilder::new(*self, n_inputs)
     }
 
     /// Decides how one tensor is merged.
@@ -159,6 +195,9 @@ impl Operator {
     /// # Errors
     /// Too few or too many inputs, no base where one is needed, another statistic than the operator declares, or what
     /// the operator itself refuses.
+    ///
+    /// # Panics
+    /// The parameters were checked for another number of inputs.
     pub fn plan(&self, tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
         self.check_operands(tensor.n_inputs, tensor.has_base)?;
         assert_eq!(params.n_inputs(), tensor.n_inputs, "parameters were checked for another number of inputs");
@@ -194,17 +233,5 @@ impl Operator {
             None => format!("{} or more {}{besides}", rule.min, plural(rule.min)),
         };
         Err(MergeError::InputCount { operator, expected, found: n_inputs })
-    }
-}
-
-/// The key under which `def` takes the name of another operator.
-pub(crate) fn wrapped_param(def: &OperatorDef) -> Option<&'static str> {
-    def.params.iter().find(|p| p.kind == Kind::Operator).map(|p| p.name)
-}
-
-impl OperatorDef {
-    /// The key under which a config names the operator that this one wraps, if it wraps one.
-    pub fn wraps(&self) -> Option<&'static str> {
-        wrapped_param(self)
     }
 }

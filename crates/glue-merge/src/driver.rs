@@ -1,8 +1,8 @@
 //! Runs a plan over blocks, on the threads it is handed.
 
-use crate::contract::{AnyPartial, AnySurvey, Block, Grain, Map, Operand, Plan, TensorSpec};
+use crate::contract::{AnyAccumulator, AnyReduction, Block, Granularity, Map, Operand, Plan, TensorSpec};
+use crate::device::{Executor, Float, HostExecutor, Stored};
 use crate::error::{BoxError, MergeError};
-use crate::kernel::{Float, Stored};
 use crate::statistic::StatisticShape;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -12,33 +12,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// cache.
 pub const BLOCK: usize = 1 << 13;
 
-/// Elements of a span, the unit of work of a thread and of sums in a survey. Part of what a result is defined by.
+/// Elements of a span, the unit of work of a thread and of sums in a reduction. Part of what a result is defined by.
 pub const SPAN: usize = 1 << 18;
 
 /// Where the elements of the operands come from.
 pub trait Source: Sync {
-    /// The elements `range` of an operand, widened to `f32`; of a statistic, those of its own elements. Into `buffer`, which has that length, or lent from where
-    /// they already lie.
+    /// The elements `range` of an operand, widened to `f32`; the range of a statistic counts its own elements. They are
+    /// written to `buffer`, which is as long as the range, or borrowed from where they already lie.
     ///
     /// # Errors
-    /// Whatever reading meets. It ends the merge of the tensor.
+    /// The elements cannot be read. That ends the merge of the tensor.
     fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError>;
 
-    /// The whole operand as it is stored, for an executor that widens by itself; `None` where only [`Source::read`]
-    /// gives the values that are to be merged. Whoever takes these bytes and finds a NaN or an infinity among them
-    /// leaves the tensor to [`Source::read`], which knows what to do about it.
+    /// The whole operand as it is stored, for an executor that widens by itself; `None` if only [`Source::read`] gives
+    /// the values to merge. An executor that finds a NaN or an infinity among these bytes must leave the tensor to
+    /// [`Source::read`], which knows what to do about it.
     fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
         let _ = operand;
         None
     }
 }
 
-/// Where the elements of the result go to.
+/// Where the elements of the result go.
 pub trait Sink: Sync {
     /// Takes the elements from `offset` on. Spans come in any order and from several threads.
     ///
     /// # Errors
-    /// Whatever writing meets. It ends the merge of the tensor.
+    /// The elements cannot be written. That ends the merge of the tensor.
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError>;
 
     /// The type that [`Sink::write_stored`] takes.
@@ -46,8 +46,8 @@ pub trait Sink: Sync {
         Float::F32
     }
 
-    /// Takes the elements from `offset` on, rounded to [`Sink::float`] already, little-endian. A sink of another type
-    /// than `f32` implements this too.
+    /// Takes the elements from `offset` on, already rounded to [`Sink::float`], little-endian. A sink whose type is not
+    /// `f32` must implement this too.
     ///
     /// # Errors
     /// As [`Sink::write`].
@@ -83,41 +83,7 @@ impl Pool for Serial {
     }
 }
 
-/// Runs maps, and on a device whole plans.
-pub trait Executor: Sync {
-    /// Fills `out`, which is as long as the block.
-    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]);
-
-    /// Runs as much of a plan as this executor has kernels for, and hands back what is left for the host: `None` when
-    /// the whole tensor went to the sink. Default: all is left.
-    ///
-    /// A device recognises [`Map::kernel`] and [`Survey::describe`](crate::Survey::describe).
-    ///
-    /// # Errors
-    /// What the source, the sink, a survey or the device refuses.
-    fn advance(
-        &self,
-        plan: Plan,
-        tensor: &TensorSpec<'_>,
-        source: &dyn Source,
-        sink: &dyn Sink,
-    ) -> Result<Option<Plan>, MergeError> {
-        let _ = (tensor, source, sink);
-        Ok(Some(plan))
-    }
-}
-
-/// Calls [`Map::merge`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostExecutor;
-
-impl Executor for HostExecutor {
-    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
-        map.merge(block, out);
-    }
-}
-
-/// How a tensor came to be.
+/// How a plan ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
     /// Every block was written to the sink.
@@ -126,12 +92,12 @@ pub enum Done {
     Copy(Operand),
 }
 
-/// Buffers that are used again from span to span and from tensor to tensor.
+/// Buffers that are reused from span to span and from tensor to tensor.
 #[derive(Debug, Default)]
-pub struct Room(Mutex<Vec<Vec<f32>>>);
+struct Scratch(Mutex<Vec<Vec<f32>>>);
 
-impl Room {
-    /// Most elements of a buffer that is kept.
+impl Scratch {
+    /// Maximum length of a buffer that is kept.
     const KEPT: usize = SPAN;
 
     /// A buffer of at least `len` elements, which hold anything.
@@ -152,27 +118,42 @@ impl Room {
 
 /// Runs plans. One driver for many tensors saves allocations.
 pub struct Driver<'a> {
-    /// Threads.
-    pub pool: &'a dyn Pool,
-    /// What runs the maps.
-    pub executor: &'a dyn Executor,
-    /// Elements of a block; rounded to whole rows for operators that want them. No result depends on it.
-    pub block: usize,
-    /// Buffers.
-    pub room: Room,
+    pool: &'a dyn Pool,
+    executor: &'a dyn Executor,
+    block: usize,
+    scratch: Scratch,
 }
 
 impl Default for Driver<'_> {
     fn default() -> Self {
-        Self { pool: &Serial, executor: &HostExecutor, block: BLOCK, room: Room::default() }
+        Self { pool: &Serial, executor: &HostExecutor, block: BLOCK, scratch: Scratch::default() }
     }
 }
 
-impl Driver<'_> {
-    /// Runs `plan` to its end: its surveys, then its map.
+impl<'a> Driver<'a> {
+    /// The same with these threads. Default: the calling thread alone.
+    #[must_use]
+    pub fn pool(self, pool: &'a dyn Pool) -> Self {
+        Self { pool, ..self }
+    }
+
+    /// The same with this executor, which sees every plan first. Default: none.
+    #[must_use]
+    pub fn executor(self, executor: &'a dyn Executor) -> Self {
+        Self { executor, ..self }
+    }
+
+    /// The same with this many elements in a block, at least 1; rounded to whole rows for operators that need them.
+    /// Default: [`BLOCK`]. No result depends on it.
+    #[must_use]
+    pub fn block(self, block: usize) -> Self {
+        Self { block, ..self }
+    }
+
+    /// Runs `plan` to its end: its reductions, then its map.
     ///
     /// # Errors
-    /// What the source, the sink or a survey refuses. The sink may have received blocks by then.
+    /// What the source, the sink or a reduction refuses. The sink may have received blocks by then.
     pub fn run(
         &self,
         plan: Plan,
@@ -185,7 +166,7 @@ impl Driver<'_> {
         };
         let mut buffers = Vec::new();
         let whole = match plan {
-            // What is copied takes nothing to read.
+            // A copy reads no statistics.
             Plan::Copy(_) => Vec::new(),
             _ => whole_statistics(tensor, source, &mut buffers)?,
         };
@@ -193,74 +174,75 @@ impl Driver<'_> {
         loop {
             plan = match plan {
                 Plan::Copy(operand @ Operand::Statistic(_)) => {
-                    return Err(MergeError::Io(format!("an operator gives {operand:?} for the result").into()));
+                    let reason = format!("an operator returned {operand:?} as the result of tensor {}", tensor.name);
+                    return Err(MergeError::Contract { reason });
                 }
                 Plan::Copy(operand) => return Ok(Done::Copy(operand)),
                 Plan::Map(map) => {
                     self.map(&*map, &operands, sink)?;
                     return Ok(Done::Merged);
                 }
-                Plan::Survey(survey) => {
-                    let total = self.survey(&*survey, &operands)?;
-                    survey.finish(total)?
+                Plan::Reduce(reduction) => {
+                    let total = self.reduction(&*reduction, &operands)?;
+                    reduction.finish(total)?
                 }
             }
         }
     }
 
     fn map(&self, map: &dyn Map, operands: &Operands<'_>, sink: &dyn Sink) -> Result<(), MergeError> {
-        let grid = Grid::new(operands.tensor, map.grain(), self.block);
+        let grid = Grid::new(operands.tensor, map.granularity(), self.block);
         let spans = grid.spans(None);
         self.try_run(spans.len(), &|s| {
-            // A span goes to the sink at once: a call of the system for every block would cost as much as the merging.
+            // A whole span goes to the sink: a system call for every block would cost as much as the merging.
             let span = &spans[s];
-            let mut out = self.room.take(span.len());
-            grid.read(operands, &self.room, span.clone(), |block| {
+            let mut out = self.scratch.take(span.len());
+            grid.read(operands, &self.scratch, span.clone(), |block| {
                 let at = block.offset - span.start;
-                self.executor.map(map, block, &mut out[at..at + block.len()]);
+                map.merge(block, &mut out[at..at + block.len()]);
                 Ok(())
             })?;
             sink.write(span.start, &out[..span.len()])?;
-            self.room.give_back([out]);
+            self.scratch.give_back([out]);
             Ok(())
         })
     }
 
-    fn survey(&self, survey: &dyn AnySurvey, operands: &Operands<'_>) -> Result<AnyPartial, MergeError> {
-        let grid = Grid::new(operands.tensor, survey.grain(), self.block);
-        let spans = grid.spans(survey.ranges());
-        let observe = |partial: &mut AnyPartial, span: &Range<usize>| {
-            grid.read(operands, &self.room, span.clone(), |block| {
-                survey.observe(partial, block);
+    fn reduction(&self, reduction: &dyn AnyReduction, operands: &Operands<'_>) -> Result<AnyAccumulator, MergeError> {
+        let grid = Grid::new(operands.tensor, reduction.granularity(), self.block);
+        let spans = grid.spans(reduction.ranges());
+        let observe = |accumulator: &mut AnyAccumulator, span: &Range<usize>| {
+            grid.read(operands, &self.scratch, span.clone(), |block| {
+                reduction.observe(accumulator, block);
                 Ok(())
             })
         };
-        let mut total = survey.partial();
-        if survey.order_free() {
-            // One partial for each thread that is at work, whatever the number of spans.
+        let mut total = reduction.accumulator();
+        if reduction.order_free() {
+            // One accumulator for each thread that is at work, whatever the number of spans.
             let idle = Mutex::new(Vec::new());
             self.try_run(spans.len(), &|s| {
-                let mut partial = lock(&idle).pop().unwrap_or_else(|| survey.partial());
-                observe(&mut partial, &spans[s])?;
-                lock(&idle).push(partial);
+                let mut accumulator = lock(&idle).pop().unwrap_or_else(|| reduction.accumulator());
+                observe(&mut accumulator, &spans[s])?;
+                lock(&idle).push(accumulator);
                 Ok(())
             })?;
-            for partial in idle.into_inner().unwrap_or_else(|e| e.into_inner()) {
-                survey.join(&mut total, partial);
+            for accumulator in idle.into_inner().unwrap_or_else(|e| e.into_inner()) {
+                reduction.combine(&mut total, accumulator);
             }
         } else {
-            // Waves bound how many partials wait to be joined.
+            // Waves bound how many accumulators wait to be combined.
             for wave in spans.chunks(4 * self.pool.width().max(1)) {
                 let slots: Vec<_> = wave.iter().map(|_| Mutex::new(None)).collect();
                 self.try_run(wave.len(), &|s| {
-                    let mut partial = survey.partial();
-                    observe(&mut partial, &wave[s])?;
-                    *lock(&slots[s]) = Some(partial);
+                    let mut accumulator = reduction.accumulator();
+                    observe(&mut accumulator, &wave[s])?;
+                    *lock(&slots[s]) = Some(accumulator);
                     Ok(())
                 })?;
                 for slot in slots {
-                    if let Some(partial) = slot.into_inner().unwrap_or_else(|e| e.into_inner()) {
-                        survey.join(&mut total, partial);
+                    if let Some(accumulator) = slot.into_inner().unwrap_or_else(|e| e.into_inner()) {
+                        reduction.combine(&mut total, accumulator);
                     }
                 }
             }
@@ -318,7 +300,7 @@ fn whole_statistics<'a>(
     buffers.iter_mut().enumerate().map(read).collect::<Result<_, _>>().map_err(MergeError::Io)
 }
 
-/// How a tensor is cut: spans by its shape and the grain alone, blocks within them.
+/// How a tensor is cut: spans by its shape and the granularity alone, blocks within them.
 struct Grid {
     len: usize,
     span: usize,
@@ -326,12 +308,12 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(tensor: &TensorSpec<'_>, grain: Grain, block: usize) -> Self {
+    fn new(tensor: &TensorSpec<'_>, granularity: Granularity, block: usize) -> Self {
         let len = tensor.len();
-        let unit = match grain {
-            Grain::Element => 1,
-            Grain::Row => tensor.row_len(),
-            Grain::Tensor => len,
+        let unit = match granularity {
+            Granularity::Element => 1,
+            Granularity::Row => tensor.row_len(),
+            Granularity::Tensor => len,
         }
         .max(1);
         let whole = |n: usize| (n / unit).max(1) * unit;
@@ -349,7 +331,7 @@ impl Grid {
     fn read(
         &self,
         operands: &Operands<'_>,
-        room: &Room,
+        scratch: &Scratch,
         span: Range<usize>,
         mut see: impl FnMut(&Block<'_>) -> Result<(), BoxError>,
     ) -> Result<(), BoxError> {
@@ -357,8 +339,8 @@ impl Grid {
         let widest = self.block.min(span.len());
         let in_parts = tensor.statistic.is_some_and(|statistic| statistic.shape == StatisticShape::Same);
         let n_statistics = if in_parts { tensor.n_statistics() } else { 0 };
-        let mut base_buffer = room.take(if tensor.has_base { widest } else { 0 });
-        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs + n_statistics).map(|_| room.take(widest)).collect();
+        let mut base_buffer = scratch.take(if tensor.has_base { widest } else { 0 });
+        let mut buffers: Vec<Vec<f32>> = (0..tensor.n_inputs + n_statistics).map(|_| scratch.take(widest)).collect();
         for offset in span.clone().step_by(self.block) {
             let range = offset..(offset + self.block).min(span.end);
             let base = if tensor.has_base {
@@ -377,8 +359,8 @@ impl Grid {
             let (inputs, own) = parts.split_at(tensor.n_inputs);
             see(&Block { offset, base, inputs, statistics: if in_parts { own } else { whole } })?;
         }
-        room.give_back(buffers);
-        room.give_back([base_buffer]);
+        scratch.give_back(buffers);
+        scratch.give_back([base_buffer]);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong in a merge, with the names and numbers that a user needs to mend it.
+//! What can go wrong in a merge, with the names and numbers that a user needs to fix it.
 
 use crate::registry::UnknownOperator;
 use std::error::Error;
@@ -72,6 +72,11 @@ pub enum MergeError {
         /// What happened.
         reason: BoxError,
     },
+    /// An operator or an executor did not keep its contract: a defect of the program, not of the models.
+    Contract {
+        /// What it did.
+        reason: String,
+    },
     /// Reading an input or writing the result failed.
     Io(BoxError),
 }
@@ -100,6 +105,7 @@ impl fmt::Display for MergeError {
                 write!(f, "statistics of tensor {tensor}: expected {expected}, found {found}")
             }
             Self::NoResult { tensor, .. } => write!(f, "tensor {tensor} cannot be merged"),
+            Self::Contract { reason } => write!(f, "internal error: {reason}"),
             Self::Io(e) => e.fmt(f),
         }
     }

@@ -1,12 +1,13 @@
 //! All inner products of the operands in one pass.
 //!
 //! Whatever stays in the span of its inputs – spherical interpolation, spherical means, the centre of Model Stock – is
-//! a linear combination whose coefficients follow from these numbers: one survey, then the linear kernel.
+//! a linear combination whose coefficients follow from these numbers: one reduction, then the linear kernel.
 
-use crate::contract::{Block, Grain, Plan, Survey, no_answer};
+use crate::contract::{Block, Granularity, Plan, Reduction, wrong_answer};
+use crate::device::{Gather, Gathered};
 use crate::error::MergeError;
-use crate::kernel::{Gather, Gathered};
-use crate::lanes::Lanes;
+use crate::striped_sum::StripedSum;
+use crate::task_vectors::chunks;
 
 /// Which vectors are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,64 +56,52 @@ fn index(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
-/// A plan that gathers the inner products of `n` vectors and then asks `then`.
+/// A plan that gathers the inner products of `n` vectors and then decides by `then`.
 pub fn gram(
     vectors: Vectors,
     n: usize,
     then: impl FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync + 'static,
 ) -> Plan {
-    Plan::survey(GramSurvey { vectors, n, then })
+    Plan::reduce(GramReduction { vectors, n, then })
 }
 
-struct GramSurvey<F> {
+struct GramReduction<F> {
     vectors: Vectors,
     n: usize,
     then: F,
 }
 
-/// Elements of the differences that are held at once.
-const CHUNK: usize = 1024;
+impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Reduction for GramReduction<F> {
+    type Accumulator = Vec<StripedSum>;
 
-impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Survey for GramSurvey<F> {
-    type Partial = Vec<Lanes>;
-
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
-    fn partial(&self) -> Vec<Lanes> {
-        vec![Lanes::default(); self.n * (self.n + 1) / 2]
+    fn accumulator(&self) -> Vec<StripedSum> {
+        vec![StripedSum::default(); self.n * (self.n + 1) / 2]
     }
 
-    fn observe(&self, sums: &mut Vec<Lanes>, block: &Block<'_>) {
+    fn observe(&self, sums: &mut Vec<StripedSum>, block: &Block<'_>) {
         match self.vectors {
             Vectors::Inputs => products(sums, block.offset, block.inputs),
             Vectors::BaseAndInputs => {
                 let all: Vec<&[f32]> = block.base.iter().chain(block.inputs).copied().collect();
                 products(sums, block.offset, &all);
             }
-            Vectors::TaskVectors => {
-                let mut tau = vec![0.0; self.n * CHUNK.min(block.len())];
-                for (c, base) in block.base().chunks(CHUNK).enumerate() {
-                    let at = c * CHUNK;
-                    for (tau, input) in tau.chunks_mut(CHUNK.min(block.len())).zip(block.inputs) {
-                        subtract(&input[at..at + base.len()], base, &mut tau[..base.len()]);
-                    }
-                    let tau: Vec<&[f32]> = tau.chunks(CHUNK.min(block.len())).map(|t| &t[..base.len()]).collect();
-                    products(sums, block.offset + at, &tau);
-                }
-            }
+            Vectors::TaskVectors => chunks(block, |chunk| {
+                let taus: Vec<&[f32]> = chunk.taus().collect();
+                products(sums, block.offset + chunk.at, &taus);
+            }),
         }
     }
 
-    fn join(&self, sums: &mut Vec<Lanes>, later: Vec<Lanes>) {
-        for (sum, more) in sums.iter_mut().zip(&later) {
-            sum.join(more);
-        }
+    fn combine(&self, sums: &mut Vec<StripedSum>, later: Vec<StripedSum>) {
+        StripedSum::combine_all(sums, &later);
     }
 
-    fn finish(self, sums: Vec<Lanes>) -> Result<Plan, MergeError> {
-        (self.then)(&Gram { n: self.n, products: sums.iter().map(Lanes::total).collect() })
+    fn finish(self, sums: Vec<StripedSum>) -> Result<Plan, MergeError> {
+        (self.then)(&Gram { n: self.n, products: sums.iter().map(StripedSum::total).collect() })
     }
 
     fn describe(&self) -> Option<Gather<'_>> {
@@ -124,22 +113,15 @@ impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Survey for Gram
             Gathered::Sums(products) if products.len() == self.n * (self.n + 1) / 2 => {
                 (self.then)(&Gram { n: self.n, products })
             }
-            other => Err(no_answer(&other)),
+            other => Err(wrong_answer(&other)),
         }
     }
 }
 
-fn products(sums: &mut [Lanes], offset: usize, vectors: &[&[f32]]) {
+fn products(sums: &mut [StripedSum], offset: usize, vectors: &[&[f32]]) {
     for (i, x) in vectors.iter().enumerate() {
         for (j, y) in vectors[..=i].iter().enumerate() {
             sums[index(i, j)].dot(offset, x, y);
         }
-    }
-}
-
-/// `out = x − y`.
-pub(crate) fn subtract(x: &[f32], y: &[f32], out: &mut [f32]) {
-    for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
-        *out = x - y;
     }
 }

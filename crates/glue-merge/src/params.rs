@@ -72,9 +72,9 @@ pub enum Kind {
     },
     /// A whole number in `min ..= max`.
     Integer {
-        /// The least.
+        /// Minimum.
         min: i64,
-        /// The greatest.
+        /// Maximum.
         max: i64,
     },
     /// `true` or `false`.
@@ -113,7 +113,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A value as a user gives it.
+/// A value as a user gives it. Numbers, flags and strings convert into it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Setting {
     /// A number.
@@ -131,6 +131,37 @@ impl fmt::Display for Setting {
             Self::Flag(x) => x.fmt(f),
             Self::Text(x) => write!(f, "`{x}`"),
         }
+    }
+}
+
+// Integers beyond ±2⁵³ are rounded, which no parameter comes near.
+macro_rules! setting_from_number {
+    ($($number:ty),*) => {$(
+        impl From<$number> for Setting {
+            fn from(x: $number) -> Self {
+                Self::Number(x as f64)
+            }
+        }
+    )*};
+}
+
+setting_from_number!(f64, f32, i32, i64, usize);
+
+impl From<bool> for Setting {
+    fn from(x: bool) -> Self {
+        Self::Flag(x)
+    }
+}
+
+impl From<&str> for Setting {
+    fn from(word: &str) -> Self {
+        Self::Text(word.into())
+    }
+}
+
+impl From<String> for Setting {
+    fn from(word: String) -> Self {
+        Self::Text(word)
     }
 }
 
@@ -161,6 +192,7 @@ impl fmt::Display for Value {
 
 /// One declared parameter. Validation, help, reference documents and search bounds all come from it.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ParamSpec {
     /// Its key in a merge config.
     pub name: &'static str,
@@ -252,23 +284,72 @@ impl ParamSpec {
     }
 }
 
-/// The checked parameters of one operator for one tensor.
+/// Parameters on their way to be checked; made by [`Operator::params`]. What is set twice has the later value.
 ///
-/// Asking for a parameter that the operator does not declare, or as another kind, is a defect of the operator and
-/// panics; [`check_operator`](crate::check_operator) finds it.
+/// ```
+/// use glue_merge::Registry;
+///
+/// let ties = Registry::builtin().operator("ties", None)?;
+/// // Two models: a density for both, but for the second one, and a weight for each.
+/// let params = ties.params(2).set("density", 0.5).input(1, [("density", 0.3)]).each("weight", [1.0, 0.5]).check()?;
+/// assert_eq!(params.input_numbers("density"), [0.5, 0.3]);
+///
+/// let refused = ties.params(2).set("weight", 1.0).set("desity", 0.5).check().unwrap_err();
+/// assert_eq!(refused.to_string(), "ties has no parameter `desity`; did you mean `density`?");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
-pub struct Params {
-    tensor: Vec<(&'static str, Value)>,
-    inputs: Vec<Vec<(&'static str, Value)>>,
-    inner: Option<Operator>,
+#[must_use = "nothing is refused before `check`"]
+pub struct ParamsBuilder<'a> {
+    operator: Operator,
+    all: Vec<(&'a str, Setting)>,
+    inputs: Vec<Vec<(&'a str, Setting)>>,
 }
 
-impl Params {
-    pub(crate) fn check(
-        operator: &Operator,
-        tensor: &[(&str, Setting)],
-        inputs: &[Vec<(&str, Setting)>],
-    ) -> Result<Self, ParamError> {
+impl<'a> ParamsBuilder<'a> {
+    pub(crate) fn new(operator: Operator, n_inputs: usize) -> Self {
+        Self { operator, all: Vec::new(), inputs: vec![Vec::new(); n_inputs] }
+    }
+
+    /// Sets a parameter of the whole merge, or one of every input that has no value of its own.
+    pub fn set(mut self, key: &'a str, value: impl Into<Setting>) -> Self {
+        self.all.push((key, value.into()));
+        self
+    }
+
+    /// [Sets](Self::set) several parameters.
+    pub fn set_all<S: Into<Setting>>(mut self, settings: impl IntoIterator<Item = (&'a str, S)>) -> Self {
+        self.all.extend(settings.into_iter().map(|(key, value)| (key, value.into())));
+        self
+    }
+
+    /// Sets parameters of input `i` alone, counted from 0.
+    ///
+    /// # Panics
+    /// There is no input `i`.
+    pub fn input<S: Into<Setting>>(mut self, i: usize, settings: impl IntoIterator<Item = (&'a str, S)>) -> Self {
+        self.inputs[i].extend(settings.into_iter().map(|(key, value)| (key, value.into())));
+        self
+    }
+
+    /// Sets a parameter of each input, in order.
+    ///
+    /// # Panics
+    /// There are more values than inputs.
+    pub fn each<S: Into<Setting>>(mut self, key: &'a str, values: impl IntoIterator<Item = S>) -> Self {
+        for (i, value) in values.into_iter().enumerate() {
+            self.inputs[i].push((key, value.into()));
+        }
+        self
+    }
+
+    /// Checks what was set against what the operator declares.
+    ///
+    /// # Errors
+    /// A key is unknown, a parameter without a default is missing, a value is out of range, or a parameter of the whole
+    /// merge was set for one input.
+    pub fn check(&self) -> Result<Params, ParamError> {
+        let Self { operator, all, inputs } = self;
         let name = operator.def().name;
         let specs: Vec<&ParamSpec> = operator.specs().collect();
         let find = |key: &str| {
@@ -282,7 +363,7 @@ impl Params {
                 }
             })
         };
-        for (key, _) in tensor {
+        for (key, _) in all {
             find(key)?;
         }
         for (key, _) in inputs.iter().flatten() {
@@ -293,7 +374,7 @@ impl Params {
         }
         // A value given for all models stands in where a model has none of its own.
         let lookup = |spec: &ParamSpec, own: &[(&str, Setting)], input: Option<usize>| {
-            let given = own.iter().chain(tensor).find(|(key, _)| *key == spec.name);
+            let given = own.iter().rev().chain(all.iter().rev()).find(|(key, _)| *key == spec.name);
             match (given, spec.default) {
                 _ if spec.kind == Kind::Operator => {
                     Ok(operator.inner().map_or(Value::Word(""), |o| Value::Word(o.name)))
@@ -305,7 +386,7 @@ impl Params {
             .map(|value| (spec.name, value))
         };
         let of = |scope| specs.iter().filter(move |s| s.scope == scope);
-        Ok(Self {
+        Ok(Params {
             tensor: of(Scope::Tensor).map(|s| lookup(s, &[], None)).collect::<Result<_, _>>()?,
             inputs: inputs
                 .iter()
@@ -315,7 +396,20 @@ impl Params {
             inner: operator.inner().map(Operator::new),
         })
     }
+}
 
+/// The checked parameters of one operator for one tensor.
+///
+/// Made by [`Operator::params`]. Asking for a parameter that the operator does not declare, or as another kind, is a
+/// defect of the operator and panics; the conformance suite (feature `conformance`) finds it.
+#[derive(Debug, Clone)]
+pub struct Params {
+    tensor: Vec<(&'static str, Value)>,
+    inputs: Vec<Vec<(&'static str, Value)>>,
+    inner: Option<Operator>,
+}
+
+impl Params {
     /// Number of inputs.
     pub fn n_inputs(&self) -> usize {
         self.inputs.len()

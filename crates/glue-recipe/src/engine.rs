@@ -4,7 +4,9 @@
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use glue_merge::device::{Executor, Float, Identity, Stored};
-use glue_merge::{BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, SPAN, Sink, Source, StatisticSpec, TensorSpec};
+use glue_merge::{
+    BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, SPAN, Sink, Source, StatisticSpec, TensorSpec,
+};
 use glue_progress::Progress;
 use glue_tensor::{Dtype, TensorView, narrow, widen};
 use parking_lot::Mutex;
@@ -120,7 +122,7 @@ pub fn merge_all(
     options: &EngineOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<(), TensorError> {
-    let driver = Driver { pool: &RayonPool, executor: options.executor, block: options.block, room: Room::default() };
+    let driver = Driver::default().pool(&RayonPool).executor(options.executor).block(options.block);
     let buffers = Mutex::default();
     let threads = rayon::current_num_threads();
     let enough = SPANS_AT_ONCE * threads * SPAN;

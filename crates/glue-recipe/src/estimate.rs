@@ -3,7 +3,7 @@
 //! | number | how |
 //! |---|---|
 //! | read | bytes of every operand and statistic of every tensor, once; those of adapters too |
-//! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that reductions first |
+//! | scanned | the same, once for each pass: one for a copy or a map, two for an operator that needs a reduction first |
 //! | written | bytes of the output's tensors |
 //! | memory | for each thread, the buffers of one tensor |
 //!

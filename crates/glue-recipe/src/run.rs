@@ -7,7 +7,6 @@ use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
 use glue_merge::device::{Executor, HostExecutor};
 use glue_merge::{BoxError, Operator, Registry};
-use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging, WriteError};
@@ -161,7 +160,7 @@ pub fn merge_into(
     progress: &dyn Progress,
 ) -> Result<(), TensorError> {
     let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
-    let as_it_is = copy.params(&[], &[Vec::new()]).expect("passthrough needs no parameter");
+    let as_it_is = copy.params(1).check().expect("passthrough needs no parameter");
     let operand = |from: &TensorRef| {
         let model = &plan.models[from.model];
         let own = || model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");

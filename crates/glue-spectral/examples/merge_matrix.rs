@@ -3,7 +3,7 @@
 //! `merge_matrix FOLDER OPERATOR ROWS COLUMNS MODELS [KEY=WORD …]` reads `base.f32` and `model-0.f32` on, little-endian by
 //! rows, writes `merged.f32`, and prints a JSON object with the back end of the linear algebra and the seconds of the merge.
 
-use glue_merge::{Registry, Setting, merge_slices};
+use glue_merge::{Merge, Registry};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -23,16 +23,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let base = read(&folder.join("base.f32"))?;
     let inputs: Vec<Vec<f32>> =
         (0..models).map(|i: usize| read(&folder.join(format!("model-{i}.f32")))).collect::<Result<_, _>>()?;
-    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let operator = Registry::builtin().with(glue_spectral::DEFS).operator(name, None)?;
-    let mut given = vec![("outside_layers", Setting::Text("matrix".into()))];
+    let mut params = operator.params(models).set("outside_layers", "matrix");
     for setting in settings {
         let (key, word) = setting.split_once('=').ok_or("a setting is KEY=WORD")?;
-        given.push((key, Setting::Text(word.into())));
+        params = params.set(key, word);
     }
-    let params = operator.params(&given, &vec![Vec::new(); models])?;
+    let params = params.check()?;
     let start = Instant::now();
-    let merged = merge_slices(&operator, &params, &shape, Some(&base), &inputs)?;
+    let merged = Merge::new(&operator, &params).shape(&shape).base(&base).inputs(&inputs).run()?;
     let seconds = start.elapsed().as_secs_f64();
     let bytes: Vec<u8> = merged.iter().flat_map(|x| x.to_le_bytes()).collect();
     fs::write(folder.join("merged.f32"), bytes)?;

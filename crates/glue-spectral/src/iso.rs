@@ -20,7 +20,7 @@
 //!
 //! **Memory**, besides what every operator here holds: `iso_c` 16 copies; `iso_cts` 20, since the vectors are collected.
 
-use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, Triples, WEIGHT, plan, working_of_svd};
+use crate::matrix::{LAMBDA, MatrixMerge, OUTSIDE_LAYERS, TaskVectors, Triples, WEIGHT, plan, working_of_svd};
 use glue_linalg::{product, svd_by_gram};
 use glue_merge::{BaseRule, BoxError, InputRule, Interval, OperatorDef, ParamSpec};
 use ndarray::Array2;
@@ -34,8 +34,8 @@ pub const C: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, OUTSIDE_LAYERS],
-    statistic: None,
     plan: |tensor, params| plan(tensor, params, IsoC),
+    ..OperatorDef::DEFAULT
 };
 
 /// `iso_cts`.
@@ -58,13 +58,13 @@ pub const CTS: OperatorDef = OperatorDef {
         .or(0.8),
         OUTSIDE_LAYERS,
     ],
-    statistic: None,
     plan: |tensor, params| plan(tensor, params, IsoCts { common_share: params.number("common_share") }),
+    ..OperatorDef::DEFAULT
 };
 
 struct IsoC;
 
-impl Merge for IsoC {
+impl MatrixMerge for IsoC {
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
         let parts = svd_by_gram(taus.sum().view())?;
         let mean = parts.values.mean().unwrap_or(0.0);
@@ -89,7 +89,7 @@ impl IsoCts {
     }
 }
 
-impl Merge for IsoCts {
+impl MatrixMerge for IsoCts {
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
         let ((m, n), models) = (taus.dim(), taus.count());
         let rank = m.min(n);
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::testing::{Case, matrix, near, values};
     use glue_linalg::{polar_factor, singular_values};
-    use glue_merge::{Conformance, Setting};
+    use glue_merge::Conformance;
 
     #[test]
     fn both_keep_the_contract() {
@@ -144,7 +144,7 @@ mod tests {
             near(&Case { shape: &[m, n], ..Case::of(&C, &taus) }.change(), &values(&expected), 1e-6);
             // Of one task, sum and task are the same, wherever directions are said to come from.
             for share in [0.0, 0.5, 1.0] {
-                let settings = vec![("common_share", Setting::Number(share))];
+                let settings = vec![("common_share", share.into())];
                 near(&Case { shape: &[m, n], settings, ..Case::of(&CTS, &taus) }.change(), &values(&expected), 1e-5);
             }
         }
@@ -154,7 +154,7 @@ mod tests {
     fn with_all_directions_common_both_are_the_same() {
         let taus: Vec<Vec<f32>> = (2..5).map(|seed| values(&matrix(7, 10, seed))).collect();
         let taus: Vec<&[f32]> = taus.iter().map(Vec::as_slice).collect();
-        let settings = vec![("common_share", Setting::Number(1.0))];
+        let settings = vec![("common_share", 1.0.into())];
         let cts = Case { shape: &[7, 10], settings, ..Case::of(&CTS, &taus) }.change();
         near(&cts, &Case { shape: &[7, 10], ..Case::of(&C, &taus) }.change(), 1e-6);
     }

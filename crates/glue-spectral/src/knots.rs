@@ -17,12 +17,12 @@
 //! **Memory**, besides what every operator here holds: 4 N + 12 copies. The basis is that of the m outputs: a matrix
 //! with many more rows than columns takes the most memory and time.
 
-use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan, working_of_svd};
+use crate::matrix::{LAMBDA, MatrixMerge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan, working_of_svd};
 use glue_linalg::{Svd, product, svd_by_gram};
 use glue_merge::operators::ties;
 use glue_merge::{
-    BaseRule, BoxError, InputRule, Interval, MergeError, Operator, OperatorDef, ParamSpec, Params, Plan, Setting,
-    TensorSpec, merge_slices,
+    BaseRule, BoxError, InputRule, Interval, Merge, MergeError, Operator, OperatorDef, ParamSpec, Params, Plan,
+    TensorSpec,
 };
 use ndarray::{Array2, Axis, s};
 
@@ -38,7 +38,7 @@ pub const DEF: OperatorDef = OperatorDef {
         WEIGHT,
         ParamSpec::number(
             "density",
-            "Share of the coefficients of the model that is kept.",
+            "Fraction of the coefficients of the model that is kept.",
             Interval::above(0.0, 1.0),
             (0.1, 1.0),
         )
@@ -48,16 +48,15 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::flag("normalize", "Divide by the sum of the weights that take part.", true),
         OUTSIDE_LAYERS,
     ],
-    statistic: None,
     plan: knots,
+    ..OperatorDef::DEFAULT
 };
 
 fn knots(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let operator = Operator::new(&ties::DEF);
-    let own = |i| ["weight", "density"].map(|key| (key, Setting::Number(params.input_number(i, key)))).to_vec();
-    let inputs: Vec<_> = (0..tensor.n_inputs).map(own).collect();
-    let settings = [("normalize", Setting::Flag(params.flag("normalize")))];
-    plan(tensor, params, Knots { params: operator.params(&settings, &inputs)?, ties: operator })
+    let of_ties = operator.params(tensor.n_inputs).set("normalize", params.flag("normalize"));
+    let of_ties = ["weight", "density"].iter().fold(of_ties, |all, key| all.each(key, params.input_numbers(key)));
+    plan(tensor, params, Knots { params: of_ties.check()?, ties: operator })
 }
 
 struct Knots {
@@ -65,7 +64,7 @@ struct Knots {
     params: Params,
 }
 
-impl Merge for Knots {
+impl MatrixMerge for Knots {
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
         let ((m, n), models) = (taus.dim(), taus.count());
         let mut stacked = Array2::zeros((m, models * n));
@@ -79,8 +78,8 @@ impl Merge for Knots {
         let of = |i: usize| vt.slice(s![.., i * n..(i + 1) * n]).iter().map(|x| *x as f32).collect();
         let coefficients: Vec<Vec<f32>> = (0..models).map(of).collect();
         drop(vt);
-        let inputs: Vec<&[f32]> = coefficients.iter().map(Vec::as_slice).collect();
-        let merged = merge_slices(&self.ties, &self.params, &[rank, n], Some(&vec![0.0; rank * n]), &inputs)?;
+        let (shape, zeros) = ([rank, n], vec![0.0; rank * n]);
+        let merged = Merge::new(&self.ties, &self.params).shape(&shape).base(&zeros).inputs(&coefficients).run()?;
         let merged = Array2::from_shape_fn((rank, n), |(r, c)| f64::from(merged[r * n + c]));
         Ok(product(u.view(), merged.view())?)
     }
@@ -115,7 +114,7 @@ mod tests {
         // Multiples of one matrix have the same signs on every coefficient.
         let one = matrix(4, 6, 2);
         let (first, second) = (values(&one), values(&(&one * 2.0)));
-        let own = vec![vec![("weight", Setting::Number(3.0))], vec![("weight", Setting::Number(1.0))]];
+        let own = vec![vec![("weight", 3.0.into())], vec![("weight", 1.0.into())]];
         near(
             &Case { shape: &[4, 6], own, ..Case::of(&DEF, &[&first, &second]) }.change(),
             &values(&(&one * 1.25)),
@@ -128,7 +127,7 @@ mod tests {
         // On the diagonal, the basis is that of the axes: 3 against -1 in the first, agreement in the second.
         let (first, second): ([f32; 4], [f32; 4]) = ([3.0, 0.0, 0.0, 1.0], [-1.0, 0.0, 0.0, 0.5]);
         near(&Case { shape: &[2, 2], ..Case::of(&DEF, &[&first, &second]) }.change(), &[3.0, 0.0, 0.0, 0.75], 1e-6);
-        let own = vec![vec![], vec![("density", Setting::Number(0.25))]];
+        let own = vec![vec![], vec![("density", 0.25.into())]];
         near(&Case { shape: &[2, 2], own, ..Case::of(&DEF, &[&first, &second]) }.change(), &[3.0, 0.0, 0.0, 1.0], 1e-6);
     }
 }

@@ -4,7 +4,7 @@
 use glue_linalg::{LinalgError, Svd, product, svd_by_gram};
 use glue_merge::operators::task_arithmetic;
 use glue_merge::{
-    Block, BoxError, Grain, Interval, Map, MergeError, Operator, ParamSpec, Params, Plan, Setting, Survey, TensorSpec,
+    Block, BoxError, Granularity, Interval, Map, MergeError, Operator, ParamSpec, Params, Plan, Reduction, TensorSpec,
 };
 use ndarray::{Array2, ArrayView2, s};
 
@@ -28,7 +28,7 @@ pub(crate) const OUTSIDE_LAYERS: ParamSpec = ParamSpec::choice(
 );
 
 /// Merges the task vectors of one matrix.
-pub(crate) trait Merge: Send + Sync + 'static {
+pub(crate) trait MatrixMerge: Send + Sync + 'static {
     /// The merged task vector, before λ.
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError>;
 
@@ -84,13 +84,13 @@ impl TaskVectors<'_> {
 }
 
 /// The plan of an operator whose parameters include [`WEIGHT`], [`LAMBDA`] and [`OUTSIDE_LAYERS`].
-pub(crate) fn plan(tensor: &TensorSpec<'_>, params: &Params, merge: impl Merge) -> Result<Plan, MergeError> {
+pub(crate) fn plan(tensor: &TensorSpec<'_>, params: &Params, merge: impl MatrixMerge) -> Result<Plan, MergeError> {
     let (weights, lambda) = (params.input_numbers("weight"), params.number("lambda"));
     let inside = tensor.layer.is_some() || params.word("outside_layers") == "matrix";
     match *tensor.shape {
         [rows, columns] if inside && !tensor.is_empty() => {
             let (tensor, dim) = (tensor.name.into(), (rows, columns));
-            Ok(Plan::survey(Whole { merge, tensor, dim, weights, lambda }))
+            Ok(Plan::reduce(Whole { merge, tensor, dim, weights, lambda }))
         }
         _ => mean(tensor, &weights, lambda),
     }
@@ -99,13 +99,13 @@ pub(crate) fn plan(tensor: &TensorSpec<'_>, params: &Params, merge: impl Merge) 
 /// θ0 + λ/N Σ wi τi.
 fn mean(tensor: &TensorSpec<'_>, weights: &[f64], lambda: f64) -> Result<Plan, MergeError> {
     let operator = Operator::new(&task_arithmetic::DEF);
-    let share = |w: &f64| vec![("weight", Setting::Number(w / weights.len() as f64))];
-    let inputs: Vec<_> = weights.iter().map(share).collect();
-    operator.plan(tensor, &operator.params(&[("lambda", Setting::Number(lambda))], &inputs)?)
+    let scaled = weights.iter().map(|w| w / weights.len() as f64);
+    let params = operator.params(weights.len()).set("lambda", lambda).each("weight", scaled).check()?;
+    operator.plan(tensor, &params)
 }
 
 /// Sees a matrix whole and merges it then, while its operands are at hand: that spares a copy of each of them. What
-/// arithmetic cannot do is known when the survey ends, which may refuse, and not in a map, which may not.
+/// arithmetic cannot do is known when the reduction ends, which may refuse, and not in a map, which may not.
 struct Whole<M> {
     merge: M,
     tensor: String,
@@ -114,37 +114,37 @@ struct Whole<M> {
     lambda: f64,
 }
 
-impl<M: Merge> Survey for Whole<M> {
+impl<M: MatrixMerge> Reduction for Whole<M> {
     /// The result, once the matrix was seen.
-    type Partial = Option<Result<Vec<f32>, BoxError>>;
+    type Accumulator = Option<Result<Vec<f32>, BoxError>>;
 
-    fn grain(&self) -> Grain {
-        Grain::Tensor
+    fn granularity(&self) -> Granularity {
+        Granularity::Tensor
     }
 
     fn working_bytes(&self) -> u64 {
         (self.merge.working(self.dim, self.weights.len()) * size_of::<f64>()) as u64
     }
 
-    fn partial(&self) -> Self::Partial {
+    fn accumulator(&self) -> Self::Accumulator {
         None
     }
 
-    fn observe(&self, partial: &mut Self::Partial, block: &Block<'_>) {
+    fn observe(&self, accumulator: &mut Self::Accumulator, block: &Block<'_>) {
         let taus = TaskVectors { base: block.base(), inputs: block.inputs, dim: self.dim, weights: &self.weights };
-        *partial = Some(self.merge.merge(&taus).map(|tau| {
+        *accumulator = Some(self.merge.merge(&taus).map(|tau| {
             let sum = |(base, tau): (&f32, &f64)| (f64::from(*base) + self.lambda * tau) as f32;
             block.base().iter().zip(&tau).map(sum).collect()
         }));
     }
 
-    fn join(&self, partial: &mut Self::Partial, later: Self::Partial) {
+    fn combine(&self, accumulator: &mut Self::Accumulator, later: Self::Accumulator) {
         if later.is_some() {
-            *partial = later;
+            *accumulator = later;
         }
     }
 
-    fn finish(self, total: Self::Partial) -> Result<Plan, MergeError> {
+    fn finish(self, total: Self::Accumulator) -> Result<Plan, MergeError> {
         match total.transpose() {
             Ok(merged) => Ok(Plan::map(Finished(merged.unwrap_or_default()))),
             Err(reason) => Err(MergeError::NoResult { tensor: self.tensor, reason }),
@@ -152,12 +152,12 @@ impl<M: Merge> Survey for Whole<M> {
     }
 }
 
-/// Hands out what is there already.
+/// Returns the blocks of a result that is computed already.
 pub(crate) struct Finished(pub(crate) Vec<f32>);
 
 impl Map for Finished {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -181,10 +181,10 @@ pub(crate) struct Triples {
 }
 
 impl Triples {
-    /// None yet, of matrices of these rows and columns, with room for `most`.
-    pub(crate) fn new((rows, columns): (usize, usize), most: usize) -> Self {
-        let (u, vt) = (Array2::zeros((rows, most)), Array2::zeros((most, columns)));
-        Self { u, vt, values: Vec::with_capacity(most) }
+    /// None yet, of matrices of these rows and columns, with space for `capacity`.
+    pub(crate) fn new((rows, columns): (usize, usize), capacity: usize) -> Self {
+        let (u, vt) = (Array2::zeros((rows, capacity)), Array2::zeros((capacity, columns)));
+        Self { u, vt, values: Vec::with_capacity(capacity) }
     }
 
     /// Takes in the first `count` of `parts`, their values times `factor`.
@@ -217,18 +217,16 @@ mod tests {
     use super::*;
     use crate::testing::{Case, matrix};
     use crate::{iso, tsv};
-    use glue_merge::{Driver, Sink, Source};
-    use std::sync::Mutex;
+    use glue_merge::{Driver, SliceSource, VecSink};
 
     #[test]
     fn what_is_no_matrix_takes_the_mean() {
         let taus: [&[f32]; 2] = [&[1.0, 2.0, 3.0, 4.0], &[3.0, 2.0, 1.0, -4.0]];
         for (shape, layer) in [(&[4][..], true), (&[2, 1, 2], true), (&[2, 2], false)] {
-            let case =
-                Case { shape, layer, settings: vec![("lambda", Setting::Number(0.5))], ..Case::of(&iso::C, &taus) };
+            let case = Case { shape, layer, settings: vec![("lambda", 0.5.into())], ..Case::of(&iso::C, &taus) };
             assert_eq!(case.run().unwrap(), [11.0, 11.0, 11.0, 10.0], "{shape:?}");
         }
-        let settings = vec![("outside_layers", Setting::Text("matrix".into()))];
+        let settings = vec![("outside_layers", "matrix".into())];
         let as_matrix = Case { shape: &[2, 2], layer: false, settings, ..Case::of(&iso::C, &taus) };
         let in_layer = Case { shape: &[2, 2], ..Case::of(&iso::C, &taus) };
         assert_eq!(as_matrix.run().unwrap(), in_layer.run().unwrap());
@@ -247,45 +245,19 @@ mod tests {
 
     #[test]
     fn what_has_no_result_is_refused_with_the_name_of_the_tensor() {
-        struct Numbers([Vec<f32>; 2]);
-        impl Source for Numbers {
-            fn read<'a>(
-                &'a self,
-                operand: glue_merge::Operand,
-                range: std::ops::Range<usize>,
-                _: &'a mut [f32],
-            ) -> Result<&'a [f32], BoxError> {
-                Ok(&self.0[usize::from(operand != glue_merge::Operand::Base)][range])
-            }
-        }
-        struct Nowhere(Mutex<usize>);
-        impl Sink for Nowhere {
-            fn write(&self, _: usize, values: &[f32]) -> Result<(), BoxError> {
-                *self.0.lock().unwrap() += values.len();
-                Ok(())
-            }
-        }
-        let tensor = TensorSpec {
-            name: "w",
-            shape: &[2, 2],
-            has_base: true,
-            n_inputs: 1,
-            layer: Some((0, 1)),
-            seed: 0,
-            statistic: None,
-        };
+        let tensor = TensorSpec::new("w", &[2, 2]).with_operands(true, 1).with_layer(Some((0, 1)));
         let operator = Operator::new(&tsv::DEF);
-        let plan = || operator.plan(&tensor, &operator.params(&[], &[vec![]]).unwrap()).unwrap();
-        let (sink, driver) = (Nowhere(Mutex::new(0)), Driver::default());
-        let endless = Numbers([vec![0.0; 4], vec![1.0, f32::INFINITY, 0.0, 0.0]]);
-        let error = driver.run(plan(), &tensor, &endless, &sink).unwrap_err();
-        assert_eq!(error.to_string(), "tensor w cannot be merged");
+        let plan = || operator.plan(&tensor, &operator.params(1).check().unwrap()).unwrap();
+        let (sink, driver) = (VecSink::from(vec![f32::NAN; 4]), Driver::default());
+        let operands = |input: &'static [f32; 4]| SliceSource::new([input]).with_base(&[0.0; 4]);
+        let error = driver.run(plan(), &tensor, &operands(&[1.0, f32::INFINITY, 0.0, 0.0]), &sink).unwrap_err();
         assert_eq!(
             std::error::Error::source(&error).unwrap().to_string(),
             "svd_by_gram: element (0, 1) of a 2×2 matrix is inf, not a finite number"
         );
-        assert_eq!(*sink.0.lock().unwrap(), 0);
-        driver.run(plan(), &tensor, &Numbers([vec![0.0; 4], vec![1.0; 4]]), &sink).unwrap();
-        assert_eq!(*sink.0.lock().unwrap(), 4);
+        assert!(sink.into_vec().iter().all(|x| x.is_nan()), "nothing is written");
+        let sink = VecSink::from(vec![f32::NAN; 4]);
+        driver.run(plan(), &tensor, &operands(&[1.0; 4]), &sink).unwrap();
+        assert!(sink.into_vec().iter().all(|x| x.is_finite()));
     }
 }

@@ -26,8 +26,8 @@ use crate::matrix::Finished;
 use glue_linalg::{LinalgError, product, solve_positive_definite};
 use glue_merge::operators::linear;
 use glue_merge::{
-    BaseRule, Block, BoxError, Grain, InputRule, Interval, MergeError, Operator, OperatorDef, ParamSpec, Params, Plan,
-    Setting, StatisticOf, StatisticShape, StatisticSpec, Survey, TensorSpec,
+    BaseRule, Block, BoxError, Granularity, Interval, MergeError, Operator, OperatorDef, ParamSpec, Params, Plan,
+    Reduction, StatisticOf, StatisticShape, StatisticSpec, TensorSpec,
 };
 use ndarray::{Array1, Array2};
 use std::ops::Range;
@@ -38,7 +38,6 @@ pub const DEF: OperatorDef = OperatorDef {
     summary: "The linear layers whose outputs are nearest to those of each model on its own inputs.",
     formula: "(Σ wi Wi Gi)(Σ wi Gi)⁻¹ with Gi the Gram matrix of the layer's inputs, off-diagonal elements times off_diagonal; tensors without one: Σ wi θi / Σ wi",
     reference: "RegMean, arXiv 2212.09849",
-    inputs: InputRule::at_least(1),
     base: BaseRule::Unused,
     params: &[
         ParamSpec::number("weight", "Weight of the model.", Interval::closed(0.0, f64::INFINITY), (0.0, 1.0))
@@ -59,6 +58,7 @@ pub const DEF: OperatorDef = OperatorDef {
         of: StatisticOf::Inputs,
     }),
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -70,7 +70,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
             mean(tensor, &weights)?;
             let weights = weights.iter().map(|w| w / total).collect();
             let (off_diagonal, tensor) = (params.number("off_diagonal"), tensor.name.into());
-            Ok(Plan::survey(Regression { tensor, dim: (rows, columns), weights, off_diagonal }))
+            Ok(Plan::reduce(Regression { tensor, dim: (rows, columns), weights, off_diagonal }))
         }
         _ => mean(tensor, &weights),
     }
@@ -79,9 +79,8 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 /// Σ wi θi / Σ wi.
 fn mean(tensor: &TensorSpec<'_>, weights: &[f64]) -> Result<Plan, MergeError> {
     let operator = Operator::new(&linear::DEF);
-    let inputs: Vec<_> = weights.iter().map(|w| vec![("weight", Setting::Number(*w))]).collect();
-    let params = operator.params(&[], &inputs)?;
-    operator.plan(&TensorSpec { statistic: None, ..*tensor }, &params)
+    let params = operator.params(weights.len()).each("weight", weights.iter().copied()).check()?;
+    operator.plan(&tensor.with_statistic(None), &params)
 }
 
 struct Regression {
@@ -92,12 +91,12 @@ struct Regression {
     off_diagonal: f64,
 }
 
-impl Survey for Regression {
+impl Reduction for Regression {
     /// The result, once the matrix was seen.
-    type Partial = Option<Result<Vec<f32>, LinalgError>>;
+    type Accumulator = Option<Result<Vec<f32>, LinalgError>>;
 
-    fn grain(&self) -> Grain {
-        Grain::Tensor
+    fn granularity(&self) -> Granularity {
+        Granularity::Tensor
     }
 
     fn working_bytes(&self) -> u64 {
@@ -106,21 +105,21 @@ impl Survey for Regression {
         ((4 * columns * columns + 5 * piece * columns) * size_of::<f64>() + rows * columns * size_of::<f32>()) as u64
     }
 
-    fn partial(&self) -> Self::Partial {
+    fn accumulator(&self) -> Self::Accumulator {
         None
     }
 
-    fn observe(&self, partial: &mut Self::Partial, block: &Block<'_>) {
-        *partial = Some(self.fit(block.inputs, block.statistics));
+    fn observe(&self, accumulator: &mut Self::Accumulator, block: &Block<'_>) {
+        *accumulator = Some(self.fit(block.inputs, block.statistics));
     }
 
-    fn join(&self, partial: &mut Self::Partial, later: Self::Partial) {
+    fn combine(&self, accumulator: &mut Self::Accumulator, later: Self::Accumulator) {
         if later.is_some() {
-            *partial = later;
+            *accumulator = later;
         }
     }
 
-    fn finish(self, total: Self::Partial) -> Result<Plan, MergeError> {
+    fn finish(self, total: Self::Accumulator) -> Result<Plan, MergeError> {
         match total.transpose() {
             Ok(merged) => Ok(Plan::map(Finished(merged.unwrap_or_default()))),
             Err(error) => {
@@ -208,7 +207,7 @@ impl Regression {
 mod tests {
     use super::*;
     use crate::testing::{matrix, near, values};
-    use glue_merge::{Conformance, check_operator, merge_slices_with_statistics};
+    use glue_merge::{Conformance, Merge, check_operator};
     use ndarray::{ArrayView2, s};
 
     fn merge(
@@ -218,9 +217,8 @@ mod tests {
         settings: &[(&'static str, f64)],
     ) -> Result<Vec<f32>, MergeError> {
         let operator = Operator::new(&DEF);
-        let settings: Vec<_> = settings.iter().map(|(key, x)| (*key, Setting::Number(*x))).collect();
-        let params = operator.params(&settings, &vec![vec![]; inputs.len()])?;
-        merge_slices_with_statistics(&operator, &params, shape, None, inputs, grams)
+        let params = operator.params(inputs.len()).set_all(settings.iter().copied()).check()?;
+        Merge::new(&operator, &params).shape(shape).inputs(inputs).statistics(grams).run()
     }
 
     /// XᵀX.
@@ -307,7 +305,7 @@ mod tests {
         let inputs: [&[f32]; 2] = [&[1.0, 2.0], &[3.0, 6.0]];
         let wrong: &[f32] = &[1.0, 5.0, 5.0, 1.0];
         let error = merge(&[1, 2], &inputs, &[wrong, wrong], &[]).unwrap_err();
-        assert_eq!(error.to_string(), "tensor in memory cannot be merged");
+        assert_eq!(error.to_string(), "tensor unnamed cannot be merged");
         assert_eq!(
             std::error::Error::source(&error).unwrap().to_string(),
             "its Gram matrices do not add up to one: solve_positive_definite: the \

@@ -1,11 +1,8 @@
 //! Short ways of merging, for the tests of this crate.
 
-use glue_merge::{
-    BoxError, Done, Driver, ElementRng, MergeError, Operand, Operator, OperatorDef, Setting, Sink, Source, TensorSpec,
-};
+use glue_merge::random::ElementRng;
+use glue_merge::{Done, Driver, MergeError, Operator, OperatorDef, Setting, SliceSource, TensorSpec, VecSink};
 use ndarray::Array2;
-use std::ops::Range;
-use std::sync::Mutex;
 
 /// Elements of the base throughout.
 const BASE: f32 = 10.0;
@@ -39,47 +36,19 @@ impl<'a> Case<'a> {
 
     fn on(&self, base: f32) -> Result<Vec<f32>, MergeError> {
         let operator = Operator::new(self.def);
-        let own = if self.own.is_empty() { vec![Vec::new(); self.taus.len()] } else { self.own.clone() };
-        let params = operator.params(&self.settings, &own)?;
-        let tensor = TensorSpec {
-            name: "model.layers.1.mlp.up_proj.weight",
-            shape: self.shape,
-            has_base: true,
-            n_inputs: self.taus.len(),
-            layer: self.layer.then_some((1, 4)),
-            seed: 7,
-            statistic: None,
-        };
-        let add = |tau: &&[f32]| tau.iter().map(|x| x + base).collect();
-        let operands = Operands { base: vec![base; tensor.len()], inputs: self.taus.iter().map(add).collect() };
-        let sink = Merged(Mutex::new(vec![f32::NAN; tensor.len()]));
+        let all = operator.params(self.taus.len()).set_all(self.settings.clone());
+        let params = self.own.iter().enumerate().fold(all, |params, (i, own)| params.input(i, own.clone())).check()?;
+        let tensor = TensorSpec::new("model.layers.1.mlp.up_proj.weight", self.shape)
+            .with_operands(true, self.taus.len())
+            .with_layer(self.layer.then_some((1, 4)))
+            .with_seed(7);
+        let inputs = self.taus.iter().map(|tau| tau.iter().map(|x| x + base).collect());
+        let (base, inputs): (_, Vec<Vec<f32>>) = (vec![base; tensor.len()], inputs.collect());
+        let (operands, sink) =
+            (SliceSource::new(&inputs).with_base(&base), VecSink::from(vec![f32::NAN; tensor.len()]));
         let done = Driver::default().run(operator.plan(&tensor, &params)?, &tensor, &operands, &sink)?;
         assert_eq!(done, Done::Merged);
-        Ok(sink.0.into_inner().unwrap())
-    }
-}
-
-struct Operands {
-    base: Vec<f32>,
-    inputs: Vec<Vec<f32>>,
-}
-
-impl Source for Operands {
-    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, _: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
-        Ok(match operand {
-            Operand::Base => &self.base[range],
-            Operand::Input(i) => &self.inputs[i][range],
-            Operand::Statistic(_) => return Err("there are no statistics".into()),
-        })
-    }
-}
-
-struct Merged(Mutex<Vec<f32>>);
-
-impl Sink for Merged {
-    fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
-        self.0.lock().unwrap()[offset..offset + values.len()].copy_from_slice(values);
-        Ok(())
+        Ok(sink.into_vec())
     }
 }
 

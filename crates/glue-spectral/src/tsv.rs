@@ -21,9 +21,10 @@
 //!
 //! **Memory**, besides what every operator here holds: 20 copies, of which 4 are U and V.
 
-use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, Triples, WEIGHT, plan, working_of_svd};
+use crate::matrix::{LAMBDA, MatrixMerge, OUTSIDE_LAYERS, TaskVectors, Triples, WEIGHT, plan, working_of_svd};
 use glue_linalg::{LinalgError, Randomised, Svd, product, svd_by_gram, truncated_svd};
-use glue_merge::{BaseRule, BoxError, ElementRng, InputRule, Interval, OperatorDef, ParamSpec};
+use glue_merge::random::ElementRng;
+use glue_merge::{BaseRule, BoxError, InputRule, Interval, OperatorDef, ParamSpec};
 use ndarray::{Array1, Array2};
 
 /// `tsv_m`.
@@ -39,7 +40,7 @@ pub const DEF: OperatorDef = OperatorDef {
         LAMBDA,
         ParamSpec::number(
             "share",
-            "Room for the triples of all models together, as a share of the rank; each model has an equal part of it, one triple at least.",
+            "Number of triples of all models together, as a fraction of the rank; each model gets an equal part of it, at least one triple.",
             Interval::above(0.0, 1.0),
             (0.2, 1.0),
         )
@@ -53,7 +54,6 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         OUTSIDE_LAYERS,
     ],
-    statistic: None,
     plan: |tensor, params| {
         let randomised = params.word("svd") == "randomised";
         let seed = |i| {
@@ -64,6 +64,7 @@ pub const DEF: OperatorDef = OperatorDef {
         let seeds = randomised.then(|| (0..tensor.n_inputs).map(seed).collect());
         plan(tensor, params, Tsv { share: params.number("share"), seeds })
     },
+    ..OperatorDef::DEFAULT
 };
 
 struct Tsv {
@@ -84,7 +85,7 @@ impl Tsv {
     }
 }
 
-impl Merge for Tsv {
+impl MatrixMerge for Tsv {
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
         let ((m, n), models) = (taus.dim(), taus.count());
         let k = ((self.share * m.min(n) as f64 / models as f64) as usize).max(1);
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
     use crate::testing::{Case, matrix, near, values};
     use glue_linalg::{polar_factor, svd};
-    use glue_merge::{Setting, check_operator};
+    use glue_merge::check_operator;
     use ndarray::s;
 
     #[test]
@@ -131,7 +132,7 @@ mod tests {
         let tau = values(&matrix(8, 6, 2));
         let parts = svd(Array2::from_shape_fn((8, 6), |(r, c)| f64::from(tau[r * 6 + c])).view()).unwrap();
         let best = (&parts.u.slice(s![.., ..3]) * &parts.values.slice(s![..3])).dot(&parts.vt.slice(s![..3, ..]));
-        let settings = vec![("share", Setting::Number(0.5))];
+        let settings = vec![("share", 0.5.into())];
         let taus: [&[f32]; 1] = [&tau];
         near(&Case { shape: &[8, 6], settings, ..Case::of(&DEF, &taus) }.change(), &values(&best), 1e-6);
     }
@@ -148,7 +149,7 @@ mod tests {
         let sum: Vec<f32> = first.iter().zip(&second).map(|(a, b)| a + b).collect();
         near(&Case { shape: &[8, 8], ..Case::of(&DEF, &[&first, &second]) }.change(), &sum, 1e-6);
         near(&Case { shape: &[8, 8], ..Case::of(&DEF, &[&first, &first]) }.change(), &first, 1e-6);
-        let own = vec![vec![("weight", Setting::Number(2.0))], vec![("weight", Setting::Number(0.0))]];
+        let own = vec![vec![("weight", 2.0.into())], vec![("weight", 0.0.into())]];
         let twice: Vec<f32> = first.iter().map(|x| 2.0 * x).collect();
         near(&Case { shape: &[8, 8], own, ..Case::of(&DEF, &[&first, &second]) }.change(), &twice, 1e-6);
     }
@@ -168,7 +169,7 @@ mod tests {
                 .collect();
             let inputs: Vec<&[f32]> = taus.iter().map(Vec::as_slice).collect();
             let of = |svd: &str| {
-                let settings = vec![("share", Setting::Number(0.4)), ("svd", Setting::Text(svd.into()))];
+                let settings = vec![("share", 0.4.into()), ("svd", svd.into())];
                 Case { shape: &[m, n], settings, ..Case::of(&DEF, &inputs) }.change()
             };
             let (exact, found) = (of("exact"), of("randomised"));

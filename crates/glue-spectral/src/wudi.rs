@@ -23,7 +23,7 @@
 //!
 //! **Memory**, besides what every operator here holds: 22 copies; more for a matrix with more columns than rows.
 
-use crate::matrix::{LAMBDA, Merge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan};
+use crate::matrix::{LAMBDA, MatrixMerge, OUTSIDE_LAYERS, TaskVectors, WEIGHT, plan};
 use glue_linalg::{LinalgError, gram, product, symmetric_eigen};
 use glue_merge::{BaseRule, BoxError, InputRule, Interval, OperatorDef, ParamSpec};
 use ndarray::{Array2, Zip, s};
@@ -56,11 +56,11 @@ pub const DEF: OperatorDef = OperatorDef {
         .or(1e-5),
         OUTSIDE_LAYERS,
     ],
-    statistic: None,
     plan: |tensor, params| {
         let steps = (params.word("solver") == "iterative").then(|| params.integer("steps"));
         plan(tensor, params, Wudi { steps, learning_rate: params.number("learning_rate") })
     },
+    ..OperatorDef::DEFAULT
 };
 
 struct Wudi {
@@ -69,7 +69,7 @@ struct Wudi {
     learning_rate: f64,
 }
 
-impl Merge for Wudi {
+impl MatrixMerge for Wudi {
     fn merge(&self, taus: &TaskVectors<'_>) -> Result<Array2<f64>, BoxError> {
         let (m, n) = taus.dim();
         let (mut g, mut r) = (Array2::<f64>::zeros((n, n)), Array2::<f64>::zeros((m, n)));
@@ -148,7 +148,7 @@ mod tests {
             let tau = values(&matrix(m, n, 1));
             let taus: [&[f32]; 1] = [&tau];
             near(&Case { shape: &[m, n], ..Case::of(&DEF, &taus) }.change(), &tau, 1e-6);
-            let settings = vec![("solver", Setting::Text("iterative".into()))];
+            let settings = vec![("solver", "iterative".into())];
             near(&Case { shape: &[m, n], settings, ..Case::of(&DEF, &taus) }.change(), &tau, 1e-6);
         }
     }
@@ -177,11 +177,7 @@ mod tests {
                 assert!(loss(&moved, &taus) > at, "{m}×{n}, ({r}, {c}) by {step}");
             }
             let iterative = |steps: f64, rate: f64| {
-                run(vec![
-                    ("solver", Setting::Text("iterative".into())),
-                    ("steps", Setting::Number(steps)),
-                    ("learning_rate", Setting::Number(rate)),
-                ])
+                run(vec![("solver", "iterative".into()), ("steps", steps.into()), ("learning_rate", rate.into())])
             };
             let sum = taus.iter().fold(Array2::zeros((m, n)), |sum, tau| sum + tau);
             let few = loss(&iterative(300.0, 1e-5), &taus);

@@ -7,16 +7,16 @@
 //! median of gradients.
 //!
 //! ```
-//! use glue_merge::{Registry, merge_slices};
+//! use glue_merge::{Merge, Registry};
 //!
 //! let operator = Registry::builtin().with(&[&glue_median::DEF]).operator("median", None)?;
-//! let params = operator.params(&[], &[vec![], vec![], vec![]])?;
-//! let inputs: [&[f32]; 3] = [&[1.0, 5.0], &[100.0, 1.0], &[2.0, -7.0]];
-//! assert_eq!(merge_slices(&operator, &params, &[2], Some(&[0.0, 0.0]), &inputs)?, [2.0, 1.0]);
+//! let params = operator.params(3).check()?;
+//! let merge = Merge::new(&operator, &params).base(&[0.0, 0.0]).inputs([&[1.0, 5.0], &[100.0, 1.0], &[2.0, -7.0]]);
+//! assert_eq!(merge.run()?, [2.0, 1.0]);
 //! # Ok::<(), glue_merge::MergeError>(())
 //! ```
 
-use glue_merge::{BaseRule, Block, Grain, InputRule, Interval, Map, OperatorDef, ParamSpec, Plan};
+use glue_merge::{BaseRule, Block, Granularity, InputRule, Interval, Map, OperatorDef, ParamSpec, Plan};
 
 /// `median`: all that a program needs to list it, to document it, to check its settings and to search for good ones.
 pub const DEF: OperatorDef = OperatorDef {
@@ -33,8 +33,8 @@ pub const DEF: OperatorDef = OperatorDef {
         (0.5, 2.0),
     )
     .or(1.0)],
-    statistic: None,
     plan: |_, params| Ok(Plan::map(Median { lambda: params.number("lambda") as f32 })),
+    ..OperatorDef::DEFAULT
 };
 
 struct Median {
@@ -42,8 +42,8 @@ struct Median {
 }
 
 impl Map for Median {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -68,13 +68,13 @@ fn median(values: &mut [f32]) -> f32 {
 mod tests {
     //! The contract, and cases worked by hand.
     use super::DEF;
-    use glue_merge::{Conformance, MergeError, Registry, Setting, check_operator, merge_slices};
+    use glue_merge::{Conformance, Merge, MergeError, Registry, check_operator};
 
     /// Merges at λ with the base (1, 1, 1).
     fn check(lambda: f64, inputs: &[&[f32]], expected: [f32; 3]) -> Result<(), MergeError> {
         let operator = Registry::builtin().with(&[&DEF]).operator("median", None)?;
-        let params = operator.params(&[("lambda", Setting::Number(lambda))], &vec![vec![]; inputs.len()])?;
-        assert_eq!(merge_slices(&operator, &params, &[3], Some(&[1.0; 3]), inputs)?, expected);
+        let params = operator.params(inputs.len()).set("lambda", lambda).check()?;
+        assert_eq!(Merge::new(&operator, &params).base(&[1.0; 3]).inputs(inputs).run()?, expected);
         Ok(())
     }
 

@@ -111,7 +111,7 @@ Keeps the largest elements of each task vector, elects a sign for each weight, a
 | parameter | per | default | usual | allowed | |
 |---|---|---|---|---|---|
 | `weight` | tensor and model | required | 0 to 1 | a finite number | Weight of the task vector. |
-| `density` | tensor and model | 1 | 0.1 to 1 | a number above 0 and at most 1 | Share of the task vector that is kept. |
+| `density` | tensor and model | 1 | 0.1 to 1 | a number above 0 and at most 1 | Fraction of the task vector that is kept. |
 | `lambda` | tensor | 1 | 0.1 to 1.5 | a finite number | Factor on the merged task vector. |
 | `normalize` | tensor | true |  | true or false | Divide by the sum of the weights that take part. |
 | `rescale` | tensor | false |  | true or false | Restore the L1 norm that each task vector had before it was trimmed. |

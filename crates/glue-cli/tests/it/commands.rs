@@ -176,9 +176,8 @@ fn your_own_operators_are_listed() {
         reference: "none",
         inputs: InputRule::at_least(1),
         base: BaseRule::Required,
-        params: &[],
-        statistic: None,
         plan: |_, _| Ok(Plan::Copy(Operand::Base)),
+        ..OperatorDef::DEFAULT
     };
     let mut out = Vec::new();
     let streams =

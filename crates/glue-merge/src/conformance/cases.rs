@@ -2,8 +2,9 @@
 
 use crate::contract::TensorSpec;
 use crate::def::Operator;
-use crate::host::Slices;
-use crate::params::{Kind, ParamSpec, Scope, Setting, Value};
+use crate::error::ParamError;
+use crate::merge::SliceSource;
+use crate::params::{Kind, ParamSpec, Params, Scope, Setting, Value};
 use crate::random::ElementRng;
 use crate::statistic::{StatisticShape, StatisticSpec};
 
@@ -74,11 +75,13 @@ impl Operands {
         }
     }
 
-    /// Calls `see` with the operands as a source.
-    pub(super) fn lend<T>(&self, see: impl FnOnce(&Slices<'_>) -> T) -> T {
-        let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
-        let statistics: Vec<&[f32]> = self.statistics.iter().map(Vec::as_slice).collect();
-        see(&Slices { base: self.base.as_deref(), inputs: &inputs, statistics: &statistics })
+    /// The operands as a source.
+    pub(super) fn source(&self) -> SliceSource<'_> {
+        let source = SliceSource::new(&self.inputs).with_statistics(&self.statistics);
+        match &self.base {
+            Some(base) => source.with_base(base),
+            None => source,
+        }
     }
 }
 
@@ -136,6 +139,12 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// The parameters, if the operator accepts them.
+    pub(super) fn params(&self, operator: &Operator) -> Result<Params, ParamError> {
+        let all = operator.params(self.inputs.len()).set_all(self.tensor.clone());
+        self.inputs.iter().enumerate().fold(all, |params, (i, own)| params.input(i, own.clone())).check()
+    }
+
     /// What is given, and what is required besides.
     pub(super) fn required(operator: &Operator, n_inputs: usize, given: &Given) -> Self {
         Self::filled(operator, n_inputs, given, |spec| spec.default.is_none())
@@ -152,9 +161,9 @@ impl Settings {
                 continue;
             }
             let turned: Vec<Setting> = match (spec.kind, spec.default) {
-                (Kind::Flag, Some(Value::Flag(x))) => vec![Setting::Flag(!x)],
+                (Kind::Flag, Some(Value::Flag(x))) => vec![(!x).into()],
                 (Kind::Choice { options, .. }, Some(Value::Word(word))) => {
-                    options.iter().filter(|o| **o != word).map(|o| Setting::Text((*o).into())).collect()
+                    options.iter().filter(|o| **o != word).map(|o| (*o).into()).collect()
                 }
                 _ => Vec::new(),
             };
@@ -213,6 +222,6 @@ fn usual(spec: &ParamSpec) -> Option<impl Fn(usize) -> Setting> {
     };
     Some(move |i: usize| {
         let x = low + (high - low) * (0.5 - 0.15 * (i % 3) as f64);
-        Setting::Number(if whole { x.round() } else { x })
+        Setting::from(if whole { x.round() } else { x })
     })
 }

@@ -1,10 +1,10 @@
 //! Ways of running a plan that a contract allows and a plain driver never takes.
 
-use crate::contract::{AnySurvey, Block, Grain, Map, Plan, TensorSpec};
+use crate::contract::{AnyReduction, Block, Granularity, Map, Plan, TensorSpec};
+use crate::device::Kernel;
 use crate::driver::{Pool, SPAN};
 use crate::error::MergeError;
-use crate::host::Slices;
-use crate::kernel::Kernel;
+use crate::merge::SliceSource;
 use crate::random::ElementRng;
 use crate::statistic::StatisticShape;
 use std::ops::Range;
@@ -25,18 +25,18 @@ impl Pool for Order {
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
         match self {
             Self::Reversed => (0..n).rev().for_each(task),
-            Self::Shuffled => Chance::new(0).shuffled((0..n).collect()).into_iter().for_each(task),
+            Self::Shuffled => Rng::new(0).shuffled((0..n).collect()).into_iter().for_each(task),
         }
     }
 }
 
 /// Random numbers, one after the other.
-struct Chance {
+struct Rng {
     rng: ElementRng,
     drawn: usize,
 }
 
-impl Chance {
+impl Rng {
     fn new(seed: u64) -> Self {
         Self { rng: ElementRng::new(seed, "chance", 0), drawn: 0 }
     }
@@ -57,34 +57,39 @@ impl Chance {
 }
 
 /// Why a plan did not come to its end.
-pub(super) enum Stop {
-    /// A survey refused.
+pub(super) enum Failure {
+    /// A reduction refused.
     Refused(MergeError),
     /// [`Map::kernel`] says something else than [`Map::merge`] does.
     OtherKernel(String),
 }
 
-/// Runs a plan with blocks of uneven lengths and spans in no order; where a survey allows any order and grouping,
-/// its partials take whatever comes and are joined in any order. Every output block holds NaN beforehand.
-pub(super) fn run(mut plan: Plan, tensor: &TensorSpec<'_>, operands: &Slices<'_>) -> Result<Vec<f32>, Stop> {
-    let mut chance = Chance::new(1);
+/// Runs a plan with blocks of uneven lengths and spans in no order; where a reduction allows any order and grouping,
+/// its accumulators take whatever comes and are combined in any order. Every output block holds NaN beforehand.
+pub(super) fn run(mut plan: Plan, tensor: &TensorSpec<'_>, operands: &SliceSource<'_>) -> Result<Vec<f32>, Failure> {
+    let mut rng = Rng::new(1);
     loop {
         plan = match plan {
-            Plan::Copy(operand) => return Ok(operands.operand(operand).to_vec()),
-            Plan::Map(map) => return fill(&*map, tensor, operands, &mut chance),
-            Plan::Survey(survey) => gather(survey, tensor, operands, &mut chance).map_err(Stop::Refused)?,
+            Plan::Copy(operand) => return Ok(operands.operand(operand).unwrap_or_default().to_vec()),
+            Plan::Map(map) => return fill(&*map, tensor, operands, &mut rng),
+            Plan::Reduce(reduction) => gather(reduction, tensor, operands, &mut rng).map_err(Failure::Refused)?,
         }
     }
 }
 
-fn fill(map: &dyn Map, tensor: &TensorSpec<'_>, operands: &Slices<'_>, chance: &mut Chance) -> Result<Vec<f32>, Stop> {
-    let unit = unit(map.grain(), tensor);
+fn fill(
+    map: &dyn Map,
+    tensor: &TensorSpec<'_>,
+    operands: &SliceSource<'_>,
+    rng: &mut Rng,
+) -> Result<Vec<f32>, Failure> {
+    let unit = unit(map.granularity(), tensor);
     let mut merged = vec![f32::NAN; tensor.len()];
     let mut blocks = Vec::new();
     for span in spans(unit, tensor, None) {
-        blocks.append(&mut uneven(span, unit, chance));
+        blocks.append(&mut uneven(span, unit, rng));
     }
-    for range in chance.shuffled(blocks) {
+    for range in rng.shuffled(blocks) {
         see(tensor, operands, &range, |block| {
             map.merge(block, &mut merged[range.clone()]);
         });
@@ -96,16 +101,20 @@ fn fill(map: &dyn Map, tensor: &TensorSpec<'_>, operands: &Slices<'_>, chance: &
 }
 
 /// Whether `merged` is what the kernel says, but for rounding.
-fn linear(base: f32, inputs: &[f32], operands: &Slices<'_>, merged: &[f32]) -> Result<(), Stop> {
+fn linear(base: f32, inputs: &[f32], operands: &SliceSource<'_>, merged: &[f32]) -> Result<(), Failure> {
     if inputs.len() != operands.inputs.len() {
-        return Err(Stop::OtherKernel(format!("{} coefficients for {} inputs", inputs.len(), operands.inputs.len())));
+        return Err(Failure::OtherKernel(format!(
+            "{} coefficients for {} inputs",
+            inputs.len(),
+            operands.inputs.len()
+        )));
     }
     for (j, found) in merged.iter().enumerate() {
         let terms = operands
             .base
             .iter()
             .map(|x| (base, x[j]))
-            .chain(inputs.iter().zip(operands.inputs).map(|(c, x)| (*c, x[j])));
+            .chain(inputs.iter().zip(&operands.inputs).map(|(c, x)| (*c, x[j])));
         let (mut sum, mut size) = (0.0, 0.0);
         for (c, x) in terms {
             let term = f64::from(c) * f64::from(x);
@@ -114,47 +123,47 @@ fn linear(base: f32, inputs: &[f32], operands: &Slices<'_>, merged: &[f32]) -> R
         }
         // Two roundings of f32 for each term.
         if (f64::from(*found) - sum).abs() > 1e-6 * size {
-            return Err(Stop::OtherKernel(format!("element {j} is {found} by the map and {sum} by the kernel")));
+            return Err(Failure::OtherKernel(format!("element {j} is {found} by the map and {sum} by the kernel")));
         }
     }
     Ok(())
 }
 
 fn gather(
-    survey: Box<dyn AnySurvey>,
+    reduction: Box<dyn AnyReduction>,
     tensor: &TensorSpec<'_>,
-    operands: &Slices<'_>,
-    chance: &mut Chance,
+    operands: &SliceSource<'_>,
+    rng: &mut Rng,
 ) -> Result<Plan, MergeError> {
-    let unit = unit(survey.grain(), tensor);
-    let spans = spans(unit, tensor, survey.ranges());
-    let order = chance.shuffled((0..spans.len()).collect());
-    let free = survey.order_free();
-    let mut partials: Vec<_> = (0..if free { 3 } else { spans.len() }).map(|_| survey.partial()).collect();
+    let unit = unit(reduction.granularity(), tensor);
+    let spans = spans(unit, tensor, reduction.ranges());
+    let order = rng.shuffled((0..spans.len()).collect());
+    let free = reduction.order_free();
+    let mut accumulators: Vec<_> = (0..if free { 3 } else { spans.len() }).map(|_| reduction.accumulator()).collect();
     for s in order {
-        let at = if free { chance.below(3) } else { s };
-        for range in uneven(spans[s].clone(), unit, chance) {
+        let at = if free { rng.below(3) } else { s };
+        for range in uneven(spans[s].clone(), unit, rng) {
             see(tensor, operands, &range, |block| {
-                survey.observe(&mut partials[at], block);
+                reduction.observe(&mut accumulators[at], block);
             });
         }
     }
     if free {
-        partials = chance.shuffled(partials);
+        accumulators = rng.shuffled(accumulators);
     }
-    let mut total = survey.partial();
-    for partial in partials {
-        survey.join(&mut total, partial);
+    let mut total = reduction.accumulator();
+    for accumulator in accumulators {
+        reduction.combine(&mut total, accumulator);
     }
-    survey.finish(total)
+    reduction.finish(total)
 }
 
 /// Elements that must not be cut apart.
-fn unit(grain: Grain, tensor: &TensorSpec<'_>) -> usize {
-    match grain {
-        Grain::Element => 1,
-        Grain::Row => tensor.row_len(),
-        Grain::Tensor => tensor.len(),
+fn unit(granularity: Granularity, tensor: &TensorSpec<'_>) -> usize {
+    match granularity {
+        Granularity::Element => 1,
+        Granularity::Row => tensor.row_len(),
+        Granularity::Tensor => tensor.len(),
     }
     .max(1)
 }
@@ -169,19 +178,19 @@ fn spans(unit: usize, tensor: &TensorSpec<'_>, within: Option<Vec<Range<usize>>>
 }
 
 /// Blocks of many lengths.
-fn uneven(span: Range<usize>, unit: usize, chance: &mut Chance) -> Vec<Range<usize>> {
-    let most = (span.len() / unit / 5).clamp(1, 3000);
+fn uneven(span: Range<usize>, unit: usize, rng: &mut Rng) -> Vec<Range<usize>> {
+    let max = (span.len() / unit / 5).clamp(1, 3000);
     let mut blocks = Vec::new();
     let mut at = span.start;
     while at < span.end {
-        let end = (at + (1 + chance.below(most)) * unit).min(span.end);
+        let end = (at + (1 + rng.below(max)) * unit).min(span.end);
         blocks.push(at..end);
         at = end;
     }
     blocks
 }
 
-fn see(tensor: &TensorSpec<'_>, operands: &Slices<'_>, range: &Range<usize>, see: impl FnOnce(&Block<'_>)) {
+fn see(tensor: &TensorSpec<'_>, operands: &SliceSource<'_>, range: &Range<usize>, see: impl FnOnce(&Block<'_>)) {
     let base = operands.base.map(|x| &x[range.clone()]);
     let inputs: Vec<&[f32]> = operands.inputs.iter().map(|x| &x[range.clone()]).collect();
     let in_parts = tensor.statistic.is_some_and(|statistic| statistic.shape == StatisticShape::Same);

@@ -1,9 +1,9 @@
 //! What the suite finds, and what it lets pass.
 
 use super::*;
-use crate::contract::{Block, Grain, Map, Operand, Plan, Survey};
+use crate::contract::{Block, Granularity, Map, Operand, Plan, Reduction};
 use crate::def::InputRule;
-use crate::kernel::Kernel;
+use crate::device::Kernel;
 use crate::params::Interval;
 use crate::statistic::StatisticShape;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,8 +65,8 @@ impl Map for Fault {
         self.0(block, out);
     }
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 }
 
@@ -78,8 +78,8 @@ const SOUND: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[],
-    statistic: None,
     plan: |_, _| Ok(Plan::map(Fault(|block, out| out.copy_from_slice(block.inputs[0])))),
+    ..OperatorDef::DEFAULT
 };
 
 /// The first model, drawn back to the base by what the statistic of its column says.
@@ -94,8 +94,8 @@ impl Map for Measured {
         }
     }
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 }
 
@@ -244,23 +244,23 @@ impl Map for Constant {
         out.fill(self.0);
     }
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 }
 
-impl Survey for Sum {
-    type Partial = f32;
+impl Reduction for Sum {
+    type Accumulator = f32;
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn order_free(&self) -> bool {
         self.order_free
     }
 
-    fn partial(&self) -> f32 {
+    fn accumulator(&self) -> f32 {
         0.0
     }
 
@@ -273,7 +273,7 @@ impl Survey for Sum {
         }
     }
 
-    fn join(&self, sum: &mut f32, later: f32) {
+    fn combine(&self, sum: &mut f32, later: f32) {
         *sum += later;
     }
 
@@ -283,12 +283,12 @@ impl Survey for Sum {
 }
 
 #[test]
-fn surveys_whose_sums_see_the_cut_are_found() {
+fn reductions_whose_sums_see_the_cut_are_found() {
     static BY_BLOCK: OperatorDef =
-        OperatorDef { base: BaseRule::Unused, plan: |_, _| Ok(Plan::survey(Sum { order_free: false })), ..SOUND };
+        OperatorDef { base: BaseRule::Unused, plan: |_, _| Ok(Plan::reduce(Sum { order_free: false })), ..SOUND };
     check(&BY_BLOCK, "results do not depend on the length of blocks");
     static FREE: OperatorDef =
-        OperatorDef { base: BaseRule::Unused, plan: |_, _| Ok(Plan::survey(Sum { order_free: true })), ..SOUND };
+        OperatorDef { base: BaseRule::Unused, plan: |_, _| Ok(Plan::reduce(Sum { order_free: true })), ..SOUND };
     check(&FREE, "results do not depend on the order and the grouping of blocks");
 }
 
@@ -300,8 +300,8 @@ impl Map for Liar {
         out.copy_from_slice(block.inputs[0]);
     }
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {

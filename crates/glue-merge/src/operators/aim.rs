@@ -10,10 +10,10 @@
 //! protection off; the importance is the base's alone and knows nothing of what the fine-tunes learned; by ω < 1 the
 //! merged task vector gets shorter, so that part of any gain may be that of a smaller weight.
 
-use super::around::{Around, Inner};
 use super::combination::combination;
-use crate::contract::{Block, Grain, Map, Operand, Plan, TensorSpec};
-use crate::def::{BaseRule, InputRule, OperatorDef};
+use super::wrapper::{WrappedReduction, Wrapper};
+use crate::contract::{Block, Granularity, Map, Operand, Plan, TensorSpec};
+use crate::def::{BaseRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
 use crate::params::{Interval, ParamSpec, Params};
 use crate::statistic::{StatisticOf, StatisticShape, StatisticSpec};
@@ -25,13 +25,12 @@ pub const DEF: OperatorDef = OperatorDef {
     summary: "Merges by another operator, and holds on to the base where its activations are large.",
     formula: "θ0 + (1 − (1 − ω) â) Δ with Δ = the wrapped operator − θ0, and for each column â = a / max a, a the base's mean |activation|",
     reference: "AIM, arXiv 2502.02421",
-    inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[
         ParamSpec::operator("operator", "Name of the operator that merges the task vectors."),
         ParamSpec::number(
             "omega",
-            "Share of the merged task vector that is left in the column with the largest activations.",
+            "Fraction of the merged task vector that remains in the column with the largest activations.",
             Interval::closed(0.0, 1.0),
             (0.2, 1.0),
         )
@@ -44,6 +43,7 @@ pub const DEF: OperatorDef = OperatorDef {
         of: StatisticOf::Base,
     }),
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -74,15 +74,15 @@ impl Damping {
             }
             Plan::Copy(_) => plan,
             Plan::Map(map) => damped(map),
-            Plan::Survey(survey) => Plan::survey(Inner { survey, around: self }),
+            Plan::Reduce(reduction) => Plan::reduce(WrappedReduction { reduction, wrapper: self }),
         }
     }
 
     /// What is taken away of Δ in each column: (1 − ω) â.
     fn taken(self, activations: &[f32]) -> Vec<f32> {
         let largest = activations.iter().copied().fold(0.0, f32::max);
-        let share = |a: f32| if largest > 0.0 { f64::from(a) / f64::from(largest) } else { 0.0 };
-        activations.iter().map(|a| ((1.0 - self.omega) * share(*a)) as f32).collect()
+        let usage = |a: f32| if largest > 0.0 { f64::from(a) / f64::from(largest) } else { 0.0 };
+        activations.iter().map(|a| ((1.0 - self.omega) * usage(*a)) as f32).collect()
     }
 }
 
@@ -94,8 +94,8 @@ struct Damped {
 }
 
 impl Map for Damped {
-    fn grain(&self) -> Grain {
-        self.map.grain()
+    fn granularity(&self) -> Granularity {
+        self.map.granularity()
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -114,7 +114,7 @@ impl Map for Damped {
     }
 }
 
-impl Around for Damping {
+impl Wrapper for Damping {
     fn plan(self, plan: Plan) -> Plan {
         self.of(plan)
     }
@@ -128,10 +128,9 @@ impl Around for Damping {
 mod tests {
     use super::*;
     use crate::def::Operator;
-    use crate::host::merge_slices_with_statistics;
+    use crate::merge::Merge;
     use crate::operators::testing::close;
     use crate::operators::{fisher, lines, model_stock, nearswap, task_arithmetic, ties};
-    use crate::params::Setting;
 
     const BASE: [f32; 6] = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
     const INPUTS: [&[f32]; 2] = [&[3.0, -1.0, 1.0, 2.0, 4.0, -2.0], &[2.0, 2.0, 5.0, 1.0, -1.0, 0.0]];
@@ -139,12 +138,12 @@ mod tests {
 
     fn merge(inner: &'static OperatorDef, omega: f64, activations: &[&[f32]]) -> Vec<f32> {
         let operator = Operator::wrapping(&DEF, inner).unwrap();
-        let mut settings = vec![("omega", Setting::Number(omega))];
-        let wanted = inner.params.iter().filter(|spec| spec.default.is_none());
-        settings.extend(wanted.map(|spec| (spec.name, Setting::Number(0.5))));
-        let params = operator.params(&settings, &vec![vec![]; inner.inputs.max.unwrap_or(2)]).unwrap();
-        let inputs = &INPUTS[..params.n_inputs()];
-        merge_slices_with_statistics(&operator, &params, &[2, 3], Some(&BASE), inputs, activations).unwrap()
+        let inputs = &INPUTS[..inner.inputs.max.unwrap_or(2)];
+        let required = inner.params.iter().filter(|spec| spec.default.is_none());
+        let settings = required.map(|spec| (spec.name, 0.5));
+        let params = operator.params(inputs.len()).set("omega", omega).set_all(settings).check().unwrap();
+        let merge = Merge::new(&operator, &params).shape(&[2, 3]).base(&BASE).inputs(inputs);
+        merge.statistics(activations).run().unwrap()
     }
 
     /// The wrapped operator by itself.
@@ -163,9 +162,13 @@ mod tests {
     fn around_plans_of_every_sort_it_takes_its_share_of_what_is_added() {
         for inner in [&task_arithmetic::DEF, &ties::DEF, &model_stock::DEF, &nearswap::DEF] {
             let merged = merge(inner, 0.25, &[&ACTIVATIONS]);
-            let left = [0.25, 1.0, 0.625, 0.25, 1.0, 0.625];
-            let expected: Vec<f32> =
-                BASE.iter().zip(plain(inner)).zip(left).map(|((base, x), left)| base + left * (x - base)).collect();
+            let remaining = [0.25, 1.0, 0.625, 0.25, 1.0, 0.625];
+            let expected: Vec<f32> = BASE
+                .iter()
+                .zip(plain(inner))
+                .zip(remaining)
+                .map(|((base, x), part)| base + part * (x - base))
+                .collect();
             close(&merged, &expected);
         }
     }

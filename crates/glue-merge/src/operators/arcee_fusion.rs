@@ -2,14 +2,14 @@
 //! how much it moves the distribution its row stands for. Arcee AI, "Meet mergekit v0.1", 2025.
 //!
 //! Importance is |τ| times the divergence between the softmax of the row in both models. What lies as far above the
-//! median as outliers do, 1.5 interquartile ranges, is taken. One survey finds the divergences, one number for each
+//! median as outliers do, 1.5 interquartile ranges, is taken. One reduction finds the divergences, one number for each
 //! row; with them the importance of an element needs no more than the element, and its quartiles are exact.
 
-use crate::contract::{Block, Grain, Map, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, Reduction, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
 use crate::params::Params;
-use crate::select::{Cut, Keys, select_largest};
+use crate::select::{Keys, Threshold, select_largest};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,22 +22,22 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::exactly(1),
     base: BaseRule::Required,
     params: &[],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 /// Added to probabilities so that none is 0.
 const LEAST: f64 = 1e-8;
 
 fn plan(tensor: &TensorSpec<'_>, _: &Params) -> Result<Plan, MergeError> {
-    Ok(Plan::survey(Divergences { row_len: tensor.row_len().max(1), elements: tensor.len() }))
+    Ok(Plan::reduce(Divergences { row_len: tensor.row_len().max(1), elements: tensor.len() }))
 }
 
 /// Σ p log(p/q), with p and q from the softmax of `x` and of `base`.
 fn divergence(x: &[f32], base: &[f32]) -> f64 {
     let exponentials = |row: &[f32]| {
-        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let powers: Vec<f64> = row.iter().map(|x| f64::from(x - most).exp()).collect();
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let powers: Vec<f64> = row.iter().map(|x| f64::from(x - max).exp()).collect();
         let sum: f64 = powers.iter().sum();
         (powers, sum)
     };
@@ -84,9 +84,9 @@ impl Keys for Importance {
 
     fn keys(&self, _: usize, block: &Block<'_>, keys: &mut [u32]) {
         let (base, x) = (block.base(), block.inputs[0]);
-        for (run, divergence) in self.rows(block) {
-            let elements = x[run.clone()].iter().zip(&base[run.clone()]);
-            for (key, (x, base)) in keys[run].iter_mut().zip(elements) {
+        for (range, divergence) in self.rows(block) {
+            let elements = x[range.clone()].iter().zip(&base[range.clone()]);
+            for (key, (x, base)) in keys[range].iter_mut().zip(elements) {
                 *key = score(*x, *base, divergence).to_bits();
             }
         }
@@ -105,14 +105,14 @@ struct Rows {
     least: f32,
 }
 
-impl Survey for Divergences {
-    type Partial = Rows;
+impl Reduction for Divergences {
+    type Accumulator = Rows;
 
-    fn grain(&self) -> Grain {
-        Grain::Row
+    fn granularity(&self) -> Granularity {
+        Granularity::Row
     }
 
-    fn partial(&self) -> Rows {
+    fn accumulator(&self) -> Rows {
         Rows { divergences: Vec::new(), least: f32::INFINITY }
     }
 
@@ -128,7 +128,7 @@ impl Survey for Divergences {
         }
     }
 
-    fn join(&self, rows: &mut Rows, mut later: Rows) {
+    fn combine(&self, rows: &mut Rows, mut later: Rows) {
         rows.divergences.append(&mut later.divergences);
         rows.least = rows.least.min(later.least);
     }
@@ -145,10 +145,10 @@ impl Survey for Divergences {
                 let last = n.saturating_sub(1) as f64;
                 [0.25, 0.5, 0.75].map(|q| n - (q * last) as usize).to_vec()
             },
-            move |cuts| {
-                let [lower, median, upper] = [0, 1, 2].map(|q| match cuts[0][q] {
-                    Cut::ALL => rows.least,
-                    cut => f32::from_bits(cut.bits),
+            move |thresholds| {
+                let [lower, median, upper] = [0, 1, 2].map(|q| match thresholds[0][q] {
+                    Threshold::ALL => rows.least,
+                    threshold => f32::from_bits(threshold.bits),
                 });
                 Ok(Plan::map(Fusion { importance, threshold: median + 1.5 * (upper - lower) }))
             },
@@ -162,15 +162,15 @@ struct Fusion {
 }
 
 impl Map for Fusion {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
         let (base, x) = (block.base(), block.inputs[0]);
-        for (run, divergence) in self.importance.rows(block) {
-            let elements = x[run.clone()].iter().zip(&base[run.clone()]);
-            for (out, (x, base)) in out[run].iter_mut().zip(elements) {
+        for (range, divergence) in self.importance.rows(block) {
+            let elements = x[range.clone()].iter().zip(&base[range.clone()]);
+            for (out, (x, base)) in out[range].iter_mut().zip(elements) {
                 let taken = score(*x, *base, divergence) >= self.threshold;
                 *out = if taken { *x } else { *base };
             }
@@ -181,10 +181,10 @@ impl Map for Fusion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     fn check(shape: &[usize], base: &[f32], x: &[f32], expected: &[f32]) {
-        Merge { shape, base: Some(base), ..Merge::of(&DEF, &[x]) }.gives(expected);
+        Case { shape, base: Some(base), ..Case::of(&DEF, &[x]) }.gives(expected);
     }
 
     #[test]

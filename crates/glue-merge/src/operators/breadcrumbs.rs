@@ -16,8 +16,8 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false)],
-    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, false)),
+    ..OperatorDef::DEFAULT
 };
 
 /// `breadcrumbs_ties`.
@@ -25,14 +25,13 @@ pub const TIES: OperatorDef = OperatorDef {
     name: "breadcrumbs_ties",
     summary: "Drops the smallest and the very largest elements of each task vector, then elects signs as TIES does.",
     formula: "τi trimmed as by breadcrumbs, then as ties",
-    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, true)),
     ..DEF
 };
 
 const GAMMA: ParamSpec = ParamSpec::number(
     "gamma",
-    "Share of the largest elements that is dropped.",
+    "Fraction of the largest elements that is dropped.",
     Interval::closed(0.0, 1.0),
     (0.0, 0.1),
 )
@@ -55,7 +54,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params, elect: bool) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     /// Which magnitudes 1 ..= 20 remain.
     fn kept(settings: &[Number]) -> Vec<usize> {
@@ -63,7 +62,7 @@ mod tests {
         tau.iter_mut().step_by(3).for_each(|x| *x = -*x);
         let inputs: [&[f32]; 1] = [&tau];
         let all: Vec<Number> = settings.iter().copied().chain([("weight", 1.0)]).collect();
-        let merged = Merge { settings: &all, base: Some(&[0.0; 20]), ..Merge::of(&DEF, &inputs) }.run().unwrap();
+        let merged = Case { settings: &all, base: Some(&[0.0; 20]), ..Case::of(&DEF, &inputs) }.run().unwrap();
         let mut kept: Vec<usize> = merged.iter().map(|x| x.abs() as usize).filter(|x| *x != 0).collect();
         kept.sort_unstable();
         kept

@@ -1,7 +1,7 @@
 //! Weighted sums of the operands: what every operator ends in that stays in the span of its inputs.
 
-use crate::contract::{Block, Grain, Map, Plan};
-use crate::kernel::Kernel;
+use crate::contract::{Block, Granularity, Map, Plan};
+use crate::device::Kernel;
 
 /// `base · θ0 + Σ inputs[i] · θi`.
 pub(crate) struct Combination {
@@ -15,8 +15,8 @@ pub(crate) fn combination(base: f64, inputs: impl IntoIterator<Item = f64>) -> P
 }
 
 impl Map for Combination {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {

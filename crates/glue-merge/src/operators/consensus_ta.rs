@@ -1,11 +1,11 @@
 //! Consensus task arithmetic: adds the task vectors where enough of them matter to their own task. Wang et al.,
 //! "Localizing task information for improved model merging and compression", arXiv 2405.07813.
 
-use super::chunks::{CHUNK, chunks};
-use crate::contract::{Block, Grain, Map, Plan, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
 use crate::params::{Interval, ParamSpec, Params};
+use crate::task_vectors::{CHUNK, chunks};
 
 /// `consensus_ta`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -33,15 +33,15 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         ParamSpec::number("alpha", "Factor on the sum of the task vectors.", Interval::ANY, (0.1, 1.5)).or(1.0),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let k = params.integer("k");
-    let most = tensor.n_inputs;
+    let max = tensor.n_inputs;
     match u32::try_from(k) {
-        Ok(k) if k as usize <= most => Ok(Plan::map(Consensus {
+        Ok(k) if k as usize <= max => Ok(Plan::map(Consensus {
             lambdas: params.input_numbers("lambda_mask").iter().map(|l| *l as f32).collect(),
             k,
             alpha: params.number("alpha") as f32,
@@ -49,7 +49,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
         _ => Err(ParamError::Refused {
             operator: DEF.name,
             key: "k",
-            allowed: format!("at most {most}, the number of models"),
+            allowed: format!("at most {max}, the number of models"),
             found: k.to_string(),
         }
         .into()),
@@ -63,14 +63,14 @@ struct Consensus {
 }
 
 impl Map for Consensus {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
-        let mut room = [0; CHUNK];
+        let mut scratch = [0; CHUNK];
         chunks(block, |chunk| {
-            let votes = &mut room[..chunk.len];
+            let votes = &mut scratch[..chunk.len];
             let sum = &mut out[chunk.at..chunk.at + chunk.len];
             chunk.sum(sum);
             votes.fill(0);
@@ -90,13 +90,13 @@ impl Map for Consensus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     /// One model alone; two of a size; three; two of a size that cancel; nobody.
     const INPUTS: [&[f32]; 3] = [&[5.0, 3.0, 1.0, 2.0, 0.0], &[0.0, 3.0, 1.0, -2.0, 0.0], &[0.0, 0.0, 1.0, 0.0, 0.0]];
 
-    fn merge(settings: &[Number]) -> Merge<'_> {
-        Merge { settings, base: Some(&[0.0; 5]), ..Merge::of(&DEF, &INPUTS) }
+    fn merge(settings: &[Number]) -> Case<'_> {
+        Case { settings, base: Some(&[0.0; 5]), ..Case::of(&DEF, &INPUTS) }
     }
 
     #[test]

@@ -4,10 +4,10 @@
 use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
 use crate::contract::{Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
-use crate::gram::subtract;
-use crate::kernel::{RandomDrop, Trimming};
+use crate::device::{RandomDrop, Trimming};
 use crate::params::Params;
 use crate::random::{ElementRng, keep_threshold};
+use crate::task_vectors::subtract;
 
 /// `dare_linear`.
 pub const LINEAR: OperatorDef = OperatorDef {
@@ -18,8 +18,8 @@ pub const LINEAR: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, DENSITY, LAMBDA, RESCALE, normalize(false)],
-    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, false)),
+    ..OperatorDef::DEFAULT
 };
 
 /// `dare_ties`.
@@ -27,7 +27,6 @@ pub const TIES: OperatorDef = OperatorDef {
     name: "dare_ties",
     summary: "Drops elements of each task vector at random, rescales the rest, and elects signs as TIES does.",
     formula: "τi trimmed as by dare_linear, then as ties",
-    statistic: None,
     plan: |tensor, params| Ok(plan(tensor, params, true)),
     ..LINEAR
 };
@@ -52,7 +51,7 @@ struct Random {
 const WORDS: usize = 256;
 
 impl Trim for Random {
-    type Room = ();
+    type Scratch = ();
 
     fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
         subtract(x, base, tau);

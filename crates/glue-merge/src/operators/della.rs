@@ -9,11 +9,11 @@
 use super::task::{DENSITY, LAMBDA, RESCALE, Task, Trim, WEIGHT, normalize};
 use crate::contract::{Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::device::{RankedDrop, Trimming};
 use crate::error::{MergeError, ParamError};
-use crate::gram::subtract;
-use crate::kernel::{RankedDrop, Trimming};
 use crate::params::{Interval, ParamSpec, Params};
 use crate::random::ElementRng;
+use crate::task_vectors::subtract;
 
 /// `della_linear`.
 pub const LINEAR: OperatorDef = OperatorDef {
@@ -24,8 +24,8 @@ pub const LINEAR: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, DENSITY, EPSILON, LAMBDA, RESCALE, normalize(false)],
-    statistic: None,
     plan: |tensor, params| plan(tensor, params, LINEAR.name, false),
+    ..OperatorDef::DEFAULT
 };
 
 /// `della`.
@@ -34,7 +34,6 @@ pub const TIES: OperatorDef = OperatorDef {
     summary: "Drops elements of each task vector at random, small ones more often, rescales the rest, and elects signs as TIES does.",
     formula: "τi trimmed as by della_linear, then as ties",
     params: &[WEIGHT, DENSITY, EPSILON, LAMBDA, RESCALE, normalize(true)],
-    statistic: None,
     plan: |tensor, params| plan(tensor, params, TIES.name, true),
     ..LINEAR
 };
@@ -101,7 +100,7 @@ struct ByRank {
 }
 
 impl Trim for ByRank {
-    type Room = Row;
+    type Scratch = Row;
 
     fn row(&self) -> Option<usize> {
         Some(self.row)

@@ -15,12 +15,12 @@
 //! optima are averaged as badly as by `linear`. A Fisher information from few examples is noise. A model that fits its
 //! data well has small gradients, and without `normalize` hardly any say.
 
-use crate::contract::{Block, Grain, Map, Plan, Survey, TensorSpec};
-use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::contract::{Block, Granularity, Map, Plan, Reduction, TensorSpec};
+use crate::def::{BaseRule, OperatorDef};
 use crate::error::{MergeError, ParamError};
-use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
 use crate::statistic::{StatisticOf, StatisticShape, StatisticSpec};
+use crate::striped_sum::StripedSum;
 
 /// `fisher`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -28,7 +28,6 @@ pub const DEF: OperatorDef = OperatorDef {
     summary: "Average of the models in which each element is weighed by its Fisher information.",
     formula: "Σ wi F̂i θi / Σ wi F̂i with F̂i = Fi/rms(Fi) + floor, rms over the tensor; without normalize the mean rms of all models",
     reference: "Fisher merging, arXiv 2111.09832",
-    inputs: InputRule::at_least(1),
     base: BaseRule::Unused,
     params: &[
         ParamSpec::number("weight", "Weight of the model.", Interval::closed(0.0, f64::INFINITY), (0.0, 1.0))
@@ -41,7 +40,7 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         ParamSpec::number(
             "floor",
-            "Added to the Fisher information, as a share of its root mean square; where there is nothing else, the \
+            "Added to the Fisher information, as a fraction of its root mean square; where there is nothing else, the \
              result is the weighted mean.",
             Interval::above(0.0, 1.0),
             (1e-6, 1e-6),
@@ -55,6 +54,7 @@ pub const DEF: OperatorDef = OperatorDef {
         of: StatisticOf::Inputs,
     }),
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -71,7 +71,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     };
     let n = statistic.of.count(tensor.n_inputs);
     let (normalize, floor) = (params.flag("normalize"), params.number("floor"));
-    Ok(Plan::survey(Sizes { n, elements: tensor.len(), weights, normalize, floor }))
+    Ok(Plan::reduce(Sizes { n, elements: tensor.len(), weights, normalize, floor }))
 }
 
 /// Finds the root mean square of each Fisher information.
@@ -83,30 +83,28 @@ struct Sizes {
     floor: f64,
 }
 
-impl Survey for Sizes {
-    type Partial = Vec<Lanes>;
+impl Reduction for Sizes {
+    type Accumulator = Vec<StripedSum>;
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
-    fn partial(&self) -> Vec<Lanes> {
-        vec![Lanes::default(); self.n]
+    fn accumulator(&self) -> Vec<StripedSum> {
+        vec![StripedSum::default(); self.n]
     }
 
-    fn observe(&self, squares: &mut Vec<Lanes>, block: &Block<'_>) {
+    fn observe(&self, squares: &mut Vec<StripedSum>, block: &Block<'_>) {
         for (squares, fisher) in squares.iter_mut().zip(block.statistics) {
             squares.dot(block.offset, fisher, fisher);
         }
     }
 
-    fn join(&self, squares: &mut Vec<Lanes>, later: Vec<Lanes>) {
-        for (squares, later) in squares.iter_mut().zip(&later) {
-            squares.join(later);
-        }
+    fn combine(&self, squares: &mut Vec<StripedSum>, later: Vec<StripedSum>) {
+        StripedSum::combine_all(squares, &later);
     }
 
-    fn finish(self, squares: Vec<Lanes>) -> Result<Plan, MergeError> {
+    fn finish(self, squares: Vec<StripedSum>) -> Result<Plan, MergeError> {
         let rms: Vec<f64> =
             squares.iter().map(|squares| (squares.total() / self.elements.max(1) as f64).sqrt()).collect();
         let mean = rms.iter().sum::<f64>() / rms.len().max(1) as f64;
@@ -127,8 +125,8 @@ struct Weighed {
 const CHUNK: usize = 1024;
 
 impl Map for Weighed {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -158,13 +156,13 @@ impl Map for Weighed {
 mod tests {
     use super::*;
     use crate::operators::linear;
-    use crate::operators::testing::{Merge, Number, close};
+    use crate::operators::testing::{Case, Number, close};
 
     const INPUTS: [&[f32]; 2] = [&[1.0, 2.0, -4.0, 6.0], &[5.0, -2.0, 0.0, 2.0]];
     const FISHERS: [&[f32]; 2] = [&[3.0, 0.0, 1.0, 0.0], &[1.0, 2.0, 1.0, 0.0]];
 
-    fn merge<'a>(settings: &'a [Number], own: &'a [&'a [Number]], statistics: &'a [&'a [f32]]) -> Merge<'a> {
-        Merge { settings, own, statistics, ..Merge::of(&DEF, &INPUTS) }
+    fn merge<'a>(settings: &'a [Number], own: &'a [&'a [Number]], statistics: &'a [&'a [f32]]) -> Case<'a> {
+        Case { settings, own, statistics, ..Case::of(&DEF, &INPUTS) }
     }
 
     #[test]
@@ -191,7 +189,7 @@ mod tests {
     #[test]
     fn equal_fishers_give_the_weighted_mean() {
         let own: [&[Number]; 2] = [&[("weight", 0.25)], &[("weight", 0.5)]];
-        let mean = Merge { own: &own, ..Merge::of(&linear::DEF, &INPUTS) }.run().unwrap();
+        let mean = Case { own: &own, ..Case::of(&linear::DEF, &INPUTS) }.run().unwrap();
         for normalize in [0.0, 1.0] {
             merge(&[("normalize", normalize)], &own, &[FISHERS[0], FISHERS[0]]).gives(&mean);
             merge(&[("normalize", normalize)], &own, &[&[0.0; 4], &[0.0; 4]]).gives(&mean);
@@ -209,15 +207,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_weighed_is_refused() {
-        merge(&[], &[], &[]).refused("fisher needs the statistic `fisher` of tensor in memory, and there is none");
+        merge(&[], &[], &[]).refused("fisher needs the statistic `fisher` of tensor unnamed, and there is none");
         merge(&[("weight", 0.0)], &[], &FISHERS)
             .refused("fisher: `weight` must be above 0 for at least one model, found [0.0, 0.0]");
-        merge(&[], &[], &FISHERS[..1]).refused("statistics of tensor in memory: expected 2 of them, found 1");
+        merge(&[], &[], &FISHERS[..1]).refused("statistics of tensor unnamed: expected 2 of them, found 1");
         merge(&[], &[], &[FISHERS[0], &[1.0; 3]]).refused(
-            "statistics of tensor in memory: expected 4 numbers of shape [4] in each `fisher`, found 3 in statistic 2",
+            "statistics of tensor unnamed: expected 4 numbers of shape [4] in each `fisher`, found 3 in statistic 2",
         );
         merge(&[], &[], &[FISHERS[0], &[1.0, -1.0, 0.0, 0.0]]).refused(
-            "statistics of tensor in memory: expected finite numbers, none negative where it must not be, found -1 at index 1 of `fisher` 2",
+            "statistics of tensor unnamed: expected finite numbers, none negative where it must not be, found -1 at index 1 of `fisher` 2",
         );
     }
 }

@@ -21,7 +21,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Unused,
     params: &[
-        ParamSpec::integer("max_iter", "Most steps of the iteration.", 1, i64::MAX, 10),
+        ParamSpec::integer("max_iter", "Maximum number of steps.", 1, i64::MAX, 10),
         ParamSpec::number(
             "tol",
             "Length of a step, in radians, below which the iteration ends.",
@@ -30,8 +30,8 @@ pub const DEF: OperatorDef = OperatorDef {
         )
         .or(1e-5),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 /// Norms and sines below this count as zero.
@@ -50,8 +50,8 @@ fn mean(g: &Gram, steps: i64, tol: f64) -> Vec<f64> {
     if units.is_empty() {
         return m;
     }
-    let share = 1.0 / units.len() as f64;
-    units.iter().for_each(|(i, norm)| m[*i] = share / norm);
+    let weight = 1.0 / units.len() as f64;
+    units.iter().for_each(|(i, norm)| m[*i] = weight / norm);
     if length(g, &m) < TINY {
         m.fill(0.0);
         m[units[0].0] = 1.0 / units[0].1;
@@ -65,7 +65,7 @@ fn mean(g: &Gram, steps: i64, tol: f64) -> Vec<f64> {
             let cosine = inner(g, &m, &unit).clamp(-1.0, 1.0);
             let angle = cosine.acos();
             if angle > TINY && angle.sin() > TINY {
-                let scale = share * angle / angle.sin();
+                let scale = weight * angle / angle.sin();
                 step.iter_mut().zip(&unit).zip(&m).for_each(|((s, u), m)| *s += scale * (u - cosine * m));
             }
         }
@@ -76,7 +76,7 @@ fn mean(g: &Gram, steps: i64, tol: f64) -> Vec<f64> {
         m.iter_mut().zip(&step).for_each(|(m, s)| *m = size.cos() * *m + size.sin() / size * s);
         normalise(g, &mut m);
     }
-    let norm = units.iter().map(|(_, norm)| norm).sum::<f64>() * share;
+    let norm = units.iter().map(|(_, norm)| norm).sum::<f64>() * weight;
     m.iter_mut().for_each(|m| *m *= norm);
     m
 }
@@ -92,23 +92,22 @@ fn normalise(g: &Gram, m: &mut [f64]) {
 mod tests {
     use super::super::slerp;
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     #[test]
     fn of_two_models_it_is_the_middle_of_the_arc() {
         let (a, b): ([f32; 3], [f32; 3]) = ([1.0, 2.0, -2.0], [4.0, 0.0, 3.0]);
         let units = (a.map(|x| x / 3.0), b.map(|x| x / 5.0));
-        let middle =
-            Merge { settings: &[("t", 0.5)], base: Some(&units.0), ..Merge::of(&slerp::DEF, &[&units.1]) }.run();
+        let middle = Case { settings: &[("t", 0.5)], base: Some(&units.0), ..Case::of(&slerp::DEF, &[&units.1]) }.run();
         let expected: Vec<f32> = middle.unwrap().iter().map(|x| 4.0 * x).collect();
-        Merge::of(&DEF, &[&a, &b]).gives(&expected);
+        Case::of(&DEF, &[&a, &b]).gives(&expected);
     }
 
     #[test]
     fn the_mean_of_orthogonal_axes_is_their_diagonal() {
         let axes: [&[f32]; 3] = [&[3.0, 0.0, 0.0], &[0.0, 6.0, 0.0], &[0.0, 0.0, 9.0]];
         let third = 6.0 / 3.0_f32.sqrt();
-        Merge::of(&DEF, &axes).gives(&[third, third, third]);
+        Case::of(&DEF, &axes).gives(&[third, third, third]);
     }
 
     /// The squared angles to the models add up to less at the mean than anywhere near it.
@@ -117,7 +116,7 @@ mod tests {
         let models: [[f32; 3]; 3] = [[1.0, 0.2, 0.0], [0.3, 1.0, 0.4], [-0.2, 0.1, 1.0]];
         let inputs: Vec<&[f32]> = models.iter().map(|m| &m[..]).collect();
         let settings = [("max_iter", 100.0), ("tol", 1e-12)];
-        let mean = Merge { settings: &settings, ..Merge::of(&DEF, &inputs) }.run().unwrap();
+        let mean = Case { settings: &settings, ..Case::of(&DEF, &inputs) }.run().unwrap();
         let angles = |m: &[f64]| -> f64 {
             let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
             models
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn models_of_zeros_take_no_part() {
-        Merge::of(&DEF, &[&[0.0, 0.0], &[3.0, 4.0]]).gives(&[3.0, 4.0]);
-        Merge::of(&DEF, &[&[0.0, 0.0], &[0.0, 0.0]]).gives(&[0.0, 0.0]);
+        Case::of(&DEF, &[&[0.0, 0.0], &[3.0, 4.0]]).gives(&[3.0, 4.0]);
+        Case::of(&DEF, &[&[0.0, 0.0], &[0.0, 0.0]]).gives(&[0.0, 0.0]);
     }
 }

@@ -18,8 +18,8 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
         ParamSpec::flag("normalize", "Divide by the sum of the weights.", true),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -48,12 +48,12 @@ pub(super) fn zero_sum(operator: &'static str, weights: &[f64]) -> MergeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     const INPUTS: [&[f32]; 2] = [&[1.0, 2.0], &[5.0, -2.0]];
 
-    fn merge<'a>(settings: &'a [Number], own: &'a [&'a [Number]]) -> Merge<'a> {
-        Merge { settings, own, ..Merge::of(&DEF, &INPUTS) }
+    fn merge<'a>(settings: &'a [Number], own: &'a [&'a [Number]]) -> Case<'a> {
+        Case { settings, own, ..Case::of(&DEF, &INPUTS) }
     }
 
     #[test]

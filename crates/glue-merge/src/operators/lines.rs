@@ -5,12 +5,12 @@
 //! layers are scaled by alpha, as the authors do. The wrapped operator sees θ0 + s·τi in the place of θi, and the
 //! statistics that it declares as they are.
 
-use super::around::{Around, Inner};
 use super::combination::combination;
-use crate::contract::{Block, Grain, Map, Operand, Plan, TensorSpec};
+use super::wrapper::{WrappedReduction, Wrapper};
+use crate::contract::{Block, Granularity, Map, Operand, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::device::Kernel;
 use crate::error::{MergeError, ParamError};
-use crate::kernel::Kernel;
 use crate::params::{Interval, ParamSpec, Params};
 
 /// `lines`.
@@ -31,8 +31,8 @@ pub const DEF: OperatorDef = OperatorDef {
         ),
         ParamSpec::number("beta", "By how much the factor is greater in the last layer.", Interval::ANY, (0.0, 1.0)),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -78,7 +78,7 @@ impl Scaling {
                 }
                 Plan::map(ScaledMap { map, scaling: self })
             }
-            Plan::Survey(survey) => Plan::survey(Inner { survey, around: self }),
+            Plan::Reduce(reduction) => Plan::reduce(WrappedReduction { reduction, wrapper: self }),
         }
     }
 
@@ -86,9 +86,9 @@ impl Scaling {
     fn replace(self, block: &Block<'_>, see: impl FnOnce(&Block<'_>)) {
         let s = self.factor as f32;
         let len = block.len();
-        let mut room = vec![0.0; len * block.inputs.len()];
+        let mut scratch = vec![0.0; len * block.inputs.len()];
         let mut inputs = Vec::with_capacity(block.inputs.len());
-        let mut rest = room.as_mut_slice();
+        let mut rest = scratch.as_mut_slice();
         for input in block.inputs {
             let (out, later) = rest.split_at_mut(len);
             for ((out, base), x) in out.iter_mut().zip(block.base()).zip(*input) {
@@ -107,8 +107,8 @@ struct ScaledMap {
 }
 
 impl Map for ScaledMap {
-    fn grain(&self) -> Grain {
-        self.map.grain()
+    fn granularity(&self) -> Granularity {
+        self.map.granularity()
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -116,7 +116,7 @@ impl Map for ScaledMap {
     }
 }
 
-impl Around for Scaling {
+impl Wrapper for Scaling {
     fn plan(self, plan: Plan) -> Plan {
         self.of(plan)
     }
@@ -128,10 +128,7 @@ impl Around for Scaling {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::driver::Driver;
-    use crate::host::{Slices, merge_with};
-    use crate::params::Setting;
+    use crate::merge::Merge;
     use crate::registry::Registry;
 
     const BASE: [f32; 6] = [0.5, -1.0, 2.0, 0.0, 1.5, -0.25];
@@ -139,12 +136,12 @@ mod tests {
 
     fn merge(operator: (&str, Option<&str>), layer: Option<(usize, usize)>, settings: &[(&str, f64)]) -> Vec<f32> {
         let operator = Registry::builtin().operator(operator.0, operator.1).unwrap();
-        let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, Setting::Number(*value))).collect();
-        let params = operator.params(&settings, &[vec![], vec![]]).unwrap();
-        let tensor =
-            TensorSpec { name: "weight", shape: &[6], has_base: true, n_inputs: 2, layer, seed: 0, statistic: None };
-        let operands = Slices { base: Some(&BASE), inputs: &INPUTS, statistics: &[] };
-        merge_with(&Driver::default(), &operator, &params, &tensor, &operands).unwrap()
+        let params = operator.params(2).set_all(settings.iter().copied()).check().unwrap();
+        let merge = Merge::new(&operator, &params).tensor("weight").base(&BASE).inputs(INPUTS);
+        match layer {
+            Some((position, layers)) => merge.layer(position, layers).run().unwrap(),
+            None => merge.run().unwrap(),
+        }
     }
 
     #[test]
@@ -167,7 +164,7 @@ mod tests {
 
     /// Selections and weights that ignore the size of τ are those of the wrapped operator; what it adds is scaled.
     #[test]
-    fn around_surveys_and_kernels_it_scales_what_is_added() {
+    fn around_reductions_and_kernels_it_scales_what_is_added() {
         for (inner, settings) in [
             ("ties", vec![("weight", 0.5), ("density", 0.5)]),
             ("sce", vec![("select_topk", 0.6)]),
@@ -181,8 +178,8 @@ mod tests {
             for ((found, plain), base) in wrapped.iter().zip(&plain).zip(&BASE) {
                 let expected = base + 0.5 * (plain - base);
                 // The weights of pcb do depend on the size of τ: they only have to stay between the models.
-                let room = if inner == "pcb" { 1.0 } else { 1e-6 };
-                assert!((found - expected).abs() <= room, "{inner}: {wrapped:?}");
+                let tolerance = if inner == "pcb" { 1.0 } else { 1e-6 };
+                assert!((found - expected).abs() <= tolerance, "{inner}: {wrapped:?}");
             }
         }
     }

@@ -2,9 +2,7 @@
 
 pub mod aim;
 pub mod arcee_fusion;
-mod around;
 pub mod breadcrumbs;
-mod chunks;
 mod combination;
 pub mod consensus_ta;
 pub mod dare;
@@ -28,6 +26,7 @@ pub mod task_arithmetic;
 mod testing;
 mod threshold;
 pub mod ties;
+mod wrapper;
 
 use crate::def::OperatorDef;
 

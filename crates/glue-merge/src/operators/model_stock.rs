@@ -2,13 +2,14 @@
 //! Jang, Yun, Han, "Model Stock: all we need is just a few fine-tuned models", arXiv 2403.19522.
 
 use super::combination::combination;
-use crate::contract::{Block, Grain, Map, Plan, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::device::Kernel;
 use crate::error::MergeError;
-use crate::gram::{Vectors, gram, subtract};
-use crate::kernel::Kernel;
-use crate::lanes::Lanes;
+use crate::gram::{Vectors, gram};
 use crate::params::{ParamSpec, Params};
+use crate::striped_sum::StripedSum;
+use crate::task_vectors::subtract;
 
 /// `model_stock`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -19,8 +20,8 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(2),
     base: BaseRule::Required,
     params: &[ParamSpec::flag("filter_wise", "A ratio for each row instead of one for the tensor.", false)],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -47,8 +48,8 @@ struct FilterWise {
 }
 
 impl Map for FilterWise {
-    fn grain(&self) -> Grain {
-        Grain::Row
+    fn granularity(&self) -> Granularity {
+        Granularity::Row
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {
@@ -67,7 +68,7 @@ impl Map for FilterWise {
             let tau: Vec<&[f32]> = tau.chunks(self.row_len).collect();
             for i in 0..n {
                 for j in 0..=i {
-                    let mut sum = Lanes::default();
+                    let mut sum = StripedSum::default();
                     sum.dot(0, tau[i], tau[j]);
                     dots[i * n + j] = sum.total();
                 }
@@ -76,10 +77,10 @@ impl Map for FilterWise {
                 let norms = (dots[i * n + i] * dots[j * n + j]).sqrt();
                 if norms > 0.0 { dots[i * n + j] / norms } else { 0.0 }
             });
-            let (kept, share) = ((1.0 - t) as f32, (t / n as f64) as f32);
-            out.iter_mut().zip(base).for_each(|(out, base)| *out = kept * base);
+            let (of_base, of_input) = ((1.0 - t) as f32, (t / n as f64) as f32);
+            out.iter_mut().zip(base).for_each(|(out, base)| *out = of_base * base);
             for input in block.inputs {
-                out.iter_mut().zip(&input[row.clone()]).for_each(|(out, x)| *out += share * x);
+                out.iter_mut().zip(&input[row.clone()]).for_each(|(out, x)| *out += of_input * x);
             }
         }
     }
@@ -88,11 +89,11 @@ impl Map for FilterWise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     fn check(settings: &[Number], inputs: &[&[f32]], expected: &[f32]) {
         let base = Some(&[1.0_f32; 4][..]);
-        Merge { settings, shape: &[2, 2], base, ..Merge::of(&DEF, inputs) }.gives(expected);
+        Case { settings, shape: &[2, 2], base, ..Case::of(&DEF, inputs) }.gives(expected);
     }
 
     #[test]

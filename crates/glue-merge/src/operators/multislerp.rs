@@ -31,8 +31,8 @@ pub const DEF: OperatorDef = OperatorDef {
         )
         .or(1e-8),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -70,7 +70,7 @@ pub(super) fn inner(g: &Gram, a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     const A: [f32; 3] = [2.0, 0.0, 0.0];
     const B: [f32; 3] = [0.0, 0.0, 4.0];
@@ -78,16 +78,16 @@ mod tests {
     #[test]
     fn of_one_model_it_is_that_model() {
         let inputs: [&[f32]; 1] = [&[1.0, -2.0, 0.5]];
-        let merge = Merge { settings: &[("weight", 0.3)], ..Merge::of(&DEF, &inputs) };
+        let merge = Case { settings: &[("weight", 0.3)], ..Case::of(&DEF, &inputs) };
         merge.gives(&[1.0, -2.0, 0.5]);
-        Merge { base: Some(&[0.5, 0.5, 0.5]), ..merge }.gives(&[1.0, -2.0, 0.5]);
+        Case { base: Some(&[0.5, 0.5, 0.5]), ..merge }.gives(&[1.0, -2.0, 0.5]);
     }
 
     #[test]
     fn direction_and_length_are_averaged_apart() {
         let half = 0.5_f32.sqrt();
         let check = |settings: &[Number], length: f32| {
-            Merge { settings, ..Merge::of(&DEF, &[&A, &B]) }.gives(&[length * half, 0.0, length * half]);
+            Case { settings, ..Case::of(&DEF, &[&A, &B]) }.gives(&[length * half, 0.0, length * half]);
         };
         check(&[("weight", 0.7)], 3.0);
         check(&[("weight", 1.0), ("normalize_weights", 0.0)], 6.0);
@@ -96,13 +96,13 @@ mod tests {
     #[test]
     fn opposed_models_fall_back_to_a_weighted_sum() {
         let opposed: [&[f32]; 2] = [&A, &[-4.0, 0.0, 0.0]];
-        Merge { settings: &[("weight", 1.0)], ..Merge::of(&DEF, &opposed) }.gives(&[-1.0, 0.0, 0.0]);
+        Case { settings: &[("weight", 1.0)], ..Case::of(&DEF, &opposed) }.gives(&[-1.0, 0.0, 0.0]);
     }
 
     #[test]
     fn weights_that_cancel_are_refused() {
         let own: [&[Number]; 2] = [&[("weight", 1.0)], &[("weight", -1.0)]];
-        Merge { own: &own, ..Merge::of(&DEF, &[&A, &B]) }.refused(
+        Case { own: &own, ..Case::of(&DEF, &[&A, &B]) }.refused(
             "multislerp: `weight` must be such that the weights do not add up to 0, which normalize divides by, found [1.0, -1.0]",
         );
     }

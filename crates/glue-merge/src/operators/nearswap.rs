@@ -1,6 +1,6 @@
 //! NearSwap: moves to the other model where the two are near already.
 
-use crate::contract::{Block, Grain, Map, Plan, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
 use crate::params::{Interval, ParamSpec, Params};
@@ -19,8 +19,8 @@ pub const DEF: OperatorDef = OperatorDef {
         Interval::closed(0.0, f64::INFINITY),
         (0.0, 0.01),
     )],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -32,8 +32,8 @@ struct NearSwap {
 }
 
 impl Map for NearSwap {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -48,13 +48,13 @@ impl Map for NearSwap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     #[test]
     fn near_elements_are_swapped_and_far_ones_moved_by_t() {
         let check = |t, expected: &[f32]| {
             let base = Some(&[1.0_f32; 4][..]);
-            Merge { settings: &[("t", t)], base, ..Merge::of(&DEF, &[&[1.25, 0.5, 3.0, 1.0]]) }.gives(expected);
+            Case { settings: &[("t", t)], base, ..Case::of(&DEF, &[&[1.25, 0.5, 3.0, 1.0]]) }.gives(expected);
         };
         check(0.5, &[1.25, 0.5, 1.5, 1.0]);
         check(0.0, &[1.0, 1.0, 1.0, 1.0]);

@@ -2,12 +2,12 @@
 
 use super::combination::combination;
 use super::slerp::arc;
-use crate::contract::{Block, Grain, Map, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, Reduction, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
 use crate::gram::{Vectors, gram};
-use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
+use crate::striped_sum::StripedSum;
 
 /// `nuslerp`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -26,8 +26,8 @@ pub const DEF: OperatorDef = OperatorDef {
             false,
         ),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 /// Below this sine the chord is taken instead of the arc.
@@ -48,7 +48,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     Ok(if params.flag("nuslerp_row_wise") && tensor.shape.len() > 1 {
         // Vectors along the first axis: one for every position in the rest of the shape.
         let stride = tensor.len() / tensor.shape[0].max(1);
-        Plan::survey(Columns { stride: stride.max(1), t })
+        Plan::reduce(Columns { stride: stride.max(1), t })
     } else {
         Plan::map(Rows { row_len, t })
     })
@@ -95,8 +95,8 @@ struct Rows {
 }
 
 impl Map for Rows {
-    fn grain(&self) -> Grain {
-        Grain::Row
+    fn granularity(&self) -> Granularity {
+        Granularity::Row
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -108,7 +108,7 @@ impl Map for Rows {
                 *b = element(block, 1, first + k);
             }
             let dot = |x: &[f32], y: &[f32]| {
-                let mut sum = Lanes::default();
+                let mut sum = StripedSum::default();
                 sum.dot(0, x, y);
                 sum.total()
             };
@@ -126,22 +126,22 @@ struct Columns {
     t: f64,
 }
 
-impl Survey for Columns {
-    type Partial = Vec<Products>;
+impl Reduction for Columns {
+    type Accumulator = Vec<Products>;
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
-    fn partial(&self) -> Vec<Products> {
+    fn accumulator(&self) -> Vec<Products> {
         vec![Products::default(); self.stride]
     }
 
-    fn observe(&self, partial: &mut Vec<Products>, block: &Block<'_>) {
+    fn observe(&self, accumulator: &mut Vec<Products>, block: &Block<'_>) {
         let mut column = block.offset % self.stride;
         for j in 0..block.len() {
             let (a, b) = (f64::from(element(block, 0, j)), f64::from(element(block, 1, j)));
-            let products = &mut partial[column];
+            let products = &mut accumulator[column];
             products.aa += a * a;
             products.ab += a * b;
             products.bb += b * b;
@@ -152,8 +152,8 @@ impl Survey for Columns {
         }
     }
 
-    fn join(&self, partial: &mut Vec<Products>, later: Vec<Products>) {
-        for (sum, more) in partial.iter_mut().zip(later) {
+    fn combine(&self, accumulator: &mut Vec<Products>, later: Vec<Products>) {
+        for (sum, more) in accumulator.iter_mut().zip(later) {
             sum.aa += more.aa;
             sum.ab += more.ab;
             sum.bb += more.bb;
@@ -170,8 +170,8 @@ struct ByColumn {
 }
 
 impl Map for ByColumn {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -186,18 +186,18 @@ impl Map for ByColumn {
 mod tests {
     use super::super::slerp;
     use super::*;
-    use crate::operators::testing::{Merge, Number, close};
+    use crate::operators::testing::{Case, Number, close};
 
     const A: [f32; 6] = [1.0, -2.0, 0.5, 3.0, 0.25, -1.0];
     const B: [f32; 6] = [0.5, 2.0, -0.5, 1.0, 4.0, -2.0];
     const WEIGHTS: [&[Number]; 2] = [&[("weight", 0.9)], &[("weight", 0.6)]];
 
     fn slerp(a: &[f32], b: &[f32]) -> Vec<f32> {
-        Merge { settings: &[("t", 0.4)], base: Some(a), ..Merge::of(&slerp::DEF, &[b]) }.run().unwrap()
+        Case { settings: &[("t", 0.4)], base: Some(a), ..Case::of(&slerp::DEF, &[b]) }.run().unwrap()
     }
 
     fn merge(settings: &[Number], shape: &[usize], base: Option<&[f32]>) -> Vec<f32> {
-        Merge { settings, own: &WEIGHTS, shape, base, ..Merge::of(&DEF, &[&A, &B]) }.run().unwrap()
+        Case { settings, own: &WEIGHTS, shape, base, ..Case::of(&DEF, &[&A, &B]) }.run().unwrap()
     }
 
     #[test]
@@ -224,6 +224,6 @@ mod tests {
     fn weights_that_cancel_meet_in_the_middle() {
         let own: [&[Number]; 2] = [&[("weight", 1.0)], &[("weight", -1.0)]];
         let half = 0.5_f32.sqrt();
-        Merge { own: &own, ..Merge::of(&DEF, &[&[1.0, 0.0], &[0.0, 1.0]]) }.gives(&[half, half]);
+        Case { own: &own, ..Case::of(&DEF, &[&[1.0, 0.0], &[0.0, 1.0]]) }.gives(&[half, half]);
     }
 }

@@ -15,8 +15,8 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::exactly(1),
     base: BaseRule::Unused,
     params: &[ParamSpec::number("scale", "Factor on every element.", Interval::ANY, (0.0, 1.0)).or(1.0).per_input()],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -27,13 +27,13 @@ fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     #[test]
     fn unscaled_it_keeps_every_bit() {
         let odd = [-0.0, f32::MIN_POSITIVE / 2.0, f32::MAX, f32::from_bits(0x7FC0_1234)];
-        let copy = Merge::of(&DEF, &[&odd]).run().unwrap();
+        let copy = Case::of(&DEF, &[&odd]).run().unwrap();
         assert_eq!(copy.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), odd.map(f32::to_bits));
-        Merge { settings: &[("scale", 0.5)], ..Merge::of(&DEF, &[&[3.0, -1.0]]) }.gives(&[1.5, -0.5]);
+        Case { settings: &[("scale", 0.5)], ..Case::of(&DEF, &[&[3.0, -1.0]]) }.gives(&[1.5, -0.5]);
     }
 }

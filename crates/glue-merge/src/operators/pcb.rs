@@ -7,14 +7,14 @@
 //! top share of βi is kept, and of that only what is above 0: an element that opposes the sum has lost. The paper
 //! takes minimum, maximum and share over the whole model; here they are taken tensor by tensor, so that tensors stream.
 
-use super::chunks::{CHUNK, Chunk, chunks};
 use super::task::LAMBDA;
 use super::threshold::count;
-use crate::contract::{Block, Grain, Map, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, Reduction, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
 use crate::params::{Interval, ParamSpec, Params};
-use crate::select::{Cut, Keys, select_largest};
+use crate::select::{Keys, Threshold, select_largest};
+use crate::task_vectors::{CHUNK, Chunk, chunks};
 
 /// `pcb`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -30,12 +30,12 @@ pub const DEF: OperatorDef = OperatorDef {
             .per_input(),
         LAMBDA,
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
-    Ok(Plan::survey(Extremes {
+    Ok(Plan::reduce(Extremes {
         elements: tensor.len(),
         counts: params.input_numbers("density").iter().map(|d| count(*d, tensor.len())).collect(),
         lambda: params.number("lambda") as f32,
@@ -49,24 +49,24 @@ struct Extremes {
     lambda: f32,
 }
 
-impl Survey for Extremes {
-    type Partial = Vec<[f32; 2]>;
+impl Reduction for Extremes {
+    type Accumulator = Vec<[f32; 2]>;
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn order_free(&self) -> bool {
         true
     }
 
-    fn partial(&self) -> Vec<[f32; 2]> {
+    fn accumulator(&self) -> Vec<[f32; 2]> {
         vec![[f32::INFINITY, 0.0]; self.counts.len()]
     }
 
-    fn observe(&self, partial: &mut Vec<[f32; 2]>, block: &Block<'_>) {
+    fn observe(&self, accumulator: &mut Vec<[f32; 2]>, block: &Block<'_>) {
         chunks(block, |chunk| {
-            for ([least, greatest], tau) in partial.iter_mut().zip(chunk.taus()) {
+            for ([least, greatest], tau) in accumulator.iter_mut().zip(chunk.taus()) {
                 for tau in tau {
                     *least = least.min(tau.abs());
                     *greatest = greatest.max(tau.abs());
@@ -75,8 +75,8 @@ impl Survey for Extremes {
         });
     }
 
-    fn join(&self, partial: &mut Vec<[f32; 2]>, later: Vec<[f32; 2]>) {
-        for ([least, greatest], [low, high]) in partial.iter_mut().zip(later) {
+    fn combine(&self, accumulator: &mut Vec<[f32; 2]>, later: Vec<[f32; 2]>) {
+        for ([least, greatest], [low, high]) in accumulator.iter_mut().zip(later) {
             *least = least.min(low);
             *greatest = greatest.max(high);
         }
@@ -89,7 +89,9 @@ impl Survey for Extremes {
             elements,
             competition.clone(),
             move |input, _| vec![counts[input]],
-            move |cuts| Ok(Plan::map(Balanced { competition, cuts: cuts.iter().map(|c| c[0]).collect(), lambda })),
+            move |thresholds| {
+                Ok(Plan::map(Balanced { competition, thresholds: thresholds.iter().map(|c| c[0]).collect(), lambda }))
+            },
         ))
     }
 }
@@ -145,9 +147,9 @@ impl Keys for Competition {
     }
 
     fn keys(&self, input: usize, block: &Block<'_>, keys: &mut [u32]) {
-        let mut room = [[0.0; CHUNK]; 2];
+        let mut scratch = [[0.0; CHUNK]; 2];
         chunks(block, |chunk| {
-            let [sum, beta] = room.each_mut().map(|r| &mut r[..chunk.len]);
+            let [sum, beta] = scratch.each_mut().map(|r| &mut r[..chunk.len]);
             chunk.sum(sum);
             if let Some(tau) = chunk.taus().nth(input) {
                 self.beta(input, tau, sum, beta);
@@ -161,21 +163,21 @@ impl Keys for Competition {
 
 struct Balanced {
     competition: Competition,
-    cuts: Vec<Cut>,
+    thresholds: Vec<Threshold>,
     lambda: f32,
 }
 
 impl Balanced {
     fn merge_chunk(&self, chunk: &Chunk<'_>, offset: usize, out: &mut [f32]) {
-        let mut room = [[0.0; CHUNK]; 3];
-        let [sum, beta, weight] = room.each_mut().map(|r| &mut r[..chunk.len]);
+        let mut scratch = [[0.0; CHUNK]; 3];
+        let [sum, beta, weight] = scratch.each_mut().map(|r| &mut r[..chunk.len]);
         chunk.sum(sum);
         out.fill(0.0);
         weight.fill(0.0);
-        for (input, (tau, cut)) in chunk.taus().zip(&self.cuts).enumerate() {
+        for (input, (tau, threshold)) in chunk.taus().zip(&self.thresholds).enumerate() {
             self.competition.beta(input, tau, sum, beta);
-            for (run, least) in cut.runs(offset, chunk.len) {
-                for j in run {
+            for (range, least) in threshold.ranges(offset, chunk.len) {
+                for j in range {
                     let beta = if beta[j].to_bits() >= least { beta[j] } else { 0.0 };
                     out[j] += beta * tau[j];
                     weight[j] += beta;
@@ -191,8 +193,8 @@ impl Balanced {
 }
 
 impl Map for Balanced {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -206,11 +208,11 @@ impl Map for Balanced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     fn check(density: f64, inputs: &[&[f32]], expected: &[f32]) {
         let base = vec![0.0; expected.len()];
-        Merge { settings: &[("density", density)], base: Some(&base), ..Merge::of(&DEF, inputs) }.gives(expected);
+        Case { settings: &[("density", density)], base: Some(&base), ..Case::of(&DEF, inputs) }.gives(expected);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! RAM: averages what several models changed, and keeps whole what one of them changed alone. Yuan et al., "Behavior
 //! knowledge merge in reinforced agentic models", arXiv 2601.13572.
 
-use super::chunks::{CHUNK, Chunk, chunks};
-use crate::contract::{Block, Grain, Map, Plan, Survey, TensorSpec};
+use crate::contract::{Block, Granularity, Map, Plan, Reduction, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
 use crate::params::{Interval, ParamSpec, Params};
+use crate::task_vectors::{CHUNK, Chunk, chunks};
 
 /// `ram`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -16,10 +16,10 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[EPSILON],
-    statistic: None,
     plan: |tensor, params| {
         Ok(Plan::map(Ram { epsilon: params.number("epsilon") as f32, boost: vec![1.0; tensor.n_inputs] }))
     },
+    ..OperatorDef::DEFAULT
 };
 
 /// `ramplus_tl`.
@@ -44,7 +44,6 @@ pub const PLUS_TL: OperatorDef = OperatorDef {
         )
         .or(0.2),
     ],
-    statistic: None,
     plan: plus,
     ..DEF
 };
@@ -58,7 +57,7 @@ const EPSILON: ParamSpec = ParamSpec::number(
 .or(1e-5);
 
 fn plus(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
-    Ok(Plan::survey(Overlap {
+    Ok(Plan::reduce(Overlap {
         epsilon: params.number("epsilon") as f32,
         r: params.number("r"),
         alpha: params.number("alpha"),
@@ -91,27 +90,27 @@ struct Active {
     shared: u64,
 }
 
-impl Survey for Overlap {
-    type Partial = Vec<Active>;
+impl Reduction for Overlap {
+    type Accumulator = Vec<Active>;
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn order_free(&self) -> bool {
         true
     }
 
-    fn partial(&self) -> Vec<Active> {
+    fn accumulator(&self) -> Vec<Active> {
         vec![Active::default(); self.inputs]
     }
 
-    fn observe(&self, partial: &mut Vec<Active>, block: &Block<'_>) {
-        let mut room = [0; CHUNK];
+    fn observe(&self, accumulator: &mut Vec<Active>, block: &Block<'_>) {
+        let mut scratch = [0; CHUNK];
         chunks(block, |chunk| {
-            let counts = &mut room[..chunk.len];
+            let counts = &mut scratch[..chunk.len];
             active(&chunk, self.epsilon, counts);
-            for (seen, tau) in partial.iter_mut().zip(chunk.taus()) {
+            for (seen, tau) in accumulator.iter_mut().zip(chunk.taus()) {
                 let (mut all, mut unique) = (0, 0);
                 for (tau, count) in tau.iter().zip(&*counts) {
                     let active = u32::from(tau.abs() > self.epsilon);
@@ -124,8 +123,8 @@ impl Survey for Overlap {
         });
     }
 
-    fn join(&self, partial: &mut Vec<Active>, later: Vec<Active>) {
-        for (seen, more) in partial.iter_mut().zip(later) {
+    fn combine(&self, accumulator: &mut Vec<Active>, later: Vec<Active>) {
+        for (seen, more) in accumulator.iter_mut().zip(later) {
             seen.unique += more.unique;
             seen.shared += more.shared;
         }
@@ -147,8 +146,8 @@ struct Ram {
 }
 
 impl Map for Ram {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -177,12 +176,12 @@ impl Map for Ram {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     const INPUTS: [&[f32]; 2] = [&[1.0, 0.0, 2.0, 0.001, 4.0], &[3.0, 5.0, 0.0, 0.0, 6.0]];
 
     fn check(def: &'static OperatorDef, settings: &[Number], expected: &[f32]) {
-        Merge { settings, base: Some(&[0.0; 5]), ..Merge::of(def, &INPUTS) }.gives(expected);
+        Case { settings, base: Some(&[0.0; 5]), ..Case::of(def, &INPUTS) }.gives(expected);
     }
 
     #[test]

@@ -2,18 +2,18 @@
 //! erases minority signs. Wan et al., "FuseChat: knowledge fusion of chat models", arXiv 2408.07990.
 //!
 //! Positions are ranked by the variance of τ across the models, which is 0 exactly where all agree. The weights are
-//! whole-tensor sums: one survey after the selection.
+//! whole-tensor sums: one reduction after the selection.
 
-use super::chunks::{CHUNK, Chunk, chunks};
 use super::task::gather_agreeing;
 use super::threshold::count;
-use crate::contract::{Block, Grain, Map, Operand, Plan, Survey, TensorSpec, no_answer};
+use crate::contract::{Block, Granularity, Map, Operand, Plan, Reduction, TensorSpec, wrong_answer};
 use crate::def::{BaseRule, InputRule, OperatorDef};
+use crate::device::{Gather, Gathered, Kernel, Ranking};
 use crate::error::MergeError;
-use crate::kernel::{Gather, Gathered, Kernel, Ranking};
-use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
-use crate::select::{Cut, Keys, select_largest};
+use crate::select::{Keys, Threshold, select_largest};
+use crate::striped_sum::StripedSum;
+use crate::task_vectors::{CHUNK, Chunk, chunks};
 
 /// `sce`.
 pub const DEF: OperatorDef = OperatorDef {
@@ -30,28 +30,28 @@ pub const DEF: OperatorDef = OperatorDef {
         (0.1, 1.0),
     )
     .or(1.0)],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 /// Below this sum of energies the models weigh the same; no divisor goes below it.
 const LEAST: f64 = 1e-6;
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
-    let share = params.number("select_topk");
+    let fraction = params.number("select_topk");
     let (inputs, elements) = (tensor.n_inputs, tensor.len());
-    let weigh = move |cut| Plan::survey(Energies { inputs, elements, cut });
-    if share == 1.0 {
-        return Ok(weigh(Cut::ALL));
+    let weigh = move |threshold| Plan::reduce(Energies { inputs, elements, threshold });
+    if fraction == 1.0 {
+        return Ok(weigh(Threshold::ALL));
     }
     Ok(select_largest(
         elements,
         Variance,
-        move |_, largest| vec![count(share, largest.nonzero)],
-        move |cuts| {
-            Ok(match cuts[0][0] {
-                Cut::NONE => Plan::Copy(Operand::Base),
-                cut => weigh(cut),
+        move |_, largest| vec![count(fraction, largest.nonzero)],
+        move |thresholds| {
+            Ok(match thresholds[0][0] {
+                Threshold::NONE => Plan::Copy(Operand::Base),
+                threshold => weigh(threshold),
             })
         },
     ))
@@ -60,8 +60,8 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 /// `out` = the variance of τ across the models, position by position.
 fn variance(chunk: &Chunk<'_>, out: &mut [f32]) {
     let n = chunk.taus().count() as f32;
-    let mut room = [0.0; CHUNK];
-    let mean = &mut room[..chunk.len];
+    let mut scratch = [0.0; CHUNK];
+    let mean = &mut scratch[..chunk.len];
     // Measured from the first model: where all agree, nothing is rounded.
     let Some(first) = chunk.taus().next() else {
         return;
@@ -91,9 +91,9 @@ impl Keys for Variance {
     }
 
     fn keys(&self, _: usize, block: &Block<'_>, keys: &mut [u32]) {
-        let mut room = [0.0; CHUNK];
+        let mut scratch = [0.0; CHUNK];
         chunks(block, |chunk| {
-            let variances = &mut room[..chunk.len];
+            let variances = &mut scratch[..chunk.len];
             variance(&chunk, variances);
             for (key, variance) in keys[chunk.at..].iter_mut().zip(&*variances) {
                 *key = variance.to_bits();
@@ -107,14 +107,14 @@ impl Keys for Variance {
 }
 
 /// Calls `see` with the selected part of the task vectors, the rest set to 0.
-fn selected(cut: Cut, block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
-    let (mut room, mut masks) = ([0.0; CHUNK], [0; CHUNK]);
+fn selected(threshold: Threshold, block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
+    let (mut scratch, mut masks) = ([0.0; CHUNK], [0; CHUNK]);
     chunks(block, |mut chunk| {
-        if cut != Cut::ALL {
-            let variances = &mut room[..chunk.len];
+        if threshold != Threshold::ALL {
+            let variances = &mut scratch[..chunk.len];
             variance(&chunk, variances);
-            for (run, least) in cut.runs(block.offset + chunk.at, chunk.len) {
-                for (mask, variance) in masks[run.clone()].iter_mut().zip(&variances[run]) {
+            for (range, least) in threshold.ranges(block.offset + chunk.at, chunk.len) {
+                for (mask, variance) in masks[range.clone()].iter_mut().zip(&variances[range]) {
                     *mask = if variance.to_bits() >= least { u32::MAX } else { 0 };
                 }
             }
@@ -132,79 +132,79 @@ fn selected(cut: Cut, block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
 struct Energies {
     inputs: usize,
     elements: usize,
-    cut: Cut,
+    threshold: Threshold,
 }
 
-impl Survey for Energies {
-    type Partial = Vec<Lanes>;
+impl Reduction for Energies {
+    type Accumulator = Vec<StripedSum>;
 
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
-    fn partial(&self) -> Vec<Lanes> {
-        vec![Lanes::default(); self.inputs]
+    fn accumulator(&self) -> Vec<StripedSum> {
+        vec![StripedSum::default(); self.inputs]
     }
 
-    fn observe(&self, sums: &mut Vec<Lanes>, block: &Block<'_>) {
-        selected(self.cut, block, |chunk| {
+    fn observe(&self, sums: &mut Vec<StripedSum>, block: &Block<'_>) {
+        selected(self.threshold, block, |chunk| {
             for (sum, tau) in sums.iter_mut().zip(chunk.taus()) {
                 sum.dot(block.offset + chunk.at, tau, tau);
             }
         });
     }
 
-    fn join(&self, sums: &mut Vec<Lanes>, later: Vec<Lanes>) {
-        sums.iter_mut().zip(&later).for_each(|(sum, more)| sum.join(more));
+    fn combine(&self, sums: &mut Vec<StripedSum>, later: Vec<StripedSum>) {
+        StripedSum::combine_all(sums, &later);
     }
 
-    fn finish(self, sums: Vec<Lanes>) -> Result<Plan, MergeError> {
-        let energies: Vec<f64> = sums.iter().map(Lanes::total).collect();
-        Ok(Plan::map(Erase { cut: self.cut, weights: weights(&energies, self.elements) }))
+    fn finish(self, sums: Vec<StripedSum>) -> Result<Plan, MergeError> {
+        let energies: Vec<f64> = sums.iter().map(StripedSum::total).collect();
+        Ok(Plan::map(Erase { threshold: self.threshold, weights: weights(&energies, self.elements) }))
     }
 
     fn describe(&self) -> Option<Gather<'_>> {
-        Some(Gather::Energies { cut: self.cut, inputs: self.inputs })
+        Some(Gather::Energies { threshold: self.threshold, inputs: self.inputs })
     }
 
     fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
         match gathered {
             Gathered::Sums(energies) if energies.len() == self.inputs => {
-                Ok(Plan::map(Erase { cut: self.cut, weights: weights(&energies, self.elements) }))
+                Ok(Plan::map(Erase { threshold: self.threshold, weights: weights(&energies, self.elements) }))
             }
-            other => Err(no_answer(&other)),
+            other => Err(wrong_answer(&other)),
         }
     }
 }
 
-/// The shares of the models from their sums of squares over `n` elements.
+/// The weights of the models from their sums of squares over `n` elements.
 fn weights(energies: &[f64], n: usize) -> Vec<f32> {
     let sum: f64 = energies.iter().sum();
-    let share = |energy: &f64| {
+    let weight = |energy: &f64| {
         if sum / (n as f64) < LEAST { 1.0 / energies.len() as f64 } else { energy / sum }
     };
-    energies.iter().map(|energy| share(energy) as f32).collect()
+    energies.iter().map(|energy| weight(energy) as f32).collect()
 }
 
 /// Adds what agrees with the sign of Σ τ, weighed.
 struct Erase {
-    cut: Cut,
+    threshold: Threshold,
     weights: Vec<f32>,
 }
 
 impl Map for Erase {
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {
-        Some(Kernel::Sce { cut: self.cut, weights: &self.weights })
+        Some(Kernel::Sce { threshold: self.threshold, weights: &self.weights })
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
-        let mut room = [[0.0; CHUNK]; 2];
-        selected(self.cut, block, |mut chunk| {
-            let [sum, weight] = room.each_mut().map(|r| &mut r[..chunk.len]);
+        let mut scratch = [[0.0; CHUNK]; 2];
+        selected(self.threshold, block, |mut chunk| {
+            let [sum, weight] = scratch.each_mut().map(|r| &mut r[..chunk.len]);
             let out = &mut out[chunk.at..chunk.at + chunk.len];
             chunk.sum(sum);
             out.fill(0.0);
@@ -223,11 +223,11 @@ impl Map for Erase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     fn check(topk: f64, inputs: &[&[f32]], expected: &[f32]) {
         let base = vec![0.0; expected.len()];
-        Merge { settings: &[("select_topk", topk)], base: Some(&base), ..Merge::of(&DEF, inputs) }.gives(expected);
+        Case { settings: &[("select_topk", topk)], base: Some(&base), ..Case::of(&DEF, inputs) }.gives(expected);
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub const DEF: OperatorDef = OperatorDef {
         Interval::ANY,
         (0.0, 1.0),
     )],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 /// Above this cosine the chord is taken instead of the arc.
@@ -49,10 +49,10 @@ pub(super) fn arc(cosine: f64, t: f64) -> [f64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::Merge;
+    use crate::operators::testing::Case;
 
     fn check(t: f64, ends: [&[f32]; 2], expected: &[f32]) {
-        Merge { settings: &[("t", t)], base: Some(ends[0]), ..Merge::of(&DEF, &[ends[1]]) }.gives(expected);
+        Case { settings: &[("t", t)], base: Some(ends[0]), ..Case::of(&DEF, &[ends[1]]) }.gives(expected);
     }
 
     #[test]

@@ -3,22 +3,22 @@
 //! With τi' the trimmed task vectors and di = wi τi': θ0 + λ Σ di, or with election θ0 + λ Σ_{sign di = s} di where
 //! s = sign(Σ di), 0 counting as +. Normalising divides by the weights that took part. A family is a [`Trim`].
 
-use crate::contract::{Block, Grain, Map, Plan, Survey, no_answer};
+use crate::contract::{Block, Granularity, Map, Plan, Reduction, wrong_answer};
+use crate::device::{Gather, Gathered, Kernel, TaskKernel, Trimming, divisor};
 use crate::error::MergeError;
-use crate::gram::subtract;
-use crate::kernel::{Gather, Gathered, Kernel, TaskKernel, Trimming, divisor};
-use crate::lanes::Lanes;
 use crate::params::{Interval, ParamSpec, Params};
+use crate::striped_sum::StripedSum;
+use crate::task_vectors::{CHUNK, subtract};
 use std::collections::BTreeMap;
 
 /// Drops elements of task vectors by setting them to 0, and may scale the others, unless L1 norms are to be restored.
 pub(crate) trait Trim: Send + Sync + 'static {
-    /// Room that is used again from one run to the next.
-    type Room: Default;
+    /// Scratch that is used again from one run to the next.
+    type Scratch: Default;
 
     /// Fills `tau` with a run of the trimmed task vector of an input, `x` − `base`; `offset` is the index in the tensor
     /// of its first element.
-    fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], room: &mut Self::Room);
+    fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], scratch: &mut Self::Scratch);
 
     /// Length of the rows that must be seen whole; `None` where any run will do.
     fn row(&self) -> Option<usize> {
@@ -35,7 +35,7 @@ pub(crate) trait Trim: Send + Sync + 'static {
 pub(crate) struct Keep;
 
 impl Trim for Keep {
-    type Room = ();
+    type Scratch = ();
 
     fn trim(&self, _: usize, _: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
         subtract(x, base, tau);
@@ -77,7 +77,7 @@ impl Task {
     pub(crate) fn plan(self, trim: impl Trim, elements: usize) -> Plan {
         if self.restore {
             let remember = elements / 32 * self.weights.len() <= REMEMBERED;
-            Plan::survey(Norms { task: self, trim, remember })
+            Plan::reduce(Norms { task: self, trim, remember })
         } else {
             Plan::map(TaskMap { task: self, trim, kept: Kept::new() })
         }
@@ -90,7 +90,7 @@ pub(crate) const WEIGHT: ParamSpec =
 
 /// `density`, 1 unless given, for each model.
 pub(crate) const DENSITY: ParamSpec =
-    ParamSpec::number("density", "Share of the task vector that is kept.", Interval::above(0.0, 1.0), (0.1, 1.0))
+    ParamSpec::number("density", "Fraction of the task vector that is kept.", Interval::above(0.0, 1.0), (0.1, 1.0))
         .or(1.0)
         .per_input();
 
@@ -112,20 +112,17 @@ pub(crate) const RESCALE: ParamSpec = ParamSpec::choice(
     "l1",
 );
 
-/// Elements that are trimmed and combined at once.
-const CHUNK: usize = 1024;
-
 /// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of the
 /// chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
 fn trimmed<T: Trim>(trim: &T, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
     let chunk = chunk(trim);
-    let mut room = vec![0.0; block.inputs.len() * chunk.min(block.len())];
-    let mut own = T::Room::default();
+    let mut scratch = vec![0.0; block.inputs.len() * chunk.min(block.len())];
+    let mut own = T::Scratch::default();
     let mut kept = kept.unwrap_or_default();
     for (c, base) in block.base().chunks(chunk).enumerate() {
         let (at, len) = (c * chunk, base.len());
-        let room = &mut room[..block.inputs.len() * len];
-        for (i, (tau, input)) in room.chunks_exact_mut(len).zip(block.inputs).enumerate() {
+        let scratch = &mut scratch[..block.inputs.len() * len];
+        for (i, (tau, input)) in scratch.chunks_exact_mut(len).zip(block.inputs).enumerate() {
             let x = &input[at..at + len];
             match kept.split_at_checked(len.div_ceil(32)) {
                 Some((now, later)) => {
@@ -135,7 +132,7 @@ fn trimmed<T: Trim>(trim: &T, kept: Option<&[u32]>, block: &Block<'_>, mut see: 
                 None => trim.trim(i, block.offset + at, x, base, tau, &mut own),
             }
         }
-        see(at, len, room);
+        see(at, len, scratch);
     }
 }
 
@@ -144,8 +141,8 @@ fn chunk(trim: &impl Trim) -> usize {
     trim.row().unwrap_or(CHUNK).max(1)
 }
 
-fn grain(trim: &impl Trim) -> Grain {
-    if trim.row().is_some() { Grain::Row } else { Grain::Element }
+fn granularity(trim: &impl Trim) -> Granularity {
+    if trim.row().is_some() { Granularity::Row } else { Granularity::Element }
 }
 
 /// Appends a bit for each element, set where it is not 0, in words of 32.
@@ -164,11 +161,11 @@ fn subtract_marked(x: &[f32], base: &[f32], bits: &[u32], tau: &mut [f32]) {
     }
 }
 
-/// Most words of marks that are remembered of a tensor: 32 MiB.
+/// Maximum number of words of marks that are remembered of a tensor: 32 MiB.
 const REMEMBERED: usize = 1 << 23;
 
-/// What a survey kept, a bit for each element, by the offset of the block: trimming by chance is not done twice where
-/// this little memory avoids it. Blocks that are not found are trimmed again.
+/// What a reduction kept, a bit for each element, by the offset of the block. So little memory avoids trimming at random
+/// twice. Blocks that are not found are trimmed again.
 type Kept = BTreeMap<usize, (usize, Vec<u32>)>;
 
 /// L1 norms of the task vectors before and after they are trimmed.
@@ -180,29 +177,29 @@ struct Norms<T> {
 
 #[derive(Default)]
 struct NormSums {
-    norms: Vec<[Lanes; 2]>,
+    norms: Vec<[StripedSum; 2]>,
     kept: Kept,
 }
 
-impl<T: Trim> Survey for Norms<T> {
-    type Partial = NormSums;
+impl<T: Trim> Reduction for Norms<T> {
+    type Accumulator = NormSums;
 
-    fn grain(&self) -> Grain {
-        grain(&self.trim)
+    fn granularity(&self) -> Granularity {
+        granularity(&self.trim)
     }
 
-    fn partial(&self) -> NormSums {
-        NormSums { norms: vec![[Lanes::default(); 2]; self.task.weights.len()], kept: Kept::new() }
+    fn accumulator(&self) -> NormSums {
+        NormSums { norms: vec![[StripedSum::default(); 2]; self.task.weights.len()], kept: Kept::new() }
     }
 
-    fn observe(&self, partial: &mut NormSums, block: &Block<'_>) {
+    fn observe(&self, accumulator: &mut NormSums, block: &Block<'_>) {
         let size = |x: f32| f64::from(x.abs());
-        for ([before, _], input) in partial.norms.iter_mut().zip(block.inputs) {
+        for ([before, _], input) in accumulator.norms.iter_mut().zip(block.inputs) {
             before.add2(block.offset, input, block.base(), |x, base| size(x - base));
         }
         let mut bits = Vec::new();
         trimmed(&self.trim, None, block, |at, len, taus| {
-            for ([_, after], tau) in partial.norms.iter_mut().zip(taus.chunks_exact(len)) {
+            for ([_, after], tau) in accumulator.norms.iter_mut().zip(taus.chunks_exact(len)) {
                 after.add(block.offset + at, tau, size);
                 if self.remember {
                     mark(tau, &mut bits);
@@ -210,20 +207,20 @@ impl<T: Trim> Survey for Norms<T> {
             }
         });
         if self.remember {
-            partial.kept.insert(block.offset, (block.len(), bits));
+            accumulator.kept.insert(block.offset, (block.len(), bits));
         }
     }
 
-    fn join(&self, partial: &mut NormSums, mut later: NormSums) {
-        for ([before, after], [more_before, more_after]) in partial.norms.iter_mut().zip(&later.norms) {
-            before.join(more_before);
-            after.join(more_after);
+    fn combine(&self, accumulator: &mut NormSums, mut later: NormSums) {
+        for ([before, after], [more_before, more_after]) in accumulator.norms.iter_mut().zip(&later.norms) {
+            before.combine(more_before);
+            after.combine(more_after);
         }
-        partial.kept.append(&mut later.kept);
+        accumulator.kept.append(&mut later.kept);
     }
 
     fn finish(self, total: NormSums) -> Result<Plan, MergeError> {
-        let norms: Vec<_> = total.norms.iter().map(|n| n.each_ref().map(Lanes::total)).collect();
+        let norms: Vec<_> = total.norms.iter().map(|n| n.each_ref().map(StripedSum::total)).collect();
         Ok(self.restored(&norms, total.kept))
     }
 
@@ -236,7 +233,7 @@ impl<T: Trim> Survey for Norms<T> {
             Gathered::Sums(sums) if sums.len() == 2 * self.task.weights.len() => {
                 Ok(self.restored(sums.as_chunks().0, Kept::new()))
             }
-            other => Err(no_answer(other)),
+            other => Err(wrong_answer(other)),
         }
     }
 }
@@ -260,8 +257,8 @@ struct TaskMap<T> {
 }
 
 impl<T: Trim> Map for TaskMap<T> {
-    fn grain(&self) -> Grain {
-        grain(&self.trim)
+    fn granularity(&self) -> Granularity {
+        granularity(&self.trim)
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {
@@ -302,9 +299,9 @@ impl Task {
         for (factor, tau) in self.factors.iter().zip(taus.chunks_exact_mut(len)) {
             weigh(tau, *factor, out);
         }
-        let mut room = [[0.0_f32; CHUNK]; 2];
+        let mut scratch = [[0.0_f32; CHUNK]; 2];
         for (start, out) in (0..len).step_by(CHUNK).zip(out.chunks_mut(CHUNK)) {
-            let [merged, weight] = room.each_mut().map(|r| &mut r[..out.len()]);
+            let [merged, weight] = scratch.each_mut().map(|r| &mut r[..out.len()]);
             merged.fill(0.0);
             weight.fill(0.0);
             for (w, d) in self.weights.iter().zip(taus.chunks_exact(len)) {

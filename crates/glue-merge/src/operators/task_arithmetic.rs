@@ -13,21 +13,21 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, normalize(false)],
-    statistic: None,
     plan: |tensor, params| Ok(Task::new(params, false, false).plan(Keep, tensor.len())),
+    ..OperatorDef::DEFAULT
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     #[test]
     fn by_hand() {
         let check = |settings: &[Number], expected: &[f32]| {
             let own: [&[Number]; 2] = [&[("weight", 0.5)], &[("weight", -2.0)]];
             let inputs: [&[f32]; 2] = [&[3.0, 1.0], &[2.0, 0.0]];
-            Merge { settings, own: &own, base: Some(&[1.0, 1.0]), ..Merge::of(&DEF, &inputs) }.gives(expected);
+            Case { settings, own: &own, base: Some(&[1.0, 1.0]), ..Case::of(&DEF, &inputs) }.gives(expected);
         };
         check(&[], &[0.0, 3.0]);
         check(&[("lambda", 0.5)], &[0.5, 2.0]);

@@ -2,14 +2,13 @@
 
 use crate::def::{Operator, OperatorDef};
 use crate::error::MergeError;
-use crate::host::merge_slices_with_statistics;
-use crate::params::Setting;
+use crate::merge::Merge;
 
 /// A key and a number; flags are 0 or 1.
 pub(crate) type Number = (&'static str, f64);
 
 /// What is merged.
-pub(crate) struct Merge<'a> {
+pub(crate) struct Case<'a> {
     pub(crate) def: &'static OperatorDef,
     /// Settings for the tensor or for every input.
     pub(crate) settings: &'a [Number],
@@ -22,21 +21,24 @@ pub(crate) struct Merge<'a> {
     pub(crate) statistics: &'a [&'a [f32]],
 }
 
-impl<'a> Merge<'a> {
+impl<'a> Case<'a> {
     /// Of flat inputs, without a base, settings and statistics.
     pub(crate) fn of(def: &'static OperatorDef, inputs: &'a [&'a [f32]]) -> Self {
         Self { def, settings: &[], own: &[], shape: &[], base: None, inputs, statistics: &[] }
     }
 
     pub(crate) fn run(&self) -> Result<Vec<f32>, MergeError> {
-        let number = |(key, value): &Number| (*key, Setting::Number(*value));
-        let settings: Vec<_> = self.settings.iter().map(number).collect();
-        let own = |i: usize| self.own.get(i).map_or(Vec::new(), |own| own.iter().map(number).collect());
         let operator = Operator::new(self.def);
-        let params = operator.params(&settings, &(0..self.inputs.len()).map(own).collect::<Vec<_>>())?;
+        let all = operator.params(self.inputs.len()).set_all(self.settings.iter().copied());
+        let params = self.own.iter().enumerate().fold(all, |params, (i, own)| params.input(i, own.iter().copied()));
+        let params = params.check()?;
         let flat = [self.inputs[0].len()];
         let shape = if self.shape.is_empty() { &flat } else { self.shape };
-        merge_slices_with_statistics(&operator, &params, shape, self.base, self.inputs, self.statistics)
+        let merge = Merge::new(&operator, &params).shape(shape).inputs(self.inputs).statistics(self.statistics);
+        match self.base {
+            Some(base) => merge.base(base).run(),
+            None => merge.run(),
+        }
     }
 
     /// Checks that the result is `expected`, but for a few roundings of `f32`.

@@ -1,34 +1,34 @@
-//! Trimming of task vectors by exact magnitude cuts.
+//! Trimming of task vectors by exact magnitude thresholds.
 
 use super::task::{Task, Trim};
 use crate::contract::{Block, Plan, TensorSpec};
-use crate::kernel::{Ranking, Trimming};
-use crate::select::{Cut, Keys, select_largest};
+use crate::device::{Ranking, Trimming};
+use crate::select::{Keys, Threshold, select_largest};
 
-/// Keeps the elements between two cuts of |τ|: above the lower one and not above the upper one.
+/// Keeps the elements between two thresholds of |τ|: above the lower one and not above the upper one.
 struct Between {
-    cuts: Vec<[Cut; 2]>,
+    thresholds: Vec<[Threshold; 2]>,
 }
 
 impl Trim for Between {
-    type Room = ();
+    type Scratch = ();
 
     fn trim(&self, input: usize, offset: usize, x: &[f32], base: &[f32], tau: &mut [f32], (): &mut ()) {
-        let [lower, upper] = &self.cuts[input];
-        let lower = lower.runs(offset, tau.len());
-        let upper = upper.runs(offset, tau.len());
+        let [lower, upper] = &self.thresholds[input];
+        let lower = lower.ranges(offset, tau.len());
+        let upper = upper.ranges(offset, tau.len());
         for (above, least) in &lower {
             for (below, end) in &upper {
-                let run = above.start.max(below.start)..above.end.min(below.end);
-                if !run.is_empty() {
-                    keep_between(&x[run.clone()], &base[run.clone()], &mut tau[run], *least, *end);
+                let range = above.start.max(below.start)..above.end.min(below.end);
+                if !range.is_empty() {
+                    keep_between(&x[range.clone()], &base[range.clone()], &mut tau[range], *least, *end);
                 }
             }
         }
     }
 
     fn describe(&self) -> Option<Trimming<'_>> {
-        Some(Trimming::Between(&self.cuts))
+        Some(Trimming::Between(&self.thresholds))
     }
 }
 
@@ -79,11 +79,13 @@ pub(crate) fn trim_by_magnitude(tensor: &TensorSpec<'_>, counts: Vec<[usize; 2]>
         elements,
         Magnitudes { inputs: tensor.n_inputs },
         move |input, _| counts[input].to_vec(),
-        move |cuts| Ok(task.plan(Between { cuts: cuts.iter().map(|c| [c[0], c[1]]).collect() }, elements)),
+        move |thresholds| {
+            Ok(task.plan(Between { thresholds: thresholds.iter().map(|c| [c[0], c[1]]).collect() }, elements))
+        },
     )
 }
 
 /// ⌊share · n⌋.
-pub(crate) fn count(share: f64, n: usize) -> usize {
-    ((share * n as f64) as usize).min(n)
+pub(crate) fn count(fraction: f64, n: usize) -> usize {
+    ((fraction * n as f64) as usize).min(n)
 }

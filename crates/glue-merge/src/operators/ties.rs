@@ -22,8 +22,8 @@ pub const DEF: OperatorDef = OperatorDef {
         normalize(true),
         ParamSpec::flag("rescale", "Restore the L1 norm that each task vector had before it was trimmed.", false),
     ],
-    statistic: None,
     plan,
+    ..OperatorDef::DEFAULT
 };
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -34,12 +34,12 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::testing::{Merge, Number};
+    use crate::operators::testing::{Case, Number};
 
     fn check(settings: &[Number], own: &[&[Number]], expected: &[f32]) {
         let inputs: [&[f32]; 2] = [&[4.0, -3.0, 1.0, 2.0], &[2.0, 5.0, -1.0, 0.5]];
         let base = Some(&[10.0_f32; 4][..]);
-        Merge { settings, own, base, ..Merge::of(&DEF, &inputs.map(add)) }.gives(expected);
+        Case { settings, own, base, ..Case::of(&DEF, &inputs.map(add)) }.gives(expected);
     }
 
     /// θ = θ0 + τ.

@@ -11,9 +11,9 @@
 mod radix;
 mod sample;
 
-use crate::contract::{Block, Grain, Plan, no_answer};
+use crate::contract::{Block, Granularity, Plan, wrong_answer};
+use crate::device::{Gather, Gathered, Ranking};
 use crate::error::MergeError;
-use crate::kernel::{Gather, Gathered, Ranking};
 use std::ops::Range;
 
 /// What elements are ranked by: for each stream, a non-negative `f32` for every element.
@@ -21,9 +21,9 @@ pub trait Keys: Send + Sync {
     /// Number of independent rankings.
     fn streams(&self) -> usize;
 
-    /// What a block must hold. Default: any run of elements.
-    fn grain(&self) -> Grain {
-        Grain::Element
+    /// The pieces that a block must consist of. Default: any range of elements.
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     /// Fills `keys`, which is as long as the block, with the bits of the values of a stream; sign bits clear.
@@ -35,16 +35,16 @@ pub trait Keys: Send + Sync {
     }
 }
 
-/// The border between the elements that are kept and the others.
+/// What separates the elements that are kept from the others: a key, and an index among the elements that equal it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
+pub struct Threshold {
     /// Bits of the threshold.
     pub bits: u32,
     /// Elements that equal the threshold are kept below this index.
     pub index: usize,
 }
 
-impl Cut {
+impl Threshold {
     /// Keeps every element.
     pub const ALL: Self = Self { bits: 0, index: usize::MAX };
     /// Keeps none.
@@ -55,15 +55,15 @@ impl Cut {
         key > self.bits || (key == self.bits && index < self.index)
     }
 
-    /// The runs of a block of `len` elements from `offset` on, each with the least key that is kept in it: a plain
-    /// comparison for the loop inside.
-    pub fn runs(&self, offset: usize, len: usize) -> [(Range<usize>, u32); 2] {
+    /// Both parts of a block of `len` elements from `offset` on, before and after [`Threshold::index`], each with the
+    /// lowest key that is kept in it: a plain comparison for the loop inside.
+    pub fn ranges(&self, offset: usize, len: usize) -> [(Range<usize>, u32); 2] {
         let border = self.index.saturating_sub(offset).min(len);
         [(0..border, self.bits), (border..len, self.bits.saturating_add(1))]
     }
 }
 
-/// What is known of a stream when its counts are asked for.
+/// What is known of a stream when it is decided how many of its largest elements are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Largest {
     /// Number of elements.
@@ -72,20 +72,20 @@ pub struct Largest {
     pub nonzero: usize,
 }
 
-/// A plan that finds, for each stream, where the `counts` largest values end, and then asks `then`.
+/// A plan that finds, for each stream, which elements are the `counts` largest, and then decides by `then`.
 ///
-/// The tensor has `elements` elements, 2³² − 1 at most. `counts` names how many of the largest of a stream are to be
-/// kept: any number of such counts. It is told how many keys are zero, at first as a sample has it and then exactly,
-/// and its last answer holds. `then` receives a [`Cut`] for each, in the same order; exactly the count that was asked
-/// for is kept by it, or all elements when there are fewer. Equal values are taken in index order.
+/// The tensor has `elements` elements, at most 2³² − 1. `counts` says for a stream how many of its largest elements are
+/// kept: any number of such counts. It is called with an estimate of the number of nonzero keys and later with the exact
+/// number; the last answer holds. `then` receives a [`Threshold`] for each count, in the same order, which keeps
+/// exactly so many elements, or all if there are fewer. Equal values are taken in the order of their indices.
 pub fn select_largest<K: Keys + 'static>(
     elements: usize,
     keys: K,
     counts: impl Fn(usize, Largest) -> Vec<usize> + Send + Sync + 'static,
-    then: impl FnOnce(Vec<Vec<Cut>>) -> Result<Plan, MergeError> + Send + Sync + 'static,
+    then: impl FnOnce(Vec<Vec<Threshold>>) -> Result<Plan, MergeError> + Send + Sync + 'static,
 ) -> Plan {
     let question = Question { keys, elements, counts: Box::new(counts), then: Box::new(then) };
-    if elements >= sample::WORTHWHILE && question.keys.grain() == Grain::Element {
+    if elements >= sample::WORTHWHILE && question.keys.granularity() == Granularity::Element {
         sample::plan(question)
     } else {
         radix::plan(question)
@@ -108,27 +108,27 @@ impl<K: Keys> Question<K> {
 
     fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
         match gathered {
-            Gathered::Cuts(cuts) if cuts.len() == self.keys.streams() => (self.then)(cuts),
-            other => Err(no_answer(&other)),
+            Gathered::Thresholds(thresholds) if thresholds.len() == self.keys.streams() => (self.then)(thresholds),
+            other => Err(wrong_answer(&other)),
         }
     }
 }
 
 type Counts = Box<dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync>;
-type Then = Box<dyn FnOnce(Vec<Vec<Cut>>) -> Result<Plan, MergeError> + Send + Sync>;
+type Then = Box<dyn FnOnce(Vec<Vec<Threshold>>) -> Result<Plan, MergeError> + Send + Sync>;
 
-/// The cut for a count that needs no search, if it is one.
-fn trivial(count: usize, elements: usize) -> Option<Cut> {
+/// The threshold for a count that needs no search.
+fn trivial(count: usize, elements: usize) -> Option<Threshold> {
     match count {
-        0 => Some(Cut::NONE),
-        _ if count >= elements => Some(Cut::ALL),
+        0 => Some(Threshold::NONE),
+        _ if count >= elements => Some(Threshold::ALL),
         _ => None,
     }
 }
 
 /// The keys of a stream.
-fn fill<'a>(keys: &impl Keys, stream: usize, block: &Block<'_>, room: &'a mut Vec<u32>) -> &'a [u32] {
-    room.resize(block.len(), 0);
-    keys.keys(stream, block, room);
-    room
+fn fill<'a>(keys: &impl Keys, stream: usize, block: &Block<'_>, scratch: &'a mut Vec<u32>) -> &'a [u32] {
+    scratch.resize(block.len(), 0);
+    keys.keys(stream, block, scratch);
+    scratch
 }

@@ -4,10 +4,10 @@
 //! lies: that is the threshold, exactly. Where more elements equal it than may be kept, a third pass counts them by
 //! block, and a look into one block finds where the count is reached.
 
-use super::{Cut, Keys, Largest, Question, Then, fill, trivial};
-use crate::contract::{Block, Grain, Plan, Survey};
+use super::{Keys, Largest, Question, Then, Threshold, fill, trivial};
+use crate::contract::{Block, Granularity, Plan, Reduction};
+use crate::device::{Gather, Gathered};
 use crate::error::MergeError;
-use crate::kernel::{Gather, Gathered};
 use std::ops::Range;
 
 /// Bits of a key below its bucket.
@@ -19,7 +19,7 @@ const WAYS: usize = 4;
 
 /// The selection by histograms.
 pub(super) fn plan<K: Keys + 'static>(question: Question<K>) -> Plan {
-    Plan::survey(Buckets(question))
+    Plan::reduce(Buckets(question))
 }
 
 /// One border that is looked for.
@@ -34,21 +34,21 @@ struct Target {
     /// All of its bits.
     bits: u32,
     /// The answer.
-    cut: Option<Cut>,
+    threshold: Option<Threshold>,
 }
 
-/// Hands the cuts over, by stream.
+/// Hands the thresholds over, by stream.
 fn answer(targets: Vec<Target>, streams: usize, then: Then) -> Result<Plan, MergeError> {
-    let mut cuts = vec![Vec::new(); streams];
+    let mut thresholds = vec![Vec::new(); streams];
     for target in targets {
-        cuts[target.stream].push(target.cut.unwrap_or(Cut { bits: target.bits, index: usize::MAX }));
+        thresholds[target.stream].push(target.threshold.unwrap_or(Threshold { bits: target.bits, index: usize::MAX }));
     }
-    then(cuts)
+    then(thresholds)
 }
 
 /// The targets without an answer, by stream.
 fn open(targets: &[Target], stream: usize) -> impl Iterator<Item = (usize, &Target)> {
-    targets.iter().enumerate().filter(move |(_, t)| t.stream == stream && t.cut.is_none())
+    targets.iter().enumerate().filter(move |(_, t)| t.stream == stream && t.threshold.is_none())
 }
 
 /// From the last bin down, the first whose running total reaches `count`, with the total above it.
@@ -63,19 +63,19 @@ fn descend(bins: impl DoubleEndedIterator<Item = usize> + ExactSizeIterator, cou
     (0, above)
 }
 
-/// Histograms, and room for the keys of a block.
+/// Histograms, and scratch for the keys of a block.
 struct Histograms {
     bins: Vec<u32>,
     zeros: Vec<usize>,
-    room: Vec<u32>,
+    scratch: Vec<u32>,
 }
 
 impl Histograms {
     fn new(bins: usize, streams: usize) -> Self {
-        Self { bins: vec![0; bins], zeros: vec![0; streams], room: Vec::new() }
+        Self { bins: vec![0; bins], zeros: vec![0; streams], scratch: Vec::new() }
     }
 
-    fn join(&mut self, later: &Self) {
+    fn combine(&mut self, later: &Self) {
         self.bins.iter_mut().zip(&later.bins).for_each(|(bin, more)| *bin += more);
         self.zeros.iter_mut().zip(&later.zeros).for_each(|(n, more)| *n += more);
     }
@@ -84,25 +84,25 @@ impl Histograms {
 /// First pass: a histogram of the upper bits for each stream.
 struct Buckets<K>(Question<K>);
 
-impl<K: Keys + 'static> Survey for Buckets<K> {
-    type Partial = Histograms;
+impl<K: Keys + 'static> Reduction for Buckets<K> {
+    type Accumulator = Histograms;
 
-    fn grain(&self) -> Grain {
-        self.0.keys.grain()
+    fn granularity(&self) -> Granularity {
+        self.0.keys.granularity()
     }
 
     fn order_free(&self) -> bool {
         true
     }
 
-    fn partial(&self) -> Histograms {
+    fn accumulator(&self) -> Histograms {
         Histograms::new(self.0.keys.streams() * WAYS * BUCKETS, self.0.keys.streams())
     }
 
-    fn observe(&self, partial: &mut Histograms, block: &Block<'_>) {
-        let Histograms { bins, zeros, room } = partial;
+    fn observe(&self, accumulator: &mut Histograms, block: &Block<'_>) {
+        let Histograms { bins, zeros, scratch } = accumulator;
         for (stream, bins) in bins.chunks_exact_mut(WAYS * BUCKETS).enumerate() {
-            let keys = fill(&self.0.keys, stream, block, room);
+            let keys = fill(&self.0.keys, stream, block, scratch);
             zeros[stream] += keys.iter().map(|k| u32::from(*k == 0)).sum::<u32>() as usize;
             let fours = keys.chunks_exact(WAYS);
             for key in fours.remainder() {
@@ -116,8 +116,8 @@ impl<K: Keys + 'static> Survey for Buckets<K> {
         }
     }
 
-    fn join(&self, partial: &mut Histograms, later: Histograms) {
-        partial.join(&later);
+    fn combine(&self, accumulator: &mut Histograms, later: Histograms) {
+        accumulator.combine(&later);
     }
 
     fn finish(self, total: Histograms) -> Result<Plan, MergeError> {
@@ -126,16 +126,16 @@ impl<K: Keys + 'static> Survey for Buckets<K> {
             let bin = |b: usize| (0..WAYS).map(|way| ways[way * BUCKETS + b] as usize).sum::<usize>();
             let elements = (0..BUCKETS).map(bin).sum();
             for count in (self.0.counts)(stream, Largest { elements, nonzero: elements - total.zeros[stream] }) {
-                let cut = trivial(count, elements);
+                let threshold = trivial(count, elements);
                 let (bucket, above) = descend((0..BUCKETS).map(bin), count);
-                targets.push(Target { stream, count, above, bucket: bucket as u32, bits: 0, cut });
+                targets.push(Target { stream, count, above, bucket: bucket as u32, bits: 0, threshold });
             }
         }
         let streams = self.0.keys.streams();
-        if targets.iter().all(|t| t.cut.is_some()) {
+        if targets.iter().all(|t| t.threshold.is_some()) {
             return answer(targets, streams, self.0.then);
         }
-        Ok(Plan::survey(Lows { keys: self.0.keys, targets, then: self.0.then }))
+        Ok(Plan::reduce(Lows { keys: self.0.keys, targets, then: self.0.then }))
     }
 
     fn describe(&self) -> Option<Gather<'_>> {
@@ -154,28 +154,28 @@ struct Lows<K> {
     then: Then,
 }
 
-impl<K: Keys + 'static> Survey for Lows<K> {
-    type Partial = Histograms;
+impl<K: Keys + 'static> Reduction for Lows<K> {
+    type Accumulator = Histograms;
 
-    fn grain(&self) -> Grain {
-        self.keys.grain()
+    fn granularity(&self) -> Granularity {
+        self.keys.granularity()
     }
 
     fn order_free(&self) -> bool {
         true
     }
 
-    fn partial(&self) -> Histograms {
+    fn accumulator(&self) -> Histograms {
         Histograms::new(self.targets.len() * LOWS, 0)
     }
 
-    fn observe(&self, partial: &mut Histograms, block: &Block<'_>) {
-        let Histograms { bins, room, .. } = partial;
+    fn observe(&self, accumulator: &mut Histograms, block: &Block<'_>) {
+        let Histograms { bins, scratch, .. } = accumulator;
         for stream in 0..self.keys.streams() {
             if open(&self.targets, stream).next().is_none() {
                 continue;
             }
-            let keys = fill(&self.keys, stream, block, room);
+            let keys = fill(&self.keys, stream, block, scratch);
             for (t, target) in open(&self.targets, stream) {
                 let bins = &mut bins[t * LOWS..][..LOWS];
                 // Few elements lie in the bucket: many are looked at at once, and closer only where there is one.
@@ -190,27 +190,27 @@ impl<K: Keys + 'static> Survey for Lows<K> {
         }
     }
 
-    fn join(&self, partial: &mut Histograms, later: Histograms) {
-        partial.join(&later);
+    fn combine(&self, accumulator: &mut Histograms, later: Histograms) {
+        accumulator.combine(&later);
     }
 
     fn finish(mut self, total: Histograms) -> Result<Plan, MergeError> {
         for (target, bins) in self.targets.iter_mut().zip(total.bins.chunks_exact(LOWS)) {
-            if target.cut.is_some() {
+            if target.threshold.is_some() {
                 continue;
             }
             let (low, above) = descend(bins.iter().map(|n| *n as usize), target.count - target.above);
             target.above += above;
             target.bits = target.bucket << LOW | low as u32;
             if target.count - target.above == bins[low] as usize {
-                target.cut = Some(Cut { bits: target.bits, index: usize::MAX });
+                target.threshold = Some(Threshold { bits: target.bits, index: usize::MAX });
             }
         }
         let streams = self.keys.streams();
-        if self.targets.iter().all(|t| t.cut.is_some()) {
+        if self.targets.iter().all(|t| t.threshold.is_some()) {
             return answer(self.targets, streams, self.then);
         }
-        Ok(Plan::survey(Ties { keys: self.keys, targets: self.targets, then: self.then }))
+        Ok(Plan::reduce(Ties { keys: self.keys, targets: self.targets, then: self.then }))
     }
 }
 
@@ -225,36 +225,36 @@ struct Ties<K> {
 #[derive(Default)]
 struct TieCounts {
     blocks: Vec<(Range<usize>, Vec<u32>)>,
-    room: Vec<u32>,
+    scratch: Vec<u32>,
 }
 
-impl<K: Keys + 'static> Survey for Ties<K> {
-    type Partial = TieCounts;
+impl<K: Keys + 'static> Reduction for Ties<K> {
+    type Accumulator = TieCounts;
 
-    fn grain(&self) -> Grain {
-        self.keys.grain()
+    fn granularity(&self) -> Granularity {
+        self.keys.granularity()
     }
 
-    fn partial(&self) -> TieCounts {
+    fn accumulator(&self) -> TieCounts {
         TieCounts::default()
     }
 
-    fn observe(&self, partial: &mut TieCounts, block: &Block<'_>) {
+    fn observe(&self, accumulator: &mut TieCounts, block: &Block<'_>) {
         let mut counts = vec![0; self.targets.len()];
         for stream in 0..self.keys.streams() {
             if open(&self.targets, stream).next().is_none() {
                 continue;
             }
-            let keys = fill(&self.keys, stream, block, &mut partial.room);
+            let keys = fill(&self.keys, stream, block, &mut accumulator.scratch);
             for (t, target) in open(&self.targets, stream) {
                 counts[t] = keys.iter().map(|key| u32::from(*key == target.bits)).sum();
             }
         }
-        partial.blocks.push((block.offset..block.offset + block.len(), counts));
+        accumulator.blocks.push((block.offset..block.offset + block.len(), counts));
     }
 
-    fn join(&self, partial: &mut TieCounts, mut later: TieCounts) {
-        partial.blocks.append(&mut later.blocks);
+    fn combine(&self, accumulator: &mut TieCounts, mut later: TieCounts) {
+        accumulator.blocks.append(&mut later.blocks);
     }
 
     fn finish(self, total: TieCounts) -> Result<Plan, MergeError> {
@@ -262,7 +262,7 @@ impl<K: Keys + 'static> Survey for Ties<K> {
         for (t, target) in self.targets.iter().enumerate() {
             let mut wanted = target.count - target.above;
             let mut found = None;
-            if target.cut.is_none() {
+            if target.threshold.is_none() {
                 for (range, counts) in &total.blocks {
                     if wanted <= counts[t] as usize {
                         found = Some(LastTie { block: range.clone(), wanted });
@@ -273,7 +273,7 @@ impl<K: Keys + 'static> Survey for Ties<K> {
             }
             last.push(found);
         }
-        Ok(Plan::survey(Borders { keys: self.keys, targets: self.targets, last, then: self.then }))
+        Ok(Plan::reduce(Borders { keys: self.keys, targets: self.targets, last, then: self.then }))
     }
 }
 
@@ -291,12 +291,12 @@ struct Borders<K> {
     then: Then,
 }
 
-impl<K: Keys + 'static> Survey for Borders<K> {
+impl<K: Keys + 'static> Reduction for Borders<K> {
     /// For each target, how many ties were seen and the border once it is found.
-    type Partial = Vec<(usize, Option<usize>)>;
+    type Accumulator = Vec<(usize, Option<usize>)>;
 
-    fn grain(&self) -> Grain {
-        self.keys.grain()
+    fn granularity(&self) -> Granularity {
+        self.keys.granularity()
     }
 
     fn ranges(&self) -> Option<Vec<Range<usize>>> {
@@ -306,18 +306,18 @@ impl<K: Keys + 'static> Survey for Borders<K> {
         Some(ranges)
     }
 
-    fn partial(&self) -> Self::Partial {
+    fn accumulator(&self) -> Self::Accumulator {
         vec![(0, None); self.targets.len()]
     }
 
-    fn observe(&self, partial: &mut Self::Partial, block: &Block<'_>) {
-        let mut room = Vec::new();
+    fn observe(&self, accumulator: &mut Self::Accumulator, block: &Block<'_>) {
+        let mut scratch = Vec::new();
         for (t, (target, last)) in self.targets.iter().zip(&self.last).enumerate() {
             let Some(last) = last.as_ref().filter(|l| l.block.contains(&block.offset)) else {
                 continue;
             };
-            let (seen, border) = &mut partial[t];
-            for (j, key) in fill(&self.keys, target.stream, block, &mut room).iter().enumerate() {
+            let (seen, border) = &mut accumulator[t];
+            for (j, key) in fill(&self.keys, target.stream, block, &mut scratch).iter().enumerate() {
                 if *key == target.bits {
                     *seen += 1;
                     if *seen == last.wanted {
@@ -328,16 +328,16 @@ impl<K: Keys + 'static> Survey for Borders<K> {
         }
     }
 
-    fn join(&self, partial: &mut Self::Partial, later: Self::Partial) {
-        for ((_, border), (_, found)) in partial.iter_mut().zip(later) {
+    fn combine(&self, accumulator: &mut Self::Accumulator, later: Self::Accumulator) {
+        for ((_, border), (_, found)) in accumulator.iter_mut().zip(later) {
             *border = border.or(found);
         }
     }
 
-    fn finish(mut self, borders: Self::Partial) -> Result<Plan, MergeError> {
+    fn finish(mut self, borders: Self::Accumulator) -> Result<Plan, MergeError> {
         for (target, (_, border)) in self.targets.iter_mut().zip(borders) {
             if let Some(index) = border {
-                target.cut = Some(Cut { bits: target.bits, index });
+                target.threshold = Some(Threshold { bits: target.bits, index });
             }
         }
         answer(self.targets, self.keys.streams(), self.then)

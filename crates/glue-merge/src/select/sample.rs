@@ -5,28 +5,28 @@
 //! selected, by falling key and rising index, which gives threshold and border at once. The counts tell when the
 //! threshold is not in the bracket after all.
 
-use super::{Cut, Keys, Largest, Question, fill, radix, trivial};
-use crate::contract::{Block, Plan, Survey};
+use super::{Keys, Largest, Question, Threshold, fill, radix, trivial};
+use crate::contract::{Block, Granularity, Plan, Reduction};
+use crate::device::{Gather, Gathered};
 use crate::error::MergeError;
-use crate::kernel::{Gather, Gathered};
 use std::ops::Range;
 
 /// Elements from which on a sample pays.
 pub(super) const WORTHWHILE: usize = 1 << 19;
 
-/// Runs of neighbouring elements that are looked at, evenly spaced, and elements of each.
-const RUNS: usize = 256;
-const RUN: usize = 64;
+/// Ranges of neighbouring elements that are sampled, evenly spaced, and elements of each.
+const RANGES: usize = 256;
+const RANGE_LEN: usize = 64;
 
-/// Margin on either side of the threshold, as a share of the elements.
+/// Margin on either side of the threshold, as a fraction of the elements.
 const MARGIN: f64 = 0.015;
 
-/// Most elements inside a bracket that are collected: 8 MiB for each target.
+/// Maximum number of elements inside a bracket that are collected: 8 MiB for each target.
 const FEW: usize = 1 << 20;
 
 /// The selection by a sample.
 pub(super) fn plan<K: Keys + 'static>(question: Question<K>) -> Plan {
-    Plan::survey(Sample(question))
+    Plan::reduce(Sample(question))
 }
 
 /// A look at a few elements.
@@ -35,37 +35,37 @@ struct Sample<K>(Question<K>);
 /// Keys of each stream, in any order.
 struct Sampled {
     keys: Vec<Vec<u32>>,
-    room: Vec<u32>,
+    scratch: Vec<u32>,
 }
 
-impl<K: Keys + 'static> Survey for Sample<K> {
-    type Partial = Sampled;
+impl<K: Keys + 'static> Reduction for Sample<K> {
+    type Accumulator = Sampled;
 
-    fn grain(&self) -> crate::contract::Grain {
-        self.0.keys.grain()
+    fn granularity(&self) -> Granularity {
+        self.0.keys.granularity()
     }
 
     fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        let starts = (0..RUNS).map(|r| r * (self.0.elements / RUNS));
-        Some(starts.map(|start| start..start + RUN).collect())
+        let starts = (0..RANGES).map(|r| r * (self.0.elements / RANGES));
+        Some(starts.map(|start| start..start + RANGE_LEN).collect())
     }
 
     fn order_free(&self) -> bool {
         true
     }
 
-    fn partial(&self) -> Sampled {
-        Sampled { keys: vec![Vec::new(); self.0.keys.streams()], room: Vec::new() }
+    fn accumulator(&self) -> Sampled {
+        Sampled { keys: vec![Vec::new(); self.0.keys.streams()], scratch: Vec::new() }
     }
 
-    fn observe(&self, partial: &mut Sampled, block: &Block<'_>) {
-        for (stream, seen) in partial.keys.iter_mut().enumerate() {
-            seen.extend_from_slice(fill(&self.0.keys, stream, block, &mut partial.room));
+    fn observe(&self, accumulator: &mut Sampled, block: &Block<'_>) {
+        for (stream, seen) in accumulator.keys.iter_mut().enumerate() {
+            seen.extend_from_slice(fill(&self.0.keys, stream, block, &mut accumulator.scratch));
         }
     }
 
-    fn join(&self, partial: &mut Sampled, later: Sampled) {
-        for (seen, more) in partial.keys.iter_mut().zip(later.keys) {
+    fn combine(&self, accumulator: &mut Sampled, later: Sampled) {
+        for (seen, more) in accumulator.keys.iter_mut().zip(later.keys) {
             seen.extend(more);
         }
     }
@@ -83,10 +83,11 @@ impl<K: Keys + 'static> Survey for Sample<K> {
             }
         }
         Ok(match few {
-            true => Plan::survey(Collect { brackets, question: self.0 }),
+            true => Plan::reduce(Collect { brackets, question: self.0 }),
             false => radix::plan(self.0),
         })
     }
+
     fn describe(&self) -> Option<Gather<'_>> {
         self.0.describe()
     }
@@ -96,7 +97,7 @@ impl<K: Keys + 'static> Survey for Sample<K> {
     }
 }
 
-/// A run of keys, both ends among them.
+/// A range of keys, both ends included.
 #[derive(Clone, Copy)]
 struct Bracket {
     low: u32,
@@ -110,11 +111,11 @@ impl Bracket {
             return Self { low: 1, high: 0 };
         }
         let last = seen.len() - 1;
-        let mut key_at = |share: f64| *seen.select_nth_unstable((share.clamp(0.0, 1.0) * last as f64) as usize).1;
-        let share = 1.0 - count as f64 / elements as f64;
+        let mut key_at = |fraction: f64| *seen.select_nth_unstable((fraction.clamp(0.0, 1.0) * last as f64) as usize).1;
+        let fraction = 1.0 - count as f64 / elements as f64;
         // Beyond the ends of the sample anything may lie.
-        let low = if share <= MARGIN { 0 } else { key_at(share - MARGIN) };
-        let high = if share + MARGIN >= 1.0 { u32::MAX } else { key_at(share + MARGIN) };
+        let low = if fraction <= MARGIN { 0 } else { key_at(fraction - MARGIN) };
+        let high = if fraction + MARGIN >= 1.0 { u32::MAX } else { key_at(fraction + MARGIN) };
         Self { low, high }
     }
 
@@ -140,7 +141,7 @@ struct Collected {
     /// For each stream, how many keys are 0.
     zeros: Vec<usize>,
     elements: usize,
-    room: Vec<u32>,
+    scratch: Vec<u32>,
 }
 
 /// Bits of an index in a collected number.
@@ -154,18 +155,18 @@ fn parts(collected: u64) -> (u32, usize) {
     (!(collected >> INDEX) as u32 & 0x7FFF_FFFF, (collected & ((1 << INDEX) - 1)) as usize)
 }
 
-impl<K: Keys + 'static> Survey for Collect<K> {
-    type Partial = Collected;
+impl<K: Keys + 'static> Reduction for Collect<K> {
+    type Accumulator = Collected;
 
-    fn grain(&self) -> crate::contract::Grain {
-        self.question.keys.grain()
+    fn granularity(&self) -> Granularity {
+        self.question.keys.granularity()
     }
 
     fn order_free(&self) -> bool {
         true
     }
 
-    fn partial(&self) -> Collected {
+    fn accumulator(&self) -> Collected {
         Collected {
             above: vec![0; self.brackets.len()],
             inside: vec![Vec::new(); self.brackets.len()],
@@ -174,46 +175,46 @@ impl<K: Keys + 'static> Survey for Collect<K> {
         }
     }
 
-    fn observe(&self, partial: &mut Collected, block: &Block<'_>) {
-        partial.elements += block.len();
+    fn observe(&self, accumulator: &mut Collected, block: &Block<'_>) {
+        accumulator.elements += block.len();
         for stream in 0..self.question.keys.streams() {
-            let keys = fill(&self.question.keys, stream, block, &mut partial.room);
-            partial.zeros[stream] += keys.iter().map(|key| u32::from(*key == 0)).sum::<u32>() as usize;
+            let keys = fill(&self.question.keys, stream, block, &mut accumulator.scratch);
+            accumulator.zeros[stream] += keys.iter().map(|key| u32::from(*key == 0)).sum::<u32>() as usize;
             for (t, (_, bracket)) in self.brackets.iter().enumerate().filter(|(_, (s, _))| *s == stream) {
-                partial.above[t] += keys.iter().map(|key| u32::from(*key > bracket.high)).sum::<u32>() as usize;
-                collect(keys, block.offset, *bracket, &mut partial.inside[t]);
+                accumulator.above[t] += keys.iter().map(|key| u32::from(*key > bracket.high)).sum::<u32>() as usize;
+                collect(keys, block.offset, *bracket, &mut accumulator.inside[t]);
             }
         }
     }
 
-    fn join(&self, partial: &mut Collected, later: Collected) {
-        partial.elements += later.elements;
-        partial.above.iter_mut().zip(later.above).for_each(|(n, more)| *n += more);
-        partial.zeros.iter_mut().zip(later.zeros).for_each(|(n, more)| *n += more);
-        partial.inside.iter_mut().zip(later.inside).for_each(|(all, mut more)| all.append(&mut more));
+    fn combine(&self, accumulator: &mut Collected, later: Collected) {
+        accumulator.elements += later.elements;
+        accumulator.above.iter_mut().zip(later.above).for_each(|(n, more)| *n += more);
+        accumulator.zeros.iter_mut().zip(later.zeros).for_each(|(n, more)| *n += more);
+        accumulator.inside.iter_mut().zip(later.inside).for_each(|(all, mut more)| all.append(&mut more));
     }
 
     fn finish(self, mut total: Collected) -> Result<Plan, MergeError> {
         let elements = total.elements;
-        let mut cuts = vec![Vec::new(); total.zeros.len()];
+        let mut thresholds = vec![Vec::new(); total.zeros.len()];
         let mut t = 0;
-        for (stream, cuts) in cuts.iter_mut().enumerate() {
+        for (stream, thresholds) in thresholds.iter_mut().enumerate() {
             let known = Largest { elements, nonzero: elements - total.zeros[stream] };
             for count in (self.question.counts)(stream, known) {
                 let (above, inside) = (total.above[t], &mut total.inside[t]);
                 t += 1;
-                let cut = trivial(count, elements).or_else(|| {
+                let threshold = trivial(count, elements).or_else(|| {
                     let place = count.checked_sub(above + 1).filter(|place| *place < inside.len())?;
                     let (bits, index) = parts(*inside.select_nth_unstable(place).1);
-                    Some(Cut { bits, index: index + 1 })
+                    Some(Threshold { bits, index: index + 1 })
                 });
-                match cut {
-                    Some(cut) => cuts.push(cut),
+                match threshold {
+                    Some(threshold) => thresholds.push(threshold),
                     None => return Ok(radix::plan(self.question)),
                 }
             }
         }
-        (self.question.then)(cuts)
+        (self.question.then)(thresholds)
     }
 }
 

@@ -1,18 +1,19 @@
 //! What a user reads when settings or operands are refused.
 
-use glue_merge::{Registry, Setting, merge_slices};
+use glue_merge::{Merge, Registry, Setting};
 
 type Given<'a> = &'a [(&'a str, Setting)];
 
 /// The message when the operator is given `settings` for all inputs and `own` for each.
 fn refused(operator: &str, settings: Given<'_>, own: &[Given<'_>]) -> String {
-    let own: Vec<_> = own.iter().map(|given| given.to_vec()).collect();
     let operator = Registry::builtin().operator(operator, None).unwrap();
-    operator.params(settings, &own).unwrap_err().to_string()
+    let all = operator.params(own.len()).set_all(settings.to_vec());
+    let params = own.iter().enumerate().fold(all, |params, (i, own)| params.input(i, own.to_vec()));
+    params.check().unwrap_err().to_string()
 }
 
-const fn number(x: f64) -> Setting {
-    Setting::Number(x)
+fn number(x: f64) -> Setting {
+    x.into()
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn values_are_refused_with_what_is_allowed() {
     check(
         "dare_ties",
         "rescale",
-        Setting::Text("l2".into()),
+        "l2".into(),
         "dare_ties: `rescale` must be one of l1, inverse, none; true means l1; false means none, found `l2`",
     );
     let steps = [("max_iter", number(2.5))];
@@ -64,17 +65,32 @@ fn values_are_refused_with_what_is_allowed() {
 #[test]
 fn values_for_all_stand_in_where_an_input_has_none() {
     let operator = Registry::builtin().operator("linear", None).unwrap();
-    let own = [vec![("weight", number(3.0))], vec![]];
-    let params = operator.params(&[("weight", number(1.0))], &own).unwrap();
+    let params = operator.params(2).input(0, [("weight", 3.0)]).set("weight", 1.0).check().unwrap();
     assert_eq!(params.input_numbers("weight"), [3.0, 1.0]);
     assert!(params.flag("normalize"));
-    let rescale = |setting| {
+    let rescale = |setting: Setting| {
         let operator = Registry::builtin().operator("dare_linear", None).unwrap();
-        operator.params(&[("weight", number(1.0)), ("rescale", setting)], &[vec![]]).unwrap().word("rescale")
+        operator.params(1).set("weight", 1.0).set("rescale", setting).check().unwrap().word("rescale")
     };
-    assert_eq!(rescale(Setting::Flag(true)), "l1");
-    assert_eq!(rescale(Setting::Flag(false)), "none");
-    assert_eq!(rescale(Setting::Text("inverse".into())), "inverse");
+    assert_eq!(rescale(true.into()), "l1");
+    assert_eq!(rescale(false.into()), "none");
+    assert_eq!(rescale("inverse".into()), "inverse");
+}
+
+#[test]
+fn what_is_set_twice_has_the_later_value() {
+    let operator = Registry::builtin().operator("ties", None).unwrap();
+    let params = operator.params(2).set("weight", 1.0).set("weight", 0.5).input(1, [("weight", 2.0)]);
+    assert_eq!(params.clone().check().unwrap().input_numbers("weight"), [0.5, 2.0]);
+    assert_eq!(params.each("weight", [3.0, 4.0]).check().unwrap().input_numbers("weight"), [3.0, 4.0]);
+}
+
+#[test]
+fn numbers_of_every_type_are_settings() {
+    for setting in [Setting::from(2.0_f64), 2.0_f32.into(), 2.into(), 2_i64.into(), 2_usize.into()] {
+        assert_eq!(setting, Setting::Number(2.0));
+    }
+    assert_eq!(Setting::from("l1".to_string()), Setting::Text("l1".into()));
 }
 
 #[test]
@@ -82,11 +98,13 @@ fn operands_are_refused_in_words() {
     let check = |operator, inputs: usize, base: Option<&[f32]>, expected: &str| {
         let operator = Registry::builtin().operator(operator, None).unwrap();
         let required = ["weight", "t"].iter().filter(|key| operator.specs().any(|s| s.name == **key));
-        let settings: Vec<_> = required.map(|key| (*key, number(0.5))).collect();
-        let params = operator.params(&settings, &vec![vec![]; inputs]).unwrap();
-        let inputs = vec![&[1.0_f32][..]; inputs];
-        let refused = merge_slices(&operator, &params, &[1], base, &inputs).unwrap_err();
-        assert_eq!(refused.to_string(), expected);
+        let params = operator.params(inputs).set_all(required.map(|key| (*key, 0.5))).check().unwrap();
+        let merge = Merge::new(&operator, &params).inputs(vec![&[1.0_f32]; inputs]);
+        let refused = match base {
+            Some(base) => merge.base(base).run(),
+            None => merge.run(),
+        };
+        assert_eq!(refused.unwrap_err().to_string(), expected);
     };
     let base = Some(&[0.0_f32][..]);
     check("ties", 2, None, "ties needs a base model, none is given");

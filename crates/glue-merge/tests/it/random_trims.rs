@@ -1,28 +1,9 @@
 //! Statistics of the operators that drop elements at random. Five standard deviations are allowed everywhere: less
 //! than one seed in a million would fail, and the seeds are fixed.
 
-use glue_merge::{BoxError, Driver, Operand, Params, Registry, Setting, Sink, Source, TensorSpec};
-use std::ops::Range;
-use std::sync::Mutex;
+use glue_merge::{Merge, Registry};
 
-/// Task vectors on a base of zeros.
-struct Taus<'a>(&'a [f32], Mutex<Vec<f32>>);
-
-impl Source for Taus<'_> {
-    fn read<'a>(&'a self, from: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
-        buffer.fill(0.0);
-        Ok(if from == Operand::Base { buffer } else { &self.0[range] })
-    }
-}
-
-impl Sink for Taus<'_> {
-    fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
-        self.1.lock().unwrap()[offset..offset + values.len()].copy_from_slice(values);
-        Ok(())
-    }
-}
-
-struct Merge<'a> {
+struct Case<'a> {
     operator: &'a str,
     density: f64,
     rescale: &'a str,
@@ -33,7 +14,7 @@ struct Merge<'a> {
     weights: &'a [f64],
 }
 
-impl Default for Merge<'_> {
+impl Default for Case<'_> {
     fn default() -> Self {
         Self {
             operator: "dare_linear",
@@ -47,26 +28,15 @@ impl Default for Merge<'_> {
     }
 }
 
-impl Merge<'_> {
-    /// What is left of a task vector.
+impl Case<'_> {
+    /// What remains of a task vector, on a base of zeros.
     fn of(&self, tau: &[f32]) -> Vec<f32> {
         let operator = Registry::builtin().operator(self.operator, None).unwrap();
-        let settings = [("density", Setting::Number(self.density)), ("rescale", Setting::Text(self.rescale.into()))];
-        let own: Vec<_> = self.weights.iter().map(|w| vec![("weight", Setting::Number(*w))]).collect();
-        let params: Params = operator.params(&settings, &own).unwrap();
-        let tensor = TensorSpec {
-            name: self.name,
-            shape: self.shape,
-            has_base: true,
-            n_inputs: self.weights.len(),
-            layer: None,
-            seed: self.seed,
-            statistic: None,
-        };
-        let taus = Taus(tau, Mutex::new(vec![0.0; tau.len()]));
-        let plan = operator.plan(&tensor, &params).unwrap();
-        Driver::default().run(plan, &tensor, &taus, &taus).unwrap();
-        taus.1.into_inner().unwrap()
+        let params = operator.params(self.weights.len()).set("density", self.density).set("rescale", self.rescale);
+        let params = params.each("weight", self.weights.iter().copied()).check().unwrap();
+        let base = vec![0.0; tau.len()];
+        let merge = Merge::new(&operator, &params).tensor(self.name).shape(self.shape).seed(self.seed);
+        merge.base(&base).inputs(vec![tau; self.weights.len()]).run().unwrap()
     }
 }
 
@@ -87,9 +57,9 @@ fn mean(x: &[f32]) -> f64 {
 const N: usize = 100_000;
 
 #[test]
-fn dare_keeps_its_share_and_leaves_the_rest_alone() {
+fn dare_keeps_its_density_and_leaves_the_rest_alone() {
     for density in [0.01, 0.3, 0.9] {
-        let merged = Merge { density, ..Merge::default() }.of(&vec![2.5; N]);
+        let merged = Case { density, ..Case::default() }.of(&vec![2.5; N]);
         binomial("dare", kept(&merged), N, density);
         assert!(merged.iter().all(|x| *x == 0.0 || *x == 2.5));
     }
@@ -99,12 +69,12 @@ fn dare_keeps_its_share_and_leaves_the_rest_alone() {
 fn dare_rescales_by_the_probability_or_to_the_norm() {
     let tau: Vec<f32> = (0..N).map(|j| 1.0 + (j % 7) as f32).collect();
     let p = 0.3;
-    let inverse = Merge { rescale: "inverse", ..Merge::default() }.of(&tau);
+    let inverse = Case { rescale: "inverse", ..Case::default() }.of(&tau);
     let squares = tau.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
     let deviation = (squares * (1.0 - p) / p).sqrt() / N as f64;
     assert!((mean(&inverse) - mean(&tau)).abs() <= 5.0 * deviation);
     assert!(inverse.iter().zip(&tau).all(|(x, tau)| *x == 0.0 || (x * 0.3 - tau).abs() < 1e-5));
-    let l1 = Merge { rescale: "l1", ..Merge::default() }.of(&tau);
+    let l1 = Case { rescale: "l1", ..Case::default() }.of(&tau);
     // One rounding of the factor to f32, one of each product.
     assert!((mean(&l1) / mean(&tau) - 1.0).abs() < 2e-7);
     assert_eq!(kept(&l1), kept(&inverse));
@@ -115,7 +85,7 @@ fn dare_at_full_density_is_task_arithmetic_bit_for_bit() {
     let tau: Vec<f32> = (0..N).map(|j| (j as f32).sin()).collect();
     let weights = &[0.3, -1.7];
     for rescale in ["none", "inverse", "l1"] {
-        let merged = Merge { density: 1.0, rescale, weights, ..Merge::default() }.of(&tau);
+        let merged = Case { density: 1.0, rescale, weights, ..Case::default() }.of(&tau);
         let sum = tau.iter().map(|x| 0.0 + (0.3 * x + -1.7 * x));
         assert!(merged.into_iter().map(f32::to_bits).eq(sum.map(f32::to_bits)), "{rescale}");
     }
@@ -124,15 +94,15 @@ fn dare_at_full_density_is_task_arithmetic_bit_for_bit() {
 #[test]
 fn what_is_dropped_depends_on_seed_tensor_and_input() {
     let tau = vec![1.0; N];
-    let first = Merge::default().of(&tau);
-    assert_eq!(first, Merge::default().of(&tau));
-    for other in [Merge { seed: 2, ..Merge::default() }, Merge { name: "lm_head.weight", ..Merge::default() }] {
+    let first = Case::default().of(&tau);
+    assert_eq!(first, Case::default().of(&tau));
+    for other in [Case { seed: 2, ..Case::default() }, Case { name: "lm_head.weight", ..Case::default() }] {
         let merged = other.of(&tau);
         let both = first.iter().zip(&merged).filter(|(a, b)| **a != 0.0 && **b != 0.0).count();
         binomial("kept under two keys", both, N, 0.09);
     }
     // Two inputs of weights 1 and 2: all four sums of what is kept come as often as if they were independent.
-    let pair = Merge { weights: &[1.0, 2.0], ..Merge::default() }.of(&tau);
+    let pair = Case { weights: &[1.0, 2.0], ..Case::default() }.of(&tau);
     for (sum, p) in [(0.0, 0.49), (1.0, 0.21), (2.0, 0.21), (3.0, 0.09)] {
         binomial("kept in two inputs", pair.iter().filter(|x| **x == sum).count(), N, p);
     }
@@ -153,7 +123,7 @@ fn rows() -> Vec<f32> {
 fn della_keeps_more_of_what_is_larger_in_its_row() {
     let (density, epsilon) = (0.4, 0.15);
     let tau = rows();
-    let merged = Merge { operator: "della_linear", density, shape: &[200, 500], ..Merge::default() }.of(&tau);
+    let merged = Case { operator: "della_linear", density, shape: &[200, 500], ..Case::default() }.of(&tau);
     binomial("della", kept(&merged), N, density);
     for decile in 0..10 {
         let member = |j: &usize| (j % 500) * 77 % 500 / 50 == decile;
@@ -167,7 +137,7 @@ fn della_keeps_more_of_what_is_larger_in_its_row() {
 #[test]
 fn della_divided_by_its_probabilities_keeps_the_mean() {
     let merge =
-        Merge { operator: "della_linear", density: 0.4, rescale: "inverse", shape: &[200, 500], ..Merge::default() };
+        Case { operator: "della_linear", density: 0.4, rescale: "inverse", shape: &[200, 500], ..Case::default() };
     let tau: Vec<f32> = rows().iter().map(|x| x.abs()).collect();
     let probability = |j: usize| 0.25 + 0.3 * ((j % 500) * 77 % 500) as f64 / 499.0;
     let variance: f64 =
@@ -179,11 +149,9 @@ fn della_divided_by_its_probabilities_keeps_the_mean() {
 #[test]
 fn della_refuses_probabilities_beyond_one() {
     let operator = Registry::builtin().operator("della", None).unwrap();
-    let own = [vec![("weight", Setting::Number(1.0)), ("density", Setting::Number(0.9))]];
-    let params = operator.params(&[], &own).unwrap();
-    let tensor =
-        TensorSpec { name: "w", shape: &[4], has_base: true, n_inputs: 1, layer: None, seed: 0, statistic: None };
-    let refused = operator.plan(&tensor, &params).unwrap_err().to_string();
+    let params = operator.params(1).set("weight", 1.0).set("density", 0.9).check().unwrap();
+    let merge = Merge::new(&operator, &params).base(&[0.0; 4]).inputs([&[1.0; 4]]);
+    let refused = merge.run().unwrap_err().to_string();
     assert_eq!(
         refused,
         "della: `epsilon` must be at most 0.1 at density 0.9, so that density ± epsilon stays within 0 and 1, found 0.15"

@@ -305,13 +305,9 @@ impl TensorPlan {
 }
 
 fn spec<'a>(tensor: &'a TensorPlan, operator: &Operator, seed: u64) -> glue_merge::TensorSpec<'a> {
-    glue_merge::TensorSpec {
-        name: &tensor.name,
-        shape: &tensor.shape,
-        has_base: tensor.base().is_some(),
-        n_inputs: tensor.inputs().len(),
-        layer: tensor.layer,
-        seed,
-        statistic: operator.statistic().filter(|_| !tensor.statistics().is_empty()),
-    }
+    glue_merge::TensorSpec::new(&tensor.name, &tensor.shape)
+        .with_operands(tensor.base().is_some(), tensor.inputs().len())
+        .with_layer(tensor.layer)
+        .with_seed(seed)
+        .with_statistic(operator.statistic().filter(|_| !tensor.statistics().is_empty()))
 }

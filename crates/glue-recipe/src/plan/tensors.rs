@@ -554,10 +554,10 @@ impl<'a> Assembler<'a> {
             let value = |spec: &ParamSpec| Some((spec.name, resolve(levels, spec.name, ParamSite { tensor, t })?));
             operator.specs().filter(|spec| spec.scope == scope).filter_map(value).collect()
         };
-        let for_tensor = at(Scope::Tensor, &cut.levels, name);
-        let for_inputs: Vec<_> =
-            cut.inputs.iter().map(|input| at(Scope::Input, &input.levels, &local(input.run))).collect();
-        operator.params(&for_tensor, &for_inputs).map_err(|error| {
+        let for_tensor = operator.params(cut.inputs.len()).set_all(at(Scope::Tensor, &cut.levels, name));
+        let of_inputs = cut.inputs.iter().map(|input| at(Scope::Input, &input.levels, &local(input.run)));
+        let params = of_inputs.enumerate().fold(for_tensor, |params, (i, own)| params.input(i, own));
+        params.check().map_err(|error| {
             let model = match &error {
                 ParamError::Missing { input: Some(i), .. } => {
                     inputs.get(*i).and(cut.inputs.get(*i)).map(|input| self.models.name(input.run.model).to_string())

@@ -1,12 +1,10 @@
 //! An executor that takes operands as they are stored, and gives results as they are to be stored, as a device does.
 
 use glue_merge::device::{Executor, Float};
-use glue_merge::{Block, BoxError, Done, Driver, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
-use glue_progress::NoProgress;
-use glue_recipe::{PlanOptions, Recipe, RunOptions, plan, run};
+use glue_merge::{BoxError, Done, Driver, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec, VecSink};
+use glue_recipe::{PlanOptions, Recipe, RunOptions, Unwatched, plan, run};
 use glue_tensor::{Dtype, narrow, widen};
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn dtype(float: Float) -> Dtype {
@@ -29,24 +27,11 @@ impl Source for FromBytes<'_> {
     }
 }
 
-struct Memory(Mutex<Vec<f32>>);
-
-impl Sink for Memory {
-    fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
-        self.0.lock().unwrap()[offset..offset + values.len()].copy_from_slice(values);
-        Ok(())
-    }
-}
-
 /// Merges whole tensors and hands them on in pieces, counted.
 #[derive(Default)]
 struct Device(AtomicUsize);
 
 impl Executor for Device {
-    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
-        map.merge(block, out);
-    }
-
     fn advance(
         &self,
         plan: Plan,
@@ -54,12 +39,12 @@ impl Executor for Device {
         source: &dyn Source,
         sink: &dyn Sink,
     ) -> Result<Option<Plan>, MergeError> {
-        let memory = Memory(Mutex::new(vec![0.0; tensor.len()]));
+        let memory = VecSink::new(tensor.len());
         if let Done::Copy(operand) = Driver::default().run(plan, tensor, &FromBytes(source), &memory)? {
             return Ok(Some(Plan::Copy(operand)));
         }
         let float = sink.float();
-        for (i, values) in memory.0.into_inner().unwrap().chunks(1000).enumerate() {
+        for (i, values) in memory.into_vec().chunks(1000).enumerate() {
             let mut bytes = vec![0; values.len() * float.size()];
             narrow(dtype(float), values, &mut bytes).map_err(|error| MergeError::Io(error.into()))?;
             sink.write_stored(i * 1000, &bytes).map_err(MergeError::Io)?;

@@ -1,6 +1,6 @@
 //! Every operator against plain NumPy: `tests/interop/spectral.py` wrote the numbers.
 
-use glue_merge::{Registry, Setting, merge_slices_with_statistics};
+use glue_merge::{Merge, Registry, Setting};
 use serde_json::Value;
 
 const GOLDEN: &str = include_str!("../data/spectral.json");
@@ -18,9 +18,9 @@ fn floats(value: &Value) -> Vec<f32> {
 
 fn setting(value: &Value) -> Setting {
     match value {
-        Value::Bool(x) => Setting::Flag(*x),
-        Value::String(x) => Setting::Text(x.clone()),
-        other => Setting::Number(other.as_f64().unwrap()),
+        Value::Bool(x) => (*x).into(),
+        Value::String(x) => x.as_str().into(),
+        other => other.as_f64().unwrap().into(),
     }
 }
 
@@ -33,31 +33,25 @@ fn operators_agree_with_numpy() {
         let shape: Vec<usize> = numbers(&case["shape"]).iter().map(|x| *x as usize).collect();
         let base = floats(&case["base"]);
         let inputs: Vec<Vec<f32>> = case["inputs"].as_array().unwrap().iter().map(floats).collect();
-        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let grams: Vec<Vec<f32>> = case["grams"].as_array().unwrap().iter().map(floats).collect();
-        let grams: Vec<&[f32]> = grams.iter().map(Vec::as_slice).collect();
         for run in case["runs"].as_array().unwrap() {
             let name = run["operator"].as_str().unwrap();
             let operator = registry.operator(name, None).unwrap();
             let measured = operator.statistic().is_some();
             // In memory no tensor belongs to a layer.
-            let mut settings =
-                vec![("lambda", setting(&case["lambda"])), ("outside_layers", Setting::Text("matrix".into()))];
+            let mut settings = vec![("lambda", setting(&case["lambda"])), ("outside_layers", "matrix".into())];
             settings.retain(|(key, _)| operator.specs().any(|spec| spec.name == *key));
-            let mut own: Vec<Vec<(&str, Setting)>> =
-                numbers(&case["weights"]).iter().map(|w| vec![("weight", Setting::Number(*w))]).collect();
+            let mut params = operator.params(inputs.len()).set_all(settings).each("weight", numbers(&case["weights"]));
             for (key, value) in run["settings"].as_object().unwrap() {
-                if key == "densities" {
-                    for (own, density) in own.iter_mut().zip(numbers(value)) {
-                        own.push(("density", Setting::Number(density)));
-                    }
-                } else {
-                    settings.push((key, setting(value)));
-                }
+                params = match key.as_str() {
+                    "densities" => params.each("density", numbers(value)),
+                    key => params.set(key, setting(value)),
+                };
             }
-            let params = operator.params(&settings, &own).unwrap();
-            let (base, grams) = if measured { (None, &grams[..]) } else { (Some(&base[..]), &[][..]) };
-            let merged = merge_slices_with_statistics(&operator, &params, &shape, base, &inputs, grams).unwrap();
+            let params = params.check().unwrap();
+            let merge = Merge::new(&operator, &params).shape(&shape).inputs(&inputs);
+            let merge = if measured { merge.statistics(&grams) } else { merge.base(&base) };
+            let merged = merge.run().unwrap();
             let expected = numbers(&run["expected"]);
             assert_eq!(merged.len(), expected.len());
             let off = merged.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);

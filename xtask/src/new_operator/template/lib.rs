@@ -5,17 +5,16 @@
 //! Ilharco et al., "Editing models with task arithmetic", arXiv 2212.04089.
 //!
 //! ```
-//! use glue_merge::{Registry, Setting, merge_slices};
+//! use glue_merge::{Merge, Registry};
 //!
 //! let operator = Registry::builtin().with(&[&{{lib}}::DEF]).operator("{{name}}", None)?;
-//! let weight = |w| vec![("weight", Setting::Number(w))];
-//! let params = operator.params(&[], &[weight(0.5), weight(1.0)])?;
-//! let merged = merge_slices(&operator, &params, &[2], Some(&[1.0, 1.0]), &[&[3.0, 1.0], &[1.0, 0.0]])?;
-//! assert_eq!(merged, [2.0, 0.0]);
+//! let params = operator.params(2).each("weight", [0.5, 1.0]).check()?;
+//! let merge = Merge::new(&operator, &params).base(&[1.0, 1.0]).inputs([&[3.0, 1.0], &[1.0, 0.0]]);
+//! assert_eq!(merge.run()?, [2.0, 0.0]);
 //! # Ok::<(), glue_merge::MergeError>(())
 //! ```
 
-use glue_merge::{BaseRule, Block, Grain, InputRule, Interval, Map, OperatorDef, ParamSpec, Plan};
+use glue_merge::{BaseRule, Block, Granularity, InputRule, Interval, Map, OperatorDef, ParamSpec, Plan};
 
 /// `{{name}}`: all that a program needs to list it, to document it, to check its settings and to search for good ones.
 pub const DEF: OperatorDef = OperatorDef {
@@ -30,13 +29,13 @@ pub const DEF: OperatorDef = OperatorDef {
         ParamSpec::number("weight", "Weight of the model.", Interval::ANY, (0.0, 1.0)).per_input(),
         ParamSpec::number("lambda", "Factor on the sum of the task vectors.", Interval::ANY, (0.1, 1.5)).or(1.0),
     ],
-    // Numbers measured on data, besides the weights: none.
-    statistic: None,
     // What can be refused is refused here: nothing after it may fail.
     plan: |_, params| {
         let weights = params.input_numbers("weight").into_iter().map(|w| w as f32).collect();
         Ok(Plan::map(Sum { weights, lambda: params.number("lambda") as f32 }))
     },
+    // What most operators do not need, such as statistics measured on data.
+    ..OperatorDef::DEFAULT
 };
 
 struct Sum {
@@ -46,8 +45,8 @@ struct Sum {
 
 impl Map for Sum {
     /// An element of the result follows from the same element of the models, so that any block will do.
-    fn grain(&self) -> Grain {
-        Grain::Element
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
@@ -68,7 +67,7 @@ impl Map for Sum {
 mod tests {
     //! The contract, and a case worked by hand.
     use super::DEF;
-    use glue_merge::{Conformance, MergeError, Operator, Setting, check_operator, merge_slices};
+    use glue_merge::{Conformance, Merge, MergeError, Operator, check_operator};
 
     #[test]
     fn it_keeps_the_contract() {
@@ -80,11 +79,10 @@ mod tests {
     #[test]
     fn by_hand() -> Result<(), MergeError> {
         let operator = Operator::new(&DEF);
-        let weight = |w| vec![("weight", Setting::Number(w))];
-        let params = operator.params(&[("lambda", Setting::Number(2.0))], &[weight(0.5), weight(-1.0)])?;
+        let params = operator.params(2).set("lambda", 2.0).each("weight", [0.5, -1.0]).check()?;
         // Task vectors (2, 0) and (1, -1): 1 + 2 · (0.5 · 2 − 1) and 1 + 2 · (0 + 1).
-        let merged = merge_slices(&operator, &params, &[2], Some(&[1.0, 1.0]), &[&[3.0, 1.0], &[2.0, 0.0]])?;
-        assert_eq!(merged, [1.0, 3.0]);
+        let merge = Merge::new(&operator, &params).base(&[1.0, 1.0]).inputs([&[3.0, 1.0], &[2.0, 0.0]]);
+        assert_eq!(merge.run()?, [1.0, 3.0]);
         Ok(())
     }
 }

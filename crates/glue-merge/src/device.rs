@@ -1,14 +1,47 @@
-//! What operators compute, as data: for a device that has kernels of its own and cannot call a closure.
+//! The contract with an executor that is not the host's processor: what operators compute, as data, for a device that
+//! has kernels of its own and cannot call a closure.
 //!
-//! A map says by [`Map::kernel`](crate::Map::kernel) and a survey by [`Survey::describe`](crate::Survey::describe)
-//! which of these it equals. The symbols are those of the operators: θ0 is the base, θi an input, τi = θi − θ0 in
-//! `f32`, and τi' a τi some of whose elements are set to 0. Arithmetic is in `f32`, in the order written and without
-//! fused multiply-add; sums over elements are in `f64`.
+//! An [`Executor`] looks at a plan before the driver does. A map names the kernel that it equals by
+//! [`Map::kernel`](crate::Map::kernel), a reduction what it gathers by
+//! [`Reduction::describe`](crate::Reduction::describe). What the executor does not know stays with the host.
+//!
+//! The symbols are those of the operators: θ0 is the base, θi an input, τi = θi − θ0 in `f32`, and τi' is τi with some
+//! elements set to 0. Arithmetic is in `f32`, in the order written and without fused multiply-add; sums over elements
+//! are in `f64`.
 
+pub use crate::contract::{AnyAccumulator, AnyReduction};
+use crate::contract::{Plan, TensorSpec};
+use crate::driver::{Sink, Source};
+use crate::error::MergeError;
 use crate::gram::Vectors;
 use crate::random::ElementRng;
-use crate::select::{Cut, Largest};
+use crate::select::{Largest, Threshold};
 use std::fmt;
+
+/// Runs plans, or the first steps of them, on something other than the driver's threads.
+pub trait Executor: Sync {
+    /// Runs as much of a plan as this executor has kernels for and returns the rest for the host: `None` when the whole
+    /// tensor went to the sink. Default: the whole plan is left to the host.
+    ///
+    /// # Errors
+    /// What the source, the sink, a reduction or the device refuses.
+    fn advance(
+        &self,
+        plan: Plan,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        sink: &dyn Sink,
+    ) -> Result<Option<Plan>, MergeError> {
+        let _ = (tensor, source, sink);
+        Ok(Some(plan))
+    }
+}
+
+/// Leaves every plan to the driver.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostExecutor;
+
+impl Executor for HostExecutor {}
 
 /// Maps that a device may run by a kernel of its own instead of calling [`Map::merge`](crate::Map::merge).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,12 +56,12 @@ pub enum Kernel<'a> {
     },
     /// The base and a sum of trimmed task vectors.
     Task(TaskKernel<'a>),
-    /// With τi' = τi where `cut` keeps the [variance](Ranking::Variance) and 0 elsewhere, and s = sign(Σ τi'), 0
+    /// With τi' = τi where `threshold` keeps the [variance](Ranking::Variance) and 0 elsewhere, and s = sign(Σ τi'), 0
     /// counting as +: `θ0 + Σ ci·τi' / max(Σ ci, 1e-6)`, both sums over the inputs where τi' is not 0 and ci·τi' has
     /// the sign s.
     Sce {
         /// Which positions are kept, by variance.
-        cut: Cut,
+        threshold: Threshold,
         /// ci.
         weights: &'a [f32],
     },
@@ -80,8 +113,8 @@ pub(crate) fn divisor(x: f32) -> f32 {
 pub enum Trimming<'a> {
     /// None.
     Nothing,
-    /// Of input i, those whose magnitude the first cut drops or the second one keeps.
-    Between(&'a [[Cut; 2]]),
+    /// Of input i, those whose magnitude the first threshold drops or the second one keeps.
+    Between(&'a [[Threshold; 2]]),
     /// Those whose random word says so.
     Random(&'a [RandomDrop]),
     /// Those whose random word says so, given the rank of their magnitude within their row.
@@ -98,7 +131,7 @@ pub enum Trimming<'a> {
 pub struct RandomDrop {
     /// Where the words come from.
     pub rng: ElementRng,
-    /// See [`keep_threshold`](crate::keep_threshold). Where it is 2³², nothing is dropped, nor scaled.
+    /// See [`keep_threshold`](crate::random::keep_threshold). Where it is 2³², nothing is dropped, nor scaled.
     pub kept_below: u64,
     /// Factor on what is kept.
     pub scale: f32,
@@ -129,7 +162,7 @@ impl RankedDrop {
     }
 }
 
-/// Surveys that a device may make by kernels of its own.
+/// Reductions that a device may make by kernels of its own.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Gather<'a> {
@@ -147,14 +180,14 @@ pub enum Gather<'a> {
         /// Number of inputs.
         inputs: usize,
     },
-    /// Σ τi² of each of `inputs` over the positions whose variance `cut` keeps; answered by a sum for each input.
+    /// Σ τi² of each of `inputs` over the positions whose variance `threshold` keeps; answered by a sum for each input.
     Energies {
         /// Which positions are kept.
-        cut: Cut,
+        threshold: Threshold,
         /// Number of inputs.
         inputs: usize,
     },
-    /// Where the largest of some numbers end; answered by cuts.
+    /// Which of some numbers are the largest; answered by thresholds.
     Largest {
         /// What is ranked.
         ranking: Ranking,
@@ -162,7 +195,7 @@ pub enum Gather<'a> {
         streams: usize,
         /// Number of elements.
         elements: usize,
-        /// How many of the largest of a stream are kept, for each cut that is asked for.
+        /// For a stream, how many of its largest elements are kept: a number for each threshold that is asked for.
         counts: &'a (dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync),
     },
 }
@@ -176,8 +209,8 @@ impl fmt::Debug for Gather<'_> {
             Self::Norms { trim, inputs } => {
                 f.debug_struct("Norms").field("trim", trim).field("inputs", inputs).finish()
             }
-            Self::Energies { cut, inputs } => {
-                f.debug_struct("Energies").field("cut", cut).field("inputs", inputs).finish()
+            Self::Energies { threshold, inputs } => {
+                f.debug_struct("Energies").field("threshold", threshold).field("inputs", inputs).finish()
             }
             Self::Largest { ranking, streams, .. } => {
                 f.debug_struct("Largest").field("ranking", ranking).field("streams", streams).finish_non_exhaustive()
@@ -202,8 +235,8 @@ pub enum Ranking {
 pub enum Gathered {
     /// Sums over elements.
     Sums(Vec<f64>),
-    /// Cuts of each stream, in the order of its counts.
-    Cuts(Vec<Vec<Cut>>),
+    /// Thresholds of each stream, in the order of its counts.
+    Thresholds(Vec<Vec<Threshold>>),
 }
 
 /// How an element is stored.
@@ -234,15 +267,15 @@ pub struct Stored<'a> {
     pub float: Float,
     /// Their bytes.
     pub bytes: &'a [u8],
-    /// What an executor may know them by that keeps them for later merges; `None` where it is not to keep them.
+    /// The key under which an executor may keep them for later merges; `None` if it must not keep them.
     pub identity: Option<Identity>,
 }
 
 /// Stands for elements: within a process, operands of equal identity hold the same elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    /// What they are in: an opened file, say. No two of a process have the same number.
+    /// What holds them, such as an opened file. No two containers of a process have the same number.
     pub container: u64,
-    /// Which of its contents they are.
+    /// Which part of the container they are.
     pub index: u64,
 }

@@ -1,14 +1,13 @@
-//! Task vectors, a chunk at a time, for operators that look at all of them at once.
+//! Task vectors, a chunk at a time, for operators and reductions that look at all of them at once.
 
 use crate::contract::Block;
-use crate::gram::subtract;
 
 /// Elements of a chunk: those of a few task vectors stay in a first-level cache.
 pub(crate) const CHUNK: usize = 1024;
 
-/// The same run of elements of every task vector.
+/// The same range of elements of every task vector.
 pub(crate) struct Chunk<'a> {
-    /// Its place in the block.
+    /// Index in the block of its first element.
     pub(crate) at: usize,
     /// Number of elements.
     pub(crate) len: usize,
@@ -37,12 +36,19 @@ impl Chunk<'_> {
     }
 }
 
+/// `out = x − y`.
+pub(crate) fn subtract(x: &[f32], y: &[f32], out: &mut [f32]) {
+    for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+        *out = x - y;
+    }
+}
+
 /// Calls `see` with one chunk of the block after the other.
 pub(crate) fn chunks(block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
-    let mut room = vec![0.0; block.inputs.len() * CHUNK.min(block.len())];
+    let mut scratch = vec![0.0; block.inputs.len() * CHUNK.min(block.len())];
     for (c, base) in block.base().chunks(CHUNK).enumerate() {
         let (at, len) = (c * CHUNK, base.len());
-        let taus = &mut room[..block.inputs.len() * len];
+        let taus = &mut scratch[..block.inputs.len() * len];
         for (tau, input) in taus.chunks_exact_mut(len).zip(block.inputs) {
             subtract(&input[at..at + len], base, tau);
         }

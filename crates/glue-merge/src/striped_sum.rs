@@ -1,36 +1,36 @@
 //! Sums in `f64` that come out the same however the elements are cut into blocks.
 
-/// Number of running sums; element `i` of a tensor belongs to sum `i % LANES`.
-const LANES: usize = 16;
+/// Number of running sums; element `i` of a tensor goes to sum `i % STRIPES`.
+const STRIPES: usize = 16;
 
-/// A sum over elements, kept as 16 running sums so that the compiler can use SIMD. Which of them an element goes to
-/// follows from its index in the tensor, so blocks of any length give the same bits.
+/// A sum over the elements of a tensor, kept as 16 running sums so that the compiler can use SIMD. The index of an
+/// element in the tensor decides which of them it goes to, so blocks of any length give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lanes([f64; LANES]);
+pub struct StripedSum([f64; STRIPES]);
 
-impl Default for Lanes {
+impl Default for StripedSum {
     fn default() -> Self {
-        Self([0.0; LANES])
+        Self([0.0; STRIPES])
     }
 }
 
-impl Lanes {
+impl StripedSum {
     /// Adds `term(x[j], y[j])` for all `j`; `offset` is the index in the tensor of the first element.
     #[inline]
     pub fn add2(&mut self, offset: usize, x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f64) {
         let n = x.len().min(y.len());
         let (x, y) = (&x[..n], &y[..n]);
-        let head = (offset.wrapping_neg() % LANES).min(n);
-        let first = offset % LANES;
+        let head = (offset.wrapping_neg() % STRIPES).min(n);
+        let first = offset % STRIPES;
         for j in 0..head {
             self.0[first + j] += term(x[j], y[j]);
         }
         let (x, y) = (&x[head..], &y[head..]);
         let mut sums = self.0;
-        let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+        let (xs, ys) = (x.chunks_exact(STRIPES), y.chunks_exact(STRIPES));
         let (x_rest, y_rest) = (xs.remainder(), ys.remainder());
         for (x, y) in xs.zip(ys) {
-            for l in 0..LANES {
+            for l in 0..STRIPES {
                 sums[l] += term(x[l], y[l]);
             }
         }
@@ -52,10 +52,15 @@ impl Lanes {
     }
 
     /// Adds what was summed over the elements that follow.
-    pub fn join(&mut self, later: &Self) {
+    pub fn combine(&mut self, later: &Self) {
         for (sum, more) in self.0.iter_mut().zip(later.0) {
             *sum += more;
         }
+    }
+
+    /// [Combines](Self::combine) each of several sums with its own.
+    pub(crate) fn combine_all(sums: &mut [Self], later: &[Self]) {
+        sums.iter_mut().zip(later).for_each(|(sum, later)| sum.combine(later));
     }
 
     /// The sum.
@@ -71,10 +76,10 @@ mod tests {
     #[test]
     fn cuts_do_not_change_the_bits() {
         let x: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1013) as f32 / 31.0 - 16.0).collect();
-        let mut whole = Lanes::default();
+        let mut whole = StripedSum::default();
         whole.dot(0, &x, &x);
         for length in [1, 7, 16, 53, 999] {
-            let mut cut = Lanes::default();
+            let mut cut = StripedSum::default();
             for (b, block) in x.chunks(length).enumerate() {
                 cut.dot(b * length, block, block);
             }
