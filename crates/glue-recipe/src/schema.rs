@@ -1,6 +1,6 @@
 //! The dialect as a JSON schema, from the tables that parsing goes by.
 
-use crate::keys::{self, Holds, Key};
+use crate::keys::{self, ValueKind, Key};
 use glue_merge::{Kind, ParamSpec, Registry, Scope};
 use glue_tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -58,32 +58,32 @@ fn mapping(keys: &[Key], registry: &Registry) -> Value {
 
 fn holds(key: &Key, registry: &Registry) -> Value {
     match key.holds {
-        Holds::Operator => {
+        ValueKind::Operator => {
             let choices: Vec<Value> =
                 registry.iter().map(|def| json!({ "const": def.name, "description": def.summary })).collect();
             json!({ "oneOf": choices })
         }
-        Holds::Model => json!({ "$ref": "#/$defs/model" }),
-        Holds::ListOf(keys) => json!({ "type": "array", "minItems": 1, "items": mapping(keys, registry) }),
-        Holds::Mapping(keys) if keys == keys::PATH => {
+        ValueKind::Model => json!({ "$ref": "#/$defs/model" }),
+        ValueKind::ListOf(keys) => json!({ "type": "array", "minItems": 1, "items": mapping(keys, registry) }),
+        ValueKind::Mapping(keys) if keys == keys::PATH => {
             json!({ "oneOf": [{ "type": "string", "minLength": 1 }, mapping(keys, registry)] })
         }
-        Holds::Mapping(keys) => mapping(keys, registry),
-        Holds::NamedMappings(keys) => {
+        ValueKind::Mapping(keys) => mapping(keys, registry),
+        ValueKind::NamedMappings(keys) => {
             json!({ "type": "object", "minProperties": 1, "additionalProperties": mapping(keys, registry) })
         }
-        Holds::Parameters => json!({ "$ref": "#/$defs/parameters" }),
-        Holds::Layers => json!({
+        ValueKind::Parameters => json!({ "$ref": "#/$defs/parameters" }),
+        ValueKind::Layers => json!({
             "type": "array", "minItems": 2, "maxItems": 2, "items": { "type": "integer", "minimum": 0 },
         }),
-        Holds::Dtype => {
+        ValueKind::Dtype => {
             let names: Vec<&str> = Dtype::ALL.iter().filter(|d| d.is_float()).map(|d| d.torch_name()).collect();
             json!({ "examples": names, "type": "string" })
         }
-        Holds::TokenizerSource => json!({ "anyOf": [{ "enum": ["base", "union"] }, { "$ref": "#/$defs/model" }] }),
-        Holds::Text => json!({ "type": "string", "minLength": 1 }),
-        Holds::Seed => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
-        Holds::Word(words) => json!({ "enum": words }),
+        ValueKind::TokenizerSource => json!({ "anyOf": [{ "enum": ["base", "union"] }, { "$ref": "#/$defs/model" }] }),
+        ValueKind::Text => json!({ "type": "string", "minLength": 1 }),
+        ValueKind::Seed => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+        ValueKind::Word(words) => json!({ "enum": words }),
     }
 }
 

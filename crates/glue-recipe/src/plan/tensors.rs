@@ -31,14 +31,14 @@ pub(super) struct Assembled {
 
 /// A run of layers from one model.
 #[derive(Clone, Copy)]
-struct Run {
+struct LayerRange {
     model: usize,
     start: usize,
 }
 
 /// An input of a slice.
 struct Input<'a> {
-    run: Run,
+    run: LayerRange,
     /// Parameters, the closest first.
     levels: Vec<&'a Settings>,
 }
@@ -54,23 +54,23 @@ struct Listed<'a> {
 }
 
 /// A run of layers of the output.
-struct Cut<'a> {
+struct LayerSlice<'a> {
     len: usize,
-    base: Option<Run>,
+    base: Option<LayerRange>,
     inputs: Vec<Input<'a>>,
     /// Parameters for all inputs, the closest first.
     levels: Vec<&'a Settings>,
 }
 
-impl Cut<'_> {
+impl LayerSlice<'_> {
     /// Every operand, the base first.
-    fn runs(&self) -> impl Iterator<Item = Run> {
+    fn runs(&self) -> impl Iterator<Item = LayerRange> {
         self.base.into_iter().chain(self.inputs.iter().map(|input| input.run))
     }
 }
 
 /// Where a tensor of the output stands.
-enum Spot<'a> {
+enum Location<'a> {
     Layer { cut_layer: usize, output_layer: usize, suffix: &'a str },
     Before(&'a str),
     After(&'a str),
@@ -150,33 +150,33 @@ impl<'a> Assembler<'a> {
         self.config_layers(part, &cuts, &views)?;
 
         let total: usize = cuts.iter().map(|cut| cut.len).sum();
-        let union = |cut: &Cut<'_>, names: &dyn Fn(Run) -> Vec<String>| -> BTreeSet<String> {
+        let union = |cut: &LayerSlice<'_>, names: &dyn Fn(LayerRange) -> Vec<String>| -> BTreeSet<String> {
             cut.runs().flat_map(names).collect()
         };
         let (first, last) = (&cuts[0], &cuts[cuts.len() - 1]);
         for name in union(first, &|run| views[&run.model].before.clone()) {
-            self.tensor(first, &views, reference, &Spot::Before(&name), total)?;
+            self.tensor(first, &views, reference, &Location::Before(&name), total)?;
         }
         let mut output_layer = 0;
         for cut in &cuts {
             for cut_layer in 0..cut.len {
                 let suffixes = union(cut, &|run| views[&run.model].suffixes(run.start + cut_layer).to_vec());
                 for suffix in &suffixes {
-                    let spot = Spot::Layer { cut_layer, output_layer, suffix };
-                    self.tensor(cut, &views, reference, &spot, total)?;
+                    let location = Location::Layer { cut_layer, output_layer, suffix };
+                    self.tensor(cut, &views, reference, &location, total)?;
                 }
                 output_layer += 1;
             }
         }
         for name in union(last, &|run| views[&run.model].after.clone()) {
-            self.tensor(last, &views, reference, &Spot::After(&name), total)?;
+            self.tensor(last, &views, reference, &Location::After(&name), total)?;
         }
-        let tied = |run: Run| views[&run.model].tied_to().is_some();
+        let tied = |run: LayerRange| views[&run.model].tied_to().is_some();
         self.any_tied |= cuts.iter().any(|cut| cut.runs().any(tied));
         Ok(())
     }
 
-    fn cuts(&mut self, part: &'a Part, views: &BTreeMap<usize, View>) -> Result<Vec<Cut<'a>>, RecipeError> {
+    fn cuts(&mut self, part: &'a Part, views: &BTreeMap<usize, View>) -> Result<Vec<LayerSlice<'a>>, RecipeError> {
         let top = &self.recipe.settings;
         match &part.body {
             Body::Models(list) => {
@@ -204,7 +204,7 @@ impl<'a> Assembler<'a> {
                 // Checkpoints may hold layers behind the last one that their configuration counts.
                 let held = |view: &&View| view.held_layers();
                 let len = counts.iter().map(held).max().unwrap_or(len).max(len);
-                Ok(vec![Cut { len, ..cut }])
+                Ok(vec![LayerSlice { len, ..cut }])
             }
             Body::Slices(slices) => slices
                 .iter()
@@ -226,7 +226,7 @@ impl<'a> Assembler<'a> {
                     if let Some(run) = cut.base {
                         self.check_range(views, run.model, &(run.start..run.start + len), slice.at)?;
                     }
-                    Ok(Cut { len, ..cut })
+                    Ok(LayerSlice { len, ..cut })
                 })
                 .collect(),
         }
@@ -259,7 +259,7 @@ impl<'a> Assembler<'a> {
         base: Option<&At<String>>,
         listed: impl IntoIterator<Item = Listed<'a>>,
         levels: Vec<&'a Settings>,
-    ) -> Result<Cut<'a>, RecipeError> {
+    ) -> Result<LayerSlice<'a>, RecipeError> {
         let operator = &self.recipe.operator.value;
         let base = base.filter(|_| operator.def().base != BaseRule::Unused).map(|name| self.models.index(&name.value));
         let mut seen = BTreeSet::new();
@@ -271,7 +271,7 @@ impl<'a> Assembler<'a> {
             if !seen.insert((model, start)) {
                 return Err(RecipeError::ModelTwice { place: self.recipe.place(name.at), model: name.value.clone() });
             }
-            let run = Run { model, start };
+            let run = LayerRange { model, start };
             if base == Some(model) && base_run.is_none() {
                 base_run = Some(run);
                 let unused = statistics.filter(|_| !self.uses_statistics_of_base());
@@ -292,17 +292,17 @@ impl<'a> Assembler<'a> {
             .check_operands(inputs.len(), base.is_some())
             .map_err(|error| RecipeError::Operands { place: self.recipe.place(at), error: Box::new(error) })?;
         // A base that is not among the sources gives the same layers as the first of them.
-        let fallback = |model| Run { model, start: inputs.first().map_or(0, |input| input.run.start) };
+        let fallback = |model| LayerRange { model, start: inputs.first().map_or(0, |input| input.run.start) };
         let base = base_run.or(base.map(fallback));
         self.check_statistics(base, &given)?;
-        Ok(Cut { len: 0, base, inputs, levels })
+        Ok(LayerSlice { len: 0, base, inputs, levels })
     }
 
     /// Notes which layers of the configuration's model the output has.
     fn config_layers(
         &mut self,
         part: &Part,
-        cuts: &[Cut<'_>],
+        cuts: &[LayerSlice<'_>],
         views: &BTreeMap<usize, View>,
     ) -> Result<(), RecipeError> {
         if matches!(part.body, Body::Models(_)) {
@@ -311,7 +311,7 @@ impl<'a> Assembler<'a> {
         let model = self.out.config_from;
         let view = &views[&model];
         let count = view.layers;
-        let layer = |run: Run, i| run.start + i;
+        let layer = |run: LayerRange, i| run.start + i;
         let kept: Vec<usize> = cuts
             .iter()
             .flat_map(|cut| {
@@ -336,34 +336,34 @@ impl<'a> Assembler<'a> {
     /// Decides about one tensor of the output.
     fn tensor(
         &mut self,
-        cut: &Cut<'a>,
+        cut: &LayerSlice<'a>,
         views: &BTreeMap<usize, View>,
         reference: &View,
-        spot: &Spot<'_>,
+        location: &Location<'_>,
         total: usize,
     ) -> Result<(), RecipeError> {
-        let local = |run: Run| match spot {
-            Spot::Layer { cut_layer, suffix, .. } => {
+        let local = |run: LayerRange| match location {
+            Location::Layer { cut_layer, suffix, .. } => {
                 format!("{}{}.{suffix}", views[&run.model].prefix, run.start + cut_layer)
             }
-            Spot::Before(name) | Spot::After(name) => name.to_string(),
+            Location::Before(name) | Location::After(name) => name.to_string(),
         };
-        let (name, layer, order) = match spot {
-            Spot::Layer { output_layer, suffix, .. } => {
+        let (name, layer, order) = match location {
+            Location::Layer { output_layer, suffix, .. } => {
                 let name = format!("{}{output_layer}.{suffix}", reference.prefix);
                 (name, Some((*output_layer, total)), (1, *output_layer))
             }
-            Spot::Before(name) => (name.to_string(), reference.other_layer(name), (0, 0)),
-            Spot::After(name) => (name.to_string(), None, (2, 0)),
+            Location::Before(name) => (name.to_string(), reference.other_layer(name), (0, 0)),
+            Location::After(name) => (name.to_string(), None, (2, 0)),
         };
-        let t = match (spot, layer) {
-            (Spot::Layer { cut_layer, .. }, _) => along(*cut_layer, cut.len),
-            (Spot::Before(_), Some((layer, layers))) => along(layer, layers),
-            (Spot::Before(_), None) => 0.0,
-            (Spot::After(_), _) => AFTER_LAYERS,
+        let t = match (location, layer) {
+            (Location::Layer { cut_layer, .. }, _) => along(*cut_layer, cut.len),
+            (Location::Before(_), Some((layer, layers))) => along(layer, layers),
+            (Location::Before(_), None) => 0.0,
+            (Location::After(_), _) => AFTER_LAYERS,
         };
 
-        let found: Vec<(Run, Option<TensorRef>)> = cut
+        let found: Vec<(LayerRange, Option<TensorRef>)> = cut
             .runs()
             .map(|run| {
                 let name = local(run);
@@ -422,16 +422,16 @@ impl<'a> Assembler<'a> {
         &self,
         name: &str,
         is_head: bool,
-        mut found: Vec<(Run, Option<TensorRef>)>,
+        mut found: Vec<(LayerRange, Option<TensorRef>)>,
         views: &BTreeMap<usize, View>,
-    ) -> Option<Vec<(Run, Option<TensorRef>)>> {
+    ) -> Option<Vec<(LayerRange, Option<TensorRef>)>> {
         if !is_head {
             return Some(found);
         }
         let shape = |model, name: &str| self.models.info(model, name).map(|info| info.shape.as_slice());
         let head = found.iter().find_map(|(_, tensor)| tensor.as_ref()).and_then(|t| shape(t.model, &t.name));
         // Other tensors of a head, such as a bias, and heads of other kinds are not tied.
-        let embedding = |run: Run| {
+        let embedding = |run: LayerRange| {
             let tied = views[&run.model].tied_to()?;
             let matrix = shape(run.model, tied)?.len() == 2
                 && head.is_some_and(|head| head.len() == 2)
@@ -454,16 +454,16 @@ impl<'a> Assembler<'a> {
     fn without_gaps(
         &mut self,
         name: &str,
-        cut: &Cut<'_>,
-        found: Vec<(Run, Option<TensorRef>)>,
+        cut: &LayerSlice<'_>,
+        found: Vec<(LayerRange, Option<TensorRef>)>,
         present: &TensorRef,
-        local: &dyn Fn(Run) -> String,
+        local: &dyn Fn(LayerRange) -> String,
     ) -> Result<Option<Vec<TensorRef>>, RecipeError> {
         let mut operands = Vec::with_capacity(found.len());
         for (run, tensor) in found {
             let stand_in = || {
                 // The base of an operator that has no use for one serves here all the same.
-                let fixed = self.recipe.base.as_ref().map(|base| Run { model: self.models.index(&base.value), ..run });
+                let fixed = self.recipe.base.as_ref().map(|base| LayerRange { model: self.models.index(&base.value), ..run });
                 let base = cut.base.or(fixed)?;
                 let name = local(base);
                 self.models.info(base.model, &name).map(|_| TensorRef { model: base.model, name })
@@ -538,11 +538,11 @@ impl<'a> Assembler<'a> {
     /// the input for what holds for an input.
     fn params(
         &self,
-        cut: &Cut<'_>,
+        cut: &LayerSlice<'_>,
         name: &str,
         inputs: &[TensorRef],
         t: f64,
-        local: &dyn Fn(Run) -> String,
+        local: &dyn Fn(LayerRange) -> String,
     ) -> Result<Params, RecipeError> {
         let operator = &self.recipe.operator.value;
         let at = |scope: Scope, levels: &[&Settings], tensor: &str| -> Vec<(&str, Setting)> {

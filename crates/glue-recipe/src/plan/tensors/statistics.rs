@@ -1,6 +1,6 @@
 //! The statistics of a plan: that they are given where the operator wants them, and which one goes with which tensor.
 
-use super::{Assembler, Run};
+use super::{Assembler, LayerRange};
 use crate::error::RecipeError;
 use crate::plan::TensorRef;
 use crate::recipe::OnMissing;
@@ -18,7 +18,7 @@ impl<'a> Assembler<'a> {
     /// Checks that statistics are given for all models that the operator wants them of, and for no other.
     pub(super) fn check_statistics(
         &self,
-        base: Option<Run>,
+        base: Option<LayerRange>,
         inputs: &[(&At<String>, Option<&'a At<String>>)],
     ) -> Result<(), RecipeError> {
         let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(()) };
