@@ -38,3 +38,8 @@ pub use progress::StageProgress;
 pub use run::{Ended, Registries, RunOptions, Source, run};
 pub use stage::{Cost, Stage};
 pub use stages::finish::{FINAL, Finished};
+
+/// The example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -46,3 +46,8 @@ pub use html::html;
 pub use json::{FORMAT, cost_json, from_json, json};
 pub use markdown::markdown;
 pub use summary::{Best, Gain, Line, Oracle, Summary, lines, summary};
+
+/// The example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

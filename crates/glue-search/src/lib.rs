@@ -51,3 +51,8 @@ pub use random::Random;
 pub use registry::{Definition, OptimiserRegistry, Registry, UnknownName};
 pub use search::{CandidatePoint, Direction, Done, Evaluated, Options, Search};
 pub use space::{Coordinate, CoordinateValue, Domain, Space};
+
+/// The example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -42,3 +42,8 @@ pub mod workers;
 
 pub use contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
 pub use recipe_text::RecipeTemplate;
+
+/// The example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

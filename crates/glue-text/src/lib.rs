@@ -35,3 +35,8 @@ pub fn printable(c: char) -> char {
         c => c,
     }
 }
+
+/// The example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
