@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::repo::Repo;
 use crate::shell::{self, cargo};
-use crate::{codegen, tidy};
+use crate::{codegen, package, tidy};
 
 type Step = (&'static str, fn(&Repo) -> Result<()>);
 
@@ -19,13 +19,13 @@ const STEPS: &[Step] = &[
     ("format", |_| shell::run(cargo().args(["fmt", "--all", "--check"]))),
     ("tidy", tidy::check),
     ("clippy", |_| shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
-    // The end-to-end tests start the binary `glue`, which cargo does not build for another package's tests.
-    ("build", |_| shell::run(cargo().args(["build", "--workspace"]))),
+    // Builds the binary `glue` as well, which the end-to-end tests start: `glue-cli` has integration tests.
     ("tests", tests),
     ("docs", |_| shell::run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))),
     ("generated files", codegen::check),
     ("glue-merge alone", alone),
     ("a project outside the workspace", external),
+    ("packages", package::check),
 ];
 
 /// What an edit is checked with before the next one: no program is linked but the unit tests.

@@ -3,6 +3,8 @@
 //! Otherwise a program outside the workspace that uses `glue-cli`, and a build of that package alone, compile most of
 //! the dependencies a second time.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use crate::shell::{self, cargo};
@@ -26,9 +28,10 @@ fn tree(args: &[&str]) -> Result<String> {
 
 /// The lines of the first that the second lacks, each once.
 fn differing<'a>(alone: &'a str, workspace: &str) -> impl Iterator<Item = &'a str> {
-    let known: std::collections::BTreeSet<&str> = workspace.lines().collect();
-    let lines: std::collections::BTreeSet<&str> = alone.lines().filter(|line| !known.contains(line)).collect();
-    lines.into_iter()
+    let known: BTreeSet<&str> = workspace.lines().collect();
+    // Members of the workspace come with their path; their features are their own business.
+    let differs = |line: &&str| !known.contains(line) && !line.contains(" (/");
+    alone.lines().filter(differs).collect::<BTreeSet<&str>>().into_iter()
 }
 
 #[cfg(test)]
