@@ -40,7 +40,6 @@ pub mod spec;
 pub use config::{Expert, GateMode, MixConfig, RequestedFormat};
 pub use error::MixError;
 pub use gates::{Gate, Gates, read_gates};
-pub use glue_tensor::{Unwatched, Watch};
 pub use glue_yaml::{FilePosition, Position};
 pub use plan::{Estimate, GateRequest, MixPlan, Prompts};
 pub use replace::{gate_dtype, mend_gates, write_gates};

@@ -50,7 +50,6 @@ pub mod settings;
 
 pub use error::RecipeError;
 pub use estimate::{Estimate, estimate};
-pub use glue_tensor::{Unwatched, Watch};
 pub use glue_yaml::{At, FilePosition, Position};
 pub use multi::{Stage, check_stages};
 pub use plan::{

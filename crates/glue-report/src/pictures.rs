@@ -17,7 +17,7 @@
 //! # Ok::<(), glue_report::ReportError>(())
 //! ```
 
-use crate::charts::drawing::Place;
+use crate::charts::drawing::Target;
 use crate::charts::{convergence as search, dendrogram as tree, heatmap as heat, routing as router};
 use crate::check::{check_convergence, check_dendrogram, check_order, check_routing, check_similarity, finite};
 use crate::data::{Cluster, Dendrogram, Similarity};
@@ -88,7 +88,7 @@ pub fn order(
 pub fn heatmap(similarity: &Similarity, order: &[usize], groups: &[usize]) -> Result<String, ReportError> {
     check_similarity(similarity)?;
     check_order(similarity, order, groups)?;
-    Ok(heat::heatmap(Place::File, similarity, order, groups).file())
+    Ok(heat::heatmap(Target::File, similarity, order, groups).file())
 }
 
 /// The models from top to bottom, joined at their figures; what never joins is drawn apart. The names of `clusters` stand
@@ -103,7 +103,7 @@ pub fn dendrogram(
 ) -> Result<String, ReportError> {
     check_dendrogram(dendrogram)?;
     finite("dendrogram: threshold", threshold)?;
-    Ok(tree::dendrogram(Place::File, dendrogram, clusters, threshold).file())
+    Ok(tree::dendrogram(Target::File, dendrogram, clusters, threshold).file())
 }
 
 /// A matrix with a row for each of `routing` and a column for each expert: in each cell the share of its row, and what it
@@ -113,7 +113,7 @@ pub fn dendrogram(
 /// [`ReportError::NotFinite`], [`ReportError::Negative`], [`ReportError::Shape`] for figures that contradict themselves.
 pub fn routing(routing: &Routing) -> Result<String, ReportError> {
     check_routing(routing)?;
-    Ok(router::routing(Place::File, routing).file())
+    Ok(router::routing(Target::File, routing).file())
 }
 
 /// A mark for each candidate at the number of its evaluation and its score, with a form and a colour for each strategy; the best
@@ -123,5 +123,5 @@ pub fn routing(routing: &Routing) -> Result<String, ReportError> {
 /// [`ReportError::NotFinite`], [`ReportError::Shape`] for a score that is not a number and an evaluation beyond the last.
 pub fn convergence(found: &Convergence) -> Result<String, ReportError> {
     check_convergence(found)?;
-    Ok(search::convergence(Place::File, found).file())
+    Ok(search::convergence(Target::File, found).file())
 }

@@ -3,7 +3,7 @@
 use crate::space::SpaceConfig;
 use crate::strategy::StrategyRegistry;
 use glue_search::ParamSetting;
-use glue_yaml::{Place, YamlError, place_of};
+use glue_yaml::{FilePosition, YamlError, place_of};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,6 +1,6 @@
 //! A search: every candidate at its score, and the best score so far as steps.
 
-use super::drawing::{Drawing, Place};
+use super::drawing::{Drawing, Target};
 use super::plot::{BELOW, Plot, padded, stairs};
 use crate::format;
 use crate::pictures::Convergence;
@@ -22,7 +22,7 @@ const BEST: &str = "best so far";
 
 /// The chart. Of many candidates the lowest twentieth is left out: one model far below the others would press the rest into a
 /// line.
-pub(crate) fn convergence(place: Place, search: &Convergence) -> Drawing {
+pub(crate) fn convergence(target: Target, search: &Convergence) -> Drawing {
     let mut all: Vec<(usize, f64)> = search.strategies.iter().flat_map(|strategy| strategy.points.clone()).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
     let mut scores: Vec<f64> = all.iter().map(|(_, score)| *score).collect();
@@ -52,7 +52,7 @@ pub(crate) fn convergence(place: Place, search: &Convergence) -> Drawing {
     }
 
     let legend = LEFT + WIDTH + GAP;
-    let most = place.most(24);
+    let most = target.limit(24);
     let mut widest = Svg::width_of(BEST, SIZE);
     svg.path("stairs", &[[legend, TOP + 4.0], [legend + SAMPLE - 8.0, TOP + 4.0]]);
     svg.text("t", Anchor::Start, [legend + SAMPLE, TOP + 8.0], BEST);

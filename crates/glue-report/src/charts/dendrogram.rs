@@ -1,6 +1,6 @@
 //! The dendrogram, models from top to bottom, with the threshold of the clusters.
 
-use super::drawing::{Drawing, Place};
+use super::drawing::{Drawing, Target};
 use crate::data::{Cluster, Dendrogram, Scale};
 use crate::format;
 use crate::svg::{Anchor, BOLD, Svg, ticks};
@@ -111,7 +111,7 @@ fn distance(scale: Scale, figure: f64) -> f64 {
 
 /// The dendrogram; clusters are named beside their models, and the threshold, if any, is a dashed line.
 pub(crate) fn dendrogram(
-    place: Place,
+    target: Target,
     dendrogram: &Dendrogram,
     clusters: &[Cluster],
     threshold: Option<f64>,
@@ -119,10 +119,10 @@ pub(crate) fn dendrogram(
     let order = order(dendrogram);
     let mut figures: Vec<f64> = dendrogram.joins.iter().filter_map(|join| join.height).collect();
     figures.extend(threshold);
-    let most = place.most(13);
+    let most = target.limit(13);
     let names = Svg::widest(dendrogram.names.iter().map(String::as_str), most, SIZE);
     let left = (if clusters.is_empty() { 0.0 } else { CLUSTER } + names + 8.0).max(LEFT);
-    let plot = if place == Place::Page { 250.0 } else { 400.0 };
+    let plot = if target == Target::Page { 250.0 } else { 400.0 };
     let axis = Axis::new(dendrogram.scale, &figures);
     let x_of = |figure: f64| left + plot * axis.share(figure);
     let bottom = TOP + ROW * order.len() as f64;

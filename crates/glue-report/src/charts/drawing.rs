@@ -6,7 +6,7 @@ use crate::palette;
 use crate::svg::{Anchor, BOLD, Svg};
 
 /// Most characters of a name in a file.
-const MOST: usize = 60;
+const MAX_ENTRIES: usize = 60;
 /// Around the chart in a file.
 const MARGIN: f64 = 16.0;
 const HEADING: f64 = 14.0;
@@ -16,7 +16,7 @@ const LINE: f64 = 16.0;
 
 /// Where a chart stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Target {
     /// On the page of a report, whose text says what the chart does not, and where names show in full when a pointer
     /// rests on them.
     Page,
@@ -24,12 +24,12 @@ pub(crate) enum Place {
     File,
 }
 
-impl Place {
+impl Target {
     /// Most characters of a name, `on_page` of them on a page.
-    pub(crate) fn most(self, on_page: usize) -> usize {
+    pub(crate) fn limit(self, on_page: usize) -> usize {
         match self {
-            Place::Page => on_page,
-            Place::File => MOST,
+            Target::Page => on_page,
+            Target::File => MAX_ENTRIES,
         }
     }
 }
@@ -58,7 +58,7 @@ impl Drawing {
 
     /// As a file of its own: on a ground, below its title and above its notes.
     pub(crate) fn file(self) -> String {
-        let heading = format::middle(&self.title, 2 * MOST);
+        let heading = format::middle(&self.title, 2 * MAX_ENTRIES);
         let notes = self.notes.iter().map(|note| Svg::width_of(note, NOTE));
         let words = notes.fold(Svg::width_of(&heading, HEADING) * BOLD, f64::max);
         let [width, height] = self.size;

@@ -1,6 +1,6 @@
 //! The similarity of every pair of models, as a matrix of cells with their figures.
 
-use super::drawing::{Drawing, Place};
+use super::drawing::{Drawing, Target};
 use super::{dendrogram, heat};
 use crate::data::{Cluster, Dendrogram, Scale, Similarity};
 use crate::format;
@@ -14,14 +14,14 @@ const SMALL: f64 = 10.5;
 
 /// The heatmap with its models in `order`, numbers into the names of `similarity`; `groups` are lengths of runs in that
 /// order that belong together and get a frame.
-pub(crate) fn heatmap(place: Place, similarity: &Similarity, order: &[usize], groups: &[usize]) -> Drawing {
+pub(crate) fn heatmap(target: Target, similarity: &Similarity, order: &[usize], groups: &[usize]) -> Drawing {
     let n = order.len();
     let figures = || order.iter().flat_map(|&i| order.iter().map(move |&j| similarity.matrix[i][j]));
     let shown = |figure: Option<f64>| figure.map_or(format::NONE.to_string(), |value| in_cell(similarity.scale, value));
     let widest = figures().map(|figure| Svg::width_of(&shown(figure), SMALL)).fold(0.0, f64::max);
     // Figures must stay readable, so that many models make a wide picture rather than small figures.
     let cell = (if n <= 14 { 38.0f64 } else { 30.0 }).max(widest + 4.0);
-    let most = place.most(22);
+    let most = target.limit(22);
     let label = Svg::widest(order.iter().map(|&i| similarity.names[i].as_str()), most, SIZE) + 10.0;
     let side = cell * n as f64;
     let (left, top) = (label, label);

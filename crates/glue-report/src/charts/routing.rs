@@ -1,6 +1,6 @@
 //! Where a router sent what it was given: rows such as skills or tasks against experts, and the load of each expert.
 
-use super::drawing::{Drawing, Place};
+use super::drawing::{Drawing, Target};
 use super::{heat, letter};
 use crate::data::Confusion;
 use crate::format;
@@ -32,25 +32,25 @@ impl From<&Confusion> for Routing {
 
 /// The matrix, each row as shares of its sum; the right expert of a row has a frame, and the last row is the load of the
 /// experts. On a page columns have the letters that the text beside it spells out.
-pub(crate) fn routing(place: Place, routing: &Routing) -> Drawing {
+pub(crate) fn routing(target: Target, routing: &Routing) -> Drawing {
     let mut svg = Svg::new();
     let [width, height] = CELL;
-    let most = place.most(13);
+    let most = target.limit(13);
     let left = Svg::widest(routing.rows.iter().map(|row| row.name.as_str()).chain([ALL]), most, SIZE) + 8.0;
     let x_of = |column: usize| left + width * column as f64;
-    let top = match place {
-        Place::Page => 32.0,
-        Place::File => Svg::widest(routing.experts.iter().map(String::as_str), most, SIZE) + 10.0,
+    let top = match target {
+        Target::Page => 32.0,
+        Target::File => Svg::widest(routing.experts.iter().map(String::as_str), most, SIZE) + 10.0,
     };
     for (column, expert) in routing.experts.iter().enumerate() {
         let middle = x_of(column) + width / 2.0;
-        match place {
-            Place::Page => {
+        match target {
+            Target::Page => {
                 let short = Svg::fit(expert, width - 4.0, 11.0);
                 svg.label("t t-b", Anchor::Middle, [middle, 12.0], &letter(column), Some(expert), false);
                 svg.label("t-s", Anchor::Middle, [middle, 26.0], &short, Some(expert), false);
             }
-            Place::File => {
+            Target::File => {
                 let short = format::middle(expert, most);
                 svg.label("t", Anchor::Start, [middle + 4.0, top - 6.0], &short, Some(expert), true);
             }

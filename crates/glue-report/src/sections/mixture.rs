@@ -1,7 +1,7 @@
 //! Candidates, mixture and router.
 
 use super::{kept, paragraph};
-use crate::charts::drawing::Place;
+use crate::charts::drawing::Target;
 use crate::charts::{letter, load, routing};
 use crate::data::{CandidateKind, FinalKind, Mixture, Report, Router};
 use crate::document::{Block, Cell, Chart, Column, Table, score_cell};
@@ -148,7 +148,7 @@ pub(super) fn router(report: &Report) -> Vec<Block> {
         router.confusion.as_ref().filter(|confusion| !confusion.skills.is_empty() && !confusion.experts.is_empty());
     let mut charts = Vec::new();
     if let Some(found) = confused {
-        let svg = routing::routing(Place::Page, &found.into()).inline("confusion");
+        let svg = routing::routing(Target::Page, &found.into()).inline("confusion");
         charts.push(Chart { title: "Confusion: skill by expert".to_string(), svg });
     }
     if !router.load.is_empty() && !router.experts.is_empty() {

@@ -1,6 +1,6 @@
 //! The zoo: models, tasks, compatibility, similarity, clusters.
 
-use crate::charts::drawing::Place;
+use crate::charts::drawing::Target;
 use crate::charts::{dendrogram, heatmap, pairs};
 use crate::data::{Model, Pair, Report};
 use crate::document::{Block, Cell, Chart, Column, Table};
@@ -162,11 +162,11 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
     let mut charts = Vec::new();
     if let Some(similarity) = &report.similarity {
         let (order, groups) = heatmap::order(similarity, report.dendrogram.as_ref(), clusters);
-        let svg = heatmap::heatmap(Place::Page, similarity, &order, &groups).inline("heatmap");
+        let svg = heatmap::heatmap(Target::Page, similarity, &order, &groups).inline("heatmap");
         charts.push(Chart { title: format!("Similarity: {}", similarity.metric), svg });
     }
     if let Some(tree) = report.dendrogram.as_ref().filter(|tree| !tree.names.is_empty()) {
-        let svg = dendrogram::dendrogram(Place::Page, tree, clusters, threshold).inline("dendrogram");
+        let svg = dendrogram::dendrogram(Target::Page, tree, clusters, threshold).inline("dendrogram");
         charts.push(Chart { title: format!("Dendrogram, {} linkage", tree.link), svg });
     }
     if !charts.is_empty() {

@@ -1,7 +1,7 @@
 //! Candidates merged in memory: the same scores as what `glue merge` writes, however many at once, from a cache, raced.
 
 use crate::common::{frame, plan_options, proxy_items, zoo};
-use glue_eval::{EvalOptions, LocalModel, Unwatched, evaluate, load_tasks};
+use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
 use glue_merge::device::Executor;
 use glue_merge::{MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
