@@ -53,10 +53,10 @@ pub(crate) struct CutArg {
     unused: u32,
 }
 
-impl From<Cut> for CutArg {
+impl From<Threshold> for CutArg {
     /// Keys have 31 bits, so that a threshold above them keeps none however it is compared; and no tensor is so long
     /// that an index needs more than 62.
-    fn from(cut: Cut) -> Self {
+    fn from(cut: Threshold) -> Self {
         Self { index: (cut.index as u64).min(1 << 62), bits: cut.bits.min(1 << 31), unused: 0 }
     }
 }
@@ -262,9 +262,9 @@ mod tests {
 
     #[test]
     fn borders_survive_the_way_to_a_device() {
-        let none = CutArg::from(Cut::NONE);
+        let none = CutArg::from(Threshold::NONE);
         assert_eq!((none.bits, none.index), (1 << 31, 0));
-        let all = CutArg::from(Cut::ALL);
+        let all = CutArg::from(Threshold::ALL);
         assert_eq!((all.bits, all.index), (0, 1 << 62));
     }
 }

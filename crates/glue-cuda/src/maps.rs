@@ -110,10 +110,10 @@ impl<B: Backend> Pass<'_, B> {
                     }
                 }
             }
-            MapKernel::Sce { cut, weights } if self.has_base && weights.len() == self.n_inputs => {
-                let all = u32::from(cut == Cut::ALL);
+            MapKernel::Sce { threshold, weights } if self.has_base && weights.len() == self.n_inputs => {
+                let all = u32::from(threshold == Threshold::ALL);
                 let weight = args::row(weights, |w| w);
-                self.run("sce", "sce", float, &t, &Sce { t, out, cut: cut.into(), all, unused: 0, weight })
+                self.run("sce", "sce", float, &t, &Sce { t, out, cut: threshold.into(), all, unused: 0, weight })
             }
             MapKernel::ModelStockRows { row }
                 if self.has_base && row > 0 && self.n_inputs <= 8 && self.cutting.keeps_rows(row) =>

@@ -17,7 +17,7 @@ impl<B: Backend> Pass<'_, B> {
         match *gather {
             Gather::Products { vectors, n } => self.known_products(vectors, n),
             Gather::Norms { trim, inputs } => self.norms(trim, inputs),
-            Gather::Energies { cut, inputs } => self.energies(cut, inputs),
+            Gather::Energies { threshold, inputs } => self.energies(cut, inputs),
             Gather::Largest { ranking, streams: sequences, elements, counts } => {
                 self.largest(ranking, sequences, elements, counts)
             },
@@ -146,7 +146,7 @@ impl<B: Backend> Pass<'_, B> {
         Ok(Gathered::Sums(self.fetch_f64(&sums, inputs * 2)?))
     }
 
-    fn energies(&mut self, cut: Cut, inputs: usize) -> Result<Gathered, Stop> {
+    fn energies(&mut self, cut: Threshold, inputs: usize) -> Result<Gathered, Stop> {
         if inputs != self.n_inputs || !self.has_base {
             return Err(Stop::Unsupported);
         }
@@ -164,8 +164,8 @@ impl<B: Backend> Pass<'_, B> {
                     begin: section.start as i64,
                     end: section.end as i64,
                     partials: partials.at,
-                    cut: cut.into(),
-                    all: u32::from(cut == Cut::ALL),
+                    cut: threshold.into(),
+                    all: u32::from(threshold == Threshold::ALL),
                     unused: 0,
                 };
                 let (file, name) = ("sce", "sce_energies");

@@ -37,7 +37,7 @@ pub(crate) struct Search {
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     Open,
-    Found(Cut),
+    Found(Threshold),
     /// More elements equal the threshold than are kept: so many of them, in index order.
     Tied(u32, usize),
 }
@@ -45,10 +45,10 @@ enum State {
 type Counts<'a> = &'a (dyn Fn(usize, Largest) -> Vec<usize> + Send + Sync);
 
 /// The cut for a count that needs no search, if it is one.
-fn trivial(count: usize, elements: usize) -> Option<Cut> {
+fn trivial(count: usize, elements: usize) -> Option<Threshold> {
     match count {
-        0 => Some(Cut::NONE),
-        _ if count >= elements => Some(Cut::ALL),
+        0 => Some(Threshold::NONE),
+        _ if count >= elements => Some(Threshold::ALL),
         _ => None,
     }
 }
@@ -87,12 +87,12 @@ impl Search {
     /// Takes the place after which equal keys are dropped.
     pub(crate) fn settle(&mut self, index: usize) {
         if let State::Tied(bits, _) = self.state {
-            self.state = State::Found(Cut { bits, index });
+            self.state = State::Found(Threshold { bits, index });
         }
     }
 
     /// The answer, once there is one.
-    pub(crate) fn cut(&self) -> Option<Cut> {
+    pub(crate) fn cut(&self) -> Option<Threshold> {
         match self.state {
             State::Found(cut) => Some(cut),
             _ => None,
@@ -142,7 +142,7 @@ impl Search {
         }
         let keep = count - found.above - above;
         self.state = match found.bins[bin] as usize == keep {
-            true => State::Found(Cut { bits: self.low, index: usize::MAX }),
+            true => State::Found(Threshold { bits: self.low, index: usize::MAX }),
             false => State::Tied(self.low, keep),
         };
     }

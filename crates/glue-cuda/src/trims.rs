@@ -38,7 +38,7 @@ impl<B: Backend> Pass<'_, B> {
         match trim {
             Trimming::Nothing => Ok(Trim::Nothing(Nothing { unused: [0; 2] })),
             Trimming::Between(cuts) if cuts.len() == self.n_inputs => {
-                let mut cut = [[CutArg::from(Cut::NONE); 2]; MAX_INPUTS];
+                let mut cut = [[CutArg::from(Threshold::NONE); 2]; MAX_INPUTS];
                 for (to, from) in cut.iter_mut().zip(cuts) {
                     *to = from.map(CutArg::from);
                 }

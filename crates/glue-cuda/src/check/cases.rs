@@ -111,28 +111,24 @@ impl Case {
 
     /// The tensor as the operator sees it when it plans.
     pub fn tensor<'a>(&self, shape: &'a [usize]) -> TensorSpec<'a> {
-        let (name, has_base) = ("model.layers.0.mlp.up_proj.weight", self.base);
-        TensorSpec { name, shape, has_base, n_inputs: self.inputs, layer: None, seed: 42, statistic: None }
+        TensorSpec::new("model.layers.0.mlp.up_proj.weight", shape).with_operands(self.base, self.inputs).with_seed(42)
     }
 
     fn params(&self) -> Result<(Operator, Params), MergeError> {
         let operator = Registry::builtin().operator(self.operator, None)?;
         let setting = |(key, value): &Set| {
             let value = match *value {
-                Number(x) => Setting::Number(x),
-                Word(word) => Setting::Text(word.into()),
+                Number(x) => Setting::from(x),
+                Word(word) => word.into(),
             };
             (*key, value)
         };
-        let common: Vec<_> = self.settings.iter().map(setting).filter(|(key, _)| *key != "weight").collect();
-        // Each input weighs differently, and one against the others.
-        let own = |i: usize| {
-            let weight = self.settings.iter().map(setting).find(|(key, _)| *key == "weight");
-            weight.map(|(key, _)| (key, Setting::Number(0.4 - 0.15 * i as f64))).into_iter().collect()
-        };
-        let inputs: Vec<Vec<_>> = (0..self.inputs).map(own).collect();
-        let params = operator.params(&common, &inputs)?;
-        Ok((operator, params))
+        let mut params = operator.params(self.inputs).set_all(self.settings.iter().map(setting));
+        if self.settings.iter().any(|(key, _)| *key == "weight") {
+            // Each input weighs differently, and one against the others.
+            params = params.each("weight", (0..self.inputs).map(|i| 0.4 - 0.15 * i as f64));
+        }
+        Ok((operator, params.check()?))
     }
 
     /// The plan for a tensor.

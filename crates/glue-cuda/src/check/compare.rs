@@ -4,8 +4,13 @@ use super::cases::Case;
 use super::data::{Captured, Data, Threads, element};
 use crate::backend::Backend;
 use crate::engine::Engine;
+<<<<<<< crates/glue-cuda/src/check/compare.rs
 use glue_merge::device::{Executor, Float, HostExecutor};
 use glue_merge::{BLOCK, Done, Driver, MergeError, Operand, Plan};
+=======
+use glue_merge::device::{Executor, Float};
+use glue_merge::{Done, Driver, MergeError, Operand, Plan};
+>>>>>>> /tmp/t.rs
 
 /// How a case went.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,7 +64,7 @@ pub fn check<B: Backend>(
         }
     };
     let expected = Captured::new(to, tensor.len());
-    let driver = Driver { pool: &threads, executor: &HostExecutor, block: BLOCK, room: Room::default() };
+    let driver = Driver::default().pool(&threads);
     match (driver.run(case.plan(&tensor)?, &tensor, &data, &expected)?, copied) {
         (Done::Merged, None) => {}
         (Done::Copy(expected), Some(found)) if expected == found => {
