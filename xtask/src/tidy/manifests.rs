@@ -146,11 +146,11 @@ mod tests {
         let mut package = Package { folder: folder.path().to_path_buf(), about, ..Package::default() };
         let with_root = |root: &str| Sources { root: root.to_owned(), ..Sources::default() };
         assert!(incomplete(&package, &with_root("//! ```\n//! ```\n")).is_empty());
-        package.about.remove("readme");
+        package.about.remove("keywords");
         fs::remove_file(folder.path().join("LICENSE-MIT")).unwrap();
         let found = incomplete(&package, &with_root(""));
         assert_eq!(found.len(), 3, "{found:?}");
-        for (found, word) in found.iter().zip(["`readme`", "LICENSE-MIT", "doc test"]) {
+        for (found, word) in found.iter().zip(["`keywords`", "LICENSE-MIT", "doc test"]) {
             assert!(found.contains(word), "{found}");
         }
     }
