@@ -38,8 +38,7 @@ pub(crate) struct Package {
 }
 
 /// The fields of [`Package::about`]: crates.io shows them.
-pub(crate) const ABOUT: [&str; 7] =
-    ["description", "license", "repository", "documentation", "readme", "keywords", "categories"];
+pub(crate) const ABOUT: [&str; 6] = ["description", "license", "repository", "documentation", "keywords", "categories"];
 
 /// A dependency of a member.
 #[derive(Debug)]

@@ -4,13 +4,8 @@ use super::cases::Case;
 use super::data::{Captured, Data, Threads, element};
 use crate::backend::Backend;
 use crate::engine::Engine;
-<<<<<<< crates/glue-cuda/src/check/compare.rs
-use glue_merge::device::{Executor, Float, HostExecutor};
-use glue_merge::{BLOCK, Done, Driver, MergeError, Operand, Plan};
-=======
 use glue_merge::device::{Executor, Float};
 use glue_merge::{Done, Driver, MergeError, Operand, Plan};
->>>>>>> /tmp/t.rs
 
 /// How a case went.
 #[derive(Debug, Clone, Copy, PartialEq)]
