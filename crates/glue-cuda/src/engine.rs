@@ -6,7 +6,7 @@ use crate::operands::SECTION;
 use crate::pass::{Pass, Stop, Target};
 use crate::resident_cache::{Key, Operands, Products, ResidentCache};
 use glue_merge::device::Executor;
-use glue_merge::{Block, Map, MergeError, Plan, Sink, Source, TensorSpec};
+use glue_merge::{MergeError, Plan, Sink, Source, TensorSpec};
 use std::sync::{Arc, Mutex};
 
 /// How an [`Engine`] works.
@@ -161,10 +161,6 @@ impl<B: Backend> Engine<B> {
 }
 
 impl<B: Backend> Executor for Engine<B> {
-    fn map(&self, map: &dyn Map, block: &Block<'_>, out: &mut [f32]) {
-        map.merge(block, out);
-    }
-
     fn advance(
         &self,
         plan: Plan,

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn tensor(shape: &[usize]) -> TensorSpec<'_> {
-        TensorSpec { name: "t", shape, has_base: true, n_inputs: 2, layer: None, seed: 0, statistic: None }
+        TensorSpec::new("t", shape).with_operands(true, 2)
     }
 
     #[test]

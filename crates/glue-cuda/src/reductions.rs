@@ -17,7 +17,7 @@ impl<B: Backend> Pass<'_, B> {
         match *gather {
             Gather::Products { vectors, n } => self.known_products(vectors, n),
             Gather::Norms { trim, inputs } => self.norms(trim, inputs),
-            Gather::Energies { threshold, inputs } => self.energies(cut, inputs),
+            Gather::Energies { threshold, inputs } => self.energies(threshold, inputs),
             Gather::Largest { ranking, streams: sequences, elements, counts } => {
                 self.largest(ranking, sequences, elements, counts)
             }
@@ -146,7 +146,7 @@ impl<B: Backend> Pass<'_, B> {
         Ok(Gathered::Sums(self.fetch_f64(&sums, inputs * 2)?))
     }
 
-    fn energies(&mut self, cut: Threshold, inputs: usize) -> Result<Gathered, Stop> {
+    fn energies(&mut self, threshold: Threshold, inputs: usize) -> Result<Gathered, Stop> {
         if inputs != self.n_inputs || !self.has_base {
             return Err(Stop::Unsupported);
         }
@@ -206,14 +206,14 @@ impl<B: Backend> Pass<'_, B> {
                 search.narrow(&counted(found), elements, counts);
             }
         }
-        let mut cuts = vec![Vec::new(); sequences];
+        let mut thresholds = vec![Vec::new(); sequences];
         for mut search in searches {
             if let Some((bits, rank)) = search.tied() {
                 search.settle(self.place_of_tie(ranking, search.sequence, bits, rank)?);
             }
-            cuts[search.sequence].extend(search.cut());
+            thresholds[search.sequence].extend(search.threshold());
         }
-        Ok(Gathered::Cuts(cuts))
+        Ok(Gathered::Thresholds(thresholds))
     }
 
     /// The histograms of the searches that are open, one after the other.

@@ -92,7 +92,7 @@ impl Search {
     }
 
     /// The answer, once there is one.
-    pub(crate) fn cut(&self) -> Option<Threshold> {
+    pub(crate) fn threshold(&self) -> Option<Threshold> {
         match self.state {
             State::Found(cut) => Some(cut),
             _ => None,
@@ -198,7 +198,7 @@ mod tests {
             let mut equal = keys.iter().enumerate().filter(|(_, key)| **key == bits);
             search.settle(equal.nth(keep - 1).unwrap().0 + 1);
         }
-        let cut = search.cut().unwrap();
+        let cut = search.threshold().unwrap();
         let mut order: Vec<usize> = (0..elements).collect();
         order.sort_by_key(|i| (std::cmp::Reverse(keys[*i]), *i));
         let mut expected = order[..count.min(elements)].to_vec();
@@ -248,7 +248,7 @@ mod tests {
             let (bins, above, zeros) = histogram(&keys, search.low, search.shift);
             search.narrow(&Counted { bins: &bins, above, zeros }, 1000, &counts);
         }
-        let cut = search.cut().unwrap();
+        let cut = search.threshold().unwrap();
         assert_eq!(keys.iter().enumerate().filter(|(i, k)| cut.keeps(**k, *i)).count(), nonzero / 2);
     }
 }

@@ -136,7 +136,7 @@ fn what_is_not_finite_small_or_unknown_is_left_to_the_host() {
     assert!(left(case("linear"), &Data::new(Float::F32, 99, 3, &ONE), 99));
     let registry = glue_merge::Registry::builtin();
     let (operator, shape) = (registry.operator("nearswap", None).unwrap(), [200]);
-    let params = operator.params(&[("t", glue_merge::Setting::Number(0.1))], &[vec![]]).unwrap();
+    let params = operator.params(1).set("t", 0.1).check().unwrap();
     let tensor = case("slerp").tensor(&shape);
     let plan = operator.plan(&tensor, &params).unwrap();
     let sink = Captured::new(Float::F32, 200);

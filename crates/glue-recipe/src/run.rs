@@ -7,6 +7,7 @@ use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
 use glue_merge::device::{Executor, HostExecutor};
 use glue_merge::{BoxError, Operator, Registry};
+use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging, WriteError};
