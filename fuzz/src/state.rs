@@ -1,13 +1,13 @@
 //! What the program wrote itself, or another process of it, and reads again: journals, caches, reports, the protocol of
 //! workers. Any of it may have been cut off, damaged or made up.
 
-use glue_progress::NoProgress;
 use super::folder::{Folder, write};
 use super::says_why;
 use super::tasks::Echo;
 use glue_eval::{Cache, EvalOptions, evaluate, load_tasks};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
+use glue_progress::NoProgress;
 use glue_recipe::Recipe;
 use glue_report as report_crate;
 use glue_select::config::SearchConfig;

@@ -1,9 +1,12 @@
 //! Tasks and their items, asked of a model that answers everything.
 
-use glue_progress::NoProgress;
 use super::folder::{Folder, write};
 use super::says_why;
-use glue_eval::{ChatMessage, EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, ModelError, evaluate, load_tasks, preview};
+use glue_eval::{
+    ChatMessage, EvalOptions, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest,
+    ModelError, evaluate, load_tasks, preview,
+};
+use glue_progress::NoProgress;
 use serde_json::Value;
 use std::path::Path;
 

@@ -8,8 +8,6 @@
 //! This crate runs no model. Whoever does takes [`sites`], records at each what both models have there for the same
 //! tokens, and puts it into a [`Correlation`], whose memory is units², however many tokens there are.
 
-use crate::swept;
-use glue_progress::Progress;
 use crate::AlignOptions;
 use crate::assignment::{improve, total};
 use crate::error::AlignError;
@@ -18,7 +16,9 @@ use crate::jobs::{HeadsJob, Job, jobs};
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
+use crate::swept;
 use crate::symmetry::{GroupId, GroupKind, Symmetry};
+use glue_progress::Progress;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 

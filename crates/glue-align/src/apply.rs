@@ -1,11 +1,11 @@
 //! Permutations applied to a model: one tensor in memory, or a whole checkpoint, written tensor by tensor.
 
-use glue_progress::{Progress, Unit};
 use crate::alignment::{self, Alignment};
 use crate::error::AlignError;
 use crate::gather::Grid;
 use crate::permutations::Permutations;
 use crate::symmetry::Symmetry;
+use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, CheckpointWriter, Layout, Links, ModelDir, Staging, TensorSpec, TensorView};
 use rayon::prelude::*;

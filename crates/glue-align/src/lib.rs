@@ -47,11 +47,11 @@ mod products;
 pub mod symmetry;
 pub mod weight_matching;
 
-use glue_progress::{Progress, Unit};
 pub use activation_matching::{ActivationSource, Correlation, Place, Site, sites};
 pub use alignment::{AlignedGroup, Alignment, Measure};
 pub use apply::{WriteOptions, permuted, write_aligned};
 pub use error::AlignError;
+use glue_progress::{Progress, Unit};
 pub use permutation::{Permutation, PermutationError};
 pub use permutations::Permutations;
 pub use symmetry::{Carrier, Group, GroupId, GroupKind, Kinds, Level, Segment, Symmetry};

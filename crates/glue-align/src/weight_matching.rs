@@ -13,8 +13,6 @@
 //! the start: from where the model stands, and from the residual stream assigned by the tensors that no other group
 //! acts on (embedding, head, norms); the better of the two is taken.
 
-use crate::swept;
-use glue_progress::Progress;
 use crate::AlignOptions;
 use crate::apply::Permuted;
 use crate::assignment::{assign, improve};
@@ -24,7 +22,9 @@ use crate::jobs::{HeadsJob, Job, jobs};
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
+use crate::swept;
 use crate::symmetry::{Carrier, GroupId, Level, Segment, Symmetry};
+use glue_progress::Progress;
 use glue_tensor::{Checkpoint, TensorView, widen};
 use rayon::prelude::*;
 
@@ -43,7 +43,11 @@ pub(crate) struct Matched {
 }
 
 /// The best permutations from any start.
-pub(crate) fn match_weights(pair: &Pair<'_>, options: &AlignOptions, progress: &dyn Progress) -> Result<Matched, AlignError> {
+pub(crate) fn match_weights(
+    pair: &Pair<'_>,
+    options: &AlignOptions,
+    progress: &dyn Progress,
+) -> Result<Matched, AlignError> {
     let (residual, jobs) = jobs(pair.symmetry);
     for job in residual.iter().map(|&id| Job::Flat(id)).chain(jobs.iter().cloned()) {
         check_size(pair.symmetry, &job, options)?;

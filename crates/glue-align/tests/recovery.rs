@@ -2,8 +2,11 @@
 
 mod support;
 
+use glue_align::{
+    AlignOptions, Alignment, Correlation, GroupKind, Kinds, Method, Permutations, Place, Symmetry, WriteOptions, align,
+    permuted, sites, write_aligned,
+};
 use glue_progress::NoProgress;
-use glue_align::{AlignOptions, Alignment, Correlation, GroupKind, Kinds, Method, Permutations, Place, Symmetry, WriteOptions, align, permuted, sites, write_aligned};
 use glue_tensor::ModelDir;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,8 +2,11 @@
 
 mod support;
 
+use glue_align::{
+    AlignError, AlignOptions, Alignment, Correlation, Kinds, Method, Permutations, Symmetry, WriteOptions, align,
+    sites, write_aligned,
+};
 use glue_progress::{ErrorChain, NoProgress, Progress};
-use glue_align::{AlignError, AlignOptions, Alignment, Correlation, Kinds, Method, Permutations, Symmetry, WriteOptions, align, sites, write_aligned};
 use glue_tensor::{Dtype, ModelDir};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

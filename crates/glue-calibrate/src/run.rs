@@ -1,6 +1,5 @@
 //! From a model and sequences to a directory with statistics.
 
-use glue_progress::{Progress, Unit};
 use crate::error::CalibrateError;
 use crate::manifest;
 use crate::plan::Plan;
@@ -8,6 +7,7 @@ use crate::sequence::{Sequence, batches};
 use crate::statistic::Statistic;
 use crate::sums::{Batch, Recorder, Sums};
 use glue_lm::{Model, ScoredTokens, Tree};
+use glue_progress::{Progress, Unit};
 use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging};
 use rayon::prelude::*;
 use serde_json::Value;

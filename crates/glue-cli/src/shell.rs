@@ -1,12 +1,12 @@
 //! Where output goes: standard output for results, standard error for everything else.
 
-use glue_progress::CancelToken;
 use crate::app::{ColorChoice, Global};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::visible::{indented, visible};
 use clap::builder::StyledStr;
 use clap::builder::styling::{AnsiColor, Style};
+use glue_progress::CancelToken;
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::io::{self, IsTerminal, Write};

@@ -1,6 +1,5 @@
 //! The differences decomposed, and the adapter written.
 
-use glue_progress::{Progress, Unit};
 use crate::difference::{Both, Squares};
 use crate::error::LoraError;
 use crate::factors::{factors, squares_left, stored};
@@ -8,6 +7,7 @@ use crate::options::RankRule;
 use crate::plan::{Candidate, ExtractPlan};
 use crate::report::{Extraction, ModuleReport, OtherReport};
 use crate::spool::Spool;
+use glue_progress::{Progress, Unit};
 use glue_tensor::adapter::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
 use glue_tensor::{ModelDir, Staging, TensorSpec};
 use ndarray::Array2;
@@ -44,7 +44,11 @@ enum Other {
 ///
 /// # Errors
 /// [`LoraError`]; nothing is left behind then.
-pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Extraction, LoraError> {
+pub fn extract(
+    plan: &ExtractPlan<'_>,
+    out_dir: impl AsRef<Path>,
+    progress: &dyn Progress,
+) -> Result<Extraction, LoraError> {
     let staging = Staging::create(out_dir)?;
     let report = write(plan, &staging, progress);
     if !matches!(report, Err(LoraError::Stopped)) {

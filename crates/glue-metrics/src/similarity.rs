@@ -10,7 +10,6 @@
 //! and [`Options::block`], and their sums are added in order: any number of threads gives the same bits. Another
 //! block length gives the same figures to the rounding of those short sums (2e-7).
 
-use glue_progress::{Progress, Unit};
 use crate::error::MetricsError;
 use crate::matrix::{Matrix, check_names};
 use crate::metric::{METRICS, Metric, OverTensors, Part};
@@ -18,10 +17,11 @@ use crate::panel::pair;
 use crate::sample::{BATCHES, runs};
 use crate::selection::{Class, Selected, Selection};
 use crate::stack::{Operand, Scratch, Stack, default_block, geometry};
+use glue_progress::{Progress, Unit};
 use glue_tensor::checkpoint::CheckpointFile;
 use glue_tensor::{Checkpoint, FileVersion, Names, TensorInfo};
-use rayon::prelude::*;
 use parking_lot::Mutex;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 

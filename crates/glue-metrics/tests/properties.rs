@@ -1,8 +1,8 @@
 //! Properties of every metric on small random models written to disk: what the formula promises, and that nothing
 //! depends on threads, block length or the order of models.
 
-use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
 use glue_metrics::{Class, METRICS, Matrix, Metric, MetricsError, Model, Options, Scale, Selection, similarity};
+use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
 use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow};
 use proptest::prelude::*;
 use std::collections::BTreeMap;

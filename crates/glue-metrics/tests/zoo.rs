@@ -1,8 +1,8 @@
 //! The zoo in `tests/data/zoo` against figures computed elsewhere, in f64 by numpy: `reference/similarity.json`.
 
-use glue_progress::NoProgress;
 use glue_metrics::cluster::{Link, agglomerate, leader, sweep};
 use glue_metrics::{Class, Matrix, Metric, Model, Options, Selection, similarity};
+use glue_progress::NoProgress;
 use glue_tensor::Checkpoint;
 use serde_json::Value;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Writes the mixture that a description asks for, with gates of random numbers: `random_gates CONFIG OUT_DIR`.
 
-use glue_progress::NoProgress;
 use glue_mixture::{MixConfig, MixPlan, RunOptions, run};
+use glue_progress::NoProgress;
 use std::error::Error;
 use std::path::Path;
 

@@ -68,7 +68,8 @@ const RIGHT_ANGLE: f64 = 0.25;
 fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineError> {
     let models: Vec<Model<'_>> =
         names.iter().zip(dirs).map(|(name, dir)| Model { name: name.clone(), checkpoint: dir.checkpoint() }).collect();
-    let near = similarity(&models, None, Metric::find("cosine_per_column")?, &Options::default(), &NoProgress)?.matrix();
+    let near =
+        similarity(&models, None, Metric::find("cosine_per_column")?, &Options::default(), &NoProgress)?.matrix();
     let far = similarity(&models, None, Metric::find("l2_distance")?, &Options::default(), &NoProgress)?.matrix();
     let clusters = glue_metrics::cluster::leader(&near, glue_metrics::cluster::DEFAULT_THRESHOLD)?;
     let mut bases = Vec::new();

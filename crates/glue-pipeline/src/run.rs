@@ -2,11 +2,11 @@
 
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
+use crate::progress::{Labelled, StageProgress};
 use crate::scores::{Scored, prepare, tasks};
 use crate::stage::{Stage, Stages, hash};
 use crate::stages::finish::{Finished, finish};
 use crate::stages::{candidates, compare, mixture, select, test};
-use crate::progress::{Labelled, StageProgress};
 use crate::zoo::Zoo;
 use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::AnyTextModel;

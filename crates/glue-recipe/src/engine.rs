@@ -1,16 +1,16 @@
 //! Merging of planned tensors, out of core: blocks are widened from where the inputs are mapped, merged, narrowed and
 //! handed to a destination. Nothing holds a whole tensor, let alone a model.
 
-use glue_progress::Progress;
 use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use glue_merge::{
     BoxError, Done, Driver, Executor, Float, Identity, MergeError, Operand, Operator, Params, Pool, Room, SPAN, Sink,
     Source, StatisticSpec, Stored, TensorSpec,
 };
+use glue_progress::Progress;
 use glue_tensor::{Dtype, TensorView, narrow, widen};
-use rayon::prelude::*;
 use parking_lot::Mutex;
+use rayon::prelude::*;
 use std::ops::Range;
 
 pub use crate::low_rank::LowRankView;

@@ -1,12 +1,12 @@
 //! From a plan to a model directory: merges every tensor out of core, writes what belongs beside the weights, and makes
 //! the directory appear when all of it is on disk.
 
-use glue_progress::{Progress, Unit};
 use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
 use glue_merge::{BoxError, Executor, HostExecutor, Operator, Registry};
+use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging, WriteError};
@@ -109,7 +109,12 @@ pub enum RunError {
 ///
 /// # Errors
 /// [`RunError`]; `out_dir` is as it was before.
-pub fn run(plan: &MergePlan, out_dir: &Path, options: &RunOptions<'_>, progress: &dyn Progress) -> Result<(), RunError> {
+pub fn run(
+    plan: &MergePlan,
+    out_dir: &Path,
+    options: &RunOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<(), RunError> {
     let staging = Staging::create(out_dir)?;
     let layout = Layout::new(plan.layout_specs(), options.max_shard_bytes, "model")?;
     let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;

@@ -2,10 +2,10 @@
 
 mod common;
 
-use glue_progress::NoProgress;
 use glue_merge::{
     Block, BoxError, Done, Driver, Executor, Float, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec,
 };
+use glue_progress::NoProgress;
 use glue_recipe::{PlanOptions, Recipe, RunOptions, plan, run};
 use glue_tensor::{Dtype, narrow, widen};
 use std::ops::Range;

@@ -2,8 +2,8 @@
 
 mod common;
 
-use glue_progress::ErrorChain;
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Recipe, RecipeError, Stage, Stages};
 
 fn check(text: &str) -> Result<Vec<Stage>, RecipeError> {

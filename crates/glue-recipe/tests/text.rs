@@ -2,8 +2,8 @@
 
 mod common;
 
-use glue_progress::ErrorChain;
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Recipe, RecipeError};
 
 #[track_caller]

@@ -6,8 +6,8 @@
 
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores};
 use crate::journal::{Journal, JournalError};
-use serde::{Deserialize, Serialize};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::Instant;
 

@@ -2,10 +2,10 @@
 //!
 //! The agreement with the program is that of [`glue_eval::external`]. More is taken to be better.
 
-use glue_progress::{CancelToken, ErrorChain};
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped, TaskScore};
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request};
 use glue_merge::Registry;
+use glue_progress::{CancelToken, ErrorChain};
 use glue_recipe::{PlanOptions, Recipe, RunOptions, SharedExecutor, plan, run};
 use parking_lot::Mutex;
 use std::collections::HashMap;

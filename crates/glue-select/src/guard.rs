@@ -1,8 +1,8 @@
 //! Scores are kept only of models that are as they were opened: what a changed model scores belongs to no hash in the journal.
 
-use glue_progress::Progress;
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
 use crate::zoo::Zoo;
+use glue_progress::Progress;
 use glue_tensor::FileChanged;
 use std::sync::OnceLock;
 

@@ -21,18 +21,18 @@ use crate::race::{Rule, at_best, mean, upper_bound};
 use crate::record::{Record, Records};
 use asked::Asked;
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
-use glue_progress::ErrorChain;
 use glue_lm::{Model, TextModel, Tokenizer};
+use glue_progress::ErrorChain;
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
 use memory::{InMemory, bytes_of};
-use serde::Serialize;
 use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// What was done so far.
@@ -374,10 +374,11 @@ impl LocalScorer {
     /// Asks the items of a round.
     fn ask(&self, model: &LocalModel, asked: &Asked, round: &[Vec<usize>]) -> Result<Vec<Vec<ItemScore>>, Failure> {
         let begun = Instant::now();
-        let report = asked.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
-            EvalError::Stopped => Failure::Stopped,
-            error => Failure::of(&error),
-        })?;
+        let report =
+            asked.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
+                EvalError::Stopped => Failure::Stopped,
+                error => Failure::of(&error),
+            })?;
         add_time(&self.counters.eval_nanos, begun);
         let items: usize = round.iter().map(Vec::len).sum();
         self.counters.items_asked.fetch_add(items as u64, Ordering::Relaxed);

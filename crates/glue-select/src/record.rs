@@ -6,8 +6,8 @@
 
 use glue_eval::ItemScore;
 use glue_tensor::{files, state, write_atomic};
-use serde::{Deserialize, Serialize};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::io;

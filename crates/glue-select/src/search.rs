@@ -1,6 +1,5 @@
 //! A whole search: the models by themselves, the strategies one after the other, held-out scores, and the result on disk.
 
-use glue_progress::{Progress, Unit};
 use crate::config::{SearchConfig, Validation};
 use crate::contract::{Candidate, Part, Scorer, Scores};
 use crate::course::{Budget, Course, Halt};
@@ -15,6 +14,7 @@ use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
 use crate::zoo::{Zoo, ZooError, hash_tasks};
+use glue_progress::{Progress, Unit};
 use glue_recipe::SharedExecutor;
 use glue_tensor::{FileChanged, Links};
 use serde_json::{Value, json};

@@ -2,10 +2,10 @@
 
 use crate::contract::{Candidate, Part, Scores};
 use crate::course::{self, Course, Halt, Outcome};
-use glue_progress::Progress;
 use crate::likeness::Likeness;
 use crate::recipe_text::{Frame, weighted};
 use crate::space::{SearchSpace, SpaceConfig, SpaceError, TensorNames};
+use glue_progress::Progress;
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::cmp::Ordering;

@@ -20,12 +20,12 @@ mod groups;
 pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, SpaceConfig};
 pub use groups::TensorNames;
 
-use glue_progress::ErrorChain;
 use crate::contract::Candidate;
 use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
 use glue_merge::{
     Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
 };
+use glue_progress::ErrorChain;
 use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;
 use std::collections::BTreeMap;

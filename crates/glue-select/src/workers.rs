@@ -21,18 +21,18 @@
 //! A worker that dies, or does not keep to the protocol, is started again, and its candidate given to the new one; if that
 //! dies too, the candidate has failed, and the search goes on.
 
-use glue_progress::{CancelToken, ErrorChain};
 use crate::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
+use glue_progress::{CancelToken, ErrorChain};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The version of the protocol.

@@ -1,12 +1,12 @@
 //! The models of a search: opened, compared by their headers, named.
 
-use glue_progress::ErrorChain;
 use crate::config::SearchConfig;
 use crate::likeness::Likeness;
 use crate::recipe_text::Frame;
 use crate::session::{Member, Setup};
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
+use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, ContentHash, FileChanged, Links, ModelDir, SideFileError};
 use rayon::prelude::*;
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 
 mod common;
 
-use glue_progress::CancelToken;
 use common::{frame, plan_options};
 use glue_eval::external::ExternalEvaluator;
+use glue_progress::CancelToken;
 use glue_select::contract::{Candidate, Part, Scorer, Stopped};
 use glue_select::external::{ExternalOptions, ExternalScorer};
 use glue_select::recipe_text::weighted;
@@ -84,7 +84,11 @@ fn a_program_that_fails_fails_its_candidate() {
 #[test]
 fn stopping_ends_the_program() {
     let (directory, stop) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
-    let scorer = scorer(directory.path(), CancelToken::from_flag(Arc::clone(&stop)), "touch \"$(dirname \"$0\")/began\"; sleep 600\n");
+    let scorer = scorer(
+        directory.path(),
+        CancelToken::from_flag(Arc::clone(&stop)),
+        "touch \"$(dirname \"$0\")/began\"; sleep 600\n",
+    );
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !directory.path().join("began").exists() {

@@ -2,10 +2,10 @@
 
 mod common;
 
-use glue_progress::{CancelToken, NoProgress};
 use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
 use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_progress::{CancelToken, NoProgress};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
@@ -277,7 +277,11 @@ fn parts_are_disjoint_and_together_all() {
 #[test]
 fn stopping_is_heard() {
     let stop = Arc::new(AtomicBool::new(false));
-    let scorer = scorer(LocalOptions { cancel: CancelToken::from_flag(Arc::clone(&stop)), parallel: Some(2), ..options(Rule::Exact) });
+    let scorer = scorer(LocalOptions {
+        cancel: CancelToken::from_flag(Arc::clone(&stop)),
+        parallel: Some(2),
+        ..options(Rule::Exact)
+    });
     let candidates: Vec<Candidate> =
         (0..40).map(|i| merge("task_arithmetic", [0.01 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
     let told = Mutex::new(BTreeSet::new());

@@ -2,9 +2,9 @@
 
 mod common;
 
-use glue_progress::ErrorChain;
 use common::{frame, plan_options, zoo};
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Action, Recipe, plan};
 use glue_search::CoordinateValue;
 use glue_select::space::{SearchSpace, SpaceConfig, TensorNames};
@@ -268,7 +268,5 @@ fn what_is_no_space_is_refused() {
     check("filters: [experts]\n", "`filters`: expected part of a name of a tensor within the layers: one of ");
     check("methods: [model_stock]\n", "at least one coordinate");
     check("groups: 2\n", "unknown");
-    assert!(
-        space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`")
-    );
+    assert!(space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`"));
 }

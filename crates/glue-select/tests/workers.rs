@@ -4,9 +4,9 @@
 
 mod common;
 
-use glue_progress::CancelToken;
 use common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::load_tasks;
+use glue_progress::CancelToken;
 use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores, Stopped};
 use glue_select::local::{LocalOptions, LocalScorer};
 use glue_select::recipe_text::weighted;
@@ -128,7 +128,8 @@ fn workers_that_do_not_get_ready_are_an_error() {
     let refused = WorkerPool::start(command(), 2, json!({}), CancelToken::default()).unwrap_err().to_string();
     assert!(refused.contains("no marks"), "{refused}");
     let start = |words: &[&str], count| {
-        WorkerPool::start(words.iter().map(OsString::from).collect(), count, Value::Null, CancelToken::default()).unwrap_err()
+        WorkerPool::start(words.iter().map(OsString::from).collect(), count, Value::Null, CancelToken::default())
+            .unwrap_err()
     };
     assert_eq!(start(&[], 1), WorkerError::Nothing { found: "no command" });
     assert_eq!(start(&["true"], 0), WorkerError::Nothing { found: "no worker" });
@@ -143,7 +144,9 @@ fn workers_that_do_not_get_ready_are_an_error() {
 #[test]
 fn a_pool_that_is_told_to_stop_does_not_wait() {
     let (marks, stop) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
-    let pool = WorkerPool::start(command(), 2, json!({"marks": marks.path()}), CancelToken::from_flag(Arc::clone(&stop))).unwrap();
+    let pool =
+        WorkerPool::start(command(), 2, json!({"marks": marks.path()}), CancelToken::from_flag(Arc::clone(&stop)))
+            .unwrap();
     let candidates: Vec<Candidate> = candidates().iter().map(|candidate| with("sleep", candidate)).collect();
     let begun = Instant::now();
     std::thread::scope(|scope| {

@@ -1,9 +1,9 @@
 //! Statistics read back from the output, against other ways to compute them.
 
-use glue_progress::{NoProgress, Progress};
 use super::*;
 use crate::plan::Options;
 use glue_lm::{Observer, ScoreOptions, ScoreRequest, Want, Weight, Weights};
+use glue_progress::{NoProgress, Progress};
 use glue_tensor::{Checkpoint, Dtype, widen};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,5 @@
 //! `glue cluster`: which models belong together.
 
-use glue_progress::ErrorChain;
 use super::similarity::table;
 use super::zoo::{self, Comparison, refusal};
 use crate::app::Global;
@@ -12,6 +11,7 @@ use crate::visible::one_line;
 use clap::ValueEnum;
 use glue_metrics::Matrix;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, Level, Link, Partition, agglomerate, leader, sweep};
+use glue_progress::ErrorChain;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{Error, ErrorKind};

@@ -1,6 +1,5 @@
 //! `glue eval`: scores of a model in tasks.
 
-use glue_progress::CancelToken;
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
@@ -18,6 +17,7 @@ use glue_eval::{
     load_tasks, preview, select,
 };
 use glue_lm::{AnyTextModel, RoutingLog};
+use glue_progress::CancelToken;
 use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;

@@ -1,6 +1,5 @@
 //! `glue search`: which models to merge, and how.
 
-use glue_progress::{CancelToken, ErrorChain};
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
@@ -15,6 +14,7 @@ use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
 use glue_eval::{EvalOptions, load_tasks, select};
 use glue_merge::Registry;
+use glue_progress::{CancelToken, ErrorChain};
 use glue_recipe::{PlanOptions, SharedExecutor};
 use glue_search::Domain;
 use glue_select::config::{EXAMPLE, MAX_WORKERS, SearchConfig, Validation};
@@ -267,7 +267,7 @@ fn local_options(
         executor: merging.executor,
         memory,
         parallel: config.parallel,
-        stop,
+        cancel,
         ..LocalOptions::default()
     }
 }

@@ -1,6 +1,5 @@
 //! `glue search-worker`: a process that scores candidates for `glue search --workers`.
 
-use glue_progress::CancelToken;
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use super::search::{self, Merging};
@@ -9,6 +8,7 @@ use crate::failure::Failure;
 use crate::shell::Shell;
 use glue_cuda::DeviceUse;
 use glue_merge::Registry;
+use glue_progress::CancelToken;
 use glue_select::config::SearchConfig;
 use glue_select::contract::Scorer;
 use glue_select::workers::serve;
@@ -32,7 +32,11 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let _ = shell.cancel_token();
     let make = |setup: &serde_json::Value| -> Result<Box<dyn Scorer>, String> {
         let config: SearchConfig = serde_json::from_value(setup.clone()).map_err(|error| error.to_string())?;
-        search::local(&config, Merging { registry, executor: executor.clone(), links: args.links.get() }, CancelToken::default())
+        search::local(
+            &config,
+            Merging { registry, executor: executor.clone(), links: args.links.get() },
+            CancelToken::default(),
+        )
     };
     let input = BufReader::new(io::stdin());
     pool.install(|| serve(input, io::stdout(), make)).map_err(Failure::failed)

@@ -1,6 +1,5 @@
 //! The end of a run: the final model in its place, and the report.
 
-use glue_progress::ErrorChain;
 use crate::error::PipelineError;
 use crate::figures;
 use crate::run::{Context, Source, config_hash};
@@ -12,6 +11,7 @@ use crate::stages::mixture::{Decided, decided_path};
 use crate::stages::select::Selected;
 use crate::stages::test::Tested;
 use glue_metrics::Matrix;
+use glue_progress::ErrorChain;
 use glue_report as report;
 use glue_select::search::Timings;
 use glue_tensor::side_files::open_to_copy;

@@ -5,7 +5,6 @@
 //! the limit on parameters holds. That is what a router without mistakes would reach. Then every level and depth is built
 //! from these members, its router trained on the items meant for that, and scored on the proxy items.
 
-use glue_progress::{ErrorChain, Unit};
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{ModelScores, Scored, gain, gain_words};
@@ -13,6 +12,7 @@ use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::candidates::Candidate;
 use crate::stages::compare::Compatible;
 use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
+use glue_progress::{ErrorChain, Unit};
 use glue_report as report;
 use glue_router::mixture::{TrainReport, TrainRequest, Trainer};
 use serde::{Deserialize, Serialize};
@@ -393,8 +393,14 @@ fn try_option(
     };
     let estimate = plan.estimate(rayon::current_num_threads());
     let gates = plan.random_gates();
-    glue_mixture::run(&plan, &gates, directory, &glue_mixture::RunOptions::default(), &context.labelled(&option.words()))
-        .map_err(|e| context.stopped_or(failed(e.into())))?;
+    glue_mixture::run(
+        &plan,
+        &gates,
+        directory,
+        &glue_mixture::RunOptions::default(),
+        &context.labelled(&option.words()),
+    )
+    .map_err(|e| context.stopped_or(failed(e.into())))?;
     let mut request = TrainRequest::new(directory);
     request.split = context.config.tasks.router.clone();
     request.limit = context.config.tasks.limit;

@@ -2,8 +2,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-use glue_progress::ErrorChain;
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError, plan};
 use glue_tensor::{CheckpointWriter, Dtype, Layout, Staging, TensorSpec};
 use serde_json::{Value, json};

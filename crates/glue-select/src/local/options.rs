@@ -1,9 +1,9 @@
 //! What a scorer in this process is told.
 
-use glue_progress::CancelToken;
 use crate::race::{RaceConfig, RaceError};
 use glue_eval::{EvalError, EvalOptions};
 use glue_merge::Registry;
+use glue_progress::CancelToken;
 use glue_recipe::{PlanOptions, SharedExecutor};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

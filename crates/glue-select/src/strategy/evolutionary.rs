@@ -13,12 +13,12 @@
 //! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357; Akiba et al.,
 //! *Evolutionary Optimization of Model Merging Recipes*, arXiv 2403.13187.
 
-use glue_progress::ErrorChain;
 use super::greedy::{Shares, by_likeness, by_score, grow};
 use super::{Strategy, StrategyDef, StrategyError, check, count};
 use crate::course::Halt;
 use crate::session::{Found, Proposal, Session, Setup, Verdict, compare, floor_below, short};
 use crate::space::SearchSpace;
+use glue_progress::ErrorChain;
 use glue_search::{
     Coordinate, CoordinateValue, OptimiserDef, Options, ParamSpec, Search, SearchError, Setting, Space, Value,
 };
@@ -57,10 +57,8 @@ struct Evolutionary {
 
 impl Evolutionary {
     fn new(setup: &Setup<'_>, settings: &[(String, Setting)]) -> Result<Self, StrategyError> {
-        let refuse = |error: SearchError| StrategyError::Refused {
-            strategy: EVOLUTIONARY.name.into(),
-            reason: error.chain(),
-        };
+        let refuse =
+            |error: SearchError| StrategyError::Refused { strategy: EVOLUTIONARY.name.into(), reason: error.chain() };
         let name = match settings.iter().find(|(key, _)| key == OPTIMISER) {
             None => "cma_es",
             Some((_, Setting::Text(name))) => name,

@@ -1,6 +1,5 @@
 //! Strategies on scores that are a function of the recipe.
 
-use glue_progress::NoProgress;
 use super::*;
 use crate::contract::Part;
 use crate::course::{Budget, Course};
@@ -10,6 +9,7 @@ use crate::recipe_text::Frame;
 use crate::session::{Found, Member, Parts, Tried, Verdict};
 use crate::space::{SpaceConfig, TensorNames};
 use crate::testing::Counting;
+use glue_progress::NoProgress;
 use std::cell::OnceCell;
 use std::path::Path;
 

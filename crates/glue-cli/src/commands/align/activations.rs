@@ -3,13 +3,13 @@
 //! Statistics of a site take the square of its units, so that those of a large model do not fit in memory together. As many as
 //! fit are gathered in one pass over the text, and there are as many passes as that takes.
 
-use glue_progress::{ErrorChain, Progress};
 use super::super::models;
 use super::wrong;
 use crate::failure::Failure;
 use crate::units;
 use glue_align::{ActivationSource, AlignError, Correlation, Place, Site};
 use glue_lm::{Model, Observer, Tree};
+use glue_progress::{ErrorChain, Progress};
 use parking_lot::Mutex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
