@@ -11,8 +11,8 @@
 //! | `output` | files with bytes of data and number of tensors, and the XXH3-128 of the one with the gates |
 //! | `notes` | what else there is to know |
 //!
-//! `mixture` has what the runtime and reports need where the format of the output does not say it, and `gates_replaced` when
-//! other gates have come in the place of the initial ones.
+//! `mixture` has what the runtime and reports need where the format of the output does not say it, and
+//! `gates_replaced` when other gates have come in the place of the initial ones.
 
 use crate::error::MixError;
 use crate::plan::MixPlan;

@@ -4,7 +4,7 @@
 use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
 use crate::manifest::{self, InputHashes, hash_inputs};
-use crate::plan::{MixPlan, Part, Planned, Source};
+use crate::plan::{MixPlan, OutputModel, Planned, Source};
 use crate::random::NoiseStream;
 use crate::sites::MixtureFormat;
 use crate::{card, remote_code};
@@ -76,7 +76,7 @@ pub fn run(
 /// manifest.
 fn write_part(
     plan: &MixPlan,
-    part: &Part,
+    part: &OutputModel,
     gates: &Gates,
     staging: &Staging,
     options: &RunOptions,
@@ -101,7 +101,7 @@ fn write_part(
 /// The output's own weights: the body and, in a file of its own, the gates.
 fn write_root(
     plan: &MixPlan,
-    part: &Part,
+    part: &OutputModel,
     gates: &Gates,
     staging: &Staging,
     options: &RunOptions,
@@ -156,7 +156,7 @@ fn write_root(
     Ok(written)
 }
 
-fn layout(part: &Part, options: &RunOptions, name: &str) -> Result<Layout, MixError> {
+fn layout(part: &OutputModel, options: &RunOptions, name: &str) -> Result<Layout, MixError> {
     Ok(Layout::new(part.tensors.iter().map(Planned::spec).collect(), options.max_shard_bytes, name)?)
 }
 
@@ -188,7 +188,12 @@ fn rename(staging: &Staging, from: &str, to: &str) -> Result<(), WriteError> {
 }
 
 /// Writes every tensor of `part`.
-fn fill(plan: &MixPlan, part: &Part, writer: &CheckpointWriter, progress: &dyn Progress) -> Result<(), MixError> {
+fn fill(
+    plan: &MixPlan,
+    part: &OutputModel,
+    writer: &CheckpointWriter,
+    progress: &dyn Progress,
+) -> Result<(), MixError> {
     let blocks = part.tensors.iter().enumerate().flat_map(|(i, tensor)| {
         let n = tensor.n_elements() as usize;
         (0..n.div_ceil(BLOCK)).map(move |b| (i, b * BLOCK, BLOCK.min(n - b * BLOCK)))

@@ -140,7 +140,7 @@ impl Item {
 ///
 /// # Errors
 /// [`RouterError::Setting`] for a share outside of 0 to 1; [`RouterError::TooFewItems`] when one part is empty.
-pub fn part(items: Vec<Item>, share: f64, seed: u64) -> Result<(Vec<Item>, Vec<Item>), RouterError> {
+pub fn train_validation_split(items: Vec<Item>, share: f64, seed: u64) -> Result<(Vec<Item>, Vec<Item>), RouterError> {
     if !(share > 0.0 && share < 1.0) {
         let expected = "a number between 0 and 1";
         return Err(RouterError::Setting { name: "validation", found: share.to_string(), expected });
@@ -191,13 +191,13 @@ mod tests {
             answer: None,
         };
         let items: Vec<Item> = (0..10).map(|i| item("a", i)).chain((0..25).map(|i| item("b", i))).collect();
-        let (train, validation) = part(items.clone(), 0.2, 1).unwrap();
+        let (train, validation) = train_validation_split(items.clone(), 0.2, 1).unwrap();
         let count = |list: &[Item], task: &str| list.iter().filter(|item| item.task == task).count();
         assert_eq!((count(&train, "a"), count(&validation, "a")), (8, 2));
         assert_eq!((count(&train, "b"), count(&validation, "b")), (20, 5));
-        assert_eq!(part(items.clone(), 0.2, 1).unwrap(), (train, validation.clone()));
-        assert_ne!(part(items.clone(), 0.2, 2).unwrap().1, validation);
-        assert!(matches!(part(items.clone(), 0.01, 1), Err(RouterError::TooFewItems { .. })));
-        assert!(matches!(part(items, 1.5, 1), Err(RouterError::Setting { .. })));
+        assert_eq!(train_validation_split(items.clone(), 0.2, 1).unwrap(), (train, validation.clone()));
+        assert_ne!(train_validation_split(items.clone(), 0.2, 2).unwrap().1, validation);
+        assert!(matches!(train_validation_split(items.clone(), 0.01, 1), Err(RouterError::TooFewItems { .. })));
+        assert!(matches!(train_validation_split(items, 1.5, 1), Err(RouterError::Setting { .. })));
     }
 }

@@ -200,7 +200,7 @@ impl Report {
         Report {
             output: args.out_dir.display().to_string(),
             dry_run: args.dry_run,
-            form: plan.form().name(),
+            form: plan.format().name(),
             experts: plan.sites.experts.clone(),
             experts_per_token: plan.sites.experts_per_token,
             mixed_layers: plan.sites.layers.clone(),

@@ -1,11 +1,11 @@
 //! Task files of lm-evaluation-harness: prompts and scores are those of lm_eval 0.4.13, and what it would run in Python
 //! is refused.
 
+use crate::support::{Table, data};
 use glue_eval::{EvalOptions, Task, evaluate, load_tasks, select};
 use glue_progress::{ErrorChain, NoProgress};
 use serde_json::Value;
 use std::fs;
-use crate::support::{Table, data};
 
 fn expected() -> Value {
     // Made by data/harness/make.py.

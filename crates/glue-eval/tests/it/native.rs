@@ -1,12 +1,12 @@
 //! Native tasks: what they ask, what they score, and what is refused.
 
+use crate::support::{Table, data};
 use glue_eval::{Cache, EvalError, EvalOptions, ItemScore, Kind, Prepared, Report, evaluate, load_tasks};
 use glue_progress::{ErrorChain, NoProgress, Progress, Unit};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use crate::support::{Table, data};
 use tempfile::TempDir;
 
 /// A directory with one task in it.

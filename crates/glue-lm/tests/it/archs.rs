@@ -3,10 +3,10 @@
 //! `tests/data/archs` and `tests/data/archs-extra` hold models with random weights and what transformers computes with
 //! them in f32; `tests/interop/make_archs.py` made the latter.
 
+use crate::support::{ARCHS, arch, close, data, floats, ids, values};
 use glue_lm::{Model, Rows, Tree, Want};
 use glue_tensor::Checkpoint;
 use std::path::Path;
-use crate::support::{ARCHS, arch, close, data, floats, ids, values};
 
 /// Two implementations in f32 that add in different orders: what the issue allows.
 const TOLERANCE: f32 = 2e-4;

@@ -1,7 +1,7 @@
 //! One pass over a text, many passes over its parts, and trees of texts with a common prefix give the same logits.
 
-use glue_lm::{Rows, Tree, Want};
 use crate::support::{ARCHS, arch, close, tokens, values, whole};
+use glue_lm::{Rows, Tree, Want};
 
 /// The same sums in other orders, on logits of size 1 or so.
 const TOLERANCE: f32 = 2e-5;

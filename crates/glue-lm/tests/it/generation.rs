@@ -1,5 +1,6 @@
 //! Generation with models of the zoo: against transformers, and against itself in other company.
 
+use crate::support::{data, tokens};
 use glue_lm::{
     Finish, GenerateOptions, Generated, LmError, Model, Prompt, Rows, Sampling, SamplingError, TextError, TextModel,
     Tokenizer, Tree, Want, Weights,
@@ -10,7 +11,6 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use crate::support::{data, tokens};
 
 fn open(model: &str) -> TextModel {
     TextModel::open(data("zoo").join(model)).unwrap()

@@ -1,8 +1,8 @@
 //! Generation by mixtures: with its cache, its batches and its shared prefixes it is what passes over whole texts give.
 
-use glue_lm::{GenerateOptions, Model, Prompt, Rows, TextModel, Tokenizer, Tree, Want};
 use crate::support::mixture::{Base, Kind, base_in, kinds};
 use crate::support::{data, values};
+use glue_lm::{GenerateOptions, Model, Prompt, Rows, TextModel, Tokenizer, Tree, Want};
 
 const PROMPTS: [&str; 5] = [
     "Q: What is the pet of mipim? A:",

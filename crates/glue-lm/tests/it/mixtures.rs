@@ -1,10 +1,10 @@
 //! Mixtures of every kind against the dense models they are made of, and gradients of their gates.
 
+use crate::support::mixture::{BASES, Kind, Tensors, base, kinds, model_of, noise};
+use crate::support::{close, data, tokens, values, whole};
 use candle_core::{DType, Device, Var};
 use glue_lm::{Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want};
 use std::sync::Arc;
-use crate::support::mixture::{BASES, Kind, Tensors, base, kinds, model_of, noise};
-use crate::support::{close, data, tokens, values, whole};
 
 /// The same sums in other orders and times shares that add up to 1, on logits of size 1 or so.
 const TOLERANCE: f32 = 5e-5;

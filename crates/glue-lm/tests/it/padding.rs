@@ -1,7 +1,7 @@
 //! Batches padded on the left, on the right and not at all agree.
 
-use glue_lm::PaddedBatch;
 use crate::support::{ARCHS, arch, close, tokens, values, whole};
+use glue_lm::PaddedBatch;
 
 /// The same sums in other orders, on logits of size 1 or so.
 const TOLERANCE: f32 = 2e-5;

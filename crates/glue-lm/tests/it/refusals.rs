@@ -1,10 +1,10 @@
 //! Configurations and checkpoints that are refused, each by the name of the key or the tensor; and tensors in memory.
 
+use crate::support::{ARCHS, arch, close, data, floats, tokens, values, whole};
 use glue_lm::{Architecture, LmError, Model, Tree, Want, Weight, Weights};
 use glue_progress::ErrorChain;
 use glue_tensor::{Checkpoint, Config, Dtype, narrow};
 use serde_json::{Value, json};
-use crate::support::{ARCHS, arch, close, data, floats, tokens, values, whole};
 
 /// The configuration of an arch with `changes`; a change to null takes the key away.
 fn config(name: &str, changes: Value) -> Config {

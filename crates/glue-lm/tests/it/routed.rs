@@ -1,5 +1,7 @@
 //! Mixtures of whole models: prompts go where the gate says, and the model there answers as it does alone.
 
+use crate::support::mixture::noise;
+use crate::support::{data, values};
 use glue_lm::{
     AnyTextModel, ChatOptions, GenerateOptions, Message, Prompt, RoutedTextModel, Rows, TextError, TextModel, Tree,
     Want, Weight, Weights,
@@ -9,8 +11,6 @@ use glue_progress::ErrorChain;
 use glue_tensor::Dtype;
 use std::path::Path;
 use std::sync::Arc;
-use crate::support::mixture::noise;
-use crate::support::{data, values};
 
 const PROMPTS: [&str; 5] = ["", "3 + 4 =", "the red fox", "f ( x ) = x", "3 + 4 = 7 . 5 + 1 ="];
 

@@ -1,9 +1,9 @@
 //! Scores of continuations are those of one request at a time, however they are packed.
 
+use crate::support::{ARCHS, arch, data, tokens, values};
 use glue_lm::{LmError, Model, ScoreOptions, ScoreRequest, Tree, Want};
 use glue_progress::ErrorChain;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use crate::support::{ARCHS, arch, data, tokens, values};
 
 /// By the definition, from the logits of one text, with log-softmax in f64.
 fn by_definition(model: &Model, context: &[u32], continuation: &[u32]) -> (f64, bool) {

@@ -1,8 +1,8 @@
 //! Logits and hidden states of the ten models of the zoo against what transformers computes with them in f32.
 
+use crate::support::{close, data, floats, ids, values};
 use glue_lm::{Model, Tree, Want};
 use glue_tensor::Checkpoint;
-use crate::support::{close, data, floats, ids, values};
 
 /// Two implementations in f32 that add in different orders, over weights trained in f16: what the issue allows.
 const TOLERANCE: f32 = 1e-3;

@@ -70,7 +70,7 @@ pub struct Estimate {
 
 /// A directory of the output that is a model: the output itself, or one inside it.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct OutputModel {
     /// Below the output, with `/`; empty for the output itself.
     pub(crate) directory: String,
     /// The model whose tokenizer and generation defaults go there.
@@ -93,7 +93,7 @@ pub struct MixPlan {
     pub notes: Vec<String>,
     pub(crate) models: Vec<ModelDir>,
     pub(crate) base: usize,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<OutputModel>,
     pub(crate) gate_dtype: Dtype,
     /// Gates of layers that are not mixed, in a format that has one in every layer; their values are zeros.
     pub(crate) dense_gates: Vec<TensorSpec>,
@@ -257,7 +257,7 @@ struct Inputs<'a> {
 /// What differs between plans.
 struct Draft {
     sites: Sites,
-    parts: Vec<Part>,
+    parts: Vec<OutputModel>,
     gate_dtype: Dtype,
     dense_gates: Vec<TensorSpec>,
     notes: Vec<String>,
@@ -304,7 +304,7 @@ impl Inputs<'_> {
             format => format::config(base, format, &spec, dtype)?,
         };
         let gate_dtype = if format == MixtureFormat::Native { Dtype::F32 } else { dtype.unwrap_or(Dtype::F32) };
-        let part = Part { directory: String::new(), side_files_of: self.base, config: out, tensors };
+        let part = OutputModel { directory: String::new(), side_files_of: self.base, config: out, tensors };
         Ok(Draft { sites, parts: vec![part], gate_dtype, dense_gates, notes })
     }
 
@@ -344,15 +344,20 @@ impl Inputs<'_> {
         let sites = Sites::whole(&spec, hidden);
         let mut out = native_config(&Mixture::Whole(spec), config.dtype)?;
         out.set("hidden_size", hidden.into())?;
-        parts.push(Part { directory: String::new(), side_files_of: self.base, config: out, tensors: Vec::new() });
+        parts.push(OutputModel {
+            directory: String::new(),
+            side_files_of: self.base,
+            config: out,
+            tensors: Vec::new(),
+        });
         Ok(Draft { sites, parts, gate_dtype: Dtype::F32, dense_gates: Vec::new(), notes: Vec::new() })
     }
 
     /// The model `model` as it is, but for its type, noise and scale.
-    fn copy_of(&self, model: usize, directory: String, expert: Option<usize>) -> Result<Part, MixError> {
+    fn copy_of(&self, model: usize, directory: String, expert: Option<usize>) -> Result<OutputModel, MixError> {
         let config = format::dense_config(&self.models[model], self.config.dtype);
         let tensors = tensors::whole(self, model, expert, self.config.dtype)?;
-        Ok(Part { directory, side_files_of: model, config, tensors })
+        Ok(OutputModel { directory, side_files_of: model, config, tensors })
     }
 
     fn has_tokenizer(&self, model: usize, place: crate::FilePosition, needed: &'static str) -> Result<(), MixError> {

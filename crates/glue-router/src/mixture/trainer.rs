@@ -4,7 +4,7 @@ use super::{GateReport, Held, Labels, Method, TrainPlan, TrainReport, TrainReque
 use crate::error::RouterError;
 use crate::error::check_cancelled;
 use crate::gate::{Gate, GateMath};
-use crate::items::{Encoded, Item, part, read_items};
+use crate::items::{Encoded, Item, read_items, train_validation_split};
 use crate::labels::{assign, loss_targets, skill_targets};
 use crate::lm_loss::{LmExamples, train_by_loss, with_parameters};
 use crate::losses::losses_of_models;
@@ -88,7 +88,7 @@ impl Trainer {
         let dtype = gate_dtype(directory)?;
         let items = read_items(tasks, Some(&request.split), request.limit)?;
         let (train, held) = match &request.held {
-            Held::Share(share) => part(items, *share, request.settings.seed)?,
+            Held::Share(share) => train_validation_split(items, *share, request.settings.seed)?,
             Held::Split(split) => (items, read_items(tasks, Some(split), None)?),
         };
         let tokenizer = Tokenizer::load(directory)?;

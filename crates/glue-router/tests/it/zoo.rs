@@ -4,7 +4,7 @@ use glue_eval::load_tasks;
 use glue_lm::Tokenizer;
 use glue_mixture::{Pool, RouterKind};
 use glue_progress::NoProgress;
-use glue_router::items::{Item, part, read_items};
+use glue_router::items::{Item, read_items, train_validation_split};
 use glue_router::labels::{assign, skill_targets};
 use glue_router::states::{DenseStates, ResidualSite, pooled_states};
 use glue_router::supervised::{Examples, Training, train_gate};
@@ -24,7 +24,7 @@ fn the_linear_gate_sends_test_items_to_the_expert_of_their_skill() {
     let start = Instant::now();
     let items = read_items(&tasks, Some("train"), None).unwrap();
     assert_eq!(items.len(), 5 * 320);
-    let (train, validation) = part(items, 0.2, 0).unwrap();
+    let (train, validation) = train_validation_split(items, 0.2, 0).unwrap();
     let test = read_items(&tasks, Some("test"), None).unwrap();
 
     let experts = ["a-chat", "a-math", "a-code", "a-reason"].map(String::from);

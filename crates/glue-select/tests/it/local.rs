@@ -2,8 +2,8 @@
 
 use crate::common::{frame, plan_options, proxy_items, zoo};
 use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
-use glue_merge::device::Executor;
-use glue_merge::{MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_progress::{CancelToken, NoProgress};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};

@@ -68,7 +68,7 @@ impl Mixture {
         };
         let whole = if sites.whole { sites.experts.len() } else { 0 };
         Some(Mixture {
-            form: sites.form.name(),
+            form: sites.format.name(),
             level: sites.level,
             whole: sites.whole,
             parameters: (0..whole).filter_map(elements).collect(),

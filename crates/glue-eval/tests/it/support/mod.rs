@@ -3,8 +3,8 @@
 use glue_eval::{GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, ModelError};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{LazyLock, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 /// Answers, and keeps what it was asked.
 #[derive(Default)]
