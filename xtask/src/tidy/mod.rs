@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::repo::Repo;
 
 mod arrows;
+mod features;
 mod lines;
 mod links;
 mod manifests;
@@ -38,6 +39,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     let mut problems: Vec<String> =
         arrows::problems(&text, &repo.packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
     problems.extend(manifests::problems(&repo.packages)?);
+    problems.extend(features::problems()?);
     let files = files(repo)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else {
