@@ -2,7 +2,7 @@
 //!
 //! Opening reads headers only. Data is paged in by the system as it is touched, so a checkpoint larger than memory can
 //! be streamed. **Hazard of every memory map:** if another process truncates a file while it is mapped, touching the
-//! lost part kills this process ([`crate::mapped`] puts that into words), and if it rewrites a file in place, values
+//! lost part kills this process ([`crate::mapped`] prints an error first), and if it rewrites a file in place, values
 //! change underfoot, which [`Checkpoint::check_unchanged`] tells at the end. Checkpoints are therefore replaced by
 //! renaming, never rewritten, which is what [`crate::Staging`] does.
 

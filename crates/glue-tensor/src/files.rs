@@ -1,21 +1,21 @@
-//! Reading files that somebody else wrote.
+//! Reading files from untrusted sources.
 //!
 //! A model directory or a config folder may hold anything under any name: a link to a device that never ends, a pipe
 //! that nobody writes to, a file of a terabyte. [`open`] accepts regular files only and never waits for one, and
-//! [`read`] and [`read_to_string`] stop at a limit, so that what is read is bounded before it is in memory. Only a file
-//! that somebody names on the command line may be a pipe: [`read_named`].
+//! [`read`] and [`read_to_string`] stop at a limit, which bounds memory. Only a file that the user names on the command
+//! line may be a pipe: [`read_named`].
 //!
-//! A file may also change while it is in use. [`FileVersion`] remembers what was opened and tells at the end whether it
-//! is still there unchanged.
+//! A file may also change while it is in use. [`FileVersion`] identifies the file that was opened, and says at the end
+//! whether it is unchanged.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// Enough for every `config.json`, recipe, manifest or index that is written in earnest; in bytes.
+/// Size limit for a `config.json`, recipe, manifest or index, in bytes.
 pub const CONFIG_BYTES: u64 = 64 << 20;
 
-/// Enough for a `tokenizer.json`, a vocabulary, or the items of a task; in bytes.
+/// Size limit for a `tokenizer.json`, a vocabulary, or the items of a task, in bytes.
 pub const DATA_BYTES: u64 = 2 << 30;
 
 /// Opens a regular file for reading; links are followed.
@@ -42,7 +42,7 @@ pub fn read(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Vec<u8>> {
     read_open(open(path)?, max_bytes)
 }
 
-/// All bytes of a regular file, and the version of it that they are.
+/// All bytes of a regular file, and the version of the file.
 ///
 /// # Errors
 /// As [`read`].
@@ -53,7 +53,7 @@ pub fn read_version(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<(Vec<u
     Ok((read_open(file, max_bytes)?, version))
 }
 
-/// All bytes of `file`, from where it stands.
+/// All bytes of `file`, from its current position.
 ///
 /// # Errors
 /// What the system says, and [`ErrorKind::FileTooLarge`] for more than `max_bytes`.
@@ -95,7 +95,7 @@ fn utf8(bytes: Vec<u8>) -> io::Result<String> {
     })
 }
 
-/// A file as it was when it was opened: which one it is, how long, and when it was last modified.
+/// The identity, length and times of a file when it was opened.
 ///
 /// Times are those of the file system, in nanoseconds. The time of the last status change is among them, which no
 /// program can set back.
@@ -111,7 +111,7 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// The version with the given metadata, to be looked up by `path` later.
+    /// The version that `metadata` describes, of the file at `path`.
     pub fn of(path: impl Into<PathBuf>, metadata: &Metadata) -> FileVersion {
         use std::os::unix::fs::MetadataExt;
         FileVersion {
@@ -130,7 +130,7 @@ impl FileVersion {
         &self.path
     }
 
-    /// Whether both are of one file, whatever happened to it in between.
+    /// Whether both are versions of the same file.
     pub fn is_same_file(&self, other: &FileVersion) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
@@ -161,7 +161,7 @@ impl FileVersion {
     }
 }
 
-/// A file is not what it was when it was opened.
+/// A file was changed or replaced after it was opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: the file changed while it was in use: {change}; run the command again when nothing writes to it", path.display())]
 pub struct FileChanged {

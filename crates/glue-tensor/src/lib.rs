@@ -10,8 +10,8 @@
 //! | [`convert`] | widening to f32 and narrowing back |
 //! | [`header`] | the safetensors header, read strictly and written |
 //! | [`checkpoint`] | one file, or an index and its shards, memory-mapped |
-//! | [`mapped`] | memory maps, and an error in words when a mapped file is truncated |
-//! | [`files`] | reading files that others wrote; telling whether they changed |
+//! | [`mapped`] | memory maps, and an error message when a mapped file is truncated |
+//! | [`files`] | reading files from untrusted sources; finding out whether they changed |
 //! | [`writer`] | shard layout, staging directory, positional writes, single files |
 //! | [`config`] | `config.json` in both of its forms |
 //! | [`tokenizer_files`] | which files a tokenizer is, its vocabulary, its chat template |

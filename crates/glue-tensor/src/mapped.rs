@@ -1,4 +1,4 @@
-//! Memory maps of files, and words for the moment when a mapped file loses its pages.
+//! Memory maps of files, and an error message for when a mapped file loses pages.
 //!
 //! If another process truncates a mapped file, or its disk cannot deliver a page, touching that page raises `SIGBUS`,
 //! which ends a process without a word. [`report_lost_pages`] installs a handler that names the file on standard error

@@ -1,21 +1,21 @@
-//! What a tensor's name says: the layer it belongs to and the part it plays, for any architecture.
+//! Layer and role of a tensor, inferred from its name, for any architecture.
 //!
 //! A layer number is the first number in the name that counts through a *stack*. A stack is known by its usual name
 //! (`layers`, `h`, `blocks`, …) or by its regularity: the numbers run from 0 without a gap and each has the same
 //! tensors. Numbers of experts never count layers, nor do numbers from [`MAX_LAYERS`] on: a name costs the same
-//! whatever number stands in it. Roles are read from the innermost part of the name that is telling.
+//! whatever number stands in it. The role follows from the innermost part of the name that is known.
 
 use crate::config::MAX_LAYERS;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What stacks are called, as the part of the name right before the number.
+/// Usual names of stacks: the part right before the number.
 const STACK_PARTS: &[&str] =
     &["layers", "layer", "h", "blocks", "block", "resblocks", "decoder_layers", "encoder_layers", "transformer_layers"];
 
 /// Parts whose number counts something else.
 const NOT_STACK_PARTS: &[&str] = &["experts", "expert", "mlp", "classifier"];
 
-/// The part a tensor plays in a model.
+/// The role of a tensor in a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Role {
@@ -23,19 +23,19 @@ pub enum Role {
     Attention,
     /// Projections of the MLP, including every expert's.
     Mlp,
-    /// A normalisation, wherever it stands.
+    /// A normalisation, in or outside layers.
     Norm,
     /// Token or position embedding.
     Embedding,
     /// The projection from the last hidden state to the output.
     Head,
-    /// What chooses experts.
+    /// The router of a mixture of experts.
     Router,
     /// Anything else.
     Other,
 }
 
-/// Where a tensor stands along the way from input to output.
+/// Position of a tensor between the input and the output of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Position {
     /// Before the layers, such as the embedding.
@@ -72,7 +72,7 @@ const EXCEPTIONS: &[(&str, Option<Role>, Option<Role>)] = &[
     ("intermediate", Some(Role::Mlp), None),
 ];
 
-/// A tensor's name, taken apart. Slices are of the name itself.
+/// A parsed tensor name. Slices are of the name itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorName<'a> {
@@ -80,20 +80,20 @@ pub struct TensorName<'a> {
     pub name: &'a str,
     /// Number of the layer; `None` outside stacks.
     pub layer: Option<usize>,
-    /// What stands before the layer number, with the dot, such as `model.layers.`; empty outside stacks.
+    /// The part before the layer number, with the dot, such as `model.layers.`; empty outside stacks.
     pub prefix: &'a str,
-    /// What follows the layer number, without the dot, such as `self_attn.q_proj.weight`; the whole name outside.
+    /// The part after the layer number, without the dot, such as `self_attn.q_proj.weight`; the whole name outside.
     pub suffix: &'a str,
     /// Number of the expert, for a tensor that belongs to one.
     pub expert: Option<usize>,
-    /// The part it plays.
+    /// Its role.
     pub role: Role,
-    /// Where it stands.
+    /// Its position.
     pub position: Position,
 }
 
 impl<'a> TensorName<'a> {
-    /// Takes `name` apart by itself, so that only stacks with a usual name are seen. See [`Names::parse`].
+    /// Parses a name without the other names of its checkpoint: only stacks with a usual name are found. See [`Names::parse`].
     pub fn parse(name: &'a str) -> TensorName<'a> {
         dissect(name, split_at_layer(name, has_stack_part))
     }
@@ -111,7 +111,7 @@ impl<'a> TensorName<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stack {
-    /// What stands before the layer numbers, with the dot, such as `model.layers.`.
+    /// The part before the layer numbers, with the dot, such as `model.layers.`.
     pub prefix: String,
     /// The layer numbers found, in order.
     pub layers: Vec<usize>,
@@ -165,7 +165,7 @@ impl Names {
         self.stacks.iter().max_by_key(|stack| (language(stack), stack.n_tensors))
     }
 
-    /// Takes `name` apart, by the stacks found.
+    /// Parses a name with the stacks found.
     pub fn parse<'a>(&self, name: &'a str) -> TensorName<'a> {
         let is_stack = |prefix: &str| self.stacks.binary_search_by(|stack| stack.prefix.as_str().cmp(prefix)).is_ok();
         dissect(name, split_at_layer(name, is_stack))

@@ -1,7 +1,7 @@
-//! The files of a model directory that are carried over into an output as they are, and where links may lead.
+//! The files of a model directory that are copied to an output unchanged, and where links may lead.
 //!
-//! Whoever unpacks a model that somebody else packed gets its links too, and a `vocab.json` that leads to a private
-//! file would put a copy of that file into everything made of the model. So a file to be copied must lie in the model
+//! A model from somebody else may hold links, and a `vocab.json` that leads to a private file would put a copy of that
+//! file into every output made from the model. So a file to be copied must lie in the model
 //! directory, links resolved. Two more places are allowed: those that links inside the directory lead to, and the
 //! `blobs` of a hub cache, whose `models--ORG--NAME/snapshots/REVISION` holds nothing but links to `../../blobs`.
 //! Weights may be links to anywhere: they must be safetensors files, and the output gets numbers computed from them.

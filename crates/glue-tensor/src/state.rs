@@ -1,4 +1,4 @@
-//! Files in which a program keeps what it will read back: journals, caches, notes of finished work, locks.
+//! Files that a program writes to read them again: journals, caches, records of finished stages, locks.
 //!
 //! Each document stands on a line of its own with its checksum, `{"xxh3":"…","content":…}`, so that a file is
 //! still JSON, or JSON Lines. [`seal`] makes such a line and [`unseal`] accepts it only byte for byte. The
@@ -24,19 +24,19 @@ const AFTER: &str = "}\n";
 /// Digits of a checksum.
 const DIGITS: usize = 32;
 
-/// A line that is not what was written.
+/// Why a line is not one that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
     /// It does not have the form of a document with its checksum.
     #[error("expected a JSON document with its checksum, found something else")]
     Form,
-    /// The checksum is not that of the content after what stands before it.
+    /// The checksum does not match the content and the lines before it.
     #[error("the checksum does not match the content")]
     Checksum,
 }
 
-/// Lines that follow each other. A new one stands before the first line.
+/// A sequence of lines, each with a checksum that includes the one before. A new chain is before the first line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     last: Option<ContentHash>,
@@ -51,7 +51,7 @@ impl Chain {
     }
 
     /// The document on the next line, whose break is included in `line`. After an error the chain
-    /// stands where it stood.
+    /// is unchanged.
     ///
     /// # Errors
     /// [`SealError`].
@@ -80,7 +80,7 @@ pub fn seal(json: &str) -> String {
     Chain::default().seal(json)
 }
 
-/// The document that [`seal`] made `bytes` of.
+/// The document in `bytes`, which [`seal`] wrote.
 ///
 /// # Errors
 /// [`SealError`].
@@ -88,7 +88,7 @@ pub fn unseal(bytes: &[u8]) -> Result<&[u8], SealError> {
     Chain::default().unseal(bytes)
 }
 
-/// The hash of a file's content, which is not held in memory.
+/// The hash of a file's content, read piece by piece.
 ///
 /// # Errors
 /// As [`crate::files::open`].

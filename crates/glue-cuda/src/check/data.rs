@@ -1,7 +1,6 @@
 //! Operands that look like fine-tuned models, and their rounding.
 
-use glue_merge::device::{Float, Identity, Stored};
-use glue_merge::{BoxError, Operand, Pool, Sink, Source};
+use glue_merge::{BoxError, ElementRng, Float, Identity, Operand, Pool, Sink, Source, Stored};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -14,12 +13,11 @@ pub(crate) struct Data {
     pub(crate) inputs: Vec<Vec<u8>>,
 }
 
-/// A number of bits that depends on all of what is hashed: the finaliser of SplitMix64.
-fn hash(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+/// 64 random bits for each element of a range.
+fn bits(rng: ElementRng, range: &Range<usize>) -> impl Iterator<Item = u64> {
+    let mut words = vec![0; 2 * range.len()];
+    rng.fill(2 * range.start, &mut words);
+    (0..range.len()).map(move |e| u64::from(words[2 * e]) | u64::from(words[2 * e + 1]) << 32)
 }
 
 /// About normal, with standard deviation 1.
@@ -31,16 +29,19 @@ fn normal(bits: u64) -> f32 {
 impl Data {
     /// `n` inputs near a base of `len` elements; one delta in ten is 0.
     pub(crate) fn new(float: Float, len: usize, n: usize, threads: &Threads) -> Self {
-        let base = |e: usize| 0.02 * normal(hash(e as u64));
-        let input = |i: usize, e: usize| {
-            let bits = hash((e as u64) << 8 | (i as u64 + 1));
-            let own = if bits.is_multiple_of(10) { 0.0 } else { normal(bits) };
-            base(e) + 0.002 * (0.5 * normal(hash(!(e as u64))) + own)
+        let rng = |name, input| ElementRng::new(0, name, input);
+        let base = |range: &Range<usize>| bits(rng("base", 0), range).map(|b| 0.02 * normal(b)).collect::<Vec<_>>();
+        let input = |i: usize, range: &Range<usize>| {
+            let deltas = bits(rng("common", 0), range).zip(bits(rng("own", i), range)).map(|(common, own)| {
+                let own = if own.is_multiple_of(10) { 0.0 } else { normal(own) };
+                0.002 * (0.5 * normal(common) + own)
+            });
+            base(range).iter().zip(deltas).map(|(base, delta)| base + delta).collect()
         };
         Self {
             float,
             base: filled(float, len, threads, &base),
-            inputs: (0..n).map(|i| filled(float, len, threads, &|e| input(i, e))).collect(),
+            inputs: (0..n).map(|i| filled(float, len, threads, &|range| input(i, range))).collect(),
         }
     }
 
@@ -53,14 +54,14 @@ impl Data {
     }
 }
 
-fn filled(float: Float, len: usize, threads: &Threads, of: &(dyn Fn(usize) -> f32 + Sync)) -> Vec<u8> {
+fn filled(float: Float, len: usize, threads: &Threads, of: &(dyn Fn(&Range<usize>) -> Vec<f32> + Sync)) -> Vec<u8> {
     let mut bytes = vec![0; len * float.size()];
     const PIECE: usize = 1 << 18;
     let pieces: Vec<Mutex<&mut [u8]>> = bytes.chunks_mut(PIECE * float.size()).map(Mutex::new).collect();
     threads.run(pieces.len(), &|p| {
         let mut piece = pieces[p].lock().unwrap_or_else(|e| e.into_inner());
-        let values: Vec<f32> = (0..piece.len() / float.size()).map(|e| of(p * PIECE + e)).collect();
-        narrow(float, &values, &mut piece);
+        let start = p * PIECE;
+        narrow(float, &of(&(start..start + piece.len() / float.size())), &mut piece);
     });
     bytes
 }

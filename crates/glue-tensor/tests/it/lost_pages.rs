@@ -61,7 +61,7 @@ fn touches_another_truncated_map() {
 
 #[test]
 fn a_truncated_file_is_named() {
-    let output = run("touches_a_truncated_file");
+    let output = run("lost_pages::touches_a_truncated_file");
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(err.contains("cut.safetensors: a part of the file") && err.contains("truncated"), "{err}");
@@ -70,7 +70,7 @@ fn a_truncated_file_is_named() {
 
 #[test]
 fn a_fault_elsewhere_ends_the_process_as_before() {
-    let output = run("touches_another_truncated_map");
+    let output = run("lost_pages::touches_another_truncated_map");
     assert!(matches!(output.status.signal(), Some(7 | 6 | 11)), "{output:?}");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("a part of the file"), "{output:?}");
 }

@@ -407,7 +407,7 @@ fn killed_while_writing() {
     let root = TempDir::new().unwrap();
     let out = root.path().join("out");
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["killed_while_writing", "--exact"])
+        .args(["writer::killed_while_writing", "--exact"])
         .env(OUT, &out)
         .stdout(std::process::Stdio::null())
         .spawn()
