@@ -64,7 +64,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             None => check_stamp(&repo, &sources, name)?,
         }
         if let Some(ptxas) = &ptxas {
-            println!("{name}: {}", assembler::assemble(&repo, ptxas, name, &compressed::read(&ptx_path(&repo, name))?)?);
+            println!(
+                "{name}: {}",
+                assembler::assemble(&repo, ptxas, name, &compressed::read(&ptx_path(&repo, name))?)?
+            );
         }
     }
     strangers(&repo, &sources)?;

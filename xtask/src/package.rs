@@ -36,7 +36,9 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     let mut command = cargo();
     // All at once: cargo takes those that depend on each other in their order.
     command.args(["package", "--workspace", "--no-verify", "--offline", "--allow-dirty", "--quiet"]);
-    others.iter().for_each(|package| drop(command.args(["--exclude", &package.name])));
+    for package in others {
+        command.args(["--exclude", &package.name]);
+    }
     shell::run(&mut command)?;
     let (mut problems, mut bytes) = (Vec::new(), 0);
     for package in &published {
@@ -71,10 +73,12 @@ fn contents(package: &Package, archive: &Path) -> Result<Vec<String>> {
     problems.extend(missing.map(|file| format!("its package has no src/{}", file.display())));
     for file in files(&root)? {
         if file.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(root.join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
+            let text =
+                fs::read_to_string(root.join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
             let folder = root.join(&file).parent().map(Path::to_path_buf).unwrap_or_default();
             let lost = embedded(&text).into_iter().filter(|name| !is_inside(&root, &folder.join(name)));
-            problems.extend(lost.map(|name| format!("{} embeds {name}, which its package does not hold", file.display())));
+            problems
+                .extend(lost.map(|name| format!("{} embeds {name}, which its package does not hold", file.display())));
         }
     }
     Ok(problems)
@@ -120,7 +124,8 @@ mod tests {
     #[test]
     fn embedded_files_are_found() {
         // Put together so that this file itself embeds nothing.
-        let text = ["const A: &str = include", "_str!(\"a/b.html\"); f(include", "_bytes!(\"c.gz\"), include", "!(x));"];
+        let text =
+            ["const A: &str = include", "_str!(\"a/b.html\"); f(include", "_bytes!(\"c.gz\"), include", "!(x));"];
         assert_eq!(embedded(&text.concat()), ["a/b.html", "c.gz"]);
     }
 

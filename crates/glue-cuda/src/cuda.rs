@@ -238,7 +238,13 @@ impl Backend for Cuda {
         self.multiprocessors
     }
 
-    fn upload(&self, stream: &mut CudaStream, memory: &CudaMemory, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn upload(
+        &self,
+        stream: &mut CudaStream,
+        memory: &CudaMemory,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
         inside("upload", offset, bytes.len(), memory.bytes)?;
         self.context.enter()?;
         for (slot, piece) in pieces(bytes.len(), STAGING) {
@@ -300,7 +306,13 @@ impl Backend for Cuda {
         checked("set memory", unsafe { sys::cuMemsetD8Async(memory.at, 0, bytes, stream.inner.as_inner()) })
     }
 
-    fn copy(&self, stream: &mut CudaStream, from: &CudaMemory, to: &CudaMemory, bytes: usize) -> Result<(), DeviceError> {
+    fn copy(
+        &self,
+        stream: &mut CudaStream,
+        from: &CudaMemory,
+        to: &CudaMemory,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
         inside("copy", 0, bytes, from.bytes.min(to.bytes))?;
         self.context.enter()?;
         // SAFETY: inside both, as was just checked.

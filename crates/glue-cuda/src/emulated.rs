@@ -5,8 +5,8 @@
 use crate::backend::{Backend, Kernel, TakePiece, inside};
 use crate::error::DeviceError;
 use glue_merge::BoxError;
-use std::collections::{HashMap, HashSet};
 use std::alloc::{Layout, alloc, dealloc};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, c_char, c_void};
 use std::fs::{self, File};
 use std::ops::Range;
@@ -192,7 +192,13 @@ impl Backend for Emulated {
         Ok(())
     }
 
-    fn download(&self, (): &mut (), memory: &HostMemory, part: Range<usize>, take: TakePiece<'_>) -> Result<(), BoxError> {
+    fn download(
+        &self,
+        (): &mut (),
+        memory: &HostMemory,
+        part: Range<usize>,
+        take: TakePiece<'_>,
+    ) -> Result<(), BoxError> {
         inside("download", part.start, part.len(), memory.bytes)?;
         // SAFETY: inside, as was just checked; nothing changes it meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(memory.at.add(GUARD + part.start), part.len()) };

@@ -18,7 +18,7 @@ impl<B: Backend> Pass<'_, B> {
             Gather::Energies { cut, inputs } => self.energies(cut, inputs),
             Gather::Largest { ranking, streams: sequences, elements, counts } => {
                 self.largest(ranking, sequences, elements, counts)
-            },
+            }
             _ => Err(Stop::Unsupported),
         }
     }

@@ -5,7 +5,7 @@ use crate::error::MixError;
 use crate::sites::Form;
 use crate::spec::{Level, Pool, RouterKind, Routing};
 use glue_tensor::{Dtype, Links};
-use glue_yaml::{At, Node, FilePosition, Position, Tree, documents};
+use glue_yaml::{At, FilePosition, Node, Position, Tree, documents};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 

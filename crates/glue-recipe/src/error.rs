@@ -469,7 +469,8 @@ impl RecipeError {
                                           tensor"
                 .into(),
             Self::Vocabularies { .. } => {
-                "without `tokenizer_source` the tokenizer of the base, or of the first model, is copied unchanged".into()
+                "without `tokenizer_source` the tokenizer of the base, or of the first model, is copied unchanged"
+                    .into()
             }
             Self::LayerCounts { .. } => "`slices` with `layer_range` chooses layers from each model".into(),
             Self::LayerRange { .. } => "ranges count from 0 and exclude their end".into(),

@@ -66,7 +66,11 @@ pub(crate) const TOP: &[Key] = &[
     key("parameters", ValueKind::Parameters, "Parameters where nothing more specific is given."),
     key("dtype", ValueKind::Dtype, "Type of the output, unless `out_dtype` says otherwise."),
     key("out_dtype", ValueKind::Dtype, "Type of the output."),
-    key("tokenizer_source", ValueKind::TokenizerSource, "Model that the tokenizer comes from; all vocabularies must be equal."),
+    key(
+        "tokenizer_source",
+        ValueKind::TokenizerSource,
+        "Model that the tokenizer comes from; all vocabularies must be equal.",
+    ),
     key("tokenizer", ValueKind::Mapping(TOKENIZER), "`tokenizer_source` as a mapping."),
     key(
         "chat_template",
@@ -112,12 +116,19 @@ pub(crate) const MODULE: &[Key] = &[
     key("parameters", ValueKind::Parameters, "Parameters of this module."),
 ];
 
-pub(crate) const TOKENIZER: &[Key] =
-    &[key("source", ValueKind::TokenizerSource, "Model that the tokenizer comes from; all vocabularies must be equal.")];
+pub(crate) const TOKENIZER: &[Key] = &[key(
+    "source",
+    ValueKind::TokenizerSource,
+    "Model that the tokenizer comes from; all vocabularies must be equal.",
+)];
 
 pub(crate) const REFERENCE: &[Key] = &[
     key("model", ValueKind::Mapping(PATH), "The model."),
-    key("lora", ValueKind::Mapping(PATH), "A LoRA adapter, applied to the model as it is read; in short, model+adapter."),
+    key(
+        "lora",
+        ValueKind::Mapping(PATH),
+        "A LoRA adapter, applied to the model as it is read; in short, model+adapter.",
+    ),
 ];
 
 pub(crate) const PATH: &[Key] = &[key("path", ValueKind::Text, "Path of the directory.")];

@@ -60,4 +60,4 @@ pub use plan::{
 pub use recipe::Recipe;
 pub use run::{RunError, RunOptions, SharedExecutor, run};
 pub use schema::schema;
-pub use settings::{ParamValue, ParamSite};
+pub use settings::{ParamSite, ParamValue};

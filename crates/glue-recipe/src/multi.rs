@@ -61,11 +61,7 @@ pub fn check_stages(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
             match names.get(&name).or_else(|| names.get(name.split_once('+')?.0)) {
                 Some((j, _)) if *j < i => needs.push(*j),
                 Some((_, defined_line)) if count > 1 => {
-                    return Err(RecipeError::StageOrder {
-                        place: recipe.place(at),
-                        name,
-                        defined_line: *defined_line,
-                    });
+                    return Err(RecipeError::StageOrder { place: recipe.place(at), name, defined_line: *defined_line });
                 }
                 _ => {}
             }

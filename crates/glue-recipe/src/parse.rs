@@ -6,7 +6,7 @@ use crate::recipe::{Body, InputModel, OnMissing, OnNonfinite, Part, Recipe, Slic
 use crate::settings::{Case, ParamValue, Settings};
 use glue_merge::{BaseRule, Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf};
 use glue_tensor::Dtype;
-use glue_yaml::{At, Node, FilePosition, Position, Tree, documents};
+use glue_yaml::{At, FilePosition, Node, Position, Tree, documents};
 use std::ops::Range;
 
 type Result<T> = std::result::Result<T, RecipeError>;

@@ -209,7 +209,12 @@ impl Destination for Files<'_> {
 }
 
 /// Writes everything but the weights.
-fn write_other_files(plan: &MergePlan, staging: &Staging, layout: &Layout, hashes: &InputHashes) -> Result<(), RunError> {
+fn write_other_files(
+    plan: &MergePlan,
+    staging: &Staging,
+    layout: &Layout,
+    hashes: &InputHashes,
+) -> Result<(), RunError> {
     for (name, bytes) in side_files(plan)? {
         staging.write_file(&name, &bytes)?;
     }

@@ -1,6 +1,6 @@
 //! The dialect as a JSON schema, from the tables that parsing goes by.
 
-use crate::keys::{self, ValueKind, Key};
+use crate::keys::{self, Key, ValueKind};
 use glue_merge::{Kind, ParamSpec, Registry, Scope};
 use glue_tensor::Dtype;
 use serde_json::{Map, Value, json};

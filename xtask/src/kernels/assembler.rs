@@ -46,7 +46,9 @@ pub(super) fn assemble(repo: &Repo, ptxas: &Path, name: &str, ptx: &str) -> Resu
         }
         let all = read(&text).with_context(|| format!("what ptxas says of {name}"))?;
         if let Some(Assembled { kernel, spilled, .. }) = all.iter().find(|a| a.spilled > 0) {
-            bail!("{kernel}: {spilled} bytes of registers are spilled to memory on {device}; ask for fewer blocks at once");
+            bail!(
+                "{kernel}: {spilled} bytes of registers are spilled to memory on {device}; ask for fewer blocks at once"
+            );
         }
         let [fewest, largest] = [all.iter().map(|a| a.registers).min(), all.iter().map(|a| a.registers).max()];
         words.push(format!("{device} {} to {} registers", fewest.unwrap_or(0), largest.unwrap_or(0)));

@@ -13,9 +13,9 @@ const FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 /// The source files of a package.
 #[derive(Debug, Default)]
 struct Sources {
-    /// Of its library and programs: all lines but comments.
+    /// Of its library and programs, without comments.
     code: String,
-    /// Of everything, tests, benches and examples included, with comments: they hold doc tests.
+    /// Of tests, benches and examples too, with comments: they hold doc tests.
     all: String,
     /// Of its library's root; empty where there is none.
     root: String,
@@ -47,7 +47,7 @@ impl Sources {
             if inside == Path::new("src/lib.rs") {
                 sources.root.clone_from(&text);
             }
-            if inside.starts_with("src") || inside == Path::new("build.rs") {
+            if !["tests", "benches", "examples"].iter().any(|folder| inside.starts_with(folder)) {
                 sources.code.extend(text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| [l, "\n"]));
             }
             sources.all.push_str(&text);
@@ -88,9 +88,8 @@ fn unused(dependencies: &[Dependency], sources: &Sources) -> Vec<String> {
 
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(word).any(|(at, _)| {
-        !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part)
-    })
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
 }
 
 fn incomplete(package: &Package, sources: &Sources) -> Vec<String> {
@@ -132,7 +131,10 @@ mod tests {
         let sources = sources("use glue_merge::Plan;\n", "use glue_merge::Plan;\n//! tempfile::tempdir()\n");
         assert!(unused(&dependency("glue-merge", false), &sources).is_empty());
         assert!(unused(&dependency("tempfile", true), &sources).is_empty());
-        assert_eq!(unused(&dependency("tempfile", false), &sources), ["depends on tempfile, which its sources do not use"]);
+        assert_eq!(
+            unused(&dependency("tempfile", false), &sources),
+            ["depends on tempfile, which its sources do not use"]
+        );
         assert_eq!(unused(&dependency("merge", false), &sources).len(), 1);
     }
 

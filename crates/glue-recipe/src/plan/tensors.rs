@@ -7,7 +7,7 @@ use super::models::{Models, View};
 use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
 use crate::recipe::{Body, OnMissing, Part, Recipe};
-use crate::settings::{Settings, ParamSite, resolve};
+use crate::settings::{ParamSite, Settings, resolve};
 use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting};
 use glue_tensor::{Names, Role, TensorInfo};
 use glue_yaml::{At, Position};
@@ -468,7 +468,8 @@ impl<'a> Assembler<'a> {
         for (run, tensor) in found {
             let stand_in = || {
                 // The base of an operator that has no use for one serves here all the same.
-                let fixed = self.recipe.base.as_ref().map(|base| LayerRun { model: self.models.index(&base.value), ..run });
+                let fixed =
+                    self.recipe.base.as_ref().map(|base| LayerRun { model: self.models.index(&base.value), ..run });
                 let base = cut.base.or(fixed)?;
                 let name = local(base);
                 self.models.info(base.model, &name).map(|_| TensorRef { model: base.model, name })

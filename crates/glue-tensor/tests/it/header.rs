@@ -202,13 +202,34 @@ fn metadata_that_is_not_strings() {
 fn types_are_those_of_the_reference_that_take_whole_bytes() {
     use safetensors::Dtype::*;
     let reference = [
-        BOOL, F4, F6_E2M3, F6_E3M2, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, I16, U16, F16, BF16, I32,
-        U32, F32, C64, F64, I64, U64,
+        BOOL,
+        F4,
+        F6_E2M3,
+        F6_E3M2,
+        U8,
+        I8,
+        F8_E5M2,
+        F8_E4M3,
+        F8_E8M0,
+        F8_E4M3FNUZ,
+        F8_E5M2FNUZ,
+        I16,
+        U16,
+        F16,
+        BF16,
+        I32,
+        U32,
+        F32,
+        C64,
+        F64,
+        I64,
+        U64,
     ];
     let mut known = Vec::new();
     for reference in reference {
         let name = reference.to_string();
-        let json = format!(r#"{{"t":{{"dtype":"{name}","shape":[4],"data_offsets":[0,{}]}}}}"#, reference.bitsize() / 2);
+        let json =
+            format!(r#"{{"t":{{"dtype":"{name}","shape":[4],"data_offsets":[0,{}]}}}}"#, reference.bitsize() / 2);
         let bytes = file(&json, reference.bitsize() / 2);
         assert!(safetensors::SafeTensors::deserialize(&bytes).is_ok(), "{json}");
         match parse(&bytes) {
