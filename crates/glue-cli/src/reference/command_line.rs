@@ -111,7 +111,7 @@ fn help(arg: &Arg) -> String {
         .map(|value| format!("`{}`", value.get_name()))
         .collect();
     if !possible.is_empty() {
-        let _ = write!(text, " (one of {})", possible.join(", "));
+        let _ = write!(text, "; one of {}", possible.join(", "));
     }
     if let Some(default) = arg.get_default_values().first() {
         let _ = write!(text, " (default: `{}`)", default.to_string_lossy());
