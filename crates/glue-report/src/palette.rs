@@ -42,7 +42,7 @@ const COLOURS: &[Colour] = &[
     colour("s5", "#333a42", "#dfe4e8"),
 ];
 
-/// Ends of the scale of heat, unlike and alike.
+/// Ends of the scale of heat: not similar, most similar.
 const HEAT_LIGHT: [&str; 2] = ["#f3f7fb", "#0a3f7c"];
 const HEAT_DARK: [&str; 2] = ["#20272e", "#a6d5f8"];
 /// Inks for what stands on a colour; the one with more contrast is taken.

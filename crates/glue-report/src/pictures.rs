@@ -1,5 +1,5 @@
-//! The pictures of a report as SVG files that stand alone: with title and description, in the colours of the page, light
-//! and dark, with nothing from anywhere else.
+//! The pictures of a report as self-contained SVG files, with title and description, in the colours of the page, light and
+//! dark.
 //!
 //! What contradicts itself is refused, as in a report. Equal data gives equal bytes.
 //!
@@ -17,7 +17,7 @@
 //! # Ok::<(), glue_report::ReportError>(())
 //! ```
 
-use crate::charts::drawing::Place;
+use crate::charts::drawing::Medium;
 use crate::charts::{convergence as search, dendrogram as tree, heatmap as heat, routing as router};
 use crate::check::{check_convergence, check_dendrogram, check_order, check_routing, check_similarity, finite};
 use crate::data::{Cluster, Dendrogram, Similarity};
@@ -39,7 +39,7 @@ pub struct Routing {
 pub struct RoutingRow {
     /// What it is.
     pub name: String,
-    /// How much of it went to each expert, from 0: counts, or sums of shares.
+    /// How much of it went to each expert, from 0: counts, or sums of fractions.
     pub amounts: Vec<f64>,
     /// The number of the expert that is right for it; `None` where any is, or nobody knows.
     pub right: Option<usize>,
@@ -88,7 +88,7 @@ pub fn order(
 pub fn heatmap(similarity: &Similarity, order: &[usize], groups: &[usize]) -> Result<String, ReportError> {
     check_similarity(similarity)?;
     check_order(similarity, order, groups)?;
-    Ok(heat::heatmap(Place::File, similarity, order, groups).file())
+    Ok(heat::heatmap(Medium::File, similarity, order, groups).file())
 }
 
 /// The models from top to bottom, joined at their figures; what never joins is drawn apart. The names of `clusters` stand
@@ -103,7 +103,7 @@ pub fn dendrogram(
 ) -> Result<String, ReportError> {
     check_dendrogram(dendrogram)?;
     finite("dendrogram: threshold", threshold)?;
-    Ok(tree::dendrogram(Place::File, dendrogram, clusters, threshold).file())
+    Ok(tree::dendrogram(Medium::File, dendrogram, clusters, threshold).file())
 }
 
 /// A matrix with a row for each of `routing` and a column for each expert: in each cell the share of its row, and what it
@@ -113,7 +113,7 @@ pub fn dendrogram(
 /// [`ReportError::NotFinite`], [`ReportError::Negative`], [`ReportError::Shape`] for figures that contradict themselves.
 pub fn routing(routing: &Routing) -> Result<String, ReportError> {
     check_routing(routing)?;
-    Ok(router::routing(Place::File, routing).file())
+    Ok(router::routing(Medium::File, routing).file())
 }
 
 /// A mark for each candidate at the number of its evaluation and its score, with a form and a colour for each strategy; the best
@@ -123,5 +123,5 @@ pub fn routing(routing: &Routing) -> Result<String, ReportError> {
 /// [`ReportError::NotFinite`], [`ReportError::Shape`] for a score that is not a number and an evaluation beyond the last.
 pub fn convergence(found: &Convergence) -> Result<String, ReportError> {
     check_convergence(found)?;
-    Ok(search::convergence(Place::File, found).file())
+    Ok(search::convergence(Medium::File, found).file())
 }

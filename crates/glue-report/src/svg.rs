@@ -48,14 +48,14 @@ impl Svg {
     }
 
     /// Width that the longest of some names has at most, so many characters of them being shown.
-    pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, most: usize, size: f64) -> f64 {
-        names.map(|name| Svg::width_of(&format::middle(name, most), size)).fold(0.0, f64::max)
+    pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, max_chars: usize, size: f64) -> f64 {
+        names.map(|name| Svg::width_of(&format::middle(name, max_chars), size)).fold(0.0, f64::max)
     }
 
     /// As much of a name as fits into a width, one character at least.
     pub(crate) fn fit(name: &str, width: f64, size: f64) -> String {
-        let most = name.chars().count().min((width / (size * NARROW)).max(1.0) as usize);
-        let shortened = (1..=most).rev().map(|most| format::middle(name, most));
+        let max_chars = name.chars().count().min((width / (size * NARROW)).max(1.0) as usize);
+        let shortened = (1..=max_chars).rev().map(|n| format::middle(name, n));
         let fits = |text: &String| Svg::width_of(text, size) <= width;
         shortened.into_iter().find(fits).unwrap_or_else(|| format::middle(name, 1))
     }

@@ -398,7 +398,7 @@ impl WorkerPool {
             false => self.score_one(worker, &candidates[i], role, cutoff, incumbent),
         };
         let begin = || self.idle.lock().pop();
-        let end = |worker| self.idle.lock().extend(worker);
+        let end = |worker: Option<Worker>| self.idle.lock().extend(worker);
         parallel::score_all(candidates.len(), self.count, begin, score, end, done)
     }
 }

@@ -174,7 +174,7 @@ fn a_device_merges_candidates_and_may_keep_what_it_was_given() {
     assert_eq!(device.identities.lock().unwrap().len(), known);
 }
 
-/// Goes through candidates in order, each with the best so far as its floor; the place of the winner.
+/// Scores candidates in order, each with the best so far as its cutoff; the index of the winner.
 fn tournament(scorer: &LocalScorer, candidates: &[Candidate]) -> (usize, f64) {
     let mut best: Option<(usize, f64)> = None;
     for (i, candidate) in candidates.iter().enumerate() {
@@ -229,7 +229,7 @@ fn a_dropped_candidate_goes_on_where_it_stopped() {
     let whole = score(None);
     assert!(!whole.dropped && whole.tasks.iter().all(|task| task.n == 100));
     assert_eq!(scorer.statistics().items_asked, 1000, "{asked} were asked before");
-    // The same floor gives the same answer, from what is known now.
+    // The same cutoff gives the same answer, now from the record.
     assert_eq!(score(Some(best.average)), dropped);
     assert_eq!(scorer.statistics().items_asked, 1000);
 }
