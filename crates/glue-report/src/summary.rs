@@ -150,7 +150,10 @@ fn against_oracle(summary: &Summary) -> String {
             format::with_error(oracle.average)
         ),
         (Some(oracle), _, _) => {
-            format!("An oracle that routes each task to its best single model scores {}.", format::with_error(oracle.average))
+            format!(
+                "An oracle that routes each task to its best single model scores {}.",
+                format::with_error(oracle.average)
+            )
         }
         _ => "Unknown without the test.".to_string(),
     }

@@ -20,7 +20,7 @@ fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
     let names = TensorNames::of(&ModelDir::open(zoo().join("base-a")).unwrap());
-    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
+    SearchSpace::new(&config, &template(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
 }
 
 fn space(yaml: &str) -> SearchSpace {

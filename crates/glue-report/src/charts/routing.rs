@@ -86,7 +86,13 @@ pub(crate) fn routing(medium: Medium, routing: &Routing) -> Drawing {
 }
 
 /// Draws a row from its left upper corner on; what it shows, in words.
-fn draw_row(svg: &mut Svg, routing: &Routing, row: &RoutingRow, [left, y]: [f64; 2], max_chars: usize) -> Option<String> {
+fn draw_row(
+    svg: &mut Svg,
+    routing: &Routing,
+    row: &RoutingRow,
+    [left, y]: [f64; 2],
+    max_chars: usize,
+) -> Option<String> {
     let ([width, height], name) = (CELL, &row.name);
     let short = format::middle(name, max_chars);
     svg.label("t", Anchor::End, [left - 8.0, y + height / 2.0 + 4.0], &short, Some(name), false);

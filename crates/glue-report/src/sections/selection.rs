@@ -31,7 +31,8 @@ fn one(report: &Report, selection: &Selection, cost: Option<&Cost>) -> Vec<Block
     };
     blocks.extend(paragraph(&format!("{chosen}{}", super::sentence(&selection.why))));
     for harmful in &selection.harmful {
-        blocks.push(Block::Note { text: format!("{} is harmful: {}", harmful.model, super::sentence(&harmful.reason)) });
+        blocks
+            .push(Block::Note { text: format!("{} is harmful: {}", harmful.model, super::sentence(&harmful.reason)) });
     }
     if !selection.strategies.is_empty() {
         blocks.push(strategies(selection, cost).block());

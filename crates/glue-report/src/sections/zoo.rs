@@ -170,9 +170,10 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
         charts.push(Chart { title: format!("Dendrogram, {} linkage", tree.link), svg });
     }
     if !charts.is_empty() {
-        let mut caption = "Left of each name of the dendrogram: its cluster. A dash: shapes differ, nothing to compare. \
+        let mut caption =
+            "Left of each name of the dendrogram: its cluster. A dash: shapes differ, nothing to compare. \
                            Frames: clusters."
-            .to_string();
+                .to_string();
         if report.dendrogram.is_none() || clusters.is_empty() {
             caption = "A dash: shapes differ, nothing to compare.".to_string();
         }

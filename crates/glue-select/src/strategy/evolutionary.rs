@@ -62,10 +62,8 @@ struct Evolutionary {
 
 impl Evolutionary {
     fn new(search: &SearchContext<'_>, settings: &[(String, ParamSetting)]) -> Result<Self, StrategyError> {
-        let refuse = |error: SearchError| StrategyError::Refused {
-            strategy: EVOLUTIONARY.name.into(),
-            reason: error.chain(),
-        };
+        let refuse =
+            |error: SearchError| StrategyError::Refused { strategy: EVOLUTIONARY.name.into(), reason: error.chain() };
         let name = match settings.iter().find(|(key, _)| key == OPTIMISER) {
             None => "cma_es",
             Some((_, ParamSetting::Text(name))) => name,

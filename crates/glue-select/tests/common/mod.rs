@@ -18,7 +18,7 @@ pub(crate) fn plan_options() -> PlanOptions {
 }
 
 /// Recipes on top of the base of most models.
-pub(crate) fn frame() -> RecipeTemplate {
+pub(crate) fn template() -> RecipeTemplate {
     RecipeTemplate { base_model: Some("base-a".into()), ..RecipeTemplate::default() }
 }
 
