@@ -1,5 +1,6 @@
-//! The pictures of a report, each as one SVG of fixed coordinates, some of them also as files. All can be read without colour: bars
-//! have patterns and names, lines have dashes, marks and names at their ends, cells have figures, segments have letters.
+//! The pictures of a report, each as one SVG of fixed coordinates, some of them also as files. All can be read without
+//! colour: bars have patterns and names, lines have dashes, marks and names at their ends, cells have figures, segments
+//! have letters.
 
 pub(crate) mod bars;
 pub(crate) mod convergence;

@@ -1,8 +1,8 @@
 //! The data of a report: filled by whoever ran the stages, written to `report.json` and read back from it.
 //!
-//! A stage that did not run is `None` or empty, and the report leaves it out. Nothing here depends on when, where or how
-//! fast a run went: a run that was interrupted and resumed gives the same bytes as one that was not. Times,
-//! memory and disk are in [`Cost`], a separate document.
+//! A stage that did not run is `None` or empty, and the report leaves it out. Nothing here depends on when, where or
+//! how fast a run went: a run that was interrupted and resumed gives the same bytes as one that was not. Times, memory
+//! and disk are in [`Cost`], a separate document.
 //!
 //! Models, tasks, clusters and strategies are referred to by their names, which are unique among their kind.
 

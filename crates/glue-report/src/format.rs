@@ -59,8 +59,8 @@ pub(crate) fn without_zero(text: &str) -> String {
     format!("{sign}{}", rest.strip_prefix('0').filter(|rest| rest.starts_with('.')).unwrap_or(rest))
 }
 
-/// A figure of any size with so many digits, two at least: `0.0123`, `15.2`; with one less and a power of ten where it is
-/// large or tiny: `1.2e5`, `4.0e−5`.
+/// A figure of any size with so many digits, two at least: `0.0123`, `15.2`; with one less and a power of ten where it
+/// is large or tiny: `1.2e5`, `4.0e−5`.
 pub(crate) fn significant(value: f64, digits: usize) -> String {
     let magnitude = value.abs();
     if magnitude < f64::MIN_POSITIVE {
@@ -134,7 +134,8 @@ pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
     }
 }
 
-/// `text` as character data or in a quoted attribute of XML and HTML. Characters that XML has no place for become U+FFFD.
+/// `text` as character data or in a quoted attribute of XML and HTML. Characters that XML has no place for become
+/// U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -13,8 +13,8 @@ pub struct Best {
     pub average: Score,
 }
 
-/// Each task's best single model: perfect routing (oracle). It is chosen on the test items themselves, which makes it slightly
-/// better than any choice made beforehand.
+/// Each task's best single model: perfect routing (oracle). It is chosen on the test items themselves, which makes it
+/// slightly better than any choice made beforehand.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Oracle {
     /// Task, model and score, in the order of the tasks.

@@ -8,8 +8,8 @@ const NARROW: f64 = 0.41;
 /// How much wider bold letters are.
 pub(crate) const BOLD: f64 = 1.12;
 
-/// Width of a character in parts of the font size, in the widest of the usual sans-serifs: which one a reader has is not
-/// known.
+/// Width of a character in parts of the font size, in the widest of the usual sans-serifs: which one a reader has is
+/// not known.
 fn advance(c: char) -> f64 {
     match c {
         'f' | 'i' | 'j' | 'l' | 'r' | 't' | 'I' | 'J' | ' ' | '.' | ',' | ':' | ';' | '!' | '|' | '\'' => NARROW,
@@ -160,7 +160,8 @@ impl Svg {
         self.body.push_str(&other.body);
     }
 
-    /// The picture inside a page. `id` must be unique in the page; the description says in words what the picture shows.
+    /// The picture inside a page. `id` must be unique in the page; the description says in words what the picture
+    /// shows.
     pub(crate) fn finish(
         self,
         id: &str,

@@ -72,7 +72,8 @@ pub(crate) fn finish(
     Ok(Finished { report, cost, html: context.out.join("report.html"), model })
 }
 
-/// Places the final model. Files of the run are hard-linked if the file system supports it, those of the zoo are copied.
+/// Places the final model. Files of the run are hard-linked if the file system supports it, those of the zoo are
+/// copied.
 fn place_final(context: &Context<'_>, inputs: &ReportInputs<'_>) -> Result<PathBuf, PipelineError> {
     let out = context.out.join(FINAL);
     let from = decided_path(context, inputs.decided, inputs.decided_in);

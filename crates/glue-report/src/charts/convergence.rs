@@ -20,8 +20,8 @@ const GAP: f64 = 16.0;
 const SAMPLE: f64 = 26.0;
 const BEST: &str = "best so far";
 
-/// The chart. The lowest twentieth of many candidates is left out: one model far below the others would squeeze the rest into a
-/// line.
+/// The chart. The lowest twentieth of many candidates is left out: one model far below the others would squeeze the
+/// rest into a line.
 pub(crate) fn convergence(medium: Medium, search: &Convergence) -> Drawing {
     let mut all: Vec<(usize, f64)> = search.strategies.iter().flat_map(|strategy| strategy.points.clone()).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));

@@ -30,8 +30,8 @@ impl From<&Confusion> for Routing {
     }
 }
 
-/// The matrix, each row as fractions of its sum; the right expert of a row has a frame, and the last row is the load of the
-/// experts. On a page columns have the letters that the text beside it spells out.
+/// The matrix, each row as fractions of its sum; the right expert of a row has a frame, and the last row is the load of
+/// the experts. On a page columns have the letters that the text beside it spells out.
 pub(crate) fn routing(medium: Medium, routing: &Routing) -> Drawing {
     let mut svg = Svg::new();
     let [width, height] = CELL;

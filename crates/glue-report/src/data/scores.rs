@@ -97,8 +97,8 @@ pub struct Test {
     pub split: String,
     /// Every single model, the merges, the final model.
     pub rows: Vec<TestRow>,
-    /// Paired standard error of the gain of the final model over the best single one. Without it, the two averages count as
-    /// independent, which overestimates the error.
+    /// Paired standard error of the gain of the final model over the best single one. Without it, the two averages
+    /// count as independent, which overestimates the error.
     pub gain_stderr: Option<f64>,
 }
 

@@ -1,5 +1,5 @@
 //! The zoo of the repository as the tests take it.
-#![allow(dead_code, reason = "each test file uses its own role of this")]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use glue_recipe::PlanOptions;
 use glue_select::local::ItemsConfig;
