@@ -113,7 +113,7 @@ fn a_directory_that_is_no_run_is_not_resumed() {
         first_stage(&zoo.path("project"), args).refused(
             "no run",
             2,
-            &["project", "found `final`, and no sign of a run"],
+            &["project", "found `final`, which is not from a run"],
         );
         assert!(zoo.listing("project") == before);
     }

@@ -163,8 +163,8 @@ fn what_is_wrong_is_said_before_anything_is_written() {
     check("models: [a-chat, a-math]\ntasks: {path: tasks, only: [fact]}\n", &["fact", "facts"]);
     check("models: [a-chat, a-math]\ntasks: no-such-folder\n", &["no-such-folder"]);
     check("models: [a-chat, a-math]\ntask: tasks\n", &["zoo.yml:2:1", "task"]);
-    check("models: [a-chat, a-math]\ntasks: {path: tasks, test: proxy}\n", &["tasks.test", "nothing is decided by"]);
-    check("models: [a-chat, b/../a-chat]\ntasks: tasks\n", &["a name of its own", "a-chat"]);
+    check("models: [a-chat, a-math]\ntasks: {path: tasks, test: proxy}\n", &["tasks.test", "used for nothing else"]);
+    check("models: [a-chat, b/../a-chat]\ntasks: tasks\n", &["a unique name", "a-chat"]);
     check("models: [a-chat]\ntasks: tasks\nselect: {strategies: [averge]}\n", &["averge", "average, coefficient"]);
     check("models: [a-chat]\ntasks: tasks\nmixture: {dense: [1.5]}\n", &["mixture.dense", "1.5"]);
     check(

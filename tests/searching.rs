@@ -99,7 +99,7 @@ fn every_strategy_drops_the_harmful_model_and_beats_the_best_single() {
     let candidates = summary(&out)["candidates"].as_array().expect("candidates").clone();
     assert!(candidates.iter().all(|tried| tried["reason"].as_str().is_some_and(|reason| !reason.is_empty())));
     let svg = fs::read_to_string(out.join("convergence.svg")).expect("a picture");
-    assert!(svg.contains("best so far") && svg.contains("#FFFFFF"), "a ground of its own and a legend");
+    assert!(svg.contains("best so far") && svg.contains("prefers-color-scheme: dark"), "a legend and two themes");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_larger_budget_goes_on() {
     place.search(&config, "less", &["--evaluations", "3"]).refused(
         "too little",
         2,
-        &["the budget of 3 evaluations is spent; the 5 models by themselves need as many"],
+        &["the budget of 3 evaluations is used up before all 5 models are scored alone; raise it"],
     );
 }
 
@@ -252,7 +252,7 @@ fn mistakes_are_refused_before_anything_is_scored() {
         assert!(!place.path("out.journal.jsonl").exists(), "{rest}");
     };
     check("modles: [a]\n", &["search.yml:4:1", "modles"]);
-    check("validation: 0.9\n", &["search.yml:4:", "expected a share from 0 to 0.5, found 0.9"]);
+    check("validation: 0.9\n", &["search.yml:4:", "expected a fraction from 0 to 0.5, found 0.9"]);
     check("strategies: [greedy]\n", &["`strategies`", "average, coefficient", "found `greedy`"]);
     check("strategies: [{evolutionary: {sgima: 1}}]\n", &["cma_es has no parameter `sgima`"]);
     check("space: {methods: [taks_arithmetic]}\nstrategies: [evolutionary]\n", &["taks_arithmetic"]);

@@ -8,11 +8,11 @@
 //! | macro average over tasks | Σ m_t / T | √(Σ s_t²) / T |
 //! | paired gain of a over b | Σ (m_t(a) − m_t(b)) / T | √(Σ v_t / n_t) / T, v_t the sample variance of x_ti(a) − x_ti(b) |
 //!
-//! Errors are never pooled over the items of several tasks: each task has the same weight in a macro average, so that a task with
-//! few items dominates its error however many items the other tasks have.
+//! Errors are never pooled over the items of several tasks: each task has the same weight in a macro average, so that a
+//! task with few items dominates its error however many items the other tasks have.
 //!
-//! Miller, *Adding Error Bars to Evals*, arXiv 2411.00640, for both errors; Iglewicz and Hoaglin, *How to Detect and Handle
-//! Outliers* (1993), for [`modified_z`].
+//! Miller, *Adding Error Bars to Evals*, arXiv 2411.00640, for both errors; Iglewicz and Hoaglin, *How to Detect and
+//! Handle Outliers* (1993), for [`modified_z`].
 
 /// A value and its standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,17 +23,18 @@ pub struct Estimate {
     pub stderr: Option<f64>,
 }
 
-/// The factor by which a normal variable exceeds its standard error in one case of twenty: the bound of one-sided tests.
+/// The factor by which a normal variable exceeds its standard error in one case of twenty: the bound of one-sided
+/// tests.
 pub const ONE_IN_TWENTY: f64 = 1.645;
 
-/// The standard error of a score that is the mean of `n` values between 0 and 1. Exact for values of 0 and 1, too large for
-/// others. `None` for a mean outside of that range, whose error the mean does not tell, and without items.
+/// The standard error of a score that is the mean of `n` values between 0 and 1. Exact for values of 0 and 1, too large
+/// for others. `None` for a mean outside of that range, whose error the mean does not tell, and without items.
 pub fn fraction_stderr(p: f64, n: usize) -> Option<f64> {
     ((0.0..=1.0).contains(&p) && n > 0).then(|| (p * (1.0 - p) / n as f64).sqrt())
 }
 
-/// The mean over tasks, each with the same weight. It has a standard error if each task has one; tasks are independent. Without
-/// a task the value is NaN, with no standard error.
+/// The mean over tasks, each with the same weight. It has a standard error if each task has one; tasks are independent.
+/// Without a task the value is NaN, with no standard error.
 pub fn macro_average(tasks: &[Estimate]) -> Estimate {
     let n = tasks.len() as f64;
     let value = tasks.iter().map(|task| task.value).sum::<f64>() / n;
@@ -52,8 +53,8 @@ pub struct PairedTask<'a> {
     pub old: &'a [f64],
 }
 
-/// The gain of one model over another in the macro average, and its standard error from the differences item by item. A task
-/// with fewer than two items adds nothing to the error. A gain of 0 without a task.
+/// The gain of one model over another in the macro average, and its standard error from the differences item by item. A
+/// task with fewer than two items adds nothing to the error. A gain of 0 without a task.
 pub fn paired_gain<'a>(tasks: impl IntoIterator<Item = PairedTask<'a>>) -> (f64, f64) {
     let (mut sum, mut variance, mut count) = (0.0, 0.0, 0.0_f64);
     for task in tasks {
@@ -82,9 +83,9 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The modified z-score of `x` among `all`, 0.6745 (x − median) / MAD, with the median absolute deviation from the median as
-/// MAD. Iglewicz and Hoaglin call more than 3.5 in either direction an outlier. `None` for fewer than four values: one of three
-/// is the median itself, and the deviation of the other two says nothing.
+/// The modified z-score of `x` among `all`, 0.6745 (x − median) / MAD, with the median absolute deviation from the
+/// median as MAD. Iglewicz and Hoaglin call more than 3.5 in either direction an outlier. `None` for fewer than four
+/// values: one of three is the median itself, and the deviation of the other two says nothing.
 pub fn modified_z(x: f64, all: &[f64]) -> Option<f64> {
     /// Makes the median absolute deviation of a normal distribution its standard deviation.
     const NORMAL: f64 = 0.6745;

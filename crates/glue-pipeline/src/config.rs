@@ -19,8 +19,8 @@ use std::fmt;
 pub struct ZooConfig {
     /// The models, one or more.
     pub models: Vec<ModelEntry>,
-    /// Paths of base models. They are compared and scored like the others, and merges inside their clusters may use them as the
-    /// base of task vectors, but they are not merged themselves.
+    /// Paths of base models. They are compared and scored like the others, and merges inside their clusters may use
+    /// them as the base of task vectors, but they are not merged themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
     pub base: Vec<String>,
     /// The tasks.
@@ -184,14 +184,14 @@ pub struct SelectConfig {
     pub strategies: Vec<StrategyConfig>,
     /// Whether harmful models are found first and left out. Default: yes.
     pub filter: bool,
-    /// What optimisers search. Default: one weight for each model, with task vectors if there is a base. Statistics are given by the
-    /// names of models and bases, with paths relative to the config.
+    /// What optimisers search. Default: one weight for each model, with task vectors if there is a base. Statistics are
+    /// given by the names of models and bases, with paths relative to the config.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
     /// Proxy items held out to choose between strategies. Default: a fifth.
     pub validation: Validation,
-    /// When the search in a group ends. Default: when all strategies have ended; `evolutionary` ends after 500 candidates, as
-    /// published.
+    /// When the search in a group ends. Default: when all strategies have ended; `evolutionary` ends after 500
+    /// candidates, as published.
     pub budget: BudgetConfig,
     /// Whether candidates are dropped once they can no longer win. Default: yes.
     pub racing: bool,

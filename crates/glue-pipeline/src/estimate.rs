@@ -44,8 +44,8 @@ pub struct StageEstimate {
     pub writes: u64,
 }
 
-/// Upper limits of what the run of `source` needs, from headers and the sizes of splits. Clusters depend on weights: all
-/// models that can be merged count as one cluster.
+/// Upper limits of what the run of `source` needs, from headers and the sizes of splits. Clusters depend on weights:
+/// all models that can be merged count as one cluster.
 ///
 /// # Errors
 /// [`PipelineError`], for what the run would refuse.

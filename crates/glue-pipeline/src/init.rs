@@ -25,9 +25,9 @@ pub struct InitResult {
 
 /// Writes a commented `zoo.yml` into `directory` for the checkpoints in its subdirectories and the tasks in `tasks/`.
 ///
-/// A model counts as a base if the task vectors of all other models of its shape from it are nearly orthogonal. Independent
-/// fine-tunes diverge from their base in unrelated directions; seen from one fine-tune, the others share the direction back to
-/// the base.
+/// A model counts as a base if the task vectors of all other models of its shape from it are nearly orthogonal.
+/// Independent fine-tunes diverge from their base in unrelated directions; seen from one fine-tune, the others share
+/// the direction back to the base.
 ///
 /// # Errors
 /// [`PipelineError`]: there is a config already, no model, or a model that cannot be read. All weights are read.
@@ -62,8 +62,8 @@ pub fn init(directory: &Path) -> Result<InitResult, PipelineError> {
     Ok(InitResult { path, models: names, bases })
 }
 
-/// The cosine of two task vectors up to which they count as orthogonal: half way between that of fine-tunes seen from their
-/// base, 0, and that of fine-tunes seen from another fine-tune, about a half.
+/// The cosine of two task vectors up to which they count as orthogonal: half way between that of fine-tunes seen from
+/// their base, 0, and that of fine-tunes seen from another fine-tune, about a half.
 const ORTHOGONAL: f64 = 0.25;
 
 fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineError> {

@@ -32,7 +32,8 @@ pub struct RunOptions {
     pub from: Option<Stage>,
     /// The last stage to run.
     pub until: Option<Stage>,
-    /// Ends the run, also while a model is at work; finished stages are kept. A cancelled progress does so between calls of a model.
+    /// Ends the run, also while a model is at work; finished stages are kept. A cancelled progress does so between
+    /// calls of a model.
     pub cancel: CancelToken,
     /// What merges candidates and results. Default: the CPU.
     pub executor: SharedExecutor,
@@ -307,8 +308,8 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
 
 /// The lock of a run, held until it ends.
 ///
-/// A run removes and replaces what is in its directory. A directory is therefore resumed only if its lock file marks it as a run,
-/// and if it holds nothing but files and directories: a link would lead out of it.
+/// A run removes and replaces what is in its directory. A directory is therefore resumed only if its lock file marks it
+/// as a run, and if it holds nothing but files and directories: a link would lead out of it.
 fn lock_output(out: &Path, resume: bool) -> Result<File, PipelineError> {
     let in_out = |error| PipelineError::io(out, error);
     let occupied = |found: &str| PipelineError::Occupied { path: out.into(), found: found.into() };

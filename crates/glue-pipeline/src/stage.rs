@@ -1,12 +1,13 @@
-//! Stages: each runs once, appears when it is complete, and is reused as long as nothing that it depends on has changed.
+//! Stages: each runs once, appears when it is complete, and is reused as long as nothing that it depends on has
+//! changed.
 //!
-//! A stage has a directory in `stages/`. While it runs, the directory is called `NAME.work`, from which a long stage can resume
-//! after it was killed; once everything is on disk it is renamed. The key of a stage holds what it depends on: its part of the
-//! config, its inputs, and the key of the stage before. A stage whose key has changed is discarded, and so are all later
-//! stages, whose keys depend on it.
+//! A stage has a directory in `stages/`. While it runs, the directory is called `NAME.work`, from which a long stage
+//! can resume after it was killed; once everything is on disk it is renamed. The key of a stage holds what it depends
+//! on: its part of the config, its inputs, and the key of the stage before. A stage whose key has changed is discarded,
+//! and so are all later stages, whose keys depend on it.
 //!
-//! Everything that is read back is checked. Notes have a checksum ([`glue_tensor::state`]), and the manifest of a stage has those of
-//! all its files, including weights. A mismatch is refused: `--from STAGE` re-runs the stage.
+//! Everything that is read back is checked. Notes have a checksum ([`glue_tensor::state`]), and the manifest of a stage
+//! has those of all its files, including weights. A mismatch is refused: `--from STAGE` re-runs the stage.
 
 use crate::error::PipelineError;
 use crate::zoo::Zoo;
@@ -154,8 +155,8 @@ impl<'a> Stages<'a> {
         &self.costs
     }
 
-    /// The result of `stage`: reused if its key is unchanged, otherwise made by `work`, which gets the directory for its files.
-    /// `None` if the run ends before it.
+    /// The result of `stage`: reused if its key is unchanged, otherwise made by `work`, which gets the directory for
+    /// its files. `None` if the run ends before it.
     pub(crate) fn run<T: Serialize + DeserializeOwned>(
         &mut self,
         stage: Stage,
@@ -203,7 +204,8 @@ impl<'a> Stages<'a> {
         Ok(Some(Made { result, directory }))
     }
 
-    /// `result`, if the models are unchanged. Otherwise the contents of `place` may be those of other models and are removed.
+    /// `result`, if the models are unchanged. Otherwise the contents of `place` may be those of other models and are
+    /// removed.
     fn of_same_models<T>(&self, result: Result<T, PipelineError>, place: &Path) -> Result<T, PipelineError> {
         match self.zoo.check_unchanged() {
             Ok(()) => result,

@@ -1,6 +1,6 @@
-//! The pictures of a report, each as one SVG of fixed coordinates, some of them as files too. None of them needs colour to be read: bars
-//! have patterns and names, lines have dashes, marks and names at their ends, cells have their figures, segments have
-//! letters.
+//! The pictures of a report, each as one SVG of fixed coordinates, some of them also as files. All can be read without
+//! colour: bars have patterns and names, lines have dashes, marks and names at their ends, cells have figures, segments
+//! have letters.
 
 pub(crate) mod bars;
 pub(crate) mod convergence;
@@ -16,15 +16,15 @@ pub(crate) mod routing;
 /// What the style sheets of a page and of a file have in common.
 pub(crate) const CHART_STYLE: &str = include_str!("template/chart.css");
 
-/// What charts with series of points and lines need beside it.
+/// Additional styles of charts with series of points and lines.
 pub(crate) const SERIES_STYLE: &str = include_str!("template/series.css");
 
 /// Steps of the scale of heat; the style sheet has a colour and an ink for each, and so has `palette`.
 pub(crate) const HEAT_STEPS: usize = 9;
 
-/// The step of heat of a share, 0 to 1.
-pub(crate) fn heat(share: f64) -> usize {
-    let step = (share.clamp(0.0, 1.0) * HEAT_STEPS as f64) as usize;
+/// The step of heat of a fraction, 0 to 1.
+pub(crate) fn heat(fraction: f64) -> usize {
+    let step = (fraction.clamp(0.0, 1.0) * HEAT_STEPS as f64) as usize;
     step.min(HEAT_STEPS - 1)
 }
 

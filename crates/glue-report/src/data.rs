@@ -1,8 +1,8 @@
-//! What a report says: plain data, filled by whoever ran the stages, written to `report.json` and read back from it.
+//! The data of a report: filled by whoever ran the stages, written to `report.json` and read back from it.
 //!
-//! A stage that did not run is `None` or empty, and the report leaves it out. Nothing here depends on when, where or how
-//! fast a run went, so that a run that was interrupted and resumed gives the same bytes as one that was not; times,
-//! memory and disk are in [`Cost`], a document of its own.
+//! A stage that did not run is `None` or empty, and the report leaves it out. Nothing here depends on when, where or
+//! how fast a run went: a run that was interrupted and resumed gives the same bytes as one that was not. Times, memory
+//! and disk are in [`Cost`], a separate document.
 //!
 //! Models, tasks, clusters and strategies are referred to by their names, which are unique among their kind.
 
@@ -23,7 +23,7 @@ pub use zoo::{Cluster, Clustering, Dendrogram, Join, Model, Pair, Scale, Similar
 
 use serde::{Deserialize, Serialize};
 
-/// Everything a report says but for times, memory and disk.
+/// Everything in a report except times, memory and disk.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Report {
     /// What was run, and how to run it again.
@@ -32,9 +32,9 @@ pub struct Report {
     pub tasks: Vec<Task>,
     /// The zoo, in the order of its configuration.
     pub models: Vec<Model>,
-    /// What can be done with each pair of models; empty if that was not looked at.
+    /// What can be done with each pair of models; empty if that was not checked.
     pub compatibility: Vec<Pair>,
-    /// How alike the models are.
+    /// The similarity of the models.
     pub similarity: Option<Similarity>,
     /// The models joined by similarity.
     pub dendrogram: Option<Dendrogram>,
@@ -45,19 +45,19 @@ pub struct Report {
     pub individual: Vec<ScoreTable>,
     /// Selective merging, for each cluster in which it ran.
     pub selections: Vec<Selection>,
-    /// What could become an expert: merged clusters, models that stayed alone, stacks.
+    /// Candidates for experts: merged clusters, single models, stacked layers.
     pub candidates: Vec<ExpertCandidate>,
     /// The mixture, if one was built; `None` too when none helped.
     pub mixture: Option<Mixture>,
     /// The trained router.
     pub router: Option<Router>,
-    /// The one look at the test split.
+    /// The scores on the test split.
     pub test: Option<Test>,
-    /// The model that the run ends with.
+    /// The final model.
     pub outcome: Option<Final>,
     /// The limits the run was given.
     pub limits: Limits,
-    /// What a reader should know before believing the rest: full sentences.
+    /// What a reader should know before trusting the rest: full sentences.
     pub warnings: Vec<String>,
 }
 
@@ -68,17 +68,17 @@ pub struct Run {
     pub title: String,
     /// Where the configuration was read from, as the user named it.
     pub config_path: String,
-    /// The configuration, as it was read.
+    /// The text of the configuration.
     pub config: String,
-    /// The seed that all randomness follows from.
+    /// The seed of all randomness.
     pub seed: u64,
     /// Programs that took part, the first being the one that ran it.
     pub versions: Vec<Version>,
     /// The commands that reproduce each stage, in order.
     pub commands: Vec<Command>,
-    /// What went in: models, tasks, the configuration.
+    /// Inputs: models, tasks, the configuration.
     pub inputs: Vec<Artifact>,
-    /// What came out.
+    /// Outputs.
     pub outputs: Vec<Artifact>,
 }
 
@@ -113,7 +113,7 @@ pub struct Artifact {
     pub bytes: Option<u64>,
 }
 
-/// Limits a run was given; `None` where there was no limit. What was used of them is known from [`Cost`] and [`Mixture`].
+/// The limits of a run; `None` without a limit. [`Cost`] and [`Mixture`] have what was used.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Time, in seconds.

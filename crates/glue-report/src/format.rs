@@ -35,7 +35,7 @@ pub(crate) fn signed(value: f64, decimals: usize) -> String {
     if text.starts_with('−') { text } else { format!("+{text}") }
 }
 
-/// A figure of similarity without the zero before its point, so that it fits a small cell: `.987`, `1`, `−.020`. What
+/// A figure of similarity without the zero before its point, for small cells: `.987`, `1`, `−.020`. What
 /// needs more than two digits before its point is as in [`significant`].
 pub(crate) fn short(value: f64) -> String {
     if value.abs() >= 99.9995 {
@@ -59,8 +59,8 @@ pub(crate) fn without_zero(text: &str) -> String {
     format!("{sign}{}", rest.strip_prefix('0').filter(|rest| rest.starts_with('.')).unwrap_or(rest))
 }
 
-/// A figure of any size with so many digits, two at least: `0.0123`, `15.2`; with one less and a power of ten where it is
-/// large or tiny: `1.2e5`, `4.0e−5`.
+/// A figure of any size with so many digits, two at least: `0.0123`, `15.2`; with one less and a power of ten where it
+/// is large or tiny: `1.2e5`, `4.0e−5`.
 pub(crate) fn significant(value: f64, digits: usize) -> String {
     let magnitude = value.abs();
     if magnitude < f64::MIN_POSITIVE {
@@ -80,7 +80,7 @@ pub(crate) fn plain(value: f64) -> String {
     if text.len() <= 8 { text.replace('-', "−") } else { significant(value, 4) }
 }
 
-/// How much of something there is: a count in full, in short where it is long, a sum of shares with two decimals.
+/// An amount: a count in full, a long one in short, a sum of fractions with two decimals.
 pub(crate) fn amount(value: f64) -> String {
     match value {
         v if v >= 9_999_999.5 => words::short(v as u64),
@@ -89,12 +89,12 @@ pub(crate) fn amount(value: f64) -> String {
     }
 }
 
-/// A share: `98.1 %`.
-pub(crate) fn percent(share: f64) -> String {
-    format!("{} %", fixed(share * 100.0, 1))
+/// A fraction as `98.1 %`.
+pub(crate) fn percent(fraction: f64) -> String {
+    format!("{} %", fixed(fraction * 100.0, 1))
 }
 
-/// At most `limit` characters of a name: what is too long loses its middle, since relatives differ at their ends.
+/// At most `limit` characters of a name: long names lose their middle, since related names differ at their ends.
 pub(crate) fn middle(name: &str, limit: usize) -> String {
     let chars: Vec<char> = name.chars().collect();
     if chars.len() <= limit {
@@ -134,7 +134,8 @@ pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
     }
 }
 
-/// `text` as character data or in a quoted attribute of XML and HTML. Characters that XML has no place for become U+FFFD.
+/// `text` as character data or in a quoted attribute of XML and HTML. Characters that XML has no place for become
+/// U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

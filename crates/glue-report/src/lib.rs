@@ -1,10 +1,9 @@
 //! From the data of a run to its report.
 //!
 //! A run from a zoo of models to one better model fills a [`Report`], and a [`Cost`] with what differs from run to run.
-//! From these [`html()`] makes one self-contained page, [`markdown()`] the same facts in tables, and [`json()`] what scripts
-//! read; [`from_json`] gives the data back, so that a report can be written again. [`lines`] are the five lines that
-//! each of them begins with. [`pictures`] are some of its charts as files of their own, and [`words`] its counts, sizes and
-//! times, for whoever shows the same.
+//! From these [`html()`] makes one self-contained page, [`markdown()`] the same facts in tables, and [`json()`] what
+//! scripts read; [`from_json`] reads the data back. [`lines`] are the five lines that each of them begins with.
+//! [`pictures`] are some of its charts as separate files.
 //!
 //! Data that contradicts itself is refused; a stage that did not run is left out. Equal data gives equal bytes.
 //!

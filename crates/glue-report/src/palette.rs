@@ -1,8 +1,8 @@
 //! Colours for light and dark, as variables of the style sheet.
 //!
 //! The series are the hues of Okabe and Ito (*Color Universal Design*, 2008), made darker or lighter until each stands
-//! out from its ground; the tests below hold their contrast (WCAG 2.2) and, with the simulation of Machado, Oliveira and
-//! Fernandes (2009), how well readers with a colour vision deficiency can tell them apart.
+//! out from its ground; the tests below hold their contrast (WCAG 2.2) and, with the simulation of Machado, Oliveira
+//! and Fernandes (2009), how well readers with a colour vision deficiency can tell them apart.
 
 use crate::charts::HEAT_STEPS;
 use std::fmt::Write;
@@ -42,7 +42,7 @@ const COLOURS: &[Colour] = &[
     colour("s5", "#333a42", "#dfe4e8"),
 ];
 
-/// Ends of the scale of heat, unlike and alike.
+/// Ends of the scale of heat: not similar, most similar.
 const HEAT_LIGHT: [&str; 2] = ["#f3f7fb", "#0a3f7c"];
 const HEAT_DARK: [&str; 2] = ["#20272e", "#a6d5f8"];
 /// Inks for what stands on a colour; the one with more contrast is taken.
@@ -60,8 +60,8 @@ pub(crate) fn css() -> String {
     )
 }
 
-/// `css` and the classes of the scale of heat, or of series, for a picture in a file of its own: light, and dark on a screen
-/// where the reader prefers it. Without variables, since many programs that show SVG files do not know them.
+/// `css` and the classes of the scale of heat, or of series, for a picture in a file of its own: light, and dark on a
+/// screen where the reader prefers it. Without variables, since many programs that show SVG files do not know them.
 pub(crate) fn css_of_file(css: &str, series: bool) -> String {
     let css = format!("{css}{}\n", if series { series_classes() } else { heat_classes() });
     let with = |dark| {
@@ -188,7 +188,8 @@ mod tests {
         for theme in themes() {
             for mark in ["s0", "s1", "s2", "s3", "s4", "s5", "best", "merged", "final", "accent", "axis"] {
                 let found = contrast(&theme[mark], &theme["surface"]);
-                // AA for parts of pictures. Bars of single models are paler, but have an outline in the colour of the axis.
+                // AA for parts of pictures. Bars of single models are paler, but have an outline in the colour of the
+                // axis.
                 assert!(found >= 3.0, "{mark}: {found:.2}");
             }
             for k in 0..SERIES {

@@ -1,5 +1,5 @@
-//! The pictures of a report as SVG files that stand alone: with title and description, in the colours of the page, light
-//! and dark, with nothing from anywhere else.
+//! The pictures of a report as self-contained SVG files, with title and description, in the colours of the page, light
+//! and dark.
 //!
 //! What contradicts itself is refused, as in a report. Equal data gives equal bytes.
 //!
@@ -17,7 +17,7 @@
 //! # Ok::<(), glue_report::ReportError>(())
 //! ```
 
-use crate::charts::drawing::Target;
+use crate::charts::drawing::Medium;
 use crate::charts::{convergence as search, dendrogram as tree, heatmap as heat, routing as router};
 use crate::check::{check_convergence, check_dendrogram, check_order, check_routing, check_similarity, finite};
 use crate::data::{Cluster, Dendrogram, Similarity};
@@ -39,7 +39,7 @@ pub struct Routing {
 pub struct RoutingRow {
     /// What it is.
     pub name: String,
-    /// How much of it went to each expert, from 0: counts, or sums of shares.
+    /// How much of it went to each expert, from 0: counts, or sums of fractions.
     pub amounts: Vec<f64>,
     /// The number of the expert that is right for it; `None` where any is, or nobody knows.
     pub right: Option<usize>,
@@ -67,9 +67,9 @@ pub struct StrategyScores {
     pub points: Vec<(usize, f64)>,
 }
 
-/// The order of a heatmap, similar models side by side: that of the dendrogram if there is one, or of the names, with the
-/// members of each cluster together; and the number of models in each cluster, one after another in it. Models of no
-/// cluster come last.
+/// The order of a heatmap, similar models side by side: that of the dendrogram if there is one, or of the names, with
+/// the members of each cluster together; and the number of models in each cluster, one after another in it. Models of
+/// no cluster come last.
 pub fn order(
     similarity: &Similarity,
     dendrogram: Option<&Dendrogram>,
@@ -79,20 +79,20 @@ pub fn order(
 }
 
 /// A matrix with a row and a column for each model in `order`, numbers into the names of `similarity`, and a figure in
-/// each cell, or a dash. The first models of the order that belong together, as many as `groups` says, have a frame, and
-/// so have the next.
+/// each cell, or a dash. The first models of the order that belong together, as many as `groups` says, have a frame,
+/// and so have the next.
 ///
 /// # Errors
-/// [`ReportError::NotFinite`], [`ReportError::Shape`], [`ReportError::Name`] for figures that contradict themselves, and
-/// for an order or groups with more than there is.
+/// [`ReportError::NotFinite`], [`ReportError::Shape`], [`ReportError::Name`] for figures that contradict themselves,
+/// and for an order or groups with more than there is.
 pub fn heatmap(similarity: &Similarity, order: &[usize], groups: &[usize]) -> Result<String, ReportError> {
     check_similarity(similarity)?;
     check_order(similarity, order, groups)?;
-    Ok(heat::heatmap(Target::File, similarity, order, groups).file())
+    Ok(heat::heatmap(Medium::File, similarity, order, groups).file())
 }
 
-/// The models from top to bottom, joined at their figures; what never joins is drawn apart. The names of `clusters` stand
-/// beside their members, and a dashed line at the threshold, on the scale of the figures.
+/// The models from top to bottom, joined at their figures; what never joins is drawn apart. The names of `clusters`
+/// stand beside their members, and a dashed line at the threshold, on the scale of the figures.
 ///
 /// # Errors
 /// [`ReportError::NotFinite`], [`ReportError::Join`] for figures that contradict themselves.
@@ -103,25 +103,28 @@ pub fn dendrogram(
 ) -> Result<String, ReportError> {
     check_dendrogram(dendrogram)?;
     finite("dendrogram: threshold", threshold)?;
-    Ok(tree::dendrogram(Target::File, dendrogram, clusters, threshold).file())
+    Ok(tree::dendrogram(Medium::File, dendrogram, clusters, threshold).file())
 }
 
-/// A matrix with a row for each of `routing` and a column for each expert: in each cell the share of its row, and what it
-/// is from; in the last row the load of the experts.
+/// A matrix with a row for each of `routing` and a column for each expert: in each cell the share of its row, and what
+/// it is from; in the last row the load of the experts.
 ///
 /// # Errors
-/// [`ReportError::NotFinite`], [`ReportError::Negative`], [`ReportError::Shape`] for figures that contradict themselves.
+/// [`ReportError::NotFinite`], [`ReportError::Negative`], [`ReportError::Shape`] for figures that contradict
+/// themselves.
 pub fn routing(routing: &Routing) -> Result<String, ReportError> {
     check_routing(routing)?;
-    Ok(router::routing(Target::File, routing).file())
+    Ok(router::routing(Medium::File, routing).file())
 }
 
-/// A mark for each candidate at the number of its evaluation and its score, with a form and a colour for each strategy; the best
-/// score so far as steps; a legend. Of many candidates the lowest twentieth may be below the axis, which a note says.
+/// A mark for each candidate at the number of its evaluation and its score, with a form and a colour for each strategy;
+/// the best score so far as steps; a legend. Of many candidates the lowest twentieth may be below the axis, which a
+/// note says.
 ///
 /// # Errors
-/// [`ReportError::NotFinite`], [`ReportError::Shape`] for a score that is not a number and an evaluation beyond the last.
+/// [`ReportError::NotFinite`], [`ReportError::Shape`] for a score that is not a number and an evaluation beyond the
+/// last.
 pub fn convergence(found: &Convergence) -> Result<String, ReportError> {
     check_convergence(found)?;
-    Ok(search::convergence(Target::File, found).file())
+    Ok(search::convergence(Medium::File, found).file())
 }

@@ -13,20 +13,20 @@ pub(crate) use test::overview;
 use crate::data::{Cost, Report};
 use crate::document::{Block, Section};
 
-/// All sections that have anything to say.
+/// All sections that are not empty.
 pub(crate) fn story(report: &Report, cost: Option<&Cost>) -> Vec<Section> {
     let sections = [
-        Section { id: "inputs", title: "What went in", blocks: zoo::inputs(report) },
-        Section { id: "compatibility", title: "What can be merged", blocks: zoo::compatibility(report) },
-        Section { id: "similarity", title: "What belongs together", blocks: zoo::similarity(report) },
-        Section { id: "scores", title: "What each model can do", blocks: scores::individual(report) },
+        Section { id: "inputs", title: "Inputs", blocks: zoo::inputs(report) },
+        Section { id: "compatibility", title: "Compatibility", blocks: zoo::compatibility(report) },
+        Section { id: "similarity", title: "Similarity and clusters", blocks: zoo::similarity(report) },
+        Section { id: "scores", title: "Scores of single models", blocks: scores::individual(report) },
         Section { id: "selection", title: "Selective merging", blocks: selection::selections(report, cost) },
         Section { id: "candidates", title: "Candidates for the mixture", blocks: mixture::candidates(report) },
         Section { id: "mixture", title: "The mixture", blocks: mixture::mixture(report) },
         Section { id: "router", title: "The router", blocks: mixture::router(report) },
         Section { id: "test", title: "The test", blocks: test::test(report) },
-        Section { id: "cost", title: "What it cost", blocks: cost::cost(report, cost) },
-        Section { id: "reproduce", title: "How to reproduce it", blocks: reproduce::reproduce(report) },
+        Section { id: "cost", title: "Cost", blocks: cost::cost(report, cost) },
+        Section { id: "reproduce", title: "Reproduction", blocks: reproduce::reproduce(report) },
     ];
     sections.into_iter().filter(|section: &Section| !section.blocks.is_empty()).collect::<Vec<_>>()
 }

@@ -13,8 +13,8 @@ pub struct Best {
     pub average: Score,
 }
 
-/// Each task's best single model, as if somebody knew which to ask. It is chosen by the test itself, so that it is a
-/// little better than anything that has to choose beforehand could be.
+/// Each task's best single model: perfect routing (oracle). It is chosen on the test items themselves, which makes it
+/// slightly better than any choice made beforehand.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Oracle {
     /// Task, model and score, in the order of the tasks.
@@ -32,7 +32,7 @@ pub struct Gain {
     pub stderr: Option<f64>,
     /// Whether it is from differences per item, and not from two averages taken as independent.
     pub paired: bool,
-    /// The difference as a share of the best single model's average; `None` where that is not positive.
+    /// The difference as a fraction of the best single model's average; `None` if that is not positive.
     pub relative: Option<f64>,
 }
 
@@ -49,7 +49,7 @@ pub struct Summary {
     pub oracle: Option<Oracle>,
     /// The gain of the final model.
     pub gain: Option<Gain>,
-    /// The average of the final model as a share of the oracle's.
+    /// The average of the final model as a fraction of the oracle's.
     pub of_oracle: Option<f64>,
 }
 
@@ -121,7 +121,7 @@ pub fn lines(report: &Report) -> [Line; 5] {
 
 fn gain(report: &Report, summary: &Summary) -> String {
     let (Some(single), Some(last), Some(gain)) = (&summary.best_single, &summary.last, summary.gain) else {
-        return "Not known: the test has not run.".to_string();
+        return "Unknown: the test has not run.".to_string();
     };
     let stderr = gain.stderr.map_or(String::new(), |stderr| format!(" ± {}", format::fixed(stderr * 100.0, 1)));
     let relative = gain.relative.map_or(String::new(), |share| format!(" ({} %)", format::signed(share * 100.0, 1)));
@@ -145,14 +145,17 @@ fn gain(report: &Report, summary: &Summary) -> String {
 fn against_oracle(summary: &Summary) -> String {
     match (&summary.oracle, &summary.last, summary.of_oracle) {
         (Some(oracle), Some(_), Some(share)) => format!(
-            "{} of {}, the score of an oracle that asks each task's best single model.",
+            "{} of {}, the score of an oracle that routes each task to its best single model.",
             format::percent(share),
             format::with_error(oracle.average)
         ),
         (Some(oracle), _, _) => {
-            format!("An oracle that asks each task's best single model scores {}.", format::with_error(oracle.average))
+            format!(
+                "An oracle that routes each task to its best single model scores {}.",
+                format::with_error(oracle.average)
+            )
         }
-        _ => "Not known without the test.".to_string(),
+        _ => "Unknown without the test.".to_string(),
     }
 }
 

@@ -8,8 +8,8 @@ const NARROW: f64 = 0.41;
 /// How much wider bold letters are.
 pub(crate) const BOLD: f64 = 1.12;
 
-/// Width of a character in parts of the font size, in the widest of the usual sans-serifs: which one a reader has is not
-/// known.
+/// Width of a character in parts of the font size, in the widest of the usual sans-serifs: which one a reader has is
+/// not known.
 fn advance(c: char) -> f64 {
     match c {
         'f' | 'i' | 'j' | 'l' | 'r' | 't' | 'I' | 'J' | ' ' | '.' | ',' | ':' | ';' | '!' | '|' | '\'' => NARROW,
@@ -48,14 +48,14 @@ impl Svg {
     }
 
     /// Width that the longest of some names has at most, so many characters of them being shown.
-    pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, most: usize, size: f64) -> f64 {
-        names.map(|name| Svg::width_of(&format::middle(name, most), size)).fold(0.0, f64::max)
+    pub(crate) fn widest<'a>(names: impl Iterator<Item = &'a str>, max_chars: usize, size: f64) -> f64 {
+        names.map(|name| Svg::width_of(&format::middle(name, max_chars), size)).fold(0.0, f64::max)
     }
 
     /// As much of a name as fits into a width, one character at least.
     pub(crate) fn fit(name: &str, width: f64, size: f64) -> String {
-        let most = name.chars().count().min((width / (size * NARROW)).max(1.0) as usize);
-        let shortened = (1..=most).rev().map(|most| format::middle(name, most));
+        let max_chars = name.chars().count().min((width / (size * NARROW)).max(1.0) as usize);
+        let shortened = (1..=max_chars).rev().map(|n| format::middle(name, n));
         let fits = |text: &String| Svg::width_of(text, size) <= width;
         shortened.into_iter().find(fits).unwrap_or_else(|| format::middle(name, 1))
     }
@@ -160,7 +160,8 @@ impl Svg {
         self.body.push_str(&other.body);
     }
 
-    /// The picture inside a page. `id` must be unique in the page; the description says in words what the picture shows.
+    /// The picture inside a page. `id` must be unique in the page; the description says in words what the picture
+    /// shows.
     pub(crate) fn finish(
         self,
         id: &str,

@@ -5,10 +5,10 @@
 //! cargo run --release -p glue-search --example benchmark -- front zdt1 --seeds 15
 //! ```
 //!
-//! `single FUNCTION DIMENSION` counts the evaluations of CMA-ES until a value below `--target` (1e-8): the box is
-//! [-5, 5]^n, the mean begins at a point that is uniform in it, the step size is a sixth of its side, the population
-//! 4 + ⌊3 ln n⌋. A run that does not arrive within `--evaluations` counts as null. `front FUNCTION` gives the hypervolumes of the
-//! population of NSGA-II and of all that it evaluated, with reference (1.1, 1.1).
+//! `single FUNCTION DIMENSION` counts the evaluations of CMA-ES until a value below `--target` (1e-8): the box is [-5,
+//! 5]^n, the mean begins at a point that is uniform in it, the step size is a sixth of its side, the population 4 + ⌊3
+//! ln n⌋. A run that does not arrive within `--evaluations` counts as null. `front FUNCTION` gives the hypervolumes of
+//! the population of NSGA-II and of all that it evaluated, with reference (1.1, 1.1).
 
 use glue_search::{
     CMA_ES, Coordinate, Direction, NSGA2, OptimiserDef, OptimiserRegistry, Options, ParamSetting, Random, Search,
@@ -30,8 +30,8 @@ const SINGLE: &[(&str, Function)] = &[
     ("rastrigin", |x| x.iter().map(|x| x * x + 10.0 - 10.0 * (2.0 * PI * x).cos()).sum()),
 ];
 
-/// The distance function g and the second objective as a function of the first and of g; of the 30 coordinates in [0, 1],
-/// the first objective is the first. Zitzler, Deb and Thiele, Evolutionary Computation 8 (2000).
+/// The distance function g and the second objective as a function of the first and of g; of the 30 coordinates in [0,
+/// 1], the first objective is the first. Zitzler, Deb and Thiele, Evolutionary Computation 8 (2000).
 const FRONTS: &[(&str, Second)] = &[
     ("zdt1", |x, g| g * (1.0 - (x / g).sqrt())),
     ("zdt2", |x, g| g * (1.0 - (x / g).powi(2))),

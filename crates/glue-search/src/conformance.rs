@@ -7,10 +7,11 @@ use crate::random::mix;
 use crate::search::{CandidatePoint, Direction, Options, Search};
 use crate::space::{Coordinate, Space};
 
-/// Checks that an optimiser keeps its promises: points of the right length within the unit box, at least one per generation;
-/// the same points for the same seed and others for another; a stored state that continues to the last bit, at the end of
-/// a generation, in the middle of one and before it was handed out; independence of the order in which results arrive; and
-/// survival of failures, of constant objectives and of very large and very small ones. It runs on small spaces of every kind.
+/// Checks that an optimiser keeps its promises: points of the right length within the unit box, at least one per
+/// generation; the same points for the same seed and others for another; a stored state that continues to the last bit,
+/// at the end of a generation, in the middle of one and before it was handed out; independence of the order in which
+/// results arrive; and survival of failures, of constant objectives and of very large and very small ones. It runs on
+/// small spaces of every kind.
 ///
 /// # Errors
 /// The first promise that was broken, and where.

@@ -15,20 +15,21 @@ pub struct Trial<'a> {
     pub losses: Option<&'a [f64]>,
 }
 
-/// What a search needs from an optimiser. [`Search`](crate::Search) takes care of ids, late and unordered results, failures,
-/// directions, budgets and the best so far.
+/// What a search needs from an optimiser. [`Search`](crate::Search) takes care of ids, late and unordered results,
+/// failures, directions, budgets and the best so far.
 ///
-/// An optimiser must be a function of its [`OptimiserSetup`] and of the trials it learned from: no clock, no other source of
-/// randomness, no order of a hash table.
+/// An optimiser must be a function of its [`OptimiserSetup`] and of the trials it learned from: no clock, no other
+/// source of randomness, no order of a hash table.
 pub trait Optimiser: Send {
     /// The next generation: points of the unit box, as many as it wants, at least one. How a place of the unit box is
     /// read is said at [`Space`]; what lies outside is moved to the border.
     ///
-    /// It is called again after the previous generation was [learned](Self::learn), or at any time if the optimiser does not
-    /// [wait](Self::waits); never after it [stopped](Self::stopped).
+    /// It is called again after the previous generation was [learned](Self::learn), or at any time if the optimiser
+    /// does not [wait](Self::waits); never after it [stopped](Self::stopped).
     fn propose(&mut self) -> Vec<Vec<f64>>;
 
-    /// Takes in a whole generation, in the order in which it was proposed. Generations come in the order of their proposal.
+    /// Takes in a whole generation, in the order in which it was proposed. Generations come in the order of their
+    /// proposal.
     fn learn(&mut self, generation: &[Trial<'_>]);
 
     /// Why the optimiser has nothing more to propose. Default: it always has.
@@ -41,8 +42,8 @@ pub trait Optimiser: Send {
         true
     }
 
-    /// Its whole state as text, from which [`OptimiserDef::restore`] makes an optimiser that continues to the last bit like this
-    /// one, whether or not a proposed generation is still to be learned.
+    /// Its whole state as text, from which [`OptimiserDef::restore`] makes an optimiser that continues to the last bit
+    /// like this one, whether or not a proposed generation is still to be learned.
     fn state(&self) -> String;
 }
 
@@ -55,8 +56,8 @@ pub struct OptimiserSetup<'a> {
     pub objectives: usize,
     /// The only source of randomness.
     pub seed: u64,
-    /// Points of the unit box to start from, best first; often none. A population starts with them; a distribution around the
-    /// first.
+    /// Points of the unit box to start from, best first; often none. A population starts with them; a distribution
+    /// around the first.
     pub start: &'a [Vec<f64>],
     /// Its parameters, checked.
     pub params: &'a Params,

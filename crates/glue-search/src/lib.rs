@@ -1,7 +1,7 @@
 //! Black-box optimisers with an ask–tell interface: CMA-ES, differential evolution, NSGA-II, Sobol and random search.
 //!
-//! This crate knows a box of named coordinates, real, integer or categorical, and the results of points in it. A [`Search`] hands
-//! out candidates and takes their results, from any number of workers, in any order:
+//! This crate knows a box of named coordinates, real, integer or categorical, and the results of points in it. A
+//! [`Search`] hands out candidates and takes their results, from any number of workers, in any order:
 //!
 //! ```
 //! use glue_search::{Coordinate, OptimiserRegistry, Options, Search, Space};
@@ -20,13 +20,13 @@
 //! # Ok::<(), glue_search::SearchError>(())
 //! ```
 //!
-//! A search depends on its options, including the seed, and on the results: not on the order in which results arrive, nor on how
-//! often it was interrupted. [`Search::state`] is the whole search as JSON, and a search restored from it continues
-//! to the same last bit on the same machine. Between machines, elementary functions and the eigenvectors of CMA-ES may round
-//! differently.
+//! A search depends on its options, including the seed, and on the results: not on the order in which results arrive,
+//! nor on how often it was interrupted. [`Search::state`] is the whole search as JSON, and a search restored from it
+//! continues to the same last bit on the same machine. Between machines, elementary functions and the eigenvectors of
+//! CMA-ES may round differently.
 //!
-//! An optimiser is a constant, an [`OptimiserDef`], with an implementation of [`Optimiser`] behind it: batches of points
-//! in the unit box, and their results. A crate of its own exports such a constant, a program lists it with
+//! An optimiser is a constant, an [`OptimiserDef`], with an implementation of [`Optimiser`] behind it: batches of
+//! points in the unit box, and their results. A crate of its own exports such a constant, a program lists it with
 //! [`Registry::with`], and [`check_optimiser`] says whether it keeps its promises.
 
 mod conformance;

@@ -124,8 +124,8 @@ struct State {
 
 /// A search in progress.
 ///
-/// Candidates belong to generations. What an optimiser learns from is a whole generation in the order of its ids, so that
-/// it does not matter which worker is faster. While results are missing, [`ask`](Self::ask) may return nothing.
+/// Candidates belong to generations. What an optimiser learns from is a whole generation in the order of its ids, so
+/// that it does not matter which worker is faster. While results are missing, [`ask`](Self::ask) may return nothing.
 pub struct Search {
     record: Record,
     optimiser: Box<dyn Optimiser>,
@@ -141,8 +141,8 @@ impl Search {
     /// A search that has not handed out anything.
     ///
     /// # Errors
-    /// Parameters that the optimiser does not have or that are out of range, a start outside of the space, or a number of
-    /// objectives that the optimiser does not work on.
+    /// Parameters that the optimiser does not have or that are out of range, a start outside of the space, or a number
+    /// of objectives that the optimiser does not work on.
     pub fn new(def: &OptimiserDef, space: Space, options: Options) -> Result<Self, SearchError> {
         let optimiser = with_setup(def, &space, &options, |setup| (def.build)(setup))?;
         let record = Record {
@@ -185,8 +185,8 @@ impl Search {
         serde_json::to_string(&state).unwrap_or_default()
     }
 
-    /// Candidates to evaluate: the rest of the current generation, or a new one. Empty while results of earlier candidates are
-    /// needed, and when the search is over or its budget used up.
+    /// Candidates to evaluate: the rest of the current generation, or a new one. Empty while results of earlier
+    /// candidates are needed, and when the search is over or its budget used up.
     pub fn ask(&mut self) -> Vec<CandidatePoint> {
         let r = &mut self.record;
         let mut end = r.first + r.generations.iter().map(Vec::len).sum::<usize>() as u64;
@@ -219,8 +219,8 @@ impl Search {
     /// Takes the result of a candidate. A result that is not finite counts as a [failure](Self::fail).
     ///
     /// # Errors
-    /// An id that was not handed out or has a result already, or another number of objectives than the search has. Nothing
-    /// changes then.
+    /// An id that was not handed out or has a result already, or another number of objectives than the search has.
+    /// Nothing changes then.
     pub fn tell(&mut self, id: u64, objectives: &[f64]) -> Result<(), SearchError> {
         let directions = &self.record.options.objectives;
         if objectives.len() != directions.len() {
@@ -266,15 +266,16 @@ impl Search {
         }
     }
 
-    /// The best so far by the first objective; of equals, the first that was handed out. `None` while nothing succeeded.
+    /// The best so far by the first objective; of equals, the first that was handed out. `None` while nothing
+    /// succeeded.
     pub fn best(&self) -> Option<&Evaluated> {
         let direction = self.record.options.objectives[0];
         let loss = |e: &Evaluated| direction.loss(e.objectives[0]);
         self.record.front.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)).then(a.id.cmp(&b.id)))
     }
 
-    /// The Pareto front of all results, by id; among equals the first that was handed out. With one objective that is the
-    /// best.
+    /// The Pareto front of all results, by id; among equals the first that was handed out. With one objective that is
+    /// the best.
     pub fn front(&self) -> &[Evaluated] {
         &self.record.front
     }

@@ -1,8 +1,8 @@
 //! The box that is searched: named coordinates, and the way between their own units and the unit box.
 //!
-//! A point is a list of numbers in the units of its coordinates: a real number, a whole number, or the index of an option.
-//! Optimisers see the unit box instead, where a real coordinate runs from 0 to 1, its logarithm when it says so, and
-//! a coordinate with n values takes the k-th of them from k/n up to (k+1)/n.
+//! A point is a list of numbers in the units of its coordinates: a real number, a whole number, or the index of an
+//! option. Optimisers see the unit box instead, where a real coordinate runs from 0 to 1, its logarithm when it says
+//! so, and a coordinate with n values takes the k-th of them from k/n up to (k+1)/n.
 
 use crate::error::SearchError;
 use serde::{Deserialize, Serialize};

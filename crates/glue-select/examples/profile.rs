@@ -1,5 +1,5 @@
-//! Where the time of a candidate goes, on family A of the test zoo, or on models of the same names in another directory:
-//! `cargo run --release --example profile [CANDIDATES [DIRECTORY [METHOD]]]`.
+//! Where the time of a candidate goes, on family A of the test zoo, or on models of the same names in another
+//! directory: `cargo run --release --example profile [CANDIDATES [DIRECTORY [METHOD]]]`.
 
 use glue_eval::load_tasks;
 use glue_recipe::PlanOptions;

@@ -29,7 +29,8 @@ pub struct SearchConfig {
     /// Path of the model that they were fine-tuned from. Methods that work on task vectors need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Paths of the tasks: directories or files, as `glue eval` takes them; names that the `evaluator` knows, if there is one.
+    /// Paths of the tasks: directories or files, as `glue eval` takes them; names that the `evaluator` knows, if there
+    /// is one.
     pub tasks: Vec<String>,
     /// Names of the tasks to use among them. Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -40,27 +41,30 @@ pub struct SearchConfig {
     /// Maximum number of items of each task. Default: all.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Items held out to detect overfitting and to choose between strategies. Default: a fifth; with an `evaluator`, only
-    /// another split can be held out.
+    /// Items held out to detect overfitting and to choose between strategies. Default: a fifth; with an `evaluator`,
+    /// only another split can be held out.
     #[serde(default)]
     pub validation: Validation,
     /// The strategies, in the order in which they run. Default: `coefficient`, then `evolutionary`.
     #[serde(default = "strategies")]
     pub strategies: Vec<StrategyConfig>,
-    /// Whether harmful models are found first and left out. Default: yes. Without it, a search over weights may accept a little of
-    /// any model by chance.
+    /// Whether harmful models are found first and left out. Default: yes. Without it, a search over weights may accept
+    /// a little of any model by chance.
     #[serde(default = "yes")]
     pub filter: bool,
-    /// What optimisers search. Default: one weight for each model, with `task_arithmetic`, or with `linear` without a base.
+    /// What optimisers search. Default: one weight for each model, with `task_arithmetic`, or with `linear` without a
+    /// base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
     /// When the search ends.
     #[serde(default, skip_serializing_if = "BudgetConfig::is_empty")]
     pub budget: BudgetConfig,
-    /// Whether candidates are scored on growing subsets of the items, and dropped when they can no longer win. Default: yes.
+    /// Whether candidates are scored on growing subsets of the items, and dropped when they can no longer win. Default:
+    /// yes.
     #[serde(default = "yes")]
     pub racing: bool,
-    /// Maximum number of candidates scored in parallel in a process. Default: the number of threads, as far as memory allows.
+    /// Maximum number of candidates scored in parallel in a process. Default: the number of threads, as far as memory
+    /// allows.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub parallel: Option<usize>,
     /// Maximum memory for merged candidates, such as `4GiB`. Default: no limit.
@@ -118,8 +122,8 @@ pub enum Validation {
 }
 
 impl Default for Validation {
-    /// A fifth: enough to detect overfitting (its standard error is twice that of the search items), at the price of a ninth of
-    /// the precision of the search.
+    /// A fifth: enough to detect overfitting (its standard error is twice that of the search items), at the price of a
+    /// ninth of the precision of the search.
     fn default() -> Self {
         Validation::Fraction(0.2)
     }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 
-/// Averages that differ by no more than this are equal: they are sums of the same terms in another order. The smallest real
-/// difference, one item of one task, is at least ten thousand times as large for up to ten tasks of up to 10 000 items.
+/// Averages that differ by no more than this are equal: they are sums of the same terms in another order. The smallest
+/// real difference, one item of one task, is at least ten thousand times as large for up to ten tasks of up to 10 000
+/// items.
 pub const ROUNDING: f64 = 1e-9;
 
 /// The cutoff below which a candidate can no longer be as good as `average`.
@@ -185,8 +186,8 @@ pub struct BestCandidate {
 pub struct Scored {
     /// Their numbers in [`StrategyContext::trials`], in the order of the candidates.
     pub trials: Vec<usize>,
-    /// Why the search has to end; `None` when all candidates were scored. A strategy decides about the trials there are, and
-    /// returns this as its error.
+    /// Why the search has to end; `None` when all candidates were scored. A strategy decides about the trials there
+    /// are, and returns this as its error.
     pub stop: Option<StopReason>,
 }
 

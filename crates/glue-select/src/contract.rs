@@ -40,13 +40,14 @@ pub struct Scores {
     pub tasks: Vec<TaskScore>,
     /// Mean over tasks.
     pub average: f64,
-    /// Whether the candidate was dropped before all items were scored, because it could not win any more. `average` is over the
-    /// items scored.
+    /// Whether the candidate was dropped before all items were scored, because it could not win any more. `average` is
+    /// over the items scored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dropped: bool,
 }
 
-/// Why a candidate has no score: its recipe cannot be merged, or its evaluation failed. The search continues without it.
+/// Why a candidate has no score: its recipe cannot be merged, or its evaluation failed. The search continues without
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct CandidateError {
@@ -56,12 +57,13 @@ pub struct CandidateError {
 
 /// Merges candidates and scores them: in this process, in worker processes, or by a command of the user.
 pub trait Scorer: Sync {
-    /// Scores candidates, up to [`parallelism`](Self::parallelism) of them together, and returns their scores in the same order.
-    /// `done` is called once for each, from any thread, with its index and result, as soon as that is known.
+    /// Scores candidates, up to [`parallelism`](Self::parallelism) of them together, and returns their scores in the
+    /// same order. `done` is called once for each, from any thread, with its index and result, as soon as that is
+    /// known.
     ///
-    /// With a `cutoff`, a candidate may be dropped before all items are scored once its average can no longer exceed it.
-    /// A result is a function of the candidate, the role and the cutoff: not of the other candidates, nor of the number of
-    /// threads or workers.
+    /// With a `cutoff`, a candidate may be dropped before all items are scored once its average can no longer exceed
+    /// it. A result is a function of the candidate, the role and the cutoff: not of the other candidates, nor of the
+    /// number of threads or workers.
     ///
     /// # Errors
     /// [`Stopped`] when the scorer was cancelled; results already given to `done` are valid.
@@ -73,9 +75,9 @@ pub trait Scorer: Sync {
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped>;
 
-    /// Like [`score`](Self::score), with the average of `incumbent` as the cutoff. A scorer that was configured to do so may
-    /// compare a candidate with the incumbent item by item, and drop one that is very unlikely to win. By default only the cutoff
-    /// counts. A result is a function of the candidate, the role and the incumbent.
+    /// Like [`score`](Self::score), with the average of `incumbent` as the cutoff. A scorer that was configured to do
+    /// so may compare a candidate with the incumbent item by item, and drop one that is very unlikely to win. By
+    /// default only the cutoff counts. A result is a function of the candidate, the role and the incumbent.
     ///
     /// # Errors
     /// As [`score`](Self::score).

@@ -1,8 +1,8 @@
 //! The evaluations of a search: each is made once, written to the journal, and kept for whoever asks again.
 //!
-//! What a strategy gets depends only on what it asked for before, never on what the journal happens to hold. An evaluation from an
-//! earlier run is handed out when it is asked for again, as if it had just been made. A search that was killed and
-//! resumed therefore proceeds exactly as one that was not.
+//! What a strategy gets depends only on what it asked for before, never on what the journal happens to hold. An
+//! evaluation from an earlier run is handed out when it is asked for again, as if it had just been made. A search that
+//! was killed and resumed therefore proceeds exactly as one that was not.
 
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
 use crate::journal::{Journal, JournalError};
@@ -19,7 +19,8 @@ pub type Outcome = Result<Scores, CandidateError>;
 pub struct Budget {
     /// Maximum number of evaluations on the search items; no limit when absent. Repeated candidates cost nothing.
     pub evaluations: Option<u64>,
-    /// Maximum number of seconds, including those of interrupted runs; no limit when absent. No evaluation begins after it.
+    /// Maximum number of seconds, including those of interrupted runs; no limit when absent. No evaluation begins after
+    /// it.
     pub seconds: Option<f64>,
 }
 
@@ -208,8 +209,8 @@ impl<'a> EvaluationLog<'a> {
         cached.outcome.as_ref().ok().filter(|scores| !scores.dropped)
     }
 
-    /// Scores `candidates` in order, until a budget is used up. Evaluations on the validation items do not count towards
-    /// budgets.
+    /// Scores `candidates` in order, until a budget is used up. Evaluations on the validation items do not count
+    /// towards budgets.
     pub fn score(&mut self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Batch {
         let mut outcomes = Vec::with_capacity(candidates.len());
         let mut rest = candidates;

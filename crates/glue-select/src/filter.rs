@@ -8,13 +8,13 @@
 //! | its weights | the modified z-score of its mean similarity to the others is below −3.5 | the same |
 //! | its effect in a pair | the average of it and the best model scores below the best model by more than 1.645 standard errors of the difference | the same 5 % point |
 //!
-//! A model that fails two tests or more is harmful. One failed test is no proof: a model whose own score is far below the
-//! others' may know something that they do not, and one whose weights differ may only have been trained longer.
+//! A model that fails two tests or more is harmful. One failed test is no proof: a model whose own score is far below
+//! the others' may know something that they do not, and one whose weights differ may only have been trained longer.
 //!
-//! Standard errors are those of a macro average of fractions ([`glue_eval::statistics`]): that of a model with the median
-//! score of each task for the first test, √2 times that of the best model for the third. For scores between 0 and 1 that are no
-//! fractions of items they are too large rather than too small. Where a task has scores on another scale, such as a
-//! perplexity, no error is known, and a test that needs one is not failed.
+//! Standard errors are those of a macro average of fractions ([`glue_eval::statistics`]): that of a model with the
+//! median score of each task for the first test, √2 times that of the best model for the third. For scores between 0
+//! and 1 that are no fractions of items they are too large rather than too small. Where a task has scores on another
+//! scale, such as a perplexity, no error is known, and a test that needs one is not failed.
 
 use crate::context::short;
 use crate::contract::Scores;
@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn noise_fails_no_test() {
-        // Scores so close that the deviation is almost nothing: 0.64 is many deviations away, but no more than an error.
+        // Scores so close that the deviation is almost nothing: 0.64 is many deviations away, but no more than an
+        // error.
         let rows = [
             (0.66, 0.9, Some(0.66)),
             (0.66, 0.9, None),
@@ -189,8 +190,9 @@ mod tests {
 
     #[test]
     fn a_task_of_few_items_has_a_large_error() {
-        // One standard error of 164 items is 0.039, so that a drop of 0.05 in that task alone is chance: 0.025 on average, where the
-        // error is 0.0197. Items of both tasks together would make the error 0.005, and the model harmful by two tests.
+        // One standard error of 164 items is 0.039, so that a drop of 0.05 in that task alone is chance: 0.025 on
+        // average, where the error is 0.0197. Items of both tasks together would make the error 0.005, and the model
+        // harmful by two tests.
         let rows = [0.5, 0.501, 0.499, 0.502, 0.45].map(|small| tasks(&[(small, 164), (0.5, 10_000)]));
         let pair = tasks(&[(0.45, 164), (0.5, 10_000)]);
         let of = |(i, scores)| Evidence {

@@ -1,4 +1,5 @@
-//! Scores are kept only while all models are as they were opened: those of a changed model belong to no hash in the journal.
+//! Scores are kept only while all models are as they were opened: those of a changed model belong to no hash in the
+//! journal.
 
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
 use crate::model_set::ModelSet;

@@ -1,10 +1,10 @@
 //! A journal: one line of JSON for everything that must not be lost, on disk before work continues.
 //!
-//! The first line is a header that says what the journal belongs to; opening it again requires the same
-//! header. A process that is killed leaves at most one incomplete line, the last, which is cut off. Every line has
-//! a checksum of itself and of the lines before it ([`glue_tensor::state`]): a line that was changed, removed, repeated or
-//! moved is refused. The file is locked for as long as it is open, so that two processes never write to it,
-//! and a symbolic link in its place is refused.
+//! The first line is a header that says what the journal belongs to; opening it again requires the same header. A
+//! process that is killed leaves at most one incomplete line, the last, which is cut off. Every line has a checksum of
+//! itself and of the lines before it ([`glue_tensor::state`]): a line that was changed, removed, repeated or moved is
+//! refused. The file is locked for as long as it is open, so that two processes never write to it, and a symbolic link
+//! in its place is refused.
 
 use glue_tensor::state::{self, Chain};
 use glue_tensor::{abort_midway, abort_point};

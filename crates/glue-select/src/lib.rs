@@ -11,8 +11,8 @@
 //! | [`evaluation_log`], [`journal`] | evaluations that are never repeated and never lost |
 //! | [`search`], [`output`], [`summary`], [`convergence`] | a whole search and its result on disk |
 //!
-//! **Invariant:** a strategy is a function of scores, and a search a function of config, inputs and scores: not of time, of the
-//! number of threads or workers, nor of how often it was interrupted.
+//! **Invariant:** a strategy is a function of scores, and a search a function of config, inputs and scores: not of
+//! time, of the number of threads or workers, nor of how often it was interrupted.
 
 pub mod config;
 pub mod context;

@@ -1,13 +1,14 @@
 //! Candidates merged in memory and scored in this process.
 //!
-//! The inputs stay open and mapped. Items are rendered once, and prompts are encoded once for all candidates with the same
-//! tokenizer. The plan and the engine of `glue merge` merge the tensors of a candidate into memory, with the configuration and
-//! the tokenizer that it would write. A score is therefore that of the written checkpoint to the last bit.
+//! The inputs stay open and mapped. Items are rendered once, and prompts are encoded once for all candidates with the
+//! same tokenizer. The plan and the engine of `glue merge` merge the tensors of a candidate into memory, with the
+//! configuration and the tokenizer that it would write. A score is therefore that of the written checkpoint to the last
+//! bit.
 //!
-//! Operands are widened from their memory maps for every candidate. Of the time of a candidate, merging five models takes
-//! 2 % (task arithmetic) to 8 % (TIES) on the test zoo and 8 to 17 % on 51 million parameters, each with 500 short items.
-//! Keeping operands or task vectors as `f32` would take four bytes for each element of each model, and read more memory than the
-//! stored types do.
+//! Operands are widened from their memory maps for every candidate. Of the time of a candidate, merging five models
+//! takes 2 % (task arithmetic) to 8 % (TIES) on the test zoo and 8 to 17 % on 51 million parameters, each with 500
+//! short items. Keeping operands or task vectors as `f32` would take four bytes for each element of each model, and
+//! read more memory than the stored types do.
 
 mod memory;
 mod options;

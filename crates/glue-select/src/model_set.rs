@@ -64,8 +64,8 @@ pub enum ModelSetError {
 }
 
 impl ModelSet {
-    /// Opens the models of `config`, whose relative paths start at the working directory, and checks that they can be merged with
-    /// each other and with the base. No weight is read.
+    /// Opens the models of `config`, whose relative paths start at the working directory, and checks that they can be
+    /// merged with each other and with the base. No weight is read.
     ///
     /// # Errors
     /// [`ModelSetError`].
@@ -178,8 +178,8 @@ impl ModelSet {
     }
 }
 
-/// Hashes of the files of `tasks`, by path: of a directory all files below it; of a file also those next to it, which may hold its
-/// data. A name that is not a path has no hash.
+/// Hashes of the files of `tasks`, by path: of a directory all files below it; of a file also those next to it, which
+/// may hold its data. A name that is not a path has no hash.
 ///
 /// # Errors
 /// A file that cannot be read.

@@ -17,7 +17,8 @@ impl Failure {
         Failure::Candidate(error.chain())
     }
 
-    /// The outcome for whoever asked. A candidate that fails after a cancellation was interrupted, whatever its error says.
+    /// The outcome for whoever asked. A candidate that fails after a cancellation was interrupted, whatever its error
+    /// says.
     pub(crate) fn outcome(scored: Result<Scores, Failure>, cancel: &CancelToken) -> Result<Outcome, Stopped> {
         match scored {
             Ok(scores) => Ok(Ok(scores)),
@@ -28,11 +29,11 @@ impl Failure {
     }
 }
 
-/// Scores candidates 0 to `count` − 1 on up to `threads` threads, and returns their outcomes in order. `done` gets each as soon
-/// as it is known. A thread works with what `begin` returns and hands it to `end` afterwards.
+/// Scores candidates 0 to `count` − 1 on up to `threads` threads, and returns their outcomes in order. `done` gets each
+/// as soon as it is known. A thread works with what `begin` returns and hands it to `end` afterwards.
 ///
-/// The threads are not those of a rayon pool: they may wait, for memory or for another process, without holding up those
-/// that compute.
+/// The threads are not those of a rayon pool: they may wait, for memory or for another process, without holding up
+/// those that compute.
 ///
 /// # Errors
 /// [`Stopped`] once a candidate was stopped; no other is begun after that.

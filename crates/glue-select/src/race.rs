@@ -1,7 +1,7 @@
 //! Racing: items are scored in rounds, and a candidate that can no longer win is dropped.
 //!
-//! A hash puts the items of each task into an order. Each round takes the next fraction of every task: rounds are balanced
-//! over tasks and the same in every run. After a round, one of two rules decides:
+//! A hash puts the items of each task into an order. Each round takes the next fraction of every task: rounds are
+//! balanced over tasks and the same in every run. After a round, one of two rules decides:
 //!
 //! - *exact*: every item that was not scored counts as right. A candidate that cannot exceed the cutoff even so is dropped. Sums
 //!   are taken in the order of a full evaluation, and rounding is monotone: no candidate is dropped that a full evaluation
@@ -15,7 +15,8 @@
 //!   error is divided by the number of looks (Bonferroni): a candidate that would have won is dropped in any of the
 //!   rounds with at most that chance, as far as the normal approximation holds.
 //!
-//! Rank tests over all candidates, as in F-race, would make the result for one depend on which others are scored with it.
+//! Rank tests over all candidates, as in F-race, would make the result for one depend on which others are scored with
+//! it.
 
 use glue_eval::{ItemScore, Task};
 use serde::{Deserialize, Serialize};
@@ -30,8 +31,8 @@ pub enum Rule {
     /// When it cannot exceed the cutoff with all remaining items right. The default.
     #[default]
     Exact,
-    /// When it is below the incumbent with the given confidence. If a task is not scored by a fraction of its items, the exact
-    /// rule holds instead.
+    /// When it is below the incumbent with the given confidence. If a task is not scored by a fraction of its items,
+    /// the exact rule holds instead.
     Confident,
 }
 
@@ -84,8 +85,8 @@ impl RaceConfig {
         Ok(())
     }
 
-    /// The items of each round and, within, of each task, in ascending order of their numbers. `items` has those of each
-    /// task, by name. Every item is in one round; a round without items is left out.
+    /// The items of each round and, within, of each task, in ascending order of their numbers. `items` has those of
+    /// each task, by name. Every item is in one round; a round without items is left out.
     pub fn rounds(&self, items: &[(&str, Vec<usize>)]) -> Vec<Vec<Vec<usize>>> {
         if self.rule == Rule::Off {
             return vec![items.iter().map(|(_, items)| items.clone()).collect()];
@@ -136,8 +137,8 @@ pub(crate) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     values.sum::<f64>() / n
 }
 
-/// The upper bound of the average minus that of `incumbent`, or of the average itself without one, at a confidence that holds
-/// for `looks` looks together. Items have scores from 0 to 1.
+/// The upper bound of the average minus that of `incumbent`, or of the average itself without one, at a confidence that
+/// holds for `looks` looks together. Items have scores from 0 to 1.
 pub(crate) fn upper_bound(known: &ItemScores, incumbent: Option<&ItemScores>, confidence: f64, looks: usize) -> f64 {
     let (mut centre, mut variance) = (0.0, 0.0);
     for (t, items) in known.iter().enumerate() {
@@ -161,8 +162,8 @@ pub(crate) fn upper_bound(known: &ItemScores, incumbent: Option<&ItemScores>, co
     centre / tasks + upper_quantile((1.0 - confidence) / looks.max(1) as f64) * variance.sqrt() / tasks
 }
 
-/// The number that a normal variable exceeds with probability `p`, at most 1/2: formula 26.2.23 of Abramowitz and Stegun
-/// (Handbook of Mathematical Functions, 1964), plus its maximum error, 4.5e-4.
+/// The number that a normal variable exceeds with probability `p`, at most 1/2: formula 26.2.23 of Abramowitz and
+/// Stegun (Handbook of Mathematical Functions, 1964), plus its maximum error, 4.5e-4.
 fn upper_quantile(p: f64) -> f64 {
     let t = (-2.0 * p.min(0.5).ln()).sqrt();
     let ratio =
@@ -220,8 +221,8 @@ mod tests {
         }
     }
 
-    /// Runs races of candidates that are right with chance `p` against incumbents that are with chance 0.6. Returns how many
-    /// would have won, how many of those were dropped, and how many were dropped in all.
+    /// Runs races of candidates that are right with chance `p` against incumbents that are with chance 0.6. Returns how
+    /// many would have won, how many of those were dropped, and how many were dropped in all.
     fn simulate(p: f64, trials: usize) -> (usize, usize, usize) {
         const ITEMS: usize = 80;
         let race = RaceConfig { rule: Rule::Confident, confidence: 0.9, ..RaceConfig::default() };

@@ -1,7 +1,7 @@
 //! Recipes of candidates as text, in the dialect of `glue merge` and mergekit.
 //!
-//! Numbers have all their digits and no exponent, which every YAML reader reads as the same number; names are quoted. The same
-//! input always gives the same text.
+//! Numbers have all their digits and no exponent, which every YAML reader reads as the same number; names are quoted.
+//! The same input always gives the same text.
 
 use crate::contract::Candidate;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use std::fmt::Write;
 /// The key of the parameter for the weight of a model.
 pub const WEIGHT: &str = "weight";
 
-/// What all candidates of a search have in common: a recipe without method, models and parameters. Each field is the key of a
-/// recipe of the same name; absent fields are left out.
+/// What all candidates of a search have in common: a recipe without method, models and parameters. Each field is the
+/// key of a recipe of the same name; absent fields are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecipeTemplate {
@@ -137,7 +137,8 @@ pub fn weighted(
     recipe(template, method, &weights.iter().map(weigh).collect::<Vec<_>>(), parameters)
 }
 
-/// The recipe of one model unchanged, except for the type of its elements if `template` has one: the recipe of a baseline.
+/// The recipe of one model unchanged, except for the type of its elements if `template` has one: the recipe of a
+/// baseline.
 pub fn alone(template: &RecipeTemplate, model: &str) -> Candidate {
     let template = RecipeTemplate { base_model: None, ..template.clone() };
     recipe(&template, "passthrough", &[(model.to_string(), Vec::new())], &[])
@@ -192,7 +193,8 @@ fn number(x: f64) -> String {
 /// A plain word unchanged; anything else in double quotes, where YAML reads the escapes of JSON.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-/.".contains(c);
-    // Words that start with something else may be numbers or dates; some readers take `yes` and similar words for flags.
+    // Words that start with something else may be numbers or dates; some readers take `yes` and similar words for
+    // flags.
     let word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(plain);
     let special = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     if word && !special.contains(&text.to_ascii_lowercase().as_str()) {

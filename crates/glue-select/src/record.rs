@@ -1,8 +1,8 @@
 //! The scores of items, candidate by candidate, in memory and optionally on disk.
 //!
-//! A file holds one record: its key, and the items of each round and task, with a checksum ([`glue_tensor::state`]). A file
-//! that cannot be read, does not match its checksum, or has another key is replaced. A failure to write one costs time later,
-//! but no result now.
+//! A file holds one record: its key, and the items of each round and task, with a checksum ([`glue_tensor::state`]). A
+//! file that cannot be read, does not match its checksum, or has another key is replaced. A failure to write one costs
+//! time later, but no result now.
 
 use glue_eval::ItemScore;
 use glue_tensor::{files, state, write_atomic};

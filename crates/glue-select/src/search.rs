@@ -2,8 +2,8 @@
 
 use crate::config::{SearchConfig, Validation};
 use crate::context::{
-    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, StrategyInputs, TrialRecord, Verdict, compare,
-    short, tell,
+    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, StrategyInputs, TrialRecord, compare, short,
+    tell,
 };
 use crate::contract::{Candidate, ItemRole, Scorer, Scores};
 use crate::evaluation_log::{Budget, EvaluationLog, StopReason};
@@ -144,7 +144,7 @@ impl<'a> Prepared<'a> {
         let search_context = models.search_context(config, registries.operators, registries.optimisers);
         let mut strategies: Vec<(&'static str, Box<dyn Strategy>)> = Vec::new();
         for strategy in &config.strategies {
-            let def = registries.strategies.get(&strategy.name)?;
+            let def = registries.strategies.get(&strategy.name).map_err(StrategyError::from)?;
             strategies.push((def.name, (def.build)(&search_context, &strategy.settings)?));
         }
         let optimises =

@@ -101,7 +101,8 @@ impl Similarity {
         self.of_merge(&[(i, 1.0)], j)
     }
 
-    /// The similarity of the linear merge with these weights to model `j`, from -1 to 1. That of a matrix of zeros is 0.
+    /// The similarity of the linear merge with these weights to model `j`, from -1 to 1. That of a matrix of zeros is
+    /// 0.
     pub fn of_merge(&self, weights: &[(usize, f64)], j: usize) -> f64 {
         let cosine = |gram: &Vec<f64>| {
             let dot = |a: usize, b: usize| gram[index(a, b)];
@@ -210,8 +211,8 @@ mod tests {
         for j in 0..3 {
             let mut expected = Vec::new();
             for layer in 0..4 {
-                for role in ["gate_proj", "up_proj", "down_proj"] {
-                    let name = format!("model.layers.{layer}.mlp.{role}.weight");
+                for part in ["gate_proj", "up_proj", "down_proj"] {
+                    let name = format!("model.layers.{layer}.mlp.{part}.weight");
                     let of = |i: usize| values(&models[i], &name);
                     let merge: Vec<f64> = of(0).iter().zip(of(1)).map(|(a, b)| 0.7 * a + 0.3 * b).collect();
                     expected.push(cosine(&merge, &of(j)));

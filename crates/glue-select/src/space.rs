@@ -1,5 +1,5 @@
-//! The search space: methods, their parameters, and groups of tensors with separate values; and the recipe of a point in that
-//! space.
+//! The search space: methods, their parameters, and groups of tensors with separate values; and the recipe of a point
+//! in that space.
 //!
 //! ```yaml
 //! methods: [task_arithmetic, {ties: {density: {min: 0.3}, lambda: 1}}]
@@ -7,12 +7,12 @@
 //! filters: [self_attn, mlp]
 //! ```
 //!
-//! A parameter is searched if its operator declares a usual range; nothing is listed twice. A parameter can be fixed to a
-//! value, narrowed, or given options. Weights differ by group of tensors, other parameters of a model by model, and the rest
-//! are the same everywhere, unless [`Choice::Range`] sets `per`.
+//! A parameter is searched if its operator declares a usual range; nothing is listed twice. A parameter can be fixed to
+//! a value, narrowed, or given options. Weights differ by group of tensors, other parameters of a model by model, and
+//! the rest are the same everywhere, unless [`Choice::Range`] sets `per`.
 //!
-//! Groups become filters by the names of tensors, and a curve over the layers becomes a gradient of the dialect: mergekit
-//! reads the recipe of a point as it is meant here.
+//! Groups become filters by the names of tensors, and a curve over the layers becomes a gradient of the dialect:
+//! mergekit reads the recipe of a point as it is meant here.
 
 mod config;
 mod groups;
@@ -102,8 +102,8 @@ impl SearchSpace {
     /// The space of merges of `models`, which exclude the base and whose tensors have the names `names`.
     ///
     /// # Errors
-    /// [`SpaceError`]: a method that does not exist or cannot work on so many models, a parameter that it does not have or
-    /// a value out of range, groups that the model has no layers for, or nothing to search.
+    /// [`SpaceError`]: a method that does not exist or cannot work on so many models, a parameter that it does not have
+    /// or a value out of range, groups that the model has no layers for, or nothing to search.
     pub fn new(
         config: &SpaceConfig,
         template: &RecipeTemplate,
@@ -151,8 +151,8 @@ impl SearchSpace {
         })
     }
 
-    /// The box that is searched. With several methods the first coordinate, `method`, selects one; the coordinates of the others
-    /// then have no effect.
+    /// The box that is searched. With several methods the first coordinate, `method`, selects one; the coordinates of
+    /// the others then have no effect.
     pub fn space(&self) -> &Space {
         &self.space
     }
@@ -199,8 +199,9 @@ impl SearchSpace {
         Ok(recipe(&method.template, &method.name, &models, &shared))
     }
 
-    /// A point to start from: each model with its weight, 0 if none is given, clamped to the bounds; other parameters at their
-    /// defaults, or in the middle of their range if there is no default. `method` is one of the methods; the first by default.
+    /// A point to start from: each model with its weight, 0 if none is given, clamped to the bounds; other parameters
+    /// at their defaults, or in the middle of their range if there is no default. `method` is one of the methods; the
+    /// first by default.
     ///
     /// # Errors
     /// [`SpaceError`] for a method or a model that the space does not have.

@@ -2,9 +2,9 @@
 //!
 //! # The protocol, version 2
 //!
-//! A worker is started with a command line. Pool and worker exchange JSON documents, one a line, over the standard input and output
-//! of the worker. Its standard error is for people; the end of it is shown when the worker dies. Lines before the first document
-//! that are not JSON objects are ignored: a launcher may print something.
+//! A worker is started with a command line. Pool and worker exchange JSON documents, one a line, over the standard
+//! input and output of the worker. Its standard error is for people; the end of it is shown when the worker dies. Lines
+//! before the first document that are not JSON objects are ignored: a launcher may print something.
 //!
 //! | from | document | when |
 //! |---|---|---|
@@ -15,11 +15,11 @@
 //! | worker | `{"type": "result", "id": 7, "scores": {…}}` or `{"type": "result", "id": 7, "error": "…"}` | once for each |
 //! | worker | `{"type": "stopped"}` | when something else cancelled it |
 //!
-//! A worker ends at the end of its input. Numbers are written with all significant digits: a score is the same to the last bit as
-//! in the worker.
+//! A worker ends at the end of its input. Numbers are written with all significant digits: a score is the same to the
+//! last bit as in the worker.
 //!
-//! A worker that dies or breaks the protocol is restarted, and the new one gets its candidate. If that dies too, the candidate has
-//! failed, and the search continues.
+//! A worker that dies or breaks the protocol is restarted, and the new one gets its candidate. If that dies too, the
+//! candidate has failed, and the search continues.
 
 use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
 use crate::parallel;
@@ -111,8 +111,8 @@ pub enum WorkerError {
     Stopped,
 }
 
-/// Serves requests until the input ends: the worker's side of the protocol. `make` gets the setup and returns a scorer, or why
-/// there is none.
+/// Serves requests until the input ends: the worker's side of the protocol. `make` gets the setup and returns a scorer,
+/// or why there is none.
 ///
 /// # Errors
 /// Those of reading and writing; input that breaks the protocol, which the pool is also notified of.
@@ -205,8 +205,8 @@ enum Lost {
 }
 
 impl WorkerPool {
-    /// Starts `count` workers with `command`, a program and its arguments, and sends `setup` to each. Once `cancel` is cancelled, workers
-    /// are killed and scoring ends.
+    /// Starts `count` workers with `command`, a program and its arguments, and sends `setup` to each. Once `cancel` is
+    /// cancelled, workers are killed and scoring ends.
     ///
     /// # Errors
     /// [`WorkerError`] when one of them does not become ready.
@@ -398,7 +398,7 @@ impl WorkerPool {
             false => self.score_one(worker, &candidates[i], role, cutoff, incumbent),
         };
         let begin = || self.idle.lock().pop();
-        let end = |worker| self.idle.lock().extend(worker);
+        let end = |worker: Option<Worker>| self.idle.lock().extend(worker);
         parallel::score_all(candidates.len(), self.count, begin, score, end, done)
     }
 }

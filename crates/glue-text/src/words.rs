@@ -1,5 +1,5 @@
-//! Counts, sizes and times in words, the same in a report and on the command line. Prefixes are decimal, as in the names
-//! of shards on model hubs.
+//! Counts, sizes and times in words, the same in a report and on the command line. Prefixes are decimal, as in the
+//! names of shards on model hubs.
 
 /// A count in full, in groups of three: `1,235,814,400`.
 pub fn count(n: u64) -> String {

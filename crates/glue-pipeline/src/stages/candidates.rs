@@ -96,8 +96,8 @@ pub(crate) fn gather(
     Ok(candidates)
 }
 
-/// The first three quarters of the layers of the best model, stacked below the last three quarters of the second best that fits,
-/// as hand-made frankenmerges do: the middle half of the layers comes from both.
+/// The first three quarters of the layers of the best model, stacked below the last three quarters of the second best
+/// that fits, as hand-made frankenmerges do: the middle half of the layers comes from both.
 fn stack(
     context: &Context<'_>,
     compatible: &Compatible,

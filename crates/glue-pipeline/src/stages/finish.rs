@@ -72,7 +72,8 @@ pub(crate) fn finish(
     Ok(Finished { report, cost, html: context.out.join("report.html"), model })
 }
 
-/// Places the final model. Files of the run are hard-linked if the file system supports it, those of the zoo are copied.
+/// Places the final model. Files of the run are hard-linked if the file system supports it, those of the zoo are
+/// copied.
 fn place_final(context: &Context<'_>, inputs: &ReportInputs<'_>) -> Result<PathBuf, PipelineError> {
     let out = context.out.join(FINAL);
     let from = decided_path(context, inputs.decided, inputs.decided_in);
@@ -213,8 +214,8 @@ fn describe(
             seed: context.config.seed,
             versions: vec![report::Version { name: "glue".into(), version: env!("CARGO_PKG_VERSION").into() }],
             commands,
-            inputs: inputs(source, context, inputs),
-            outputs: outputs(model)?,
+            inputs: input_artifacts(source, context, inputs),
+            outputs: output_artifacts(model)?,
         },
         tasks: tasks.collect(),
         models: inputs.headers.models.clone(),
@@ -287,7 +288,7 @@ fn warnings(inputs: &ReportInputs<'_>) -> Vec<String> {
     warnings
 }
 
-fn inputs(source: &Source, context: &Context<'_>, inputs: &ReportInputs<'_>) -> Vec<report::Artifact> {
+fn input_artifacts(source: &Source, context: &Context<'_>, inputs: &ReportInputs<'_>) -> Vec<report::Artifact> {
     let config = report::Artifact {
         name: "configuration".into(),
         path: source.path.display().to_string(),
@@ -307,7 +308,7 @@ fn inputs(source: &Source, context: &Context<'_>, inputs: &ReportInputs<'_>) -> 
 }
 
 /// Files of the final model.
-fn outputs(model: &Path) -> Result<Vec<report::Artifact>, PipelineError> {
+fn output_artifacts(model: &Path) -> Result<Vec<report::Artifact>, PipelineError> {
     let mut files = Vec::new();
     collect(model, &mut files)?;
     files.sort();

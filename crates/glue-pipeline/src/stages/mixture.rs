@@ -1,9 +1,9 @@
 //! Which candidates are mixed, at which level and from which layer on.
 //!
-//! Members are chosen greedily by known scores: each time the candidate that raises the score under perfect routing (the oracle of
-//! the members: for each task the best of them) most, as long as that is more than one paired standard error and the limit on
-//! parameters holds. Then a mixture of every form, level and depth, is built from these members, its router is trained
-//! on the router items, and it is scored on the proxy items.
+//! Members are chosen greedily by known scores: each time the candidate that raises the score under perfect routing
+//! (the oracle of the members: for each task the best of them) most, as long as that is more than one paired standard
+//! error and the limit on parameters holds. Then a mixture of every form, level and depth, is built from these members,
+//! its router is trained on the router items, and it is scored on the proxy items.
 
 use crate::error::PipelineError;
 use crate::run::Context;
@@ -333,8 +333,8 @@ fn description(
     path: &dyn Fn(&ExpertCandidate) -> String,
 ) -> String {
     let config = &context.config.mixture;
-    // The trunk comes from the best candidate, if it has the right shape. Whole models need one only to read prompts, which a
-    // member can do as well.
+    // The trunk comes from the best candidate, if it has the right shape. Whole models need one only to read prompts,
+    // which a member can do as well.
     let base = if option.whole || best.kind == report::CandidateKind::Stacked { members[0] } else { best };
     let level = match option.level {
         Level::Model => "model",

@@ -10,7 +10,8 @@ use glue_report::{self as report, CandidateKind, Role};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Proof that everything is decided: only a finished mixture stage gives one, and the test items can be read only with one.
+/// Proof that everything is decided: only a finished mixture stage gives one, and the test items can be read only with
+/// one.
 #[derive(Debug)]
 pub(crate) struct TestSetToken<'a> {
     decided: &'a Decided,

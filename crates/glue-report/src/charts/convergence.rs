@@ -1,6 +1,6 @@
 //! A search: every candidate at its score, and the best score so far as steps.
 
-use super::drawing::{Drawing, Target};
+use super::drawing::{Drawing, Medium};
 use super::plot::{BELOW, Plot, padded, stairs};
 use crate::format;
 use crate::pictures::Convergence;
@@ -20,9 +20,9 @@ const GAP: f64 = 16.0;
 const SAMPLE: f64 = 26.0;
 const BEST: &str = "best so far";
 
-/// The chart. Of many candidates the lowest twentieth is left out: one model far below the others would press the rest into a
-/// line.
-pub(crate) fn convergence(target: Target, search: &Convergence) -> Drawing {
+/// The chart. The lowest twentieth of many candidates is left out: one model far below the others would squeeze the
+/// rest into a line.
+pub(crate) fn convergence(medium: Medium, search: &Convergence) -> Drawing {
     let mut all: Vec<(usize, f64)> = search.strategies.iter().flat_map(|strategy| strategy.points.clone()).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
     let mut scores: Vec<f64> = all.iter().map(|(_, score)| *score).collect();
@@ -52,13 +52,13 @@ pub(crate) fn convergence(target: Target, search: &Convergence) -> Drawing {
     }
 
     let legend = LEFT + WIDTH + GAP;
-    let most = target.limit(24);
+    let max_chars = medium.max_chars(24);
     let mut widest = Svg::width_of(BEST, SIZE);
     svg.path("stairs", &[[legend, TOP + 4.0], [legend + SAMPLE - 8.0, TOP + 4.0]]);
     svg.text("t", Anchor::Start, [legend + SAMPLE, TOP + 8.0], BEST);
     for (k, strategy) in search.strategies.iter().enumerate() {
         let y = TOP + 4.0 + LINE * (k as f64 + 1.0);
-        let name = format::middle(&strategy.name, most);
+        let name = format::middle(&strategy.name, max_chars);
         svg.mark(&format!("mark s{}", k % 6), k, [legend + (SAMPLE - 8.0) / 2.0, y], 3.4, None);
         svg.label("t", Anchor::Start, [legend + SAMPLE, y + 4.0], &name, Some(&strategy.name), false);
         widest = widest.max(Svg::width_of(&name, SIZE));

@@ -1,19 +1,19 @@
 //! The dendrogram, models from top to bottom, with the threshold of the clusters.
 
-use super::drawing::{Drawing, Target};
+use super::drawing::{Drawing, Medium};
 use crate::data::{Cluster, Dendrogram, Scale};
 use crate::format;
 use crate::svg::{Anchor, BOLD, Svg, ticks};
 use glue_text::words;
 
-/// Room for the names of clusters, left of those of models.
+/// Width of the names of clusters, left of those of models.
 const CLUSTER: f64 = 18.0;
 /// Least room left of the plot, for the half of a figure below its edge.
 const LEFT: f64 = 30.0;
 const TOP: f64 = 26.0;
 const ROW: f64 = 26.0;
 const SIZE: f64 = 12.0;
-/// Share of the plot between the models and the nearest join, so that it can be seen.
+/// Fraction of the plot between the models and the nearest join, which keeps it visible.
 const LEAD: f64 = 0.08;
 
 /// The models, by number, in an order in which no two branches cross. The parts that never join follow one another in
@@ -38,7 +38,7 @@ pub(crate) fn order(dendrogram: &Dendrogram) -> Vec<usize> {
     parts.concat()
 }
 
-/// Where figures stand on the axis, 0 (alike) to 1.
+/// Positions of figures on the axis, from 0 (most similar) to 1.
 struct Axis {
     scale: Scale,
     /// Nearest and farthest distance drawn, as logarithms if `logarithmic`.
@@ -61,11 +61,11 @@ impl Axis {
         }
     }
 
-    fn share(&self, figure: f64) -> f64 {
+    fn fraction(&self, figure: f64) -> f64 {
         let distance = distance(self.scale, figure);
         let value = if self.logarithmic { distance.max(1e-12).log10() } else { distance };
-        let share = ((value - self.near) / (self.far - self.near)).clamp(0.0, 1.0);
-        if self.logarithmic { LEAD + (1.0 - LEAD) * share } else { share }
+        let fraction = ((value - self.near) / (self.far - self.near)).clamp(0.0, 1.0);
+        if self.logarithmic { LEAD + (1.0 - LEAD) * fraction } else { fraction }
     }
 
     /// Round figures on the axis with their labels.
@@ -111,7 +111,7 @@ fn distance(scale: Scale, figure: f64) -> f64 {
 
 /// The dendrogram; clusters are named beside their models, and the threshold, if any, is a dashed line.
 pub(crate) fn dendrogram(
-    target: Target,
+    medium: Medium,
     dendrogram: &Dendrogram,
     clusters: &[Cluster],
     threshold: Option<f64>,
@@ -119,12 +119,12 @@ pub(crate) fn dendrogram(
     let order = order(dendrogram);
     let mut figures: Vec<f64> = dendrogram.joins.iter().filter_map(|join| join.height).collect();
     figures.extend(threshold);
-    let most = target.limit(13);
-    let names = Svg::widest(dendrogram.names.iter().map(String::as_str), most, SIZE);
+    let max_chars = medium.max_chars(13);
+    let names = Svg::widest(dendrogram.names.iter().map(String::as_str), max_chars, SIZE);
     let left = (if clusters.is_empty() { 0.0 } else { CLUSTER } + names + 8.0).max(LEFT);
-    let plot = if target == Target::Page { 250.0 } else { 400.0 };
+    let plot = if medium == Medium::Page { 250.0 } else { 400.0 };
     let axis = Axis::new(dendrogram.scale, &figures);
-    let x_of = |figure: f64| left + plot * axis.share(figure);
+    let x_of = |figure: f64| left + plot * axis.fraction(figure);
     let bottom = TOP + ROW * order.len() as f64;
     let width = left + plot + 14.0;
     let mut svg = Svg::new();
@@ -150,7 +150,7 @@ pub(crate) fn dendrogram(
             svg.line("divide", [0.0, y - ROW / 2.0], [left + plot, y - ROW / 2.0]);
         }
         before = cluster;
-        let short = format::middle(name, most);
+        let short = format::middle(name, max_chars);
         svg.label("t", Anchor::End, [left - 8.0, y + 4.0], &short, Some(name), false);
         if let Some(cluster) = cluster {
             let title = format!("cluster {}", clusters[cluster].name);
@@ -182,7 +182,7 @@ pub(crate) fn dendrogram(
         Scale::Similarity => "similarity",
         Scale::Distance => "distance",
     };
-    svg.text("t-s", Anchor::Middle, [left + plot / 2.0, bottom + 34.0], &format!("{what}, alike at the left"));
+    svg.text("t-s", Anchor::Middle, [left + plot / 2.0, bottom + 34.0], &format!("{what}, most similar at the left"));
     let names: Vec<&str> = order.iter().map(|&i| dendrogram.names[i].as_str()).collect();
     let spaced = axis.logarithmic.then_some("spaced by the logarithm of its distance from the same");
     let mut notes: Vec<String> = spaced.iter().map(|spaced| format!("The {what} is {spaced}.")).collect();

@@ -1,12 +1,12 @@
-//! A chart that can stand on a page or in a file of its own.
+//! A chart for a page or for a separate file.
 
 use super::{CHART_STYLE, SERIES_STYLE};
 use crate::format;
 use crate::palette;
 use crate::svg::{Anchor, BOLD, Svg};
 
-/// Most characters of a name in a file.
-const MAX_ENTRIES: usize = 60;
+/// Maximum characters of a name in a file.
+const MAX_CHARS: usize = 60;
 /// Around the chart in a file.
 const MARGIN: f64 = 16.0;
 const HEADING: f64 = 14.0;
@@ -14,22 +14,21 @@ const NOTE: f64 = 11.0;
 /// From one note to the next.
 const LINE: f64 = 16.0;
 
-/// Where a chart stands.
+/// Where a chart is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// On the page of a report, whose text says what the chart does not, and where names show in full when a pointer
-    /// rests on them.
+pub(crate) enum Medium {
+    /// On the page of a report, with text around it, where names are shown in full under the pointer.
     Page,
-    /// In a file, which has to say everything itself.
+    /// In a separate file, which has to explain itself.
     File,
 }
 
-impl Target {
-    /// Most characters of a name, `on_page` of them on a page.
-    pub(crate) fn limit(self, on_page: usize) -> usize {
+impl Medium {
+    /// Maximum characters of a name; `on_page` on a page.
+    pub(crate) fn max_chars(self, on_page: usize) -> usize {
         match self {
-            Target::Page => on_page,
-            Target::File => MAX_ENTRIES,
+            Medium::Page => on_page,
+            Medium::File => MAX_CHARS,
         }
     }
 }
@@ -44,21 +43,21 @@ pub(crate) struct Drawing {
     pub(crate) title: String,
     /// What it shows, in words.
     pub(crate) description: String,
-    /// What a reader needs to know who sees nothing but the chart: sentences.
+    /// What a reader of the chart alone needs to know: sentences.
     pub(crate) notes: Vec<String>,
     /// Whether it has the marks and colours of series instead of a scale of heat.
     pub(crate) series: bool,
 }
 
 impl Drawing {
-    /// As a part of a page, in which `id` is unique.
+    /// For a page, in which `id` is unique.
     pub(crate) fn inline(self, id: &str) -> String {
         self.svg.finish(id, self.class, self.size, &self.title, &self.description)
     }
 
-    /// As a file of its own: on a ground, below its title and above its notes.
+    /// As a separate file: with a ground, a title above and notes below.
     pub(crate) fn file(self) -> String {
-        let heading = format::middle(&self.title, 2 * MAX_ENTRIES);
+        let heading = format::middle(&self.title, 2 * MAX_CHARS);
         let notes = self.notes.iter().map(|note| Svg::width_of(note, NOTE));
         let words = notes.fold(Svg::width_of(&heading, HEADING) * BOLD, f64::max);
         let [width, height] = self.size;

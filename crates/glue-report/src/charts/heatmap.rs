@@ -1,6 +1,6 @@
 //! The similarity of every pair of models, as a matrix of cells with their figures.
 
-use super::drawing::{Drawing, Target};
+use super::drawing::{Drawing, Medium};
 use super::{dendrogram, heat};
 use crate::data::{Cluster, Dendrogram, Scale, Similarity};
 use crate::format;
@@ -14,15 +14,15 @@ const SMALL: f64 = 10.5;
 
 /// The heatmap with its models in `order`, numbers into the names of `similarity`; `groups` are lengths of runs in that
 /// order that belong together and get a frame.
-pub(crate) fn heatmap(target: Target, similarity: &Similarity, order: &[usize], groups: &[usize]) -> Drawing {
+pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], groups: &[usize]) -> Drawing {
     let n = order.len();
     let figures = || order.iter().flat_map(|&i| order.iter().map(move |&j| similarity.matrix[i][j]));
     let shown = |figure: Option<f64>| figure.map_or(format::NONE.to_string(), |value| in_cell(similarity.scale, value));
     let widest = figures().map(|figure| Svg::width_of(&shown(figure), SMALL)).fold(0.0, f64::max);
-    // Figures must stay readable, so that many models make a wide picture rather than small figures.
+    // Figures must stay readable: many models make a wide picture, not small figures.
     let cell = (if n <= 14 { 38.0f64 } else { 30.0 }).max(widest + 4.0);
-    let most = target.limit(22);
-    let label = Svg::widest(order.iter().map(|&i| similarity.names[i].as_str()), most, SIZE) + 10.0;
+    let max_chars = medium.max_chars(22);
+    let label = Svg::widest(order.iter().map(|&i| similarity.names[i].as_str()), max_chars, SIZE) + 10.0;
     let side = cell * n as f64;
     let (left, top) = (label, label);
     let [low, high] = domain(similarity);
@@ -33,7 +33,7 @@ pub(crate) fn heatmap(target: Target, similarity: &Similarity, order: &[usize], 
     let mut svg = Svg::new();
     for (place, &i) in order.iter().enumerate() {
         let name = &similarity.names[i];
-        let short = format::middle(name, most);
+        let short = format::middle(name, max_chars);
         let middle = cell * (place as f64 + 0.5) + 4.0;
         svg.label("t", Anchor::End, [left - 6.0, top + middle], &short, Some(name), false);
         svg.label("t", Anchor::Start, [left + middle, top - 6.0], &short, Some(name), true);
@@ -65,12 +65,12 @@ pub(crate) fn heatmap(target: Target, similarity: &Similarity, order: &[usize], 
         svg.rect("frame", [left + start, top + start, size, size], None);
         place += length;
     }
-    let [unlike, alike] = match similarity.scale {
+    let [least, most] = match similarity.scale {
         Scale::Similarity => [format::score(low), format::score(high)],
         Scale::Distance => [format::significant(high, 3), format::significant(low, 3)],
     };
     let names: Vec<&str> = order.iter().map(|&i| similarity.names[i].as_str()).collect();
-    let mut notes = vec![format!("From {unlike}, unlike, to {alike}, alike.")];
+    let mut notes = vec![format!("From {least}, not similar, to {most}, most similar.")];
     if figures().any(|figure| figure.is_none()) {
         notes.push("A dash: nothing to compare.".to_string());
     }
@@ -83,7 +83,7 @@ pub(crate) fn heatmap(target: Target, similarity: &Similarity, order: &[usize], 
         size: [left + side + 2.0, top + side + 2.0],
         title: format!("{} of {}", similarity.metric, words::things(n, "model", "models")),
         description: format!(
-            "A matrix of all pairs, from {unlike} (unlike) to {alike} (alike); frames mark clusters. In order: {}.",
+            "A matrix of all pairs, from {least} (not similar) to {most} (most similar); frames mark clusters. In order: {}.",
             format::list(&names)
         ),
         notes,
@@ -152,7 +152,7 @@ pub(crate) fn order(
     order.sort_by_key(|i| first.iter().position(|cluster| *cluster == cluster_of(i)));
     let sizes = first.iter().filter(|cluster| **cluster != usize::MAX);
     let groups = sizes.map(|cluster| order.iter().filter(|i| cluster_of(i) == *cluster).count()).collect();
-    // Models of no cluster come last in the lengths, so that they must in the order too.
+    // Models without a cluster come last in the lengths, and therefore in the order.
     order.sort_by_key(|i| cluster_of(i) == usize::MAX);
     (order, groups)
 }

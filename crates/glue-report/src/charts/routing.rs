@@ -1,6 +1,6 @@
 //! Where a router sent what it was given: rows such as skills or tasks against experts, and the load of each expert.
 
-use super::drawing::{Drawing, Target};
+use super::drawing::{Drawing, Medium};
 use super::{heat, letter};
 use crate::data::Confusion;
 use crate::format;
@@ -30,28 +30,28 @@ impl From<&Confusion> for Routing {
     }
 }
 
-/// The matrix, each row as shares of its sum; the right expert of a row has a frame, and the last row is the load of the
-/// experts. On a page columns have the letters that the text beside it spells out.
-pub(crate) fn routing(target: Target, routing: &Routing) -> Drawing {
+/// The matrix, each row as fractions of its sum; the right expert of a row has a frame, and the last row is the load of
+/// the experts. On a page columns have the letters that the text beside it spells out.
+pub(crate) fn routing(medium: Medium, routing: &Routing) -> Drawing {
     let mut svg = Svg::new();
     let [width, height] = CELL;
-    let most = target.limit(13);
-    let left = Svg::widest(routing.rows.iter().map(|row| row.name.as_str()).chain([ALL]), most, SIZE) + 8.0;
+    let max_chars = medium.max_chars(13);
+    let left = Svg::widest(routing.rows.iter().map(|row| row.name.as_str()).chain([ALL]), max_chars, SIZE) + 8.0;
     let x_of = |column: usize| left + width * column as f64;
-    let top = match target {
-        Target::Page => 32.0,
-        Target::File => Svg::widest(routing.experts.iter().map(String::as_str), most, SIZE) + 10.0,
+    let top = match medium {
+        Medium::Page => 32.0,
+        Medium::File => Svg::widest(routing.experts.iter().map(String::as_str), max_chars, SIZE) + 10.0,
     };
     for (column, expert) in routing.experts.iter().enumerate() {
         let middle = x_of(column) + width / 2.0;
-        match target {
-            Target::Page => {
+        match medium {
+            Medium::Page => {
                 let short = Svg::fit(expert, width - 4.0, 11.0);
                 svg.label("t t-b", Anchor::Middle, [middle, 12.0], &letter(column), Some(expert), false);
                 svg.label("t-s", Anchor::Middle, [middle, 26.0], &short, Some(expert), false);
             }
-            Target::File => {
-                let short = format::middle(expert, most);
+            Medium::File => {
+                let short = format::middle(expert, max_chars);
                 svg.label("t", Anchor::Start, [middle + 4.0, top - 6.0], &short, Some(expert), true);
             }
         }
@@ -59,7 +59,7 @@ pub(crate) fn routing(target: Target, routing: &Routing) -> Drawing {
     let mut described = Vec::new();
     let mut y = top;
     for row in &routing.rows {
-        described.extend(draw_row(&mut svg, routing, row, [left, y], most));
+        described.extend(draw_row(&mut svg, routing, row, [left, y], max_chars));
         y += height;
     }
     if !routing.rows.is_empty() {
@@ -67,10 +67,10 @@ pub(crate) fn routing(target: Target, routing: &Routing) -> Drawing {
         let amounts = (0..routing.experts.len()).map(sum).collect();
         let all = RoutingRow { name: ALL.to_string(), amounts, right: None };
         y += GAP;
-        described.extend(draw_row(&mut svg, routing, &all, [left, y], most));
+        described.extend(draw_row(&mut svg, routing, &all, [left, y], max_chars));
         y += height;
     }
-    let mut notes = vec!["Each row: shares of the experts, and the amounts that they are from.".to_string()];
+    let mut notes = vec!["Each row: fractions of the experts, and the amounts behind them.".to_string()];
     if routing.rows.iter().any(|row| row.right.is_some()) {
         notes.push("A frame: the right expert.".to_string());
     }
@@ -86,9 +86,15 @@ pub(crate) fn routing(target: Target, routing: &Routing) -> Drawing {
 }
 
 /// Draws a row from its left upper corner on; what it shows, in words.
-fn draw_row(svg: &mut Svg, routing: &Routing, row: &RoutingRow, [left, y]: [f64; 2], most: usize) -> Option<String> {
+fn draw_row(
+    svg: &mut Svg,
+    routing: &Routing,
+    row: &RoutingRow,
+    [left, y]: [f64; 2],
+    max_chars: usize,
+) -> Option<String> {
     let ([width, height], name) = (CELL, &row.name);
-    let short = format::middle(name, most);
+    let short = format::middle(name, max_chars);
     svg.label("t", Anchor::End, [left - 8.0, y + height / 2.0 + 4.0], &short, Some(name), false);
     let total: f64 = row.amounts.iter().sum();
     let all = format::amount(total);

@@ -1,11 +1,11 @@
-//! What a run took. No two runs agree on it, so that it is not part of `report.json`.
+//! Time, memory and disk of a run. They differ between equal runs, and are therefore not part of `report.json`.
 
 use serde::{Deserialize, Serialize};
 
-/// What a run took: the contents of `cost.json`.
+/// Time, memory and disk of a run: the contents of `cost.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// The machine in words, such as its cores and memory.
+    /// The machine in words: processor, hardware threads, memory.
     pub machine: Option<String>,
     /// Threads used.
     pub threads: Option<usize>,
@@ -15,7 +15,7 @@ pub struct Cost {
     pub strategies: Vec<StrategyCost>,
 }
 
-/// What one stage took.
+/// Time, memory and disk of a stage.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StageCost {
     /// Name of the stage.
@@ -26,12 +26,11 @@ pub struct StageCost {
     pub peak_bytes: Option<u64>,
     /// Bytes it left on disk.
     pub disk_bytes: Option<u64>,
-    /// Whether it was done by an earlier start of the run and only checked in the last; the figures are those of the
-    /// start that did it.
+    /// Whether it was reused from an earlier start of the run, which the figures are from.
     pub resumed: bool,
 }
 
-/// What one strategy took.
+/// Time of a strategy.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StrategyCost {
     /// Name of the cluster.

@@ -1,4 +1,4 @@
-//! The mixture, its router, and the model that a run ends with.
+//! The mixture, its router, and the final model.
 
 use super::{Command, Score};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Mixture {
     /// What is mixed: `ffn`, `block` or `model`.
     pub level: String,
-    /// What is routed as one: `token` or `sample`.
+    /// The unit that is routed: `token` or `sample`.
     pub routing: String,
     /// Layers at the bottom that are not mixed.
     pub dense_layers: usize,
@@ -24,9 +24,9 @@ pub struct Mixture {
     pub parameters_active: u64,
     /// Parameters of the experts, which a budget may limit.
     pub parameters_experts: u64,
-    /// What was tried in turn, with its score.
+    /// What was tried, in order, with scores.
     pub steps: Vec<MixtureStep>,
-    /// What was offered and did not get in.
+    /// Candidates that were left out.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -39,7 +39,7 @@ pub struct Expert {
     pub source: String,
     /// Its parameters.
     pub parameters: Option<u64>,
-    /// What it is there for, in words.
+    /// The tasks it is used for, in words.
     pub purpose: Option<String>,
 }
 
@@ -65,14 +65,14 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-/// What is known of a trained router.
+/// A trained router.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Router {
     /// How it was trained, in words.
     pub method: String,
     /// The split that the figures are from.
     pub split: String,
-    /// Share of samples that went to the expert that is right for their skill.
+    /// Fraction of samples that went to the expert that is right for their skill.
     pub accuracy: Option<Score>,
     /// Where the samples of each skill went.
     pub confusion: Option<Confusion>,
@@ -100,7 +100,7 @@ pub struct Confusion {
 pub struct Load {
     /// The task, or anything else whose tokens were counted.
     pub task: String,
-    /// Share of each expert, 0 to 1; together 1, or 0 for no tokens at all.
+    /// Fraction of each expert, 0 to 1; their sum is 1, or 0 without tokens.
     pub shares: Vec<f64>,
 }
 
@@ -117,7 +117,7 @@ pub enum FinalKind {
     Single,
 }
 
-/// The model that a run ends with.
+/// The final model.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Final {
     /// Its name, that of its row in the test.

@@ -65,7 +65,7 @@ pub struct ScoreTable {
     pub rows: Vec<ScoreRow>,
 }
 
-/// What stands in a row of the test.
+/// What a row of the test is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -74,7 +74,7 @@ pub enum Role {
     Single,
     /// The merge of one cluster, without a mixture.
     Merged,
-    /// The model that the run ends with. One row at most.
+    /// The final model; at most one row.
     Final,
 }
 
@@ -97,8 +97,8 @@ pub struct Test {
     pub split: String,
     /// Every single model, the merges, the final model.
     pub rows: Vec<TestRow>,
-    /// Standard error of the gain of the final model over the best single one, from differences per item. Where it is
-    /// missing, the two averages are taken as independent, which is too cautious.
+    /// Paired standard error of the gain of the final model over the best single one. Without it, the two averages
+    /// count as independent, which overestimates the error.
     pub gain_stderr: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! Selective merging, and the candidates that come of it.
+//! Selective merging, and the candidates for experts.
 
 use super::Score;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,11 @@ pub struct Selection {
     pub chosen: Option<String>,
     /// Why that one, in words.
     pub why: String,
-    /// Score of the best member alone on the split that searches look at.
+    /// Score of the best member alone on the search items.
     pub best_member: Option<Score>,
     /// What was accepted and what was rejected, in the order in which it was tried.
     pub decisions: Vec<Decision>,
-    /// Models that the filter found to do harm.
+    /// Harmful models, found by the filter.
     pub harmful: Vec<Harmful>,
     /// The weights of the merge that was taken.
     pub weights: Option<Weights>,
@@ -26,20 +26,20 @@ pub struct Selection {
     pub recipe: Option<String>,
 }
 
-/// What one strategy came to.
+/// The result of a strategy.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StrategyResult {
     /// Name of the strategy.
     pub name: String,
-    /// The best score on the items that the search looked at.
+    /// The best score on the search items.
     pub proxy: Option<Score>,
-    /// The score of that merge on the items held out.
+    /// The score of that merge on the validation items.
     pub validation: Option<Score>,
     /// Number of merges evaluated.
     pub evaluations: u64,
-    /// The best score so far on the items that the search looked at, after so many evaluations.
+    /// The best score so far on the search items, by number of evaluations.
     pub curve: Vec<CurvePoint>,
-    /// Anything to say about it, such as that its budget ended before it had converged.
+    /// A remark, such as that its budget ended before it had converged.
     pub note: Option<String>,
 }
 
@@ -67,7 +67,7 @@ pub struct Decision {
     pub reason: String,
 }
 
-/// A model that does harm.
+/// A harmful model.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Harmful {
     /// Name of the model.
@@ -105,13 +105,13 @@ pub enum CandidateKind {
     /// A model alone in its cluster. The default.
     #[default]
     Alone,
-    /// A member of a merged cluster that is offered by itself as well, for what it alone does well.
+    /// A member of a merged cluster, offered as an expert of its own tasks.
     Specialist,
-    /// Layers of two models in a row.
+    /// Stacked layers of two models (frankenmerge).
     Stacked,
 }
 
-/// What could become an expert.
+/// A candidate for an expert.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ExpertCandidate {
     /// Its name.

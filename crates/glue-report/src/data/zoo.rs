@@ -1,4 +1,4 @@
-//! The zoo: its models, what can be done with them, and what belongs together.
+//! The zoo: models, compatibility, similarity and clusters.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +19,9 @@ pub struct Model {
     pub dtype: String,
     /// Size of the vocabulary.
     pub vocab_size: Option<usize>,
-    /// What tells its tokenizer from others: a hash. Models with the same text share it.
+    /// A hash of its tokenizer.
     pub tokenizer: Option<String>,
-    /// Whether it is a base that others were tuned from.
+    /// Whether it is a base that others were fine-tuned from.
     pub base: bool,
 }
 
@@ -57,14 +57,14 @@ pub struct Pair {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scale {
-    /// More is more alike, 1 being the same. The default.
+    /// Higher is more similar, 1 is equal. The default.
     #[default]
     Similarity,
-    /// Less is more alike, 0 being the same.
+    /// Lower is more similar, 0 is equal.
     Distance,
 }
 
-/// How alike the models are.
+/// The similarity of the models.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Similarity {
     /// Name of the metric.
@@ -112,7 +112,7 @@ pub struct Cluster {
     pub first: String,
 }
 
-/// What belongs together.
+/// The clusters of the zoo.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Clustering {
     /// How clusters were found, such as `leader`.

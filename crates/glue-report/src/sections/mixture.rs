@@ -1,7 +1,7 @@
 //! Candidates, mixture and router.
 
 use super::{kept, paragraph};
-use crate::charts::drawing::Target;
+use crate::charts::drawing::Medium;
 use crate::charts::{letter, load, routing};
 use crate::data::{CandidateKind, FinalKind, Mixture, Report, Router};
 use crate::document::{Block, Cell, Chart, Column, Table, score_cell};
@@ -14,12 +14,12 @@ pub(super) fn candidates(report: &Report) -> Vec<Block> {
     }
     let kept_count = report.candidates.iter().filter(|candidate| candidate.kept).count();
     let caption = format!("Candidates: {kept_count} of {} went on to the mixture.", report.candidates.len());
-    let columns = ["candidate", "kind", "made of", "#score", "#parameters", "verdict", "why"];
+    let columns = ["candidate", "kind", "made of", "#score", "#parameters", "verdict", "reason"];
     let mut table = Table::new(caption, &columns);
     for candidate in &report.candidates {
         let kind = match candidate.kind {
             CandidateKind::Merged => "merged cluster",
-            CandidateKind::Alone => "stayed alone",
+            CandidateKind::Alone => "single model",
             CandidateKind::Specialist => "specialist",
             CandidateKind::Stacked => "stacked layers",
         };
@@ -56,7 +56,7 @@ pub(super) fn mixture(report: &Report) -> Vec<Block> {
         blocks.push(steps(mixture).fold_above(16).block());
     }
     if !mixture.left_out.is_empty() {
-        let mut table = Table::new("Left out of the mixture.", &["candidate", "why"]);
+        let mut table = Table::new("Left out of the mixture.", &["candidate", "reason"]);
         for left_out in &mixture.left_out {
             table.row(vec![Cell::new(&left_out.name), Cell::new(&left_out.reason)]);
         }
@@ -88,7 +88,7 @@ fn facts(mixture: &Mixture, budget: Option<u64>) -> Table {
         "#parameters",
         "#active for a token",
         "#in experts",
-        "#budget for experts",
+        "#limit for experts",
     ];
     let mut table = Table::new("The mixture in figures.", &columns);
     table.row(vec![
@@ -98,13 +98,13 @@ fn facts(mixture: &Mixture, budget: Option<u64>) -> Table {
         Cell::new(words::count(mixture.parameters_total)),
         Cell::new(words::count(mixture.parameters_active)),
         Cell::new(words::count(mixture.parameters_experts)),
-        Cell::new(budget.map_or("none set".to_string(), words::count)),
+        Cell::new(budget.map_or("none".to_string(), words::count)),
     ]);
     table
 }
 
 fn experts(mixture: &Mixture) -> Table {
-    let mut table = Table::new("Experts.", &["expert", "taken from", "#parameters", "what it is there for"]);
+    let mut table = Table::new("Experts.", &["expert", "source", "#parameters", "tasks"]);
     for expert in &mixture.experts {
         table.row(vec![
             Cell::new(&expert.name),
@@ -117,7 +117,7 @@ fn experts(mixture: &Mixture) -> Table {
 }
 
 fn steps(mixture: &Mixture) -> Table {
-    let mut table = Table::new("The greedy choice, step by step.", &["#step", "tried", "#score", "verdict", "why"]);
+    let mut table = Table::new("The greedy choice, step by step.", &["#step", "tried", "#score", "verdict", "reason"]);
     for (k, step) in mixture.steps.iter().enumerate() {
         table.row(vec![
             Cell::new(words::count(k as u64 + 1)),
@@ -148,7 +148,7 @@ pub(super) fn router(report: &Report) -> Vec<Block> {
         router.confusion.as_ref().filter(|confusion| !confusion.skills.is_empty() && !confusion.experts.is_empty());
     let mut charts = Vec::new();
     if let Some(found) = confused {
-        let svg = routing::routing(Target::Page, &found.into()).inline("confusion");
+        let svg = routing::routing(Medium::Page, &found.into()).inline("confusion");
         charts.push(Chart { title: "Confusion: skill by expert".to_string(), svg });
     }
     if !router.load.is_empty() && !router.experts.is_empty() {

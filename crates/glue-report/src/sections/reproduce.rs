@@ -13,13 +13,13 @@ pub(super) fn reproduce(report: &Report) -> Vec<Block> {
     if !versions.is_empty() {
         text += &format!(" Versions: {}.", format::list(&versions));
     }
-    text += " With the same inputs, versions and seed every file comes out the same, whatever the number of threads.";
+    text += " The same inputs, versions and seed give the same files, whatever the number of threads.";
     blocks.push(Block::text(text));
     for command in &run.commands {
         blocks.push(Block::Code { title: command.title.clone(), text: command.command.clone(), open: true });
     }
     if let Some(last) = report.outcome.as_ref().filter(|last| !last.usage.is_empty()) {
-        blocks.push(Block::heading("How to use the model"));
+        blocks.push(Block::heading("Using the model"));
         for usage in &last.usage {
             blocks.push(Block::Code { title: usage.title.clone(), text: usage.command.clone(), open: true });
         }
@@ -28,7 +28,7 @@ pub(super) fn reproduce(report: &Report) -> Vec<Block> {
         let title = format!("Configuration: {}", run.config_path);
         blocks.push(Block::Code { title, text: run.config.clone(), open: false });
     }
-    for (caption, artifacts) in [("What went in.", &run.inputs), ("What came out.", &run.outputs)] {
+    for (caption, artifacts) in [("Inputs.", &run.inputs), ("Outputs.", &run.outputs)] {
         if !artifacts.is_empty() {
             blocks.push(hashes(caption, artifacts).fold_above(24).block());
         }
@@ -37,7 +37,7 @@ pub(super) fn reproduce(report: &Report) -> Vec<Block> {
 }
 
 fn hashes(caption: &str, artifacts: &[Artifact]) -> Table {
-    let mut table = Table::new(caption, &["what", "where", "#size", "hash of its contents"]);
+    let mut table = Table::new(caption, &["name", "path", "#size", "hash of contents"]);
     for artifact in artifacts {
         table.row(vec![
             Cell::new(&artifact.name),

@@ -31,7 +31,8 @@ fn one(report: &Report, selection: &Selection, cost: Option<&Cost>) -> Vec<Block
     };
     blocks.extend(paragraph(&format!("{chosen}{}", super::sentence(&selection.why))));
     for harmful in &selection.harmful {
-        blocks.push(Block::Note { text: format!("{} does harm: {}", harmful.model, super::sentence(&harmful.reason)) });
+        blocks
+            .push(Block::Note { text: format!("{} is harmful: {}", harmful.model, super::sentence(&harmful.reason)) });
     }
     if !selection.strategies.is_empty() {
         blocks.push(strategies(selection, cost).block());
@@ -58,7 +59,7 @@ fn strategies(selection: &Selection, cost: Option<&Cost>) -> Table {
         .collect();
     let timed = times.iter().any(Option::is_some);
     let noted = selection.strategies.iter().any(|strategy| strategy.note.is_some());
-    let caption = "Strategies: the best score on what the search looked at, and on what was held out.";
+    let caption = "Strategies: the best score on the search items, and on the validation items.";
     let mut table = Table::new(caption, &["strategy", "#proxy", "#validation", "#evaluations"]);
     if timed {
         table.columns.push(Column::number("time"));
@@ -138,8 +139,8 @@ fn weight_table(weights: &Weights) -> Table {
 fn decisions(selection: &Selection) -> Table {
     let accepted = selection.decisions.iter().filter(|decision| decision.accepted).count();
     let rejected = selection.decisions.len() - accepted;
-    let caption = format!("What was tried: {accepted} accepted, {rejected} rejected.");
-    let mut table = Table::new(caption, &["tried", "strategy", "#score", "verdict", "why"]);
+    let caption = format!("Candidates: {accepted} accepted, {rejected} rejected.");
+    let mut table = Table::new(caption, &["candidate", "strategy", "#score", "verdict", "reason"]);
     for decision in &selection.decisions {
         table.row(vec![
             Cell::new(&decision.candidate),

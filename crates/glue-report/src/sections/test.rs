@@ -80,8 +80,8 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
         bars
     };
     let mut blocks = vec![Block::text(format!(
-        "On the {} split, once, when everything had been decided. Errors are standard errors; the oracle is each task's \
-         best single model, chosen by the test itself.",
+        "Scores on the {} split, used once, after all decisions. Errors are standard errors; the oracle is each task's \
+         best single model, chosen on the test items themselves.",
         test.split
     ))];
     let caption =
@@ -94,8 +94,8 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
     }
     if let Some(gain) = summary.gain.filter(|gain| gain.stderr.is_some()) {
         let how = match gain.paired {
-            true => "comes from differences item by item",
-            false => "takes the two averages as independent, which is cautious, since both saw the same items",
+            true => "is paired: it comes from differences item by item",
+            false => "treats the two averages as independent, which overestimates it, since both used the same items",
         };
         blocks.push(Block::text(format!("The standard error of the gain {how}.")));
     }
@@ -104,7 +104,7 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
 
 fn table(report: &Report, rows: &[&TestRow], summary: &Summary) -> Table {
     let mut table = Table::new(
-        "Test scores (± standard error; bold: the best of its column, the oracle aside).",
+        "Test scores (± standard error; bold: best of its column, except the oracle).",
         &["model", "what it is"],
     );
     table.columns.extend(report.tasks.iter().map(|task| Column::number(&task.name)));

@@ -1,6 +1,6 @@
 //! The zoo: models, tasks, compatibility, similarity, clusters.
 
-use crate::charts::drawing::Target;
+use crate::charts::drawing::Medium;
 use crate::charts::{dendrogram, heatmap, pairs};
 use crate::data::{Model, Pair, Report};
 use crate::document::{Block, Cell, Chart, Column, Table};
@@ -48,7 +48,7 @@ fn tasks(report: &Report) -> Table {
             splits.push(&split.split);
         }
     }
-    let mut table = Table::new("Tasks, and the number of items in each split.", &["task", "metric", "what it asks"]);
+    let mut table = Table::new("Tasks, with the number of items in each split.", &["task", "metric", "description"]);
     table.columns.extend(splits.iter().map(|split| Column::number(split)));
     for task in &report.tasks {
         let description = task.description.as_deref().unwrap_or(NONE);
@@ -67,8 +67,8 @@ pub(super) fn compatibility(report: &Report) -> Vec<Block> {
         return Vec::new();
     }
     let mut blocks = vec![Block::text(
-        "Told from headers and configurations alone, before any weight was read. That two models can be merged does not \
-         mean that they should be: that is decided by their similarity, below.",
+        "From headers and configurations alone, before any weight was read. Two models that can be merged are not \
+         necessarily worth merging: their similarity, below, decides.",
     )];
     let mut table =
         Table::new("Every pair of models and what can be done with it.", &["verdict", "#pairs", "models", "why"]);
@@ -162,19 +162,20 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
     let mut charts = Vec::new();
     if let Some(similarity) = &report.similarity {
         let (order, groups) = heatmap::order(similarity, report.dendrogram.as_ref(), clusters);
-        let svg = heatmap::heatmap(Target::Page, similarity, &order, &groups).inline("heatmap");
+        let svg = heatmap::heatmap(Medium::Page, similarity, &order, &groups).inline("heatmap");
         charts.push(Chart { title: format!("Similarity: {}", similarity.metric), svg });
     }
     if let Some(tree) = report.dendrogram.as_ref().filter(|tree| !tree.names.is_empty()) {
-        let svg = dendrogram::dendrogram(Target::Page, tree, clusters, threshold).inline("dendrogram");
+        let svg = dendrogram::dendrogram(Medium::Page, tree, clusters, threshold).inline("dendrogram");
         charts.push(Chart { title: format!("Dendrogram, {} linkage", tree.link), svg });
     }
     if !charts.is_empty() {
-        let mut caption = "Left of each name of the dendrogram: its cluster. A dash: shapes differ, so that there is \
-                           nothing to compare. Frames: clusters."
-            .to_string();
+        let mut caption =
+            "Left of each name of the dendrogram: its cluster. A dash: shapes differ, nothing to compare. \
+                           Frames: clusters."
+                .to_string();
         if report.dendrogram.is_none() || clusters.is_empty() {
-            caption = "A dash: shapes differ, so that there is nothing to compare.".to_string();
+            caption = "A dash: shapes differ, nothing to compare.".to_string();
         }
         blocks.push(Block::Figures { caption, size: "pair", charts });
     }

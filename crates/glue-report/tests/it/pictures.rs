@@ -1,4 +1,5 @@
-//! What every picture in a file of its own must hold: well-formed, self-contained, complete, whatever the names and figures.
+//! What every picture in a file of its own must hold: well-formed, self-contained, complete, whatever the names and
+//! figures.
 
 use glue_report::pictures::{self, Convergence, Routing, RoutingRow, StrategyScores};
 use glue_report::{Cluster, Dendrogram, Join, ReportError, Scale, Similarity};

@@ -1,13 +1,15 @@
-//! Differential evolution that learns its own parameters: SHADE, and L-SHADE when told over how many evaluations to shrink.
+//! Differential evolution that learns its own parameters: SHADE, and L-SHADE when told over how many evaluations to
+//! shrink.
 //!
-//! For each member x_i of the population a trial is made by current-to-pbest/1 and binomial crossover:
-//! v = x_i + F_i (x_pbest - x_i) + F_i (x_r1 - x_r2), u_j = v_j where rand < CR_i or j = j_rand, else x_ij. x_pbest is one of the
-//! best 11 %, r2 may be a member of an archive of those that were replaced. F_i ~ Cauchy(M_F, 0.1) and CR_i ~ N(M_CR, 0.1), whose
-//! memories M are moved to the weighted Lehmer means of the values that led to something better. What leaves the box lands
-//! half-way between its parent and the border.
+//! For each member x_i of the population a trial is made by current-to-pbest/1 and binomial crossover: v = x_i + F_i
+//! (x_pbest - x_i) + F_i (x_r1 - x_r2), u_j = v_j where rand < CR_i or j = j_rand, else x_ij. x_pbest is one of the
+//! best 11 %, r2 may be a member of an archive of those that were replaced. F_i ~ Cauchy(M_F, 0.1) and CR_i ~ N(M_CR,
+//! 0.1), whose memories M are moved to the weighted Lehmer means of the values that led to something better. What
+//! leaves the box lands half-way between its parent and the border.
 //!
-//! Tanabe and Fukunaga, *Success-history based parameter adaptation for differential evolution*, CEC 2013, and *Improving the search
-//! performance of SHADE using linear population size reduction*, CEC 2014. Storn and Price, J. Global Optim. 11 (1997).
+//! Tanabe and Fukunaga, *Success-history based parameter adaptation for differential evolution*, CEC 2013, and
+//! *Improving the search performance of SHADE using linear population size reduction*, CEC 2014. Storn and Price, J.
+//! Global Optim. 11 (1997).
 //!
 //! Discrete coordinates take part with their place in the unit box; those of equal value there are the same point.
 

@@ -1,12 +1,13 @@
 //! NSGA-II: a genetic algorithm that spreads its population over the front of several objectives.
 //!
-//! Parents are chosen by binary tournament: the lower rank wins, of equals the less crowded. Children by simulated binary
-//! crossover (η_c = 15, probability 0.9 per pair, ½ per coordinate) and polynomial mutation (η_m = 20, probability 1/n per
-//! coordinate), both within bounds. Parents and children together are sorted into fronts; the best fill the next population, the
-//! last front by crowding. A child that is the same point as another member is made again, a few times.
+//! Parents are chosen by binary tournament: the lower rank wins, of equals the less crowded. Children by simulated
+//! binary crossover (η_c = 15, probability 0.9 per pair, ½ per coordinate) and polynomial mutation (η_m = 20,
+//! probability 1/n per coordinate), both within bounds. Parents and children together are sorted into fronts; the best
+//! fill the next population, the last front by crowding. A child that is the same point as another member is made
+//! again, a few times.
 //!
-//! Deb, Pratap, Agarwal and Meyarivan, IEEE Trans. Evol. Comput. 6 (2002); Deb and Agrawal, *Simulated binary crossover for
-//! continuous search space*, Complex Systems 9 (1995).
+//! Deb, Pratap, Agarwal and Meyarivan, IEEE Trans. Evol. Comput. 6 (2002); Deb and Agrawal, *Simulated binary crossover
+//! for continuous search space*, Complex Systems 9 (1995).
 
 use super::{POPULATION, from_state, to_state};
 use crate::def::{Optimiser, OptimiserDef, OptimiserSetup, Trial};

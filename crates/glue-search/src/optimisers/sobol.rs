@@ -1,14 +1,15 @@
 //! Sobol points: a sequence that fills the box more evenly than random points do, scrambled by the seed.
 //!
-//! Coordinate j of point i is the exclusive or of the direction numbers v_jk of those bits k that are set in the Gray code
-//! of i. For a polynomial x^s + a_1 x^(s-1) + … + 1: v_k = a_1 v_(k-1) ⊕ … ⊕ v_(k-s) ⊕ v_(k-s)/2^s. Sobol', USSR Comput. Math.
-//! Math. Phys. 7 (1967); Bratley and Fox, ACM TOMS 14 (1988); direction numbers of Joe and Kuo (2008).
+//! Coordinate j of point i is the exclusive or of the direction numbers v_jk of those bits k that are set in the Gray
+//! code of i. For a polynomial x^s + a_1 x^(s-1) + … + 1: v_k = a_1 v_(k-1) ⊕ … ⊕ v_(k-s) ⊕ v_(k-s)/2^s. Sobol', USSR
+//! Comput. Math. Math. Phys. 7 (1967); Bratley and Fox, ACM TOMS 14 (1988); direction numbers of Joe and Kuo (2008).
 //!
-//! Scrambling is nested and uniform: whether a bit is flipped depends on all bits before it and on the seed. Every point is
-//! then uniform by itself, and the net stays one. Owen, *Randomly permuted (t, m, s)-nets and (t, s)-sequences*, 1995.
+//! Scrambling is nested and uniform: whether a bit is flipped depends on all bits before it and on the seed. Every
+//! point is then uniform by itself, and the net stays one. Owen, *Randomly permuted (t, m, s)-nets and (t,
+//! s)-sequences*, 1995.
 //!
-//! Coordinates beyond the table are uniform random numbers: a mixture known as padding (Owen, *Latin supercube sampling*,
-//! ACM TOMACS 8, 1998).
+//! Coordinates beyond the table are uniform random numbers: a mixture known as padding (Owen, *Latin supercube
+//! sampling*, ACM TOMACS 8, 1998).
 
 use super::sampler::{Points, Sampler};
 use super::sobol_table::JOE_KUO;
@@ -135,7 +136,8 @@ mod tests {
 
     #[test]
     fn one_point_in_each_cell_of_a_net() {
-        // The first two coordinates are a (0, m, 2)-net in base 2, and each coordinate a (0, m, 1)-net; scrambled or not.
+        // The first two coordinates are a (0, m, 2)-net in base 2, and each coordinate a (0, m, 1)-net; scrambled or
+        // not.
         const M: u32 = 8;
         for key in [None, Some(1), Some(99)] {
             let x = |i: u32, j: usize| key.map_or(sobol(i, j), |key| scrambled(sobol(i, j), mix(key ^ j as u64)));

@@ -44,8 +44,8 @@ pub struct LocalOptions {
     pub race: RaceConfig,
     /// What merges candidates. Default: the CPU.
     pub executor: SharedExecutor,
-    /// Maximum bytes of all candidates in memory together, as estimated from headers, excluding memory-mapped inputs. Default:
-    /// no limit.
+    /// Maximum bytes of all candidates in memory together, as estimated from headers, excluding memory-mapped inputs.
+    /// Default: no limit.
     pub memory: Option<u64>,
     /// Maximum number of candidates in parallel. Default: the number of threads.
     pub parallel: Option<usize>,
@@ -56,8 +56,8 @@ pub struct LocalOptions {
 }
 
 impl LocalOptions {
-    /// What `config` says about items, prompts, racing, memory and parallel candidates. The rest are defaults: operators, executor,
-    /// links and cancellation belong to the program, not to the config.
+    /// What `config` says about items, prompts, racing, memory and parallel candidates. The rest are defaults:
+    /// operators, executor, links and cancellation belong to the program, not to the config.
     ///
     /// The seed of the config decides which items are held out, which examples stand in a prompt and what is sampled.
     ///

@@ -11,19 +11,19 @@ use std::collections::BTreeMap;
 pub struct SpaceConfig {
     /// Merge methods; with several, the method is searched too. Default: `task_arithmetic`.
     pub methods: Vec<MethodConfig>,
-    /// Number of contiguous groups of layers with separate weights, as equal in size as possible; embedding, head and final norm
-    /// are one more group. 0, the default, is one weight for all tensors of a model.
+    /// Number of contiguous groups of layers with separate weights, as equal in size as possible; embedding, head and
+    /// final norm are one more group. 0, the default, is one weight for all tensors of a model.
     pub layer_groups: usize,
-    /// Parts of tensor names: tensors within the layers whose name contains one have separate weights, by the first that
-    /// matches. Default: none.
+    /// Parts of tensor names: tensors within the layers whose name contains one have separate weights, by the first
+    /// that matches. Default: none.
     pub filters: Vec<String>,
     /// Whether weights may be as far below 0 as above it. Default: no.
     pub negative_weights: bool,
-    /// Whether the weights of all models in a group sum to 1: divided by their sum or, if they may be negative, all shifted by the
-    /// same amount. Default: no.
+    /// Whether the weights of all models in a group sum to 1: divided by their sum or, if they may be negative, all
+    /// shifted by the same amount. Default: no.
     pub normalise: bool,
-    /// Weights as a curve over the layers, linear between so many points, instead of groups of layers; `true` is 3 points.
-    /// Default: no.
+    /// Weights as a curve over the layers, linear between so many points, instead of groups of layers; `true` is 3
+    /// points. Default: no.
     pub smooth: Smooth,
     /// Paths of statistics, as `glue calibrate` writes them, by the paths of their models: for methods that use
     /// statistics of models. Default: none.
@@ -127,7 +127,8 @@ pub struct Range {
     pub max: Option<f64>,
     /// Whether the scale is logarithmic. Default: no.
     pub log: bool,
-    /// What gets separate values. Default: `group` for weights, `model` for other parameters of a model, otherwise `all`.
+    /// What gets separate values. Default: `group` for weights, `model` for other parameters of a model, otherwise
+    /// `all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per: Option<Per>,
 }

@@ -1,7 +1,7 @@
 //! Running average.
 //!
-//! Models are added by descending score. The merge of m models keeps the weight m/(m+1) when another is added, so that all
-//! models have the same weight; a model that lowers the score is skipped.
+//! Models are added by descending score. The merge of m models keeps the weight m/(m+1) when another is added, so that
+//! all models have the same weight; a model that lowers the score is skipped.
 //!
 //! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357, heuristic
 //! "average"; the greedy soup of Wortsman et al., *Model soups*, arXiv 2203.05482.

@@ -1,7 +1,7 @@
 //! Coefficient search.
 //!
-//! Models are added by descending score. The current merge M keeps the weight c that scores best on a grid, c·M + (1 − c)·θ with
-//! c from 0.1 to 0.9; a model that lowers the score at every c is skipped.
+//! Models are added by descending score. The current merge M keeps the weight c that scores best on a grid, c·M + (1 −
+//! c)·θ with c from 0.1 to 0.9; a model that lowers the score at every c is skipped.
 //!
 //! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357, heuristic
 //! "coefficient".

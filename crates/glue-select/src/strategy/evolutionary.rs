@@ -1,17 +1,17 @@
 //! Evolutionary search over the space of the config.
 //!
-//! The published search takes the models that a heuristic accepted and starts from their weights (`from: best`). By default,
-//! this one starts from all models that passed the filter, with equal weights: a heuristic judges a model by an average with
-//! others, and a model that does not help there may help as a task vector, while an optimiser finds weights near 0 by
-//! itself. The other defaults are the published ones: CMA-ES, population 15, σ₀ 1/6 of each range, at most 500
-//! trials, a fixed seed. Any optimiser will do; one for several objectives gets the score of each task as a separate
-//! objective.
+//! The published search takes the models that a heuristic accepted and starts from their weights (`from: best`). By
+//! default, this one starts from all models that passed the filter, with equal weights: a heuristic judges a model by
+//! an average with others, and a model that does not help there may help as a task vector, while an optimiser finds
+//! weights near 0 by itself. The other defaults are the published ones: CMA-ES, population 15, σ₀ 1/6 of each range, at
+//! most 500 trials, a fixed seed. Any optimiser will do; one for several objectives gets the score of each task as a
+//! separate objective.
 //!
-//! When the search races, a candidate is dropped as soon as it cannot reach the median of the previous generation: an optimiser
-//! learns little from the exact rank of such candidates. It gets their score over the items seen.
+//! When the search races, a candidate is dropped as soon as it cannot reach the median of the previous generation: an
+//! optimiser learns little from the exact rank of such candidates. It gets their score over the items seen.
 //!
-//! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357; Akiba et al.,
-//! *Evolutionary Optimization of Model Merging Recipes*, arXiv 2403.13187.
+//! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357; Akiba et
+//! al., *Evolutionary Optimization of Model Merging Recipes*, arXiv 2403.13187.
 
 use super::greedy::{WeightGrid, by_score, grow, least_similar, most_similar};
 use super::{Strategy, StrategyDef, StrategyError};
@@ -62,10 +62,8 @@ struct Evolutionary {
 
 impl Evolutionary {
     fn new(search: &SearchContext<'_>, settings: &[(String, ParamSetting)]) -> Result<Self, StrategyError> {
-        let refuse = |error: SearchError| StrategyError::Refused {
-            strategy: EVOLUTIONARY.name.into(),
-            reason: error.chain(),
-        };
+        let refuse =
+            |error: SearchError| StrategyError::Refused { strategy: EVOLUTIONARY.name.into(), reason: error.chain() };
         let name = match settings.iter().find(|(key, _)| key == OPTIMISER) {
             None => "cma_es",
             Some((_, ParamSetting::Text(name))) => name,

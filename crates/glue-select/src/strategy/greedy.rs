@@ -66,8 +66,8 @@ impl Strategy for Greedy {
     }
 }
 
-/// Starts from the best single model and tries the others in the order of `next`. A model is accepted when the merge is at
-/// least as good with it as without.
+/// Starts from the best single model and tries the others in the order of `next`. A model is accepted when the merge is
+/// at least as good with it as without.
 pub(super) fn grow(context: &mut StrategyContext<'_, '_>, grid: WeightGrid, next: Next) -> Result<(), StopReason> {
     let mut remaining = context.order();
     if remaining.is_empty() {

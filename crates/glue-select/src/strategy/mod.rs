@@ -1,8 +1,9 @@
 //! Strategies: which models to merge, and with which weights. One file each.
 //!
-//! A strategy only proposes candidates and accepts some. Budgets, journaling, early stopping and reporting are handled by its
-//! [`StrategyContext`]. It is a function of the scores: no clock, no randomness but the seed of the [`SearchContext`]. A crate of
-//! its own can export a [`StrategyDef`], and a program lists it with [`StrategyRegistry`]'s `with`.
+//! A strategy only proposes candidates and accepts some. Budgets, journaling, early stopping and reporting are handled
+//! by its [`StrategyContext`]. It is a function of the scores: no clock, no randomness but the seed of the
+//! [`SearchContext`]. A crate of its own can export a [`StrategyDef`], and a program lists it with
+//! [`StrategyRegistry`]'s `with`.
 
 mod average;
 mod coefficient;
@@ -26,8 +27,8 @@ pub trait Strategy: Send + Sync {
     /// Tries candidates and accepts some. The candidate accepted last is the result.
     ///
     /// # Errors
-    /// The [`StopReason`] that the context returned, or [`StopReason::Strategy`] when the strategy cannot continue. Its result is
-    /// the candidate accepted last even so.
+    /// The [`StopReason`] that the context returned, or [`StopReason::Strategy`] when the strategy cannot continue. Its
+    /// result is the candidate accepted last even so.
     fn run(&self, context: &mut StrategyContext<'_, '_>) -> Result<(), StopReason>;
 
     /// The maximum number of evaluations for so many models, not counting baselines.

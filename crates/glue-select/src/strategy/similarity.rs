@@ -1,7 +1,8 @@
 //! Coefficient search over models by similarity.
 //!
-//! The best single model is followed, each time, by the model whose MLP weights are most similar to those of the current merge.
-//! Its weight is the best on a grid, or that of a running average when `points` is 0; a model that lowers the score is skipped.
+//! The best single model is followed, each time, by the model whose MLP weights are most similar to those of the
+//! current merge. Its weight is the best on a grid, or that of a running average when `points` is 0; a model that
+//! lowers the score is skipped.
 //!
 //! Zhao et al., *Model-GLUE: Democratized LLM Scaling for A Large Model Zoo in the Wild*, arXiv 2410.05357, heuristic
 //! "similarity".

@@ -26,7 +26,7 @@ fn weights(recipe: &str) -> Vec<(String, f64)> {
     found
 }
 
-/// Good near 0.5 a + 0.3 b + 0.2 c, and bad with anything of d; a is the best by itself.
+/// Good near 0.5 a + 0.3 b + 0.2 c, and bad with any weight of d; a is the best single model.
 fn score(recipe: &str) -> f64 {
     let aim = [("a", 0.5), ("b", 0.3), ("c", 0.2), ("d", 0.0)];
     let weights = weights(recipe);
@@ -39,7 +39,7 @@ struct Ran {
     found: BestCandidate,
     trials: Vec<TrialRecord>,
     evaluations: u64,
-    halted: bool,
+    stopped: bool,
 }
 
 fn search(racing: bool) -> SearchContext<'static> {
@@ -101,9 +101,9 @@ fn run_with(
         settings.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
     let strategy =
         (StrategyRegistry::builtin().get(name).expect("a strategy").build)(search, &settings).expect("settings");
-    let halted = strategy.run(&mut context).is_err();
+    let stopped = strategy.run(&mut context).is_err();
     let (found, trials, _) = context.finish();
-    Ran { found: found.expect("a result"), trials, evaluations: log.status().evaluations, halted }
+    Ran { found: found.expect("a result"), trials, evaluations: log.status().evaluations, stopped }
 }
 
 fn run(name: &str, settings: &[(&str, ParamSetting)]) -> Ran {
@@ -205,7 +205,7 @@ fn racing_changes_no_heuristic() {
 fn a_budget_leaves_what_was_accepted() {
     let directory = tempfile::tempdir().expect("a directory");
     let ran = run_with(&search(true), "coefficient", &[], Some(4 + 9 + 5), &directory.path().join("journal"));
-    assert!(ran.halted);
+    assert!(ran.stopped);
     // The five best shares of the second step were tried; the best of them counts.
     assert_eq!(ran.evaluations, 18);
     assert_eq!(models(&ran), [0, 1, 2]);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn candidate(weight: f64) -> Candidate {
-    weighted(&frame(), "task_arithmetic", &[("a-math".into(), weight), ("a-code".into(), 0.5)], &[])
+    weighted(&template(), "task_arithmetic", &[("a-math".into(), weight), ("a-code".into(), 0.5)], &[])
 }
 
 /// A program that finds the weights of the merged model, and answers with the length of a file of it.

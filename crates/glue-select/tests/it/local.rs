@@ -32,7 +32,7 @@ fn scorer(options: LocalOptions) -> LocalScorer {
 
 fn merge(method: &str, weights: [f64; 5]) -> Candidate {
     let weights: Vec<(String, f64)> = MODELS.iter().map(|model| model.to_string()).zip(weights).collect();
-    weighted(&frame(), method, &weights, &[])
+    weighted(&template(), method, &weights, &[])
 }
 
 fn all(scorer: &dyn Scorer, candidates: &[Candidate]) -> Vec<Result<Scores, CandidateError>> {
@@ -59,7 +59,7 @@ fn written(candidate: &Candidate, out: &Path) {
 fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
     let directory = tempfile::tempdir().unwrap();
     let paths = [perplexity_task(directory.path()), zoo().join("tasks/facts"), zoo().join("tasks/arith")];
-    let template = RecipeTemplate { chat_template: Some("chatml".into()), dtype: Some("bfloat16".into()), ..frame() };
+    let chatml = RecipeTemplate { chat_template: Some("chatml".into()), dtype: Some("bfloat16".into()), ..template() };
     let own = |template: &RecipeTemplate, method: &str| {
         let weights: Vec<(String, f64)> = MODELS.iter().take(4).map(|model| (model.to_string(), 0.3)).collect();
         weighted(template, method, &weights, &[])
@@ -84,11 +84,11 @@ fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
         assert_eq!(scores.average, values.iter().sum::<f64>() / 3.0);
         assert!(values[0] < -1.0, "a perplexity is at least 1, and turned: {values:?}");
     };
-    check("arithmetic", own(&frame(), "task_arithmetic"), false);
-    check("ties", own(&frame(), "ties"), false);
-    check("dare", own(&RecipeTemplate { seed: Some(7), ..frame() }, "dare_ties"), false);
-    check("chat", own(&template, "linear"), true);
-    check("alone", alone(&frame(), "a-math"), false);
+    check("arithmetic", own(&template(), "task_arithmetic"), false);
+    check("ties", own(&template(), "ties"), false);
+    check("dare", own(&RecipeTemplate { seed: Some(7), ..template() }, "dare_ties"), false);
+    check("chat", own(&chatml, "linear"), true);
+    check("alone", alone(&template(), "a-math"), false);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn many_at_once_score_as_one_after_another() {
         (0..4).map(|i| merge("task_arithmetic", [0.1 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
     candidates.push(candidates[1].clone());
     candidates.push(Candidate { recipe: "merge_method: tise\nmodels: []\n".into() });
-    candidates.push(alone(&frame(), "nowhere"));
+    candidates.push(alone(&template(), "nowhere"));
     let one = scorer(LocalOptions { parallel: Some(1), ..options(Rule::Exact) });
     let expected = all(&one, &candidates);
     assert_eq!(one.statistics().merged, 4, "equal recipes are merged once");
@@ -168,7 +168,7 @@ fn a_device_merges_candidates_and_may_keep_what_it_was_given() {
     assert_eq!(device.identities.lock().unwrap().len(), known);
 }
 
-/// Goes through candidates in order, each with the best so far as its floor; the place of the winner.
+/// Scores candidates in order, each with the best so far as its cutoff; the index of the winner.
 fn tournament(scorer: &LocalScorer, candidates: &[Candidate]) -> (usize, f64) {
     let mut best: Option<(usize, f64)> = None;
     for (i, candidate) in candidates.iter().enumerate() {
@@ -223,7 +223,7 @@ fn a_dropped_candidate_goes_on_where_it_stopped() {
     let whole = score(None);
     assert!(!whole.dropped && whole.tasks.iter().all(|task| task.n == 100));
     assert_eq!(scorer.statistics().items_asked, 1000, "{asked} were asked before");
-    // The same floor gives the same answer, from what is known now.
+    // The same cutoff gives the same answer, now from the record.
     assert_eq!(score(Some(best.average)), dropped);
     assert_eq!(scorer.statistics().items_asked, 1000);
 }
@@ -249,7 +249,7 @@ fn scores_are_kept_on_disk_by_what_the_files_hold() {
 fn parts_are_disjoint_and_together_all() {
     let items = ItemsConfig { validation_fraction: 0.3, ..proxy_items() };
     let scorer_of = |items: ItemsConfig| scorer(LocalOptions { items, ..options(Rule::Exact) });
-    let candidate = [alone(&frame(), "a-math")];
+    let candidate = [alone(&template(), "a-math")];
     let score = |scorer: &LocalScorer, role| scorer.score(&candidate, role, None, &|_, _| {}).unwrap().remove(0);
     let whole = score(&scorer(options(Rule::Exact)), ItemRole::Search).unwrap();
     let split = scorer_of(items.clone());

@@ -18,7 +18,7 @@ fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
     let names = TensorNames::of(&ModelDir::open(zoo().join("base-a")).unwrap());
-    SearchSpace::new(&config, &frame(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
+    SearchSpace::new(&config, &template(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
 }
 
 fn space(yaml: &str) -> SearchSpace {
@@ -168,8 +168,8 @@ fn parameters_are_fixed_narrowed_and_chosen() {
     assert_eq!(names(&space).len(), 5);
     let point = space.space().to_user(&[1.0; 5]);
     let text = space.candidate(&point).unwrap().recipe;
-    for role in ["weight: 2\n", "density: 0.6\n", "lambda: 1\n", "normalize: false\n"] {
-        assert!(text.contains(role), "{role}: {text}");
+    for part in ["weight: 2\n", "density: 0.6\n", "lambda: 1\n", "normalize: false\n"] {
+        assert!(text.contains(part), "{part}: {text}");
     }
     assert!(planned(&space, &point, "density").values().all(|density| density == &[0.6; 3]));
 }
@@ -263,7 +263,7 @@ fn invalid_spaces_are_refused() {
     check("layer_groups: 99\n", "`layer_groups`: expected at most ");
     check("smooth: true\nlayer_groups: 2\n", "`smooth`: expected either a curve or `layer_groups`, found both");
     check("smooth: 1\n", "`smooth`: expected at least 2 points, found 1");
-    check("filters: [experts]\n", "`filters`: expected role of a name of a tensor within the layers: one of ");
+    check("filters: [experts]\n", "`filters`: expected part of the name of a tensor within the layers: one of ");
     check("methods: [model_stock]\n", "at least one coordinate");
     check("groups: 2\n", "unknown");
     assert!(space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`"));

@@ -77,7 +77,7 @@ fn command() -> Vec<OsString> {
 
 fn candidates() -> Vec<Candidate> {
     let merge =
-        |x: f64| weighted(&frame(), "task_arithmetic", &[("a-math".into(), x), ("a-chat".into(), 1.0 - x)], &[]);
+        |x: f64| weighted(&template(), "task_arithmetic", &[("a-math".into(), x), ("a-chat".into(), 1.0 - x)], &[]);
     let mut candidates: Vec<Candidate> = [0.1, 0.3, 0.5, 0.7, 0.9].map(merge).to_vec();
     candidates.push(Candidate { recipe: "merge_method: tise\nmodels: []\n".into() });
     candidates

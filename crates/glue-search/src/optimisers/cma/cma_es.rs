@@ -1,12 +1,12 @@
 //! CMA-ES: an evolution strategy with a full covariance matrix.
 //!
-//! C = B D² Bᵀ, C^½ z = B D z, so that C^-½ (B D z) = B z. Hansen and Ostermeier, *Completely derandomized self-adaptation in
-//! evolution strategies*, Evolutionary Computation 9 (2001); as in Hansen, *The CMA evolution strategy: a tutorial*, arXiv
-//! 1604.00772, with negative weights (Jastrebski and Arnold, CEC 2006). B and D are recomputed when enough has changed,
-//! every 1/(10 n (c_1 + c_μ)) generations.
+//! C = B D² Bᵀ, C^½ z = B D z, so that C^-½ (B D z) = B z. Hansen and Ostermeier, *Completely derandomized
+//! self-adaptation in evolution strategies*, Evolutionary Computation 9 (2001); as in Hansen, *The CMA evolution
+//! strategy: a tutorial*, arXiv 1604.00772, with negative weights (Jastrebski and Arnold, CEC 2006). B and D are
+//! recomputed when enough has changed, every 1/(10 n (c_1 + c_μ)) generations.
 //!
-//! In many dimensions n² numbers are too many to learn and n³ operations too many to wait for; beyond a limit the diagonal is
-//! learned instead, see [`sep_cma_es`](super::sep_cma_es).
+//! In many dimensions n² numbers are too many to learn and n³ operations too many to wait for; beyond a limit the
+//! diagonal is learned instead, see [`sep_cma_es`](super::sep_cma_es).
 
 use super::evolution::{Covariance, Evolution, PARAMS};
 use super::latent::Latent;

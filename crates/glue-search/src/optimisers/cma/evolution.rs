@@ -1,8 +1,8 @@
 //! The evolution strategy around a covariance: sampling, recombination, step size, paths, and restarts.
 //!
-//! Hansen, *The CMA evolution strategy: a tutorial*, arXiv 1604.00772, figure 6. With z_k ~ N(0, I) and y_k = C^½ z_k, candidate
-//! k lies at m + σ·A·y_k; A is diagonal and 1 unless the margin of [`latent`](super::latent) or the length of a coordinate
-//! demands otherwise. After ranking:
+//! Hansen, *The CMA evolution strategy: a tutorial*, arXiv 1604.00772, figure 6. With z_k ~ N(0, I) and y_k = C^½ z_k,
+//! candidate k lies at m + σ·A·y_k; A is diagonal and 1 unless the margin of [`latent`](super::latent) or the length of
+//! a coordinate demands otherwise. After ranking:
 //!
 //! - m ← m + σ·A·Σ w_k y_k over the better half;
 //! - p_σ ← (1 - c_σ)·p_σ + √(c_σ (2 - c_σ) μ_eff)·C^-½ Σ w_k y_k, and σ ← σ·exp((c_σ/d_σ)·(‖p_σ‖/E‖N(0, I)‖ - 1));
@@ -44,8 +44,8 @@ pub(super) trait Covariance: Serialize + DeserializeOwned + Send + 'static {
     /// C ← keep·C + rank_one·p pᵀ + Σ w y yᵀ over `samples`.
     fn update(&mut self, keep: f64, rank_one: f64, path: &[f64], samples: &[(f64, Vec<f64>)]);
 
-    /// Brings C^½ up to date, if it is time to, `interval` updates after the last time. `None` when C is no covariance any
-    /// more, or of a condition above 1e14.
+    /// Brings C^½ up to date, if it is time to, `interval` updates after the last time. `None` when C is no covariance
+    /// any more, or of a condition above 1e14.
     fn refresh(&mut self, interval: f64) -> Option<()>;
 }
 

@@ -1,16 +1,16 @@
 //! Between a space and the unbounded coordinates in which a normal distribution lives.
 //!
-//! A *real* coordinate has one latent coordinate, folded into its interval smoothly: the identity but for a quadratic piece
-//! near each border, mirrored beyond, as in pycma. An optimum on the border is a minimum inside for the distribution.
-//! x = (y + a)²/4a for y in [-a, a], and the like at 1.
+//! A *real* coordinate has one latent coordinate, folded into its interval smoothly: the identity but for a quadratic
+//! piece near each border, mirrored beyond, as in pycma. An optimum on the border is a minimum inside for the
+//! distribution. x = (y + a)²/4a for y in [-a, a], and the like at 1.
 //!
-//! An *integer* coordinate, or one of two options, has one latent coordinate that is cut into cells of equal length. So that
-//! the distribution never freezes within a cell, the chance to leave it on either side is kept at α/2 = 1/(2nλ) or more by
-//! moving the mean and widening that coordinate: CMA-ES with margin, Hamano, Saito, Nomura and Shirakawa, GECCO 2022
-//! (arXiv 2205.13482), section 4.
+//! An *integer* coordinate, or one of two options, has one latent coordinate that is cut into cells of equal length. So
+//! that the distribution never freezes within a cell, the chance to leave it on either side is kept at α/2 = 1/(2nλ) or
+//! more by moving the mean and widening that coordinate: CMA-ES with margin, Hamano, Saito, Nomura and Shirakawa, GECCO
+//! 2022 (arXiv 2205.13482), section 4.
 //!
-//! A *choice* among more than two options has one latent coordinate for each; the greatest wins. The margin is carried over:
-//! the chance that an option beats the one with the greatest mean is kept at α or more by lifting its mean.
+//! A *choice* among more than two options has one latent coordinate for each; the greatest wins. The margin is carried
+//! over: the chance that an option beats the one with the greatest mean is kept at α or more by lifting its mean.
 
 use crate::normal::{cdf, quantile};
 use crate::space::{Domain, Space};

@@ -1,5 +1,5 @@
-//! When a run has nothing more to find, by its losses. Criteria and thresholds are those of pycma and of Hansen, *Benchmarking a
-//! BI-population CMA-ES on the BBOB-2009 function testbed*, GECCO 2009, section 2.
+//! When a run has nothing more to find, by its losses. Criteria and thresholds are those of pycma and of Hansen,
+//! *Benchmarking a BI-population CMA-ES on the BBOB-2009 function testbed*, GECCO 2009, section 2.
 //!
 //! - *Range*: the best losses of the last 10 + 30·n/λ generations, and all of the last one, lie within 1e-11; or those best
 //!   losses within 1e-12.

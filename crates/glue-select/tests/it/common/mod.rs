@@ -1,5 +1,5 @@
 //! The zoo of the repository as the tests take it.
-#![allow(dead_code, reason = "each test file uses its own role of this")]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use glue_recipe::PlanOptions;
 use glue_select::local::ItemsConfig;
@@ -18,7 +18,7 @@ pub(crate) fn plan_options() -> PlanOptions {
 }
 
 /// Recipes on top of the base of most models.
-pub(crate) fn frame() -> RecipeTemplate {
+pub(crate) fn template() -> RecipeTemplate {
     RecipeTemplate { base_model: Some("base-a".into()), ..RecipeTemplate::default() }
 }
 
