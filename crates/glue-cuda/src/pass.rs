@@ -7,7 +7,7 @@ use crate::error::DeviceError;
 use crate::kept::Products;
 use crate::operands::{Cutting, Operands, THREADS, align, blocks};
 use glue_merge::device::{Float, Identity};
-use glue_merge::{BoxError, Operand, SPAN, Sink, Source, TensorSpec};
+use glue_merge::{BoxError, Driver, Operand, Sink, Source, TensorSpec};
 use std::sync::Arc;
 
 /// Why a pass ends early.
@@ -248,9 +248,9 @@ impl<'a, B: Backend> Pass<'a, B> {
     ) -> Result<(), Stop> {
         let backend = &self.engine.backend;
         let Some(stored) = source.stored(operand) else {
-            let mut room = vec![0.0; SPAN.min(range.len())];
-            for start in range.clone().step_by(SPAN) {
-                let span = start..(start + SPAN).min(range.end);
+            let mut room = vec![0.0; Driver::SPAN.min(range.len())];
+            for start in range.clone().step_by(Driver::SPAN) {
+                let span = start..(start + Driver::SPAN).min(range.end);
                 let values = source.read(operand, span.clone(), &mut room[..span.len()])?;
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 backend.upload(&mut self.lane, memory, at + (start - range.start) * 4, &bytes)?;

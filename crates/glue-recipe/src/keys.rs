@@ -117,7 +117,11 @@ pub(crate) const TOKENIZER: &[Key] =
 
 pub(crate) const REFERENCE: &[Key] = &[
     key("model", ValueKind::Mapping(PATH), "The model."),
-    key("lora", ValueKind::Mapping(PATH), "A LoRA adapter, applied to the model as it is read; in short, model+adapter."),
+    key(
+        "lora",
+        ValueKind::Mapping(PATH),
+        "A LoRA adapter, applied to the model as it is read; in short, model+adapter.",
+    ),
 ];
 
 pub(crate) const PATH: &[Key] = &[key("path", ValueKind::Text, "Path of the directory.")];

@@ -22,9 +22,8 @@ pub use groups::TensorNames;
 
 use crate::contract::Candidate;
 use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
-use glue_merge::{
-    Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf, StatisticSpec, Value,
-};
+use glue_merge::params::{Kind, Scope, Value};
+use glue_merge::{MergeError, Operator, ParamError, ParamSpec, Registry, Setting, StatisticOf, StatisticSpec};
 use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;
 use std::collections::BTreeMap;

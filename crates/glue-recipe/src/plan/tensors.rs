@@ -7,7 +7,8 @@ use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
 use crate::recipe::{Body, OnMissing, Part, Recipe};
 use crate::settings::{Settings, Site, resolve};
-use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Scope, Setting};
+use glue_merge::params::Scope;
+use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Setting};
 use glue_tensor::{Names, Role, TensorInfo};
 use glue_yaml::{At, Position};
 use std::cmp::Ordering;
@@ -463,7 +464,8 @@ impl<'a> Assembler<'a> {
         for (run, tensor) in found {
             let stand_in = || {
                 // The base of an operator that has no use for one serves here all the same.
-                let fixed = self.recipe.base.as_ref().map(|base| LayerRange { model: self.models.index(&base.value), ..run });
+                let fixed =
+                    self.recipe.base.as_ref().map(|base| LayerRange { model: self.models.index(&base.value), ..run });
                 let base = cut.base.or(fixed)?;
                 let name = local(base);
                 self.models.info(base.model, &name).map(|_| TensorRef { model: base.model, name })
