@@ -5,7 +5,7 @@
 //! says why; nothing may panic, hang or take much memory.
 //!
 //! The bodies are here, and not in `targets`, because a test of the workspace includes this file and feeds them every
-//! committed seed (`crates/glue-cli/tests/fuzz_seeds.rs`).
+//! committed seed (`crates/glue-cli/tests/it/fuzz_seeds.rs`).
 
 use std::backtrace::Backtrace;
 use std::panic::{catch_unwind, set_hook};

@@ -1,7 +1,7 @@
 """Writes the items in data/ and, in expected.json, the requests and scores of lm_eval 0.4.13 for the tasks in tasks/.
 
 usage: python make.py, in this directory, with lm_eval installed. The model is a function of the text of a request (`crc` below),
-which tests/harness.rs has too, so that every prompt and every score can be compared.
+which tests/it/harness.rs has too, so that every prompt and every score can be compared.
 """
 import json
 import random

@@ -1,0 +1,5 @@
+//! The integration tests of `glue-metrics`, one program: it links once.
+
+mod compatibility;
+mod properties;
+mod zoo;

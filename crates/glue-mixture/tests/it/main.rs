@@ -1,0 +1,6 @@
+//! The integration tests of `glue-mixture`, one program: it links once.
+
+mod common;
+mod refusals;
+mod replace;
+mod write;

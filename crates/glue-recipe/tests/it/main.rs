@@ -1,0 +1,11 @@
+//! The integration tests of `glue-recipe`, one program: it links once.
+
+mod common;
+mod device;
+mod documents;
+mod golden;
+mod never_panics;
+mod plan;
+mod stages;
+mod statistics;
+mod text;

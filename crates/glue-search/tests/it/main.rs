@@ -1,0 +1,4 @@
+//! The integration tests of `glue-search`, one program: it links once.
+
+mod cma_es;
+mod search;

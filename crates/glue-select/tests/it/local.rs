@@ -1,0 +1,286 @@
+//! Candidates merged in memory: the same scores as what `glue merge` writes, however many at once, from a cache, raced.
+
+use crate::common::{frame, plan_options, proxy_items, zoo};
+use glue_eval::{EvalOptions, LocalModel, Unwatched, evaluate, load_tasks};
+use glue_merge::device::Executor;
+use glue_merge::{MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
+use glue_select::contract::{Candidate, CandidateError, Part, Scorer, Scores};
+use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
+use glue_select::race::{RaceConfig, Rule};
+use glue_select::recipe_text::{Frame, alone, weighted};
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const MODELS: [&str; 5] = ["a-chat", "a-math", "a-code", "a-reason", "a-noise"];
+
+fn options(rule: Rule) -> LocalOptions {
+    LocalOptions {
+        plan: plan_options(),
+        items: proxy_items(),
+        race: RaceConfig { rule, ..RaceConfig::default() },
+        ..LocalOptions::default()
+    }
+}
+
+fn scorer(options: LocalOptions) -> LocalScorer {
+    LocalScorer::new(load_tasks(&[zoo().join("tasks")]).unwrap(), options).unwrap()
+}
+
+fn merge(method: &str, weights: [f64; 5]) -> Candidate {
+    let weights: Vec<(String, f64)> = MODELS.iter().map(|model| model.to_string()).zip(weights).collect();
+    weighted(&frame(), method, &weights, &[])
+}
+
+fn all(scorer: &dyn Scorer, candidates: &[Candidate]) -> Vec<Result<Scores, CandidateError>> {
+    scorer.score(candidates, Part::Search, None, &|_, _| {}).unwrap()
+}
+
+/// Texts whose perplexity changes with the last bit of any weight.
+fn perplexity_task(directory: &Path) -> PathBuf {
+    let task = directory.join("texts");
+    std::fs::create_dir(&task).unwrap();
+    std::fs::write(task.join("task.json"), r#"{"name": "texts", "kind": "perplexity"}"#).unwrap();
+    let texts: String = (0..12).map(|i| format!("{{\"text\": \"what is {i} + {} ?\"}}\n", 3 * i)).collect();
+    std::fs::write(task.join("proxy.jsonl"), texts).unwrap();
+    task
+}
+
+fn written(candidate: &Candidate, out: &Path) {
+    let recipe = Recipe::parse(&candidate.recipe, "test", &Registry::builtin()).unwrap().remove(0);
+    let plan = plan(&recipe, &plan_options()).unwrap();
+    run(&plan, out, &RunOptions::default(), &glue_recipe::Unwatched).unwrap();
+}
+
+#[test]
+fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths = [perplexity_task(directory.path()), zoo().join("tasks/facts"), zoo().join("tasks/arith")];
+    let template = Frame { chat_template: Some("chatml".into()), dtype: Some("bfloat16".into()), ..frame() };
+    let own = |frame: &Frame, method: &str| {
+        let weights: Vec<(String, f64)> = MODELS.iter().take(4).map(|model| (model.to_string(), 0.3)).collect();
+        weighted(frame, method, &weights, &[])
+    };
+    let check = |name: &str, candidate: Candidate, chat: bool| {
+        let out = directory.path().join(name);
+        written(&candidate, &out);
+        let eval = EvalOptions { apply_chat_template: chat, ..EvalOptions::default() };
+        let whole = EvalOptions { split: Some("proxy".into()), ..eval.clone() };
+        let tasks = load_tasks(&paths).unwrap();
+        let report = evaluate(&LocalModel::open(&out).unwrap(), &tasks, &whole, &Unwatched).unwrap();
+        let scorer = LocalScorer::new(tasks, LocalOptions { eval, ..options(Rule::Off) }).unwrap();
+        let scores = all(&scorer, &[candidate]).remove(0).unwrap();
+        let values: Vec<f64> = scores.tasks.iter().map(|task| task.value).collect();
+        let expected: Vec<f64> = report
+            .tasks
+            .iter()
+            .map(|task| task.main_metric().unwrap())
+            .map(|metric| if metric.higher_is_better { metric.value } else { -metric.value })
+            .collect();
+        assert_eq!(values, expected, "{name}");
+        assert_eq!(scores.average, values.iter().sum::<f64>() / 3.0);
+        assert!(values[0] < -1.0, "a perplexity is at least 1, and turned: {values:?}");
+    };
+    check("arithmetic", own(&frame(), "task_arithmetic"), false);
+    check("ties", own(&frame(), "ties"), false);
+    check("dare", own(&Frame { seed: Some(7), ..frame() }, "dare_ties"), false);
+    check("chat", own(&template, "linear"), true);
+    check("alone", alone(&frame(), "a-math"), false);
+}
+
+#[test]
+fn many_at_once_score_as_one_after_another() {
+    let mut candidates: Vec<Candidate> =
+        (0..4).map(|i| merge("task_arithmetic", [0.1 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
+    candidates.push(candidates[1].clone());
+    candidates.push(Candidate { recipe: "merge_method: tise\nmodels: []\n".into() });
+    candidates.push(alone(&frame(), "nowhere"));
+    let one = scorer(LocalOptions { parallel: Some(1), ..options(Rule::Exact) });
+    let expected = all(&one, &candidates);
+    assert_eq!(one.statistics().merged, 4, "equal recipes are merged once");
+    assert_eq!(expected[4], expected[1]);
+    let messages: Vec<String> = expected.iter().filter_map(|r| r.as_ref().err()).map(ToString::to_string).collect();
+    assert!(messages.len() == 2 && messages[0].contains("did you mean `ties`"), "{messages:?}");
+    assert!(messages[1].contains("no such directory"), "{messages:?}");
+
+    let told = Mutex::new(Vec::new());
+    let three = scorer(LocalOptions { parallel: Some(3), memory: Some(1 << 30), ..options(Rule::Exact) });
+    let found = three
+        .score(&candidates, Part::Search, None, &|i, result| told.lock().unwrap().push((i, result.clone())))
+        .unwrap();
+    assert_eq!(found, expected);
+    let mut told = told.into_inner().unwrap();
+    told.sort_by_key(|(i, _)| *i);
+    assert_eq!(told, expected.iter().cloned().enumerate().collect::<Vec<_>>());
+    let serial = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    assert_eq!(serial.install(|| all(&scorer(options(Rule::Exact)), &candidates[..2])), expected[..2]);
+    // What is known is not asked again, and not merged either.
+    assert_eq!(all(&one, &candidates[..4]), expected[..4]);
+    assert_eq!((one.statistics().merged, one.statistics().known), (4, 4));
+
+    let small = scorer(LocalOptions { memory: Some(1000), ..options(Rule::Exact) });
+    let refused = all(&small, &candidates[..1]).remove(0).unwrap_err().to_string();
+    assert!(refused.starts_with("a candidate takes about ") && refused.ends_with("and the limit is 1000"), "{refused}");
+}
+
+/// An executor that is no processor, and how many tensors it saw the elements of.
+#[derive(Default)]
+struct Device {
+    seen: AtomicUsize,
+    identities: Mutex<HashSet<glue_merge::device::Identity>>,
+}
+
+impl Executor for Device {
+    fn advance(
+        &self,
+        plan: Plan,
+        tensor: &TensorSpec<'_>,
+        source: &dyn Source,
+        _: &dyn Sink,
+    ) -> Result<Option<Plan>, MergeError> {
+        self.seen.fetch_add(1, Ordering::Relaxed);
+        let all = (0..tensor.n_inputs).map(Operand::Input).chain([Operand::Base]);
+        let of = |operand| source.stored(operand).and_then(|stored| stored.identity).expect("stored as it is");
+        self.identities.lock().unwrap().extend(all.map(of));
+        Ok(Some(plan))
+    }
+}
+
+#[test]
+fn a_device_merges_candidates_and_may_keep_what_it_was_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Rule::Off) };
+    let first = merge("task_arithmetic", [0.3, 0.3, 0.2, 0.3, 0.0]);
+    let expected = all(&scorer(cached()), std::slice::from_ref(&first));
+    let device = Arc::new(Device::default());
+    let scorer = scorer(LocalOptions { executor: SharedExecutor::new(device.clone()), ..cached() });
+    assert_eq!(all(&scorer, std::slice::from_ref(&first)), expected);
+    // What the processor merged is not taken for what the device would merge.
+    assert_eq!(scorer.statistics().merged, 1);
+    let (seen, known) = (device.seen.load(Ordering::Relaxed), device.identities.lock().unwrap().len());
+    assert_eq!(known, 6 * seen, "five models and a base have tensors of their own");
+    // Another candidate of the same models: nothing that the device has not seen.
+    all(&scorer, &[merge("ties", [0.1, 0.2, 0.3, 0.4, 0.5])]);
+    assert_eq!((scorer.statistics().merged, device.seen.load(Ordering::Relaxed)), (2, 2 * seen));
+    assert_eq!(device.identities.lock().unwrap().len(), known);
+}
+
+/// Goes through candidates in order, each with the best so far as its floor; the place of the winner.
+fn tournament(scorer: &LocalScorer, candidates: &[Candidate]) -> (usize, f64) {
+    let mut best: Option<(usize, f64)> = None;
+    for (i, candidate) in candidates.iter().enumerate() {
+        let incumbent = best.map(|(at, average)| (&candidates[at], average));
+        let result = scorer.score_against(std::slice::from_ref(candidate), Part::Search, incumbent, &|_, _| {});
+        let scores = result.unwrap().remove(0).unwrap();
+        if !scores.dropped && best.is_none_or(|(_, average)| scores.average > average) {
+            best = Some((i, scores.average));
+        }
+    }
+    best.unwrap()
+}
+
+#[test]
+fn a_race_has_the_winner_of_full_evaluations() {
+    let grid = [0.0, 0.4, 0.8];
+    let mut candidates = vec![];
+    for math in grid {
+        for code in grid {
+            for noise in [0.0, 0.6] {
+                candidates.push(merge("task_arithmetic", [0.3, math, code, 0.3, noise]));
+            }
+        }
+    }
+    let full = scorer(options(Rule::Off));
+    let expected = tournament(&full, &candidates);
+    assert_eq!(full.statistics().items_asked, 18 * 500);
+    for rule in [Rule::Exact, Rule::Confident] {
+        let raced = scorer(options(rule));
+        assert_eq!(tournament(&raced, &candidates), expected, "{rule:?}");
+        let s = raced.statistics();
+        println!("{rule:?}: {} of 9000 items saved, {} of 18 dropped", s.items_saved, s.dropped);
+        assert_eq!(s.items_asked + s.items_saved, 9000);
+        // Harmful candidates are far below: a race that saves nothing is none.
+        let least = if rule == Rule::Exact { 500 } else { 2000 };
+        assert!(s.items_saved >= least, "{rule:?} {s:?}");
+    }
+}
+
+#[test]
+fn a_dropped_candidate_goes_on_where_it_stopped() {
+    let (good, bad) = (merge("task_arithmetic", [0.4, 0.4, 0.4, 0.4, 0.0]), merge("linear", [0.0, 0.0, 0.0, 0.0, 1.0]));
+    let scorer = scorer(options(Rule::Exact));
+    let best = all(&scorer, std::slice::from_ref(&good)).remove(0).unwrap();
+    let score = |floor| {
+        let result = scorer.score(std::slice::from_ref(&bad), Part::Search, floor, &|_, _| {});
+        result.unwrap().remove(0).unwrap()
+    };
+    let dropped = score(Some(best.average));
+    assert!(dropped.dropped && dropped.tasks.iter().all(|task| task.n < 100), "{dropped:?}");
+    let asked = scorer.statistics().items_asked;
+    let whole = score(None);
+    assert!(!whole.dropped && whole.tasks.iter().all(|task| task.n == 100));
+    assert_eq!(scorer.statistics().items_asked, 1000, "{asked} were asked before");
+    // The same floor gives the same answer, from what is known now.
+    assert_eq!(score(Some(best.average)), dropped);
+    assert_eq!(scorer.statistics().items_asked, 1000);
+}
+
+#[test]
+fn scores_are_kept_on_disk_by_what_the_files_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Rule::Exact) };
+    let candidate = [merge("linear", [0.3, 0.3, 0.2, 0.2, 0.0])];
+    let first = scorer(cached());
+    let expected = all(&first, &candidate);
+    assert_eq!(first.statistics().merged, 1);
+    let second = scorer(cached());
+    assert_eq!(all(&second, &candidate), expected);
+    assert_eq!((second.statistics().merged, second.statistics().items_asked), (0, 0));
+    // Another order of the items, another seed of a plan: other candidates.
+    let other = scorer(LocalOptions { race: RaceConfig { seed: 1, ..RaceConfig::default() }, ..cached() });
+    all(&other, &candidate);
+    assert_eq!(other.statistics().merged, 1);
+}
+
+#[test]
+fn parts_are_disjoint_and_together_all() {
+    let items = ItemsConfig { validation_fraction: 0.3, ..proxy_items() };
+    let scorer_of = |items: ItemsConfig| scorer(LocalOptions { items, ..options(Rule::Exact) });
+    let candidate = [alone(&frame(), "a-math")];
+    let score = |scorer: &LocalScorer, part| scorer.score(&candidate, part, None, &|_, _| {}).unwrap().remove(0);
+    let whole = score(&scorer(options(Rule::Exact)), Part::Search).unwrap();
+    let split = scorer_of(items.clone());
+    let (search, validation) = (score(&split, Part::Search).unwrap(), score(&split, Part::Validation).unwrap());
+    for ((a, b), all) in search.tasks.iter().zip(&validation.tasks).zip(&whole.tasks) {
+        assert_eq!((a.n, b.n, all.n), (70, 30, 100));
+        // Right answers of both parts are those of all.
+        let right = |task: &glue_select::contract::TaskScore| (task.value * task.n as f64).round();
+        assert_eq!(right(a) + right(b), right(all), "{}", all.task);
+    }
+    let other = scorer_of(ItemsConfig { seed: 5, ..items });
+    assert_ne!(score(&other, Part::Validation).unwrap(), validation);
+    let test = scorer_of(ItemsConfig { validation_split: Some("test".into()), ..proxy_items() });
+    assert!(score(&test, Part::Validation).unwrap().tasks.iter().all(|task| task.n > 100));
+    let none = score(&scorer(options(Rule::Exact)), Part::Validation).unwrap_err();
+    assert_eq!(none.to_string(), "no items are held out for validation");
+}
+
+#[test]
+fn stopping_is_heard() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let scorer = scorer(LocalOptions { stop: Some(Arc::clone(&stop)), parallel: Some(2), ..options(Rule::Exact) });
+    let candidates: Vec<Candidate> =
+        (0..40).map(|i| merge("task_arithmetic", [0.01 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
+    let told = Mutex::new(BTreeSet::new());
+    let result = scorer.score(&candidates, Part::Search, None, &|i, result| {
+        assert!(result.is_ok());
+        told.lock().unwrap().insert(i);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(result.is_err());
+    // At most one more of each thread was about to be done.
+    assert!((1..=2).contains(&told.into_inner().unwrap().len()));
+}

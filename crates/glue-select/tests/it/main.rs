@@ -1,0 +1,7 @@
+//! The integration tests of `glue-select`, one program: it links once.
+
+mod common;
+mod external;
+mod local;
+mod space;
+mod workers;

@@ -1,0 +1,3 @@
+//! The integration tests of `glue-spectral`, one program: it links once.
+
+mod golden;
