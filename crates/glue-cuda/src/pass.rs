@@ -7,7 +7,7 @@ use crate::error::DeviceError;
 use crate::operands::{Cutting, Operands, THREADS, align, blocks};
 use crate::resident_cache::Products;
 use glue_merge::device::{Float, Identity};
-use glue_merge::{BoxError, Operand, SPAN, Sink, Source, TensorSpec};
+use glue_merge::{BoxError, Driver, Operand, Sink, Source, TensorSpec};
 use std::sync::Arc;
 
 /// Why a pass ends early.
@@ -253,9 +253,9 @@ impl<'a, B: Backend> Pass<'a, B> {
         };
         let backend = &engine.backend;
         let Some(stored) = source.stored(operand) else {
-            let mut buffer = vec![0.0; SPAN.min(range.len())];
-            for start in range.clone().step_by(SPAN) {
-                let span = start..(start + SPAN).min(range.end);
+            let mut buffer = vec![0.0; Driver::SPAN.min(range.len())];
+            for start in range.clone().step_by(Driver::SPAN) {
+                let span = start..(start + Driver::SPAN).min(range.end);
                 let values = source.read(operand, span.clone(), &mut buffer[..span.len()])?;
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 backend.upload(&mut self.stream, memory, at + (start - range.start) * 4, &bytes)?;

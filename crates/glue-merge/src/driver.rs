@@ -8,13 +8,6 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Elements of a block, unless a [`Driver`] is told otherwise: a few operands of that length stay in a second-level
-/// cache.
-pub const BLOCK: usize = 1 << 13;
-
-/// Elements of a span, the unit of work of a thread and of sums in a reduction. Part of what a result is defined by.
-pub const SPAN: usize = 1 << 18;
-
 /// Where the elements of the operands come from.
 pub trait Source: Sync {
     /// The elements `range` of an operand, widened to `f32`; the range of a statistic counts its own elements. They are
@@ -70,8 +63,7 @@ pub trait Pool: Sync {
 }
 
 /// The calling thread alone.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Serial;
+struct Serial;
 
 impl Pool for Serial {
     fn width(&self) -> usize {
@@ -98,7 +90,7 @@ struct Scratch(Mutex<Vec<Vec<f32>>>);
 
 impl Scratch {
     /// Maximum length of a buffer that is kept.
-    const KEPT: usize = SPAN;
+    const KEPT: usize = Driver::SPAN;
 
     /// A buffer of at least `len` elements, which hold anything.
     fn take(&self, len: usize) -> Vec<f32> {
@@ -126,11 +118,18 @@ pub struct Driver<'a> {
 
 impl Default for Driver<'_> {
     fn default() -> Self {
-        Self { pool: &Serial, executor: &HostExecutor, block: BLOCK, scratch: Scratch::default() }
+        Self { pool: &Serial, executor: &HostExecutor, block: Self::BLOCK, scratch: Scratch::default() }
     }
 }
 
 impl<'a> Driver<'a> {
+    /// Elements of a block, unless the driver is told otherwise: a few operands of that length stay in a second-level
+    /// cache.
+    pub const BLOCK: usize = 1 << 13;
+
+    /// Elements of a span, the unit of work of a thread and of sums in a reduction. Part of what a result is defined by.
+    pub const SPAN: usize = 1 << 18;
+
     /// The same with these threads. Default: the calling thread alone.
     #[must_use]
     pub fn pool(self, pool: &'a dyn Pool) -> Self {
@@ -144,7 +143,7 @@ impl<'a> Driver<'a> {
     }
 
     /// The same with this many elements in a block, at least 1; rounded to whole rows for operators that need them.
-    /// Default: [`BLOCK`]. No result depends on it.
+    /// Default: [`Driver::BLOCK`]. No result depends on it.
     #[must_use]
     pub fn block(self, block: usize) -> Self {
         Self { block, ..self }
@@ -317,7 +316,7 @@ impl Grid {
         }
         .max(1);
         let whole = |n: usize| (n / unit).max(1) * unit;
-        Self { len, span: whole(SPAN), block: whole(block) }
+        Self { len, span: whole(Driver::SPAN), block: whole(block) }
     }
 
     fn spans(&self, within: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {

@@ -8,10 +8,11 @@
 //! |---|---|
 //! | merge slices in memory | [`Registry`], [`Operator::params`], [`Merge`] |
 //! | merge from files, in parallel | [`Driver`], with a [`Source`], a [`Sink`] and a [`Pool`] of your own |
-//! | write an operator | [`OperatorDef`], [`Plan`], [`Map`], [`Reduction`] |
+//! | write an operator | [`OperatorDef`], [`ParamSpec`], [`Plan`], [`Map`], [`Reduction`] |
 //! | read inner products, thresholds and sums of a whole tensor first | [`gram`], [`select`], [`StripedSum`] |
 //! | draw random numbers for each element | [`random`] |
 //! | use numbers measured on data | [`StatisticSpec`], [`Block::statistics`] |
+//! | list operators with their parameters | [`Registry::iter`], [`params`] |
 //! | prove that an operator keeps the contract | `check_operator`, with the feature `conformance` |
 //! | merge on a device | [`device`] |
 //!
@@ -41,9 +42,9 @@ mod error;
 pub mod gram;
 mod merge;
 pub mod operators;
-mod params;
+pub mod params;
 pub mod random;
-mod registry;
+pub mod registry;
 pub mod select;
 mod statistic;
 mod striped_sum;
@@ -53,11 +54,11 @@ mod task_vectors;
 pub use conformance::{Conformance, check_operator};
 pub use contract::{Block, Granularity, Map, Operand, Plan, Reduction, TensorSpec};
 pub use def::{BaseRule, InputRule, Operator, OperatorDef};
-pub use driver::{BLOCK, Done, Driver, Pool, SPAN, Serial, Sink, Source};
+pub use driver::{Done, Driver, Pool, Sink, Source};
 pub use error::{BoxError, MergeError, ParamError};
 pub use merge::{Merge, SliceSource, VecSink};
-pub use params::{Interval, Kind, ParamSpec, Params, ParamsBuilder, Scope, Setting, Value};
-pub use registry::{Registry, UnknownOperator, nearest};
+pub use params::{Interval, ParamSpec, Params, Setting};
+pub use registry::Registry;
 pub use statistic::{StatisticOf, StatisticShape, StatisticSpec};
 pub use striped_sum::StripedSum;
 

@@ -257,7 +257,10 @@ impl Sink for VecSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::{linear, lines, ties};
+    use crate::contract::Plan;
+    use crate::def::OperatorDef;
+    use crate::device::{Executor, Gathered};
+    use crate::operators::{linear, lines, slerp, ties};
 
     #[test]
     fn without_a_shape_the_operands_are_a_vector() {
@@ -280,6 +283,50 @@ mod tests {
             merge.run().unwrap()
         };
         assert_eq!([merged(0), merged(1), merged(2)], [[0.0], [1.0], [2.0]]);
+    }
+
+    #[test]
+    fn an_operator_that_breaks_the_contract_is_told_from_a_failed_read() {
+        static STATISTIC: OperatorDef =
+            OperatorDef { plan: |_, _| Ok(Plan::Copy(Operand::Statistic(0))), ..OperatorDef::DEFAULT };
+        static UNPLANNED: OperatorDef = OperatorDef::DEFAULT;
+        let check = |def, expected: &str| {
+            let operator = Operator::new(def);
+            let params = operator.params(1).check().unwrap();
+            let error = Merge::new(&operator, &params).tensor("w").base(&[0.0]).inputs([&[1.0]]).run().unwrap_err();
+            assert!(matches!(error, MergeError::Contract { .. }), "{error:?}");
+            assert_eq!(error.to_string(), expected);
+        };
+        check(&STATISTIC, "internal error: an operator returned Statistic(0) as the result of tensor w");
+        check(&UNPLANNED, "internal error: the operator has no plan function");
+    }
+
+    /// Answers every reduction with a number too few.
+    struct Short;
+
+    impl Executor for Short {
+        fn advance(
+            &self,
+            plan: Plan,
+            _: &TensorSpec<'_>,
+            _: &dyn Source,
+            _: &dyn Sink,
+        ) -> Result<Option<Plan>, MergeError> {
+            match plan {
+                Plan::Reduce(reduction) => reduction.conclude(Gathered::Sums(vec![1.0; 2])).map(Some),
+                other => Ok(Some(other)),
+            }
+        }
+    }
+
+    #[test]
+    fn an_executor_that_gathers_something_else_breaks_the_contract() {
+        let operator = Operator::new(&slerp::DEF);
+        let params = operator.params(1).set("t", 0.5).check().unwrap();
+        let merge = Merge::new(&operator, &params).base(&[1.0, 0.0]).inputs([&[0.0, 1.0]]);
+        let error = merge.run_on(&Driver::default().executor(&Short)).unwrap_err();
+        let expected = "internal error: an executor answered a reduction with 2 sums, which it did not ask for";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

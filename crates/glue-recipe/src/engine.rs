@@ -5,7 +5,7 @@ use crate::low_rank::{Product, all_finite, mend};
 use crate::recipe::OnNonfinite;
 use glue_merge::device::{Executor, Float, Identity, Stored};
 use glue_merge::{
-    BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, SPAN, Sink, Source, StatisticSpec, TensorSpec,
+    BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, Sink, Source, StatisticSpec, TensorSpec,
 };
 use glue_progress::Progress;
 use glue_tensor::{Dtype, TensorView, narrow, widen};
@@ -125,7 +125,7 @@ pub fn merge_all(
     let driver = Driver::default().pool(&RayonPool).executor(options.executor).block(options.block);
     let buffers = Mutex::default();
     let threads = rayon::current_num_threads();
-    let enough = SPANS_AT_ONCE * threads * SPAN;
+    let enough = SPANS_AT_ONCE * threads * Driver::SPAN;
     let mut start = 0;
     while start < jobs.len() {
         let mut end = start;
@@ -184,8 +184,8 @@ fn copy(source: &Operands<'_>, operand: Operand, sink: &Narrowed<'_>, block: usi
         && from.low_rank.is_none()
         && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
     let size = sink.dtype.size();
-    (0..len.div_ceil(SPAN)).into_par_iter().try_for_each(|s| {
-        let span = s * SPAN..((s + 1) * SPAN).min(len);
+    (0..len.div_ceil(Driver::SPAN)).into_par_iter().try_for_each(|s| {
+        let span = s * Driver::SPAN..((s + 1) * Driver::SPAN).min(len);
         let mut buffer = vec![0.0; block.min(span.len())];
         for start in span.clone().step_by(block) {
             let range = start..(start + block).min(span.end);

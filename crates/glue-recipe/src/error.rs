@@ -1,6 +1,7 @@
 //! Errors in a recipe, with the names, numbers and positions that a user needs to correct it.
 
-use glue_merge::{MergeError, ParamError, UnknownOperator};
+use glue_merge::registry::UnknownOperator;
+use glue_merge::{MergeError, ParamError};
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
 use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError, SideFileError};
 use glue_yaml::{FilePosition, YamlError};

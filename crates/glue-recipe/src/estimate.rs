@@ -16,7 +16,7 @@
 
 use crate::low_rank::factor_bytes;
 use crate::plan::{Action, MergePlan, TensorPlan};
-use glue_merge::{BLOCK, Granularity, Plan, SPAN, StatisticShape};
+use glue_merge::{Driver, Granularity, Plan, StatisticShape};
 
 /// Bytes a merge reads, writes and holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,8 +89,8 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
     };
     let row = tensor.shape.last().copied().unwrap_or(1);
     let (block, span) = match granularity {
-        Granularity::Element => (BLOCK, SPAN),
-        Granularity::Row => (BLOCK.max(row), SPAN.max(row)),
+        Granularity::Element => (Driver::BLOCK, Driver::SPAN),
+        Granularity::Row => (Driver::BLOCK.max(row), Driver::SPAN.max(row)),
         // Each thread may have a tensor of its own.
         Granularity::Tensor => (n, n),
     };

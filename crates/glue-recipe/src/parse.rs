@@ -4,7 +4,8 @@ use crate::error::RecipeError;
 use crate::keys::{self, Key};
 use crate::recipe::{Body, InputModel, OnMissing, OnNonfinite, Part, Recipe, Slice, Source, TokenizerSource};
 use crate::settings::{Case, ParamValue, Settings};
-use glue_merge::{BaseRule, Kind, MergeError, Operator, ParamError, ParamSpec, Registry, Scope, Setting, StatisticOf};
+use glue_merge::params::{Kind, Scope};
+use glue_merge::{BaseRule, MergeError, Operator, ParamError, ParamSpec, Registry, Setting, StatisticOf};
 use glue_tensor::Dtype;
 use glue_yaml::{At, FilePosition, Node, Position, Tree, documents};
 use std::ops::Range;
@@ -93,7 +94,7 @@ impl Reader<'_> {
                 place: self.place(key.at),
                 inside,
                 key: key.value.clone(),
-                nearest: glue_merge::nearest(&key.value, known.iter().map(|k| k.name)),
+                nearest: glue_merge::registry::nearest(&key.value, known.iter().map(|k| k.name)),
                 known: known.iter().map(|k| k.name).collect(),
             }),
         };
@@ -492,7 +493,7 @@ impl Reader<'_> {
                 return Err(refuse(ParamError::Unknown {
                     operator: operator.def().name,
                     key: key.value.clone(),
-                    nearest: glue_merge::nearest(&key.value, known.iter().copied()),
+                    nearest: glue_merge::registry::nearest(&key.value, known.iter().copied()),
                     known,
                 }));
             };

@@ -60,7 +60,7 @@ pub struct RunOptions<'a> {
 
 impl Default for RunOptions<'_> {
     fn default() -> Self {
-        Self { max_shard_bytes: u64::MAX, block: glue_merge::BLOCK, executor: &HostExecutor }
+        Self { max_shard_bytes: u64::MAX, block: glue_merge::Driver::BLOCK, executor: &HostExecutor }
     }
 }
 

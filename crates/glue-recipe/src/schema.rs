@@ -1,7 +1,8 @@
 //! The dialect as a JSON schema, from the tables that parsing goes by.
 
 use crate::keys::{self, Key, ValueKind};
-use glue_merge::{Kind, ParamSpec, Registry, Scope};
+use glue_merge::params::{Kind, Scope};
+use glue_merge::{ParamSpec, Registry};
 use glue_tensor::Dtype;
 use serde_json::{Map, Value, json};
 

@@ -4,7 +4,8 @@ use crate::failure::Failure;
 use crate::reference::{example, operators};
 use crate::shell::Shell;
 use crate::table::{Align, Table};
-use glue_merge::{BaseRule, InputRule, Kind, OperatorDef, ParamSpec, Registry, Scope, StatisticOf, StatisticShape, StatisticSpec, Value};
+use glue_merge::params::{Kind, Scope, Value};
+use glue_merge::{BaseRule, InputRule, OperatorDef, ParamSpec, Registry, StatisticOf, StatisticShape, StatisticSpec};
 use serde_json::json;
 use std::fmt::Write;
 

@@ -1,6 +1,7 @@
 //! A merge config for any operator, from the parameters that it declares.
 
-use glue_merge::{BaseRule, Kind, Operator, OperatorDef, ParamSpec, Registry, Scope, StatisticOf};
+use glue_merge::params::{Kind, Scope};
+use glue_merge::{BaseRule, Operator, OperatorDef, ParamSpec, Registry, StatisticOf};
 use std::fmt::Write;
 
 /// Models that examples merge.

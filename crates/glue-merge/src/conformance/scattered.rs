@@ -2,7 +2,7 @@
 
 use crate::contract::{AnyReduction, Block, Granularity, Map, Plan, TensorSpec};
 use crate::device::Kernel;
-use crate::driver::{Pool, SPAN};
+use crate::driver::{Driver, Pool};
 use crate::error::MergeError;
 use crate::merge::SliceSource;
 use crate::random::ElementRng;
@@ -172,7 +172,7 @@ fn unit(granularity: Granularity, tensor: &TensorSpec<'_>) -> usize {
 fn spans(unit: usize, tensor: &TensorSpec<'_>, within: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {
     let whole = 0..tensor.len();
     let within = within.unwrap_or_else(|| Vec::from([whole]));
-    let length = (SPAN / unit).max(1) * unit;
+    let length = (Driver::SPAN / unit).max(1) * unit;
     let cut = |r: Range<usize>| (r.start..r.end).step_by(length).map(move |at| at..(at + length).min(r.end));
     within.into_iter().flat_map(cut).collect()
 }

@@ -128,6 +128,9 @@ fn incomplete_definitions_are_found() {
     check(&NAME, "names are of lower-case letters");
     static NO_FORMULA: OperatorDef = OperatorDef { formula: " ", ..SOUND };
     check(&NO_FORMULA, "the definition is complete");
+    static NOTHING: OperatorDef = OperatorDef::DEFAULT;
+    check(&NOTHING, "names are of lower-case letters");
+    check(&NOTHING, "the definition is complete");
     static NO_INPUTS: OperatorDef = OperatorDef { inputs: InputRule::at_least(0), ..SOUND };
     check(&NO_INPUTS, "some number of inputs is allowed");
     static TWICE: OperatorDef = OperatorDef { params: &[DOUBTFUL, DOUBTFUL], ..SOUND };

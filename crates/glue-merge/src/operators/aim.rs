@@ -2,8 +2,8 @@
 //! al., "Activation-informed merging of large language models", arXiv 2502.02421.
 //!
 //! With Δ = merged − θ0 and a the mean magnitude of what each input column of the tensor reads in the base, on data of
-//! any kind, the result is θ0 + (1 − (1 − ω) â) Δ with â = a / max a: columns that the base uses most keep the share ω of
-//! Δ, columns that it does not use keep all of it. A tensor without activations (norms, embeddings, biases) is merged by
+//! any kind, the result is θ0 + (1 − (1 − ω) â) Δ with â = a / max a: columns that the base uses most keep the fraction ω
+//! of Δ, columns that it does not use keep all of it. A tensor without activations (norms, embeddings, biases) is merged by
 //! the wrapped operator unchanged. The wrapped operator gets no statistics.
 //!
 //! Weaknesses: one column of massive activations makes all others of its tensor look unimportant, which turns the
@@ -50,7 +50,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let Some(inner) = params.inner() else {
         return Err(ParamError::Missing { operator: DEF.name, key: "operator", input: None }.into());
     };
-    let (omega, merged) = (params.number("omega"), inner.plan(&TensorSpec { statistic: None, ..*tensor }, params)?);
+    let (omega, merged) = (params.number("omega"), inner.plan(&tensor.with_statistic(None), params)?);
     if tensor.statistic.is_none() || omega == 1.0 {
         return Ok(merged);
     }

@@ -3,9 +3,9 @@
 //! The bits of a non-negative float, read as an integer, order as the float does. A threshold is found in one of two
 //! ways, whose answers are the same to the element:
 //!
-//! - [`sample`]: a small sample brackets the threshold; one pass counts what lies above the bracket and collects what
+//! - `sample`: a small sample brackets the threshold; one pass counts what lies above the bracket and collects what
 //!   is in it, and a selection among those few gives threshold and border. Tried first on large tensors.
-//! - [`radix`]: histograms of the bits, upper half and then lower half. Its memory does not depend on the data, so it
+//! - `radix`: histograms of the bits, upper half and then lower half. Its memory does not depend on the data, so it
 //!   takes over where too much lies in the bracket (in low precision many elements may be equal) or the sample misled.
 
 mod radix;

@@ -2,7 +2,7 @@
 
 use glue_merge::random::ElementRng;
 use glue_merge::select::{Keys, Threshold, select_largest};
-use glue_merge::{Block, Driver, Granularity, Map, Plan, SPAN, SliceSource, TensorSpec, VecSink};
+use glue_merge::{Block, Driver, Granularity, Map, Plan, SliceSource, TensorSpec, VecSink};
 use std::sync::{Arc, Mutex};
 
 /// The inputs as they are, which must not be negative: a stream for each.
@@ -125,7 +125,7 @@ fn agrees_with_a_sort() {
 #[test]
 fn ties_are_cut_where_the_count_is_reached_in_whatever_span() {
     // The shorter tensor goes by histograms alone, the longer one by a sample.
-    for n in [SPAN + 1000, 2 * SPAN + 1000] {
+    for n in [Driver::SPAN + 1000, 2 * Driver::SPAN + 1000] {
         let streams = [random(0, n, |w| (w % 4) as f32), vec![1.0; n]];
         check("few values", &streams, &[10, n / 8 + 1, n / 2, n - 993], 1000);
     }
@@ -133,14 +133,14 @@ fn ties_are_cut_where_the_count_is_reached_in_whatever_span() {
 
 #[test]
 fn a_sample_brackets_the_threshold_at_any_share() {
-    let n = 2 * SPAN + 1000;
+    let n = 2 * Driver::SPAN + 1000;
     let streams = [random(0, n, |w| w as f32), random(1, n, |w| f32::from_bits(w % 0x7F80_0000))];
     check("many values", &streams, &[0, 1, n / 1000, n / 3, n - n / 1000, n - 1, n], 1 << 13);
 }
 
 #[test]
 fn a_sample_that_misleads_does_no_harm() {
-    let n = 2 * SPAN + 1000;
+    let n = 2 * Driver::SPAN + 1000;
     let mut values = random(0, n, |w| (w % 1000) as f32 + 1.0);
     // Whatever is looked at first lies in the first half of one of 256 equal parts: that half is 0 or very large.
     for (part, values) in values.chunks_mut(n / 256).enumerate() {

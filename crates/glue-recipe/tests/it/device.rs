@@ -1,10 +1,8 @@
 //! An executor that takes operands as they are stored, and gives results as they are to be stored, as a device does.
 
-use glue_merge::{
-    Block, BoxError, Done, Driver, Executor, Float, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec,
-};
-use glue_progress::NoProgress;
-use glue_recipe::{PlanOptions, Recipe, RunOptions, plan, run};
+use glue_merge::device::{Executor, Float};
+use glue_merge::{BoxError, Done, Driver, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec, VecSink};
+use glue_recipe::{PlanOptions, Recipe, RunOptions, Unwatched, plan, run};
 use glue_tensor::{Dtype, narrow, widen};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
