@@ -63,6 +63,7 @@ pub mod header;
 pub mod mapped;
 pub mod model_dir;
 pub mod names;
+pub mod random;
 pub mod side_files;
 pub mod state;
 pub mod tokenizer_files;
