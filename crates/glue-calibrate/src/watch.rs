@@ -12,7 +12,8 @@ pub trait Watch: Sync {
         let _ = sequences;
     }
 
-    /// Whether the work should end with [`CalibrateError::Stopped`](crate::CalibrateError::Stopped). Asked before each batch.
+    /// Whether the work should end with [`CalibrateError::Stopped`](crate::CalibrateError::Stopped). Asked before
+    /// each batch.
     fn is_stopped(&self) -> bool {
         false
     }
