@@ -1,7 +1,7 @@
 //! `zoo.yml` for a folder of checkpoints.
 
 use crate::error::PipelineError;
-use glue_metrics::{Metric, Model, Options, Unwatched, similarity};
+use glue_metrics::{Metric, NamedCheckpoint, SimilarityOptions, Unwatched, similarity};
 use glue_tensor::{ModelDir, write_atomic};
 use std::fmt::Write;
 use std::fs;
@@ -65,10 +65,16 @@ pub fn init(directory: &Path) -> Result<Found, PipelineError> {
 const RIGHT_ANGLE: f64 = 0.25;
 
 fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineError> {
-    let models: Vec<Model<'_>> =
-        names.iter().zip(dirs).map(|(name, dir)| Model { name: name.clone(), checkpoint: dir.checkpoint() }).collect();
-    let near = similarity(&models, None, Metric::find("cosine_per_column")?, &Options::default(), &Unwatched)?.matrix();
-    let far = similarity(&models, None, Metric::find("l2_distance")?, &Options::default(), &Unwatched)?.matrix();
+    let models: Vec<NamedCheckpoint<'_>> = names
+        .iter()
+        .zip(dirs)
+        .map(|(name, dir)| NamedCheckpoint { name: name.clone(), checkpoint: dir.checkpoint() })
+        .collect();
+    let near =
+        similarity(&models, None, Metric::find("cosine_per_column")?, &SimilarityOptions::default(), &Unwatched)?
+            .matrix();
+    let far =
+        similarity(&models, None, Metric::find("l2_distance")?, &SimilarityOptions::default(), &Unwatched)?.matrix();
     let clusters = glue_metrics::cluster::leader(&near, glue_metrics::cluster::DEFAULT_THRESHOLD)?;
     let mut bases = Vec::new();
     for cluster in clusters.members() {
