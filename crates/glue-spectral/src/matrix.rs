@@ -181,10 +181,10 @@ pub(crate) struct Triples {
 }
 
 impl Triples {
-    /// None yet, of matrices of these rows and columns, with room for `most`.
-    pub(crate) fn new((rows, columns): (usize, usize), most: usize) -> Self {
-        let (u, vt) = (Array2::zeros((rows, most)), Array2::zeros((most, columns)));
-        Self { u, vt, values: Vec::with_capacity(most) }
+    /// None yet, of matrices of these rows and columns, with capacity for `capacity`.
+    pub(crate) fn new((rows, columns): (usize, usize), capacity: usize) -> Self {
+        let (u, vt) = (Array2::zeros((rows, capacity)), Array2::zeros((capacity, columns)));
+        Self { u, vt, values: Vec::with_capacity(capacity) }
     }
 
     /// Takes in the first `count` of `parts`, their values times `factor`.
