@@ -1,7 +1,6 @@
 //! A merge that is killed or stopped: the output is there as a whole or not at all, and the next run makes it.
 
 use glue_tests::Zoo;
-use glue_tests::number::Numbers;
 use glue_tests::run::binary;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -59,42 +58,6 @@ fn check_after_a_kill(zoo: &Zoo, expected: &[(String, Vec<u8>)]) -> bool {
     let hidden: Vec<_> = zoo.names("").into_iter().filter(|name| name.starts_with('.')).collect();
     assert!(hidden.iter().all(|name| name.starts_with(STAGING)), "{hidden:?}");
     false
-}
-
-#[test]
-fn killed_at_any_moment() {
-    let zoo = family();
-    let start = Instant::now();
-    zoo.glue(&MERGE).ok();
-    let mut whole = start.elapsed();
-    let expected = files(&zoo, "out");
-    remove(&zoo);
-
-    let mut delays = Numbers::new(20);
-    let (mut before, mut after) = (0, 0);
-    for i in 0..20 {
-        // One in each twentieth of the time, and a little beyond the end.
-        let share = (f64::from(i) + delays.unit()) / 20.0 * 1.1;
-        let delay = whole.mul_f64(share);
-        let mut child = zoo.command(&MERGE).stdout(Stdio::null()).spawn().expect("glue starts");
-        sleep(delay);
-        if child.try_wait().expect("a child").is_some() {
-            // The machine was busier while the time was taken.
-            whole = whole.min(delay);
-        }
-        kill(child);
-        match check_after_a_kill(&zoo, &expected) {
-            true => after += 1,
-            false => before += 1,
-        }
-    }
-    println!("{before} kills before the output appeared, {after} after, of {whole:?}");
-    assert!(before >= 5, "only {before} kills came in time");
-
-    // A run that finds what a killed one left takes its place.
-    zoo.glue(&MERGE).ok();
-    assert!(files(&zoo, "out") == expected);
-    assert!(!zoo.path(STAGING).exists());
 }
 
 #[test]

@@ -2,27 +2,27 @@
 
 use glue_tests::checkpoint::{self, Tensor};
 use glue_tests::run::{Run, glue};
-use glue_tests::shipped;
+use glue_tests::{Zoo, shipped};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use tempfile::TempDir;
+use std::ops::Deref;
+use std::path::Path;
 
 /// Mixtures and what goes into them. Paths in descriptions are relative to the zoo.
-struct Place(TempDir);
+struct Place(Zoo);
+
+impl Deref for Place {
+    type Target = Zoo;
+
+    fn deref(&self) -> &Zoo {
+        &self.0
+    }
+}
 
 impl Place {
     fn new() -> Place {
-        Place(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
+        Place(Zoo::empty())
     }
 
     fn mix(&self, description: &str, out: &str, args: &[&str]) -> Run {

@@ -1,7 +1,7 @@
 //! Programs that a model wrote, run by `glue eval`: what they take from the machine, from other items, and from who wants to stop them.
 #![cfg(target_os = "linux")]
 
-use glue_tests::Zoo;
+use glue_tests::{Zoo, run};
 use glue_tests::zoo::shipped;
 use serde_json::{Value, json};
 use std::fs;
@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 /// A zoo in which `code` is a task with these programs, and `scratch` is an empty directory for temporary files; `None` without
 /// Python. What the model writes is a comment at the end of each program.
 fn programs(bodies: &[&str]) -> Option<Zoo> {
-    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no python3 on PATH");
+    if !run::python() {
         return None;
     }
     let zoo = Zoo::empty();

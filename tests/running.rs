@@ -1,15 +1,11 @@
 //! `glue run` on the shipped zoo, with few items: what it decides, that it ends the same however it is interrupted, and what it
 //! refuses.
 
-use glue_tests::number::Numbers;
-use glue_tests::run::{Run, command, glue};
+use glue_tests::run::{Run, command, glue, kill_when};
 use glue_tests::shipped;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Few items, few evaluations, two forms of mixtures.
@@ -84,11 +80,9 @@ fn words(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn killed_ten_times_and_resumed_to_the_same_model_and_report() {
+fn killed_and_resumed_to_the_same_model_and_report() {
     let whole = Place::new(SMALL);
-    let start = Instant::now();
     whole.run(&["--quiet"]).ok();
-    let duration = start.elapsed();
     let expected = whole.result();
     let report = whole.report();
 
@@ -117,25 +111,15 @@ fn killed_ten_times_and_resumed_to_the_same_model_and_report() {
 
     let other = Place::new(SMALL);
     let args = ["run", "zoo/zoo.yml", "--out", "out", "--resume", "--quiet"];
-    let mut delays = Numbers::new(11);
-    let mut kills = 0;
-    while kills < 10 {
-        let mut child = command(other.0.path(), args).stdout(Stdio::null()).spawn().expect("glue starts");
-        // Long enough to get anywhere, short enough to seldom reach the end.
-        sleep(duration.mul_f64(0.3 * delays.unit()) + Duration::from_millis(20));
-        if child.try_wait().expect("a child").is_none() {
-            child.kill().expect("a child can be killed");
-            kills += 1;
-        }
-        child.wait().expect("a child ends");
-        if other.path("out/report.html").exists() {
-            assert!(other.result() == expected, "after {kills} kills");
-            fs::remove_dir_all(other.path("out")).expect("a result to remove");
-        }
+    // In the middle of a search, of the mixtures, and of what is written last.
+    for file in ["stages/05-select/cluster-1", "stages/07-mixture/option-1.json", "stages/08-test"] {
+        let reached = || other.path("out").join(file).exists();
+        assert!(kill_when(&mut command(other.0.path(), args), reached), "it ended before {file} was there");
+        assert!(!other.path("out/report.html").exists(), "nothing is reported before the end");
     }
     glue(other.0.path(), args).ok();
     for ((name, found), (_, wanted)) in other.result().iter().zip(&expected) {
-        assert!(found == wanted, "{name} differs after {kills} kills");
+        assert!(found == wanted, "{name} differs after three kills");
     }
     assert_eq!(other.result().len(), expected.len());
 }

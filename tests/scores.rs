@@ -1,6 +1,6 @@
 //! `glue eval` on the shipped zoo: the scores that transformers and lm-evaluation-harness give, and what else it does.
 
-use glue_tests::Zoo;
+use glue_tests::{Zoo, run};
 use glue_tests::checkpoint::{self, Tensor, Tensors};
 use glue_tests::run::{Run, glue};
 use glue_tests::shipped;
@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 const MODELS: &[&str] =
     &["base-a", "a-chat", "a-code", "a-math", "a-noise", "a-reason", "base-b", "b-code", "b-math", "c-chat"];
@@ -324,8 +323,7 @@ fn what_cannot_be_scored_is_refused() {
 
 #[test]
 fn programs_are_run_when_that_is_allowed_and_kept_in_their_place() {
-    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no python3 on PATH");
+    if !run::python() {
         return;
     }
     let zoo = Zoo::empty();

@@ -1,14 +1,10 @@
-//! `glue train-router` that is killed at any moment and resumed: the mixture is the same to the byte as without.
+//! `glue train-router` that is aborted at steps of its own and resumed: the mixture is the same to the byte as without.
 
-use glue_tests::number::Numbers;
-use glue_tests::run::{command, glue};
+use glue_tests::run::{Run, command, glue};
 use glue_tests::shipped;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 const EXPERTS: &str = "experts: [{source_model: a-math}, {source_model: a-code}, {source_model: a-reason}]\n";
 
@@ -60,27 +56,10 @@ fn differing(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) -> Ve
     names.filter(|name| a.get(*name) != b.get(*name)).cloned().collect()
 }
 
-/// Whether a command succeeds within `delay`, and how long it took; `None` when it had to be killed.
-fn run_for(mut command: Command, delay: Duration) -> Option<(bool, Duration)> {
-    let mut child = command.stdout(Stdio::null()).spawn().expect("glue starts");
-    let begin = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("a child") {
-            return Some((status.success(), begin.elapsed()));
-        }
-        if begin.elapsed() >= delay {
-            child.kill().expect("a child can be killed");
-            child.wait().expect("a child ends");
-            return None;
-        }
-        sleep(Duration::from_millis(1));
-    }
-}
+/// Where runs one after another end, as fractions of the points at which a whole run could be aborted.
+const ENDS: [&[f64]; 3] = [&[0.1, 0.3, 0.9], &[0.5, 0.2], &[0.99]];
 
-/// Trainings of each kind that are killed.
-const ROUNDS: u32 = 5;
-
-fn check(kind: &Kind, seed: u64) {
+fn check(kind: &Kind) {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let path = |name: &str| scratch.path().join(name);
     let text = |name: &str| path(name).display().to_string();
@@ -93,57 +72,53 @@ fn check(kind: &Kind, seed: u64) {
     };
 
     copy(&path("mixture"), &path("whole"));
-    let start = Instant::now();
-    glue(&shipped(), args("whole", "whole-state")).ok();
-    let mut whole = start.elapsed();
+    let trace = path("trace");
+    Run::of(command(&shipped(), args("whole", "whole-state")).env("GLUE_ABORT_TRACE", &trace)).ok();
+    let points = fs::read_to_string(&trace).expect("the binary has points to abort at").lines().count();
     let expected = files(&path("whole"));
     assert!(!differing(&expected, &files(&path("mixture"))).is_empty(), "{}: nothing was trained", kind.name);
 
-    let mut delays = Numbers::new(seed);
-    let mut killed = 0;
-    for round in 0..ROUNDS {
+    for (round, ends) in ENDS.into_iter().enumerate() {
         let (mixture, state) = (format!("killed-{round}"), format!("state-{round}"));
         copy(&path("mixture"), &path(&mixture));
         let resumed = || args(&mixture, &state).into_iter().chain(["--resume".to_string()]);
-        // The first kills spread over the time of all of it, later ones anywhere in it; the last run takes as long as it takes.
-        let first = (f64::from(round) + delays.unit()) / f64::from(ROUNDS);
-        let shares = [Some(first), Some(delays.unit()), Some(delays.unit()), None];
-        for share in shares {
-            let delay = share.map_or(Duration::from_secs(600), |share| whole.mul_f64(share));
-            match run_for(command(&shipped(), resumed()), delay) {
-                Some((done, time)) => {
-                    assert!(done, "{}: after {killed} kills", kind.name);
-                    // The machine may have been busier while the time was taken.
-                    whole = whole.min(time.max(whole / 2));
-                    break;
-                }
-                None => killed += 1,
-            }
+        for (i, end) in ends.iter().enumerate() {
+            // A resumed run has fewer points to pass and may come to its end.
+            let at = 1 + (end * points as f64) as usize;
+            let run = Run::of(command(&shipped(), resumed()).env("GLUE_ABORT_AT", at.to_string()));
+            assert!(run.status.is_none() || i > 0, "{}: no end at {at} of {points}: {run:?}", kind.name);
         }
+        glue(&shipped(), resumed()).ok();
         let found = files(&path(&mixture));
-        assert!(found == expected, "{}: after {killed} kills {:?} differ", kind.name, differing(&found, &expected));
+        assert!(
+            found == expected,
+            "{}: ended at {ends:?} of {points}, {:?} differ",
+            kind.name,
+            differing(&found, &expected)
+        );
         // A process that is killed when all is written is run again: nothing changes.
         glue(&shipped(), resumed()).ok();
         let again = files(&path(&mixture));
         assert!(again == expected, "{}: once more, and {:?} differ", kind.name, differing(&again, &expected));
     }
-    println!("{}: {killed} kills in {ROUNDS} rounds of {whole:?}", kind.name);
-    assert!(killed >= 3, "{}: only {killed} kills came in time", kind.name);
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "points to abort at need debug assertions")]
 fn by_labels_with_a_hidden_layer() {
-    check(&KINDS[0], 1);
+    check(&KINDS[0]);
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "points to abort at need debug assertions")]
 fn by_losses_of_experts() {
-    check(&KINDS[1], 2);
+    check(&KINDS[1]);
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "points to abort at need debug assertions")]
 fn by_the_loss_of_answers() {
-    check(&KINDS[2], 3);
+    check(&KINDS[2]);
 }
 
 #[test]

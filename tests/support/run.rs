@@ -32,6 +32,30 @@ pub fn glue<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>
     Run::of(&mut command(directory, args))
 }
 
+/// Whether there is a Python interpreter; the project builds and passes its tests without one.
+pub fn python() -> bool {
+    let found = Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!("skipped: there is no python3 on PATH");
+    }
+    found
+}
+
+/// Starts `command` and kills it with SIGKILL as soon as `reached` says so. Returns whether it was still running then.
+pub fn kill_when(command: &mut Command, reached: impl Fn() -> bool) -> bool {
+    let mut child = command.stdout(Stdio::null()).spawn().expect("the command can be started");
+    loop {
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        if reached() {
+            child.kill().expect("a child can be killed");
+            return !child.wait().expect("a child ends").success();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+}
+
 /// What came of a command.
 #[derive(Debug)]
 pub struct Run {

@@ -97,6 +97,11 @@ impl Zoo {
         self.directory.path().join(name)
     }
 
+    /// The path of the file or directory of this name, as text for a command line.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
     /// Writes a model: `tensors` with the configuration, tokenizer and generation defaults of the small models.
     pub fn add(&self, name: &str, tensors: &Tensors) {
         self.add_sharded(name, tensors, 1);

@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run every check a change must pass: formatting, lints, tests, docs, tidy, generated files.
-    Test,
+    Test(test::Args),
     /// Check what the compiler does not: the arrows between crates, module docs, links, stray paths.
     Tidy,
     /// Write the references that are generated from the code.
@@ -68,7 +68,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Test => test::run(),
+        Command::Test(args) => test::run(&args),
         Command::Tidy => tidy::run(),
         Command::Codegen(args) => codegen::run(&args),
         Command::Bench(bench) => bench::run(&bench),

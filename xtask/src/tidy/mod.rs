@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::repo::Repo;
 
 mod arrows;
+mod features;
 mod links;
 mod sources;
 
@@ -35,6 +36,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     let text = fs::read_to_string(repo.path(architecture)).with_context(|| format!("cannot read {architecture}"))?;
     let mut problems: Vec<String> =
         arrows::problems(&text, &repo.packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
+    problems.extend(features::problems()?);
     let files = files(repo)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else {

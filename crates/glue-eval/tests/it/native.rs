@@ -323,9 +323,7 @@ fn programs_run_only_with_permission() {
 #[cfg(target_os = "linux")]
 #[test]
 fn programs_pass_their_tests_or_do_not() {
-    let python = std::process::Command::new("python3").arg("--version").output();
-    if !python.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no python3 on PATH");
+    if !crate::support::python() {
         return;
     }
     let allowed = EvalOptions { allow_code_execution: true, samples: true, ..EvalOptions::default() };

@@ -1,6 +1,7 @@
 //! Programs that attack the sandbox. Each attack is a Python program; what it could have changed is looked at from outside.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
+use crate::support::python;
 use glue_eval::Unwatched;
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, Strength};
 use std::fs;
@@ -20,18 +21,6 @@ static SHARED: LazyLock<Sandbox> = LazyLock::new(|| {
 static READ_ONLY: LazyLock<Sandbox> = LazyLock::new(|| {
     Sandbox::with_options(Limits::default(), &Options { landlock: false, ..Options::default() }).unwrap()
 });
-
-/// Whether there is an interpreter to attack with; the project builds and passes its tests without one.
-fn python() -> bool {
-    static FOUND: LazyLock<bool> = LazyLock::new(|| {
-        let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
-        found.is_ok_and(|status| status.success())
-    });
-    if !*FOUND {
-        eprintln!("skipped: there is no python3 on PATH");
-    }
-    *FOUND
-}
 
 fn brief(seconds: u64) -> Sandbox {
     Sandbox::new(Limits { wall_time: Duration::from_secs(seconds), ..Limits::default() }).unwrap()

@@ -1,31 +1,16 @@
 //! Programs that try to take more than they may: disk space, threads, files of a project, time after somebody wishes to stop.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
-#[allow(dead_code)] // no file of data is read here
-
+use crate::support::{Table, python};
 use glue_eval::sandbox::{Execution, Limits, Options, Outcome, Sandbox, SandboxError, Strength};
 use glue_eval::{Cache, EvalOptions, GenerateRequest, Generation, LanguageModel, ModelError, Unwatched, Watch};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use crate::support::Table;
-
-/// Whether there is an interpreter; the project builds and passes its tests without one.
-fn python() -> bool {
-    static FOUND: LazyLock<bool> = LazyLock::new(|| {
-        let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
-        found.is_ok_and(|status| status.success())
-    });
-    if !*FOUND {
-        eprintln!("skipped: there is no python3 on PATH");
-    }
-    *FOUND
-}
 
 /// Little enough that what goes beyond costs the machine nothing.
 fn small() -> Limits {

@@ -2,7 +2,8 @@
 
 use glue_eval::{GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, ModelError};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Answers, and keeps what it was asked.
@@ -96,4 +97,16 @@ impl LanguageModel for Table {
 /// A file of the tests.
 pub(crate) fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// Whether there is a Python interpreter; the project builds and passes its tests without one.
+pub(crate) fn python() -> bool {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
+        found.is_ok_and(|status| status.success())
+    });
+    if !*FOUND {
+        eprintln!("skipped: there is no python3 on PATH");
+    }
+    *FOUND
 }
