@@ -19,6 +19,7 @@ mod experiments;
 mod fuzz;
 mod gpu_check;
 mod kernels;
+mod lapack;
 mod new_operator;
 mod package;
 mod repo;

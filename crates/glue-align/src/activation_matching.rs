@@ -3,10 +3,11 @@
 //! After Ainsworth et al., arXiv 2209.04836 (2022), section 3.1, with correlations for inner products as in Li et al.,
 //! "Convergent Learning", arXiv 1511.07543 (2015), and in the matching between models of ZipIt! (Stoica et al., arXiv
 //! 2305.03053, 2023; what it merges within one model is not done here). The gain of pairing unit i with unit j is
-//! corr(x_i, y_j) = cov(x_i, y_j) / (σ(x_i) σ(y_j)), 0 for a unit that never changes; the best pairing is an assignment.
+//! corr(x_i, y_j) = cov(x_i, y_j) / (σ(x_i) σ(y_j)), 0 for a unit that is constant; the best pairing is an assignment.
 //!
-//! This crate runs no model. Whoever does takes [`sites`], records at each what both models have there for the same
-//! tokens, and puts it into a [`Correlation`], whose memory is units², however many tokens there are.
+//! This crate runs no model. The caller asks for the [`activation_sites`], records the activations of both models
+//! there on the same tokens, and adds them to a [`Correlation`], whose memory is units², however many tokens there
+//! are.
 
 use crate::AlignOptions;
 use crate::assignment::{improve, total};
@@ -22,64 +23,64 @@ use glue_progress::Progress;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Where activations are taken.
+/// Which activations of a model are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum Place {
-    /// The residual stream: the embeddings and what each layer leaves, all as samples of the same units.
+pub enum SiteKind {
+    /// The residual stream: the embeddings and the output of each layer, all as samples of the same units.
     Residual,
-    /// What goes into the output projection of attention: (KV head, query head, value dimension).
+    /// The input of the output projection of attention: (KV head, query head, value dimension).
     AttentionOutput,
-    /// What goes into the down projection of the MLP, or of an expert, which then must see the same tokens in both
+    /// The input of the down projection of the MLP, or of an expert. An expert must then see the same tokens in both
     /// models.
     Neurons,
 }
 
-/// A site: units whose activations are needed to match some groups.
+/// A place in the model whose activations are needed to match some groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Site {
+pub struct ActivationSite {
     /// Name, unique in the model: that of its group, or `layers.N.heads` for attention.
     pub name: String,
-    /// Where the activations are taken.
-    pub place: Place,
+    /// Which activations are recorded.
+    pub kind: SiteKind,
     /// Number of the layer; `None` for the residual stream.
     pub layer: Option<usize>,
-    /// Number of units, that is of numbers for each token.
+    /// Number of units: values for each token.
     pub units: usize,
 }
 
 /// The sites that matching all groups of `symmetry` needs.
 ///
 /// # Errors
-/// [`AlignError::Activations`] when experts are to change places, for which no activations are compared.
-pub fn sites(symmetry: &Symmetry) -> Result<Vec<Site>, AlignError> {
+/// [`AlignError::Activations`] when experts are free, for which no activations are compared.
+pub fn activation_sites(symmetry: &Symmetry) -> Result<Vec<ActivationSite>, AlignError> {
     let (residual, jobs) = jobs(symmetry);
     residual.map(Job::Flat).iter().chain(&jobs).map(|job| site(symmetry, job)).collect()
 }
 
-fn site(symmetry: &Symmetry, job: &Job) -> Result<Site, AlignError> {
+fn site(symmetry: &Symmetry, job: &Job) -> Result<ActivationSite, AlignError> {
     match job {
         Job::Flat(id) => {
             let group = &symmetry.groups()[id.0];
-            let place = if group.kind == GroupKind::Residual { Place::Residual } else { Place::Neurons };
-            Ok(Site { name: group.name.clone(), place, layer: group.layer, units: group.len })
+            let kind = if group.kind == GroupKind::Residual { SiteKind::Residual } else { SiteKind::Neurons };
+            Ok(ActivationSite { name: group.name.clone(), kind, layer: group.layer, units: group.len })
         }
-        Job::Heads(HeadsJob { layer, shape, .. }) => Ok(Site {
+        Job::Heads(HeadsJob { layer, shape, .. }) => Ok(ActivationSite {
             name: format!("layers.{layer}.heads"),
-            place: Place::AttentionOutput,
+            kind: SiteKind::AttentionOutput,
             layer: Some(*layer),
-            units: shape.blocks * shape.queries * shape.values,
+            units: shape.kv_heads * shape.queries * shape.values,
         }),
         Job::Experts(id, _) => Err(AlignError::Activations {
             group: symmetry.groups()[id.0].name.clone(),
-            expected: "experts that stay in their places, or weight matching".into(),
-            found: "experts that are free to change places".into(),
+            expected: "fixed experts, or weight matching".into(),
+            found: "experts that are free to be permuted".into(),
         }),
     }
 }
 
-/// Means, variances and covariances of two sets of units over the same samples, kept while samples come in (Chan,
+/// Means, variances and covariances of two sets of units over the same samples, updated as samples arrive (Chan,
 /// Golub and LeVeque, 1979), in f64.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Correlation {
@@ -109,7 +110,7 @@ impl Correlation {
 
     /// Adds samples: `reference` and `model` are \[samples, units\], row by row, of the same tokens.
     ///
-    /// Which samples come in one call matters by rounding only.
+    /// How samples are split into calls changes nothing but rounding.
     ///
     /// # Errors
     /// [`AlignError::Activations`] unless both hold the same number of whole samples, [`AlignError::NotFinite`]; the
@@ -133,7 +134,7 @@ impl Correlation {
         }
         // Around the mean of the batch, transposed: a row for each unit, as products are taken.
         let centred = |values: &[f32]| {
-            // By the distance from the first sample, which is exactly zero for a unit that never changes.
+            // By the distance from the first sample, which is exactly zero for a constant unit.
             let mut mean = vec![0.0; units];
             for sample in values.chunks_exact(units) {
                 for ((mean, &x), &first) in mean.iter_mut().zip(sample).zip(values) {
@@ -166,7 +167,7 @@ impl Correlation {
         let a = Units::of_floats(&rows_a, units, count, name);
         let b = Units::of_floats(&rows_b, units, count, name);
         add_products(&a, &b, &mut batch.cross)?;
-        self.join(&batch);
+        self.combine(&batch);
         Ok(())
     }
 
@@ -182,11 +183,11 @@ impl Correlation {
                 found: other.units.to_string(),
             });
         }
-        self.join(other);
+        self.combine(other);
         Ok(())
     }
 
-    fn join(&mut self, other: &Correlation) {
+    fn combine(&mut self, other: &Correlation) {
         let (n, m) = (self.samples as f64, other.samples as f64);
         if m == 0.0 {
             return;
@@ -213,8 +214,8 @@ impl Correlation {
         self.samples += other.samples;
     }
 
-    /// Correlation of unit i of the reference and unit j of the model at \[i, j\], row by row, from -1 to 1; 0 where one
-    /// of them never changed.
+    /// Correlation of unit i of the reference and unit j of the model at \[i, j\], row by row, from -1 to 1; 0 where
+    /// one of them is constant.
     pub fn correlations(&self) -> Vec<f64> {
         let deviation = |side: usize| -> Vec<f64> { self.square[side].iter().map(|square| square.sqrt()).collect() };
         let (a, b) = (deviation(0), deviation(1));
@@ -229,18 +230,18 @@ impl Correlation {
     }
 }
 
-/// What has the statistics of every site.
+/// Provides the statistics of every site.
 pub trait ActivationSource: Sync {
-    /// The statistics at `site`. Sites are asked for one after another, so that they need not be kept all at once.
+    /// The statistics at `site`. Sites are asked for one after another; an implementation need not keep all of them.
     ///
     /// # Errors
-    /// Whatever keeps them from being there.
-    fn correlation(&self, site: &Site) -> Result<Cow<'_, Correlation>, AlignError>;
+    /// Any reason why they are not available.
+    fn correlation(&self, site: &ActivationSite) -> Result<Cow<'_, Correlation>, AlignError>;
 }
 
 /// Statistics by the names of sites, all in memory.
 impl ActivationSource for BTreeMap<String, Correlation> {
-    fn correlation(&self, site: &Site) -> Result<Cow<'_, Correlation>, AlignError> {
+    fn correlation(&self, site: &ActivationSite) -> Result<Cow<'_, Correlation>, AlignError> {
         self.get(&site.name).map(Cow::Borrowed).ok_or_else(|| AlignError::Activations {
             group: site.name.clone(),
             expected: format!("statistics of {} units", site.units),
@@ -301,7 +302,7 @@ pub(crate) fn match_activations(
                     permutations.set(id, permutation);
                 }
             }
-            // Refused where its site was made.
+            // `site` has refused it.
             Job::Experts(..) => {}
         }
     }

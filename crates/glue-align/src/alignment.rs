@@ -1,9 +1,9 @@
-//! The outcome of a matching: a permutation for each group by name, and how alike the models are before and after.
+//! The outcome of a matching: a permutation for each group by name, and the similarity of the models before and after.
 
 use crate::error::AlignError;
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
-use crate::symmetry::{GroupKind, Kinds, Symmetry};
+use crate::symmetry::{GroupKind, GroupKinds, Symmetry};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub enum Measure {
     WeightCosine,
     /// Mean correlation of the activations of units that are paired.
     ActivationCorrelation,
-    /// Nothing was measured: the permutations come from elsewhere.
+    /// Nothing was measured: the permutations were not found by a matching.
     None,
 }
 
@@ -35,9 +35,9 @@ pub struct AlignedGroup {
     pub layer: Option<usize>,
     /// Where each unit of the aligned model comes from.
     pub permutation: Permutation,
-    /// The measure before, and
+    /// The measure before the permutation, from -1 to 1; 0 when nothing was measured.
     pub before: f64,
-    /// after; from -1 to 1, 0 when nothing was measured.
+    /// The measure after the permutation, from -1 to 1; 0 when nothing was measured.
     pub after: f64,
 }
 
@@ -48,16 +48,16 @@ pub struct Alignment {
     /// Version of this table, 1.
     pub format: u32,
     /// Kinds of groups that were free.
-    pub kinds: Kinds,
-    /// What `before` and `after` are.
+    pub kinds: GroupKinds,
+    /// What `before` and `after` of the groups measure.
     pub measure: Measure,
-    /// Rounds over all groups.
+    /// Number of rounds over all groups.
     pub sweeps: usize,
-    /// Whether no group gained any more in the last round; otherwise the limit of rounds was reached.
+    /// Whether the last round changed no group; otherwise the limit of rounds was reached.
     pub converged: bool,
-    /// Cosine of all weights that the groups act on, before.
+    /// Cosine between the models' weights, over all tensors that the groups act on, before the permutations.
     pub cosine_before: f64,
-    /// The same after.
+    /// The same cosine after the permutations.
     pub cosine_after: f64,
     /// The groups, in the order of [`Symmetry::groups`].
     pub groups: Vec<AlignedGroup>,
@@ -65,7 +65,7 @@ pub struct Alignment {
 
 impl Alignment {
     /// A record of permutations that no matching found; nothing is measured.
-    pub fn from_permutations(symmetry: &Symmetry, kinds: Kinds, permutations: &Permutations) -> Alignment {
+    pub fn from_permutations(symmetry: &Symmetry, kinds: GroupKinds, permutations: &Permutations) -> Alignment {
         let groups = symmetry.groups().iter().zip(permutations.as_slice()).map(|(group, permutation)| AlignedGroup {
             name: group.name.clone(),
             kind: group.kind,
@@ -89,7 +89,7 @@ impl Alignment {
     /// The permutations, for a model with the symmetry `symmetry`.
     ///
     /// # Errors
-    /// [`AlignError::Group`] for a group that is missing, unknown, there twice, or of another length.
+    /// [`AlignError::Group`] for a group that is missing, unknown, listed twice, or of another length.
     pub fn permutations(&self, symmetry: &Symmetry) -> Result<Permutations, AlignError> {
         let mut by_name = BTreeMap::new();
         for group in &self.groups {
@@ -97,7 +97,7 @@ impl Alignment {
                 return Err(AlignError::Group {
                     group: group.name.clone(),
                     expected: "each group of the model once".into(),
-                    found: "one that the model does not have, or a second time".into(),
+                    found: "an unknown or a repeated group".into(),
                 });
             }
         }
@@ -111,7 +111,7 @@ impl Alignment {
         Permutations::new(symmetry, symmetry.groups().iter().map(find).collect::<Result<_, _>>()?)
     }
 
-    /// How many units of groups of this kind change places, and how many there are.
+    /// How many units of groups of this kind are moved, and how many there are in all.
     pub fn moved(&self, kind: GroupKind) -> (usize, usize) {
         let of_kind = self.groups.iter().filter(|group| group.kind == kind);
         of_kind.fold((0, 0), |(moved, all), group| (moved + group.permutation.moved(), all + group.permutation.len()))

@@ -19,9 +19,10 @@ const BLOCK: usize = 4 << 20;
 /// How an aligned model is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// Most bytes of tensor data in a file, unless one tensor alone is larger. Default: all in one file.
+    /// Maximum bytes of tensor data in a file; a larger tensor gets a file of its own. Default: all in one file.
     pub max_shard_bytes: u64,
-    /// Where links in the model's directory may lead to that the output gets a copy of. Default: not out of it.
+    /// Which symbolic links in the model's directory are followed when files are copied. Default: those that stay in
+    /// it.
     pub links: Links,
 }
 
@@ -39,7 +40,7 @@ pub(crate) struct Permuted<'a> {
 }
 
 impl<'a> Permuted<'a> {
-    /// What becomes of the tensor called `name`.
+    /// The tensor called `name` and its permutations.
     pub(crate) fn of(
         checkpoint: &'a Checkpoint,
         symmetry: &Symmetry,
@@ -47,21 +48,21 @@ impl<'a> Permuted<'a> {
         name: &str,
     ) -> Result<Permuted<'a>, AlignError> {
         let missing = |tensor: &str| AlignError::MissingTensor { tensor: tensor.into(), beside: "others".into() };
-        let Some(carrier) = symmetry.carrier(name) else {
+        let Some(tensor) = symmetry.tensor(name) else {
             let source = checkpoint.get(name).ok_or_else(|| missing(name))?;
             return Ok(Permuted { source, by_row: None, by_column: None });
         };
-        let source_name = permutations.source_name(carrier);
+        let source_name = permutations.source_name(tensor);
         let source = checkpoint.get(source_name).ok_or_else(|| missing(source_name))?;
-        if source.shape() != carrier.shape {
-            let expected = format!("{:?}", carrier.shape);
+        if source.shape() != tensor.shape {
+            let expected = format!("{:?}", tensor.shape);
             return Err(AlignError::Shape { tensor: source_name.into(), expected, found: source.shape().to_vec() });
         }
-        let mut axes = carrier.axes.iter().map(|axis| permutations.axis(symmetry, axis));
+        let mut axes = tensor.axes.iter().map(|axis| permutations.axis(symmetry, axis));
         Ok(Permuted { source, by_row: axes.next().flatten(), by_column: axes.next().flatten() })
     }
 
-    fn is_as_it_was(&self) -> bool {
+    fn is_unchanged(&self) -> bool {
         self.by_row.is_none() && self.by_column.is_none()
     }
 
@@ -70,7 +71,7 @@ impl<'a> Permuted<'a> {
     }
 }
 
-/// The bytes of the tensor called `name` after `permutations`, in its stored type; borrowed where nothing moves.
+/// The bytes of the tensor called `name` after `permutations`, in its stored type; borrowed where no element moves.
 ///
 /// # Errors
 /// [`AlignError::MissingTensor`]; [`AlignError::Shape`] when the symmetry is another model's.
@@ -81,21 +82,22 @@ pub fn permuted<'a>(
     name: &str,
 ) -> Result<Cow<'a, [u8]>, AlignError> {
     let permuted = Permuted::of(checkpoint, symmetry, permutations, name)?;
-    if permuted.is_as_it_was() {
+    if permuted.is_unchanged() {
         return Ok(Cow::Borrowed(permuted.source.data()));
     }
     Ok(Cow::Owned(permuted.grid().gathered(permuted.by_row.as_deref(), permuted.by_column.as_deref())))
 }
 
-/// Writes `model` with the permutations of `alignment` to the directory `out_dir`, which appears complete or not at all.
+/// Writes `model` with the permutations of `alignment` to the directory `out_dir`, which appears complete or not at
+/// all.
 ///
-/// Tensors keep their names, types and shapes; configuration, tokenizer files and generation defaults are carried over,
-/// and the alignment is written beside them as [`alignment::FILE`]. Memory: a few MiB for each thread, and a list of
-/// sources for each axis.
+/// Tensors keep their names, types and shapes. Configuration, tokenizer files and generation defaults are copied, and
+/// the alignment is written as [`alignment::FILE`]. Memory: a few MiB for each thread, and a list of sources for each
+/// axis.
 ///
 /// # Errors
 /// Those of [`Symmetry::derive`] and [`Alignment::permutations`]; [`AlignError::Write`], [`AlignError::Read`],
-/// [`AlignError::Stopped`]; nothing is left behind then.
+/// [`AlignError::Stopped`]. Nothing is written then.
 pub fn write_aligned(
     model: &ModelDir,
     alignment: &Alignment,
@@ -129,7 +131,7 @@ pub fn write_aligned(
     }
     staging.write_file(CONFIG_FILE, &model.config().to_bytes())?;
     let side_files = model.read_side_files(options.links);
-    // Whatever failed may have failed because of an input that changed.
+    // A failure may be due to an input that changed; then that is the error.
     model.check_unchanged()?;
     written?;
     for (name, bytes) in side_files? {
@@ -167,7 +169,7 @@ fn write_tensor(
         let rows = block * step..((block + 1) * step).min(grid.rows);
         let offset = rows.start * stride;
         let length = rows.len() * stride;
-        if permuted.is_as_it_was() {
+        if permuted.is_unchanged() {
             writer.write_at(index, offset as u64, &grid.bytes[offset..offset + length])?;
         } else {
             buffer.resize(length, 0);

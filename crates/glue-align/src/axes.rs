@@ -100,7 +100,7 @@ pub(crate) fn in_layer(suffix: &str, expert: Option<usize>) -> Option<&'static [
 
 /// What the axes of a tensor outside the layers carry; `None` for an unknown one.
 pub(crate) fn outside(name: &str) -> Option<&'static [Role]> {
-    // Whatever a wrapper puts before the language model's own names ends in these.
+    // The prefixes that wrappers put before the names of a language model end in these.
     let stem = |prefix: &str| {
         prefix.is_empty()
             || prefix == "model."

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AlignError {
-    /// The configuration lacks a number that the structure of the model follows from.
-    #[error("the configuration does not say `{key}`, which the symmetries of the model follow from")]
+    /// The configuration lacks a number that determines the structure of the model.
+    #[error("the configuration does not say `{key}`, which determines the symmetries of the model")]
     MissingKey {
         /// The key.
         key: &'static str,
@@ -25,7 +25,7 @@ pub enum AlignError {
         /// What cannot be permuted.
         what: &'static str,
     },
-    /// A tensor whose part in the model is not known, so that nobody can say what a permutation would do to it.
+    /// A tensor whose role in the model is unknown, and with it how it would have to be permuted.
     #[error("tensor `{tensor}` of shape {shape:?} is not one whose symmetries are known")]
     UnknownTensor {
         /// The tensor.
@@ -33,7 +33,7 @@ pub enum AlignError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A tensor's shape does not go with the configuration or with the other tensors of its layer.
+    /// A tensor's shape contradicts the configuration or the other tensors of its layer.
     #[error("tensor `{tensor}` should have shape {expected}, but has {found:?}")]
     Shape {
         /// The tensor.
@@ -43,12 +43,12 @@ pub enum AlignError {
         /// Its shape.
         found: Vec<usize>,
     },
-    /// A tensor that a group of others goes with is missing.
+    /// A tensor is missing that must be permuted together with others.
     #[error("tensor `{tensor}` is missing, though the model has `{beside}`")]
     MissingTensor {
         /// The tensor.
         tensor: String,
-        /// One that is there.
+        /// A tensor of the group that is present.
         beside: String,
     },
     /// The model has nothing that could be permuted.
@@ -57,7 +57,7 @@ pub enum AlignError {
         /// The kinds asked for.
         asked: String,
     },
-    /// Reference and model are not made alike.
+    /// Reference and model differ in their tensors or groups.
     #[error(
         "{what}: {reference} in the reference, {model} in the model; only models of the same shapes can be aligned"
     )]
@@ -108,7 +108,7 @@ pub enum AlignError {
         /// What was found.
         found: String,
     },
-    /// A list of numbers is no permutation.
+    /// A list of numbers is not a permutation.
     #[error("group `{group}`")]
     Permutation {
         /// The group.
@@ -127,14 +127,14 @@ pub enum AlignError {
         /// What was found.
         found: String,
     },
-    /// Whoever runs the models for their activations failed.
+    /// The source of the activations failed.
     #[error("no activations")]
     Source {
         /// Why.
         #[source]
         error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The assignment of a group was not found: a defect of the solver, kept from passing for a result.
+    /// The solver found no assignment. This is a defect of the solver; there is no result then.
     #[error("no assignment was found for {units} units: {message}")]
     Assignment {
         /// Units on each side.
@@ -154,10 +154,10 @@ pub enum AlignError {
         #[source]
         error: io::Error,
     },
-    /// A file that the output gets a copy of cannot be read, or is a link that leads out of its model.
+    /// A file to be copied to the output cannot be read, or is a link that leads out of its model.
     #[error(transparent)]
     SideFile(#[from] SideFileError),
-    /// A file of a model is not what it was when the model was opened.
+    /// A file of a model has changed since the model was opened.
     #[error(transparent)]
     Changed(#[from] FileChanged),
     /// The caller cancelled it.

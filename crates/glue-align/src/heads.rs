@@ -10,8 +10,8 @@
 //!
 //! and what is sought is KV heads p, query heads q_i and value dimensions v_i that maximise the sum of all. For a pair
 //! (i, j), query heads given the value dimensions are an assignment problem, and the other way round: they are solved
-//! in turn until neither gains, from several starts. Pairs then have one number each, and p is an assignment problem
-//! again. The result is never worse than what it started from.
+//! in turn until neither gains, from several starts. Each pair then has one gain, and p is again an assignment
+//! problem. The result is never worse than what it started from.
 
 use crate::assignment::{assign, improve};
 use crate::error::AlignError;
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 /// Numbers of KV heads, of query heads for each, and of value dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeadShape {
-    pub(crate) blocks: usize,
+    pub(crate) kv_heads: usize,
     pub(crate) queries: usize,
     pub(crate) values: usize,
 }
@@ -39,18 +39,18 @@ pub(crate) struct HeadGains {
     pub(crate) o: Vec<f64>,
 }
 
-/// What may change places.
+/// What is permuted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Free {
-    pub(crate) blocks: bool,
+    pub(crate) kv_heads: bool,
     pub(crate) queries: bool,
     pub(crate) values: bool,
 }
 
-/// Permutations of one layer's heads; the nested ones by place of their KV head in the permuted model.
+/// Permutations of one layer's heads; the nested ones by the index of their KV head in the permuted model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heads {
-    pub(crate) blocks: Permutation,
+    pub(crate) kv_heads: Permutation,
     pub(crate) queries: Vec<Permutation>,
     pub(crate) values: Vec<Permutation>,
 }
@@ -58,9 +58,9 @@ pub(crate) struct Heads {
 impl Heads {
     pub(crate) fn identity(shape: HeadShape) -> Heads {
         Heads {
-            blocks: Permutation::identity(shape.blocks),
-            queries: vec![Permutation::identity(shape.queries); shape.blocks],
-            values: vec![Permutation::identity(shape.values); shape.blocks],
+            kv_heads: Permutation::identity(shape.kv_heads),
+            queries: vec![Permutation::identity(shape.queries); shape.kv_heads],
+            values: vec![Permutation::identity(shape.values); shape.kv_heads],
         }
     }
 }
@@ -81,24 +81,24 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     fn k(&self) -> f64 {
-        self.gains.k.get(self.i * self.shape.blocks + self.j).copied().unwrap_or(0.0)
+        self.gains.k.get(self.i * self.shape.kv_heads + self.j).copied().unwrap_or(0.0)
     }
 
     fn q(&self, a: usize, b: usize) -> f64 {
         let g = self.shape.queries;
-        let n = self.shape.blocks * g;
+        let n = self.shape.kv_heads * g;
         self.gains.q.get((self.i * g + a) * n + self.j * g + b).copied().unwrap_or(0.0)
     }
 
     fn v(&self, d: usize, e: usize) -> f64 {
         let w = self.shape.values;
-        let n = self.shape.blocks * w;
+        let n = self.shape.kv_heads * w;
         self.gains.v.get((self.i * w + d) * n + self.j * w + e).copied().unwrap_or(0.0)
     }
 
     fn o(&self, a: usize, d: usize, b: usize, e: usize) -> f64 {
-        let HeadShape { blocks, queries: g, values: w } = self.shape;
-        let n = blocks * g * w;
+        let HeadShape { kv_heads, queries: g, values: w } = self.shape;
+        let n = kv_heads * g * w;
         let (row, column) = ((self.i * g + a) * w + d, (self.j * g + b) * w + e);
         self.gains.o.get(row * n + column).copied().unwrap_or(0.0)
     }
@@ -154,7 +154,7 @@ impl Pair<'_> {
         }
     }
 
-    /// The best of several climbs; `current` comes first and wins ties.
+    /// The best of several climbs; `current` is tried first and wins ties.
     fn best(&self, current: Option<(Permutation, Permutation)>, free: Free) -> Result<Inner, AlignError> {
         let HeadShape { queries: g, values: w, .. } = self.shape;
         let identity = || (Permutation::identity(g), Permutation::identity(w));
@@ -166,7 +166,8 @@ impl Pair<'_> {
         let own_queries = assign((0..g * g).map(|n| self.q(n / g, n % g)).collect(), g)?.0;
         let own_values = assign((0..w * w).map(|n| self.v(n / w, n % w)).collect(), w)?.0;
         let mut starts = vec![(own_queries.clone(), own_values)];
-        // Where values say nothing by themselves, the outputs of the first query head do, once its like is known.
+        // Where values say nothing by themselves, the outputs of the first query head do, once its counterpart is
+        // known.
         for b in 0..g {
             let gains = (0..w * w).map(|n| self.v(n / w, n % w) + self.o(0, n / w, b, n % w)).collect();
             starts.push((own_queries.clone(), assign(gains, w)?.0));
@@ -181,16 +182,16 @@ impl Pair<'_> {
     }
 }
 
-/// Better permutations than `current`, or those; with their gain and whether they are others.
+/// Better permutations than `current`, or `current` itself; with their gain and whether they differ from `current`.
 pub(crate) fn solve(
     gains: &HeadGains,
     shape: HeadShape,
     free: Free,
     current: &Heads,
 ) -> Result<(Heads, f64, bool), AlignError> {
-    let n = shape.blocks;
+    let n = shape.kv_heads;
     let pair = |i: usize, j: usize| {
-        let here = current.blocks.source(i) == j;
+        let here = current.kv_heads.source(i) == j;
         let start = here.then(|| (current.queries[i].clone(), current.values[i].clone()));
         Pair { gains, shape, i, j }.best(start, free)
     };
@@ -198,20 +199,20 @@ pub(crate) fn solve(
         .into_par_iter()
         .map(|at| {
             let (i, j) = (at / n, at % n);
-            (free.blocks || current.blocks.source(i) == j).then(|| pair(i, j)).transpose()
+            (free.kv_heads || current.kv_heads.source(i) == j).then(|| pair(i, j)).transpose()
         })
         .collect::<Result<_, _>>()?;
     let gain_of = |inner: &Option<Inner>| inner.as_ref().map_or(0.0, |inner| inner.gain);
-    let blocks = if free.blocks {
-        improve(pairs.iter().map(gain_of).collect(), n, &current.blocks)?.0
+    let kv_heads = if free.kv_heads {
+        improve(pairs.iter().map(gain_of).collect(), n, &current.kv_heads)?.0
     } else {
-        current.blocks.clone()
+        current.kv_heads.clone()
     };
-    let chosen: Vec<&Inner> = (0..n).filter_map(|i| pairs[i * n + blocks.source(i)].as_ref()).collect();
+    let chosen: Vec<&Inner> = (0..n).filter_map(|i| pairs[i * n + kv_heads.source(i)].as_ref()).collect();
     let heads = Heads {
         queries: chosen.iter().map(|inner| inner.queries.clone()).collect(),
         values: chosen.iter().map(|inner| inner.values.clone()).collect(),
-        blocks,
+        kv_heads,
     };
     let changed = heads != *current;
     Ok((heads, chosen.iter().map(|inner| inner.gain).sum(), changed))
@@ -222,12 +223,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SHAPE: HeadShape = HeadShape { blocks: 3, queries: 2, values: 4 };
+    const SHAPE: HeadShape = HeadShape { kv_heads: 3, queries: 2, values: 4 };
 
     fn hidden(seed: u64) -> Heads {
         let random = |len, stream| Permutation::random(len, seed, stream);
         Heads {
-            blocks: random(SHAPE.blocks, 0),
+            kv_heads: random(SHAPE.kv_heads, 0),
             queries: (0..3).map(|i| random(SHAPE.queries, 10 + i)).collect(),
             values: (0..3).map(|i| random(SHAPE.values, 20 + i)).collect(),
         }
@@ -236,20 +237,20 @@ mod tests {
     proptest! {
         #[test]
         fn heads_are_found_from_the_outputs_alone(seed: u64) {
-            let HeadShape { blocks, queries: g, values: w } = SHAPE;
-            let (truth, n) = (hidden(seed), blocks * g * w);
+            let HeadShape { kv_heads, queries: g, values: w } = SHAPE;
+            let (truth, n) = (hidden(seed), kv_heads * g * w);
             let mut o: Vec<f64> = (0..n * n).map(|i| Permutation::random(9, seed, i as u64).source(0) as f64 / 20.0).collect();
-            for i in 0..blocks {
+            for i in 0..kv_heads {
                 for a in 0..g {
                     for d in 0..w {
-                        let j = truth.blocks.source(i);
+                        let j = truth.kv_heads.source(i);
                         let (b, e) = (truth.queries[i].source(a), truth.values[i].source(d));
                         o[((i * g + a) * w + d) * n + (j * g + b) * w + e] = 1.0;
                     }
                 }
             }
             let gains = HeadGains { o, ..HeadGains::default() };
-            let free = Free { blocks: true, queries: true, values: true };
+            let free = Free { kv_heads: true, queries: true, values: true };
             let (found, gain, changed) = solve(&gains, SHAPE, free, &Heads::identity(SHAPE)).unwrap();
             prop_assert_eq!(&found, &truth);
             prop_assert_eq!(changed, truth != Heads::identity(SHAPE));

@@ -3,7 +3,7 @@
 use crate::heads::{Free, HeadShape, Heads};
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
-use crate::symmetry::{GroupId, GroupKind, Level, Symmetry};
+use crate::symmetry::{Dim, GroupId, GroupKind, Symmetry};
 use std::collections::BTreeMap;
 
 /// Groups that are assigned together.
@@ -13,7 +13,7 @@ pub(crate) enum Job {
     Flat(GroupId),
     /// The heads of a layer.
     Heads(HeadsJob),
-    /// The experts of a layer, and the neurons in each slot where they are free.
+    /// The experts of a layer, and the group of neurons of each expert where neurons are free.
     Experts(GroupId, Vec<GroupId>),
 }
 
@@ -22,20 +22,20 @@ pub(crate) enum Job {
 pub(crate) struct HeadsJob {
     pub(crate) layer: usize,
     pub(crate) shape: HeadShape,
-    pub(crate) blocks: Option<GroupId>,
-    /// By slot; empty where they are fixed.
+    pub(crate) kv_heads: Option<GroupId>,
+    /// One for each KV head; empty where they are fixed.
     pub(crate) queries: Vec<GroupId>,
-    /// By slot; empty where they are fixed.
+    /// One for each KV head; empty where they are fixed.
     pub(crate) values: Vec<GroupId>,
 }
 
 impl HeadsJob {
     pub(crate) fn free(&self) -> Free {
-        Free { blocks: self.blocks.is_some(), queries: !self.queries.is_empty(), values: !self.values.is_empty() }
+        Free { kv_heads: self.kv_heads.is_some(), queries: !self.queries.is_empty(), values: !self.values.is_empty() }
     }
 
     pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> {
-        self.blocks.iter().chain(&self.queries).chain(&self.values).copied()
+        self.kv_heads.iter().chain(&self.queries).chain(&self.values).copied()
     }
 
     pub(crate) fn current(&self, permutations: &Permutations) -> Heads {
@@ -45,8 +45,8 @@ impl HeadsJob {
                 *target = permutations.get(id).clone();
             }
         };
-        if let Some(id) = self.blocks {
-            heads.blocks = permutations.get(id).clone();
+        if let Some(id) = self.kv_heads {
+            heads.kv_heads = permutations.get(id).clone();
         }
         all(&self.queries, &mut heads.queries);
         all(&self.values, &mut heads.values);
@@ -54,10 +54,10 @@ impl HeadsJob {
     }
 
     pub(crate) fn assigned(&self, heads: Heads) -> Vec<(GroupId, Permutation)> {
-        let blocks = self.blocks.map(|id| (id, heads.blocks));
+        let kv_heads = self.kv_heads.map(|id| (id, heads.kv_heads));
         let queries = self.queries.iter().copied().zip(heads.queries);
         let values = self.values.iter().copied().zip(heads.values);
-        blocks.into_iter().chain(queries).chain(values).collect()
+        kv_heads.into_iter().chain(queries).chain(values).collect()
     }
 }
 
@@ -83,34 +83,34 @@ pub(crate) fn jobs(symmetry: &Symmetry) -> (Option<GroupId>, Vec<Job>) {
 
 fn heads(symmetry: &Symmetry) -> Vec<HeadsJob> {
     let mut found: BTreeMap<usize, HeadsJob> = BTreeMap::new();
-    for segment in symmetry.carriers().iter().flat_map(|carrier| &carrier.axes).flatten() {
-        // Both queries and outputs have these levels; only outputs have free value dimensions.
-        let [block, query, value] = segment.levels.as_slice() else { continue };
-        let first = |level: &Level| match level {
-            Level::Fixed(_) => None,
-            Level::Group(id) => Some(*id),
-            Level::PerBlock(ids) => ids.first().copied(),
+    for range in symmetry.tensors().iter().flat_map(|tensor| &tensor.axes).flatten() {
+        // Queries and outputs have these three; only outputs have free value dimensions.
+        let [kv_head, query, value] = range.dims.as_slice() else { continue };
+        let first = |dim: &Dim| match dim {
+            Dim::Fixed(_) => None,
+            Dim::Group(id) => Some(*id),
+            Dim::PerHead(ids) => ids.first().copied(),
         };
-        let Some(any) = [block, query, value].into_iter().find_map(first) else { continue };
+        let Some(any) = [kv_head, query, value].into_iter().find_map(first) else { continue };
         let layer = symmetry.groups()[any.0].layer.unwrap_or(0);
         let job = found.entry(layer).or_insert_with(|| HeadsJob {
             layer,
             shape: HeadShape {
-                blocks: symmetry.extent(block),
+                kv_heads: symmetry.extent(kv_head),
                 queries: symmetry.extent(query),
                 values: symmetry.extent(value),
             },
-            blocks: None,
+            kv_heads: None,
             queries: Vec::new(),
             values: Vec::new(),
         });
-        if let Level::Group(id) = block {
-            job.blocks = Some(*id);
+        if let Dim::Group(id) = kv_head {
+            job.kv_heads = Some(*id);
         }
-        if let Level::PerBlock(ids) = query {
+        if let Dim::PerHead(ids) = query {
             job.queries.clone_from(ids);
         }
-        if let Level::PerBlock(ids) = value {
+        if let Dim::PerHead(ids) = value {
             job.values.clone_from(ids);
         }
     }

@@ -1,10 +1,11 @@
-//! One permutation: a bijection of 0 … n-1, kept as the list of where each element comes from.
+//! One permutation: a bijection of 0 … n-1, stored as the list of the source of each element.
 //!
 //! `p` applied to `x` is `y[i] = x[p[i]]`.
 
+use glue_tensor::random;
 use serde::{Deserialize, Serialize};
 
-/// Why a list of numbers is no permutation.
+/// Why a list of numbers is not a permutation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PermutationError {
@@ -18,7 +19,7 @@ pub enum PermutationError {
         /// Length of the list.
         len: usize,
     },
-    /// A number stands there twice.
+    /// A number is listed twice.
     #[error("entry {at} of a permutation of {len} elements is {found} again")]
     Repeated {
         /// Position in the list of the second time.
@@ -30,7 +31,7 @@ pub enum PermutationError {
     },
 }
 
-/// A permutation of `len` elements. Serialised as the list of its sources; a list that is no permutation is refused.
+/// A permutation of `len` elements. Serialised as the list of its sources; a list that is not a permutation is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u32>", into = "Vec<u32>")]
 pub struct Permutation {
@@ -38,10 +39,10 @@ pub struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation that puts element `sources[i]` at place `i`.
+    /// The permutation that moves element `sources[i]` to index `i`.
     ///
     /// # Errors
-    /// [`PermutationError`] unless each number below the length stands there once.
+    /// [`PermutationError`] unless each number below the length is listed once.
     pub fn new(sources: Vec<u32>) -> Result<Permutation, PermutationError> {
         let len = sources.len();
         let mut seen = vec![false; len];
@@ -60,15 +61,14 @@ impl Permutation {
         Permutation { sources: (0..len as u32).collect() }
     }
 
-    /// A permutation of `len` elements, uniform over all of them: a function of `seed` and `stream`, which tells
-    /// permutations of the same seed apart.
+    /// A uniformly random permutation of `len` elements: a function of `seed` and `stream`, the number of the
+    /// permutation among those of the same seed.
     pub fn random(len: usize, seed: u64, stream: u64) -> Permutation {
-        let mut state = mix(seed ^ mix(stream.wrapping_add(1)));
+        let key = random::mix(seed ^ random::mix(stream.wrapping_add(1)));
         let mut sources: Vec<u32> = (0..len as u32).collect();
-        for i in (1..len).rev() {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        for (drawn, i) in (1..len).rev().enumerate() {
             // The upper half of a product with a uniform number of 64 bits is uniform below the bound, to 2^-32.
-            let j = (u128::from(mix(state)) * (i as u128 + 1)) >> 64;
+            let j = (u128::from(random::at(key, drawn as u64)) * (i as u128 + 1)) >> 64;
             sources.swap(i, j as usize);
         }
         Permutation { sources }
@@ -84,7 +84,7 @@ impl Permutation {
         self.sources.is_empty()
     }
 
-    /// Where the element at place `at` comes from.
+    /// The source of the element at index `at`.
     ///
     /// # Panics
     /// When `at` is not below the length.
@@ -92,7 +92,7 @@ impl Permutation {
         self.sources[at] as usize
     }
 
-    /// Where each element comes from, by place.
+    /// The source of each element, by index.
     pub fn sources(&self) -> &[u32] {
         &self.sources
     }
@@ -142,13 +142,6 @@ impl From<Permutation> for Vec<u32> {
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64 bits that scatters neighbours.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +155,12 @@ mod tests {
         let error = serde_json::from_str::<Permutation>("[1, 1]").unwrap_err().to_string();
         assert!(error.contains("entry 1 of a permutation of 2 elements is 1 again"), "{error}");
         assert_eq!(Permutation::new(Vec::new()).unwrap(), Permutation::identity(0));
+    }
+
+    #[test]
+    fn random_permutations_of_a_seed_stay_the_same() {
+        // By Fisher and Yates, with SplitMix64 from a state of both numbers on.
+        assert_eq!(Permutation::random(8, 1, 2).sources(), [0, 5, 1, 7, 6, 3, 4, 2]);
     }
 
     #[test]

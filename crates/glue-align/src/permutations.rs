@@ -2,11 +2,11 @@
 
 use crate::error::AlignError;
 use crate::permutation::Permutation;
-use crate::symmetry::{Carrier, GroupId, GroupKind, Level, Segment, Symmetry};
+use crate::symmetry::{AxisRange, Dim, GroupId, GroupKind, PermutedTensor, Symmetry};
 
 /// One permutation for each group of a [`Symmetry`], in the order of its groups.
 ///
-/// Applied to a model, they give a model with the same function: see [`Symmetry`] for how nested groups are read.
+/// Applied to a model, they leave its function unchanged; [`Symmetry`] says how nested groups are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permutations {
     by_group: Vec<Permutation>,
@@ -37,7 +37,7 @@ impl Permutations {
         Ok(Permutations { by_group })
     }
 
-    /// The permutations that change nothing.
+    /// The identity for every group.
     pub fn identity(symmetry: &Symmetry) -> Permutations {
         Permutations { by_group: symmetry.groups().iter().map(|group| Permutation::identity(group.len)).collect() }
     }
@@ -61,7 +61,7 @@ impl Permutations {
         &self.by_group
     }
 
-    /// Whether they change nothing.
+    /// Whether all of them are the identity.
     pub fn is_identity(&self) -> bool {
         self.by_group.iter().all(Permutation::is_identity)
     }
@@ -72,13 +72,13 @@ impl Permutations {
 
     /// The permutations that undo these.
     ///
-    /// A nested group is undone in the slot that its units came from.
+    /// The inverse of a nested group belongs to the unit of the parent that its units came from.
     pub fn inverse(&self, symmetry: &Symmetry) -> Permutations {
         let mut inverse = Permutations::identity(symmetry);
         for (i, group) in symmetry.groups().iter().enumerate() {
             let target = match group.parent {
                 None => GroupId(i),
-                Some((parent, slot)) => sibling(symmetry, parent, group.kind, self.get(parent).source(slot)),
+                Some((parent, unit)) => sibling(symmetry, parent, group.kind, self.get(parent).source(unit)),
             };
             inverse.set(target, self.by_group[i].inverse());
         }
@@ -91,7 +91,7 @@ impl Permutations {
         for (i, group) in symmetry.groups().iter().enumerate() {
             let source = match group.parent {
                 None => GroupId(i),
-                Some((parent, slot)) => sibling(symmetry, parent, group.kind, self.get(parent).source(slot)),
+                Some((parent, unit)) => sibling(symmetry, parent, group.kind, self.get(parent).source(unit)),
             };
             if let Some(permutation) = self.by_group[i].after(first.get(source)) {
                 both.set(GroupId(i), permutation);
@@ -100,51 +100,51 @@ impl Permutations {
         both
     }
 
-    /// Where each index along axis `axis` of the tensor `carrier` comes from; `None` when the order stays.
-    pub fn of_axis(&self, symmetry: &Symmetry, carrier: &Carrier, axis: usize) -> Option<Vec<u32>> {
-        carrier.axes.get(axis).and_then(|axis| self.axis(symmetry, axis))
+    /// The source of each index along axis `axis` of `tensor`; `None` when the order does not change.
+    pub fn of_axis(&self, symmetry: &Symmetry, tensor: &PermutedTensor, axis: usize) -> Option<Vec<u32>> {
+        tensor.axes.get(axis).and_then(|axis| self.axis(symmetry, axis))
     }
 
-    /// Where each index along an axis comes from; `None` when the order stays.
-    pub(crate) fn axis(&self, symmetry: &Symmetry, axis: &[Segment]) -> Option<Vec<u32>> {
+    /// The source of each index along an axis; `None` when the order does not change.
+    pub(crate) fn axis(&self, symmetry: &Symmetry, axis: &[AxisRange]) -> Option<Vec<u32>> {
         let mut sources = Vec::new();
-        for segment in axis {
+        for range in axis {
             let mut run: Vec<u32> = Vec::new();
-            self.levels(symmetry, &segment.levels, None, segment.start as u32, &mut run);
+            self.push_sources(symmetry, &range.dims, None, range.start as u32, &mut run);
             sources.extend(run);
         }
         let moves = sources.iter().enumerate().any(|(i, &source)| i != source as usize);
         moves.then_some(sources)
     }
 
-    fn levels(&self, symmetry: &Symmetry, levels: &[Level], block: Option<usize>, base: u32, out: &mut Vec<u32>) {
-        let Some((level, inner)) = levels.split_first() else {
+    fn push_sources(&self, symmetry: &Symmetry, dims: &[Dim], head: Option<usize>, base: u32, out: &mut Vec<u32>) {
+        let Some((dim, inner)) = dims.split_first() else {
             out.push(base);
             return;
         };
-        let stride: usize = inner.iter().map(|level| symmetry.extent(level)).product();
-        let permutation = match level {
-            Level::Fixed(_) => None,
-            Level::Group(id) => Some(self.get(*id)),
-            Level::PerBlock(ids) => Some(self.get(ids[block.unwrap_or(0)])),
+        let stride: usize = inner.iter().map(|dim| symmetry.extent(dim)).product();
+        let permutation = match dim {
+            Dim::Fixed(_) => None,
+            Dim::Group(id) => Some(self.get(*id)),
+            Dim::PerHead(ids) => Some(self.get(ids[head.unwrap_or(0)])),
         };
-        for i in 0..symmetry.extent(level) {
+        for i in 0..symmetry.extent(dim) {
             let source = permutation.map_or(i, |permutation| permutation.source(i));
-            self.levels(symmetry, inner, block.or(Some(i)), base + (source * stride) as u32, out);
+            self.push_sources(symmetry, inner, head.or(Some(i)), base + (source * stride) as u32, out);
         }
     }
 
-    /// The name of the tensor that takes the place of `carrier`: another expert's, or its own.
-    pub(crate) fn source_name<'a>(&self, carrier: &'a Carrier) -> &'a str {
-        match &carrier.expert {
-            Some((group, slot, names)) => &names[self.get(*group).source(*slot)],
-            None => &carrier.name,
+    /// The name of the tensor that takes the place of `tensor`: another expert's, or its own.
+    pub(crate) fn source_name<'a>(&self, tensor: &'a PermutedTensor) -> &'a str {
+        match &tensor.expert {
+            Some((group, expert, names)) => &names[self.get(*group).source(*expert)],
+            None => &tensor.name,
         }
     }
 }
 
-/// The group of kind `kind` in slot `slot` of `parent`. Its like in another slot exists, so that it does too.
-fn sibling(symmetry: &Symmetry, parent: GroupId, kind: GroupKind, slot: usize) -> GroupId {
-    let is_it = |group: &crate::symmetry::Group| group.kind == kind && group.parent == Some((parent, slot));
+/// The group of kind `kind` of unit `unit` of `parent`. Every unit of `parent` has one if any has.
+fn sibling(symmetry: &Symmetry, parent: GroupId, kind: GroupKind, unit: usize) -> GroupId {
+    let is_it = |group: &crate::symmetry::Group| group.kind == kind && group.parent == Some((parent, unit));
     GroupId(symmetry.groups().iter().position(is_it).unwrap_or(parent.0))
 }

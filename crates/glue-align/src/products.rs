@@ -1,20 +1,19 @@
 //! Inner products of every unit of one matrix with every unit of another: C = A·Bᵀ, in blocks.
 //!
-//! Within a block, products are summed in f32 over at most 512 terms; blocks are summed in f64. The grid of blocks
-//! depends on the shapes alone, so that the result is the same on any number of threads.
+//! Blocks are widened to f32 when they are needed, and multiplied by [`add_product_wide`]. The grid of blocks depends
+//! on the shapes alone: the result is the same on any number of threads.
 
 use crate::error::AlignError;
 use crate::gather::Grid;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use glue_linalg::{WIDE_DEPTH, add_product_wide};
 use glue_tensor::{ConvertError, Dtype, widen};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
 
 const ROWS: usize = 256;
 const COLUMNS: usize = 1024;
-const DEPTH: usize = 512;
 
 /// A matrix with a row of `depth` numbers for each unit.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub(crate) struct Units<'a> {
     values: Values<'a>,
     pub(crate) units: usize,
     depth: usize,
-    /// What it was made of, and of which side, for errors.
+    /// The tensor and the model that the numbers are from, for errors.
     name: &'a str,
     of: &'static str,
 }
@@ -75,9 +74,15 @@ impl<'a> Units<'a> {
         Units { values: Values::Floats(values), units, depth, name, of: "activations" }
     }
 
-    /// The numbers `depth` of the units `units`, row after row.
-    fn load(&self, units: Range<usize>, depth: Range<usize>, out: &mut Vec<f32>) -> Result<(), AlignError> {
-        out.resize(units.len() * depth.len(), 0.0);
+    /// The numbers `depth` of the units `units`, row after row, in the memory of `out`.
+    fn load<'b>(
+        &self,
+        units: Range<usize>,
+        depth: Range<usize>,
+        out: &'b mut Vec<f32>,
+    ) -> Result<ArrayView2<'b, f32>, AlignError> {
+        let shape = (units.len(), depth.len());
+        out.resize(shape.0 * shape.1, 0.0);
         for (unit, out) in units.zip(out.chunks_exact_mut(depth.len())) {
             let place = unit * self.depth + depth.start..unit * self.depth + depth.end;
             match &self.values {
@@ -92,7 +97,7 @@ impl<'a> Units<'a> {
                 }
             }
         }
-        Ok(())
+        Ok(ArrayView2::from_shape(shape, out).expect("the length is that of the shape"))
     }
 }
 
@@ -104,25 +109,15 @@ pub(crate) fn add_products(a: &Units<'_>, b: &Units<'_>, sums: &mut [f64]) -> Re
     }
     sums.par_chunks_mut(ROWS * columns).enumerate().try_for_each(|(block, sums)| {
         let rows = block * ROWS..(block * ROWS + ROWS).min(a.units);
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        let mut product = vec![0.0; ROWS * COLUMNS.min(columns)];
-        for first_term in (0..depth).step_by(DEPTH) {
-            let terms = first_term..(first_term + DEPTH).min(depth);
-            a.load(rows.clone(), terms.clone(), &mut left)?;
-            // A row after row is the transpose of it column after column, which is what faer is handed.
-            let left = MatRef::from_column_major_slice(&left, terms.len(), rows.len());
+        let (mut left, mut right, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sums = ArrayViewMut2::from_shape((rows.len(), columns), sums).expect("a block holds whole rows");
+        for first_term in (0..depth).step_by(WIDE_DEPTH) {
+            let terms = first_term..(first_term + WIDE_DEPTH).min(depth);
+            let left = a.load(rows.clone(), terms.clone(), &mut left)?;
             for first_column in (0..columns).step_by(COLUMNS) {
                 let span = first_column..(first_column + COLUMNS).min(columns);
-                b.load(span.clone(), terms.clone(), &mut right)?;
-                let right = MatRef::from_column_major_slice(&right, terms.len(), span.len());
-                let product = &mut product[..rows.len() * span.len()];
-                let target = MatMut::from_column_major_slice_mut(product, span.len(), rows.len());
-                matmul(target, Accum::Replace, right.transpose(), left, 1.0, Par::Seq);
-                for (sums, product) in sums.chunks_exact_mut(columns).zip(product.chunks_exact(span.len())) {
-                    for (sum, &term) in sums[span.clone()].iter_mut().zip(product) {
-                        *sum += f64::from(term);
-                    }
-                }
+                let right = b.load(span.clone(), terms.clone(), &mut right)?;
+                add_product_wide(left, right.reversed_axes(), sums.slice_mut(s![.., span]), &mut scratch);
             }
         }
         Ok(())

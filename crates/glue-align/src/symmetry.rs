@@ -7,16 +7,18 @@
 //! | KV heads | of a layer | blocks of rows of k and v, and with each its query heads: rows of q, columns of o |
 //! | query heads | that share a KV head | blocks of rows of q, of columns of o |
 //! | value dimensions | of a KV head | rows of v within the head; columns of o in each of its query heads |
-//! | residual | the hidden dimension | whatever reads, writes or normalises the residual stream; embedding and head |
+//! | residual | the hidden dimension | all that reads, writes or normalises the residual stream; embedding and head |
 //!
 //! Dimensions inside a head of queries and keys are bound by rotary embedding and are not permuted.
 //!
-//! Query heads, value dimensions and neurons of experts are *nested*: a group of them belongs to a slot of its parent
-//! group, and says which unit of whatever the parent puts into that slot goes where. So a row of the query projection
-//! is (KV head, query head, dimension), and the row (i, a, d) of the permuted tensor is the row (p\[i\], q_i\[a\], d) of
-//! the original one.
+//! Query heads, value dimensions and neurons of experts are *nested*: each KV head, or expert, has its own group of
+//! them. Heads and experts are counted in the permuted model. A row of the query projection is (KV head, query head,
+//! dimension), and row (i, a, d) of the permuted tensor is row (p\[i\], q_i\[a\], d) of the original one.
 //!
-//! A tensor that is not known is refused, never passed over.
+//! In the terms of the code of Git Re-Basin (Ainsworth et al., arXiv 2209.04836), a [`Group`] is a permutation of its
+//! `PermutationSpec`, and [`PermutedTensor::axes`] is its `axes_to_perm`, with axes that several groups share.
+//!
+//! A tensor that is not in the table is refused, never ignored.
 
 use crate::axes::{self, Role};
 use crate::error::AlignError;
@@ -47,7 +49,7 @@ pub enum GroupKind {
 /// Kinds of groups to permute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Kinds {
+pub struct GroupKinds {
     /// Neurons of MLPs and of experts.
     pub neurons: bool,
     /// KV heads, and query heads within them.
@@ -60,13 +62,14 @@ pub struct Kinds {
     pub residual: bool,
 }
 
-impl Kinds {
+impl GroupKinds {
     /// Everything.
-    pub const ALL: Kinds = Kinds { neurons: true, heads: true, values: true, experts: true, residual: true };
+    pub const ALL: GroupKinds = GroupKinds { neurons: true, heads: true, values: true, experts: true, residual: true };
     /// What is inside layers: all but the residual stream.
-    pub const LAYERS: Kinds = Kinds { residual: false, ..Kinds::ALL };
+    pub const LAYERS: GroupKinds = GroupKinds { residual: false, ..GroupKinds::ALL };
     /// Nothing, to start from.
-    pub const NONE: Kinds = Kinds { neurons: false, heads: false, values: false, experts: false, residual: false };
+    pub const NONE: GroupKinds =
+        GroupKinds { neurons: false, heads: false, values: false, experts: false, residual: false };
 
     fn names(self) -> String {
         let all = [
@@ -85,7 +88,7 @@ impl Kinds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub usize);
 
-/// Units that may change places with each other.
+/// A permutation group: units that may be permuted among themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Group {
@@ -97,44 +100,46 @@ pub struct Group {
     pub layer: Option<usize>,
     /// Number of units.
     pub len: usize,
-    /// For a nested group, the group it hangs on, and its slot there. A slot is a place in the permuted model.
+    /// For a nested group, its parent group and the unit of it, counted in the permuted model, that this group belongs
+    /// to.
     pub parent: Option<(GroupId, usize)>,
 }
 
-/// How one level of an axis is permuted; an axis is (outermost level, …, innermost level) by row-major index.
+/// One dimension of an axis, and how it is permuted. Along an axis, indices of several dimensions are flattened in
+/// row-major order, such as (KV head, query head, dimension).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Level {
-    /// Not at all.
+pub enum Dim {
+    /// Not permuted, with its length.
     Fixed(usize),
-    /// By a group.
+    /// Permuted by a group.
     Group(GroupId),
-    /// By a group for each index of the outermost level, counted in the permuted tensor.
-    PerBlock(Vec<GroupId>),
+    /// Permuted by a group for each head: each index of the outermost dimension, counted in the permuted tensor.
+    PerHead(Vec<GroupId>),
 }
 
-/// A run of indices along an axis, and its levels.
+/// A range of indices along an axis, and its dimensions. An axis has several where projections are fused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Segment {
-    /// First index of the run.
+pub struct AxisRange {
+    /// First index of the range.
     pub start: usize,
-    /// Levels, outermost first.
-    pub levels: Vec<Level>,
+    /// Dimensions, outermost first.
+    pub dims: Vec<Dim>,
 }
 
 /// A tensor on which at least one group acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Carrier {
+pub struct PermutedTensor {
     /// Its name.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// For each axis the runs that fill it.
-    pub axes: Vec<Vec<Segment>>,
-    /// For a tensor of an expert that may change places: the group of experts, its slot, and the names that the same
-    /// tensor has in each slot.
+    /// For each axis the ranges that fill it.
+    pub axes: Vec<Vec<AxisRange>>,
+    /// For a tensor of an expert that may be permuted: the group of experts, the number of the expert, and the names of
+    /// the same tensor in every expert.
     pub expert: Option<(GroupId, usize, Vec<String>)>,
 }
 
@@ -142,21 +147,21 @@ pub struct Carrier {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symmetry {
     groups: Vec<Group>,
-    carriers: Vec<Carrier>,
+    tensors: Vec<PermutedTensor>,
 }
 
 impl Symmetry {
     /// The symmetries, of the kinds asked for, of a model with this configuration and these tensors.
     ///
     /// # Errors
-    /// [`AlignError::UnknownTensor`] for a tensor whose part in the model is not known (unless it has one element, to
-    /// which no permutation does anything), [`AlignError::Shape`], [`AlignError::MissingTensor`],
+    /// [`AlignError::UnknownTensor`] for a tensor whose role in the model is unknown (unless it has one element,
+    /// which no permutation changes), [`AlignError::Shape`], [`AlignError::MissingTensor`],
     /// [`AlignError::MissingKey`], [`AlignError::BreaksSymmetry`], and [`AlignError::NoGroups`] when nothing is left.
-    pub fn derive(config: &Config, checkpoint: &Checkpoint, kinds: Kinds) -> Result<Symmetry, AlignError> {
+    pub fn derive(config: &Config, checkpoint: &Checkpoint, kinds: GroupKinds) -> Result<Symmetry, AlignError> {
         let sizes = Sizes::of(config, kinds)?;
         let names = Names::infer(checkpoint.tensors().iter().map(|info| info.name.as_str()));
         let stack = names.main_stack().map(|stack| stack.prefix.clone());
-        let mut layers: BTreeMap<usize, Vec<Known<'_>>> = BTreeMap::new();
+        let mut layers: BTreeMap<usize, Vec<KnownTensor<'_>>> = BTreeMap::new();
         let mut outside = Vec::new();
         for info in checkpoint.tensors() {
             let parsed = names.parse(&info.name);
@@ -175,27 +180,27 @@ impl Symmetry {
             if roles.len() != info.shape.len() {
                 return Err(shape_error(info, format!("of {} axes", roles.len())));
             }
-            let known = Known { info, roles, expert: parsed.expert };
+            let known = KnownTensor { info, roles, expert: parsed.expert };
             match parsed.layer {
                 Some(layer) => layers.entry(layer).or_default().push(known),
                 None => outside.push(known),
             }
         }
 
-        let mut symmetry = Symmetry { groups: Vec::new(), carriers: Vec::new() };
+        let mut symmetry = Symmetry { groups: Vec::new(), tensors: Vec::new() };
         let residual =
             kinds.residual.then(|| symmetry.add("residual".into(), GroupKind::Residual, None, sizes.hidden, None));
-        let hidden = residual.map_or(Level::Fixed(sizes.hidden), Level::Group);
+        let hidden = residual.map_or(Dim::Fixed(sizes.hidden), Dim::Group);
         for known in outside {
             let mut axes = Vec::new();
             for (axis, role) in known.roles.iter().enumerate() {
-                let level = match role {
+                let dim = match role {
                     Role::Hidden => hidden.clone(),
-                    _ => Level::Fixed(known.info.shape[axis]),
+                    _ => Dim::Fixed(known.info.shape[axis]),
                 };
-                axes.push(known.axis(axis, "hidden_size", vec![vec![level]], &symmetry.groups)?);
+                axes.push(known.axis(axis, "hidden_size", vec![vec![dim]], &symmetry.groups)?);
             }
-            symmetry.carry(known.info, axes, None);
+            symmetry.add_tensor(known.info, axes, None);
         }
         for (layer, tensors) in layers {
             symmetry.add_layer(layer, &tensors, &sizes, kinds, &hidden)?;
@@ -207,14 +212,14 @@ impl Symmetry {
         Ok(symmetry)
     }
 
-    /// The groups; a nested one comes after its parent.
+    /// The groups, parents before the groups nested in them.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// The tensors they act on, in the order of their names.
-    pub fn carriers(&self) -> &[Carrier] {
-        &self.carriers
+    /// The tensors on which any group acts, in the order of their names.
+    pub fn tensors(&self) -> &[PermutedTensor] {
+        &self.tensors
     }
 
     /// The group called `name`.
@@ -223,36 +228,36 @@ impl Symmetry {
     }
 
     /// The tensor called `name`, if any group acts on it.
-    pub fn carrier(&self, name: &str) -> Option<&Carrier> {
-        let found = self.carriers.binary_search_by(|carrier| carrier.name.as_str().cmp(name));
-        found.ok().map(|i| &self.carriers[i])
+    pub fn tensor(&self, name: &str) -> Option<&PermutedTensor> {
+        let found = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
+        found.ok().map(|i| &self.tensors[i])
     }
 
-    /// Units of a level.
-    pub(crate) fn extent(&self, level: &Level) -> usize {
-        extent(&self.groups, level)
+    /// Length of a dimension.
+    pub(crate) fn extent(&self, dim: &Dim) -> usize {
+        extent(&self.groups, dim)
     }
 
-    /// Groups that hang on `parent`.
+    /// Groups nested in `parent`.
     pub(crate) fn children(&self, parent: GroupId, kind: GroupKind) -> Vec<GroupId> {
         let is_child = |group: &Group| group.kind == kind && group.parent.is_some_and(|found| found.0 == parent);
         (0..self.groups.len()).filter(|&i| is_child(&self.groups[i])).map(GroupId).collect()
     }
 
-    /// Indices of the carriers that `group` or its parent acts on.
-    pub(crate) fn acting(&self, group: GroupId) -> Vec<usize> {
+    /// Indices of the tensors that `group` or its parent acts on.
+    pub(crate) fn tensors_of(&self, group: GroupId) -> Vec<usize> {
         let parent = self.groups[group.0].parent.map(|parent| parent.0);
         let is_it = |id: &GroupId| *id == group || Some(*id) == parent;
-        let in_level = |level: &Level| match level {
-            Level::Fixed(_) => false,
-            Level::Group(id) => is_it(id),
-            Level::PerBlock(ids) => ids.iter().any(is_it),
+        let in_dim = |dim: &Dim| match dim {
+            Dim::Fixed(_) => false,
+            Dim::Group(id) => is_it(id),
+            Dim::PerHead(ids) => ids.iter().any(is_it),
         };
-        let acts = |carrier: &Carrier| {
-            carrier.expert.as_ref().is_some_and(|(id, ..)| is_it(id))
-                || carrier.axes.iter().flatten().flat_map(|segment| &segment.levels).any(in_level)
+        let acts = |tensor: &PermutedTensor| {
+            tensor.expert.as_ref().is_some_and(|(id, ..)| is_it(id))
+                || tensor.axes.iter().flatten().flat_map(|range| &range.dims).any(in_dim)
         };
-        (0..self.carriers.len()).filter(|&i| acts(&self.carriers[i])).collect()
+        (0..self.tensors.len()).filter(|&i| acts(&self.tensors[i])).collect()
     }
 
     fn add(
@@ -267,54 +272,59 @@ impl Symmetry {
         GroupId(self.groups.len() - 1)
     }
 
-    fn carry(&mut self, info: &TensorInfo, axes: Vec<Vec<Segment>>, expert: Option<(GroupId, usize, Vec<String>)>) {
-        let fixed = |segment: &Segment| segment.levels.iter().all(|level| matches!(level, Level::Fixed(_)));
+    fn add_tensor(
+        &mut self,
+        info: &TensorInfo,
+        axes: Vec<Vec<AxisRange>>,
+        expert: Option<(GroupId, usize, Vec<String>)>,
+    ) {
+        let fixed = |range: &AxisRange| range.dims.iter().all(|dim| matches!(dim, Dim::Fixed(_)));
         if expert.is_some() || !axes.iter().flatten().all(fixed) {
-            let carrier = Carrier { name: info.name.clone(), shape: info.shape.clone(), axes, expert };
-            let at = self.carriers.partition_point(|other| other.name < carrier.name);
-            self.carriers.insert(at, carrier);
+            let tensor = PermutedTensor { name: info.name.clone(), shape: info.shape.clone(), axes, expert };
+            let at = self.tensors.partition_point(|other| other.name < tensor.name);
+            self.tensors.insert(at, tensor);
         }
     }
 
     fn add_layer(
         &mut self,
         layer: usize,
-        tensors: &[Known<'_>],
+        tensors: &[KnownTensor<'_>],
         sizes: &Sizes,
-        kinds: Kinds,
-        hidden: &Level,
+        kinds: GroupKinds,
+        hidden: &Dim,
     ) -> Result<(), AlignError> {
-        let blocks = sizes.kv_heads;
-        let per_block = sizes.heads / blocks;
-        let has = |wanted: &[Role]| tensors.iter().any(|known| known.roles.iter().any(|role| wanted.contains(role)));
+        let kv_heads = sizes.kv_heads;
+        let queries_per_kv_head = sizes.heads / kv_heads;
+        let has = |roles: &[Role]| tensors.iter().any(|known| known.roles.iter().any(|role| roles.contains(role)));
         let attention = has(&[Role::Queries, Role::QueriesKeysValues]);
 
-        let mut kv = Level::Fixed(blocks);
-        let mut queries = Level::Fixed(per_block);
-        let mut values = Level::Fixed(sizes.head_dim);
+        let mut kv = Dim::Fixed(kv_heads);
+        let mut queries = Dim::Fixed(queries_per_kv_head);
+        let mut values = Dim::Fixed(sizes.head_dim);
         if attention {
             let name = format!("layers.{layer}.kv_heads");
             let nested = |symmetry: &mut Symmetry, kind, part: &str, len, parent: Option<GroupId>| {
-                let add = |slot| {
-                    let parent = parent.map(|parent| (parent, slot));
-                    symmetry.add(format!("{name}.{slot}.{part}"), kind, Some(layer), len, parent)
+                let add = |head| {
+                    let parent = parent.map(|parent| (parent, head));
+                    symmetry.add(format!("{name}.{head}.{part}"), kind, Some(layer), len, parent)
                 };
-                Level::PerBlock((0..blocks).map(add).collect())
+                Dim::PerHead((0..kv_heads).map(add).collect())
             };
             let mut parent = None;
             if kinds.heads {
-                let id = self.add(name.clone(), GroupKind::KvHeads, Some(layer), blocks, None);
-                kv = Level::Group(id);
+                let id = self.add(name.clone(), GroupKind::KvHeads, Some(layer), kv_heads, None);
+                kv = Dim::Group(id);
                 parent = Some(id);
-                if per_block > 1 {
-                    queries = nested(self, GroupKind::QueryHeads, "query_heads", per_block, parent);
+                if queries_per_kv_head > 1 {
+                    queries = nested(self, GroupKind::QueryHeads, "query_heads", queries_per_kv_head, parent);
                 }
             }
             if kinds.values {
                 values = nested(self, GroupKind::ValueDims, "value_dims", sizes.head_dim, parent);
             }
         }
-        let fixed_dims = Level::Fixed(sizes.head_dim);
+        let fixed_dims = Dim::Fixed(sizes.head_dim);
         let q = vec![kv.clone(), queries.clone(), fixed_dims.clone()];
         let k = vec![kv.clone(), fixed_dims.clone()];
         let v = vec![kv.clone(), values.clone()];
@@ -329,7 +339,7 @@ impl Symmetry {
             }
             _ => None,
         };
-        let mut neurons: BTreeMap<(Option<usize>, bool), Level> = BTreeMap::new();
+        let mut neurons: BTreeMap<(Option<usize>, bool), Dim> = BTreeMap::new();
         for known in tensors {
             for (axis, role) in known.roles.iter().enumerate() {
                 let (shared, twice) = match role {
@@ -352,13 +362,13 @@ impl Symmetry {
                     (None, true) => format!("layers.{layer}.shared_expert.neurons"),
                     (None, false) => format!("layers.{layer}.neurons"),
                 };
-                let level = if kinds.neurons {
+                let dim = if kinds.neurons {
                     let parent = known.expert.and_then(|expert| Some((expert_group?, expert)));
-                    Level::Group(self.add(name, GroupKind::Neurons, Some(layer), len, parent))
+                    Dim::Group(self.add(name, GroupKind::Neurons, Some(layer), len, parent))
                 } else {
-                    Level::Fixed(len)
+                    Dim::Fixed(len)
                 };
-                neurons.insert(key, level);
+                neurons.insert(key, dim);
             }
         }
 
@@ -370,15 +380,13 @@ impl Symmetry {
                 let whole_heads = |heads: usize| length == heads * sizes.head_dim;
                 let (what, runs) = match role {
                     Role::Hidden => ("hidden_size", vec![vec![hidden.clone()]]),
-                    Role::Neurons => {
-                        ("neurons of the layer", vec![vec![neuron(false).unwrap_or(Level::Fixed(length))]])
-                    }
+                    Role::Neurons => ("neurons of the layer", vec![vec![neuron(false).unwrap_or(Dim::Fixed(length))]]),
                     Role::SharedNeurons => {
-                        ("neurons of the layer", vec![vec![neuron(true).unwrap_or(Level::Fixed(length))]])
+                        ("neurons of the layer", vec![vec![neuron(true).unwrap_or(Dim::Fixed(length))]])
                     }
                     Role::NeuronsTwice => {
-                        let level = neuron(false).unwrap_or(Level::Fixed(length / 2));
-                        ("2 · neurons of the layer", vec![vec![level.clone()], vec![level]])
+                        let dim = neuron(false).unwrap_or(Dim::Fixed(length / 2));
+                        ("2 · neurons of the layer", vec![vec![dim.clone()], vec![dim]])
                     }
                     Role::Queries => ("num_attention_heads · head_dim", vec![q.clone()]),
                     Role::Keys => ("num_key_value_heads · head_dim", vec![k.clone()]),
@@ -394,61 +402,60 @@ impl Symmetry {
                     Role::KeyNorm if whole_heads(sizes.kv_heads) => ("head_dim", vec![k.clone()]),
                     Role::QueryNorm => ("head_dim, or that of all query heads", vec![vec![fixed_dims.clone()]]),
                     Role::KeyNorm => ("head_dim, or that of all KV heads", vec![vec![fixed_dims.clone()]]),
-                    Role::Experts => (
-                        "experts of the layer",
-                        vec![vec![expert_group.map_or(Level::Fixed(experts.len()), Level::Group)]],
-                    ),
-                    Role::One => ("1", vec![vec![Level::Fixed(1)]]),
-                    Role::Free => ("", vec![vec![Level::Fixed(length)]]),
+                    Role::Experts => {
+                        ("experts of the layer", vec![vec![expert_group.map_or(Dim::Fixed(experts.len()), Dim::Group)]])
+                    }
+                    Role::One => ("1", vec![vec![Dim::Fixed(1)]]),
+                    Role::Free => ("", vec![vec![Dim::Fixed(length)]]),
                 };
                 axes.push(known.axis(axis, what, runs, &self.groups)?);
             }
-            let slots = known.expert.and_then(|expert| {
+            let experts = known.expert.and_then(|expert| {
                 let here = format!(".experts.{expert}.");
-                let name_in = |&slot: &usize| known.info.name.replacen(&here, &format!(".experts.{slot}."), 1);
+                let name_in = |other: &usize| known.info.name.replacen(&here, &format!(".experts.{other}."), 1);
                 Some((expert_group?, expert, experts.iter().map(name_in).collect()))
             });
-            self.carry(known.info, axes, slots);
+            self.add_tensor(known.info, axes, experts);
         }
         Ok(())
     }
 }
 
 /// A tensor with a row in the table.
-struct Known<'a> {
+struct KnownTensor<'a> {
     info: &'a TensorInfo,
     roles: &'static [Role],
     expert: Option<usize>,
 }
 
-impl Known<'_> {
-    /// The runs of an axis, checked to fill it.
+impl KnownTensor<'_> {
+    /// The ranges of an axis, checked to fill it.
     fn axis(
         &self,
         axis: usize,
         what: &str,
-        runs: Vec<Vec<Level>>,
+        runs: Vec<Vec<Dim>>,
         groups: &[Group],
-    ) -> Result<Vec<Segment>, AlignError> {
-        let mut segments = Vec::new();
+    ) -> Result<Vec<AxisRange>, AlignError> {
+        let mut ranges = Vec::new();
         let mut start = 0;
-        for levels in runs {
-            let len: usize = levels.iter().map(|level| extent(groups, level)).product();
-            segments.push(Segment { start, levels });
+        for dims in runs {
+            let len: usize = dims.iter().map(|dim| extent(groups, dim)).product();
+            ranges.push(AxisRange { start, dims });
             start += len;
         }
         if start != self.info.shape[axis] {
             return Err(shape_error(self.info, format!("{start} ({what}) on axis {axis}")));
         }
-        Ok(segments)
+        Ok(ranges)
     }
 }
 
-fn extent(groups: &[Group], level: &Level) -> usize {
-    match level {
-        Level::Fixed(len) => *len,
-        Level::Group(id) => groups[id.0].len,
-        Level::PerBlock(ids) => ids.first().map_or(1, |id| groups[id.0].len),
+fn extent(groups: &[Group], dim: &Dim) -> usize {
+    match dim {
+        Dim::Fixed(len) => *len,
+        Dim::Group(id) => groups[id.0].len,
+        Dim::PerHead(ids) => ids.first().map_or(1, |id| groups[id.0].len),
     }
 }
 
@@ -456,9 +463,9 @@ fn shape_error(info: &TensorInfo, expected: String) -> AlignError {
     AlignError::Shape { tensor: info.name.clone(), expected, found: info.shape.clone() }
 }
 
-/// Experts must be numbered without a gap and have the same tensors of the same shapes and types, or they could not
-/// change places.
-fn check_experts(tensors: &[Known<'_>], experts: &BTreeSet<usize>) -> Result<(), AlignError> {
+/// Experts must be numbered without a gap and have the same tensors of the same shapes and types; others cannot be
+/// permuted.
+fn check_experts(tensors: &[KnownTensor<'_>], experts: &BTreeSet<usize>) -> Result<(), AlignError> {
     let by_name: BTreeMap<&str, &TensorInfo> = tensors.iter().map(|t| (t.info.name.as_str(), t.info)).collect();
     for known in tensors {
         let Some(expert) = known.expert else { continue };
@@ -477,7 +484,7 @@ fn check_experts(tensors: &[Known<'_>], experts: &BTreeSet<usize>) -> Result<(),
     Ok(())
 }
 
-/// Numbers of the configuration that structure follows from.
+/// The numbers of the configuration that determine the structure.
 struct Sizes {
     hidden: usize,
     heads: usize,
@@ -486,7 +493,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(config: &Config, kinds: Kinds) -> Result<Sizes, AlignError> {
+    fn of(config: &Config, kinds: GroupKinds) -> Result<Sizes, AlignError> {
         let number = |key, value: Option<usize>| value.filter(|&n| n > 0).ok_or(AlignError::MissingKey { key });
         let hidden = number("hidden_size", config.hidden_size())?;
         let heads = number("num_attention_heads", config.num_heads())?;
@@ -502,7 +509,7 @@ impl Sizes {
             ));
         }
         if kinds.heads || kinds.values {
-            // Slopes that differ by head tell heads apart; layers that use another layer's keys bind the two.
+            // Slopes that differ by head distinguish the heads; layers that use another layer's keys bind the two.
             for key in ["alibi", "use_alibi"] {
                 if let Some(found) = config.get(key).filter(|value| value.as_bool() != Some(false)) {
                     return Err(breaks(key, found, "attention heads"));

@@ -3,15 +3,16 @@
 //!
 //! Coordinate descent over groups, after Ainsworth, Hayase and Srinivasa, "Git Re-Basin: Merging Models modulo
 //! Permutation Symmetries", arXiv 2209.04836 (2022), section 3.2. With the others held, the sum is linear in one
-//! group's permutation: Σ_i G\[i, p(i)\], where G\[i, j\] is the inner product of all that unit i of A has with all that
-//! unit j of B has, the other axes of B permuted as it stands; the best p is an assignment. Nested groups are solved
-//! with their parents: a pair of KV heads, or of experts, is worth what the best assignment inside it gives.
+//! group's permutation: Σ_i G\[i, p(i)\], where G\[i, j\] is the inner product of all that unit i of A has with all
+//! that unit j of B has, the other axes of B permuted as they are; the best p is an assignment. Nested groups are
+//! solved with their parents: the gain of a pair of KV heads, or of experts, is that of the best assignment inside
+//! it.
 //!
 //! Given the residual stream, groups of different layers, and of attention and MLP, do not share a tensor: they are
-//! solved at once, and rounds alternate between the residual stream and all others. The order is fixed, so that
-//! there is no seed. Without the residual stream one round is all there is to gain. With it, the outcome depends on
-//! the start: from where the model stands, and from the residual stream assigned by the tensors that no other group
-//! acts on (embedding, head, norms); the better of the two is taken.
+//! solved at once, and rounds alternate between the residual stream and all others. The order is fixed; there is no
+//! seed. Without the residual stream one round is enough. With it, the outcome depends on the start. Two starts are
+//! tried: the identity, and the residual stream assigned by the tensors that no other group acts on (embedding, head,
+//! norms). The better result is taken.
 
 use crate::AlignOptions;
 use crate::apply::Permuted;
@@ -22,9 +23,7 @@ use crate::jobs::{HeadsJob, Job, jobs};
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
-use crate::swept;
-use crate::symmetry::{Carrier, GroupId, Level, Segment, Symmetry};
-use glue_progress::Progress;
+use crate::symmetry::{AxisRange, Dim, GroupId, PermutedTensor, Symmetry};
 use glue_tensor::{Checkpoint, TensorView, widen};
 use rayon::prelude::*;
 
@@ -103,7 +102,7 @@ fn descend(
     Ok(Matched { permutations, sweeps: options.max_sweeps, converged: false })
 }
 
-/// Assigns every job with the residual stream as it stands; and how many of them changed.
+/// Assigns every job with the residual stream fixed; returns the permutations and how many jobs changed.
 fn solve_layers(
     pair: &Pair<'_>,
     jobs: &[Job],
@@ -163,46 +162,50 @@ fn solve(
     }
 }
 
-/// The tensor of A that `carrier` is, and the one of B called `name`.
-fn views<'a>(pair: &Pair<'a>, carrier: &Carrier, name: &str) -> Result<(TensorView<'a>, TensorView<'a>), AlignError> {
+/// The tensor of A that `tensor` is, and the one of B called `name`.
+fn views<'a>(
+    pair: &Pair<'a>,
+    tensor: &PermutedTensor,
+    name: &str,
+) -> Result<(TensorView<'a>, TensorView<'a>), AlignError> {
     let find = |checkpoint: &'a Checkpoint, name: &str| {
         checkpoint
             .get(name)
-            .ok_or_else(|| AlignError::MissingTensor { tensor: name.to_string(), beside: carrier.name.clone() })
+            .ok_or_else(|| AlignError::MissingTensor { tensor: name.to_string(), beside: tensor.name.clone() })
     };
-    Ok((find(pair.reference, &carrier.name)?, find(pair.model, name)?))
+    Ok((find(pair.reference, &tensor.name)?, find(pair.model, name)?))
 }
 
-/// Adds the products of all units of one run along one axis to `sums`.
-fn add_run(
+/// Adds the products of all units of one range of an axis to `sums`.
+fn add_range(
     pair: &Pair<'_>,
-    carrier: &Carrier,
+    tensor: &PermutedTensor,
     name: &str,
-    (axis, segment): (usize, &Segment),
+    (axis, range): (usize, &AxisRange),
     units: usize,
     permutations: &Permutations,
     sums: &mut Vec<f64>,
 ) -> Result<(), AlignError> {
     sums.resize(units * units, 0.0);
-    let (a, b) = views(pair, carrier, name)?;
-    let len: usize = segment.levels.iter().map(|level| pair.symmetry.extent(level)).product();
-    let run = segment.start..segment.start + len;
-    let other = carrier.axes.get(1 - axis).and_then(|axis| permutations.axis(pair.symmetry, axis));
+    let (a, b) = views(pair, tensor, name)?;
+    let len: usize = range.dims.iter().map(|dim| pair.symmetry.extent(dim)).product();
+    let run = range.start..range.start + len;
+    let other = tensor.axes.get(1 - axis).and_then(|axis| permutations.axis(pair.symmetry, axis));
     let a = Units::of_tensor(&a, "reference", axis, run.clone(), None, units);
     let b = Units::of_tensor(&b, "model", axis, run, other.as_deref(), units);
     add_products(&a, &b, sums)
 }
 
-fn is_fixed(axis: &[Segment]) -> bool {
-    axis.iter().flat_map(|segment| &segment.levels).all(|level| matches!(level, Level::Fixed(_)))
+fn is_fixed(axis: &[AxisRange]) -> bool {
+    axis.iter().flat_map(|range| &range.dims).all(|dim| matches!(dim, Dim::Fixed(_)))
 }
 
-/// Runs of all axes, with the number of the axis.
-fn runs(carrier: &Carrier) -> impl Iterator<Item = (usize, &Segment)> {
-    carrier.axes.iter().enumerate().flat_map(|(axis, segments)| segments.iter().map(move |segment| (axis, segment)))
+/// Ranges of all axes, with the number of the axis.
+fn ranges(tensor: &PermutedTensor) -> impl Iterator<Item = (usize, &AxisRange)> {
+    tensor.axes.iter().enumerate().flat_map(|(axis, ranges)| ranges.iter().map(move |range| (axis, range)))
 }
 
-/// The matrix of gains of a group without a nested one; with `alone`, only from tensors that no other group acts on.
+/// The matrix of gains of a group without nested groups; with `alone`, only from tensors that no other group acts on.
 fn flat_gains(
     pair: &Pair<'_>,
     group: GroupId,
@@ -211,15 +214,15 @@ fn flat_gains(
 ) -> Result<Vec<f64>, AlignError> {
     let len = pair.symmetry.groups()[group.0].len;
     let mut sums = vec![0.0; len * len];
-    let is_it = |level: &Level| *level == Level::Group(group);
-    for carrier in pair.symmetry.carriers() {
-        let no_other = |level: &Level| is_it(level) || matches!(level, Level::Fixed(_));
-        let only = carrier.expert.is_none() && runs(carrier).all(|(_, segment)| segment.levels.iter().all(no_other));
+    let is_it = |dim: &Dim| *dim == Dim::Group(group);
+    for tensor in pair.symmetry.tensors() {
+        let no_other = |dim: &Dim| is_it(dim) || matches!(dim, Dim::Fixed(_));
+        let only = tensor.expert.is_none() && ranges(tensor).all(|(_, range)| range.dims.iter().all(no_other));
         if alone && !only {
             continue;
         }
-        for run in runs(carrier).filter(|(_, segment)| segment.levels.first().is_some_and(is_it)) {
-            add_run(pair, carrier, permutations.source_name(carrier), run, len, permutations, &mut sums)?;
+        for run in ranges(tensor).filter(|(_, range)| range.dims.first().is_some_and(is_it)) {
+            add_range(pair, tensor, permutations.source_name(tensor), run, len, permutations, &mut sums)?;
         }
     }
     Ok(sums)
@@ -228,23 +231,23 @@ fn flat_gains(
 fn head_gains(pair: &Pair<'_>, job: &HeadsJob, permutations: &Permutations) -> Result<HeadGains, AlignError> {
     let mut gains = HeadGains::default();
     let shape = job.shape;
-    let (n, g, w) = (shape.blocks, shape.queries, shape.values);
+    let (n, g, w) = (shape.kv_heads, shape.queries, shape.values);
     let groups: Vec<GroupId> = job.groups().collect();
-    let of_job = |level: &Level| match level {
-        Level::Fixed(_) => false,
-        Level::Group(id) => groups.contains(id),
-        Level::PerBlock(ids) => ids.iter().any(|id| groups.contains(id)),
+    let of_job = |dim: &Dim| match dim {
+        Dim::Fixed(_) => false,
+        Dim::Group(id) => groups.contains(id),
+        Dim::PerHead(ids) => ids.iter().any(|id| groups.contains(id)),
     };
-    for carrier in pair.symmetry.carriers() {
-        for run in runs(carrier).filter(|(_, segment)| segment.levels.iter().any(of_job)) {
-            let nested = run.1.levels.last().is_some_and(|level| matches!(level, Level::PerBlock(_)));
-            let (sums, units) = match (run.1.levels.len(), nested) {
+    for tensor in pair.symmetry.tensors() {
+        for run in ranges(tensor).filter(|(_, range)| range.dims.iter().any(of_job)) {
+            let nested = run.1.dims.last().is_some_and(|dim| matches!(dim, Dim::PerHead(_)));
+            let (sums, units) = match (run.1.dims.len(), nested) {
                 (3, true) => (&mut gains.o, n * g * w),
                 (3, false) => (&mut gains.q, n * g),
                 (_, true) => (&mut gains.v, n * w),
                 (_, false) => (&mut gains.k, n),
             };
-            add_run(pair, carrier, &carrier.name, run, units, permutations, sums)?;
+            add_range(pair, tensor, &tensor.name, run, units, permutations, sums)?;
         }
     }
     Ok(gains)
@@ -258,62 +261,62 @@ fn solve_experts(
     permutations: &Permutations,
 ) -> Result<Option<Vec<(GroupId, Permutation)>>, AlignError> {
     let count = pair.symmetry.groups()[group.0].len;
-    let is_it = |level: &Level| *level == Level::Group(group);
+    let is_it = |dim: &Dim| *dim == Dim::Group(group);
     let mut gains = vec![0.0; count * count];
-    for carrier in pair.symmetry.carriers() {
-        for run in runs(carrier).filter(|(_, segment)| segment.levels.first().is_some_and(is_it)) {
-            add_run(pair, carrier, &carrier.name, run, count, permutations, &mut gains)?;
+    for tensor in pair.symmetry.tensors() {
+        for run in ranges(tensor).filter(|(_, range)| range.dims.first().is_some_and(is_it)) {
+            add_range(pair, tensor, &tensor.name, run, count, permutations, &mut gains)?;
         }
     }
     let current = permutations.get(group);
     let inside: Vec<(Permutation, f64)> = (0..count * count)
         .into_par_iter()
         .map(|at| {
-            let (slot, source) = (at / count, at % count);
-            let here = (current.source(slot) == source).then_some(slot);
-            expert_pair(pair, group, neurons.get(slot).copied(), (slot, source), here.is_some(), permutations)
+            let (expert, source) = (at / count, at % count);
+            let is_current = current.source(expert) == source;
+            expert_pair(pair, group, neurons.get(expert).copied(), (expert, source), is_current, permutations)
         })
         .collect::<Result<_, _>>()?;
     for (gain, (_, inner)) in gains.iter_mut().zip(&inside) {
         *gain += inner;
     }
     let (better, _, _) = improve(gains, count, current)?;
-    let chosen = |slot: usize| inside[slot * count + better.source(slot)].0.clone();
+    let chosen = |expert: usize| inside[expert * count + better.source(expert)].0.clone();
     let mut assigned: Vec<(GroupId, Permutation)> =
-        neurons.iter().enumerate().map(|(slot, &id)| (id, chosen(slot))).collect();
+        neurons.iter().enumerate().map(|(expert, &id)| (id, chosen(expert))).collect();
     assigned.push((group, better));
     let changed = assigned.iter().any(|(id, permutation)| permutation != permutations.get(*id));
     Ok(changed.then_some(assigned))
 }
 
-/// The best assignment of the neurons of expert `source` of B to those of expert `slot` of A, and what it gains.
+/// The best assignment of the neurons of expert `source` of B to those of expert `expert` of A, and its gain.
 fn expert_pair(
     pair: &Pair<'_>,
     group: GroupId,
     neurons: Option<GroupId>,
-    (slot, source): (usize, usize),
+    (expert, source): (usize, usize),
     is_current: bool,
     permutations: &Permutations,
 ) -> Result<(Permutation, f64), AlignError> {
     let mut sums = Vec::new();
     let len = neurons.map_or(1, |id| pair.symmetry.groups()[id.0].len);
-    for carrier in pair.symmetry.carriers() {
-        let Some((owner, at, names)) = &carrier.expert else { continue };
-        if (*owner, *at) != (group, slot) {
+    for tensor in pair.symmetry.tensors() {
+        let Some((owner, at, names)) = &tensor.expert else { continue };
+        if (*owner, *at) != (group, expert) {
             continue;
         }
         match neurons {
             Some(id) => {
-                for run in runs(carrier).filter(|(_, segment)| segment.levels.contains(&Level::Group(id))) {
-                    add_run(pair, carrier, &names[source], run, len, permutations, &mut sums)?;
+                for run in ranges(tensor).filter(|(_, range)| range.dims.contains(&Dim::Group(id))) {
+                    add_range(pair, tensor, &names[source], run, len, permutations, &mut sums)?;
                 }
             }
-            // Nothing inside is free: the pair is worth the product of all its weights. Of the two axes the residual
-            // stream may move one; the other is the run.
+            // Nothing inside is free: the gain is the product of all weights of the pair. The residual stream may
+            // permute one of the two axes; the products run over the other.
             None => {
-                let axis = usize::from(!is_fixed(&carrier.axes[0]));
-                let whole = Segment { start: 0, levels: vec![Level::Fixed(carrier.shape[axis])] };
-                add_run(pair, carrier, &names[source], (axis, &whole), 1, permutations, &mut sums)?;
+                let axis = usize::from(!is_fixed(&tensor.axes[0]));
+                let whole = AxisRange { start: 0, dims: vec![Dim::Fixed(tensor.shape[axis])] };
+                add_range(pair, tensor, &names[source], (axis, &whole), 1, permutations, &mut sums)?;
             }
         }
     }
@@ -330,7 +333,7 @@ fn job_bytes(symmetry: &Symmetry, job: &Job) -> u128 {
         Job::Flat(group) => square(symmetry.groups()[group.0].len),
         Job::Heads(job) => {
             let shape = job.shape;
-            square(shape.blocks * shape.queries * if job.values.is_empty() { 1 } else { shape.values })
+            square(shape.kv_heads * shape.queries * if job.values.is_empty() { 1 } else { shape.values })
         }
         // Each thread has the matrix of a pair of experts.
         Job::Experts(_, neurons) => {
@@ -356,7 +359,7 @@ fn check_size(symmetry: &Symmetry, job: &Job, options: &AlignOptions) -> Result<
         Job::Flat(id) => (groups[id.0].name.clone(), groups[id.0].len),
         Job::Heads(job) => {
             let inner = if job.values.is_empty() { 1 } else { job.shape.values };
-            (format!("layers.{}.heads", job.layer), job.shape.blocks * job.shape.queries * inner)
+            (format!("layers.{}.heads", job.layer), job.shape.kv_heads * job.shape.queries * inner)
         }
         Job::Experts(id, neurons) => {
             let inner = neurons.first().map_or(0, |id| groups[id.0].len);
@@ -392,12 +395,12 @@ impl Products {
     }
 }
 
-/// The sums for every carrier, in their order; each tensor is read once, block by block.
+/// The sums for every permuted tensor, in their order; each is read once, block by block.
 pub(crate) fn measure(pair: &Pair<'_>, permutations: &Permutations) -> Result<Vec<Products>, AlignError> {
     const BLOCK: usize = 1 << 16;
-    let one = |carrier: &Carrier| {
-        let (a, _) = views(pair, carrier, permutations.source_name(carrier))?;
-        let b = Permuted::of(pair.model, pair.symmetry, permutations, &carrier.name)?;
+    let one = |tensor: &PermutedTensor| {
+        let (a, _) = views(pair, tensor, permutations.source_name(tensor))?;
+        let b = Permuted::of(pair.model, pair.symmetry, permutations, &tensor.name)?;
         let (a_size, grid) = (a.dtype().size(), b.grid());
         let mut sums = Products::default();
         let step = (BLOCK / grid.columns.max(1)).max(1);
@@ -413,11 +416,11 @@ pub(crate) fn measure(pair: &Pair<'_>, permutations: &Permutations) -> Result<Ve
                 (&a, "reference", &a.data()[elements.start * a_size..elements.end * a_size], &mut left),
                 (&b.source, "model", bytes.as_slice(), &mut right),
             ] {
-                let tensor = || view.name().to_string();
+                let name = || view.name().to_string();
                 let finite =
-                    widen(view.dtype(), bytes, out).map_err(|error| AlignError::Convert { tensor: tensor(), error })?;
+                    widen(view.dtype(), bytes, out).map_err(|error| AlignError::Convert { tensor: name(), error })?;
                 if !finite {
-                    return Err(AlignError::NotFinite { tensor: tensor(), of });
+                    return Err(AlignError::NotFinite { tensor: name(), of });
                 }
             }
             for (&x, &y) in left.iter().zip(&right) {
@@ -429,5 +432,5 @@ pub(crate) fn measure(pair: &Pair<'_>, permutations: &Permutations) -> Result<Ve
         }
         Ok(sums)
     };
-    pair.symmetry.carriers().par_iter().map(one).collect()
+    pair.symmetry.tensors().par_iter().map(one).collect()
 }

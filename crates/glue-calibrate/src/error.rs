@@ -1,4 +1,4 @@
-//! Why there are no statistics.
+//! Why a calibration failed.
 
 use crate::statistic::Statistic;
 use glue_lm::LmError;
@@ -6,28 +6,28 @@ use glue_tensor::{FileChanged, WriteError};
 use std::io;
 use std::path::PathBuf;
 
-/// Why there are no statistics.
+/// Why a calibration failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CalibrateError {
-    /// No statistic was asked for.
-    #[error("no statistic is asked for, expected one or more of activation, gram, fisher")]
+    /// No statistic is selected.
+    #[error("no statistic is selected, expected one or more of activation, gram, fisher")]
     NoStatistics,
-    /// There is nothing to gather from.
+    /// There are no sequences.
     #[error("there are no sequences to gather statistics from")]
     NoSequences,
     /// A sequence cannot be used with this model.
     #[error("sequence {index}: {reason}")]
     Sequence {
-        /// Its number, counted from 0.
+        /// Its index, counted from 0.
         index: usize,
         /// Why not.
         reason: String,
     },
-    /// The model chooses among experts, which see some tokens each.
+    /// The model is a mixture of experts, each of which sees only some tokens.
     #[error("statistics of a mixture of experts cannot be gathered, expected a dense model")]
-    Mixture(#[source] Box<LmError>),
-    /// A mean is infinite or no number: the model overflows on this text.
+    Mixture(Box<LmError>),
+    /// A mean is infinite or NaN: the model overflows on this text.
     #[error("{statistic} of tensor `{tensor}` is not finite: the model overflows on these sequences")]
     NotFinite {
         /// The tensor.
@@ -50,10 +50,10 @@ pub enum CalibrateError {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A file of the model is not what it was when the model was opened.
+    /// A file of the model has changed since the model was opened.
     #[error(transparent)]
     Changed(#[from] FileChanged),
-    /// The caller asked to end.
+    /// The caller cancelled it.
     #[error("stopped")]
     Stopped,
 }

@@ -1,7 +1,7 @@
-//! Calibration statistics: what a pass over text says about each weight tensor of a model, written as a checkpoint of its own.
+//! Calibration statistics of the weight tensors of a model, gathered in a pass over text and written as a checkpoint.
 //!
-//! Merge operators that weigh parameters by what they do need more than the weights. [`calibrate`] runs a dense model over
-//! [`Sequence`]s of tokens and writes, for a tensor called `T`, one `F32` tensor for each [`Statistic`]:
+//! Merge operators that weigh parameters by their effect need more than the weights. [`calibrate`] runs a dense model
+//! over [`Sequence`]s of tokens and writes, for a tensor called `T`, one `F32` tensor for each [`Statistic`]:
 //!
 //! | tensor | shape | holds |
 //! |---|---|---|
@@ -9,32 +9,48 @@
 //! | `T.gram` | [in, in] | mean over tokens of x·xᵀ, that is XᵀX divided by the tokens (RegMean, arXiv 2212.09849) |
 //! | `T.fisher` | that of `T` | mean over sequences of the squared gradient of the log-likelihood (Matena & Raffel, arXiv 2111.09832) |
 //!
-//! The first two are of every matrix that rows are multiplied with. Matrices with the same input (queries, keys and values; gate and
-//! up) are observed as one and written under each name. An embedding is a table and has neither, even where it is the head too. The
-//! last is of every stored tensor, norms and biases included; a tensor that is embedding and head has one, of the sum of both gradients.
+//! Activations and Gram matrices exist for every matrix that multiplies activations. Matrices with the same input
+//! (queries, keys and values; gate and up) are observed once and written under each name. An embedding is a lookup
+//! table and has neither, even where it is tied to the head. Fisher information exists for every stored tensor, norms
+//! and biases included; a tied embedding has one, of the sum of both gradients.
 //!
-//! The log-likelihood of a sequence is the sum over its scored tokens; text without a question scores all of its tokens but the first.
-//! This is the empirical Fisher information: of the given tokens, not of samples of the model's.
+//! The log-likelihood of a sequence is the sum over its scored tokens; text without a question scores all of its
+//! tokens but the first. This is the empirical Fisher information: of the given tokens, not of tokens sampled from
+//! the model.
 //!
-//! The tokens that count for the first two are those that the model reads: all of a sequence but the last, which is only predicted.
+//! Activations and Gram matrices are means over the tokens that the model reads: all of a sequence but the last,
+//! which is only predicted.
 //!
-//! Sums are kept in `f64`: 8·in² bytes for each Gram matrix, 8 bytes for each parameter of the Fisher information. What that takes is
-//! known from the shapes ([`Plan::estimate`]). With less memory, [`Options::max_memory`] makes several passes over the sequences, with
-//! the same result.
+//! Sums are kept in `f64`: 8·in² bytes for each Gram matrix, 8 bytes for each parameter of the Fisher information.
+//! The total follows from the shapes ([`CalibratePlan::estimate`]). With a limit ([`CalibrateOptions::max_memory`])
+//! there are several passes over the sequences, with the same result.
+//!
+//! ```no_run
+//! use glue_calibrate::{CalibrateOptions, CalibratePlan, Sequence, calibrate};
+//! use glue_progress::NoProgress;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (dir, model) = (glue_tensor::ModelDir::open("base")?, glue_lm::Model::open("base")?);
+//! let plan = CalibratePlan::new(&model, &CalibrateOptions::default())?;
+//! println!("{} bytes of sums", plan.estimate(8, 4).sum_bytes);
+//! let sequences = [Sequence::text(vec![1, 17, 23, 5])];
+//! calibrate(&model, &dir, &plan, &sequences, &"one sequence".into(), "statistics", &NoProgress)?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`statistic`] | what can be gathered |
-//! | [`sequence`] | what it is gathered from |
-//! | [`plan`] | which sums there are, how many passes, memory and disk |
+//! | [`statistic`] | the statistics |
+//! | [`sequence`] | the input: tokens, and which of them are scored |
+//! | [`plan`] | which sums to gather, in how many passes; memory and disk |
 //! | [`run`] | the passes and the output |
 //! | `sums` | the sums themselves |
-//! | [`manifest`] | `glue.json`: what the statistics are of |
-//! | [`error`] | what can go wrong |
+//! | [`manifest`] | `glue.json`: model, sequences and options |
 //!
 //! **Invariant:** no result depends on the number of threads, nor on the number of passes.
 //!
-//! **Invariant:** the crate knows no task and no file of text: whoever calls it says which tokens are read and which are scored.
+//! **Invariant:** the crate knows no task and no text file: the caller says which tokens are read and which are scored.
 #![deny(missing_docs)]
 
 pub mod error;
@@ -46,7 +62,12 @@ pub mod statistic;
 mod sums;
 
 pub use error::CalibrateError;
-pub use plan::{Estimate, Options, Plan};
-pub use run::{Calibrated, calibrate};
+pub use plan::{CalibrateEstimate, CalibrateOptions, CalibratePlan};
+pub use run::{CalibrationSummary, calibrate};
 pub use sequence::Sequence;
 pub use statistic::Statistic;
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,17 +1,17 @@
-//! `glue.json`: what statistics were gathered, of which model, from what.
+//! `glue.json`: which statistics were gathered, of which model, from which sequences.
 //!
 //! | key | holds |
 //! |---|---|
 //! | `format` | version of this table, 1 |
-//! | `tool`, `version` | what made the output |
-//! | `calibration` | for each statistic what its values are; `sequences`, `tokens` that the model read, `scored_tokens` |
-//! | `source` | where the sequences came from, in the words of the caller |
+//! | `tool`, `version` | the program that wrote the output |
+//! | `calibration` | for each statistic the meaning of its values; `sequences`, `tokens` that the model read, `scored_tokens` |
+//! | `source` | where the sequences are from, as the caller describes it |
 //! | `inputs` | the model: its path, and for each file name, bytes and XXH3-128 |
 //! | `output` | files with bytes of data and number of tensors |
 
 use crate::error::CalibrateError;
-use crate::plan::Plan;
-use crate::run::Calibrated;
+use crate::plan::CalibratePlan;
+use crate::run::CalibrationSummary;
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{ContentHash, Layout, ModelDir, files};
 use rayon::prelude::*;
@@ -37,13 +37,13 @@ pub(crate) fn hash_files(model: &ModelDir) -> Result<Vec<Value>, CalibrateError>
     weights.chain(others).collect()
 }
 
-/// The manifest of what was gathered.
+/// The manifest of a calibration.
 pub(crate) fn manifest(
     model: &ModelDir,
     files: &[Value],
-    plan: &Plan,
+    plan: &CalibratePlan,
     layout: &Layout,
-    done: &Calibrated,
+    done: &CalibrationSummary,
     source: &Value,
 ) -> Value {
     let path = model.path().display().to_string();

@@ -2,10 +2,10 @@
 
 use crate::error::CalibrateError;
 use crate::manifest;
-use crate::plan::Plan;
+use crate::plan::CalibratePlan;
 use crate::sequence::{Sequence, batches};
 use crate::statistic::Statistic;
-use crate::sums::{Batch, Recorder, Sums};
+use crate::sums::{Accumulator, Batch, Recorder};
 use glue_lm::{Model, ScoredTokens, Tree};
 use glue_progress::{Progress, Unit};
 use glue_tensor::{CheckpointWriter, Layout, ModelDir, Staging};
@@ -15,13 +15,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-/// What statistics were gathered from.
+/// What the statistics were gathered from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub struct Calibrated {
-    /// Sequences.
+pub struct CalibrationSummary {
+    /// Number of sequences.
     pub sequences: usize,
-    /// Tokens that the model read: what activations and Gram matrices are means over.
+    /// Tokens that the model read, over which activations and Gram matrices are averaged.
     pub tokens: u64,
     /// Tokens that were scored.
     pub scored_tokens: u64,
@@ -32,22 +32,25 @@ pub struct Calibrated {
 /// Elements that are narrowed and written together.
 const WRITTEN: usize = 1 << 20;
 
-/// Runs `model`, which was opened from `dir` while `dir` was open, over `sequences` and writes the statistics of `plan` to the directory `out_dir`, which appears
-/// complete or not at all. `source` says in the manifest where the sequences are from. Uses the current rayon pool.
+/// Runs `model` over `sequences` and writes the statistics of `plan` to the directory `out_dir`, which appears
+/// complete or not at all.
+///
+/// `dir` is the directory of `model`, opened before it. `source` says in the manifest where the sequences are from.
+/// Uses the current rayon pool.
 ///
 /// # Errors
-/// [`CalibrateError::NoSequences`] and [`CalibrateError::Sequence`] before anything is computed; [`CalibrateError::Write`] when
-/// `out_dir` is taken or does not fit on the disk, also before; [`CalibrateError::NotFinite`], [`CalibrateError::Model`],
-/// [`CalibrateError::Read`], [`CalibrateError::Stopped`]; nothing is left behind then.
+/// Before anything is computed: [`CalibrateError::NoSequences`], [`CalibrateError::Sequence`], and
+/// [`CalibrateError::Write`] when `out_dir` exists or the disk is too full. Later: [`CalibrateError::NotFinite`],
+/// [`CalibrateError::Model`], [`CalibrateError::Read`], [`CalibrateError::Stopped`]. Nothing is written then.
 pub fn calibrate(
     model: &Model,
     dir: &ModelDir,
-    plan: &Plan,
+    plan: &CalibratePlan,
     sequences: &[Sequence],
     source: &Value,
     out_dir: impl AsRef<Path>,
     progress: &dyn Progress,
-) -> Result<Calibrated, CalibrateError> {
+) -> Result<CalibrationSummary, CalibrateError> {
     if sequences.is_empty() {
         return Err(CalibrateError::NoSequences);
     }
@@ -60,8 +63,8 @@ pub fn calibrate(
     let staging = Staging::create(out_dir)?;
     let done = write_all(model, dir, plan, sequences, source, &layout, &staging, progress);
     if !matches!(done, Err(CalibrateError::Stopped)) {
-        // Whatever failed may have failed because of an input that changed; and if nothing did, the model that ran is what
-        // was hashed only if none has.
+        // A failure may be due to an input that changed. Without a failure, the files that were hashed are those of
+        // the model that ran only if none has changed.
         dir.check_unchanged()?;
     }
     let done = done?;
@@ -74,15 +77,15 @@ pub fn calibrate(
 fn write_all(
     model: &Model,
     dir: &ModelDir,
-    plan: &Plan,
+    plan: &CalibratePlan,
     sequences: &[Sequence],
     source: &Value,
     layout: &Layout,
     staging: &Staging,
     progress: &dyn Progress,
-) -> Result<Calibrated, CalibrateError> {
+) -> Result<CalibrationSummary, CalibrateError> {
     let writer = CheckpointWriter::create(staging, layout.clone(), &BTreeMap::new())?;
-    let mut done = Calibrated {
+    let mut done = CalibrationSummary {
         sequences: sequences.len(),
         tokens: sequences.iter().map(|sequence| sequence.read() as u64).sum(),
         scored_tokens: sequences.iter().map(|sequence| sequence.scored.len() as u64).sum(),
@@ -97,10 +100,10 @@ fn write_all(
         progress.begin(&phase, Unit::Sequences, Some(sequences.len() as u64));
         let (sums, log_likelihood) = gather(model, plan, pass, sequences, progress)?;
         done.log_likelihood = done.log_likelihood.or(log_likelihood);
-        for sums in sums {
-            let count = if sums.site.statistic == Statistic::Fisher { done.sequences as u64 } else { done.tokens };
-            write(&writer, next, &sums, count)?;
-            next += sums.site.tensors.len();
+        for sum in sums {
+            let count = if sum.spec.statistic == Statistic::Fisher { done.sequences as u64 } else { done.tokens };
+            write(&writer, next, &sum, count)?;
+            next += sum.spec.tensors.len();
         }
     }
     let files = manifest::hash_files(dir)?;
@@ -116,49 +119,49 @@ fn write_all(
 /// The sums of one pass, and the mean log-likelihood if there were gradients.
 fn gather<'a>(
     model: &Model,
-    plan: &'a Plan,
+    plan: &'a CalibratePlan,
     pass: &Range<usize>,
     sequences: &[Sequence],
     progress: &dyn Progress,
-) -> Result<(Vec<Sums<'a>>, Option<f64>), CalibrateError> {
-    let sites = &plan.sites[pass.clone()];
-    let mut sums: Vec<Sums<'_>> = sites.iter().map(Sums::new).collect();
-    let wanted: HashSet<&str> = sites.iter().filter_map(Sums::input).collect();
-    let goes_back = plan.goes_back(pass);
+) -> Result<(Vec<Accumulator<'a>>, Option<f64>), CalibrateError> {
+    let specs = &plan.sums[pass.clone()];
+    let mut sums: Vec<Accumulator<'_>> = specs.iter().map(Accumulator::new).collect();
+    let recorded: HashSet<&str> = specs.iter().filter_map(Accumulator::input).collect();
+    let needs_gradients = plan.needs_gradients(pass);
     let batches = batches(sequences, plan.rows(pass));
     let rows = |batch: &Range<usize>| sequences[batch.clone()].iter().map(Sequence::read).sum::<usize>();
     let longest = batches.iter().map(rows).max().unwrap_or(0);
-    let side_by_side = plan.side_by_side(pass, longest, rayon::current_num_threads());
+    let concurrent = plan.concurrent_batches(pass, longest, rayon::current_num_threads());
     let mut log_likelihood = 0.0;
-    for group in batches.chunks(side_by_side) {
+    for group in batches.chunks(concurrent) {
         let run = |batch: &Range<usize>| {
             if progress.is_cancelled() {
                 return Err(CalibrateError::Stopped);
             }
-            let found = one(model, &sequences[batch.clone()], &wanted, goes_back)?;
+            let found = one(model, &sequences[batch.clone()], &recorded, needs_gradients)?;
             progress.advance(batch.len() as u64);
             Ok(found)
         };
         let found: Vec<Batch> = group.par_iter().map(run).collect::<Result<_, _>>()?;
         for batch in &found {
-            // One after another: the sum does not depend on how many batches are run side by side.
+            // In order: the sum does not depend on how many batches run concurrently.
             let gradients = batch.gradients.iter().flat_map(|gradients| &gradients.log_likelihoods);
             gradients.for_each(|of_sequence| log_likelihood += of_sequence);
         }
-        sums.par_iter_mut().for_each(|sums| found.iter().for_each(|batch| sums.add(batch)));
+        sums.par_iter_mut().for_each(|sum| found.iter().for_each(|batch| sum.add(batch)));
     }
-    Ok((sums, goes_back.then(|| log_likelihood / sequences.len() as f64)))
+    Ok((sums, needs_gradients.then(|| log_likelihood / sequences.len() as f64)))
 }
 
 /// Runs one batch.
 fn one(
     model: &Model,
     sequences: &[Sequence],
-    wanted: &HashSet<&str>,
-    goes_back: bool,
+    recorded: &HashSet<&str>,
+    needs_gradients: bool,
 ) -> Result<Batch, CalibrateError> {
-    let mut recorder = Recorder::new(wanted);
-    let gradients = if goes_back {
+    let mut recorder = Recorder::new(recorded);
+    let gradients = if needs_gradients {
         let scored =
             sequences.iter().map(|Sequence { tokens, scored }| ScoredTokens { tokens, scored: scored.clone() });
         let scored: Vec<ScoredTokens<'_>> = scored.collect();
@@ -175,18 +178,18 @@ fn one(
 }
 
 /// Writes the means to the tensors from `first` on of the layout, one for each tensor that the sum is of.
-fn write(writer: &CheckpointWriter, first: usize, sums: &Sums<'_>, count: u64) -> Result<(), CalibrateError> {
-    let elements = sums.site.elements();
+fn write(writer: &CheckpointWriter, first: usize, sum: &Accumulator<'_>, count: u64) -> Result<(), CalibrateError> {
+    let elements = sum.spec.elements();
     for start in (0..elements).step_by(WRITTEN) {
         let mut bytes = Vec::with_capacity(size_of::<f32>() * WRITTEN.min(elements));
-        for value in sums.means(start..(start + WRITTEN).min(elements), count) {
+        for value in sum.means(start..(start + WRITTEN).min(elements), count) {
             if !value.is_finite() {
-                let tensor = sums.site.tensors.first().cloned().unwrap_or_default();
-                return Err(CalibrateError::NotFinite { tensor, statistic: sums.site.statistic });
+                let tensor = sum.spec.tensors.first().cloned().unwrap_or_default();
+                return Err(CalibrateError::NotFinite { tensor, statistic: sum.spec.statistic });
             }
             bytes.extend(value.to_le_bytes());
         }
-        for tensor in 0..sums.site.tensors.len() {
+        for tensor in 0..sum.spec.tensors.len() {
             writer.write_at(first + tensor, (size_of::<f32>() * start) as u64, &bytes)?;
         }
     }

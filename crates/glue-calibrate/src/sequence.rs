@@ -1,39 +1,40 @@
-//! What statistics are gathered from: tokens, and which of them are scored.
+//! The input of a calibration: tokens, and which of them are scored.
 
 use std::ops::Range;
 
 /// A sequence of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequence {
-    /// Two or more. The model reads all but the last.
+    /// The tokens, two or more. The model reads all but the last.
     pub tokens: Vec<u32>,
-    /// The tokens that make up the log-likelihood, from 1 on and not empty: of an item the answer, of a text all but the first.
+    /// The positions whose tokens are scored, not empty and without position 0: the answer of an item, all but the
+    /// first of a text.
     pub scored: Range<usize>,
 }
 
 impl Sequence {
-    /// A question and its answer, of which the answer is scored.
+    /// A question and its answer; the answer is scored.
     pub fn item(question: &[u32], answer: &[u32]) -> Sequence {
         let tokens = [question, answer].concat();
         Sequence { scored: question.len()..tokens.len(), tokens }
     }
 
-    /// A text, of which everything after the first token is scored.
+    /// A text; everything after the first token is scored.
     pub fn text(tokens: Vec<u32>) -> Sequence {
         Sequence { scored: 1..tokens.len(), tokens }
     }
 
-    /// Tokens that the model reads.
+    /// Number of tokens that the model reads.
     pub fn read(&self) -> usize {
         self.tokens.len().saturating_sub(1)
     }
 
-    /// Why it cannot be used with a model of so many tokens and positions.
+    /// Why a model of this vocabulary and number of positions cannot use it.
     pub(crate) fn fault(&self, vocab_size: usize, max_positions: usize) -> Option<String> {
         let Sequence { tokens, scored } = self;
         if scored.is_empty() || scored.start == 0 || scored.end > tokens.len() {
             return Some(format!(
-                "the tokens {scored:?} of {} are to be scored, expected some of those from 1 on",
+                "the tokens {scored:?} of {} are to be scored, expected a range from 1 on that is not empty",
                 tokens.len()
             ));
         }
@@ -45,7 +46,7 @@ impl Sequence {
     }
 }
 
-/// Runs of consecutive sequences of at most `rows` tokens to read, unless one alone has more.
+/// Ranges of consecutive sequences with at most `rows` tokens to read; a longer sequence is a batch of its own.
 pub(crate) fn batches(sequences: &[Sequence], rows: usize) -> Vec<Range<usize>> {
     let (mut batches, mut start, mut sum) = (Vec::new(), 0, 0);
     for (index, sequence) in sequences.iter().enumerate() {
@@ -83,7 +84,7 @@ mod tests {
         };
         check(Sequence::item(&[1, 2], &[3]), None);
         check(Sequence::text(vec![1, 2, 3, 4, 5]), None);
-        check(Sequence::text(vec![1]), Some("expected some of those from 1 on"));
+        check(Sequence::text(vec![1]), Some("expected a range from 1 on"));
         check(Sequence::item(&[], &[1, 2]), Some("from 1 on"));
         check(Sequence::text(vec![1, 10]), Some("token 10 is outside the vocabulary of 10"));
         check(Sequence::text(vec![1; 6]), Some("it takes 5 positions, and the model has 4"));

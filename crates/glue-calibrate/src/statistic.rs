@@ -1,5 +1,8 @@
 //! What can be gathered about a tensor.
+//!
+//! The names are those by which merge operators ask for statistics.
 
+use glue_merge::StatisticSpec;
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,9 +25,9 @@ impl Statistic {
     /// `activation`, `gram` or `fisher`.
     pub fn name(self) -> &'static str {
         match self {
-            Statistic::Activation => "activation",
-            Statistic::Gram => "gram",
-            Statistic::Fisher => "fisher",
+            Statistic::Activation => StatisticSpec::ACTIVATION,
+            Statistic::Gram => StatisticSpec::GRAM,
+            Statistic::Fisher => StatisticSpec::FISHER,
         }
     }
 
@@ -53,11 +56,11 @@ impl FromStr for Statistic {
     type Err = String;
 
     /// # Errors
-    /// A list of the names there are.
+    /// A message with the known names.
     fn from_str(name: &str) -> Result<Statistic, String> {
         let names = || Statistic::ALL.map(Statistic::name).join(", ");
         let found = Statistic::ALL.into_iter().find(|statistic| statistic.name() == name);
-        found.ok_or_else(|| format!("there is no statistic `{name}`, expected {}", names()))
+        found.ok_or_else(|| format!("unknown statistic `{name}`, expected one of {}", names()))
     }
 }
 
@@ -69,7 +72,7 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         assert!(Statistic::ALL.into_iter().all(|statistic| statistic.to_string().parse() == Ok(statistic)));
         let error = "hessian".parse::<Statistic>().unwrap_err();
-        assert_eq!(error, "there is no statistic `hessian`, expected activation, gram, fisher");
+        assert_eq!(error, "unknown statistic `hessian`, expected one of activation, gram, fisher");
         assert_eq!(Statistic::Gram.tensor_name("a.weight"), "a.weight.gram");
     }
 }

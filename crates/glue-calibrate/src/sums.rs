@@ -1,16 +1,16 @@
-//! The sums behind the means, in `f64`. Batches are added in their order, and every element by one thread, so that the result does not
-//! depend on how many there are.
+//! The sums behind the means, in `f64`. Batches are added in order, and every element by one thread: the result does
+//! not depend on the number of threads.
 
-use crate::plan::Site;
+use crate::plan::SumSpec;
 use crate::statistic::Statistic;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use glue_linalg::add_product_wide;
 use glue_lm::{Gradients, Observer};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-/// What a batch of sequences gave.
+/// What was recorded of a batch of sequences.
 pub(crate) struct Batch {
     /// Inputs of matrices by the name of the first of them, row after row.
     pub(crate) inputs: HashMap<String, Vec<f32>>,
@@ -20,56 +20,53 @@ pub(crate) struct Batch {
     pub(crate) sequences: usize,
 }
 
-/// Keeps the inputs that are wanted, by the name of the first matrix.
+/// Records inputs by the name of the first matrix that reads them.
 pub(crate) struct Recorder<'a> {
-    wanted: &'a HashSet<&'a str>,
+    recorded: &'a HashSet<&'a str>,
     pub(crate) inputs: HashMap<String, Vec<f32>>,
 }
 
 impl<'a> Recorder<'a> {
-    pub(crate) fn new(wanted: &'a HashSet<&'a str>) -> Recorder<'a> {
-        Recorder { wanted, inputs: HashMap::new() }
+    pub(crate) fn new(recorded: &'a HashSet<&'a str>) -> Recorder<'a> {
+        Recorder { recorded, inputs: HashMap::new() }
     }
 }
 
 impl Observer for Recorder<'_> {
     fn linear_input(&mut self, weights: &[&str], values: &[f32]) {
-        let name = weights.first().copied().filter(|name| self.wanted.contains(name));
+        let name = weights.first().copied().filter(|name| self.recorded.contains(name));
         if let Some(name) = name {
             self.inputs.insert(name.to_owned(), values.to_vec());
         }
     }
 }
 
-/// One sum.
-pub(crate) struct Sums<'a> {
-    pub(crate) site: &'a Site,
+/// One sum, batch by batch.
+pub(crate) struct Accumulator<'a> {
+    pub(crate) spec: &'a SumSpec,
     values: Vec<f64>,
 }
 
-/// Rows of a Gram matrix that are done together.
+/// Rows of a Gram matrix that a thread computes at once.
 const GRAM_ROWS: usize = 64;
 
-/// Tokens summed in `f32` before they go into the sum in `f64`.
-const DEPTH: usize = 512;
-
-/// Elements of a gradient that are done together.
+/// Elements of a gradient that a thread computes at once.
 const BLOCK: usize = 1 << 16;
 
-impl<'a> Sums<'a> {
-    pub(crate) fn new(site: &'a Site) -> Sums<'a> {
-        Sums { site, values: vec![0.0; site.elements()] }
+impl<'a> Accumulator<'a> {
+    pub(crate) fn new(spec: &'a SumSpec) -> Accumulator<'a> {
+        Accumulator { spec, values: vec![0.0; spec.elements()] }
     }
 
-    /// The name that its input is recorded by.
-    pub(crate) fn input(site: &Site) -> Option<&str> {
-        (site.statistic != Statistic::Fisher).then(|| site.tensors.first().map(String::as_str)).flatten()
+    /// The name under which its input is recorded.
+    pub(crate) fn input(spec: &SumSpec) -> Option<&str> {
+        (spec.statistic != Statistic::Fisher).then(|| spec.tensors.first().map(String::as_str)).flatten()
     }
 
     /// Adds a batch.
     pub(crate) fn add(&mut self, batch: &Batch) {
-        let Some(name) = self.site.tensors.first() else { return };
-        match (self.site.statistic, batch.inputs.get(name), &batch.gradients) {
+        let Some(name) = self.spec.tensors.first() else { return };
+        match (self.spec.statistic, batch.inputs.get(name), &batch.gradients) {
             (Statistic::Activation, Some(inputs), _) => self.add_absolute(inputs),
             (Statistic::Gram, Some(inputs), _) => self.add_products(inputs),
             (Statistic::Fisher, _, Some(gradients)) => self.add_squares(name, gradients, batch.sequences),
@@ -83,28 +80,22 @@ impl<'a> Sums<'a> {
         }
     }
 
-    /// Of the symmetric matrix what is below the diagonal, and a little more.
+    /// Adds XᵀX: the blocks of the symmetric matrix on and below the diagonal.
     fn add_products(&mut self, inputs: &[f32]) {
-        let width = self.site.shape[0];
+        let width = self.spec.shape[0];
+        let inputs = ArrayView2::from_shape((inputs.len() / width, width), inputs).expect("inputs are whole rows");
         let blocks = self.values.par_chunks_mut(GRAM_ROWS * width).enumerate();
-        blocks.for_each_init(Vec::new, |product, (block, sums)| {
+        blocks.for_each_init(Vec::new, |scratch, (block, sums)| {
             let (first, rows) = (block * GRAM_ROWS, sums.len() / width);
-            let columns = first + rows;
-            product.resize(rows * columns, 0.0f32);
-            for inputs in inputs.chunks(DEPTH * width) {
-                let inputs = MatRef::from_row_major_slice(inputs, inputs.len() / width, width);
-                let (left, right) = (inputs.subcols(first, rows).transpose(), inputs.subcols(0, columns));
-                let target = MatMut::from_row_major_slice_mut(product, rows, columns);
-                matmul(target, Accum::Replace, left, right, 1.0, Par::Seq);
-                for (sums, product) in sums.chunks_exact_mut(width).zip(product.chunks_exact(columns)) {
-                    sums.iter_mut().zip(product).for_each(|(sum, &term)| *sum += f64::from(term));
-                }
-            }
+            let end = first + rows;
+            let mut sums = ArrayViewMut2::from_shape((rows, width), sums).expect("a block holds whole rows");
+            let (left, right) = (inputs.slice(s![.., first..end]), inputs.slice(s![.., ..end]));
+            add_product_wide(left.reversed_axes(), right, sums.slice_mut(s![.., ..end]), scratch);
         });
     }
 
     fn add_squares(&mut self, name: &str, gradients: &Gradients, sequences: usize) {
-        let width = self.site.shape.iter().skip(1).product::<usize>().max(1);
+        let width = self.spec.shape.iter().skip(1).product::<usize>().max(1);
         let rows = (BLOCK / width).max(1);
         let blocks = self.values.par_chunks_mut(rows * width).enumerate();
         blocks.for_each_init(Vec::new, |gradient, (block, sums)| {
@@ -119,10 +110,10 @@ impl<'a> Sums<'a> {
         });
     }
 
-    /// The elements `run` of the sum divided by `count`, as they are written.
+    /// The elements `run` of the mean over `count`, as they are written.
     pub(crate) fn means(&self, run: Range<usize>, count: u64) -> impl Iterator<Item = f32> {
-        let width = self.site.shape.last().copied().unwrap_or(1);
-        let symmetric = self.site.statistic == Statistic::Gram;
+        let width = self.spec.shape.last().copied().unwrap_or(1);
+        let symmetric = self.spec.statistic == Statistic::Gram;
         run.map(move |index| {
             let (row, column) = (index / width, index % width);
             let place = if symmetric && column > row { column * width + row } else { index };
@@ -135,8 +126,8 @@ impl<'a> Sums<'a> {
 mod tests {
     use super::*;
 
-    fn site(statistic: Statistic, shape: &[usize]) -> Site {
-        Site { statistic, tensors: vec!["w".into()], shape: shape.to_vec() }
+    fn spec(statistic: Statistic, shape: &[usize]) -> SumSpec {
+        SumSpec { statistic, tensors: vec!["w".into()], shape: shape.to_vec() }
     }
 
     fn batch(inputs: &[f32]) -> Batch {
@@ -146,9 +137,9 @@ mod tests {
     #[test]
     fn gram_matrices_are_whole_and_exactly_symmetric() {
         for (width, rows) in [(1, 3), (5, 2), (64, 7), (130, 1100)] {
-            let site = site(Statistic::Gram, &[width, width]);
+            let spec = spec(Statistic::Gram, &[width, width]);
             let inputs: Vec<f32> = (0..rows * width).map(|i| ((i * 7919) % 1013) as f32 / 500.0 - 1.0).collect();
-            let mut sums = Sums::new(&site);
+            let mut sums = Accumulator::new(&spec);
             let cut = rows / 2 * width;
             sums.add(&batch(&inputs[..cut]));
             sums.add(&batch(&inputs[cut..]));
@@ -167,8 +158,8 @@ mod tests {
 
     #[test]
     fn activations_are_means_of_absolute_values() {
-        let site = site(Statistic::Activation, &[2]);
-        let mut sums = Sums::new(&site);
+        let spec = spec(Statistic::Activation, &[2]);
+        let mut sums = Accumulator::new(&spec);
         sums.add(&batch(&[1.0, -2.0, -3.0, 0.0]));
         sums.add(&batch(&[-2.0, 5.0]));
         assert_eq!(sums.means(0..2, 3).collect::<Vec<_>>(), [2.0, 7.0 / 3.0]);

@@ -1,6 +1,5 @@
 //! Both back ends on the same matrices: what the feature changes is the time, and the last digits.
 
-use crate::scalar::sealed::Element;
 use crate::testing::{assert_near, hilbert, random};
 use crate::{faer_backend, lapack};
 use ndarray::{Array1, Array2, Axis};
@@ -62,20 +61,12 @@ fn eigenvectors() {
 }
 
 #[test]
-fn solutions_products_and_bases() {
-    let (a, b) = (random::<f64>((30, 30), 33), random::<f64>((30, 4), 34));
-    assert_near(&got(faer_backend::solve(&a, &b)), &got(lapack::solve(&a, &b)), 1e-9);
-    let positive = f64::product(a.view(), a.t()) + Array2::<f64>::eye(30);
+fn solutions_and_bases() {
+    let (half, b) = (random::<f64>((30, 30), 33), random::<f64>((30, 4), 34));
+    let positive = half.dot(&half.t()) + Array2::<f64>::eye(30);
     let solved = (got(faer_backend::cholesky_solve(&positive, &b)), got(lapack::cholesky_solve(&positive, &b)));
     assert_near(&solved.0, &solved.1, TOLERANCE);
-    assert_near(&faer_backend::product(a.t(), b.view()), &lapack::product(a.t(), b.view()), TOLERANCE);
     let tall = random::<f64>((40, 6), 35);
-    let (gram, gram2) = (faer_backend::lower_gram(tall.view()), lapack::lower_gram(tall.view()));
-    for i in 0..6 {
-        for j in 0..=i {
-            assert!((gram[(i, j)] - gram2[(i, j)]).abs() < TOLERANCE);
-        }
-    }
     let (q, q2) = (got(faer_backend::orthonormal(&tall)), got(lapack::orthonormal(&tall)));
     assert_near(&signed(q), &signed(q2), TOLERANCE);
 }

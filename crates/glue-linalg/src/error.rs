@@ -50,14 +50,6 @@ pub enum LinalgError {
         /// Rows of the right matrix.
         right: usize,
     },
-    /// Elimination met a pivot of zero.
-    #[error("{operation}: the matrix is singular: pivot {pivot} is zero")]
-    Singular {
-        /// The function.
-        operation: &'static str,
-        /// Which pivot, from 0.
-        pivot: usize,
-    },
     /// A Cholesky factor does not exist.
     #[error("{operation}: the matrix is not positive definite: pivot {pivot} is not positive")]
     NotPositiveDefinite {

@@ -1,16 +1,17 @@
 //! The decompositions by `faer`, always on one thread: blocks cut to the number of threads would round otherwise.
 
 use crate::scalar::{NoResult, Thin};
+use crate::views::view;
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::matmul::{self, triangular};
 use faer::linalg::qr::no_pivoting::factor as qr;
 use faer::linalg::svd::ComputeSvdVectors;
-use faer::linalg::{cholesky::llt, evd, householder, lu::partial_pivoting as lu, svd as faer_svd};
+use faer::linalg::{cholesky::llt, evd, householder, svd as faer_svd};
 use faer::traits::RealField;
-use faer::{Accum, Auto, Conj, Mat, MatMut, MatRef, Par, Spec};
-use ndarray::{Array2, ArrayView2, CowArray, Ix2, NdFloat};
+use faer::{Auto, Conj, Mat, MatRef, Par, Spec};
+use ndarray::{Array2, NdFloat};
 
+/// A copy by columns, to be overwritten by its factors.
 fn to_faer<T: NdFloat + RealField>(a: &Array2<T>) -> Mat<T> {
     Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)])
 }
@@ -34,7 +35,7 @@ where
     let params = Spec::default();
     let mut memory = MemBuffer::new(faer_svd::svd_scratch::<T>(m, n, thin, thin, Par::Seq, params));
     let stack = MemStack::new(&mut memory);
-    faer_svd::svd(to_faer(a).as_ref(), s.as_mut(), Some(u.as_mut()), Some(v.as_mut()), Par::Seq, stack, params)
+    faer_svd::svd(view(a.view()), s.as_mut(), Some(u.as_mut()), Some(v.as_mut()), Par::Seq, stack, params)
         .map_err(|_| NoResult(None))?;
     Ok((to_ndarray(u.as_ref()), values(&s), to_ndarray(v.transpose())))
 }
@@ -49,7 +50,7 @@ where
     let params = Spec::default();
     let mut memory = MemBuffer::new(faer_svd::svd_scratch::<T>(m, n, none, none, Par::Seq, params));
     let stack = MemStack::new(&mut memory);
-    faer_svd::svd(to_faer(a).as_ref(), s.as_mut(), None, None, Par::Seq, stack, params).map_err(|_| NoResult(None))?;
+    faer_svd::svd(view(a.view()), s.as_mut(), None, None, Par::Seq, stack, params).map_err(|_| NoResult(None))?;
     Ok(values(&s))
 }
 
@@ -63,33 +64,9 @@ where
     let scratch = evd::self_adjoint_evd_scratch::<T>(n, evd::ComputeEigenvectors::Yes, Par::Seq, params);
     let mut memory = MemBuffer::new(scratch);
     let stack = MemStack::new(&mut memory);
-    evd::self_adjoint_evd(to_faer(a).as_ref(), s.as_mut(), Some(u.as_mut()), Par::Seq, stack, params)
+    evd::self_adjoint_evd(view(a.view()), s.as_mut(), Some(u.as_mut()), Par::Seq, stack, params)
         .map_err(|_| NoResult(None))?;
     Ok((values(&s), to_ndarray(u.as_ref())))
-}
-
-pub(crate) fn solve<T: NdFloat + RealField>(a: &Array2<T>, b: &Array2<T>) -> Result<Array2<T>, NoResult>
-where
-    lu::factor::PartialPivLuParams: Auto<T>,
-{
-    let n = a.nrows();
-    let (mut factors, mut x) = (to_faer(a), to_faer(b));
-    let (mut forward, mut back) = (vec![0_usize; n], vec![0_usize; n]);
-    let params = Spec::default();
-    let scratch = lu::factor::lu_in_place_scratch::<usize, T>(n, n, Par::Seq, params);
-    let mut memory = MemBuffer::new(scratch);
-    let stack = MemStack::new(&mut memory);
-    let (_, order) = lu::factor::lu_in_place(factors.as_mut(), &mut forward, &mut back, Par::Seq, stack, params);
-    // A pivot that is not a number follows one that was zero.
-    if let Some(pivot) = (0..n).find(|&i| factors[(i, i)] == T::zero() || !is_number(factors[(i, i)])) {
-        return Err(NoResult(Some(pivot)));
-    }
-    let scratch = lu::solve::solve_in_place_scratch::<usize, T>(n, b.ncols(), Par::Seq);
-    let mut memory = MemBuffer::new(scratch);
-    let stack = MemStack::new(&mut memory);
-    // Each triangle is read from the half that holds it.
-    lu::solve::solve_in_place(factors.as_ref(), factors.as_ref(), order, x.as_mut(), Par::Seq, stack);
-    Ok(to_ndarray(x.as_ref()))
 }
 
 pub(crate) fn cholesky_solve<T: NdFloat + RealField>(a: &Array2<T>, b: &Array2<T>) -> Result<Array2<T>, NoResult>
@@ -108,53 +85,6 @@ where
     let mut memory = MemBuffer::new(llt::solve::solve_in_place_scratch::<T>(n, b.ncols(), Par::Seq));
     llt::solve::solve_in_place(factor.as_ref(), x.as_mut(), Par::Seq, MemStack::new(&mut memory));
     Ok(to_ndarray(x.as_ref()))
-}
-
-/// `a` itself where its elements lie one after the other by rows or by columns, else a copy by rows.
-fn contiguous<T: NdFloat>(a: ArrayView2<'_, T>) -> CowArray<'_, T, Ix2> {
-    if a.is_standard_layout() || a.t().is_standard_layout() {
-        a.into()
-    } else {
-        a.as_standard_layout().into_owned().into()
-    }
-}
-
-/// Of what [`contiguous`] gave.
-fn lent<T: NdFloat>(a: ArrayView2<'_, T>) -> MatRef<'_, T> {
-    let (m, n) = a.dim();
-    match a.to_slice() {
-        Some(by_rows) => MatRef::from_row_major_slice(by_rows, m, n),
-        None => MatRef::from_column_major_slice(a.reversed_axes().to_slice().unwrap_or(&[]), m, n),
-    }
-}
-
-fn lent_mut<T: NdFloat>(a: &mut Array2<T>) -> MatMut<'_, T> {
-    let (m, n) = a.dim();
-    MatMut::from_row_major_slice_mut(a.as_slice_mut().unwrap_or(&mut []), m, n)
-}
-
-pub(crate) fn product<T: NdFloat + RealField>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
-    let (a, b) = (contiguous(a), contiguous(b));
-    let mut c = Array2::zeros((a.nrows(), b.ncols()));
-    matmul::matmul(lent_mut(&mut c), Accum::Replace, lent(a.view()), lent(b.view()), T::one(), Par::Seq);
-    c
-}
-
-pub(crate) fn lower_gram<T: NdFloat + RealField>(a: ArrayView2<'_, T>) -> Array2<T> {
-    let a = contiguous(a);
-    let mut c = Array2::zeros((a.ncols(), a.ncols()));
-    triangular::matmul(
-        lent_mut(&mut c),
-        triangular::BlockStructure::TriangularLower,
-        Accum::Replace,
-        lent(a.view()).transpose(),
-        triangular::BlockStructure::Rectangular,
-        lent(a.view()),
-        triangular::BlockStructure::Rectangular,
-        T::one(),
-        Par::Seq,
-    );
-    c
 }
 
 pub(crate) fn orthonormal<T: NdFloat + RealField>(a: &Array2<T>) -> Result<Array2<T>, NoResult>
@@ -177,8 +107,4 @@ where
         MemStack::new(&mut MemBuffer::new(scratch)),
     );
     Ok(to_ndarray(q.as_ref()))
-}
-
-fn is_number<T: NdFloat>(x: T) -> bool {
-    x.is_finite()
 }

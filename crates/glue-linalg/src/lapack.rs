@@ -1,11 +1,11 @@
-//! The decompositions by LAPACK, through `ndarray-linalg`; products by BLAS, which `ndarray` calls.
+//! The decompositions by LAPACK, through `ndarray-linalg`.
 
 mod symmetric;
 
 use crate::scalar::{NoResult, Thin};
-use ndarray::{Array1, Array2, ArrayView2, Axis, NdFloat};
+use ndarray::{Array2, NdFloat};
 use ndarray_linalg::error::LinalgError as Failure;
-use ndarray_linalg::{Cholesky, Factorize, JobSvd, Lapack, QR, SVDDC, Solve, SolveTriangular, UPLO};
+use ndarray_linalg::{Cholesky, Diag, JobSvd, Lapack, QR, SVDDC, SolveTriangular, UPLO};
 pub(crate) use symmetric::eigen;
 
 fn failed(_: Failure) -> NoResult {
@@ -38,41 +38,15 @@ fn mirrored<T: NdFloat>(a: &Array2<T>) -> Array2<T> {
     Array2::from_shape_fn(a.dim(), |(i, j)| a[(i.max(j), i.min(j))])
 }
 
-fn by_columns<T: NdFloat>(
-    b: &Array2<T>,
-    solve: impl Fn(Array1<T>) -> Result<Array1<T>, Failure>,
-) -> Result<Array2<T>, NoResult> {
-    let mut x = b.clone();
-    for mut column in x.axis_iter_mut(Axis(1)) {
-        let solved = solve(column.to_owned()).map_err(failed)?;
-        column.assign(&solved);
-    }
-    Ok(x)
-}
-
-pub(crate) fn solve<T: NdFloat + Lapack<Real = T>>(a: &Array2<T>, b: &Array2<T>) -> Result<Array2<T>, NoResult> {
-    let factors = a.factorize().map_err(pivot)?;
-    by_columns(b, |column| factors.solve_into(column))
-}
-
 pub(crate) fn cholesky_solve<T: NdFloat + Lapack<Real = T>>(
     a: &Array2<T>,
     b: &Array2<T>,
 ) -> Result<Array2<T>, NoResult> {
     let lower = mirrored(a).cholesky(UPLO::Lower).map_err(pivot)?;
-    let upper = lower.t().to_owned();
-    by_columns(b, |column| {
-        let half = lower.solve_triangular(UPLO::Lower, ndarray_linalg::Diag::NonUnit, &column)?;
-        upper.solve_triangular(UPLO::Upper, ndarray_linalg::Diag::NonUnit, &half)
-    })
-}
-
-pub(crate) fn product<T: NdFloat>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
-    a.dot(&b).as_standard_layout().into_owned()
-}
-
-pub(crate) fn lower_gram<T: NdFloat>(a: ArrayView2<'_, T>) -> Array2<T> {
-    product(a.t(), a)
+    let half = lower.solve_triangular(UPLO::Lower, Diag::NonUnit, b).map_err(failed)?;
+    let upper = lower.reversed_axes();
+    let x = upper.solve_triangular(UPLO::Upper, Diag::NonUnit, &half).map_err(failed)?;
+    Ok(x.as_standard_layout().into_owned())
 }
 
 pub(crate) fn orthonormal<T: NdFloat + Lapack<Real = T>>(a: &Array2<T>) -> Result<Array2<T>, NoResult> {

@@ -22,10 +22,11 @@ pub(crate) type Thin<T> = (Array2<T>, Vec<T>, Array2<T>);
 
 pub(crate) mod sealed {
     use super::{NoResult, Thin, backend};
-    use ndarray::{Array2, ArrayView2, NdFloat};
+    use faer::traits::RealField;
+    use ndarray::{Array2, NdFloat};
 
     /// What a back end does, for matrices that are finite and not empty.
-    pub trait Element: NdFloat {
+    pub trait Element: NdFloat + RealField {
         /// Distance from 1 to the next number.
         const EPSILON: Self;
         /// The nearest number of this type.
@@ -39,13 +40,7 @@ pub(crate) mod sealed {
         #[allow(private_interfaces)]
         fn eigen(a: &Array2<Self>) -> Result<(Vec<Self>, Array2<Self>), NoResult>;
         #[allow(private_interfaces)]
-        fn solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult>;
-        #[allow(private_interfaces)]
         fn cholesky_solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult>;
-        /// A·B; the inner dimensions agree.
-        fn product(a: ArrayView2<'_, Self>, b: ArrayView2<'_, Self>) -> Array2<Self>;
-        /// The lower half of AᵀA, diagonal included; above it, anything.
-        fn lower_gram(a: ArrayView2<'_, Self>) -> Array2<Self>;
         /// Q of a thin QR decomposition of a matrix with at least as many rows as columns.
         #[allow(private_interfaces)]
         fn orthonormal(a: &Array2<Self>) -> Result<Array2<Self>, NoResult>;
@@ -71,17 +66,8 @@ pub(crate) mod sealed {
                 fn eigen(a: &Array2<Self>) -> Result<(Vec<Self>, Array2<Self>), NoResult> {
                     backend::eigen(a)
                 }
-                fn solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult> {
-                    backend::solve(a, b)
-                }
                 fn cholesky_solve(a: &Array2<Self>, b: &Array2<Self>) -> Result<Array2<Self>, NoResult> {
                     backend::cholesky_solve(a, b)
-                }
-                fn product(a: ArrayView2<'_, Self>, b: ArrayView2<'_, Self>) -> Array2<Self> {
-                    backend::product(a, b)
-                }
-                fn lower_gram(a: ArrayView2<'_, Self>) -> Array2<Self> {
-                    backend::lower_gram(a)
                 }
                 fn orthonormal(a: &Array2<Self>) -> Result<Array2<Self>, NoResult> {
                     backend::orthonormal(a)

@@ -8,6 +8,7 @@
 //! place of a bidiagonal form of the whole.
 
 use crate::error::LinalgError;
+use crate::product::{lower_gram, multiply};
 use crate::scalar::sealed::Element;
 use crate::scalar::{Scalar, check_finite, scaled};
 use crate::svd::Svd;
@@ -51,13 +52,13 @@ fn tall(a: ArrayView2<'_, f64>) -> Option<Svd<f64>> {
     if n == 0 {
         return Some(Svd { u: Array2::zeros((m, 0)), values: Array1::zeros(0), vt: Array2::zeros((0, 0)) });
     }
-    let (squares, vectors) = f64::eigen(&f64::lower_gram(a)).ok()?;
+    let (squares, vectors) = f64::eigen(&lower_gram(a)).ok()?;
     let least = m as f64 * f64::EPSILON * squares.last().copied().unwrap_or(0.0);
     // In ascending order; the largest come first in the result.
     let kept: Vec<usize> = (0..n).rev().take_while(|i| squares[*i] > least).collect();
     let vt = vectors.t().select(Axis(0), &kept);
     drop(vectors);
-    let mut u = f64::product(a, vt.t());
+    let mut u = multiply(a, vt.t());
     let values: Array1<f64> = u.map_axis(Axis(0), |column| column.dot(&column).sqrt());
     u /= &values;
     // Rounding may have exchanged neighbours that are all but equal.
@@ -72,8 +73,8 @@ fn tall(a: ArrayView2<'_, f64>) -> Option<Svd<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_near, assert_orthonormal_columns, random};
-    use crate::{polar_factor, singular_values};
+    use crate::singular_values;
+    use crate::testing::{assert_near, assert_orthonormal_columns, orthonormal, random};
     use ndarray::array;
 
     fn check(a: &Array2<f64>, rank: usize) -> Svd<f64> {
@@ -116,9 +117,9 @@ mod tests {
     /// Of a matrix in f32, small singular values come out better than by a decomposition in f32.
     #[test]
     fn better_than_in_single_precision() {
-        let (u, v) = (random::<f64>((60, 20), 7), random::<f64>((20, 20), 8));
+        let (u, v) = (orthonormal((60, 20), 7), orthonormal((20, 20), 8));
         let decay = Array1::from_shape_fn(20, |i| 10_f64.powf(-0.25 * i as f64));
-        let a = (&polar_factor(u.view()).unwrap() * &decay).dot(&polar_factor(v.view()).unwrap()).mapv(|x| x as f32);
+        let a = (&u * &decay).dot(&v).mapv(|x| x as f32);
         let exact = singular_values(a.mapv(f64::from).view()).unwrap();
         let by_gram = svd_by_gram(a.view()).unwrap().values;
         let single = singular_values(a.view()).unwrap().mapv(f64::from);

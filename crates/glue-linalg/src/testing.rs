@@ -1,15 +1,21 @@
 //! Matrices and comparisons for the tests of this crate.
 
 use crate::scalar::Scalar;
+use crate::svd::svd;
 use ndarray::Array2;
+use rand_pcg::Pcg64;
+use rand_pcg::rand_core::Rng;
 
-/// Elements in [-1, 1) from a linear congruential generator.
+/// Uniform elements in [-1, 1).
 pub(crate) fn random<T: Scalar>(dim: (usize, usize), seed: u64) -> Array2<T> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
-    Array2::from_shape_simple_fn(dim, || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        T::of((state >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)
-    })
+    let mut random = Pcg64::new(seed.into(), 0);
+    Array2::from_shape_simple_fn(dim, || T::of((random.next_u64() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0))
+}
+
+/// Of a random matrix that is not wide, the nearest one with orthonormal columns.
+pub(crate) fn orthonormal(dim: (usize, usize), seed: u64) -> Array2<f64> {
+    let parts = svd(random::<f64>(dim, seed).view()).unwrap();
+    parts.u.dot(&parts.vt)
 }
 
 /// 1/(i + j + 1), notoriously ill-conditioned.

@@ -1,17 +1,17 @@
 //! The first singular triples of a large matrix, by a randomised range finder.
 //!
-//! Halko, Martinsson, Tropp, *Finding structure with randomness*, SIAM Review 53 (2011), algorithms 4.4 and 5.1: with a
-//! Gaussian n×l matrix Ω, l = k + p, the columns of (A·Aᵀ)^q·A·Ω are made orthonormal – after every product, so that the
-//! small directions are not lost to rounding – and the SVD of the l×n matrix Qᵀ·A is turned back by Q.
+//! Halko, Martinsson, Tropp, *Finding structure with randomness*, SIAM Review 53 (2011), algorithms 4.4 and 5.1: with
+//! a Gaussian n×l matrix Ω, l = k + p, the columns of (A·Aᵀ)^q·A·Ω are made orthonormal – after every product, or
+//! rounding would destroy the small directions – and the SVD of the l×n matrix Qᵀ·A is multiplied by Q from the left.
 //!
-//! The error in the spectral norm is, on average, at most
-//! (1 + √(k/(p−1)) + e·√(k+p)/p · √(min(m,n)−k))^(1/(2q+1)) · σₖ₊₁ (theorem 10.6 and corollary 10.10): with k = 100, p = 10,
-//! q = 2 and 4096 columns a factor of about 2.8 on the best there is. That is little where singular values fall off, and
-//! the vectors are then good too. Where they hardly fall, as in differences of weights after long training, the triples
-//! span a part of the matrix that is almost as large as the best one, but are not the first k; [`svd`] and
-//! [`svd_by_gram`](crate::svd_by_gram) are.
+//! The error in the spectral norm is, on average, at most (1 + √(k/(p−1)) + e·√(k+p)/p · √(min(m,n)−k))^(1/(2q+1)) ·
+//! σₖ₊₁ (theorem 10.6 and corollary 10.10): with k = 100, p = 10, q = 2 and 4096 columns a factor of about 2.8 on the
+//! best there is. That is little where singular values fall off, and the vectors are then good too. Where they hardly
+//! fall, as in differences of weights after long training, the triples span a part of the matrix that is almost as
+//! large as the best one, but are not the first k; [`svd`] and [`svd_by_gram`](crate::svd_by_gram) are.
 
 use crate::error::LinalgError;
+use crate::product::multiply;
 use crate::scalar::{Scalar, check_finite, scaled};
 use crate::svd::{Svd, svd};
 use ndarray::{Array2, ArrayView2, s};
@@ -61,13 +61,13 @@ pub fn truncated_svd<T: Scalar>(
         let x: f64 = StandardNormal.sample(&mut random);
         T::of(x)
     });
-    let mut q = T::orthonormal(&T::product(a.view(), omega.view())).map_err(failed)?;
+    let mut q = T::orthonormal(&multiply(a.view(), omega.view())).map_err(failed)?;
     for _ in 0..options.power_iterations {
-        let other = T::orthonormal(&T::product(a.t(), q.view())).map_err(failed)?;
-        q = T::orthonormal(&T::product(a.view(), other.view())).map_err(failed)?;
+        let other = T::orthonormal(&multiply(a.t(), q.view())).map_err(failed)?;
+        q = T::orthonormal(&multiply(a.view(), other.view())).map_err(failed)?;
     }
-    let mut parts = first(svd(T::product(q.t(), a.view()).view())?, rank);
-    parts.u = T::product(q.view(), parts.u.view());
+    let mut parts = first(svd(multiply(q.t(), a.view()).view())?, rank);
+    parts.u = multiply(q.view(), parts.u.view());
     parts.values.mapv_inplace(|s| s * power);
     if parts.values.iter().chain(&parts.u).all(|x| x.is_finite()) {
         Ok(parts)
@@ -91,14 +91,14 @@ fn first<T: Scalar>(parts: Svd<T>, rank: usize) -> Svd<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_near, assert_orthonormal_columns, random};
-    use crate::{polar_factor, singular_values};
+    use crate::singular_values;
+    use crate::testing::{assert_near, assert_orthonormal_columns, orthonormal, random};
     use ndarray::Array1;
 
     /// m×n with these singular values.
     fn with_values(dim: (usize, usize), values: &Array1<f64>) -> Array2<f64> {
-        let (u, v) = (random::<f64>((dim.0, values.len()), 21), random::<f64>((dim.1, values.len()), 22));
-        (&polar_factor(u.view()).unwrap() * values).dot(&polar_factor(v.view()).unwrap().t())
+        let (u, v) = (orthonormal((dim.0, values.len()), 21), orthonormal((dim.1, values.len()), 22));
+        (&u * values).dot(&v.t())
     }
 
     /// Spectral norm of what is missing, over the first singular value that is left out.

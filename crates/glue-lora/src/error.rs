@@ -19,7 +19,7 @@ pub enum LoraError {
         /// What was given.
         found: String,
     },
-    /// A module was asked for that no matrix belongs to.
+    /// No matrix belongs to a module in the options.
     #[error("no matrix in {} belongs to a module called `{module}`, or whose name ends in `.{module}`", path.display())]
     NoSuchModule {
         /// The module.
@@ -65,16 +65,16 @@ pub enum LoraError {
         /// The model.
         model: PathBuf,
     },
-    /// No matrix that was to be extracted differs.
+    /// The models differ in none of the matrices to be extracted.
     #[error(
-        "the two models do not differ in any matrix that was asked for{}",
+        "the two models do not differ in any matrix to be extracted{}",
         if others.is_empty() { String::new() } else { format!("; they do in {}", others.join(", ")) }
     )]
     NoDifference {
         /// Other tensors that differ; the first of them.
         others: Vec<String>,
     },
-    /// A matrix has no decomposition.
+    /// A matrix could not be decomposed.
     #[error("tensor `{tensor}`")]
     Linalg {
         /// The tensor.
@@ -92,13 +92,13 @@ pub enum LoraError {
         #[source]
         error: ConvertError,
     },
-    /// The configuration of the adapter is not sound.
+    /// The configuration of the adapter is invalid.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Factors cannot be kept on the disk until all are known.
+    /// The temporary file with the factors cannot be written or read.
     #[error("{}", path.display())]
     Io {
         /// The file.
@@ -107,7 +107,7 @@ pub enum LoraError {
         #[source]
         error: io::Error,
     },
-    /// A file of a model is not what it was when the model was opened.
+    /// A file of a model has changed since the model was opened.
     #[error(transparent)]
     Changed(#[from] FileChanged),
     /// The caller cancelled it.

@@ -2,9 +2,9 @@
 
 use crate::difference::{Both, Squares};
 use crate::error::LoraError;
-use crate::factors::{factors, squares_left, stored};
+use crate::factors::{factors, residual_squares, stored};
 use crate::options::RankRule;
-use crate::plan::{Candidate, ExtractPlan};
+use crate::plan::{ExtractPlan, ModuleCandidate};
 use crate::report::{Extraction, ModuleReport, OtherReport};
 use crate::spool::Spool;
 use glue_progress::{Progress, Unit};
@@ -29,31 +29,27 @@ struct Extracted {
     kind: ModuleKind,
     a: Range<u64>,
     b: Range<u64>,
-    /// Sums of squares of the difference, and of what the factors lack of it.
+    /// Sums of squares of the difference, and of the difference minus the product of the factors.
     squares: (f64, f64),
 }
 
-/// A tensor that is no module.
+/// A tensor that is not a candidate.
 enum Other {
     Same,
     Differs { report: OtherReport, squares: f64 },
 }
 
 /// Extracts what `plan` says to the directory `out_dir`, which appears complete or not at all, on the threads of the
-/// current rayon pool. Beside the adapter stands `glue.json`, which says what it was made from and what it lacks.
+/// current rayon pool. `glue.json` beside the adapter records the models, the options and the report.
 ///
 /// # Errors
-/// [`LoraError`]; nothing is left behind then.
-pub fn extract(
-    plan: &ExtractPlan<'_>,
-    out_dir: impl AsRef<Path>,
-    progress: &dyn Progress,
-) -> Result<Extraction, LoraError> {
+/// [`LoraError`]; nothing is written then.
+pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Extraction, LoraError> {
     let staging = Staging::create(out_dir)?;
     let report = write(plan, &staging, progress);
     if !matches!(report, Err(LoraError::Stopped)) {
-        // Whatever failed may have failed because of an input that changed; and if nothing did, what was compared is what
-        // was hashed only if none has.
+        // A failure may be due to an input that changed. Without a failure, the files that were hashed are those that
+        // were compared only if none has changed.
         plan.base.check_unchanged()?;
         plan.fine.check_unchanged()?;
     }
@@ -77,13 +73,13 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
         Other::Differs { report, squares } => Some((report.clone(), *squares)),
         Other::Same => None,
     });
-    // What holds no floating-point numbers has no place in an adapter.
+    // PEFT stores no tensors of integers.
     let is_saved = |report: &OtherReport| plan.options.save_full && report.relative_change.is_some();
-    let (saved, left): (Vec<_>, Vec<_>) = differ.partition(|(report, _)| is_saved(report));
+    let (saved, remaining): (Vec<_>, Vec<_>) = differ.partition(|(report, _)| is_saved(report));
     let modules: Vec<Extracted> = modules.into_iter().flatten().collect();
-    let unchanged = plan.candidates.len() + plan.others.len() - modules.len() - saved.len() - left.len();
+    let unchanged = plan.candidates.len() + plan.others.len() - modules.len() - saved.len() - remaining.len();
     if modules.is_empty() && saved.is_empty() {
-        let others = left.iter().take(NAMED).map(|(report, _)| report.tensor.clone()).collect();
+        let others = remaining.iter().take(NAMED).map(|(report, _)| report.tensor.clone()).collect();
         return Err(LoraError::NoDifference { others });
     }
 
@@ -102,8 +98,8 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
     spool.remove()?;
 
     let sum = |of: fn(&(f64, f64)) -> f64| -> f64 { modules.iter().map(|module| of(&module.squares)).sum() };
-    let not_there: f64 = left.iter().map(|(_, squares)| squares).sum();
-    let whole: f64 = saved.iter().map(|(_, squares)| squares).sum::<f64>() + not_there + sum(|squares| squares.0);
+    let missing: f64 = remaining.iter().map(|(_, squares)| squares).sum();
+    let whole: f64 = saved.iter().map(|(_, squares)| squares).sum::<f64>() + missing + sum(|squares| squares.0);
     let factors = |module: &Extracted| (module.report.rank * (module.report.rows + module.report.columns)) as u64;
     let whole_tensors = || saved.iter().filter_map(|(report, _)| plan.fine.checkpoint().info(&report.tensor));
     let in_factors: u64 = modules.iter().map(factors).sum();
@@ -117,9 +113,9 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
         parameters: in_factors + whole_tensors().map(|info| info.n_elements() as u64).sum::<u64>(),
         bytes: in_factors * plan.options.dtype.size() as u64
             + whole_tensors().map(|info| info.n_bytes() as u64).sum::<u64>(),
-        relative_error: ((not_there + sum(|squares| squares.1)) / whole).sqrt(),
+        relative_error: ((missing + sum(|squares| squares.1)) / whole).sqrt(),
         saved: saved.iter().map(|(report, _)| report.clone()).collect(),
-        left: left.into_iter().map(|(report, _)| report).collect(),
+        remaining: remaining.into_iter().map(|(report, _)| report).collect(),
         modules: modules.into_iter().map(|module| module.report).collect(),
     };
     staging.write_file(MANIFEST, manifest(plan, &report).as_bytes())?;
@@ -133,7 +129,7 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
 /// Decomposes the difference of one matrix; `None` where there is none.
 fn module(
     plan: &ExtractPlan<'_>,
-    candidate: &Candidate,
+    candidate: &ModuleCandidate,
     spool: &Spool,
     progress: &dyn Progress,
 ) -> Result<Option<Extracted>, LoraError> {
@@ -172,25 +168,25 @@ fn module(
         (a, stored(&mut found.left, dtype).map_err(narrowed)?)
     };
     let (a, b) = (spool.append(&a)?, spool.append(&b)?);
-    let lacks = squares_left(delta, &found);
+    let residual = residual_squares(delta, &found);
     let report = ModuleReport {
         module: candidate.module.clone(),
         rows: candidate.rows,
         columns: candidate.columns,
         rank: found.rank(),
         energy: (found.kept / squares.difference).min(1.0),
-        relative_error: (lacks / squares.difference).sqrt(),
+        relative_error: (residual / squares.difference).sqrt(),
         relative_change: squares.relative(),
     };
     progress.advance(elements as u64);
-    Ok(Some(Extracted { report, kind: candidate.kind, a, b, squares: (squares.difference, lacks) }))
+    Ok(Some(Extracted { report, kind: candidate.kind, a, b, squares: (squares.difference, residual) }))
 }
 
 fn owned_transpose(matrix: &Array2<f32>) -> Array2<f32> {
     matrix.t().as_standard_layout().into_owned()
 }
 
-/// Compares a tensor that is to be no module.
+/// Compares a tensor that is not a candidate.
 fn other(plan: &ExtractPlan<'_>, name: &str, progress: &dyn Progress) -> Result<Other, LoraError> {
     if progress.is_cancelled() {
         return Err(LoraError::Stopped);
@@ -246,16 +242,16 @@ fn new_adapter(plan: &ExtractPlan<'_>, modules: &[Extracted], saved: &[(OtherRep
     }
 }
 
-/// The number that comes most often; of several, the smallest. 1 when there is none.
+/// The most frequent number; of several, the smallest. 1 for an empty list.
 fn most_common(numbers: impl Iterator<Item = usize>) -> usize {
     let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
     numbers.for_each(|number| *counts.entry(number).or_default() += 1);
-    let most = counts.values().max().copied();
-    counts.into_iter().find(|(_, count)| Some(*count) == most).map_or(1, |(number, _)| number)
+    let max = counts.values().max().copied();
+    counts.into_iter().find(|(_, count)| Some(*count) == max).map_or(1, |(number, _)| number)
 }
 
-/// Ends of names where every matrix with that end is a module, whole names elsewhere: PEFT gives factors to everything
-/// that a name matches.
+/// Endings of names where every matrix with that ending is a module, whole names elsewhere: PEFT gives factors to every
+/// module that a name matches.
 fn target_modules(base: &ModelDir, modules: &[Extracted]) -> Vec<String> {
     let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
     let taken: BTreeSet<&str> = modules.iter().map(|module| module.report.module.as_str()).collect();

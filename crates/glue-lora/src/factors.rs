@@ -1,16 +1,16 @@
 //! A difference to two factors of low rank.
 
 use crate::options::{Decomposition, RankRule};
-use glue_linalg::{LinalgError, Randomised, Svd, svd_by_gram, truncated_svd};
+use glue_linalg::{LinalgError, Randomised, Svd, add_product, svd_by_gram, truncated_svd};
 use glue_tensor::{ConvertError, Dtype, narrow, widen};
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
-/// The smallest number of `values`, which are singular values in descending order, whose squares add up to `share` of
-/// the squares of all; 0 where all are 0. Sums are in `f64`, from the largest value on.
-pub fn rank_for_energy(values: &[f64], share: f64) -> usize {
+/// The smallest rank that keeps a fraction of the energy: how many of `values`, singular values in descending order,
+/// are needed for their squares to add up to `fraction` of the sum of all squares. 0 where all are 0. Sums are in
+/// `f64`, largest value first.
+pub fn rank_for_energy(values: &[f64], fraction: f64) -> usize {
     let total: f64 = values.iter().map(|s| s.powi(2)).sum();
-    rank_for_sum(values, share * total)
+    rank_for_sum(values, fraction * total)
 }
 
 /// The smallest number of `values` whose squares add up to `sum`; all of them where they do not.
@@ -43,9 +43,9 @@ impl Factors {
     }
 }
 
-/// The rank that the randomised decomposition begins with where a share of the energy decides.
+/// The rank that the randomised decomposition starts with where a fraction of the energy decides.
 const FIRST_RANK: usize = 32;
-/// Where more than this part of all triples is wanted, finding all takes little longer.
+/// Where more than one in this many triples is needed, finding all takes little longer.
 const SMALL_PART: usize = 4;
 
 /// Whether the first triples of a matrix are found without the others; `side` is the smaller one of the matrix.
@@ -56,11 +56,11 @@ pub(crate) fn finds_first(rank: usize, side: usize, svd: Decomposition) -> bool 
 /// The singular triples of `delta`, as many as `rule` can ask for at least, or all.
 fn triples(delta: ArrayView2<'_, f32>, rule: RankRule, svd: Decomposition) -> Result<Svd<f64>, LinalgError> {
     let side = delta.nrows().min(delta.ncols());
-    let (mut rank, sum, most) = match rule {
+    let (mut rank, sum, max_rank) = match rule {
         RankRule::Fixed(rank) => (rank, f64::INFINITY, rank),
-        RankRule::Energy { share, most } => {
-            let most = most.unwrap_or(usize::MAX);
-            (FIRST_RANK.min(most), share * squares(delta), most)
+        RankRule::Energy { fraction, max_rank } => {
+            let max_rank = max_rank.unwrap_or(usize::MAX);
+            (FIRST_RANK.min(max_rank), fraction * squares(delta), max_rank)
         }
     };
     while finds_first(rank, side, svd) {
@@ -68,10 +68,10 @@ fn triples(delta: ArrayView2<'_, f32>, rule: RankRule, svd: Decomposition) -> Re
         let options = Randomised { oversampling: (rank / 2).max(10), power_iterations: 4, seed: 0 };
         let Svd { u, values, vt } = truncated_svd(delta, rank, &options)?;
         let values = values.mapv(f64::from);
-        if rank >= most || values.iter().map(|s| s.powi(2)).sum::<f64>() >= sum {
+        if rank >= max_rank || values.iter().map(|s| s.powi(2)).sum::<f64>() >= sum {
             return Ok(Svd { u: u.mapv(f64::from), values, vt: vt.mapv(f64::from) });
         }
-        rank = (4 * rank).min(most);
+        rank = (4 * rank).min(max_rank);
     }
     svd_by_gram(delta)
 }
@@ -80,13 +80,15 @@ fn squares(matrix: ArrayView2<'_, f32>) -> f64 {
     matrix.iter().map(|x| f64::from(*x).powi(2)).sum()
 }
 
-/// The factors of `delta`, which is not zero: of at most as high a rank as it has numerically, whatever is asked for.
+/// The factors of `delta`, which is not zero. Their rank never exceeds its numerical rank.
 pub(crate) fn factors(delta: ArrayView2<'_, f32>, rule: RankRule, svd: Decomposition) -> Result<Factors, LinalgError> {
     let Svd { u, values, vt } = triples(delta, rule, svd)?;
     let all = values.to_vec();
     let rank = match rule {
         RankRule::Fixed(rank) => rank,
-        RankRule::Energy { share, most } => rank_for_sum(&all, share * squares(delta)).min(most.unwrap_or(usize::MAX)),
+        RankRule::Energy { fraction, max_rank } => {
+            rank_for_sum(&all, fraction * squares(delta)).min(max_rank.unwrap_or(usize::MAX))
+        }
     };
     let rank = rank.clamp(1, all.len());
     let roots: Array1<f64> = all[..rank].iter().map(|s| s.sqrt()).collect();
@@ -97,7 +99,7 @@ pub(crate) fn factors(delta: ArrayView2<'_, f32>, rule: RankRule, svd: Decomposi
     })
 }
 
-/// `matrix` in row-major order as elements of `dtype`; afterwards it holds what those elements are.
+/// `matrix` in row-major order as elements of `dtype`; `matrix` then holds the rounded values.
 pub(crate) fn stored(matrix: &mut Array2<f32>, dtype: Dtype) -> Result<Vec<u8>, ConvertError> {
     let mut values: Vec<f32> = matrix.iter().copied().collect();
     let mut bytes = vec![0; values.len() * dtype.size()];
@@ -108,8 +110,8 @@ pub(crate) fn stored(matrix: &mut Array2<f32>, dtype: Dtype) -> Result<Vec<u8>, 
 }
 
 /// The sum of squares of Δ − L·R, in place of Δ.
-pub(crate) fn squares_left(mut delta: Array2<f32>, factors: &Factors) -> f64 {
-    general_mat_mul(-1.0, &factors.left, &factors.right, 1.0, &mut delta);
+pub(crate) fn residual_squares(mut delta: Array2<f32>, factors: &Factors) -> f64 {
+    add_product(-1.0, factors.left.view(), factors.right.view(), delta.view_mut());
     squares(delta.view())
 }
 
@@ -121,10 +123,10 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_rank_is_the_smallest_that_holds_the_share() {
-        // Squares 16, 9, 4, 1 of 30: shares 0.533, 0.833, 0.967, 1.
+    fn the_rank_is_the_smallest_that_keeps_the_fraction() {
+        // Squares 16, 9, 4, 1 of 30: fractions 0.533, 0.833, 0.967, 1.
         let values = [4.0, 3.0, 2.0, 1.0, 0.0];
-        let check = |share, expected| assert_eq!(rank_for_energy(&values, share), expected, "{share}");
+        let check = |fraction, expected| assert_eq!(rank_for_energy(&values, fraction), expected, "{fraction}");
         check(0.1, 1);
         check(0.5, 1);
         check(0.54, 2);
@@ -147,17 +149,17 @@ mod tests {
             (RankRule::Fixed(1), 1, 16.0),
             (RankRule::Fixed(3), 3, 29.0),
             (RankRule::Fixed(99), 4, 30.0),
-            (RankRule::Energy { share: 0.8, most: None }, 2, 25.0),
-            (RankRule::Energy { share: 0.95, most: None }, 3, 29.0),
-            (RankRule::Energy { share: 0.95, most: Some(2) }, 2, 25.0),
+            (RankRule::Energy { fraction: 0.8, max_rank: None }, 2, 25.0),
+            (RankRule::Energy { fraction: 0.95, max_rank: None }, 3, 29.0),
+            (RankRule::Energy { fraction: 0.95, max_rank: Some(2) }, 2, 25.0),
         ] {
             let found = factors(by_hand().view(), rule, Decomposition::Exact).unwrap();
             assert_eq!(found.rank(), rank, "{rule:?}");
             // Singular values of integers below 5 come out to a few units of 6e-8 in the last place.
             assert!((found.kept - kept).abs() < 1e-4, "{rule:?}: {}", found.kept);
-            let left = squares_left(by_hand(), &found);
-            assert!((left - (30.0 - kept)).abs() < 1e-4, "{rule:?}: {left}");
-            // Both factors carry the same share of each singular value.
+            let residual = residual_squares(by_hand(), &found);
+            assert!((residual - (30.0 - kept)).abs() < 1e-4, "{rule:?}: {residual}");
+            // Both factors carry the root of each singular value.
             for k in 0..rank {
                 let norm = |x: ndarray::ArrayView1<'_, f32>| x.dot(&x);
                 let (l, r) = (norm(found.left.column(k)), norm(found.right.row(k)));
@@ -177,7 +179,8 @@ mod tests {
         };
         let orthonormal = |seed| {
             let random = Array2::from_shape_fn((side, side), column(seed));
-            glue_linalg::polar_factor(random.view()).unwrap()
+            let parts = glue_linalg::svd(random.view()).unwrap();
+            parts.u.dot(&parts.vt)
         };
         let values = Array1::from_shape_fn(side, |i| 0.9_f32.powi(i as i32));
         (&orthonormal(1) * &values).dot(&orthonormal(500).t())
@@ -187,26 +190,29 @@ mod tests {
     fn randomised_factors_are_nearly_the_best() {
         let delta = falling(160);
         let size = squares(delta.view());
-        let left = |rule, svd| {
+        let extract = |rule, svd| {
             let found = factors(delta.view(), rule, svd).unwrap();
-            (found.rank(), squares_left(delta.clone(), &found) / size, found.kept / size)
+            (found.rank(), residual_squares(delta.clone(), &found) / size, found.kept / size)
         };
         for rank in [4, 12, 30] {
             let rule = RankRule::Fixed(rank);
             let ((found, error, kept), (_, least, _)) =
-                (left(rule, Decomposition::Randomised), left(rule, Decomposition::Exact));
+                (extract(rule, Decomposition::Randomised), extract(rule, Decomposition::Exact));
             assert_eq!(found, rank);
-            // Of a geometric series, what is left is 0.81^rank; the rest is rounding in f32.
+            // Of a geometric series, the residual is 0.81^rank; the rest is rounding in f32.
             assert!((least - 0.81_f64.powi(rank as i32)).abs() < 1e-4, "{least}");
             assert!(error <= least * 1.02 + 1e-5, "rank {rank}: {error}, least {least}");
             assert!((kept + error - 1.0).abs() < 1e-4, "rank {rank}: {kept} and {error}");
         }
         // 0.81^16 is the first below 0.05; 0.81^44 is below 1e-4, which more than the first try takes.
-        for (share, rank) in [(0.95, 15), (0.9999, 44)] {
-            let rule = RankRule::Energy { share, most: None };
-            let (found, error, _) = left(rule, Decomposition::Randomised);
-            assert!(found.abs_diff(rank) <= 1 && error <= (1.0 - share) * 1.05 + 1e-5, "{share}: {found}, {error}");
-            assert_eq!(left(RankRule::Energy { share, most: Some(7) }, Decomposition::Randomised).0, 7);
+        for (fraction, rank) in [(0.95, 15), (0.9999, 44)] {
+            let rule = RankRule::Energy { fraction, max_rank: None };
+            let (found, error, _) = extract(rule, Decomposition::Randomised);
+            assert!(
+                found.abs_diff(rank) <= 1 && error <= (1.0 - fraction) * 1.05 + 1e-5,
+                "{fraction}: {found}, {error}"
+            );
+            assert_eq!(extract(RankRule::Energy { fraction, max_rank: Some(7) }, Decomposition::Randomised).0, 7);
         }
     }
 
@@ -228,7 +234,7 @@ mod tests {
             let found = factors(a.view(), RankRule::Fixed(usize::MAX), Decomposition::Exact).unwrap();
             prop_assert!(found.rank() <= m.min(n));
             // Backward error of a decomposition in f32, 6e-8 times a modest factor, squared.
-            prop_assert!(squares_left(a, &found) <= (1e-5_f64).powi(2) * size + 1e-12);
+            prop_assert!(residual_squares(a, &found) <= (1e-5_f64).powi(2) * size + 1e-12);
         }
     }
 }

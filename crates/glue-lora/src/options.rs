@@ -8,14 +8,16 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RankRule {
-    /// This one, or the smaller side of the matrix where that is less.
+    /// This rank, or the smaller side of the matrix where that is less.
     Fixed(usize),
-    /// The smallest whose singular values hold a share of the sum of squares of all.
+    /// The smallest rank that keeps a fraction of the energy, the sum of the squared singular values.
     Energy {
-        /// Above 0, up to 1.
-        share: f64,
-        /// Never more than this; `None` is no limit.
-        most: Option<usize>,
+        /// The fraction to keep, above 0 and up to 1. `share` in JSON.
+        #[serde(rename = "share")]
+        fraction: f64,
+        /// Maximum rank; `None` for no limit. `most` in JSON.
+        #[serde(rename = "most")]
+        max_rank: Option<usize>,
     },
 }
 
@@ -23,11 +25,12 @@ pub enum RankRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decomposition {
-    /// The first ones, by a randomised range finder with a fixed seed: a small fraction of the time where the rank is a small
-    /// fraction of the matrix's, and an error that is at most little above the least. Where it is no small fraction, all of them.
+    /// The largest ones, by a randomised range finder with a fixed seed: much faster where the rank is a small
+    /// fraction of the matrix's, with an error slightly above the optimum. All triples are computed where the rank is
+    /// no small fraction.
     #[default]
     Randomised,
-    /// All of them: the factors are the best there are.
+    /// All of them: the factors are optimal.
     Exact,
 }
 
@@ -36,16 +39,16 @@ pub enum Decomposition {
 pub struct ExtractOptions {
     /// Rank of the factors. Default: 16.
     pub rank: RankRule,
-    /// How they are found. Default: the first ones.
+    /// How singular triples are found. Default: [`Decomposition::Randomised`].
     pub svd: Decomposition,
-    /// Names of modules, or ends of them from a dot on: all their matrices, wherever they stand. Default, empty: every
-    /// matrix in the layers.
+    /// Names of modules, or endings of names that begin at a dot: all matrices that match, inside or outside the
+    /// layers. Default: empty, for every matrix in the layers.
     pub modules: Vec<String>,
-    /// Besides those, embeddings. Default: not.
+    /// Whether embeddings are extracted too. Default: no.
     pub embeddings: bool,
-    /// Besides those, the head. Default: not.
+    /// Whether the head is extracted too. Default: no.
     pub head: bool,
-    /// Whether other tensors that differ are stored whole. Default: not; they are reported.
+    /// Whether other tensors that differ are stored whole. Default: no, they are only reported.
     pub save_full: bool,
     /// Type of the factors. Default: `F32`.
     pub dtype: Dtype,
@@ -70,10 +73,10 @@ impl ExtractOptions {
         let option = |option, expected, found: String| Err(LoraError::Option { option, expected, found });
         match self.rank {
             RankRule::Fixed(0) => option("rank", "at least 1", "0".into()),
-            RankRule::Energy { share, .. } if !(share > 0.0 && share <= 1.0) => {
-                option("energy", "above 0 and at most 1", share.to_string())
+            RankRule::Energy { fraction, .. } if !(fraction > 0.0 && fraction <= 1.0) => {
+                option("energy", "above 0 and at most 1", fraction.to_string())
             }
-            RankRule::Energy { most: Some(0), .. } => option("the largest rank", "at least 1", "0".into()),
+            RankRule::Energy { max_rank: Some(0), .. } => option("the maximum rank", "at least 1", "0".into()),
             _ if !self.dtype.is_float() => {
                 option("the type of the factors", "a floating-point type", self.dtype.to_string())
             }

@@ -11,21 +11,21 @@ use std::collections::BTreeSet;
 /// Model types of transformers whose linear layers store their weights as \[in, out\].
 const FAN_IN_FAN_OUT: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
 
-/// A matrix that becomes a module if it differs.
+/// A matrix that becomes a module of the adapter if the models differ in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Candidate {
+pub struct ModuleCandidate {
     /// Name of the module: that of the tensor without `.weight`.
     pub module: String,
     /// Rows of the tensor.
     pub rows: usize,
     /// Columns of the tensor.
     pub columns: usize,
-    /// Linear layer or embedding.
+    /// Whether it is a linear layer or an embedding.
     pub kind: ModuleKind,
 }
 
-impl Candidate {
+impl ModuleCandidate {
     /// Name of the tensor.
     pub fn tensor(&self) -> String {
         format!("{}.weight", self.module)
@@ -45,19 +45,19 @@ pub struct ExtractPlan<'a> {
     pub base: &'a ModelDir,
     /// The fine-tuned model.
     pub fine: &'a ModelDir,
-    /// What was asked for.
+    /// The options.
     pub options: ExtractOptions,
     /// Matrices that become modules if they differ, by name.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<ModuleCandidate>,
     /// All other tensors, by name.
     pub others: Vec<String>,
     /// Whether linear layers store their weights as \[in, out\].
     pub fan_in_fan_out: bool,
 }
 
-/// Matrices of `f32` that a thread holds at most for all singular triples, in sizes of the difference: it; in `f64`, its
-/// copy, three square matrices of the smaller side and both singular matrices; and what a form of one of them takes
-/// that lies otherwise.
+/// Peak memory of a thread that finds all singular triples, in `f32` matrices of the size of the difference: the
+/// difference; in `f64`, a copy of it, three square matrices of the smaller side and both singular matrices; and a
+/// transposed copy of one of these.
 const MATRICES: u64 = 17;
 /// The same for the first triples: the difference and its copy, and thin matrices.
 const FEW_MATRICES: u64 = 5;
@@ -65,11 +65,11 @@ const FEW_MATRICES: u64 = 5;
 impl ExtractPlan<'_> {
     /// About how many bytes of memory `threads` threads take.
     pub fn memory(&self, threads: usize) -> u64 {
-        let matrices = |c: &Candidate| match self.options.rank {
+        let matrices = |c: &ModuleCandidate| match self.options.rank {
             RankRule::Fixed(rank) if finds_first(rank, c.full_rank(), self.options.svd) => FEW_MATRICES,
             _ => MATRICES,
         };
-        let bytes = |c: &Candidate| c.rows as u64 * c.columns as u64 * 4 * matrices(c);
+        let bytes = |c: &ModuleCandidate| c.rows as u64 * c.columns as u64 * 4 * matrices(c);
         let mut sizes: Vec<u64> = self.candidates.iter().map(bytes).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         sizes.iter().take(threads.max(1)).sum()
@@ -80,34 +80,34 @@ impl ExtractPlan<'_> {
         self.base.checkpoint().tensors().iter().map(|info| info.n_elements() as u64).sum()
     }
 
-    /// Rank of a candidate if it is known beforehand, or the largest it can have.
-    pub fn most_rank(&self, candidate: &Candidate) -> usize {
+    /// Maximum rank of a candidate's factors; their rank where it is fixed.
+    pub fn max_rank(&self, candidate: &ModuleCandidate) -> usize {
         let limit = match self.options.rank {
             RankRule::Fixed(rank) => rank,
-            RankRule::Energy { most, .. } => most.unwrap_or(usize::MAX),
+            RankRule::Energy { max_rank, .. } => max_rank.unwrap_or(usize::MAX),
         };
         limit.min(candidate.full_rank())
     }
 
-    /// Most bytes of factors that the adapter can have.
-    pub fn most_bytes(&self) -> u64 {
-        let factors = |c: &Candidate| self.most_rank(c) as u64 * (c.rows + c.columns) as u64;
+    /// Maximum bytes of all factors of the adapter.
+    pub fn max_bytes(&self) -> u64 {
+        let factors = |c: &ModuleCandidate| self.max_rank(c) as u64 * (c.rows + c.columns) as u64;
         self.candidates.iter().map(factors).sum::<u64>() * self.options.dtype.size() as u64
     }
 }
 
-/// Plans the extraction of what `fine` has over `base`.
+/// Plans the extraction of the difference of `fine` from `base`. Reads headers only.
 ///
 /// # Errors
 /// [`LoraError::Option`], [`LoraError::NoSuchModule`]; [`LoraError::TensorMissing`], [`LoraError::ShapesDiffer`] and
-/// [`LoraError::DtypesDiffer`] for models whose tensors are not alike.
+/// [`LoraError::DtypesDiffer`] for models whose tensors differ in name, shape or kind of type.
 pub fn plan<'a>(
     base: &'a ModelDir,
     fine: &'a ModelDir,
     options: &ExtractOptions,
 ) -> Result<ExtractPlan<'a>, LoraError> {
     options.check()?;
-    check_alike(base, fine)?;
+    check_same_tensors(base, fine)?;
     let infos = base.checkpoint().tensors();
     let names = Names::infer(infos.iter().map(|info| info.name.as_str()));
     let fan_in_fan_out = base.config().model_type().is_some_and(|kind| FAN_IN_FAN_OUT.contains(&kind));
@@ -121,17 +121,17 @@ pub fn plan<'a>(
             }
             _ => None,
         };
-        let wanted = matrix.filter(|(module, ..)| {
+        let selected = matrix.filter(|(module, ..)| {
             let named: Vec<&String> = options.modules.iter().filter(|name| ends_in(module, name)).collect();
             matched.extend(named.iter().copied());
             !named.is_empty() || by_role(&parsed, options)
         });
-        match wanted {
+        match selected {
             // Only layers are transposed in such models, and an adapter has one flag for all its modules.
             Some(_) if fan_in_fan_out && parsed.role == Role::Head => others.push(info.name.clone()),
             Some((module, rows, columns)) => {
                 let kind = if parsed.role == Role::Embedding { ModuleKind::Embedding } else { ModuleKind::Linear };
-                candidates.push(Candidate { module: module.to_string(), rows, columns, kind });
+                candidates.push(ModuleCandidate { module: module.to_string(), rows, columns, kind });
             }
             None => others.push(info.name.clone()),
         }
@@ -157,7 +157,7 @@ fn by_role(parsed: &TensorName<'_>, options: &ExtractOptions) -> bool {
     }
 }
 
-fn check_alike(base: &ModelDir, fine: &ModelDir) -> Result<(), LoraError> {
+fn check_same_tensors(base: &ModelDir, fine: &ModelDir) -> Result<(), LoraError> {
     for (has, lacks) in [(base, fine), (fine, base)] {
         for info in has.checkpoint().tensors() {
             let Some(other) = lacks.checkpoint().info(&info.name) else {

@@ -1,9 +1,9 @@
-//! What an extraction kept and what it left. The fields are those of the JSON documents.
+//! The outcome of an extraction: what is in the adapter and what is not. The fields are those of the JSON documents.
 
 use crate::options::{Decomposition, RankRule};
 use serde::Serialize;
 
-/// What came of an extraction.
+/// The outcome of an extraction.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Extraction {
@@ -23,13 +23,14 @@ pub struct Extraction {
     pub unchanged: usize,
     /// Tensors that are stored whole.
     pub saved: Vec<OtherReport>,
-    /// Tensors that differ and are not in the adapter.
-    pub left: Vec<OtherReport>,
+    /// Tensors that differ and are not in the adapter. `left` in JSON.
+    #[serde(rename = "left")]
+    pub remaining: Vec<OtherReport>,
     /// Elements of the adapter.
     pub parameters: u64,
     /// Bytes of the adapter's tensors.
     pub bytes: u64,
-    /// Norm of what the adapter lacks over the norm of the difference, over all tensors.
+    /// Norm of the difference minus the adapter, over the norm of the difference, over all tensors.
     pub relative_error: f64,
 }
 
@@ -45,7 +46,7 @@ pub struct ModuleReport {
     pub columns: usize,
     /// Rank of its factors.
     pub rank: usize,
-    /// Share of the difference's squared singular values that are kept, 0 to 1.
+    /// Fraction of the difference's squared singular values that is kept, 0 to 1.
     pub energy: f64,
     /// Norm of the difference minus the product of the factors as stored, over the norm of the difference.
     pub relative_error: f64,
@@ -61,6 +62,6 @@ pub struct OtherReport {
     pub tensor: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Norm of the difference over the norm of the base; `None` for what holds no floating-point numbers.
+    /// Norm of the difference over the norm of the base; `None` for a tensor of integers.
     pub relative_change: Option<f64>,
 }

@@ -18,6 +18,16 @@ pub struct StatisticSpec {
     pub of: StatisticOf,
 }
 
+/// The names of the statistics that `glue-calibrate` writes.
+impl StatisticSpec {
+    /// Mean magnitude of the inputs of a matrix, for each column.
+    pub const ACTIVATION: &'static str = "activation";
+    /// Mean of the products of the inputs of a matrix, for each pair of columns.
+    pub const GRAM: &'static str = "gram";
+    /// Diagonal of the Fisher information, for each element.
+    pub const FISHER: &'static str = "fisher";
+}
+
 /// The numbers that a statistic has for a tensor. All of them are finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatisticShape {

@@ -1,8 +1,8 @@
 //! A block of one tensor of several models: read from the files side by side, and widened where it is multiplied.
 //!
 //! Blocks are read into memory that is used again, rather than looked at in the map: the system copies what it has in
-//! its cache faster than it maps pages and takes them away again. bfloat16, which widens by a shift, stays as it is until a
-//! panel is filled; every other type is widened when it is read.
+//! its cache faster than it maps pages and takes them away again. bfloat16, which widens by a shift, stays as it is
+//! until a panel is filled; every other type is widened when it is read.
 
 use crate::error::MetricsError;
 use crate::panel::{LANES, Lane};
@@ -22,7 +22,8 @@ pub(crate) struct Block {
     elements: Range<usize>,
 }
 
-/// What of a block goes into a panel: lane l of step s is the element at `first + s * stride + l`, or 0 from `width` on.
+/// What of a block goes into a panel: lane l of step s is the element at `first + s * stride + l`, or 0 from `width`
+/// on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece {
     pub(crate) first: usize,

@@ -1,11 +1,10 @@
 //! Clusters of models from a matrix of figures.
 //!
 //! *Leader* clustering is Model-GLUE's (arXiv 2410.05357), with threshold 0.95: models are taken in the order of the
-//! zoo, and each joins the first cluster whose **first** member it is more similar to than the threshold, or else opens
-//! a cluster. It depends on that order. *Agglomerative* clustering joins the two nearest clusters again and again
-//! (Müllner 2011, arXiv 1109.2378, as implemented by kodama) on 1 − similarity or on the distance: where two are
-//! counted as near as their nearest members, their farthest, or on average. It does not depend on the order but for
-//! ties.
+//! zoo, and each joins the first cluster whose **first** member it is more similar to than the threshold, or else
+//! opens a cluster. It depends on that order. *Agglomerative* clustering joins the two nearest clusters until one
+//! remains (Müllner 2011, arXiv 1109.2378, as implemented by kodama), by 1 − similarity or by the distance, with
+//! single, complete or average [`Linkage`]. Only ties depend on the order.
 //!
 //! A pair without a figure is infinitely far apart: such models never share a cluster.
 
@@ -49,11 +48,11 @@ impl Partition {
 /// [`MetricsError::Threshold`] for NaN and infinities.
 pub fn leader(matrix: &Matrix, threshold: f64) -> Result<Partition, MetricsError> {
     check_threshold(matrix.scale(), threshold)?;
-    Ok(led(matrix, threshold))
+    Ok(leader_at(matrix, threshold))
 }
 
-/// Refuses a threshold that no figure of the scale, or every one, is beyond: a similarity is from -1 to 1, and a distance at
-/// least 0.
+/// Refuses a threshold that no figure of the scale, or every one, is beyond: a similarity is from -1 to 1, and a
+/// distance at least 0.
 ///
 /// # Errors
 /// [`MetricsError::Threshold`].
@@ -65,7 +64,7 @@ pub fn check_threshold(scale: Scale, threshold: f64) -> Result<(), MetricsError>
     if range.contains(&threshold) { Ok(()) } else { Err(MetricsError::Threshold { threshold, expected }) }
 }
 
-fn led(matrix: &Matrix, threshold: f64) -> Partition {
+fn leader_at(matrix: &Matrix, threshold: f64) -> Partition {
     let mut clusters: Vec<Vec<usize>> = Vec::new();
     for model in 0..matrix.n() {
         let near = |cluster: &&mut Vec<usize>| {
@@ -87,72 +86,72 @@ fn passes(scale: Scale, figure: f64, threshold: f64) -> bool {
     }
 }
 
-/// How near two clusters are.
+/// The linkage criterion: the distance of two clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Link {
-    /// As near as their nearest members.
+pub enum Linkage {
+    /// The distance of the nearest members.
     Single,
-    /// As near as their farthest members.
+    /// The distance of the farthest members.
     Complete,
-    /// As near as their members on average.
+    /// The mean distance of members.
     Average,
 }
 
-impl Link {
-    /// Every way.
-    pub const ALL: [Link; 3] = [Link::Single, Link::Complete, Link::Average];
+impl Linkage {
+    /// Every linkage.
+    pub const ALL: [Linkage; 3] = [Linkage::Single, Linkage::Complete, Linkage::Average];
 
     /// The name: `single`, `complete` or `average`.
     pub const fn name(self) -> &'static str {
         match self {
-            Link::Single => "single",
-            Link::Complete => "complete",
-            Link::Average => "average",
+            Linkage::Single => "single",
+            Linkage::Complete => "complete",
+            Linkage::Average => "average",
         }
     }
 
-    /// The way called `name`.
+    /// The linkage called `name`.
     ///
     /// # Errors
-    /// [`MetricsError::Unknown`], with the names there are.
-    pub fn parse(name: &str) -> Result<Link, MetricsError> {
-        Link::ALL.into_iter().find(|link| link.name() == name).ok_or_else(|| MetricsError::Unknown {
+    /// [`MetricsError::Unknown`], with the known names.
+    pub fn parse(name: &str) -> Result<Linkage, MetricsError> {
+        Linkage::ALL.into_iter().find(|link| link.name() == name).ok_or_else(|| MetricsError::Unknown {
             what: "linkage",
             name: name.to_string(),
-            known: Link::ALL.map(Link::name).join(", "),
+            known: Linkage::ALL.map(Linkage::name).join(", "),
         })
     }
 }
 
-/// Two clusters that become one.
+/// A step of agglomerative clustering: two clusters that become one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Join {
     /// The first: a model's number, or n + s for the cluster made in step s, both counted from 0.
     pub first: usize,
     /// The second, likewise; greater than the first.
     pub second: usize,
-    /// The figure at which they join, on the matrix's scale; `None` where they never do.
+    /// The figure at which they join, on the matrix's scale; `None` where a pair has no figure.
     pub figure: Option<f64>,
     /// Models in both together.
     pub size: usize,
 }
 
-/// How models join into ever larger clusters.
+/// The result of agglomerative clustering: the steps in which models join into clusters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dendrogram {
     /// Names of the models.
     pub models: Vec<String>,
-    /// How near two clusters are.
-    pub link: Link,
-    /// Which way the figures point.
+    /// The linkage criterion.
+    pub link: Linkage,
+    /// Whether figures are similarities or distances.
     pub scale: Scale,
-    /// One step fewer than there are models, nearest first; those that never join last.
+    /// The steps, one fewer than there are models, nearest first.
     pub joins: Vec<Join>,
 }
 
 /// Agglomerative clustering of the models of `matrix`.
-pub fn agglomerate(matrix: &Matrix, link: Link) -> Dendrogram {
+pub fn agglomerate(matrix: &Matrix, link: Linkage) -> Dendrogram {
     let n = matrix.n();
     let mut far = Vec::with_capacity(n * n.saturating_sub(1) / 2);
     for i in 0..n {
@@ -161,9 +160,9 @@ pub fn agglomerate(matrix: &Matrix, link: Link) -> Dendrogram {
         }
     }
     let method = match link {
-        Link::Single => kodama::Method::Single,
-        Link::Complete => kodama::Method::Complete,
-        Link::Average => kodama::Method::Average,
+        Linkage::Single => kodama::Method::Single,
+        Linkage::Complete => kodama::Method::Complete,
+        Linkage::Average => kodama::Method::Average,
     };
     let steps = if n < 2 { Vec::new() } else { kodama::linkage(&mut far, n, method).steps().to_vec() };
     let figure = |far: f64| match matrix.scale() {
@@ -194,7 +193,7 @@ impl Dendrogram {
     fn cut_at(&self, threshold: f64) -> Partition {
         let mut clusters: Vec<Option<Vec<usize>>> = (0..self.models.len()).map(|i| Some(vec![i])).collect();
         for join in &self.joins {
-            // What joins later than a step that fails fails too, so that its clusters are never missing here.
+            // Once a step fails the threshold, all later ones do: their clusters are never missing here.
             let joined = match join.figure {
                 Some(figure) if passes(self.scale, figure, threshold) => {
                     let parts = [join.first, join.second].map(|part| clusters.get_mut(part).and_then(Option::take));
@@ -208,9 +207,9 @@ impl Dendrogram {
     }
 }
 
-/// A range of thresholds with the same clusters.
+/// A range of thresholds that give the same clusters.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Level {
+pub struct ThresholdRange {
     /// Lower end; `None` without one. Belongs to the range where figures are similarities.
     pub from: Option<f64>,
     /// Upper end; `None` without one. Belongs to the range where figures are distances.
@@ -221,7 +220,7 @@ pub struct Level {
 
 /// The clusters at every threshold, from the lowest threshold to the highest: by leaders, or by `link`. Neighbouring
 /// levels differ.
-pub fn sweep(matrix: &Matrix, link: Option<Link>) -> Vec<Level> {
+pub fn sweep(matrix: &Matrix, link: Option<Linkage>) -> Vec<ThresholdRange> {
     let dendrogram = link.map(|link| agglomerate(matrix, link));
     let mut figures: Vec<f64> = match &dendrogram {
         Some(dendrogram) => dendrogram.joins.iter().filter_map(|join| join.figure).collect(),
@@ -231,12 +230,12 @@ pub fn sweep(matrix: &Matrix, link: Option<Link>) -> Vec<Level> {
     figures.dedup();
     let at = |threshold| match &dendrogram {
         Some(dendrogram) => dendrogram.cut_at(threshold),
-        None => led(matrix, threshold),
+        None => leader_at(matrix, threshold),
     };
     let ends = || figures.iter().copied().map(Some);
     let froms = std::iter::once(None).chain(ends());
     let tos = ends().chain([None]);
-    let mut levels: Vec<Level> = Vec::new();
+    let mut levels: Vec<ThresholdRange> = Vec::new();
     for (from, to) in froms.zip(tos) {
         // A figure equal to the threshold does not pass: the range holds its lower end, or its upper one.
         let partition = match matrix.scale() {
@@ -245,7 +244,7 @@ pub fn sweep(matrix: &Matrix, link: Option<Link>) -> Vec<Level> {
         };
         match levels.last_mut() {
             Some(last) if last.partition == partition => last.to = to,
-            _ => levels.push(Level { from, to, partition }),
+            _ => levels.push(ThresholdRange { from, to, partition }),
         }
     }
     levels
@@ -286,18 +285,18 @@ mod tests {
     #[test]
     fn linkages_tell_a_chain_from_a_clique() {
         let cut = |link| agglomerate(&chain(), link).cut(0.95).unwrap().members().to_vec();
-        assert_eq!(cut(Link::Single), [vec![0, 1, 2], vec![3]]);
-        assert_eq!(cut(Link::Complete), [vec![0, 1], vec![2], vec![3]]);
+        assert_eq!(cut(Linkage::Single), [vec![0, 1, 2], vec![3]]);
+        assert_eq!(cut(Linkage::Complete), [vec![0, 1], vec![2], vec![3]]);
         // Average of 0.90 and 0.96.
-        assert_eq!(cut(Link::Average), [vec![0, 1], vec![2], vec![3]]);
-        let joins = agglomerate(&chain(), Link::Average).joins;
+        assert_eq!(cut(Linkage::Average), [vec![0, 1], vec![2], vec![3]]);
+        let joins = agglomerate(&chain(), Linkage::Average).joins;
         assert!((joins[1].figure.unwrap() - 0.93).abs() < 1e-12);
         assert_eq!((joins[2].figure, joins[2].size), (None, 4));
     }
 
     #[test]
     fn a_sweep_shows_where_clusters_split() {
-        let levels = sweep(&chain(), Some(Link::Single));
+        let levels = sweep(&chain(), Some(Linkage::Single));
         let ends: Vec<_> = levels.iter().map(|level| (level.from, level.to, level.partition.members().len())).collect();
         // kodama works on 1 − s, which costs the last digit.
         assert!((ends[0].1.unwrap() - 0.96).abs() < 1e-12 && (ends[1].1.unwrap() - 0.97).abs() < 1e-12);
@@ -306,10 +305,10 @@ mod tests {
         for (level, next) in levels.iter().zip(&levels[1..]) {
             assert_eq!(level.to, next.from);
         }
-        let led = sweep(&chain(), None);
-        let at_ends: Vec<_> = led.iter().map(|level| level.from).collect();
+        let leaders = sweep(&chain(), None);
+        let at_ends: Vec<_> = leaders.iter().map(|level| level.from).collect();
         assert_eq!(at_ends, [None, Some(0.90), Some(0.97)]);
-        for level in &led[1..] {
+        for level in &leaders[1..] {
             assert_eq!(leader(&chain(), level.from.unwrap()).unwrap(), level.partition);
         }
     }
@@ -322,23 +321,23 @@ mod tests {
         assert!(leader(&matrix, -0.5).is_err());
         let sizes: Vec<_> = sweep(&matrix, None).iter().map(|level| level.partition.members().len()).collect();
         assert_eq!(sizes, [3, 2, 1]);
-        assert_eq!(agglomerate(&matrix, Link::Complete).joins[1].figure, Some(5.0));
+        assert_eq!(agglomerate(&matrix, Linkage::Complete).joins[1].figure, Some(5.0));
     }
 
     #[test]
     fn one_model_is_one_cluster() {
         let one = matrix(Scale::Similarity, &[&[1.0]]);
         assert_eq!(leader(&one, 0.95).unwrap().members(), [vec![0]]);
-        let dendrogram = agglomerate(&one, Link::Average);
+        let dendrogram = agglomerate(&one, Linkage::Average);
         assert_eq!(dendrogram.cut(0.95).unwrap().members(), [vec![0]]);
         assert_eq!(sweep(&one, None).len(), 1);
     }
 
     #[test]
     fn names_of_linkages_read_back() {
-        for link in Link::ALL {
-            assert_eq!(Link::parse(link.name()).unwrap(), link);
+        for link in Linkage::ALL {
+            assert_eq!(Linkage::parse(link.name()).unwrap(), link);
         }
-        assert!(Link::parse("ward").unwrap_err().to_string().contains("single, complete, average"));
+        assert!(Linkage::parse("ward").unwrap_err().to_string().contains("single, complete, average"));
     }
 }

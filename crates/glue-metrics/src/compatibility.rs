@@ -1,4 +1,4 @@
-//! Which models can be merged, told from headers and configurations alone: no weight is read.
+//! Which models can be merged, from headers and configurations alone: no weight is read.
 //!
 //! Two models can be merged element by element when every tensor of their bodies (all but token embedding and head) has
 //! the same name and shape in both, the heads that projections are cut into are the same, and an id means the same
@@ -24,7 +24,7 @@ pub enum Verdict {
     Mergeable,
     /// The bodies can be merged; embedding and head only after the vocabularies are aligned.
     WithVocabularyAlignment,
-    /// The models can only stand side by side in a mixture.
+    /// The models can only be combined as experts of a mixture.
     MixtureOnly,
 }
 
@@ -344,7 +344,7 @@ fn judge(a: &Facts<'_>, b: &Facts<'_>, tokenizers: &mut Tokenizers) -> Result<Ju
     match tokenizers.compare(a, b)? {
         None if x.tokenizer_hash.is_none() && y.tokenizer_hash.is_none() => {}
         None => {
-            let words = |hash: &Option<String>| hash.as_ref().map_or("none", |_| "there").to_string();
+            let words = |hash: &Option<String>| hash.as_ref().map_or("none", |_| "present").to_string();
             let consequence = "ids are taken to mean the same tokens";
             notes.add("tokenizer files", &words(&x.tokenizer_hash), &words(&y.tokenizer_hash), Some(consequence));
         }
@@ -370,7 +370,7 @@ fn judge(a: &Facts<'_>, b: &Facts<'_>, tokenizers: &mut Tokenizers) -> Result<Ju
     notes.compare("architecture", &x.architectures.join(", "), &y.architectures.join(", "));
     notes.compare("stored type", &types(x), &types(y));
     notes.compare("rotary embedding", &x.rope.join("; "), &y.rope.join("; "));
-    let tied = |tied| if tied { "tied to the embedding" } else { "of its own" };
+    let tied = |tied| if tied { "tied to the embedding" } else { "separate" };
     notes.compare("head", tied(x.tied_head), tied(y.tied_head));
     for key in ["hidden_act", "sliding_window", "rms_norm_eps"] {
         let value = |facts: &Facts<'_>| facts.dir.config().get(key).map_or("unset".to_string(), |v| v.to_string());
@@ -401,7 +401,7 @@ impl Differences {
         }
     }
 
-    /// The first tensor that only one has or that differs in shape, and how many more there are.
+    /// The first tensor that only one has or that differs in shape, and the number of others.
     fn tensors(&mut self, a: &BTreeMap<&str, &[usize]>, b: &BTreeMap<&str, &[usize]>) {
         let names: BTreeSet<&str> = a.keys().chain(b.keys()).copied().collect();
         let mut different = names.into_iter().filter(|name| a.get(name) != b.get(name));

@@ -11,29 +11,29 @@ pub enum MetricsError {
     /// The list of models is empty.
     #[error("no models to compare")]
     NoModels,
-    /// Two models go by the same name, so that a result could not be read.
+    /// Two models have the same name.
     #[error("two models are called `{name}`")]
     DuplicateModel {
         /// The name.
         name: String,
     },
-    /// A name stands for nothing in its table.
-    #[error("unknown {what} `{name}`; there are: {known}")]
+    /// An unknown name.
+    #[error("unknown {what} `{name}`, expected one of {known}")]
     Unknown {
-        /// What was looked for, such as `metric`.
+        /// What is named, such as `metric`.
         what: &'static str,
         /// The name given.
         name: String,
-        /// The names there are, separated by commas.
+        /// The known names, separated by commas.
         known: String,
     },
-    /// The metric compares deltas, and there is no base to take them from.
+    /// The metric compares deltas, and no base is given.
     #[error("metric `{metric}` compares deltas from a base, and no base is given")]
     BaseMissing {
         /// The metric.
         metric: &'static str,
     },
-    /// A base is given to a metric that does not look at it.
+    /// A base is given to a metric that does not use it.
     #[error("metric `{metric}` does not use a base, but `{base}` is given; {with_base} do")]
     BaseUnused {
         /// The metric.
@@ -44,13 +44,13 @@ pub enum MetricsError {
         with_base: String,
     },
     /// The base has the tensors of none of the models.
-    #[error("base `{base}` has no model to take deltas of: against `{model}`, {difference}")]
+    #[error("base `{base}` does not have the tensors of any model: compared with `{model}`, {difference}")]
     BaseShape {
         /// The base.
         base: String,
         /// The first model.
         model: String,
-        /// What tells the two apart.
+        /// The first difference.
         difference: String,
     },
     /// No tensor of any model is selected.
@@ -87,7 +87,7 @@ pub enum MetricsError {
         /// Last element of it.
         last: usize,
     },
-    /// Weights are so large that their products are infinite.
+    /// Weights are so large that their products overflow.
     #[error("`{tensor}`: products of weights exceed the range of f32 (magnitudes above 1e18)")]
     Overflow {
         /// The tensor.
@@ -115,18 +115,18 @@ pub enum MetricsError {
         #[source]
         error: io::Error,
     },
-    /// The sampled share is not in (0, 1].
-    #[error("the sampled share is {share}; it must be above 0 and at most 1")]
+    /// The sampled fraction is not in (0, 1].
+    #[error("the sampled fraction is {fraction}; it must be above 0 and at most 1")]
     Sample {
-        /// The share given.
-        share: f64,
+        /// The fraction given.
+        fraction: f64,
     },
-    /// A threshold that no figure can be compared with.
+    /// A threshold outside the range of the figures.
     #[error("threshold {threshold}: expected {expected}")]
     Threshold {
         /// The threshold given.
         threshold: f64,
-        /// What the metric takes.
+        /// The range of the figures.
         expected: &'static str,
     },
     /// A matrix is not square, not symmetric, or does not fit its names.

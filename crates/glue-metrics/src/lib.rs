@@ -1,34 +1,33 @@
-//! Which models of a zoo belong together: compatibility, similarity, clusters.
+//! Which models belong together: compatibility, similarity and clusters of checkpoints.
 //!
 //! | module | answers |
 //! |---|---|
 //! | [`compatibility`] | which pairs can be merged at all, from headers alone |
-//! | [`mod@similarity`] | how alike the weights of all pairs are, in one pass over the files |
-//! | [`metric`], [`metrics`] | by which measure; one file for each |
+//! | [`mod@similarity`] | how similar the weights of all pairs are, in one pass over the files |
+//! | [`metric`], [`metrics`] | by which measure; one module for each |
 //! | [`selection`] | in which tensors |
 //! | [`cluster`] | which models form groups, at which threshold |
-//! | [`matrix`] | the figures as JSON and CSV |
+//! | [`matrix`] | the matrix of figures, as JSON and CSV |
 //!
 //! ```no_run
 //! use glue_metrics::cluster::{DEFAULT_THRESHOLD, leader};
-//! use glue_metrics::{Metric, Model, Options, similarity};
+//! use glue_metrics::{Metric, NamedCheckpoint, SimilarityOptions, similarity};
 //! use glue_progress::NoProgress;
 //! use glue_tensor::Checkpoint;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (a, b) = (Checkpoint::open("zoo/a")?, Checkpoint::open("zoo/b")?);
-//! let models =
-//!     [Model { name: "a".to_string(), checkpoint: &a }, Model { name: "b".to_string(), checkpoint: &b }];
+//! let model = |name: &str, checkpoint| NamedCheckpoint { name: name.to_string(), checkpoint };
+//! let models = [model("a", &a), model("b", &b)];
 //! let metric = Metric::find("cosine_per_column")?;
-//! let found = similarity(&models, None, metric, &Options::default(), &NoProgress)?;
+//! let found = similarity(&models, None, metric, &SimilarityOptions::default(), &NoProgress)?;
 //! let clusters = leader(&found.matrix(), DEFAULT_THRESHOLD)?;
 //! assert!(clusters.members().len() <= 2);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! **Invariant:** weights are read and compared here, never changed; and of the project's crates only `glue-tensor` is
-//! known.
+//! **Invariant:** weights are read and compared here, never changed.
 
 mod block;
 pub mod cluster;
@@ -45,6 +44,11 @@ mod stack;
 
 pub use error::MetricsError;
 pub use matrix::{Matrix, Scale};
-pub use metric::{METRICS, Metric, OverTensors};
+pub use metric::{Aggregation, METRICS, Metric};
 pub use selection::{Class, Selection};
-pub use similarity::{Breakdown, Model, Options, Similarity, similarity};
+pub use similarity::{Breakdown, NamedCheckpoint, Similarity, SimilarityOptions, similarity};
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -3,13 +3,13 @@
 use crate::error::MetricsError;
 use serde::{Deserialize, Serialize};
 
-/// Which way a figure points.
+/// Whether figures are similarities or distances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scale {
-    /// More is more alike; a model has 1 with itself.
+    /// Larger is more similar; a model has 1 with itself.
     Similarity,
-    /// Less is more alike; a model has 0 to itself.
+    /// Smaller is more similar; a model has 0 to itself.
     Distance,
 }
 
@@ -64,12 +64,12 @@ impl Matrix {
         for (i, row) in values.iter().enumerate() {
             for (j, &a) in row.iter().enumerate() {
                 let b = values[j][i];
-                let alike = match (a, b) {
+                let symmetric = match (a, b) {
                     (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()),
                     (None, None) => true,
                     _ => false,
                 };
-                if !alike || a.is_some_and(|value| !value.is_finite()) {
+                if !symmetric || a.is_some_and(|value| !value.is_finite()) {
                     return wrong(format!("rows {i} and {j}, counted from 0, have {a:?} and {b:?} for the same pair"));
                 }
             }
@@ -77,7 +77,7 @@ impl Matrix {
         Ok(Matrix { models, metric: metric.into(), scale, matrix: values })
     }
 
-    /// A matrix that is known to be one.
+    /// A matrix whose properties are known to hold.
     pub(crate) fn trusted(models: Vec<String>, metric: &str, scale: Scale, matrix: Vec<Vec<Option<f64>>>) -> Matrix {
         Matrix { models, metric: metric.to_string(), scale, matrix }
     }
@@ -92,7 +92,7 @@ impl Matrix {
         &self.metric
     }
 
-    /// Which way the figures point.
+    /// Whether the figures are similarities or distances.
     pub fn scale(&self) -> Scale {
         self.scale
     }
@@ -102,7 +102,7 @@ impl Matrix {
         self.models.len()
     }
 
-    /// The figure between models `i` and `j`; `None` where there is none, or no such model.
+    /// The figure between models `i` and `j`; `None` for a pair without one, or no such model.
     pub fn get(&self, i: usize, j: usize) -> Option<f64> {
         *self.matrix.get(i)?.get(j)?
     }
@@ -112,7 +112,7 @@ impl Matrix {
         &self.matrix
     }
 
-    /// How unlike models `i` and `j` are: 1 − similarity (at least 0), or the distance.
+    /// The dissimilarity of models `i` and `j`: 1 − similarity (at least 0), or the distance.
     pub fn dissimilarity(&self, i: usize, j: usize) -> Option<f64> {
         self.get(i, j).map(|value| match self.scale {
             Scale::Similarity => (1.0 - value).max(0.0),
@@ -134,7 +134,7 @@ impl Matrix {
     }
 
     /// The matrix as CSV (RFC 4180 but for line ends, which are LF): a row of names behind the metric's, then a row per
-    /// model with its name; a value that is not there is an empty field. Every digit is written, so that values read
+    /// model with its name; a missing value is an empty field. Every digit is written, so that values read
     /// back the same.
     pub fn to_csv(&self) -> String {
         let mut text = csv_field(&self.metric);

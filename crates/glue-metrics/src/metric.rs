@@ -1,4 +1,4 @@
-//! What a metric is, and the list of those there are.
+//! What a metric is, and the list of all metrics.
 
 use crate::error::MetricsError;
 use crate::matrix::Scale;
@@ -12,23 +12,18 @@ use std::fmt;
 
 /// A way to compare the weights of two models of the same shape.
 pub struct Metric {
-    /// The name it is asked for by, unique.
+    /// Its name, unique.
     pub name: &'static str,
-    /// One line on what it is.
+    /// What it measures, in one line.
     pub summary: &'static str,
-    /// Where it comes from.
+    /// The publication it is from.
     pub reference: &'static str,
     /// Whether it compares differences from a base model.
     pub needs_base: bool,
-    /// Which way its figures point.
+    /// Whether its figures are similarities or distances.
     pub scale: Scale,
-    /// The figure of one pair of tensors, as the formula says it, in f64: for tests, and for tensors at hand.
-    ///
-    /// Takes two slices of equal length in row-major order and the number of columns, which divides it; metrics of
-    /// deltas take deltas. `None` where the figure is undefined, such as the cosine with a zero vector.
-    pub pair: fn(&[f32], &[f32], usize) -> Option<f64>,
-    /// How figures of tensors make the figure of a model.
-    pub over_tensors: OverTensors,
+    /// How the figures of tensors are aggregated to the figure of a model.
+    pub aggregation: Aggregation,
     /// What is compared unless a selection is given.
     pub default_selection: fn() -> Selection,
     pub(crate) kernel: &'static dyn Kernel,
@@ -40,19 +35,19 @@ impl fmt::Debug for Metric {
     }
 }
 
-/// How figures of tensors make the figure of a model.
+/// How the figures of tensors are aggregated to the figure of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum OverTensors {
+pub enum Aggregation {
     /// The mean over tensors; those where the figure is undefined are left out.
     Mean,
-    /// The share over all elements of all tensors.
-    Share,
+    /// The fraction over all elements of all tensors.
+    Fraction,
     /// The root of the sum of squares, as if all tensors were one vector.
-    RootOfSquares,
+    RootSumSquares,
 }
 
-/// Every metric, in the order they are listed in. The first is the default.
+/// Every metric, in the order in which they are listed. The first is the default.
 pub const METRICS: [&Metric; 9] = [
     &cosine_per_column::METRIC,
     &cosine_flat::METRIC,
@@ -69,7 +64,7 @@ impl Metric {
     /// The metric called `name`.
     ///
     /// # Errors
-    /// [`MetricsError::Unknown`], with the names there are.
+    /// [`MetricsError::Unknown`], with the known names.
     pub fn find(name: &str) -> Result<&'static Metric, MetricsError> {
         METRICS.into_iter().find(|metric| metric.name == name).ok_or_else(|| MetricsError::Unknown {
             what: "metric",
@@ -120,22 +115,8 @@ pub(crate) fn parts_of_ratios(stack: &Stack<'_>, sums: &[f64]) -> Vec<Vec<Part>>
 /// Cosine from an inner product and squared norms; `None` with a zero vector.
 pub(crate) fn cosine(dot: f64, xx: f64, yy: f64) -> Option<f64> {
     let norms = (xx * yy).sqrt();
-    // Not `norms > 0.0 else None`: a NaN has to come out, so that it can be reported.
+    // Not `norms > 0.0 else None`: a NaN must be returned, to be reported.
     if norms == 0.0 { None } else { Some((dot / norms).clamp(-1.0, 1.0)) }
-}
-
-/// Inner product and squared norms in f64.
-pub(crate) fn products<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)>) -> (f64, f64, f64) {
-    pairs.fold((0.0, 0.0, 0.0), |(dot, xx, yy), (x, y)| {
-        let (x, y) = (f64::from(*x), f64::from(*y));
-        (dot + x * y, xx + x * x, yy + y * y)
-    })
-}
-
-/// The mean of what is there.
-pub(crate) fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let (sum, n) = values.flatten().fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (n > 0).then(|| sum / f64::from(n))
 }
 
 #[cfg(test)]
@@ -153,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_the_names_there_are() {
+    fn the_error_of_an_unknown_name_lists_the_known_ones() {
         let message = Metric::find("cosin").unwrap_err().to_string();
         assert!(METRICS.iter().all(|metric| message.contains(metric.name)), "{message}");
     }

@@ -1,10 +1,10 @@
 //! The hot loop: a sum over elements for every pair of N models at once.
 //!
 //! A *panel* holds a short stretch of all models, interleaved: step by step, and in each step eight neighbouring
-//! elements of model 0, then of model 1, and so on. It is small enough for the first-level cache, so that all N(N+1)/2
-//! pairs are formed from one trip to memory; nine pairs at a time keep their running sums in registers. Products are
-//! summed in f32 over at most [`STEPS`] steps and then in f64: the rounding of so short a sum is below 1e-6 of its
-//! terms, and does not grow with the tensor.
+//! elements of model 0, then of model 1, and so on. It fits the first-level cache, and all N(N+1)/2 pairs are formed
+//! from one trip to memory; nine pairs at a time keep their running sums in registers. Products are summed in f32
+//! over at most [`STEPS`] steps and then in f64: the rounding of so short a sum is below 1e-6 of its terms, and does
+//! not grow with the tensor.
 //!
 //! Lanes are never added to each other here. Where the eight elements are eight columns they stay apart for good;
 //! where they are neighbours in a sum, [`total`] adds them.
@@ -37,7 +37,7 @@ pub(crate) const fn pair(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
-/// What is summed. Always fused, so that no result depends on the processor; one without the instruction is slow.
+/// What is summed. Always fused: results do not depend on the processor; one without the instruction is slow.
 pub(crate) trait Term: Sync + Send + 'static {
     /// `sum` and the term of one element of a pair.
     fn add(sum: f32, x: f32, y: f32) -> f32;

@@ -42,10 +42,10 @@ impl Class {
         }
     }
 
-    /// The classes a name stands for: one, or every one for `all`.
+    /// The classes with this name: one, or every one for `all`.
     ///
     /// # Errors
-    /// [`MetricsError::Unknown`], with the names there are.
+    /// [`MetricsError::Unknown`], with the known names.
     pub fn parse(name: &str) -> Result<Vec<Class>, MetricsError> {
         if name == "all" {
             return Ok(Class::ALL.to_vec());
@@ -132,7 +132,7 @@ impl Selection {
     }
 }
 
-/// What a selection says of a tensor.
+/// Whether a selection selects a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Selected {
     No,
@@ -161,7 +161,7 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     }
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
-    // Where to go on after a mismatch: behind the last star, one more character swallowed by it.
+    // Where to continue after a mismatch: behind the last star, which matches one more character.
     let mut retry = None;
     while n < name.len() {
         match pattern.get(p) {

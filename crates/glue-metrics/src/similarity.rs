@@ -1,18 +1,18 @@
 //! All pairs of N models in one pass over their files.
 //!
-//! Models are first sorted into *groups* with the same selected tensors, by name and shape: across groups a pair has no
-//! figure. Within a group, tensor after tensor is read side by side, in stretches that stay in a core's cache, and every
-//! pair's sums grow by each stretch. So each file is read once, however many models there are, and memory depends on
-//! the number of threads and of pairs only: up to 10 MiB per thread for 16 models, whatever their size. (Linear CKA reads
-//! a tensor again for each tile of its Gram matrix, and says so.)
+//! Models are first sorted into *groups* with the same selected tensors, by name and shape: across groups a pair has
+//! no figure. Within a group, tensor after tensor is read side by side, in stretches that stay in a core's cache, and
+//! every pair's sums grow by each stretch. So each file is read once, however many models there are, and memory
+//! depends on the number of threads and of pairs only: up to 10 MiB per thread for 16 models, whatever their size.
+//! (Linear CKA reads a tensor again for each tile of its Gram matrix, and says so.)
 //!
-//! Sums run in f32 over at most 64 terms and in f64 beyond. The units of work follow from shapes, the number of models
-//! and [`Options::block`], and their sums are added in order: any number of threads gives the same bits. Another
-//! block length gives the same figures to the rounding of those short sums (2e-7).
+//! Sums run in f32 over at most 64 terms and in f64 beyond. The units of work follow from shapes, the number of
+//! models and [`SimilarityOptions::block`], and their sums are added in order: any number of threads gives the same
+//! bits. Another block length gives the same figures to the rounding of those short sums (2e-7).
 
 use crate::error::MetricsError;
 use crate::matrix::{Matrix, check_names};
-use crate::metric::{METRICS, Metric, OverTensors, Part};
+use crate::metric::{Aggregation, METRICS, Metric, Part};
 use crate::panel::pair;
 use crate::sample::{BATCHES, runs};
 use crate::selection::{Class, Selected, Selection};
@@ -25,10 +25,10 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 
-/// A checkpoint and the name its results go by.
+/// A checkpoint, and its name in the results.
 #[derive(Debug, Clone)]
-pub struct Model<'a> {
-    /// The name, unique among those compared.
+pub struct NamedCheckpoint<'a> {
+    /// The name, unique among the models compared.
     pub name: String,
     /// The weights.
     pub checkpoint: &'a Checkpoint,
@@ -36,16 +36,16 @@ pub struct Model<'a> {
 
 /// What to compare and how.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct SimilarityOptions {
     /// The tensors to compare; default: the metric's own default.
     pub selection: Option<Selection>,
-    /// Share of the rows of each matrix to read, above 0 and at most 1; default: all. At least 16 rows are read of each
-    /// matrix, and vectors whole.
+    /// Fraction of the rows of each matrix to read, above 0 and at most 1; default: all. At least 16 rows are read of
+    /// each matrix, and vectors whole.
     pub sample: Option<f64>,
     /// Decides which rows are sampled. Default: 0.
     pub seed: u64,
-    /// Elements of each model that are held at once, or an eighth of them where figures are of columns; default: as many as
-    /// stay in a second-level cache. Figures do not depend on it beyond 2e-7.
+    /// Elements of each model that are held at once, or an eighth of them where figures are of columns; default: as
+    /// many as stay in a second-level cache. Figures do not depend on it beyond 2e-7.
     pub block: Option<usize>,
 }
 
@@ -62,7 +62,7 @@ pub struct Similarity {
     pub bytes_selected: u64,
 }
 
-/// What comes of models with the same selected tensors.
+/// The figures of models with the same selected tensors.
 #[derive(Debug, Clone)]
 struct GroupParts {
     /// Indices into the list of all models.
@@ -101,20 +101,20 @@ pub struct Breakdown {
 /// undefined in every tensor. With a metric of deltas, neither has a model of another shape than `base`.
 ///
 /// # Errors
-/// [`MetricsError`]: no models or two of a name; a base that is missing, unused or like none of the models; nothing
-/// selected; integers, NaN or infinities in selected tensors; a share out of range; cancelled.
+/// [`MetricsError`]: no models or two of a name; a base that is missing, unused or of other shapes than all models;
+/// nothing selected; integers, NaN or infinities in selected tensors; a fraction out of range; stopped by the caller.
 pub fn similarity(
-    models: &[Model<'_>],
-    base: Option<&Model<'_>>,
+    models: &[NamedCheckpoint<'_>],
+    base: Option<&NamedCheckpoint<'_>>,
     metric: &'static Metric,
-    options: &Options,
+    options: &SimilarityOptions,
     progress: &dyn Progress,
 ) -> Result<Similarity, MetricsError> {
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     check_names(&names)?;
-    let share = options.sample.unwrap_or(1.0);
-    if !(share > 0.0 && share <= 1.0) {
-        return Err(MetricsError::Sample { share });
+    let fraction = options.sample.unwrap_or(1.0);
+    if !(fraction > 0.0 && fraction <= 1.0) {
+        return Err(MetricsError::Sample { fraction });
     }
     match base {
         None if metric.needs_base => return Err(MetricsError::BaseMissing { metric: metric.name }),
@@ -132,7 +132,7 @@ pub fn similarity(
     }
     let of_base = base.map(|base| select(base, &selection)).transpose()?;
     if let (Some(base), Some(of_base)) = (base, &of_base)
-        && let Some(difference) = unlike_all(of_base, &selected)
+        && let Some(difference) = differs_from_all(of_base, &selected)
     {
         let (base, model) = (base.name.clone(), models[0].name.clone());
         return Err(MetricsError::BaseShape { base, model, difference });
@@ -161,13 +161,13 @@ pub fn similarity(
             });
             let operands: Vec<Operand<'_>> = members.iter().filter_map(|&i| operand(i)).collect();
             let (rows, columns) = geometry(&tensor.info.shape);
-            let (runs, batches) = runs(share, options.seed, &tensor.info.name, rows, columns);
+            let (runs, batches) = runs(fraction, options.seed, &tensor.info.name, rows, columns);
             let block = options.block.unwrap_or_else(|| default_block(members.len()));
             let stack = Stack { operands, base, rows, columns, runs, batches, block };
             jobs.push(Job { group: g, tensor: *tensor, stack });
         }
     }
-    // Tensors without elements say nothing, and have no rows to cut into units.
+    // Tensors without elements have no figure, and no rows to cut into units.
     jobs.retain(|job| job.stack.rows * job.stack.columns > 0);
 
     let bytes_read = jobs.iter().map(|job| job.stack.bytes_read()).sum();
@@ -195,21 +195,21 @@ pub fn similarity(
     Ok(Similarity { models: names, metric, selection, groups, bytes_read, bytes_selected })
 }
 
-fn operand_of<'a>(model: &'a Model<'_>, info: &TensorInfo, file: Option<&'a File>) -> Option<Operand<'a>> {
+fn operand_of<'a>(model: &'a NamedCheckpoint<'_>, info: &TensorInfo, file: Option<&'a File>) -> Option<Operand<'a>> {
     Some(Operand { model: &model.name, view: model.checkpoint.get(&info.name)?, file })
 }
 
-/// The files of the models and of the base after them, to read from. A file that cannot be opened again, or no longer has its
-/// length, is read through its map instead.
+/// The files of the models and of the base after them, to read from. A file that cannot be opened again, or no longer
+/// has its length, is read through its map instead.
 struct Files(Vec<Vec<Option<File>>>);
 
-/// Files that are opened at most: a process may have 1024 in the usual case.
-const MOST_FILES: usize = 512;
+/// Maximum number of open files: a process may usually have 1024.
+const MAX_FILES: usize = 512;
 
 impl Files {
-    fn open(models: &[Model<'_>], base: Option<&Model<'_>>) -> Files {
+    fn open(models: &[NamedCheckpoint<'_>], base: Option<&NamedCheckpoint<'_>>) -> Files {
         let all = || models.iter().chain(base).map(|model| model.checkpoint.files());
-        if all().map(<[CheckpointFile]>::len).sum::<usize>() > MOST_FILES {
+        if all().map(<[CheckpointFile]>::len).sum::<usize>() > MAX_FILES {
             return Files(Vec::new());
         }
         let open = |file: &CheckpointFile| {
@@ -233,7 +233,7 @@ struct SelectedTensor<'a> {
     layer: Option<usize>,
 }
 
-fn select<'a>(model: &Model<'a>, selection: &Selection) -> Result<Vec<SelectedTensor<'a>>, MetricsError> {
+fn select<'a>(model: &NamedCheckpoint<'a>, selection: &Selection) -> Result<Vec<SelectedTensor<'a>>, MetricsError> {
     let tensors = model.checkpoint.tensors();
     let names = Names::infer(tensors.iter().map(|info| info.name.as_str()));
     let mut selected = Vec::new();
@@ -254,7 +254,7 @@ fn select<'a>(model: &Model<'a>, selection: &Selection) -> Result<Vec<SelectedTe
     Ok(selected)
 }
 
-fn nothing_selected(model: &Model<'_>, selection: &Selection) -> MetricsError {
+fn nothing_selected(model: &NamedCheckpoint<'_>, selection: &Selection) -> MetricsError {
     let tensors = model.checkpoint.tensors();
     MetricsError::NothingSelected {
         selection: selection.to_string(),
@@ -269,8 +269,8 @@ fn same(a: &[SelectedTensor<'_>], b: &[SelectedTensor<'_>]) -> bool {
     a.iter().map(|t| (&t.info.name, &t.info.shape)).eq(b.iter().map(|t| (&t.info.name, &t.info.shape)))
 }
 
-/// What tells the base from the first model, when it is like none of them.
-fn unlike_all(base: &[SelectedTensor<'_>], models: &[Vec<SelectedTensor<'_>>]) -> Option<String> {
+/// A difference between the base and the first model, when the base has the tensors of none of them.
+fn differs_from_all(base: &[SelectedTensor<'_>], models: &[Vec<SelectedTensor<'_>>]) -> Option<String> {
     if models.iter().any(|model| !model.is_empty() && same(base, model)) {
         return None;
     }
@@ -293,15 +293,15 @@ struct Job<'a> {
     stack: Stack<'a>,
 }
 
-/// Units of work for each thread that are begun together: so many that a thread seldom waits for the last, so few that
-/// the files are still read from front to back.
+/// Units of work for each thread that are started together: enough that a thread seldom waits for the last, few
+/// enough that files are still read from front to back.
 const UNITS_AT_ONCE: usize = 32;
 
 fn pass(jobs: &[Job<'_>], metric: &Metric, progress: &dyn Progress) -> Result<Vec<Vec<Vec<Part>>>, MetricsError> {
     let kernel = metric.kernel;
     let enough = UNITS_AT_ONCE * rayon::current_num_threads();
-    // As many as threads have been at work at once.
-    let room: Mutex<Vec<Scratch>> = Mutex::default();
+    // As many as threads have worked at once.
+    let scratches: Mutex<Vec<Scratch>> = Mutex::default();
     let mut results = Vec::with_capacity(jobs.len());
     let mut start = 0;
     while start < jobs.len() {
@@ -329,9 +329,9 @@ fn pass(jobs: &[Job<'_>], metric: &Metric, progress: &dyn Progress) -> Result<Ve
                 if progress.is_cancelled() {
                     return Err(MetricsError::Stopped);
                 }
-                let mut scratch = room.lock().pop().unwrap_or_default();
+                let mut scratch = scratches.lock().pop().unwrap_or_default();
                 let sums = kernel.sums(&jobs[job].stack, &prepared[job - start], unit, &mut scratch)?;
-                room.lock().push(scratch);
+                scratches.lock().push(scratch);
                 let bytes = |units: usize| (jobs[job].stack.bytes_read() as u128 * units as u128 / n as u128) as u64;
                 progress.advance(bytes(unit + 1) - bytes(unit));
                 Ok(sums)
@@ -376,7 +376,7 @@ impl Similarity {
     pub fn restricted(&self, keep: impl Fn(Class, Option<usize>, &str) -> bool) -> Matrix {
         let values = self.fill(|group, p| {
             let kept = group.tensors.iter().filter(|t| keep(t.class, t.layer, &t.name));
-            over(self.metric.over_tensors, kept, 0, p)
+            over(self.metric.aggregation, kept, 0, p)
         });
         Matrix::trusted(self.models.clone(), self.metric.name, self.metric.scale, values)
     }
@@ -391,18 +391,18 @@ impl Similarity {
     pub fn standard_errors(&self) -> Vec<Vec<Option<f64>>> {
         self.fill(|group, p| {
             let all = || group.tensors.iter();
-            over(self.metric.over_tensors, all(), 0, p)?;
+            over(self.metric.aggregation, all(), 0, p)?;
             if all().all(|tensor| tensor.parts.len() == 1) {
                 return Some(0.0);
             }
-            let without = |batch| over(self.metric.over_tensors, all(), batch + 1, p);
+            let without = |batch| over(self.metric.aggregation, all(), batch + 1, p);
             let figures = (0..BATCHES).map(without).collect::<Option<Vec<f64>>>()?;
             let k = BATCHES as f64;
             let mean = figures.iter().sum::<f64>() / k;
-            let spread: f64 = figures.iter().map(|figure| (figure - mean).powi(2)).sum();
+            let squares: f64 = figures.iter().map(|figure| (figure - mean).powi(2)).sum();
             let read = all().map(|tensor| tensor.elements_read).sum::<f64>();
-            let left_out = 1.0 - read / all().map(|tensor| tensor.elements).sum::<f64>();
-            Some((left_out * (k - 1.0) / k * spread).sqrt())
+            let unread = 1.0 - read / all().map(|tensor| tensor.elements).sum::<f64>();
+            Some((unread * (k - 1.0) / k * squares).sqrt())
         })
     }
 
@@ -435,7 +435,7 @@ impl Similarity {
         tensors.into_iter().map(part).collect()
     }
 
-    /// A matrix of what `figure` makes of each group and pair.
+    /// The matrix with `figure` of each group and pair.
     fn fill(&self, figure: impl Fn(&GroupParts, usize) -> Option<f64>) -> Vec<Vec<Option<f64>>> {
         let mut values = vec![vec![None; self.models.len()]; self.models.len()];
         for group in &self.groups {
@@ -451,21 +451,23 @@ impl Similarity {
 }
 
 /// The figure of pair `p` over `tensors` in a variant; tensors that were read whole have one variant for all.
-fn over<'a>(how: OverTensors, tensors: impl Iterator<Item = &'a TensorParts>, variant: usize, p: usize) -> Option<f64> {
+fn over<'a>(how: Aggregation, tensors: impl Iterator<Item = &'a TensorParts>, variant: usize, p: usize) -> Option<f64> {
     let part = |tensor: &TensorParts| tensor.parts[if tensor.parts.len() == 1 { 0 } else { variant }][p];
     let parts = tensors.map(part).filter(|part| part.weight > 0.0);
     let (mut sum, mut weight) = (0.0, 0.0);
     for part in parts {
         match how {
-            OverTensors::Mean => (sum, weight) = (sum + part.sum / part.weight, weight + 1.0),
-            OverTensors::Share | OverTensors::RootOfSquares => (sum, weight) = (sum + part.sum, weight + part.weight),
+            Aggregation::Mean => (sum, weight) = (sum + part.sum / part.weight, weight + 1.0),
+            Aggregation::Fraction | Aggregation::RootSumSquares => {
+                (sum, weight) = (sum + part.sum, weight + part.weight)
+            }
         }
     }
     if weight == 0.0 {
         return None;
     }
     Some(match how {
-        OverTensors::Mean | OverTensors::Share => sum / weight,
-        OverTensors::RootOfSquares => sum.sqrt(),
+        Aggregation::Mean | Aggregation::Fraction => sum / weight,
+        Aggregation::RootSumSquares => sum.sqrt(),
     })
 }

@@ -84,7 +84,7 @@ pub(crate) struct Stack<'a> {
     /// The rows that are read, in order.
     pub(crate) runs: Vec<Run>,
     pub(crate) batches: usize,
-    /// Elements of each operand in a unit of work; see [`crate::Options::block`].
+    /// Elements of each operand in a unit of work; see [`crate::SimilarityOptions::block`].
     pub(crate) block: usize,
 }
 
@@ -203,7 +203,7 @@ pub(crate) struct Buffers {
     bytes: Vec<u8>,
 }
 
-/// Memory of a thread, kept from unit to unit. What is in it is whatever the last unit left.
+/// Memory of a thread, reused from unit to unit. Its content is undefined.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) buffers: Buffers,

@@ -46,7 +46,7 @@ pub fn clusters(partition: &Partition, matrix: &Matrix) -> Vec<report::Cluster> 
 mod tests {
     //! Everything is converted.
     use super::*;
-    use glue_metrics::cluster::{Link, agglomerate, leader};
+    use glue_metrics::cluster::{Linkage, agglomerate, leader};
 
     #[test]
     fn figures_joins_and_clusters_are_carried_over() {
@@ -57,7 +57,7 @@ mod tests {
         let found = similarity(&matrix);
         assert_eq!((found.metric.as_str(), found.scale), ("l2_distance", report::Scale::Distance));
         assert_eq!((found.names, found.matrix), (names, rows));
-        let tree = dendrogram(&agglomerate(&matrix, Link::Single));
+        let tree = dendrogram(&agglomerate(&matrix, Linkage::Single));
         assert_eq!((tree.link.as_str(), tree.scale), ("single", report::Scale::Distance));
         let heights: Vec<_> = tree.joins.iter().map(|join| (join.first, join.second, join.height)).collect();
         assert_eq!(heights, [(0, 1, Some(2.0)), (2, 3, None)]);

@@ -1,7 +1,7 @@
 //! `zoo.yml` for a folder of checkpoints.
 
 use crate::error::PipelineError;
-use glue_metrics::{Metric, Model, Options, similarity};
+use glue_metrics::{Metric, NamedCheckpoint, SimilarityOptions, similarity};
 use glue_progress::NoProgress;
 use glue_tensor::{ModelDir, write_atomic};
 use std::fmt::Write;
@@ -67,11 +67,16 @@ pub fn init(directory: &Path) -> Result<InitResult, PipelineError> {
 const ORTHOGONAL: f64 = 0.25;
 
 fn bases(names: &[String], dirs: &[ModelDir]) -> Result<Vec<String>, PipelineError> {
-    let models: Vec<Model<'_>> =
-        names.iter().zip(dirs).map(|(name, dir)| Model { name: name.clone(), checkpoint: dir.checkpoint() }).collect();
+    let models: Vec<NamedCheckpoint<'_>> = names
+        .iter()
+        .zip(dirs)
+        .map(|(name, dir)| NamedCheckpoint { name: name.clone(), checkpoint: dir.checkpoint() })
+        .collect();
     let near =
-        similarity(&models, None, Metric::find("cosine_per_column")?, &Options::default(), &NoProgress)?.matrix();
-    let far = similarity(&models, None, Metric::find("l2_distance")?, &Options::default(), &NoProgress)?.matrix();
+        similarity(&models, None, Metric::find("cosine_per_column")?, &SimilarityOptions::default(), &NoProgress)?
+            .matrix();
+    let far =
+        similarity(&models, None, Metric::find("l2_distance")?, &SimilarityOptions::default(), &NoProgress)?.matrix();
     let clusters = glue_metrics::cluster::leader(&near, glue_metrics::cluster::DEFAULT_THRESHOLD)?;
     let mut bases = Vec::new();
     for cluster in clusters.members() {

@@ -1,7 +1,8 @@
 //! Merges one matrix and prints how long that took, for `cargo xtask bench svd`.
 //!
-//! `merge_matrix FOLDER OPERATOR ROWS COLUMNS MODELS [KEY=WORD …]` reads `base.f32` and `model-0.f32` on, little-endian by
-//! rows, writes `merged.f32`, and prints a JSON object with the back end of the linear algebra and the seconds of the merge.
+//! `merge_matrix FOLDER OPERATOR ROWS COLUMNS MODELS [KEY=WORD …]` reads `base.f32` and `model-0.f32` on,
+//! little-endian by rows, writes `merged.f32`, and prints a JSON object with the back end of the linear algebra and
+//! the seconds of the merge.
 
 use glue_merge::{Merge, Registry};
 use std::error::Error;

@@ -181,7 +181,7 @@ pub(crate) struct Triples {
 }
 
 impl Triples {
-    /// None yet, of matrices of these rows and columns, with space for `capacity`.
+    /// None yet, of matrices of these rows and columns, with capacity for `capacity`.
     pub(crate) fn new((rows, columns): (usize, usize), capacity: usize) -> Self {
         let (u, vt) = (Array2::zeros((rows, capacity)), Array2::zeros((capacity, columns)));
         Self { u, vt, values: Vec::with_capacity(capacity) }

@@ -1,14 +1,14 @@
-//! RegMean: the linear layer whose outputs are nearest, in least squares, to those of each model on its own inputs. Jin et
-//! al., "Dataless knowledge fusion by merging weights of language models", arXiv 2212.09849.
+//! RegMean: the linear layer whose outputs are nearest, in least squares, to those of each model on its own inputs.
+//! Jin et al., "Dataless knowledge fusion by merging weights of language models", arXiv 2212.09849.
 //!
-//! With Xi the inputs of the layer in model i, a row for each token, and Gi = XiᵀXi, the minimum of Σ wi ‖Xi Wᵀ − Xi Wiᵀ‖²
-//! is W = (Σ wi Wi Gi)(Σ wi Gi)⁻¹, for weights of shape \[out, in\] as checkpoints hold them. Off-diagonal elements of each
-//! Gi are multiplied by α < 1 first, which the authors found necessary: α = 0.9 for most models.
+//! With Xi the inputs of the layer in model i, a row for each token, and Gi = XiᵀXi, the minimum of Σ wi ‖Xi Wᵀ − Xi
+//! Wiᵀ‖² is W = (Σ wi Wi Gi)(Σ wi Gi)⁻¹, for weights of shape \[out, in\] as checkpoints hold them. Off-diagonal
+//! elements of each Gi are multiplied by α < 1 first, which the authors found necessary: α = 0.9 for most models.
 //!
-//! It is computed as W̄ + (Σ wi (Wi − W̄) Gi)(Σ wi Gi)⁻¹ around the weighted mean W̄, so that what the inputs do not
+//! It is computed as W̄ + (Σ wi (Wi − W̄) Gi)(Σ wi Gi)⁻¹ around the weighted mean W̄. What the inputs do not
 //! determine stays the mean: a column that no input reaches has zeros in every Gi. The sum S = Σ wi Gi is scaled to a
-//! unit diagonal, D^−½ S D^−½, with 1 for such columns. No eigenvalue of that is below 1 − α, however far the sizes
-//! of activations lie apart, so that it is solved by a Cholesky factor without a ridge. That is also why α ends at 0.99.
+//! unit diagonal, D^−½ S D^−½, with 1 for such columns. No eigenvalue of that is below 1 − α, however different the
+//! sizes of activations are: a Cholesky factor solves it without a ridge. This is also why α is at most 0.99.
 //!
 //! Tensors that are no matrices, and those without a Gram matrix (norms, biases, embeddings), take the weighted mean,
 //! as in the paper.
@@ -52,7 +52,7 @@ pub const DEF: OperatorDef = OperatorDef {
         .or(0.9),
     ],
     statistic: Some(StatisticSpec {
-        name: "gram",
+        name: StatisticSpec::GRAM,
         doc: "Products of the columns of what the matrix is multiplied by: XᵀX, as a mean over tokens.",
         shape: StatisticShape::Gram,
         of: StatisticOf::Inputs,
@@ -130,7 +130,7 @@ impl Reduction for Regression {
     }
 }
 
-/// Rows that are worked on at once: about a square, so that the factor of S is found anew seldom.
+/// Rows that are fitted at once: about a square, to compute the factor of S seldom.
 fn piece(columns: usize) -> usize {
     columns.max(256)
 }
@@ -234,8 +234,9 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // G1 = [[2, 1], [1, 1]], G2 = [[1, 0], [0, 2]]; at off_diagonal 1/2 the sum is [[3, 1/2], [1/2, 3]], whose inverse
-        // is [[12, -2], [-2, 12]]/35. With W1 = [1, 0], W2 = [0, 1]: W1 G1 + W2 G2 = [2, 5/2], times that [19, 26]/35.
+        // G1 = [[2, 1], [1, 1]], G2 = [[1, 0], [0, 2]]; at off_diagonal 1/2 the sum is [[3, 1/2], [1/2, 3]], whose
+        // inverse is [[12, -2], [-2, 12]]/35. With W1 = [1, 0], W2 = [0, 1]: W1 G1 + W2 G2 = [2, 5/2], times that
+        // [19, 26]/35.
         let grams: [&[f32]; 2] = [&[2.0, 1.0, 1.0, 1.0], &[1.0, 0.0, 0.0, 2.0]];
         let inputs: [&[f32]; 2] = [&[1.0, 0.0], &[0.0, 1.0]];
         let merged = merge(&[1, 2], &inputs, &grams, &[("off_diagonal", 0.5)]).unwrap();

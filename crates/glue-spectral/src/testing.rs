@@ -1,7 +1,9 @@
 //! Short ways of merging, for the tests of this crate.
 
-use glue_merge::random::ElementRng;
-use glue_merge::{Done, Driver, MergeError, Operator, OperatorDef, Setting, SliceSource, TensorSpec, VecSink};
+use glue_linalg::svd;
+use glue_merge::{
+    BoxError, Done, Driver, ElementRng, MergeError, Operand, Operator, OperatorDef, Setting, Sink, Source, TensorSpec,
+};
 use ndarray::Array2;
 
 /// Elements of the base throughout.
@@ -57,6 +59,22 @@ pub(crate) fn matrix(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
     let mut words = vec![0; rows * columns];
     ElementRng::new(seed, "matrix", 0).fill(0, &mut words);
     Array2::from_shape_fn((rows, columns), |(r, c)| f64::from(words[r * columns + c]) / f64::from(1_u32 << 31) - 1.0)
+}
+
+/// U·Vᵀ of a matrix of full rank, from an exact decomposition.
+pub(crate) fn polar_factor(a: &Array2<f64>) -> Array2<f64> {
+    let parts = svd(a.view()).unwrap();
+    parts.u.dot(&parts.vt)
+}
+
+/// One task vector of any shape is restored where nothing of it is cut off.
+#[track_caller]
+pub(crate) fn check_one_task_is_restored(def: &'static OperatorDef, settings: &[(&'static str, Setting)]) {
+    for (m, n) in [(9, 5), (5, 9), (6, 6)] {
+        let tau = values(&matrix(m, n, 1));
+        let taus: [&[f32]; 1] = [&tau];
+        near(&Case { shape: &[m, n], settings: settings.to_vec(), ..Case::of(def, &taus) }.change(), &tau, 1e-6);
+    }
 }
 
 /// In `f32`, by rows.

@@ -134,7 +134,7 @@ fn adam(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Case, matrix, near, values};
+    use crate::testing::{Case, check_one_task_is_restored, matrix, near, values};
     use glue_merge::{Conformance, Setting};
 
     #[test]
@@ -144,13 +144,8 @@ mod tests {
 
     #[test]
     fn one_task_is_restored() {
-        for (m, n) in [(9, 5), (5, 9), (6, 6)] {
-            let tau = values(&matrix(m, n, 1));
-            let taus: [&[f32]; 1] = [&tau];
-            near(&Case { shape: &[m, n], ..Case::of(&DEF, &taus) }.change(), &tau, 1e-6);
-            let settings = vec![("solver", "iterative".into())];
-            near(&Case { shape: &[m, n], settings, ..Case::of(&DEF, &taus) }.change(), &tau, 1e-6);
-        }
+        check_one_task_is_restored(&DEF, &[]);
+        check_one_task_is_restored(&DEF, &[("solver", Setting::Text("iterative".into()))]);
     }
 
     /// The loss, from its definition.

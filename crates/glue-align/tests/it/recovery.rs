@@ -1,16 +1,15 @@
 //! Models permuted at random are brought back, and permutations are what they say they are.
 
+use crate::support::{ARCHS, assert_same, data, noise, open, tensors, write};
 use glue_align::{
-    AlignOptions, Alignment, Correlation, GroupKind, Kinds, Method, Permutations, Place, Symmetry, WriteOptions, align,
-    permuted, sites, write_aligned,
+    AlignOptions, Alignment, Correlation, GroupKind, GroupKinds, Method, Permutations, SiteKind, Symmetry, WriteOptions, activation_sites, align, permuted, write_aligned,
 };
 use glue_progress::NoProgress;
 use glue_tensor::ModelDir;
 use std::collections::BTreeMap;
 use std::path::Path;
-use crate::support::{ARCHS, assert_same, data, noise, open, tensors, write};
 
-fn permute(model: &ModelDir, kinds: Kinds, seed: u64, out_dir: &Path) -> (Symmetry, Permutations, ModelDir) {
+fn permute(model: &ModelDir, kinds: GroupKinds, seed: u64, out_dir: &Path) -> (Symmetry, Permutations, ModelDir) {
     let symmetry = Symmetry::derive(model.config(), model.checkpoint(), kinds).unwrap();
     let random = Permutations::random(&symmetry, seed);
     let record = Alignment::from_permutations(&symmetry, kinds, &random);
@@ -20,7 +19,7 @@ fn permute(model: &ModelDir, kinds: Kinds, seed: u64, out_dir: &Path) -> (Symmet
 
 /// Permutes, matches weights, and asserts that the permutation is undone to the last byte; so that the average with
 /// the original is the original.
-fn check_recovery(name: &str, kinds: Kinds, seed: u64) {
+fn check_recovery(name: &str, kinds: GroupKinds, seed: u64) {
     let root = tempfile::tempdir().unwrap();
     let original = open(name);
     let (symmetry, random, moved) = permute(&original, kinds, seed, &root.path().join("moved"));
@@ -46,34 +45,34 @@ fn check_recovery(name: &str, kinds: Kinds, seed: u64) {
 #[test]
 fn every_architecture_is_recovered() {
     for (seed, arch) in ARCHS.into_iter().enumerate() {
-        check_recovery(&format!("archs/{arch}"), Kinds::ALL, seed as u64);
+        check_recovery(&format!("archs/{arch}"), GroupKinds::ALL, seed as u64);
     }
 }
 
 #[test]
 fn trained_models_are_recovered() {
     for (seed, model) in ["base-a", "b-code", "c-chat"].into_iter().enumerate() {
-        check_recovery(&format!("zoo/{model}"), Kinds::ALL, 100 + seed as u64);
-        check_recovery(&format!("zoo/{model}"), Kinds::LAYERS, 200 + seed as u64);
+        check_recovery(&format!("zoo/{model}"), GroupKinds::ALL, 100 + seed as u64);
+        check_recovery(&format!("zoo/{model}"), GroupKinds::LAYERS, 200 + seed as u64);
     }
 }
 
 #[test]
 fn every_kind_is_recovered_by_itself() {
-    let none = Kinds::NONE;
+    let none = GroupKinds::NONE;
     let kinds = [
-        Kinds { neurons: true, ..none },
-        Kinds { heads: true, ..none },
-        Kinds { values: true, ..none },
-        Kinds { residual: true, ..none },
-        Kinds { heads: true, residual: true, ..none },
+        GroupKinds { neurons: true, ..none },
+        GroupKinds { heads: true, ..none },
+        GroupKinds { values: true, ..none },
+        GroupKinds { residual: true, ..none },
+        GroupKinds { heads: true, residual: true, ..none },
     ];
     for kinds in kinds {
         check_recovery("archs/phi3", kinds, 7);
         check_recovery("archs/mixtral", kinds, 8);
     }
-    check_recovery("archs/mixtral", Kinds { experts: true, ..none }, 9);
-    check_recovery("archs/mixtral", Kinds { experts: true, residual: true, ..none }, 10);
+    check_recovery("archs/mixtral", GroupKinds { experts: true, ..none }, 9);
+    check_recovery("archs/mixtral", GroupKinds { experts: true, residual: true, ..none }, 10);
 }
 
 #[test]
@@ -82,7 +81,8 @@ fn noise_does_not_hide_a_permutation() {
     for (seed, name) in ["archs/qwen3", "archs/mixtral", "zoo/base-a"].into_iter().enumerate() {
         let seed = seed as u64;
         let original = open(name);
-        let (symmetry, random, moved) = permute(&original, Kinds::ALL, seed, &root.path().join(format!("moved{seed}")));
+        let (symmetry, random, moved) =
+            permute(&original, GroupKinds::ALL, seed, &root.path().join(format!("moved{seed}")));
         let mut noisy = tensors(&moved);
         for (t, tensor) in noisy.iter_mut().enumerate() {
             let mut values = tensor.floats();
@@ -112,7 +112,7 @@ fn a_fine_tune_stays_where_it_is() {
 fn a_permuted_fine_tune_is_brought_back_to_its_base() {
     let root = tempfile::tempdir().unwrap();
     let (base, tuned) = (open("zoo/base-a"), open("zoo/a-math"));
-    let (symmetry, random, moved) = permute(&tuned, Kinds::ALL, 21, &root.path().join("moved"));
+    let (symmetry, random, moved) = permute(&tuned, GroupKinds::ALL, 21, &root.path().join("moved"));
     let alignment = align(&base, &moved, Method::Weights, &AlignOptions::default(), &NoProgress).unwrap();
     assert_eq!(alignment.permutations(&symmetry).unwrap(), random.inverse(&symmetry));
 }
@@ -133,7 +133,7 @@ fn identical_neurons_may_change_places_and_nothing_changes() {
         tensor.set_floats(&values);
     }
     let twins = write(&twins, &base, &[], &root.path().join("twins"));
-    let (_, _, moved) = permute(&twins, Kinds::ALL, 3, &root.path().join("moved"));
+    let (_, _, moved) = permute(&twins, GroupKinds::ALL, 3, &root.path().join("moved"));
     let alignment = align(&twins, &moved, Method::Weights, &AlignOptions::default(), &NoProgress).unwrap();
     let back = root.path().join("back");
     write_aligned(&moved, &alignment, &back, &WriteOptions::default(), &NoProgress).unwrap();
@@ -160,9 +160,9 @@ fn permuting_and_back_leaves_every_byte() {
     let root = tempfile::tempdir().unwrap();
     for (i, name) in ["zoo/base-a", "archs/mixtral", "archs/phi3"].into_iter().enumerate() {
         let original = open(name);
-        let (symmetry, random, moved) = permute(&original, Kinds::ALL, 5, &root.path().join(format!("moved{i}")));
+        let (symmetry, random, moved) = permute(&original, GroupKinds::ALL, 5, &root.path().join(format!("moved{i}")));
         assert!(tensors(&moved).iter().zip(tensors(&original)).any(|(a, b)| a.bytes != b.bytes));
-        let inverse = Alignment::from_permutations(&symmetry, Kinds::ALL, &random.inverse(&symmetry));
+        let inverse = Alignment::from_permutations(&symmetry, GroupKinds::ALL, &random.inverse(&symmetry));
         let back = root.path().join(format!("back{i}"));
         // Shards: the split must not matter.
         write_aligned(
@@ -191,7 +191,7 @@ fn composition_is_application_in_turn() {
         let original = open(&format!("archs/{arch}"));
         for seed in 0..4 {
             let out = root.path().join(format!("{arch}{seed}"));
-            let (symmetry, first, moved) = permute(&original, Kinds::ALL, seed, &out);
+            let (symmetry, first, moved) = permute(&original, GroupKinds::ALL, seed, &out);
             let second = Permutations::random(&symmetry, 50 + seed);
             let both = second.after(&first, &symmetry);
             for info in original.checkpoint().tensors() {
@@ -208,20 +208,20 @@ fn composition_is_application_in_turn() {
 #[test]
 fn activations_of_a_permuted_model_are_paired() {
     let model = open("zoo/base-a");
-    let kinds = Kinds::ALL;
+    let kinds = GroupKinds::ALL;
     let symmetry = Symmetry::derive(model.config(), model.checkpoint(), kinds).unwrap();
     let random = Permutations::random(&symmetry, 11);
     let root = tempfile::tempdir().unwrap();
     let (_, _, moved) = permute(&model, kinds, 11, &root.path().join("moved"));
     let mut statistics = BTreeMap::new();
-    for (s, site) in sites(&symmetry).unwrap().into_iter().enumerate() {
+    for (s, site) in activation_sites(&symmetry).unwrap().into_iter().enumerate() {
         // The tensor and the axis that read what is taken at the site.
-        let tensor = match (site.place, site.layer) {
-            (Place::Residual, _) => "lm_head.weight".to_string(),
-            (Place::AttentionOutput, Some(layer)) => format!("model.layers.{layer}.self_attn.o_proj.weight"),
+        let tensor = match (site.kind, site.layer) {
+            (SiteKind::Residual, _) => "lm_head.weight".to_string(),
+            (SiteKind::AttentionOutput, Some(layer)) => format!("model.layers.{layer}.self_attn.o_proj.weight"),
             (_, layer) => format!("model.layers.{}.mlp.down_proj.weight", layer.unwrap()),
         };
-        let sources = random.of_axis(&symmetry, symmetry.carrier(&tensor).unwrap(), 1).unwrap();
+        let sources = random.of_axis(&symmetry, symmetry.tensor(&tensor).unwrap(), 1).unwrap();
         assert_eq!(sources.len(), site.units);
         let mut correlation = Correlation::new(site.units);
         for batch in 0..3 {

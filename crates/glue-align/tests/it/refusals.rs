@@ -1,17 +1,16 @@
 //! What is refused, and in which words.
 
+use crate::support::{Tensor, open, tensors, write};
 use glue_align::{
-    AlignError, AlignOptions, Alignment, Correlation, Kinds, Method, Permutations, Symmetry, WriteOptions, align,
-    sites, write_aligned,
+    AlignError, AlignOptions, Alignment, Correlation, GroupKinds, Method, Permutations, Symmetry, WriteOptions, activation_sites, align, write_aligned,
 };
 use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_tensor::{Dtype, ModelDir};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use crate::support::{Tensor, open, tensors, write};
 
 fn derive(model: &ModelDir) -> Result<Symmetry, AlignError> {
-    Symmetry::derive(model.config(), model.checkpoint(), Kinds::ALL)
+    Symmetry::derive(model.config(), model.checkpoint(), GroupKinds::ALL)
 }
 
 fn zeros(name: &str, shape: &[usize]) -> Tensor {
@@ -128,9 +127,10 @@ fn models_that_differ_are_refused() {
 
     let error = refuse(&base, &base, &AlignOptions { max_units: 40, ..options });
     assert!(error.starts_with("group `layers.0.neurons` has 64 units; the limit is 40"), "{error}");
-    let error = refuse(&base, &base, &AlignOptions { kinds: Kinds::NONE, ..options });
+    let error = refuse(&base, &base, &AlignOptions { kinds: GroupKinds::NONE, ..options });
     assert!(error.contains("no kind at all"), "{error}");
-    let error = refuse(&base, &base, &AlignOptions { kinds: Kinds { experts: true, ..Kinds::NONE }, ..options });
+    let error =
+        refuse(&base, &base, &AlignOptions { kinds: GroupKinds { experts: true, ..GroupKinds::NONE }, ..options });
     assert!(error.ends_with("in this model: experts"), "{error}");
 }
 
@@ -139,7 +139,7 @@ fn records_of_other_models_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let (llama, qwen) = (open("archs/llama2"), open("archs/qwen2"));
     let symmetry = derive(&llama).unwrap();
-    let record = Alignment::from_permutations(&symmetry, Kinds::ALL, &Permutations::random(&symmetry, 1));
+    let record = Alignment::from_permutations(&symmetry, GroupKinds::ALL, &Permutations::random(&symmetry, 1));
     let out = root.path().join("out");
     let error = write_aligned(&qwen, &record, &out, &WriteOptions::default(), &NoProgress).unwrap_err();
     assert!(matches!(&error, AlignError::Group { .. }), "{error}");
@@ -165,7 +165,7 @@ fn activations_that_do_not_fit_are_refused() {
     };
     let mut statistics = BTreeMap::new();
     assert_eq!(run(&statistics), "activations of `residual`: expected statistics of 32 units, found none");
-    for site in sites(&symmetry).unwrap() {
+    for site in activation_sites(&symmetry).unwrap() {
         statistics.insert(site.name, Correlation::new(site.units));
     }
     assert!(run(&statistics).ends_with("expected 32 units and two samples or more, found 32 units and 0 samples"));
@@ -174,7 +174,7 @@ fn activations_that_do_not_fit_are_refused() {
     assert!(correlation.add(&[1.0; 4], &[1.0; 4]).is_err());
     assert!(correlation.add(&[f32::INFINITY; 3], &[1.0; 3]).unwrap_err().chain().contains("not finite"));
     assert_eq!(correlation, Correlation::new(3));
-    let error = sites(&derive(&open("archs/mixtral")).unwrap()).unwrap_err().chain();
+    let error = activation_sites(&derive(&open("archs/mixtral")).unwrap()).unwrap_err().to_string();
     assert!(error.contains("layers.0.experts"), "{error}");
 }
 
@@ -189,7 +189,7 @@ fn a_stopped_run_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let base = open("archs/llama2");
     let symmetry = derive(&base).unwrap();
-    let record = Alignment::from_permutations(&symmetry, Kinds::ALL, &Permutations::identity(&symmetry));
+    let record = Alignment::from_permutations(&symmetry, GroupKinds::ALL, &Permutations::identity(&symmetry));
     let out = root.path().join("out");
     let error = write_aligned(&base, &record, &out, &WriteOptions::default(), &Stopped).unwrap_err();
     assert!(matches!(error, AlignError::Stopped), "{error}");

@@ -1,7 +1,7 @@
 //! Statistics read back from the output, against other ways to compute them.
 
 use super::*;
-use crate::plan::Options;
+use crate::plan::CalibrateOptions;
 use glue_lm::{Observer, ScoreOptions, ScoreRequest, Want, Weight, Weights};
 use glue_progress::{NoProgress, Progress};
 use glue_tensor::{Checkpoint, Dtype, widen};
@@ -18,8 +18,8 @@ fn open(name: &str) -> Opened {
     Opened { model: Model::open(&path).unwrap(), dir: ModelDir::open(&path).unwrap() }
 }
 
-fn only(statistics: &[Statistic]) -> Options {
-    Options { statistics: statistics.iter().copied().collect(), ..Options::default() }
+fn only(statistics: &[Statistic]) -> CalibrateOptions {
+    CalibrateOptions { statistics: statistics.iter().copied().collect(), ..CalibrateOptions::default() }
 }
 
 /// Items and texts of ids below 99, of several lengths.
@@ -32,9 +32,9 @@ fn sequences() -> Vec<Sequence> {
 /// The statistics by name, each with its shape.
 type Found = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-fn statistics(opened: &Opened, options: &Options, sequences: &[Sequence]) -> (Found, Calibrated) {
+fn statistics(opened: &Opened, options: &CalibrateOptions, sequences: &[Sequence]) -> (Found, CalibrationSummary) {
     let out = tempfile::tempdir().unwrap();
-    let plan = Plan::new(&opened.model, options).unwrap();
+    let plan = CalibratePlan::new(&opened.model, options).unwrap();
     let at = out.path().join("statistics");
     let done = calibrate(&opened.model, &opened.dir, &plan, sequences, &Value::Null, &at, &NoProgress).unwrap();
     let checkpoint = Checkpoint::open(&at).unwrap();
@@ -215,18 +215,20 @@ fn threads_and_passes_change_nothing() {
     let sequences = sequences();
     let run = |threads, max_memory| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let options = Options { max_memory, ..Options::default() };
+        let options = CalibrateOptions { max_memory, ..CalibrateOptions::default() };
         pool.install(|| statistics(&opened, &options, &sequences))
     };
     let one = run(1, None);
     for (threads, memory) in [(2, None), (5, None), (2, Some(1)), (3, Some(40_000))] {
         assert!(run(threads, memory) == one, "{threads} threads, {memory:?}");
     }
-    let plan = |max_memory| Plan::new(&opened.model, &Options { max_memory, ..Options::default() }).unwrap();
+    let plan = |max_memory| {
+        CalibratePlan::new(&opened.model, &CalibrateOptions { max_memory, ..CalibrateOptions::default() }).unwrap()
+    };
     let estimates = [None, Some(40_000), Some(1)].map(|memory| plan(memory).estimate(2, 20));
     assert_eq!(estimates[0].passes, 1);
     assert!(estimates[1].passes > 1 && estimates[1].sum_bytes < estimates[0].sum_bytes, "{estimates:?}");
-    assert_eq!(estimates[2].passes, plan(None).sites.len());
+    assert_eq!(estimates[2].passes, plan(None).sums.len());
     let written: u64 = one.0.values().map(|(_, values)| 4 * values.len() as u64).sum();
     assert!(estimates.iter().all(|estimate| estimate.output_bytes == written && estimate.tensors == one.0.len()));
 }
@@ -236,8 +238,8 @@ fn a_batch_is_no_part_of_the_result() {
     // More than one batch of items, and each alone: the sums of f32 products are cut otherwise, no more.
     let opened = open("archs/llama2");
     let many: Vec<Sequence> = (0..20).flat_map(|_| sequences()).collect();
-    let (few, _) = statistics(&opened, &Options::default(), &sequences());
-    let (found, done) = statistics(&opened, &Options::default(), &many);
+    let (few, _) = statistics(&opened, &CalibrateOptions::default(), &sequences());
+    let (found, done) = statistics(&opened, &CalibrateOptions::default(), &many);
     assert_eq!(done.sequences, 240);
     for (name, (_, values)) in &few {
         let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
@@ -260,7 +262,7 @@ fn what_is_refused_or_stopped_leaves_nothing() {
     let opened = open("archs/llama2");
     let root = tempfile::tempdir().unwrap();
     let out: PathBuf = root.path().join("out");
-    let plan = Plan::new(&opened.model, &Options::default()).unwrap();
+    let plan = CalibratePlan::new(&opened.model, &CalibrateOptions::default()).unwrap();
     let run = |sequences: &[Sequence], progress: &dyn Progress| {
         let error = calibrate(&opened.model, &opened.dir, &plan, sequences, &Value::Null, &out, progress).unwrap_err();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "{error}");
@@ -274,9 +276,9 @@ fn what_is_refused_or_stopped_leaves_nothing() {
         let stopped = run(&sequences(), &Impatient(AtomicUsize::new(question)));
         assert!(matches!(stopped, CalibrateError::Stopped), "{stopped}");
     }
-    let mixture = Plan::new(&open("archs/mixtral").model, &Options::default()).unwrap_err();
+    let mixture = CalibratePlan::new(&open("archs/mixtral").model, &CalibrateOptions::default()).unwrap_err();
     assert!(matches!(mixture, CalibrateError::Mixture(_)));
-    let none = Plan::new(&opened.model, &only(&[])).unwrap_err();
+    let none = CalibratePlan::new(&opened.model, &only(&[])).unwrap_err();
     assert!(matches!(none, CalibrateError::NoStatistics));
 }
 
@@ -286,7 +288,7 @@ fn a_model_that_overflows_is_named() {
     let tensor = "model.layers.0.input_layernorm.weight";
     let overflowing = changed(&opened, tensor, 0, 1e38);
     let root = tempfile::tempdir().unwrap();
-    let plan = Plan::new(&overflowing, &only(&[Statistic::Gram])).unwrap();
+    let plan = CalibratePlan::new(&overflowing, &only(&[Statistic::Gram])).unwrap();
     let out = root.path().join("out");
     let error = calibrate(&overflowing, &opened.dir, &plan, &sequences(), &Value::Null, &out, &NoProgress).unwrap_err();
     assert!(error.to_string().starts_with("gram of tensor `model.layers.0.self_attn.q_proj.weight`"), "{error}");
@@ -298,8 +300,8 @@ fn the_manifest_says_what_the_numbers_are() {
     let opened = open("archs/llama2");
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let options = Options { max_shard_bytes: 20_000, ..only(&[Statistic::Activation, Statistic::Fisher]) };
-    let plan = Plan::new(&opened.model, &options).unwrap();
+    let options = CalibrateOptions { max_shard_bytes: 20_000, ..only(&[Statistic::Activation, Statistic::Fisher]) };
+    let plan = CalibratePlan::new(&opened.model, &options).unwrap();
     let source = serde_json::json!({ "tasks": ["sums"] });
     calibrate(&opened.model, &opened.dir, &plan, &sequences(), &source, &out, &NoProgress).unwrap();
     let manifest: Value = serde_json::from_slice(&std::fs::read(out.join(manifest::FILE)).unwrap()).unwrap();

@@ -12,8 +12,8 @@ use crate::units;
 use activations::Activations;
 use clap::ValueEnum;
 use glue_align::{
-    AlignError, AlignOptions, Alignment, GroupKind, Kinds, Measure, Method, Symmetry, WriteOptions, align, sites,
-    write_aligned,
+    AlignError, AlignOptions, Alignment, GroupKind, GroupKinds, Measure, Method, Symmetry, WriteOptions,
+    activation_sites, align, write_aligned,
 };
 use glue_tensor::{ModelDir, ModelDirError};
 use serde_json::json;
@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         By::Weights => None,
         By::Activations => {
             let sites = Symmetry::derive(model.config(), model.checkpoint(), options.kinds)
-                .and_then(|symmetry| sites(&symmetry));
+                .and_then(|symmetry| activation_sites(&symmetry));
             let sites = sites.map_err(failure)?;
             Some(Activations::open(&args.reference, &args.model, &args.text, sites, options.max_bytes, &progress)?)
         }
@@ -153,12 +153,12 @@ fn open(path: &Path) -> Result<ModelDir, Failure> {
     })
 }
 
-fn kinds(asked: &[Kind]) -> Kinds {
+fn kinds(asked: &[Kind]) -> GroupKinds {
     if asked.is_empty() {
-        return Kinds::ALL;
+        return GroupKinds::ALL;
     }
     let has = |kind| asked.contains(&kind);
-    Kinds {
+    GroupKinds {
         neurons: has(Kind::Neurons),
         heads: has(Kind::Heads),
         values: has(Kind::Values),

@@ -10,7 +10,10 @@ use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use clap::ValueEnum;
-use glue_calibrate::{CalibrateError, Calibrated, Estimate, Options, Plan, Sequence, Statistic, calibrate};
+use glue_calibrate::{
+    CalibrateError, CalibrateEstimate, CalibrateOptions, CalibratePlan, CalibrationSummary, Sequence, Statistic,
+    calibrate,
+};
 use glue_tensor::{ModelDir, WriteError, writer};
 use serde::Serialize;
 use serde_json::Value;
@@ -136,7 +139,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     // Opened before the model: if its files are unchanged at the end, they are those that the model was read from.
     let dir = ModelDir::open(&args.model);
     let text = models::open_with_tokenizer(&args.model)?;
-    let plan = Plan::new(&text.model, &options(args)).map_err(refusal)?;
+    let plan = CalibratePlan::new(&text.model, &options(args)).map_err(refusal)?;
     let pool = recipes::pool(global)?;
     let (sequences, source) = pool.install(|| sequences::read(args, &text))?;
     if sequences.is_empty() {
@@ -153,14 +156,14 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let progress = TerminalProgress::new(shell);
     let done = pool.install(|| calibrate(&text.model, &dir, &plan, &sequences, &report.source, &args.out, &progress));
     drop(progress);
-    let Calibrated { log_likelihood, .. } = done.map_err(refusal)?;
+    let CalibrationSummary { log_likelihood, .. } = done.map_err(refusal)?;
     report.log_likelihood = log_likelihood;
     report.seconds = Some(start.elapsed().as_secs_f64());
     report.print(shell)
 }
 
-fn options(args: &Args) -> Options {
-    let mut options = Options::default();
+fn options(args: &Args) -> CalibrateOptions {
+    let mut options = CalibrateOptions::default();
     if !args.what.is_empty() {
         options.statistics = args.what.iter().map(|what| what.statistic()).collect();
     }
@@ -192,7 +195,13 @@ fn refusal(error: CalibrateError) -> Failure {
 }
 
 impl Report {
-    fn new(args: &Args, plan: &Plan, estimate: &Estimate, sequences: &[Sequence], source: Value) -> Report {
+    fn new(
+        args: &Args,
+        plan: &CalibratePlan,
+        estimate: &CalibrateEstimate,
+        sequences: &[Sequence],
+        source: Value,
+    ) -> Report {
         Report {
             model: args.model.display().to_string(),
             output: args.out.display().to_string(),

@@ -10,8 +10,7 @@ use crate::shell::Shell;
 use crate::visible::one_line;
 use clap::ValueEnum;
 use glue_metrics::Matrix;
-use glue_metrics::cluster::{DEFAULT_THRESHOLD, Level, Link, Partition, agglomerate, leader, sweep};
-use glue_progress::ErrorChain;
+use glue_metrics::cluster::{DEFAULT_THRESHOLD, Linkage, Partition, ThresholdRange, agglomerate, leader, sweep};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{Error, ErrorKind};
@@ -74,17 +73,17 @@ enum Method {
 }
 
 impl Method {
-    fn link(self) -> Option<Link> {
+    fn link(self) -> Option<Linkage> {
         match self {
             Method::Leader => None,
-            Method::Single => Some(Link::Single),
-            Method::Complete => Some(Link::Complete),
-            Method::Average => Some(Link::Average),
+            Method::Single => Some(Linkage::Single),
+            Method::Complete => Some(Linkage::Complete),
+            Method::Average => Some(Linkage::Average),
         }
     }
 
     fn name(self) -> &'static str {
-        self.link().map_or("leader", Link::name)
+        self.link().map_or("leader", Linkage::name)
     }
 }
 
@@ -102,7 +101,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         Some(link) => agglomerate(&matrix, link).cut(args.threshold),
     };
     let partition = partition.map_err(refusal)?;
-    let tree = agglomerate(&matrix, link.unwrap_or(Link::Average));
+    let tree = agglomerate(&matrix, link.unwrap_or(Linkage::Average));
     pictures::write(dendrogram, || pictures::dendrogram(&matrix, &tree, &partition, args.threshold))?;
     pictures::write(heatmap, || pictures::heatmap(&matrix, &tree, Some(&partition)))?;
     let levels = if args.sweep { sweep(&matrix, link) } else { Vec::new() };
@@ -140,7 +139,7 @@ fn read(path: &PathBuf) -> Result<Matrix, Failure> {
     Matrix::from_json(&text).map_err(|error| Failure::refused(named(&error)))
 }
 
-fn document(args: &Args, matrix: &Matrix, partition: &Partition, levels: &[Level]) -> Value {
+fn document(args: &Args, matrix: &Matrix, partition: &Partition, levels: &[ThresholdRange]) -> Value {
     let mut document = json!({
         "clusters": partition.names(matrix),
         "method": args.method.name(),
@@ -150,8 +149,7 @@ fn document(args: &Args, matrix: &Matrix, partition: &Partition, levels: &[Level
         "matrix": matrix.rows(),
     });
     if args.sweep {
-        let level =
-            |level: &Level| json!({ "from": level.from, "to": level.to, "clusters": level.partition.names(matrix) });
+        let level = |level: &ThresholdRange| json!({ "from": level.from, "to": level.to, "clusters": level.partition.names(matrix) });
         document["sweep"] = levels.iter().map(level).collect();
     }
     document

@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let (base, fine) = (open(&args.base)?, open(&args.fine)?);
     let options = ExtractOptions {
         rank: match args.energy {
-            Some(share) => RankRule::Energy { share, most: args.max_rank.map(|rank| rank as usize) },
+            Some(fraction) => RankRule::Energy { fraction, max_rank: args.max_rank.map(|rank| rank as usize) },
             None => RankRule::Fixed(args.rank.unwrap_or(16) as usize),
         },
         svd: args.svd,
@@ -134,12 +134,12 @@ fn failure(error: LoraError, args: &Args) -> Failure {
 fn look_ahead(args: &Args, plan: &ExtractPlan<'_>, threads: usize, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let memory = plan.memory(threads);
     if shell.json() {
-        let module = |candidate: &glue_lora::Candidate| {
+        let module = |candidate: &glue_lora::ModuleCandidate| {
             json!({
                 "module": candidate.module,
                 "rows": candidate.rows,
                 "columns": candidate.columns,
-                "most_rank": plan.most_rank(candidate),
+                "most_rank": plan.max_rank(candidate),
             })
         };
         return shell.print_json(&json!({
@@ -149,7 +149,7 @@ fn look_ahead(args: &Args, plan: &ExtractPlan<'_>, threads: usize, shell: &mut S
             "output": args.out_dir.display().to_string(),
             "modules": plan.candidates.iter().map(module).collect::<Vec<_>>(),
             "others": plan.others,
-            "most_bytes": plan.most_bytes(),
+            "most_bytes": plan.max_bytes(),
             "memory": memory,
             "threads": threads,
         }));
@@ -159,14 +159,14 @@ fn look_ahead(args: &Args, plan: &ExtractPlan<'_>, threads: usize, shell: &mut S
         table.row([
             candidate.module.clone(),
             format!("[{}, {}]", candidate.rows, candidate.columns),
-            units::count(plan.most_rank(candidate) as u64),
+            units::count(plan.max_rank(candidate) as u64),
         ]);
     }
     let mut facts = Table::new(&[Align::Left, Align::Left]);
     facts.row(["output", &format!("{} (not written: dry run)", args.out_dir.display())]);
     facts.row(["modules", &units::count(plan.candidates.len() as u64)]);
     facts.row(["others", &units::things(plan.others.len(), "tensor", "tensors")]);
-    facts.row(["factors", &format!("up to {}, twice that while writing", units::bytes(plan.most_bytes()))]);
+    facts.row(["factors", &format!("{} at most, twice while they are written", units::bytes(plan.max_bytes()))]);
     facts.row(["memory", &format!("about {}, {threads} threads", units::bytes(memory))]);
     let text = format!("{}\n{}", table.render(|line| shell.heading(line)), facts.render(str::to_string));
     shell.print(&text)
@@ -207,8 +207,8 @@ fn print(args: &Args, done: &Extraction, time: Duration, shell: &mut Shell<'_>) 
         units::duration(time.as_secs_f64()),
         done.relative_error,
     );
-    text += &others("stored in full", &done.saved);
-    text += &others("differs, not in the adapter", &done.left);
+    text += &others("stored whole", &done.saved);
+    text += &others("differs and is not in the adapter", &done.remaining);
     shell.print(&text)
 }
 

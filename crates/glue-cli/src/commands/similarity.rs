@@ -8,7 +8,7 @@ use crate::pictures;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use glue_metrics::cluster::{Link, agglomerate};
+use glue_metrics::cluster::{Linkage, agglomerate};
 use glue_metrics::{Breakdown, METRICS, Matrix, Similarity};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let (heatmap, csv) = (outputs::create(args.heatmap.as_deref())?, outputs::create(args.csv.as_deref())?);
     let found = args.comparison.run(&args.models, global, shell)?;
     let matrix = found.matrix();
-    let tree = || agglomerate(&matrix, Link::Average);
+    let tree = || agglomerate(&matrix, Linkage::Average);
     pictures::write(heatmap, || pictures::heatmap(&matrix, &tree(), None))?;
     if let Some(file) = csv {
         file.write_with(|out| out.write_all(matrix.to_csv().as_bytes())).map_err(Failure::failed)?;

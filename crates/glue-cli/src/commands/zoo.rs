@@ -4,7 +4,9 @@ use crate::app::Global;
 use crate::failure::Failure;
 use crate::progress::TerminalProgress;
 use crate::shell::Shell;
-use glue_metrics::{Class, Metric, MetricsError, Model, Options, Selection, Similarity, similarity};
+use glue_metrics::{
+    Class, Metric, MetricsError, NamedCheckpoint, Selection, Similarity, SimilarityOptions, similarity,
+};
 use glue_tensor::{Checkpoint, CheckpointError, ModelDir, ModelDirError};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -63,18 +65,21 @@ impl Comparison {
     /// Compares all pairs of `paths`, with a progress bar.
     pub(crate) fn run(&self, paths: &[PathBuf], global: &Global, shell: &Shell<'_>) -> Result<Similarity, Failure> {
         let metric = Metric::find(&self.metric).map_err(refusal)?;
-        let options = Options {
+        let options = SimilarityOptions {
             selection: Some(self.selection(metric)?),
             sample: self.sample,
             seed: global.seed.unwrap_or(0),
-            ..Options::default()
+            ..SimilarityOptions::default()
         };
         let checkpoints = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
         let base = self.base.as_deref().map(|path| Ok::<_, Failure>((path, open(path)?))).transpose()?;
         let name = |path: &Path| path.display().to_string();
-        let models: Vec<Model<'_>> =
-            paths.iter().zip(&checkpoints).map(|(path, checkpoint)| Model { name: name(path), checkpoint }).collect();
-        let base = base.as_ref().map(|(path, checkpoint)| Model { name: name(path), checkpoint });
+        let models: Vec<NamedCheckpoint<'_>> = paths
+            .iter()
+            .zip(&checkpoints)
+            .map(|(path, checkpoint)| NamedCheckpoint { name: name(path), checkpoint })
+            .collect();
+        let base = base.as_ref().map(|(path, checkpoint)| NamedCheckpoint { name: name(path), checkpoint });
         let pool = recipes::pool(global)?;
         let progress = TerminalProgress::new(shell);
         let found = pool.install(|| similarity(&models, base.as_ref(), metric, &options, &progress));

@@ -37,7 +37,7 @@ pub const DEF: OperatorDef = OperatorDef {
         .or(0.4),
     ],
     statistic: Some(StatisticSpec {
-        name: "activation",
+        name: StatisticSpec::ACTIVATION,
         doc: "Mean magnitude of what each column of the matrix is multiplied by.",
         shape: StatisticShape::Columns,
         of: StatisticOf::Base,

@@ -48,7 +48,7 @@ pub const DEF: OperatorDef = OperatorDef {
         .or(1e-6),
     ],
     statistic: Some(StatisticSpec {
-        name: "fisher",
+        name: StatisticSpec::FISHER,
         doc: "Diagonal of the Fisher information: the mean over examples of the squared gradient of the log-likelihood.",
         shape: StatisticShape::Same,
         of: StatisticOf::Inputs,

@@ -1,12 +1,12 @@
 //! Cosine of whole matrices, each flattened to a vector.
 //!
-//! s(W, V) = ⟨W, V⟩_F / (‖W‖_F ‖V‖_F), and of two models the mean of s over their matrices. The measure that
-//! arithmetic of weights is usually discussed in (Ilharco et al. 2023, "Editing models with task arithmetic", arXiv
-//! 2212.04089). Invariant to a positive factor on either model. A matrix that is zero in either model is left out.
+//! s(W, V) = ⟨W, V⟩_F / (‖W‖_F ‖V‖_F), and of two models the mean of s over their matrices. The usual measure in the
+//! literature on task arithmetic (Ilharco et al. 2023, "Editing models with task arithmetic", arXiv 2212.04089).
+//! Invariant to a positive factor on either model. A matrix that is zero in either model is left out.
 
 use crate::error::MetricsError;
 use crate::matrix::Scale;
-use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, products};
+use crate::metric::{Aggregation, Kernel, Metric, Part, cosine};
 use crate::panel::{self, LANES, Lane, Product, STEPS, Term, pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
@@ -19,17 +19,10 @@ pub static METRIC: Metric = Metric {
     reference: "Ilharco et al. 2023, arXiv 2212.04089",
     needs_base: false,
     scale: Scale::Similarity,
-    pair: cosine_flat,
-    over_tensors: OverTensors::Mean,
+    aggregation: Aggregation::Mean,
     default_selection: Selection::default,
     kernel: &FlatCosine,
 };
-
-/// Cosine of `a` and `b` as vectors; `None` when one is zero.
-pub fn cosine_flat(a: &[f32], b: &[f32], _columns: usize) -> Option<f64> {
-    let (dot, aa, bb) = products(a.iter().zip(b));
-    cosine(dot, aa, bb)
-}
 
 /// Elements of a unit over the length of a block.
 const BLOCKS: usize = 16;
@@ -101,15 +94,4 @@ pub(crate) fn parts_of_products(stack: &Stack<'_>, sums: &[f64]) -> Vec<Vec<Part
         parts
     };
     stack.by_variant(sums, pairs(n)).iter().map(parts).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn by_hand() {
-        assert_eq!(cosine_flat(&[3.0, 0.0, 4.0, 0.0], &[0.0, 0.0, -2.0, 0.0], 2), Some(-0.8));
-        assert_eq!(cosine_flat(&[0.0; 4], &[1.0; 4], 2), None);
-    }
 }

@@ -10,7 +10,7 @@
 use crate::block::Piece;
 use crate::error::MetricsError;
 use crate::matrix::Scale;
-use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, mean, products};
+use crate::metric::{Aggregation, Kernel, Metric, Part};
 use crate::panel::{self, LANES, Lane, Product, STEPS, pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
@@ -22,28 +22,20 @@ pub static METRIC: Metric = Metric {
     reference: "Model-GLUE, arXiv 2410.05357",
     needs_base: false,
     scale: Scale::Similarity,
-    pair: cosine_per_column,
-    over_tensors: OverTensors::Mean,
+    aggregation: Aggregation::Mean,
     default_selection: Selection::default,
     kernel: &ColumnCosines,
 };
 
-/// Mean cosine of the columns of `a` and `b`; `None` when every column is zero in one of them.
-pub fn cosine_per_column(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
-    let column = |c| {
-        let (dot, aa, bb) = products(a.iter().skip(c).step_by(columns).zip(b.iter().skip(c).step_by(columns)));
-        cosine(dot, aa, bb)
-    };
-    mean((0..columns).map(column))
-}
-
-/// A unit is a wide strip of columns over all rows, or all of them, which makes neighbours in the file of neighbouring rows.
+/// A unit is a wide strip of columns over all rows. With all columns in it, neighbouring rows are neighbours in the
+/// file.
 #[derive(Debug)]
 pub(crate) struct ColumnCosines;
 
 /// Rows at a time, summed in f32.
 const ROWS: usize = STEPS;
-/// Blocks that a strip of [`ROWS`] rows is long. The sums of all its columns are kept; shorter rows take longer to read.
+/// Blocks that a strip of [`ROWS`] rows is long. The sums of all its columns are kept; shorter rows take longer to
+/// read.
 const BLOCKS: usize = 8;
 
 /// Bytes of sums that are kept.
@@ -95,7 +87,7 @@ impl Kernel for ColumnCosines {
     }
 
     fn parts(&self, stack: &Stack<'_>, sums: &[f64]) -> Vec<Vec<Part>> {
-        // The units have told variants apart already: batches of sums here are variants.
+        // The units have separated variants already: batches of sums here are variants.
         let part = |two: &[f64; 2]| Part { sum: two[0], weight: two[1] };
         let parts: Vec<Part> = sums.as_chunks().0.iter().map(part).collect();
         let variants = parts.chunks_exact(pairs(stack.n())).map(<[Part]>::to_vec);
@@ -107,13 +99,13 @@ impl Kernel for ColumnCosines {
 fn column_cosines(dots: &[f64], n: usize) -> Vec<f64> {
     let mut sums = vec![0.0; 2 * pairs(n)];
     let mut inverse = vec![[0.0; LANES]; n];
-    let mut there = vec![[0.0; LANES]; n];
+    let mut nonzero = vec![[0.0; LANES]; n];
     for dots in dots.as_chunks::<LANES>().0.chunks_exact(pairs(n)) {
         for i in 0..n {
             for l in 0..LANES {
                 let square = dots[pair(i, i)][l];
                 // Columns beyond the last are zero too.
-                there[i][l] = if square == 0.0 { 0.0 } else { 1.0 };
+                nonzero[i][l] = if square == 0.0 { 0.0 } else { 1.0 };
                 inverse[i][l] = if square == 0.0 { 0.0 } else { 1.0 / square.sqrt() };
             }
         }
@@ -122,7 +114,7 @@ fn column_cosines(dots: &[f64], n: usize) -> Vec<f64> {
                 let (mut sum, mut count) = (0.0, 0.0);
                 for l in 0..LANES {
                     sum += (dots[pair(i, j)][l] * (inverse[i][l] * inverse[j][l])).clamp(-1.0, 1.0);
-                    count += there[i][l] * there[j][l];
+                    count += nonzero[i][l] * nonzero[j][l];
                 }
                 sums[2 * pair(i, j)] += sum;
                 sums[2 * pair(i, j) + 1] += count;
@@ -130,22 +122,4 @@ fn column_cosines(dots: &[f64], n: usize) -> Vec<f64> {
         }
     }
     sums
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn by_hand() {
-        // Columns (1, 0) and (3, 4) against (1, 1) and (−3, −4).
-        let figure = cosine_per_column(&[1.0, 3.0, 0.0, 4.0], &[1.0, -3.0, 1.0, -4.0], 2);
-        assert!((figure.unwrap() - (0.5_f64.sqrt() - 1.0) / 2.0).abs() < 1e-15);
-    }
-
-    #[test]
-    fn zero_columns_are_left_out() {
-        assert_eq!(cosine_per_column(&[0.0, 3.0, 0.0, 4.0], &[1.0, 3.0, 1.0, 4.0], 2), Some(1.0));
-        assert_eq!(cosine_per_column(&[0.0, 3.0], &[1.0, 0.0], 2), None);
-    }
 }

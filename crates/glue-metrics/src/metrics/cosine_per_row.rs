@@ -5,7 +5,7 @@
 
 use crate::error::MetricsError;
 use crate::matrix::Scale;
-use crate::metric::{Kernel, Metric, OverTensors, Part, cosine, mean, parts_of_ratios, products};
+use crate::metric::{Aggregation, Kernel, Metric, Part, cosine, parts_of_ratios};
 use crate::panel::{self, LANES, Lane, Product, STEPS, pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
@@ -17,22 +17,10 @@ pub static METRIC: Metric = Metric {
     reference: "the row form of Model-GLUE's measure, arXiv 2410.05357",
     needs_base: false,
     scale: Scale::Similarity,
-    pair: cosine_per_row,
-    over_tensors: OverTensors::Mean,
+    aggregation: Aggregation::Mean,
     default_selection: Selection::default,
     kernel: &RowCosines,
 };
-
-/// Mean cosine of the rows of `a` and `b`; `None` when every row is zero in one of them. With one column, of all
-/// elements as one row.
-pub fn cosine_per_row(a: &[f32], b: &[f32], columns: usize) -> Option<f64> {
-    let length = if columns == 1 { a.len() } else { columns }.max(1);
-    let row = |(a, b): (&[f32], &[f32])| {
-        let (dot, aa, bb) = products(a.iter().zip(b));
-        cosine(dot, aa, bb)
-    };
-    mean(a.chunks(length).zip(b.chunks(length)).map(row))
-}
 
 #[derive(Debug)]
 struct RowCosines;
@@ -88,23 +76,5 @@ impl Kernel for RowCosines {
 
     fn parts(&self, stack: &Stack<'_>, sums: &[f64]) -> Vec<Vec<Part>> {
         parts_of_ratios(stack, sums)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn by_hand() {
-        // Rows (1, 0) and (3, 4) against (1, 1) and (−3, −4); zero rows are left out.
-        let figure = cosine_per_row(&[1.0, 0.0, 3.0, 4.0, 0.0, 0.0], &[1.0, 1.0, -3.0, -4.0, 1.0, 1.0], 2);
-        assert!((figure.unwrap() - (0.5_f64.sqrt() - 1.0) / 2.0).abs() < 1e-15);
-        assert_eq!(cosine_per_row(&[1.0, 0.0], &[0.0, 0.0], 2), None);
-    }
-
-    #[test]
-    fn a_vector_is_one_row() {
-        assert_eq!(cosine_per_row(&[3.0, 0.0, 4.0], &[0.0, 0.0, 2.0], 1), Some(0.8));
     }
 }

@@ -1,4 +1,4 @@
-//! Share of elements with the same sign.
+//! Fraction of elements with the same sign.
 //!
 //! s(θ, φ) = |{e : sgn θ_e = sgn φ_e}| / |{e}| over all selected tensors together, with sgn ∈ {−1, 0, 1}; of deltas
 //! from a base, sgn(θ_e − θ0_e). Where the signs of deltas disagree, averaging cancels: the interference that TIES
@@ -7,7 +7,7 @@
 
 use crate::error::MetricsError;
 use crate::matrix::Scale;
-use crate::metric::{Kernel, Metric, OverTensors, Part, parts_of_ratios};
+use crate::metric::{Aggregation, Kernel, Metric, Part, parts_of_ratios};
 use crate::panel::{pair, pairs};
 use crate::selection::Selection;
 use crate::stack::{Scratch, Stack};
@@ -19,8 +19,7 @@ pub static METRIC: Metric = Metric {
     reference: "Yadav et al. 2023, arXiv 2306.01708",
     needs_base: false,
     scale: Scale::Similarity,
-    pair: sign_agreement,
-    over_tensors: OverTensors::Share,
+    aggregation: Aggregation::Fraction,
     default_selection: Selection::default,
     kernel: &EqualSigns,
 };
@@ -32,17 +31,10 @@ pub static OF_DELTAS: Metric = Metric {
     reference: "Yadav et al. 2023, arXiv 2306.01708",
     needs_base: true,
     scale: Scale::Similarity,
-    pair: sign_agreement,
-    over_tensors: OverTensors::Share,
+    aggregation: Aggregation::Fraction,
     default_selection: Selection::default,
     kernel: &EqualSigns,
 };
-
-/// Share of elements of `a` and `b` with the same sign, zero being a sign of its own; `None` without elements.
-pub fn sign_agreement(a: &[f32], b: &[f32], _columns: usize) -> Option<f64> {
-    let equal = a.iter().zip(b).filter(|(a, b)| sign(**a) == sign(**b)).count();
-    (!a.is_empty()).then(|| equal as f64 / a.len() as f64)
-}
 
 #[inline(always)]
 fn sign(x: f32) -> i8 {
@@ -73,7 +65,7 @@ impl Kernel for EqualSigns {
         for start in range.clone().step_by(HELD) {
             let elements = start..(start + HELD).min(range.end);
             let rows = elements.len().div_ceil(WIDTH);
-            // The tail beyond the last element must agree with nothing: those positions are taken off again.
+            // The padding beyond the last element always agrees, and is subtracted again.
             let beyond = rows * WIDTH - elements.len();
             stack.read(elements, &mut scratch.buffers, |model, values| {
                 let signs = signs[model * HELD / WIDTH..][..rows].as_flattened_mut();
@@ -130,12 +122,6 @@ fn equal_in_row(a: &[i8; WIDTH], b: &[i8; WIDTH]) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn by_hand() {
-        assert_eq!(sign_agreement(&[1.0, -1.0, 0.0, 2.0], &[5.0, 1.0, -0.0, 0.0], 4), Some(0.5));
-        assert_eq!(sign_agreement(&[], &[], 1), None);
-    }
 
     #[test]
     fn the_longest_stretch_does_not_overflow_a_byte() {

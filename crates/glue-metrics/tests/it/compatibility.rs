@@ -117,7 +117,7 @@ fn what_does_not_prevent_a_merge_is_noted() {
     let notes = [
         "stored type: BF16 and F32",
         "rotary embedding: theta 10000 and theta 500000, linear, factor 2.0",
-        "head: of its own and tied to the embedding",
+        "head: separate and tied to the embedding",
     ];
     let change = |sketch: &mut Sketch| {
         sketch.dtype = Dtype::F32;
@@ -152,7 +152,7 @@ fn other_vocabularies_must_be_aligned() {
 
 #[test]
 fn a_missing_tokenizer_is_noted() {
-    let notes = ["tokenizer files: there and none (ids are taken to mean the same tokens)"];
+    let notes = ["tokenizer files: present and none (ids are taken to mean the same tokens)"];
     check(|sketch| sketch.vocabulary = None, Verdict::Mergeable, &[], &notes);
 }
 

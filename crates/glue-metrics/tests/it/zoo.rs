@@ -1,7 +1,7 @@
 //! The zoo in `tests/data/zoo` against figures computed elsewhere, in f64 by numpy: `reference/similarity.json`.
 
-use glue_metrics::cluster::{Link, agglomerate, leader, sweep};
-use glue_metrics::{Class, Matrix, Metric, Model, Options, Selection, similarity};
+use glue_metrics::cluster::{Linkage, agglomerate, leader, sweep};
+use glue_metrics::{Class, Matrix, Metric, NamedCheckpoint, Selection, SimilarityOptions, similarity};
 use glue_progress::NoProgress;
 use glue_tensor::Checkpoint;
 use serde_json::Value;
@@ -27,12 +27,12 @@ impl Zoo {
         Zoo { names, checkpoints, reference }
     }
 
-    fn models(&self) -> Vec<Model<'_>> {
+    fn models(&self) -> Vec<NamedCheckpoint<'_>> {
         let models = self.names.iter().zip(&self.checkpoints);
-        models.map(|(name, checkpoint)| Model { name: name.clone(), checkpoint }).collect()
+        models.map(|(name, checkpoint)| NamedCheckpoint { name: name.clone(), checkpoint }).collect()
     }
 
-    fn matrix(&self, metric: &str, base: Option<&str>, options: &Options) -> Matrix {
+    fn matrix(&self, metric: &str, base: Option<&str>, options: &SimilarityOptions) -> Matrix {
         let models = self.models();
         let base = base.map(|base| models.iter().find(|model| model.name == base).unwrap());
         similarity(&models, base, Metric::find(metric).unwrap(), options, &NoProgress).unwrap().matrix()
@@ -70,10 +70,10 @@ fn every_metric_of_the_reference_agrees() {
     let zoo = Zoo::open();
     let keys: Vec<&String> = zoo.reference["metrics"].as_object().unwrap().keys().collect();
     for key in &keys {
-        let default = Options::default();
+        let default = SimilarityOptions::default();
         let found = match key.as_str() {
             "cosine_per_column_mlp" => {
-                let options = Options { selection: Some(Selection::classes(&[Class::Mlp])), ..default };
+                let options = SimilarityOptions { selection: Some(Selection::classes(&[Class::Mlp])), ..default };
                 zoo.matrix("cosine_per_column", None, &options)
             }
             "delta_cosine_flat_from_base-a" => zoo.matrix("delta_cosine_flat", Some("base-a"), &default),
@@ -89,7 +89,7 @@ fn one_pass_gives_classes_and_layers_too() {
     let zoo = Zoo::open();
     let models = zoo.models();
     let metric = Metric::find("cosine_per_column").unwrap();
-    let found = similarity(&models, None, metric, &Options::default(), &NoProgress).unwrap();
+    let found = similarity(&models, None, metric, &SimilarityOptions::default(), &NoProgress).unwrap();
     zoo.check("cosine_per_column_mlp", &found.restricted_to(&Selection::classes(&[Class::Mlp])));
 
     let layers = found.per_layer();
@@ -105,8 +105,10 @@ fn one_pass_gives_classes_and_layers_too() {
     assert_eq!(tensors.len(), 28);
     let name = "model.layers.2.mlp.up_proj.weight";
     let one = tensors.iter().find(|part| part.tensor.as_deref() == Some(name)).unwrap();
-    let alone =
-        Options { selection: Some(Selection { name: Some(name.into()), ..Selection::all() }), ..Options::default() };
+    let alone = SimilarityOptions {
+        selection: Some(Selection { name: Some(name.into()), ..Selection::all() }),
+        ..SimilarityOptions::default()
+    };
     let alone = similarity(&models, None, metric, &alone, &NoProgress).unwrap().matrix();
     assert_eq!(one.matrix.rows(), alone.rows());
 }
@@ -114,11 +116,11 @@ fn one_pass_gives_classes_and_layers_too() {
 #[test]
 fn clusters_at_the_published_threshold_are_the_families() {
     let zoo = Zoo::open();
-    let matrix = zoo.matrix("cosine_per_column", None, &Options::default());
+    let matrix = zoo.matrix("cosine_per_column", None, &SimilarityOptions::default());
     let families: [&[usize]; 3] = [&[0, 1, 2, 3, 4, 7], &[5, 6, 8], &[9]];
     assert_eq!(zoo.names[9], "c-chat");
     assert_eq!(leader(&matrix, 0.95).unwrap().members(), families);
-    for link in Link::ALL {
+    for link in Linkage::ALL {
         assert_eq!(agglomerate(&matrix, link).cut(0.95).unwrap().members(), families, "{link:?}");
     }
     let levels = sweep(&matrix, None);

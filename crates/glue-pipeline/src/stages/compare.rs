@@ -4,10 +4,9 @@ use crate::config::ClusterConfig;
 use crate::error::PipelineError;
 use crate::figures;
 use crate::zoo::Zoo;
-use glue_metrics::cluster::{Link, agglomerate, leader};
+use glue_metrics::cluster::{Linkage, agglomerate, leader};
 use glue_metrics::compatibility::{self, ModelSummary, compatibility};
-use glue_metrics::{Matrix, Metric, Model, Options, similarity};
-use glue_progress::Progress;
+use glue_metrics::{Matrix, Metric, NamedCheckpoint, SimilarityOptions, similarity};
 use glue_report as report;
 use glue_tensor::write_atomic;
 use serde::{Deserialize, Serialize};
@@ -97,10 +96,13 @@ pub(crate) fn measure(
     place: &Path,
     progress: &dyn Progress,
 ) -> Result<Matrix, PipelineError> {
-    let models: Vec<Model<'_>> =
-        zoo.models.iter().map(|model| Model { name: model.name.clone(), checkpoint: model.dir.checkpoint() }).collect();
+    let models: Vec<NamedCheckpoint<'_>> = zoo
+        .models
+        .iter()
+        .map(|model| NamedCheckpoint { name: model.name.clone(), checkpoint: model.dir.checkpoint() })
+        .collect();
     let metric = Metric::find(&config.metric)?;
-    let matrix = similarity(&models, None, metric, &Options::default(), progress)?.matrix();
+    let matrix = similarity(&models, None, metric, &SimilarityOptions::default(), progress)?.matrix();
     write_atomic(place.join("similarity.csv"), matrix.to_csv().as_bytes())?;
     Ok(matrix)
 }
@@ -113,7 +115,7 @@ pub(crate) struct Clusters {
 }
 
 pub(crate) fn group(matrix: &Matrix, config: &ClusterConfig) -> Result<Clusters, PipelineError> {
-    let link = if config.method == "leader" { Link::Average } else { Link::parse(&config.method)? };
+    let link = if config.method == "leader" { Linkage::Average } else { Linkage::parse(&config.method)? };
     let tree = agglomerate(matrix, link);
     let partition = match config.method.as_str() {
         "leader" => leader(matrix, config.threshold)?,

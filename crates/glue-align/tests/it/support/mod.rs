@@ -2,7 +2,7 @@
 
 #![allow(unreachable_pub)] // each test file uses a part, and no other crate any of it
 
-use glue_tensor::{CheckpointWriter, Dtype, Layout, ModelDir, Staging, TensorInfo, TensorSpec, narrow, widen};
+use glue_tensor::{CheckpointWriter, Dtype, Layout, ModelDir, Staging, TensorInfo, TensorSpec, narrow, random, widen};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -85,12 +85,7 @@ pub fn write(tensors: &[Tensor], like: &ModelDir, keys: &[(&str, serde_json::Val
 /// Noise of standard deviation near 1, a function of seed and index.
 pub fn noise(seed: u64, index: u64) -> f32 {
     // Twelve uniform numbers less their mean: near normal, variance 1.
-    let uniform = |k: u64| {
-        let mut z = (index * 12 + k).wrapping_add(seed << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32
-    };
+    let uniform = |k: u64| (random::at(seed, index * 12 + k) >> 40) as f32 / (1u32 << 24) as f32;
     (0..12).map(uniform).sum::<f32>() - 6.0
 }
 

@@ -7,7 +7,7 @@ use super::super::models;
 use super::wrong;
 use crate::failure::Failure;
 use crate::units;
-use glue_align::{ActivationSource, AlignError, Correlation, Place, Site};
+use glue_align::{ActivationSite, ActivationSource, AlignError, Correlation, SiteKind};
 use glue_lm::{Model, Observer, Tree};
 use glue_progress::{ErrorChain, Progress};
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ pub(super) struct Activations<'a> {
     reference: Model,
     model: Model,
     sequences: Vec<Vec<u32>>,
-    sites: Vec<Site>,
+    sites: Vec<ActivationSite>,
     max_bytes: u64,
     progress: &'a dyn Progress,
     /// Statistics from the last pass that were not requested yet.
@@ -38,7 +38,7 @@ impl<'a> Activations<'a> {
         reference: &Path,
         model: &Path,
         texts: &[PathBuf],
-        sites: Vec<Site>,
+        sites: Vec<ActivationSite>,
         max_bytes: u64,
         progress: &'a dyn Progress,
     ) -> Result<Self, Failure> {
@@ -80,7 +80,7 @@ impl<'a> Activations<'a> {
     }
 
     /// The statistics of `sites`, from one pass over the text.
-    fn gather(&self, sites: &[Site]) -> Result<BTreeMap<String, Correlation>, AlignError> {
+    fn gather(&self, sites: &[ActivationSite]) -> Result<BTreeMap<String, Correlation>, AlignError> {
         let mut statistics: Vec<Correlation> = sites.iter().map(|site| Correlation::new(site.units)).collect();
         let mut done = 0;
         let mut rest = &self.sequences[..];
@@ -112,13 +112,13 @@ impl<'a> Activations<'a> {
 }
 
 impl ActivationSource for Activations<'_> {
-    fn correlation(&self, site: &Site) -> Result<Cow<'_, Correlation>, AlignError> {
+    fn correlation(&self, site: &ActivationSite) -> Result<Cow<'_, Correlation>, AlignError> {
         let mut gathered = self.gathered.lock();
         if !gathered.contains_key(&site.name) {
             // Sites are requested in order: collect those that follow as well.
             let at = self.sites.iter().position(|other| other == site).unwrap_or(self.sites.len());
             let mut bytes = 0;
-            let fits = |site: &&Site| {
+            let fits = |site: &&ActivationSite| {
                 bytes += 8 * (site.units as u64).pow(2);
                 bytes <= self.max_bytes
             };
@@ -137,8 +137,8 @@ impl ActivationSource for Activations<'_> {
     }
 }
 
-/// The activations of `model` at each of `sites` on `batch`.
-fn observe(model: &Model, batch: &[Vec<u32>], sites: &[Site]) -> Result<Vec<Vec<f32>>, AlignError> {
+/// What `model` has at each of `sites`, on the same sequences.
+fn observe(model: &Model, batch: &[Vec<u32>], sites: &[ActivationSite]) -> Result<Vec<Vec<f32>>, AlignError> {
     let mut tree = Tree::new();
     for sequence in batch {
         tree.push(None, sequence);
@@ -149,14 +149,14 @@ fn observe(model: &Model, batch: &[Vec<u32>], sites: &[Site]) -> Result<Vec<Vec<
 }
 
 struct Recorder<'a> {
-    sites: &'a [Site],
+    sites: &'a [ActivationSite],
     values: Vec<Vec<f32>>,
 }
 
 impl Recorder<'_> {
-    fn record(&mut self, place: Place, layer: Option<usize>, values: &[f32]) {
+    fn record(&mut self, kind: SiteKind, layer: Option<usize>, values: &[f32]) {
         for (site, into) in self.sites.iter().zip(&mut self.values) {
-            if site.place == place && site.layer == layer {
+            if site.kind == kind && site.layer == layer {
                 into.extend_from_slice(values);
             }
         }
@@ -166,14 +166,14 @@ impl Recorder<'_> {
 impl Observer for Recorder<'_> {
     fn residual(&mut self, _: usize, values: &[f32]) {
         // All states are samples of the same units.
-        self.record(Place::Residual, None, values);
+        self.record(SiteKind::Residual, None, values);
     }
 
     fn attention_output(&mut self, layer: usize, values: &[f32]) {
-        self.record(Place::AttentionOutput, Some(layer), values);
+        self.record(SiteKind::AttentionOutput, Some(layer), values);
     }
 
     fn neurons(&mut self, layer: usize, values: &[f32]) {
-        self.record(Place::Neurons, Some(layer), values);
+        self.record(SiteKind::Neurons, Some(layer), values);
     }
 }
