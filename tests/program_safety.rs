@@ -1,8 +1,8 @@
 //! Programs that a model wrote, run by `glue eval`: their limits, their isolation, and how they are stopped.
 #![cfg(target_os = "linux")]
 
-use glue_tests::{Zoo, run};
 use glue_tests::zoo::shipped;
+use glue_tests::{Zoo, run};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;

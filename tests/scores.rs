@@ -1,9 +1,9 @@
 //! `glue eval` on the shipped zoo: the scores of transformers and lm-evaluation-harness, samples, cache and evaluators.
 
-use glue_tests::{Zoo, run};
 use glue_tests::checkpoint::{self, Tensor, Tensors};
 use glue_tests::run::{Run, glue};
 use glue_tests::shipped;
+use glue_tests::{Zoo, run};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::repo::Repo;
 use crate::shell::{self, cargo};
-use crate::{codegen, package, tidy};
+use crate::{codegen, lapack, package, tidy};
 
 type Step = (&'static str, fn(&Repo) -> Result<()>);
 
@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     ("generated files", codegen::check),
     ("glue-merge alone", alone),
     ("a project outside the workspace", external),
+    ("LAPACK", lapack::check),
     ("packages", package::check),
 ];
 

@@ -146,6 +146,11 @@ pub fn align(
     Ok(alignment)
 }
 
+/// Reports a round of matching over all groups, of which `changed` changed.
+fn swept(progress: &dyn Progress, sweep: usize, changed: usize) {
+    progress.message(&format!("sweep {sweep}: {changed} groups changed"));
+}
+
 /// Both must have the same groups, acting on the same tensors of the same shapes.
 fn check_same_structure(reference: &Symmetry, model: &Symmetry) -> Result<(), AlignError> {
     let differ = |what: String, reference: String, model: String| Err(AlignError::Differ { what, reference, model });

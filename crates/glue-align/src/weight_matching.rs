@@ -23,7 +23,9 @@ use crate::jobs::{HeadsJob, Job, jobs};
 use crate::permutation::Permutation;
 use crate::permutations::Permutations;
 use crate::products::{Units, add_products};
+use crate::swept;
 use crate::symmetry::{AxisRange, Dim, GroupId, PermutedTensor, Symmetry};
+use glue_progress::Progress;
 use glue_tensor::{Checkpoint, TensorView, widen};
 use rayon::prelude::*;
 

@@ -42,9 +42,9 @@ mod operands;
 mod pass;
 #[cfg(any(test, feature = "cuda"))]
 mod ptx;
+mod reductions;
 mod resident_cache;
 mod selection;
-mod reductions;
 #[cfg(test)]
 mod tests;
 mod trims;

@@ -2,8 +2,8 @@
 
 use crate::args::{self, MAX_INPUTS, Tile, WIDE};
 use crate::backend::Backend;
-use glue_merge::device::Float;
 use glue_merge::TensorSpec;
+use glue_merge::device::Float;
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -44,7 +44,11 @@ enum Other {
 ///
 /// # Errors
 /// [`LoraError`]; nothing is written then.
-pub fn extract(plan: &ExtractPlan<'_>, out_dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Extraction, LoraError> {
+pub fn extract(
+    plan: &ExtractPlan<'_>,
+    out_dir: impl AsRef<Path>,
+    progress: &dyn Progress,
+) -> Result<Extraction, LoraError> {
     let staging = Staging::create(out_dir)?;
     let report = write(plan, &staging, progress);
     if !matches!(report, Err(LoraError::Stopped)) {

@@ -21,9 +21,10 @@ pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, Space
 pub use groups::TensorNames;
 
 use crate::contract::Candidate;
-use crate::recipe_text::{Frame, NamedParam, ParamText, WEIGHT, recipe};
+use crate::recipe_text::{NamedParam, ParamText, RecipeTemplate, WEIGHT, recipe};
 use glue_merge::params::{Kind, Scope, Value};
 use glue_merge::{MergeError, Operator, ParamError, ParamSpec, Registry, Setting, StatisticOf, StatisticSpec};
+use glue_progress::ErrorChain;
 use glue_search::{Coordinate, SearchError, Space};
 use groups::Groups;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Merges the task vectors of two small matrices with each operator that needs no statistics.
 
-use glue_merge::{Operator, Setting, merge_slices};
+use glue_merge::{Merge, Operator};
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -9,9 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for def in glue_spectral::DEFS.iter().filter(|def| def.statistic.is_none()) {
         let operator = Operator::new(def);
         // In memory, a tensor belongs to no layer.
-        let settings = [("outside_layers", Setting::Text("matrix".into()))];
-        let params = operator.params(&settings, &[vec![], vec![]])?;
-        let merged = merge_slices(&operator, &params, &[2, 3], Some(&base), &[&first, &second])?;
+        let params = operator.params(2).set("outside_layers", "matrix").check()?;
+        let merged = Merge::new(&operator, &params).shape(&[2, 3]).base(&base).inputs([&first, &second]).run()?;
         println!("{:8} {merged:.3?}", def.name);
     }
     Ok(())

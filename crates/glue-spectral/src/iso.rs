@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::testing::{Case, matrix, near, polar_factor, values};
     use glue_linalg::singular_values;
-    use glue_merge::{Conformance, Setting};
+    use glue_merge::Conformance;
 
     #[test]
     fn both_keep_the_contract() {

@@ -3,14 +3,13 @@
 //! The crate uses the public contract of `glue-merge` and linear algebra, as any crate of operators could:
 //!
 //! ```
-//! use glue_merge::{Registry, Setting, merge_slices};
+//! use glue_merge::{Merge, Registry};
 //!
 //! let operator = Registry::builtin().with(glue_spectral::DEFS).operator("iso_c", None)?;
 //! // In memory, a tensor belongs to no layer.
-//! let settings = [("outside_layers", Setting::Text("matrix".into()))];
-//! let params = operator.params(&settings, &[vec![], vec![]])?;
+//! let params = operator.params(2).set("outside_layers", "matrix").check()?;
 //! let (base, first, second) = ([0.0; 4], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]);
-//! let merged = merge_slices(&operator, &params, &[2, 2], Some(&base), &[&first, &second])?;
+//! let merged = Merge::new(&operator, &params).shape(&[2, 2]).base(&base).inputs([&first, &second]).run()?;
 //! // The sum of the task vectors has the singular values 3 and 1; both become their mean.
 //! assert!(merged.iter().zip([2.0, 0.0, 0.0, 2.0]).all(|(x, expected)| (x - expected).abs() < 1e-6));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

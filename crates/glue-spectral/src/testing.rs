@@ -1,9 +1,8 @@
 //! Short ways of merging, for the tests of this crate.
 
 use glue_linalg::svd;
-use glue_merge::{
-    BoxError, Done, Driver, ElementRng, MergeError, Operand, Operator, OperatorDef, Setting, Sink, Source, TensorSpec,
-};
+use glue_merge::random::ElementRng;
+use glue_merge::{Done, Driver, MergeError, Operator, OperatorDef, Setting, SliceSource, TensorSpec, VecSink};
 use ndarray::Array2;
 
 /// Elements of the base throughout.

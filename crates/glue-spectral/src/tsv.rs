@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::testing::{Case, check_one_task_is_restored, matrix, near, polar_factor, values};
     use glue_linalg::svd;
-    use glue_merge::{Setting, check_operator};
+    use glue_merge::check_operator;
     use ndarray::s;
 
     #[test]

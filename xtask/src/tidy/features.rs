@@ -17,7 +17,9 @@ pub(super) fn problems() -> Result<Vec<String>> {
     let workspace = tree(&["--workspace", "--edges", "normal,build,dev"])?;
     let alone = tree(&["--package", PACKAGE, "--edges", "normal,build"])?;
     Ok(differing(&alone, &workspace)
-        .map(|line| format!("Cargo.toml: {PACKAGE} by itself is built with `{line}`, the workspace with other features"))
+        .map(|line| {
+            format!("Cargo.toml: {PACKAGE} by itself is built with `{line}`, the workspace with other features")
+        })
         .collect())
 }
 

@@ -2,7 +2,8 @@
 
 use crate::support::{ARCHS, assert_same, data, noise, open, tensors, write};
 use glue_align::{
-    AlignOptions, Alignment, Correlation, GroupKind, GroupKinds, Method, Permutations, SiteKind, Symmetry, WriteOptions, activation_sites, align, permuted, write_aligned,
+    AlignOptions, Alignment, Correlation, GroupKind, GroupKinds, Method, Permutations, SiteKind, Symmetry,
+    WriteOptions, activation_sites, align, permuted, write_aligned,
 };
 use glue_progress::NoProgress;
 use glue_tensor::ModelDir;

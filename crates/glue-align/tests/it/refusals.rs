@@ -2,7 +2,8 @@
 
 use crate::support::{Tensor, open, tensors, write};
 use glue_align::{
-    AlignError, AlignOptions, Alignment, Correlation, GroupKinds, Method, Permutations, Symmetry, WriteOptions, activation_sites, align, write_aligned,
+    AlignError, AlignOptions, Alignment, Correlation, GroupKinds, Method, Permutations, Symmetry, WriteOptions,
+    activation_sites, align, write_aligned,
 };
 use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_tensor::{Dtype, ModelDir};

@@ -11,6 +11,7 @@ use crate::visible::one_line;
 use clap::ValueEnum;
 use glue_metrics::Matrix;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, Linkage, Partition, ThresholdRange, agglomerate, leader, sweep};
+use glue_progress::ErrorChain;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{Error, ErrorKind};

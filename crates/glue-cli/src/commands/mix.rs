@@ -4,7 +4,7 @@ use super::recipes::FollowLinks;
 use super::{recipes, train_router};
 use crate::app::Global;
 use crate::failure::{Failure, no_such_model, of_file};
-use crate::progress::Progress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;

@@ -4,7 +4,7 @@ use super::device::Device;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, of_file, resolved};
-use crate::progress::RunProgress;
+use crate::progress::TerminalProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;

@@ -22,13 +22,14 @@ use glue_select::contract::{ItemRole, Scorer};
 use glue_select::evaluation_log::Budget;
 use glue_select::external::{ExternalOptions, ExternalScorer};
 use glue_select::local::{LocalOptions, LocalScorer};
-use glue_select::model_set::ModelSet;
+use glue_select::model_set::{ModelSet, ModelSetError};
 use glue_select::output;
 use glue_select::search::{Options, Prepared, Registries, SelectError, Timings};
 use glue_select::strategy::StrategyRegistry;
 use glue_select::summary::Summary;
 use glue_select::workers::WorkerPool;
 use glue_tensor::Links;
+use glue_tensor::ModelDirError;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
@@ -112,7 +113,7 @@ pub(crate) fn run(
             false => shell.print(&format!("{} is complete; there is nothing to resume\n", out.display())),
         };
     }
-    let models = ModelSet::open(&config).map_err(no_zoo)?;
+    let models = ModelSet::open(&config).map_err(no_models)?;
     models.check_links(args.links.get()).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &models, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search, shell)?;
@@ -145,9 +146,10 @@ fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry
     Ok(config)
 }
 
-/// A zoo that cannot be opened, with a hint for a model that does not exist.
-fn no_zoo(error: ZooError) -> Failure {
-    let missing = matches!(&error, ZooError::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }));
+/// Models that cannot be opened, with a hint for a model that does not exist.
+fn no_models(error: ModelSetError) -> Failure {
+    let missing =
+        matches!(&error, ModelSetError::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }));
     Failure::refused(error).hint(missing.then(no_such_model))
 }
 

@@ -1,6 +1,8 @@
 //! Operands that look like fine-tuned models, and their rounding.
 
-use glue_merge::{BoxError, ElementRng, Float, Identity, Operand, Pool, Sink, Source, Stored};
+use glue_merge::device::{Float, Identity, Stored};
+use glue_merge::random::ElementRng;
+use glue_merge::{BoxError, Operand, Pool, Sink, Source};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::Mutex;

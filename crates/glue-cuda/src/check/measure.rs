@@ -6,8 +6,8 @@ use super::data::{Data, Named, Threads};
 use crate::backend::Backend;
 use crate::engine::Engine;
 use crate::pass::{Pass, Stop, Target};
-use glue_merge::device::Float;
 use glue_merge::BoxError;
+use glue_merge::device::Float;
 use std::time::Instant;
 
 /// How fast a case was.

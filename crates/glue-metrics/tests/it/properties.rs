@@ -5,7 +5,7 @@ use crate::formulas;
 use glue_metrics::{
     Class, METRICS, Matrix, Metric, MetricsError, NamedCheckpoint, Scale, Selection, SimilarityOptions, similarity,
 };
-use glue_progress::NoProgress;
+use glue_progress::{NoProgress, Progress, Unit};
 use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow, random};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -374,7 +374,8 @@ fn refusals_name_what_is_wrong() {
                  name: &str,
                  options: &SimilarityOptions,
                  needles: &[&str]| {
-        let error = similarity(models, base, Metric::find(name).unwrap(), options, &NoProgress).unwrap_err().to_string();
+        let error =
+            similarity(models, base, Metric::find(name).unwrap(), options, &NoProgress).unwrap_err().to_string();
         assert!(needles.iter().all(|needle| error.contains(needle)), "{error}");
     };
     let default = SimilarityOptions::default();

@@ -7,6 +7,7 @@ use crate::zoo::Zoo;
 use glue_metrics::cluster::{Linkage, agglomerate, leader};
 use glue_metrics::compatibility::{self, ModelSummary, compatibility};
 use glue_metrics::{Matrix, Metric, NamedCheckpoint, SimilarityOptions, similarity};
+use glue_progress::Progress;
 use glue_report as report;
 use glue_tensor::write_atomic;
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,8 @@
 
 use glue_merge::device::{Executor, Float};
 use glue_merge::{BoxError, Done, Driver, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec, VecSink};
-use glue_recipe::{PlanOptions, Recipe, RunOptions, Unwatched, plan, run};
+use glue_progress::NoProgress;
+use glue_recipe::{PlanOptions, Recipe, RunOptions, plan, run};
 use glue_tensor::{Dtype, narrow, widen};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};

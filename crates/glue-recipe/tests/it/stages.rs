@@ -1,6 +1,7 @@
 //! Several documents in one text.
 
 use glue_merge::Registry;
+use glue_progress::ErrorChain;
 use glue_recipe::{Recipe, RecipeError, Stage, check_stages};
 
 fn check(text: &str) -> Result<Vec<Stage>, RecipeError> {

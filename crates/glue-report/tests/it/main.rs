@@ -1,9 +1,9 @@
 //! The integration tests of `glue-report`, one program: it links once.
 
+#[path = "../../examples/sample/figures.rs"]
+mod figures;
 mod pictures;
 mod report;
 mod support;
-#[path = "../../examples/sample/figures.rs"]
-mod figures;
 #[path = "../../examples/sample/zoo.rs"]
 mod zoo;

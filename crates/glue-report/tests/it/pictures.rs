@@ -1,9 +1,9 @@
 //! What every picture in a file of its own must hold: well-formed, self-contained, complete, whatever the names and
 //! figures.
 
+use crate::support::{Page, check_pictures, parse};
 use glue_report::pictures::{self, Convergence, Routing, RoutingRow, StrategyScores};
 use glue_report::{Cluster, Dendrogram, Join, ReportError, Scale, Similarity};
-use crate::support::{Page, check_pictures, parse};
 
 const NAMES: [&str; 3] = ["a<b> & \"c\"", "it's\u{1}", "ünï"];
 const SHOWN: [&str; 3] = ["a<b> & \"c\"", "it's\u{fffd}", "ünï"];

@@ -1,7 +1,7 @@
 //! What every report must hold: well-formed, self-contained, complete, safe, and the same for the same data.
 
-use glue_report::*;
 use crate::support::{Page, check_pictures, parse};
+use glue_report::*;
 
 /// The page of a report, checked for everything that holds of any page.
 fn page(report: &Report, cost: Option<&Cost>) -> Page {

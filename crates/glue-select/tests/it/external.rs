@@ -1,7 +1,7 @@
 //! Candidates scored by a program: what it is given, what it answers, and what is left behind.
 #![cfg(unix)]
 
-use crate::common::{frame, plan_options};
+use crate::common::{plan_options, template};
 use glue_eval::external::ExternalEvaluator;
 use glue_progress::CancelToken;
 use glue_select::contract::{Candidate, ItemRole, Scorer, Stopped};

@@ -1,8 +1,9 @@
 //! Candidates merged in memory: the same scores as what `glue merge` writes, however many at once, from a cache, raced.
 
-use crate::common::{frame, plan_options, proxy_items, zoo};
+use crate::common::{plan_options, proxy_items, template, zoo};
 use glue_eval::{EvalOptions, LocalModel, evaluate, load_tasks};
-use glue_merge::{Block, Executor, Map, MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
+use glue_merge::device::Executor;
+use glue_merge::{MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_progress::{CancelToken, NoProgress};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
 use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};

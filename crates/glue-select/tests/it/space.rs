@@ -1,6 +1,6 @@
 //! The search space that a config gives, and the recipes of its points.
 
-use crate::common::{frame, plan_options, zoo};
+use crate::common::{plan_options, template, zoo};
 use glue_merge::Registry;
 use glue_progress::ErrorChain;
 use glue_recipe::{Action, Recipe, plan};

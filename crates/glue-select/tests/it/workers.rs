@@ -2,7 +2,7 @@
 //!
 //! The workers are this same test program, which serves when it is started with a variable of the environment.
 
-use crate::common::{frame, plan_options, proxy_items, zoo};
+use crate::common::{plan_options, proxy_items, template, zoo};
 use glue_eval::load_tasks;
 use glue_progress::CancelToken;
 use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
