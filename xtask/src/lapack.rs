@@ -8,7 +8,8 @@ use anyhow::Result;
 use crate::repo::Repo;
 use crate::shell::{self, cargo};
 
-/// Runs the tests of `glue-linalg` and `glue-spectral` with the feature `lapack`. Without OpenBLAS it says so and passes.
+/// Runs the tests of `glue-linalg` and `glue-spectral` with the feature `lapack`. Without OpenBLAS
+/// it says so and passes.
 ///
 /// # Errors
 /// A test failed.

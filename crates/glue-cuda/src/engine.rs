@@ -21,8 +21,8 @@ pub struct EngineOptions {
     /// Whether the host merges a tensor for which device memory does not suffice, instead of an error. Default false.
     pub fall_back: bool,
     /// Maximum number of bytes of device memory for operands that stay there from one merge to the next, for a search.
-    /// Only operands with a [`glue_merge::device::Identity`] stay. What does not fit is uploaded for each merge; operands that
-    /// stay are freed when memory is needed for something else. Default 0.
+    /// Only operands with a [`glue_merge::device::Identity`] stay. What does not fit is uploaded for each merge;
+    /// operands that stay are freed when memory is needed for something else. Default 0.
     pub keep: usize,
     /// Elements per partial sum; only tests have reason to change it.
     pub(crate) section: usize,

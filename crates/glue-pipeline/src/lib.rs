@@ -13,6 +13,20 @@
 //! | test | the score of each model on items that decided nothing |
 //! | report | everything on one page |
 //!
+//! ```
+//! use glue_pipeline::ZooConfig;
+//! use glue_select::strategy::StrategyRegistry;
+//!
+//! let text = "models: [models/chat, models/math]\ntasks: {path: tasks, test: test}\n";
+//! let config = ZooConfig::parse(text, "zoo.yml", &StrategyRegistry::builtin())?;
+//! assert_eq!((config.models[0].name(), config.seed), ("chat", 0));
+//!
+//! // Items that decide something cannot be test items.
+//! let error = ZooConfig::parse(&text.replace("test: test", "test: proxy"), "zoo.yml", &StrategyRegistry::builtin());
+//! assert!(error.unwrap_err().to_string().contains("`tasks.test`"));
+//! # Ok::<(), glue_select::config::ConfigError>(())
+//! ```
+//!
 //! **Invariant:** the test items are read by one function, which needs proof that everything is decided.
 //!
 //! **Invariant:** no result depends on time, on the number of threads, or on how often a run was interrupted.

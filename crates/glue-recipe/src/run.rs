@@ -143,7 +143,7 @@ fn finish(
     hashes: Result<InputHashes, RunError>,
 ) -> Result<(), RunError> {
     merged?;
-    // Weights get their names last: until then, nothing opens what is there as a model.
+    // Weights get their names last: until then, nothing opens the directory as a model.
     write_other_files(plan, staging, layout, &hashes?)?;
     writer.finish()?;
     Ok(())

@@ -11,6 +11,20 @@
 //! | [`evaluation_log`], [`journal`] | evaluations that are never repeated and never lost |
 //! | [`search`], [`output`], [`summary`], [`convergence`] | a whole search and its result on disk |
 //!
+//! ```
+//! use glue_select::config::SearchConfig;
+//! use glue_select::strategy::StrategyRegistry;
+//!
+//! let parse = |text: &str| SearchConfig::parse(text, "search.yml", &StrategyRegistry::builtin());
+//! let config = parse("models: [models/chat, models/math]\ntasks: [tasks]\n")?;
+//! let strategies: Vec<_> = config.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
+//! assert_eq!(strategies, ["coefficient", "evolutionary"]);
+//!
+//! let error = parse("models: [models/chat, models/math]\ntasks: [tasks]\nbudgte: {}\n").unwrap_err();
+//! assert!(error.to_string().starts_with("search.yml:3:"));
+//! # Ok::<(), glue_select::config::ConfigError>(())
+//! ```
+//!
 //! **Invariant:** a strategy is a function of scores, and a search a function of config, inputs and scores: not of
 //! time, of the number of threads or workers, nor of how often it was interrupted.
 

@@ -106,10 +106,10 @@ const EXPERTS: &[&str] = &[
 const EXPERT_SIZE: &[&str] = &["moe_intermediate_size", "shared_expert_intermediate_size"];
 const OTHER_POSITIONS: &[&str] = &["original_max_position_embeddings", "sliding_window"];
 
-/// Most layers of a model, and the highest number of a layer in the name of a tensor plus one.
+/// Maximum number of layers of a model; layer numbers in names of tensors are below it.
 pub const MAX_LAYERS: usize = 10_000;
 
-/// Most experts of a layer or of a mixture.
+/// Maximum number of experts of a layer or of a mixture.
 pub const MAX_EXPERTS: usize = 10_000;
 
 /// Largest width of the residual stream, or of another hidden layer outside of MLPs.

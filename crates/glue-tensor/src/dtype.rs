@@ -121,8 +121,8 @@ impl Dtype {
         by_name.or_else(|| ALIASES.iter().find(|(alias, _)| *alias == name).map(|row| row.1))
     }
 
-    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of other types can only be
-    /// copied.
+    /// Whether elements can be widened to f32 and narrowed back, which merging needs. Tensors of other
+    /// types can only be copied.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4M3 | Dtype::F8E5M2)
     }

@@ -93,7 +93,8 @@ pub struct TensorName<'a> {
 }
 
 impl<'a> TensorName<'a> {
-    /// Parses a name without the other names of its checkpoint: only stacks with a usual name are found. See [`Names::parse`].
+    /// Parses a name without the other names of its checkpoint: only stacks with a usual name are found.
+    /// See [`Names::parse`].
     pub fn parse(name: &'a str) -> TensorName<'a> {
         dissect(name, split_at_layer(name, has_stack_part))
     }

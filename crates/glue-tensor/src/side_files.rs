@@ -136,7 +136,7 @@ mod tests {
         fs::create_dir(root.join("through/inside")).unwrap();
         symlink("../../secret", root.join("through/inside/link")).unwrap();
         check(&root, "through", Err("outside of the model directory"));
-        // A directory whose name begins alike.
+        // A directory whose name starts with the same letters.
         fs::create_dir(root.join("outside-2")).unwrap();
         fs::write(root.join("outside-2/secret"), "secret").unwrap();
         fs::remove_file(root.join("outside/vocab.json")).unwrap();

@@ -68,7 +68,7 @@ pub enum WriteError {
     Special {
         /// The file.
         path: PathBuf,
-        /// What is there.
+        /// The kind of file that was found.
         found: &'static str,
     },
     /// A file grew beyond what the process may write, or the file system can hold.

@@ -17,8 +17,8 @@ struct Sources {
     code: String,
     /// Of tests, benches and examples too, with comments: they hold doc tests.
     all: String,
-    /// Of its library's root; empty where there is none.
-    root: String,
+    /// The docs of its library's root, with the README where they include it.
+    docs: String,
 }
 
 /// What is wrong with the packages, one line each.
@@ -45,7 +45,7 @@ impl Sources {
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let inside = path.strip_prefix(folder).unwrap_or(&path);
             if inside == Path::new("src/lib.rs") {
-                sources.root.clone_from(&text);
+                sources.docs = docs(&text, folder)?;
             }
             if !["tests", "benches", "examples"].iter().any(|folder| inside.starts_with(folder)) {
                 sources.code.extend(text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| [l, "\n"]));
@@ -54,6 +54,18 @@ impl Sources {
         }
         Ok(sources)
     }
+}
+
+/// The inner docs of a library's root.
+fn docs(root: &str, folder: &Path) -> Result<String> {
+    let mut docs = String::new();
+    if root.contains("#![doc = include_str!(\"../README.md\")]") {
+        let path = folder.join("README.md");
+        docs = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    let lines = root.lines().filter_map(|line| line.trim_start().strip_prefix("//!"));
+    docs.extend(lines.flat_map(|line| [line, "\n"]));
+    Ok(docs)
 }
 
 /// Every Rust file below a folder that belongs to its package.
@@ -97,16 +109,15 @@ fn incomplete(package: &Package, sources: &Sources) -> Vec<String> {
     let files = FILES.iter().filter(|file| !package.folder.join(file).is_file());
     let mut problems: Vec<String> = fields.map(|field| format!("has no `{field}` in its manifest")).collect();
     problems.extend(files.map(|file| format!("has no {file}")));
-    if !has_doc_test(&sources.root) {
+    if !has_doc_test(&sources.docs) {
         problems.push("has no doc test at the root of its library".to_owned());
     }
     problems
 }
 
-/// Whether the inner docs of a file hold an example that is compiled.
-fn has_doc_test(root: &str) -> bool {
-    let docs = root.lines().filter_map(|line| line.trim_start().strip_prefix("//!"));
-    let mut fences = docs.filter_map(|line| line.trim_start().strip_prefix("```"));
+/// Whether docs hold an example that is compiled.
+fn has_doc_test(docs: &str) -> bool {
+    let mut fences = docs.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
     // Every second fence closes a block.
     let mut opened = std::iter::from_fn(|| {
         let language = fences.next()?;
@@ -122,7 +133,7 @@ mod tests {
     use super::*;
 
     fn sources(code: &str, all: &str) -> Sources {
-        Sources { code: code.to_owned(), all: all.to_owned(), root: String::new() }
+        Sources { code: code.to_owned(), all: all.to_owned(), docs: String::new() }
     }
 
     #[test]
@@ -144,11 +155,11 @@ mod tests {
         FILES.iter().for_each(|file| fs::write(folder.path().join(file), "").unwrap());
         let about = ABOUT.iter().map(|field| (*field, "x".to_owned())).collect();
         let mut package = Package { folder: folder.path().to_path_buf(), about, ..Package::default() };
-        let with_root = |root: &str| Sources { root: root.to_owned(), ..Sources::default() };
-        assert!(incomplete(&package, &with_root("//! ```\n//! ```\n")).is_empty());
+        let with_docs = |docs: &str| Sources { docs: docs.to_owned(), ..Sources::default() };
+        assert!(incomplete(&package, &with_docs("```\n```\n")).is_empty());
         package.about.remove("keywords");
         fs::remove_file(folder.path().join("LICENSE-MIT")).unwrap();
-        let found = incomplete(&package, &with_root(""));
+        let found = incomplete(&package, &with_docs(""));
         assert_eq!(found.len(), 3, "{found:?}");
         for (found, word) in found.iter().zip(["`keywords`", "LICENSE-MIT", "doc test"]) {
             assert!(found.contains(word), "{found}");
@@ -157,9 +168,14 @@ mod tests {
 
     #[test]
     fn doc_tests_are_told_from_other_blocks() {
-        assert!(has_doc_test("//! ```text\n//! a\n//! ```\n//! ```rust\n//! a();\n//! ```\n"));
-        for no in ["", "//! ```text\n//! ```\n", "//! ```ignore\n//! ```\n", "/// ```\n/// ```\n"] {
+        assert!(has_doc_test("```text\na\n```\n```rust\na();\n```\n"));
+        for no in ["", "```text\n```\n", "```ignore\n```\n"] {
             assert!(!has_doc_test(no), "{no}");
         }
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("README.md"), "```\na();\n```\n").unwrap();
+        let docs = |root| docs(root, folder.path()).unwrap();
+        assert!(has_doc_test(&docs("#![doc = include_str!(\"../README.md\")]\n//! # More\n")));
+        assert!(!has_doc_test(&docs("//! Text.\n/// ```\n/// ```\n")));
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn problems(path: &Path, text: &str) -> Vec<String> {
 fn begins_with_docs(text: &str) -> bool {
     let mut open = 0i32;
     for line in text.lines().map(str::trim) {
-        if open == 0 && line.starts_with("//!") {
+        if open == 0 && (line.starts_with("//!") || line.starts_with("#![doc = include_str!(")) {
             return true;
         }
         if open == 0 && !line.is_empty() && !line.starts_with("#![") {
@@ -89,6 +89,7 @@ mod tests {
     fn docs_come_first_but_for_attributes() {
         check("a.rs", "//! Text.\nuse x;\n", &[]);
         check("a.rs", "#![no_main]\n#![allow(\n    dead_code,\n)]\n\n//! Text.\n", &[]);
+        check("a.rs", "#![doc = include_str!(\"../README.md\")]\nuse x;\n", &[]);
         check("a.rs", "use x;\n//! Text.\n", &["1: begins with no"]);
         check("a.rs", "", &["1: begins with no"]);
         check("a.md", "Text.", &[]);

@@ -355,7 +355,7 @@ fn what_is_not_ours_is_refused_and_untouched() {
         fs::remove_dir_all(&stale).unwrap();
     }
 
-    // A lock file that is none.
+    // Something else under the name of the lock file.
     fs::create_dir(&stale).unwrap();
     let lock = stale.join(".lock");
     symlink("../precious/.lock", &lock).unwrap();

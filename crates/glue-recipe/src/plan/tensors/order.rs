@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-/// Compares names part by part, so that layer `2` comes before layer `10`. A number comes before a word.
+/// Compares names part by part: layer `2` sorts before layer `10`, and numbers sort before words.
 pub(super) fn natural(a: &str, b: &str) -> Ordering {
     let number = |part: &str| part.parse::<u64>().ok();
     let by_part = a.split('.').zip(b.split('.')).map(|(x, y)| match (number(x), number(y)) {
@@ -28,7 +28,7 @@ mod tests {
     }
 
     proptest! {
-        /// `sort_by` may panic on an order that is none: names come from files.
+        /// `sort_by` may panic unless the order is total, and names come from files.
         #[test]
         fn names_have_a_total_order(names in prop::array::uniform3("[0-2a-]{0,2}(\\.[0-2a-]{0,2}){0,2}")) {
             let [a, b, c] = &names;
