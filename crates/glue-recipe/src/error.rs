@@ -137,7 +137,7 @@ pub enum RecipeError {
         /// The parameter.
         key: &'static str,
         /// The model.
-        model: String,
+        model: Box<str>,
     },
     /// A model cannot be opened.
     #[error("{place}")]

@@ -575,7 +575,7 @@ impl<'a> Assembler<'a> {
         let (place, tensor) = (self.recipe.place(self.recipe.operator.at), tensor.into());
         match (error, model) {
             (MergeError::Param(ParamError::Missing { operator, key, .. }), Some(model)) => {
-                RecipeError::ParamMissing { place, tensor, operator, key, model }
+                RecipeError::ParamMissing { place, tensor, operator, key, model: model.into() }
             }
             (error, _) => RecipeError::Tensor { place, tensor, error: Box::new(error) },
         }

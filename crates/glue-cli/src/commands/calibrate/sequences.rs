@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use glue_calibrate::Sequence;
 use glue_eval::{load_tasks, select};
 use glue_lm::TextModel;
+use glue_progress::ErrorChain;
 use glue_router::RouterError;
 use glue_router::items::{Encoded, Item, read_items};
 use glue_tensor::ContentHash;
@@ -91,7 +92,7 @@ fn of_files(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Fai
             if tokens >= max_tokens {
                 break;
             }
-            let mut ids = tokenizer.encode(line, true).map_err(|error| wrong(path, &error))?;
+            let mut ids = tokenizer.encode(line, true).map_err(|error| wrong(path, &error.chain()))?;
             if ids.first() != Some(&prefix) {
                 ids.insert(0, prefix);
             }
