@@ -667,7 +667,7 @@ fn a_program_ends_with_its_parent() {
     }
     let scratch = tempfile::tempdir().unwrap();
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_parent_that_waits", "--nocapture"])
+        .args(["--exact", "sandbox::a_parent_that_waits", "--nocapture"])
         .env("GLUE_TEST_PARENT", "1")
         // What a killed parent cannot remove.
         .env("TMPDIR", scratch.path())

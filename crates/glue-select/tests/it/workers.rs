@@ -70,7 +70,7 @@ fn worker_process() {
 
 fn command() -> Vec<OsString> {
     let me = std::env::current_exe().unwrap().into_os_string();
-    let words = ["worker_process", "--exact", "--nocapture", "--test-threads=2"];
+    let words = ["workers::worker_process", "--exact", "--nocapture", "--test-threads=2"];
     let variable = OsString::from(format!("{VARIABLE}=1"));
     [OsString::from("env"), variable, me].into_iter().chain(words.map(OsString::from)).collect()
 }
