@@ -421,7 +421,7 @@ fn call<T>(requests: usize, ask: impl FnOnce(usize) -> Result<Vec<T>, ModelError
     Ok(answers)
 }
 
-/// Refuses a log-likelihood that is none. Minus infinity is one: what has no chance at all.
+/// Refuses a log-likelihood that is NaN or plus infinity. Minus infinity is allowed: an impossible continuation.
 fn check_numbers(answers: &[LogLikelihood]) -> Result<(), ModelError> {
     let wrong = |x: f64| x.is_nan() || x == f64::INFINITY;
     match answers.iter().position(|answer| wrong(answer.logprob)) {

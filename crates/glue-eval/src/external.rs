@@ -140,7 +140,7 @@ pub enum ExternalError {
         command: String,
         /// What should have been there, and where.
         expected: String,
-        /// What is there.
+        /// The value found.
         found: String,
         /// The end of its standard error.
         stderr: String,

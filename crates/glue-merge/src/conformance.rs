@@ -106,7 +106,7 @@ impl Conformance {
             // What is tried follows from the definition.
             Ok(operator) if report.0.is_empty() => self.behaviour(&operator, &mut report),
             Ok(_) => {}
-            Err(e) => report.broken("it can wrap what it is told to", || e.to_string()),
+            Err(e) => report.broken("it can wrap the given operator", || e.to_string()),
         }
         report.0.iter().map(|(promise, case)| format!("{promise}: {case}")).collect()
     }

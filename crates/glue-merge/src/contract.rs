@@ -231,8 +231,8 @@ pub trait Reduction: Send + Sync + Sized {
         false
     }
 
-    /// Bytes of working memory that observing a block takes, excluding the block itself, if they grow with the tensor. An
-    /// estimate of memory adds them for each thread. Default 0.
+    /// Bytes of working memory that observing a block takes, excluding the block itself, if they grow with the tensor.
+    /// An estimate of memory adds them for each thread. Default 0.
     fn working_bytes(&self) -> u64 {
         0
     }

@@ -91,8 +91,8 @@ pub struct OperatorDef {
 impl OperatorDef {
     /// What a definition need not say: one or more inputs on a required base, no parameters and no statistic.
     ///
-    /// Its texts are empty and its plan function refuses every tensor with [`MergeError::Contract`]. A definition has to
-    /// give its own; the conformance suite (feature `conformance`) finds one that does not.
+    /// Its texts are empty and its plan function refuses every tensor with [`MergeError::Contract`]. A definition has
+    /// to give its own; the conformance suite (feature `conformance`) finds one that does not.
     pub const DEFAULT: Self = Self {
         name: "",
         summary: "",

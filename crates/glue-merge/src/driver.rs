@@ -123,11 +123,12 @@ impl Default for Driver<'_> {
 }
 
 impl<'a> Driver<'a> {
-    /// Elements of a block, unless the driver is told otherwise: a few operands of that length stay in a second-level
+    /// Default number of elements of a block: a few operands of that length stay in a second-level
     /// cache.
     pub const BLOCK: usize = 1 << 13;
 
-    /// Elements of a span, the unit of work of a thread and of sums in a reduction. Part of what a result is defined by.
+    /// Elements of a span, the unit of work of a thread and of sums in a reduction. Part of what a result is defined
+    /// by.
     pub const SPAN: usize = 1 << 18;
 
     /// The same with these threads. Default: the calling thread alone.

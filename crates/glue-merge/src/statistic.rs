@@ -4,8 +4,8 @@
 /// The one kind of statistic that an operator declares.
 ///
 /// Whoever runs the operator hands it the statistic of every tensor that has one, as
-/// [`Block::statistics`](crate::Block::statistics); [`TensorSpec::statistic`](crate::TensorSpec::statistic) says whether
-/// a tensor has. In a checkpoint of statistics the one of tensor `T` is called `T.name`.
+/// [`Block::statistics`](crate::Block::statistics); [`TensorSpec::statistic`](crate::TensorSpec::statistic) says
+/// whether a tensor has. In a checkpoint of statistics the one of tensor `T` is called `T.name`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatisticSpec {
     /// Its name: a word, which ends the name of the tensor that holds it.

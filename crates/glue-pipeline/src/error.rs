@@ -103,7 +103,7 @@ pub enum PipelineError {
     Occupied {
         /// The directory.
         path: PathBuf,
-        /// What is there.
+        /// The value found.
         found: String,
     },
     /// A stage lacks something that it needs.

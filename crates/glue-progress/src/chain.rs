@@ -4,11 +4,11 @@ use std::error::Error;
 
 /// Tells an error together with its causes. Implemented for all errors.
 ///
-/// In this project an error's [`Display`](std::fmt::Display) says what its own layer knows, and its [`source`](Error::source) is
-/// the cause. Whoever prints or stores an error wants the chain.
+/// In this project an error's [`Display`](std::fmt::Display) says what its own layer knows, and its
+/// [`source`](Error::source) is the cause. Whoever prints or stores an error wants the chain.
 pub trait ErrorChain: Error {
-    /// The messages of this error and of its causes, outermost first. A cause that the message before it already quotes is
-    /// left out: errors from elsewhere often quote their cause and also return it.
+    /// The messages of this error and of its causes, outermost first. A cause that the message before it already quotes
+    /// is left out: errors from elsewhere often quote their cause and also return it.
     fn causes(&self) -> Vec<String> {
         let mut messages = vec![self.to_string()];
         let mut below = self.source();

@@ -10,8 +10,8 @@ use std::fmt;
 
 /// Receives the progress of long work and can cancel it.
 ///
-/// Work consists of phases, one after another. Within a phase, all methods but [`begin`](Progress::begin) may be called from
-/// several threads at once. By default nothing is shown and nothing is cancelled.
+/// Work consists of phases, one after another. Within a phase, all methods but [`begin`](Progress::begin) may be called
+/// from several threads at once. By default nothing is shown and nothing is cancelled.
 pub trait Progress: Send + Sync {
     /// A phase begins and replaces the one before; the count restarts at 0. `what` names it in a few words, such as
     /// `scoring answers`; `total` is how many units it has, or `None` if unknown.

@@ -91,7 +91,7 @@ pub(crate) fn check_convergence(search: &Convergence) -> Result<(), ReportError>
     Ok(())
 }
 
-/// Refuses rows that do not fit the experts, and amounts that are none.
+/// Refuses rows that do not fit the experts, and amounts that are negative, infinite or NaN.
 pub(crate) fn check_routing(routing: &Routing) -> Result<(), ReportError> {
     let n = routing.experts.len();
     for row in &routing.rows {

@@ -46,7 +46,8 @@ pub fn json(report: &Report) -> Result<String, ReportError> {
 /// The data that a `report.json` was written from.
 ///
 /// # Errors
-/// [`ReportError::Json`] for text that is not a `report.json`, and the errors of [`json()`] for one that contradicts itself.
+/// [`ReportError::Json`] for text that is not a `report.json`, and the errors of [`json()`] for one that contradicts
+/// itself.
 pub fn from_json(text: &str) -> Result<Report, ReportError> {
     #[derive(Deserialize)]
     struct Document {

@@ -1,8 +1,8 @@
 //! Several objectives at once: dominance, sorting into fronts, crowding, and the hypervolume of two. All are minimised.
 //!
-//! Deb, Pratap, Agarwal and Meyarivan, *A fast and elitist multiobjective genetic algorithm: NSGA-II*, IEEE Trans. Evol.
-//! Comput. 6 (2002); the hypervolume is of Zitzler and Thiele, *Multiobjective evolutionary algorithms*, IEEE Trans. Evol.
-//! Comput. 3 (1999).
+//! Deb, Pratap, Agarwal and Meyarivan, *A fast and elitist multiobjective genetic algorithm: NSGA-II*, IEEE Trans.
+//! Evol. Comput. 6 (2002); the hypervolume is of Zitzler and Thiele, *Multiobjective evolutionary algorithms*, IEEE
+//! Trans. Evol. Comput. 3 (1999).
 
 /// Whether `a` is nowhere worse than `b` and somewhere better.
 pub fn dominates(a: &[f64], b: &[f64]) -> bool {
@@ -47,8 +47,8 @@ pub fn non_dominated_sort<P: AsRef<[f64]>>(points: &[P]) -> Vec<usize> {
     ranks
 }
 
-/// How far each point of one front is from its neighbours: the sum over objectives of the distance between the next worse
-/// and the next better, as a share of the whole extent. Infinite at the ends.
+/// How far each point of one front is from its neighbours: the sum over objectives of the distance between the next
+/// worse and the next better, as a share of the whole extent. Infinite at the ends.
 pub fn crowding_distance<P: AsRef<[f64]>>(front: &[P]) -> Vec<f64> {
     let mut distance = vec![0.0; front.len()];
     let objectives = front.first().map_or(0, |p| p.as_ref().len());
@@ -70,8 +70,8 @@ pub fn crowding_distance<P: AsRef<[f64]>>(front: &[P]) -> Vec<f64> {
     distance
 }
 
-/// The area that `points` dominate below `reference`, exactly, for two objectives that are minimised. Points that do not
-/// dominate the reference count for nothing.
+/// The area that `points` dominate below `reference`, exactly, for two objectives that are minimised. Points that do
+/// not dominate the reference count for nothing.
 pub fn hypervolume(points: &[[f64; 2]], reference: [f64; 2]) -> f64 {
     let mut inside: Vec<[f64; 2]> =
         points.iter().copied().filter(|p| p[0] < reference[0] && p[1] < reference[1]).collect();

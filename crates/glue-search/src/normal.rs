@@ -1,8 +1,8 @@
 //! The normal distribution: Φ, its upper tail, and its quantiles.
 //!
-//! Φ(x) = ½ + φ(x)·(x + x³/3 + x⁵/(3·5) + …) near zero (Marsaglia, *Evaluating the normal distribution*, J. Stat. Softw. 11,
-//! 2004), and Laplace's continued fraction for the tail. Quantiles by Wichura's algorithm AS 241, PPND16 (Appl. Statist.
-//! 37, 1988), to about one part in 10^16.
+//! Φ(x) = ½ + φ(x)·(x + x³/3 + x⁵/(3·5) + …) near zero (Marsaglia, *Evaluating the normal distribution*, J. Stat.
+//! Softw. 11, 2004), and Laplace's continued fraction for the tail. Quantiles by Wichura's algorithm AS 241, PPND16
+//! (Appl. Statist. 37, 1988), to about one part in 10^16.
 
 /// Φ(-x) for x ≥ 0, and 1 - Φ(-x) below: the chance to exceed `x`.
 pub(crate) fn upper_tail(x: f64) -> f64 {

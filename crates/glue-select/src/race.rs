@@ -3,17 +3,17 @@
 //! A hash puts the items of each task into an order. Each round takes the next fraction of every task: rounds are
 //! balanced over tasks and the same in every run. After a round, one of two rules decides:
 //!
-//! - *exact*: every item that was not scored counts as right. A candidate that cannot exceed the cutoff even so is dropped. Sums
-//!   are taken in the order of a full evaluation, and rounding is monotone: no candidate is dropped that a full evaluation
-//!   would put above the cutoff, to the last bit.
-//! - *confident*: the mean over all items is predicted from those scored. If the items of the incumbent are known, it is the mean
-//!   of the differences, item by item, and the cutoff is 0. A candidate below the cutoff with the given confidence is dropped. For
-//!   task t with n of N items scored, mean m and variance v of those, the mean over all is predicted as
-//!   (sum scored + (N−n)·m)/N with variance ((N−n)/N)²·v·(1/n + 1/(N−n)), and tasks are independent; the bound is one-sided
-//!   and normal. Each task has one item at either end of the range added before m and v are taken, as Agresti and Coull
-//!   (The American Statistician 52, 1998) do for a proportion, so that a few equal items do not count as certainty. The chance of
-//!   error is divided by the number of looks (Bonferroni): a candidate that would have won is dropped in any of the
-//!   rounds with at most that chance, as far as the normal approximation holds.
+//! - *exact*: every item that was not scored counts as right. A candidate that cannot exceed the cutoff even so is
+//!   dropped. Sums are taken in the order of a full evaluation, and rounding is monotone: no candidate is dropped that
+//!   a full evaluation would put above the cutoff, to the last bit.
+//! - *confident*: the mean over all items is predicted from those scored. If the items of the incumbent are known, it
+//!   is the mean of the differences, item by item, and the cutoff is 0. A candidate below the cutoff with the given
+//!   confidence is dropped. For task t with n of N items scored, mean m and variance v of those, the mean over all is
+//!   predicted as (sum scored + (N−n)·m)/N with variance ((N−n)/N)²·v·(1/n + 1/(N−n)), and tasks are independent; the
+//!   bound is one-sided and normal. Each task has one item at either end of the range added before m and v are taken,
+//!   as Agresti and Coull (The American Statistician 52, 1998) do for a proportion, so that a few equal items do not
+//!   count as certainty. The chance of error is divided by the number of looks (Bonferroni): a candidate that would
+//!   have won is dropped in any of the rounds with at most that chance, as far as the normal approximation holds.
 //!
 //! Rank tests over all candidates, as in F-race, would make the result for one depend on which others are scored with
 //! it.

@@ -1,4 +1,4 @@
-//! Isotropic merging: the merged task vector stretches every direction alike. Marczak et al., "No task left behind:
+//! Isotropic merging: the merged task vector stretches every direction equally. Marczak et al., "No task left behind:
 //! isotropic model merging with common and task-specific subspaces", arXiv 2502.04959.
 //!
 //! `iso_c`: with Σ wi τi = U diag(σ) Vᵀ of rank r and σ̄ = Σ σ / r, θ0 + λ σ̄ U Vᵀ. The sum of task vectors is strong

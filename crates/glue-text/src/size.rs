@@ -43,7 +43,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    //! Sizes, and what is none.
+    //! Sizes, valid and invalid.
     use super::*;
 
     #[test]

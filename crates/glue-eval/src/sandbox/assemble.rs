@@ -2,14 +2,14 @@
 
 /// Where a completion of a function ends: at a line that begins with one of these, not indented.
 ///
-/// A base model goes on with the next function, a test or a comment. The first five are the stop sequences of Chen et
+/// A base model continues with the next function, a test or a comment. The first five are the stop sequences of Chen et
 /// al., "Evaluating Large Language Models Trained on Code" (2021), section 2.1.
 pub const TOP_LEVEL_MARKERS: &[&str] = &["class ", "def ", "#", "if ", "print", "assert", "@", "```", "<|"];
 
 /// The code in an answer that may have text around it.
 ///
 /// With fenced blocks in it, the content of the first one marked `python`, `python3` or `py` (in any case), else of the
-/// first one; a block that is not closed ends with the answer. Without any, the answer as it is, since it may go on
+/// first one; a block that is not closed ends with the answer. Without any, the answer as it is, since it may continue
 /// with a prompt and its first spaces matter.
 pub fn code_in(answer: &str) -> &str {
     let mut first = None;

@@ -209,7 +209,7 @@ enum Source {
     Listener,
 }
 
-/// Takes from `stream` what is there, and closes it at its end; whether anything came or it was the end.
+/// Reads what `stream` has available, and closes it at its end. Returns whether anything came or it was the end.
 fn receive(stream: &mut Option<impl Read>, tail: &mut OutputTail) -> bool {
     let mut buffer = [0; 16_384];
     match stream.as_mut().map(|stream| stream.read(&mut buffer)) {

@@ -153,7 +153,7 @@ fn incomplete_definitions_are_found() {
     check(&STATISTIC, "a statistic of the base is wanted by an operator that has one");
     static WRAPS: OperatorDef = OperatorDef { params: &[ParamSpec::operator("operator", "Inner.")], ..SOUND };
     let around = Conformance::new(&WRAPS).around(&operators::linear::DEF).broken();
-    assert!(around[0].starts_with("it can wrap what it is told to"), "{around:?}");
+    assert!(around[0].starts_with("it can wrap the given operator"), "{around:?}");
 }
 
 #[test]

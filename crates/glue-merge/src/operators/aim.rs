@@ -1,10 +1,10 @@
-//! AIM: what another operator merges is drawn back to the base where the base's activations are large. Heyrani Nobari et
-//! al., "Activation-informed merging of large language models", arXiv 2502.02421.
+//! AIM: what another operator merges is drawn back to the base where the base's activations are large. Heyrani Nobari
+//! et al., "Activation-informed merging of large language models", arXiv 2502.02421.
 //!
 //! With Δ = merged − θ0 and a the mean magnitude of what each input column of the tensor reads in the base, on data of
-//! any kind, the result is θ0 + (1 − (1 − ω) â) Δ with â = a / max a: columns that the base uses most keep the fraction ω
-//! of Δ, columns that it does not use keep all of it. A tensor without activations (norms, embeddings, biases) is merged by
-//! the wrapped operator unchanged. The wrapped operator gets no statistics.
+//! any kind, the result is θ0 + (1 − (1 − ω) â) Δ with â = a / max a: columns that the base uses most keep the fraction
+//! ω of Δ, columns that it does not use keep all of it. A tensor without activations (norms, embeddings, biases) is
+//! merged by the wrapped operator unchanged. The wrapped operator gets no statistics.
 //!
 //! Weaknesses: one column of massive activations makes all others of its tensor look unimportant, which turns the
 //! protection off; the importance is the base's alone and knows nothing of what the fine-tunes learned; by ω < 1 the

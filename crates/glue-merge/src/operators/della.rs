@@ -159,7 +159,7 @@ struct Row {
     next: Vec<u32>,
 }
 
-/// Most bins of a histogram.
+/// Maximum number of bins of a histogram.
 const BINS: usize = 4096;
 
 /// Bits of |x|.

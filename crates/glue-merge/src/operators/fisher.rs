@@ -1,15 +1,16 @@
-//! Fisher-weighted averaging: each element is the mean of the models', weighed by how sure each of them is of it. Matena
-//! and Raffel, "Merging models with Fisher-weighted averaging", arXiv 2111.09832.
+//! Fisher-weighted averaging: each element is the mean of the models', weighed by how sure each of them is of it.
+//! Matena and Raffel, "Merging models with Fisher-weighted averaging", arXiv 2111.09832.
 //!
-//! With Fi the diagonal of the Fisher information of model i on data of its own, θ = Σ wi F̂i θi / Σ wi F̂i. That is the
-//! mode of the product of Gaussians, one for each model, with mean θi and precision wi F̂i.
+//! With Fi the diagonal of the Fisher information of model i on data of its own, θ = Σ wi F̂i θi / Σ wi F̂i. That is
+//! the mode of the product of Gaussians, one for each model, with mean θi and precision wi F̂i.
 //!
 //! Two things are settled here that the formula leaves open. **Scale:** Fi grows with the square of the gradients, by
-//! orders of magnitude from model to model; with `normalize` each is divided by its root mean square first. The authors'
-//! code divides by the norm over the whole model; here it is taken over the tensor, since tensors are merged one by
-//! one. **Zeros:** where no model has any Fisher information, as for tokens that the data does not have, the quotient
-//! is 0/0. F̂i = Fi / rms + floor, so that such elements get the weighted mean, and others are hardly moved; without
-//! `normalize` the rms is the mean of those of all models. Adding ε to the divisor alone would shrink those elements to 0.
+//! orders of magnitude from model to model; with `normalize` each is divided by its root mean square first. The
+//! authors' code divides by the norm over the whole model; here it is taken over the tensor, since tensors are merged
+//! one by one. **Zeros:** where no model has any Fisher information, as for tokens that the data does not have, the
+//! quotient is 0/0. F̂i = Fi / rms + floor, so that such elements get the weighted mean, and others are hardly moved;
+//! without `normalize` the rms is the mean of those of all models. Adding ε to the divisor alone would shrink those
+//! elements to 0.
 //!
 //! Weaknesses: a diagonal says nothing of how parameters depend on each other, so that models from different
 //! optima are averaged as badly as by `linear`. A Fisher information from few examples is noise. A model that fits its
@@ -167,8 +168,8 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // (3·1 + 1·5)/4, (0·2 − 2·2)/2, (−4 + 0)/2, and the mean where nobody knows anything. The floor moves the others
-        // by less than 1e-8.
+        // (3·1 + 1·5)/4, (0·2 − 2·2)/2, (−4 + 0)/2, and the mean where nobody knows anything. The floor moves the
+        // others by less than 1e-8.
         let settings = [("normalize", 0.0), ("floor", 1e-9)];
         merge(&settings, &[], &FISHERS).gives(&[2.0, -2.0, -2.0, 4.0]);
         let own: [&[Number]; 2] = [&[("weight", 1.0)], &[("weight", 3.0)]];

@@ -1,8 +1,9 @@
 //! Barycentre of several models on the unit sphere, in one step.
 //!
-//! With unit vectors ui: m = Σ wi ui, normalised, is the point around which the tangents ui − (ui·m)m are weighed. Their
-//! weighted sum is Σ wi ui − (Σ wi ui · m) m, and since Σ wi ui is parallel to m, it is zero: the exponential map at m
-//! stays at m. So the result is m times Σ wi ‖θi‖, a combination whose coefficients follow from the inner products.
+//! With unit vectors ui: m = Σ wi ui, normalised, is the point around which the tangents ui − (ui·m)m are weighed.
+//! Their weighted sum is Σ wi ui − (Σ wi ui · m) m, and since Σ wi ui is parallel to m, it is zero: the exponential map
+//! at m stays at m. So the result is m times Σ wi ‖θi‖, a combination whose coefficients follow from the inner
+//! products.
 
 use super::combination::combination;
 use super::linear::zero_sum;

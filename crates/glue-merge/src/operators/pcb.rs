@@ -2,9 +2,9 @@
 //! merging", arXiv 2410.02396.
 //!
 //! An element weighs by how large it is among those of its own task vector (intra-balancing) and by how well it goes
-//! with what all models together do at its place (inter-balancing): βi = exp(N · ui²) · tanh(τi · Σ τ), where ui is |τi|
-//! with its least value in the tensor moved to 0 and its greatest to 1, and N the number of models. Of each model the
-//! top share of βi is kept, and of that only what is above 0: an element that opposes the sum has lost. The paper
+//! with what all models together do at its place (inter-balancing): βi = exp(N · ui²) · tanh(τi · Σ τ), where ui is
+//! |τi| with its least value in the tensor moved to 0 and its greatest to 1, and N the number of models. Of each model
+//! the top share of βi is kept, and of that only what is above 0: an element that opposes the sum has lost. The paper
 //! takes minimum, maximum and share over the whole model; here they are taken tensor by tensor, so that tensors stream.
 
 use super::task::LAMBDA;

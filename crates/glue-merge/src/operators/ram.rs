@@ -38,7 +38,7 @@ pub const PLUS_TL: OperatorDef = OperatorDef {
         .or(0.1),
         ParamSpec::number(
             "alpha",
-            "Most that shared over unique elements counts for.",
+            "Upper limit of the ratio of shared to unique elements.",
             Interval::closed(0.0, f64::INFINITY),
             (0.0, 1.0),
         )

@@ -164,8 +164,8 @@ fn subtract_marked(x: &[f32], base: &[f32], bits: &[u32], tau: &mut [f32]) {
 /// Maximum number of words of marks that are remembered of a tensor: 32 MiB.
 const REMEMBERED: usize = 1 << 23;
 
-/// What a reduction kept, a bit for each element, by the offset of the block. So little memory avoids trimming at random
-/// twice. Blocks that are not found are trimmed again.
+/// What a reduction kept, a bit for each element, by the offset of the block. So little memory avoids trimming at
+/// random twice. Blocks that are not found are trimmed again.
 type Kept = BTreeMap<usize, (usize, Vec<u32>)>;
 
 /// L1 norms of the task vectors before and after they are trimmed.

@@ -75,8 +75,8 @@ pub struct Largest {
 /// A plan that finds, for each stream, which elements are the `counts` largest, and then decides by `then`.
 ///
 /// The tensor has `elements` elements, at most 2³² − 1. `counts` says for a stream how many of its largest elements are
-/// kept: any number of such counts. It is called with an estimate of the number of nonzero keys and later with the exact
-/// number; the last answer holds. `then` receives a [`Threshold`] for each count, in the same order, which keeps
+/// kept: any number of such counts. It is called with an estimate of the number of nonzero keys and later with the
+/// exact number; the last answer holds. `then` receives a [`Threshold`] for each count, in the same order, which keeps
 /// exactly so many elements, or all if there are fewer. Equal values are taken in the order of their indices.
 pub fn select_largest<K: Keys + 'static>(
     elements: usize,

@@ -60,7 +60,7 @@ fn thresholds(streams: &Streams, counts: &[usize], block: usize) -> Vec<Vec<Thre
     let tensor = TensorSpec::new("values", &shape).with_operands(false, streams.len());
     let (source, sink) = (SliceSource::new(streams), VecSink::new(elements));
     Driver::default().block(block).run(plan, &tensor, &source, &sink).unwrap();
-    // What a stream is told last is exact.
+    // The last counts of a stream are exact.
     assert_eq!(*nonzero.lock().unwrap(), zeros.iter().map(|zeros| elements - zeros).collect::<Vec<_>>());
     Arc::try_unwrap(found).unwrap().into_inner().unwrap()
 }

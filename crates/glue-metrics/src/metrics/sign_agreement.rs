@@ -2,7 +2,7 @@
 //!
 //! s(θ, φ) = |{e : sgn θ_e = sgn φ_e}| / |{e}| over all selected tensors together, with sgn ∈ {−1, 0, 1}; of deltas
 //! from a base, sgn(θ_e − θ0_e). Where the signs of deltas disagree, averaging cancels: the interference that TIES
-//! elects signs against (Yadav et al. 2023, arXiv 2306.01708). Counts are exact. Two unrelated models have about 1/2.
+//! elects signs with (Yadav et al. 2023, arXiv 2306.01708). Counts are exact. Two unrelated models have about 1/2.
 //! Invariant to positive factors.
 
 use crate::error::MetricsError;

@@ -59,7 +59,7 @@ pub struct Estimate {
     pub read_bytes: u64,
     /// Bytes of output tensors, gates included.
     pub write_bytes: u64,
-    /// Most bytes of buffers at once, for the threads given; memory maps are not counted.
+    /// Peak bytes of buffers with the given number of threads, excluding memory-mapped inputs.
     pub peak_memory_bytes: u64,
     /// Elements of all tensors, gates included. With whole experts, of the router model too.
     pub parameters: u64,

@@ -92,7 +92,7 @@ fn choose<'c>(
     let mut open: Vec<&ExpertCandidate> = candidates.iter().filter(|c| c.kept).collect();
     let mut steps = Vec::new();
     let best = |open: &[&'c ExpertCandidate]| {
-        // The first among equals: merges come before the models they are made of.
+        // Among equals the first wins: merges are listed ahead of the models they are made of.
         open.iter().copied().fold(None::<&ExpertCandidate>, |best, c| {
             best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
         })

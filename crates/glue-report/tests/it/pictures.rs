@@ -133,7 +133,7 @@ fn heatmaps_have_a_cell_for_each_pair_whatever_the_names() {
         }
         assert_eq!(texts.iter().filter(|text| **text == near).count(), 2);
         assert_eq!(texts.iter().filter(|text| **text == "–").count(), 4);
-        // More alike is deeper, on either scale.
+        // More similar is deeper, on either scale.
         assert_eq!(of_class(&page, "rect", "h8"), if scale == Scale::Similarity { 5 } else { 3 });
         assert_eq!(of_class(&page, "rect", "h0"), if scale == Scale::Similarity { 0 } else { 2 });
     }

@@ -167,7 +167,7 @@ impl Shade {
         if successes.is_empty() {
             return;
         }
-        // Gains that are not numbers to divide by count alike.
+        // Gains that cannot be divided by count equally.
         let weight = |gain: f64| if total.is_normal() { gain / total } else { 1.0 };
         let lehmer = |value: fn(&(f64, f64, f64)) -> f64| {
             let sum = |power: i32| successes.iter().map(|s| weight(s.0) * value(s).powi(power)).sum::<f64>();

@@ -1,10 +1,10 @@
 //! Primitive polynomials and initial direction numbers for Sobol points.
 //!
-//! Joe and Kuo, *Constructing Sobol sequences with better two-dimensional projections*, SIAM J. Sci. Comput. 30 (2008): the first
-//! coordinates of their set `new-joe-kuo-6.21201`.
+//! Joe and Kuo, *Constructing Sobol sequences with better two-dimensional projections*, SIAM J. Sci. Comput. 30 (2008):
+//! the first coordinates of their set `new-joe-kuo-6.21201`.
 
-/// For each coordinate but the first: the inner coefficients of its polynomial over two elements, as the bits of a number,
-/// and its initial direction numbers, as many as the polynomial has degrees.
+/// For each coordinate but the first: the inner coefficients of its polynomial over two elements, as the bits of a
+/// number, and its initial direction numbers, as many as the polynomial has degrees.
 pub(super) const JOE_KUO: [(u32, &[u32]); 127] = [
     (0, &[1]),
     (1, &[1, 3]),

@@ -62,7 +62,7 @@ impl LocalOptions {
     /// The seed of the config decides which items are held out, which examples stand in a prompt and what is sampled.
     ///
     /// # Errors
-    /// [`ScorerError::Key`] for a size of memory that is none.
+    /// [`ScorerError::Key`] for an invalid size of memory.
     pub fn from_config(config: &SearchConfig) -> Result<LocalOptions, ScorerError> {
         let (validation_fraction, validation_split) = match &config.validation {
             Validation::Fraction(fraction) => (*fraction, None),

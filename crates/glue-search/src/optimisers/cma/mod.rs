@@ -1,5 +1,5 @@
-//! Evolution strategies with an adapted normal distribution. What the variants share is in [`evolution`]; how each keeps
-//! its covariance is a file of its own.
+//! Evolution strategies with an adapted normal distribution. What the variants share is in [`evolution`]; how each
+//! keeps its covariance is a file of its own.
 
 mod cma_es;
 mod evolution;

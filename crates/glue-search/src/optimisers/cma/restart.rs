@@ -1,8 +1,9 @@
 //! What follows when a run has converged.
 //!
-//! IPOP: Auger and Hansen, *A restart CMA evolution strategy with increasing population size*, CEC 2005: each run has twice the
-//! population of the one before. BIPOP: Hansen, *Benchmarking a BI-population CMA-ES on the BBOB-2009 function testbed*, GECCO
-//! 2009: such runs alternate with short ones of small population and step size, whichever regime has used less so far.
+//! IPOP: Auger and Hansen, *A restart CMA evolution strategy with increasing population size*, CEC 2005: each run has
+//! twice the population of the one before. BIPOP: Hansen, *Benchmarking a BI-population CMA-ES on the BBOB-2009
+//! function testbed*, GECCO 2009: such runs alternate with short ones of small population and step size, whichever
+//! regime has used less so far.
 
 use crate::random::Random;
 use serde::{Deserialize, Serialize};

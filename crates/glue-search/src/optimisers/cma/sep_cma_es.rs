@@ -1,7 +1,7 @@
 //! Separable CMA-ES: an evolution strategy that learns one variance for each coordinate.
 //!
-//! Ros and Hansen, *A simple modification in CMA-ES achieving linear time and space complexity*, PPSN 2008: C is diagonal, and
-//! c_1 and c_μ are (n + 2)/3 times those of the full matrix. All weights are positive.
+//! Ros and Hansen, *A simple modification in CMA-ES achieving linear time and space complexity*, PPSN 2008: C is
+//! diagonal, and c_1 and c_μ are (n + 2)/3 times those of the full matrix. All weights are positive.
 
 use super::evolution::{Covariance, Evolution, PARAMS};
 use crate::def::OptimiserDef;

@@ -1,9 +1,10 @@
 //! When a run has nothing more to find, by its losses. Criteria and thresholds are those of pycma and of Hansen,
 //! *Benchmarking a BI-population CMA-ES on the BBOB-2009 function testbed*, GECCO 2009, section 2.
 //!
-//! - *Range*: the best losses of the last 10 + 30·n/λ generations, and all of the last one, lie within 1e-11; or those best
-//!   losses within 1e-12.
-//! - *Stagnation*: over a fifth of the run, at least 100 generations, neither the best losses nor the medians got better.
+//! - *Range*: the best losses of the last 10 + 30·n/λ generations, and all of the last one, lie within 1e-11; or those
+//!   best losses within 1e-12.
+//! - *Stagnation*: over a fifth of the run, at least 100 generations, neither the best losses nor the medians got
+//!   better.
 //! - *Plateau*: for 15 consecutive generations, the best is no better than the candidate at three quarters.
 //! - *Length*: 100 + 150·(n + 3)²/√λ generations.
 

@@ -1,9 +1,9 @@
 //! Recombination weights and learning rates, as functions of dimension and population.
 //!
-//! Hansen, *The CMA evolution strategy: a tutorial*, arXiv 1604.00772, table 1 and equations 49 to 58; the rank-μ rate with
-//! ¼ in place of the tutorial's older 0, which matters for tiny populations only. The path of the step size is shorter, and its
-//! damping greater where the population is large for the dimension, as in pycma 4.5: restarts with ever larger populations would
-//! otherwise shrink too fast to see more than one basin.
+//! Hansen, *The CMA evolution strategy: a tutorial*, arXiv 1604.00772, table 1 and equations 49 to 58; the rank-μ rate
+//! with ¼ in place of the tutorial's older 0, which matters for tiny populations only. The path of the step size is
+//! shorter, and its damping greater where the population is large for the dimension, as in pycma 4.5: restarts with
+//! ever larger populations would otherwise shrink too fast to see more than one basin.
 
 /// Constants of one run; symbols as in the tutorial.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +26,8 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Constants for `n` dimensions and a population of `lambda`. `separable`: for a diagonal covariance, which is learned
-    /// (n + 2)/3 times as fast (Ros and Hansen 2008) and from positive weights only.
+    /// Constants for `n` dimensions and a population of `lambda`. `separable`: for a diagonal covariance, which is
+    /// learned (n + 2)/3 times as fast (Ros and Hansen 2008) and from positive weights only.
     pub(super) fn new(n: usize, lambda: usize, separable: bool) -> Self {
         let dim = n as f64;
         let raw: Vec<f64> = (1..=lambda).map(|i| ((lambda as f64 + 1.0) / 2.0).ln() - (i as f64).ln()).collect();
@@ -68,9 +68,9 @@ impl Rates {
     }
 }
 
-/// The weights of the candidates in the order in which they were proposed: by rank of their losses, those without one last.
-/// Candidates of equal loss share the weights of their ranks, so that a plateau does not favour whoever came first. The first
-/// list is for the mean (negative weights count as 0), the second for the covariance.
+/// The weights of the candidates in the order in which they were proposed: by rank of their losses, those without one
+/// last. Candidates of equal loss share the weights of their ranks, so that a plateau does not favour whoever came
+/// first. The first list is for the mean (negative weights count as 0), the second for the covariance.
 pub(super) fn by_rank(weights: &[f64], losses: &[Option<f64>]) -> (Vec<f64>, Vec<f64>) {
     let key = |i: usize| losses[i].unwrap_or(f64::INFINITY);
     let mut order: Vec<usize> = (0..losses.len()).collect();
