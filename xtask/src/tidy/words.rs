@@ -30,7 +30,7 @@ const PHRASES: &[(&str, &str)] = &[
     ("models in a row", "stacked layers of two models (frankenmerge)"),
     ("likeness|likenesses", "similarity"),
     ("alike", "similar, or the same"),
-    ("sign|signs against", "failed outlier tests"),
+    ("sign|signs against it", "failed outlier tests"),
     ("without mistakes", "perfect routing (oracle)"),
     ("without a mistake", "perfectly"),
     ("has|have over its|the|their base|bases", "differs from the base by (task vector)"),
