@@ -26,7 +26,7 @@ pub enum CalibrateError {
     },
     /// The model is a mixture of experts, each of which sees only some tokens.
     #[error("statistics of a mixture of experts cannot be gathered, expected a dense model")]
-    Mixture(Box<LmError>),
+    Mixture(#[source] Box<LmError>),
     /// A mean is infinite or NaN: the model overflows on this text.
     #[error("{statistic} of tensor `{tensor}` is not finite: the model overflows on these sequences")]
     NotFinite {
