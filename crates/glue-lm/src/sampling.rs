@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 /// How the next token is chosen. The default is greedy: the token of the highest score, of the lowest id among equals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Sampling temperature: logits are divided by it. 0, the default, is greedy, and then only the repetition penalty counts of what
-    /// follows.
+    /// Sampling temperature: logits are divided by it. 0, the default, is greedy, and then only the repetition penalty
+    /// counts of what follows.
     pub temperature: f32,
     /// Only the `k` tokens of the highest scores stay, and those that equal the last of them. 0 and `None`, the
     /// default, keep all.

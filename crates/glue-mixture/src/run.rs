@@ -25,8 +25,8 @@ pub(crate) const BLOCK: usize = 1 << 20;
 /// How to write a mixture.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
-    /// Maximum bytes of tensor data in a file, unless one tensor alone is larger. Gates have a file of their own. Default:
-    /// all others in one file.
+    /// Maximum bytes of tensor data in a file, unless one tensor alone is larger. Gates have a file of their own.
+    /// Default: all others in one file.
     pub max_shard_bytes: u64,
 }
 
