@@ -10,6 +10,7 @@
 //!
 //! ```
 //! use glue_merge::Registry;
+//! use glue_progress::ErrorChain;
 //! use glue_recipe::Recipe;
 //!
 //! let text = "\
@@ -21,8 +22,9 @@
 //!   - model: models/math
 //!     parameters: {wieght: 0.4}
 //! ";
-//! let error = Recipe::parse(text, "merge.yml", &Registry::builtin()).unwrap_err().to_string();
-//! assert!(error.starts_with("merge.yml:7:") && error.contains("did you mean `weight`"), "{error}");
+//! let error = Recipe::parse(text, "merge.yml", &Registry::builtin()).unwrap_err();
+//! let message = error.chain();
+//! assert!(message.starts_with("merge.yml:7:18: ") && message.contains("did you mean `weight`"), "{message}");
 //!
 //! let recipes = Recipe::parse(&text.replace("wieght", "weight"), "merge.yml", &Registry::builtin())?;
 //! assert_eq!(recipes.len(), 1);
