@@ -93,7 +93,8 @@ impl<'a> Job<'a> {
         }
         // Whatever opens as a model lacks nothing: only the renaming to `out` was left to do.
         let staging = format!(".{}.partial", self.out);
-        if self.beside.contains(&&*staging) && self.zoo.glue(&["inspect", &staging]).status == Some(0) {
+        let is_model = || self.zoo.glue(&["inspect", &staging]).status == Some(0);
+        if self.beside.contains(&&*staging) && self.zoo.path(&staging).join("config.json").exists() && is_model() {
             same(&self.files_in(&staging), expected, &format!("{staging} opens as a model {when}"));
         }
     }

@@ -514,7 +514,7 @@ fn extractions_that_make_no_sense_are_refused() {
     check(&[&base, &fine, "--modules", "k_proj,nothing"], 2, &["`nothing`"]);
     check(&[&base, &fine, "--energy", "1.5"], 2, &["energy", "at most 1"]);
     check(&[&base, &fine, "--svd", "guessed"], 2, &["--svd", "randomised, exact"]);
-    check(&["a", &fine], 2, &["tensor", "hint: an adapter is for one model"]);
+    check(&["a", &fine], 2, &["tensor", "hint: BASE must be the model that FINE was trained from"]);
     check(&["nowhere", &fine], 2, &["nowhere: no such directory"]);
 }
 

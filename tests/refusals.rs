@@ -314,7 +314,7 @@ fn models_that_are_not_there() {
             AS_IT_IS,
             "merge_method: linear\nmodels: [{model: a+lora}]\nparameters: {weight: 0.5}\n",
             2,
-            &["out.yml:2:18", "lora: no such directory", "adapter_config.json", "hint: behind a plus sign"],
+            &["out.yml:2:18", "lora: no such directory", "adapter_config.json", "hint: the path after a plus sign"],
         ),
         (
             "no configuration",
