@@ -66,8 +66,7 @@ fn check(zoo: &Zoo, tests: &str, out: &str, expected: fn(f64, &[f64]) -> f64) {
     let project = zoo.path("project");
     let tested = cargo(&project, &["test"]);
     assert!(tested.contains(tests), "{tests} are not in {tested}");
-    // With the tests, whose features the workspace's own tests have as well: most of it is built already.
-    cargo(&project, &["build", "--features", "cli", "--all-targets"]);
+    cargo(&project, &["build", "--features", "cli"]);
     let program = programs().join("glue-median");
     Run::of(clean(&program).args(["merge", "project/example.yml", out, "--quiet"]).current_dir(zoo.directory())).ok();
 
