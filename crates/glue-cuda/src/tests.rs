@@ -143,8 +143,11 @@ fn what_is_not_finite_small_or_unknown_is_left_to_the_host() {
     assert!(engine.advance(plan, &tensor, &data, &sink).unwrap().is_some());
 }
 
-/// Operands of one type each, and one that only widened values are known of.
-struct Mixed([Data; 3]);
+/// Operands with a type each, the first `stored` of them as they are stored; of the others only widened values are known.
+struct Mixed {
+    data: [Data; 3],
+    stored: usize,
+}
 
 impl Source for Mixed {
     fn read<'a>(
@@ -154,12 +157,12 @@ impl Source for Mixed {
         buffer: &'a mut [f32],
     ) -> Result<&'a [f32], glue_merge::BoxError> {
         let Operand::Input(i) = operand else { return Err("no base".into()) };
-        self.0[i].read(operand, range, buffer)
+        self.data[i].read(operand, range, buffer)
     }
 
     fn stored(&self, operand: Operand) -> Option<glue_merge::device::Stored<'_>> {
         match operand {
-            Operand::Input(i) if i < 2 => self.0[i].stored(operand),
+            Operand::Input(i) if i < self.stored => self.data[i].stored(operand),
             _ => None,
         }
     }
@@ -170,32 +173,12 @@ fn operands_of_several_types_are_widened_on_the_device() {
     let options = EngineOptions { smallest: 0, ..EngineOptions::default() };
     let Some(engine) = engine(1 << 28, options) else { return };
     let (case, shape) = (case("linear"), [777]);
-    let source = Mixed(FLOATS.map(|float| Data::new(float, 777, 3, &ONE)));
+    let source = Mixed { data: FLOATS.map(|float| Data::new(float, 777, 3, &ONE)), stored: 2 };
     let (tensor, found) = (case.tensor(&shape), Captured::new(Float::F32, 777));
     assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &source, &found).unwrap().is_none());
     let expected = Captured::new(Float::F32, 777);
     Driver::default().run(case.plan(&tensor).unwrap(), &tensor, &source, &expected).unwrap();
     assert_eq!(found.into_bytes(), expected.into_bytes());
-}
-
-/// Operands of types of their own, all of them as they are stored.
-struct Stored3([Data; 3]);
-
-impl Source for Stored3 {
-    fn read<'a>(
-        &'a self,
-        operand: Operand,
-        range: std::ops::Range<usize>,
-        buffer: &'a mut [f32],
-    ) -> Result<&'a [f32], glue_merge::BoxError> {
-        let Operand::Input(i) = operand else { return Err("no base".into()) };
-        self.0[i].read(operand, range, buffer)
-    }
-
-    fn stored(&self, operand: Operand) -> Option<glue_merge::device::Stored<'_>> {
-        let Operand::Input(i) = operand else { return None };
-        self.0[i].stored(operand)
-    }
 }
 
 #[test]
@@ -204,7 +187,7 @@ fn operands_that_are_converted_in_tiles_stay_within_the_memory() {
     let options = EngineOptions { smallest: 0, memory: Some(room(30_000)), section: 512, ..EngineOptions::default() };
     let Some(engine) = engine(1 << 28, options) else { return };
     let (case, shape) = (case("linear"), [5001]);
-    let source = Stored3(FLOATS.map(|float| Data::new(float, 5001, 3, &ONE)));
+    let source = Mixed { data: FLOATS.map(|float| Data::new(float, 5001, 3, &ONE)), stored: 3 };
     let (tensor, found) = (case.tensor(&shape), Captured::new(Float::F32, 5001));
     assert!(engine.advance(case.plan(&tensor).unwrap(), &tensor, &source, &found).unwrap().is_none());
     let expected = Captured::new(Float::F32, 5001);

@@ -146,6 +146,17 @@ mod tests {
         tasks(&[(average, 400)])
     }
 
+    /// Verdicts on models with these scores, the last of which was also averaged with the best.
+    fn judge_last(rows: &[Scores; 5], pair: &Scores) -> Vec<Verdict> {
+        let of = |(i, scores)| Evidence {
+            model: "m",
+            baseline: Ok(scores),
+            similarity: None,
+            pair: (i == 4).then_some(pair),
+        };
+        judge(&rows.iter().enumerate().map(of).collect::<Vec<_>>())
+    }
+
     fn harmful(rows: &[(f64, f64, Option<f64>)]) -> Vec<usize> {
         let baselines: Vec<Scores> = rows.iter().map(|row| scores(row.0)).collect();
         let pairs: Vec<Option<Scores>> = rows.iter().map(|row| row.2.map(scores)).collect();
@@ -195,13 +206,7 @@ mod tests {
         // harmful by two tests.
         let rows = [0.5, 0.501, 0.499, 0.502, 0.45].map(|small| tasks(&[(small, 164), (0.5, 10_000)]));
         let pair = tasks(&[(0.45, 164), (0.5, 10_000)]);
-        let of = |(i, scores)| Evidence {
-            model: "m",
-            baseline: Ok(scores),
-            similarity: None,
-            pair: (i == 4).then_some(&pair),
-        };
-        let verdicts = judge(&rows.iter().enumerate().map(of).collect::<Vec<_>>());
+        let verdicts = judge_last(&rows, &pair);
         assert_eq!(verdicts[4].failed_tests, [""; 0], "{}", verdicts[4].reason);
     }
 
@@ -209,13 +214,7 @@ mod tests {
     fn without_an_error_only_weights_can_be_tested() {
         let rows = [-8.0, -8.1, -7.9, -8.0, -900.0].map(|perplexity| tasks(&[(perplexity, 10), (0.5, 400)]));
         let pair = tasks(&[(-900.0, 10), (0.5, 400)]);
-        let of = |(i, scores)| Evidence {
-            model: "m",
-            baseline: Ok(scores),
-            similarity: None,
-            pair: (i == 4).then_some(&pair),
-        };
-        let verdicts = judge(&rows.iter().enumerate().map(of).collect::<Vec<_>>());
+        let verdicts = judge_last(&rows, &pair);
         assert_eq!(verdicts[4].failed_tests, [""; 0]);
     }
 

@@ -58,11 +58,7 @@ mod tests {
     use super::*;
 
     fn check(name: &str, text: &str, expected: &[&str]) {
-        let found = problems(Path::new(name), text);
-        assert_eq!(found.len(), expected.len(), "{found:?}");
-        for (found, expected) in found.iter().zip(expected) {
-            assert!(found.contains(expected), "{found} does not say {expected}");
-        }
+        crate::tidy::tests::check_all(&problems(Path::new(name), text), expected);
     }
 
     #[test]

@@ -91,6 +91,15 @@ fn is_ours(repo: &Repo, folder: &Path) -> bool {
 mod tests {
     //! The rules, applied to this repository.
 
+    /// Checks that there is a problem for each of `expected`, in their order, that says so.
+    #[track_caller]
+    pub(super) fn check_all(found: &[String], expected: &[&str]) {
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.contains(expected), "{found} does not say {expected}");
+        }
+    }
+
     #[test]
     fn tidy() {
         if let Err(error) = super::run() {
