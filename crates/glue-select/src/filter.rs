@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// Verdicts on models with these scores, the last of which was also averaged with the best.
-    fn judge_last(rows: &[Scores; 5], pair: &Scores) -> Vec<Verdict> {
+    fn judge_last(rows: &[Scores; 5], pair: &Scores) -> Vec<ModelVerdict> {
         let of = |(i, scores)| Evidence {
             model: "m",
             baseline: Ok(scores),
