@@ -143,7 +143,8 @@ fn what_is_not_finite_small_or_unknown_is_left_to_the_host() {
     assert!(engine.advance(plan, &tensor, &data, &sink).unwrap().is_some());
 }
 
-/// Operands with a type each, the first `stored` of them as they are stored; of the others only widened values are known.
+/// Operands with a type each, the first `stored` of them as they are stored; of the others only widened values are
+/// known.
 struct Mixed {
     data: [Data; 3],
     stored: usize,
