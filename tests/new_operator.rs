@@ -43,11 +43,6 @@ fn cargo(folder: &Path, args: &[&str]) -> String {
     let (target, profile) = (programs.parent().expect("a target directory"), programs.file_name().expect("a profile"));
     let profile = profile.to_str().map(|name| if name == "debug" { "dev" } else { name }).expect("a name in ASCII");
     let mut command = clean(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Cargo builds the crates of the workspace once more for a project outside. Those that only prepare or report are
-    // not worth optimising for it.
-    for package in ["align", "calibrate", "cli", "cuda", "lora", "metrics", "pipeline", "report", "router", "select"] {
-        command.arg("--config").arg(format!("profile.{profile}.package.glue-{package}.opt-level=0"));
-    }
     command
         .args(args)
         .args(["--quiet", "--offline", "--profile", profile, "--target-dir"])

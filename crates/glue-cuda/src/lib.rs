@@ -1,6 +1,6 @@
 //! The heavy arithmetic of a merge on a CUDA device.
 //!
-//! [`Engine`] is an [`Executor`](glue_merge::Executor) for the driver of `glue-merge`. It uploads the operands of a
+//! [`Engine`] is an [`Executor`](glue_merge::device::Executor) for the driver of `glue-merge`. It uploads the operands of a
 //! tensor as they are stored and runs the kernels of `kernels/` for the reductions and maps that describe themselves;
 //! the host does the rest. For a search, operands and their inner products stay in device memory, so that a candidate
 //! takes one pass over it.
