@@ -1,9 +1,9 @@
 //! The heavy arithmetic of a merge on a CUDA device.
 //!
-//! [`Engine`] is an [`Executor`](glue_merge::device::Executor) for the driver of `glue-merge`. It uploads the operands of a
-//! tensor as they are stored and runs the kernels of `kernels/` for the reductions and maps that describe themselves;
-//! the host does the rest. For a search, operands and their inner products stay in device memory, so that a candidate
-//! takes one pass over it.
+//! [`Engine`] is an [`Executor`](glue_merge::device::Executor) for the driver of `glue-merge`. It uploads the operands
+//! of a tensor as they are stored and runs the kernels of `kernels/` for the reductions and maps that describe
+//! themselves; the host does the rest. For a search, operands and their inner products stay in device memory, so that a
+//! candidate takes one pass over it.
 //!
 //! Results are those of the CPU: element-wise arithmetic gives the same bits; sums over elements are added in `f64` in
 //! another order.
