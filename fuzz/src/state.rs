@@ -13,7 +13,7 @@ use glue_report as report_crate;
 use glue_select::config::SearchConfig;
 use glue_select::journal::Journal;
 use glue_select::workers::serve;
-use glue_select::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
+use glue_select::{Candidate, CandidateError, ItemRole, Rival, Scorer, Scores, Stopped, TaskScore};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::BufReader;
@@ -83,14 +83,18 @@ pub fn worker(input: &[u8]) {
             &self,
             candidates: &[Candidate],
             _: ItemRole,
-            cutoff: Option<f64>,
+            rival: Option<Rival<'_>>,
             _: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
         ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
             let score = |candidate: &Candidate| {
                 Recipe::parse(&candidate.recipe, "candidate", &Registry::builtin())
                     .map_err(|error| CandidateError { message: error.to_string() })?;
-                let task = TaskScore { task: "a".into(), metric: "acc".into(), value: 0.5, n: 3 };
-                Ok(Scores { tasks: vec![task], average: cutoff.unwrap_or(0.5), dropped: cutoff.is_some() })
+                let task = TaskScore { task: "a".into(), metric: "acc".into(), value: 0.5, n: 3, items: vec![] };
+                Ok(Scores {
+                    tasks: vec![task],
+                    average: rival.map_or(0.5, |rival| rival.cutoff),
+                    dropped: rival.is_some(),
+                })
             };
             Ok(candidates.iter().map(score).collect())
         }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Counted up whenever the same items and answers would be scored otherwise, or an entry has another form.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// A directory with an entry for each model and task that was scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +146,7 @@ impl Write for Hasher {
 mod tests {
     use super::*;
     use crate::report::{ItemScore, MetricReport};
+    use crate::scale::Scale;
 
     fn entry() -> (Key, TaskReport, Vec<Sample>) {
         let key = Key { model: "a".into(), task: "b".into() };
@@ -156,6 +157,7 @@ mod tests {
             name: "t".into(),
             metrics: vec![metric, wild],
             main: "acc".into(),
+            scale: Scale::Fraction,
             n: 1,
             split: "test".into(),
             num_fewshot: 2,

@@ -33,6 +33,16 @@ impl fmt::Display for FilePosition {
     }
 }
 
+/// Why a text names no split.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the split `{expression}`: {reason}; for example `train[:60%]`, `train[60%:]`, `test`")]
+pub struct SplitError {
+    /// The text.
+    pub expression: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
 /// Why a task cannot be read, or one of its items cannot be asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -132,6 +142,21 @@ pub enum TaskError {
         /// The split.
         split: String,
     },
+    /// A share of a split that rounds to no items.
+    #[error("{}: the share `{split}` of the task `{task}` has none of its {items} items", path.display())]
+    EmptyShare {
+        /// The task's file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The share.
+        split: String,
+        /// How many items the split has.
+        items: usize,
+    },
+    /// A text that names no split.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// A task has no such split.
     #[error("{}: the task `{task}` has no split `{split}`; it has {}", path.display(), listed(known))]
     UnknownSplit {
@@ -180,6 +205,16 @@ pub enum TaskError {
         first: PathBuf,
         /// The file of the other.
         second: PathBuf,
+    },
+    /// A split is given for a task that is not among those to score.
+    #[error("the split `{split}` is given for a task `{name}`; tasks are {}", listed(known))]
+    SplitOfUnknownTask {
+        /// The name.
+        name: String,
+        /// The split.
+        split: String,
+        /// The tasks there are.
+        known: Vec<String>,
     },
     /// No task, group or tag has this name.
     #[error("no task, group or tag is named `{name}`; tasks are {}", listed(known))]

@@ -3,7 +3,7 @@
 mod answer;
 
 use crate::cache::{Cache, Hasher, Key};
-use crate::error::{EvalError, ModelError};
+use crate::error::{EvalError, ModelError, TaskError};
 use crate::metrics::{Metric, Score};
 use crate::model::{GenerateRequest, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
 use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
@@ -11,16 +11,18 @@ use crate::sandbox::{self, Sandbox, SandboxError, Strength};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
 use answer::{Answer, loss, not_run, record, score, truncations};
 use glue_progress::{Progress, Unit};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
 /// How an evaluation is done.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
-    /// The split that is scored; `None`, the default, for the one that each task names, which is `test` for native
-    /// tasks.
+    /// The split that is scored, or [a share of it](crate#shares-of-splits); `None`, the default, for the split that
+    /// each task names, which is `test` for native tasks.
     pub split: Option<String>,
+    /// Splits, or shares, of single tasks by name, instead of `split`; none by default.
+    pub splits: BTreeMap<String, String>,
     /// Maximum number of items of each task, from its beginning; all by default.
     pub limit: Option<usize>,
     /// Examples in each prompt, instead of as many as a task asks for.
@@ -49,6 +51,7 @@ impl Default for EvalOptions {
     fn default() -> EvalOptions {
         EvalOptions {
             split: None,
+            splits: BTreeMap::new(),
             limit: None,
             num_fewshot: None,
             seed: 1234,
@@ -61,6 +64,22 @@ impl Default for EvalOptions {
             samples: false,
             cache: None,
         }
+    }
+}
+
+impl EvalOptions {
+    /// The split, or share, that is scored of a task; `None` for the split that the task names.
+    pub fn split_of(&self, task: &Task) -> Option<&str> {
+        self.splits.get(task.name()).or(self.split.as_ref()).map(String::as_str)
+    }
+
+    /// Refuses splits of tasks that are not there.
+    pub(crate) fn check_splits(&self, tasks: &[Task]) -> Result<(), TaskError> {
+        let unknown = self.splits.iter().find(|(name, _)| tasks.iter().all(|task| task.name() != *name));
+        unknown.map_or(Ok(()), |(name, split)| {
+            let known = tasks.iter().map(|task| task.name().to_owned()).collect();
+            Err(TaskError::SplitOfUnknownTask { name: name.clone(), split: split.clone(), known })
+        })
     }
 }
 
@@ -110,6 +129,11 @@ impl Prepared {
         &self.tasks
     }
 
+    /// The items of each task.
+    pub(crate) fn items(&self) -> &[Items] {
+        &self.items
+    }
+
     /// How many items each task has.
     pub fn counts(&self) -> Vec<usize> {
         self.items.iter().map(|items| items.items.len()).collect()
@@ -151,6 +175,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
     if let Some(task) = tasks.iter().find(|task| task.runs_code() && !options.allow_code_execution) {
         return Err(EvalError::CodeNotAllowed { task: task.name().into() });
     }
+    options.check_splits(tasks)?;
     let render = |messages: &[crate::model::ChatMessage]| match model {
         Some(model) => model.chat(messages),
         None => Err(ModelError::new("there is no model whose chat template could be applied")),
@@ -158,7 +183,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
     let items = |task: &Task| {
         let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
         task.items(&ItemOptions {
-            split: options.split.as_deref(),
+            split: options.split_of(task),
             limit: options.limit,
             num_fewshot: options.num_fewshot,
             seed: options.seed,
@@ -190,12 +215,6 @@ fn ask_all(
     // What is in the cache need not be asked again after an interruption.
     let together = if options.cache.is_some() { 1 } else { runs.len().max(1) };
     let requests: Vec<Requests<'_>> = runs.chunks(together).map(|runs| Requests::of(runs, options.seed)).collect();
-    let all: usize = requests.iter().map(Requests::len).sum();
-    let phase = match tasks {
-        [task] => format!("scoring {}", task.name()),
-        _ => "scoring".into(),
-    };
-    progress.begin(&phase, Unit::Requests, Some(all as u64));
     let mut report = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
     for (runs, requests) in runs.chunks_mut(together).zip(requests) {
         // A model that was made to end gives an error of its own.
@@ -322,10 +341,6 @@ impl<'a> Requests<'a> {
         requests
     }
 
-    fn len(&self) -> usize {
-        self.scored.len() + self.texts.len() + self.generated.len()
-    }
-
     fn add(&mut self, run: &Run<'a>, (r, i): (usize, usize), item: &'a Item, seed: u64) {
         match &item.ask {
             Ask::Choose { contexts, continuations, choices, .. } => {
@@ -366,7 +381,8 @@ impl<'a> Requests<'a> {
     }
 }
 
-/// Asks, and hands each run its answers.
+/// Asks, and hands each run its answers. Each kind of request is a phase of its own: they differ in speed, and a rate
+/// over all of them would be that of none.
 fn ask(
     model: &dyn LanguageModel,
     runs: &mut [Run<'_>],
@@ -377,16 +393,27 @@ fn ask(
 ) -> Result<(), EvalError> {
     let Requests { scored, scored_owners, texts, text_owners, generated, generated_owners } = requests;
     let answered = |more: usize| progress.advance(more as u64);
+    let of = match &*runs {
+        [run] => format!(" {}", run.task.name()),
+        _ => " all tasks".to_string(),
+    };
+    let begin = |what: &str, requests: usize| {
+        if requests > 0 {
+            progress.begin(&format!("{what}{of}"), Unit::Requests, Some(requests as u64));
+        }
+    };
     let name = || model.name();
     let at = |owners: &[Owner], error| place_error(&name, runs, owners, error);
     let go_on = || if progress.is_cancelled() { Err(EvalError::Stopped) } else { Ok(()) };
     go_on()?;
+    begin("scoring", scored.len() + texts.len());
     let scored = call(scored.len(), |_| model.loglikelihoods(&scored, &answered)).map_err(|e| at(&scored_owners, e))?;
     check_numbers(&scored).map_err(|e| at(&scored_owners, e))?;
     go_on()?;
     let texts = call(texts.len(), |_| model.rolling(&texts, &answered)).map_err(|e| at(&text_owners, e))?;
     check_numbers(&texts).map_err(|e| at(&text_owners, e))?;
     go_on()?;
+    begin("generating answers to", generated.len());
     let generated =
         call(generated.len(), |_| model.generate(&generated, &answered)).map_err(|e| at(&generated_owners, e))?;
     go_on()?;
@@ -481,7 +508,7 @@ impl Run<'_> {
             });
             wanted.push(numbered.collect());
         }
-        progress.extend(programs.len() as u64);
+        progress.begin(&format!("running programs of {name}"), Unit::Requests, Some(programs.len() as u64));
         let executions =
             sandbox.run_many(&programs, options.sandbox_threads, progress).map_err(|error| match error {
                 SandboxError::Stopped => EvalError::Stopped,
@@ -552,6 +579,7 @@ impl Run<'_> {
             name: task.name.clone(),
             metrics: metrics.collect::<Result<_, _>>()?,
             main: task.main.clone(),
+            scale: task.scale(),
             n: answers.len(),
             split: items.split.clone(),
             num_fewshot: items.num_fewshot,

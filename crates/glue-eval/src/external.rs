@@ -375,21 +375,31 @@ impl Group {
     fn kill_group(&self) {}
 
     /// Ends every process that has the mark, again and again until there is none: one may have started another
-    /// meanwhile.
+    /// meanwhile, or may just be replacing its program.
     #[cfg(target_os = "linux")]
     fn kill_marked(&self) {
         use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
         const ROUNDS: usize = 50;
         for _ in 0..ROUNDS {
-            let mut found = false;
-            for pid in processes().filter(|pid| is_marked(*pid, &self.mark)) {
+            let mut again = false;
+            for pid in processes() {
+                match is_marked(pid, &self.mark) {
+                    Some(true) => {}
+                    Some(false) => continue,
+                    None => {
+                        again = true;
+                        continue;
+                    }
+                }
                 // From here on it is this process, or none; before, its number may have become another's.
                 let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-                if is_marked(pid, &self.mark) {
-                    found |= pidfd_send_signal(&process, Signal::KILL).is_ok();
+                match is_marked(pid, &self.mark) {
+                    Some(true) => again |= pidfd_send_signal(&process, Signal::KILL).is_ok(),
+                    Some(false) => {}
+                    None => again = true,
                 }
             }
-            if !found {
+            if !again {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -414,12 +424,18 @@ fn processes() -> impl Iterator<Item = rustix::process::Pid> {
     entries.filter_map(|entry| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
 }
 
-/// Whether a process inherited the variable `mark`. Of one that may not be looked at, or has ended, it is not known.
+/// Whether a process inherited the variable `mark`; `None` if that cannot be seen yet. In the middle of `execve` the
+/// environment of a process is empty, as is that of a kernel thread or of a process that has ended or may not be looked
+/// at; only the first of these has a program.
 #[cfg(target_os = "linux")]
-fn is_marked(pid: rustix::process::Pid, mark: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+fn is_marked(pid: rustix::process::Pid, mark: &str) -> Option<bool> {
+    let directory = std::path::PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    let environment = std::fs::read(directory.join("environ")).unwrap_or_default();
+    if environment.is_empty() && std::fs::read_link(directory.join("exe")).is_ok() {
+        return None;
+    }
     let set = [mark.as_bytes(), b"=1"].concat();
-    environment.split(|&byte| byte == 0).any(|variable| variable == set)
+    Some(environment.split(|&byte| byte == 0).any(|variable| variable == set))
 }
 
 impl Drop for Group {

@@ -62,8 +62,22 @@
 //! | [`sandbox`], [`pass_at_k`] | programs that a model wrote, run against tests; the chance to pass |
 //! | [`external`] | other programs that evaluate models |
 //! | [`number`](mod@number) | scores in files |
+//! | [`decision`] | the rule by which models are chosen, and its test |
+//! | [`routing`] | perfect routing of tasks to experts, and the candidates for a mixture |
+//! | [`scale`] | what scores are measured in, and what makes them comparable |
 //! | [`statistics`] | averages, gains and outliers, with standard errors: what decisions are made by |
 //!
+//! # Shares of splits
+//! Wherever a split is named, `proxy[:60%]`, `proxy[60%:]` or `test[20%:40%]` name a share of its items, so that a task
+//! with one split can serve for several purposes. The syntax is that of the `datasets` library, in whole percent; items
+//! are chosen by a hash of their content, not by their place in the file. Let the n items of a split be sorted by hash:
+//! `SPLIT[a%:b%]` has those from number ⌊n·a/100⌉ up to number ⌊n·b/100⌉. Shares that touch are disjoint and together
+//! have every item. A share does not depend on the order of the file. Equal items are on the same side: a cut that
+//! would separate some moves to the nearer end of their run. Items are equal if the fields that a native task reads are
+//! equal; in a task of lm-evaluation-harness, whose templates may read any field, if all fields are. Few-shot examples
+//! are drawn from the whole of their split.
+//!
+//! # Files
 //! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
 //! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
 //! same splitting of tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from
@@ -81,6 +95,7 @@ pub struct ReadmeExamples;
 
 mod cache;
 mod data;
+pub mod decision;
 pub mod error;
 mod evaluate;
 pub mod external;
@@ -92,21 +107,27 @@ pub mod number;
 pub mod pass_at_k;
 mod preview;
 mod python;
+mod question;
 mod report;
 mod routed;
+pub mod routing;
 pub mod sandbox;
+pub mod scale;
+mod split;
 pub mod statistics;
 mod task;
 mod template;
 
 pub use cache::Cache;
-pub use error::{EvalError, FilePosition, ModelError, TaskError};
+pub use error::{EvalError, FilePosition, ModelError, SplitError, TaskError};
 pub use evaluate::{EvalOptions, Prepared, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{
     ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling,
 };
 pub use preview::{Preview, preview};
+pub use question::Question;
 pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
 pub use routed::RoutedModel;
+pub use split::SplitExpression;
 pub use task::{Kind, Task, load_tasks, select};

@@ -199,6 +199,15 @@ impl LocalModel {
         }
     }
 
+    /// The tokens of each request, those of its context and those of its continuation, as its likelihood is computed
+    /// from them.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a continuation without a token, or longer than the model takes.
+    pub fn tokens(&self, requests: &[LogLikelihoodRequest<'_>]) -> Result<Vec<[Vec<u32>; 2]>, ModelError> {
+        Ok(self.pairs(requests)?.into_iter().map(|pair| [pair.context, pair.continuation]).collect())
+    }
+
     /// The tokens of requests, in order; those that stand together with the same context share its encoding.
     fn pairs(&self, requests: &[LogLikelihoodRequest<'_>]) -> Result<Vec<Pair>, ModelError> {
         let groups: Vec<&[LogLikelihoodRequest<'_>]> = requests.chunk_by(|a, b| a.context == b.context).collect();

@@ -140,6 +140,23 @@ impl Aggregation {
     }
 }
 
+impl Aggregation {
+    /// What each item contributes to the value: their mean is the value, and their standard error that of the value.
+    /// Empty for a median.
+    pub(crate) fn contributions(self, scores: &[Score]) -> Vec<f64> {
+        let (value, r) = (self.of(scores).value, ratio(scores).value);
+        let slope = match self {
+            Aggregation::Mean => return scores.iter().map(|score| score.sum).collect(),
+            Aggregation::Median => return Vec::new(),
+            Aggregation::Perplexity | Aggregation::WeightedPerplexity => -value,
+            Aggregation::BitsPerByte => -std::f64::consts::LN_2.recip(),
+        };
+        let n = scores.len() as f64;
+        let weight: f64 = scores.iter().map(|score| score.weight).sum();
+        scores.iter().map(|score| value + slope * (score.sum - r * score.weight) * n / weight).collect()
+    }
+}
+
 /// Sum over weight. With weights of 1 this is the mean, and its error that of a mean.
 fn ratio(scores: &[Score]) -> Estimate {
     let n = scores.len() as f64;
@@ -245,6 +262,19 @@ mod tests {
         let bits = Aggregation::BitsPerByte.of(&texts);
         close(Some(bits.value), 2.0 / 2f64.ln());
         close(bits.stderr, 1.0 / 2f64.ln());
+    }
+
+    #[test]
+    fn contributions_have_the_value_as_their_mean_and_its_error() {
+        let scores: Vec<Score> =
+            (0..9).map(|i| Score { sum: -f64::from(i * i % 7), weight: f64::from(1 + i % 4) }).collect();
+        for aggregation in [Aggregation::WeightedPerplexity, Aggregation::BitsPerByte] {
+            let found: Vec<Score> = aggregation.contributions(&scores).into_iter().map(Score::from).collect();
+            let (found, expected) = (Aggregation::Mean.of(&found), aggregation.of(&scores));
+            close(Some(found.value), expected.value);
+            close(found.stderr, expected.stderr.unwrap());
+        }
+        assert_eq!(Aggregation::Mean.contributions(&[0.1.into(), 0.7.into()]), [0.1, 0.7]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Preview {
     pub kind: Kind,
     /// The name of the metric that stands for it in an average.
     pub main: String,
-    /// The split that would be scored.
+    /// The split, or share, that would be scored.
     pub split: String,
     /// Its items, within the limit.
     pub items: usize,
@@ -32,9 +32,10 @@ pub struct Preview {
 /// # Errors
 /// [`EvalError`]: a task or an item that is not sound.
 pub fn preview(tasks: &[Task], options: &EvalOptions) -> Result<Vec<Preview>, EvalError> {
+    options.check_splits(tasks)?;
     let one = |task: &Task| {
         let items = task.items(&ItemOptions {
-            split: options.split.as_deref(),
+            split: options.split_of(task),
             limit: options.limit,
             num_fewshot: options.num_fewshot,
             seed: options.seed,

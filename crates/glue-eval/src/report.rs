@@ -3,6 +3,7 @@
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, MetricSpec, Score};
 use crate::number;
+use crate::scale::{Measured, PerplexityUnit, Scale, ScaleError, check_scales};
 use crate::statistics::{Estimate, macro_average};
 use crate::task::Task;
 use serde::{Deserialize, Serialize};
@@ -30,9 +31,11 @@ pub struct TaskReport {
     pub metrics: Vec<MetricReport>,
     /// The name of the metric that stands for the task in an average.
     pub main: String,
+    /// What that metric is measured in.
+    pub scale: Scale,
     /// How many items were scored.
     pub n: usize,
-    /// The split that was scored.
+    /// The split, or share of one, that was scored.
     pub split: String,
     /// How many examples stood in each prompt.
     pub num_fewshot: usize,
@@ -100,7 +103,7 @@ impl Task {
         self.main_spec().is_some_and(|(_, spec)| spec.aggregation == Aggregation::Mean && spec.metric.is_share())
     }
 
-    fn main_spec(&self) -> Option<(String, &MetricSpec)> {
+    pub(crate) fn main_spec(&self) -> Option<(String, &MetricSpec)> {
         let names = metric_names(&self.metrics, &self.pipelines);
         let at = names.iter().position(|name| *name == self.main).unwrap_or(0);
         Some((names.get(at)?.clone(), &self.metrics[at % self.metrics.len()]))
@@ -147,24 +150,28 @@ impl TaskReport {
 
 impl Report {
     /// The mean of the main metrics, and its standard error for independent tasks. NaN without a task.
-    pub fn average(&self) -> (f64, Option<f64>) {
+    ///
+    /// # Errors
+    /// [`ScaleError::Mixed`] for tasks on different scales.
+    pub fn average(&self) -> Result<Estimate, ScaleError> {
+        check_scales(self.tasks.iter().map(TaskReport::measured), PerplexityUnit::Reported)?;
         let main = |task: &TaskReport| match task.main_metric() {
             Some(metric) => Estimate { value: metric.value, stderr: metric.stderr },
             None => Estimate { value: f64::NAN, stderr: None },
         };
-        let average = macro_average(&self.tasks.iter().map(main).collect::<Vec<_>>());
-        (average.value, average.stderr)
+        Ok(macro_average(&self.tasks.iter().map(main).collect::<Vec<_>>()))
     }
 
     /// The document that `glue eval --json` prints. A value of `null` is infinite; a standard error of `null` is
-    /// unknown.
+    /// unknown. An average of `null` is infinite, or the tasks are on different scales.
     ///
     /// `{"model": …, "tasks": {NAME: {METRIC: value, "METRIC_stderr": …, "n": count, "metric": the main one, "split":
     /// …, "num_fewshot": …, "notes": […]}}, "average": …, "average_stderr": …}`
     pub fn to_json(&self) -> Value {
         let tasks: Map<String, Value> = self.tasks.iter().map(|task| (task.name.clone(), task.to_json())).collect();
-        let (average, average_stderr) = self.average();
-        json!({"model": self.model, "tasks": tasks, "average": average, "average_stderr": average_stderr})
+        let average = self.average().ok();
+        let (value, stderr) = (average.map(|average| average.value), average.and_then(|average| average.stderr));
+        json!({"model": self.model, "tasks": tasks, "average": value, "average_stderr": stderr})
     }
 
     /// Writes the records of the items as JSON Lines.
@@ -177,6 +184,10 @@ impl Report {
 }
 
 impl TaskReport {
+    fn measured(&self) -> Measured<'_> {
+        Measured { name: &self.name, scale: self.scale, metric: &self.main }
+    }
+
     fn to_json(&self) -> Value {
         let mut map = Map::new();
         for metric in &self.metrics {
@@ -217,6 +228,7 @@ mod tests {
             name: name.into(),
             metrics: vec![MetricReport { name: "acc".into(), value, stderr, higher_is_better: true }],
             main: "acc".into(),
+            scale: Scale::Fraction,
             n: 4,
             split: "test".into(),
             num_fewshot: 0,
@@ -236,6 +248,20 @@ mod tests {
             r#""average":0.5,"average_stderr":0.25}"#
         );
         assert_eq!(report.to_json().to_string(), expected);
+    }
+
+    #[test]
+    fn tasks_on_different_scales_have_no_average() {
+        let mut texts = task("wiki", 8.3, Some(0.1));
+        (texts.main, texts.scale) = ("word_perplexity".into(), Scale::Perplexity);
+        let tasks = vec![task("b", 0.75, Some(0.3)), texts, task("a", 0.25, Some(0.4))];
+        let report = Report { model: "m".into(), tasks, samples: Vec::new() };
+        assert_eq!(
+            report.average().unwrap_err().to_string(),
+            "tasks on different scales have no common average: fractions (b, a); word_perplexity (wiki); give every \
+             task a weight, as in `weights: {b: 1, a: 1, wiki: 1}`, or score them apart"
+        );
+        assert!(report.to_json()["average"].is_null());
     }
 
     #[test]

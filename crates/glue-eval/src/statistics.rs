@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | score of a task that is a fraction of its items | p | √(p (1 − p) / n) |
 //! | macro average over tasks | Σ m_t / T | √(Σ s_t²) / T |
+//! | weighted average over tasks | Σ w_t m_t / Σ w_t | √(Σ w_t² s_t²) / Σ w_t |
 //! | paired gain of a over b | Σ (m_t(a) − m_t(b)) / T | √(Σ v_t / n_t) / T, v_t the sample variance of x_ti(a) − x_ti(b) |
 //!
 //! Errors are never pooled over the items of several tasks: each task has the same weight in a macro average, so that a
@@ -33,13 +34,25 @@ pub fn fraction_stderr(p: f64, n: usize) -> Option<f64> {
     ((0.0..=1.0).contains(&p) && n > 0).then(|| (p * (1.0 - p) / n as f64).sqrt())
 }
 
-/// The mean over tasks, each with the same weight. It has a standard error if each task has one; tasks are independent.
-/// Without a task the value is NaN, with no standard error.
+/// The mean over tasks, each with the same weight: [`weighted_average`] without weights.
 pub fn macro_average(tasks: &[Estimate]) -> Estimate {
-    let n = tasks.len() as f64;
-    let value = tasks.iter().map(|task| task.value).sum::<f64>() / n;
-    let variance: Option<f64> = tasks.iter().map(|task| task.stderr.map(|stderr| stderr * stderr)).sum();
-    Estimate { value, stderr: variance.filter(|_| !tasks.is_empty()).map(|variance| variance.sqrt() / n) }
+    weighted_average(tasks, &[])
+}
+
+/// The mean over tasks, with the weight of each, of any scale; empty for equal weights. It has a standard error if each
+/// task with a weight has one; tasks are independent. Without a task the value is NaN, with no standard error.
+///
+/// # Panics
+/// If weights do not fit.
+pub fn weighted_average(tasks: &[Estimate], weights: &[f64]) -> Estimate {
+    assert!(weights.is_empty() || weights.len() == tasks.len(), "a weight for each task");
+    let weight = |t: usize| weights.get(t).copied().unwrap_or(1.0);
+    // A task without a weight does not count, whatever its score is.
+    let counted = || tasks.iter().enumerate().map(|(t, task)| (weight(t), task)).filter(|(weight, _)| *weight != 0.0);
+    let sum: f64 = counted().map(|(weight, _)| weight).sum();
+    let value = counted().map(|(weight, task)| weight * task.value).sum::<f64>() / sum;
+    let variance: Option<f64> = counted().map(|(weight, task)| Some((weight * task.stderr?).powi(2))).sum();
+    Estimate { value, stderr: variance.filter(|_| sum > 0.0).map(|variance| variance.sqrt() / sum) }
 }
 
 /// One task in which two models answered the same items.
@@ -94,6 +107,25 @@ pub fn modified_z(x: f64, all: &[f64]) -> Option<f64> {
     Some(NORMAL * (x - middle) / deviation.max(f64::MIN_POSITIVE))
 }
 
+/// How much models disagree about each item: the variance of its scores over models, with the number of models as
+/// divisor. For scores of 0 and 1 it is q (1 − q), q the fraction of models that are right: 0 where all are right or
+/// all are wrong, at most 1/4. Items on which all models have the same score tell none of them apart. `models` has the
+/// scores of each model, item by item; without a model there are no items.
+///
+/// # Panics
+/// If models have different numbers of items.
+pub fn disagreement(models: &[&[f64]]) -> Vec<f64> {
+    let items = models.first().map_or(0, |scores| scores.len());
+    assert!(models.iter().all(|scores| scores.len() == items), "the same items for all models");
+    let n = models.len() as f64;
+    let variance = |item: usize| {
+        let scores = || models.iter().map(|scores| scores[item]);
+        let mean = scores().sum::<f64>() / n;
+        scores().map(|x| (x - mean).powi(2)).sum::<f64>() / n
+    };
+    (0..items).map(variance).collect()
+}
+
 #[cfg(test)]
 mod tests {
     //! By hand.
@@ -114,6 +146,13 @@ mod tests {
         close(Some(both.value), 0.75);
         close(both.stderr, 0.25);
         assert_eq!(macro_average(&[estimate(0.5, None), estimate(1.0, Some(0.4))]).stderr, None);
+        assert_eq!(macro_average(&[]).stderr, None);
+        let weighted = weighted_average(&[estimate(0.5, Some(0.3)), estimate(1.0, Some(0.4))], &[3.0, 1.0]);
+        close(Some(weighted.value), 0.625);
+        // √(0.9² + 0.4²) / 4
+        close(weighted.stderr, 0.97_f64.sqrt() / 4.0);
+        let without = weighted_average(&[estimate(f64::NAN, None), estimate(1.0, Some(0.4))], &[0.0, 2.0]);
+        assert_eq!(without, estimate(1.0, Some(0.4)));
     }
 
     #[test]
@@ -144,6 +183,14 @@ mod tests {
         close(Some(error), 0.125);
         assert_eq!(paired_gain([task(&old, &old, 0.0)]), (0.0, 0.0));
         assert_eq!(paired_gain([]), (0.0, 0.0));
+    }
+
+    #[test]
+    fn models_disagree_where_some_are_right() {
+        let models: [&[f64]; 4] =
+            [&[1.0, 0.0, 1.0, 0.5], &[1.0, 0.0, 0.0, 0.5], &[1.0, 0.0, 1.0, 0.5], &[1.0, 0.0, 0.0, 1.5]];
+        assert_eq!(disagreement(&models), [0.0, 0.0, 0.25, 0.1875]);
+        assert_eq!(disagreement(&[]), Vec::<f64>::new());
     }
 
     #[test]

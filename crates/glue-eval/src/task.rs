@@ -13,6 +13,7 @@ use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::MetricSpec;
 use crate::model::{ChatMessage, Sampling};
+use crate::split::SplitExpression;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,12 +114,36 @@ impl Task {
         self.kind == Kind::Code
     }
 
+    /// What is meant by a split of this task, under the name that it has in the data: a task of lm-evaluation-harness
+    /// may also name its splits by their roles. `None` stands for the split that the task names, which is `test` for
+    /// native tasks.
+    ///
+    /// # Errors
+    /// [`TaskError::UnknownSplit`], with the splits there are.
+    pub fn resolve_split(&self, split: Option<&SplitExpression>) -> Result<SplitExpression, TaskError> {
+        let name = split.map(SplitExpression::name);
+        let found = match &self.source {
+            Source::Native(native) => native.split_named(name),
+            Source::Harness(harness) => harness.split_named(name),
+        };
+        let found = found.ok_or_else(|| self.unknown_split(name.unwrap_or("test")))?;
+        Ok(split.map_or_else(|| SplitExpression::whole(found), |split| split.of(found)))
+    }
+
     /// Reads and renders the items of a split.
     pub(crate) fn items(&self, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
+        let split = options.split.map(str::parse).transpose().map_err(TaskError::Split)?;
+        let split = self.resolve_split(split.as_ref())?;
         match &self.source {
-            Source::Native(native) => native.items(self, options),
-            Source::Harness(harness) => harness.items(self, options),
+            Source::Native(native) => native.items(self, &split, options),
+            Source::Harness(harness) => harness.items(self, &split, options),
         }
+    }
+
+    /// The error of a share without an item.
+    fn empty_share(&self, split: &SplitExpression, items: usize) -> TaskError {
+        let (path, task) = (self.path.clone(), self.name.clone());
+        TaskError::EmptyShare { path, task, split: split.to_string(), items }
     }
 
     pub(crate) fn unknown_split(&self, split: &str) -> TaskError {
@@ -133,7 +158,7 @@ impl Task {
 
 /// Which items are wanted, and how their prompts are made.
 pub(crate) struct ItemOptions<'a> {
-    /// The split; `None` for the one that the task names, which is `test` for native tasks.
+    /// The split, or a share of one; `None` for the split that the task names.
     pub(crate) split: Option<&'a str>,
     /// Maximum number of items, from the beginning.
     pub(crate) limit: Option<usize>,

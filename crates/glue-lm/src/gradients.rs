@@ -9,7 +9,7 @@
 mod tape;
 
 use crate::error::LmError;
-use crate::model::{Model, Observer, floats};
+use crate::model::{Model, Observer, Unobserved, floats};
 use crate::score::{RowSums, row_sums};
 use crate::tree::Tree;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
@@ -52,58 +52,80 @@ impl Gradients {
     /// # Panics
     /// When there are fewer sequences, or `out` does not hold as many elements as these rows have.
     pub fn add_rows(&self, name: &str, sequence: usize, rows: Range<usize>, out: &mut [f32]) -> bool {
+        self.add_passed(name, (&self.rows[sequence], &self.predicting[sequence]), rows, out)
+    }
+
+    /// As [`add_rows`](Self::add_rows), for the sum over all sequences.
+    ///
+    /// # Panics
+    /// When `out` does not hold as many elements as these rows have.
+    pub fn add_rows_of_all(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> bool {
+        let all = |ranges: &[Range<usize>]| 0..ranges.last().map_or(0, |last| last.end);
+        self.add_passed(name, (&all(&self.rows), &all(&self.predicting)), rows, out)
+    }
+
+    /// Adds what comes of some rows of the pass, and of some of those that the head was given.
+    fn add_passed(
+        &self,
+        name: &str,
+        (pass, predicting): (&Range<usize>, &Range<usize>),
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> bool {
         let mut added = false;
         for &number in self.of.get(name).map_or(&[][..], Vec::as_slice) {
-            added |= self.add_entry(&self.entries[number], sequence, &rows, out);
+            let entry = &self.entries[number];
+            let of_head = matches!(&entry.factors, Factors::Product { .. }) && entry.name == self.head;
+            let pass = if of_head { predicting.clone() } else { pass.clone() };
+            added |= add_entry(entry, pass, &rows, out);
         }
         added
     }
+}
 
-    fn add_entry(&self, entry: &Entry, sequence: usize, rows: &Range<usize>, out: &mut [f32]) -> bool {
-        let length = match &entry.factors {
-            Factors::Product { out, .. } => *out,
-            Factors::Sum { width, .. } => *width,
-            Factors::Lookup { .. } => usize::MAX,
-        };
-        // What these rows and those of the entry have in common.
-        let common = rows.start.max(entry.first_row)..rows.end.min(entry.first_row.saturating_add(length));
-        if common.is_empty() {
-            return false;
-        }
-        let of_head = matches!(&entry.factors, Factors::Product { .. }) && entry.name == self.head;
-        let pass = if of_head { self.predicting[sequence].clone() } else { self.rows[sequence].clone() };
-        match &entry.factors {
-            Factors::Product { inputs, deltas, width, out: n } => {
-                let deltas = MatRef::from_row_major_slice(&deltas[pass.start * n..pass.end * n], pass.len(), *n);
-                let deltas = deltas.subcols(common.start - entry.first_row, common.len());
-                let inputs = &inputs[pass.start * width..pass.end * width];
-                let inputs = MatRef::from_row_major_slice(inputs, pass.len(), *width);
-                let out = &mut out[(common.start - rows.start) * width..(common.end - rows.start) * width];
-                let out = MatMut::from_row_major_slice_mut(out, common.len(), *width);
-                matmul(out, Accum::Add, deltas.transpose(), inputs, 1.0, Par::Seq);
-            }
-            Factors::Sum { terms, width } => {
-                let out = &mut out[common.start - rows.start..common.end - rows.start];
-                for row in pass {
-                    let terms = &terms[row * width..][..*width][common.start - entry.first_row..][..common.len()];
-                    out.iter_mut().zip(terms).for_each(|(out, term)| *out += term);
-                }
-            }
-            Factors::Lookup { tokens, deltas, width } => {
-                let mut found = false;
-                for row in pass {
-                    let token = tokens[row] as usize;
-                    if common.contains(&token) {
-                        let out = &mut out[(token - rows.start) * width..][..*width];
-                        out.iter_mut().zip(&deltas[row * width..]).for_each(|(out, delta)| *out += delta);
-                        found = true;
-                    }
-                }
-                return found;
-            }
-        }
-        true
+/// Adds what `entry` gives over the rows `pass` of a pass to the rows `rows` of its tensor.
+fn add_entry(entry: &Entry, pass: Range<usize>, rows: &Range<usize>, out: &mut [f32]) -> bool {
+    let length = match &entry.factors {
+        Factors::Product { out, .. } => *out,
+        Factors::Sum { width, .. } => *width,
+        Factors::Lookup { .. } => usize::MAX,
+    };
+    // What these rows and those of the entry have in common.
+    let common = rows.start.max(entry.first_row)..rows.end.min(entry.first_row.saturating_add(length));
+    if common.is_empty() {
+        return false;
     }
+    match &entry.factors {
+        Factors::Product { inputs, deltas, width, out: n } => {
+            let deltas = MatRef::from_row_major_slice(&deltas[pass.start * n..pass.end * n], pass.len(), *n);
+            let deltas = deltas.subcols(common.start - entry.first_row, common.len());
+            let inputs = &inputs[pass.start * width..pass.end * width];
+            let inputs = MatRef::from_row_major_slice(inputs, pass.len(), *width);
+            let out = &mut out[(common.start - rows.start) * width..(common.end - rows.start) * width];
+            let out = MatMut::from_row_major_slice_mut(out, common.len(), *width);
+            matmul(out, Accum::Add, deltas.transpose(), inputs, 1.0, Par::Seq);
+        }
+        Factors::Sum { terms, width } => {
+            let out = &mut out[common.start - rows.start..common.end - rows.start];
+            for row in pass {
+                let terms = &terms[row * width..][..*width][common.start - entry.first_row..][..common.len()];
+                out.iter_mut().zip(terms).for_each(|(out, term)| *out += term);
+            }
+        }
+        Factors::Lookup { tokens, deltas, width } => {
+            let mut found = false;
+            for row in pass {
+                let token = tokens[row] as usize;
+                if common.contains(&token) {
+                    let out = &mut out[(token - rows.start) * width..][..*width];
+                    out.iter_mut().zip(&deltas[row * width..]).for_each(|(out, delta)| *out += delta);
+                    found = true;
+                }
+            }
+            return found;
+        }
+    }
+    true
 }
 
 impl Model {
@@ -117,6 +139,29 @@ impl Model {
     /// [`LmError::NotDense`] for a mixture; [`LmError::Request`] for a sequence without scored tokens or with such
     /// outside of it, [`LmError::TooLong`], [`LmError::Token`]: before anything is computed.
     pub fn gradients(&self, sequences: &[ScoredTokens<'_>], observer: &mut dyn Observer) -> Result<Gradients, LmError> {
+        self.recorded(sequences, &|log_likelihoods| vec![1.0; log_likelihoods.len()], observer)
+    }
+
+    /// As [`Model::gradients`] with the gradient of each sequence multiplied by a factor: the sum over sequences is the
+    /// gradient of any function of the log-likelihoods, whose partial derivatives `slopes` gives, one for each
+    /// sequence.
+    ///
+    /// # Errors
+    /// Those of [`Model::gradients`].
+    pub fn gradients_through(
+        &self,
+        sequences: &[ScoredTokens<'_>],
+        slopes: &dyn Fn(&[f64]) -> Vec<f64>,
+    ) -> Result<Gradients, LmError> {
+        self.recorded(sequences, slopes, &mut Unobserved)
+    }
+
+    fn recorded(
+        &self,
+        sequences: &[ScoredTokens<'_>],
+        slopes: &dyn Fn(&[f64]) -> Vec<f64>,
+        observer: &mut dyn Observer,
+    ) -> Result<Gradients, LmError> {
         self.refuse_mixture("gradients of weights")?;
         let mut tree = Tree::new();
         let (mut rows, mut predicting) = (Vec::new(), Vec::new());
@@ -143,9 +188,14 @@ impl Model {
         let states = self.run_recorded(&mut tree, &tape, observer)?;
         let states = states.index_select(&Tensor::from_slice(&logit_rows, logit_rows.len(), &Device::Cpu)?, 0)?;
         let logits = self.logits_recorded(&states, Some(&tape))?;
-        let (logprobs, deltas) = log_likelihood(&logits, &targets)?;
+        let (logprobs, mut deltas) = log_likelihood(&logits, &targets)?;
         let sum = |rows: &Range<usize>| logprobs[rows.clone()].iter().sum();
         let log_likelihoods: Vec<f64> = predicting.iter().map(sum).collect();
+        let width = deltas.len() / targets.len().max(1);
+        for (rows, slope) in predicting.iter().zip(slopes(&log_likelihoods)) {
+            deltas[rows.start * width..rows.end * width].iter_mut().for_each(|delta| *delta *= slope as f32);
+        }
+        let deltas = Tensor::from_vec(deltas, logits.shape(), &Device::Cpu)?;
 
         let grads = logits.apply_op1(GivenGradient(deltas))?.backward()?;
         let leaf = tape.leaf().and_then(|leaf| grads.get(leaf.as_tensor()).cloned());
@@ -187,7 +237,7 @@ impl Model {
 
 /// The log-probability of the target of each row of logits, and the gradient of their sum: 1 at the target minus the
 /// softmax.
-fn log_likelihood(logits: &Tensor, targets: &[u32]) -> CandleResult<(Vec<f64>, Tensor)> {
+fn log_likelihood(logits: &Tensor, targets: &[u32]) -> CandleResult<(Vec<f64>, Vec<f32>)> {
     let values = floats(logits)?;
     let width = values.len() / targets.len().max(1);
     let mut deltas = vec![0.0; values.len()];
@@ -200,7 +250,7 @@ fn log_likelihood(logits: &Tensor, targets: &[u32]) -> CandleResult<(Vec<f64>, T
         deltas[target as usize] += 1.0;
         logprobs.push(f64::from(logits[target as usize]) - log_sum);
     }
-    Ok((logprobs, Tensor::from_vec(deltas, logits.shape(), &Device::Cpu)?))
+    Ok((logprobs, deltas))
 }
 
 /// A number that has this gradient with respect to its argument; its value is not used.

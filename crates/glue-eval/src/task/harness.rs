@@ -19,6 +19,7 @@ use crate::data::{self, Format, Row, describe};
 use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::{Filter, Pipeline};
 use crate::python::{self, literal};
+use crate::split::SplitExpression;
 use crate::template::Templates;
 use glue_lm::jinja;
 use rules::{Rule, Rules, rule, rules};
@@ -381,7 +382,7 @@ impl Harness {
     }
 
     /// The split of the data that is meant by a name or by its role; the one to score without one.
-    fn split_named(&self, name: Option<&str>) -> Option<&str> {
+    pub(super) fn split_named(&self, name: Option<&str>) -> Option<&str> {
         let default = self.test_split.as_deref().or(self.validation_split.as_deref());
         let Some(name) = name else { return default };
         let known = self.data.iter().map(|(known, _)| known.as_str()).find(|known| *known == name);
@@ -421,9 +422,13 @@ impl Harness {
         Ok((split, rows, files))
     }
 
-    pub(super) fn items(&self, task: &Task, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
-        let split =
-            self.split_named(options.split).ok_or_else(|| task.unknown_split(options.split.unwrap_or("test")))?;
+    pub(super) fn items(
+        &self,
+        task: &Task,
+        scored: &SplitExpression,
+        options: &ItemOptions<'_>,
+    ) -> Result<Items, EvalError> {
+        let split = scored.name();
         let mut notes = Vec::new();
         let num_fewshot = match (options.num_fewshot, self.num_fewshot) {
             (Some(wanted), Some(0)) if wanted > 0 => {
@@ -446,9 +451,15 @@ impl Harness {
         let reader = Reader { harness: self, columns: columns.collect(), budget: TextBudget::new(task) };
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let limit = options.limit.unwrap_or(usize::MAX);
+        let rows: Vec<(&PathBuf, &Row)> =
+            read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).collect();
+        let chosen = scored.choose(rows.iter().map(|(_, row)| *row), None);
+        if chosen.is_empty() {
+            return Err(task.empty_share(scored, rows.len()).into());
+        }
         let mut items: Vec<Item> = Vec::new();
         let mut layout: Option<ItemLayout> = None;
-        for (file, row) in read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).take(limit) {
+        for (file, row) in chosen.into_iter().take(limit).map(|number| rows[number]) {
             let doc = Doc { row, place: FilePosition::at(file, row.line) };
             let drawn =
                 examples.draw(num_fewshot, excluded.then_some(row)).ok_or_else(|| TaskError::TooFewExamples {
@@ -468,7 +479,7 @@ impl Harness {
             let ask = self.ask(task.kind, &reader, &doc, turns, &mut layout, options)?;
             items.push(Item { place: doc.place, fields: row.fields.clone(), ask });
         }
-        Ok(Items { split: split.into(), num_fewshot, items, notes })
+        Ok(Items { split: scored.to_string(), num_fewshot, items, notes })
     }
 
     fn words_of(&self, reader: &Reader<'_>, doc: &Doc<'_>) -> Result<String, TaskError> {

@@ -19,6 +19,7 @@ use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
+use crate::split::SplitExpression;
 use glue_tensor::files;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -51,6 +52,22 @@ const KEYS: &[&str] = &[
 
 /// Keys that are for people.
 const REMARKS: &[&str] = &["description", "skill", "source", "license", "metadata", "version"];
+
+/// Fields of an item that mean something here.
+const ITEM_FIELDS: &[&str] = &[
+    "context",
+    "choices",
+    "gold",
+    "target",
+    "until",
+    "text",
+    "prompt",
+    "test",
+    "entry_point",
+    "tests",
+    "test_list",
+    "test_setup_code",
+];
 
 const KINDS: &[(&str, Kind)] = &[
     ("multiple_choice", Kind::MultipleChoice),
@@ -228,6 +245,11 @@ impl Native {
         self.splits.keys().cloned().collect()
     }
 
+    /// The split of this name; `test` without one.
+    pub(super) fn split_named(&self, name: Option<&str>) -> Option<&str> {
+        self.splits.get_key_value(name.unwrap_or("test")).map(|(name, _)| name.as_str())
+    }
+
     fn read(&self, task: &Task, split: &str) -> Result<(&Path, Vec<Row>), TaskError> {
         let (path, format) = self.splits.get(split).ok_or_else(|| task.unknown_split(split))?;
         let rows = data::read(path, *format)?;
@@ -237,9 +259,17 @@ impl Native {
         Ok((path, rows))
     }
 
-    pub(super) fn items(&self, task: &Task, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
-        let split = options.split.unwrap_or("test");
-        let (path, rows) = self.read(task, split)?;
+    pub(super) fn items(
+        &self,
+        task: &Task,
+        split: &SplitExpression,
+        options: &ItemOptions<'_>,
+    ) -> Result<Items, EvalError> {
+        let (path, rows) = self.read(task, split.name())?;
+        let chosen = split.choose(&rows, Some(ITEM_FIELDS));
+        if chosen.is_empty() {
+            return Err(task.empty_share(split, rows.len()).into());
+        }
         let num_fewshot = options.num_fewshot.unwrap_or(self.num_fewshot);
         let pool = if num_fewshot > 0 { self.read(task, &self.fewshot_split)?.1 } else { Vec::new() };
         let pool_path = self.splits.get(&self.fewshot_split).map_or(path, |(path, _)| path);
@@ -248,10 +278,10 @@ impl Native {
         let continuation = prompt::continuation_delimiter(&self.delimiters.target, None, options.chat);
         let budget = TextBudget::new(task);
         let mut items = Vec::new();
-        for row in rows.into_iter().take(limit) {
+        for row in chosen.into_iter().take(limit).map(|number| &rows[number]) {
             let place = FilePosition::at(path, row.line);
-            let question = self.question(task.kind, &place, &row)?;
-            let own = (self.fewshot_split == split).then_some(&row);
+            let question = self.question(task.kind, &place, row)?;
+            let own = (self.fewshot_split == split.name()).then_some(row);
             let drawn = examples.draw(num_fewshot, own).ok_or_else(|| TaskError::TooFewExamples {
                 path: task.path.clone(),
                 task: task.name.clone(),
@@ -273,9 +303,9 @@ impl Native {
                     self.ask(body, context, continuation)
                 }
             };
-            items.push(Item { place, fields: row.fields, ask });
+            items.push(Item { place, fields: row.fields.clone(), ask });
         }
-        Ok(Items { split: split.into(), num_fewshot, items, notes: Vec::new() })
+        Ok(Items { split: split.to_string(), num_fewshot, items, notes: Vec::new() })
     }
 
     fn ask(&self, body: Body, context: String, delimiter: &str) -> Ask {

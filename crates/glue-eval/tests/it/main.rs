@@ -3,7 +3,10 @@
 mod external;
 mod harness;
 mod native;
+mod rule;
 mod sandbox;
 mod sandbox_limits;
+mod scales;
+mod splits;
 mod support;
 mod zoo;

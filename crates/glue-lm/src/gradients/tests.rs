@@ -1,7 +1,6 @@
 //! Gradients against differences of log-likelihoods, for every tensor of every family.
 
 use super::*;
-use crate::model::Unobserved;
 use crate::ops::gradients::numbers;
 use crate::{ScoreOptions, ScoreRequest, Weight, Weights};
 use glue_tensor::{Checkpoint, Config, Dtype, widen};
@@ -168,4 +167,33 @@ fn what_cannot_be_scored_is_refused() {
     let error = mixture.gradients(&sequences(), &mut Unobserved).unwrap_err();
     assert!(error.to_string().contains("dense models"), "{error}");
     assert!(mixture.parameters().is_err() && mixture.linear_inputs().is_err());
+}
+
+#[test]
+fn the_sum_over_sequences_is_the_gradient_of_a_function_of_their_log_likelihoods() {
+    let model = Model::open(data("archs/llama3-scaled-tied")).unwrap();
+    let sequences = sequences();
+    let apart = model.gradients(&sequences, &mut Unobserved).unwrap();
+    // The cross-entropy of the first of three choices: its derivatives are their probabilities, less 1 for the first.
+    let softmax = |log_likelihoods: &[f64]| {
+        let max = log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = log_likelihoods.iter().map(|x| (x - max).exp()).sum();
+        let share = |(i, x): (usize, &f64)| (x - max).exp() / sum - if i == 0 { 1.0 } else { 0.0 };
+        log_likelihoods.iter().enumerate().map(share).collect::<Vec<f64>>()
+    };
+    let through = model.gradients_through(&sequences, &softmax).unwrap();
+    assert_eq!(through.log_likelihoods, apart.log_likelihoods);
+    let slopes = softmax(&apart.log_likelihoods);
+    for parameter in model.parameters().unwrap() {
+        let (name, rows) = (&parameter.name, parameter.shape[0]);
+        let mut found = vec![0.0; parameter.shape.iter().product()];
+        through.add_rows_of_all(name, 0..rows, &mut found);
+        let each: Vec<Vec<f32>> = (0..3).map(|i| gradient(&apart, name, i, &parameter.shape)).collect();
+        let length = found.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        for (at, &found) in found.iter().enumerate() {
+            let expected: f64 = slopes.iter().zip(&each).map(|(slope, of)| slope * f64::from(of[at])).sum();
+            // Sums in another order, in f32.
+            assert!((f64::from(found) - expected).abs() < 1e-5 * length.max(1e-3), "{name} {at}: {found} {expected}");
+        }
+    }
 }
