@@ -269,7 +269,7 @@ pub(crate) fn match_activations(
         if progress.is_cancelled() {
             return Err(AlignError::Stopped);
         }
-        progress.message(&site.name);
+        progress.item(&site.name);
         let bytes = (site.units as u128) * (site.units as u128) * 8;
         if site.units > options.max_units {
             let (group, units) = (site.name, site.units);

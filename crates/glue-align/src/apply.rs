@@ -122,7 +122,7 @@ pub fn write_aligned(
         if progress.is_cancelled() {
             return Err(AlignError::Stopped);
         }
-        progress.message(&info.name);
+        progress.item(&info.name);
         let permuted = Permuted::of(checkpoint, &symmetry, &permutations, &info.name)?;
         write_tensor(&writer, index, &permuted, progress)
     });

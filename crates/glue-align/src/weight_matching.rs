@@ -83,7 +83,7 @@ fn descend(
     for sweep in 1..=options.max_sweeps {
         let mut moved = false;
         if let Some(group) = residual {
-            progress.message(&pair.symmetry.groups()[group.0].name);
+            progress.item(&pair.symmetry.groups()[group.0].name);
             let gains = flat_gains(pair, group, &permutations, false)?;
             let len = pair.symmetry.groups()[group.0].len;
             let (better, _, changed) = improve(gains, len, permutations.get(group))?;
@@ -146,19 +146,19 @@ fn solve(
     let groups = pair.symmetry.groups();
     match job {
         Job::Flat(group) => {
-            progress.message(&groups[group.0].name);
+            progress.item(&groups[group.0].name);
             let gains = flat_gains(pair, *group, permutations, false)?;
             let (better, _, changed) = improve(gains, groups[group.0].len, permutations.get(*group))?;
             Ok(changed.then(|| vec![(*group, better)]))
         }
         Job::Heads(job) => {
-            progress.message(&format!("layers.{}.heads", job.layer));
+            progress.item(&format!("layers.{}.heads", job.layer));
             let gains = head_gains(pair, job, permutations)?;
             let (better, _, changed) = heads::solve(&gains, job.shape, job.free(), &job.current(permutations))?;
             Ok(changed.then(|| job.assigned(better)))
         }
         Job::Experts(group, neurons) => {
-            progress.message(&groups[group.0].name);
+            progress.item(&groups[group.0].name);
             solve_experts(pair, *group, neurons, permutations)
         }
     }

@@ -142,7 +142,7 @@ fn module(
     }
     let name = candidate.tensor();
     let Some(both) = Both::new(plan.base, plan.fine, &name) else { return Ok(None) };
-    progress.message(&name);
+    progress.item(&name);
     let elements = candidate.rows * candidate.columns;
     let mut values = Vec::new();
     let squares = if both.are_same_bytes() {
@@ -196,7 +196,7 @@ fn other(plan: &ExtractPlan<'_>, name: &str, progress: &dyn Progress) -> Result<
         return Err(LoraError::Stopped);
     }
     let Some(both) = Both::new(plan.base, plan.fine, name) else { return Ok(Other::Same) };
-    progress.message(name);
+    progress.item(name);
     let view = both.fine();
     let report =
         |relative_change| OtherReport { tensor: name.to_string(), shape: view.shape().to_vec(), relative_change };

@@ -318,7 +318,7 @@ fn pass(jobs: &[Job<'_>], metric: &Metric, progress: &dyn Progress) -> Result<Ve
                 if progress.is_cancelled() {
                     return Err(MetricsError::Stopped);
                 }
-                progress.message(&job.tensor.info.name);
+                progress.item(&job.tensor.info.name);
                 kernel.prepare(&job.stack)
             })
             .collect::<Result<Vec<_>, _>>()?;

@@ -205,7 +205,7 @@ fn fill(
         }
         let tensor = &part.tensors[i];
         if start == 0 {
-            progress.message(&tensor.name);
+            progress.item(&tensor.name);
         }
         let bytes = buffers.block(plan, tensor, start, length)?;
         writer.write_at(i, (start * tensor.dtype.size()) as u64, bytes)?;

@@ -29,9 +29,22 @@ pub trait Progress: Send + Sync {
         let _ = units;
     }
 
-    /// What the work is busy with, such as the name of a tensor, or its latest result. Replaces the message before.
+    /// What the work is busy with, such as the name of a tensor. Replaces the item before, and is worth no line in a
+    /// log: for results and notes there is [`message`](Progress::message).
+    fn item(&self, name: &str) {
+        let _ = name;
+    }
+
+    /// A result or a note worth a line in a log, in one sentence: a candidate with its score, the end of a sweep.
     fn message(&self, text: &str) {
         let _ = text;
+    }
+
+    /// A number worth plotting over time. `name` is that of its series, such as `average`, `best` or `loss`; `value`
+    /// may be NaN. The last value of the series `evaluations` in a phase is the x-axis of the other series: report it
+    /// first.
+    fn metric(&self, name: &str, value: f64) {
+        let _ = (name, value);
     }
 
     /// Whether the work should end early. Once true, it stays true. Asked often, so it has to be fast.

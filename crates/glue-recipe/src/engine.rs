@@ -140,7 +140,7 @@ pub fn merge_all(
             if progress.is_cancelled() {
                 return Ok(());
             }
-            progress.message(job.spec.name);
+            progress.item(job.spec.name);
             merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, buffers: &buffers })
                 .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
         })?;

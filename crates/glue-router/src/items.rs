@@ -63,13 +63,20 @@ impl LanguageModel for Silent {
     }
 }
 
-/// Reads the items of a split of all tasks, task after task; `None` for the split that each task names.
+/// Reads the items of a split of all tasks, task after task; `None` for the split that each task names. `splits` has
+/// other splits for single tasks, by name.
 ///
 /// # Errors
 /// [`RouterError::Eval`] for tasks or items that are not sound, and for tasks that run programs, whose answers cannot
 /// be known beforehand.
-pub fn read_items(tasks: &[Task], split: Option<&str>, limit: Option<usize>) -> Result<Vec<Item>, RouterError> {
-    let options = EvalOptions { split: split.map(Into::into), limit, samples: true, ..EvalOptions::default() };
+pub fn read_items(
+    tasks: &[Task],
+    split: Option<&str>,
+    splits: &BTreeMap<String, String>,
+    limit: Option<usize>,
+) -> Result<Vec<Item>, RouterError> {
+    let (split, splits) = (split.map(Into::into), splits.clone());
+    let options = EvalOptions { split, splits, limit, samples: true, ..EvalOptions::default() };
     let report = evaluate(&Silent, tasks, &options, &glue_progress::NoProgress)?;
     let skills: BTreeMap<&str, String> = tasks.iter().map(|task| (task.name(), skill(task))).collect();
     let item = |sample: &glue_eval::Sample| {

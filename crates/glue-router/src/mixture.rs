@@ -54,6 +54,8 @@ pub struct TrainRequest {
     pub mixture: PathBuf,
     /// The split with the items to train with. Default: `train`.
     pub split: String,
+    /// Other splits for single tasks, by name; none by default.
+    pub splits: BTreeMap<String, String>,
     /// Maximum number of items of each task; all by default.
     pub limit: Option<usize>,
     /// Default: a fifth.
@@ -82,6 +84,7 @@ impl TrainRequest {
         TrainRequest {
             mixture: mixture.into(),
             split: "train".into(),
+            splits: BTreeMap::new(),
             limit: None,
             held: Held::Share(0.2),
             labels: Labels::Skill,

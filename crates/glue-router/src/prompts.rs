@@ -48,7 +48,7 @@ pub fn fill_prompts(plan: &mut MixPlan, source: &PromptSource<'_>, progress: &dy
     if source.count == 0 {
         return Err(RouterError::Setting { name: "prompts", found: "0".into(), expected: "at least 1" });
     }
-    let items = read_items(source.tasks, Some(source.split), source.limit)?;
+    let items = read_items(source.tasks, Some(source.split), &BTreeMap::new(), source.limit)?;
     let mut given = plan.config.experts_of_skills();
     given.extend(source.given.clone());
     let models: Vec<(String, PathBuf)> =

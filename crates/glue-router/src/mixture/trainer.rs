@@ -86,10 +86,10 @@ impl Trainer {
         let gates = stored.gates.iter().map(wide).collect::<Result<Vec<_>, _>>()?;
         let selected = select(&sites, gates.len(), request.layers.as_deref())?;
         let dtype = gate_dtype(directory)?;
-        let items = read_items(tasks, Some(&request.split), request.limit)?;
+        let items = read_items(tasks, Some(&request.split), &request.splits, request.limit)?;
         let (train, held) = match &request.held {
             Held::Share(share) => train_validation_split(items, *share, request.settings.seed)?,
-            Held::Split(split) => (items, read_items(tasks, Some(split), None)?),
+            Held::Split(split) => (items, read_items(tasks, Some(split), &BTreeMap::new(), None)?),
         };
         let tokenizer = Tokenizer::load(directory)?;
         let config = Config::open(directory.join(CONFIG_FILE)).map_err(glue_mixture::MixError::from)?;

@@ -22,10 +22,10 @@ fn zoo() -> PathBuf {
 fn the_linear_gate_sends_test_items_to_the_expert_of_their_skill() {
     let tasks = load_tasks(&[zoo().join("tasks")]).unwrap();
     let start = Instant::now();
-    let items = read_items(&tasks, Some("train"), None).unwrap();
+    let items = read_items(&tasks, Some("train"), &Default::default(), None).unwrap();
     assert_eq!(items.len(), 5 * 320);
     let (train, validation) = train_validation_split(items, 0.2, 0).unwrap();
-    let test = read_items(&tasks, Some("test"), None).unwrap();
+    let test = read_items(&tasks, Some("test"), &Default::default(), None).unwrap();
 
     let experts = ["a-chat", "a-math", "a-code", "a-reason"].map(String::from);
     let skills = [("knowledge", "a-chat"), ("math", "a-math"), ("code", "a-code"), ("reason", "a-reason")];
