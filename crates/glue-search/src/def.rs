@@ -37,6 +37,13 @@ pub trait Optimiser: Send {
         None
     }
 
+    /// The point of the unit box that the optimiser holds to be best once it has learned something, whether or not it
+    /// was proposed: the mean of a distribution. Where results are noisy, it is often better than the point with the
+    /// best result, which was also the luckiest. Default: none.
+    fn favourite(&self) -> Option<Vec<f64>> {
+        None
+    }
+
     /// Whether a generation has to be learned before the next one is proposed. Default: yes.
     fn waits(&self) -> bool {
         true

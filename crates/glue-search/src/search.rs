@@ -274,6 +274,13 @@ impl Search {
         self.record.front.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)).then(a.id.cmp(&b.id)))
     }
 
+    /// The point, in user units, that the optimiser holds to be best, whether or not it was evaluated: for CMA-ES the
+    /// mean of its distribution, as `xfavorite` of pycma. `None` for optimisers without one, and before the first
+    /// generation is complete.
+    pub fn favourite(&self) -> Option<Vec<f64>> {
+        self.optimiser.favourite().map(|unit| self.record.space.to_user(&unit))
+    }
+
     /// The Pareto front of all results, by id; among equals the first that was handed out. With one objective that is
     /// the best.
     pub fn front(&self) -> &[Evaluated] {

@@ -3,9 +3,9 @@
 
 use glue_eval::load_tasks;
 use glue_recipe::PlanOptions;
-use glue_select::contract::{ItemRole, Scorer};
+use glue_select::contract::{ItemRole, Rival, Scorer, Strata};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
-use glue_select::race::{RaceConfig, Rule};
+use glue_select::race::Racing;
 use glue_select::recipe_text::{RecipeTemplate, weighted};
 use std::path::Path;
 use std::time::Instant;
@@ -22,31 +22,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             models.iter().enumerate().map(|(m, model)| (model.to_string(), weight(m))).collect();
         weighted(&template, method, &weights, &[])
     };
-    println!("method\tparallel\trule\tseconds\tper candidate\tmerging\tasking\tdropped\titems saved");
+    println!("method\tparallel\tracing\tseconds\tper candidate\tmerging\tasking\tdropped\titems saved");
     let only = std::env::args().nth(3);
     for method in
         ["task_arithmetic", "ties"].into_iter().filter(|method| only.as_deref().is_none_or(|only| only == *method))
     {
-        for (parallel, rule) in
-            [(1, Rule::Off), (2, Rule::Off), (1, Rule::Exact), (2, Rule::Exact), (2, Rule::Confident)]
+        for (parallel, racing) in
+            [(1, Racing::Off), (2, Racing::Off), (1, Racing::Exact), (2, Racing::Exact), (2, Racing::default())]
         {
             let mut plan = PlanOptions::default();
             plan.directory = directory.clone();
             let options = LocalOptions {
                 plan,
                 items: ItemsConfig { split: Some("proxy".into()), ..ItemsConfig::default() },
-                race: RaceConfig { rule, ..RaceConfig::default() },
+                racing,
                 parallel: Some(parallel),
                 ..LocalOptions::default()
             };
             let scorer = LocalScorer::new(load_tasks(&[zoo.join("tasks")])?, options)?;
             let candidates: Vec<_> = (0..count).map(|i| candidate(method, i)).collect();
             let first = scorer.score(&candidates[..1], ItemRole::Search, None, &|_, _| {}).map_err(|_| "stopped")?;
-            let cutoff = first[0].as_ref().map_err(Clone::clone)?.average;
+            let incumbent = first[0].as_ref().map_err(Clone::clone)?;
+            let rival = Rival { cutoff: incumbent.average, incumbent, strata: &Strata::default() };
             let begun = Instant::now();
-            let scored = scorer
-                .score_against(&candidates, ItemRole::Search, Some((&candidates[0], cutoff)), &|_, _| {})
-                .map_err(|_| "stopped")?;
+            let scored = scorer.score(&candidates, ItemRole::Search, Some(rival), &|_, _| {}).map_err(|_| "stopped")?;
             let seconds = begun.elapsed().as_secs_f64();
             let s = scorer.statistics();
             let n = count as f64;
@@ -54,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 return Err(error.clone().into());
             }
             println!(
-                "{method}\t{parallel}\t{rule:?}\t{seconds:.2}\t{:.3}\t{:.4}\t{:.4}\t{}\t{}",
+                "{method}\t{parallel}\t{racing:?}\t{seconds:.2}\t{:.3}\t{:.4}\t{:.4}\t{}\t{}",
                 seconds / n,
                 s.merge_seconds / n,
                 s.eval_seconds / n,

@@ -1,11 +1,14 @@
 //! The config of a search: YAML, read with line and column, and checked as far as possible without opening a file.
 
+use crate::race::Racing;
 use crate::space::SpaceConfig;
 use crate::strategy::StrategyRegistry;
+use glue_eval::scale::PerplexityUnit;
 use glue_search::ParamSetting;
 use glue_yaml::{FilePosition, YamlError, place_of};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Maximum number of worker processes.
@@ -41,33 +44,43 @@ pub struct SearchConfig {
     /// Maximum number of items of each task. Default: all.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Items held out to detect overfitting and to choose between strategies. Default: a fifth; with an `evaluator`,
-    /// only another split can be held out.
-    #[serde(default)]
-    pub validation: Validation,
+    /// The weight of each task in averages, by name. Default: 1 each; tasks on different scales, such as accuracies and
+    /// perplexities, need them all. Candidates do not race with unequal weights.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, f64>,
+    /// What perplexities count as: `reported`, the main metric of the task, or `bits_per_byte`, which can be compared
+    /// between tasks. Default: `reported`.
+    #[serde(default, skip_serializing_if = "is_reported")]
+    pub perplexity: PerplexityUnit,
+    /// Items held out to choose the result, which the search never sees. Default: half of the items; none with an
+    /// `evaluator`, which can only hold out another split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     /// The strategies, in the order in which they run. Default: `coefficient`, then `evolutionary`.
     #[serde(default = "strategies")]
     pub strategies: Vec<StrategyConfig>,
-    /// Whether harmful models are found first and left out. Default: yes. Without it, a search over weights may accept
-    /// a little of any model by chance.
+    /// Whether harmful models are found first and left out; then the base is scored, too, as their reference. Default:
+    /// yes. Without it, a search over weights may accept a little of any model by chance.
     #[serde(default = "yes")]
     pub filter: bool,
-    /// What optimisers search. Default: one weight for each model, with `task_arithmetic`, or with `linear` without a
-    /// base.
+    /// What optimisers search. Default: one weight for each model, and the merge method
+    /// ([`methods_by_default`](crate::space::methods_by_default)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
     /// When the search ends.
     #[serde(default, skip_serializing_if = "BudgetConfig::is_empty")]
     pub budget: BudgetConfig,
-    /// Whether candidates are scored on growing subsets of the items, and dropped when they can no longer win. Default:
-    /// yes.
-    #[serde(default = "yes")]
-    pub racing: bool,
+    /// When candidates are dropped before all items are scored: `off`, `exact` (once they can no longer win even with
+    /// all remaining items right), or `{confidence: 0.99}` (once they are worse than the best so far with this
+    /// confidence). `true` is the default, `false` is `off`. Default: `{confidence: 0.99}`.
+    #[serde(default)]
+    pub racing: Racing,
     /// Maximum number of candidates scored in parallel in a process. Default: the number of threads, as far as memory
-    /// allows.
+    /// allows; 1 for models above 1 GB.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
     pub parallel: Option<usize>,
-    /// Maximum memory for merged candidates, such as `4GiB`. Default: no limit.
+    /// Maximum memory for merged candidates, such as `4GiB`. Default: 60 % of what is available, but enough for one
+    /// candidate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Number of worker processes that score candidates. Default: 0, which scores in this process.
@@ -96,6 +109,10 @@ pub struct SearchConfig {
     pub dtype: Option<String>,
 }
 
+fn is_reported(unit: &PerplexityUnit) -> bool {
+    *unit == PerplexityUnit::Reported
+}
+
 fn proxy() -> String {
     "proxy".into()
 }
@@ -122,10 +139,10 @@ pub enum Validation {
 }
 
 impl Default for Validation {
-    /// A fifth: enough to detect overfitting (its standard error is twice that of the search items), at the price of a
-    /// ninth of the precision of the search.
+    /// Half: a gain is as hard to prove as to find. The search tells candidates apart by one standard error, the
+    /// decision asks for two, so that it needs as many items at least.
     fn default() -> Self {
-        Validation::Fraction(0.2)
+        Validation::Fraction(0.5)
     }
 }
 
@@ -172,7 +189,8 @@ impl<'de> Deserialize<'de> for Validation {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// Maximum number of evaluations, baselines included. Default: no limit.
+    /// Maximum number of evaluations of merged candidates on the search items; models alone do not count. Default: no
+    /// limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluations: Option<u64>,
     /// Maximum seconds, including those of interrupted runs. Default: no limit.
@@ -296,13 +314,18 @@ impl SearchConfig {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<SearchConfig, ConfigError> {
-        let mut config: SearchConfig = glue_yaml::read(text, origin)?;
+        let config: SearchConfig = glue_yaml::read(text, origin)?;
         config.check(text, origin, strategies)?;
-        if let (Some(_), Validation::Fraction(_)) = (&config.evaluator, &config.validation) {
-            // A command gets the name of a split, never a selection of its items.
-            config.validation = Validation::Fraction(0.0);
-        }
         Ok(config)
+    }
+
+    /// The items that are held out.
+    pub fn validation(&self) -> Validation {
+        self.validation.clone().unwrap_or_else(|| match self.evaluator {
+            // A command gets the name of a split, never a selection of its items.
+            Some(_) => Validation::Fraction(0.0),
+            None => Validation::default(),
+        })
     }
 
     fn check(&self, text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
@@ -340,6 +363,15 @@ impl SearchConfig {
             let known: Vec<_> = strategies.iter().map(|def| def.name).collect();
             return refuse("strategies", &known.join(", "), format!("`{}`", unknown.name));
         }
+        if let (Some(_), Some(Validation::Fraction(fraction))) = (&self.evaluator, &self.validation)
+            && *fraction > 0.0
+        {
+            let expected = "0 or {split: NAME} together with `evaluator`, which is given the names of splits";
+            return refuse("validation", expected, format!("the fraction {fraction}"));
+        }
+        if self.evaluator.is_some() && !self.weights.is_empty() {
+            return refuse("weights", "nothing together with `evaluator`, whose average counts", "weights".into());
+        }
         if self.evaluator.is_some() && !self.only.is_empty() {
             return refuse("only", "nothing together with `evaluator`, which takes names in `tasks`", "names".into());
         }
@@ -350,17 +382,21 @@ impl SearchConfig {
     pub fn space(&self) -> SpaceConfig {
         self.space.clone().unwrap_or_else(|| match self.base {
             Some(_) => SpaceConfig::default(),
-            None => SpaceConfig {
-                methods: vec![crate::space::MethodConfig::Name("linear".into())],
-                normalise: true,
-                ..SpaceConfig::default()
-            },
+            // Methods without a base average by shares.
+            None => SpaceConfig { normalise: true, ..SpaceConfig::default() },
         })
     }
 
     /// The config without budgets and without what only affects speed: everything that the result depends on.
     pub fn without_limits(&self) -> SearchConfig {
-        SearchConfig { budget: BudgetConfig::default(), parallel: None, memory: None, workers: 0, ..self.clone() }
+        SearchConfig {
+            validation: Some(self.validation()),
+            budget: BudgetConfig::default(),
+            parallel: None,
+            memory: None,
+            workers: 0,
+            ..self.clone()
+        }
     }
 }
 
@@ -382,12 +418,14 @@ mod tests {
     fn models_and_tasks_are_enough() {
         let config = parse(LEAST).expect("a config");
         assert_eq!(
-            (config.split.as_str(), &config.validation, config.racing),
-            ("proxy", &Validation::Fraction(0.2), true)
+            (config.split.as_str(), config.validation(), config.racing),
+            ("proxy", Validation::Fraction(0.5), Racing::Confident(0.99))
         );
         let names: Vec<_> = config.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
         assert_eq!(names, ["coefficient", "evolutionary"]);
         assert!(config.space().normalise);
+        let external = parse(&format!("{LEAST}evaluator: x\n")).expect("a config");
+        assert_eq!(external.validation(), Validation::Fraction(0.0));
         let based = parse(&format!("{LEAST}base: c\n")).expect("a config");
         assert_eq!(based.space(), SpaceConfig::default());
     }
@@ -422,6 +460,10 @@ mod tests {
         says("models: [a, b]\n", "missing field `tasks`");
         says(&format!("{LEAST}validation: 0.7\n"), "search.yml:3:");
         says(&format!("{LEAST}validation: 0.7\n"), "expected a fraction from 0 to 0.5, found 0.7");
+        says(
+            &format!("{LEAST}evaluator: x\nvalidation: 0.2\n"),
+            "search.yml:4:13: `validation`: expected 0 or {split: NAME} together with `evaluator`",
+        );
         says(&format!("{LEAST}racing: maybe\n"), "search.yml:3:");
         says("models: [a]\ntasks: [t]\n", "`models`: expected two or more, found 1");
         says(&format!("{LEAST}workers: 10000\n"), "`workers`: expected at most 256, found 10000");

@@ -1,11 +1,10 @@
 //! What a strategy works with: the models and their baseline scores, evaluations, and the record of every trial.
 
-use crate::contract::{Candidate, ItemRole, Scores};
-use crate::evaluation_log::{EvaluationLog, Outcome, SearchStatus, StopReason};
+use crate::contract::{Candidate, LossGradient, Scores};
+use crate::evaluation_log::{Against, EvaluationLog, Outcome, Purpose, StopReason};
 use crate::recipe_text::{RecipeTemplate, weighted};
 use crate::similarity::Similarity;
-use crate::space::{SearchSpace, SpaceConfig, SpaceError, TensorNames};
-use glue_progress::Progress;
+use crate::space::{SearchSpace, SpaceConfig, SpaceError, TensorNames, methods_by_default};
 use serde::Serialize;
 use std::cell::OnceCell;
 use std::cmp::Ordering;
@@ -39,15 +38,15 @@ pub struct SearchContext<'a> {
     pub space: SpaceConfig,
     /// Names of the tensors of the models.
     pub tensors: TensorNames,
+    /// Names of the statistics that the space has for all models, or for the base.
+    pub statistics: Vec<String>,
     /// The merge methods.
     pub operators: &'a glue_merge::Registry,
     /// The optimisers.
     pub optimisers: &'a glue_search::OptimiserRegistry,
     /// The source of all randomness.
     pub seed: u64,
-    /// Whether candidates are dropped before all items are scored.
-    pub racing: bool,
-    /// Reads the similarity of the models; called at most once, when a strategy or the filter needs it.
+    /// Reads the similarity of the models; called at most once, when a strategy needs it.
     pub read_similarity: Box<dyn Fn() -> Result<Similarity, String> + Send + Sync + 'a>,
 }
 
@@ -69,17 +68,21 @@ impl SearchContext<'_> {
         weighted(&template, "linear", &weights, &[])
     }
 
-    /// The space of merges of some of the models.
+    /// The spaces of merges of some of the models, one for each method.
     ///
     /// # Errors
     /// [`SpaceError`].
-    pub fn search_space(&self, models: &[usize]) -> Result<SearchSpace, SpaceError> {
+    pub fn search_spaces(&self, models: &[usize]) -> Result<Vec<SearchSpace>, SpaceError> {
         let paths: Vec<String> = models.iter().map(|&i| self.members[i].path.clone()).collect();
         let mut config = self.space.clone();
         // Statistics of models that were left out are not needed; those of an unknown model are refused by the space.
         let left_out = |path: &String| self.members.iter().any(|member| member.path == *path) && !paths.contains(path);
         config.statistics.retain(|path, _| !left_out(path));
-        SearchSpace::new(&config, &self.template, &paths, &self.tensors, self.operators)
+        if config.methods.is_empty() {
+            let has_base = self.template.base_model.is_some();
+            config.methods = methods_by_default(paths.len(), has_base, &self.statistics, &self.tensors, self.operators);
+        }
+        SearchSpace::all(&config, &self.template, &paths, &self.tensors, self.operators)
     }
 
     /// Weights in words: `a-math 0.6 + a-code 0.4`.
@@ -119,7 +122,7 @@ pub struct TrialRecord {
     pub strategy: String,
     /// What it is, in words.
     pub what: String,
-    /// Its models with their weights, where it is a linear merge.
+    /// Its models with their weights, where it is a weighted sum of them or of their task vectors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<(String, f64)>,
     /// The decision.
@@ -129,6 +132,9 @@ pub struct TrialRecord {
     /// Its scores on the search items; absent when it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<Scores>,
+    /// Its average on the validation items, for finalists and candidates that were the best so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<f64>,
     /// Its recipe.
     pub recipe: String,
 }
@@ -152,6 +158,7 @@ impl TrialRecord {
             verdict,
             reason,
             scores,
+            validation: None,
             recipe: described.candidate.recipe.clone(),
         }
     }
@@ -164,7 +171,8 @@ pub struct DescribedCandidate {
     pub candidate: Candidate,
     /// What it is, in words.
     pub what: String,
-    /// Its models by number with their weights, where it is a linear merge; else empty.
+    /// Its models by number with their weights, where it is a weighted sum of them or of their task vectors; else
+    /// empty.
     pub weights: Vec<(usize, f64)>,
 }
 
@@ -175,7 +183,8 @@ pub struct BestCandidate {
     pub candidate: Candidate,
     /// What it is, in words.
     pub what: String,
-    /// Its models by number with their weights, where it is a linear merge; else empty.
+    /// Its models by number with their weights, where it is a weighted sum of them or of their task vectors; else
+    /// empty.
     pub weights: Vec<(usize, f64)>,
     /// Its average on the search items.
     pub average: f64,
@@ -191,23 +200,10 @@ pub struct Scored {
     pub stop: Option<StopReason>,
 }
 
-/// Reports the state of the search after another step of `strategy`; `best` is the best average so far.
-pub(crate) fn tell(progress: &dyn Progress, strategy: &str, best: Option<f64>, state: &SearchStatus) {
-    let best = best.map_or("none yet".to_owned(), |best| format!("{best:.4}"));
-    let remaining = state.remaining.map_or(String::new(), |remaining| format!(", {remaining} left"));
-    let saved = match state.items_saved {
-        0 => String::new(),
-        saved => format!(", racing saved {:.0} % of the items", 100.0 * saved as f64 / state.items as f64),
-    };
-    let done = state.evaluations;
-    progress.message(&format!("{strategy}: best so far {best}, {done} evaluations{remaining}{saved}"));
-}
-
 /// What a strategy asks and tells while it runs.
 pub struct StrategyContext<'s, 'a> {
     search: &'s SearchContext<'a>,
     log: &'s mut EvaluationLog<'a>,
-    progress: &'s dyn Progress,
     strategy: String,
     /// Scores of each model alone; `None` for one that could not be scored.
     baselines: &'s [Option<Scores>],
@@ -216,9 +212,8 @@ pub struct StrategyContext<'s, 'a> {
     earlier: &'s [BestCandidate],
     similarity: &'s OnceCell<Similarity>,
     trials: Vec<TrialRecord>,
+    nominated: Vec<DescribedCandidate>,
     found: Option<BestCandidate>,
-    /// The best average of the whole search so far.
-    best_anywhere: Option<f64>,
 }
 
 impl std::fmt::Debug for StrategyContext<'_, '_> {
@@ -234,29 +229,26 @@ impl std::fmt::Debug for StrategyContext<'_, '_> {
 pub(crate) struct StrategyInputs<'s, 'a> {
     pub(crate) search: &'s SearchContext<'a>,
     pub(crate) log: &'s mut EvaluationLog<'a>,
-    pub(crate) progress: &'s dyn Progress,
     pub(crate) baselines: &'s [Option<Scores>],
     pub(crate) admitted: &'s [usize],
     pub(crate) earlier: &'s [BestCandidate],
     pub(crate) similarity: &'s OnceCell<Similarity>,
-    pub(crate) best: Option<f64>,
 }
 
 impl<'s, 'a> StrategyContext<'s, 'a> {
     pub(crate) fn new(strategy: &str, inputs: StrategyInputs<'s, 'a>) -> StrategyContext<'s, 'a> {
-        let StrategyInputs { search, log, progress, baselines, admitted, earlier, similarity, best } = inputs;
+        let StrategyInputs { search, log, baselines, admitted, earlier, similarity } = inputs;
         StrategyContext {
             search,
             log,
-            progress,
             strategy: strategy.into(),
             baselines,
             admitted,
             earlier,
             similarity,
             trials: Vec::new(),
+            nominated: Vec::new(),
             found: None,
-            best_anywhere: best,
         }
     }
 
@@ -300,23 +292,32 @@ impl<'s, 'a> StrategyContext<'s, 'a> {
         DescribedCandidate { candidate: self.search.linear(&weights), what: self.search.words(&weights), weights }
     }
 
-    /// Scores candidates on the search items, in parallel. With a `cutoff`, and if the search races, those that cannot
-    /// exceed it are dropped early. Each becomes a trial that is [measured](Verdict::Measured) or failed until
-    /// something else is [decided](Self::decide).
+    /// Scores candidates on the search items, in parallel. With a `cutoff`, and once something was
+    /// [accepted](Self::accept), they race against the best candidate so far: those that are very unlikely to exceed
+    /// the cutoff are dropped early, and the average in their scores is an estimate that does not exceed it. Each
+    /// becomes a trial that is [measured](Verdict::Measured) or failed until something else is [decided](Self::decide).
     pub fn score(&mut self, described: &[DescribedCandidate], cutoff: Option<f64>) -> Scored {
-        let candidates: Vec<Candidate> = described.iter().map(|described| described.candidate.clone()).collect();
-        let cutoff = cutoff.filter(|_| self.search.racing);
-        let batch = self.log.score(&candidates, ItemRole::Search, cutoff);
+        let against = self.found.as_ref().zip(cutoff);
+        let against = against.map(|(found, cutoff)| Against { cutoff, incumbent: &found.candidate });
+        let batch = self.log.score(&self.strategy, described, Purpose::Search(against));
         let first = self.trials.len();
         for (described, outcome) in described.iter().zip(batch.outcomes) {
-            let trial = TrialRecord::new(self.search, &self.strategy, described, outcome);
-            if let Some(scores) = trial.scores.as_ref().filter(|scores| !scores.dropped) {
-                self.best_anywhere = Some(self.best_anywhere.map_or(scores.average, |best| best.max(scores.average)));
-            }
-            self.trials.push(trial);
+            self.trials.push(TrialRecord::new(self.search, &self.strategy, described, outcome));
         }
-        tell(self.progress, &self.strategy, self.best_anywhere, &self.log.status());
         Scored { trials: (first..self.trials.len()).collect(), stop: batch.stop }
+    }
+
+    /// The loss of the right answers to some search items at a merge by task arithmetic, with its derivatives by the
+    /// weights of the models: see [`Scorer::loss_gradient`](crate::contract::Scorer::loss_gradient).
+    ///
+    /// # Errors
+    /// [`StopReason`]: a budget in seconds, or [`StopReason::Strategy`] when there is no gradient.
+    pub fn loss_gradient(
+        &mut self,
+        candidate: &Candidate,
+        items: &[(usize, usize)],
+    ) -> Result<LossGradient, StopReason> {
+        self.log.loss_gradient(candidate, items)
     }
 
     /// The trials so far.
@@ -355,7 +356,7 @@ impl<'s, 'a> StrategyContext<'s, 'a> {
         let Some(scores) = self.trials[i].scores.clone() else { return };
         let items: usize = scores.tasks.iter().map(|task| task.n).sum();
         let reason = match scores.dropped {
-            true => format!("rejected after {items} items: it can no longer reach {} (best so far)", short(best)),
+            true => format!("rejected after {items} items: it is worse than {} (best so far)", short(best)),
             false if scores.average >= best => {
                 format!("rejected: {} is no better than {} (best so far)", short(scores.average), short(best))
             }
@@ -369,10 +370,25 @@ impl<'s, 'a> StrategyContext<'s, 'a> {
         self.found.as_ref()
     }
 
-    /// The best candidate, the trials, and the best average of the whole search.
-    pub(crate) fn finish(self) -> (Option<BestCandidate>, Vec<TrialRecord>, Option<f64>) {
-        (self.found, self.trials, self.best_anywhere)
+    /// Makes a candidate a [finalist](crate::finalists), whether or not it was scored: something that the strategy
+    /// holds to be good for another reason than its score.
+    pub fn nominate(&mut self, described: DescribedCandidate) {
+        self.nominated.push(described);
     }
+
+    /// What the strategy leaves.
+    pub(crate) fn finish(self) -> StrategyOutcome {
+        let StrategyContext { found, trials, nominated, .. } = self;
+        StrategyOutcome { found, trials, nominated }
+    }
+}
+
+/// What a strategy leaves.
+pub(crate) struct StrategyOutcome {
+    /// The candidate accepted last.
+    pub(crate) found: Option<BestCandidate>,
+    pub(crate) trials: Vec<TrialRecord>,
+    pub(crate) nominated: Vec<DescribedCandidate>,
 }
 
 /// Compares averages; those within [`ROUNDING`] are equal.

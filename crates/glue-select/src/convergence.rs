@@ -11,7 +11,7 @@ use std::fmt::Write;
 pub struct Step {
     /// Its number, counted from 1.
     pub evaluation: usize,
-    /// The strategy that proposed it; `baseline` for a model alone, `filter` for a pair that the filter looked at.
+    /// The strategy that proposed it; `baseline` for a model alone.
     pub strategy: String,
     /// Its average; `None` when it failed.
     pub average: Option<f64>,
@@ -19,6 +19,8 @@ pub struct Step {
     pub dropped: bool,
     /// The best average so far.
     pub best: Option<f64>,
+    /// Its average on the validation items, if it was scored on them.
+    pub validation: Option<f64>,
 }
 
 /// The evaluations of a search in order, each once.
@@ -35,18 +37,20 @@ pub fn steps(summary: &Summary) -> Vec<Step> {
         if let Some(average) = average.filter(|_| !dropped) {
             best = Some(best.map_or(average, |best| best.max(average)));
         }
-        steps.push(Step { evaluation: steps.len() + 1, strategy: trial.strategy.clone(), average, dropped, best });
+        let (evaluation, strategy) = (steps.len() + 1, trial.strategy.clone());
+        steps.push(Step { evaluation, strategy, average, dropped, best, validation: trial.validation });
     }
     steps
 }
 
 /// As CSV.
 pub fn csv(steps: &[Step]) -> String {
-    let mut text = String::from("evaluation,strategy,average,dropped,best\n");
+    let mut text = String::from("evaluation,strategy,average,dropped,best,validation\n");
     let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
     for step in steps {
-        let Step { evaluation, strategy, average, dropped, best } = step;
-        let _ = writeln!(text, "{evaluation},{strategy},{},{dropped},{}", number(*average), number(*best));
+        let Step { evaluation, strategy, average, dropped, best, validation } = step;
+        let (average, best, validation) = (number(*average), number(*best), number(*validation));
+        let _ = writeln!(text, "{evaluation},{strategy},{average},{dropped},{best},{validation}");
     }
     text
 }

@@ -4,23 +4,29 @@
 //! evaluation from an earlier run is handed out when it is asked for again, as if it had just been made. A search that
 //! was killed and resumed therefore proceeds exactly as one that was not.
 
-use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
+use crate::context::{DescribedCandidate, short};
+use crate::contract::{Candidate, CandidateError, ItemRole, LossGradient, Rival, Scorer, Scores, Strata};
 use crate::journal::{Journal, JournalError};
+use glue_progress::{Progress, Unit};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::Instant;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// The result of an evaluation.
 pub type Outcome = Result<Scores, CandidateError>;
 
 /// When a search ends.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Budget {
-    /// Maximum number of evaluations on the search items; no limit when absent. Repeated candidates cost nothing.
+    /// Maximum number of evaluations of merged candidates on the search items; no limit when absent. Neither models
+    /// alone nor repeated candidates nor validation items count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluations: Option<u64>,
     /// Maximum number of seconds, including those of interrupted runs; no limit when absent. No evaluation begins after
     /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }
 
@@ -52,27 +58,61 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// Whether a budget is used up: the best candidate so far is the result then.
-    pub fn is_budget(&self) -> bool {
-        matches!(self, StopReason::Evaluations { .. } | StopReason::Seconds { .. })
+    /// The budget that is used up: the result is then chosen among the candidates so far. `None` for another reason.
+    pub fn budget(&self) -> Option<Budget> {
+        match *self {
+            StopReason::Evaluations { evaluations } => Some(Budget { evaluations: Some(evaluations), seconds: None }),
+            StopReason::Seconds { seconds } => Some(Budget { evaluations: None, seconds: Some(seconds) }),
+            _ => None,
+        }
     }
 }
 
 /// The state of a search in numbers.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SearchStatus {
-    /// Evaluations made, on the search items.
+    /// Evaluations of merged candidates on the search items.
     pub evaluations: u64,
     /// Evaluations that remain in the budget, where there is one.
     pub remaining: Option<u64>,
-    /// How many evaluations came from the journal.
+    /// How many evaluations of any kind came from the journal.
     pub replayed: u64,
     /// Items that were not scored because their candidates were dropped early.
     pub items_saved: u64,
-    /// Items of all evaluations, those not scored included.
+    /// Items of these evaluations, those not scored included.
     pub items: u64,
     /// Seconds, including those of interrupted runs.
     pub seconds: f64,
+}
+
+/// What evaluations are for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'r> {
+    /// Models alone, on the search items. They do not count towards the budget of evaluations.
+    Baseline,
+    /// Candidates of a strategy, on the search items, which may race.
+    Search(Option<Against<'r>>),
+    /// Finalists, on the validation items. They do not count towards budgets, and do not race.
+    Validation,
+}
+
+impl Purpose<'_> {
+    /// The items that are scored.
+    pub fn role(&self) -> ItemRole {
+        match self {
+            Purpose::Baseline | Purpose::Search(_) => ItemRole::Search,
+            Purpose::Validation => ItemRole::Validation,
+        }
+    }
+}
+
+/// What candidates race against.
+#[derive(Debug, Clone, Copy)]
+pub struct Against<'r> {
+    /// A candidate whose average does not exceed this is of no interest.
+    pub cutoff: f64,
+    /// The incumbent, which was [scored](EvaluationLog::cached) on all items; otherwise there is no race.
+    pub incumbent: &'r Candidate,
 }
 
 /// One evaluation in the journal.
@@ -81,7 +121,7 @@ pub struct SearchStatus {
 struct Entry {
     role: ItemRole,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cutoff: Option<f64>,
+    race: Option<Race>,
     recipe: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scores: Option<Scores>,
@@ -89,6 +129,23 @@ struct Entry {
     error: Option<String>,
     /// Seconds from the beginning of the search to the end of the evaluation.
     seconds: f64,
+}
+
+/// What an evaluation depends on besides the candidate: with the baselines, whose scores are entries of their own, it
+/// determines the race.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Race {
+    cutoff: f64,
+    /// A hash of the recipe of the incumbent.
+    incumbent: String,
+}
+
+impl Race {
+    fn of(against: Against<'_>) -> Race {
+        let incumbent = format!("{:032x}", xxh3_128(against.incumbent.recipe.as_bytes()));
+        Race { cutoff: against.cutoff, incumbent }
+    }
 }
 
 impl Entry {
@@ -100,11 +157,25 @@ impl Entry {
     }
 }
 
-/// By which an evaluation is found in the journal.
-type Key = (ItemRole, Option<u64>, String);
+/// A gradient in the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GradientEntry {
+    gradient: LossGradient,
+    recipe: String,
+    items: Vec<(usize, usize)>,
+    /// Seconds from the beginning of the search.
+    seconds: f64,
+}
 
-fn key(candidate: &Candidate, role: ItemRole, cutoff: Option<f64>) -> Key {
-    (role, cutoff.map(f64::to_bits), candidate.recipe.clone())
+/// By which a gradient is found in the journal: recipe and items.
+type GradientKey = (String, Vec<(usize, usize)>);
+
+/// By which an evaluation is found in the journal.
+type Key = (ItemRole, Option<(u64, String)>, String);
+
+fn key(recipe: String, role: ItemRole, race: Option<Race>) -> Key {
+    (role, race.map(|race| (race.cutoff.to_bits(), race.incumbent)), recipe)
 }
 
 /// An evaluation of this run.
@@ -118,17 +189,26 @@ struct Cached {
 /// The evaluations of one search, in memory and in its journal.
 pub struct EvaluationLog<'a> {
     scorer: &'a dyn Scorer,
+    progress: &'a dyn Progress,
     journal: Mutex<Journal>,
     /// Evaluations of earlier runs that nobody has asked for in this run.
     replayable: HashMap<Key, Outcome>,
+    /// Gradients of earlier runs.
+    gradients: HashMap<GradientKey, LossGradient>,
     cached: HashMap<(ItemRole, String), Cached>,
     budget: Budget,
+    strata: Strata,
     spent: u64,
     replayed: u64,
     items: u64,
     items_saved: u64,
     /// Number of search items, once that is known.
     whole: Option<u64>,
+    /// The best average on the search items so far.
+    best: Option<f64>,
+    /// Evaluations of the current phase, and their maximum.
+    done: u64,
+    total: u64,
     before: f64,
     start: Instant,
 }
@@ -152,7 +232,7 @@ pub struct Batch {
 }
 
 impl<'a> EvaluationLog<'a> {
-    /// Continues after the `entries` of `journal`.
+    /// Continues after the `entries` of `journal`. `progress` gets a unit and a message for each candidate.
     ///
     /// # Errors
     /// A message about an entry that is not an evaluation.
@@ -161,30 +241,54 @@ impl<'a> EvaluationLog<'a> {
         journal: Journal,
         entries: Vec<serde_json::Value>,
         budget: Budget,
+        progress: &'a dyn Progress,
     ) -> Result<EvaluationLog<'a>, String> {
-        let mut replayable = HashMap::new();
+        let (mut replayable, mut gradients) = (HashMap::new(), HashMap::new());
         let mut before = 0.0_f64;
         for (i, entry) in entries.into_iter().enumerate() {
-            let entry: Entry = serde_json::from_value(entry)
-                .map_err(|error| format!("{}:{}: expected an evaluation: {error}", journal.path().display(), i + 2))?;
+            let invalid = |error| format!("{}:{}: expected an evaluation: {error}", journal.path().display(), i + 2);
+            if entry.get("gradient").is_some() {
+                let entry: GradientEntry = serde_json::from_value(entry).map_err(invalid)?;
+                before = before.max(entry.seconds);
+                gradients.insert((entry.recipe, entry.items), entry.gradient);
+                continue;
+            }
+            let entry: Entry = serde_json::from_value(entry).map_err(invalid)?;
             before = before.max(entry.seconds);
             let outcome = entry.outcome();
-            replayable.insert((entry.role, entry.cutoff.map(f64::to_bits), entry.recipe), outcome);
+            replayable.insert(key(entry.recipe, entry.role, entry.race), outcome);
         }
         Ok(EvaluationLog {
             scorer,
+            progress,
             journal: Mutex::new(journal),
             replayable,
+            gradients,
             cached: HashMap::new(),
             budget,
+            strata: Strata::default(),
             spent: 0,
             replayed: 0,
             items: 0,
             items_saved: 0,
             whole: None,
+            best: None,
+            done: 0,
+            total: 0,
             before,
             start: Instant::now(),
         })
+    }
+
+    /// Begins a phase of at most `total` evaluations, for those who watch.
+    pub fn begin(&mut self, phase: &str, total: u64) {
+        (self.done, self.total) = (0, total);
+        self.progress.begin(phase, Unit::Evaluations, Some(total));
+    }
+
+    /// Sets in which order items are scored in races from now on: a function of the baselines.
+    pub fn set_strata(&mut self, strata: Strata) {
+        self.strata = strata;
     }
 
     /// The state of the search.
@@ -209,18 +313,28 @@ impl<'a> EvaluationLog<'a> {
         cached.outcome.as_ref().ok().filter(|scores| !scores.dropped)
     }
 
-    /// Scores `candidates` in order, until a budget is used up. Evaluations on the validation items do not count
-    /// towards budgets.
-    pub fn score(&mut self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Batch {
-        let mut outcomes = Vec::with_capacity(candidates.len());
-        let mut rest = candidates;
+    /// The best average on the search items so far, of candidates that were scored on all of them.
+    pub fn best(&self) -> Option<f64> {
+        self.best
+    }
+
+    /// Scores candidates of `strategy` in order, until a budget is used up.
+    pub fn score(&mut self, strategy: &str, described: &[DescribedCandidate], purpose: Purpose<'_>) -> Batch {
+        let purpose = match purpose {
+            Purpose::Search(against) => {
+                Purpose::Search(against.filter(|against| self.cached(against.incumbent, ItemRole::Search).is_some()))
+            }
+            purpose => purpose,
+        };
+        let mut outcomes = Vec::with_capacity(described.len());
+        let mut rest = described;
         while !rest.is_empty() {
             // With a time limit, only as many begin together as are scored in parallel.
-            let size = match (self.budget.seconds, role) {
+            let size = match (self.budget.seconds, purpose.role()) {
                 (Some(_), ItemRole::Search) => self.scorer.parallelism().max(1).min(rest.len()),
                 _ => rest.len(),
             };
-            let batch = self.score_chunk(&rest[..size], role, cutoff);
+            let batch = self.score_chunk(strategy, &rest[..size], purpose);
             outcomes.extend(batch.outcomes);
             if batch.stop.is_some() {
                 return Batch { outcomes, stop: batch.stop };
@@ -230,36 +344,47 @@ impl<'a> EvaluationLog<'a> {
         Batch { outcomes, stop: None }
     }
 
-    fn score_chunk(&mut self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>) -> Batch {
+    fn score_chunk(&mut self, strategy: &str, described: &[DescribedCandidate], purpose: Purpose<'_>) -> Batch {
+        let role = purpose.role();
+        let against = if let Purpose::Search(against) = purpose { against } else { None };
+        let cutoff = against.map(|against| against.cutoff);
         let mut stop = None;
         // Each new candidate once, in order.
-        let mut new: Vec<&Candidate> = Vec::new();
-        let mut taken = candidates.len();
-        for (i, candidate) in candidates.iter().enumerate() {
-            if self.answer(candidate, role, cutoff).is_some() || new.contains(&candidate) {
+        let mut new: Vec<&DescribedCandidate> = Vec::new();
+        let mut taken = described.len();
+        for (i, one) in described.iter().enumerate() {
+            let is_new = |known: &&DescribedCandidate| known.candidate == one.candidate;
+            if self.answer(&one.candidate, role, cutoff).is_some() || new.iter().any(is_new) {
                 continue;
             }
-            let remaining =
-                self.budget.evaluations.filter(|_| role == ItemRole::Search).map(|all| all - self.spent.min(all));
-            if remaining.is_some_and(|remaining| new.len() as u64 >= remaining) {
-                stop = Some(StopReason::Evaluations { evaluations: self.budget.evaluations.unwrap_or(0) });
+            if let (Purpose::Search(_), Some(evaluations)) = (purpose, self.budget.evaluations)
+                && self.spent + new.len() as u64 >= evaluations
+            {
+                stop = Some(StopReason::Evaluations { evaluations });
                 taken = i;
                 break;
             }
-            new.push(candidate);
+            new.push(one);
         }
+        let race = against.map(Race::of);
+        let of = |candidate: &Candidate| key(candidate.recipe.clone(), role, race.clone());
         let mut found: Vec<Option<Outcome>> =
-            new.iter().map(|candidate| self.replayable.remove(&key(candidate, role, cutoff))).collect();
+            new.iter().map(|new| self.replayable.remove(&of(&new.candidate))).collect();
         let replayed = found.iter().flatten().count() as u64;
+        self.progress.advance(replayed);
+        self.done += replayed;
         let open: Vec<usize> = (0..new.len()).filter(|&i| found[i].is_none()).collect();
         if let (false, Some(seconds), ItemRole::Search) = (open.is_empty(), self.budget.seconds, role)
             && self.seconds() >= seconds
         {
             stop = Some(StopReason::Seconds { seconds });
         } else if !open.is_empty() {
-            let asked: Vec<Candidate> = open.iter().map(|&i| new[i].clone()).collect();
-            match self.evaluate(&asked, role, cutoff) {
-                Ok(outcomes) => open.iter().zip(outcomes).for_each(|(&i, outcome)| found[i] = Some(outcome)),
+            let asked: Vec<&DescribedCandidate> = open.iter().map(|&i| new[i]).collect();
+            match self.evaluate(strategy, &asked, role, against) {
+                Ok(outcomes) => {
+                    self.done += outcomes.len() as u64;
+                    open.iter().zip(outcomes).for_each(|(&i, outcome)| found[i] = Some(outcome));
+                }
                 Err(error) => stop = Some(error),
             }
         }
@@ -267,16 +392,16 @@ impl<'a> EvaluationLog<'a> {
         let done = found.iter().position(Option::is_none).unwrap_or(found.len());
         if done < found.len() {
             let first_open = new[done];
-            taken = taken.min(candidates.iter().position(|candidate| candidate == first_open).unwrap_or(taken));
+            taken = taken.min(described.iter().position(|one| one == first_open).unwrap_or(taken));
         }
-        for (candidate, outcome) in new.iter().zip(found.into_iter().flatten()).take(done) {
-            self.enter(candidate, role, cutoff, outcome);
+        for (new, outcome) in new.iter().zip(found.into_iter().flatten()).take(done) {
+            self.enter(&new.candidate, purpose, cutoff, outcome);
         }
         self.replayed += replayed.min(done as u64);
         let unknown = || Err(CandidateError { message: "it was not evaluated".into() });
-        let outcomes = candidates[..taken]
+        let outcomes = described[..taken]
             .iter()
-            .map(|candidate| self.answer(candidate, role, cutoff).unwrap_or_else(unknown))
+            .map(|one| self.answer(&one.candidate, role, cutoff).unwrap_or_else(unknown))
             .collect();
         Batch { outcomes, stop }
     }
@@ -290,45 +415,63 @@ impl<'a> EvaluationLog<'a> {
         answers.then(|| cached.outcome.clone())
     }
 
-    fn enter(&mut self, candidate: &Candidate, role: ItemRole, cutoff: Option<f64>, outcome: Outcome) {
-        if role == ItemRole::Search {
-            self.spent += 1;
-            if let Ok(scores) = &outcome {
-                let items: u64 = scores.tasks.iter().map(|task| task.n as u64).sum();
-                let whole = self.whole.unwrap_or(items).max(items);
-                self.whole = Some(whole);
+    fn enter(&mut self, candidate: &Candidate, purpose: Purpose<'_>, cutoff: Option<f64>, outcome: Outcome) {
+        let role = purpose.role();
+        if let (ItemRole::Search, Ok(scores)) = (role, &outcome) {
+            let items: u64 = scores.tasks.iter().map(|task| task.n as u64).sum();
+            let whole = self.whole.unwrap_or(items).max(items);
+            self.whole = Some(whole);
+            if !scores.dropped {
+                self.best = Some(self.best.map_or(scores.average, |best| best.max(scores.average)));
+            }
+            if matches!(purpose, Purpose::Search(_)) {
                 self.items += whole;
                 self.items_saved += whole - items;
             }
         }
+        self.spent += u64::from(matches!(purpose, Purpose::Search(_)));
         self.cached.insert((role, candidate.recipe.clone()), Cached { outcome, cutoff });
     }
 
     /// Scores candidates; each outcome is on disk as soon as it is known.
     fn evaluate(
         &self,
-        candidates: &[Candidate],
+        strategy: &str,
+        described: &[&DescribedCandidate],
         role: ItemRole,
-        cutoff: Option<f64>,
+        against: Option<Against<'_>>,
     ) -> Result<Vec<Outcome>, StopReason> {
+        let candidates: Vec<Candidate> = described.iter().map(|one| one.candidate.clone()).collect();
+        let rival = against.and_then(|Against { cutoff, incumbent }| {
+            Some(Rival { cutoff, incumbent: self.cached(incumbent, role)?, strata: &self.strata })
+        });
+        let race = against.map(Race::of);
         let failed: Mutex<Option<JournalError>> = Mutex::new(None);
+        let (done, total) = (self.done, self.total);
+        let news = Mutex::new(News { done, total, best: self.best, items: self.items, saved: self.items_saved });
         let done = |i: usize, outcome: &Outcome| {
             let outcome = finite(outcome.clone());
             let entry = Entry {
                 role,
-                cutoff,
+                race: race.clone(),
                 recipe: candidates.get(i).map(|candidate| candidate.recipe.clone()).unwrap_or_default(),
                 scores: outcome.as_ref().ok().cloned(),
-                error: outcome.err().map(|error| error.message),
+                error: outcome.as_ref().err().map(|error| error.message.clone()),
                 seconds: self.seconds(),
             };
             let entry = serde_json::to_value(&entry).unwrap_or_default();
-            let mut journal = self.journal.lock();
-            if let Err(error) = journal.append(&entry) {
+            let appended = self.journal.lock().append(&entry);
+            if let Err(error) = appended {
                 failed.lock().get_or_insert(error);
             }
+            let what = described.get(i).map_or("", |one| one.what.as_str());
+            let mut news = news.lock();
+            let text = news.of(what, &outcome, role, self.whole);
+            self.progress.advance(1);
+            self.progress.message(&format!("{strategy}: {text}"));
+            news.plot(&outcome, role, self.progress);
         };
-        let outcomes = self.scorer.score(candidates, role, cutoff, &done);
+        let outcomes = self.scorer.score(&candidates, role, rival, &done);
         if let Some(error) = failed.into_inner() {
             return Err(StopReason::Journal(error));
         }
@@ -338,9 +481,97 @@ impl<'a> EvaluationLog<'a> {
         }
     }
 
+    /// The loss on some search items at a merge by task arithmetic, with its derivatives: see
+    /// [`Scorer::loss_gradient`]. It is not an evaluation and counts towards the budget in seconds only; it is on disk
+    /// before it is used.
+    ///
+    /// # Errors
+    /// A [`StopReason`]: [`StopReason::Strategy`] when there is no gradient.
+    pub fn loss_gradient(
+        &mut self,
+        candidate: &Candidate,
+        items: &[(usize, usize)],
+    ) -> Result<LossGradient, StopReason> {
+        let key: GradientKey = (candidate.recipe.clone(), items.to_vec());
+        if let Some(known) = self.gradients.get(&key) {
+            return Ok(known.clone());
+        }
+        if let Some(seconds) = self.budget.seconds.filter(|seconds| self.seconds() >= *seconds) {
+            return Err(StopReason::Seconds { seconds });
+        }
+        let found = self.scorer.loss_gradient(candidate, items).map_err(|_| StopReason::Stopped)?;
+        let gradient = found.map_err(|error| StopReason::Strategy(error.message))?;
+        let (recipe, items) = key.clone();
+        let entry = GradientEntry { gradient: gradient.clone(), recipe, items, seconds: self.seconds() };
+        let entry = serde_json::to_value(&entry).unwrap_or_default();
+        self.journal.lock().append(&entry).map_err(StopReason::Journal)?;
+        self.gradients.insert(key, gradient.clone());
+        Ok(gradient)
+    }
+
     /// The journal.
     pub fn into_journal(self) -> Journal {
         self.journal.into_inner()
+    }
+}
+
+/// What messages about finished candidates add up while a batch is scored.
+struct News {
+    done: u64,
+    total: u64,
+    best: Option<f64>,
+    items: u64,
+    saved: u64,
+}
+
+impl News {
+    /// A finished candidate in words: what it is, its average, the best so far, how many are done, and what racing
+    /// saved.
+    fn of(&mut self, what: &str, outcome: &Outcome, role: ItemRole, whole: Option<u64>) -> String {
+        self.done += 1;
+        let done = format!("{} of {}", self.done, self.total.max(self.done));
+        let scores = match outcome {
+            Ok(scores) => scores,
+            Err(error) => return format!("{what} failed: {error} ({done})"),
+        };
+        let average = short(scores.average);
+        if role == ItemRole::Validation {
+            return format!("{what}: {average} ({done})");
+        }
+        let items: u64 = scores.tasks.iter().map(|task| task.n as u64).sum();
+        let whole = whole.unwrap_or(items).max(items);
+        self.items += whole;
+        self.saved += whole - items;
+        let result = match scores.dropped {
+            true => format!("about {average}, dropped after {items} of {whole} items"),
+            false => {
+                self.best = Some(self.best.map_or(scores.average, |best| best.max(scores.average)));
+                average
+            }
+        };
+        let best = self.best.map_or(String::new(), |best| format!(", best so far {}", short(best)));
+        let saved = match self.saved {
+            0 => String::new(),
+            saved => format!(", racing saved {:.0} % of the items", 100.0 * saved as f64 / self.items as f64),
+        };
+        format!("{what}: {result}{best} ({done}{saved})")
+    }
+
+    /// The same as metrics: `evaluations`, then `average` and `best`, or `validation`. The average of a candidate that
+    /// was dropped is an estimate, and left out.
+    fn plot(&self, outcome: &Outcome, role: ItemRole, progress: &dyn Progress) {
+        progress.metric("evaluations", self.done as f64);
+        let series = if role == ItemRole::Validation { "validation" } else { "average" };
+        if let Ok(scores) = outcome
+            && !scores.dropped
+        {
+            progress.metric(series, scores.average);
+        }
+        if role == ItemRole::Search
+            && let Some(best) = self.best
+        {
+            progress.metric("best", best);
+        }
     }
 }
 
@@ -363,13 +594,15 @@ fn finite(outcome: Outcome) -> Outcome {
 mod tests {
     //! Replays, cutoffs and budgets, with a scorer that counts.
     use super::*;
-    use crate::testing::{Counting, candidate};
+    use crate::testing::{Counting, described};
+    use glue_progress::NoProgress;
     use serde_json::json;
     use std::path::Path;
+    use std::slice::from_ref;
 
     fn open<'a>(scorer: &'a Counting, path: &Path, budget: Budget) -> EvaluationLog<'a> {
         let (journal, entries) = Journal::resume(path, &json!({})).expect("a journal");
-        EvaluationLog::new(scorer, journal, entries, budget).expect("a log")
+        EvaluationLog::new(scorer, journal, entries, budget, &NoProgress).expect("a log")
     }
 
     fn averages(batch: &Batch) -> Vec<f64> {
@@ -381,37 +614,48 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal");
         let scorer = Counting::new(|text| text.len() as f64);
-        let asked = ["aa", "b", "aa"].map(candidate);
+        let asked = ["aa", "b", "aa"].map(described);
         {
             let mut log = open(&scorer, &path, Budget::default());
-            assert_eq!(averages(&log.score(&asked, ItemRole::Search, None)), [2.0, 1.0, 2.0]);
-            assert_eq!(averages(&log.score(&asked, ItemRole::Search, Some(0.5))), [2.0, 1.0, 2.0]);
+            assert_eq!(averages(&log.score("s", &asked, Purpose::Search(None))), [2.0, 1.0, 2.0]);
+            let against = Against { cutoff: 0.5, incumbent: &asked[0].candidate };
+            assert_eq!(averages(&log.score("s", &asked, Purpose::Search(Some(against)))), [2.0, 1.0, 2.0]);
             assert_eq!((log.status().evaluations, scorer.calls()), (2, 2));
         }
         let mut again = open(&scorer, &path, Budget::default());
-        assert_eq!(averages(&again.score(&asked, ItemRole::Search, None)), [2.0, 1.0, 2.0]);
+        assert_eq!(averages(&again.score("s", &asked, Purpose::Search(None))), [2.0, 1.0, 2.0]);
         let progress = again.status();
         assert_eq!((progress.evaluations, progress.replayed, scorer.calls()), (2, 2, 2));
         // Validation items are another question.
-        again.score(&asked, ItemRole::Validation, None);
+        again.score("s", &asked, Purpose::Validation);
         assert_eq!((again.status().evaluations, scorer.calls()), (2, 4));
     }
 
     #[test]
     fn a_dropped_candidate_answers_higher_cutoffs_only() {
         let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("journal");
         let scorer = Counting::new(|text| text.len() as f64);
-        let mut log = open(&scorer, &directory.path().join("journal"), Budget::default());
-        let low = [candidate("a")];
+        let (low, best) = ([described("a")], described("bbbb"));
         let dropped = |batch: &Batch| batch.outcomes[0].as_ref().is_ok_and(|scores| scores.dropped);
-        assert!(dropped(&log.score(&low, ItemRole::Search, Some(2.0))));
-        assert!(dropped(&log.score(&low, ItemRole::Search, Some(3.0))));
-        assert_eq!(scorer.calls(), 1);
-        assert!(!dropped(&log.score(&low, ItemRole::Search, Some(0.5))));
-        assert_eq!(scorer.calls(), 2);
-        // Once all items are scored, no cutoff matters.
-        assert!(!dropped(&log.score(&low, ItemRole::Search, Some(9.0))));
-        assert_eq!((scorer.calls(), log.status().items_saved), (2, 0));
+        let race = |log: &mut EvaluationLog<'_>, cutoff| {
+            log.score("s", &low, Purpose::Search(Some(Against { cutoff, incumbent: &best.candidate })))
+        };
+        // The second time everything comes from the journal: the key of an entry tells one race from another.
+        for calls in [3, 0] {
+            let before = scorer.calls();
+            let mut log = open(&scorer, &path, Budget::default());
+            log.score("s", from_ref(&best), Purpose::Search(None));
+            assert!(dropped(&race(&mut log, 2.0)));
+            assert!(dropped(&race(&mut log, 3.0)));
+            assert!(!dropped(&race(&mut log, 0.5)));
+            // Once all items are scored, no cutoff matters.
+            assert!(!dropped(&race(&mut log, 9.0)));
+            assert_eq!((scorer.calls() - before, log.status().items_saved), (calls, 50));
+        }
+        // Without scores of an incumbent there is no race.
+        let mut log = open(&scorer, &directory.path().join("other"), Budget::default());
+        assert!(!dropped(&race(&mut log, 9.0)));
     }
 
     #[test]
@@ -420,11 +664,14 @@ mod tests {
         let scorer = Counting::new(|text| text.len() as f64);
         let budget = Budget { evaluations: Some(2), seconds: None };
         let mut log = open(&scorer, &directory.path().join("journal"), budget);
-        let batch = log.score(&["a", "bb", "a", "ccc", "bb"].map(candidate), ItemRole::Search, None);
+        // Models alone do not count.
+        assert!(log.score("baseline", &["x", "yy", "zzz"].map(described), Purpose::Baseline).stop.is_none());
+        assert_eq!((log.status().evaluations, log.status().remaining), (0, Some(2)));
+        let batch = log.score("s", &["a", "bb", "a", "ccc", "bb"].map(described), Purpose::Search(None));
         assert_eq!(averages(&batch), [1.0, 2.0, 1.0]);
         assert!(matches!(batch.stop, Some(StopReason::Evaluations { evaluations: 2 })));
-        assert!(log.score(&[candidate("bb")], ItemRole::Search, None).stop.is_none());
-        assert!(log.score(&[candidate("d")], ItemRole::Validation, None).stop.is_none());
+        assert!(log.score("s", &[described("bb")], Purpose::Search(None)).stop.is_none());
+        assert!(log.score("s", &[described("d")], Purpose::Validation).stop.is_none());
     }
 
     #[test]
@@ -432,11 +679,82 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal");
         let scorer = Counting::new(|text| text.len() as f64);
-        open(&scorer, &path, Budget::default()).score(&["a", "bb"].map(candidate), ItemRole::Search, None);
+        open(&scorer, &path, Budget::default()).score("s", &["a", "bb"].map(described), Purpose::Search(None));
         let mut late = open(&scorer, &path, Budget { evaluations: None, seconds: Some(0.0) });
-        let batch = late.score(&["a", "bb", "ccc"].map(candidate), ItemRole::Search, None);
+        let batch = late.score("s", &["a", "bb", "ccc"].map(described), Purpose::Search(None));
         assert_eq!(averages(&batch), [1.0, 2.0]);
         assert!(matches!(batch.stop, Some(StopReason::Seconds { .. })));
+    }
+
+    #[test]
+    fn every_finished_candidate_is_told() {
+        #[derive(Default)]
+        struct Told(Mutex<Vec<String>>);
+        impl Progress for Told {
+            fn begin(&self, what: &str, unit: Unit, total: Option<u64>) {
+                self.0.lock().push(format!("{what}, {total:?} {unit}"));
+            }
+
+            fn advance(&self, units: u64) {
+                self.0.lock().extend((units > 0).then(|| format!("+{units}")));
+            }
+
+            fn message(&self, text: &str) {
+                self.0.lock().push(text.into());
+            }
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("journal");
+        let scorer = Counting::new(|text| if text == "bad" { f64::NAN } else { text.len() as f64 });
+        let told = |expected: &[&str], again: &[&str]| {
+            let told = Told::default();
+            let (journal, entries) = Journal::resume(&path, &json!({})).expect("a journal");
+            let mut log = EvaluationLog::new(&scorer, journal, entries, Budget::default(), &told).expect("a log");
+            log.begin("searching", 4);
+            let best = described("four");
+            log.score("baseline", from_ref(&best), Purpose::Baseline);
+            let against = Against { cutoff: 4.0, incumbent: &best.candidate };
+            log.score("average", &["two", "five5", "bad"].map(described), Purpose::Search(Some(against)));
+            log.begin("validating", 1);
+            log.score("finalists", &[described("five5")], Purpose::Validation);
+            assert_eq!(*told.0.lock(), [expected, again].concat());
+        };
+        told(
+            &[
+                "searching, Some(4) evaluations",
+                "+1",
+                "baseline: four: 4, best so far 4 (1 of 4)",
+                "+1",
+                "average: two: about 3, dropped after 50 of 100 items, best so far 4 (2 of 4, racing saved 50 % of the items)",
+                "+1",
+                "average: five5: 5, best so far 5 (3 of 4, racing saved 25 % of the items)",
+                "+1",
+                "average: bad failed: task length: expected a finite acc, found NaN (4 of 4)",
+            ],
+            &["validating, Some(1) evaluations", "+1", "finalists: five5: 5 (1 of 1)"],
+        );
+        // From the journal, they are only counted.
+        told(&["searching, Some(4) evaluations", "+1", "+3"], &["validating, Some(1) evaluations", "+1"]);
+    }
+
+    #[test]
+    fn a_gradient_is_computed_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("journal");
+        let scorer = Counting::new(|_| 0.0).with_gradient(|text, items| LossGradient {
+            loss: 0.1 * text.len() as f64 / 3.0,
+            tensors: vec![("t".into(), items.iter().map(|item| 1.0 / (3 + item.1) as f64).collect())],
+            left_out: Vec::new(),
+        });
+        let asked = [(0, 3), (1, 0)];
+        let at = described("aa").candidate;
+        let first = open(&scorer, &path, Budget::default()).loss_gradient(&at, &asked).expect("a gradient");
+        assert_eq!((first.loss, scorer.calls()), (0.1 * 2.0 / 3.0, 1));
+        // Bit by bit from the journal, whatever time is left; other items are another question.
+        let mut late = open(&scorer, &path, Budget { evaluations: None, seconds: Some(0.0) });
+        assert_eq!(late.loss_gradient(&at, &asked).expect("a gradient"), first);
+        assert!(matches!(late.loss_gradient(&at, &asked[..1]), Err(StopReason::Seconds { .. })));
+        assert_eq!((scorer.calls(), late.status().evaluations), (1, 0));
     }
 
     #[test]
@@ -446,7 +764,7 @@ mod tests {
         let scorer = Counting::new(|text| if text == "a" { f64::NAN } else { 1.0 });
         for _ in 0..2 {
             let mut log = open(&scorer, &path, Budget::default());
-            let batch = log.score(&["a", "b"].map(candidate), ItemRole::Search, None);
+            let batch = log.score("s", &["a", "b"].map(described), Purpose::Search(None));
             let message = batch.outcomes[0].as_ref().expect_err("no number").message.clone();
             assert_eq!(message, "task length: expected a finite acc, found NaN");
             assert!(batch.outcomes[1].is_ok());

@@ -2,7 +2,7 @@
 //!
 //! The protocol is that of [`glue_eval::external`]. Higher scores count as better.
 
-use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
+use crate::contract::{Candidate, CandidateError, ItemRole, Rival, Scorer, Scores, Stopped, TaskScore};
 use crate::parallel::{self, Failure};
 use glue_eval::external::{ExternalError, ExternalEvaluator, Request};
 use glue_merge::Registry;
@@ -123,7 +123,7 @@ impl ExternalScorer {
         let main = |task: glue_eval::external::TaskScores| {
             let main = task.metrics.iter().find(|(name, _)| !name.ends_with("stderr")).or(task.metrics.first());
             let (metric, value) = main.cloned().unwrap_or_default();
-            TaskScore { task: task.task, metric, value, n: task.n }
+            TaskScore { task: task.task, metric, value, n: task.n, items: Vec::new() }
         };
         let tasks = answer.tasks.into_iter().map(main).collect();
         let scores = Scores { tasks, average: answer.average, dropped: false };
@@ -133,12 +133,12 @@ impl ExternalScorer {
 }
 
 impl Scorer for ExternalScorer {
-    /// Ignores the cutoff: the program scores all items.
+    /// Ignores the rival: the program scores all items.
     fn score(
         &self,
         candidates: &[Candidate],
         role: ItemRole,
-        _: Option<f64>,
+        _: Option<Rival<'_>>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         let score =

@@ -1,7 +1,7 @@
 //! Scores are kept only while all models are as they were opened: those of a changed model belong to no hash in the
 //! journal.
 
-use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
+use crate::contract::{Candidate, CandidateError, ItemRole, LossGradient, Rival, Scorer, Scores, Stopped};
 use crate::model_set::ModelSet;
 use glue_progress::Progress;
 use glue_tensor::FileChanged;
@@ -34,33 +34,32 @@ impl<'a> Guard<'a> {
         }
         self.changed.get().is_none()
     }
-
-    fn guarded(&self, done: Done<'_>, score: impl FnOnce(Done<'_>) -> Outcomes) -> Outcomes {
-        if self.progress.is_cancelled() {
-            return Err(Stopped);
-        }
-        let outcomes = score(&|i, outcome| {
-            if self.is_unchanged() {
-                done(i, outcome);
-            }
-        });
-        if self.changed.get().is_some() { Err(Stopped) } else { outcomes }
-    }
 }
 
 impl Scorer for Guard<'_> {
-    fn score(&self, candidates: &[Candidate], role: ItemRole, cutoff: Option<f64>, done: Done<'_>) -> Outcomes {
-        self.guarded(done, |done| self.scorer.score(candidates, role, cutoff, done))
+    fn score(&self, candidates: &[Candidate], role: ItemRole, rival: Option<Rival<'_>>, done: Done<'_>) -> Outcomes {
+        if self.progress.is_cancelled() {
+            return Err(Stopped);
+        }
+        let unchanged = |i: usize, outcome: &Result<Scores, CandidateError>| {
+            if self.is_unchanged() {
+                done(i, outcome);
+            }
+        };
+        let outcomes = self.scorer.score(candidates, role, rival, &unchanged);
+        if self.changed.get().is_some() { Err(Stopped) } else { outcomes }
     }
 
-    fn score_against(
+    fn loss_gradient(
         &self,
-        candidates: &[Candidate],
-        role: ItemRole,
-        incumbent: Option<(&Candidate, f64)>,
-        done: Done<'_>,
-    ) -> Outcomes {
-        self.guarded(done, |done| self.scorer.score_against(candidates, role, incumbent, done))
+        candidate: &Candidate,
+        items: &[(usize, usize)],
+    ) -> Result<Result<LossGradient, CandidateError>, Stopped> {
+        if self.progress.is_cancelled() {
+            return Err(Stopped);
+        }
+        let found = self.scorer.loss_gradient(candidate, items);
+        if self.is_unchanged() { found } else { Err(Stopped) }
     }
 
     fn parallelism(&self) -> usize {

@@ -7,9 +7,11 @@
 //! | [`space`], [`recipe_text`] | what optimisers search, and recipes as text |
 //! | [`config`], [`model_set`] | the config of a search, and its models |
 //! | [`strategy`], [`context`] | what is tried, and what a strategy works with |
-//! | [`filter`], [`similarity`] | harmful models; similarity of models and merges |
+//! | [`frontier`] | which models to merge with which, and which to keep apart: the best score for each number of models |
+//! | [`harmful`], [`similarity`] | harmful models; similarity of models and merges |
 //! | [`evaluation_log`], [`journal`] | evaluations that are never repeated and never lost |
-//! | [`search`], [`output`], [`summary`], [`convergence`] | a whole search and its result on disk |
+//! | [`search`], [`finalists`] | a whole search; the merges among which the result is chosen, and how |
+//! | [`output`], [`summary`], [`convergence`] | its result on disk |
 //!
 //! ```
 //! use glue_select::config::SearchConfig;
@@ -34,8 +36,10 @@ pub mod contract;
 pub mod convergence;
 pub mod evaluation_log;
 pub mod external;
-pub mod filter;
+pub mod finalists;
+pub mod frontier;
 mod guard;
+pub mod harmful;
 pub mod journal;
 pub mod local;
 pub mod model_set;
@@ -54,7 +58,9 @@ pub mod summary;
 mod testing;
 pub mod workers;
 
-pub use contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
+pub use contract::{
+    Candidate, CandidateError, ItemRole, LossGradient, Rival, Scorer, Scores, Stopped, Strata, TaskScore,
+};
 pub use recipe_text::RecipeTemplate;
 
 /// The example of the README.

@@ -10,29 +10,33 @@
 //! short items. Keeping operands or task vectors as `f32` would take four bytes for each element of each model, and
 //! read more memory than the stored types do.
 
+mod available;
+mod gradient;
 mod memory;
 mod options;
 mod prepared_items;
 
 pub use options::{ItemsConfig, LocalOptions, ScorerError};
 
-use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped, TaskScore};
+use crate::contract::{Candidate, CandidateError, ItemRole, LossGradient, Rival, Scorer, Scores, Stopped, TaskScore};
 use crate::evaluation_log::Outcome;
 use crate::parallel::{self, Failure};
-use crate::race::{Rule, at_best, mean, upper_bound};
-use crate::record::{Record, Records};
+use crate::race::{Prediction, Racing, predict};
+use crate::record::Records;
+use glue_eval::scale::{PerplexityUnit, task_weights};
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
 use glue_lm::{Model, TextModel, Tokenizer};
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
-use memory::{InMemory, bytes_of};
+use memory::{InMemory, bytes_of, parallel_of};
 use parking_lot::{Condvar, Mutex};
-use prepared_items::PreparedItems;
+use prepared_items::{PreparedItems, Rounds};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Counters of the work so far.
@@ -82,6 +86,8 @@ struct Tokenizers {
 pub struct LocalScorer {
     options: LocalOptions,
     tasks: Arc<[Task]>,
+    /// Their weights in averages, which sum to 1; empty if all are the same.
+    weights: Vec<f64>,
     /// By tokenizer if prompts depend on its chat template; otherwise one for all.
     search: Mutex<HashMap<Option<TokenizerKey>, Arc<PreparedItems>>>,
     validation: Mutex<HashMap<Option<TokenizerKey>, Arc<PreparedItems>>>,
@@ -90,6 +96,12 @@ pub struct LocalScorer {
     hashes: Mutex<HashMap<PathBuf, String>>,
     records: Records,
     counters: Counters,
+    /// What merges and scores. A pool of its own: the threads of another one may wait for it.
+    pool: ThreadPool,
+    /// Maximum bytes of candidates in memory.
+    limit: Option<u64>,
+    /// How many candidates were last scored in parallel.
+    parallel: AtomicUsize,
     used: Mutex<u64>,
     freed: Condvar,
 }
@@ -99,8 +111,24 @@ impl LocalScorer {
     ///
     /// # Errors
     /// [`ScorerError`]: invalid tasks or options.
-    pub fn new(tasks: impl Into<Arc<[Task]>>, options: LocalOptions) -> Result<LocalScorer, ScorerError> {
-        options.race.check()?;
+    pub fn new(tasks: impl Into<Arc<[Task]>>, mut options: LocalOptions) -> Result<LocalScorer, ScorerError> {
+        let tasks = tasks.into();
+        let mut weights = task_weights(&tasks, &options.weights, options.perplexity)?;
+        let sum: f64 = weights.iter().sum();
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+        if weights.iter().all(|weight| *weight == weights[0]) {
+            weights.clear();
+        }
+        if !weights.is_empty() || options.perplexity != PerplexityUnit::Reported {
+            // Bounds are those of the plain average of what tasks report.
+            options.racing = Racing::Off;
+        }
+        if let Racing::Confident(confidence) = options.racing
+            && !(confidence > 0.0 && confidence < 1.0)
+        {
+            let expected = "a confidence above 0 and below 1";
+            return Err(ScorerError::Key { key: "racing", expected, found: confidence.to_string() });
+        }
         let fraction = options.items.validation_fraction;
         if !(0.0..1.0).contains(&fraction) {
             let expected = "a number of at least 0 and below 1";
@@ -112,8 +140,15 @@ impl LocalScorer {
         }
         let records =
             Records::open(options.cache.clone()).map_err(|(path, error)| ScorerError::Cache { path, error })?;
+        let threads = options.threads.unwrap_or_else(rayon::current_num_threads).max(1);
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("score-{i}")).build();
+        let pool = pool.map_err(|error| ScorerError::Threads { message: error.to_string() })?;
         let scorer = LocalScorer {
-            tasks: tasks.into(),
+            pool,
+            limit: options.memory.or_else(available::default_limit),
+            parallel: AtomicUsize::new(options.parallel.unwrap_or(threads).max(1)),
+            tasks,
+            weights,
             search: Mutex::default(),
             validation: Mutex::default(),
             tokenizers: Mutex::default(),
@@ -199,10 +234,11 @@ impl LocalScorer {
         &self,
         candidate: &Candidate,
         role: ItemRole,
-        items: &PreparedItems,
+        rounds: &Rounds,
         plan: Option<&MergePlan>,
     ) -> Result<String, Failure> {
-        let mut key = format!("{role:?}\n{}\n{:?} {:?}\n", items.hash, self.options.plan.seed, self.options.plan.dtype);
+        let mut key =
+            format!("{role:?}\n{}\n{:?} {:?}\n", rounds.hash, self.options.plan.seed, self.options.plan.dtype);
         if self.options.executor.is_device() {
             key += "merged on a device\n";
         }
@@ -251,20 +287,32 @@ impl LocalScorer {
 
     /// Waits until so many bytes are free within the limit, and reserves them until the result is dropped.
     fn reserve(&self, bytes: u64) -> Result<Reserved<'_>, Failure> {
-        let Some(limit) = self.options.memory else {
+        let Some(limit) = self.limit else {
             return Ok(Reserved { scorer: self, bytes: 0 });
         };
-        if bytes > limit {
+        if bytes > limit && self.options.memory.is_some() {
             return Err(Failure::Candidate(format!(
                 "a candidate takes about {bytes} bytes of memory, and the limit is {limit}"
             )));
         }
         let mut used = self.used.lock();
-        while *used + bytes > limit {
+        // Within a limit that nobody set, one candidate is always scored.
+        while *used > 0 && *used + bytes > limit {
             self.freed.wait(&mut used);
         }
         *used += bytes;
         Ok(Reserved { scorer: self, bytes })
+    }
+
+    /// How many of these candidates, of the same size, are scored in parallel.
+    fn parallel_for(&self, candidates: &[&Candidate]) -> usize {
+        if self.options.parallel.is_none()
+            && let Some(Ok(plan)) = candidates.first().map(|candidate| self.plan(candidate))
+        {
+            let parallel = parallel_of(&plan, self.pool.current_num_threads(), self.limit);
+            self.parallel.store(parallel, Ordering::Relaxed);
+        }
+        self.parallelism()
     }
 
     /// Merges a candidate.
@@ -277,10 +325,13 @@ impl LocalScorer {
         let begun = Instant::now();
         let memory = InMemory::new(plan);
         let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
-        merge_into(plan, &memory, &options, &self.options.cancel).map_err(|error| Failure::of(&error))?;
+        // Only what computes runs in the pool. A thread of it that waited for a lock or for memory while it has taken
+        // over the work of another candidate could wait for itself.
+        let merged = self.pool.install(|| merge_into(plan, &memory, &options, &self.options.cancel));
+        merged.map_err(|error| Failure::of(&error))?;
         self.check_cancelled()?;
-        let model = Model::new(&plan.config, memory.weights(plan).map_err(|error| Failure::of(&error))?)
-            .map_err(|error| Failure::of(&error))?;
+        let weights = memory.weights(plan).map_err(|error| Failure::of(&error))?;
+        let model = self.pool.install(|| Model::new(&plan.config, weights)).map_err(|error| Failure::of(&error))?;
         let text = TextModel::new(model, tokenizer).map_err(|error| Failure::of(&error))?;
         let local = LocalModel::new(text, "candidate").map_err(|error| Failure::of(&error))?;
         add_time(&self.counters.merge_nanos, begun);
@@ -288,7 +339,7 @@ impl LocalScorer {
         Ok(local.with_cancel(self.options.cancel.clone()).with_encodings(encoded.clone()))
     }
 
-    fn score_one(&self, candidate: &Candidate, role: ItemRole, comparison: Comparison<'_>) -> Result<Scores, Failure> {
+    fn score_one(&self, candidate: &Candidate, role: ItemRole, rival: Option<Rival<'_>>) -> Result<Scores, Failure> {
         self.check_cancelled()?;
         if role == ItemRole::Validation && !self.has_validation() {
             return Err(Failure::Candidate("no items are held out for validation".into()));
@@ -305,13 +356,15 @@ impl LocalScorer {
         } else {
             self.prepared_items(role, None, None).map_err(|error| Failure::of(&error))?
         };
-        let key = self.key(candidate, role, &items, planned.as_ref().filter(|_| on_disk))?;
+        let rival = rival.filter(|_| self.options.racing != Racing::Off);
+        let rounds = items.rounds(rival.map(|rival| rival.strata));
+        let key = self.key(candidate, role, &rounds, planned.as_ref().filter(|_| on_disk))?;
         let mut record = self.records.get(&key);
         let before = record.rounds.len();
         let mut merged: Option<(LocalModel, Arc<Tokenizers>, Reserved<'_>)> = None;
         let mut known: Vec<Vec<Option<ItemScore>>> = items.items.iter().map(|items| vec![None; items.len()]).collect();
-        let mut dropped = false;
-        for (r, round) in items.rounds.iter().enumerate() {
+        let mut dropped = None;
+        for (r, round) in rounds.items.iter().enumerate() {
             if record.rounds.len() <= r {
                 let (model, ..) = match &merged {
                     Some(merged) => merged,
@@ -320,7 +373,7 @@ impl LocalScorer {
                             Some(plan) => plan,
                             None => self.plan(candidate)?,
                         };
-                        let reserved = self.reserve(bytes_of(&plan))?;
+                        let reserved = self.reserve(bytes_of(&plan, self.pool.current_num_threads()))?;
                         let (_, tokenizers) = self.tokenizers(&plan)?;
                         let idle = tokenizers.idle.lock().pop();
                         let tokenizer = idle.unwrap_or_else(|| tokenizers.master.clone());
@@ -337,8 +390,9 @@ impl LocalScorer {
                     }
                 }
             }
-            if r + 1 < items.rounds.len() && self.is_out(&known, &comparison, items.rounds.len() - 1) {
-                dropped = true;
+            let open = rival.filter(|_| r + 1 < rounds.items.len());
+            dropped = open.map(|rival| self.estimate_if_out(&items, &known, rival)).transpose()?.flatten();
+            if dropped.is_some() {
                 break;
             }
         }
@@ -355,8 +409,8 @@ impl LocalScorer {
         }
         let skipped: usize = known.iter().flatten().filter(|item| item.is_none()).count();
         self.counters.items_saved.fetch_add(skipped as u64, Ordering::Relaxed);
-        self.counters.dropped.fetch_add(u64::from(dropped), Ordering::Relaxed);
-        self.scores(&known, dropped)
+        self.counters.dropped.fetch_add(u64::from(dropped.is_some()), Ordering::Relaxed);
+        self.scores(&items, &known, dropped)
     }
 
     /// Scores the items of a round.
@@ -367,75 +421,77 @@ impl LocalScorer {
         round: &[Vec<usize>],
     ) -> Result<Vec<Vec<ItemScore>>, Failure> {
         let begun = Instant::now();
-        let report =
-            items.prepared.evaluate(model, Some(round), &self.options.cancel).map_err(|error| match error {
-                EvalError::Stopped => Failure::Stopped,
-                error => Failure::of(&error),
-            })?;
+        let evaluate = || items.prepared.evaluate(model, Some(round), &self.options.cancel);
+        let report = self.pool.install(evaluate).map_err(|error| match error {
+            EvalError::Stopped => Failure::Stopped,
+            error => Failure::of(&error),
+        })?;
         add_time(&self.counters.eval_nanos, begun);
         let count: usize = round.iter().map(Vec::len).sum();
         self.counters.items_asked.fetch_add(count as u64, Ordering::Relaxed);
         Ok(report.tasks.into_iter().map(|task| task.items).collect())
     }
 
-    fn is_out(&self, known: &[Vec<Option<ItemScore>>], comparison: &Comparison<'_>, looks: usize) -> bool {
-        let Some(cutoff) = comparison.cutoff else {
-            return false;
+    /// The estimated average of a candidate that is to be dropped: it does not exceed the cutoff. `None` for one that
+    /// may still win.
+    fn estimate_if_out(
+        &self,
+        items: &PreparedItems,
+        known: &ItemScores,
+        rival: Rival<'_>,
+    ) -> Result<Option<f64>, Failure> {
+        let is_share = |task: &Task| task.main_is_share() && task.main_is_higher_better();
+        let prediction = || -> Option<Prediction> {
+            let values = |items: &Vec<Option<ItemScore>>| items.iter().map(|item| item.map(|item| item.sum)).collect();
+            let values: Vec<Vec<Option<f64>>> = known.iter().map(values).collect();
+            predict(&values, rival.incumbent, rival.strata)
         };
-        let race = &self.options.race;
-        let confident = race.rule == Rule::Confident && self.tasks.iter().all(Task::main_is_share);
-        let below = || match comparison.incumbent {
-            Some(incumbent) => upper_bound(known, Some(incumbent), race.confidence, looks) < 0.0,
-            None => upper_bound(known, None, race.confidence, looks) < cutoff,
+        let prediction = if self.tasks.iter().all(is_share) { prediction() } else { None };
+        let is_below = match (self.options.racing, prediction) {
+            (Racing::Confident(confidence), Some(prediction)) => prediction.is_below(rival.cutoff, confidence),
+            _ => false,
         };
-        race.rule != Rule::Off && (at_best(&self.tasks, known) <= cutoff || (confident && below()))
+        if !is_below && at_best(&self.tasks, known) > rival.cutoff {
+            return Ok(None);
+        }
+        let estimate = match prediction {
+            Some(prediction) => prediction.average,
+            // On another scale, the average over the items scored is all there is.
+            None => self.scores(items, known, None)?.average,
+        };
+        Ok(Some(estimate.min(rival.cutoff)))
     }
 
-    fn scores(&self, known: &[Vec<Option<ItemScore>>], dropped: bool) -> Result<Scores, Failure> {
+    /// The scores on the items that are known. A candidate that was dropped has the average `dropped`.
+    fn scores(&self, prepared: &PreparedItems, known: &ItemScores, dropped: Option<f64>) -> Result<Scores, Failure> {
         let mut tasks = Vec::with_capacity(known.len());
-        for (task, items) in self.tasks.iter().zip(known) {
+        for (t, (task, items)) in self.tasks.iter().zip(known).enumerate() {
             let items: Vec<ItemScore> = items.iter().flatten().copied().collect();
-            let metric = task.main_over(&items);
-            let value = metric.as_ref().map_or(f64::NAN, |m| if m.higher_is_better { m.value } else { -m.value });
+            let score = prepared.prepared.comparable(t, &items, self.options.perplexity);
+            let value = score.as_ref().map_or(f64::NAN, |score| score.value);
             if !value.is_finite() {
                 let message = format!("the score of the task `{}` is {value}, expected a finite number", task.name());
                 return Err(Failure::Candidate(message));
             }
-            let metric = metric.map_or_else(String::new, |metric| metric.name);
-            tasks.push(TaskScore { task: task.name().into(), metric, value, n: items.len() });
+            let metric = task.main_metric().to_string();
+            let n = items.len();
+            let items = score.filter(|_| dropped.is_none()).map(|score| score.items).unwrap_or_default();
+            tasks.push(TaskScore { task: task.name().into(), metric, value, n, items });
         }
-        let average = mean(tasks.iter().map(|task| task.value));
-        Ok(Scores { tasks, average, dropped })
+        let weighted = || tasks.iter().zip(&self.weights).map(|(task, weight)| weight * task.value).sum::<f64>();
+        let plain = || mean(tasks.iter().map(|task| task.value));
+        let average = || if self.weights.is_empty() { plain() } else { weighted() };
+        let average = dropped.unwrap_or_else(average);
+        Ok(Scores { tasks, average, dropped: dropped.is_some() })
     }
+}
 
-    /// All items of the incumbent, scored now if there is no record.
-    fn items_of(&self, incumbent: &Candidate, role: ItemRole) -> Result<Vec<Vec<Option<ItemScore>>>, Failure> {
-        self.score_one(incumbent, role, Comparison::default())?;
-        let planned = if self.options.eval.apply_chat_template || self.records.is_on_disk() {
-            Some(self.plan(incumbent)?)
-        } else {
-            None
-        };
-        let tokenizer = match planned.as_ref().filter(|_| self.options.eval.apply_chat_template) {
-            Some(plan) => Some(self.tokenizers(plan)?.0),
-            None => None,
-        };
-        let items = self.prepared_items(role, tokenizer.as_ref(), None).map_err(|error| Failure::of(&error))?;
-        let key = self.key(incumbent, role, &items, planned.as_ref().filter(|_| self.records.is_on_disk()))?;
-        let Record { rounds } = self.records.get(&key);
-        let of_task = |(t, numbers): (usize, &Vec<usize>)| {
-            let scored: HashMap<usize, ItemScore> =
-                rounds.iter().flat_map(|round| &round[t]).map(|item| (item.index, *item)).collect();
-            numbers.iter().map(|index| scored.get(index).copied()).collect()
-        };
-        Ok(items.items.iter().enumerate().map(of_task).collect())
-    }
-
-    fn score_all(
+impl Scorer for LocalScorer {
+    fn score(
         &self,
         candidates: &[Candidate],
         role: ItemRole,
-        comparison: Comparison<'_>,
+        rival: Option<Rival<'_>>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         // The same recipe is scored once.
@@ -448,60 +504,51 @@ impl LocalScorer {
             }
             same.push(i);
         }
-        let score = |(): &mut (), at: usize| {
-            Failure::outcome(self.score_one(distinct[at], role, comparison), &self.options.cancel)
-        };
+        let score =
+            |(): &mut (), at: usize| Failure::outcome(self.score_one(distinct[at], role, rival), &self.options.cancel);
         let tell = |at: usize, outcome: &Outcome| {
             indices[distinct[at].recipe.as_str()].iter().for_each(|&i| done(i, outcome));
         };
-        let outcomes = parallel::score_all(distinct.len(), self.parallelism(), || (), score, |()| (), tell)?;
+        let outcomes = parallel::score_all(distinct.len(), self.parallel_for(&distinct), || (), score, |()| (), tell)?;
         let by_recipe: HashMap<&str, &Outcome> =
             distinct.iter().zip(&outcomes).map(|(candidate, outcome)| (candidate.recipe.as_str(), outcome)).collect();
         Ok(candidates.iter().map(|candidate| by_recipe[candidate.recipe.as_str()].clone()).collect())
     }
-}
 
-/// What a candidate is compared with while it races.
-#[derive(Clone, Copy, Default)]
-struct Comparison<'a> {
-    cutoff: Option<f64>,
-    incumbent: Option<&'a [Vec<Option<ItemScore>>]>,
-}
-
-impl Scorer for LocalScorer {
-    fn score(
+    fn loss_gradient(
         &self,
-        candidates: &[Candidate],
-        role: ItemRole,
-        cutoff: Option<f64>,
-        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
-    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        self.score_all(candidates, role, Comparison { cutoff, incumbent: None }, done)
-    }
-
-    fn score_against(
-        &self,
-        candidates: &[Candidate],
-        role: ItemRole,
-        incumbent: Option<(&Candidate, f64)>,
-        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
-    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        let cutoff = incumbent.map(|(_, average)| average);
-        let items = match incumbent.filter(|_| self.options.race.rule == Rule::Confident) {
-            Some((incumbent, _)) => match self.items_of(incumbent, role) {
-                Ok(items) => Some(items),
-                Err(Failure::Stopped) => return Err(Stopped),
-                // Without scores of the incumbent only the cutoff counts.
-                Err(Failure::Candidate(_)) => None,
-            },
-            None => None,
-        };
-        self.score_all(candidates, role, Comparison { cutoff, incumbent: items.as_deref() }, done)
+        candidate: &Candidate,
+        items: &[(usize, usize)],
+    ) -> Result<Result<LossGradient, CandidateError>, Stopped> {
+        match self.gradient_at(candidate, items) {
+            Ok(gradient) => Ok(Ok(gradient)),
+            Err(_) if self.options.cancel.is_cancelled() => Err(Stopped),
+            Err(Failure::Stopped) => Err(Stopped),
+            Err(Failure::Candidate(message)) => Ok(Err(CandidateError { message })),
+        }
     }
 
     fn parallelism(&self) -> usize {
-        self.options.parallel.unwrap_or_else(rayon::current_num_threads).max(1)
+        self.parallel.load(Ordering::Relaxed)
     }
+}
+
+/// For each task, the scores of its items in the order of their numbers; `None` for items that were not scored.
+type ItemScores = [Vec<Option<ItemScore>>];
+
+/// Mean over tasks of the best possible main metrics, negated where less is better.
+fn at_best(tasks: &[Task], known: &ItemScores) -> f64 {
+    let task = |(task, known): (&Task, &Vec<Option<ItemScore>>)| {
+        let best = task.main_at_best(known).unwrap_or(f64::NAN);
+        if task.main_is_higher_better() { best } else { -best }
+    };
+    mean(tasks.iter().zip(known).map(task))
+}
+
+/// The mean, summed in order.
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len() as f64;
+    values.sum::<f64>() / n
 }
 
 /// Bytes of memory that are reserved until this is dropped.

@@ -7,10 +7,12 @@ use crate::similarity::Similarity;
 use crate::space::TensorNames;
 use glue_metrics::compatibility::{Verdict, compatibility};
 use glue_progress::ErrorChain;
+use glue_tensor::checkpoint::CheckpointFile;
+use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, ContentHash, FileChanged, Links, ModelDir, SideFileError};
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 /// The models of a search.
@@ -157,36 +159,68 @@ impl ModelSet {
             template,
             space: config.space(),
             tensors: TensorNames::of(&self.dirs[0]),
+            statistics: self.statistic_names(config),
             operators,
             optimisers,
             seed: config.seed,
-            racing: config.racing,
             read_similarity: Box::new(read),
         }
     }
 
-    /// Hashes of the weights of all models and of their statistics, by path. All of them are read.
-    pub fn hashes(&self) -> Value {
-        let models = self.dirs.iter().chain(&self.base).map(|dir| (dir.path(), dir.checkpoint()));
-        let statistics = self.statistics.iter().map(|checkpoint| (checkpoint.path(), checkpoint));
-        let all: Vec<(&Path, &Checkpoint)> = models.chain(statistics).collect();
-        let hash = |(path, checkpoint): &(&Path, &Checkpoint)| {
-            let files: Vec<String> = checkpoint.files().iter().map(|file| file.content_hash().to_string()).collect();
-            (path.display().to_string(), Value::from(files.join(" ")))
+    /// Names of the statistics that all models have, and of those of the base.
+    fn statistic_names(&self, config: &SearchConfig) -> Vec<String> {
+        let names = |checkpoint: &Checkpoint| -> BTreeSet<String> {
+            let last = |name: &str| name.rsplit_once('.').map(|(_, last)| last.to_string());
+            checkpoint.tensors().iter().filter_map(|info| last(&info.name)).collect()
         };
-        Value::Object(all.par_iter().map(hash).collect::<Vec<_>>().into_iter().collect())
+        let n_models = config.space.as_ref().map_or(0, |space| space.statistics.len());
+        let (models, base) = self.statistics.split_at(n_models);
+        let common = models.iter().map(names).reduce(|common, of| common.intersection(&of).cloned().collect());
+        common.unwrap_or_default().into_iter().chain(base.iter().flat_map(names)).collect()
+    }
+
+    /// Hashes of all files of the models and of the base that a score depends on, by path and name: configuration,
+    /// tokenizer, chat template, generation defaults and weights. And those of statistics. All of them are read.
+    ///
+    /// # Errors
+    /// [`ModelSetError::Io`] for a file that can no longer be read.
+    pub fn hashes(&self) -> Result<Value, ModelSetError> {
+        let mut side_files: Vec<(&Path, PathBuf)> = Vec::new();
+        let mut weights: Vec<(&Path, &CheckpointFile)> = Vec::new();
+        for dir in self.dirs.iter().chain(&self.base) {
+            let files = std::iter::once(dir.path().join(CONFIG_FILE)).chain(dir.side_files());
+            side_files.extend(files.map(|file| (dir.path(), file)));
+            weights.extend(dir.checkpoint().files().iter().map(|file| (dir.path(), file)));
+        }
+        for statistics in &self.statistics {
+            weights.extend(statistics.files().iter().map(|file| (statistics.path(), file)));
+        }
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let of_weights = weights.par_iter().map(|(model, file)| (*model, name(file.path()), file.content_hash()));
+        let mut hashes: Vec<(&Path, String, ContentHash)> = of_weights.collect();
+        for (model, file) in &side_files {
+            let bytes = glue_tensor::files::read(file, glue_tensor::files::DATA_BYTES)
+                .map_err(|error| ModelSetError::Io { path: file.clone(), error })?;
+            hashes.push((model, name(file), ContentHash::of(&bytes)));
+        }
+        let mut models = serde_json::Map::new();
+        for (model, file, hash) in hashes {
+            let files = models.entry(model.display().to_string()).or_insert_with(|| json!({}));
+            files[file] = json!(hash.to_string());
+        }
+        Ok(Value::Object(models))
     }
 }
 
-/// Hashes of the files of `tasks`, by path: of a directory all files below it; of a file also those next to it, which
-/// may hold its data. A name that is not a path has no hash.
+/// Hashes of the files at `paths`: of a directory all files below it; of a file also those next to it, which may belong
+/// to it. A name that is not a path has no hash.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn hash_tasks(tasks: &[String]) -> Result<Value, ModelSetError> {
+pub(crate) fn hash_paths(paths: &[String]) -> Result<Value, ModelSetError> {
     let mut hashes = serde_json::Map::new();
-    for task in tasks {
-        let path = Path::new(task);
+    for name in paths {
+        let path = Path::new(name);
         let hash = match path.exists() {
             false => Value::Null,
             true => {
@@ -205,7 +239,7 @@ pub fn hash_tasks(tasks: &[String]) -> Result<Value, ModelSetError> {
                 json!(ContentHash::of(&all).to_string())
             }
         };
-        hashes.insert(task.clone(), hash);
+        hashes.insert(name.clone(), hash);
     }
     Ok(Value::Object(hashes))
 }

@@ -12,7 +12,7 @@ pub(crate) fn report(summary: &Summary) -> String {
     let out = &mut text;
     let _ = writeln!(
         out,
-        "The best merge, found by {}: {}. {}\n",
+        "The best merge, found by {}: {}.\n\n{}\n",
         code(&summary.best),
         best_words(summary),
         inline(&summary.reason)
@@ -47,6 +47,38 @@ pub(crate) fn report(summary: &Summary) -> String {
     for strategy in summary.strategies.iter().filter(|strategy| strategy.ended.is_some()) {
         let why = inline(strategy.ended.as_deref().unwrap_or_default());
         let _ = writeln!(out, "\n{} ended early: {why}.", code(&strategy.row.name));
+    }
+    let _ = writeln!(
+        out,
+        "\n## Finalists\n\nThe best candidates of each strategy by search score and those that a strategy nominated, such as \
+         the mean of an optimiser's distribution.\n\n| finalist | models | result | search | validation | gap | all |\n\
+         |---|--:|---|--:|--:|--:|--:|"
+    );
+    for finalist in &summary.finalists {
+        let (name, what) = (inline(&finalist.row.name), inline(&finalist.row.what));
+        let _ = writeln!(out, "| {name} | {} | {what} | {} |", finalist.models, averages(&finalist.row));
+    }
+    if !summary.ruling.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n## Decisions\n\nSignificant at 5 %, corrected for the number of challengers: a merge is accepted if its gain is; a model is \
+             not if its loss is, and it gains in no task.\n\n| question | incumbent | challenger | gain | standard error | p | challengers | accepted |\n\
+             |---|---|---|--:|--:|--:|--:|---|"
+        );
+        for row in &summary.ruling {
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {:+.4} | {} | {} | {} | {} |",
+                inline(&row.question),
+                inline(&row.incumbent),
+                inline(&row.challenger),
+                row.gain,
+                row.stderr.map_or("–".into(), |stderr| format!("{stderr:.4}")),
+                short(row.p),
+                row.challengers,
+                if row.accepted { "yes" } else { "no" },
+            );
+        }
     }
     let _ = writeln!(out, "\n## Models alone\n\n| model | search | validation | gap | all |\n|---|--:|--:|--:|--:|");
     for model in &summary.models {

@@ -2,28 +2,37 @@
 
 use crate::config::{SearchConfig, Validation};
 use crate::context::{
-    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, StrategyInputs, TrialRecord, compare, short,
-    tell,
+    BestCandidate, DescribedCandidate, SearchContext, StrategyContext, StrategyInputs, StrategyOutcome, TrialRecord,
 };
-use crate::contract::{Candidate, ItemRole, Scorer, Scores};
-use crate::evaluation_log::{Budget, EvaluationLog, StopReason};
-use crate::filter::{Evidence, ModelVerdict, judge, unscored};
+use crate::contract::{Candidate, ItemRole, Scorer, Scores, Strata};
+use crate::evaluation_log::{Budget, EvaluationLog, Purpose, StopReason};
+use crate::finalists::{Choice, Finalist, TaskWeights, accepted, best_trials, choose, models_merged};
 use crate::guard::Guard;
+use crate::harmful::{ModelVerdict, judge, unscored};
 use crate::journal::{Journal, JournalError};
-use crate::model_set::{ModelSet, ModelSetError, hash_tasks};
+use crate::local::{LocalOptions, ScorerError};
+use crate::model_set::{ModelSet, ModelSetError, hash_paths};
 use crate::output::{self, OutputError};
 use crate::recipe_text::alone;
 use crate::similarity::Similarity;
 use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
-use glue_progress::{Progress, Unit};
+use glue_eval::{EvalError, EvalOptions, Task, load_tasks, select};
+use glue_progress::Progress;
 use glue_recipe::SharedExecutor;
 use glue_tensor::{FileChanged, Links};
 use serde_json::{Value, json};
 use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
+
+/// The revision of how candidates are scored, a part of the header of journals. It is raised whenever the same config,
+/// models and tasks may get other scores or other candidates than before: after a change of inference, prompts,
+/// metrics, merge methods, racing, strategies or optimisers. Journals of other revisions are refused.
+pub const SCORING_REVISION: u32 = 2;
 
 /// Everything that configs can name.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +50,7 @@ pub struct Registries<'a> {
 pub struct Options<'a> {
     /// The directory that is written.
     pub out: &'a Path,
-    /// Whether to resume an interrupted search, if there is one.
+    /// Whether to resume an interrupted or complete search, if there is one.
     pub resume: bool,
     /// When to end.
     pub budget: Budget,
@@ -61,6 +70,12 @@ pub enum SelectError {
     /// The models cannot be searched.
     #[error(transparent)]
     Models(#[from] ModelSetError),
+    /// The tasks cannot be read.
+    #[error(transparent)]
+    Tasks(#[from] Box<EvalError>),
+    /// An option of the config is invalid.
+    #[error(transparent)]
+    Options(#[from] Box<ScorerError>),
     /// A strategy does not exist or refuses its settings.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
@@ -81,7 +96,7 @@ pub enum SelectError {
         /// The journal.
         journal: PathBuf,
     },
-    /// The budget does not suffice for the baselines.
+    /// The time does not suffice for the baselines.
     #[error("{stop} before all {models} models are scored alone; raise it")]
     TooLittle {
         /// The budget.
@@ -150,25 +165,41 @@ impl<'a> Prepared<'a> {
         let optimises =
             config.space.is_some() || strategies.iter().any(|(name, _)| *name == crate::strategy::EVOLUTIONARY.name);
         let prepared = Prepared { config, models, search_context, strategies, optimises };
-        prepared.space()?;
+        prepared.spaces()?;
         Ok(prepared)
     }
 
-    /// The space that optimisers search over all models; `None` when no strategy does.
+    /// The spaces that optimisers search over all models, one for each method; none when no strategy does.
     ///
     /// # Errors
     /// [`SpaceError`].
-    pub fn space(&self) -> Result<Option<crate::space::SearchSpace>, SpaceError> {
+    pub fn spaces(&self) -> Result<Vec<crate::space::SearchSpace>, SpaceError> {
         let all: Vec<usize> = (0..self.search_context.members.len()).collect();
-        self.optimises.then(|| self.search_context.search_space(&all)).transpose()
+        if self.optimises { self.search_context.search_spaces(&all) } else { Ok(Vec::new()) }
     }
 
-    /// The maximum number of evaluations of each stage: baselines, filter, strategies.
+    /// The maximum number of evaluations of each stage on search items: baselines, with the base if it is scored, and
+    /// strategies.
     pub fn evaluations(&self) -> Vec<(String, u64)> {
         let n = self.search_context.members.len();
-        let filter = self.config.filter.then(|| ("filter".to_string(), n as u64 - 1));
+        let baselines = n as u64 + u64::from(self.base().is_some());
         let strategies = self.strategies.iter().map(|(name, strategy)| (name.to_string(), strategy.evaluations(n)));
-        std::iter::once(("models".to_string(), n as u64)).chain(filter).chain(strategies).collect()
+        std::iter::once(("models".to_string(), baselines)).chain(strategies).collect()
+    }
+
+    /// The maximum number of evaluations on search items within a budget.
+    fn most_evaluations(&self, budget: Budget) -> u64 {
+        let stages = self.evaluations();
+        let merged: u64 = stages.iter().skip(1).map(|(_, n)| n).sum();
+        stages[0].1 + budget.evaluations.map_or(merged, |budget| budget.min(merged))
+    }
+
+    /// The base alone, as it is scored with the models if the search looks for harmful ones.
+    fn base(&self) -> Option<DescribedCandidate> {
+        let base = self.config.base.as_ref().filter(|_| self.config.filter)?;
+        let candidate = alone(&self.search_context.template, base);
+        let what = glue_text::names::short(std::slice::from_ref(base)).pop().unwrap_or_default();
+        Some(DescribedCandidate { candidate, what, weights: Vec::new() })
     }
 
     /// Model `i` alone, as it is scored first.
@@ -176,21 +207,51 @@ impl<'a> Prepared<'a> {
         alone(&self.search_context.template, &self.search_context.members[i].path)
     }
 
-    /// The header of the journal: everything the search depends on.
+    /// The header of the journal: everything that a score depends on. Neither budgets nor what only affects speed.
     ///
     /// # Errors
-    /// A file that cannot be read. All weights are read.
-    pub fn header(&self) -> Result<Value, ModelSetError> {
+    /// [`SelectError::Models`], [`SelectError::Tasks`]: a file that cannot be read. All files of the models are read.
+    pub fn header(&self) -> Result<Value, SelectError> {
         Ok(json!({
             "journal": "glue search",
-            "version": env!("CARGO_PKG_VERSION"),
+            "scoring": SCORING_REVISION,
             "config": serde_json::to_value(self.config.without_limits()).unwrap_or_default(),
-            "models": self.models.hashes(),
-            "tasks": hash_tasks(&self.config.tasks)?,
+            "models": self.models.hashes()?,
+            "tasks": self.hash_tasks()?,
         }))
     }
 
-    /// Searches, and writes the result.
+    /// Hashes of the items of each task, by split; with an evaluator, which alone knows its tasks, of the files at
+    /// their paths.
+    fn hash_tasks(&self) -> Result<Value, SelectError> {
+        let config = self.config;
+        if config.evaluator.is_some() {
+            return Ok(hash_paths(&config.tasks)?);
+        }
+        let mut tasks = load_tasks(&config.tasks).map_err(|error| Box::new(EvalError::from(error)))?;
+        if !config.only.is_empty() {
+            tasks = select(tasks, &config.only).map_err(|error| Box::new(EvalError::from(error)))?;
+        }
+        let tasks: Arc<[Task]> = tasks.into();
+        // Chat templates are files of the models.
+        let options =
+            EvalOptions { apply_chat_template: false, ..LocalOptions::from_config(config).map_err(Box::new)?.eval };
+        let held_out = match config.validation() {
+            Validation::Split { split } => Some(split),
+            Validation::Fraction(_) => None,
+        };
+        let mut splits = serde_json::Map::new();
+        for split in std::iter::once(config.split.clone()).chain(held_out) {
+            let options = EvalOptions { split: Some(split.clone()), ..options.clone() };
+            let items = glue_eval::Prepared::new(Arc::clone(&tasks), &options, None).map_err(Box::new)?;
+            let hashes = tasks.iter().zip(items.content_hashes()).map(|(task, hash)| (task.name().into(), hash.into()));
+            splits.insert(split, Value::Object(hashes.collect()));
+        }
+        Ok(Value::Object(splits))
+    }
+
+    /// Searches, and writes the result. A search whose result is complete continues from the journal in it if it is to
+    /// be resumed: nothing is evaluated again, and a larger budget is used up. The result is replaced at the end.
     ///
     /// # Errors
     /// [`SelectError`]. Whatever was evaluated is in the journal.
@@ -200,8 +261,12 @@ impl<'a> Prepared<'a> {
         options: &Options<'_>,
         progress: &dyn Progress,
     ) -> Result<(Summary, Timings), SelectError> {
-        output::check_vacant(options.out)?;
         let path = journal_path(options.out);
+        let continues = options.resume && output::is_complete(options.out);
+        match continues {
+            true => output::take_back_journal(options.out, &path)?,
+            false => output::check_vacant(options.out)?,
+        }
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(|error| JournalError::Io { path: parent.into(), error })?;
         }
@@ -212,16 +277,15 @@ impl<'a> Prepared<'a> {
             true => Journal::resume(&path, &header)?,
             false => (Journal::create(&path, &header)?, Vec::new()),
         };
-        let log = EvaluationLog::new(&guard, journal, entries, options.budget).map_err(SelectError::Entry)?;
-        progress.begin("searching", Unit::Evaluations, None);
+        let mut log =
+            EvaluationLog::new(&guard, journal, entries, options.budget, progress).map_err(SelectError::Entry)?;
+        log.begin("searching", self.most_evaluations(options.budget));
         let mut run = Run {
             prepared: self,
             log,
-            progress,
             journal: path.clone(),
             trials: Vec::new(),
             similarity: OnceCell::new(),
-            best: None,
             timings: Timings::default(),
         };
         let summary = run.search(&header).map_err(|error| guard.changed().map_or(error, SelectError::Changed))?;
@@ -248,11 +312,9 @@ pub struct Timings {
 struct Run<'s, 'a> {
     prepared: &'s Prepared<'a>,
     log: EvaluationLog<'s>,
-    progress: &'s dyn Progress,
     journal: PathBuf,
     trials: Vec<TrialRecord>,
     similarity: OnceCell<Similarity>,
-    best: Option<f64>,
     timings: Timings,
 }
 
@@ -270,18 +332,14 @@ where
         }
     }
 
-    /// Scores candidates outside of a strategy, and records them.
-    fn measure(&mut self, name: &str, described: &[DescribedCandidate]) -> (Vec<Option<Scores>>, Option<StopReason>) {
-        let candidates: Vec<Candidate> = described.iter().map(|described| described.candidate.clone()).collect();
-        let batch = self.log.score(&candidates, ItemRole::Search, None);
+    /// Scores models alone, and records them.
+    fn measure(&mut self, described: &[DescribedCandidate]) -> (Vec<Option<Scores>>, Option<StopReason>) {
+        let batch = self.log.score(BASELINE, described, Purpose::Baseline);
         let mut all = Vec::new();
         for (described, outcome) in described.iter().zip(batch.outcomes) {
-            let scores = outcome.as_ref().ok().cloned();
-            self.best = scores.iter().map(|scores| scores.average).chain(self.best).reduce(f64::max);
-            self.trials.push(TrialRecord::new(&self.prepared.search_context, name, described, outcome));
-            all.push(scores);
+            all.push(outcome.as_ref().ok().cloned());
+            self.trials.push(TrialRecord::new(&self.prepared.search_context, BASELINE, described, outcome));
         }
-        tell(self.progress, name, self.best, &self.log.status());
         (all, batch.stop)
     }
 
@@ -289,124 +347,171 @@ where
         let prepared = self.prepared;
         let search_context = &prepared.search_context;
         let n = search_context.members.len();
-        let alone = |i: usize| DescribedCandidate {
+        let baseline = |i: usize| DescribedCandidate {
             candidate: prepared.baseline(i),
             what: search_context.members[i].name.clone(),
             weights: vec![(i, 1.0)],
         };
-        let (baselines, stop) = self.measure(BASELINE, &(0..n).map(alone).collect::<Vec<_>>());
+        let base = prepared.base();
+        let alone: Vec<DescribedCandidate> = (0..n).map(baseline).chain(base.clone()).collect();
+        let (mut baselines, stop) = self.measure(&alone);
         if let Some(stop) = stop {
-            return Err(match stop.is_budget() {
+            return Err(match stop.budget().is_some() {
                 true => SelectError::TooLittle { stop: stop.to_string(), models: n },
                 false => self.stopped(stop),
             });
         }
+        self.log.set_strata(Strata::of(&baselines.iter().flatten().collect::<Vec<_>>()));
+        let base = base.map(|base| row(&base.what, &base.what, &base.candidate.recipe, baselines.pop().flatten()));
         if baselines.iter().all(Option::is_none) {
             let model = search_context.members[0].name.clone();
             return Err(SelectError::NoScores { model, reason: self.trials[0].reason.clone() });
         }
-        let mut ended = None;
+        let (mut ended, mut budget) = (None, None);
         let verdicts = match prepared.config.filter {
-            true => self.filter(&baselines, &mut ended)?,
+            true => self.judge(&baselines, base.as_ref()),
             // A model without scores is left out all the same.
             false => (0..n).filter(|&i| baselines[i].is_none()).map(|i| self.unscored(i)).collect(),
         };
         let harmful = |i: usize| verdicts.iter().any(|of| of.harmful && of.model == search_context.members[i].name);
         let admitted: Vec<usize> = (0..n).filter(|&i| !harmful(i)).collect();
-        let mut found: Vec<(String, BestCandidate)> = Vec::new();
-        let mut rows: Vec<StrategyRow> = Vec::new();
+        let alone: HashSet<String> = alone.into_iter().map(|alone| alone.candidate.recipe).collect();
+        let mut finalists: Vec<Finalist> = Vec::new();
+        let mut found: Vec<BestCandidate> = Vec::new();
+        let mut ran: Vec<StrategyRun> = Vec::new();
         let mut failure: Option<(String, String)> = None;
         for (name, strategy) in &prepared.strategies {
             if ended.is_some() {
                 break;
             }
             // A strategy that is listed twice gets a number.
-            let twice = found.iter().filter(|(other, _)| other.split(' ').next() == Some(name)).count();
+            let twice = ran.iter().filter(|ran| ran.row.row.name.split(' ').next() == Some(name)).count();
             let label = if twice == 0 { (*name).to_string() } else { format!("{name} {}", twice + 1) };
             let before = self.log.status();
             let start = Instant::now();
-            let earlier: Vec<BestCandidate> = found.iter().map(|(_, found)| found.clone()).collect();
             let mut context = StrategyContext::new(
                 &label,
                 StrategyInputs {
                     search: search_context,
                     log: &mut self.log,
-                    progress: self.progress,
                     baselines: &baselines,
                     admitted: &admitted,
-                    earlier: &earlier,
+                    earlier: &found,
                     similarity: &self.similarity,
-                    best: self.best,
                 },
             );
             let done = strategy.run(&mut context);
-            let (result, trials, best) = context.finish();
-            self.best = best;
-            self.trials.extend(trials);
+            let outcome = context.finish();
             self.timings.strategies.push((label.clone(), start.elapsed().as_secs_f64()));
             match done {
                 Ok(()) => {}
-                Err(stop) if stop.is_budget() => ended = Some(stop.to_string()),
+                Err(stop) if stop.budget().is_some() => (ended, budget) = (Some(stop.to_string()), stop.budget()),
                 Err(StopReason::Strategy(reason)) => failure = failure.or(Some((label.clone(), reason))),
                 Err(stop) => return Err(self.stopped(stop)),
             }
             let after = self.log.status();
-            if let Some(result) = result {
-                rows.push(StrategyRow {
-                    row: Row {
-                        name: label.clone(),
-                        what: result.what.clone(),
-                        recipe: result.candidate.recipe.clone(),
-                        search: self.log.cached(&result.candidate, ItemRole::Search).cloned(),
-                        validation: None,
-                        proxy: None,
-                        gap: None,
-                    },
-                    evaluations: after.evaluations - before.evaluations,
-                    items_saved: after.items_saved - before.items_saved,
-                    items: after.items - before.items,
-                    ended: ended.clone().or_else(|| failure.clone().filter(|(of, _)| *of == label).map(|(_, why)| why)),
-                });
-                found.push((label, result));
-            }
+            let own = self.finalists_of(&label, &outcome, &alone, &mut finalists);
+            let accepted = accepted(&outcome.trials).into_iter().map(|i| outcome.trials[i].recipe.clone()).collect();
+            self.trials.extend(outcome.trials);
+            let Some(result) = outcome.found else { continue };
+            let search = self.log.cached(&result.candidate, ItemRole::Search).cloned();
+            let row = StrategyRow {
+                row: row(&label, &result.what, &result.candidate.recipe, search),
+                evaluations: after.evaluations - before.evaluations,
+                items_saved: after.items_saved - before.items_saved,
+                items: after.items - before.items,
+                ended: ended.clone().or_else(|| failure.clone().filter(|(of, _)| *of == label).map(|(_, why)| why)),
+            };
+            ran.push(StrategyRun { row, finalists: own, accepted });
+            found.push(result);
         }
-        let Some(_) = found.first() else {
+        if ran.is_empty() {
             let (strategy, reason) = failure.unwrap_or_else(|| {
                 let reason = ended.unwrap_or_else(|| "it accepted no candidate".into());
                 (prepared.config.strategies[0].name.clone(), reason)
             });
             return Err(SelectError::Failed { strategy, reason });
-        };
+        }
         let mut models: Vec<Row> = (0..n)
-            .map(|i| Row {
-                name: search_context.members[i].name.clone(),
-                what: search_context.members[i].name.clone(),
-                recipe: prepared.baseline(i).recipe,
-                search: baselines[i].clone(),
-                validation: None,
-                proxy: None,
-                gap: None,
+            .map(|i| {
+                let name = &search_context.members[i].name;
+                row(name, name, &prepared.baseline(i).recipe, baselines[i].clone())
             })
             .collect();
-        let of_strategies = rows.iter_mut().map(|row| &mut row.row);
-        self.validate(models.iter_mut().filter(|row| row.search.is_some()).chain(of_strategies).collect())?;
-        let (best, reason) = choose(&rows);
+        self.validate(&mut models, &mut finalists, &mut ran)?;
+        let single = models.iter().fold(&models[0], |best, row| if row.is_above(best) { row } else { best });
+        for ran in &mut ran {
+            let own = ran.finalists.iter().map(|&i| &finalists[i].row);
+            let best = own.reduce(|best, row| if row.is_better_held(best) { row } else { best });
+            ran.take(best);
+        }
+        let (best, choice) = match finalists.is_empty() {
+            // Every merge failed, or there was only one model to merge.
+            true => (ran[0].row.row.name.clone(), Choice::without_finalists(single)),
+            false => {
+                let choice = choose(single, &finalists, &self.weights(), search_context.seed);
+                let winner = &finalists[choice.best];
+                for ran in ran.iter_mut().filter(|ran| ran.row.row.name == winner.strategy) {
+                    ran.take(Some(&winner.row));
+                }
+                (winner.strategy.clone(), choice)
+            }
+        };
         let status = self.log.status();
         Ok(Summary {
             version: env!("CARGO_PKG_VERSION").into(),
             config: header["config"].clone(),
             inputs: json!({ "models": header["models"], "tasks": header["tasks"] }),
             best,
-            reason,
+            reason: choice.reason,
+            best_single: single.name.clone(),
+            significant: choice.significant,
             models,
+            base,
+            ruling: verdicts.iter().filter_map(|verdict| verdict.comparison.clone()).chain(choice.ruling).collect(),
             filter: verdicts,
-            strategies: rows,
+            strategies: ran.into_iter().map(|ran| ran.row).collect(),
+            finalists,
             evaluations: status.evaluations,
             items_saved: status.items_saved,
             items: status.items,
+            budget,
             front: self.front(),
             candidates: std::mem::take(&mut self.trials),
         })
+    }
+
+    /// Adds the finalists of a strategy to `all`, each once; their indices.
+    fn finalists_of(
+        &self,
+        strategy: &str,
+        outcome: &StrategyOutcome,
+        alone: &HashSet<String>,
+        all: &mut Vec<Finalist>,
+    ) -> Vec<usize> {
+        let trials = best_trials(&outcome.trials, alone).into_iter().map(|i| {
+            let trial = &outcome.trials[i];
+            (&trial.recipe, &trial.what, trial.scores.clone())
+        });
+        let nominated = outcome.nominated.iter().map(|described| {
+            let scores = self.log.cached(&described.candidate, ItemRole::Search).cloned();
+            (&described.candidate.recipe, &described.what, scores)
+        });
+        let mut own: Vec<usize> = Vec::new();
+        for (recipe, what, scores) in trials.chain(nominated) {
+            let known = all.iter().position(|finalist| finalist.row.recipe == *recipe);
+            let i = known.unwrap_or_else(|| {
+                let models = models_merged(recipe, self.prepared.search_context.operators);
+                let name = format!("{strategy} #{}", own.len() + 1);
+                let row = row(&name, what, recipe, scores);
+                all.push(Finalist { strategy: strategy.into(), models, row });
+                all.len() - 1
+            });
+            if !own.contains(&i) {
+                own.push(i);
+            }
+        }
+        own
     }
 
     /// The verdict on a model without scores. The first trials are the baselines.
@@ -414,68 +519,74 @@ where
         unscored(&self.prepared.search_context.members[i].name, &self.trials[i].reason)
     }
 
-    /// Looks for harmful models.
-    fn filter(
-        &mut self,
-        baselines: &[Option<Scores>],
-        ended: &mut Option<String>,
-    ) -> Result<Vec<ModelVerdict>, SelectError> {
-        let search_context = &self.prepared.search_context;
-        let n = search_context.members.len();
-        let average = |i: usize| baselines[i].as_ref().map_or(f64::NEG_INFINITY, |scores| scores.average);
-        let best = (0..n).fold(0, |best, i| if average(i) > average(best) { i } else { best });
-        let others: Vec<usize> = (0..n).filter(|&i| i != best && baselines[i].is_some()).collect();
-        let pair = |&i: &usize| {
-            let weights = vec![(best, 0.5), (i, 0.5)];
-            DescribedCandidate {
-                candidate: search_context.linear(&weights),
-                what: search_context.words(&weights),
-                weights,
-            }
-        };
-        let (scores, stop) = self.measure("filter", &others.iter().map(pair).collect::<Vec<_>>());
-        match stop {
-            Some(stop) if stop.is_budget() => *ended = Some(stop.to_string()),
-            Some(stop) => return Err(self.stopped(stop)),
-            None => {}
-        }
-        // Without a similarity that test is not failed.
-        if let (None, Ok(read)) = (self.similarity.get(), (search_context.read_similarity)()) {
-            let _ = self.similarity.set(read);
-        }
-        let mean = |i: usize| {
-            let similarity = self.similarity.get()?;
-            let sum: f64 = (0..n).filter(|&j| j != i).map(|j| similarity.of_models(i, j)).sum();
-            Some(sum / (n - 1) as f64)
-        };
-        let evidence: Vec<Evidence<'_>> = (0..n)
-            .map(|i| Evidence {
-                model: &search_context.members[i].name,
-                baseline: baselines[i].as_ref().ok_or(self.trials[i].reason.as_str()),
-                similarity: mean(i),
-                pair: others.iter().position(|&other| other == i).and_then(|at| scores.get(at)?.as_ref()),
-            })
-            .collect();
-        Ok(judge(&evidence))
+    /// The weights of tasks.
+    fn weights(&self) -> TaskWeights {
+        TaskWeights(self.prepared.config.weights.clone())
     }
 
-    /// Scores rows on the validation items.
-    fn validate(&mut self, rows: Vec<&mut Row>) -> Result<(), SelectError> {
-        if self.prepared.config.validation == Validation::Fraction(0.0) {
+    /// Looks for harmful models.
+    fn judge(&self, baselines: &[Option<Scores>], base: Option<&Row>) -> Vec<ModelVerdict> {
+        let search_context = &self.prepared.search_context;
+        let models: Vec<(&str, Result<&Scores, &str>)> = (0..baselines.len())
+            .map(|i| {
+                let scores = baselines[i].as_ref().ok_or(self.trials[i].reason.as_str());
+                (search_context.members[i].name.as_str(), scores)
+            })
+            .collect();
+        let base = base.and_then(|base| Some((base.name.as_str(), base.search.as_ref()?)));
+        judge(&models, base, &self.weights(), search_context.seed)
+    }
+
+    /// Scores models, finalists and the results of strategies on the validation items, and for a curve of convergence
+    /// also what was accepted on the way.
+    fn validate(
+        &mut self,
+        models: &mut [Row],
+        finalists: &mut [Finalist],
+        ran: &mut [StrategyRun],
+    ) -> Result<(), SelectError> {
+        if self.prepared.config.validation() == Validation::Fraction(0.0) {
             return Ok(());
         }
-        let candidates: Vec<Candidate> = rows.iter().map(|row| Candidate { recipe: row.recipe.clone() }).collect();
-        let batch = self.log.score(&candidates, ItemRole::Validation, None);
+        let accepted: Vec<(String, String)> = ran
+            .iter_mut()
+            .flat_map(|ran| {
+                let name = ran.row.row.name.clone();
+                std::mem::take(&mut ran.accepted).into_iter().map(move |recipe| (name.clone(), recipe))
+            })
+            .collect();
+        let models = models.iter_mut().filter(|row| row.search.is_some());
+        let rows = models.chain(finalists.iter_mut().map(|finalist| &mut finalist.row));
+        let rows: Vec<&mut Row> = rows.chain(ran.iter_mut().map(|ran| &mut ran.row.row)).collect();
+        let recipes = rows.iter().map(|row| (&row.name, row.recipe.clone()));
+        let mut candidates: Vec<DescribedCandidate> = Vec::new();
+        for (what, recipe) in recipes.chain(accepted.iter().map(|(strategy, recipe)| (strategy, recipe.clone()))) {
+            if candidates.iter().all(|known| known.candidate.recipe != recipe) {
+                let (candidate, what) = (Candidate { recipe }, what.clone());
+                candidates.push(DescribedCandidate { candidate, what, weights: Vec::new() });
+            }
+        }
+        self.log.begin("validating", candidates.len() as u64);
+        let batch = self.log.score("validation", &candidates, Purpose::Validation);
         if let Some(stop) = batch.stop {
             return Err(self.stopped(stop));
         }
-        let of_one_split = matches!(self.prepared.config.validation, Validation::Fraction(_));
-        for (row, outcome) in rows.into_iter().zip(batch.outcomes) {
-            row.validation = outcome.ok();
-            if let (Some(search), Some(held)) = (&row.search, &row.validation) {
+        let of_one_split = matches!(self.prepared.config.validation(), Validation::Fraction(_));
+        let held: HashMap<&str, &Scores> = candidates
+            .iter()
+            .zip(&batch.outcomes)
+            .filter_map(|(described, outcome)| Some((described.candidate.recipe.as_str(), outcome.as_ref().ok()?)))
+            .collect();
+        for row in rows {
+            row.validation = held.get(row.recipe.as_str()).map(|scores| (*scores).clone());
+            let search = row.search.as_ref().filter(|scores| !scores.dropped);
+            if let (Some(search), Some(held)) = (search, &row.validation) {
                 row.gap = Some(search.average - held.average);
                 row.proxy = if of_one_split { pooled(search, held) } else { None };
             }
+        }
+        for trial in &mut self.trials {
+            trial.validation = held.get(trial.recipe.as_str()).map(|scores| scores.average);
         }
         Ok(())
     }
@@ -493,7 +604,7 @@ where
         if !asked {
             return Vec::new();
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let full: Vec<(usize, Vec<f64>)> = self
             .trials
             .iter()
@@ -510,27 +621,27 @@ where
     }
 }
 
-/// The best strategy on the validation items; among equals the best on the search items, then the first.
-fn choose(rows: &[StrategyRow]) -> (String, String) {
-    let held = |row: &StrategyRow| row.row.validation.as_ref().map(|scores| scores.average);
-    let seen = |row: &StrategyRow| row.row.search.as_ref().map_or(f64::NEG_INFINITY, |scores| scores.average);
-    let mut best = &rows[0];
-    for row in &rows[1..] {
-        let by_held = match (held(row), held(best)) {
-            (Some(a), Some(b)) => compare(a, b),
-            (a, b) => a.is_some().cmp(&b.is_some()),
-        };
-        if by_held.then(compare(seen(row), seen(best))).is_gt() {
-            best = row;
+/// A strategy that has ended.
+struct StrategyRun {
+    row: StrategyRow,
+    /// Its finalists, as indices.
+    finalists: Vec<usize>,
+    /// Recipes that it accepted on the way.
+    accepted: Vec<String>,
+}
+
+impl StrategyRun {
+    /// Makes a finalist the result.
+    fn take(&mut self, finalist: Option<&Row>) {
+        if let Some(finalist) = finalist {
+            let name = std::mem::take(&mut self.row.row.name);
+            self.row.row = Row { name, ..finalist.clone() };
         }
     }
-    let reason = match held(best) {
-        Some(held) => format!(
-            "It has the highest average on the validation items, {}; ties are decided by the search items, {}.",
-            short(held),
-            short(seen(best))
-        ),
-        None => format!("It has the highest average, {}; no items were held out.", short(seen(best))),
-    };
-    (best.row.name.clone(), reason)
+}
+
+/// A row without validation.
+fn row(name: &str, what: &str, recipe: &str, search: Option<Scores>) -> Row {
+    let (name, what, recipe) = (name.into(), what.into(), recipe.into());
+    Row { name, what, recipe, search, validation: None, proxy: None, gap: None }
 }

@@ -1,11 +1,14 @@
-//! The search space: methods, their parameters, and groups of tensors with separate values; and the recipe of a point
-//! in that space.
+//! Search spaces: one for each merge method, of its parameters and of groups of tensors with separate values; and the
+//! recipe of a point in a space.
 //!
 //! ```yaml
 //! methods: [task_arithmetic, {ties: {density: {min: 0.3}, lambda: 1}}]
 //! layer_groups: 4
 //! filters: [self_attn, mlp]
 //! ```
+//!
+//! Several methods are several spaces, which a strategy compares: the parameters of one method say nothing about those
+//! of another. A search whose config names no methods compares those of [`methods_by_default`].
 //!
 //! A parameter is searched if its operator declares a usual range; nothing is listed twice. A parameter can be fixed to
 //! a value, narrowed, or given options. Weights differ by group of tensors, other parameters of a model by model, and
@@ -15,9 +18,11 @@
 //! mergekit reads the recipe of a point as it is meant here.
 
 mod config;
+mod defaults;
 mod groups;
 
 pub use config::{Choice, Fixed, MethodConfig, Options, Per, Range, Smooth, SpaceConfig};
+pub use defaults::{DECOMPOSITION, SCORED_TOKENS, decomposition_operations, methods_by_default, scoring_operations};
 pub use groups::TensorNames;
 
 use crate::contract::Candidate;
@@ -78,7 +83,13 @@ struct Searched {
     options: Vec<Setting>,
 }
 
-/// A method of the space.
+impl Searched {
+    fn is_weight(&self) -> bool {
+        self.spec.name == WEIGHT && self.spec.scope == Scope::Input
+    }
+}
+
+/// The method of a space.
 #[derive(Debug, Clone)]
 struct Method {
     name: String,
@@ -88,74 +99,79 @@ struct Method {
     searched: Vec<Searched>,
 }
 
-/// A box of coordinates, and the recipe of each of its points.
+/// The parameters of one merge method as a box of coordinates, and the recipe of each of its points.
 #[derive(Debug, Clone)]
 pub struct SearchSpace {
-    space: Space,
+    /// `None` for a method without a parameter to search.
+    space: Option<Space>,
     models: Vec<String>,
-    methods: Vec<Method>,
+    method: Method,
     groups: Groups,
     normalise: bool,
     negative: bool,
 }
 
 impl SearchSpace {
-    /// The space of merges of `models`, which exclude the base and whose tensors have the names `names`.
+    /// The spaces of merges of `models`, which exclude the base and whose tensors have the names `names`: one for each
+    /// method, in the order of the config.
     ///
     /// # Errors
     /// [`SpaceError`]: a method that does not exist or cannot work on so many models, a parameter that it does not have
-    /// or a value out of range, groups that the model has no layers for, or nothing to search.
-    pub fn new(
+    /// or a value out of range, groups that the model has no layers for, statistics that no method uses, or nothing to
+    /// search.
+    pub fn all(
         config: &SpaceConfig,
         template: &RecipeTemplate,
         models: &[String],
         names: &TensorNames,
         registry: &Registry,
-    ) -> Result<SearchSpace, SpaceError> {
+    ) -> Result<Vec<SearchSpace>, SpaceError> {
         let groups = Groups::new(config, names)?;
-        let mut builder = Builder {
-            config,
-            template,
-            models,
-            labels: glue_text::names::short(models),
-            groups: &groups,
-            registry,
-            coordinates: Vec::new(),
+        let spaces: Vec<SearchSpace> = config
+            .methods
+            .iter()
+            .map(|method| {
+                let (name, choices) = method.parts()?;
+                let labels = glue_text::names::short(models);
+                let (groups, coordinates) = (&groups, Vec::new());
+                let mut builder = Builder { config, template, models, labels, groups, registry, coordinates };
+                let method = builder.method(&name, &choices)?;
+                let space = match builder.coordinates.is_empty() {
+                    true => None,
+                    false => Some(Space::new(builder.coordinates)?),
+                };
+                Ok(SearchSpace {
+                    space,
+                    models: models.to_vec(),
+                    method,
+                    groups: groups.clone(),
+                    normalise: config.normalise,
+                    negative: config.negative_weights,
+                })
+            })
+            .collect::<Result<_, SpaceError>>()?;
+        let named = || match spaces.is_empty() {
+            true => "none".to_string(),
+            false => spaces.iter().map(SearchSpace::method).collect::<Vec<_>>().join(", "),
         };
-        let mut methods: Vec<Method> = Vec::new();
-        let of_methods = config.methods.iter().map(MethodConfig::parts).collect::<Result<Vec<_>, _>>()?;
-        let names: Vec<String> = of_methods.iter().map(|(name, _)| name.clone()).collect();
-        if names.len() > 1 {
-            builder.coordinates.push(Coordinate::categorical(METHOD, names.clone()));
+        if !config.statistics.is_empty() && spaces.iter().all(|space| space.method.template.statistics.is_empty()) {
+            return Err(SpaceError::key("statistics", "a method that uses statistics of models", named()));
         }
-        for (name, choices) in of_methods {
-            let several = names.len() > 1;
-            methods.push(builder.method(&name, &choices, several)?);
+        if config.base_statistics.is_some()
+            && spaces.iter().all(|space| space.method.template.base_statistics.is_none())
+        {
+            return Err(SpaceError::key("base_statistics", "a method that uses statistics of the base", named()));
         }
-        if methods.is_empty() {
-            return Err(SpaceError::key("methods", "at least one", "none"));
+        if spaces.len() < 2 && spaces.iter().all(|space| space.space.is_none()) {
+            return Err(SpaceError::key("methods", "a method with a parameter to search, or several", named()));
         }
-        if !config.statistics.is_empty() && methods.iter().all(|method| method.template.statistics.is_empty()) {
-            return Err(SpaceError::key("statistics", "a method that uses statistics of models", names.join(", ")));
-        }
-        if config.base_statistics.is_some() && methods.iter().all(|method| method.template.base_statistics.is_none()) {
-            let expected = "a method that uses statistics of the base";
-            return Err(SpaceError::key("base_statistics", expected, names.join(", ")));
-        }
-        Ok(SearchSpace {
-            space: Space::new(builder.coordinates)?,
-            models: models.to_vec(),
-            methods,
-            groups,
-            normalise: config.normalise,
-            negative: config.negative_weights,
-        })
+        Ok(spaces)
     }
 
-    /// The box that is searched. With several methods the first coordinate, `method`, selects one; the coordinates of
-    /// the others then have no effect.
-    pub fn space(&self) -> &Space {
-        &self.space
+    /// The box that is searched; `None` if the method has no parameter to search, so that there is one point, which has
+    /// no coordinates.
+    pub fn space(&self) -> Option<&Space> {
+        self.space.as_ref()
     }
 
     /// The models, in the order of the recipes.
@@ -163,9 +179,9 @@ impl SearchSpace {
         &self.models
     }
 
-    /// The methods, in the order of the config.
-    pub fn methods(&self) -> impl Iterator<Item = &str> {
-        self.methods.iter().map(|method| method.name.as_str())
+    /// The merge method.
+    pub fn method(&self) -> &str {
+        &self.method.name
     }
 
     /// The recipe of a point, in user units.
@@ -173,8 +189,10 @@ impl SearchSpace {
     /// # Errors
     /// [`SpaceError::Search`] for a point of another space.
     pub fn candidate(&self, point: &[f64]) -> Result<Candidate, SpaceError> {
-        self.space.to_unit(point)?;
-        let method = if self.methods.len() > 1 { &self.methods[point[0] as usize] } else { &self.methods[0] };
+        if let Some(space) = &self.space {
+            space.to_unit(point)?;
+        }
+        let method = &self.method;
         let mut shared = method.fixed.clone();
         let mut own: Vec<Vec<NamedParam>> = vec![Vec::new(); self.models.len()];
         for searched in &method.searched {
@@ -201,34 +219,60 @@ impl SearchSpace {
     }
 
     /// A point to start from: each model with its weight, 0 if none is given, clamped to the bounds; other parameters
-    /// at their defaults, or in the middle of their range if there is no default. `method` is one of the methods; the
-    /// first by default.
+    /// at their defaults, or in the middle of their range if there is no default.
     ///
     /// # Errors
-    /// [`SpaceError`] for a method or a model that the space does not have.
-    pub fn start(&self, method: Option<&str>, weights: &[(String, f64)]) -> Result<Vec<f64>, SpaceError> {
+    /// [`SpaceError`] for a model that the space does not have.
+    pub fn start(&self, weights: &[(String, f64)]) -> Result<Vec<f64>, SpaceError> {
         if let Some((unknown, _)) = weights.iter().find(|(model, _)| !self.models.contains(model)) {
             return Err(SpaceError::key("start", format!("one of the models {}", self.models.join(", ")), unknown));
         }
-        let index = match method {
-            None => 0,
-            Some(name) => self.methods.iter().position(|method| method.name == name).ok_or_else(|| {
-                let known: Vec<&str> = self.methods().collect();
-                SpaceError::key("start", format!("one of the methods {}", known.join(", ")), name)
-            })?,
-        };
-        let mut point = self.space.to_user(&vec![0.5; self.space.dimension()]);
-        if self.methods.len() > 1 {
-            point[0] = index as f64;
-        }
-        for searched in self.methods.iter().flat_map(|method| &method.searched) {
+        Ok(self.point(|model, _| weights.iter().find(|(name, _)| name == model).map_or(0.0, |(_, weight)| *weight)))
+    }
+
+    /// The merge in which all models take part equally: each with the default weight of the method or, if it has none,
+    /// a weight of 1/n; other parameters as in [`start`](Self::start).
+    pub fn equal(&self) -> Vec<f64> {
+        let equal = 1.0 / self.models.len() as f64;
+        self.point(|_, default| default.unwrap_or(equal))
+    }
+
+    /// The same point with another length of the merged task vector, clamped to its bounds; `None` if the method does
+    /// not search for the factor `lambda`.
+    pub fn scaled(&self, point: &[f64], lambda: f64) -> Option<Vec<f64>> {
+        let searched = self.method.searched.iter().find(|searched| searched.spec.name == LAMBDA)?;
+        let of_lambda = searched.first..searched.first + searched.n_groups;
+        let of = |(at, x): (usize, &f64)| if of_lambda.contains(&at) { self.nearest(at, lambda) } else { *x };
+        Some(point.iter().enumerate().map(of).collect())
+    }
+
+    /// Whether the weights of the method are shares: with a weight of 1 for one model and 0 for the others, the merge
+    /// is that model.
+    pub fn has_shares(&self) -> bool {
+        self.method.searched.iter().any(|searched| searched.is_weight() && searched.spec.default.is_none())
+    }
+
+    /// The coordinate of the weight of model `model` in the tensor called `tensor`; `None` if the weight is not
+    /// searched, is the same for all models, or follows a curve over the layers.
+    pub fn weight_of(&self, model: usize, tensor: &str) -> Option<usize> {
+        let searched = self.method.searched.iter().find(|searched| searched.is_weight())?;
+        let group = if searched.n_groups == 1 { 0 } else { self.groups.of(tensor)? };
+        (model < searched.n_models && searched.n_models == self.models.len())
+            .then(|| searched.first + model * searched.n_groups + group)
+    }
+
+    /// A point with the weight `weight(model, default)` for each model and the default of each other parameter.
+    fn point(&self, weight: impl Fn(&str, Option<f64>) -> f64) -> Vec<f64> {
+        let Some(space) = &self.space else { return Vec::new() };
+        let mut point = space.to_user(&vec![0.5; space.dimension()]);
+        for searched in &self.method.searched {
             for i in 0..searched.n_models * searched.n_groups {
                 let at = searched.first + i;
-                let wanted = if searched.spec.name == WEIGHT && searched.n_models > 1 {
-                    let model = &self.models[i / searched.n_groups];
-                    Some(weights.iter().find(|(name, _)| name == model).map_or(0.0, |(_, weight)| *weight))
+                let default = searched.spec.default.and_then(as_number);
+                let wanted = if searched.is_weight() && searched.n_models == self.models.len() {
+                    Some(weight(&self.models[i / searched.n_groups], default))
                 } else if searched.options.is_empty() {
-                    searched.spec.default.and_then(as_number)
+                    default
                 } else {
                     let default = searched.spec.default.map(as_setting);
                     searched.options.iter().position(|option| Some(option) == default.as_ref()).map(|i| i as f64)
@@ -238,14 +282,14 @@ impl SearchSpace {
                 }
             }
         }
-        Ok(point)
+        point
     }
 
     /// The nearest valid value of a coordinate.
     fn nearest(&self, at: usize, x: f64) -> f64 {
-        match &self.space.coordinates()[at].domain {
-            glue_search::Domain::Real { low, high, .. } => x.clamp(*low, *high),
-            glue_search::Domain::Integer { low, high } => x.round().clamp(*low as f64, *high as f64),
+        match self.space.as_ref().map(|space| &space.coordinates()[at].domain) {
+            Some(glue_search::Domain::Real { low, high, .. }) => x.clamp(*low, *high),
+            Some(glue_search::Domain::Integer { low, high }) => x.round().clamp(*low as f64, *high as f64),
             _ => x,
         }
     }
@@ -270,8 +314,8 @@ impl SearchSpace {
     }
 }
 
-/// Name of the coordinate of the method.
-const METHOD: &str = "method";
+/// The parameter of methods for the length of the merged task vector.
+const LAMBDA: &str = "lambda";
 
 struct Builder<'a> {
     config: &'a SpaceConfig,
@@ -284,7 +328,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn method(&mut self, name: &str, choices: &BTreeMap<String, Choice>, several: bool) -> Result<Method, SpaceError> {
+    fn method(&mut self, name: &str, choices: &BTreeMap<String, Choice>) -> Result<Method, SpaceError> {
         let refuse = |error: MergeError| SpaceError::method(name, error);
         let def = self.registry.get(name).map_err(|error| SpaceError::key("methods", "the name of a method", error))?;
         let inner = def.wraps().and_then(|key| match choices.get(key) {
@@ -301,7 +345,7 @@ impl Builder<'_> {
         let template = self.template_of(name, operator.statistic())?;
         let mut method = Method { name: name.to_string(), template, fixed: Vec::new(), searched: Vec::new() };
         for spec in operator.specs() {
-            self.param(&mut method, &operator, spec, choices.get(spec.name), several)?;
+            self.param(&mut method, &operator, spec, choices.get(spec.name))?;
         }
         Ok(method)
     }
@@ -340,7 +384,6 @@ impl Builder<'_> {
         operator: &Operator,
         spec: &'static ParamSpec,
         choice: Option<&Choice>,
-        several: bool,
     ) -> Result<(), SpaceError> {
         let name = operator.def().name;
         let key = || format!("methods.{name}.{}", spec.name);
@@ -348,7 +391,6 @@ impl Builder<'_> {
             Kind::Operator => Ok(()),
             _ => spec.check(name, setting).map(|_| ()).map_err(|error: ParamError| SpaceError::method(name, error)),
         };
-        let title = if several { format!("{name}.{}", spec.name) } else { spec.name.to_string() };
         let fixed = match choice {
             Some(Choice::Flag(x)) => Some(Setting::Flag(*x)),
             Some(Choice::Number(x)) => Some(Setting::Number(*x)),
@@ -365,7 +407,7 @@ impl Builder<'_> {
             options.iter().try_for_each(check)?;
             let names = options.iter().map(|option| option.to_string().trim_matches('`').to_string());
             let first = self.coordinates.len();
-            self.coordinates.push(Coordinate::categorical(title, names));
+            self.coordinates.push(Coordinate::categorical(spec.name, names));
             method.searched.push(Searched { spec, first, n_models: 1, n_groups: 1, options });
             return Ok(());
         }
@@ -426,7 +468,7 @@ impl Builder<'_> {
         let first = self.coordinates.len();
         for model in 0..n_models {
             for group in 0..n_groups {
-                let mut label = title.clone();
+                let mut label = spec.name.to_string();
                 if spec.scope == Scope::Input && per != Per::All {
                     label = format!("{label}[{}]", self.labels[model]);
                 }

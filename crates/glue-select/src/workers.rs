@@ -1,6 +1,6 @@
 //! Candidates scored by other processes, and the process that scores them.
 //!
-//! # The protocol, version 2
+//! # The protocol, version 3
 //!
 //! A worker is started with a command line. Pool and worker exchange JSON documents, one a line, over the standard
 //! input and output of the worker. Its standard error is for people; the end of it is shown when the worker dies. Lines
@@ -8,12 +8,16 @@
 //!
 //! | from | document | when |
 //! |---|---|---|
-//! | worker | `{"type": "hello", "version": 2}` | first |
-//! | pool | `{"type": "setup", "version": 2, "setup": …}` | then; caller and worker agree on the contents of `setup` |
+//! | worker | `{"type": "hello", "version": 3}` | first |
+//! | pool | `{"type": "setup", "version": 3, "setup": …}` | then; caller and worker agree on the contents of `setup` |
 //! | worker | `{"type": "ready"}` or `{"type": "refused", "message": "…"}` | when it can score candidates, or cannot |
-//! | pool | `{"type": "score", "id": 7, "recipe": "…", "role": "search", "cutoff": 0.5, "incumbent": "…"}` | one at a time; `cutoff` and `incumbent` may be null |
+//! | pool | `{"type": "score", "id": 7, "recipe": "…", "role": "search", "rival": {…}}` | one at a time |
 //! | worker | `{"type": "result", "id": 7, "scores": {…}}` or `{"type": "result", "id": 7, "error": "…"}` | once for each |
 //! | worker | `{"type": "stopped"}` | when something else cancelled it |
+//!
+//! `rival` is null, or what the candidate races against ([`Rival`]): `{"cutoff": 0.5, "incumbent": {…}, "contested":
+//! ["0110", …]}`, with the scores of the incumbent, item by item, and for each task one digit per item, 1 if the
+//! baselines differ in it. A worker therefore never scores the incumbent itself.
 //!
 //! A worker ends at the end of its input. Numbers are written with all significant digits: a score is the same to the
 //! last bit as in the worker.
@@ -21,7 +25,7 @@
 //! A worker that dies or breaks the protocol is restarted, and the new one gets its candidate. If that dies too, the
 //! candidate has failed, and the search continues.
 
-use crate::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
+use crate::contract::{Candidate, CandidateError, ItemRole, Rival, Scorer, Scores, Stopped, Strata};
 use crate::parallel;
 use glue_progress::{CancelToken, ErrorChain};
 use parking_lot::Mutex;
@@ -37,7 +41,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// The version of the protocol.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Number of last lines of the standard error of a worker that are kept.
 const SHOWN_LINES: usize = 12;
@@ -60,10 +64,32 @@ enum ToWorker {
         recipe: String,
         role: ItemRole,
         #[serde(default)]
-        cutoff: Option<f64>,
-        #[serde(default)]
-        incumbent: Option<String>,
+        rival: Option<RivalMessage>,
     },
+}
+
+/// A [`Rival`] in a document.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RivalMessage {
+    cutoff: f64,
+    incumbent: Scores,
+    contested: Vec<String>,
+}
+
+impl From<Rival<'_>> for RivalMessage {
+    fn from(rival: Rival<'_>) -> RivalMessage {
+        let digits = |items: &Vec<bool>| items.iter().map(|&contested| if contested { '1' } else { '0' }).collect();
+        let contested = rival.strata.contested.iter().map(digits).collect();
+        RivalMessage { cutoff: rival.cutoff, incumbent: rival.incumbent.clone(), contested }
+    }
+}
+
+impl RivalMessage {
+    fn strata(&self) -> Strata {
+        let items = |digits: &String| digits.bytes().map(|digit| digit == b'1').collect();
+        Strata { contested: self.contested.iter().map(items).collect() }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,15 +172,14 @@ pub fn serve<'a>(
                 Some(Err(message)) => Err(refuse(message)),
                 None => Err(refuse("a second setup after one that was refused".into())),
             },
-            (Ok(ToWorker::Score { id, recipe, role, cutoff, incumbent }), Some(scorer)) => {
-                let incumbent = incumbent.map(|recipe| Candidate { recipe });
-                let candidate = [Candidate { recipe }];
-                let scored = match (&incumbent, cutoff) {
-                    (Some(incumbent), Some(cutoff)) => {
-                        scorer.score_against(&candidate, role, Some((incumbent, cutoff)), &|_, _| {})
-                    }
-                    _ => scorer.score(&candidate, role, cutoff, &|_, _| {}),
-                };
+            (Ok(ToWorker::Score { id, recipe, role, rival }), Some(scorer)) => {
+                let strata = rival.as_ref().map(RivalMessage::strata).unwrap_or_default();
+                let rival = rival.as_ref().map(|rival| Rival {
+                    cutoff: rival.cutoff,
+                    incumbent: &rival.incumbent,
+                    strata: &strata,
+                });
+                let scored = scorer.score(&[Candidate { recipe }], role, rival, &|_, _| {});
                 match scored.map(|mut results| results.pop()) {
                     Ok(Some(Ok(scores))) => Ok(FromWorker::Result { id, scores: Some(scores), error: None }),
                     Ok(Some(Err(error))) => Ok(FromWorker::Result { id, scores: None, error: Some(error.message) }),
@@ -325,12 +350,11 @@ impl WorkerPool {
         worker: &mut Worker,
         candidate: &Candidate,
         role: ItemRole,
-        cutoff: Option<f64>,
-        incumbent: Option<&Candidate>,
+        rival: Option<Rival<'_>>,
     ) -> Result<Result<Scores, CandidateError>, Lost> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let incumbent = incumbent.map(|incumbent| incumbent.recipe.clone());
-        worker.send(&ToWorker::Score { id, recipe: candidate.recipe.clone(), role, cutoff, incumbent })?;
+        let (recipe, rival) = (candidate.recipe.clone(), rival.map(RivalMessage::from));
+        worker.send(&ToWorker::Score { id, recipe, role, rival })?;
         match parse(&self.line_of(worker)?)? {
             FromWorker::Result { id: of, scores: Some(scores), error: None } if of == id => Ok(Ok(scores)),
             FromWorker::Result { id: of, scores: None, error: Some(message) } if of == id => {
@@ -347,8 +371,7 @@ impl WorkerPool {
         slot: &mut Option<Worker>,
         candidate: &Candidate,
         role: ItemRole,
-        cutoff: Option<f64>,
-        incumbent: Option<&Candidate>,
+        rival: Option<Rival<'_>>,
     ) -> Result<Result<Scores, CandidateError>, Stopped> {
         let mut message = String::new();
         for _ in 0..2 {
@@ -366,7 +389,7 @@ impl WorkerPool {
                     }
                 }
             };
-            match self.ask(worker, candidate, role, cutoff, incumbent) {
+            match self.ask(worker, candidate, role, rival) {
                 Ok(result) => return Ok(result),
                 Err(Lost::Stopped) => {
                     *slot = None;
@@ -384,23 +407,6 @@ impl WorkerPool {
         }
         Ok(Err(CandidateError { message: format!("two workers died while scoring this candidate: {message}") }))
     }
-
-    fn score_all(
-        &self,
-        candidates: &[Candidate],
-        role: ItemRole,
-        cutoff: Option<f64>,
-        incumbent: Option<&Candidate>,
-        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
-    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        let score = |worker: &mut Option<Worker>, i: usize| match self.cancel.is_cancelled() {
-            true => Err(Stopped),
-            false => self.score_one(worker, &candidates[i], role, cutoff, incumbent),
-        };
-        let begin = || self.idle.lock().pop();
-        let end = |worker: Option<Worker>| self.idle.lock().extend(worker);
-        parallel::score_all(candidates.len(), self.count, begin, score, end, done)
-    }
 }
 
 impl Scorer for WorkerPool {
@@ -408,21 +414,16 @@ impl Scorer for WorkerPool {
         &self,
         candidates: &[Candidate],
         role: ItemRole,
-        cutoff: Option<f64>,
+        rival: Option<Rival<'_>>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        self.score_all(candidates, role, cutoff, None, done)
-    }
-
-    fn score_against(
-        &self,
-        candidates: &[Candidate],
-        role: ItemRole,
-        incumbent: Option<(&Candidate, f64)>,
-        done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
-    ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
-        let cutoff = incumbent.map(|(_, average)| average);
-        self.score_all(candidates, role, cutoff, incumbent.map(|(incumbent, _)| incumbent), done)
+        let score = |worker: &mut Option<Worker>, i: usize| match self.cancel.is_cancelled() {
+            true => Err(Stopped),
+            false => self.score_one(worker, &candidates[i], role, rival),
+        };
+        let begin = || self.idle.lock().pop();
+        let end = |worker: Option<Worker>| self.idle.lock().extend(worker);
+        parallel::score_all(candidates.len(), self.count, begin, score, end, done)
     }
 
     fn parallelism(&self) -> usize {
@@ -509,16 +510,16 @@ mod tests {
             &self,
             candidates: &[Candidate],
             role: ItemRole,
-            cutoff: Option<f64>,
+            rival: Option<Rival<'_>>,
             _: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
         ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
             let score = |candidate: &Candidate| match candidate.recipe.as_str() {
                 "good" => {
                     let value = 0.1 + 0.2;
-                    let task = TaskScore { task: "t".into(), metric: "acc".into(), value, n: 3 };
+                    let task = TaskScore { task: "t".into(), metric: "acc".into(), value, n: 3, items: vec![] };
                     Ok(Scores {
                         tasks: vec![task],
-                        average: cutoff.unwrap_or(value),
+                        average: rival.map_or(value, |rival| rival.cutoff + rival.incumbent.average),
                         dropped: role == ItemRole::Validation,
                     })
                 }
@@ -537,23 +538,23 @@ mod tests {
         assert_eq!(ended.is_ok(), ends_well, "{ended:?}");
     }
 
-    const HELLO: &str = r#"{"type":"hello","version":2}"#;
-    const SETUP: &str = r#"{"type":"setup","version":2,"setup":1}"#;
+    const HELLO: &str = r#"{"type":"hello","version":3}"#;
+    const SETUP: &str = r#"{"type":"setup","version":3,"setup":1}"#;
     const READY: &str = r#"{"type":"ready"}"#;
 
     #[test]
     fn a_worker_keeps_to_the_protocol() {
         check(&[], &[HELLO], true);
-        let good = r#"{"type":"score","id":7,"recipe":"good","role":"search","cutoff":null,"incumbent":null}"#;
+        let good = r#"{"type":"score","id":7,"recipe":"good","role":"search","rival":null}"#;
         let bad = r#"{"type":"score","id":8,"recipe":"bad","role":"validation"}"#;
-        let against = r#"{"type":"score","id":9,"recipe":"good","role":"validation","cutoff":0.7,"incumbent":"x"}"#;
+        let against = r#"{"type":"score","id":9,"recipe":"good","role":"validation","rival":{"cutoff":0.5,"incumbent":{"tasks":[],"average":0.25},"contested":["01"]}}"#;
         let task = r#""tasks":[{"task":"t","metric":"acc","value":0.30000000000000004,"n":3}]"#;
         let expected = [
             HELLO,
             READY,
             &format!(r#"{{"type":"result","id":7,"scores":{{{task},"average":0.30000000000000004}}}}"#),
             r#"{"type":"result","id":8,"error":"no such recipe"}"#,
-            &format!(r#"{{"type":"result","id":9,"scores":{{{task},"average":0.7,"dropped":true}}}}"#),
+            &format!(r#"{{"type":"result","id":9,"scores":{{{task},"average":0.75,"dropped":true}}}}"#),
         ];
         check(&[SETUP, good, bad, against], &expected, true);
         let stop = r#"{"type":"score","id":7,"recipe":"stop","role":"search"}"#;
@@ -563,8 +564,8 @@ mod tests {
     #[test]
     fn a_broken_protocol_ends_a_worker() {
         let refused = |message: &str| format!(r#"{{"type":"refused","message":"{message}"}}"#);
-        check(&[r#"{"type":"setup","version":2,"setup":2}"#], &[HELLO, &refused("setup 2")], false);
-        let other = "the worker speaks version 2 of the protocol, the pool version 1";
+        check(&[r#"{"type":"setup","version":3,"setup":2}"#], &[HELLO, &refused("setup 2")], false);
+        let other = "the worker speaks version 3 of the protocol, the pool version 1";
         check(&[r#"{"type":"setup","version":1,"setup":1}"#], &[HELLO, &refused(other)], false);
         let order = refused("expected one setup, then candidates");
         check(&[SETUP, SETUP], &[HELLO, READY, &order], false);
@@ -572,6 +573,6 @@ mod tests {
         let mut output = Vec::new();
         let make = |_: &Value| Ok(Box::new(Fixed) as _);
         assert!(serve(&b"nonsense\n"[..], &mut output, make).is_err());
-        assert!(String::from_utf8(output).unwrap().contains("invalid request in version 2 of the protocol"));
+        assert!(String::from_utf8(output).unwrap().contains("invalid request in version 3 of the protocol"));
     }
 }

@@ -223,3 +223,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_mean_is_better_than_the_luckiest_of_noisy_results() {
+    // A bowl whose results have an error of 1.
+    let bowl = |x: &[f64]| x.iter().map(|x| (x - 0.7).powi(2)).sum::<f64>();
+    for def in [&CMA_ES, &SEP_CMA_ES] {
+        let (mut mean, mut luckiest) = (0.0, 0.0);
+        for seed in 0..10 {
+            let mut search = search(def, reals(4), seed, 300, &[]);
+            let mut noise = glue_search::Random::new(seed, 1);
+            assert_eq!(search.favourite(), None);
+            while search.done().is_none() {
+                for c in search.ask() {
+                    search.tell(c.id, &[bowl(&c.point) + noise.normal()]).unwrap();
+                }
+            }
+            mean += bowl(&search.favourite().unwrap());
+            luckiest += bowl(&search.best().unwrap().point);
+        }
+        assert!(mean < luckiest, "{}: {mean} and {luckiest}", def.name);
+    }
+    let random = glue_search::OptimiserRegistry::builtin().get("random").unwrap();
+    let mut random = search(random, reals(2), 0, 15, &[]);
+    for c in random.ask() {
+        random.tell(c.id, &[0.0]).unwrap();
+    }
+    assert_eq!(random.favourite(), None);
+}

@@ -7,12 +7,23 @@ use glue_recipe::{MergePlan, estimate};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
+/// Models above this size are scored one at a time.
+const LARGE: u64 = 1_000_000_000;
+
+/// How many candidates like this one are scored in parallel by `threads` threads within `limit` bytes.
+pub(super) fn parallel_of(plan: &MergePlan, threads: usize, limit: Option<u64>) -> usize {
+    if estimate(plan, threads).write_bytes > LARGE {
+        return 1;
+    }
+    let fit = limit.map_or(u64::MAX, |limit| limit / bytes_of(plan, threads).max(1));
+    threads.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+}
+
 /// Bytes that a candidate takes while it is merged and scored, from headers: its tensors, buffers of the merge, and the
 /// activations and logits of one pass for each thread.
-pub(super) fn bytes_of(plan: &MergePlan) -> u64 {
+pub(super) fn bytes_of(plan: &MergePlan, threads: usize) -> u64 {
     const ROWS: u64 = 1024;
     const MAX_LOGITS: u64 = 64 << 20;
-    let threads = rayon::current_num_threads();
     let merge = estimate(plan, threads);
     let size = |n: Option<usize>| n.unwrap_or(0) as u64;
     let config = &plan.config;

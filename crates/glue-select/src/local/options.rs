@@ -1,12 +1,14 @@
 //! Options of a scorer in this process.
 
 use crate::config::{SearchConfig, Validation};
-use crate::race::{RaceConfig, RaceError, Rule};
+use crate::race::Racing;
+use glue_eval::scale::{PerplexityUnit, ScaleError};
 use glue_eval::{EvalError, EvalOptions};
 use glue_merge::Registry;
 use glue_progress::CancelToken;
 use glue_recipe::{PlanOptions, SharedExecutor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Which items the search uses, and which are held out.
@@ -19,13 +21,24 @@ pub struct ItemsConfig {
     pub validation_fraction: f64,
     /// Another split whose items are held out, instead of a fraction. Default: none.
     pub validation_split: Option<String>,
+    /// Other splits of search items for single tasks, by name. Default: none.
+    pub search_splits: BTreeMap<String, String>,
+    /// Other splits of validation items for single tasks, by name. Default: none.
+    pub validation_splits: BTreeMap<String, String>,
     /// Seed of the choice of validation items. Default: 0.
     pub seed: u64,
 }
 
 impl Default for ItemsConfig {
     fn default() -> Self {
-        Self { split: None, validation_fraction: 0.0, validation_split: None, seed: 0 }
+        Self {
+            split: None,
+            validation_fraction: 0.0,
+            validation_split: None,
+            search_splits: BTreeMap::new(),
+            validation_splits: BTreeMap::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -41,14 +54,22 @@ pub struct LocalOptions {
     /// The items to score on. Default: all of the split of each task.
     pub items: ItemsConfig,
     /// When candidates are dropped before all items are scored.
-    pub race: RaceConfig,
+    pub racing: Racing,
+    /// The weight of each task in averages, by name. Default: 1 each.
+    pub weights: BTreeMap<String, f64>,
+    /// What perplexities count as. Default: as the task reports them.
+    pub perplexity: PerplexityUnit,
     /// What merges candidates. Default: the CPU.
     pub executor: SharedExecutor,
     /// Maximum bytes of all candidates in memory together, as estimated from headers, excluding memory-mapped inputs.
-    /// Default: no limit.
+    /// Default: 60 % of what is available when the scorer is made, but enough for one candidate.
     pub memory: Option<u64>,
-    /// Maximum number of candidates in parallel. Default: the number of threads.
+    /// Maximum number of candidates in parallel. Default: as many as there are threads and as memory allows; 1 for
+    /// models above 1 GB, which keep all threads busy by themselves.
     pub parallel: Option<usize>,
+    /// Maximum number of threads that merge and score, all candidates together. Default: that of the rayon pool in
+    /// which the scorer is made.
+    pub threads: Option<usize>,
     /// Directory in which scores are kept for later runs. Default: none.
     pub cache: Option<PathBuf>,
     /// Once cancelled, scoring ends with [`Stopped`](crate::contract::Stopped).
@@ -64,9 +85,9 @@ impl LocalOptions {
     /// # Errors
     /// [`ScorerError::Key`] for an invalid size of memory.
     pub fn from_config(config: &SearchConfig) -> Result<LocalOptions, ScorerError> {
-        let (validation_fraction, validation_split) = match &config.validation {
-            Validation::Fraction(fraction) => (*fraction, None),
-            Validation::Split { split } => (0.0, Some(split.clone())),
+        let (validation_fraction, validation_split) = match config.validation() {
+            Validation::Fraction(fraction) => (fraction, None),
+            Validation::Split { split } => (0.0, Some(split)),
         };
         let size = |text: &str| {
             glue_text::size::parse(text).map_err(|error| ScorerError::Key {
@@ -89,8 +110,11 @@ impl LocalOptions {
                 validation_fraction,
                 validation_split,
                 seed: config.seed,
+                ..ItemsConfig::default()
             },
-            race: RaceConfig { rule: if config.racing { Rule::Exact } else { Rule::Off }, ..RaceConfig::default() },
+            racing: config.racing,
+            weights: config.weights.clone(),
+            perplexity: config.perplexity,
             memory: config.memory.as_deref().map(size).transpose()?,
             parallel: config.parallel,
             ..LocalOptions::default()
@@ -105,10 +129,13 @@ impl Default for LocalOptions {
             plan: PlanOptions::default(),
             eval: EvalOptions::default(),
             items: ItemsConfig::default(),
-            race: RaceConfig::default(),
+            racing: Racing::default(),
+            weights: BTreeMap::new(),
+            perplexity: PerplexityUnit::default(),
             executor: SharedExecutor::default(),
             memory: None,
             parallel: None,
+            threads: None,
             cache: None,
             cancel: CancelToken::default(),
         }
@@ -122,9 +149,9 @@ pub enum ScorerError {
     /// A task or an item is invalid.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// The options of the race are invalid.
+    /// Tasks on different scales without weights, or weights that do not fit.
     #[error(transparent)]
-    Race(#[from] RaceError),
+    Scale(#[from] ScaleError),
     /// A key of the config has an invalid value.
     #[error("`{key}`: expected {expected}, found {found}")]
     Key {
@@ -134,6 +161,12 @@ pub enum ScorerError {
         expected: &'static str,
         /// What was given.
         found: String,
+    },
+    /// Threads cannot be started.
+    #[error("cannot start threads that score: {message}")]
+    Threads {
+        /// What the system said.
+        message: String,
     },
     /// The directory of the cache cannot be created.
     #[error("{}", path.display())]
@@ -161,8 +194,8 @@ mod tests {
     #[test]
     fn a_config_decides_about_items_prompts_racing_and_memory() {
         let least = options("").expect("options");
-        assert_eq!((least.race.rule, least.memory, least.parallel), (Rule::Exact, None, None));
-        let items = ItemsConfig { split: Some("proxy".into()), validation_fraction: 0.2, ..ItemsConfig::default() };
+        assert_eq!((least.racing, least.memory, least.parallel), (Racing::Confident(0.99), None, None));
+        let items = ItemsConfig { split: Some("proxy".into()), validation_fraction: 0.5, ..ItemsConfig::default() };
         assert_eq!((&least.items, least.eval.seed), (&items, 0));
 
         let full = options(
@@ -175,8 +208,9 @@ mod tests {
             validation_fraction: 0.0,
             validation_split: Some("held".into()),
             seed: 7,
+            ..ItemsConfig::default()
         };
-        assert_eq!((full.items, full.race.rule), (items, Rule::Off));
+        assert_eq!((full.items, full.racing), (items, Racing::Off));
         assert_eq!((full.memory, full.parallel), (Some(4 << 30), Some(3)));
         let eval = &full.eval;
         assert_eq!((eval.seed, eval.limit, eval.num_fewshot), (7, Some(50), Some(2)));

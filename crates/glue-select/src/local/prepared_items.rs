@@ -1,19 +1,41 @@
 //! The items of a role, and the rounds in which they are scored.
 
 use super::LocalOptions;
-use crate::contract::ItemRole;
-use crate::race::{RaceConfig, Rule, shuffled};
+use crate::contract::{ItemRole, Strata};
+use crate::race::{rounds, shuffled};
 use glue_eval::{EvalError, EvalOptions, LanguageModel, ModelError, Prepared, Task};
+use parking_lot::Mutex;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// The items that each candidate is scored on.
 #[derive(Debug)]
 pub(super) struct PreparedItems {
     pub(super) prepared: Arc<Prepared>,
-    /// For each task, the numbers of its items in this role.
+    /// For each task, the numbers of its items in this role, ascending.
     pub(super) items: Vec<Vec<usize>>,
-    pub(super) rounds: Vec<Vec<Vec<usize>>>,
+    seed: u64,
+    hashes: Vec<String>,
+    /// All items in one round.
+    whole: Arc<Rounds>,
+    /// The rounds of the last race; all races of a search have the same strata.
+    raced: Mutex<Option<(Strata, Arc<Rounds>)>>,
+}
+
+/// In which order items are scored.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    /// By round and task, the numbers of its items, ascending.
+    pub(super) items: Vec<Vec<Vec<usize>>>,
+    /// A hash of what is asked, and in which order.
     pub(super) hash: String,
+}
+
+impl Rounds {
+    fn new(items: Vec<Vec<Vec<usize>>>, contents: &[String]) -> Arc<Rounds> {
+        let hash = format!("{:032x}", xxh3_128(format!("{contents:?} {items:?}").as_bytes()));
+        Arc::new(Rounds { items, hash })
+    }
 }
 
 impl PreparedItems {
@@ -27,7 +49,11 @@ impl PreparedItems {
         let config = &options.items;
         let other_split = config.validation_split.as_ref().filter(|_| role == ItemRole::Validation);
         let split = other_split.or(config.split.as_ref()).cloned();
-        let eval = EvalOptions { split, cache: None, samples: false, ..options.eval.clone() };
+        let splits = match role {
+            ItemRole::Search => config.search_splits.clone(),
+            ItemRole::Validation => config.validation_splits.clone(),
+        };
+        let eval = EvalOptions { split, splits, cache: None, samples: false, ..options.eval.clone() };
         let prepared = Arc::new(Prepared::new(Arc::clone(tasks), &eval, model)?);
         let of_task = |(task, count): (&Task, usize)| {
             let all: Vec<usize> = (0..count).collect();
@@ -48,15 +74,31 @@ impl PreparedItems {
                 format!("the task `{}` has too few items: none remain for {role:?}", task.name()).to_lowercase();
             return Err(ModelError::new(message).into());
         }
-        let named: Vec<(&str, Vec<usize>)> =
-            tasks.iter().zip(&items).map(|(task, items)| (task.name(), items.clone())).collect();
-        // Only the search drops candidates.
-        let race = match role {
-            ItemRole::Search => options.race.clone(),
-            ItemRole::Validation => RaceConfig { rule: Rule::Off, ..options.race.clone() },
+        let hashes = prepared.content_hashes();
+        let whole = Rounds::new(vec![items.clone()], &hashes);
+        Ok(PreparedItems { prepared, items, seed: config.seed, hashes, whole, raced: Mutex::default() })
+    }
+
+    /// The rounds of a race with these strata, or all items in one round.
+    pub(super) fn rounds(&self, strata: Option<&Strata>) -> Arc<Rounds> {
+        let Some(strata) = strata else {
+            return Arc::clone(&self.whole);
         };
-        let rounds = race.rounds(&named);
-        let hash = format!("{:?} {rounds:?}", prepared.content_hashes());
-        Ok(PreparedItems { prepared, items, rounds, hash })
+        let mut raced = self.raced.lock();
+        if let Some((_, rounds)) = raced.as_ref().filter(|(known, _)| known == strata) {
+            return Arc::clone(rounds);
+        }
+        let named: Vec<(&str, usize)> =
+            self.prepared.tasks().iter().zip(&self.items).map(|(task, items)| (task.name(), items.len())).collect();
+        let mut found = rounds(&named, strata, self.seed);
+        // From positions to numbers.
+        for round in &mut found {
+            for (positions, items) in round.iter_mut().zip(&self.items) {
+                positions.iter_mut().for_each(|position| *position = items[*position]);
+            }
+        }
+        let found = Rounds::new(found, &self.hashes);
+        *raced = Some((strata.clone(), Arc::clone(&found)));
+        found
     }
 }

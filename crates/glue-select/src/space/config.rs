@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What is searched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpaceConfig {
-    /// Merge methods; with several, the method is searched too. Default: `task_arithmetic`.
+    /// Merge methods; several are compared, and the best is searched. Default: the methods of the
+    /// [default space](crate::space::methods_by_default).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<MethodConfig>,
     /// Number of contiguous groups of layers with separate weights, as equal in size as possible; embedding, head and
     /// final norm are one more group. 0, the default, is one weight for all tensors of a model.
@@ -34,18 +36,9 @@ pub struct SpaceConfig {
     pub base_statistics: Option<String>,
 }
 
-impl Default for SpaceConfig {
-    fn default() -> Self {
-        Self {
-            methods: vec![MethodConfig::Name("task_arithmetic".into())],
-            layer_groups: 0,
-            filters: Vec::new(),
-            negative_weights: false,
-            normalise: false,
-            smooth: Smooth::Flag(false),
-            statistics: BTreeMap::new(),
-            base_statistics: None,
-        }
+impl Default for Smooth {
+    fn default() -> Smooth {
+        Smooth::Flag(false)
     }
 }
 

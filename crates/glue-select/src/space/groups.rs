@@ -4,7 +4,7 @@ use super::{SpaceConfig, SpaceError};
 use crate::recipe_text::{CaseText, ParamText};
 use glue_tensor::{ModelDir, Names};
 
-/// The names of the tensors of the models, from which groups are made.
+/// The names of the tensors of the models, from which groups are made, and their shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorNames {
     /// The prefix of the number of a layer; empty without layers.
@@ -14,15 +14,47 @@ pub struct TensorNames {
     suffixes: Vec<String>,
     /// Names outside of the layers.
     outside: Vec<String>,
+    /// Rows and columns of each matrix within the layers; empty if shapes are not known.
+    matrices: Vec<(usize, usize)>,
+    /// Elements of all tensors; 0 if shapes are not known.
+    parameters: usize,
 }
 
 impl TensorNames {
-    /// The names in a model, from its headers.
+    /// The names and shapes in a model, from its headers.
     pub fn of(model: &ModelDir) -> TensorNames {
-        TensorNames::from_names(model.checkpoint().tensors().iter().map(|info| info.name.as_str()))
+        let tensors = model.checkpoint().tensors();
+        let names = TensorNames::from_names(tensors.iter().map(|info| info.name.as_str()));
+        let inside = |name: &str| !names.prefix.is_empty() && name.starts_with(&names.prefix);
+        let matrices = tensors.iter().filter(|info| inside(&info.name)).filter_map(|info| match info.shape[..] {
+            [rows, columns] => Some((rows, columns)),
+            _ => None,
+        });
+        let (matrices, parameters) = (matrices.collect(), tensors.iter().map(|info| info.n_elements()).sum());
+        TensorNames { matrices, parameters, ..names }
     }
 
-    /// The names in a list.
+    #[cfg(test)]
+    pub(super) fn with_shapes(self, matrices: Vec<(usize, usize)>, parameters: usize) -> TensorNames {
+        TensorNames { matrices, parameters, ..self }
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Rows and columns of each matrix within the layers; empty if shapes are not known.
+    pub fn matrices(&self) -> &[(usize, usize)] {
+        &self.matrices
+    }
+
+    /// Elements of all tensors; 0 if shapes are not known.
+    pub fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    /// The names in a list, without shapes.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> TensorNames {
         let names: Vec<&str> = names.into_iter().collect();
         let parsed = Names::infer(names.iter().copied());
@@ -39,7 +71,7 @@ impl TensorNames {
         }
         suffixes.sort_unstable();
         suffixes.dedup();
-        TensorNames { prefix, layers, suffixes, outside }
+        TensorNames { prefix, layers, suffixes, outside, matrices: Vec::new(), parameters: 0 }
     }
 }
 
@@ -185,6 +217,15 @@ impl Groups {
         }
         self.close("outside");
         Ok(self)
+    }
+
+    /// The group of a tensor; `None` where it takes its value from a curve.
+    pub(super) fn of(&self, tensor: &str) -> Option<usize> {
+        let takes = |filter: &Option<String>| filter.as_ref().is_none_or(|filter| tensor.contains(filter));
+        match self.cases.iter().find(|(filter, _)| takes(filter)) {
+            Some((_, CaseValue::One(group))) => Some(*group),
+            _ => None,
+        }
     }
 
     /// The parameter that has these values in the groups.

@@ -7,17 +7,20 @@
 //! "average"; the greedy soup of Wortsman et al., *Model soups*, arXiv 2203.05482.
 
 use super::StrategyDef;
-use super::greedy::{Greedy, WeightGrid, by_score};
-use glue_search::Params;
+use super::greedy::{Greedy, METHOD, WeightGrid, by_score, lengthens};
+use glue_search::{ParamSpec, Params};
+
+const PARAMS: &[ParamSpec] = &[METHOD];
 
 /// Running average of the models that do not lower the score.
 pub const AVERAGE: StrategyDef = StrategyDef {
     name: "average",
     summary: "Averages the models that do not lower the score, starting with the best.",
     reference: "arXiv 2410.05357; arXiv 2203.05482",
-    params: &[],
-    build: |_, settings| {
-        Params::check("strategy `average`", &[], settings)?;
-        Ok(Box::new(Greedy { grid: WeightGrid::Average, next: by_score }))
+    params: PARAMS,
+    build: |search, settings| {
+        let params = Params::check("strategy `average`", PARAMS, settings)?;
+        let lengthen = lengthens(search, "average", &params)?;
+        Ok(Box::new(Greedy { lengthen, grid: WeightGrid::Average, next: by_score }))
     },
 };

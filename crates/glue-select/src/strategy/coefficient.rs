@@ -7,7 +7,7 @@
 //! "coefficient".
 
 use super::StrategyDef;
-use super::greedy::{Greedy, WeightGrid, by_score};
+use super::greedy::{Greedy, METHOD, WeightGrid, by_score, lengthens};
 use glue_search::{ParamSpec, Params};
 
 const POINTS: ParamSpec = ParamSpec::integer(
@@ -18,14 +18,17 @@ const POINTS: ParamSpec = ParamSpec::integer(
     9,
 );
 
+const PARAMS: &[ParamSpec] = &[POINTS, METHOD];
+
 /// The best weight on a grid for each model in turn.
 pub const COEFFICIENT: StrategyDef = StrategyDef {
     name: "coefficient",
     summary: "Adds one model after another, starting with the best, each with the best weight on a grid.",
     reference: "arXiv 2410.05357",
-    params: &[POINTS],
-    build: |_, settings| {
-        let points = Params::check("strategy `coefficient`", &[POINTS], settings)?.count("points");
-        Ok(Box::new(Greedy { grid: WeightGrid::Points(points), next: by_score }))
+    params: PARAMS,
+    build: |search, settings| {
+        let params = Params::check("strategy `coefficient`", PARAMS, settings)?;
+        let lengthen = lengthens(search, "coefficient", &params)?;
+        Ok(Box::new(Greedy { lengthen, grid: WeightGrid::Points(params.count("points")), next: by_score }))
     },
 };

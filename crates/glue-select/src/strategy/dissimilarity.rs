@@ -8,17 +8,20 @@
 //! "similarity".
 
 use super::StrategyDef;
-use super::greedy::{Greedy, POINTS, WeightGrid, least_similar};
-use glue_search::Params;
+use super::greedy::{Greedy, METHOD, POINTS, WeightGrid, least_similar, lengthens};
+use glue_search::{ParamSpec, Params};
+
+const PARAMS: &[ParamSpec] = &[POINTS, METHOD];
 
 /// The model least similar to the current merge comes next.
 pub const DISSIMILARITY: StrategyDef = StrategyDef {
     name: "dissimilarity",
     summary: "Adds, each time, the model least similar to the current merge, with the best weight on a grid.",
     reference: "arXiv 2410.05357",
-    params: &[POINTS],
-    build: |_, settings| {
-        let points = Params::check("strategy `dissimilarity`", &[POINTS], settings)?.count("points");
-        Ok(Box::new(Greedy { grid: WeightGrid::new(points), next: least_similar }))
+    params: PARAMS,
+    build: |search, settings| {
+        let params = Params::check("strategy `dissimilarity`", PARAMS, settings)?;
+        let lengthen = lengthens(search, "dissimilarity", &params)?;
+        Ok(Box::new(Greedy { lengthen, grid: WeightGrid::new(params.count("points")), next: least_similar }))
     },
 };

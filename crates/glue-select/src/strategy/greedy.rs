@@ -1,9 +1,16 @@
 //! The heuristics: a merge that grows by one model at a time, as long as it does not get worse.
+//!
+//! With `method: linear`, the published way, the merge is an average, whose weights sum to 1. With `task_arithmetic` it
+//! grows in the same way and, as the sum of weighted task vectors on the base that it also is, is then made longer: all
+//! weights are multiplied by factors from 1 to 2, and the best is kept. The average is the case of 1, so that nothing
+//! is lost but the evaluations.
 
-use super::Strategy;
-use crate::context::{DescribedCandidate, StrategyContext, compare, cutoff_below, short};
+use super::evolutionary::judge;
+use super::{Strategy, StrategyError};
+use crate::context::{DescribedCandidate, SearchContext, StrategyContext, compare, cutoff_below, short};
 use crate::evaluation_log::StopReason;
-use glue_search::ParamSpec;
+use crate::recipe_text::weighted;
+use glue_search::{ParamSpec, Params};
 use std::cmp::Ordering;
 
 /// The parameter of heuristics that can also average.
@@ -14,6 +21,30 @@ pub(super) const POINTS: ParamSpec = ParamSpec::integer(
     99,
     9,
 );
+
+/// The parameter of all heuristics for what the merge is.
+pub(super) const METHOD: ParamSpec = ParamSpec::choice(
+    "method",
+    "What the merge is: `linear` is an average of models; `task_arithmetic` then also makes the sum of their weighted \
+     task vectors on the base longer, by the best factor between 1 and 2.",
+    &["linear", "task_arithmetic"],
+    "linear",
+);
+
+/// How many factors are tried where a heuristic has no number of points.
+const LENGTHS: usize = 9;
+
+/// Whether `params` of `strategy` ask for task vectors, which need a base.
+pub(super) fn lengthens(search: &SearchContext<'_>, strategy: &str, params: &Params) -> Result<bool, StrategyError> {
+    match (params.word("method"), &search.template.base_model) {
+        ("linear", _) => Ok(false),
+        (_, Some(_)) => Ok(true),
+        (method, None) => Err(StrategyError::Refused {
+            strategy: strategy.into(),
+            reason: format!("`method: {method}` adds task vectors to a base; name one as `base`"),
+        }),
+    }
+}
 
 /// The weights that the current merge keeps when another model is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +85,48 @@ pub(super) type Next = fn(&StrategyContext<'_, '_>, &[(usize, f64)], &[usize]) -
 pub(super) struct Greedy {
     pub(super) grid: WeightGrid,
     pub(super) next: Next,
+    /// Whether the merge is made longer in the end.
+    pub(super) lengthen: bool,
+}
+
+impl Greedy {
+    /// How many factors are tried.
+    fn lengths(&self) -> usize {
+        match self.grid {
+            _ if !self.lengthen => 0,
+            WeightGrid::Average => LENGTHS,
+            WeightGrid::Points(n) => n,
+        }
+    }
 }
 
 impl Strategy for Greedy {
     fn run(&self, context: &mut StrategyContext<'_, '_>) -> Result<(), StopReason> {
-        grow(context, self.grid, self.next)
+        grow(context, self.grid, self.next)?;
+        let weights = context.found().map_or(Vec::new(), |found| found.weights.clone());
+        if weights.len() < 2 {
+            return Ok(());
+        }
+        let search = context.search();
+        let n = self.lengths();
+        let longer = |i: usize| {
+            let factor = 1.0 + i as f64 / (n + 1) as f64;
+            let weights: Vec<(usize, f64)> = weights.iter().map(|&(i, w)| (i, w * factor)).collect();
+            let by_path: Vec<_> = weights.iter().map(|&(i, w)| (search.members[i].path.clone(), w)).collect();
+            let candidate = weighted(&search.template, "task_arithmetic", &by_path, &[]);
+            DescribedCandidate { candidate, what: format!("task_arithmetic, {}", search.words(&weights)), weights }
+        };
+        let described: Vec<DescribedCandidate> = (1..=n).map(longer).collect();
+        let cutoff = context.found().map(|found| cutoff_below(found.average));
+        let scored = context.score(&described, cutoff);
+        for (described, &i) in described.iter().zip(&scored.trials) {
+            judge(context, i, described);
+        }
+        scored.stop.map_or(Ok(()), Err)
     }
 
     fn evaluations(&self, models: usize) -> u64 {
-        models.saturating_sub(1) as u64 * self.grid.len()
+        models.saturating_sub(1) as u64 * self.grid.len() + self.lengths() as u64
     }
 }
 
@@ -123,7 +187,7 @@ pub(super) fn grow(context: &mut StrategyContext<'_, '_>, grid: WeightGrid, next
 }
 
 /// A model alone, by the recipe of its baseline.
-fn alone(context: &StrategyContext<'_, '_>, i: usize) -> DescribedCandidate {
+pub(super) fn alone(context: &StrategyContext<'_, '_>, i: usize) -> DescribedCandidate {
     let search = context.search();
     let candidate = crate::recipe_text::alone(&search.template, &search.members[i].path);
     DescribedCandidate { candidate, what: search.words(&[(i, 1.0)]), weights: vec![(i, 1.0)] }

@@ -9,14 +9,18 @@ mod average;
 mod coefficient;
 mod dissimilarity;
 mod evolutionary;
+mod gradient;
 mod greedy;
 mod similarity;
+mod soce;
 
 pub use average::AVERAGE;
 pub use coefficient::COEFFICIENT;
 pub use dissimilarity::DISSIMILARITY;
 pub use evolutionary::EVOLUTIONARY;
+pub use gradient::GRADIENT;
 pub use similarity::SIMILARITY;
+pub use soce::SOCE;
 
 use crate::context::{SearchContext, StrategyContext};
 use crate::evaluation_log::StopReason;
@@ -55,7 +59,8 @@ pub struct StrategyDef {
 
 impl Definition for StrategyDef {
     const KIND: &'static str = "strategy";
-    const BUILTIN: &'static [&'static Self] = &[&AVERAGE, &COEFFICIENT, &SIMILARITY, &DISSIMILARITY, &EVOLUTIONARY];
+    const BUILTIN: &'static [&'static Self] =
+        &[&AVERAGE, &COEFFICIENT, &SIMILARITY, &DISSIMILARITY, &SOCE, &EVOLUTIONARY, &GRADIENT];
 
     fn name(&self) -> &'static str {
         self.name

@@ -8,17 +8,20 @@
 //! "similarity".
 
 use super::StrategyDef;
-use super::greedy::{Greedy, POINTS, WeightGrid, most_similar};
-use glue_search::Params;
+use super::greedy::{Greedy, METHOD, POINTS, WeightGrid, lengthens, most_similar};
+use glue_search::{ParamSpec, Params};
+
+const PARAMS: &[ParamSpec] = &[POINTS, METHOD];
 
 /// The model most similar to the current merge comes next.
 pub const SIMILARITY: StrategyDef = StrategyDef {
     name: "similarity",
     summary: "Adds, each time, the model most similar to the current merge, with the best weight on a grid.",
     reference: "arXiv 2410.05357",
-    params: &[POINTS],
-    build: |_, settings| {
-        let points = Params::check("strategy `similarity`", &[POINTS], settings)?.count("points");
-        Ok(Box::new(Greedy { grid: WeightGrid::new(points), next: most_similar }))
+    params: PARAMS,
+    build: |search, settings| {
+        let params = Params::check("strategy `similarity`", PARAMS, settings)?;
+        let lengthen = lengthens(search, "similarity", &params)?;
+        Ok(Box::new(Greedy { lengthen, grid: WeightGrid::new(params.count("points")), next: most_similar }))
     },
 };

@@ -4,7 +4,7 @@
 use crate::common::{plan_options, template};
 use glue_eval::external::ExternalEvaluator;
 use glue_progress::CancelToken;
-use glue_select::contract::{Candidate, ItemRole, Scorer, Stopped};
+use glue_select::contract::{Candidate, ItemRole, Rival, Scorer, Scores, Stopped, Strata};
 use glue_select::external::{ExternalOptions, ExternalScorer};
 use glue_select::recipe_text::weighted;
 use std::path::Path;
@@ -50,8 +50,12 @@ fn a_program_scores_the_written_candidate_once() {
     let directory = tempfile::tempdir().unwrap();
     let scorer = scorer(directory.path(), CancelToken::default(), ANSWER);
     let candidates = [candidate(0.1), candidate(0.2), Candidate { recipe: "merge_method: x\n".into() }];
+    // The program scores all items, whatever the candidates race against.
+    let incumbent = Scores { tasks: Vec::new(), average: 0.9, dropped: false };
+    let strata = Strata::default();
+    let rival = Some(Rival { cutoff: 0.9, incumbent: &incumbent, strata: &strata });
     for _ in 0..2 {
-        let results = scorer.score(&candidates, ItemRole::Search, Some(0.9), &|_, _| {}).unwrap();
+        let results = scorer.score(&candidates, ItemRole::Search, rival, &|_, _| {}).unwrap();
         for scores in results[..2].iter().map(|result| result.as_ref().unwrap()) {
             assert_eq!((scores.average, scores.tasks[0].n, scores.dropped), (0.5, 12, false));
             assert_eq!((scores.tasks[0].task.as_str(), scores.tasks[0].metric.as_str()), ("sums", "acc"));

@@ -6,9 +6,9 @@ use glue_merge::device::Executor;
 use glue_merge::{MergeError, Operand, Plan, Registry, Sink, Source, TensorSpec};
 use glue_progress::{CancelToken, NoProgress};
 use glue_recipe::{Recipe, RunOptions, SharedExecutor, plan, run};
-use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores};
+use glue_select::contract::{Candidate, CandidateError, ItemRole, Rival, Scorer, Scores, Strata};
 use glue_select::local::{ItemsConfig, LocalOptions, LocalScorer};
-use glue_select::race::{RaceConfig, Rule};
+use glue_select::race::Racing;
 use glue_select::recipe_text::{RecipeTemplate, alone, weighted};
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,13 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MODELS: [&str; 5] = ["a-chat", "a-math", "a-code", "a-reason", "a-noise"];
 
-fn options(rule: Rule) -> LocalOptions {
-    LocalOptions {
-        plan: plan_options(),
-        items: proxy_items(),
-        race: RaceConfig { rule, ..RaceConfig::default() },
-        ..LocalOptions::default()
-    }
+fn options(racing: Racing) -> LocalOptions {
+    LocalOptions { plan: plan_options(), items: proxy_items(), racing, ..LocalOptions::default() }
 }
 
 fn scorer(options: LocalOptions) -> LocalScorer {
@@ -71,8 +66,10 @@ fn a_score_is_that_of_the_written_checkpoint_to_the_bit() {
         let eval = EvalOptions { apply_chat_template: chat, ..EvalOptions::default() };
         let whole = EvalOptions { split: Some("proxy".into()), ..eval.clone() };
         let tasks = load_tasks(&paths).unwrap();
+        // Accuracies and a perplexity.
+        let weights = tasks.iter().map(|task| (task.name().to_string(), 1.0)).collect();
         let report = evaluate(&LocalModel::open(&out).unwrap(), &tasks, &whole, &NoProgress).unwrap();
-        let scorer = LocalScorer::new(tasks, LocalOptions { eval, ..options(Rule::Off) }).unwrap();
+        let scorer = LocalScorer::new(tasks, LocalOptions { eval, weights, ..options(Racing::Off) }).unwrap();
         let scores = all(&scorer, &[candidate]).remove(0).unwrap();
         let values: Vec<f64> = scores.tasks.iter().map(|task| task.value).collect();
         let expected: Vec<f64> = report
@@ -99,7 +96,7 @@ fn many_at_once_score_as_one_after_another() {
     candidates.push(candidates[1].clone());
     candidates.push(Candidate { recipe: "merge_method: tise\nmodels: []\n".into() });
     candidates.push(alone(&template(), "nowhere"));
-    let one = scorer(LocalOptions { parallel: Some(1), ..options(Rule::Exact) });
+    let one = scorer(LocalOptions { parallel: Some(1), ..options(Racing::Exact) });
     let expected = all(&one, &candidates);
     assert_eq!(one.statistics().merged, 4, "equal recipes are merged once");
     assert_eq!(expected[4], expected[1]);
@@ -108,7 +105,7 @@ fn many_at_once_score_as_one_after_another() {
     assert!(messages[1].contains("no such directory"), "{messages:?}");
 
     let told = Mutex::new(Vec::new());
-    let three = scorer(LocalOptions { parallel: Some(3), memory: Some(1 << 30), ..options(Rule::Exact) });
+    let three = scorer(LocalOptions { parallel: Some(3), memory: Some(1 << 30), ..options(Racing::Exact) });
     let found = three
         .score(&candidates, ItemRole::Search, None, &|i, result| told.lock().unwrap().push((i, result.clone())))
         .unwrap();
@@ -117,14 +114,19 @@ fn many_at_once_score_as_one_after_another() {
     told.sort_by_key(|(i, _)| *i);
     assert_eq!(told, expected.iter().cloned().enumerate().collect::<Vec<_>>());
     let serial = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    assert_eq!(serial.install(|| all(&scorer(options(Rule::Exact)), &candidates[..2])), expected[..2]);
+    assert_eq!(serial.install(|| all(&scorer(options(Racing::Exact)), &candidates[..2])), expected[..2]);
     // What is known is not asked again, and not merged either.
     assert_eq!(all(&one, &candidates[..4]), expected[..4]);
     assert_eq!((one.statistics().merged, one.statistics().known), (4, 4));
 
-    let small = scorer(LocalOptions { memory: Some(1000), ..options(Rule::Exact) });
+    let small = scorer(LocalOptions { memory: Some(1000), ..options(Racing::Exact) });
     let refused = all(&small, &candidates[..1]).remove(0).unwrap_err().to_string();
     assert!(refused.starts_with("a candidate takes about ") && refused.ends_with("and the limit is 1000"), "{refused}");
+    // As many in parallel as fit.
+    let bytes: u64 = refused.split(' ').nth(4).unwrap().parse().unwrap();
+    let narrow = scorer(LocalOptions { memory: Some(bytes + bytes / 2), threads: Some(3), ..options(Racing::Exact) });
+    assert_eq!(all(&narrow, &candidates[..3]), expected[..3]);
+    assert_eq!(narrow.parallelism(), 1);
 }
 
 /// An executor that is no processor, and how many tensors it saw the elements of.
@@ -153,7 +155,7 @@ impl Executor for Device {
 #[test]
 fn a_device_merges_candidates_and_may_keep_what_it_was_given() {
     let directory = tempfile::tempdir().unwrap();
-    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Rule::Off) };
+    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Racing::Off) };
     let first = merge("task_arithmetic", [0.3, 0.3, 0.2, 0.3, 0.0]);
     let expected = all(&scorer(cached()), std::slice::from_ref(&first));
     let device = Arc::new(Device::default());
@@ -169,18 +171,20 @@ fn a_device_merges_candidates_and_may_keep_what_it_was_given() {
     assert_eq!(device.identities.lock().unwrap().len(), known);
 }
 
-/// Scores candidates in order, each with the best so far as its cutoff; the index of the winner.
-fn tournament(scorer: &LocalScorer, candidates: &[Candidate]) -> (usize, f64) {
-    let mut best: Option<(usize, f64)> = None;
+/// Scores candidates in order, each against the best so far; the index of the winner.
+fn tournament(scorer: &LocalScorer, candidates: &[Candidate], strata: &Strata) -> (usize, f64) {
+    let mut best: Option<(usize, Scores)> = None;
     for (i, candidate) in candidates.iter().enumerate() {
-        let incumbent = best.map(|(at, average)| (&candidates[at], average));
-        let result = scorer.score_against(std::slice::from_ref(candidate), ItemRole::Search, incumbent, &|_, _| {});
+        let rival = best.as_ref().map(|(_, incumbent)| Rival { cutoff: incumbent.average, incumbent, strata });
+        let result = scorer.score(std::slice::from_ref(candidate), ItemRole::Search, rival, &|_, _| {});
         let scores = result.unwrap().remove(0).unwrap();
-        if !scores.dropped && best.is_none_or(|(_, average)| scores.average > average) {
-            best = Some((i, scores.average));
+        if let Some((_, incumbent)) = best.as_ref().filter(|_| scores.dropped) {
+            assert!(scores.average <= incumbent.average, "no estimate of a dropped candidate is above the incumbent");
+        } else if best.as_ref().is_none_or(|(_, incumbent)| scores.average > incumbent.average) {
+            best = Some((i, scores));
         }
     }
-    best.unwrap()
+    best.map(|(i, scores)| (i, scores.average)).unwrap()
 }
 
 #[test]
@@ -194,45 +198,51 @@ fn a_race_has_the_winner_of_full_evaluations() {
             }
         }
     }
-    let full = scorer(options(Rule::Off));
-    let expected = tournament(&full, &candidates);
-    assert_eq!(full.statistics().items_asked, 18 * 500);
-    for rule in [Rule::Exact, Rule::Confident] {
-        let raced = scorer(options(rule));
-        assert_eq!(tournament(&raced, &candidates), expected, "{rule:?}");
+    let full = scorer(options(Racing::Off));
+    let baselines: Vec<Candidate> = MODELS.iter().map(|model| alone(&template(), model)).collect();
+    let baselines: Vec<Scores> = all(&full, &baselines).into_iter().map(Result::unwrap).collect();
+    let strata = Strata::of(&baselines.iter().collect::<Vec<_>>());
+    let expected = tournament(&full, &candidates, &strata);
+    assert_eq!(full.statistics().items_asked, (5 + 18) * 500);
+    // Harmful candidates are far below: a race that saves nothing is none.
+    for (racing, least) in [(Racing::Exact, 500), (Racing::default(), 4000)] {
+        let raced = scorer(options(racing));
+        assert_eq!(tournament(&raced, &candidates, &strata), expected, "{racing:?}");
         let s = raced.statistics();
-        println!("{rule:?}: {} of 9000 items saved, {} of 18 dropped", s.items_saved, s.dropped);
+        println!("{racing:?}: {} of 9000 items saved, {} of 18 dropped", s.items_saved, s.dropped);
         assert_eq!(s.items_asked + s.items_saved, 9000);
-        // Harmful candidates are far below: a race that saves nothing is none.
-        let least = if rule == Rule::Exact { 500 } else { 2000 };
-        assert!(s.items_saved >= least, "{rule:?} {s:?}");
+        assert!(s.items_saved >= least, "{racing:?} {s:?}");
     }
 }
 
 #[test]
 fn a_dropped_candidate_goes_on_where_it_stopped() {
     let (good, bad) = (merge("task_arithmetic", [0.4, 0.4, 0.4, 0.4, 0.0]), merge("linear", [0.0, 0.0, 0.0, 0.0, 1.0]));
-    let scorer = scorer(options(Rule::Exact));
+    let scorer = scorer(options(Racing::default()));
     let best = all(&scorer, std::slice::from_ref(&good)).remove(0).unwrap();
-    let score = |cutoff| {
-        let result = scorer.score(std::slice::from_ref(&bad), ItemRole::Search, cutoff, &|_, _| {});
+    let strata = Strata::default();
+    let score = |cutoff: f64| {
+        let rival = Rival { cutoff, incumbent: &best, strata: &strata };
+        let result = scorer.score(std::slice::from_ref(&bad), ItemRole::Search, Some(rival), &|_, _| {});
         result.unwrap().remove(0).unwrap()
     };
-    let dropped = score(Some(best.average));
+    let dropped = score(best.average);
     assert!(dropped.dropped && dropped.tasks.iter().all(|task| task.n < 100), "{dropped:?}");
     let asked = scorer.statistics().items_asked;
-    let whole = score(None);
+    let whole = score(0.0);
     assert!(!whole.dropped && whole.tasks.iter().all(|task| task.n == 100));
     assert_eq!(scorer.statistics().items_asked, 1000, "{asked} were asked before");
     // The same cutoff gives the same answer, now from the record.
-    assert_eq!(score(Some(best.average)), dropped);
+    assert_eq!(score(best.average), dropped);
     assert_eq!(scorer.statistics().items_asked, 1000);
+    // What a race asks item by item is what is asked at once.
+    assert_eq!(all(&scorer, std::slice::from_ref(&bad)), [Ok(whole)]);
 }
 
 #[test]
 fn scores_are_kept_on_disk_by_what_the_files_hold() {
     let directory = tempfile::tempdir().unwrap();
-    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Rule::Exact) };
+    let cached = || LocalOptions { cache: Some(directory.path().join("cache")), ..options(Racing::Exact) };
     let candidate = [merge("linear", [0.3, 0.3, 0.2, 0.2, 0.0])];
     let first = scorer(cached());
     let expected = all(&first, &candidate);
@@ -240,8 +250,9 @@ fn scores_are_kept_on_disk_by_what_the_files_hold() {
     let second = scorer(cached());
     assert_eq!(all(&second, &candidate), expected);
     assert_eq!((second.statistics().merged, second.statistics().items_asked), (0, 0));
-    // Another order of the items, another seed of a plan: other candidates.
-    let other = scorer(LocalOptions { race: RaceConfig { seed: 1, ..RaceConfig::default() }, ..cached() });
+    // Another choice of the items: other candidates.
+    let items = ItemsConfig { validation_fraction: 0.5, ..proxy_items() };
+    let other = scorer(LocalOptions { items, ..cached() });
     all(&other, &candidate);
     assert_eq!(other.statistics().merged, 1);
 }
@@ -249,10 +260,10 @@ fn scores_are_kept_on_disk_by_what_the_files_hold() {
 #[test]
 fn parts_are_disjoint_and_together_all() {
     let items = ItemsConfig { validation_fraction: 0.3, ..proxy_items() };
-    let scorer_of = |items: ItemsConfig| scorer(LocalOptions { items, ..options(Rule::Exact) });
+    let scorer_of = |items: ItemsConfig| scorer(LocalOptions { items, ..options(Racing::Exact) });
     let candidate = [alone(&template(), "a-math")];
     let score = |scorer: &LocalScorer, role| scorer.score(&candidate, role, None, &|_, _| {}).unwrap().remove(0);
-    let whole = score(&scorer(options(Rule::Exact)), ItemRole::Search).unwrap();
+    let whole = score(&scorer(options(Racing::Exact)), ItemRole::Search).unwrap();
     let split = scorer_of(items.clone());
     let (search, validation) = (score(&split, ItemRole::Search).unwrap(), score(&split, ItemRole::Validation).unwrap());
     for ((a, b), all) in search.tasks.iter().zip(&validation.tasks).zip(&whole.tasks) {
@@ -265,8 +276,50 @@ fn parts_are_disjoint_and_together_all() {
     assert_ne!(score(&other, ItemRole::Validation).unwrap(), validation);
     let test = scorer_of(ItemsConfig { validation_split: Some("test".into()), ..proxy_items() });
     assert!(score(&test, ItemRole::Validation).unwrap().tasks.iter().all(|task| task.n > 100));
-    let none = score(&scorer(options(Rule::Exact)), ItemRole::Validation).unwrap_err();
+    let none = score(&scorer(options(Racing::Exact)), ItemRole::Validation).unwrap_err();
     assert_eq!(none.to_string(), "no items are held out for validation");
+}
+
+/// An executor that leaves everything to the processor, and remembers which threads asked it.
+#[derive(Default)]
+struct Threads(Mutex<HashSet<std::thread::ThreadId>>);
+
+impl Executor for Threads {
+    fn advance(
+        &self,
+        plan: Plan,
+        _: &TensorSpec<'_>,
+        _: &dyn Source,
+        _: &dyn Sink,
+    ) -> Result<Option<Plan>, MergeError> {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        self.0.lock().unwrap().insert(std::thread::current().id());
+        Ok(Some(plan))
+    }
+}
+
+#[test]
+fn candidates_in_parallel_share_the_threads_of_the_pool() {
+    let candidates: Vec<Candidate> =
+        (0..6).map(|i| merge("task_arithmetic", [0.1 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
+    let used = |threads: Option<usize>, parallel: Option<usize>| {
+        let seen = Arc::new(Threads::default());
+        let executor = SharedExecutor::new(seen.clone());
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        // Made in a pool of two threads.
+        let scorer = pool.install(|| scorer(LocalOptions { executor, threads, parallel, ..options(Racing::Off) }));
+        let scores = all(&scorer, &candidates);
+        assert!(scores.iter().all(Result::is_ok), "{scores:?}");
+        // Asked from within a pool, even of one thread, it ends.
+        let serial = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(serial.install(|| all(&scorer, &candidates[..2])), scores[..2]);
+        (seen.0.lock().unwrap().len(), scorer.parallelism())
+    };
+    let (threads, parallel) = used(None, Some(4));
+    assert!((1..=2).contains(&threads) && parallel == 4, "{threads} threads, {parallel} in parallel");
+    assert_eq!(used(Some(1), Some(3)).0, 1);
+    // By default no more candidates than threads.
+    assert!(used(None, None).1 <= 2);
 }
 
 #[test]
@@ -275,7 +328,7 @@ fn stopping_is_heard() {
     let scorer = scorer(LocalOptions {
         cancel: CancelToken::from_flag(Arc::clone(&stop)),
         parallel: Some(2),
-        ..options(Rule::Exact)
+        ..options(Racing::Exact)
     });
     let candidates: Vec<Candidate> =
         (0..40).map(|i| merge("task_arithmetic", [0.01 * f64::from(i), 0.3, 0.2, 0.3, 0.0])).collect();
@@ -288,4 +341,51 @@ fn stopping_is_heard() {
     assert!(result.is_err());
     // At most one more of each thread was about to be done.
     assert!((1..=2).contains(&told.into_inner().unwrap().len()));
+}
+
+#[test]
+fn derivatives_by_weights_are_those_of_differences() {
+    let scorer = scorer(options(Racing::Off));
+    // Weights rounded to half precision would hide small steps.
+    let template = RecipeTemplate { dtype: Some("float32".into()), ..template() };
+    let items: Vec<(usize, usize)> = (0..5).flat_map(|task| (0..3).map(move |item| (task, 7 * item))).collect();
+    let at = |weights: [f64; 5]| {
+        let weights: Vec<(String, f64)> = MODELS.iter().map(|model| model.to_string()).zip(weights).collect();
+        let found = scorer.loss_gradient(&weighted(&template, "task_arithmetic", &weights, &[]), &items).unwrap();
+        found.unwrap_or_else(|error| panic!("{error}"))
+    };
+    let here = [0.3, 0.5, 0.2, 0.4, 0.1];
+    let found = at(here);
+    assert!(found.left_out.is_empty() && found.tensors.len() > 30);
+    for model in 0..5 {
+        let moved = |step: f64| {
+            let mut weights = here;
+            weights[model] += step;
+            at(weights).loss
+        };
+        let difference = (moved(2e-3) - moved(-2e-3)) / 4e-3;
+        let along: f64 = found.tensors.iter().map(|(_, slopes)| slopes[model]).sum();
+        // The third derivative times the squared step, and rounding of f32 over the step.
+        assert!((along - difference).abs() < 2e-3 * along.abs().max(0.5), "{model}: {along} {difference}");
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    assert_eq!(pool.install(|| at(here)), found);
+}
+
+#[test]
+fn gradients_are_of_right_continuations_and_task_vectors() {
+    let directory = tempfile::tempdir().unwrap();
+    let tasks = [zoo().join("tasks/arith"), perplexity_task(directory.path())];
+    let weights = ["arith", "texts"].map(|task| (task.to_string(), 1.0)).into();
+    let scorer = LocalScorer::new(load_tasks(&tasks).unwrap(), LocalOptions { weights, ..options(Racing::Off) });
+    let scorer = scorer.unwrap();
+    let at = |method: &str, items: &[(usize, usize)]| {
+        let found = scorer.loss_gradient(&merge(method, [0.2; 5]), items).unwrap();
+        found.map(|gradient| gradient.left_out).map_err(|error| error.message)
+    };
+    assert_eq!(at("task_arithmetic", &[(0, 0), (1, 0)]), Ok(vec!["texts".to_string()]));
+    let error = at("task_arithmetic", &[(1, 0)]).unwrap_err();
+    assert!(error.starts_with("no task has a right continuation"), "{error}");
+    let error = at("ties", &[(0, 0)]).unwrap_err();
+    assert_eq!(error, "gradients are of merges by `task_arithmetic`, found `ties`");
 }

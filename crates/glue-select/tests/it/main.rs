@@ -3,5 +3,6 @@
 mod common;
 mod external;
 mod local;
+mod search;
 mod space;
 mod workers;

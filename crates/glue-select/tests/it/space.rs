@@ -4,7 +4,7 @@ use crate::common::{plan_options, template, zoo};
 use glue_merge::Registry;
 use glue_progress::ErrorChain;
 use glue_recipe::{Action, Recipe, plan};
-use glue_search::CoordinateValue;
+use glue_search::Space;
 use glue_select::space::{SearchSpace, SpaceConfig, TensorNames};
 use glue_tensor::ModelDir;
 use std::collections::BTreeMap;
@@ -13,20 +13,30 @@ fn models() -> Vec<String> {
     ["a-chat", "a-math", "a-code"].map(String::from).to_vec()
 }
 
-fn try_space(yaml: &str, models: &[String]) -> Result<SearchSpace, String> {
+fn try_spaces(yaml: &str, models: &[String]) -> Result<Vec<SearchSpace>, String> {
     let config: SpaceConfig = glue_yaml::read(yaml, "space").map_err(|error| error.chain())?;
     let again: SpaceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config, "a config comes back as it was written down");
     let names = TensorNames::of(&ModelDir::open(zoo().join("base-a")).unwrap());
-    SearchSpace::new(&config, &template(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
+    SearchSpace::all(&config, &template(), models, &names, &Registry::builtin()).map_err(|error| error.chain())
 }
 
+/// The space of each method.
+fn spaces(yaml: &str) -> Vec<SearchSpace> {
+    try_spaces(yaml, &models()).unwrap_or_else(|error| panic!("{error}\n{yaml}"))
+}
+
+/// The space of one method.
 fn space(yaml: &str) -> SearchSpace {
-    try_space(yaml, &models()).unwrap_or_else(|error| panic!("{error}\n{yaml}"))
+    spaces(yaml).remove(0)
+}
+
+fn coordinates(space: &SearchSpace) -> &Space {
+    space.space().expect("something to search")
 }
 
 fn names(space: &SearchSpace) -> Vec<&str> {
-    space.space().coordinates().iter().map(|coordinate| coordinate.name.as_str()).collect()
+    coordinates(space).coordinates().iter().map(|coordinate| coordinate.name.as_str()).collect()
 }
 
 /// What the recipe of a point plans: for each tensor, a parameter of each input.
@@ -43,8 +53,8 @@ fn planned(space: &SearchSpace, point: &[f64], key: &str) -> BTreeMap<String, Ve
 
 /// A point whose coordinates are all different.
 fn distinct(space: &SearchSpace) -> Vec<f64> {
-    let n = space.space().dimension();
-    space.space().to_user(&(0..n).map(|i| (i as f64 + 0.5) / n as f64).collect::<Vec<_>>())
+    let n = coordinates(space).dimension();
+    coordinates(space).to_user(&(0..n).map(|i| (i as f64 + 0.5) / n as f64).collect::<Vec<_>>())
 }
 
 fn layer(tensor: &str) -> Option<usize> {
@@ -144,10 +154,11 @@ fn parameters_with_ranges_are_searched_and_others_are_not() {
     let mut spaces = 0;
     for def in registry.iter() {
         for count in 1..=3 {
-            let Ok(space) = try_space(&format!("methods: [{}]\n", def.name), &models()[..count]) else { continue };
+            let yaml = format!("methods: [{}]\n", def.name);
+            let Ok(space) = try_spaces(&yaml, &models()[..count]).map(|mut spaces| spaces.remove(0)) else { continue };
             spaces += 1;
             for unit in [0.0, 0.5, 1.0] {
-                let point = space.space().to_user(&vec![unit; space.space().dimension()]);
+                let point = coordinates(&space).to_user(&vec![unit; coordinates(&space).dimension()]);
                 let text = space.candidate(&point).unwrap().recipe;
                 let recipe = Recipe::parse(&text, def.name, &registry).unwrap_or_else(|e| panic!("{e}\n{text}"));
                 assert_eq!(recipe.len(), 1);
@@ -166,7 +177,7 @@ fn parameters_are_fixed_narrowed_and_chosen() {
     let expected = ["weight[a-chat]", "weight[a-math]", "weight[a-code]", "density", "normalize"];
     assert_eq!(names(&space).iter().filter(|name| expected.contains(name)).count(), 5, "{:?}", names(&space));
     assert_eq!(names(&space).len(), 5);
-    let point = space.space().to_user(&[1.0; 5]);
+    let point = coordinates(&space).to_user(&[1.0; 5]);
     let text = space.candidate(&point).unwrap().recipe;
     for part in ["weight: 2\n", "density: 0.6\n", "lambda: 1\n", "normalize: false\n"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -182,50 +193,49 @@ fn weights_are_normalised_by_group() {
             "methods: [task_arithmetic]\nlayer_groups: 2\nnormalise: true\nnegative_weights: {negative}\n"
         ));
         for unit in [0.0, 0.3, 1.0] {
-            let mut units: Vec<f64> = (0..space.space().dimension()).map(|i| (i as f64 * 0.37).fract()).collect();
+            let mut units: Vec<f64> = (0..coordinates(&space).dimension()).map(|i| (i as f64 * 0.37).fract()).collect();
             units.iter_mut().for_each(|u| *u = (*u + unit).min(1.0));
-            let point = space.space().to_user(&units);
+            let point = coordinates(&space).to_user(&units);
             for (tensor, weights) in planned(&space, &point, "weight") {
                 // A few roundings of three numbers near 1.
                 assert!((sum(&weights) - 1.0).abs() < 1e-14, "{tensor}: {weights:?}");
             }
         }
-        let low = space.space().to_user(&vec![0.0; space.space().dimension()]);
+        let low = coordinates(&space).to_user(&vec![0.0; coordinates(&space).dimension()]);
         assert_eq!(low[0], if negative { -1.0 } else { 0.0 });
         assert!(planned(&space, &low, "weight").values().all(|w| w.iter().all(|x| (x - 1.0 / 3.0).abs() < 1e-15)));
     }
 }
 
 #[test]
-fn one_of_several_methods_is_chosen_and_the_others_are_inert() {
-    let space = space("methods: [linear, ties]\n");
-    let described = |point: &[f64]| match space.space().describe(point).unwrap()[0] {
-        (name, CoordinateValue::Category(method)) => (name.to_string(), method.to_string()),
-        ref other => panic!("{other:?}"),
-    };
-    let start = space.start(Some("ties"), &[("a-math".into(), 0.6), ("a-chat".into(), 7.0)]).unwrap();
-    assert_eq!(described(&start), ("method".into(), "ties".into()));
-    let at = |name: &str| names(&space).iter().position(|n| *n == name).unwrap_or_else(|| panic!("{name}"));
-    let values =
-        ["ties.weight[a-math]", "ties.weight[a-chat]", "ties.weight[a-code]", "ties.lambda"].map(|n| start[at(n)]);
-    assert_eq!(values, [0.6, 1.0, 0.0, 1.0]);
-    let text = space.candidate(&start).unwrap();
-    assert!(text.recipe.starts_with("merge_method: ties\n"));
-    let mut other = start.clone();
-    other[at("linear.weight[a-math]")] = 0.123;
-    assert_eq!(space.candidate(&other).unwrap(), text);
-    other[at("ties.weight[a-math]")] = 0.123;
-    assert_ne!(space.candidate(&other).unwrap(), text);
-    let first = space.start(None, &[]).unwrap();
-    assert!(space.candidate(&first).unwrap().recipe.starts_with("merge_method: linear\n"));
+fn each_method_has_a_space_and_starts_of_its_own() {
+    let weights = [("a-math".to_string(), 0.6), ("a-chat".into(), 7.0)];
+    let found: Vec<(String, Vec<f64>)> = spaces("methods: [linear, {ties: {density: {per: all}}}, karcher]\n")
+        .iter()
+        .map(|space| (space.method().to_string(), space.start(&weights).unwrap()))
+        .collect();
+    // Weights of models in their order, within the bounds; density and lambda at their defaults.
+    let expected = [("linear", vec![1.0, 0.6, 0.0]), ("ties", vec![1.0, 0.6, 0.0, 1.0, 1.0]), ("karcher", vec![])];
+    assert_eq!(found, expected.map(|(method, point)| (method.to_string(), point)));
+
+    let ties = space("methods: [{ties: {density: {per: all}}}]\n");
+    let third = 1.0 / 3.0;
+    assert_eq!(ties.equal(), [third, third, third, 1.0, 1.0]);
+    assert_eq!(ties.scaled(&ties.equal(), 0.5), Some(vec![third, third, third, 1.0, 0.5]));
+    assert_eq!(ties.scaled(&ties.equal(), 9.0), Some(vec![third, third, third, 1.0, 1.5]), "within the bounds");
+    let linear = space("methods: [linear]\n");
+    assert_eq!(linear.scaled(&linear.equal(), 0.5), None);
+    assert!(ties.has_shares() && linear.has_shares() && !space("methods: [sce]\n").has_shares());
+    assert!(ties.start(&[("a-nowhere".into(), 1.0)]).unwrap_err().to_string().contains("one of the models a-chat"));
 }
 
 #[test]
 fn methods_get_the_statistics_that_they_use_and_no_others() {
     let of = "statistics: {a-chat: s/chat, a-math: s/math, a-code: s/code}\nbase_statistics: s/base\n";
-    let space = space(&format!("methods: [task_arithmetic, fisher, {{aim: {{operator: task_arithmetic}}}}]\n{of}"));
+    let spaces = spaces(&format!("methods: [task_arithmetic, fisher, {{aim: {{operator: task_arithmetic}}}}]\n{of}"));
     let recipe = |method: &str| {
-        let text = space.candidate(&space.start(Some(method), &[]).unwrap()).unwrap().recipe;
+        let space = spaces.iter().find(|space| space.method() == method).unwrap();
+        let text = space.candidate(&space.equal()).unwrap().recipe;
         let parsed =
             Recipe::parse(&text, "point", &Registry::builtin()).unwrap_or_else(|error| panic!("{error}\n{text}"));
         parsed[0].statistics().map(|(model, path)| format!("{} {}", model.value, path.value)).collect::<Vec<_>>()
@@ -235,7 +245,7 @@ fn methods_get_the_statistics_that_they_use_and_no_others() {
     assert_eq!(recipe("aim"), ["base-a s/base"]);
 
     let check = |yaml: &str, expected: &[&str]| {
-        let error = try_space(yaml, &models()).err().unwrap_or_default();
+        let error = try_spaces(yaml, &models()).err().unwrap_or_default();
         assert!(expected.iter().all(|role| error.contains(role)), "{yaml}: {error}");
     };
     check("methods: [fisher]\nstatistics: {a-chat: s}\n", &["`statistics.a-math`", "glue calibrate a-math", "none"]);
@@ -248,11 +258,11 @@ fn methods_get_the_statistics_that_they_use_and_no_others() {
 #[test]
 fn invalid_spaces_are_refused() {
     let check = |yaml: &str, expected: &str| {
-        let error = try_space(yaml, &models()).err().unwrap_or_default();
+        let error = try_spaces(yaml, &models()).err().unwrap_or_default();
         assert!(error.contains(expected), "{yaml}: {error}");
     };
     check("methods: [tise]\n", "did you mean `ties`");
-    check("methods: []\n", "`methods`: expected at least one, found none");
+    check("methods: [karcher]\n", "`methods`: expected a method with a parameter to search, or several, found karcher");
     check("methods: [{ties: {}, linear: {}}]\n", "found 2 names in one entry");
     check("methods: [{ties: {wieght: 1}}]\n", "`methods.ties`: expected a parameter of `ties`: one of weight");
     check("methods: [{ties: {density: 2}}]\n", "method `ties`:");
@@ -260,11 +270,16 @@ fn invalid_spaces_are_refused() {
     check("methods: [{ties: {lambda: {per: model}}}]\n", "not a parameter of a model");
     check("methods: [slerp]\n", "method `slerp`:");
     check("methods: [lines]\n", "method `lines`:");
-    check("layer_groups: 99\n", "`layer_groups`: expected at most ");
-    check("smooth: true\nlayer_groups: 2\n", "`smooth`: expected either a curve or `layer_groups`, found both");
-    check("smooth: 1\n", "`smooth`: expected at least 2 points, found 1");
-    check("filters: [experts]\n", "`filters`: expected part of the name of a tensor within the layers: one of ");
-    check("methods: [model_stock]\n", "at least one coordinate");
+    check("{}\n", "`methods`: expected a method with a parameter to search, or several, found none");
+    check("methods: [linear]\nlayer_groups: 99\n", "`layer_groups`: expected at most ");
+    check(
+        "methods: [linear]\nsmooth: true\nlayer_groups: 2\n",
+        "`smooth`: expected either a curve or `layer_groups`, found both",
+    );
+    check("methods: [linear]\nsmooth: 1\n", "`smooth`: expected at least 2 points, found 1");
+    check(
+        "methods: [linear]\nfilters: [experts]\n",
+        "`filters`: expected part of the name of a tensor within the layers: one of ",
+    );
     check("groups: 2\n", "unknown");
-    assert!(space("methods: [linear]\n").start(None, &[("b".into(), 1.0)]).unwrap_err().chain().contains("`start`"));
 }

@@ -5,7 +5,7 @@
 use crate::common::{plan_options, proxy_items, template, zoo};
 use glue_eval::load_tasks;
 use glue_progress::CancelToken;
-use glue_select::contract::{Candidate, CandidateError, ItemRole, Scorer, Scores, Stopped};
+use glue_select::contract::{Candidate, CandidateError, ItemRole, Rival, Scorer, Scores, Stopped, Strata};
 use glue_select::local::{LocalOptions, LocalScorer};
 use glue_select::recipe_text::weighted;
 use glue_select::workers::{WorkerError, WorkerPool, serve};
@@ -35,7 +35,7 @@ impl Scorer for Fragile {
         &self,
         candidates: &[Candidate],
         role: ItemRole,
-        cutoff: Option<f64>,
+        rival: Option<Rival<'_>>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         let recipe = &candidates[0].recipe;
@@ -50,7 +50,7 @@ impl Scorer for Fragile {
         if recipe.starts_with("# sleep") {
             std::thread::sleep(Duration::from_secs(600));
         }
-        self.inner.score(candidates, role, cutoff, done)
+        self.inner.score(candidates, role, rival, done)
     }
 }
 
@@ -87,8 +87,8 @@ fn with(comment: &str, candidate: &Candidate) -> Candidate {
     Candidate { recipe: format!("# {comment}\n{}", candidate.recipe) }
 }
 
-fn score(pool: &WorkerPool, candidates: &[Candidate], cutoff: Option<f64>) -> Vec<Result<Scores, CandidateError>> {
-    pool.score(candidates, ItemRole::Search, cutoff, &|_, _| {}).unwrap()
+fn score(pool: &WorkerPool, candidates: &[Candidate], rival: Option<Rival<'_>>) -> Vec<Result<Scores, CandidateError>> {
+    pool.score(candidates, ItemRole::Search, rival, &|_, _| {}).unwrap()
 }
 
 #[test]
@@ -99,10 +99,17 @@ fn workers_score_as_this_process_does_and_survive_what_kills_them() {
     let expected = here.score(&all, ItemRole::Search, None, &|_, _| {}).unwrap();
     assert_eq!(score(&pool, &all, None), expected);
     assert!(expected[5].as_ref().unwrap_err().message.contains("did you mean `ties`"));
-    let averages = expected.iter().flatten().map(|scores| scores.average);
-    let cutoff = Some(averages.fold(0.0, f64::max));
-    let raced = here.score(&all, ItemRole::Search, cutoff, &|_, _| {}).unwrap();
-    assert_eq!(score(&pool, &all, cutoff), raced);
+    // A race against the best, with strata.
+    let scored: Vec<&Scores> = expected.iter().flatten().collect();
+    let strata = Strata::of(&scored[..2]);
+    let best = scored
+        .iter()
+        .copied()
+        .fold(scored[0], |best, scores| if scores.average > best.average { scores } else { best });
+    let rival = Some(Rival { cutoff: best.average, incumbent: best, strata: &strata });
+    let raced = here.score(&all, ItemRole::Search, rival, &|_, _| {}).unwrap();
+    assert!(raced.iter().flatten().any(|scores| scores.dropped), "{raced:?}");
+    assert_eq!(score(&pool, &all, rival), raced);
     assert_eq!(pool.restarts(), 0);
 
     // Once is an accident.
@@ -139,7 +146,7 @@ fn workers_that_do_not_get_ready_are_an_error() {
     let message = start(&["sh", "-c", "echo hello; echo why >&2; exit 4"], 1).to_string();
     assert!(message.contains("it ended (exit status: 4); its standard error ended with:\nwhy"), "{message}");
     let message = start(&["sh", "-c", r#"echo '{"type": "hello", "version": 1}'; sleep 600"#], 1).to_string();
-    assert!(message.contains("expected version 2 of the protocol, found version 1"), "{message}");
+    assert!(message.contains("expected version 3 of the protocol, found version 1"), "{message}");
 }
 
 #[test]

@@ -71,6 +71,8 @@ struct State<C: Covariance> {
     random: Random,
     restarts: Restarts,
     run: Run<C>,
+    /// What the mean stood for after the last generation, in the unit box.
+    favourite: Option<Vec<f64>>,
     stopped: Option<String>,
 }
 
@@ -113,7 +115,7 @@ impl<C: Covariance> Evolution<C> {
         let mean = setup.start.first().map_or_else(|| latent.middle(), |unit| latent.latent_of(unit, sigma));
         let rates = Rates::new(n, regime.population, C::SEPARABLE);
         let run = Run::new(mean, regime);
-        let state = State { random: Random::new(setup.seed, 0), restarts, run, stopped: None };
+        let state = State { random: Random::new(setup.seed, 0), restarts, run, favourite: None, stopped: None };
         let mut evolution = Self { name, latent, state, rates };
         evolution.keep_margin();
         evolution
@@ -227,7 +229,7 @@ impl<C: Covariance> Evolution<C> {
     }
 
     fn restart(&mut self) {
-        let State { random, restarts, run, stopped } = &mut self.state;
+        let State { random, restarts, run, stopped, .. } = &mut self.state;
         let used = run.generation * run.regime.population as u64;
         let Some(regime) = restarts.next(&run.regime, used, random) else {
             *stopped = Some("the only run has converged".into());
@@ -276,9 +278,17 @@ impl<C: Covariance> Optimiser for Evolution<C> {
     fn learn(&mut self, generation: &[Trial<'_>]) {
         let losses: Vec<Option<f64>> = generation.iter().map(|t| t.losses.map(|l| l[0])).collect();
         self.state.run.history.push(&losses);
-        if self.update(&losses).is_none() || self.converged() {
+        let goes_on = self.update(&losses).is_some();
+        if self.state.run.mean.iter().all(|x| x.is_finite()) {
+            self.state.favourite = Some(self.latent.to_unit(&self.state.run.mean));
+        }
+        if !goes_on || self.converged() {
             self.restart();
         }
+    }
+
+    fn favourite(&self) -> Option<Vec<f64>> {
+        self.state.favourite.clone()
     }
 
     fn stopped(&self) -> Option<&str> {
