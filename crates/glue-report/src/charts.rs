@@ -6,12 +6,14 @@ pub(crate) mod bars;
 pub(crate) mod convergence;
 pub(crate) mod dendrogram;
 pub(crate) mod drawing;
+pub(crate) mod frontier;
 pub(crate) mod heatmap;
 pub(crate) mod lines;
 pub(crate) mod load;
 pub(crate) mod pairs;
 pub(crate) mod plot;
 pub(crate) mod routing;
+pub(crate) mod sizes;
 
 /// What the style sheets of a page and of a file have in common.
 pub(crate) const CHART_STYLE: &str = include_str!("template/chart.css");

@@ -1,6 +1,6 @@
 //! What must hold of the data before anything is drawn.
 
-use crate::data::{Confusion, Cost, Dendrogram, Report, Score, Similarity, TaskScore};
+use crate::data::{Confusion, Cost, Dendrogram, Frontier, Report, Score, Similarity, SizeRow, TaskScore};
 use crate::error::ReportError;
 use crate::pictures::{Convergence, Routing};
 
@@ -26,6 +26,7 @@ pub(crate) fn check(report: &Report, cost: Option<&Cost>) -> Result<(), ReportEr
         }
     }
     check_selections(report)?;
+    check_frontier(report)?;
     for candidate in &report.candidates {
         score(&format!("candidate {}", candidate.name), candidate.score)?;
     }
@@ -38,6 +39,9 @@ pub(crate) fn check(report: &Report, cost: Option<&Cost>) -> Result<(), ReportEr
         finite("test: standard error of the gain", test.gain_stderr)?;
         for row in &test.rows {
             check_scores(&format!("test, {}", row.name), &row.scores)?;
+        }
+        for row in &test.over_bases {
+            check_scores(&format!("test, gain over {}", row.name), &row.scores)?;
         }
     }
     finite("limits: seconds", report.limits.seconds)?;
@@ -116,7 +120,9 @@ fn check_selections(report: &Report) -> Result<(), ReportError> {
             let place = format!("{place}, {}", strategy.name);
             score(&place, strategy.proxy)?;
             score(&place, strategy.validation)?;
-            strategy.curve.iter().try_for_each(|point| finite(&format!("{place}, curve"), Some(point.best)))?;
+            for figure in strategy.curve.iter().flat_map(|point| [Some(point.best), point.validation]) {
+                finite(&format!("{place}, curve"), figure)?;
+            }
         }
         for decision in &selection.decisions {
             score(&format!("{place}, {}", decision.candidate), decision.score)?;
@@ -128,6 +134,37 @@ fn check_selections(report: &Report) -> Result<(), ReportError> {
                 row.values.iter().try_for_each(|value| finite(&place, *value))?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The frontier, the sizes and what was decided.
+fn check_frontier(report: &Report) -> Result<(), ReportError> {
+    report.frontier.as_ref().map_or(Ok(()), check_frontier_points)?;
+    check_sizes(&report.sizes)?;
+    for row in &report.decisions {
+        let place = format!("decision on {}", row.challenger);
+        finite(&place, Some(row.gain))?;
+        finite(&format!("{place}, standard error"), row.stderr)?;
+        finite(&format!("{place}, p"), Some(row.p))?;
+    }
+    unique("flips", report.flips.iter().map(|flips| flips.task.as_str()))
+}
+
+pub(crate) fn check_sizes(rows: &[SizeRow]) -> Result<(), ReportError> {
+    for row in rows {
+        let place = format!("sizes, {}", row.name);
+        score(&place, Some(row.score))?;
+        score(&format!("{place}, gain"), row.gain)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn check_frontier_points(frontier: &Frontier) -> Result<(), ReportError> {
+    for point in &frontier.points {
+        let place = format!("frontier, {} models", point.experts.len());
+        score(&place, point.search)?;
+        score(&place, point.validation)?;
     }
     Ok(())
 }
@@ -162,6 +199,9 @@ fn check_confusion(confusion: &Confusion) -> Result<(), ReportError> {
 fn check_cost(cost: &Cost) -> Result<(), ReportError> {
     for stage in &cost.stages {
         finite(&format!("cost of {}", stage.stage), Some(stage.seconds))?;
+    }
+    for found in &cost.throughput {
+        finite(&format!("items per second of {}", found.name), Some(found.items_per_second))?;
     }
     cost.strategies.iter().try_for_each(|cost| {
         finite(&format!("cost of {} in cluster {}", cost.strategy, cost.cluster), Some(cost.seconds))

@@ -1,18 +1,20 @@
 //! The data of a report: filled by whoever ran the stages, written to `report.json` and read back from it.
 //!
 //! A stage that did not run is `None` or empty, and the report leaves it out. Nothing here depends on when, where or
-//! how fast a run went: a run that was interrupted and resumed gives the same bytes as one that was not. Times, memory
-//! and disk are in [`Cost`], a separate document.
+//! how fast a run went: at its end, a run that was interrupted and resumed gives the same bytes as one that was not.
+//! Times, memory and disk are in [`Cost`], a separate document.
 //!
 //! Models, tasks, clusters and strategies are referred to by their names, which are unique among their kind.
 
 mod cost;
+mod frontier;
 mod mixture;
 mod scores;
 mod selection;
 mod zoo;
 
-pub use cost::{Cost, StageCost, StrategyCost};
+pub use cost::{Cost, StageCost, StrategyCost, Throughput};
+pub use frontier::{Flip, Flips, Frontier, FrontierExpert, FrontierPoint, RuleRow, SizeRow};
 pub use mixture::{Confusion, Expert, Final, FinalKind, LeftOut, Load, Mixture, MixtureStep, Router};
 pub(crate) use scores::mean;
 pub use scores::{Role, Score, ScoreRow, ScoreTable, SplitSize, Task, TaskScore, Test, TestRow};
@@ -45,6 +47,17 @@ pub struct Report {
     pub individual: Vec<ScoreTable>,
     /// Selective merging, for each cluster in which it ran.
     pub selections: Vec<Selection>,
+    /// The size–score frontier.
+    pub frontier: Option<Frontier>,
+    /// Every application of the decision rule, in order.
+    #[serde(default)]
+    pub decisions: Vec<RuleRow>,
+    /// What can be used, by size: the table that a reader looks at first.
+    #[serde(default)]
+    pub sizes: Vec<SizeRow>,
+    /// Items that the final model answers differently from the best single model, task by task.
+    #[serde(default)]
+    pub flips: Vec<Flips>,
     /// Candidates for experts: merged clusters, single models, stacked layers.
     pub candidates: Vec<ExpertCandidate>,
     /// The mixture, if one was built; `None` too when none helped.
@@ -61,7 +74,8 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// What was run, and how to run it again. Nothing in it may depend on when or how often the run was started.
+/// What was run, and how to run it again. Nothing in it may depend on when or how often the run was started, except
+/// [`unfinished`](Run::unfinished), which the last report of a run does not have.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Run {
     /// Heading of the report, such as the name of the zoo.
@@ -80,6 +94,10 @@ pub struct Run {
     pub inputs: Vec<Artifact>,
     /// Outputs.
     pub outputs: Vec<Artifact>,
+    /// The last stage that is complete, in a report that is written while the run continues or after it was
+    /// interrupted; empty if there is none. `None` for a finished run.
+    #[serde(default)]
+    pub unfinished: Option<String>,
 }
 
 /// A program and its version.

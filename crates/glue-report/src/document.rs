@@ -25,8 +25,9 @@ pub(crate) enum Block {
     Table { table: Table },
     /// Pictures that belong together, with what all of them show. `size` is a class: `small`, `half`, or `full`.
     Figures { caption: String, size: &'static str, charts: Vec<Chart> },
-    /// Text for a machine. Closed ones show their title only; Markdown leaves those out.
-    Code { title: String, text: String, open: bool },
+    /// Text for a machine, in a language that Markdown names. Closed ones show their title only; Markdown leaves those
+    /// out.
+    Code { title: String, text: String, language: &'static str, open: bool },
 }
 
 /// A picture.
@@ -43,6 +44,8 @@ pub(crate) struct Table {
     pub(crate) caption: String,
     pub(crate) columns: Vec<Column>,
     pub(crate) rows: Vec<Vec<Cell>>,
+    /// Number of the row that stands out: that of the final model.
+    pub(crate) highlight: Option<usize>,
     /// Whether it is folded away because only some readers want it.
     pub(crate) folded: bool,
 }
@@ -62,6 +65,10 @@ pub(crate) struct Cell {
     pub(crate) minor: String,
     pub(crate) strong: bool,
     pub(crate) code: bool,
+    /// Whether it is a text of others with its line breaks.
+    pub(crate) verbatim: bool,
+    /// Lines below the text, each with less important text after it.
+    pub(crate) lines: Vec<(String, String)>,
     /// A class for a badge: `good`, `bad` or `plain`.
     pub(crate) badge: Option<&'static str>,
     /// Length of a bar behind it in percent.
@@ -115,6 +122,15 @@ impl Cell {
 
     pub(crate) fn code(text: impl Into<String>) -> Cell {
         Cell { text: text.into(), code: true, ..Cell::default() }
+    }
+
+    pub(crate) fn verbatim(text: impl Into<String>) -> Cell {
+        Cell { text: text.into(), verbatim: true, ..Cell::default() }
+    }
+
+    /// A cell of lines.
+    pub(crate) fn lines(lines: Vec<(String, String)>) -> Cell {
+        Cell { lines, ..Cell::default() }
     }
 
     pub(crate) fn badge(text: &str, class: &'static str) -> Cell {

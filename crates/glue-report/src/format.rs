@@ -19,6 +19,12 @@ pub(crate) fn with_error(score: Score) -> String {
     }
 }
 
+/// A difference of scores in points, hundredths of a score, with its standard error: `+12.4 ± 1.3 points`.
+pub(crate) fn points(difference: Score) -> String {
+    let stderr = difference.stderr.map_or(String::new(), |stderr| format!(" ± {}", fixed(stderr * 100.0, 1)));
+    format!("{}{stderr} points", signed(difference.value * 100.0, 1))
+}
+
 /// A number with so many decimals and a true minus sign; nothing is shown as minus zero.
 pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
@@ -35,16 +41,16 @@ pub(crate) fn signed(value: f64, decimals: usize) -> String {
     if text.starts_with('−') { text } else { format!("+{text}") }
 }
 
-/// A figure of similarity without the zero before its point, for small cells: `.987`, `1`, `−.020`. What
-/// needs more than two digits before its point is as in [`significant`].
-pub(crate) fn short(value: f64) -> String {
+/// A figure of similarity with so many decimals and without the zero before its point, for small cells: `.987`, `1`,
+/// `−.020`. What needs more than two digits before its point is as in [`significant`].
+pub(crate) fn short(value: f64, decimals: usize) -> String {
     if value.abs() >= 99.9995 {
         return significant(value, 3);
     }
-    let text = fixed(value, 3);
-    match text.strip_suffix(".000") {
-        Some(whole) => whole.to_string(),
-        None => without_zero(&text),
+    let text = fixed(value, decimals);
+    match text.split_once('.') {
+        Some((whole, rest)) if rest.bytes().all(|digit| digit == b'0') => whole.to_string(),
+        _ => without_zero(&text),
     }
 }
 
@@ -106,14 +112,43 @@ pub(crate) fn middle(name: &str, limit: usize) -> String {
     chars[..head].iter().chain(&['…']).chain(&chars[tail..]).collect()
 }
 
-/// At most `limit` characters of a sentence, cut after a word.
+/// At most `limit` characters of a sentence, cut after a clause where there is one that is not too short, else after a
+/// word, and never inside of parentheses.
 pub(crate) fn start(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_string();
     }
-    let cut: String = text.chars().take(limit.saturating_sub(1)).collect();
-    let end = cut.rfind(' ').filter(|end| *end > cut.len() / 2).unwrap_or(cut.len());
-    format!("{}…", cut[..end].trim_end_matches([',', ';', ':', ' ']))
+    let mut cut: &str = &text.chars().take(limit.saturating_sub(1)).collect::<String>();
+    let unclosed = unclosed(cut);
+    cut = &cut[..unclosed.unwrap_or(cut.len())];
+    let clause = cut.rfind(['.', ';', ',']).filter(|end| *end > cut.len() / 2 && cut[*end + 1..].starts_with(' '));
+    let word = || cut.rfind(' ').filter(|end| *end > cut.len() / 2 && unclosed.is_none());
+    let end = clause.or_else(word).unwrap_or(cut.len());
+    format!("{}…", cut[..end].trim_end_matches(['.', ',', ';', ':', ' ']))
+}
+
+/// Where the first parenthesis opens that never closes.
+fn unclosed(text: &str) -> Option<usize> {
+    let mut open = Vec::new();
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => open.push(at),
+            ')' => drop(open.pop()),
+            _ => {}
+        }
+    }
+    open.first().copied()
+}
+
+/// The last `limit` characters of a text, from the beginning of a word on.
+pub(crate) fn end(text: &str, limit: usize) -> String {
+    let chars = text.chars().count();
+    if chars <= limit {
+        return text.to_string();
+    }
+    let cut: String = text.chars().skip(chars - limit.saturating_sub(1)).collect();
+    let from = cut.find(char::is_whitespace).filter(|from| *from < cut.len() / 2).unwrap_or(0);
+    format!("…{}", cut[from..].trim_start())
 }
 
 /// `text` with a capital letter at its start.
@@ -164,13 +199,14 @@ mod tests {
         check(score(-0.25), "−0.250");
         check(signed(0.187, 1), "+0.2");
         check(signed(-3.04, 1), "−3.0");
-        check(short(0.98669), ".987");
-        check(short(0.99999), "1");
-        check(short(-0.02), "−.020");
-        check(short(0.0), "0");
-        check(short(-1.0), "−1");
-        check(short(12.5), "12.500");
-        check(short(123_456.0), "1.2e5");
+        check(short(0.98669, 3), ".987");
+        check(short(0.98669, 5), ".98669");
+        check(short(0.99999, 3), "1");
+        check(short(-0.02, 3), "−.020");
+        check(short(0.0, 3), "0");
+        check(short(-1.0, 3), "−1");
+        check(short(12.5, 3), "12.500");
+        check(short(123_456.0, 3), "1.2e5");
         check(significant(0.0, 3), "0");
         check(significant(-0.0, 3), "0");
         check(significant(15.25, 3), "15.2");
@@ -204,6 +240,11 @@ mod tests {
         assert_eq!(middle("abc", 0), "…");
         assert_eq!(start("one two three four", 12), "one two…");
         assert_eq!(start("onetwothreefour", 4), "one…");
+        assert_eq!(start("far below the median (modified z-score −4)", 34), "far below the median…");
+        assert_eq!(start("an outlier, far below the median", 24), "an outlier, far below…");
+        assert_eq!(start("its score is an outlier; so is its norm", 32), "its score is an outlier…");
+        assert_eq!(end("one two three four", 12), "…three four");
+        assert_eq!(end("onetwothreefour", 5), "…four");
         assert_eq!(list(&["a", "b", "c"]), "a, b and c");
         assert_eq!(list::<&str>(&[]), "");
     }

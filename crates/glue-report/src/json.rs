@@ -3,7 +3,7 @@
 use crate::check::check;
 use crate::data::{Cost, Report, Role, TestRow};
 use crate::error::ReportError;
-use crate::summary::{Best, Summary, summary};
+use crate::summary::{Best, Summary, is_single, summary};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -12,11 +12,13 @@ pub const FORMAT: u64 = 1;
 
 /// `report.json`: a function of the data alone, so that equal runs give equal bytes. Ends with a line feed.
 ///
-/// - `models`: for each single model its test score in each task, and `average`.
+/// - `models`: for each model of the zoo its test score in each task, and `average`.
 /// - `best_single`: `name`, `average`, `stderr`.
 /// - `merged`: `name`, `average`, `stderr` and `tasks` of the best merge, and all of them under `clusters`.
-/// - `final`: `path`, `name`, `kind`, `average`, `stderr`, `tasks`, `of_oracle`, `gain`.
+/// - `final`: `path`, `name`, `kind`, `made_of`, `parameters`, `parameters_active`, `average`, `stderr`, `tasks`,
+///   `of_oracle`, `gain`.
 /// - `oracle`: `average`, and under `tasks` the `model` and `score` of each task's best single model.
+/// - `unfinished`: the last stage that is complete, or `null` for a finished run.
 /// - `tasks`: names. `warnings`: sentences. `format`: [`FORMAT`].
 /// - `data`: all of [`Report`].
 ///
@@ -31,7 +33,8 @@ pub fn json(report: &Report) -> Result<String, ReportError> {
     let document = json!({
         "format": FORMAT,
         "title": report.run.title,
-        "models": rows(report, Role::Single),
+        "unfinished": report.run.unfinished,
+        "models": rows(report, &is_single),
         "best_single": summary.best_single.as_ref().map_or(Value::Null, best),
         "merged": merged(report, &summary),
         "final": last(report, &summary),
@@ -77,9 +80,9 @@ fn tasks(report: &Report, row: &TestRow) -> Map<String, Value> {
     scored.collect()
 }
 
-/// The rows of a role, each with its scores by task and its average.
-fn rows(report: &Report, role: Role) -> Value {
-    let rows = report.test.iter().flat_map(|test| &test.rows).filter(|row| row.role == role);
+/// The rows of a kind, each with its scores by task and its average.
+fn rows(report: &Report, belongs: &dyn Fn(&TestRow) -> bool) -> Value {
+    let rows = report.test.iter().flat_map(|test| &test.rows).filter(|row| belongs(row));
     let rows = rows.map(|row| {
         let mut scores = tasks(report, row);
         scores.insert("average".to_string(), row.average(&report.tasks).map(|score| score.value).into());
@@ -100,7 +103,7 @@ fn with_tasks(report: &Report, found: &Best) -> Value {
 fn merged(report: &Report, summary: &Summary) -> Value {
     let mut value = summary.best_merged.as_ref().map_or(json!({}), |found| with_tasks(report, found));
     if let Some(object) = value.as_object_mut() {
-        object.insert("clusters".to_string(), rows(report, Role::Merged));
+        object.insert("clusters".to_string(), rows(report, &|row| row.role == Role::Merged));
     }
     value
 }
@@ -113,6 +116,9 @@ fn last(report: &Report, summary: &Summary) -> Value {
     let mut object = Map::new();
     object.insert("path".to_string(), outcome.map(|outcome| outcome.path.as_str()).into());
     object.insert("kind".to_string(), outcome.map_or(Value::Null, |outcome| json!(outcome.kind)));
+    object.insert("made_of".to_string(), outcome.map_or(Value::Null, |outcome| json!(outcome.made_of)));
+    object.insert("parameters".to_string(), outcome.map(|outcome| outcome.parameters).into());
+    object.insert("parameters_active".to_string(), outcome.and_then(|outcome| outcome.parameters_active).into());
     match summary.last.as_ref().map(|found| with_tasks(report, found)) {
         Some(Value::Object(scores)) => object.extend(scores),
         _ => {

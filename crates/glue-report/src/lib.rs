@@ -2,10 +2,12 @@
 //!
 //! A run from a zoo of models to one better model fills a [`Report`], and a [`Cost`] with what differs from run to run.
 //! From these [`html()`] makes one self-contained page, [`markdown()`] the same facts in tables, and [`json()`] what
-//! scripts read; [`from_json`] reads the data back. [`lines`] are the five lines that each of them begins with.
-//! [`pictures`] are some of its charts as separate files.
+//! scripts read; [`from_json`] reads the data back. [`lines`] are the lines that each of them begins with,
+//! [`size_table`] is the table of what can be used, and [`tries_csv`] has everything that was tried. [`compare`] puts
+//! two runs side by side. [`pictures`] are some of the charts as separate files.
 //!
-//! Data that contradicts itself is refused; a stage that did not run is left out. Equal data gives equal bytes.
+//! Data that contradicts itself is refused; a stage that did not run is left out, and a run that is not finished has a
+//! report too. Equal data gives equal bytes.
 //!
 //! ```
 //! use glue_report::{Report, Role, Score, Task, TaskScore, Test, TestRow};
@@ -25,6 +27,7 @@
 
 mod charts;
 mod check;
+mod compare;
 pub mod data;
 mod document;
 mod error;
@@ -37,14 +40,18 @@ pub mod pictures;
 mod sections;
 mod summary;
 mod svg;
+mod tries;
 
+pub use compare::{Comparison, Side, compare};
 #[doc(inline)]
 pub use data::*;
 pub use error::ReportError;
 pub use html::html;
 pub use json::{FORMAT, cost_json, from_json, json};
 pub use markdown::markdown;
-pub use summary::{Best, Gain, Line, Oracle, Summary, lines, summary};
+pub use sections::{TextTable, size_table};
+pub use summary::{Best, Forgotten, Gain, Line, Oracle, Summary, lines, summary};
+pub use tries::tries_csv;
 
 /// The example of the README.
 #[cfg(doctest)]

@@ -2,42 +2,61 @@
 
 use crate::check::check;
 use crate::data::{Cost, Report};
-use crate::document::{Block, Cell, Table};
+use crate::document::{Block, Cell, Section, Table};
 use crate::error::ReportError;
 use crate::sections;
-use crate::summary::lines;
+use crate::summary::{Line, answer, unfinished};
 use glue_text::markdown::{code, fenced, inline};
 use std::fmt::Write;
 
-/// `report.md`, in the dialect of GitHub: the five lines and the tables, without pictures, recipes and configuration.
-/// Without `cost` it is a function of the data alone.
+/// `report.md`, in the dialect of GitHub: the lines of the summary and the tables, without pictures, recipes and
+/// configuration. Without `cost` it is a function of the data alone.
 ///
 /// # Errors
 /// [`ReportError::NotFinite`], [`ReportError::Shape`], [`ReportError::Name`], [`ReportError::Join`] for data that
 /// contradicts itself.
 pub fn markdown(report: &Report, cost: Option<&Cost>) -> Result<String, ReportError> {
     check(report, cost)?;
-    let mut text = format!("# {}\n\n", inline(&report.run.title));
+    let mut text = head(&report.run.title, unfinished(report).as_deref(), &answer(report), &report.warnings);
+    for block in sections::sizes(report, cost) {
+        text.push_str(&written(&block));
+    }
+    text.push_str(&body(&sections::story(report, cost)));
+    Ok(text)
+}
+
+/// The title, the lines of the summary and the warnings.
+pub(crate) fn head(title: &str, unfinished: Option<&str>, lines: &[Line], warnings: &[String]) -> String {
+    let mut text = format!("# {}\n\n", inline(title));
     // Writing to a string does not fail.
-    for line in lines(report) {
+    if let Some(unfinished) = unfinished {
+        let _ = write!(text, "> **Not finished.** {}\n\n", inline(unfinished));
+    }
+    for line in lines {
         let _ = write!(text, "- **{}:** {}", line.label, inline(&line.text));
-        match line.command {
+        match &line.command {
             Some(command) => {
-                let _ = writeln!(text, " Run it: {}", code(&command));
+                let _ = writeln!(text, " Run it: {}", code(command));
             }
             None => text.push('\n'),
         }
     }
-    for warning in &report.warnings {
+    for warning in warnings {
         let _ = write!(text, "\n> **Warning:** {}\n", inline(warning));
     }
-    for section in sections::story(report, cost) {
+    text
+}
+
+/// The sections.
+pub(crate) fn body(sections: &[Section]) -> String {
+    let mut text = String::new();
+    for section in sections {
         let _ = write!(text, "\n## {}\n", section.title);
         for block in &section.blocks {
             text.push_str(&written(block));
         }
     }
-    Ok(text)
+    text
 }
 
 fn written(block: &Block) -> String {
@@ -46,8 +65,8 @@ fn written(block: &Block) -> String {
         Block::Heading { text } => format!("\n### {}\n", inline(text)),
         Block::Note { text } => format!("\n> {}\n", inline(text)),
         Block::Table { table } => self::table(table),
-        Block::Code { title, text, open: true } => {
-            format!("\n{}:\n\n{}", inline(title), fenced("sh", text))
+        Block::Code { title, text, language, open: true } => {
+            format!("\n{}:\n\n{}", inline(title), fenced(language, text))
         }
         Block::Code { .. } | Block::Figures { .. } => String::new(),
     }
@@ -79,7 +98,10 @@ fn cell(cell: &Cell) -> String {
     if !cell.minor.is_empty() {
         text = format!("{text} {}", inline(&cell.minor));
     }
-    text
+    let lines = cell.lines.iter().map(|(line, minor)| format!("{} {}", inline(line), inline(minor)).trim_end().into());
+    let all: Vec<String> = (!text.is_empty()).then_some(text).into_iter().chain(lines).collect();
+    // A cell of a table has no other way to begin a line.
+    all.join("<br>")
 }
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ fn series_classes() -> String {
     for k in 0..SERIES {
         let _ = write!(
             css,
-            ".segment.s{k},.mark.s{k}{{fill:var(--s{k})}}.line.s{k}{{stroke:var(--s{k})}}.chart .o{k}{{fill:var(--o{k})}}"
+            ".segment.s{k},.mark.s{k}{{fill:var(--s{k})}}.line.s{k},.mark-open.s{k}{{stroke:var(--s{k})}}\
+             .chart .o{k}{{fill:var(--o{k})}}"
         );
     }
     css

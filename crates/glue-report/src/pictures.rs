@@ -18,9 +18,14 @@
 //! ```
 
 use crate::charts::drawing::Medium;
-use crate::charts::{convergence as search, dendrogram as tree, heatmap as heat, routing as router};
-use crate::check::{check_convergence, check_dendrogram, check_order, check_routing, check_similarity, finite};
-use crate::data::{Cluster, Dendrogram, Similarity};
+use crate::charts::{
+    convergence as search, dendrogram as tree, frontier as front, heatmap as heat, routing as router, sizes as size,
+};
+use crate::check::{
+    check_convergence, check_dendrogram, check_frontier_points, check_order, check_routing, check_similarity,
+    check_sizes, finite,
+};
+use crate::data::{Cluster, Dendrogram, Frontier, Similarity, SizeRow};
 use crate::error::ReportError;
 
 /// How much of what went to which expert.
@@ -79,8 +84,9 @@ pub fn order(
 }
 
 /// A matrix with a row and a column for each model in `order`, numbers into the names of `similarity`, and a figure in
-/// each cell, or a dash. The first models of the order that belong together, as many as `groups` says, have a frame,
-/// and so have the next.
+/// each cell, or a dash. Where the models of a group, or all of them, are close to each other, the colours span only
+/// their range, and a note says so. The first models of the order that belong together, as many as `groups` says, have
+/// a frame, and so have the next.
 ///
 /// # Errors
 /// [`ReportError::NotFinite`], [`ReportError::Shape`], [`ReportError::Name`] for figures that contradict themselves,
@@ -115,6 +121,26 @@ pub fn dendrogram(
 pub fn routing(routing: &Routing) -> Result<String, ReportError> {
     check_routing(routing)?;
     Ok(router::routing(Medium::File, routing).file())
+}
+
+/// A mark for each model that can be used at its parameters, on a logarithmic axis, and its score with its standard
+/// error; the size–score frontier as steps, and perfect routing as a dashed line.
+///
+/// # Errors
+/// [`ReportError::NotFinite`] for scores that are no numbers.
+pub fn sizes(rows: &[SizeRow]) -> Result<String, ReportError> {
+    check_sizes(rows)?;
+    Ok(size::sizes(Medium::File, rows).file())
+}
+
+/// The score under perfect routing over the number of models, on the search items and on the validation items, these
+/// with their standard errors; a ring around the point that was chosen.
+///
+/// # Errors
+/// [`ReportError::NotFinite`] for scores that are no numbers.
+pub fn frontier(frontier: &Frontier) -> Result<String, ReportError> {
+    check_frontier_points(frontier)?;
+    Ok(front::frontier(Medium::File, frontier).file())
 }
 
 /// A mark for each candidate at the number of its evaluation and its score, with a form and a colour for each strategy;

@@ -1,13 +1,19 @@
-//! The story of a run in sections, in the order in which it went.
+//! The sections of a report: first what came out, then how, in the order in which the run went.
 
 mod cost;
+mod frontier;
+mod items;
 mod mixture;
 mod reproduce;
 mod scores;
 mod selection;
+mod sizes;
 mod test;
 mod zoo;
 
+pub(crate) use frontier::p_value;
+pub use sizes::{TextTable, size_table};
+pub(crate) use sizes::{sizes, times_best_single};
 pub(crate) use test::overview;
 
 use crate::data::{Cost, Report};
@@ -16,6 +22,11 @@ use crate::document::{Block, Section};
 /// All sections that are not empty.
 pub(crate) fn story(report: &Report, cost: Option<&Cost>) -> Vec<Section> {
     let sections = [
+        Section { id: "frontier", title: "The size–score frontier", blocks: frontier::frontier(report) },
+        Section { id: "test", title: "The test", blocks: test::test(report) },
+        Section { id: "flips", title: "Item by item", blocks: items::flips(report) },
+        Section { id: "forgetting", title: "Forgetting", blocks: items::forgetting(report) },
+        Section { id: "decisions", title: "Decisions", blocks: frontier::decisions(report) },
         Section { id: "inputs", title: "Inputs", blocks: zoo::inputs(report) },
         Section { id: "compatibility", title: "Compatibility", blocks: zoo::compatibility(report) },
         Section { id: "similarity", title: "Similarity and clusters", blocks: zoo::similarity(report) },
@@ -24,7 +35,6 @@ pub(crate) fn story(report: &Report, cost: Option<&Cost>) -> Vec<Section> {
         Section { id: "candidates", title: "Candidates for the mixture", blocks: mixture::candidates(report) },
         Section { id: "mixture", title: "The mixture", blocks: mixture::mixture(report) },
         Section { id: "router", title: "The router", blocks: mixture::router(report) },
-        Section { id: "test", title: "The test", blocks: test::test(report) },
         Section { id: "cost", title: "Cost", blocks: cost::cost(report, cost) },
         Section { id: "reproduce", title: "Reproduction", blocks: reproduce::reproduce(report) },
     ];

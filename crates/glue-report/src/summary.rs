@@ -1,8 +1,10 @@
-//! What follows from the test: best single model, oracle, gain; and the five lines a report begins with.
+//! What follows from the test: best single model, oracle, gain, forgetting; and the lines a report begins with.
 
-use crate::data::{FinalKind, Report, Role, Score, TestRow, mean};
+use crate::data::{FinalKind, Report, Role, Score, ScoreTable, SizeRow, TestRow, mean};
 use crate::format;
 use glue_text::words;
+use serde::Serialize;
+use std::fmt;
 
 /// The model with the highest average of its role.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +38,22 @@ pub struct Gain {
     pub relative: Option<f64>,
 }
 
-/// What follows from the test. Every field is `None` where the test did not run or lacks what is needed.
+/// A task on which a base is significantly better than the final model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forgotten {
+    /// Name of the base.
+    pub base: String,
+    /// Name of the task.
+    pub task: String,
+    /// Score of the base.
+    pub before: Score,
+    /// Score of the final model.
+    pub after: Score,
+    /// The difference, below 0, with its standard error.
+    pub change: Score,
+}
+
+/// What follows from the test. Every field is `None` or empty where the test did not run or lacks what is needed.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Summary {
     /// The single model with the highest average; the first of equals.
@@ -51,10 +68,12 @@ pub struct Summary {
     pub gain: Option<Gain>,
     /// The average of the final model as a fraction of the oracle's.
     pub of_oracle: Option<f64>,
+    /// Tasks on which a base is better than the final model by more than two standard errors, base by base.
+    pub forgotten: Vec<Forgotten>,
 }
 
-/// One of the five lines: plain text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One of the lines a report begins with: plain text. Displayed, it is its label, a colon and the text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
     /// What it is about, in one or two words.
     pub label: &'static str,
@@ -64,34 +83,71 @@ pub struct Line {
     pub command: Option<String>,
 }
 
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.label, self.text)
+    }
+}
+
+impl Line {
+    pub(crate) fn new(label: &'static str, text: String) -> Line {
+        Line { label, text, command: None }
+    }
+}
+
+impl Gain {
+    /// Whether the gain, or the loss, is larger than two standard errors, which it is by chance in about one of twenty
+    /// cases. A gain without a standard error counts as clear unless it is 0.
+    pub fn is_clear(&self) -> bool {
+        is_clear(self.value, self.stderr)
+    }
+}
+
+/// Whether a difference is larger than two standard errors.
+pub(crate) fn is_clear(difference: f64, stderr: Option<f64>) -> bool {
+    difference.abs() > 2.0 * stderr.unwrap_or(0.0)
+}
+
+/// The difference of two scores of independent items.
+pub(crate) fn independent(after: Score, before: Score) -> Score {
+    let stderr = after.stderr.zip(before.stderr).map(|(a, b)| a.hypot(b));
+    Score { value: after.value - before.value, stderr, n: None }
+}
+
+/// Whether a row is a model of the zoo.
+pub(crate) fn is_single(row: &TestRow) -> bool {
+    matches!(row.role, Role::Single | Role::Base)
+}
+
 /// What follows from the test of `report`.
 pub fn summary(report: &Report) -> Summary {
     let Some(test) = &report.test else { return Summary::default() };
-    let best = |role: Role| {
-        let rows = test.rows.iter().filter(|row| row.role == role);
+    let best = |belongs: &dyn Fn(&TestRow) -> bool| {
+        let rows = test.rows.iter().filter(|row| belongs(row));
         let scored = rows.filter_map(|row| Some(Best { name: row.name.clone(), average: row.average(&report.tasks)? }));
         scored.fold(None, |best: Option<Best>, row| match best {
             Some(best) if best.average.value >= row.average.value => Some(best),
             _ => Some(row),
         })
     };
-    let (best_single, best_merged, last) = (best(Role::Single), best(Role::Merged), best(Role::Final));
+    let (best_single, best_merged) = (best(&is_single), best(&|row| row.role == Role::Merged));
+    let last = best(&|row| row.role == Role::Final);
     let oracle = oracle(report);
     let gain = best_single.as_ref().zip(last.as_ref()).map(|(single, last)| {
-        let value = last.average.value - single.average.value;
-        let independent = single.average.stderr.zip(last.average.stderr).map(|(a, b)| a.hypot(b));
-        let relative = (single.average.value > 0.0).then(|| value / single.average.value);
-        Gain { value, stderr: test.gain_stderr.or(independent), paired: test.gain_stderr.is_some(), relative }
+        let difference = independent(last.average, single.average);
+        let relative = (single.average.value > 0.0).then(|| difference.value / single.average.value);
+        let (stderr, paired) = (test.gain_stderr.or(difference.stderr), test.gain_stderr.is_some());
+        Gain { value: difference.value, stderr, paired, relative }
     });
     let of_oracle = oracle
         .as_ref()
         .zip(last.as_ref())
         .and_then(|(oracle, last)| (oracle.average.value > 0.0).then(|| last.average.value / oracle.average.value));
-    Summary { best_single, best_merged, last, oracle, gain, of_oracle }
+    Summary { best_single, best_merged, last, oracle, gain, of_oracle, forgotten: forgotten(report) }
 }
 
 fn oracle(report: &Report) -> Option<Oracle> {
-    let singles: Vec<&TestRow> = report.test.as_ref()?.rows.iter().filter(|row| row.role == Role::Single).collect();
+    let singles: Vec<&TestRow> = report.test.as_ref()?.rows.iter().filter(|row| is_single(row)).collect();
     let mut picks = Vec::new();
     for task in &report.tasks {
         let scored = singles.iter().filter_map(|row| Some((row, row.get(&task.name)?)));
@@ -105,86 +161,260 @@ fn oracle(report: &Report) -> Option<Oracle> {
     Some(Oracle { picks, average: mean(&scores)? })
 }
 
-/// The five lines a report begins with: what was gained, against the oracle, what was merged, what was dropped and why,
-/// and where the model is. Always five; what is not known yet says so.
-pub fn lines(report: &Report) -> [Line; 5] {
+/// Change of the final model against a base in a task, paired where the data has that.
+pub(crate) fn change(report: &Report, base: &TestRow, last: &TestRow, task: &str) -> Option<Score> {
+    let paired = report.test.as_ref()?.over_bases.iter().find(|row| row.name == base.name);
+    paired.and_then(|row| row.get(task)).or_else(|| Some(independent(last.get(task)?, base.get(task)?)))
+}
+
+fn forgotten(report: &Report) -> Vec<Forgotten> {
+    let rows = || report.test.iter().flat_map(|test| &test.rows);
+    let Some(last) = rows().find(|row| row.role == Role::Final) else { return Vec::new() };
+    let mut forgotten = Vec::new();
+    for base in rows().filter(|row| row.role == Role::Base) {
+        for task in &report.tasks {
+            let Some(change) = change(report, base, last, &task.name) else { continue };
+            let (Some(before), Some(after)) = (base.get(&task.name), last.get(&task.name)) else { continue };
+            if change.value < 0.0 && is_clear(change.value, change.stderr) {
+                let (base, task) = (base.name.clone(), task.name.clone());
+                forgotten.push(Forgotten { base, task, before, after, change });
+            }
+        }
+    }
+    forgotten
+}
+
+/// That a run is not finished, in words.
+pub(crate) fn unfinished(report: &Report) -> Option<String> {
+    let stage = report.run.unfinished.as_deref()?;
+    Some(match stage {
+        "" => "No stage is complete yet. This page is rewritten as the run continues.".to_string(),
+        stage => format!("Stopped after stage {stage}. This page is rewritten as the run continues."),
+    })
+}
+
+/// The lines a report begins with. The first says what the final model is and what was gained; then come smaller models
+/// that are worth a look, the comparison with the oracle, what was merged, what was forgotten, what was dropped and
+/// why, and where the model is. What is not known yet is left out or says so.
+pub fn lines(report: &Report) -> Vec<Line> {
+    let first = unfinished(report).map(|text| Line::new("Not finished", text));
+    first.into_iter().chain(answer(report)).collect()
+}
+
+/// The lines without the one that says that the run is not finished.
+pub(crate) fn answer(report: &Report) -> Vec<Line> {
     let summary = summary(report);
-    let usage = report.outcome.as_ref().and_then(|last| last.usage.first());
-    [
-        Line { label: "Gain", text: gain(report, &summary), command: None },
-        Line { label: "Oracle", text: against_oracle(&summary), command: None },
-        Line { label: "Merged", text: merged(report, &summary), command: None },
-        Line { label: "Dropped", text: dropped(report), command: None },
-        Line { label: "Model", text: place(report), command: usage.map(|usage| usage.command.clone()) },
-    ]
+    let mut lines = vec![Line::new("Result", result(report, &summary))];
+    lines.extend(so_far(report).map(|text| Line::new("So far", text)));
+    lines.extend(smaller(report).map(|text| Line::new("Smaller", text)));
+    lines.extend(against_oracle(&summary).map(|text| Line::new("Oracle", text)));
+    lines.extend(merged(report, &summary).map(|text| Line::new("Merged", text)));
+    lines.extend(forgetting(report, &summary).map(|text| Line::new("Forgotten", text)));
+    lines.extend(dropped(report).map(|text| Line::new("Dropped", text)));
+    lines.extend(place(report));
+    lines
 }
 
-fn gain(report: &Report, summary: &Summary) -> String {
-    let (Some(single), Some(last), Some(gain)) = (&summary.best_single, &summary.last, summary.gain) else {
-        return "Unknown: the test has not run.".to_string();
-    };
-    let stderr = gain.stderr.map_or(String::new(), |stderr| format!(" ± {}", format::fixed(stderr * 100.0, 1)));
-    let relative = gain.relative.map_or(String::new(), |share| format!(" ({} %)", format::signed(share * 100.0, 1)));
-    // Two standard errors, about 95 % of cases.
-    let verdict = match gain.stderr {
-        Some(stderr) if gain.value.abs() <= 2.0 * stderr => ", which is no clear difference",
-        _ => "",
-    };
-    format!(
-        "The final model, {}, scores {} on average over {} of the test split; the best single model, {}, {}. That is {}{stderr} \
-         points{relative}{verdict}.",
-        last.name,
-        format::with_error(last.average),
-        words::things(report.tasks.len(), "task", "tasks"),
-        single.name,
-        format::with_error(single.average),
-        format::signed(gain.value * 100.0, 1)
-    )
-}
-
-fn against_oracle(summary: &Summary) -> String {
-    match (&summary.oracle, &summary.last, summary.of_oracle) {
-        (Some(oracle), Some(_), Some(share)) => format!(
-            "{} of {}, the score of an oracle that routes each task to its best single model.",
-            format::percent(share),
-            format::with_error(oracle.average)
-        ),
-        (Some(oracle), _, _) => {
-            format!(
-                "An oracle that routes each task to its best single model scores {}.",
-                format::with_error(oracle.average)
-            )
+/// What the final model is, and what was gained.
+pub(crate) fn result(report: &Report, summary: &Summary) -> String {
+    let Some(outcome) = &report.outcome else { return "final has not been decided yet.".to_string() };
+    let mut size = Vec::new();
+    if outcome.parameters > 0 {
+        size.push(format!("{} parameters", words::short(outcome.parameters)));
+    }
+    let active = outcome.parameters_active.filter(|active| *active < outcome.parameters);
+    size.extend(active.map(|active| format!("{} active", words::short(active))));
+    let size = if size.is_empty() { String::new() } else { format!(" ({})", size.join(", ")) };
+    match outcome.kind {
+        FinalKind::Single => {
+            let name = outcome.made_of.iter().flatten().next().map_or("one model of the zoo", String::as_str);
+            let first = format!("final is {name} unchanged{size}: no merge or mixture scored significantly better.");
+            unchanged(first, name, summary)
         }
-        _ => "Unknown without the test.".to_string(),
+        FinalKind::Merged => {
+            let names: Vec<&str> = outcome.made_of.iter().flatten().map(String::as_str).collect();
+            let what = if names.is_empty() { "a merge".to_string() } else { merge_of(&names) };
+            format!("final is {what}{size}{}", gained(summary))
+        }
+        FinalKind::Mixture => {
+            let count = outcome.made_of.len();
+            let what = match count {
+                0 => "a mixture".to_string(),
+                _ => {
+                    let models = words::things(count, "model", "models");
+                    format!("a mixture of {models}: {}", experts(&outcome.made_of))
+                }
+            };
+            format!("final is {what}{size}{}", gained(summary))
+        }
     }
 }
 
-fn merged(report: &Report, summary: &Summary) -> String {
-    let mut parts = Vec::new();
-    for selection in &report.selections {
-        let Some(weights) = selection.weights.as_ref().filter(|_| selection.chosen.is_some()) else { continue };
-        let names: Vec<&str> = weights.rows.iter().map(|row| row.model.as_str()).collect();
-        parts.push(format!("cluster {}: {}", selection.cluster, format::list(&names)));
+/// `the merge of a and b`.
+pub(crate) fn merge_of<S: AsRef<str>>(names: &[S]) -> String {
+    format!("the merge of {}", format::list(names))
+}
+
+/// The experts of a mixture in words: models by name, then merges.
+fn experts(made_of: &[Vec<String>]) -> String {
+    const SHOWN: usize = 8;
+    let singles = made_of.iter().filter(|models| models.len() == 1).map(|models| models[0].clone());
+    let merges: Vec<String> = made_of.iter().filter(|models| models.len() > 1).map(|m| merge_of(m)).collect();
+    let mut all: Vec<String> = singles.collect();
+    let comma = !merges.is_empty();
+    all.extend(merges);
+    if all.len() > SHOWN {
+        let rest = all.split_off(SHOWN - 1).len();
+        all.push(format!("{rest} more"));
     }
-    let mut text = match parts.is_empty() {
-        true => "No merge was better than the best of its members alone.".to_string(),
-        false => format!("{}.", format::capital(&parts.join("; "))),
+    match all.as_slice() {
+        // A comma keeps the list apart from those inside of it.
+        [first @ .., last] if comma && !first.is_empty() => format!("{}, and {last}", first.join(", ")),
+        _ => format::list(&all),
+    }
+}
+
+/// The end of a sentence: the score and the gain.
+fn gained(summary: &Summary) -> String {
+    let Some(last) = &summary.last else { return ". It has not been tested yet.".to_string() };
+    let (Some(single), Some(gain)) = (&summary.best_single, summary.gain) else {
+        return format!(": {} on the test items.", format::with_error(last.average));
     };
-    if let Some(best) = summary.best_merged.as_ref().filter(|_| !parts.is_empty()) {
-        text += &format!(" The best merge alone scores {}.", format::with_error(best.average));
-    }
-    let last = report.outcome.as_ref().map(|last| last.kind);
-    match &report.mixture {
-        Some(mixture) if last != Some(FinalKind::Merged) && last != Some(FinalKind::Single) => {
-            let names: Vec<&str> = mixture.experts.iter().map(|expert| expert.name.as_str()).collect();
-            let shown =
-                if names.len() > 8 { words::things(names.len(), "expert", "experts") } else { format::list(&names) };
-            text += &format!(" Mixed by a router: {shown}.");
+    let points = format::points(Score { value: gain.value, stderr: gain.stderr, n: None });
+    let (score, name) = (format::score(last.average.value), &single.name);
+    match (gain.is_clear(), gain.value > 0.0) {
+        (true, true) => format!(": {score}, {points} over the best single model, {name}."),
+        (true, false) => format!(": {score}, {points} against the best single model, {name}: it is worse."),
+        (false, _) => {
+            format!(": {score}, {points} against the best single model, {name}, which is no clear difference.")
         }
-        _ if last.is_some() => text += " Nothing was mixed.",
-        _ => {}
+    }
+}
+
+/// What to add where the final model is one of the zoo.
+fn unchanged(first: String, name: &str, summary: &Summary) -> String {
+    let (Some(last), Some(single)) = (&summary.last, &summary.best_single) else { return first };
+    let mut text = format!("{first} It scores {} on the test items.", format::with_error(last.average));
+    if let Some(gain) = summary.gain.filter(|gain| gain.value < 0.0 && single.name != name) {
+        let points = format::points(Score { value: gain.value, stderr: gain.stderr, n: None });
+        let clear = if gain.is_clear() { "" } else { ", which is no clear difference" };
+        text += &format!(" On these, {} has the highest average: {points}{clear}.", single.name);
     }
     text
+}
+
+/// What is known of a run that has no final model yet.
+fn so_far(report: &Report) -> Option<String> {
+    if report.outcome.is_some() {
+        return None;
+    }
+    let mut parts = Vec::new();
+    if let Some((name, split, score)) = report.individual.first().and_then(|table| best_of(report, table)) {
+        parts.push(format!("the best single model is {name} with {} on {split}", format::with_error(score)));
+    }
+    for selection in &report.selections {
+        let best = selection.strategies.iter().filter_map(|strategy| strategy.proxy);
+        let Some(best) = best.reduce(|a, b| if b.value > a.value { b } else { a }) else { continue };
+        let evaluations: u64 = selection.strategies.iter().map(|strategy| strategy.evaluations).sum();
+        parts.push(format!(
+            "the best merge of cluster {} has {} on the search items after {}",
+            selection.cluster,
+            format::with_error(best),
+            words::things(evaluations as usize, "evaluation", "evaluations")
+        ));
+    }
+    if let Some(frontier) = report.frontier.as_ref().filter(|frontier| !frontier.points.is_empty()) {
+        let counts = || frontier.points.iter().map(|point| point.experts.len());
+        let (most, least) = (counts().max().unwrap_or(0), counts().min().unwrap_or(0));
+        parts.push(format!("the frontier goes from {} down to {least}", words::things(most, "model", "models")));
+    }
+    (!parts.is_empty()).then(|| format!("{}.", format::capital(&parts.join("; "))))
+}
+
+/// The best model of a table: name, split, average.
+fn best_of<'a>(report: &Report, table: &'a ScoreTable) -> Option<(&'a str, &'a str, Score)> {
+    let scored = table.rows.iter().filter_map(|row| Some((row.name.as_str(), row.average(&report.tasks)?)));
+    let best = scored.reduce(|a, b| if b.1.value > a.1.value { b } else { a });
+    best.map(|(name, score)| (name, table.split.as_str(), score))
+}
+
+/// What can be had with fewer parameters than the final model has.
+fn smaller(report: &Report) -> Option<String> {
+    let last = report.sizes.iter().find(|row| row.last)?;
+    let smaller = |row: &&SizeRow| row.pareto && row.parameters < last.parameters;
+    let rows = report.sizes.iter().filter(smaller).map(|row| {
+        let gain = row.gain.map_or(String::new(), |gain| format!(" ({})", format::points(gain)));
+        let size = words::short(row.parameters);
+        format!("{}, {}: {} with {size} parameters{gain}", row.what, row.name, format::with_error(row.score))
+    });
+    let rows: Vec<String> = rows.collect();
+    (!rows.is_empty()).then(|| format!("{}.", format::capital(&rows.join("; "))))
+}
+
+fn against_oracle(summary: &Summary) -> Option<String> {
+    let oracle = summary.oracle.as_ref()?;
+    let mut names: Vec<&str> = oracle.picks.iter().map(|(_, model, _)| model.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let what = format!(
+        "perfect routing (oracle), which asks each task's best single model, {} in all",
+        words::things(names.len(), "model", "models")
+    );
+    let score = format::with_error(oracle.average);
+    Some(match summary.of_oracle {
+        Some(fraction) => format!("{} of {score}, the score of {what}.", format::percent(fraction)),
+        None => format!("{score} is the score of {what}."),
+    })
+}
+
+/// What was merged, and whether the final model has it.
+fn merged(report: &Report, summary: &Summary) -> Option<String> {
+    let mut parts = Vec::new();
+    match &report.outcome {
+        Some(outcome) => {
+            let merges = outcome.made_of.iter().filter(|models| models.len() > 1);
+            let merges: Vec<String> = merges.map(|models| format::list(models)).collect();
+            parts.push(match (merges.is_empty(), outcome.made_of.is_empty()) {
+                (false, _) => format!("{}, in final.", merges.join("; ")),
+                (true, false) => "Nothing in final is merged.".to_string(),
+                (true, true) => return None,
+            });
+        }
+        None => {
+            for selection in report.selections.iter().filter(|selection| selection.chosen.is_some()) {
+                let Some(weights) = &selection.weights else { continue };
+                let names: Vec<&str> = weights.rows.iter().map(|row| row.model.as_str()).collect();
+                parts.push(format!("Cluster {}: {}.", selection.cluster, format::list(&names)));
+            }
+        }
+    }
+    if let Some(best) = &summary.best_merged {
+        parts.push(format!("The best merge alone, {}, scores {}.", best.name, format::with_error(best.average)));
+    }
+    (!parts.is_empty()).then(|| parts.join(" "))
+}
+
+fn forgetting(report: &Report, summary: &Summary) -> Option<String> {
+    let rows = || report.test.iter().flat_map(|test| &test.rows);
+    let bases: Vec<&str> = rows().filter(|row| row.role == Role::Base).map(|row| row.name.as_str()).collect();
+    summary.last.as_ref().filter(|_| !bases.is_empty())?;
+    if summary.forgotten.is_empty() {
+        let base = if bases.len() == 1 { "the base" } else { "a base" };
+        return Some(format!("Nothing: on no task is {base}, {}, significantly better than final.", or(&bases)));
+    }
+    let parts = summary.forgotten.iter().map(|found| {
+        let (before, after) = (format::score(found.before.value), format::score(found.after.value));
+        format!("{} ({} {before}, final {after}: {})", found.task, found.base, format::points(found.change))
+    });
+    Some(format!("{}.", parts.collect::<Vec<_>>().join("; ")))
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn or(names: &[&str]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 /// Everything that was dropped and why: harmful models first, then what the mixture left out, then other candidates.
@@ -205,11 +435,11 @@ pub(crate) fn dropped_list(report: &Report) -> Vec<(String, String)> {
     dropped
 }
 
-fn dropped(report: &Report) -> String {
+fn dropped(report: &Report) -> Option<String> {
     const SHOWN: usize = 3;
     let dropped = dropped_list(report);
     if dropped.is_empty() {
-        return "Nothing was dropped.".to_string();
+        return report.outcome.as_ref().map(|_| "Nothing was dropped.".to_string());
     }
     let shown: Vec<String> =
         dropped.iter().take(SHOWN).map(|(name, why)| format!("{name} ({})", format::start(why, 110))).collect();
@@ -217,18 +447,18 @@ fn dropped(report: &Report) -> String {
         0 => String::new(),
         rest => format!("; {rest} more"),
     };
-    format!("{}{rest}.", shown.join("; "))
+    Some(format!("{}{rest}.", shown.join("; ")))
 }
 
-fn place(report: &Report) -> String {
-    let Some(last) = &report.outcome else { return "No model has been written yet.".to_string() };
-    let kind = match last.kind {
-        FinalKind::Mixture => "a mixture",
-        FinalKind::Merged => "a merged model",
-        FinalKind::Single => "a model of the zoo, since nothing was better",
+fn place(report: &Report) -> Option<Line> {
+    let last = report.outcome.as_ref()?;
+    let mut facts = vec![format!("{}:", last.path)];
+    facts.extend(last.bytes.map(|bytes| format!("{} on disk", words::bytes(bytes))));
+    facts.extend((!last.dtype.is_empty()).then(|| last.dtype.clone()));
+    let text = match facts.as_slice() {
+        [_] => format!("{}.", last.path),
+        [path, rest @ ..] => format!("{path} {}.", rest.join(", ")),
+        [] => String::new(),
     };
-    let active = last.parameters_active.map(|n| format!(", {} of them active for a token", words::short(n)));
-    let parameters = words::short(last.parameters);
-    let active = active.unwrap_or_default();
-    format!("{}: {kind} of {parameters} parameters{active}.", last.path)
+    Some(Line { label: "Model", text, command: last.usage.first().map(|usage| usage.command.clone()) })
 }

@@ -242,7 +242,7 @@ pub(crate) fn ticks(low: f64, high: f64, wanted: usize) -> (Vec<f64>, usize) {
     let step = unit * [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|step| step * unit >= rough).unwrap_or(10.0);
     // 2.5 needs one decimal more than the others.
     let quarter = ((step / unit) * 2.0).round() == 5.0;
-    let decimals = (-step.log10().floor()).max(0.0) as usize + usize::from(quarter);
+    let decimals = (f64::from(u8::from(quarter)) - step.log10().floor()).max(0.0) as usize;
     // Half a millionth of a step forgives the rounding of the division.
     let first = (low / step - 5e-7).ceil() as i64;
     let last = (high / step + 5e-7).floor() as i64;
@@ -272,6 +272,7 @@ mod tests {
         check(0.0, 1.0, 4, &[0.0, 0.25, 0.5, 0.75, 1.0], 2);
         check(0.66, 0.74, 4, &[0.66, 0.68, 0.70, 0.72, 0.74], 2);
         check(0.0, 120.0, 4, &[0.0, 50.0, 100.0], 0);
+        check(0.0, 96.0, 4, &[0.0, 25.0, 50.0, 75.0], 0);
         check(0.5, 0.5, 4, &[0.5], 3);
     }
 

@@ -1,10 +1,13 @@
-//! Writes the report of an invented run and some of its pictures as files:
-//! `cargo run -p glue-report --example sample -- DIR`. DIR is `target/report` by default.
+//! Writes the report of an invented run and some of its pictures as files, and those of a run that gained nothing, of
+//! one that was interrupted, and of the comparison of two: `cargo run -p glue-report --example sample -- DIR`. DIR is
+//! `target/report` by default.
 
 mod figures;
+mod frontier;
+mod variants;
 mod zoo;
 
-use glue_report::pictures;
+use glue_report::{Side, compare, pictures};
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
@@ -17,6 +20,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(dir.join("report.md"), glue_report::markdown(&report, Some(&cost))?)?;
     fs::write(dir.join("report.json"), glue_report::json(&report)?)?;
     fs::write(dir.join("cost.json"), glue_report::cost_json(&cost)?)?;
+    fs::write(dir.join("tries.csv"), glue_report::tries_csv(&report))?;
+    fs::write(dir.join("null.html"), glue_report::html(&variants::nothing_gained(), None)?)?;
+    fs::write(dir.join("interrupted.html"), glue_report::html(&variants::interrupted(), Some(&cost))?)?;
+    let other = variants::other();
+    let [first, second] = [("runs/seed-42", &report), ("runs/seed-7", &other)].map(|(name, report)| Side {
+        name,
+        report,
+        cost: Some(&cost),
+    });
+    fs::write(dir.join("compare.html"), compare(first, second)?.html()?)?;
+    fs::write(dir.join("sizes.svg"), pictures::sizes(&report.sizes)?)?;
+    if let Some(frontier) = &report.frontier {
+        fs::write(dir.join("frontier.svg"), pictures::frontier(frontier)?)?;
+    }
     if let (Some(similarity), Some(tree), Some(clustering)) =
         (&report.similarity, &report.dendrogram, &report.clustering)
     {
@@ -27,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some(confusion) = report.router.as_ref().and_then(|router| router.confusion.as_ref()) {
         fs::write(dir.join("routing.svg"), pictures::routing(&confusion.into())?)?;
+    }
+    for line in glue_report::lines(&report) {
+        println!("{line}");
     }
     println!("{}", dir.join("report.html").display());
     Ok(())

@@ -11,8 +11,12 @@ pub(crate) enum Fill {
     Single,
     /// Plain and dark.
     Best,
+    /// A dashed outline on a pale ground.
+    Reference,
     /// Hatched.
     Merged,
+    /// Dotted.
+    Mixture,
     /// Solid.
     Final,
     /// An outline only.
@@ -25,7 +29,9 @@ impl Fill {
         match self {
             Fill::Single => "b-single",
             Fill::Best => "b-best",
+            Fill::Reference => "b-reference",
             Fill::Merged => "b-merged",
+            Fill::Mixture => "b-mixture",
             Fill::Final => "b-final",
             Fill::Oracle => "b-oracle",
         }

@@ -1,7 +1,7 @@
 //! A search: every candidate at its score, and the best score so far as steps.
 
 use super::drawing::{Drawing, Medium};
-use super::plot::{BELOW, Plot, padded, stairs};
+use super::plot::{BELOW, Plot, counts, padded, stairs};
 use crate::format;
 use crate::pictures::Convergence;
 use crate::svg::{Anchor, Svg};
@@ -29,10 +29,10 @@ pub(crate) fn convergence(medium: Medium, search: &Convergence) -> Drawing {
     scores.sort_by(f64::total_cmp);
     let ends = scores.get(scores.len() / 20).zip(scores.last());
     let (low, high) = ends.map_or((0.0, 1.0), |(low, high)| padded(*low, *high));
-    let plot =
-        Plot { left: LEFT, top: TOP, width: WIDTH, height: HEIGHT, end: search.evaluations.max(1) as f64, low, high };
+    let end = search.evaluations.max(1) as f64;
+    let plot = Plot { left: LEFT, top: TOP, width: WIDTH, height: HEIGHT, start: 0.0, end, low, high };
     let mut svg = Svg::new();
-    plot.axes(&mut svg, ["evaluations", &search.score], 5);
+    plot.axes(&mut svg, ["evaluations", &search.score], &counts(end, 5), 5);
 
     let mut best: Vec<[f64; 2]> = Vec::new();
     for &(evaluation, score) in &all {

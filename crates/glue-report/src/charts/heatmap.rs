@@ -1,7 +1,7 @@
 //! The similarity of every pair of models, as a matrix of cells with their figures.
 
 use super::drawing::{Drawing, Medium};
-use super::{dendrogram, heat};
+use super::{HEAT_STEPS, dendrogram, heat};
 use crate::data::{Cluster, Dendrogram, Scale, Similarity};
 use crate::format;
 use crate::svg::{Anchor, Svg};
@@ -17,7 +17,11 @@ const SMALL: f64 = 10.5;
 pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], groups: &[usize]) -> Drawing {
     let n = order.len();
     let figures = || order.iter().flat_map(|&i| order.iter().map(move |&j| similarity.matrix[i][j]));
-    let shown = |figure: Option<f64>| figure.map_or(format::NONE.to_string(), |value| in_cell(similarity.scale, value));
+    let colours = Colours::of(similarity, order, groups);
+    let shown = |figure: Option<f64>| match figure {
+        Some(value) => in_cell(similarity.scale, value, colours.decimals),
+        None => format::NONE.to_string(),
+    };
     let widest = figures().map(|figure| Svg::width_of(&shown(figure), SMALL)).fold(0.0, f64::max);
     // Figures must stay readable: many models make a wide picture, not small figures.
     let cell = (if n <= 14 { 38.0f64 } else { 30.0 }).max(widest + 4.0);
@@ -25,11 +29,6 @@ pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], 
     let label = Svg::widest(order.iter().map(|&i| similarity.names[i].as_str()), max_chars, SIZE) + 10.0;
     let side = cell * n as f64;
     let (left, top) = (label, label);
-    let [low, high] = domain(similarity);
-    let share = |value: f64| {
-        let share = (value - low) / (high - low);
-        if similarity.scale == Scale::Distance { 1.0 - share } else { share }
-    };
     let mut svg = Svg::new();
     for (place, &i) in order.iter().enumerate() {
         let name = &similarity.names[i];
@@ -46,8 +45,8 @@ pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], 
             let figure = similarity.matrix[i][j];
             match figure {
                 Some(value) => {
-                    let step = heat(share(value));
-                    let note = format!("{first} and {second}: {}", precise(similarity.scale, value));
+                    let step = heat(colours.fraction(similarity.scale, value));
+                    let note = format!("{first} and {second}: {}", precise(similarity.scale, value, colours.decimals));
                     svg.rect(&format!("cell h{step}"), [x, y, cell, cell], Some(&note));
                     svg.text(&format!("t-c i{step}"), Anchor::Middle, middle, &shown(figure));
                 }
@@ -65,12 +64,10 @@ pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], 
         svg.rect("frame", [left + start, top + start, size, size], None);
         place += length;
     }
-    let [least, most] = match similarity.scale {
-        Scale::Similarity => [format::score(low), format::score(high)],
-        Scale::Distance => [format::significant(high, 3), format::significant(low, 3)],
-    };
+    let [least, most] = colours.ends(similarity.scale);
     let names: Vec<&str> = order.iter().map(|&i| similarity.names[i].as_str()).collect();
     let mut notes = vec![format!("From {least}, not similar, to {most}, most similar.")];
+    notes.extend(colours.note(similarity.scale));
     if figures().any(|figure| figure.is_none()) {
         notes.push("A dash: nothing to compare.".to_string());
     }
@@ -92,31 +89,100 @@ pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], 
 }
 
 /// A figure in its cell. Similarities are near 1, distances of any size.
-fn in_cell(scale: Scale, value: f64) -> String {
+fn in_cell(scale: Scale, value: f64, decimals: usize) -> String {
     match scale {
-        Scale::Similarity => format::short(value),
+        Scale::Similarity => format::short(value, decimals),
         Scale::Distance => format::without_zero(&format::significant(value, 3)),
     }
 }
 
 /// A figure beside the pointer.
-fn precise(scale: Scale, value: f64) -> String {
+fn precise(scale: Scale, value: f64, decimals: usize) -> String {
     match scale {
-        Scale::Similarity => format::fixed(value, 4),
+        Scale::Similarity => format::fixed(value, decimals + 1),
         Scale::Distance => format::significant(value, 6),
     }
 }
 
-/// Ends of the scale, never the same: 0 to 1 at least for similarities, from 0 for distances.
-fn domain(similarity: &Similarity) -> [f64; 2] {
-    let figures = || similarity.matrix.iter().flatten().copied().flatten();
-    let low = figures().fold(0.0, f64::min);
-    match similarity.scale {
-        Scale::Similarity => [low, figures().fold(1.0, f64::max)],
-        Scale::Distance => {
-            let high = figures().fold(0.0, f64::max);
-            [low, if high > low { high } else { 1.0 }]
+/// What the colours stand for.
+pub(crate) struct Colours {
+    /// The figure of the palest colour of a similarity, the deepest of a distance.
+    low: f64,
+    /// Above `low`.
+    high: f64,
+    /// Whether the ends are those of the figures that are close to each other, and not of the whole range.
+    adapted: bool,
+    /// Whether there are figures outside of the ends, of pairs that are less similar.
+    outside: bool,
+    /// Decimals that tell similarities apart.
+    decimals: usize,
+}
+
+impl Colours {
+    /// Figures are close that differ by less than this fraction of the whole range.
+    const CLOSE: f64 = 0.15;
+
+    /// The colours of a similarity whose models are shown in `order`. Where the pairs inside the groups, or all pairs
+    /// if there are no such groups, are close to each other, the scale is theirs: fine-tunes of one base would be all
+    /// of one colour otherwise. The whole range is 0 to 1 at least for similarities, and from 0 for distances.
+    pub(crate) fn of(similarity: &Similarity, order: &[usize], groups: &[usize]) -> Colours {
+        let figures = || similarity.matrix.iter().flatten().copied().flatten();
+        let low = figures().fold(0.0, f64::min);
+        let high = match similarity.scale {
+            Scale::Similarity => figures().fold(1.0, f64::max),
+            Scale::Distance => Some(figures().fold(0.0, f64::max)).filter(|high| *high > low).unwrap_or(1.0),
+        };
+        let pair = |i: usize, j: usize| similarity.matrix[order[i]][order[j]].filter(|_| i != j);
+        let all: Vec<f64> = (0..order.len()).flat_map(|i| (0..order.len()).filter_map(move |j| pair(i, j))).collect();
+        let mut start = 0;
+        let mut inside = Vec::new();
+        for &length in groups {
+            let group = start..start + length;
+            inside.extend(group.clone().flat_map(|i| group.clone().filter_map(move |j| pair(i, j))));
+            start += length;
         }
+        let close = if inside.is_empty() { &all } else { &inside };
+        let least = close.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = close.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let range = most - least;
+        // Figures of which all digits shown are the same do not differ.
+        if !(range > 1e-6 * (high - low) && range < Colours::CLOSE * (high - low)) {
+            return Colours { low, high, adapted: false, outside: false, decimals: 3 };
+        }
+        // A step of colour is left for the pairs that are less similar.
+        let step = range / (HEAT_STEPS as f64 - 1.0);
+        let decimals = (1.0 - range.log10().floor()).clamp(3.0, 7.0) as usize;
+        let (low, high, outside) = match similarity.scale {
+            Scale::Similarity if all.iter().any(|figure| *figure < least) => (least - step, most, true),
+            Scale::Distance if all.iter().any(|figure| *figure > most) => (least, most + step, true),
+            _ => (least, most, false),
+        };
+        Colours { low, high, adapted: true, outside, decimals }
+    }
+
+    /// How similar a figure is, from 0 to 1, on the scale of the colours.
+    fn fraction(&self, scale: Scale, value: f64) -> f64 {
+        let fraction = ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
+        if scale == Scale::Distance { 1.0 - fraction } else { fraction }
+    }
+
+    /// The figures of the palest and of the deepest colour.
+    fn ends(&self, scale: Scale) -> [String; 2] {
+        match scale {
+            Scale::Similarity => [self.low, self.high].map(|end| format::fixed(end, self.decimals)),
+            Scale::Distance => [self.high, self.low].map(|end| format::significant(end, 3)),
+        }
+    }
+
+    /// What to say of a scale that is not the usual one.
+    pub(crate) fn note(&self, scale: Scale) -> Option<String> {
+        let [least, most] = self.ends(scale);
+        let outside = if self.outside { " Less similar pairs all have the palest." } else { "" };
+        self.adapted.then(|| {
+            format!(
+                "Colours span only {least} to {most}, the range of similar models, to show how these differ.{outside}"
+            )
+        })
     }
 }
 

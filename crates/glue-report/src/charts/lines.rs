@@ -1,6 +1,6 @@
 //! Lines over a count, as steps: the best score so far.
 
-use super::plot::{BELOW, Plot, padded, stairs};
+use super::plot::{BELOW, Plot, counts, padded, stairs};
 use crate::format;
 use crate::svg::{Anchor, Svg};
 
@@ -8,8 +8,19 @@ use crate::svg::{Anchor, Svg};
 #[derive(Debug, Clone)]
 pub(crate) struct Series {
     pub(crate) name: String,
+    /// Number of its colour and mark. Two series of one number belong together.
+    pub(crate) number: usize,
+    /// Whether it is on items that were held out: a dotted line with open marks.
+    pub(crate) held_out: bool,
     /// Count and value, the count ascending. A value holds until the next.
     pub(crate) points: Vec<[f64; 2]>,
+}
+
+impl Series {
+    /// Classes of its marks.
+    fn mark(&self) -> String {
+        format!("{} s{}", if self.held_out { "mark-open" } else { "mark" }, self.number % 6)
+    }
 }
 
 /// What is drawn beside the lines.
@@ -23,8 +34,8 @@ pub(crate) struct Axes<'a> {
     pub(crate) level: Option<(f64, &'a str)>,
 }
 
-const WIDTH: f64 = 500.0;
-const HEIGHT: f64 = 260.0;
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 46.0;
 const TOP: f64 = 26.0;
 const LABEL: f64 = 15.0;
@@ -39,7 +50,10 @@ pub(crate) fn lines(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
     points().next()?;
     let label = |series: &Series| {
         let last = series.points.last().map_or(0.0, |[_, value]| *value);
-        format!("{} {}", format::middle(&series.name, 24), format::score(last))
+        match series.held_out {
+            true => format!("{} val. {}", format::middle(&series.name, 19), format::score(last)),
+            false => format!("{} {}", format::middle(&series.name, 24), format::score(last)),
+        }
     };
     let widest = series.iter().map(|series| Svg::width_of(&label(series), SIZE)).fold(0.0, f64::max);
     let right = widest.min(MAX_LABELS) + 28.0;
@@ -47,11 +61,12 @@ pub(crate) fn lines(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
     let values = || points().map(|point| point[1]).chain(level);
     let (low, high) = padded(values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let end = points().map(|point| point[0]).fold(1.0, f64::max);
-    let plot = Plot { left: LEFT, top: TOP, width: WIDTH - LEFT - right, height: HEIGHT - TOP - BELOW, end, low, high };
+    let (width, height) = (WIDTH - LEFT - right, HEIGHT - TOP - BELOW);
+    let plot = Plot { left: LEFT, top: TOP, width, height, start: 0.0, end, low, high };
     let at = |point| plot.at(point);
 
     let mut svg = Svg::new();
-    plot.axes(&mut svg, [axes.x_label, axes.y_label], 4);
+    plot.axes(&mut svg, [axes.x_label, axes.y_label], &counts(end, 4), 4);
     if let Some((value, name)) = axes.level {
         let [_, y] = at([0.0, value]);
         svg.line("threshold", [LEFT, y], [WIDTH - right, y]);
@@ -60,12 +75,16 @@ pub(crate) fn lines(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
     let mut labels: Vec<(f64, usize)> = Vec::new();
     for (k, series) in series.iter().enumerate() {
         let drawn: Vec<[f64; 2]> = stairs(&series.points).into_iter().map(at).collect();
-        svg.path(&format!("line s{} d{}", k % 6, k % 6), &drawn);
+        let colour = series.number % 6;
+        match series.held_out {
+            true => svg.path(&format!("line s{colour} held-out"), &drawn),
+            false => svg.path(&format!("line s{colour} d{colour}"), &drawn),
+        }
         // Marks only where the line rises, and not so many that they touch.
         let mut last = f64::NEG_INFINITY;
         for point in series.points.iter().map(|point| at(*point)) {
             if point[0] >= last + 14.0 && series.points.len() <= 400 {
-                svg.mark(&format!("mark s{}", k % 6), k, point, 3.4, None);
+                svg.mark(&series.mark(), series.number, point, 3.4, None);
                 last = point[0];
             }
         }
@@ -79,7 +98,7 @@ pub(crate) fn lines(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
         let series = series[*k];
         let x = WIDTH - right;
         svg.line("leader", [x + 2.0, *y], [x + 9.0, place]);
-        svg.mark(&format!("mark s{}", k % 6), *k, [x + 15.0, place], 3.4, None);
+        svg.mark(&series.mark(), series.number, [x + 15.0, place], 3.4, None);
         svg.label("t", Anchor::Start, [x + 23.0, place + 4.0], &label(series), Some(&series.name), false);
     }
     let described: Vec<String> = series

@@ -1,4 +1,4 @@
-//! The area of a chart in which values stand over a count, with its axes.
+//! The area of a chart in which values stand over counts or sizes, with its axes.
 
 use crate::format;
 use crate::svg::{Anchor, Svg, ticks};
@@ -6,14 +6,15 @@ use crate::svg::{Anchor, Svg, ticks};
 /// Below the area: ticks, their figures and the name of the axis.
 pub(crate) const BELOW: f64 = 40.0;
 
-/// An area with the ranges of its axes. The count begins at 0; values need not.
+/// An area with the ranges of its axes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plot {
     pub(crate) left: f64,
     pub(crate) top: f64,
     pub(crate) width: f64,
     pub(crate) height: f64,
-    /// The largest count, above 0.
+    pub(crate) start: f64,
+    /// Above `start`.
     pub(crate) end: f64,
     pub(crate) low: f64,
     /// Above `low`.
@@ -21,30 +22,52 @@ pub(crate) struct Plot {
 }
 
 impl Plot {
-    /// Where a count and a value stand.
+    /// Where a point stands.
     pub(crate) fn at(&self, [x, y]: [f64; 2]) -> [f64; 2] {
-        let along = self.left + self.width * x / self.end;
+        let along = self.left + self.width * (x - self.start) / (self.end - self.start);
         [along, self.top + self.height * (self.high - y) / (self.high - self.low)]
     }
 
-    /// Draws both axes with their names and about so many figures on each.
-    pub(crate) fn axes(&self, svg: &mut Svg, [x_label, y_label]: [&str; 2], figures: usize) {
+    /// Draws both axes with their names, the figures of the horizontal one where they are given, and about so many on
+    /// the vertical one.
+    pub(crate) fn axes(
+        &self,
+        svg: &mut Svg,
+        [x_label, y_label]: [&str; 2],
+        x_figures: &[(f64, String)],
+        figures: usize,
+    ) {
         let (right, bottom) = (self.left + self.width, self.top + self.height);
         let (marks, decimals) = ticks(self.low, self.high, figures);
         for mark in marks {
-            let [_, y] = self.at([0.0, mark]);
+            let [_, y] = self.at([self.start, mark]);
             svg.line("grid", [self.left, y], [right, y]);
             svg.text("t-s", Anchor::End, [self.left - 6.0, y + 4.0], &format::fixed(mark, decimals));
         }
-        let (marks, decimals) = ticks(0.0, self.end, figures);
-        for mark in marks {
-            let [x, y] = self.at([mark, self.low]);
+        for (figure, text) in x_figures {
+            let [x, y] = self.at([*figure, self.low]);
             svg.line("axis", [x, y], [x, y + 4.0]);
-            svg.text("t-s", Anchor::Middle, [x, y + 17.0], &format::fixed(mark, decimals));
+            svg.text("t-s", Anchor::Middle, [x, y + 17.0], text);
         }
         svg.line("axis", [self.left, bottom], [right, bottom]);
         svg.text("t-s", Anchor::Start, [0.0, 12.0], y_label);
         svg.text("t-s", Anchor::Middle, [self.left + self.width / 2.0, bottom + BELOW - 5.0], x_label);
+    }
+}
+
+/// About so many round counts from 0 to `end`, as figures of an axis.
+pub(crate) fn counts(end: f64, figures: usize) -> Vec<(f64, String)> {
+    let (marks, decimals) = ticks(0.0, end, figures);
+    marks.into_iter().map(|mark| (mark, format::fixed(mark, decimals))).collect()
+}
+
+/// Draws a value's standard error as a vertical bar with ends, on a halo that keeps it apart from what lies below.
+pub(crate) fn error_bar(svg: &mut Svg, x: f64, [top, bottom]: [f64; 2]) {
+    for class in ["error-halo", "error"] {
+        svg.line(class, [x, top], [x, bottom]);
+        for y in [top, bottom] {
+            svg.line(class, [x - 3.0, y], [x + 3.0, y]);
+        }
     }
 }
 

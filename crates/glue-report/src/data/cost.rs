@@ -13,6 +13,9 @@ pub struct Cost {
     pub stages: Vec<StageCost>,
     /// The strategies of selective merging.
     pub strategies: Vec<StrategyCost>,
+    /// How fast models answered the test items.
+    #[serde(default)]
+    pub throughput: Vec<Throughput>,
 }
 
 /// Time, memory and disk of a stage.
@@ -41,6 +44,15 @@ pub struct StrategyCost {
     pub seconds: f64,
 }
 
+/// How fast a model answered the test items.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Name of the model, that of its row in the test.
+    pub name: String,
+    /// Items per second, all tasks together.
+    pub items_per_second: f64,
+}
+
 impl Cost {
     /// Time of all stages, in seconds.
     pub fn seconds(&self) -> f64 {
@@ -56,6 +68,11 @@ impl Cost {
     pub fn disk_bytes(&self) -> Option<u64> {
         let known: Vec<u64> = self.stages.iter().filter_map(|stage| stage.disk_bytes).collect();
         (!known.is_empty()).then(|| known.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes)))
+    }
+
+    /// Items per second of a model in the test; `None` where that was not measured.
+    pub fn items_per_second(&self, name: &str) -> Option<f64> {
+        self.throughput.iter().find(|found| found.name == name).map(|found| found.items_per_second)
     }
 
     /// Time of a strategy in a cluster, in seconds.

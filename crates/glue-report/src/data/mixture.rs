@@ -104,7 +104,7 @@ pub struct Load {
     pub shares: Vec<f64>,
 }
 
-/// What the final model is.
+/// What kind of model the final one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinalKind {
@@ -138,4 +138,8 @@ pub struct Final {
     pub dtype: String,
     /// Ways to use it; the first is the one that the beginning of the report shows.
     pub usage: Vec<Command>,
+    /// The models of the zoo that it is made of, a list for each expert: one name for a model that is used unchanged,
+    /// several for a merge. The first line of the report names them. For a single model, one list with its name.
+    #[serde(default)]
+    pub made_of: Vec<Vec<String>>,
 }

@@ -72,8 +72,14 @@ pub enum Role {
     /// A model of the zoo. The default.
     #[default]
     Single,
-    /// The merge of one cluster, without a mixture.
+    /// A base model: forgetting is measured against it.
+    Base,
+    /// Something to compare with, such as the uniform average of all models.
+    Reference,
+    /// A merge, without a mixture.
     Merged,
+    /// A mixture that is not the final model.
+    Mixture,
     /// The final model; at most one row.
     Final,
 }
@@ -90,16 +96,20 @@ pub struct TestRow {
 }
 
 /// The test. The best single model, the oracle that takes each task's best single model, the gain and the averages
-/// follow from the rows.
+/// follow from the rows; bases count as single models.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Test {
     /// Name of the split.
     pub split: String,
-    /// Every single model, the merges, the final model.
+    /// Every single model, baselines, merges and mixtures, the final model.
     pub rows: Vec<TestRow>,
     /// Paired standard error of the gain of the final model over the best single one. Without it, the two averages
     /// count as independent, which overestimates the error.
     pub gain_stderr: Option<f64>,
+    /// For each row of role [`Role::Base`] by name: the gain of the final model over it, task by task, with its paired
+    /// standard error. Without it, the two scores count as independent, which overestimates the error.
+    #[serde(default)]
+    pub over_bases: Vec<ScoreRow>,
 }
 
 impl ScoreRow {

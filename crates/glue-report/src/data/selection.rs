@@ -43,13 +43,16 @@ pub struct StrategyResult {
     pub note: Option<String>,
 }
 
-/// The best score so far.
+/// The best score so far on the search items.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct CurvePoint {
     /// Evaluations done.
     pub evaluations: u64,
     /// The best score among them.
     pub best: f64,
+    /// The score of that candidate on the validation items, where it was scored on them.
+    #[serde(default)]
+    pub validation: Option<f64>,
 }
 
 /// A step of a strategy.

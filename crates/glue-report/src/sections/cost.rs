@@ -56,7 +56,8 @@ fn limits(report: &Report, cost: Option<&Cost>) -> Option<Table> {
         }
     };
     let evaluations = report.selections.iter().flat_map(|selection| &selection.strategies);
-    let evaluations: u64 = evaluations.map(|strategy| strategy.evaluations).sum();
+    let evaluations = evaluations.map(|strategy| strategy.evaluations);
+    let evaluations: u64 = evaluations.chain(report.frontier.iter().map(|frontier| frontier.evaluations)).sum();
     let experts = report.mixture.as_ref().map(|mixture| words::count(mixture.parameters_experts));
     row("time", limits.seconds.map(words::duration), cost.map(|cost| words::duration(cost.seconds())));
     row("memory", limits.memory_bytes.map(words::bytes), cost.and_then(Cost::peak_bytes).map(words::bytes));

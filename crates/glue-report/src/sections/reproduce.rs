@@ -16,17 +16,27 @@ pub(super) fn reproduce(report: &Report) -> Vec<Block> {
     text += " The same inputs, versions and seed give the same files, whatever the number of threads.";
     blocks.push(Block::text(text));
     for command in &run.commands {
-        blocks.push(Block::Code { title: command.title.clone(), text: command.command.clone(), open: true });
+        blocks.push(Block::Code {
+            title: command.title.clone(),
+            text: command.command.clone(),
+            language: "sh",
+            open: true,
+        });
     }
     if let Some(last) = report.outcome.as_ref().filter(|last| !last.usage.is_empty()) {
         blocks.push(Block::heading("Using the model"));
         for usage in &last.usage {
-            blocks.push(Block::Code { title: usage.title.clone(), text: usage.command.clone(), open: true });
+            blocks.push(Block::Code {
+                title: usage.title.clone(),
+                text: usage.command.clone(),
+                language: "sh",
+                open: true,
+            });
         }
     }
     if !run.config.is_empty() {
         let title = format!("Configuration: {}", run.config_path);
-        blocks.push(Block::Code { title, text: run.config.clone(), open: false });
+        blocks.push(Block::Code { title, text: run.config.clone(), language: "yaml", open: false });
     }
     for (caption, artifacts) in [("Inputs.", &run.inputs), ("Outputs.", &run.outputs)] {
         if !artifacts.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::{kept, paragraph};
 use crate::charts::lines::{Axes, Series, lines};
-use crate::data::{Cost, Report, Selection, StrategyResult, Weights};
+use crate::data::{Cost, CurvePoint, Decision, Report, Selection, StrategyResult, Weights};
 use crate::document::{Block, Cell, Column, Table, score_cell};
 use crate::format::{self, NONE};
 use crate::svg::slug;
@@ -42,11 +42,11 @@ fn one(report: &Report, selection: &Selection, cost: Option<&Cost>) -> Vec<Block
         blocks.push(weight_table(weights).block());
     }
     if !selection.decisions.is_empty() {
-        blocks.push(decisions(selection).fold_above(12).block());
+        blocks.push(tries(selection).fold_above(12).block());
     }
     if let Some(recipe) = &selection.recipe {
         let title = format!("Recipe of the merge of cluster {}, as glue merge reads it", selection.cluster);
-        blocks.push(Block::Code { title, text: recipe.clone(), open: false });
+        blocks.push(Block::Code { title, text: recipe.clone(), language: "yaml", open: false });
     }
     blocks
 }
@@ -60,7 +60,7 @@ fn strategies(selection: &Selection, cost: Option<&Cost>) -> Table {
     let timed = times.iter().any(Option::is_some);
     let noted = selection.strategies.iter().any(|strategy| strategy.note.is_some());
     let caption = "Strategies: the best score on the search items, and on the validation items.";
-    let mut table = Table::new(caption, &["strategy", "#proxy", "#validation", "#evaluations"]);
+    let mut table = Table::new(caption, &["strategy", "#search", "#validation", "#evaluations"]);
     if timed {
         table.columns.push(Column::number("time"));
     }
@@ -87,27 +87,39 @@ fn strategies(selection: &Selection, cost: Option<&Cost>) -> Table {
 }
 
 fn convergence(selection: &Selection) -> Option<Block> {
-    let series: Vec<Series> = selection
-        .strategies
-        .iter()
-        .map(|strategy| Series { name: strategy.name.clone(), points: points(strategy) })
-        .collect();
+    let best = |point: &CurvePoint| Some(point.best);
+    let held_out = |point: &CurvePoint| point.validation;
+    let mut series = Vec::new();
+    for (number, strategy) in selection.strategies.iter().enumerate() {
+        let name = strategy.name.clone();
+        series.push(Series { name, number, held_out: false, points: points(strategy, &best) });
+        let name = strategy.name.clone();
+        series.push(Series { name, number, held_out: true, points: points(strategy, &held_out) });
+    }
+    let validated = series.iter().any(|series| series.held_out && !series.points.is_empty());
     let title = format!("Convergence of selective merging, cluster {}", selection.cluster);
     let id = format!("convergence-{}", slug(&selection.cluster));
     let axes = Axes {
         id: &id,
         title: &title,
         x_label: "evaluations",
-        y_label: "best score so far on proxy",
+        y_label: "best score so far on the search items",
         level: selection.best_member.map(|score| (score.value, "best member alone")),
     };
-    let caption = "Best score so far on proxy; the axis does not begin at 0.";
+    let caption = match validated {
+        true => {
+            "Best score so far on the search items, and the score of the same candidate on the validation items: dotted, \
+             with open marks. Where the two part, the search overfits. The axis does not begin at 0."
+        }
+        false => "Best score so far on the search items; the axis does not begin at 0.",
+    };
     lines(&axes, &series).map(|svg| Block::figure(caption, "wide", svg))
 }
 
-/// The curve of a strategy, held until its last evaluation.
-fn points(strategy: &StrategyResult) -> Vec<[f64; 2]> {
-    let mut points: Vec<[f64; 2]> = strategy.curve.iter().map(|point| [point.evaluations as f64, point.best]).collect();
+/// One of the two curves of a strategy, held until its last evaluation.
+fn points(strategy: &StrategyResult, score: &dyn Fn(&CurvePoint) -> Option<f64>) -> Vec<[f64; 2]> {
+    let points = strategy.curve.iter().filter_map(|point| Some([point.evaluations as f64, score(point)?]));
+    let mut points: Vec<[f64; 2]> = points.collect();
     let end = strategy.evaluations as f64;
     if let Some(&[count, best]) = points.last()
         && count < end
@@ -136,14 +148,28 @@ fn weight_table(weights: &Weights) -> Table {
     table
 }
 
-fn decisions(selection: &Selection) -> Table {
-    let accepted = selection.decisions.iter().filter(|decision| decision.accepted).count();
-    let rejected = selection.decisions.len() - accepted;
-    let caption = format!("Candidates: {accepted} accepted, {rejected} rejected.");
-    let mut table = Table::new(caption, &["candidate", "strategy", "#score", "verdict", "reason"]);
-    for decision in &selection.decisions {
+/// What was tried: all of it if that is little, else the first and the best; the rest is in a file.
+fn tries(selection: &Selection) -> Table {
+    const ALL: usize = 24;
+    const FIRST: usize = 8;
+    const BEST: usize = 12;
+    let all: Vec<(usize, &Decision)> = selection.decisions.iter().enumerate().collect();
+    let accepted = all.iter().filter(|(_, decision)| decision.accepted).count();
+    let rejected = all.len() - accepted;
+    let mut caption = format!("Candidates: {accepted} accepted, {rejected} rejected.");
+    let mut shown = all.clone();
+    if all.len() > ALL {
+        let value = |decision: &Decision| decision.score.map_or(f64::NEG_INFINITY, |score| score.value);
+        let mut rest = all[FIRST..].to_vec();
+        rest.sort_by(|a, b| value(b.1).total_cmp(&value(a.1)).then(a.0.cmp(&b.0)));
+        shown = [&all[..FIRST], &rest[..BEST]].concat();
+        caption += &format!(" Shown: the first {FIRST} and the best {BEST} of the others; all are in tries.csv.");
+    }
+    let mut table = Table::new(caption, &["candidate", "#number", "strategy", "#score", "verdict", "reason"]);
+    for (number, decision) in shown {
         table.row(vec![
             Cell::new(&decision.candidate),
+            Cell::new(words::count(number as u64 + 1)),
             Cell::new(&decision.strategy),
             score_cell(decision.score),
             kept(decision.accepted, "accepted", "rejected"),

@@ -4,7 +4,7 @@ use crate::charts::bars::{Bar, Fill, domain, panel};
 use crate::data::{Report, Role, Score, TestRow};
 use crate::document::{Block, Cell, Chart, Column, Table, score_cell};
 use crate::format;
-use crate::summary::{Summary, summary};
+use crate::summary::{Summary, is_single, summary};
 use crate::svg::slug;
 
 /// What is compared at the beginning of a report: the best single model, the best merge, the final model, the oracle.
@@ -14,7 +14,7 @@ pub(crate) fn overview(report: &Report) -> Option<Block> {
     let row = |name: &str| test.rows.iter().find(|row| row.name == name);
     let mut rows = vec![(row(&single.name)?, "best single", Fill::Best)];
     if let Some(best) = &summary.best_merged {
-        rows.push((row(&best.name)?, "merged only", Fill::Merged));
+        rows.push((row(&best.name)?, "best merge", Fill::Merged));
     }
     if let Some(last) = &summary.last {
         rows.push((row(&last.name)?, "final", Fill::Final));
@@ -25,7 +25,8 @@ pub(crate) fn overview(report: &Report) -> Option<Block> {
         bars.push(Bar { name: "oracle".to_string(), fill: Fill::Oracle, score: oracle });
         bars
     };
-    let names: Vec<String> = rows.iter().map(|(row, name, _)| format!("{name}: {}", row.name)).collect();
+    let named = rows.iter().filter(|(row, name, _)| row.name != *name);
+    let names: Vec<String> = named.map(|(row, name, _)| format!("{name}: {}", row.name)).collect();
     let caption = format!(
         "Scores on the test split with their standard errors. {}; oracle: each task's best single model.",
         format::capital(&names.join("; "))
@@ -59,18 +60,22 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
     let summary = summary(report);
     let best = summary.best_single.as_ref().map(|best| best.name.as_str());
     let mut rows: Vec<&TestRow> = test.rows.iter().collect();
-    // Single models from the best down, then what was made of them.
+    // Single models from the best down, then baselines, then what was made of them.
     let rank = |row: &TestRow| match row.role {
-        Role::Single => 0,
-        Role::Merged => 1,
-        Role::Final => 2,
+        Role::Base | Role::Single => 0,
+        Role::Reference => 1,
+        Role::Merged => 2,
+        Role::Mixture => 3,
+        Role::Final => 4,
     };
     let value = |row: &TestRow| row.average(&report.tasks).map_or(f64::NEG_INFINITY, |score| score.value);
     rows.sort_by(|a, b| rank(a).cmp(&rank(b)).then(value(b).total_cmp(&value(a))));
     let fill = |row: &TestRow| match row.role {
-        Role::Single if Some(row.name.as_str()) == best => Fill::Best,
-        Role::Single => Fill::Single,
+        _ if is_single(row) && Some(row.name.as_str()) == best => Fill::Best,
+        Role::Base | Role::Single => Fill::Single,
+        Role::Reference => Fill::Reference,
         Role::Merged => Fill::Merged,
+        Role::Mixture => Fill::Mixture,
         Role::Final => Fill::Final,
     };
     let bars = |score: &dyn Fn(&TestRow) -> Option<Score>, oracle: Option<Score>| {
@@ -85,7 +90,9 @@ pub(super) fn test(report: &Report) -> Vec<Block> {
         test.split
     ))];
     let caption =
-        "Names in bold: the best single model and the final one. Hatched: merges. Solid: the final model. Dashed outline: the oracle.".to_string();
+        "Names in bold: the best single model and the final one. Grey: single models. Dashed outline on grey: baselines. \
+         Hatched: merges. Dotted: mixtures that are not final. Solid: the final model. Dashed outline: the oracle."
+            .to_string();
     blocks.push(Block::Figures { caption, size: "small", charts: panels(report, &summary, "test", &bars) });
     blocks.push(table(report, &rows, &summary).block());
     if let Some(oracle) = &summary.oracle {
@@ -109,6 +116,7 @@ fn table(report: &Report, rows: &[&TestRow], summary: &Summary) -> Table {
     );
     table.columns.extend(report.tasks.iter().map(|task| Column::number(&task.name)));
     table.columns.extend(["average", "points over best single", "of the oracle"].map(Column::number));
+    table.highlight = rows.iter().position(|row| row.role == Role::Final);
     let single = summary.best_single.as_ref().map(|best| best.average.value);
     let oracle = summary.oracle.as_ref().map(|oracle| oracle.average.value).filter(|value| *value > 0.0);
     let best_of = |score: &dyn Fn(&TestRow) -> Option<Score>| {
@@ -127,7 +135,10 @@ fn table(report: &Report, rows: &[&TestRow], summary: &Summary) -> Table {
     for row in rows {
         let role = match row.role {
             Role::Single => "single",
-            Role::Merged => "merged only",
+            Role::Base => "base",
+            Role::Reference => "baseline",
+            Role::Merged => "merge",
+            Role::Mixture => "mixture",
             Role::Final => "final",
         };
         let mut cells = vec![Cell::new(&row.name).strong(row.role == Role::Final), Cell::new(role)];

@@ -1,6 +1,7 @@
 //! The zoo: models, tasks, compatibility, similarity, clusters.
 
 use crate::charts::drawing::Medium;
+use crate::charts::heatmap::Colours;
 use crate::charts::{dendrogram, heatmap, pairs};
 use crate::data::{Model, Pair, Report};
 use crate::document::{Block, Cell, Chart, Column, Table};
@@ -67,8 +68,8 @@ pub(super) fn compatibility(report: &Report) -> Vec<Block> {
         return Vec::new();
     }
     let mut blocks = vec![Block::text(
-        "From headers and configurations alone, before any weight was read. Two models that can be merged are not \
-         necessarily worth merging: their similarity, below, decides.",
+        "From headers and configs alone, before any weight was read. Two models that can be merged are not necessarily \
+         worth merging: scores decide.",
     )];
     let mut table =
         Table::new("Every pair of models and what can be done with it.", &["verdict", "#pairs", "models", "why"]);
@@ -153,15 +154,17 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
     if let Some(clustering) = &report.clustering {
         let found = words::things(clusters.len(), "cluster", "clusters");
         let text = format!(
-            "{} clustering at {} found {found}. Only models of one cluster are merged.",
+            "{} clustering at {} found {found}. The pipeline of Model-GLUE merges the models of each cluster.",
             capital(&clustering.method),
             format::fixed(clustering.threshold, 2)
         );
         blocks.push(Block::text(text));
     }
     let mut charts = Vec::new();
+    let mut colours = None;
     if let Some(similarity) = &report.similarity {
         let (order, groups) = heatmap::order(similarity, report.dendrogram.as_ref(), clusters);
+        colours = Colours::of(similarity, &order, &groups).note(similarity.scale);
         let svg = heatmap::heatmap(Medium::Page, similarity, &order, &groups).inline("heatmap");
         charts.push(Chart { title: format!("Similarity: {}", similarity.metric), svg });
     }
@@ -176,6 +179,9 @@ pub(super) fn similarity(report: &Report) -> Vec<Block> {
                 .to_string();
         if report.dendrogram.is_none() || clusters.is_empty() {
             caption = "A dash: shapes differ, nothing to compare.".to_string();
+        }
+        if let Some(note) = colours {
+            caption += &format!(" {note}");
         }
         blocks.push(Block::Figures { caption, size: "pair", charts });
     }

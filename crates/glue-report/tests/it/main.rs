@@ -2,8 +2,13 @@
 
 #[path = "../../examples/sample/figures.rs"]
 mod figures;
+#[path = "../../examples/sample/frontier.rs"]
+mod frontier;
+mod outcome;
 mod pictures;
 mod report;
 mod support;
+#[path = "../../examples/sample/variants.rs"]
+mod variants;
 #[path = "../../examples/sample/zoo.rs"]
 mod zoo;

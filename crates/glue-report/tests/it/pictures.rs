@@ -3,7 +3,7 @@
 
 use crate::support::{Page, check_pictures, parse};
 use glue_report::pictures::{self, Convergence, Routing, RoutingRow, StrategyScores};
-use glue_report::{Cluster, Dendrogram, Join, ReportError, Scale, Similarity};
+use glue_report::{Cluster, Dendrogram, Join, ReportError, Scale, Score, Similarity, SizeRow};
 
 const NAMES: [&str; 3] = ["a<b> & \"c\"", "it's\u{1}", "ünï"];
 const SHOWN: [&str; 3] = ["a<b> & \"c\"", "it's\u{fffd}", "ünï"];
@@ -140,6 +140,71 @@ fn heatmaps_have_a_cell_for_each_pair_whatever_the_names() {
     let same = Similarity { matrix: vec![vec![Some(0.0); 3]; 3], ..similarity(Scale::Distance) };
     let page = drawn(&pictures::heatmap(&same, &[0, 1, 2], &[]).unwrap());
     assert_eq!(of_class(&page, "rect", "h8"), 9, "nothing is unlike");
+}
+
+#[test]
+fn models_that_are_close_get_all_the_colours() {
+    let matrix = |figures: [f64; 3]| -> Vec<Vec<Option<f64>>> {
+        let [ab, ac, bc] = figures;
+        [[1.0, ab, ac], [ab, 1.0, bc], [ac, bc, 1.0]].map(|row| row.map(Some).to_vec()).to_vec()
+    };
+    let check = |figures, groups: &[usize], steps: [usize; 3], note: Option<&str>| {
+        let close = Similarity { matrix: matrix(figures), ..similarity(Scale::Similarity) };
+        let page = drawn(&pictures::heatmap(&close, &[0, 1, 2], groups).unwrap());
+        let cells: Vec<&str> =
+            page.all("rect").filter_map(|rect| rect.get("class")).filter(|c| c.starts_with("cell")).collect();
+        let expected = steps.map(|step| format!("cell h{step}"));
+        assert_eq!([cells[1], cells[2], cells[5]], expected.each_ref().map(String::as_str));
+        assert_eq!(page.text().contains("Colours span only"), note.is_some());
+        assert!(note.is_none_or(|note| page.text().contains(note)));
+    };
+    // All are close: the whole scale between the least and the most similar pair.
+    check([0.9991, 0.9995, 0.9999], &[3], [0, 4, 8], Some("0.99910 to 0.99990"));
+    check([0.9991, 0.9995, 0.9999], &[], [0, 4, 8], Some("0.99910 to 0.99990"));
+    // Two families of one model and two: one pair is no range.
+    check([0.9991, 0.1, 0.2], &[2, 1], [8, 0, 1], None);
+    // Far apart: from 0 to 1.
+    check([0.5, 0.1, 0.99], &[3], [4, 0, 8], None);
+}
+
+#[test]
+fn sizes_have_a_mark_for_each_model_and_a_line_for_the_oracle() {
+    let (report, _) = crate::zoo::sample();
+    let page = drawn(&pictures::sizes(&report.sizes).unwrap());
+    let marks = |form: &str, class: &str| of_class(&page, form, class);
+    // The best merge and the paper's mixture and that of members are on the frontier, the best single model is not.
+    assert_eq!(
+        (marks("polygon", "mark-final"), marks("circle", "mark-frontier"), marks("circle", "mark-beaten")),
+        (1, 3, 1)
+    );
+    assert_eq!((marks("line", "threshold"), marks("path", "stairs")), (1, 1));
+    assert_eq!(marks("line", "error"), 3 * 5, "a bar with two ends for each");
+    let texts: Vec<&str> = page.all("text").map(|text| text.text.as_str()).collect();
+    for text in ["mix-3 0.897", "merged-a 0.754", "perfect routing 0.914", "1 M", "2 M"] {
+        assert!(texts.contains(&text), "{text} of {texts:?}");
+    }
+    drawn(&pictures::sizes(&[]).unwrap());
+    drawn(&pictures::sizes(&report.sizes[..1]).unwrap());
+    let long = SizeRow { name: "an-organisation/".repeat(20), parameters: 7, ..SizeRow::default() };
+    drawn(&pictures::sizes(std::slice::from_ref(&long)).unwrap());
+    let error =
+        pictures::sizes(&[SizeRow { score: Score { value: f64::NAN, ..Score::default() }, ..long }]).unwrap_err();
+    assert!(error.to_string().contains("a finite number"), "{error}");
+}
+
+#[test]
+fn the_frontier_has_two_lines_and_a_ring() {
+    let (report, _) = crate::zoo::sample();
+    let frontier = report.frontier.unwrap();
+    let page = drawn(&pictures::frontier(&frontier).unwrap());
+    // Five points and one in the legend.
+    assert_eq!((of_class(&page, "polygon", "s1"), of_class(&page, "circle", "s0")), (6, 6));
+    assert_eq!((of_class(&page, "path", "line"), of_class(&page, "circle", "ring")), (2 + 2, 1 + 1));
+    drawn(&pictures::frontier(&glue_report::Frontier::default()).unwrap());
+    let mut open = frontier;
+    open.points.iter_mut().for_each(|point| (point.search, point.labels) = (None, Vec::new()));
+    let page = drawn(&pictures::frontier(&open).unwrap());
+    assert_eq!(of_class(&page, "polygon", "s1") + of_class(&page, "circle", "ring"), 1, "the legend");
 }
 
 #[test]
