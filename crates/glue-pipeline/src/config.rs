@@ -1,22 +1,29 @@
 //! `zoo.yml`: models, tasks and settings of a run. Only models and tasks are required.
 
+use glue_eval::SplitExpression;
+use glue_eval::scale::PerplexityUnit;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, check_threshold};
 use glue_metrics::{METRICS, Metric, MetricsError};
 use glue_mixture::{Level, Pool, RouterKind, Routing};
-use glue_select::config::{BudgetConfig, ConfigError, StrategyConfig, Validation};
+use glue_select::config::{BudgetConfig, ConfigError, StrategyConfig};
+use glue_select::race::Racing;
 use glue_select::space::SpaceConfig;
 use glue_select::strategy::StrategyRegistry;
 use glue_text::{names, size};
-use glue_yaml::place_of;
+use glue_yaml::{Node, Tree, place_of};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The config of a run. Paths in it are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZooConfig {
+    /// Where defaults come from. Default: this project.
+    #[serde(default, skip_serializing_if = "Preset::is_default")]
+    pub preset: Preset,
     /// The models, one or more.
     pub models: Vec<ModelEntry>,
     /// Paths of base models. They are compared and scored like the others, and merges inside their clusters may use
@@ -31,6 +38,9 @@ pub struct ZooConfig {
     /// How the models of a group are merged.
     #[serde(default)]
     pub select: SelectConfig,
+    /// Which models are merged with which, and which stay apart.
+    #[serde(default)]
+    pub frontier: FrontierConfig,
     /// Whether stacked layers of two models (frankenmerge) are tried as a candidate. Default: yes.
     #[serde(default = "yes")]
     pub stack: bool,
@@ -68,24 +78,158 @@ pub struct NamedModel {
     pub name: String,
 }
 
-/// The tasks, and what their splits are for.
+/// The tasks, and the role of each of their items.
+///
+/// Every item has one role. Roles are splits, or shares of splits such as `proxy[:50%]`, which a hash of each item
+/// decides ([`SplitExpression`]): a task with one split can serve all roles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TasksConfig {
     /// Directories or files, as `glue eval` takes them.
+    #[serde(rename = "path")]
     pub paths: Vec<String>,
     /// Names of the tasks to use among them; all when empty.
     pub only: Vec<String>,
-    /// The split that decides everything. Default: `proxy`.
-    pub proxy: String,
-    /// The split that routers are trained on. Default: `train`.
-    pub router: String,
-    /// The split that is used once, at the end. Default: `test`.
-    pub test: String,
-    /// Maximum number of items of each task and split. Default: all.
+    /// The roles of items of tasks that are not in `per_task`.
+    #[serde(flatten)]
+    pub roles: Roles,
+    /// Roles of single tasks, by name. What is absent is as for all tasks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub per_task: BTreeMap<String, TaskRoles>,
+    /// The weight of each task in averages, by name. Default: 1 each; tasks on different scales, such as accuracies and
+    /// perplexities, need them all.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, f64>,
+    /// What perplexities count as: `reported`, the main metric of the task, or `bits_per_byte`, which can be compared
+    /// between tasks. Default: `reported`.
+    pub perplexity: PerplexityUnit,
+    /// Maximum number of items of each task and role. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// Whether programs that a model writes are run, in a sandbox, if a task needs it. Default: no.
     pub allow_code_execution: bool,
+    /// Number of examples in each prompt. Default: what each task asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_fewshot: Option<usize>,
+    /// Whether prompts are put into the chat template. Default: no.
+    pub apply_chat_template: bool,
+}
+
+/// The split, or share of a split, of each role.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Roles {
+    /// Items that candidates are scored on while merges are searched. Default: `proxy[:50%]`.
+    pub search: SplitExpression,
+    /// Items that decide between finished candidates; no search sees them. Default: `proxy[50%:]`.
+    pub validation: SplitExpression,
+    /// Items that routers are trained on. Default: `train`.
+    pub router: SplitExpression,
+    /// Items that are used once, at the end. Default: `test`.
+    pub test: SplitExpression,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        let split = |text: &str| text.parse().unwrap_or_else(|_| SplitExpression::whole(text));
+        Roles {
+            search: split("proxy[:50%]"),
+            validation: split("proxy[50%:]"),
+            router: split("train"),
+            test: split("test"),
+        }
+    }
+}
+
+/// The split, or share of a split, of some roles of one task.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TaskRoles {
+    /// Instead of [`Roles::search`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SplitExpression>,
+    /// Instead of [`Roles::validation`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<SplitExpression>,
+    /// Instead of [`Roles::router`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<SplitExpression>,
+    /// Instead of [`Roles::test`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<SplitExpression>,
+}
+
+/// What an item is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ItemUse {
+    /// [`Roles::search`].
+    Search,
+    /// [`Roles::validation`].
+    Validation,
+    /// [`Roles::router`].
+    Router,
+    /// [`Roles::test`].
+    Test,
+}
+
+impl ItemUse {
+    const ALL: [ItemUse; 4] = [ItemUse::Search, ItemUse::Validation, ItemUse::Router, ItemUse::Test];
+
+    /// The key of the config.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            ItemUse::Search => "tasks.search",
+            ItemUse::Validation => "tasks.validation",
+            ItemUse::Router => "tasks.router",
+            ItemUse::Test => "tasks.test",
+        }
+    }
+}
+
+impl TasksConfig {
+    /// The split of a role.
+    pub(crate) fn split(&self, role: ItemUse) -> &SplitExpression {
+        match role {
+            ItemUse::Search => &self.roles.search,
+            ItemUse::Validation => &self.roles.validation,
+            ItemUse::Router => &self.roles.router,
+            ItemUse::Test => &self.roles.test,
+        }
+    }
+
+    /// The splits of a role in tasks that have their own, by name.
+    pub(crate) fn own_splits(&self, role: ItemUse) -> BTreeMap<String, String> {
+        let own = |(task, roles): (&String, &TaskRoles)| Some((task.clone(), roles.of(role)?.to_string()));
+        self.per_task.iter().filter_map(own).collect()
+    }
+}
+
+impl TasksConfig {
+    /// The first two roles of a task that share items: the second of them, and what was found, in words.
+    fn overlap(&self) -> Option<(ItemUse, String)> {
+        let none = TaskRoles::default();
+        let tasks = self.per_task.iter().map(|(task, roles)| (Some(task), roles));
+        for (task, own) in std::iter::once((None, &none)).chain(tasks) {
+            let split = |role| own.of(role).unwrap_or_else(|| self.split(role));
+            for (i, &second) in ItemUse::ALL.iter().enumerate() {
+                if let Some(&first) = ItemUse::ALL[..i].iter().find(|&&first| split(first).overlaps(split(second))) {
+                    let of_task = task.map_or(String::new(), |task| format!(" of task `{task}`"));
+                    let (a, b) = (split(second), split(first));
+                    return Some((second, format!("`{a}`{of_task}, which shares items with `{}: {b}`", first.key())));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl TaskRoles {
+    fn of(&self, role: ItemUse) -> Option<&SplitExpression> {
+        match role {
+            ItemUse::Search => self.search.as_ref(),
+            ItemUse::Validation => self.validation.as_ref(),
+            ItemUse::Router => self.router.as_ref(),
+            ItemUse::Test => self.test.as_ref(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,16 +239,24 @@ struct TasksMap {
     path: Vec<String>,
     #[serde(default, deserialize_with = "one_or_more")]
     only: Vec<String>,
-    #[serde(default = "proxy")]
-    proxy: String,
-    #[serde(default = "train")]
-    router: String,
-    #[serde(default = "test")]
-    test: String,
+    search: Option<SplitExpression>,
+    validation: Option<SplitExpression>,
+    router: Option<SplitExpression>,
+    test: Option<SplitExpression>,
+    #[serde(default)]
+    per_task: BTreeMap<String, TaskRoles>,
+    #[serde(default)]
+    weights: BTreeMap<String, f64>,
+    #[serde(default)]
+    perplexity: PerplexityUnit,
     #[serde(default, deserialize_with = "glue_yaml::positive_count")]
     limit: Option<usize>,
     #[serde(default)]
     allow_code_execution: bool,
+    #[serde(default)]
+    num_fewshot: Option<usize>,
+    #[serde(default)]
+    apply_chat_template: bool,
 }
 
 impl TasksConfig {
@@ -112,11 +264,14 @@ impl TasksConfig {
         TasksConfig {
             paths,
             only: Vec::new(),
-            proxy: proxy(),
-            router: train(),
-            test: test(),
+            roles: Roles::default(),
+            per_task: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            perplexity: PerplexityUnit::default(),
             limit: None,
             allow_code_execution: false,
+            num_fewshot: None,
+            apply_chat_template: false,
         }
     }
 }
@@ -142,14 +297,23 @@ impl<'de> Deserialize<'de> for TasksConfig {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TasksConfig, A::Error> {
                 let map = TasksMap::deserialize(MapAccessDeserializer::new(map))?;
+                let roles = Roles::default();
                 Ok(TasksConfig {
-                    paths: map.path,
                     only: map.only,
-                    proxy: map.proxy,
-                    router: map.router,
-                    test: map.test,
+                    roles: Roles {
+                        search: map.search.unwrap_or(roles.search),
+                        validation: map.validation.unwrap_or(roles.validation),
+                        router: map.router.unwrap_or(roles.router),
+                        test: map.test.unwrap_or(roles.test),
+                    },
+                    per_task: map.per_task,
+                    weights: map.weights,
+                    perplexity: map.perplexity,
                     limit: map.limit,
                     allow_code_execution: map.allow_code_execution,
+                    num_fewshot: map.num_fewshot,
+                    apply_chat_template: map.apply_chat_template,
+                    paths: map.path,
                 })
             }
         }
@@ -179,7 +343,7 @@ impl Default for ClusterConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectConfig {
-    /// The strategies, in the order in which they run; the best on the validation items is taken. Default: `average`,
+    /// The strategies, in the order in which they run; one of their finalists is taken. Default: `average`,
     /// `coefficient`, `evolutionary`.
     pub strategies: Vec<StrategyConfig>,
     /// Whether harmful models are found first and left out. Default: yes.
@@ -188,13 +352,19 @@ pub struct SelectConfig {
     /// given by the names of models and bases, with paths relative to the config.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceConfig>,
-    /// Proxy items held out to choose between strategies. Default: a fifth.
-    pub validation: Validation,
     /// When the search in a group ends. Default: when all strategies have ended; `evolutionary` ends after 500
     /// candidates, as published.
     pub budget: BudgetConfig,
-    /// Whether candidates are dropped once they can no longer win. Default: yes.
-    pub racing: bool,
+    /// When candidates are dropped before all items are scored, as in the config of `glue search`: `off`, `exact`, or
+    /// `{confidence: 0.99}`, the default.
+    pub racing: Racing,
+}
+
+impl SelectConfig {
+    /// Everything that a result depends on but the budget.
+    pub(crate) fn without_limits(&self) -> SelectConfig {
+        SelectConfig { budget: BudgetConfig::default(), ..self.clone() }
+    }
 }
 
 impl Default for SelectConfig {
@@ -204,11 +374,57 @@ impl Default for SelectConfig {
             strategies: ["average", "coefficient", "evolutionary"].map(strategy).into(),
             filter: true,
             space: None,
-            validation: Validation::default(),
             budget: BudgetConfig::default(),
-            racing: true,
+            racing: Racing::default(),
         }
     }
+}
+
+/// Where the values of absent keys come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// This project: every default is documented with its key.
+    #[default]
+    Default,
+    /// The published settings (arXiv 2410.05357); `docs/paper.md` lists them.
+    Paper,
+}
+
+impl Preset {
+    fn is_default(&self) -> bool {
+        *self == Preset::Default
+    }
+}
+
+/// Which models are merged with which: the search for the size–score frontier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FrontierConfig {
+    /// Whether pairs of experts are merged step by step; without it, the frontier has single models and the merges of
+    /// clusters only. Default: yes.
+    pub enabled: bool,
+    /// Maximum number of merges that are scored for it. Default: 100.
+    pub evaluations: u64,
+}
+
+impl Default for FrontierConfig {
+    fn default() -> Self {
+        Self { enabled: true, evaluations: 100 }
+    }
+}
+
+/// Which experts a mixture may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MixtureCandidates {
+    /// The merge of each cluster, and the models that would not merge: the paper's mixture.
+    Merged,
+    /// Models as they are.
+    Members,
+    /// Whatever lies on the frontier. The default.
+    #[default]
+    Both,
 }
 
 /// What is mixed, and how.
@@ -217,9 +433,12 @@ impl Default for SelectConfig {
 pub struct MixtureConfig {
     /// Whether a mixture is tried at all. Default: yes.
     pub enabled: bool,
+    /// Which experts the final mixture may have: `merged`, `members` or `both`. The others are reported, but not
+    /// chosen. Default: `both`.
+    pub candidates: MixtureCandidates,
     /// Levels to choose from. Default: all. Models of different architectures mix at level `model` only.
     pub levels: Vec<Level>,
-    /// Fractions of the layers that stay dense, to choose from, 0 to 1. Default: 0, 1/4, 1/2 and 3/4.
+    /// Fractions of the layers that stay dense, to choose from, 0 to 1. Default: 0, and 1/2, the paper's.
     pub dense: Vec<f64>,
     /// Maximum number of experts. Default: 8.
     pub experts: usize,
@@ -235,8 +454,9 @@ impl Default for MixtureConfig {
     fn default() -> Self {
         Self {
             enabled: true,
+            candidates: MixtureCandidates::default(),
             levels: vec![Level::Model, Level::Block, Level::Ffn],
-            dense: vec![0.0, 0.25, 0.5, 0.75],
+            dense: vec![0.0, 0.5],
             experts: 8,
             routing: Routing::Sample,
             pool: Pool::Mean,
@@ -267,6 +487,10 @@ pub struct LimitsConfig {
     /// Maximum memory for merged candidates, such as `4GiB`. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// Maximum size of the final model, as a multiple of the parameters of the largest model of the zoo. Default: no
+    /// limit.
+    #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
+    pub size: Option<f64>,
     /// Maximum number of parameters of all experts together, such as `30e9`. Default: no limit.
     #[serde(deserialize_with = "glue_yaml::positive", skip_serializing_if = "Option::is_none")]
     pub parameters: Option<f64>,
@@ -277,18 +501,6 @@ impl LimitsConfig {
     pub fn memory_bytes(&self) -> Option<u64> {
         size::parse(self.memory.as_deref()?).ok()
     }
-}
-
-fn proxy() -> String {
-    "proxy".into()
-}
-
-fn train() -> String {
-    "train".into()
-}
-
-fn test() -> String {
-    "test".into()
 }
 
 fn yes() -> bool {
@@ -327,15 +539,76 @@ impl ModelEntry {
     }
 }
 
+/// The published settings that differ from the defaults: weights of a linear merge, normalised in each group of layers,
+/// searched from what a heuristic accepted; one merge for each cluster; the lower half of the layers dense.
+const PAPER: &str = "\
+select:
+  strategies: [coefficient, {evolutionary: {evaluations: 500, from: best}}]
+  space: {methods: [linear], layer_groups: 4, normalise: true}
+  filter: false
+  racing: off
+frontier: {enabled: false}
+stack: false
+mixture: {candidates: merged, dense: [0.5]}
+";
+
+/// Whether a document has a value under these keys.
+fn has(node: &Node, path: &[&str]) -> bool {
+    let Some((key, rest)) = path.split_first() else { return true };
+    let Tree::Map(entries) = &node.value else { return false };
+    entries.iter().any(|(name, value)| name.value == *key && has(value, rest))
+}
+
 impl ZooConfig {
     /// Reads and checks `text`, which comes from `origin`.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<ZooConfig, ConfigError> {
-        let config: ZooConfig = glue_yaml::read(text, origin)?;
+        let mut config: ZooConfig = glue_yaml::read(text, origin)?;
+        if config.preset == Preset::Paper {
+            config.fill_from_paper(&glue_yaml::documents(text, origin)?)?;
+        }
         config.check(text, origin, strategies)?;
         Ok(config)
+    }
+
+    /// Sets what the text leaves out to the published settings.
+    fn fill_from_paper(&mut self, text: &[Node]) -> Result<(), ConfigError> {
+        #[derive(Deserialize)]
+        struct Published {
+            select: SelectConfig,
+            frontier: FrontierConfig,
+            stack: bool,
+            mixture: MixtureConfig,
+        }
+        let paper: Published = glue_yaml::read(PAPER, "preset `paper`")?;
+        let absent = |path: &[&str]| !text.iter().any(|document| has(document, path));
+        if absent(&["select", "strategies"]) {
+            self.select.strategies = paper.select.strategies;
+        }
+        if absent(&["select", "space"]) {
+            self.select.space = paper.select.space;
+        }
+        if absent(&["select", "filter"]) {
+            self.select.filter = paper.select.filter;
+        }
+        if absent(&["select", "racing"]) {
+            self.select.racing = paper.select.racing;
+        }
+        if absent(&["frontier", "enabled"]) {
+            self.frontier.enabled = paper.frontier.enabled;
+        }
+        if absent(&["stack"]) {
+            self.stack = paper.stack;
+        }
+        if absent(&["mixture", "candidates"]) {
+            self.mixture.candidates = paper.mixture.candidates;
+        }
+        if absent(&["mixture", "dense"]) {
+            self.mixture.dense = paper.mixture.dense;
+        }
+        Ok(())
     }
 
     fn check(&self, text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
@@ -359,13 +632,8 @@ impl ZooConfig {
         if self.tasks.paths.is_empty() {
             return refuse("tasks", "at least one", "none".into());
         }
-        let TasksConfig { proxy, router, test, .. } = &self.tasks;
-        if test == proxy || test == router {
-            return refuse(
-                "tasks.test",
-                "a split that is used for nothing else",
-                format!("`{test}`, which decides or trains routers"),
-            );
+        if let Some((role, found)) = self.tasks.overlap() {
+            return refuse(role.key(), "items that have no other role", found);
         }
         let metric = &self.cluster.metric;
         let Ok(metric) = Metric::find(metric) else {
@@ -411,5 +679,53 @@ impl ZooConfig {
             return refuse("mixture.experts", "at least 2", self.mixture.experts.to_string());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Roles and presets.
+    use super::*;
+
+    fn parse(rest: &str) -> Result<ZooConfig, String> {
+        let text = format!("models: [a, b]\n{rest}");
+        ZooConfig::parse(&text, "zoo.yml", &StrategyRegistry::builtin()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_item_has_one_role() {
+        let config = parse("tasks: t\n").expect("a config");
+        let split = |role| config.tasks.split(role).to_string();
+        assert_eq!(ItemUse::ALL.map(split), ["proxy[:50%]", "proxy[50%:]", "train", "test"]);
+        // One split can serve all roles, of all tasks or of one.
+        let one = "search: \"test[:25%]\", validation: \"test[25%:50%]\", router: \"test[50%:60%]\"";
+        assert!(parse(&format!("tasks: {{path: t, {one}, test: \"test[60%:]\"}}\n")).is_ok());
+        let own = parse(&format!("tasks: {{path: t, per_task: {{code: {{{one}, test: \"test[60%:]\"}}}}}}\n"));
+        let own = own.expect("a config").tasks.own_splits(ItemUse::Router);
+        assert_eq!(own.into_iter().collect::<Vec<_>>(), [("code".to_string(), "test[50%:60%]".to_string())]);
+        // Roles that share items are refused, also where only one task is concerned.
+        let refused = |tasks: &str| parse(&format!("tasks: {{path: t, {tasks}}}\n")).expect_err(tasks);
+        let error = refused("validation: \"proxy[40%:]\"");
+        assert!(error.contains("`tasks.validation`") && error.contains("`tasks.search: proxy[:50%]`"), "{error}");
+        let error = refused("per_task: {code: {router: test}}");
+        assert!(error.contains("`tasks.test`") && error.contains("of task `code`"), "{error}");
+        let error = refused("search: \"proxy[:half]\"");
+        assert!(error.contains("whole number of percent"), "{error}");
+    }
+
+    #[test]
+    fn a_preset_fills_what_is_left_out() {
+        let paper =
+            parse("tasks: t\npreset: paper\nselect: {racing: exact}\nmixture: {experts: 3}\n").expect("a config");
+        let names: Vec<&str> = paper.select.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
+        assert_eq!(names, ["coefficient", "evolutionary"]);
+        assert!(paper.select.space.as_ref().is_some_and(|space| space.normalise && space.layer_groups == 4));
+        assert_eq!((paper.mixture.candidates, &paper.mixture.dense[..]), (MixtureCandidates::Merged, &[0.5][..]));
+        assert!(!paper.select.filter && !paper.frontier.enabled && !paper.stack);
+        // What is given stays.
+        assert_eq!((paper.select.racing, paper.mixture.experts), (Racing::Exact, 3));
+        let given = parse("tasks: t\npreset: paper\nstack: true\nmixture: {candidates: both}\n").expect("a config");
+        assert!(given.stack && given.mixture.candidates == MixtureCandidates::Both);
+        assert!(parse("tasks: t\npreset: papr\n").expect_err("no preset").contains("paper"));
     }
 }

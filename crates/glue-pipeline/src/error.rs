@@ -43,6 +43,9 @@ pub enum PipelineError {
     /// A task cannot be read, or an evaluation failed.
     #[error(transparent)]
     Eval(#[from] glue_eval::EvalError),
+    /// Tasks on different scales without weights, or weights that do not fit.
+    #[error("`tasks.weights`")]
+    Scale(#[from] glue_eval::scale::ScaleError),
     /// The search in a cluster failed.
     #[error("the search in cluster {cluster}")]
     Search {
@@ -105,6 +108,12 @@ pub enum PipelineError {
         path: PathBuf,
         /// The value found.
         found: String,
+    },
+    /// A config is not written over another file.
+    #[error("{} exists; delete it to write a new one", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
     },
     /// A stage lacks something that it needs.
     #[error("{0}")]

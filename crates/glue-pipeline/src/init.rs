@@ -34,8 +34,7 @@ pub struct InitResult {
 pub fn init(directory: &Path) -> Result<InitResult, PipelineError> {
     let path = directory.join(CONFIG);
     if path.exists() {
-        let found = format!("`{CONFIG}`");
-        return Err(PipelineError::Occupied { path, found });
+        return Err(PipelineError::Exists { path });
     }
     let at = |error| PipelineError::io(directory, error);
     let mut names: Vec<String> = Vec::new();
@@ -133,10 +132,12 @@ fn text(models: &[String], bases: &[String], tasks: bool) -> String {
         "\ntasks:\n  path: tasks          # does not exist yet\n"
     });
     text.push_str(
-        "  # Splits: `proxy` decides, `router` trains routers, `test` is used once, at the end.
-  proxy: proxy
-  router: train
-  test: test
+        "  # Every item has one role. `proxy[:50%]` is a share of a split, by a hash of each item: any split can serve all roles.
+  search: proxy[:50%]        # merges are searched on these items
+  validation: proxy[50%:]    # finished candidates are compared on these
+  router: train              # routers are trained on these
+  test: test                 # used once, at the end
+  # per_task: {humaneval: {search: test[:25%], validation: test[25%:50%], router: test[50%:60%], test: test[60%:]}}
   # limit: 200           # maximum number of items of each task and split
 
 # The values below are the defaults.
@@ -147,24 +148,26 @@ cluster:
   method: leader         # or single, complete, average
 
 select:
-  strategies: [average, coefficient, evolutionary]   # also similarity, dissimilarity
+  strategies: [average, coefficient, evolutionary]   # also similarity, dissimilarity, soce, gradient, soce, gradient
   filter: true           # find and exclude harmful models first
-  validation: 0.2        # fraction of the proxy items held out to choose between strategies
   budget: {}             # {evaluations: 200, seconds: 3600}; evolutionary ends after 500 evaluations
-  racing: true
-  # space: {methods: [task_arithmetic], layer_groups: 4}
+  racing: {confidence: 0.99}   # or exact, or off: when candidates are dropped before all items are scored
+  # space: {methods: [task_arithmetic, ties], layer_groups: 4}   # default: methods that headers show to be affordable
+
+frontier: {evaluations: 100}   # merges scored to find what to merge and what to keep apart
 
 stack: true              # try stacking layers of the two best models (frankenmerge)
 
 mixture:
+  candidates: both       # or merged (the paper's: one merge per cluster), or members
   levels: [model, block, ffn]
-  dense: [0.0, 0.25, 0.5, 0.75]   # fractions of the layers that stay dense
+  dense: [0.0, 0.5]      # fractions of the layers that stay dense
   experts: 8             # maximum number
   routing: sample        # or token
   pool: mean             # or first, last
   router: {kind: linear} # or {kind: mlp, hidden_size: 64}
 
-limits: {}               # {seconds: 3600, memory: 8GiB, parameters: 30e9}
+limits: {}               # {seconds: 3600, memory: 8GiB, size: 2}; size: multiple of the largest model
 
 # dtype: bfloat16
 seed: 0

@@ -6,10 +6,10 @@
 //! |---|---|
 //! | compatibility | which models can be merged, from headers |
 //! | similarity, clusters | which models are similar |
-//! | baselines | the score of each model on the proxy items |
+//! | baselines | the score of each model on the search and validation items |
 //! | select | which models of each cluster to merge, and with which weights |
-//! | candidates | candidates for experts: merges, single models, stacked layers |
-//! | mixture | which of them to mix, at which level and from which layer on; trains routers |
+//! | frontier | which models to merge with which, and which to keep apart: the best score for each number of models |
+//! | mixture | at which level, and from which layer on, experts are mixed; trains routers |
 //! | test | the score of each model on items that decided nothing |
 //! | report | everything on one page |
 //!
@@ -48,10 +48,10 @@ pub use config::ZooConfig;
 pub use error::PipelineError;
 pub use estimate::{Estimate, StageEstimate, estimate};
 pub use init::{CONFIG, InitResult, init};
-pub use progress::StageProgress;
+pub use progress::{MovedStage, StageProgress};
 pub use run::{Ended, Registries, RunOptions, Source, run};
 pub use stage::{Cost, Stage};
-pub use stages::finish::{FINAL, Finished};
+pub use stages::finish::{FINAL, Finished, MERGED};
 
 /// The example of the README.
 #[cfg(doctest)]

@@ -2,6 +2,7 @@
 
 use crate::stage::Stage;
 use glue_progress::{CancelToken, NoProgress, Progress, Unit};
+use std::path::PathBuf;
 
 /// Receives the progress of a run: of its stages, and within a stage of one piece of work after another.
 pub trait StageProgress: Progress {
@@ -9,6 +10,26 @@ pub trait StageProgress: Progress {
     fn stage(&self, stage: Stage, reused: bool) {
         let _ = (stage, reused);
     }
+
+    /// Files of an earlier run no longer fit and were moved aside; the stage starts over. Comes before
+    /// [`stage`](StageProgress::stage). Does nothing by default.
+    fn moved_aside(&self, moved: &MovedStage) {
+        let _ = moved;
+    }
+}
+
+/// A stage of an earlier run that was moved aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MovedStage {
+    /// The stage.
+    pub stage: Stage,
+    /// Where its files are now.
+    pub to: PathBuf,
+    /// What it depends on and has changed, in words, such as `models.a-chat` or `select.racing (was true, is false)`.
+    /// Empty if nothing has: its re-run was asked for.
+    pub changed: Vec<String>,
+    /// Seconds that it took; `None` if it was not finished.
+    pub seconds: Option<f64>,
 }
 
 impl StageProgress for NoProgress {}
@@ -33,8 +54,16 @@ impl Progress for Labelled<'_> {
         self.progress.advance(units);
     }
 
+    fn item(&self, name: &str) {
+        self.progress.item(name);
+    }
+
     fn message(&self, text: &str) {
         self.progress.message(&format!("{}: {text}", self.label));
+    }
+
+    fn metric(&self, name: &str, value: f64) {
+        self.progress.metric(name, value);
     }
 
     fn is_cancelled(&self) -> bool {

@@ -1,12 +1,13 @@
 //! A whole run.
 
-use crate::config::ZooConfig;
+use crate::config::{ItemUse, ZooConfig};
 use crate::error::PipelineError;
 use crate::progress::{Labelled, StageProgress};
-use crate::scores::{Scored, prepare, tasks};
+use crate::scores::{Baseline, ModelScores, RoleItems, prepare, tasks};
 use crate::stage::{Stage, Stages, hash};
-use crate::stages::finish::{Finished, finish};
-use crate::stages::{candidates, compare, mixture, select, test};
+use crate::stages::finish::{Finished, ReportInputs, finish, report_so_far};
+use crate::stages::frontier::{self, ExploreInputs};
+use crate::stages::{compare, mixture, select, test};
 use crate::zoo::Zoo;
 use glue_eval::{LanguageModel, LocalModel, RoutedModel, Task};
 use glue_lm::AnyTextModel;
@@ -70,7 +71,7 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     /// The directory of a model of the zoo.
     pub(crate) fn path_of(&self, name: &str) -> PathBuf {
-        self.zoo.models.iter().find(|model| model.name == name).map_or_else(|| name.into(), |model| model.path.clone())
+        self.zoo.path_of(name)
     }
 
     pub(crate) fn layers_of(&self, name: &str) -> usize {
@@ -104,12 +105,42 @@ impl<'a> Context<'a> {
         self.cancel.is_cancelled() || self.progress.is_cancelled()
     }
 
-    /// Maximum seconds of a search.
-    pub(crate) fn seconds_of(&self, own: Option<f64>) -> Option<f64> {
-        match (own, self.config.limits.seconds) {
-            (Some(own), Some(all)) => Some(own.min(all)),
-            (own, all) => own.or(all),
+    /// Maximum seconds of a search, if earlier ones took `spent` seconds.
+    pub(crate) fn seconds_of(&self, own: Option<f64>, spent: f64) -> Option<f64> {
+        let remaining = self.config.limits.seconds.map(|all| (all - spent).max(0.0));
+        match (own, remaining) {
+            (Some(own), Some(remaining)) => Some(own.min(remaining)),
+            (own, remaining) => own.or(remaining),
         }
+    }
+
+    /// The items of a role, read and rendered. Prompts in a chat template are put into that of the first model.
+    pub(crate) fn items(&self, role: ItemUse) -> Result<RoleItems, PipelineError> {
+        let chat = match self.config.tasks.apply_chat_template {
+            true => {
+                let model = &self.zoo.models[0];
+                let opened = self.open_any(&model.path);
+                Some(opened.map_err(|error| PipelineError::Run { model: model.name.clone(), error })?)
+            }
+            false => None,
+        };
+        prepare(&self.tasks, &self.config.tasks, role, self.config.seed, chat.as_deref())
+    }
+
+    /// Scores a model of the zoo by itself.
+    fn baseline(
+        &self,
+        model: &crate::zoo::ZooModel,
+        search: &RoleItems,
+        validation: &RoleItems,
+    ) -> Result<Baseline, PipelineError> {
+        let opened = self.open_any(&model.path);
+        let opened = opened.map_err(|error| PipelineError::Run { model: model.name.clone(), error })?;
+        let progress = self.labelled(&model.name);
+        let score = |items| ModelScores::of(&model.name, &*opened, items, &progress).map_err(|e| self.stopped_or(e));
+        let search = score(search)?;
+        let validation = if search.scores().is_some() { score(validation)?.scores().cloned() } else { None };
+        Ok(Baseline { search, validation })
     }
 
     /// [`PipelineError::Stopped`] if the run was cancelled, otherwise `error`.
@@ -177,55 +208,77 @@ pub fn run(
 
 fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Result<Ended, PipelineError> {
     let config = context.config;
-    let begin = |stage: Stage, found: bool| context.progress.stage(stage, found);
     let go_on = || if context.is_cancelled() { Err(PipelineError::Stopped) } else { Ok(()) };
-    let hashes = context.zoo.hashes();
+    let hashes = context.zoo.hashes()?;
     let names: Vec<_> = context.zoo.models.iter().map(|model| (&model.name, model.base)).collect();
     let identity = json!({ "models": hashes, "names": names });
     context.zoo.check_unchanged()?;
+    let mut inputs = ReportInputs {
+        headers: None,
+        similarity: None,
+        clusters: None,
+        baselines: &[],
+        selected: &[],
+        selected_in: Path::new(""),
+        explored: None,
+        decided: None,
+        tested: None,
+        model_hashes: &hashes,
+    };
     let mut made = Stages::new(&options.out, identity, options.from, options.until, &context.zoo);
     let ended = |stage: Stage| Ok(Ended::Until(stage));
 
     go_on()?;
-    let Some(headers) =
-        made.run(Stage::Compatibility, json!(null), &begin, |_| compare::compare_headers(&context.zoo))?
+    let Some(headers) = made
+        .run(Stage::Compatibility, json!(null), None, context.progress, |_| compare::compare_headers(&context.zoo))?
     else {
         return ended(Stage::Compatibility);
     };
+    inputs.headers = Some(&headers.result);
+    report_so_far(source, context, &inputs, (Stage::Compatibility, made.costs()))?;
     let own = json!(config.cluster.metric);
-    let Some(similarity) = made.run(Stage::Similarity, own, &begin, |place| {
+    let Some(similarity) = made.run(Stage::Similarity, own, None, context.progress, |place| {
         compare::measure(&context.zoo, &config.cluster, place, &context.labelled("all models"))
             .map_err(|e| context.stopped_or(e))
     })?
     else {
         return ended(Stage::Compatibility);
     };
+    inputs.similarity = Some(&similarity.result);
+    report_so_far(source, context, &inputs, (Stage::Similarity, made.costs()))?;
     let own = json!(config.cluster);
-    let Some(clusters) =
-        made.run(Stage::Clusters, own, &begin, |_| compare::group(&similarity.result, &config.cluster))?
+    let Some(clusters) = made
+        .run(Stage::Clusters, own, None, context.progress, |_| compare::group(&similarity.result, &config.cluster))?
     else {
         return ended(Stage::Similarity);
     };
+    inputs.clusters = Some(&clusters.result);
+    report_so_far(source, context, &inputs, (Stage::Clusters, made.costs()))?;
     go_on()?;
-    // Earlier stages do not depend on the tasks. Items are read split by split, the test split last.
-    let prepared = prepare(&context.tasks, &config.tasks, &config.tasks.proxy, config.seed)?;
-    let scoring = json!({ "proxy": prepared.content_hashes(), "seed": config.seed });
-    let Some(baselines) = made.run(Stage::Baselines, scoring, &begin, |place| {
-        let mut all: Vec<Scored> = Vec::new();
+    // Earlier stages do not depend on the tasks. Items are read role by role, the test items last.
+    let items = |role| context.items(role);
+    let (search, validation) = (items(ItemUse::Search)?, items(ItemUse::Validation)?);
+    let scoring = json!({
+        "search": search.content_hashes(),
+        "validation": validation.content_hashes(),
+        "seed": config.seed,
+    });
+    let Some(baselines) = made.run(Stage::Baselines, scoring, None, context.progress, |place| {
+        let mut all: Vec<Baseline> = Vec::new();
         for (i, model) in context.zoo.models.iter().enumerate() {
             let path = place.join(format!("model-{i}.json"));
             let scores = match crate::stage::read_json(&path, Stage::Baselines)? {
                 Some(known) => known,
                 None => {
-                    let scores = context.score(&model.name, &model.path, &prepared)?;
+                    let scores = context.baseline(model, &search, &validation)?;
                     crate::stage::write_json(&path, &scores)?;
                     scores
                 }
             };
             all.push(scores);
         }
-        match all.iter().find_map(Scored::unscored) {
-            Some((model, why)) if all.iter().all(|scored| scored.scores().is_none()) => {
+        match all.iter().find_map(|baseline| baseline.search.unscored()) {
+            Some((model, why)) if all.iter().all(|baseline| baseline.scores().is_none()) => {
                 Err(PipelineError::NoScores { model: model.into(), reason: why.into() })
             }
             _ => Ok(all),
@@ -234,76 +287,87 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     else {
         return ended(Stage::Clusters);
     };
+    inputs.baselines = &baselines.result;
+    report_so_far(source, context, &inputs, (Stage::Baselines, made.costs()))?;
     go_on()?;
-    let mut own = json!({ "select": config.select, "dtype": config.dtype, "seconds": config.limits.seconds });
+    // Budgets are not part of a key: a larger one continues.
+    let mut own = json!({ "select": config.select.without_limits(), "dtype": config.dtype });
     if let Some(statistics) = select::hash_statistics(context)? {
         own["statistics"] = statistics;
     }
-    let Some(selected) = made.run(Stage::Select, own, &begin, |place| {
-        select::select(context, &clusters.result, &headers.result, &similarity.result, &baselines.result, place)
-    })?
+    let Some(selected) = made.run(
+        Stage::Select,
+        own,
+        Some(config.select.budget.evaluations.unwrap_or(u64::MAX)),
+        context.progress,
+        |place| {
+            select::select(context, &clusters.result, &headers.result, &similarity.result, &baselines.result, place)
+        },
+    )?
     else {
         return ended(Stage::Baselines);
     };
+    inputs.selected = &selected.result;
+    inputs.selected_in = &selected.directory;
+    report_so_far(source, context, &inputs, (Stage::Select, made.costs()))?;
     go_on()?;
-    let Some(found) = made.run(Stage::Candidates, json!(config.stack), &begin, |place| {
-        let inputs = candidates::CandidateInputs {
-            clusters: &clusters.result,
-            compatible: &headers.result,
-            baselines: &baselines.result,
-            selected: &selected.result,
-            selected_in: &selected.directory,
-        };
-        candidates::gather(context, &inputs, &prepared, place)
-    })?
+    let own = json!({
+        "frontier": config.frontier.enabled,
+        "stack": config.stack,
+        "candidates": config.mixture.candidates,
+        "experts": config.mixture.experts,
+        "size": [config.limits.size, config.limits.parameters],
+    });
+    let Some(explored) =
+        made.run(Stage::Frontier, own, Some(config.frontier.evaluations), context.progress, |place| {
+            let inputs = ExploreInputs {
+                clusters: &clusters.result,
+                compatible: &headers.result,
+                matrix: &similarity.result,
+                baselines: &baselines.result,
+                selected: &selected.result,
+                selected_in: &selected.directory,
+                prepared: [&search, &validation],
+            };
+            frontier::explore(context, &inputs, place)
+        })?
     else {
         return ended(Stage::Select);
     };
+    inputs.explored = Some(&explored.result);
+    report_so_far(source, context, &inputs, (Stage::Frontier, made.costs()))?;
     go_on()?;
     let own = match config.mixture.enabled {
-        true => {
-            let router = prepare(&context.tasks, &config.tasks, &config.tasks.router, config.seed)?.content_hashes();
-            json!({ "mixture": config.mixture, "router": router, "parameters": config.limits.parameters })
-        }
+        true => json!({ "mixture": config.mixture, "router": items(ItemUse::Router)?.content_hashes() }),
         false => json!(null),
     };
-    let Some(decided) = made.run(Stage::Mixture, own, &begin, |place| {
-        mixture::mix(context, &headers.result, &found.result, &prepared, place)
+    let Some(decided) = made.run(Stage::Mixture, own, None, context.progress, |place| {
+        mixture::mix(context, &headers.result, &explored.result, &validation, place)
     })?
     else {
-        return ended(Stage::Candidates);
+        return ended(Stage::Frontier);
     };
+    inputs.decided = Some((&decided.result, &decided.directory));
+    report_so_far(source, context, &inputs, (Stage::Mixture, made.costs()))?;
     go_on()?;
     if options.until == Some(Stage::Mixture) {
         return ended(Stage::Mixture);
     }
-    let token = test::TestSetToken::new(&decided.result, &decided.directory);
+    let token = test::TestSetToken::new(&explored.result, &decided.result, &decided.directory);
     let items = token.items(context)?;
-    let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), &begin, |_| {
-        test::test(context, &token, &items, &baselines.result, &found.result)
+    let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), None, context.progress, |place| {
+        test::test(context, &token, &items, &baselines.result, &selected.result, place)
     })?
     else {
         return ended(Stage::Mixture);
     };
+    inputs.tested = Some((&tested.result, &tested.directory));
+    report_so_far(source, context, &inputs, (Stage::Test, made.costs()))?;
     if options.until == Some(Stage::Test) {
         return ended(Stage::Test);
     }
     context.progress.stage(Stage::Report, false);
-    let inputs = crate::stages::finish::ReportInputs {
-        headers: &headers.result,
-        similarity: &similarity.result,
-        clusters: &clusters.result,
-        baselines: &baselines.result,
-        selected: &selected.result,
-        selected_in: &selected.directory,
-        candidates: &found.result,
-        decided: &decided.result,
-        decided_in: &decided.directory,
-        tested: &tested.result,
-        model_hashes: &hashes,
-        costs: made.costs(),
-    };
-    Ok(Ended::Finished(Box::new(finish(source, context, &inputs)?)))
+    Ok(Ended::Finished(Box::new(finish(source, context, &inputs, made.costs())?)))
 }
 
 /// The lock of a run, held until it ends.

@@ -1,40 +1,75 @@
 //! Scores of models on a split, item by item: the basis of all choices and of their standard errors.
 
-use crate::config::TasksConfig;
+use crate::config::{ItemUse, TasksConfig};
 use crate::error::PipelineError;
-use glue_eval::statistics::{Estimate, PairedTask, macro_average, paired_gain};
-use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Task, load_tasks, number, select};
+use glue_eval::decision::{TaskOutcome, largest_gains};
+use glue_eval::scale::{PerplexityUnit, ScaleError, task_weights};
+use glue_eval::statistics::{Estimate, fraction_stderr, weighted_average};
+use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Sample, Task, load_tasks, number, select};
 use glue_progress::{ErrorChain, Progress};
 use glue_report as report;
+use glue_select::{Scores, TaskScore};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Loads the tasks of a run.
 pub(crate) fn tasks(config: &TasksConfig, directory: &Path) -> Result<Vec<Task>, PipelineError> {
     let paths: Vec<PathBuf> = config.paths.iter().map(|path| directory.join(path)).collect();
-    let tasks = load_tasks(&paths).map_err(glue_eval::EvalError::from)?;
-    if config.only.is_empty() {
-        return Ok(tasks);
+    let mut tasks = load_tasks(&paths).map_err(glue_eval::EvalError::from)?;
+    if !config.only.is_empty() {
+        tasks = select(tasks, &config.only).map_err(glue_eval::EvalError::from)?;
     }
-    Ok(select(tasks, &config.only).map_err(glue_eval::EvalError::from)?)
+    weights(&tasks, config)?;
+    Ok(tasks)
 }
 
-/// The items of `split` of all tasks, read and rendered.
+/// The weights of tasks in averages.
+///
+/// # Errors
+/// Weights that do not fit, or tasks on different scales without them.
+pub(crate) fn weights(tasks: &[Task], config: &TasksConfig) -> Result<Vec<f64>, ScaleError> {
+    task_weights(tasks, &config.weights, config.perplexity)
+}
+
+/// The items of a role in all tasks, read and rendered, and how their scores count.
+#[derive(Debug)]
+pub(crate) struct RoleItems {
+    pub(crate) prepared: Prepared,
+    weights: Vec<f64>,
+    perplexity: PerplexityUnit,
+}
+
+impl RoleItems {
+    /// For each task a hash of what is asked and how it is scored, and how scores count.
+    pub(crate) fn content_hashes(&self) -> Value {
+        json!([self.prepared.content_hashes(), self.weights, self.perplexity])
+    }
+}
+
+/// The items of a role in all tasks. `chat` has the chat template, if prompts are put into one.
 pub(crate) fn prepare(
     tasks: &Arc<[Task]>,
     config: &TasksConfig,
-    split: &str,
+    role: ItemUse,
     seed: u64,
-) -> Result<Prepared, PipelineError> {
+    chat: Option<&dyn LanguageModel>,
+) -> Result<RoleItems, PipelineError> {
     let options = EvalOptions {
-        split: Some(split.into()),
+        split: Some(config.split(role).to_string()),
+        splits: config.own_splits(role),
         limit: config.limit,
         seed,
+        num_fewshot: config.num_fewshot,
+        apply_chat_template: config.apply_chat_template,
         allow_code_execution: config.allow_code_execution,
+        samples: role == ItemUse::Test,
         ..EvalOptions::default()
     };
-    Ok(Prepared::new(Arc::clone(tasks), &options, None)?)
+    let prepared = Prepared::new(Arc::clone(tasks), &options, chat)?;
+    Ok(RoleItems { prepared, weights: weights(tasks, config)?, perplexity: config.perplexity })
 }
 
 /// The scores of a model on a split.
@@ -75,17 +110,6 @@ impl Scored {
             Scored::Unscored { name, reason } => Some((name, reason)),
         }
     }
-
-    /// The scores.
-    ///
-    /// # Errors
-    /// [`PipelineError::Run`] with the name of a model that has none.
-    pub(crate) fn required(self) -> Result<ModelScores, PipelineError> {
-        match self {
-            Scored::Scores(scores) => Ok(scores),
-            Scored::Unscored { name, reason } => Err(PipelineError::Run { model: name, error: reason.into() }),
-        }
-    }
 }
 
 /// The scores of a model on a task.
@@ -98,52 +122,139 @@ pub(crate) struct TaskItems {
     pub(crate) value: f64,
     #[serde(with = "number::optional")]
     pub(crate) stderr: Option<f64>,
-    /// The main metric of each item, with the same sign.
+    /// What each item contributes: their mean is the score.
     #[serde(with = "number::list")]
     pub(crate) items: Vec<f64>,
+    /// Number of items.
+    pub(crate) n: usize,
+    /// The weight of the task in averages.
+    pub(crate) weight: f64,
+}
+
+/// The scores of a model of the zoo by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Baseline {
+    /// On the search items.
+    pub(crate) search: Scored,
+    /// On the validation items; `None` if it has no scores.
+    pub(crate) validation: Option<ModelScores>,
+}
+
+impl Baseline {
+    /// The scores on the search items, if the model could be scored on all items that decide.
+    pub(crate) fn scores(&self) -> Option<&ModelScores> {
+        self.search.scores().filter(|_| self.validation.is_some())
+    }
+}
+
+impl TaskItems {
+    /// As the decision rule takes it.
+    pub(crate) fn outcome(&self) -> TaskOutcome<'_> {
+        TaskOutcome { value: self.value, items: &self.items, n: self.n }
+    }
+}
+
+/// The standard error of the mean of some items; `None` for fewer than two.
+fn mean_stderr(items: &[f64]) -> Option<f64> {
+    let n = items.len() as f64;
+    let mean = items.iter().sum::<f64>() / n;
+    (n > 1.0).then(|| (items.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt())
 }
 
 impl ModelScores {
-    /// Scores `model` on all items of `prepared`. A model that computes NaN, or whose score is infinite, has no scores.
+    /// What a scorer of merges found.
+    pub(crate) fn of_merge(name: &str, scores: &Scores, weights: &BTreeMap<String, f64>) -> ModelScores {
+        let task = |task: &TaskScore| TaskItems {
+            n: task.n,
+            weight: weights.get(&task.task).copied().unwrap_or(1.0),
+            task: task.task.clone(),
+            metric: task.metric.clone(),
+            value: task.value,
+            stderr: mean_stderr(&task.items).or(fraction_stderr(task.value, task.n)),
+            items: task.items.clone(),
+        };
+        ModelScores { name: name.into(), tasks: scores.tasks.iter().map(task).collect() }
+    }
+
+    /// As a scorer of merges gives it.
+    pub(crate) fn as_of_merge(&self) -> Scores {
+        let task = |task: &TaskItems| TaskScore {
+            task: task.task.clone(),
+            metric: task.metric.clone(),
+            value: task.value,
+            n: task.n,
+            items: task.items.clone(),
+        };
+        Scores { tasks: self.tasks.iter().map(task).collect(), average: self.average(), dropped: false }
+    }
+
+    /// As the decision rule takes it.
+    pub(crate) fn outcomes(&self) -> Vec<TaskOutcome<'_>> {
+        self.tasks.iter().map(TaskItems::outcome).collect()
+    }
+
+    /// The weights of the tasks.
+    pub(crate) fn weights(&self) -> Vec<f64> {
+        self.tasks.iter().map(|task| task.weight).collect()
+    }
+
+    /// Scores `model` on all of `items`. A model that computes NaN, or whose score is infinite, has no scores.
     pub(crate) fn of(
         name: &str,
         model: &dyn LanguageModel,
-        prepared: &Prepared,
+        items: &RoleItems,
         progress: &dyn Progress,
     ) -> Result<Scored, PipelineError> {
-        let unscored = |reason| Ok(Scored::Unscored { name: name.into(), reason });
-        let scores = match prepared.evaluate(model, None, progress) {
+        Ok(ModelScores::with_samples(name, model, items, progress)?.0)
+    }
+
+    /// The same with the record of each item, if the items were prepared for that.
+    pub(crate) fn with_samples(
+        name: &str,
+        model: &dyn LanguageModel,
+        items: &RoleItems,
+        progress: &dyn Progress,
+    ) -> Result<(Scored, Vec<Sample>), PipelineError> {
+        let unscored = |reason| Ok((Scored::Unscored { name: name.into(), reason }, Vec::new()));
+        let (scores, samples) = match items.prepared.evaluate(model, None, progress) {
             Err(error @ (EvalError::NotANumber { .. } | EvalError::Undefined { .. })) => {
                 return unscored(error.chain());
             }
-            report => ModelScores::from_report(name, &report?),
+            report => {
+                let report = report?;
+                (ModelScores::from_report(name, &report, items), report.samples)
+            }
         };
         match scores.tasks.iter().find(|task| !task.value.is_finite()) {
             Some(task) => unscored(format!("task `{}`: its {} is {}", task.task, task.metric, task.value.abs())),
-            None => Ok(Scored::Scores(scores)),
+            None => Ok((Scored::Scores(scores), samples)),
         }
     }
 
-    fn from_report(name: &str, report: &Report) -> ModelScores {
-        let task = |task: &glue_eval::TaskReport| {
-            let main = task.main_metric();
-            let sign = if main.is_none_or(|metric| metric.higher_is_better) { 1.0 } else { -1.0 };
+    fn from_report(name: &str, report: &Report, items: &RoleItems) -> ModelScores {
+        let task = |(t, task): (usize, &glue_eval::TaskReport)| {
+            let score = items.prepared.comparable(t, &task.items, items.perplexity);
+            let (value, stderr, contributions) = match score {
+                Some(score) => (score.value, score.stderr, score.items),
+                None => (f64::NAN, None, Vec::new()),
+            };
             TaskItems {
                 task: task.name.clone(),
                 metric: task.main.clone(),
-                value: main.map_or(0.0, |metric| sign * metric.value),
-                stderr: main.and_then(|metric| metric.stderr),
-                // A text without a token has weight 0.
-                items: task.items.iter().map(|item| sign * item.sum / item.weight.max(f64::MIN_POSITIVE)).collect(),
+                value,
+                stderr,
+                items: contributions,
+                n: task.items.len(),
+                weight: items.weights[t],
             }
         };
-        ModelScores { name: name.into(), tasks: report.tasks.iter().map(task).collect() }
+        ModelScores { name: name.into(), tasks: report.tasks.iter().enumerate().map(task).collect() }
     }
 
     /// Macro average and its standard error.
     fn macro_average(&self) -> Estimate {
         let task = |task: &TaskItems| Estimate { value: task.value, stderr: task.stderr };
-        macro_average(&self.tasks.iter().map(task).collect::<Vec<_>>())
+        weighted_average(&self.tasks.iter().map(task).collect::<Vec<_>>(), &self.weights())
     }
 
     /// Macro average over tasks; 0 without a task.
@@ -160,7 +271,7 @@ impl ModelScores {
     pub(crate) fn scores(&self) -> Vec<report::TaskScore> {
         let score = |task: &TaskItems| report::TaskScore {
             task: task.task.clone(),
-            score: report::Score { value: task.value, stderr: task.stderr, n: Some(task.items.len()) },
+            score: report::Score { value: task.value, stderr: task.stderr, n: Some(task.n) },
         };
         self.tasks.iter().map(score).collect()
     }
@@ -170,24 +281,16 @@ impl ModelScores {
         report::Score {
             value: self.average(),
             stderr: self.macro_average().stderr,
-            n: Some(self.tasks.iter().map(|task| task.items.len()).sum()),
+            n: Some(self.tasks.iter().map(|task| task.n).sum()),
         }
     }
 }
 
-/// The gain of `new` over `old` in the macro average, and its standard error from the differences item by item.
+/// The gain of `new` over `old` in the average, and its standard error from the differences item by item; 0 where that
+/// is not known.
 pub(crate) fn gain(new: &ModelScores, old: &ModelScores) -> (f64, f64) {
-    let tasks = new.tasks.iter().zip(&old.tasks);
-    paired_gain(tasks.map(|(new, old)| PairedTask {
-        difference: new.value - old.value,
-        new: &new.items,
-        old: &old.items,
-    }))
-}
-
-/// A gain and its error in words: `+0.021 ± 0.008`.
-pub(crate) fn gain_words(gain: f64, error: f64) -> String {
-    format!("{gain:+.3} ± {error:.3}")
+    let gain = largest_gains(&old.outcomes(), &[new.outcomes()], &old.weights(), 0)[0];
+    (gain.value, gain.stderr.unwrap_or(0.0))
 }
 
 #[cfg(test)]
@@ -201,6 +304,8 @@ mod tests {
             value: items.iter().sum::<f64>() / items.len() as f64,
             stderr: Some(0.1),
             items: items.to_vec(),
+            n: items.len(),
+            weight: 1.0,
         };
         ModelScores { name: "m".into(), tasks: items.iter().enumerate().map(task).collect() }
     }

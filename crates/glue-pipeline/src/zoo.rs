@@ -2,6 +2,7 @@
 
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
+use glue_eval::LocalModel;
 use glue_tensor::{FileChanged, ModelDir};
 use glue_text::names;
 use rayon::prelude::*;
@@ -48,19 +49,25 @@ impl Zoo {
         Ok(Zoo { models })
     }
 
+    /// The directory of a model.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.models.iter().find(|model| model.name == name).map_or_else(|| name.into(), |model| model.path.clone())
+    }
+
     /// Checks that no file of a model was replaced or changed since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), FileChanged> {
         self.models.iter().try_for_each(|model| model.dir.check_unchanged())
     }
 
-    /// Hashes of the files of all models, by name. All weights are read.
-    pub(crate) fn hashes(&self) -> Value {
+    /// Hashes of the files of all models, by name: of everything that a score depends on. All weights are read.
+    pub(crate) fn hashes(&self) -> Result<Value, PipelineError> {
         let hash = |model: &ZooModel| {
-            let files = model.dir.checkpoint().files().iter().map(|file| file.content_hash().to_string());
-            let config = crate::stage::hash(&String::from_utf8_lossy(&model.dir.config().to_bytes()));
-            let all: Vec<String> = files.chain([config]).collect();
-            (model.name.clone(), Value::from(all.join(" ")))
+            let hash = LocalModel::hash_files(&model.dir);
+            let hash =
+                hash.map_err(|error| PipelineError::Run { model: model.name.clone(), error: Box::new(error) })?;
+            Ok((model.name.clone(), Value::from(hash)))
         };
-        Value::Object(self.models.par_iter().map(hash).collect::<Vec<_>>().into_iter().collect::<Map<_, _>>())
+        let all = self.models.par_iter().map(hash).collect::<Result<Vec<_>, PipelineError>>()?;
+        Ok(Value::Object(all.into_iter().collect::<Map<_, _>>()))
     }
 }

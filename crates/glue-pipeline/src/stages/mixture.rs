@@ -1,16 +1,19 @@
-//! Which candidates are mixed, at which level and from which layer on.
+//! At which level, and from which layer on, experts are mixed.
 //!
-//! Members are chosen greedily by known scores: each time the candidate that raises the score under perfect routing
-//! (the oracle of the members: for each task the best of them) most, as long as that is more than one paired standard
-//! error and the limit on parameters holds. Then a mixture of every form, level and depth, is built from these members,
-//! its router is trained on the router items, and it is scored on the proxy items.
+//! The frontier chose how many models are worth their parameters under perfect routing. From these experts a mixture of
+//! every form, level and depth, is built, its router is trained on the router items, and it is scored on the validation
+//! items; the one rule ([`glue_eval::decision`]) chooses the form. In that form mixtures of the smaller points of the
+//! frontier, of all members and of the merged clusters are built as well. The rule then decides between all of them and
+//! the best model of the size of one.
 
+use crate::config::{ItemUse, MixtureCandidates};
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::{ModelScores, Scored, gain, gain_words};
+use crate::scores::{ModelScores, RoleItems, Scored};
 use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
-use crate::stages::candidates::ExpertCandidate;
 use crate::stages::compare::Compatible;
+use crate::stages::frontier::{ExpertModel, Explored, Label, Point, mixture_complexity, rows};
+use glue_eval::decision::{ALPHA, Contender, decide};
 use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
 use glue_progress::{ErrorChain, Unit};
 use glue_report as report;
@@ -24,19 +27,31 @@ use std::path::{Path, PathBuf};
 /// The decision about the final model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Decided {
-    /// The mixture, unless none was better than the best candidate.
-    pub(crate) mixture: Option<report::Mixture>,
-    pub(crate) router: Option<report::Router>,
-    /// The best candidate alone.
-    pub(crate) best: String,
-    /// Scores of the chosen model.
-    pub(crate) scores: ModelScores,
-    /// The directory of the chosen model: `mixture` of the stage, or that of the candidate.
-    pub(crate) path: String,
-    pub(crate) made: bool,
+    /// Mixtures that were built and kept.
+    pub(crate) mixtures: Vec<BuiltMixture>,
+    /// The one that is the final model; `None` for the best model of the size of one.
+    pub(crate) last: Option<usize>,
+    /// Every form that was tried, in order.
+    pub(crate) steps: Vec<report::MixtureStep>,
+    pub(crate) decisions: Vec<report::RuleRow>,
     pub(crate) why: String,
+}
+
+/// A mixture in a directory of the stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BuiltMixture {
+    /// Unique in the run.
+    pub(crate) name: String,
+    /// The point of the frontier.
+    pub(crate) point: usize,
+    /// Its directory in the stage.
+    pub(crate) path: String,
+    pub(crate) mixture: report::Mixture,
+    pub(crate) router: report::Router,
     /// The config of the mixture, as `glue mix` reads it. Paths of models made by the run start at its directory.
-    pub(crate) description: Option<String>,
+    pub(crate) description: String,
+    /// On the validation items.
+    pub(crate) scores: ModelScores,
 }
 
 /// A form of mixture that was tried.
@@ -71,225 +86,196 @@ impl MixtureForm {
     }
 }
 
-/// The scores under perfect routing: for each task, those of the best member.
-fn oracle(members: &[&ExpertCandidate]) -> ModelScores {
-    let first = &members[0].scores;
-    let best = |t: usize| {
-        let of = |candidate: &&ExpertCandidate| candidate.scores.tasks[t].clone();
-        let mut tasks = members.iter().map(of);
-        let start = tasks.next().unwrap_or_else(|| first.tasks[t].clone());
-        tasks.fold(start, |best, task| if task.value > best.value { task } else { best })
-    };
-    ModelScores { name: "oracle".into(), tasks: (0..first.tasks.len()).map(best).collect() }
+/// The directory of a mixture in that of its form.
+const MODEL: &str = "mixture";
+
+/// Experts with the task that each is used for.
+struct Members<'a> {
+    experts: Vec<&'a ExpertModel>,
+    /// For each task, by name, the expert that it should be routed to.
+    routing: BTreeMap<String, String>,
+    /// The model of the size of one, whose layers stay dense.
+    trunk: &'a ExpertModel,
 }
 
-/// Chooses members greedily.
-fn choose<'c>(
-    candidates: &'c [ExpertCandidate],
-    max: usize,
-    limit: Option<f64>,
-) -> (Vec<&'c ExpertCandidate>, Vec<report::MixtureStep>, Vec<report::LeftOut>) {
-    let mut open: Vec<&ExpertCandidate> = candidates.iter().filter(|c| c.kept).collect();
-    let mut steps = Vec::new();
-    let best = |open: &[&'c ExpertCandidate]| {
-        // Among equals the first wins: merges are listed ahead of the models they are made of.
-        open.iter().copied().fold(None::<&ExpertCandidate>, |best, c| {
-            best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
-        })
-    };
-    let Some(first) = best(&open) else { return (Vec::new(), steps, Vec::new()) };
-    let mut chosen = vec![first];
-    open.retain(|c| c.name != first.name);
-    steps.push(report::MixtureStep {
-        action: format!("begin with {}", first.name),
-        score: Some(first.scores.score()),
-        kept: true,
-        reason: "the best candidate alone".into(),
-    });
-    let mut reasons: BTreeMap<&str, String> = BTreeMap::new();
-    while chosen.len() < max && !open.is_empty() {
-        let now = oracle(&chosen);
-        let with = |c: &'c ExpertCandidate| {
-            let mut more = chosen.clone();
-            more.push(c);
-            let oracle = oracle(&more);
-            let (gained, error) = gain(&oracle, &now);
-            (gained, error, oracle)
-        };
-        let parameters: u64 = chosen.iter().map(|c| c.parameters).sum();
-        let fits = |c: &ExpertCandidate| limit.is_none_or(|limit| (parameters + c.parameters) as f64 <= limit);
-        for c in open.iter().filter(|c| !fits(c)) {
-            reasons.insert(&c.name, "it would exceed the limit on parameters".into());
-        }
-        let next = open
-            .iter()
-            .copied()
-            .filter(|c| fits(c))
-            .map(|c| (c, with(c)))
-            .fold(None::<(&ExpertCandidate, (f64, f64, ModelScores))>, |best, new| {
-                best.filter(|best| best.1.0 >= new.1.0).or(Some(new))
-            });
-        let Some((candidate, (gained, error, oracle))) = next else { break };
-        let kept = gained > error;
-        steps.push(report::MixtureStep {
-            action: format!("add {}", candidate.name),
-            score: Some(oracle.score()),
-            kept,
-            reason: format!("{} with perfect routing", gain_words(gained, error)),
-        });
-        if !kept {
-            break;
-        }
-        chosen.push(candidate);
-        open.retain(|c| c.name != candidate.name);
+impl<'a> Members<'a> {
+    fn new(explored: &'a Explored, point: &Point) -> Members<'a> {
+        let tasks = explored.models[explored.single].search.iter().flat_map(|scores| &scores.tasks);
+        let routing = tasks
+            .zip(&point.routing)
+            .map(|(task, &expert)| (task.task.clone(), explored.models[expert].name.clone()))
+            .collect();
+        let experts = point.experts.iter().map(|&expert| &explored.models[expert]).collect();
+        Members { experts, routing, trunk: &explored.models[explored.one] }
     }
-    // The first member may no longer be the best at any task.
-    while chosen.len() > 2 {
-        let now = oracle(&chosen).average();
-        let without = |i: usize| {
-            let rest: Vec<&ExpertCandidate> =
-                chosen.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, c)| *c).collect();
-            oracle(&rest)
-        };
-        let Some((i, rest)) = (0..chosen.len()).map(|i| (i, without(i))).find(|(_, rest)| rest.average() >= now) else {
-            break;
-        };
-        let dropped = chosen.remove(i);
-        steps.push(report::MixtureStep {
-            action: format!("remove {}", dropped.name),
-            score: Some(rest.score()),
-            kept: true,
-            reason: "no task gets worse without it, with perfect routing".into(),
-        });
-        reasons.insert(&dropped.name, "another member is at least as good at each task".into());
-    }
-    let now = oracle(&chosen);
-    for c in &open {
-        let mut more = chosen.clone();
-        more.push(*c);
-        let (gained, error) = gain(&oracle(&more), &now);
-        reasons.entry(&c.name).or_insert_with(|| {
-            format!("no significant gain even with perfect routing ({})", gain_words(gained, error))
-        });
-    }
-    let left_out = candidates.iter().filter(|c| !chosen.iter().any(|member| member.name == c.name)).map(|c| {
-        let reason = if c.kept { reasons.get(c.name.as_str()).cloned().unwrap_or_default() } else { c.reason.clone() };
-        report::LeftOut { name: c.name.clone(), reason }
-    });
-    let left_out = left_out.collect();
-    (chosen, steps, left_out)
 }
 
 pub(crate) fn mix(
     context: &Context<'_>,
     compatible: &Compatible,
-    candidates: &[ExpertCandidate],
-    prepared: &glue_eval::Prepared,
+    explored: &Explored,
+    prepared: &RoleItems,
     place: &Path,
 ) -> Result<Decided, PipelineError> {
-    let config = &context.config.mixture;
-    let (members, steps, left_out) = choose(candidates, config.experts, context.config.limits.parameters);
-    // Merges come first: the first among equals is the one made of most models.
-    let best = candidates.iter().filter(|c| c.kept).fold(None::<&ExpertCandidate>, |best, c| {
-        best.filter(|best| best.scores.average() >= c.scores.average()).or(Some(c))
-    });
-    let Some(best) = best else {
-        return Err(PipelineError::Unsuitable("no candidate remains: every model was found harmful".into()));
+    let one = &explored.models[explored.one];
+    let none = |why: &str| Decided {
+        mixtures: Vec::new(),
+        last: None,
+        steps: Vec::new(),
+        decisions: Vec::new(),
+        why: why.into(),
     };
-    let alone = |why: String| Decided {
-        mixture: None,
-        router: None,
-        best: best.name.clone(),
-        scores: best.scores.clone(),
-        path: best.path.clone(),
-        made: best.made,
-        why,
-        description: None,
+    if !context.config.mixture.enabled {
+        return Ok(none("mixtures are disabled"));
+    }
+    let Some(chosen) = explored.chosen else {
+        return Ok(none("no number of models is significantly better, even with perfect routing"));
     };
-    if !config.enabled {
-        return Ok(alone("mixtures are disabled".into()));
-    }
-    if members.len() < 2 {
-        return Ok(alone("no second candidate helps, even with perfect routing".into()));
-    }
+    let seed = context.config.seed;
+    let incumbent = Contender {
+        complexity: one.complexity(),
+        tasks: one.validation.as_ref().map(ModelScores::outcomes).unwrap_or_default(),
+    };
+    let mut decisions = Vec::new();
+    let mut steps = Vec::new();
+    let point = &explored.points[chosen];
+    let members = Members::new(explored, point);
+    let forms = forms(context, compatible, &members);
     let mut trials = Vec::new();
-    let options = options(context, compatible, &members, best);
-    let mut best_so_far: Option<(usize, f64)> = None;
-    for (i, option) in options.iter().enumerate() {
-        let what = format!("mixture {} of {}: {}", i + 1, options.len(), option.words());
-        context.progress.begin(&what, Unit::Steps, None);
-        let note = place.join(format!("option-{i}.json"));
-        let directory = place.join(format!("option-{i}"));
-        let mut known: Option<FormTrial> = read_json(&note, Stage::Mixture)?;
-        if let Some(found) = &known
-            && found.scores.as_ref().is_some_and(|s| best_so_far.is_none_or(|(_, best)| s.average() > best))
-            && !directory.exists()
-        {
-            // Its files were removed for a better form, whose note is gone.
-            known = None;
+    for (i, form) in forms.iter().enumerate() {
+        let what = format!("mixture {} of {}: {}", i + 1, forms.len(), form.words());
+        trials.push(trial(context, form, &members, prepared, (&place.join(format!("form-{i}")), &what))?);
+        if i > 0 {
+            // Only the chosen form is kept; the first is the most likely one.
+            discard(&place.join(format!("form-{i}")))?;
         }
-        let result = match known {
-            Some(known) => known,
-            None => {
-                let result = try_form(context, option, &members, best, prepared, &directory)?;
-                write_json(&note, &result)?;
-                result
-            }
-        };
-        if let Some(scores) = &result.scores {
-            if best_so_far.is_none_or(|(_, best)| scores.average() > best) {
-                if let Some((old, _)) = best_so_far {
-                    discard(&place.join(format!("option-{old}")))?;
-                }
-                best_so_far = Some((i, scores.average()));
-            } else {
-                discard(&directory)?;
-            }
-        }
-        trials.push(result);
     }
-    let mut steps = steps;
-    for (i, result) in trials.iter().enumerate() {
-        let chosen = best_so_far.is_some_and(|(best, _)| best == i);
-        steps.push(report::MixtureStep {
-            action: result.plan.words(),
-            score: result.scores.as_ref().map(ModelScores::score),
-            kept: chosen,
-            reason: match (&result.failure, chosen) {
-                (Some(failure), _) => failure.clone(),
-                (None, true) => "the best on the proxy items, with its trained router".into(),
-                (None, false) => "not the best on the proxy items, with its trained router".into(),
-            },
+    let scored: Vec<usize> = (0..trials.len()).filter(|&i| trials[i].scores.is_some()).collect();
+    let contenders: Vec<Contender<'_>> = scored.iter().map(|&i| contender(&trials[i])).collect();
+    let ruling = decide(&incumbent, &contenders, &explored.weights(), ALPHA, seed);
+    let name = |i: usize| trials[scored[i]].plan.words();
+    decisions.extend(rows("form of the mixture", &one.name, &ruling, &name));
+    let average = |i: usize| trials[i].scores.as_ref().map_or(f64::NEG_INFINITY, ModelScores::average);
+    let best = scored.iter().copied().reduce(|best, i| if average(i) > average(best) { i } else { best });
+    let best = ruling.winner.map(|i| scored[i]).or(best);
+    steps.extend(trials.iter().enumerate().map(|(i, trial)| report::MixtureStep {
+        action: trial.plan.words(),
+        score: trial.scores.as_ref().map(ModelScores::score),
+        kept: best == Some(i),
+        reason: match (&trial.failure, best == Some(i)) {
+            (Some(failure), _) => failure.clone(),
+            (None, true) => "the simplest form that no other significantly beats, with its trained router".into(),
+            (None, false) => "not chosen".into(),
+        },
+    }));
+    let Some(best) = best else { return Ok(Decided { steps, decisions, ..none("no form of mixture could be built") }) };
+    let form = forms[best].clone();
+    let mut mixtures = Vec::new();
+    for (n, &at) in explored.built(chosen).iter().enumerate() {
+        let point = &explored.points[at];
+        let members = Members::new(explored, point);
+        let form = if fits(context, compatible, &members, &form) { form.clone() } else { MixtureForm::whole() };
+        let name = format!("mixture-{}", n + 1);
+        let words = explored.words(point);
+        let path = place.join(&name);
+        if let (true, Some(found)) =
+            (at == chosen && !path.exists(), place.join("form-0").exists().then_some(&trials[0]))
+            && found.plan == form
+        {
+            fs::rename(place.join("form-0"), &path).map_err(|e| PipelineError::io(&path, e))?;
+            glue_tensor::abort_point("mixture chosen");
+            write_json(&path.with_extension("json"), found)?;
+        }
+        let trial = trial(context, &form, &members, prepared, (&path, &format!("mixture of {words}")))?;
+        let Some(scores) = trial.scores else {
+            steps.push(report::MixtureStep {
+                action: format!("{} of {words}", form.words()),
+                score: None,
+                kept: false,
+                reason: trial.failure.unwrap_or_default(),
+            });
+            continue;
+        };
+        check_files(&path.join(MODEL), &trial.files, Stage::Mixture)?;
+        mixtures.push(BuiltMixture {
+            name: name.clone(),
+            point: at,
+            path: format!("{name}/{MODEL}"),
+            mixture: trial.mixture,
+            router: trial.router,
+            description: trial.description,
+            scores,
         });
     }
-    let Some((i, _)) = best_so_far else {
-        return Ok(alone("no form of mixture could be built from the members".into()));
+    discard(&place.join("form-0"))?;
+    let allowed: Vec<usize> = (0..mixtures.len())
+        .filter(|&i| {
+            mixtures[i].point == chosen || may_be_final(context, explored, &explored.points[mixtures[i].point])
+        })
+        .collect();
+    let contenders: Vec<Contender<'_>> = allowed
+        .iter()
+        .map(|&i| Contender {
+            complexity: mixture_complexity(mixtures[i].mixture.parameters_total),
+            tasks: mixtures[i].scores.outcomes(),
+        })
+        .collect();
+    let ruling = decide(&incumbent, &contenders, &explored.weights(), ALPHA, seed);
+    let name = |i: usize| explored.words(&explored.points[mixtures[allowed[i]].point]);
+    decisions.extend(rows("one model or a mixture, with its trained router", &one.name, &ruling, &name));
+    let last = ruling.winner.map(|i| allowed[i]);
+    let why = match last {
+        Some(_) => format!("it is significantly better than {} on the validation items", one.name),
+        None => format!("no mixture is significantly better than {} with its trained router", one.name),
     };
-    let winner = trials.swap_remove(i);
-    let scores = winner.scores.clone().unwrap_or_else(|| best.scores.clone());
-    let (more, error) = gain(&scores, &best.scores);
-    let directory = place.join(format!("option-{i}"));
-    check_files(&directory, &winner.files, Stage::Mixture)?;
-    if more <= error {
-        discard(&directory)?;
-        let why = format!("no mixture was better than `{}` alone: {}", best.name, gain_words(more, error));
-        return Ok(alone(why));
+    Ok(Decided { mixtures, last, steps, decisions, why })
+}
+
+/// Whether the config allows a point as the final model.
+fn may_be_final(context: &Context<'_>, explored: &Explored, point: &Point) -> bool {
+    let limits = &context.config.limits;
+    let largest = explored.models.iter().filter(|model| !model.made).map(|model| model.parameters).max().unwrap_or(0);
+    let limit = limits.size.map(|size| size * largest as f64).into_iter().chain(limits.parameters);
+    let fits = explored.parameters(point) as f64 <= limit.fold(f64::INFINITY, f64::min);
+    let made = point.experts.iter().any(|&expert| explored.models[expert].made);
+    let kind = match context.config.mixture.candidates {
+        MixtureCandidates::Both => true,
+        MixtureCandidates::Members => !made,
+        MixtureCandidates::Merged => point.labels.contains(&Label::Paper),
+    };
+    fits && kind && point.experts.len() <= context.config.mixture.experts
+}
+
+fn contender(trial: &FormTrial) -> Contender<'_> {
+    Contender {
+        complexity: mixture_complexity(trial.mixture.parameters_total),
+        tasks: trial.scores.as_ref().map(ModelScores::outcomes).unwrap_or_default(),
     }
-    let path = place.join("mixture");
-    // Left by a run that was killed before the stage was complete.
-    discard(&path)?;
-    fs::rename(&directory, &path).map_err(|e| PipelineError::io(&path, e))?;
-    glue_tensor::abort_point("mixture chosen");
-    Ok(Decided {
-        mixture: Some(report::Mixture { steps, left_out, ..winner.mixture }),
-        router: Some(winner.router),
-        best: best.name.clone(),
-        scores: ModelScores { name: "mixture".into(), ..scores },
-        path: "mixture".into(),
-        made: true,
-        why: format!("better than `{}`, the best candidate alone: {}", best.name, gain_words(more, error)),
-        description: Some(winner.description),
-    })
+}
+
+/// A form that was tried: what is known of it, or a new mixture in the directory. A form that is known but whose
+/// directory is gone, though it is needed, is built again.
+fn trial(
+    context: &Context<'_>,
+    form: &MixtureForm,
+    members: &Members<'_>,
+    prepared: &RoleItems,
+    (directory, what): (&Path, &str),
+) -> Result<FormTrial, PipelineError> {
+    context.progress.begin(what, Unit::Steps, None);
+    let note = directory.with_extension("json");
+    if let Some(known) = read_json::<FormTrial>(&note, Stage::Mixture)? {
+        let needed = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mixture-"));
+        if !needed || known.scores.is_none() || directory.exists() {
+            return Ok(known);
+        }
+    }
+    // A model card has the name of its directory, which is the same wherever the mixture goes.
+    discard(directory)?;
+    fs::create_dir_all(directory).map_err(|e| PipelineError::io(directory, e))?;
+    let trial = try_form(context, form, members, prepared, &directory.join(MODEL))?;
+    write_json(&note, &trial)?;
+    Ok(trial)
 }
 
 fn discard(directory: &Path) -> Result<(), PipelineError> {
@@ -300,42 +286,51 @@ fn discard(directory: &Path) -> Result<(), PipelineError> {
 }
 
 /// The forms that can be built from the members.
-fn options(
-    context: &Context<'_>,
-    compatible: &Compatible,
-    members: &[&ExpertCandidate],
-    best: &ExpertCandidate,
-) -> Vec<MixtureForm> {
+fn forms(context: &Context<'_>, compatible: &Compatible, members: &Members<'_>) -> Vec<MixtureForm> {
     let config = &context.config.mixture;
-    let of = |c: &ExpertCandidate| c.members[0].clone();
-    let mergeable = members.iter().all(|m| m.kind != report::CandidateKind::Stacked)
-        && members.iter().chain([&best]).all(|m| compatible.mergeable(&of(members[0]), &of(m)));
-    let layers = context.layers_of(&of(members[0]));
-    let depths = config.depths(layers);
-    let mut options = Vec::new();
+    let first = &members.experts[0].members[0];
+    let depths = config.depths(context.layers_of(first));
+    let mut forms = Vec::new();
     for &level in &config.levels {
         if level == Level::Model && config.routing == Routing::Sample {
-            options.push(MixtureForm { level, whole: true, dense: 0 });
+            forms.push(MixtureForm::whole());
         }
-        if mergeable {
-            options.extend(depths.iter().map(|&dense| MixtureForm { level, whole: false, dense }));
-        }
+        forms.extend(depths.iter().map(|&dense| MixtureForm { level, whole: false, dense }));
     }
-    options
+    forms.retain(|form| fits(context, compatible, members, form));
+    forms
+}
+
+impl MixtureForm {
+    fn whole() -> MixtureForm {
+        MixtureForm { level: Level::Model, whole: true, dense: 0 }
+    }
+}
+
+/// Whether members can be mixed in a form: whole models of any kind if samples are routed, otherwise models that share
+/// an architecture.
+fn fits(context: &Context<'_>, compatible: &Compatible, members: &Members<'_>, form: &MixtureForm) -> bool {
+    if form.whole {
+        return context.config.mixture.routing == Routing::Sample;
+    }
+    let first = &members.experts[0].members[0];
+    let all = members.experts.iter().chain([&members.trunk]);
+    members.experts.iter().all(|member| member.kind != report::CandidateKind::Stacked)
+        && all.flat_map(|model| model.members.first()).all(|name| compatible.mergeable(first, name))
 }
 
 /// The config of a mixture, as `glue mix` reads it. `path` gives the directory of a candidate.
 fn description(
     context: &Context<'_>,
     option: &MixtureForm,
-    members: &[&ExpertCandidate],
-    best: &ExpertCandidate,
-    path: &dyn Fn(&ExpertCandidate) -> String,
+    members: &Members<'_>,
+    path: &dyn Fn(&ExpertModel) -> String,
 ) -> String {
     let config = &context.config.mixture;
-    // The trunk comes from the best candidate, if it has the right shape. Whole models need one only to read prompts,
-    // which a member can do as well.
-    let base = if option.whole || best.kind == report::CandidateKind::Stacked { members[0] } else { best };
+    // Layers that stay dense come from the best model of the size of one, if it has the right shape. Whole models need
+    // one only to read prompts, which a member can do as well.
+    let stacked = members.trunk.kind == report::CandidateKind::Stacked;
+    let base = if option.whole || stacked { members.experts[0] } else { members.trunk };
     let level = match option.level {
         Level::Model => "model",
         Level::Block => "block",
@@ -346,7 +341,7 @@ fn description(
         RouterKind::Mlp { hidden_size } => json!({ "kind": "mlp", "hidden_size": hidden_size }),
     };
     let experts: Vec<Value> =
-        members.iter().map(|member| json!({ "source_model": path(member), "name": member.name })).collect();
+        members.experts.iter().map(|member| json!({ "source_model": path(member), "name": member.name })).collect();
     let mut all = json!({
         "base_model": path(base),
         "gate_mode": "random",
@@ -375,16 +370,15 @@ fn description(
 fn try_form(
     context: &Context<'_>,
     option: &MixtureForm,
-    members: &[&ExpertCandidate],
-    best: &ExpertCandidate,
-    prepared: &glue_eval::Prepared,
+    members: &Members<'_>,
+    prepared: &RoleItems,
     directory: &Path,
 ) -> Result<FormTrial, PipelineError> {
     discard(directory)?;
-    let text = description(context, option, members, best, &|c| context.outside(&c.path, c.made));
+    let text = description(context, option, members, &|c| context.outside(&c.path, c.made));
     // What is kept does not depend on the directory of the run.
-    let described = description(context, option, members, best, &|c| c.path.clone());
-    let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    let described = description(context, option, members, &|c| c.path.clone());
+    let names: Vec<&str> = members.experts.iter().map(|member| member.name.as_str()).collect();
     let failed =
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Mixture { experts: names.join(", "), error };
     let mut config = MixConfig::parse(&text, "mixture.yml").map_err(|e| failed(e.into()))?;
@@ -408,10 +402,11 @@ fn try_form(
     )
     .map_err(|e| context.stopped_or(failed(e.into())))?;
     let mut request = TrainRequest::new(directory);
-    request.split = context.config.tasks.router.clone();
+    request.split = context.config.tasks.split(ItemUse::Router).to_string();
+    request.splits = context.config.tasks.own_splits(ItemUse::Router);
     request.limit = context.config.tasks.limit;
     request.settings.seed = context.config.seed;
-    request.given = assigned(members);
+    request.given = members.routing.clone();
     let trainer = Trainer::open(request, &context.tasks).map_err(|e| failed(e.into()))?;
     let trained = trainer.run(&context.labelled(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;
     let model = context.open_any(directory).map_err(failed)?;
@@ -424,9 +419,9 @@ fn try_form(
             return Ok(impossible(option, described, format!("it could not be scored: {reason}")));
         }
     };
-    let purpose = |member: &ExpertCandidate| {
-        let tasks: Vec<String> =
-            assigned(members).into_iter().filter(|(_, name)| *name == member.name).map(|(task, _)| task).collect();
+    let purpose = |member: &ExpertModel| {
+        let own = members.routing.iter().filter(|(_, name)| **name == member.name);
+        let tasks: Vec<String> = own.map(|(task, _)| task.clone()).collect();
         (!tasks.is_empty()).then(|| tasks.join(", "))
     };
     let level = if option.whole { "model (whole models)" } else { level_name(option.level) };
@@ -434,9 +429,10 @@ fn try_form(
         level: level.into(),
         routing: if context.config.mixture.routing == Routing::Sample { "sample" } else { "token" }.into(),
         dense_layers: option.dense,
-        layers: context.layers_of(&members[0].members[0]),
+        layers: context.layers_of(&members.experts[0].members[0]),
         experts_per_token: config.experts_per_token,
         experts: members
+            .experts
             .iter()
             .map(|member| report::Expert {
                 name: member.name.clone(),
@@ -447,11 +443,12 @@ fn try_form(
             .collect(),
         parameters_total: estimate.parameters,
         parameters_active: estimate.active_parameters,
-        parameters_experts: members.iter().map(|member| member.parameters).sum(),
+        parameters_experts: members.experts.iter().map(|member| member.parameters).sum(),
         steps: Vec::new(),
         left_out: Vec::new(),
     };
-    let router = describe_router(&trained, &names, members, &context.config.tasks.router);
+    let router =
+        describe_router(&trained, &names, &members.routing, &context.config.tasks.split(ItemUse::Router).to_string());
     Ok(FormTrial {
         plan: option.clone(),
         scores: Some(scores),
@@ -483,18 +480,12 @@ fn impossible(option: &MixtureForm, description: String, failure: String) -> For
     }
 }
 
-/// The member that each task should be routed to: the best on its proxy items, the first among equals.
-fn assigned(members: &[&ExpertCandidate]) -> BTreeMap<String, String> {
-    let tasks = &members[0].scores.tasks;
-    let best = |t: usize| {
-        members.iter().copied().fold(members[0], |best, member| {
-            if member.scores.tasks[t].value > best.scores.tasks[t].value { member } else { best }
-        })
-    };
-    tasks.iter().enumerate().map(|(t, task)| (task.task.clone(), best(t).name.clone())).collect()
-}
-
-fn describe_router(trained: &TrainReport, names: &[&str], members: &[&ExpertCandidate], split: &str) -> report::Router {
+fn describe_router(
+    trained: &TrainReport,
+    names: &[&str],
+    right: &BTreeMap<String, String>,
+    split: &str,
+) -> report::Router {
     let experts: Vec<String> = names.iter().map(|name| name.to_string()).collect();
     let TrainReport::Supervised { gates, .. } = trained else {
         return report::Router { experts, split: split.into(), ..report::Router::default() };
@@ -503,7 +494,6 @@ fn describe_router(trained: &TrainReport, names: &[&str], members: &[&ExpertCand
     let Some(gate) = gates.last() else {
         return report::Router { experts, split: split.into(), ..report::Router::default() };
     };
-    let right = assigned(members);
     let of = |task: &str| right.get(task).and_then(|name| names.iter().position(|n| n == name));
     let n: f64 = gate.tasks.rows.iter().flat_map(|(_, row)| row).sum();
     let p = gate.validation_accuracy;
@@ -532,10 +522,13 @@ fn describe_router(trained: &TrainReport, names: &[&str], members: &[&ExpertCand
     }
 }
 
-/// The directory of the chosen model.
-pub(crate) fn decided_path(context: &Context<'_>, decided: &Decided, stage: &Path) -> PathBuf {
-    match (&decided.mixture, decided.made) {
-        (Some(_), _) => stage.join(&decided.path),
-        (None, made) => context.outside_path(&decided.path, made),
+/// The directory of the final model.
+pub(crate) fn decided_path(context: &Context<'_>, explored: &Explored, decided: &Decided, stage: &Path) -> PathBuf {
+    match decided.last {
+        Some(i) => stage.join(&decided.mixtures[i].path),
+        None => {
+            let one = &explored.models[explored.one];
+            context.outside_path(&one.path, one.made)
+        }
     }
 }

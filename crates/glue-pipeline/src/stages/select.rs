@@ -1,29 +1,33 @@
 //! Selective merging inside each cluster.
 
-use crate::config::ZooConfig;
+use crate::config::{ItemUse, ZooConfig};
 use crate::error::PipelineError;
 use crate::run::Context;
-use crate::scores::Scored;
+use crate::scores::{Baseline, ModelScores};
 use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::compare::{Clusters, Compatible};
+use crate::stages::known::KnownScores;
+use crate::zoo::Zoo;
 use glue_eval::statistics::{Estimate, fraction_stderr, macro_average};
 use glue_merge::Registry;
 use glue_metrics::Matrix;
 use glue_recipe::PlanOptions;
 use glue_report as report;
-use glue_select::config::{BudgetConfig, SearchConfig};
+use glue_select::config::{BudgetConfig, SearchConfig, Validation};
 use glue_select::context::Verdict;
 use glue_select::contract::{Scores, TaskScore};
 use glue_select::convergence::steps;
 use glue_select::evaluation_log::Budget;
 use glue_select::local::{LocalOptions, LocalScorer};
 use glue_select::model_set::ModelSet;
-use glue_select::search::{Options, Prepared, SelectError};
+use glue_select::recipe_text::{RecipeTemplate, alone};
+use glue_select::search::{Options, Prepared, SelectError, Timings};
 use glue_select::space::SpaceConfig;
 use glue_select::summary::{Row, Summary};
 use glue_tensor::{Checkpoint, CheckpointError, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,14 +42,38 @@ pub(crate) struct Selected {
     pub(crate) used: Vec<String>,
     /// The base that was used.
     pub(crate) base: Option<String>,
-    /// The merge that was taken, as a directory of the stage; `None` when no merge was better than the best member.
+    /// The result of the search as a directory of the stage, if it is a merge that scores at least as much as the best
+    /// member on the search items: the published condition for merging a cluster.
     pub(crate) merged: Option<String>,
+    /// The name of the result among the finalists.
+    pub(crate) best: Option<String>,
+    /// The merges among which the result was chosen.
+    pub(crate) finalists: Vec<SelectedMerge>,
+    /// Every application of the decision rule.
+    pub(crate) decisions: Vec<report::RuleRow>,
+    /// Evaluations of merges on the search items.
+    pub(crate) evaluations: u64,
+}
+
+/// A finalist of a search.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SelectedMerge {
+    /// Unique in the run.
+    pub(crate) name: String,
+    /// What it is, in words.
+    pub(crate) what: String,
+    pub(crate) recipe: String,
+    pub(crate) members: Vec<String>,
+    pub(crate) search: Option<ModelScores>,
+    pub(crate) validation: Option<ModelScores>,
 }
 
 /// Marks a cluster as finished.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Note {
+    /// The budget within which the search ended.
+    budget: Option<u64>,
     /// Of the output of the search.
     files: Hashes,
     selected: Selected,
@@ -78,7 +106,7 @@ pub(crate) fn select(
     clusters: &Clusters,
     compatible: &Compatible,
     matrix: &Matrix,
-    baselines: &[Scored],
+    baselines: &[Baseline],
     place: &Path,
 ) -> Result<Vec<Selected>, PipelineError> {
     let zoo = &context.zoo;
@@ -107,35 +135,46 @@ pub(crate) fn select(
         }
         let path = place.join(format!("cluster-{}.json", cluster.name));
         let directory = place.join(format!("cluster-{}", cluster.name));
-        if let Some(note) = read_json::<Note>(&path, Stage::Select)? {
+        let budget = context.config.select.budget.evaluations;
+        // Within a larger budget the search continues from its journal.
+        if let Some(note) = read_json::<Note>(&path, Stage::Select)?.filter(|note| note.budget == budget) {
             check_files(&directory, &note.files, Stage::Select)?;
             found.push(note.selected);
             continue;
         }
         let base = base_of(&members, &bases, compatible, matrix);
-        let selected = search(context, &cluster.name, &members, base.as_deref(), place)?;
-        let note = Note { files: hashes(&directory)?, selected };
+        let selected = search(context, &cluster.name, &members, base.as_deref(), baselines, place)?;
+        let note = Note { budget, files: hashes(&directory)?, selected };
         write_json(&path, &note)?;
         found.push(note.selected);
     }
     Ok(found)
 }
 
-fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base: Option<&str>) -> SearchConfig {
-    let path = |name: &str| context.path_of(name).display().to_string();
+/// The config of a search over `members`.
+pub(crate) fn config_of(
+    config: &ZooConfig,
+    directory: &Path,
+    zoo: &Zoo,
+    members: &[String],
+    base: Option<&str>,
+) -> SearchConfig {
+    let path = |name: &str| zoo.path_of(name).display().to_string();
     let tasks = &config.tasks;
     let select = &config.select;
     SearchConfig {
         models: members.iter().map(|name| path(name)).collect(),
         base: base.map(path),
-        tasks: tasks.paths.iter().map(|p| context.directory.join(p).display().to_string()).collect(),
+        tasks: tasks.paths.iter().map(|p| directory.join(p).display().to_string()).collect(),
         only: tasks.only.clone(),
-        split: tasks.proxy.clone(),
+        split: tasks.split(ItemUse::Search).to_string(),
         limit: tasks.limit,
-        validation: select.validation.clone(),
+        validation: Some(Validation::Split { split: tasks.split(ItemUse::Validation).to_string() }),
+        weights: tasks.weights.clone(),
+        perplexity: tasks.perplexity,
         strategies: select.strategies.clone(),
         filter: select.filter,
-        space: select.space.as_ref().map(|space| space_of(space, context, members, base)),
+        space: select.space.as_ref().map(|space| space_of(space, directory, zoo, members, base)),
         budget: BudgetConfig { evaluations: select.budget.evaluations, seconds: select.budget.seconds },
         racing: select.racing,
         parallel: None,
@@ -144,8 +183,8 @@ fn config_of(config: &ZooConfig, context: &Context<'_>, members: &[String], base
         evaluator: None,
         evaluator_timeout: None,
         allow_code_execution: tasks.allow_code_execution,
-        num_fewshot: None,
-        apply_chat_template: false,
+        num_fewshot: tasks.num_fewshot,
+        apply_chat_template: tasks.apply_chat_template,
         seed: config.seed,
         dtype: config.dtype.clone(),
     }
@@ -165,14 +204,62 @@ pub(crate) fn hash_statistics(context: &Context<'_>) -> Result<Option<Value>, Pi
 }
 
 /// The space of a cluster: statistics of its models, by path, and of its base.
-fn space_of(space: &SpaceConfig, context: &Context<'_>, members: &[String], base: Option<&str>) -> SpaceConfig {
-    let outside = |path: &String| context.directory.join(path).display().to_string();
+fn space_of(space: &SpaceConfig, directory: &Path, zoo: &Zoo, members: &[String], base: Option<&str>) -> SpaceConfig {
+    let outside = |path: &String| directory.join(path).display().to_string();
     let own = space.statistics.iter().filter(|(name, _)| members.contains(name));
-    let by_path = |(name, path): (&String, &String)| (context.path_of(name).display().to_string(), outside(path));
+    let by_path = |(name, path): (&String, &String)| (zoo.path_of(name).display().to_string(), outside(path));
     SpaceConfig {
         statistics: own.map(by_path).collect(),
         base_statistics: base.and_then(|base| space.statistics.get(base)).map(outside),
         ..space.clone()
+    }
+}
+
+/// Seconds of the searches that ended.
+fn spent(place: &Path) -> f64 {
+    let of = |entry: std::io::Result<fs::DirEntry>| {
+        let text = fs::read(entry.ok()?.path().join(glue_select::output::TIMINGS)).ok()?;
+        Some(serde_json::from_slice::<Timings>(&text).ok()?.seconds)
+    };
+    fs::read_dir(place).into_iter().flatten().filter_map(of).sum()
+}
+
+/// A scorer of merges in this process.
+pub(crate) fn scorer(
+    context: &Context<'_>,
+    config: &SearchConfig,
+) -> Result<LocalScorer, Box<dyn std::error::Error + Send + Sync>> {
+    let mut plan = PlanOptions::default();
+    plan.links = context.links;
+    let mut options = LocalOptions {
+        plan,
+        registry: context.registries.operators.clone(),
+        executor: context.executor.clone(),
+        cancel: context.cancel.clone(),
+        ..LocalOptions::from_config(config)?
+    };
+    options.items.search_splits = context.config.tasks.own_splits(ItemUse::Search);
+    options.items.validation_splits = context.config.tasks.own_splits(ItemUse::Validation);
+    Ok(LocalScorer::new(std::sync::Arc::clone(&context.tasks), options)?)
+}
+
+/// The scorer with what is known of single models. With another type of weights they are other models.
+pub(crate) fn known<'a>(context: &Context<'_>, baselines: &[Baseline], scorer: &'a LocalScorer) -> KnownScores<'a> {
+    let template = template(context, None);
+    let of = |(model, baseline): (&crate::zoo::ZooModel, &Baseline)| {
+        let scores = [baseline.search.scores()?, baseline.validation.as_ref()?].map(ModelScores::as_of_merge);
+        Some((alone(&template, &model.path.display().to_string()).recipe, scores))
+    };
+    let known = context.zoo.models.iter().zip(baselines).filter_map(of);
+    KnownScores { scorer, known: if template.dtype.is_none() { known.collect() } else { HashMap::new() } }
+}
+
+/// What recipes of the run have in common.
+pub(crate) fn template(context: &Context<'_>, base: Option<&str>) -> RecipeTemplate {
+    RecipeTemplate {
+        base_model: base.map(|name| context.path_of(name).display().to_string()),
+        dtype: context.config.dtype.clone(),
+        ..RecipeTemplate::default()
     }
 }
 
@@ -181,25 +268,21 @@ fn search(
     cluster: &str,
     members: &[String],
     base: Option<&str>,
+    baselines: &[Baseline],
     place: &Path,
 ) -> Result<Selected, PipelineError> {
     let failed =
         |error: Box<dyn std::error::Error + Send + Sync>| PipelineError::Search { cluster: cluster.into(), error };
-    let config = config_of(context.config, context, members, base);
+    let config = config_of(context.config, &context.directory, &context.zoo, members, base);
     let models = ModelSet::open(&config).map_err(|e| failed(e.into()))?;
     let prepared = Prepared::new(&config, &models, context.registries).map_err(|e| failed(e.into()))?;
-    let mut plan = PlanOptions::default();
-    plan.links = context.links;
-    let options = LocalOptions {
-        plan,
-        registry: context.registries.operators.clone(),
-        executor: context.executor.clone(),
-        cancel: context.cancel.clone(),
-        ..LocalOptions::from_config(&config).map_err(|e| failed(e.into()))?
-    };
-    let scorer = LocalScorer::new(std::sync::Arc::clone(&context.tasks), options).map_err(|e| failed(e.into()))?;
+    let scorer = scorer(context, &config).map_err(failed)?;
+    let scorer = known(context, baselines, &scorer);
     let out = place.join(format!("cluster-{cluster}"));
-    let budget = Budget { evaluations: config.budget.evaluations, seconds: context.seconds_of(config.budget.seconds) };
+    let budget = Budget {
+        evaluations: config.budget.evaluations,
+        seconds: context.seconds_of(config.budget.seconds, spent(place)),
+    };
     let journal = glue_select::search::journal_path(&out);
     // Killed between the result and its note: the search is replayed from the journal in the result.
     if out.exists() {
@@ -232,11 +315,6 @@ fn score(scores: &Scores) -> report::Score {
     }
 }
 
-/// The score that decides: on validation items if there are any.
-fn deciding(row: &Row) -> Option<f64> {
-    row.validation.as_ref().or(row.search.as_ref()).map(|scores| scores.average)
-}
-
 fn describe(
     cluster: &str,
     members: &[String],
@@ -260,14 +338,14 @@ fn describe(
                 let better = best.is_none_or(|best| average > best);
                 best = Some(best.map_or(average, |best| best.max(average)));
                 if better {
-                    curve.push(report::CurvePoint { evaluations: count, best: average });
+                    curve.push(report::CurvePoint { evaluations: count, best: average, validation: step.validation });
                 }
             }
         }
         if let (Some(best), Some(last)) = (best, curve.last())
             && last.evaluations < count
         {
-            curve.push(report::CurvePoint { evaluations: count, best });
+            curve.push(report::CurvePoint { evaluations: count, best, validation: None });
         }
         report::StrategyResult {
             name: row.row.name.clone(),
@@ -278,26 +356,56 @@ fn describe(
             note: row.ended.clone(),
         }
     });
-    let best_member = summary.models.iter().filter(|row| row.search.is_some()).max_by(|a, b| {
-        let figure = |row: &Row| deciding(row).unwrap_or(f64::NEG_INFINITY);
-        figure(a).total_cmp(&figure(b))
-    });
+    let average = |row: &Row| row.search.as_ref().filter(|scores| !scores.dropped).map(|scores| scores.average);
+    let best_member = summary.models.iter().find(|row| row.name == summary.best_single);
     let best = summary.best_row();
-    // A merge is used only if it is better than the best member on the same items.
-    let helps = match (best.and_then(|row| deciding(&row.row)), best_member.and_then(deciding)) {
-        (Some(merge), Some(member)) => merge > member,
-        (merge, _) => merge.is_some(),
+    let members_of = |recipe: &str| -> Vec<String> {
+        let all = models_of(recipe, operators);
+        all.iter().map(|path| name_of(path)).filter(|name| members.contains(name)).collect()
     };
-    let used = best.map(|row| models_of(&row.row.recipe, operators)).unwrap_or_default();
-    let used: Vec<String> = used.iter().map(|path| name_of(path)).filter(|name| members.contains(name)).collect();
+    let helps = match (best.and_then(|row| average(&row.row)), best_member.and_then(average)) {
+        (Some(merge), Some(member)) => merge >= member,
+        (merge, member) => merge.is_some() && member.is_none(),
+    };
+    let used = best.map(|row| members_of(&row.row.recipe)).unwrap_or_default();
     let merged = (helps && used.len() > 1).then(|| format!("cluster-{cluster}/{}", glue_select::output::MODEL));
-    let why = match (&merged, best_member) {
-        (Some(_), _) => summary.reason.clone(),
-        (None, Some(member)) => {
-            format!("no merge was better than `{}` alone on the validation items", name_of(&member.name))
-        }
-        (None, None) => "no member could be scored".into(),
+    let why = match &merged {
+        Some(_) => summary.reason.clone(),
+        None => format!("No merge scores as much as {} on the search items. {}", summary.best_single, summary.reason),
     };
+    let named = |name: &str| format!("{name} (cluster {cluster})");
+    let finalists = summary.finalists.iter().map(|finalist| {
+        let row = &finalist.row;
+        let name = named(&row.name);
+        SelectedMerge {
+            what: row.what.clone(),
+            recipe: row.recipe.clone(),
+            members: members_of(&row.recipe),
+            search: row
+                .search
+                .as_ref()
+                .filter(|s| !s.dropped)
+                .map(|scores| ModelScores::of_merge(&name, scores, &config.weights)),
+            validation: row.validation.as_ref().map(|scores| ModelScores::of_merge(&name, scores, &config.weights)),
+            name,
+        }
+    });
+    let finalists: Vec<SelectedMerge> = finalists.collect();
+    let result = best.and_then(|best| finalists.iter().find(|finalist| finalist.recipe == best.row.recipe));
+    let result = result.map(|finalist| finalist.name.clone());
+    let is_finalist = |name: &str| summary.finalists.iter().any(|finalist| finalist.row.name == name);
+    let model = |name: &str| if is_finalist(name) { named(name) } else { name.to_string() };
+    let rulings = summary.ruling.iter().map(|row| report::RuleRow {
+        question: format!("Cluster {cluster}: {}", row.question),
+        incumbent: model(&row.incumbent),
+        challenger: model(&row.challenger),
+        gain: row.gain,
+        stderr: row.stderr,
+        p: row.p,
+        challengers: row.challengers,
+        accepted: row.accepted,
+    });
+    let rulings = rulings.collect();
     let decisions = summary.candidates.iter().map(|trial| report::Decision {
         strategy: trial.strategy.clone(),
         candidate: trial.what.clone(),
@@ -319,7 +427,17 @@ fn describe(
         weights: best.map(|row| crate::weights::table(&row.row.recipe, operators, &name_of)),
         recipe: best.map(|row| row.row.recipe.clone()),
     };
-    Selected { selection, members: members.to_vec(), used, base: base.map(String::from), merged }
+    Selected {
+        selection,
+        members: members.to_vec(),
+        used,
+        base: base.map(String::from),
+        merged,
+        best: result,
+        finalists,
+        decisions: rulings,
+        evaluations: summary.evaluations,
+    }
 }
 
 /// Paths of the models that a recipe merges.
