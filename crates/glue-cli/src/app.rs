@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops, run,
-    search, search_worker, similarity, train_router,
+    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops,
+    report, run, search, search_worker, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -33,6 +33,7 @@ const AFTER_HELP: &str = "\
 Examples:
   glue run --init zoo/                      Write zoo/zoo.yml for the models in zoo/
   glue run zoo/zoo.yml --out result         Make one stronger model of them, with a report
+  glue report first second                  Compare two runs
   glue merge config.yml merged --dry-run    Show what a merge would do
   glue merge config.yml merged
   glue ops ties                             Describe a merge operator
@@ -53,6 +54,10 @@ pub(crate) struct Global {
     /// Print no progress and no notes, only errors
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+
+    /// Log progress to standard error as lines of text or JSON (default: a bar on a terminal, else text)
+    #[arg(long, global = true, value_name = "FORMAT", hide_possible_values = false)]
+    pub(crate) log_format: Option<LogFormat>,
 
     /// Number of threads, up to 1024 (default: all processors). Results do not depend on it
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -79,10 +84,21 @@ pub(crate) enum ColorChoice {
     Never,
 }
 
+/// How progress is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people, with the time since the start.
+    #[default]
+    Text,
+    /// JSON Lines.
+    Json,
+}
+
 /// The commands, in the order of the help: from the whole pipeline to single steps.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(run::Args),
+    Report(report::Args),
     Search(search::Args),
     Merge(merge::Args),
     Multi(multi::Args),

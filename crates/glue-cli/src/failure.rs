@@ -74,34 +74,29 @@ impl Failure {
     }
 
     /// Reports to the user and returns the exit status.
-    pub(crate) fn report(&self, shell: &mut Shell<'_>) -> ExitCode {
+    pub(crate) fn report(&self, shell: &Shell<'_>) -> ExitCode {
         match self {
             // The reader closed the pipe: it has what it wanted.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Output(error) => {
-                let label = shell.error_label();
-                shell.warn(&format!("{label} cannot write to standard output: {error}"));
+                shell.failure(true, &format!("cannot write to standard output: {error}"), None);
                 ExitCode::FAILURE
             }
             Self::AlreadyWorded { message, hint } => {
-                shell.warn(message.trim_end());
-                report_hint(hint.as_deref(), shell);
+                // It has its label.
+                shell.failure(false, message.trim_end(), hint.as_deref());
                 ExitCode::from(2)
             }
             Self::Interrupted => {
-                shell.warn("interrupted; no partial output is left");
+                shell.failure(false, "interrupted; no partial output is left", None);
                 ExitCode::from(shell.interrupt_status())
             }
             Self::Paused { kept, hint } => {
-                let label = shell.error_label();
-                shell.warn(&format!("{label} interrupted{kept}"));
-                report_hint(Some(hint), shell);
+                shell.failure(true, &format!("interrupted{kept}"), Some(hint));
                 ExitCode::from(shell.interrupt_status())
             }
             Self::Error { status, error, hint } => {
-                let label = shell.error_label();
-                shell.warn(&format!("{label} {}", words(error)));
-                report_hint(hint.as_deref(), shell);
+                shell.failure(true, &words(error), hint.as_deref());
                 ExitCode::from(*status)
             }
         }
@@ -112,13 +107,6 @@ impl From<io::Error> for Failure {
     /// Takes an error of standard output. Errors of files come wrapped in the type that names the file.
     fn from(error: io::Error) -> Self {
         Self::Output(error)
-    }
-}
-
-fn report_hint(hint: Option<&str>, shell: &mut Shell<'_>) {
-    if let Some(hint) = hint {
-        let label = shell.hint_label();
-        shell.warn(&format!("{label} {}", indented(hint)));
     }
 }
 

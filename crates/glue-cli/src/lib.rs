@@ -31,7 +31,7 @@
 //! | `commands` | one file per command |
 //! | `failure` | errors with their exit status and their hint |
 //! | `shell` | standard output and standard error, colours |
-//! | `progress` | the progress bar |
+//! | `progress` | the progress bar, the log, `metrics.jsonl` |
 //! | `interrupt` | signals that stop a command |
 //! | `outputs` | files that are written because an option names them |
 //! | `numbers` | ranges of numbers on the command line |
@@ -118,7 +118,7 @@ where
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(&mut shell),
+        Err(failure) => failure.report(&shell),
     }
 }
 
@@ -136,6 +136,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::ExtractLora(args) => commands::extract_lora::run(args, &cli.global, shell),
         Command::Calibrate(args) => commands::calibrate::run(args, &cli.global, shell),
         Command::Search(args) => commands::search::run(args, &cli.global, registries.for_search(), shell),
+        Command::Report(args) => commands::report::run(args, shell),
         Command::Run(args) => commands::run::run(args, &cli.global, registries.for_search(), shell),
         Command::Eval(args) => commands::eval::run(args, &cli.global, shell),
         Command::Generate(args) => commands::generate::run(args, &cli.global, shell),

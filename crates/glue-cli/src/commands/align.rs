@@ -5,7 +5,7 @@ mod activations;
 use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     }
     let options = AlignOptions { kinds: kinds(&args.kinds), ..AlignOptions::default() };
     let pool = recipes::pool(global)?;
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let start = Instant::now();
     let activations = match args.method {
         By::Weights => None,

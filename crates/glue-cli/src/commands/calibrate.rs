@@ -5,7 +5,7 @@ mod sequences;
 use super::{models, recipes};
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "tasks")]
     task: Vec<String>,
 
-    /// Split to use
+    /// Split to use, or a share of its items chosen by a hash, such as train[:60%]
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
 
@@ -153,7 +153,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     }
     let dir = dir.map_err(Failure::failed)?;
     let start = Instant::now();
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let done = pool.install(|| calibrate(&text.model, &dir, &plan, &sequences, &report.source, &args.out, &progress));
     drop(progress);
     let CalibrationSummary { log_likelihood, .. } = done.map_err(refusal)?;

@@ -6,7 +6,7 @@ use crate::app::Global;
 use crate::failure::Failure;
 use crate::numbers;
 use crate::outputs;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -20,7 +20,6 @@ use glue_lm::{AnyTextModel, RoutingLog};
 use glue_progress::CancelToken;
 use glue_router::items::skill;
 use serde_json::{Map, Value, json};
-use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +34,7 @@ use std::time::{Duration, Instant};
 #[command(after_help = "Examples:
   glue eval models/base --tasks tasks
   glue eval models/base --tasks tasks --task arc_easy --split validation --limit 100
+  glue eval models/base --tasks tasks --split 'train[:20%]'
   glue eval models/base --tasks harness/arc.yaml --num-fewshot 5 --samples items.jsonl
   glue eval models/base --tasks tasks --cache .glue-cache --json
   glue eval mixture --tasks tasks --pictures routing
@@ -51,7 +51,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
 
-    /// Split to use (default: the task's own, or test)
+    /// Split to use, or a share of its items chosen by a hash: proxy, proxy[:60%], proxy[60%:], test[20%:40%] (default:
+    /// the task's own, or test)
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
@@ -131,7 +132,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         return Err(Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
     let start = Instant::now();
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let report = pool.install(|| match &mut routing {
         None => evaluate(&*model, &tasks, &options, &progress),
         Some(routing) => evaluate_each(&*model, &tasks, &options, &progress, routing),
@@ -182,7 +183,7 @@ fn evaluate_each(
     model: &dyn LanguageModel,
     tasks: &[Task],
     options: &EvalOptions,
-    progress: &TerminalProgress,
+    progress: &CommandProgress<'_>,
     routing: &mut RoutingLoads,
 ) -> Result<Report, EvalError> {
     let mut all = Report { model: model.name(), tasks: Vec::new(), samples: Vec::new() };
@@ -303,11 +304,14 @@ fn print(
             ]);
         }
     }
-    let (average, error) = report.average();
-    if report.tasks.len() > 1 {
-        table.row(["average".to_owned(), String::new(), format!("{average:.4}"), stderr(error)]);
+    let average = report.average();
+    if let (Ok(average), true) = (&average, report.tasks.len() > 1) {
+        table.row(["average".to_owned(), String::new(), format!("{:.4}", average.value), stderr(average.stderr)]);
     }
     let mut text = table.render(|line| shell.heading(line));
+    if let Err(error) = average {
+        let _ = writeln!(text, "no average: {}", one_line(&error.to_string()));
+    }
     for task in &report.tasks {
         for note in &task.notes {
             let _ = writeln!(text, "{}: {}", one_line(&task.name), one_line(note));
@@ -352,10 +356,7 @@ fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) 
         seed: global.seed,
     };
     let start = Instant::now();
-    let scores = {
-        let shell = RefCell::new(&mut *shell);
-        evaluator.evaluate(&request, &|line| shell.borrow_mut().pass_on(line))
-    };
+    let scores = { evaluator.evaluate(&request, &|line| shell.pass_on(line)) };
     let scores = scores.map_err(external_failure)?;
     print_external(&args.model, &scores, start.elapsed(), shell)
 }
@@ -409,6 +410,7 @@ fn task_refusal(error: TaskError) -> Failure {
             Some("a task is a directory with task.json, or a YAML file of lm-evaluation-harness")
         }
         TaskError::UnknownSplit { .. } => Some("choose a split with --split"),
+        TaskError::EmptyShare { .. } => Some("name a larger share"),
         TaskError::Duplicate { .. } => Some("pass only one of the two paths to --tasks"),
         _ => None,
     };

@@ -1,9 +1,9 @@
 //! Turns a plan into a checkpoint: the only place that hands one to the driver, with a progress bar.
 
+use super::merge_report::{Done, Merge};
 use super::recipes::Output;
-use super::report::{Done, Merge};
 use crate::failure::Failure;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use glue_recipe::{MergePlan, RunError, RunOptions, SharedExecutor, run};
 use glue_tensor::WriteError;
@@ -22,7 +22,7 @@ pub(crate) fn execute(
 ) -> Result<Done, Failure> {
     let merge = Merge::new(plan, out_dir, output)?;
     let start = Instant::now();
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let options =
         RunOptions { max_shard_bytes: output.max_shard_size, executor: device.get(), ..RunOptions::default() };
     let run = pool.install(|| run(plan, out_dir, &options, &progress));

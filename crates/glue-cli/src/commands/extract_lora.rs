@@ -3,7 +3,7 @@
 use super::recipes;
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if args.dry_run {
         return look_ahead(args, &plan, pool.current_num_threads(), shell);
     }
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let start = Instant::now();
     let done = pool.install(|| extract(&plan, &args.out_dir, &progress));
     drop(progress);

@@ -1,8 +1,8 @@
 //! `glue merge`: one merge, from a config to a checkpoint.
 
 use super::execute::execute;
+use super::merge_report;
 use super::recipes::{self, Output};
-use super::report;
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::shell::Shell;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     let plan = recipes::plan(recipe, &recipes::plan_options(global, &args.output))?;
     let pool = recipes::pool(global)?;
     if args.output.dry_run {
-        let report = report::expected(&plan, &args.out_dir, &args.output, pool.current_num_threads())?;
+        let report = merge_report::expected(&plan, &args.out_dir, &args.output, pool.current_num_threads())?;
         return report.print(shell);
     }
     let device = args.output.device.open(DeviceUse::Merge, shell)?;

@@ -4,7 +4,7 @@ use super::recipes::FollowLinks;
 use super::{recipes, train_router};
 use crate::app::Global;
 use crate::failure::{Failure, no_such_model, of_file};
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
     tasks: Vec<PathBuf>,
 
-    /// Split to use
+    /// Split to use, or a share of its items chosen by a hash, such as train[:60%]
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
 
@@ -127,7 +127,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         return report.print(shell);
     }
     let start = Instant::now();
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let done = pool.install(|| {
         prompts(&mut plan, &tasks, args, &progress)?;
         report.notes.clone_from(&plan.notes);
@@ -151,7 +151,7 @@ fn read(path: &Path) -> Result<MixConfig, Failure> {
 }
 
 /// Takes prompts from the items of `tasks` for the experts that have none.
-fn prompts(plan: &mut MixPlan, tasks: &[Task], args: &Args, progress: &TerminalProgress) -> Result<(), Failure> {
+fn prompts(plan: &mut MixPlan, tasks: &[Task], args: &Args, progress: &CommandProgress<'_>) -> Result<(), Failure> {
     let source = PromptSource {
         tasks,
         split: &args.split,
@@ -220,7 +220,7 @@ impl Report {
     }
 
     /// The gates of `plan`; keeps their condition numbers and warnings.
-    fn gates(&mut self, plan: &MixPlan, progress: &TerminalProgress) -> Result<Gates, Failure> {
+    fn gates(&mut self, plan: &MixPlan, progress: &CommandProgress<'_>) -> Result<Gates, Failure> {
         let request = plan.gate_request();
         if !request.mode.needs_prompts() || request.sites.prefixes.is_empty() {
             return Ok(plan.random_gates());

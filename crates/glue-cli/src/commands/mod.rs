@@ -1,5 +1,5 @@
-//! One file per command: its options and what it does. Shared code: `recipes`, `report` and `execute` for `merge` and
-//! `multi`; `device` for all commands that merge; `models` for those that run a model; `zoo` for those that compare
+//! One file per command: its options and what it does. Shared code: `recipes`, `merge_report` and `execute` for `merge`
+//! and `multi`; `device` for all commands that merge; `models` for those that run a model; `zoo` for those that compare
 //! several.
 
 pub(crate) mod align;
@@ -15,12 +15,13 @@ pub(crate) mod help_markdown;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod merge;
+mod merge_report;
 pub(crate) mod mix;
 mod models;
 pub(crate) mod multi;
 pub(crate) mod ops;
 mod recipes;
-mod report;
+pub(crate) mod report;
 mod routing_loads;
 pub(crate) mod run;
 pub(crate) mod schema;

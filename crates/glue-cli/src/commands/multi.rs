@@ -1,8 +1,8 @@
 //! `glue multi`: merges of merges, one document of the config for each.
 
 use super::execute::execute;
+use super::merge_report::{self, Done, Expected, Merge};
 use super::recipes::{self, Output};
-use super::report::{self, Done, Expected, Merge};
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::shell::Shell;
@@ -170,7 +170,7 @@ fn look_ahead(
         let report = if after.is_empty() {
             let plan = recipes::plan(&stage.recipe, options)?;
             let out_dir = stage.name.as_ref().map_or_else(|| args.out_dir.clone(), directory);
-            Outlook::Known(Box::new(report::expected(&plan, &out_dir, &args.output, pool.current_num_threads())?))
+            Outlook::Known(Box::new(merge_report::expected(&plan, &out_dir, &args.output, pool.current_num_threads())?))
         } else {
             Outlook::After { dry_run: true, after }
         };

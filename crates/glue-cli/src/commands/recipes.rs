@@ -90,13 +90,15 @@ pub(crate) fn refusal(error: RecipeError) -> Failure {
     failure.hint(hint)
 }
 
-/// The worker threads.
+/// The worker threads of this command. The first call makes the threads of the process, which serve everything that
+/// does not run in a pool of its own, just as many.
 pub(crate) fn pool(global: &Global) -> Result<ThreadPool, Failure> {
-    // Zero means all processors.
-    let threads = global.threads.map_or(0, usize::from);
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("glue-{i}"))
-        .build()
-        .map_err(|error| Failure::failed(error).context("cannot start the worker threads"))
+    let builder = || {
+        // Zero means all processors.
+        let threads = global.threads.map_or(0, usize::from);
+        ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("glue-{i}"))
+    };
+    // A second command line in the same process keeps what the first one made: no result depends on it.
+    let _ = builder().build_global();
+    builder().build().map_err(|error| Failure::failed(error).context("cannot start the worker threads"))
 }

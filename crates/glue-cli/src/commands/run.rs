@@ -2,18 +2,19 @@
 
 use super::device::Device;
 use super::recipes::{self, FollowLinks};
+use super::report;
 use crate::app::Global;
 use crate::failure::{Failure, of_file, resolved};
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_pipeline::{
-    Ended, Finished, PipelineError, Registries, RunOptions, Source, Stage, ZooConfig, estimate, init, run as make,
+    Ended, PipelineError, Registries, RunOptions, Source, Stage, ZooConfig, estimate, init, run as make,
 };
-use serde_json::{Value, json};
+use glue_progress::NoProgress;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Turn a folder of models into one stronger model, with a report
@@ -22,8 +23,9 @@ use std::path::{Path, PathBuf};
 /// models that help each other, with weights found on the proxy split. It then tries mixtures of the merges and single
 /// models behind a trained router, and keeps what scores best. Finally it scores everything once on the test split.
 ///
-/// DIR receives the model in final/, report.html, report.json, report.md, and stages/, from which --resume continues
-/// an interrupted run. Paths in the config are relative to the config file.
+/// DIR receives the model in final/, report.html, report.json, report.md, metrics.jsonl, and stages/, from which
+/// --resume continues an interrupted run. A stage that no longer fits config, models or tasks is moved to stages/old/
+/// and re-run. Paths in the config are relative to the config file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue run --init zoo/                       Write zoo/zoo.yml for the models in zoo/
@@ -67,6 +69,9 @@ pub(crate) struct Args {
     device: Device,
 }
 
+/// The record of metrics, in the output directory.
+const METRICS: &str = "metrics.jsonl";
+
 fn stage() -> clap::builder::PossibleValuesParser {
     clap::builder::PossibleValuesParser::new(Stage::ALL.map(Stage::name))
 }
@@ -92,7 +97,7 @@ pub(crate) fn run(
     config.seed = global.seed.unwrap_or(config.seed);
     let source = Source { config, text, path: path.clone() };
     if args.dry_run {
-        return plan(&source, shell);
+        return plan(&source, registries, shell);
     }
     let executor = args.device.open(DeviceUse::Search, shell)?;
     let options = RunOptions {
@@ -105,11 +110,11 @@ pub(crate) fn run(
         links: args.links.get(),
     };
     let pool = recipes::pool(global)?;
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell).with_metrics(out.join(METRICS), shell);
     let done = pool.install(|| make(&source, registries, &options, &progress));
     drop(progress);
     match done.map_err(|error| refusal(error, path, out))? {
-        Ended::Finished(finished) => finish(&finished, shell),
+        Ended::Finished(finished) => report::print(&finished.report, Some(&finished.cost), out, &finished.html, shell),
         Ended::Until(stage) => match shell.json() {
             true => shell.print_json(&json!({ "out": out, "until": stage.name() })),
             false => shell.print(&format!("stopped after stage {}; --resume continues\n", stage.name())),
@@ -136,7 +141,7 @@ fn refusal(error: PipelineError, config: &Path, out: &Path) -> Failure {
             let folder = config.parent().unwrap_or(Path::new("."));
             Failure::refused(error).hint(Some(format!("paths in the config are relative to {}", resolved(folder))))
         }
-        PipelineError::Eval(_) => Failure::refused(error),
+        PipelineError::Eval(_) | PipelineError::Scale(_) => Failure::refused(error),
         PipelineError::Damaged { stage, .. } => {
             let hint = format!("to re-run that stage and all later ones: {again} --from {}", stage.name());
             Failure::failed(error).hint(Some(hint))
@@ -163,8 +168,9 @@ fn begin(folder: &Path, shell: &mut Shell<'_>) -> Result<(), Failure> {
     shell.print(&format!("{}: {models}, {bases}\n", found.path.display()))
 }
 
-fn plan(source: &Source, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let estimate = estimate(source).map_err(|error| refusal(error, &source.path, Path::new("DIR")))?;
+fn plan(source: &Source, registries: Registries<'_>, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let estimate = estimate(source, registries, Some(&NoProgress));
+    let estimate = estimate.map_err(|error| refusal(error, &source.path, Path::new("DIR")))?;
     if shell.json() {
         return shell.print_json(&json!(estimate));
     }
@@ -173,33 +179,23 @@ fn plan(source: &Source, shell: &mut Shell<'_>) -> Result<(), Failure> {
         ("WHAT", Align::Left),
         ("READS", Align::Right),
         ("WRITES", Align::Right),
+        ("TIME", Align::Right),
     ]);
     for stage in &estimate.stages {
-        table.row([stage.stage.clone(), stage.what.clone(), units::bytes(stage.reads), units::bytes(stage.writes)]);
+        let time = if stage.seconds > 0.0 { units::duration(stage.seconds) } else { "".into() };
+        let (reads, writes) = (units::bytes(stage.reads), units::bytes(stage.writes));
+        table.row([stage.stage.clone(), stage.what.clone(), reads, writes, time]);
     }
     let mut text = table.render(|line| shell.heading(line));
     text += &format!(
-        "\nup to {} evaluations of merged candidates, {} items each\npeak memory {}, excluding memory-mapped inputs\n\
-         peak disk usage {}\n",
+        "\nup to {} evaluations of merges, {} items each\nup to {} in all, without what racing saves; {} per item\n\
+         peak memory {}, excluding memory-mapped inputs\npeak disk usage {}\n",
         units::count(estimate.evaluations),
-        units::count(estimate.proxy_items),
+        units::count(estimate.search_items),
+        units::duration(estimate.stages.iter().map(|stage| stage.seconds).sum()),
+        units::duration(estimate.seconds_per_item.unwrap_or(0.0)),
         units::bytes(estimate.memory),
         units::bytes(estimate.disk),
     );
-    shell.print(&text)
-}
-
-fn finish(finished: &Finished, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    if shell.json() {
-        let text = glue_report::json(&finished.report).map_err(Failure::failed)?;
-        let value: Value = serde_json::from_str(&text).map_err(Failure::failed)?;
-        return shell.print_json(&value);
-    }
-    let mut text = String::new();
-    for line in glue_report::lines(&finished.report) {
-        text += &format!("{}\n", one_line(&line.text));
-    }
-    let time = units::duration(finished.cost.seconds());
-    text += &format!("report  {}  ({time})\n", finished.html.display());
     shell.print(&text)
 }

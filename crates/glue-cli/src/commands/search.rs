@@ -5,7 +5,7 @@ use super::recipes::{self, FollowLinks};
 use crate::app::Global;
 use crate::failure::{Failure, no_such_model, of_file};
 use crate::numbers;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -25,11 +25,11 @@ use glue_select::local::{LocalOptions, LocalScorer};
 use glue_select::model_set::{ModelSet, ModelSetError};
 use glue_select::output;
 use glue_select::search::{Options, Prepared, Registries, SelectError, Timings};
+use glue_select::space::SearchSpace;
 use glue_select::strategy::StrategyRegistry;
 use glue_select::summary::Summary;
 use glue_select::workers::WorkerPool;
-use glue_tensor::Links;
-use glue_tensor::ModelDirError;
+use glue_tensor::{Links, ModelDirError, write_atomic};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Error;
@@ -42,11 +42,11 @@ use std::time::{Duration, Instant};
 ///
 /// DIR appears once the search is complete. It holds the best recipe, the merged model, a report, and every candidate
 /// with its scores and the reason it was kept or rejected. Until then each evaluation is appended to DIR.journal.jsonl,
-/// from which --resume continues an interrupted search to the same result. Paths in the config are relative to the
-/// working directory.
+/// from which --resume continues an interrupted search to the same result. DIR.metrics.jsonl has the scores over time.
+/// Paths in the config are relative to the working directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  glue search --init > search.yml        Write a commented config
+  glue search --init .                   Write a commented config, search.yml
   glue search search.yml --out found --dry-run
   glue search search.yml --out found
   glue search search.yml --out found --resume --time 3600
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", required_unless_present = "init")]
     out: Option<PathBuf>,
 
-    /// Resume an interrupted search, or start one if there is none
+    /// Resume a search that was interrupted or ended by its budget, or start one if there is none
     #[arg(long)]
     resume: bool,
 
@@ -68,11 +68,11 @@ pub(crate) struct Args {
     #[arg(long)]
     dry_run: bool,
 
-    /// Print a commented config
-    #[arg(long, conflicts_with_all = ["config", "out", "resume", "dry_run"])]
-    init: bool,
+    /// Write a commented config, search.yml, into this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["config", "out", "resume", "dry_run"])]
+    init: Option<PathBuf>,
 
-    /// Maximum number of evaluations; overrides budget.evaluations in the config
+    /// Maximum number of evaluations of merged candidates; overrides budget.evaluations in the config
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     evaluations: Option<u64>,
 
@@ -98,45 +98,77 @@ pub(crate) fn run(
     registries: Registries<'_>,
     shell: &mut Shell<'_>,
 ) -> Result<(), Failure> {
+    if let Some(folder) = &args.init {
+        return begin(folder, shell);
+    }
     let (Some(path), Some(out)) = (&args.config, &args.out) else {
-        return shell.print(EXAMPLE);
+        return Err(Failure::refused(Error::other("expected a config file and --out DIR")));
     };
     let config = read(path, args, global, registries.strategies)?;
-    if output::is_complete(out) && args.resume {
+    let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
+    if args.resume && output::is_complete(out) && !output::can_continue(out, budget).map_err(Failure::failed)? {
         let done = out.join(output::SUMMARY);
         let text = std::fs::read_to_string(&done).map_err(|error| Failure::failed(of_file(&done, error)))?;
         let value: Value = serde_json::from_str(&text).map_err(Failure::failed)?;
-        // Left by a search that was killed between its last two steps.
-        let _ = std::fs::remove_file(glue_select::search::journal_path(out));
+        output::remove_spent_journal(out);
         return match shell.json() {
             true => shell.print_json(&value),
-            false => shell.print(&format!("{} is complete; there is nothing to resume\n", out.display())),
+            false => {
+                shell.print(&format!("{} is complete within this budget; there is nothing to resume\n", out.display()))
+            }
         };
     }
     let models = ModelSet::open(&config).map_err(no_models)?;
     models.check_links(args.links.get()).map_err(Failure::refused)?;
     let prepared = Prepared::new(&config, &models, registries).map_err(|error| refusal(error, path, out))?;
     let executor = args.device.open(DeviceUse::Search, shell)?;
-    let merging = Merging { registry: registries.operators, executor: executor.clone(), links: args.links.get() };
+    let pool = recipes::pool(global)?;
+    let merging = Merging {
+        registry: registries.operators,
+        executor: executor.clone(),
+        links: args.links.get(),
+        threads: Some(pool.current_num_threads()),
+    };
     let workers = if args.dry_run { 0 } else { config.workers };
     let scorer = scorer(&config, workers, merging, args.device, global, shell)?;
-    let pool = recipes::pool(global)?;
     if args.dry_run {
         return plan(&config, &models, &prepared, &*scorer, &pool, shell);
     }
-    let budget = Budget { evaluations: config.budget.evaluations, seconds: config.budget.seconds };
     let options = Options { out, resume: args.resume, budget, executor, links: args.links.get() };
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell).with_metrics(metrics_path(out), shell);
     let done = pool.install(|| prepared.run(&*scorer, &options, &progress));
     drop(progress);
     let (summary, timings) = done.map_err(|error| refusal(error, path, out))?;
     print(&summary, &timings, out, shell)
 }
 
+/// The record of metrics: beside the output, which appears in the end.
+fn metrics_path(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    out.with_file_name(format!("{name}.metrics.jsonl"))
+}
+
+/// The config that `--init` writes.
+const CONFIG: &str = "search.yml";
+
+/// Writes a commented config into `folder`.
+fn begin(folder: &Path, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let path = folder.join(CONFIG);
+    if path.exists() {
+        let error = Error::other(format!("{} exists; delete it to write a new one", path.display()));
+        return Err(Failure::refused(error));
+    }
+    write_atomic(&path, EXAMPLE.as_bytes()).map_err(Failure::failed)?;
+    match shell.json() {
+        true => shell.print_json(&json!({ "config": path })),
+        false => shell.print(&format!("{}\n", path.display())),
+    }
+}
+
 fn read(path: &Path, args: &Args, global: &Global, strategies: &StrategyRegistry) -> Result<SearchConfig, Failure> {
     let text = glue_tensor::files::read_named(path, glue_tensor::files::CONFIG_BYTES)
         .map_err(|error| Failure::refused(of_file(path, error)))?;
-    let hint = Some("glue search --init prints a config with every key");
+    let hint = Some("glue search --init FOLDER writes a config with every key");
     let mut config = SearchConfig::parse(&text, &path.display().to_string(), strategies)
         .map_err(|error| Failure::refused(error).hint(hint))?;
     config.budget.evaluations = args.evaluations.or(config.budget.evaluations);
@@ -158,6 +190,7 @@ pub(super) struct Merging<'a> {
     pub(super) registry: &'a Registry,
     pub(super) executor: SharedExecutor,
     pub(super) links: Links,
+    pub(super) threads: Option<usize>,
 }
 
 impl Merging<'_> {
@@ -215,6 +248,7 @@ pub(super) fn local(
         plan: merging.plan_options(),
         registry: merging.registry.clone(),
         executor: merging.executor,
+        threads: merging.threads,
         cancel,
         ..LocalOptions::from_config(config).map_err(|error| words(&error))?
     };
@@ -232,8 +266,8 @@ fn external(
     if let Some(seconds) = config.evaluator_timeout {
         evaluator = evaluator.with_timeout(Duration::from_secs_f64(seconds));
     }
-    let validation_split = match &config.validation {
-        Validation::Split { split } => Some(split.clone()),
+    let validation_split = match config.validation() {
+        Validation::Split { split } => Some(split),
         Validation::Fraction(_) => None,
     };
     let options = ExternalOptions {
@@ -273,7 +307,11 @@ fn refusal(error: SelectError, config: &Path, out: &Path) -> Failure {
         SelectError::Journal(error @ JournalError::Busy { .. }) => {
             Failure::failed(error).hint(Some("wait for the other search to end, or choose another --out"))
         }
-        SelectError::Models(_) | SelectError::Strategy(_) | SelectError::Space(_) => Failure::refused(error),
+        SelectError::Models(_)
+        | SelectError::Tasks(_)
+        | SelectError::Options(_)
+        | SelectError::Strategy(_)
+        | SelectError::Space(_) => Failure::refused(error),
         SelectError::TooLittle { .. } => Failure::refused(error),
         SelectError::Output(output::OutputError::Write(ref write)) => {
             let hint = matches!(write, glue_tensor::WriteError::NotEmpty { .. })
@@ -304,12 +342,13 @@ fn plan(
     };
     let scores = scores.map_err(|error| Failure::failed(error).context(models.members()[0].path.clone()))?;
     let stages = prepared.evaluations();
-    let most: u64 = stages.iter().map(|(_, n)| n).sum();
-    let most = config.budget.evaluations.map_or(most, |budget| budget.min(most));
+    let merged: u64 = stages.iter().skip(1).map(|(_, n)| n).sum();
+    // Models alone, the first stage, do not count towards the budget.
+    let most = stages[0].1 + config.budget.evaluations.map_or(merged, |budget| budget.min(merged));
     let time = seconds * most as f64;
     let time = config.budget.seconds.map_or(time, |budget| budget.min(time));
-    let space = prepared.space().map_err(|error| Failure::refused(SelectError::Space(error)))?;
-    let coordinates = space.as_ref().map_or(&[][..], |space| space.space().coordinates());
+    let spaces = prepared.spaces().map_err(|error| Failure::refused(SelectError::Space(error)))?;
+    let coordinates = |space: &SearchSpace| space.space().map_or(&[][..], |space| space.coordinates()).to_vec();
     let items: usize = scores.tasks.iter().map(|task| task.n).sum();
     let memory = models.merged_bytes() * scorer.parallelism() as u64;
     if shell.json() {
@@ -318,7 +357,10 @@ fn plan(
             "base": config.base,
             "items": items,
             "tasks": scores.tasks,
-            "coordinates": coordinates,
+            "spaces": spaces
+                .iter()
+                .map(|space| json!({ "method": space.method(), "coordinates": coordinates(space) }))
+                .collect::<Vec<_>>(),
             "evaluations": { "most": most, "stages": stages },
             "memory_bytes": memory,
             "seconds_each": seconds,
@@ -330,17 +372,28 @@ fn plan(
         text += &format!("  {}\n", one_line(&member.path));
     }
     text += &format!("  base: {}; all models can be merged\n", config.base.as_deref().unwrap_or("none"));
-    if !coordinates.is_empty() {
-        let mut table =
-            Table::with_header(&[("COORDINATE", Align::Left), ("FROM", Align::Right), ("TO", Align::Right)]);
-        for coordinate in coordinates {
-            let (from, to) = match &coordinate.domain {
-                Domain::Real { low, high, .. } => (low.to_string(), high.to_string()),
-                Domain::Integer { low, high } => (low.to_string(), high.to_string()),
-                Domain::Categorical { options } => (options.join(", "), String::new()),
-                _ => (String::new(), String::new()),
-            };
-            table.row([coordinate.name.clone(), from, to]);
+    if !spaces.is_empty() {
+        let mut table = Table::with_header(&[
+            ("METHOD", Align::Left),
+            ("COORDINATE", Align::Left),
+            ("FROM", Align::Right),
+            ("TO", Align::Right),
+        ]);
+        for space in &spaces {
+            let coordinates = coordinates(space);
+            if coordinates.is_empty() {
+                table.row([space.method().to_string(), "none".into(), String::new(), String::new()]);
+            }
+            for (i, coordinate) in coordinates.iter().enumerate() {
+                let (from, to) = match &coordinate.domain {
+                    Domain::Real { low, high, .. } => (low.to_string(), high.to_string()),
+                    Domain::Integer { low, high } => (low.to_string(), high.to_string()),
+                    Domain::Categorical { options } => (options.join(", "), String::new()),
+                    _ => (String::new(), String::new()),
+                };
+                let method = if i == 0 { space.method().to_string() } else { String::new() };
+                table.row([method, coordinate.name.clone(), from, to]);
+            }
         }
         text += &format!("\n{}", table.render(|line| shell.heading(line)));
     }
@@ -375,9 +428,13 @@ fn print(summary: &Summary, timings: &Timings, out: &Path, shell: &mut Shell<'_>
             "out": out.display().to_string(),
             "best": summary.best,
             "reason": summary.reason,
+            "best_single": summary.best_single,
+            "significant": summary.significant,
             "models": summary.models,
             "filter": summary.filter,
             "strategies": summary.strategies,
+            "finalists": summary.finalists,
+            "ruling": summary.ruling,
             "evaluations": summary.evaluations,
             "items": summary.items,
             "items_saved": summary.items_saved,
@@ -410,9 +467,10 @@ fn print(summary: &Summary, timings: &Timings, out: &Path, shell: &mut Shell<'_>
         String::new()
     };
     let text = format!(
-        "{}\nBest: {}\n{} evaluations in {}{saved}\n{}\n",
+        "{}\nBest: {}\n{}\n{} evaluations in {}{saved}\n{}\n",
         table.render(|line| shell.heading(line)),
         summary.best,
+        summary.reason,
         units::count(summary.evaluations),
         units::duration(timings.seconds),
         out.display(),

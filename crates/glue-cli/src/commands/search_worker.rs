@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         let config: SearchConfig = serde_json::from_value(setup.clone()).map_err(|error| error.to_string())?;
         search::local(
             &config,
-            Merging { registry, executor: executor.clone(), links: args.links.get() },
+            Merging { registry, executor: executor.clone(), links: args.links.get(), threads: None },
             CancelToken::default(),
         )
     };

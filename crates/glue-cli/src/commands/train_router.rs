@@ -5,7 +5,7 @@ use crate::app::Global;
 use crate::failure::Failure;
 use crate::numbers;
 use crate::pictures;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
 
-    /// Split to use
+    /// Split to use, or a share of its items chosen by a hash, such as train[:60%]
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
 
@@ -162,7 +162,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if args.dry_run {
         return print_plan(args, &plan, shell);
     }
-    let progress = TerminalProgress::new(shell);
+    let progress = CommandProgress::new(shell);
     let report = pool.install(|| trainer.run(&progress));
     drop(progress);
     let report = report.map_err(refusal)?;

@@ -2,7 +2,7 @@
 
 use crate::app::Global;
 use crate::failure::Failure;
-use crate::progress::TerminalProgress;
+use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use glue_metrics::{
     Class, Metric, MetricsError, NamedCheckpoint, Selection, Similarity, SimilarityOptions, similarity,
@@ -81,7 +81,7 @@ impl Comparison {
             .collect();
         let base = base.as_ref().map(|(path, checkpoint)| NamedCheckpoint { name: name(path), checkpoint });
         let pool = recipes::pool(global)?;
-        let progress = TerminalProgress::new(shell);
+        let progress = CommandProgress::new(shell);
         let found = pool.install(|| similarity(&models, base.as_ref(), metric, &options, &progress));
         drop(progress);
         found.map_err(refusal)

@@ -95,7 +95,7 @@ impl<'a> Activations<'a> {
             if self.progress.is_cancelled() {
                 return Err(AlignError::Stopped);
             }
-            self.progress.message(&format!(
+            self.progress.item(&format!(
                 "activations: token {} of {}",
                 units::count(done),
                 units::count(self.tokens() as u64)

@@ -11,6 +11,7 @@ use glue_router::items::{Encoded, Item, read_items};
 use glue_tensor::ContentHash;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Maximum number of tokens of a sequence; longer texts become several.
 const LONGEST: usize = 512;
@@ -26,7 +27,7 @@ fn of_tasks(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Fai
         tasks = select(tasks, &args.task).map_err(Failure::refused)?;
     }
     let limit = args.limit.map(|limit| limit as usize);
-    let items = read_items(&tasks, Some(&args.split), limit).map_err(refusal)?;
+    let items = read_items(&tasks, Some(&args.split), &BTreeMap::new(), limit).map_err(refusal)?;
     let one = |item: &Item| {
         let encoded = item.encode(&text.tokenizer).map_err(refusal)?;
         of_item(item, encoded, text.model.max_positions()).map_err(|what| {
