@@ -54,7 +54,10 @@ impl<'a> Job<'a> {
     }
 
     fn is_complete(&self) -> bool {
-        self.zoo.path(self.out).join(self.last).exists()
+        // The report of a run is there from its first stage on, and says that the run has not finished.
+        let last = self.zoo.path(self.out).join(self.last);
+        let finished = |bytes: Vec<u8>| !bytes.windows(12).any(|window| window == b"Not finished");
+        last.is_dir() || fs::read(last).is_ok_and(finished)
     }
 
     /// Whether it is to be run again after a kill: an output that appeared complete is not written again.
@@ -230,7 +233,7 @@ fn search() {
     let args = ["search", "search.yml", "--out", "out", "--resume", "--quiet"];
     let job = Job {
         resume: &["--resume"],
-        beside: &["out.journal.jsonl", ".out.partial"],
+        beside: &["out.journal.jsonl", "out.metrics.jsonl", ".out.partial"],
         holds_times: |name| ["timings.json", "journal.jsonl"].contains(&name),
         ..Job::new(&zoo, &args[..4], "out")
     };
@@ -256,7 +259,15 @@ fn run_of_a_zoo() {
         holds_times: |name| {
             let file = name.rsplit('/').next().unwrap_or(name);
             // Manifests of stages, and the note of a cluster, have the checksums of files that hold times.
-            let times = ["cost.json", "timings.json", "journal.jsonl", "report.html", "report.md"];
+            let times = [
+                "cost.json",
+                "timings.json",
+                "throughput.json",
+                "journal.jsonl",
+                "metrics.jsonl",
+                "report.html",
+                "report.md",
+            ];
             times.contains(&file) || ["manifest.json", "cluster-1.json"].contains(&file)
         },
         ..Job::new(&zoo, &args, "out")

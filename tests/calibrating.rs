@@ -229,7 +229,7 @@ fn methods_with_statistics_are_searched_like_others() {
     zoo.glue(&["search", "search.yml", "--out", "found"]).ok();
     // What the search depends on.
     let inputs = &zoo.json("found/search.json")["inputs"]["models"];
-    assert!(["a-chat", "base-a", "of-chat", "of-math"].iter().all(|path| inputs[path].is_string()), "{inputs}");
+    assert!(["a-chat", "base-a", "of-chat", "of-math"].iter().all(|path| !inputs[path].is_null()), "{inputs}");
     // The optimiser gets the models that the filter left, and their statistics.
     let candidates = zoo.json("found/search.json")["candidates"].as_array().expect("candidates").clone();
     let searched: Vec<&Value> = candidates.iter().filter(|tried| tried["strategy"] == "evolutionary").collect();
@@ -244,6 +244,16 @@ fn methods_with_statistics_are_searched_like_others() {
     }
     zoo.glue(&["merge", "found/best.yml", "again"]).ok();
     assert!(zoo.bytes("again/model.safetensors") == zoo.bytes("found/best/model.safetensors"));
+
+    // Where the config names no methods, those that the statistics are for are among the usual ones.
+    zoo.write("search.yml", config(&format!("  statistics: {{{own}}}\n")));
+    let plan = zoo.glue(&["search", "search.yml", "--out", "planned", "--dry-run", "--json"]).json();
+    let methods_of = |plan: &Value| -> Vec<String> {
+        let spaces = plan["spaces"].as_array().cloned().unwrap_or_default();
+        spaces.iter().filter_map(|space| Some(space["method"].as_str()?.to_string())).collect()
+    };
+    let usual = ["task_arithmetic", "ties", "dare_ties", "sce", "wudi", "tsv_m"];
+    assert_eq!(methods_of(&plan), [&usual[..], &["fisher", "regmean"]].concat());
 
     let refused = |space: &str, says: &[&str]| {
         zoo.write("search.yml", config(space));

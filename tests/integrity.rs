@@ -101,7 +101,7 @@ fn a_search_leaves_a_model_that_computes_nan_out_and_names_it() {
 
 const RUN: &str = "models: [a-chat, a-math, a-code]
 base: [base-a]
-tasks: {path: [tasks/facts, texts], limit: 6}
+tasks: {path: [tasks/facts, texts], limit: 6, weights: {facts: 1, texts: 1}}
 select: {strategies: [average], budget: {evaluations: 30}}
 mixture: {enabled: false}
 stack: false
@@ -442,8 +442,9 @@ fn notes_of_a_run_do_not_say_where_it_was_written() {
         if name.matches('/').count() == 1 {
             let text = String::from_utf8(zoo.bytes(&format!("secret-place/stages/{name}"))).expect("text");
             assert!(!text.contains("secret-place"), "{name}: {text}");
-            notes += usize::from(file.starts_with("option-"));
-            made += usize::from(file.starts_with("option-") && text.contains("stages/05-select/cluster-"));
+            let mixture = file.starts_with("form-") || file.starts_with("mixture-");
+            notes += usize::from(mixture);
+            made += usize::from(mixture && text.contains("stages/06-frontier/merge-"));
         }
     }
     assert!(notes > 0 && made > 0, "no mixture of a merge was tried: {:?}", zoo.names("secret-place/stages"));

@@ -1,7 +1,7 @@
 //! A merge that is killed or stopped: its output is complete or absent, and the next run writes it.
 
 use glue_tests::Zoo;
-use glue_tests::run::binary;
+use glue_tests::run::{Run, binary};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -119,9 +119,9 @@ fn stopped_by_ctrl_c() {
         let mut command = Command::new("env");
         command.arg("--default-signal=HUP,INT,TERM").arg(binary()).args(MERGE).current_dir(zoo.directory());
         let output = signalled(&zoo, command, signal);
-        let message = String::from_utf8_lossy(&output.stderr);
+        let run = Run::from(&output);
         let expected = (Some(status), "interrupted; no partial output is left\n");
-        assert_eq!((output.status.code(), &*message), expected, "{signal}");
+        assert_eq!((run.status, run.err.as_str()), expected, "{signal}");
         assert_eq!(zoo.names(""), before, "{signal}");
     }
 }

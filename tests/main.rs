@@ -17,6 +17,7 @@ mod new_operator;
 mod output_safety;
 mod outputs;
 mod program_safety;
+mod progress;
 mod refusals;
 mod running;
 mod runtime;

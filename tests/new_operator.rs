@@ -139,9 +139,10 @@ fn guide(zoo: &Zoo) {
     for shown in commands.iter().flat_map(|block| block.split("$ ").skip(1)) {
         let (command, expected) = shown.split_once('\n').expect("a command and its output");
         let mut shell = clean("sh");
-        shell.args(["-c", &format!("{command} 2>&1")]).current_dir(&project);
+        shell.args(["-c", command]).current_dir(&project);
         let run = Run::of(shell.env("PATH", &path).env("NO_COLOR", "1").env_remove("COLUMNS"));
-        assert!(is_shown(expected, &run.out), "$ {command}\nfound:\n{}\nin the guide:\n{expected}", run.out);
+        let found = run.err + &run.out;
+        assert!(is_shown(expected, &found), "$ {command}\nfound:\n{found}\nin the guide:\n{expected}");
     }
 }
 

@@ -111,14 +111,17 @@ fn killed_and_resumed_to_the_same_model_and_report() {
     let other = Place::new(SMALL);
     let args = ["run", "zoo/zoo.yml", "--out", "out", "--resume", "--quiet"];
     // In the middle of a search, of the mixtures, and of what is written last.
-    for file in ["stages/05-select/cluster-1", "stages/07-mixture/option-1.json", "stages/08-test"] {
+    for file in ["stages/05-select/cluster-1", "stages/06-frontier", "stages/07-mixture/form-1.json", "stages/08-test"]
+    {
         let reached = || other.path("out").join(file).exists();
         assert!(kill_when(&mut command(other.0.path(), args), reached), "it ended before {file} was there");
-        assert!(!other.path("out/report.html").exists(), "nothing is reported before the end");
+        assert!(!other.path("out/final").exists(), "no model before the end");
+        let page = fs::read_to_string(other.path("out/report.html")).expect("a report of what there is");
+        assert!(page.contains("Not finished"), "killed at {file}");
     }
     glue(other.0.path(), args).ok();
     for ((name, found), (_, wanted)) in other.result().iter().zip(&expected) {
-        assert!(found == wanted, "{name} differs after three kills");
+        assert!(found == wanted, "{name} differs after four kills");
     }
     assert_eq!(other.result().len(), expected.len());
 }
@@ -163,7 +166,10 @@ fn what_is_wrong_is_said_before_anything_is_written() {
     check("models: [a-chat, a-math]\ntasks: {path: tasks, only: [fact]}\n", &["fact", "facts"]);
     check("models: [a-chat, a-math]\ntasks: no-such-folder\n", &["no-such-folder"]);
     check("models: [a-chat, a-math]\ntask: tasks\n", &["zoo.yml:2:1", "task"]);
-    check("models: [a-chat, a-math]\ntasks: {path: tasks, test: proxy}\n", &["tasks.test", "used for nothing else"]);
+    check(
+        "models: [a-chat, a-math]\ntasks: {path: tasks, test: proxy}\n",
+        &["tasks.test", "items that have no other role"],
+    );
     check("models: [a-chat, b/../a-chat]\ntasks: tasks\n", &["a unique name", "a-chat"]);
     check("models: [a-chat]\ntasks: tasks\nselect: {strategies: [averge]}\n", &["averge", "average, coefficient"]);
     check("models: [a-chat]\ntasks: tasks\nmixture: {dense: [1.5]}\n", &["mixture.dense", "1.5"]);
@@ -188,9 +194,49 @@ fn a_config_is_written_for_a_folder() {
     assert_eq!(words(&found["base"]), ["base-a", "base-b"], "told from the weights");
     assert_eq!(words(&found["models"]).len(), 10);
     let plan = place.run(&["--dry-run", "--json"]).json();
-    assert_eq!(plan["proxy_items"], 500);
+    assert_eq!(plan["search_items"], 250);
+    assert!(plan["seconds_per_item"].as_f64().is_some_and(|seconds| seconds > 0.0));
     assert!(plan["stages"].as_array().is_some_and(|stages| stages.len() > 5));
     assert!(!place.path("out").exists());
-    glue(place.0.path(), ["run", "--init", "zoo"]).refused("twice", 2, &["zoo.yml"]);
+    glue(place.0.path(), ["run", "--init", "zoo"]).refused(
+        "twice",
+        2,
+        &["zoo/zoo.yml exists; delete it to write a new one"],
+    );
     glue(place.0.path(), ["run", "--init", "zoo/tasks"]).refused("no models", 2, &["expected a folder"]);
+}
+
+#[test]
+fn reports_are_rendered_again_and_compared() {
+    let small = |seed: u64| {
+        format!(
+            "models: [a-chat, a-math]\nbase: [base-a]\ntasks: {{path: [tasks/arith, tasks/facts], limit: 12}}\n\
+             select: {{strategies: [average]}}\nmixture: {{enabled: false}}\nstack: false\nseed: {seed}\n"
+        )
+    };
+    let place = Place::new(&small(1));
+    let printed = place.run(&["--quiet"]).ok().out;
+    let read = |name: &str| fs::read_to_string(place.path(name)).expect(name);
+    let (html, markdown) = (read("out/report.html"), read("out/report.md"));
+    for name in ["out/report.html", "out/report.md"] {
+        fs::write(place.path(name), "").expect("a file");
+    }
+    let again = glue(place.0.path(), ["report", "out"]).ok().out;
+    assert!(read("out/report.html") == html && read("out/report.md") == markdown);
+    // The summary is that of the run. It says where the model and the page are.
+    assert_eq!(again, printed);
+    assert!(again.contains("out/final") && again.contains("out/report.html"), "{again}");
+    assert_eq!(glue(place.0.path(), ["report", "out", "--json"]).json(), place.report());
+
+    fs::write(place.path("zoo/zoo.yml"), small(2)).expect("a config");
+    glue(place.0.path(), ["run", "zoo/zoo.yml", "--out", "second", "--quiet"]).ok();
+    let compared = glue(place.0.path(), ["report", "out", "second", "--out", "compared"]).ok().out;
+    assert!(compared.contains("compared/comparison.html"), "{compared}");
+    let page = read("compared/comparison.html");
+    assert!(page.contains("second") && page.contains("seed: 2") && read("compared/comparison.md").contains("seed: 2"));
+    glue(place.0.path(), ["report", "zoo"]).refused(
+        "no run",
+        2,
+        &["zoo/report.json", "an output directory of glue run"],
+    );
 }

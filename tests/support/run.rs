@@ -63,8 +63,10 @@ pub struct Run {
     pub status: Option<i32>,
     /// Standard output.
     pub out: String,
-    /// Standard error.
+    /// Standard error without the log of progress.
     pub err: String,
+    /// The lines of the log of progress, which begin with the time since the start: `[00:12:34]`.
+    pub log: Vec<String>,
 }
 
 impl Run {
@@ -120,6 +122,17 @@ impl Run {
 impl From<&Output> for Run {
     fn from(output: &Output) -> Run {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("glue prints UTF-8");
-        Run { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        let (log, err): (Vec<String>, Vec<String>) =
+            text(&output.stderr).split_inclusive('\n').map(String::from).partition(|line| is_logged(line));
+        Run { status: output.status.code(), out: text(&output.stdout), err: err.concat(), log }
     }
+}
+
+/// Whether a line begins with a time as `[00:12:34]`.
+fn is_logged(line: &str) -> bool {
+    let time = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    time.is_some_and(|(time, _)| {
+        let parts: Vec<&str> = time.split(':').collect();
+        parts.len() == 3 && parts.iter().all(|part| part.len() >= 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
+    })
 }

@@ -15,14 +15,14 @@ pub(super) fn run(lab: &Lab) -> Result<String> {
          2, seconds of the whole command.\n\n| optimiser | space | search | validation | proxy | test | s |\n|---|---|--:|--:|--:|--:|--:|\n",
     );
     let cases = [
-        ("cma_es", "a weight for each model", ""),
-        ("sep_cma_es", "a weight for each model", ""),
-        ("differential_evolution", "a weight for each model", ""),
-        ("nsga2", "a weight for each model", ""),
-        ("sobol", "a weight for each model", ""),
-        ("random", "a weight for each model", ""),
-        ("cma_es", "weights in 2 groups of layers", "space: {layer_groups: 2}\n"),
-        ("cma_es", "weights of attention and MLP", "space: {filters: [self_attn, mlp]}\n"),
+        ("cma_es", "a weight for each model", "space: {methods: [task_arithmetic]}\n"),
+        ("sep_cma_es", "a weight for each model", "space: {methods: [task_arithmetic]}\n"),
+        ("differential_evolution", "a weight for each model", "space: {methods: [task_arithmetic]}\n"),
+        ("nsga2", "a weight for each model", "space: {methods: [task_arithmetic]}\n"),
+        ("sobol", "a weight for each model", "space: {methods: [task_arithmetic]}\n"),
+        ("random", "a weight for each model", "space: {methods: [task_arithmetic]}\n"),
+        ("cma_es", "weights in 2 groups of layers", "space: {methods: [task_arithmetic], layer_groups: 2}\n"),
+        ("cma_es", "weights of attention and MLP", "space: {methods: [task_arithmetic], filters: [self_attn, mlp]}\n"),
         ("cma_es", "ties", "space: {methods: [ties]}\n"),
         ("cma_es", "linear, normalised", "space: {methods: [linear], normalise: true}\n"),
     ];
