@@ -35,6 +35,7 @@ use crate::contract::{Candidate, Scores};
 use crate::evaluation_log::{EvaluationLog, Purpose, StopReason};
 use crate::recipe_text::{RecipeTemplate, alone};
 use glue_eval::decision::{Gain, TaskOutcome, largest_gains};
+use glue_eval::routing::assign;
 use glue_merge::Registry;
 use pair::{MergePoint, Pair};
 use serde::{Deserialize, Serialize};
@@ -181,12 +182,9 @@ impl Frontier {
 
 /// For each task the position of the best; the first of equals.
 fn route(scores: &[&Scores]) -> Vec<usize> {
-    let tasks = scores.first().map_or(0, |scores| scores.tasks.len());
-    let best = |t: usize| {
-        let value = |i: usize| scores[i].tasks[t].value;
-        (1..scores.len()).fold(0, |best, i| if value(i) > value(best) { i } else { best })
-    };
-    (0..tasks).map(best).collect()
+    let values: Vec<Vec<f64>> =
+        scores.iter().map(|scores| scores.tasks.iter().map(|task| task.value).collect()).collect();
+    assign(&values.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
 /// The weighted mean over tasks of the best of `scores`.

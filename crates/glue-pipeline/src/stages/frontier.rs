@@ -536,24 +536,24 @@ impl Explored {
         self.decisions.extend(rows);
     }
 
+    /// Whether a point is a mixture that the config allows as the final model.
+    pub(crate) fn may_be_final(&self, context: &Context<'_>, point: &Point) -> bool {
+        let (config, limits) = (&context.config.mixture, &context.config.limits);
+        let largest = self.models.iter().filter(|model| !model.made).map(|model| model.parameters).max().unwrap_or(0);
+        let limit = limits.size.map(|size| size * largest as f64).into_iter().chain(limits.parameters);
+        let kind = match config.candidates {
+            MixtureCandidates::Both => true,
+            MixtureCandidates::Members => point.experts.iter().all(|&expert| !self.models[expert].made),
+            MixtureCandidates::Merged => point.labels.contains(&Label::Paper),
+        };
+        let n = point.experts.len();
+        kind && n > 1 && n <= config.experts && self.parameters(point) as f64 <= limit.fold(f64::INFINITY, f64::min)
+    }
+
     /// Applies the rule to the number of models under perfect routing.
     fn choose_point(&mut self, context: &Context<'_>) {
-        let config = &context.config.mixture;
-        let largest = self.models.iter().filter(|model| !model.made).map(|model| model.parameters).max().unwrap_or(0);
-        let limits = &context.config.limits;
-        let limit = limits.size.map(|size| size * largest as f64).into_iter().chain(limits.parameters);
-        let limit = limit.fold(f64::INFINITY, f64::min);
-        let allowed = |point: &Point| {
-            let made = point.experts.iter().any(|&expert| self.models[expert].made);
-            let kind = match config.candidates {
-                MixtureCandidates::Both => true,
-                MixtureCandidates::Members => !made,
-                MixtureCandidates::Merged => point.labels.contains(&Label::Paper),
-            };
-            let n = point.experts.len();
-            kind && n > 1 && n <= config.experts && self.parameters(point) as f64 <= limit
-        };
-        let of_points: Vec<usize> = (0..self.points.len()).filter(|&i| allowed(&self.points[i])).collect();
+        let of_points: Vec<usize> =
+            (0..self.points.len()).filter(|&i| self.may_be_final(context, &self.points[i])).collect();
         let Some(tasks) = self.models[self.one].outcomes() else { return };
         let incumbent = Contender { complexity: self.models[self.one].complexity(), tasks };
         let mut challengers = Vec::new();

@@ -6,13 +6,13 @@
 //! frontier, of all members and of the merged clusters are built as well. The rule then decides between all of them and
 //! the best model of the size of one.
 
-use crate::config::{ItemUse, MixtureCandidates};
+use crate::config::ItemUse;
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{ModelScores, RoleItems, Scored};
 use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
 use crate::stages::compare::Compatible;
-use crate::stages::frontier::{ExpertModel, Explored, Label, Point, mixture_complexity, rows};
+use crate::stages::frontier::{ExpertModel, Explored, Point, mixture_complexity, rows};
 use glue_eval::decision::{ALPHA, Contender, decide};
 use glue_mixture::{Level, MixConfig, MixPlan, RouterKind, Routing};
 use glue_progress::{ErrorChain, Unit};
@@ -208,11 +208,8 @@ pub(crate) fn mix(
         });
     }
     discard(&place.join("form-0"))?;
-    let allowed: Vec<usize> = (0..mixtures.len())
-        .filter(|&i| {
-            mixtures[i].point == chosen || may_be_final(context, explored, &explored.points[mixtures[i].point])
-        })
-        .collect();
+    let allowed: Vec<usize> =
+        (0..mixtures.len()).filter(|&i| explored.may_be_final(context, &explored.points[mixtures[i].point])).collect();
     let contenders: Vec<Contender<'_>> = allowed
         .iter()
         .map(|&i| Contender {
@@ -229,21 +226,6 @@ pub(crate) fn mix(
         None => format!("no mixture is significantly better than {} with its trained router", one.name),
     };
     Ok(Decided { mixtures, last, steps, decisions, why })
-}
-
-/// Whether the config allows a point as the final model.
-fn may_be_final(context: &Context<'_>, explored: &Explored, point: &Point) -> bool {
-    let limits = &context.config.limits;
-    let largest = explored.models.iter().filter(|model| !model.made).map(|model| model.parameters).max().unwrap_or(0);
-    let limit = limits.size.map(|size| size * largest as f64).into_iter().chain(limits.parameters);
-    let fits = explored.parameters(point) as f64 <= limit.fold(f64::INFINITY, f64::min);
-    let made = point.experts.iter().any(|&expert| explored.models[expert].made);
-    let kind = match context.config.mixture.candidates {
-        MixtureCandidates::Both => true,
-        MixtureCandidates::Members => !made,
-        MixtureCandidates::Merged => point.labels.contains(&Label::Paper),
-    };
-    fits && kind && point.experts.len() <= context.config.mixture.experts
 }
 
 fn contender(trial: &FormTrial) -> Contender<'_> {
