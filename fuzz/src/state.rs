@@ -93,6 +93,7 @@ pub fn worker(input: &[u8]) {
                 Ok(Scores {
                     tasks: vec![task],
                     average: rival.map_or(0.5, |rival| rival.cutoff),
+                    stderr: None,
                     dropped: rival.is_some(),
                 })
             };

@@ -144,7 +144,8 @@ impl Pair {
         Some(if self.variance > 0.0 { sum / self.variance.sqrt() } else { 0.0 })
     }
 
-    /// The standard error of the gain: as [`paired_gain`](crate::statistics::paired_gain), with weights.
+    /// The standard error of the gain: √(Σ w_t² v_t / n_t) / Σ w_t, v_t the sample variance of the n_t differences of
+    /// task t.
     fn stderr(&self) -> Option<f64> {
         let of_task = |differences: &Vec<f64>| {
             let n = differences.len() as f64;

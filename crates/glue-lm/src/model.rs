@@ -256,7 +256,7 @@ impl Model {
         output_rows.sort_unstable();
         output_rows.dedup();
         let request =
-            Request { output_rows: &output_rows, hidden: want.hidden, keep, gates, observing: false, tape: None };
+            Request { output_rows: &output_rows, hidden: want.hidden, keep, gates, observing: false, tape: None, until: None };
         let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
         let states = if rows == output_rows {
             states
@@ -268,6 +268,36 @@ impl Model {
         Ok(Output { logits: self.logits(&states)?, hidden, routing })
     }
 
+    /// The [hidden states](Want::hidden) of all pending tokens of `tree`, as [`Model::forward`] gives them. Nothing is
+    /// kept in `tree`, whose tokens stay pending, and no layer above the last state is computed.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`].
+    pub fn hidden_states(&self, tree: &Tree, hidden: &[usize]) -> Result<Vec<Tensor>, LmError> {
+        Ok(self.run(&mut tree.clone(), &tree.pass(), &[], hidden, false)?.1)
+    }
+
+    /// Runs all pending tokens of `tree` as far as the gate number `until`.
+    pub(crate) fn run_until(
+        &self,
+        tree: &mut Tree,
+        gates: &[Gate<Tensor>],
+        until: usize,
+    ) -> Result<Vec<GateOutput>, LmError> {
+        let pass = tree.pass();
+        let all: Vec<usize> = (0..pass.tokens.len()).collect();
+        let request = Request {
+            output_rows: &all,
+            hidden: &[],
+            keep: false,
+            gates: Some(gates),
+            observing: false,
+            tape: None,
+            until: Some(until),
+        };
+        Ok(self.run_observed(tree, &pass, request, &mut Unobserved)?.routing)
+    }
+
     /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and
     /// values are kept in `tree`, as by [`Model::forward`].
     ///
@@ -276,7 +306,7 @@ impl Model {
     pub fn observe(&self, tree: &mut Tree, observer: &mut dyn Observer) -> Result<(), LmError> {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
-        let request = Request { output_rows: &all, hidden: &[], keep: true, gates: None, observing: true, tape: None };
+        let request = Request { output_rows: &all, hidden: &[], keep: true, gates: None, observing: true, tape: None, until: None };
         self.run_observed(tree, &pass, request, observer).map(drop)
     }
 
@@ -291,7 +321,7 @@ impl Model {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
         let tape = Some(tape);
-        let request = Request { output_rows: &all, hidden: &[], keep: false, gates: None, observing: true, tape };
+        let request = Request { output_rows: &all, hidden: &[], keep: false, gates: None, observing: true, tape, until: None };
         Ok(self.run_observed(tree, &pass, request, observer)?.states)
     }
 
@@ -306,7 +336,7 @@ impl Model {
         hidden: &[usize],
         keep: bool,
     ) -> Result<(Tensor, Vec<Tensor>), LmError> {
-        let request = Request { output_rows, hidden, keep, gates: None, observing: false, tape: None };
+        let request = Request { output_rows, hidden, keep, gates: None, observing: false, tape: None, until: None };
         let reply = self.run_observed(tree, pass, request, &mut Unobserved)?;
         Ok((reply.states, reply.hidden))
     }

@@ -5,7 +5,7 @@ use crate::batches::batches;
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
 use crate::generate::{GenerateOptions, Generated, Input, Prompt};
-use crate::model::{Rows, StoredGate, Want, floats, largest, load_gate, stored_scores};
+use crate::model::{StoredGate, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;
 use crate::text::{TextError, TextModel};
@@ -278,10 +278,10 @@ fn pooled_states(model: &TextModel, texts: &[Vec<u32>], layer: usize, pool: Pool
     for text in texts {
         tree.push(None, text);
     }
-    let output = model.model.forward(&mut tree, &Want { logits: Rows::None, hidden: &[layer] })?;
+    let found = model.model.hidden_states(&tree, &[layer])?;
     let hidden = model.model.hidden_size();
     let mut pooled = Vec::with_capacity(texts.len() * hidden);
-    for states in &output.hidden {
+    for states in &found {
         let states = floats(states)?;
         let mut at = 0;
         for text in texts {

@@ -68,6 +68,25 @@ impl Model {
     /// # Errors
     /// [`LmError::Gate`] for weights that do not fit, and those of [`Model::forward`].
     pub fn forward_train(&self, tree: &Tree, want: &Want<'_>, gates: &[Gate<Tensor>]) -> Result<Output, LmError> {
+        self.check_gates(gates)?;
+        self.forward_with(&mut tree.clone(), want, Some(gates), false)
+    }
+
+    /// What the gate number `gate` reads of the pending tokens of `tree` when the mixture runs with these gates,
+    /// [decisions, hidden size]: of all tokens, or pooled where samples are routed. Nothing above the gate is computed
+    /// and nothing is kept in `tree`; the weights of this gate and of those above it play no part.
+    ///
+    /// # Errors
+    /// As [`Model::forward_train`]; [`LmError::Gate`] for a gate that there is not.
+    pub fn gate_inputs(&self, tree: &Tree, gates: &[Gate<Tensor>], gate: usize) -> Result<Tensor, LmError> {
+        self.check_gates(gates)?;
+        let outputs = self.run_until(&mut tree.clone(), gates, gate)?;
+        let inputs = outputs.into_iter().find(|output| output.gate == gate).and_then(|output| output.inputs);
+        inputs.ok_or_else(|| LmError::Gate { index: gate, reason: format!("the model has {} gates", gates.len()) })
+    }
+
+    /// Refuses weights that are not one for each gate.
+    fn check_gates(&self, gates: &[Gate<Tensor>]) -> Result<(), LmError> {
         let infos = self.gates();
         if gates.len() != infos.len() {
             let reason = format!("weights of {} gates for a model with {}", gates.len(), infos.len());
@@ -76,6 +95,6 @@ impl Model {
         for (index, (weights, info)) in gates.iter().zip(&infos).enumerate() {
             check(weights, index, info, self.hidden_size())?;
         }
-        self.forward_with(&mut tree.clone(), want, Some(gates), false)
+        Ok(())
     }
 }

@@ -358,6 +358,9 @@ pub struct SelectConfig {
     /// When candidates are dropped before all items are scored, as in the config of `glue search`: `off`, `exact`, or
     /// `{confidence: 0.99}`, the default.
     pub racing: Racing,
+    /// Fraction of the search items of each task that candidates are scored on, as in the config of `glue search`.
+    /// Default: 1.
+    pub item_fraction: f64,
 }
 
 impl SelectConfig {
@@ -376,6 +379,7 @@ impl Default for SelectConfig {
             space: None,
             budget: BudgetConfig::default(),
             racing: Racing::default(),
+            item_fraction: 1.0,
         }
     }
 }

@@ -152,6 +152,7 @@ select:
   filter: true           # find and exclude harmful models first
   budget: {}             # {evaluations: 200, seconds: 3600}; evolutionary ends after 500 evaluations
   racing: {confidence: 0.99}   # or exact, or off: when candidates are dropped before all items are scored
+  item_fraction: 1.0     # fraction of the search items that candidates are scored on; below 1, scores are estimates
   # space: {methods: [task_arithmetic, ties], layer_groups: 4}   # default: methods that headers show to be affordable
 
 frontier: {evaluations: 100}   # merges scored to find what to merge and what to keep apart

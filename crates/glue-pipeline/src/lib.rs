@@ -36,6 +36,7 @@ pub mod error;
 mod estimate;
 pub mod figures;
 mod init;
+mod live;
 mod progress;
 mod run;
 mod scores;

@@ -2,10 +2,11 @@
 
 use crate::config::{ItemUse, ZooConfig};
 use crate::error::PipelineError;
+use crate::live::Live;
 use crate::progress::{Labelled, StageProgress};
 use crate::scores::{Baseline, ModelScores, RoleItems, prepare, tasks};
-use crate::stage::{Stage, Stages, hash};
-use crate::stages::finish::{Finished, ReportInputs, finish, report_so_far};
+use crate::stage::{Stage, StageBudget, Stages, hash};
+use crate::stages::finish::{self, Finished, ReportInputs, finish, report_so_far};
 use crate::stages::frontier::{self, ExploreInputs};
 use crate::stages::{compare, mixture, select, test};
 use crate::zoo::Zoo;
@@ -21,6 +22,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How a run is made.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct RunOptions {
     pub executor: SharedExecutor,
     /// Whether files that a result gets a copy of may be links that lead out of their model directory.
     pub links: Links,
+    /// How often the report is rewritten while a stage works; it is rewritten after every stage, too.
+    pub report_every: Duration,
 }
 
 /// A config with its text and its path.
@@ -63,6 +67,7 @@ pub(crate) struct Context<'a> {
     pub(crate) tasks: Arc<[Task]>,
     pub(crate) registries: Registries<'a>,
     pub(crate) progress: &'a dyn StageProgress,
+    pub(crate) live: &'a Live<'a>,
     pub(crate) cancel: CancelToken,
     pub(crate) executor: SharedExecutor,
     pub(crate) links: Links,
@@ -191,6 +196,10 @@ pub fn run(
     }
     let tasks: Arc<[Task]> = tasks(&config.tasks, &directory)?.into();
     let _lock = lock_output(&options.out, options.resume)?;
+    let live = Live::new(progress, options.report_every, |report, cost| {
+        // Without it the report is older; the one after the stage tells what is wrong.
+        let _ = finish::write(&options.out, report, cost);
+    });
     let context = Context {
         config,
         directory,
@@ -198,7 +207,8 @@ pub fn run(
         zoo,
         tasks,
         registries,
-        progress,
+        progress: &live,
+        live: &live,
         cancel: options.cancel.clone(),
         executor: options.executor.clone(),
         links: options.links,
@@ -230,14 +240,14 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
 
     go_on()?;
     let Some(headers) = made
-        .run(Stage::Compatibility, json!(null), None, context.progress, |_| compare::compare_headers(&context.zoo))?
+        .run(Stage::Compatibility, json!(null), StageBudget::default(), context.progress, |_| compare::compare_headers(&context.zoo))?
     else {
         return ended(Stage::Compatibility);
     };
     inputs.headers = Some(&headers.result);
     report_so_far(source, context, &inputs, (Stage::Compatibility, made.costs()))?;
     let own = json!(config.cluster.metric);
-    let Some(similarity) = made.run(Stage::Similarity, own, None, context.progress, |place| {
+    let Some(similarity) = made.run(Stage::Similarity, own, StageBudget::default(), context.progress, |place| {
         compare::measure(&context.zoo, &config.cluster, place, &context.labelled("all models"))
             .map_err(|e| context.stopped_or(e))
     })?
@@ -248,7 +258,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     report_so_far(source, context, &inputs, (Stage::Similarity, made.costs()))?;
     let own = json!(config.cluster);
     let Some(clusters) = made
-        .run(Stage::Clusters, own, None, context.progress, |_| compare::group(&similarity.result, &config.cluster))?
+        .run(Stage::Clusters, own, StageBudget::default(), context.progress, |_| compare::group(&similarity.result, &config.cluster))?
     else {
         return ended(Stage::Similarity);
     };
@@ -263,7 +273,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         "validation": validation.content_hashes(),
         "seed": config.seed,
     });
-    let Some(baselines) = made.run(Stage::Baselines, scoring, None, context.progress, |place| {
+    let Some(baselines) = made.run(Stage::Baselines, scoring, StageBudget::default(), context.progress, |place| {
         let mut all: Vec<Baseline> = Vec::new();
         for (i, model) in context.zoo.models.iter().enumerate() {
             let path = place.join(format!("model-{i}.json"));
@@ -298,7 +308,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let Some(selected) = made.run(
         Stage::Select,
         own,
-        Some(config.select.budget.evaluations.unwrap_or(u64::MAX)),
+        select::stage_budget(config),
         context.progress,
         |place| {
             select::select(context, &clusters.result, &headers.result, &similarity.result, &baselines.result, place)
@@ -318,8 +328,9 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         "experts": config.mixture.experts,
         "size": [config.limits.size, config.limits.parameters],
     });
+    let budget = StageBudget { evaluations: Some(config.frontier.evaluations), ..StageBudget::default() };
     let Some(explored) =
-        made.run(Stage::Frontier, own, Some(config.frontier.evaluations), context.progress, |place| {
+        made.run(Stage::Frontier, own, budget, context.progress, |place| {
             let inputs = ExploreInputs {
                 clusters: &clusters.result,
                 compatible: &headers.result,
@@ -341,7 +352,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         true => json!({ "mixture": config.mixture, "router": items(ItemUse::Router)?.content_hashes() }),
         false => json!(null),
     };
-    let Some(decided) = made.run(Stage::Mixture, own, None, context.progress, |place| {
+    let Some(decided) = made.run(Stage::Mixture, own, StageBudget::default(), context.progress, |place| {
         mixture::mix(context, &headers.result, &explored.result, &validation, place)
     })?
     else {
@@ -355,7 +366,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     }
     let token = test::TestSetToken::new(&explored.result, &decided.result, &decided.directory);
     let items = token.items(context)?;
-    let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), None, context.progress, |place| {
+    let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), StageBudget::default(), context.progress, |place| {
         test::test(context, &token, &items, &baselines.result, &selected.result, place)
     })?
     else {

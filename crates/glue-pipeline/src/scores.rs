@@ -185,7 +185,7 @@ impl ModelScores {
             n: task.n,
             items: task.items.clone(),
         };
-        Scores { tasks: self.tasks.iter().map(task).collect(), average: self.average(), dropped: false }
+        Scores { tasks: self.tasks.iter().map(task).collect(), average: self.average(), stderr: None, dropped: false }
     }
 
     /// As the decision rule takes it.

@@ -135,10 +135,34 @@ pub(crate) type Hashes = BTreeMap<String, String>;
 #[serde(deny_unknown_fields)]
 struct Manifest {
     key: Value,
-    /// The budget within which it was finished; `None` without one.
-    budget: Option<u64>,
+    /// The budget within which it was finished.
+    budget: StageBudget,
     /// Of all other files of the stage.
     files: Hashes,
+}
+
+/// What a stage may spend. `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StageBudget {
+    /// Evaluations.
+    pub(crate) evaluations: Option<u64>,
+    /// Seconds of each search.
+    pub(crate) seconds: Option<f64>,
+    /// Seconds of all searches together.
+    pub(crate) all_seconds: Option<f64>,
+}
+
+impl StageBudget {
+    /// Whether it allows more than the one `before`.
+    fn exceeds(&self, before: &StageBudget) -> bool {
+        fn more<T: PartialOrd>(now: Option<T>, before: Option<T>) -> bool {
+            before.is_some_and(|before| now.is_none_or(|now| now > before))
+        }
+        more(self.evaluations, before.evaluations)
+            || more(self.seconds, before.seconds)
+            || more(self.all_seconds, before.all_seconds)
+    }
 }
 
 /// The stages of one run.
@@ -174,14 +198,14 @@ impl<'a> Stages<'a> {
     /// The result of `stage`: reused if its key is unchanged, otherwise made by `work`, which gets the directory for
     /// its files. `None` if the run ends before it.
     ///
-    /// `own` is what the stage depends on besides the stages before it. `budget` is what `work` may spend, in any unit;
-    /// `None` if nothing limits it. A stage that was finished within a smaller budget is continued: `work` gets the
-    /// directory with the files of the finished stage, as it does after an interruption.
+    /// `own` is what the stage depends on besides the stages before it. `budget` is what `work` may spend. A stage that
+    /// was finished within a smaller budget is continued: `work` gets the directory with the files of the finished
+    /// stage, as it does after an interruption.
     pub(crate) fn run<T: Serialize + DeserializeOwned>(
         &mut self,
         stage: Stage,
         own: Value,
-        budget: Option<u64>,
+        budget: StageBudget,
         progress: &dyn StageProgress,
         work: impl FnOnce(&Path) -> Result<T, PipelineError>,
     ) -> Result<Option<Made<T>>, PipelineError> {
@@ -200,7 +224,7 @@ impl<'a> Stages<'a> {
         let place = directory.with_extension("work");
         match manifest {
             Some(manifest) if manifest.key == key => {
-                if !has_grown(manifest.budget, budget) {
+                if !budget.exceeds(&manifest.budget) {
                     let result = self.found(stage, &directory, &manifest)?;
                     progress.stage(stage, true);
                     return self.made(stage, &key, &result, directory);
@@ -339,11 +363,6 @@ fn read_manifest(directory: &Path, stage: Stage) -> Result<Option<Manifest>, Pip
         None if directory.exists() => Err(PipelineError::Damaged { path, stage, found: "it is missing".into() }),
         manifest => Ok(manifest),
     }
-}
-
-/// Whether a budget allows more than the one `before`. `None` is no limit.
-fn has_grown(before: Option<u64>, now: Option<u64>) -> bool {
-    before.is_some_and(|before| now.is_none_or(|now| now > before))
 }
 
 /// How many changes are named.
@@ -552,7 +571,8 @@ mod tests {
         stages.run(Stage::Baselines, own, None, &announced, |_| Ok(config.model.len()))?.unwrap();
         let own = json!({ "select": { "racing": config.racing, "space": [1, 2] } });
         let mut evaluations = 0;
-        let found = stages.run(Stage::Select, own, config.budget, &announced, |place| {
+        let budget = StageBudget { evaluations: config.budget, ..StageBudget::default() };
+        let found = stages.run(Stage::Select, own, budget, &announced, |place| {
             let journal = place.join("journal");
             let mut lines = fs::read_to_string(&journal).unwrap_or_default();
             while (lines.len() as u64) < config.budget.unwrap_or(9).min(9) {
@@ -628,6 +648,24 @@ mod tests {
         let moved = "finished 08-test-3: stage select";
         check(out, with(None), None, &["baselines reused", "select runs", moved, "test runs"], 1);
         check(out, with(Some(99)), None, &["baselines reused", "select reused", "test reused"], 0);
+    }
+
+    #[test]
+    fn any_limit_that_was_raised_counts() {
+        let budget = |evaluations, seconds, all_seconds| StageBudget { evaluations, seconds, all_seconds };
+        let before = budget(Some(10), Some(60.0), None);
+        for (now, more) in [
+            (before, false),
+            (budget(Some(11), Some(60.0), None), true),
+            (budget(Some(10), Some(61.0), None), true),
+            (budget(Some(10), None, None), true),
+            (budget(Some(9), Some(60.0), Some(30.0)), false),
+        ] {
+            assert_eq!(now.exceeds(&before), more, "{now:?}");
+        }
+        let all = budget(None, None, Some(30.0));
+        assert!(budget(None, None, Some(31.0)).exceeds(&all) && StageBudget::default().exceeds(&all));
+        assert!(!all.exceeds(&StageBudget::default()));
     }
 
     /// Names of all files and their contents, without those that hold times and what a kill in a write leaves.

@@ -75,7 +75,7 @@ pub struct Report {
 }
 
 /// What was run, and how to run it again. Nothing in it may depend on when or how often the run was started, except
-/// [`unfinished`](Run::unfinished), which the last report of a run does not have.
+/// [`unfinished`](Run::unfinished) and [`activity`](Run::activity), which the last report of a run does not have.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Run {
     /// Heading of the report, such as the name of the zoo.
@@ -98,6 +98,26 @@ pub struct Run {
     /// interrupted; empty if there is none. `None` for a finished run.
     #[serde(default)]
     pub unfinished: Option<String>,
+    /// What the run was doing when an unfinished report was written, if that was within a stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+}
+
+/// What a run is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Activity {
+    /// The stage.
+    pub stage: String,
+    /// The phase of the stage, such as `searching`; may be empty.
+    pub phase: String,
+    /// What the phase counts, in the plural.
+    pub unit: String,
+    /// How many of them are done.
+    pub done: u64,
+    /// How many there are at most, if that is known.
+    pub total: Option<u64>,
+    /// The last messages of the stage, the newest first.
+    pub messages: Vec<String>,
 }
 
 /// A program and its version.

@@ -22,6 +22,7 @@ use crate::document::{Block, Section};
 /// All sections that are not empty.
 pub(crate) fn story(report: &Report, cost: Option<&Cost>) -> Vec<Section> {
     let sections = [
+        Section { id: "activity", title: "Under way", blocks: activity(report) },
         Section { id: "frontier", title: "The size–score frontier", blocks: frontier::frontier(report) },
         Section { id: "test", title: "The test", blocks: test::test(report) },
         Section { id: "flips", title: "Item by item", blocks: items::flips(report) },
@@ -39,6 +40,12 @@ pub(crate) fn story(report: &Report, cost: Option<&Cost>) -> Vec<Section> {
         Section { id: "reproduce", title: "Reproduction", blocks: reproduce::reproduce(report) },
     ];
     sections.into_iter().filter(|section: &Section| !section.blocks.is_empty()).collect::<Vec<_>>()
+}
+
+/// The last messages of a stage that is not complete.
+fn activity(report: &Report) -> Vec<Block> {
+    let messages = report.run.activity.iter().flat_map(|activity| &activity.messages);
+    messages.map(|message| Block::text(sentence(message))).collect()
 }
 
 /// `yes` with a badge, or another word.

@@ -186,11 +186,21 @@ fn forgotten(report: &Report) -> Vec<Forgotten> {
 
 /// That a run is not finished, in words.
 pub(crate) fn unfinished(report: &Report) -> Option<String> {
-    let stage = report.run.unfinished.as_deref()?;
-    Some(match stage {
-        "" => "No stage is complete yet. This page is rewritten as the run continues.".to_string(),
-        stage => format!("Stopped after stage {stage}. This page is rewritten as the run continues."),
-    })
+    let so_far = match report.run.unfinished.as_deref()? {
+        "" => "No stage is complete yet.".to_string(),
+        stage => format!("The last complete stage is {stage}."),
+    };
+    let now = report.run.activity.as_ref().map_or(String::new(), |activity| {
+        let phase = Some(&activity.phase).filter(|phase| !phase.is_empty());
+        let phase = phase.map_or(String::new(), |phase| format!(", {phase}"));
+        let done = match activity.total {
+            _ if activity.unit.is_empty() => String::new(),
+            Some(total) => format!(": {} of {total} {}", activity.done, activity.unit),
+            None => format!(": {} {}", activity.done, activity.unit),
+        };
+        format!(" When this was written, the run was in stage {}{phase}{done}.", activity.stage)
+    });
+    Some(format!("{so_far}{now} This page is rewritten as the run continues."))
 }
 
 /// The lines a report begins with. The first says what the final model is and what was gained; then come smaller models

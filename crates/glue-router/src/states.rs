@@ -2,7 +2,7 @@
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
-use glue_lm::{Model, Observer, Rows, Tree, Want, batches};
+use glue_lm::{Model, Observer, Tree, batches};
 use glue_mixture::Pool;
 use glue_progress::{Progress, Unit};
 use ndarray::Array2;
@@ -112,8 +112,7 @@ impl TokenStates for DenseStates {
         }
         let mut of_streams = Vec::new();
         if !streams.is_empty() {
-            let output = self.model.forward(&mut tree(sequences), &Want { logits: Rows::None, hidden: &streams })?;
-            for tensor in &output.hidden {
+            for tensor in &self.model.hidden_states(&tree(sequences), &streams)? {
                 of_streams.push(tensor.flatten_all()?.to_vec1::<f32>()?);
             }
         }

@@ -88,15 +88,7 @@ impl<'a> Through<'a> {
             for prompt in prompts {
                 tree.push(None, prompt);
             }
-            // By token a gate may be asked only about rows whose logits are wanted.
-            let logits = if self.routing(gate) == Some(Routing::Token) { Rows::All } else { Rows::None };
-            let all = [self.model.num_layers()];
-            let output = self.model.forward_train(&tree, &Want { logits, hidden: &all }, &weights)?;
-            let read = output.routing.iter().find(|of| of.gate == gate).and_then(|of| of.inputs.as_ref());
-            let Some(read) = read else {
-                let reason = "the runtime does not show what it reads".to_owned();
-                return Err(RouterError::Unsupported { what: format!("gate {gate}"), reason });
-            };
+            let read = self.model.gate_inputs(&tree, &weights, gate)?;
             let values = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             if self.routing(gate) == Some(Routing::Token) {
                 let mut at = 0;

@@ -75,6 +75,11 @@ pub struct SearchConfig {
     /// confidence). `true` is the default, `false` is `off`. Default: `{confidence: 0.99}`.
     #[serde(default)]
     pub racing: Racing,
+    /// Fraction of the search items of each task that candidates are scored on, above 0 and up to 1: those that tell
+    /// models apart first. Scores are then estimates. Models alone are scored on all items, finalists on all validation
+    /// items. Default: 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub item_fraction: f64,
     /// Maximum number of candidates scored in parallel in a process. Default: the number of threads, as far as memory
     /// allows; 1 for models above 1 GB.
     #[serde(default, deserialize_with = "glue_yaml::positive_count", skip_serializing_if = "Option::is_none")]
@@ -115,6 +120,14 @@ fn is_reported(unit: &PerplexityUnit) -> bool {
 
 fn proxy() -> String {
     "proxy".into()
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(fraction: &f64) -> bool {
+    *fraction == 1.0
 }
 
 fn yes() -> bool {
@@ -372,6 +385,13 @@ impl SearchConfig {
         if self.evaluator.is_some() && !self.weights.is_empty() {
             return refuse("weights", "nothing together with `evaluator`, whose average counts", "weights".into());
         }
+        if !(self.item_fraction > 0.0 && self.item_fraction <= 1.0) {
+            return refuse("item_fraction", "a number above 0 and up to 1", self.item_fraction.to_string());
+        }
+        if self.evaluator.is_some() && self.item_fraction < 1.0 {
+            let expected = "1 together with `evaluator`, which takes whole splits";
+            return refuse("item_fraction", expected, self.item_fraction.to_string());
+        }
         if self.evaluator.is_some() && !self.only.is_empty() {
             return refuse("only", "nothing together with `evaluator`, which takes names in `tasks`", "names".into());
         }
@@ -465,6 +485,8 @@ mod tests {
             "search.yml:4:13: `validation`: expected 0 or {split: NAME} together with `evaluator`",
         );
         says(&format!("{LEAST}racing: maybe\n"), "search.yml:3:");
+        says(&format!("{LEAST}item_fraction: 0\n"), "`item_fraction`: expected a number above 0 and up to 1, found 0");
+        says(&format!("{LEAST}evaluator: x\nitem_fraction: 0.5\n"), "`item_fraction`: expected 1 together with");
         says("models: [a]\ntasks: [t]\n", "`models`: expected two or more, found 1");
         says(&format!("{LEAST}workers: 10000\n"), "`workers`: expected at most 256, found 10000");
         says(&format!("{LEAST}parallel: 10000\n"), "`parallel`: expected at most 1024, found 10000");

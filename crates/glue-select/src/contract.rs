@@ -44,6 +44,10 @@ pub struct Scores {
     pub tasks: Vec<TaskScore>,
     /// Mean over tasks. For a dropped candidate, an estimate that does not exceed the cutoff.
     pub average: f64,
+    /// The standard error of the average where it is [estimated](crate::race) from a fraction of the items; those of
+    /// the tasks are estimates as well. Absent when all items were scored, and for a dropped candidate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
     /// Whether the candidate was dropped before all items were scored, because it could not win any more. The values of
     /// the tasks are over the items scored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -116,7 +120,8 @@ pub trait Scorer: Sync {
     /// known.
     ///
     /// With a `rival`, a candidate may be [dropped](Scores::dropped) before all items are scored, once its average
-    /// cannot exceed the cutoff, or is very unlikely to. A result is a function of the candidate, the role and the
+    /// cannot exceed the cutoff, or is very unlikely to; and its scores may be [estimates](Scores::stderr) from some
+    /// items. A result is a function of the candidate, the role and the
     /// rival: not of the other candidates, nor of the number of threads or workers.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ pub struct SearchStatus {
     pub remaining: Option<u64>,
     /// How many evaluations of any kind came from the journal.
     pub replayed: u64,
-    /// Items that were not scored because their candidates were dropped early.
+    /// Items that were not scored because their candidates were dropped early, or scored on a fraction of them.
     pub items_saved: u64,
     /// Items of these evaluations, those not scored included.
     pub items: u64,
@@ -88,9 +88,10 @@ pub struct SearchStatus {
 /// What evaluations are for.
 #[derive(Debug, Clone, Copy)]
 pub enum Purpose<'r> {
-    /// Models alone, on the search items. They do not count towards the budget of evaluations.
-    Baseline,
-    /// Candidates of a strategy, on the search items, which may race.
+    /// What others are compared with, on all search items: models alone, and finalists where nothing is held out. They
+    /// do not count towards the budget of evaluations.
+    Reference,
+    /// Candidates of a strategy, on the search items or a fraction of them, which may race.
     Search(Option<Against<'r>>),
     /// Finalists, on the validation items. They do not count towards budgets, and do not race.
     Validation,
@@ -100,7 +101,7 @@ impl Purpose<'_> {
     /// The items that are scored.
     pub fn role(&self) -> ItemRole {
         match self {
-            Purpose::Baseline | Purpose::Search(_) => ItemRole::Search,
+            Purpose::Reference | Purpose::Search(_) => ItemRole::Search,
             Purpose::Validation => ItemRole::Validation,
         }
     }
@@ -111,7 +112,8 @@ impl Purpose<'_> {
 pub struct Against<'r> {
     /// A candidate whose average does not exceed this is of no interest.
     pub cutoff: f64,
-    /// The incumbent, which was [scored](EvaluationLog::cached) on all items; otherwise there is no race.
+    /// The incumbent, which was scored on all items; otherwise there is no race. Where scores are
+    /// [estimates](EvaluationLog::set_reference), the reference takes its place.
     pub incumbent: &'r Candidate,
 }
 
@@ -198,6 +200,7 @@ pub struct EvaluationLog<'a> {
     cached: HashMap<(ItemRole, String), Cached>,
     budget: Budget,
     strata: Strata,
+    reference: Option<Candidate>,
     spent: u64,
     replayed: u64,
     items: u64,
@@ -267,6 +270,7 @@ impl<'a> EvaluationLog<'a> {
             cached: HashMap::new(),
             budget,
             strata: Strata::default(),
+            reference: None,
             spent: 0,
             replayed: 0,
             items: 0,
@@ -291,6 +295,12 @@ impl<'a> EvaluationLog<'a> {
         self.strata = strata;
     }
 
+    /// Sets what the scores of candidates are estimated from in races from now on, instead of the incumbent: a
+    /// candidate that was scored on all search items, the same for all.
+    pub fn set_reference(&mut self, reference: Candidate) {
+        self.reference = Some(reference);
+    }
+
     /// The state of the search.
     pub fn status(&self) -> SearchStatus {
         SearchStatus {
@@ -307,22 +317,25 @@ impl<'a> EvaluationLog<'a> {
         self.before + self.start.elapsed().as_secs_f64()
     }
 
-    /// The scores of a candidate that was evaluated in this run, unless it failed or was dropped.
+    /// The scores of a candidate that was evaluated in this run, perhaps estimates, unless it failed or was dropped.
     pub fn cached(&self, candidate: &Candidate, role: ItemRole) -> Option<&Scores> {
         let cached = self.cached.get(&(role, candidate.recipe.clone()))?;
         cached.outcome.as_ref().ok().filter(|scores| !scores.dropped)
     }
 
-    /// The best average on the search items so far, of candidates that were scored on all of them.
+    /// The best average on the search items so far, of candidates that were not dropped.
     pub fn best(&self) -> Option<f64> {
         self.best
     }
 
     /// Scores candidates of `strategy` in order, until a budget is used up.
     pub fn score(&mut self, strategy: &str, described: &[DescribedCandidate], purpose: Purpose<'_>) -> Batch {
+        let reference = self.reference.clone();
         let purpose = match purpose {
-            Purpose::Search(against) => {
-                Purpose::Search(against.filter(|against| self.cached(against.incumbent, ItemRole::Search).is_some()))
+            Purpose::Search(Some(against)) => {
+                let incumbent = reference.as_ref().unwrap_or(against.incumbent);
+                let is_whole = self.cached(incumbent, ItemRole::Search).is_some_and(|scores| scores.stderr.is_none());
+                Purpose::Search(is_whole.then_some(Against { incumbent, ..against }))
             }
             purpose => purpose,
         };
@@ -354,7 +367,7 @@ impl<'a> EvaluationLog<'a> {
         let mut taken = described.len();
         for (i, one) in described.iter().enumerate() {
             let is_new = |known: &&DescribedCandidate| known.candidate == one.candidate;
-            if self.answer(&one.candidate, role, cutoff).is_some() || new.iter().any(is_new) {
+            if self.answer(&one.candidate, purpose, cutoff).is_some() || new.iter().any(is_new) {
                 continue;
             }
             if let (Purpose::Search(_), Some(evaluations)) = (purpose, self.budget.evaluations)
@@ -401,17 +414,21 @@ impl<'a> EvaluationLog<'a> {
         let unknown = || Err(CandidateError { message: "it was not evaluated".into() });
         let outcomes = described[..taken]
             .iter()
-            .map(|one| self.answer(&one.candidate, role, cutoff).unwrap_or_else(unknown))
+            .map(|one| self.answer(&one.candidate, purpose, cutoff).unwrap_or_else(unknown))
             .collect();
         Batch { outcomes, stop }
     }
 
-    /// The outcome of an earlier evaluation, if it answers a request with this cutoff.
-    fn answer(&self, candidate: &Candidate, role: ItemRole, cutoff: Option<f64>) -> Option<Outcome> {
-        let cached = self.cached.get(&(role, candidate.recipe.clone()))?;
-        let dropped = cached.outcome.as_ref().is_ok_and(|scores| scores.dropped);
+    /// The outcome of an earlier evaluation, if it answers a request with this cutoff. An estimate answers all but those
+    /// for a reference: what races is compared on the same items.
+    fn answer(&self, candidate: &Candidate, purpose: Purpose<'_>, cutoff: Option<f64>) -> Option<Outcome> {
+        let cached = self.cached.get(&(purpose.role(), candidate.recipe.clone()))?;
+        let is = |what: fn(&Scores) -> bool| cached.outcome.as_ref().is_ok_and(what);
+        if is(|scores| scores.stderr.is_some()) && matches!(purpose, Purpose::Reference) {
+            return None;
+        }
         // A candidate that cannot exceed a cutoff cannot exceed a higher one.
-        let answers = !dropped || cached.cutoff.zip(cutoff).is_some_and(|(was, is)| is >= was);
+        let answers = !is(|scores| scores.dropped) || cached.cutoff.zip(cutoff).is_some_and(|(was, is)| is >= was);
         answers.then(|| cached.outcome.clone())
     }
 
@@ -525,7 +542,7 @@ struct News {
 }
 
 impl News {
-    /// A finished candidate in words: what it is, its average, the best so far, how many are done, and what racing
+    /// A finished candidate in words: what it is, its average, the best so far, how many are done, and what was
     /// saved.
     fn of(&mut self, what: &str, outcome: &Outcome, role: ItemRole, whole: Option<u64>) -> String {
         self.done += 1;
@@ -542,17 +559,18 @@ impl News {
         let whole = whole.unwrap_or(items).max(items);
         self.items += whole;
         self.saved += whole - items;
-        let result = match scores.dropped {
-            true => format!("about {average}, dropped after {items} of {whole} items"),
-            false => {
-                self.best = Some(self.best.map_or(scores.average, |best| best.max(scores.average)));
-                average
-            }
+        if !scores.dropped {
+            self.best = Some(self.best.map_or(scores.average, |best| best.max(scores.average)));
+        }
+        let result = match (scores.dropped, scores.stderr) {
+            (true, _) => format!("about {average}, dropped after {items} of {whole} items"),
+            (false, Some(stderr)) => format!("{average} ± {} from {items} of {whole} items", short(stderr)),
+            (false, None) => average,
         };
         let best = self.best.map_or(String::new(), |best| format!(", best so far {}", short(best)));
         let saved = match self.saved {
             0 => String::new(),
-            saved => format!(", racing saved {:.0} % of the items", 100.0 * saved as f64 / self.items as f64),
+            saved => format!(", {:.0} % of the items saved", 100.0 * saved as f64 / self.items as f64),
         };
         format!("{what}: {result}{best} ({done}{saved})")
     }
@@ -665,7 +683,7 @@ mod tests {
         let budget = Budget { evaluations: Some(2), seconds: None };
         let mut log = open(&scorer, &directory.path().join("journal"), budget);
         // Models alone do not count.
-        assert!(log.score("baseline", &["x", "yy", "zzz"].map(described), Purpose::Baseline).stop.is_none());
+        assert!(log.score("baseline", &["x", "yy", "zzz"].map(described), Purpose::Reference).stop.is_none());
         assert_eq!((log.status().evaluations, log.status().remaining), (0, Some(2)));
         let batch = log.score("s", &["a", "bb", "a", "ccc", "bb"].map(described), Purpose::Search(None));
         assert_eq!(averages(&batch), [1.0, 2.0, 1.0]);
@@ -712,7 +730,7 @@ mod tests {
             let mut log = EvaluationLog::new(&scorer, journal, entries, Budget::default(), &told).expect("a log");
             log.begin("searching", 4);
             let best = described("four");
-            log.score("baseline", from_ref(&best), Purpose::Baseline);
+            log.score("baseline", from_ref(&best), Purpose::Reference);
             let against = Against { cutoff: 4.0, incumbent: &best.candidate };
             log.score("average", &["two", "five5", "bad"].map(described), Purpose::Search(Some(against)));
             log.begin("validating", 1);
@@ -725,9 +743,9 @@ mod tests {
                 "+1",
                 "baseline: four: 4, best so far 4 (1 of 4)",
                 "+1",
-                "average: two: about 3, dropped after 50 of 100 items, best so far 4 (2 of 4, racing saved 50 % of the items)",
+                "average: two: about 3, dropped after 50 of 100 items, best so far 4 (2 of 4, 50 % of the items saved)",
                 "+1",
-                "average: five5: 5, best so far 5 (3 of 4, racing saved 25 % of the items)",
+                "average: five5: 5, best so far 5 (3 of 4, 25 % of the items saved)",
                 "+1",
                 "average: bad failed: task length: expected a finite acc, found NaN (4 of 4)",
             ],

@@ -126,7 +126,7 @@ impl ExternalScorer {
             TaskScore { task: task.task, metric, value, n: task.n, items: Vec::new() }
         };
         let tasks = answer.tasks.into_iter().map(main).collect();
-        let scores = Scores { tasks, average: answer.average, dropped: false };
+        let scores = Scores { tasks, average: answer.average, stderr: None, dropped: false };
         self.known.lock().insert(key, scores.clone());
         Ok(scores)
     }

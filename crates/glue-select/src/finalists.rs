@@ -203,7 +203,7 @@ mod tests {
         let average = items.iter().sum::<f64>() / items.len() as f64;
         let n = items.len();
         let task = TaskScore { task: "t".into(), metric: "acc".into(), value: average, n, items: items.to_vec() };
-        Scores { tasks: vec![task], average, dropped: false }
+        Scores { tasks: vec![task], average, stderr: None, dropped: false }
     }
 
     /// Ones at `from..to` of 200 items, and wherever `rest` says.
@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn row(name: &str, search: f64, validation: Option<Scores>) -> Row {
-        let search = Some(Scores { tasks: vec![], average: search, dropped: false });
+        let search = Some(Scores { tasks: vec![], average: search, stderr: None, dropped: false });
         Row { name: name.into(), what: name.into(), recipe: name.into(), search, validation, proxy: None, gap: None }
     }
 
@@ -267,7 +267,7 @@ mod tests {
             weights: vec![],
             verdict,
             reason: String::new(),
-            scores: Some(Scores { tasks: vec![], average, dropped }),
+            scores: Some(Scores { tasks: vec![], average, stderr: None, dropped }),
             validation: None,
             recipe: recipe.into(),
         };

@@ -494,7 +494,7 @@ impl Walk<'_, '_> {
 
     fn describe(&self, pair: (usize, usize), point: &MergePoint) -> String {
         let (candidate, parts) = self.candidate(pair, point);
-        self.expert(candidate, parts, point, Scores { tasks: Vec::new(), average: 0.0, dropped: false })
+        self.expert(candidate, parts, point, Scores { tasks: Vec::new(), average: 0.0, stderr: None, dropped: false })
             .words(self.inputs.sources)
     }
 

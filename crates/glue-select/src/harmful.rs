@@ -160,7 +160,7 @@ mod tests {
             TaskScore { task, metric, value, n: items.len(), items: items.clone() }
         };
         let tasks: Vec<TaskScore> = tasks.iter().enumerate().map(task).collect();
-        Scores { average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64, tasks, dropped: false }
+        Scores { average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64, tasks, stderr: None, dropped: false }
     }
 
     fn harmful(models: &[(&str, Items)], base: Option<&Items>) -> Vec<String> {
@@ -268,7 +268,7 @@ mod tests {
         // Perplexities without items.
         let bare = |value: f64| {
             let task = TaskScore { task: "p".into(), metric: "ppl".into(), value, n: 10, items: vec![] };
-            Scores { tasks: vec![task], average: value, dropped: false }
+            Scores { tasks: vec![task], average: value, stderr: None, dropped: false }
         };
         let (base, bad) = (bare(-8.0), bare(-900.0));
         let verdicts =

@@ -119,9 +119,20 @@ impl LocalScorer {
         if weights.iter().all(|weight| *weight == weights[0]) {
             weights.clear();
         }
-        if !weights.is_empty() || options.perplexity != PerplexityUnit::Reported {
-            // Bounds are those of the plain average of what tasks report.
-            options.racing = Racing::Off;
+        if let Some(other) = tasks.iter().find(|task| !is_share(task)) {
+            if !weights.is_empty() || options.perplexity != PerplexityUnit::Reported {
+                // Bounds are those of the plain average of what tasks report.
+                options.racing = Racing::Off;
+            }
+            if options.item_fraction < 1.0 {
+                let expected = "1 where a task is not scored by a mean over items of values from 0 to 1";
+                let found = format!("{} with the task `{}`", options.item_fraction, other.name());
+                return Err(ScorerError::Key { key: "item_fraction", expected, found });
+            }
+        }
+        if !(options.item_fraction > 0.0 && options.item_fraction <= 1.0) {
+            let (expected, found) = ("a number above 0 and up to 1", options.item_fraction.to_string());
+            return Err(ScorerError::Key { key: "item_fraction", expected, found });
         }
         if let Racing::Confident(confidence) = options.racing
             && !(confidence > 0.0 && confidence < 1.0)
@@ -356,14 +367,14 @@ impl LocalScorer {
         } else {
             self.prepared_items(role, None, None).map_err(|error| Failure::of(&error))?
         };
-        let rival = rival.filter(|_| self.options.racing != Racing::Off);
+        let rival = rival.filter(|_| self.options.racing != Racing::Off || self.options.item_fraction < 1.0);
         let rounds = items.rounds(rival.map(|rival| rival.strata));
         let key = self.key(candidate, role, &rounds, planned.as_ref().filter(|_| on_disk))?;
         let mut record = self.records.get(&key);
         let before = record.rounds.len();
         let mut merged: Option<(LocalModel, Arc<Tokenizers>, Reserved<'_>)> = None;
         let mut known: Vec<Vec<Option<ItemScore>>> = items.items.iter().map(|items| vec![None; items.len()]).collect();
-        let mut dropped = None;
+        let (mut dropped, mut estimate) = (None, None);
         for (r, round) in rounds.items.iter().enumerate() {
             if record.rounds.len() <= r {
                 let (model, ..) = match &merged {
@@ -390,11 +401,13 @@ impl LocalScorer {
                     }
                 }
             }
-            let open = rival.filter(|_| r + 1 < rounds.items.len());
+            let last = r + 1 == rounds.items.len();
+            let open = rival.filter(|_| !last && self.options.racing != Racing::Off);
             dropped = open.map(|rival| self.estimate_if_out(&items, &known, rival)).transpose()?.flatten();
             if dropped.is_some() {
                 break;
             }
+            estimate = rival.filter(|_| last && self.options.item_fraction < 1.0);
         }
         if let Some((model, tokenizers, _)) = merged {
             // The next candidate reuses the tokenizer.
@@ -410,7 +423,22 @@ impl LocalScorer {
         let skipped: usize = known.iter().flatten().filter(|item| item.is_none()).count();
         self.counters.items_saved.fetch_add(skipped as u64, Ordering::Relaxed);
         self.counters.dropped.fetch_add(u64::from(dropped.is_some()), Ordering::Relaxed);
-        self.scores(&items, &known, dropped)
+        let mut scores = self.scores(&items, &known, dropped)?;
+        if let Some(prediction) = estimate.and_then(|rival| self.predict(&known, rival)) {
+            (scores.average, scores.stderr) = (prediction.average, Some(prediction.stderr));
+            for (task, value) in scores.tasks.iter_mut().zip(prediction.tasks) {
+                task.value = value;
+                task.items.clear();
+            }
+        }
+        Ok(scores)
+    }
+
+    /// The scores of a candidate, predicted from those of some items; `None` where the rival's items are not known.
+    fn predict(&self, known: &ItemScores, rival: Rival<'_>) -> Option<Prediction> {
+        let values = |items: &Vec<Option<ItemScore>>| items.iter().map(|item| item.map(|item| item.sum)).collect();
+        let values: Vec<Vec<Option<f64>>> = known.iter().map(values).collect();
+        predict(&values, rival.incumbent, rival.strata, &self.weights)
     }
 
     /// Scores the items of a round.
@@ -440,18 +468,12 @@ impl LocalScorer {
         known: &ItemScores,
         rival: Rival<'_>,
     ) -> Result<Option<f64>, Failure> {
-        let is_share = |task: &Task| task.main_is_share() && task.main_is_higher_better();
-        let prediction = || -> Option<Prediction> {
-            let values = |items: &Vec<Option<ItemScore>>| items.iter().map(|item| item.map(|item| item.sum)).collect();
-            let values: Vec<Vec<Option<f64>>> = known.iter().map(values).collect();
-            predict(&values, rival.incumbent, rival.strata)
-        };
-        let prediction = if self.tasks.iter().all(is_share) { prediction() } else { None };
-        let is_below = match (self.options.racing, prediction) {
+        let prediction = if self.tasks.iter().all(is_share) { self.predict(known, rival) } else { None };
+        let is_below = match (self.options.racing, &prediction) {
             (Racing::Confident(confidence), Some(prediction)) => prediction.is_below(rival.cutoff, confidence),
             _ => false,
         };
-        if !is_below && at_best(&self.tasks, known) > rival.cutoff {
+        if !is_below && self.at_best(known) > rival.cutoff {
             return Ok(None);
         }
         let estimate = match prediction {
@@ -478,11 +500,25 @@ impl LocalScorer {
             let items = score.filter(|_| dropped.is_none()).map(|score| score.items).unwrap_or_default();
             tasks.push(TaskScore { task: task.name().into(), metric, value, n, items });
         }
-        let weighted = || tasks.iter().zip(&self.weights).map(|(task, weight)| weight * task.value).sum::<f64>();
-        let plain = || mean(tasks.iter().map(|task| task.value));
-        let average = || if self.weights.is_empty() { plain() } else { weighted() };
-        let average = dropped.unwrap_or_else(average);
-        Ok(Scores { tasks, average, dropped: dropped.is_some() })
+        let average = dropped.unwrap_or_else(|| self.average(tasks.iter().map(|task| task.value)));
+        Ok(Scores { tasks, average, stderr: None, dropped: dropped.is_some() })
+    }
+
+    /// The average of the values of tasks, summed in order.
+    fn average(&self, values: impl ExactSizeIterator<Item = f64>) -> f64 {
+        match &self.weights[..] {
+            [] => mean(values),
+            weights => values.zip(weights).map(|(value, weight)| weight * value).sum(),
+        }
+    }
+
+    /// The best possible average, negated where less is better.
+    fn at_best(&self, known: &ItemScores) -> f64 {
+        let task = |(task, known): (&Task, &Vec<Option<ItemScore>>)| {
+            let best = task.main_at_best(known).unwrap_or(f64::NAN);
+            if task.main_is_higher_better() { best } else { -best }
+        };
+        self.average(self.tasks.iter().zip(known).map(task))
     }
 }
 
@@ -536,13 +572,9 @@ impl Scorer for LocalScorer {
 /// For each task, the scores of its items in the order of their numbers; `None` for items that were not scored.
 type ItemScores = [Vec<Option<ItemScore>>];
 
-/// Mean over tasks of the best possible main metrics, negated where less is better.
-fn at_best(tasks: &[Task], known: &ItemScores) -> f64 {
-    let task = |(task, known): (&Task, &Vec<Option<ItemScore>>)| {
-        let best = task.main_at_best(known).unwrap_or(f64::NAN);
-        if task.main_is_higher_better() { best } else { -best }
-    };
-    mean(tasks.iter().zip(known).map(task))
+/// Whether a task is scored by a mean over items of values from 0 to 1, more being better.
+fn is_share(task: &Task) -> bool {
+    task.main_is_share() && task.main_is_higher_better()
 }
 
 /// The mean, summed in order.

@@ -25,6 +25,12 @@
 //! normal, and the chance of error is divided by the number of looks (Bonferroni): a candidate that would have won is
 //! dropped in any of the rounds with a chance of at most 1 − confidence, as far as the normal approximation holds.
 //!
+//! # A fraction of the items
+//! With `item_fraction` below 1, the race ends there, and the score of a candidate is its prediction, with its standard
+//! error. All candidates are then predicted from the same items and from the same model, the best one alone, so that
+//! they are compared on what they answered; the selection only has to say which of them are worth a full evaluation.
+//! The finalists are told apart on validation items, which are scored in full.
+//!
 //! Rank tests over all candidates, as in F-race, would make the result for one depend on which others are scored with
 //! it.
 
@@ -38,7 +44,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// The confidence of the default rule.
 pub const CONFIDENCE: f64 = 0.99;
 
-/// Fractions of the items that are scored by the end of each round. A last round has the rest.
+/// Fractions of the items that are scored by the end of each round. A last round has the rest, or goes to the fraction
+/// that is asked for.
 const FRACTIONS: [f64; 5] = [1.0 / 32.0, 1.0 / 16.0, 1.0 / 8.0, 1.0 / 4.0, 1.0 / 2.0];
 
 /// The number of times at which a candidate may be dropped.
@@ -179,13 +186,15 @@ fn drawn(strata: &[Stratum], target: f64) -> Vec<usize> {
 }
 
 /// The positions of the items of each round and, within, of each task, ascending. `tasks` has the name and the number
-/// of items of each. Every item is in one round; a round without items is left out.
-pub(crate) fn rounds(tasks: &[(&str, usize)], strata: &Strata, seed: u64) -> Vec<Vec<Vec<usize>>> {
+/// of items of each. An item is in one round, or in none if only a `fraction` of them below 1 is scored; a round without
+/// items is left out.
+pub(crate) fn rounds(tasks: &[(&str, usize)], strata: &Strata, seed: u64, fraction: f64) -> Vec<Vec<Vec<usize>>> {
     let strata = strata_of(tasks, strata, seed);
     let all: usize = tasks.iter().map(|(_, count)| count).sum();
     let mut begun = vec![0; strata.len()];
     let mut rounds = Vec::new();
-    for target in FRACTIONS.iter().map(|fraction| fraction * all as f64).chain([all as f64]) {
+    let before = FRACTIONS.iter().copied().filter(|end| *end < fraction);
+    for target in before.chain([fraction]).map(|end| end * all as f64) {
         let ends = match target < all as f64 {
             true => drawn(&strata, target),
             false => strata.iter().map(|stratum| stratum.order.len()).collect(),
@@ -212,11 +221,14 @@ pub(crate) fn shuffled(task: &str, items: &[usize], seed: u64) -> Vec<usize> {
     ordered
 }
 
-/// The average of a candidate over all items, predicted from some of them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The scores of a candidate on all items, predicted from some of them.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Prediction {
     pub(crate) average: f64,
-    stderr: f64,
+    /// That of the average.
+    pub(crate) stderr: f64,
+    /// The score of each task.
+    pub(crate) tasks: Vec<f64>,
 }
 
 impl Prediction {
@@ -226,9 +238,14 @@ impl Prediction {
     }
 }
 
-/// Predicts an average from the scores `known` of some items, from 0 to 1, and from the incumbent's. `None` if the
-/// incumbent's items are not known, or not those of `known`.
-pub(crate) fn predict(known: &[Vec<Option<f64>>], incumbent: &Scores, strata: &Strata) -> Option<Prediction> {
+/// Predicts scores from those `known` of some items, from 0 to 1, and from the incumbent's. Tasks count by `weights`,
+/// which sum to 1, or equally without. `None` if the incumbent's items are not known, or not those of `known`.
+pub(crate) fn predict(
+    known: &[Vec<Option<f64>>],
+    incumbent: &Scores,
+    strata: &Strata,
+    weights: &[f64],
+) -> Option<Prediction> {
     let fits = |(known, task): (&Vec<Option<f64>>, &crate::contract::TaskScore)| known.len() == task.items.len();
     if known.len() != incumbent.tasks.len() || !known.iter().zip(&incumbent.tasks).all(fits) {
         return None;
@@ -261,16 +278,19 @@ pub(crate) fn predict(known: &[Vec<Option<f64>>], incumbent: &Scores, strata: &S
     };
     let squares = [square_of(0), square_of(1)];
     let (mut average, mut variance) = (incumbent.average, 0.0);
-    for (task, known) in sums.iter().zip(known) {
+    let mut tasks: Vec<f64> = incumbent.tasks.iter().map(|task| task.value).collect();
+    for (t, (task, known)) in sums.iter().zip(known).enumerate() {
+        let of_task = weights.get(t).copied().unwrap_or(1.0 / sums.len() as f64);
         for (sum, square) in task.iter().zip(squares).filter(|(sum, _)| sum.all > 0.0) {
-            let weight = sum.all / (known.len() as f64 * sums.len() as f64);
+            let share = sum.all / known.len() as f64;
             let n = sum.n.max(1.0);
             let square = (sum.squares + SHRINKAGE * square) / (sum.n + SHRINKAGE);
-            average += weight * sum.differences / n;
-            variance += weight * weight * square / n * (sum.all - sum.n) / sum.all;
+            tasks[t] += share * sum.differences / n;
+            average += of_task * share * sum.differences / n;
+            variance += (of_task * share).powi(2) * square / n * (sum.all - sum.n) / sum.all;
         }
     }
-    Some(Prediction { average, stderr: variance.sqrt() })
+    Some(Prediction { average, stderr: variance.sqrt(), tasks })
 }
 
 /// The number that a normal variable exceeds with probability `p`, at most 1/2: formula 26.2.23 of Abramowitz and
@@ -292,7 +312,7 @@ mod tests {
         let every_fifth = |n: usize| (0..n).map(|i| i % 5 == 0).collect::<Vec<_>>();
         let tasks = [("a", 2000), ("b", 100), ("c", 1)];
         let strata = Strata { contested: vec![every_fifth(2000), every_fifth(100), vec![false]] };
-        let found = rounds(&tasks, &strata, 0);
+        let found = rounds(&tasks, &strata, 0, 1.0);
         for (t, (_, count)) in tasks.iter().enumerate() {
             let mut all: Vec<usize> = found.iter().flat_map(|round| round[t].clone()).collect();
             all.sort_unstable();
@@ -313,10 +333,10 @@ mod tests {
         assert!(first[0].len().abs_diff(first[1].len()) <= 2 && first[2] == [0], "{first:?}");
         let contested = first[0].iter().filter(|i| **i % 5 == 0).count();
         assert!((contested as f64 / first[0].len() as f64 - 1.0 / 3.0).abs() < 0.1, "{first:?}");
-        assert_ne!(found, rounds(&tasks, &strata, 1));
+        assert_ne!(found, rounds(&tasks, &strata, 1, 1.0));
         // Without strata, and with those of other items, each task is one.
         let other = Strata { contested: vec![vec![true]; 3] };
-        assert_eq!(rounds(&tasks, &other, 0), rounds(&tasks, &Strata::default(), 0));
+        assert_eq!(rounds(&tasks, &other, 0, 1.0), rounds(&tasks, &Strata::default(), 0, 1.0));
     }
 
     #[test]
@@ -358,7 +378,7 @@ mod tests {
             TaskScore { task: "t".into(), metric: "acc".into(), value, n: items.len(), items: items.clone() }
         };
         let tasks: Vec<TaskScore> = items.iter().map(task).collect();
-        Scores { average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64, tasks, dropped: false }
+        Scores { average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64, tasks, stderr: None, dropped: false }
     }
 
     /// A zoo of five related models and its merges, as scores of items. An item is right if its easiness, the same for
@@ -408,7 +428,7 @@ mod tests {
                 items.iter().for_each(|&i| known[t][i] = Some(mine.tasks[t].items[i]));
                 asked += items.len();
             }
-            let predicted = predict(&known, incumbent, strata).expect("the same items");
+            let predicted = predict(&known, incumbent, strata, &[]).expect("the same items");
             if r + 1 == rounds.len() {
                 assert!((predicted.average - mine.average).abs() < 1e-9 && predicted.stderr == 0.0);
             } else if predicted.is_below(incumbent.average, CONFIDENCE) {
@@ -433,7 +453,7 @@ mod tests {
                 zoo.special = special;
             }
             let strata = if with_strata { Strata::of(&alone.iter().collect::<Vec<_>>()) } else { Strata::default() };
-            let rounds = rounds(&named, &strata, 0);
+            let rounds = rounds(&named, &strata, 0, 1.0);
             let best = |a: Scores, b: Scores| if b.average > a.average { b } else { a };
             let mut incumbent = alone.into_iter().reduce(best).expect("five");
             for _ in 0..500 {
@@ -476,6 +496,47 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_of_the_items_gives_an_estimate_with_its_error() {
+        let tasks = [200, 50];
+        let named: Vec<(&str, usize)> = tasks.iter().map(|&n| ("t", n)).collect();
+        let (mut errors, mut n) = ((0.0, 0.0), 0.0);
+        for seed in 0..40 {
+            let mut zoo = Zoo::new(seed, &tasks);
+            let alone: Vec<Scores> = (0..5).map(|m| zoo.merge(&[0.0, 0.0, 0.0, 0.0, 1.0][4 - m..], 0.0)).collect();
+            let strata = Strata::of(&alone.iter().collect::<Vec<_>>());
+            let rounds = rounds(&named, &strata, seed, 0.2);
+            let items: usize = rounds.iter().flatten().map(Vec::len).sum();
+            // One more at most for each stratum.
+            assert!((50..=54).contains(&items), "{items}");
+            for _ in 0..25 {
+                let mine = zoo.merge(&[0.2; 5], 0.1);
+                let mut known: Vec<Vec<Option<f64>>> = mine.tasks.iter().map(|task| vec![None; task.n]).collect();
+                for (t, items) in rounds.iter().flat_map(|round| round.iter().enumerate()) {
+                    items.iter().for_each(|&i| known[t][i] = Some(mine.tasks[t].items[i]));
+                }
+                for weights in [&[][..], &[0.9, 0.1]] {
+                    let predicted = predict(&known, &alone[0], &strata, weights).expect("the same items");
+                    let weighted = |scores: &Scores| match weights {
+                        [] => scores.average,
+                        weights => scores.tasks.iter().zip(weights).map(|(task, weight)| task.value * weight).sum(),
+                    };
+                    // The prediction starts from the average that the incumbent has by these weights.
+                    let average = predicted.average - alone[0].average + weighted(&alone[0]);
+                    let z = (average - weighted(&mine)) / predicted.stderr;
+                    errors = (errors.0 + z, errors.1 + z * z);
+                    n += 1.0;
+                }
+                let of_tasks = predict(&known, &alone[0], &strata, &[]).expect("the same items");
+                let mean = of_tasks.tasks.iter().sum::<f64>() / 2.0;
+                assert!((mean - of_tasks.average).abs() < 1e-12);
+            }
+        }
+        let (mean, deviation) = (errors.0 / n, (errors.1 / n).sqrt());
+        println!("errors in standard errors: mean {mean:.2}, root mean square {deviation:.2}");
+        assert!(mean.abs() < 0.3 && (0.7..1.2).contains(&deviation), "{mean}, {deviation}");
+    }
+
+    #[test]
     fn a_slightly_better_candidate_is_dropped_no_more_often_than_stated() {
         // Better by one or two items of 400: the hardest case, in which a candidate is dropped most often.
         let tasks = [100; 4];
@@ -484,7 +545,7 @@ mod tests {
         for seed in 0..150 {
             let mut zoo = Zoo::new(seed, &tasks);
             let strata = Strata::default();
-            let rounds = rounds(&named, &strata, seed);
+            let rounds = rounds(&named, &strata, seed, 1.0);
             let all: Vec<Scores> = (0..12).map(|_| zoo.merge(&[0.2; 5], 0.0)).collect();
             for incumbent in &all {
                 for mine in all.iter().filter(|mine| (0.001..0.006).contains(&(mine.average - incumbent.average))) {

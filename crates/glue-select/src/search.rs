@@ -334,7 +334,7 @@ where
 
     /// Scores models alone, and records them.
     fn measure(&mut self, described: &[DescribedCandidate]) -> (Vec<Option<Scores>>, Option<StopReason>) {
-        let batch = self.log.score(BASELINE, described, Purpose::Baseline);
+        let batch = self.log.score(BASELINE, described, Purpose::Reference);
         let mut all = Vec::new();
         for (described, outcome) in described.iter().zip(batch.outcomes) {
             all.push(outcome.as_ref().ok().cloned());
@@ -363,6 +363,11 @@ where
         }
         self.log.set_strata(Strata::of(&baselines.iter().flatten().collect::<Vec<_>>()));
         let base = base.map(|base| row(&base.what, &base.what, &base.candidate.recipe, baselines.pop().flatten()));
+        let average = |i: &usize| baselines[*i].as_ref().map_or(f64::NEG_INFINITY, |scores| scores.average);
+        let better = |best, i| if average(&i) > average(&best) { i } else { best };
+        if let Some(best) = (0..n).reduce(better).filter(|_| prepared.config.item_fraction < 1.0) {
+            self.log.set_reference(prepared.baseline(best));
+        }
         if baselines.iter().all(Option::is_none) {
             let model = search_context.members[0].name.clone();
             return Err(SelectError::NoScores { model, reason: self.trials[0].reason.clone() });
@@ -546,7 +551,7 @@ where
         ran: &mut [StrategyRun],
     ) -> Result<(), SelectError> {
         if self.prepared.config.validation() == Validation::Fraction(0.0) {
-            return Ok(());
+            return self.complete(finalists, ran);
         }
         let accepted: Vec<(String, String)> = ran
             .iter_mut()
@@ -587,6 +592,35 @@ where
         }
         for trial in &mut self.trials {
             trial.validation = held.get(trial.recipe.as_str()).map(|scores| scores.average);
+        }
+        Ok(())
+    }
+
+    /// Scores finalists on all search items where their scores are estimates and nothing else tells them apart.
+    fn complete(&mut self, finalists: &mut [Finalist], ran: &mut [StrategyRun]) -> Result<(), SelectError> {
+        let is_estimate = |row: &Row| row.search.as_ref().is_none_or(|scores| scores.stderr.is_some());
+        let estimated = finalists.iter_mut().map(|finalist| &mut finalist.row).filter(|row| is_estimate(row));
+        let mut rows: Vec<&mut Row> = estimated.collect();
+        if self.prepared.config.item_fraction >= 1.0 || rows.is_empty() {
+            return Ok(());
+        }
+        let describe = |row: &&mut Row| {
+            let (candidate, what) = (Candidate { recipe: row.recipe.clone() }, row.name.clone());
+            DescribedCandidate { candidate, what, weights: Vec::new() }
+        };
+        let described: Vec<DescribedCandidate> = rows.iter().map(describe).collect();
+        self.log.begin("scoring finalists on all items", described.len() as u64);
+        let batch = self.log.score("finalists", &described, Purpose::Reference);
+        if let Some(stop) = batch.stop {
+            return Err(self.stopped(stop));
+        }
+        for (row, outcome) in rows.iter_mut().zip(batch.outcomes) {
+            row.search = outcome.ok();
+        }
+        for ran in ran {
+            if let Some(scores) = self.log.cached(&Candidate { recipe: ran.row.row.recipe.clone() }, ItemRole::Search) {
+                ran.row.row.search = Some(scores.clone());
+            }
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl Scorer for Counting {
                 let dropped = self.races && rival.is_some_and(|rival| value <= rival.cutoff);
                 let n = if dropped { ITEMS / 2 } else { ITEMS };
                 let task = TaskScore { task: "length".into(), metric: "acc".into(), value, n, items: vec![] };
-                Ok(Scores { tasks: vec![task], average: value, dropped })
+                Ok(Scores { tasks: vec![task], average: value, stderr: None, dropped })
             })
             .collect();
         outcomes.iter().enumerate().for_each(|(i, outcome)| done(i, outcome));

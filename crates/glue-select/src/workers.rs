@@ -520,6 +520,7 @@ mod tests {
                     Ok(Scores {
                         tasks: vec![task],
                         average: rival.map_or(value, |rival| rival.cutoff + rival.incumbent.average),
+                        stderr: None,
                         dropped: role == ItemRole::Validation,
                     })
                 }

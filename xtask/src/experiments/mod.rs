@@ -17,6 +17,7 @@ use crate::bench::machine;
 use crate::repo::Repo;
 use crate::shell;
 
+mod items;
 mod mixture;
 mod operators;
 mod optimisers;
@@ -28,7 +29,7 @@ mod threshold;
 /// Options of `cargo xtask experiments`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only these and keep the other sections: threshold, strategies, optimisers, operators, stacking, mixture.
+    /// Run only these and keep the other sections: threshold, strategies, items, optimisers, operators, stacking, mixture.
     only: Vec<String>,
     /// Threads per run.
     #[arg(long, default_value_t = 2)]
@@ -52,6 +53,7 @@ struct Experiment {
 const ALL: &[Experiment] = &[
     Experiment { name: "threshold", heading: "Threshold", run: threshold::run },
     Experiment { name: "strategies", heading: "Strategies", run: strategies::run },
+    Experiment { name: "items", heading: "Items", run: items::run },
     Experiment { name: "optimisers", heading: "Optimisers and spaces", run: optimisers::run },
     Experiment { name: "operators", heading: "Operators", run: operators::run },
     Experiment { name: "stacking", heading: "Stacking", run: stacking::run },

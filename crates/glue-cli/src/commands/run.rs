@@ -16,6 +16,7 @@ use glue_pipeline::{
 use glue_progress::NoProgress;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Turn a folder of models into one stronger model, with a report
 ///
@@ -61,6 +62,10 @@ pub(crate) struct Args {
     /// Show the stages with evaluations, memory and disk; reads headers only
     #[arg(long)]
     dry_run: bool,
+
+    /// Rewrite the report so often within a stage; it is rewritten after every stage, too
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    report_every: u64,
 
     #[command(flatten)]
     links: FollowLinks,
@@ -108,6 +113,7 @@ pub(crate) fn run(
         cancel: shell.cancel_token(),
         executor,
         links: args.links.get(),
+        report_every: Duration::from_secs(args.report_every),
     };
     let pool = recipes::pool(global)?;
     let progress = CommandProgress::new(shell).with_metrics(out.join(METRICS), shell);

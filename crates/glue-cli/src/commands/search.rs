@@ -462,7 +462,7 @@ fn print(summary: &Summary, timings: &Timings, out: &Path, shell: &mut Shell<'_>
         ]);
     }
     let saved = if summary.items_saved > 0 {
-        format!("; racing saved {:.0} % of the items", 100.0 * summary.items_saved as f64 / summary.items as f64)
+        format!("; {:.0} % of the items saved", 100.0 * summary.items_saved as f64 / summary.items as f64)
     } else {
         String::new()
     };

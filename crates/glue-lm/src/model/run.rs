@@ -31,11 +31,21 @@ pub(super) struct Request<'a> {
     pub(super) observing: bool,
     /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
+    /// The gate whose decisions are wanted: nothing after them is computed.
+    pub(super) until: Option<usize>,
+}
+
+impl Request<'_> {
+    /// The index of the last hidden state that is computed, if nothing but hidden states is wanted.
+    fn last_hidden(&self) -> Option<usize> {
+        let only = self.output_rows.is_empty() && !self.keep && !self.observing && self.tape.is_none();
+        if only && self.until.is_none() { self.hidden.iter().copied().max() } else { None }
+    }
 }
 
 /// What a pass gave.
 pub(super) struct Reply {
-    /// After the final norm, of the rows wanted.
+    /// After the final norm, of the rows wanted; meaningless where the pass ended early.
     pub(super) states: Tensor,
     pub(super) hidden: Vec<Tensor>,
     pub(super) routing: Vec<GateOutput>,
@@ -51,7 +61,8 @@ impl Model {
         observer: &mut dyn Observer,
     ) -> Result<Reply, LmError> {
         let num_layers = self.num_layers();
-        let Request { output_rows, hidden, keep, gates, observing, tape } = request;
+        let last_hidden = request.last_hidden();
+        let Request { output_rows, hidden, keep, gates, observing, tape, until } = request;
         self.check(tree, pass, hidden)?;
         let routes_samples = self.routes_samples();
         if routes_samples && pass.samples.iter().any(|sample| !sample.decided && sample.prompt.is_empty()) {
@@ -74,6 +85,7 @@ impl Model {
             gates: Gates::new(pass, gates),
             observer,
             tape,
+            until,
             slot: 0,
         };
         let mut states = Vec::new();
@@ -86,14 +98,23 @@ impl Model {
             if hidden.contains(&index) {
                 states.push((index, x.clone()));
             }
+            if last_hidden == Some(index) || run.is_decided() {
+                return Ok(run.reply(x, hidden, states));
+            }
             let output_rows = subset.filter(|_| index + 1 == num_layers);
             x = match layer {
                 DecoderLayer::Plain(layer) => run.plain(layer, index, &x, output_rows)?,
                 DecoderLayer::Mixed { router, experts } => run.mixed(router, experts, index, &x, output_rows)?,
             };
         }
+        if run.is_decided() {
+            return Ok(run.reply(x, hidden, states));
+        }
         if let Some(upper) = &self.upper {
             x = run.upper_layers(upper, x, subset, hidden, observing, &mut states)?;
+            if run.is_decided() {
+                return Ok(run.reply(x, hidden, states));
+            }
         }
         run.observer.residual(num_layers, &floats(&x)?);
         if hidden.contains(&num_layers) {
@@ -103,7 +124,7 @@ impl Model {
         if observing && !self.is_tied() {
             run.observer.linear_input(&[self.head_name()], &floats(&normed)?);
         }
-        let Gates { outputs, kept, .. } = run.gates;
+        let kept = std::mem::take(&mut run.gates.kept);
         if hidden.contains(&(num_layers + 1)) {
             states.push((num_layers + 1, normed.clone()));
         }
@@ -112,15 +133,14 @@ impl Model {
         }
         if keep {
             for (sample, gate, scores) in kept {
-                tree.keep_scores(&sample, gate, scores);
+                run.tree.keep_scores(&sample, gate, scores);
             }
-            tree.finish(self.slots());
+            run.tree.finish(self.slots());
         }
         if let Some(log) = &self.routing_log {
-            log.record(&outputs)?;
+            log.record(&run.gates.outputs)?;
         }
-        let of = |index: &usize| states.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
-        Ok(Reply { states: normed, hidden: hidden.iter().filter_map(of).collect(), routing: outputs })
+        Ok(run.reply(normed, hidden, states))
     }
 }
 
@@ -138,11 +158,24 @@ struct Run<'a> {
     gates: Gates<'a>,
     observer: &'a mut dyn Observer,
     tape: Option<&'a Tape>,
+    /// The gate after which nothing is wanted.
+    until: Option<usize>,
     /// The next place for keys and values.
     slot: usize,
 }
 
 impl Run<'_> {
+    /// Whether the gate has decided after which nothing is wanted.
+    fn is_decided(&self) -> bool {
+        self.until.is_some_and(|until| self.gates.outputs.iter().any(|output| output.gate == until))
+    }
+
+    /// What the pass gave, with the hidden states in the order in which they are wanted.
+    fn reply(self, states: Tensor, hidden: &[usize], found: Vec<(usize, Tensor)>) -> Reply {
+        let of = |index: &usize| found.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
+        Reply { states, hidden: hidden.iter().filter_map(of).collect(), routing: self.gates.outputs }
+    }
+
     /// The residual stream after a layer that every row goes through, of all rows or of those wanted.
     fn plain(&mut self, layer: &Layer, index: usize, x: &Tensor, output_rows: SomeRows<'_>) -> Result<Tensor, LmError> {
         let slot = self.slot;
@@ -244,6 +277,9 @@ impl Run<'_> {
         let first = self.slot;
         self.slot += experts.len();
         let (scored, decider) = self.score(router, x, output_rows)?;
+        if self.is_decided() {
+            return Ok(x.clone());
+        }
         let (routes, shares) = scored.route(&decider)?;
         let mut outputs = Vec::with_capacity(experts.len());
         for (expert, layer) in experts.iter().enumerate() {
@@ -272,6 +308,9 @@ impl Run<'_> {
         let num_layers = self.model.num_layers();
         let first_layer = upper.router.layer;
         let (scored, decider) = self.score(&upper.router, &x, output_rows)?;
+        if self.is_decided() {
+            return Ok(x);
+        }
         let (routes, shares) = scored.route(&decider)?;
         let mut streams = Vec::with_capacity(upper.experts.len());
         for (expert, layers) in upper.experts.iter().enumerate() {

@@ -288,6 +288,18 @@ fn check_gradients(what: &str, model: &Model) {
     let plain = model.forward(&mut tree(), &Want::ALL).unwrap();
     // Products of gates are added up in another order.
     close(what, &values(&output.logits), &values(&plain.logits), TOLERANCE);
+    // A pass that ends at a gate, or at a hidden state, has the same up to there.
+    for routed in &output.routing {
+        let read = model.gate_inputs(&tree(), &gates, routed.gate).unwrap();
+        assert_eq!(values(&read), values(routed.inputs.as_ref().unwrap()), "{what}: gate {}", routed.gate);
+    }
+    let error = model.gate_inputs(&tree(), &gates, gates.len()).unwrap_err().to_string();
+    assert!(error.contains(&format!("the model has {} gates", gates.len())), "{error}");
+    for index in 0..=model.num_layers() + 1 {
+        let whole = model.forward(&mut tree(), &Want { logits: Rows::All, hidden: &[index] }).unwrap().hidden;
+        let found = model.hidden_states(&tree(), &[index]).unwrap();
+        assert_eq!(values(&found[0]), values(&whole[0]), "{what}: hidden state {index}");
+    }
     let grads = losses(&output).backward().unwrap();
     for (number, var) in vars.iter().enumerate() {
         let grad = values(grads.get(var).unwrap_or_else(|| panic!("{what}: no gradient of {number}")));

@@ -93,7 +93,7 @@ pub(crate) fn finish(
     }
     let report = describe(source, context, inputs, Some(&model))?;
     let cost = cost_of(inputs, costs)?;
-    write(context, &report, &cost)?;
+    write(&context.out, &report, &cost)?;
     Ok(Finished { report, cost, html: context.out.join("report.html"), model })
 }
 
@@ -106,11 +106,15 @@ pub(crate) fn report_so_far(
 ) -> Result<(), PipelineError> {
     let mut report = describe(source, context, inputs, None)?;
     report.run.unfinished = Some(last.name().into());
-    write(context, &report, &cost_of(inputs, costs)?)
+    let cost = cost_of(inputs, costs)?;
+    write(&context.out, &report, &cost)?;
+    context.live.set(report, cost);
+    Ok(())
 }
 
-fn write(context: &Context<'_>, report: &report::Report, cost: &report::Cost) -> Result<(), PipelineError> {
-    let write = |name: &str, bytes: &[u8]| write_atomic(context.out.join(name), bytes);
+/// Writes the files of a report into the directory of a run.
+pub(crate) fn write(out: &Path, report: &report::Report, cost: &report::Cost) -> Result<(), PipelineError> {
+    let write = |name: &str, bytes: &[u8]| write_atomic(out.join(name), bytes);
     let refuse = |error: report::ReportError| PipelineError::Unsuitable(format!("the report: {}", error.chain()));
     write("report.md", report::markdown(report, Some(cost)).map_err(refuse)?.as_bytes())?;
     write("cost.json", report::cost_json(cost).map_err(refuse)?.as_bytes())?;
@@ -281,6 +285,7 @@ fn describe(
             inputs: input_artifacts(source, context, inputs),
             outputs: model.map(output_artifacts).transpose()?.unwrap_or_default(),
             unfinished: None,
+            activity: None,
         },
         tasks: tasks.collect(),
         models: inputs.headers.map(|headers| headers.models.clone()).unwrap_or_default(),

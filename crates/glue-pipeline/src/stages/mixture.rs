@@ -89,6 +89,9 @@ impl MixtureForm {
 /// The directory of a mixture in that of its form.
 const MODEL: &str = "mixture";
 
+/// What routers read, until the stage is complete.
+const STATES: &str = "states";
+
 /// Experts with the task that each is used for.
 struct Members<'a> {
     experts: Vec<&'a ExpertModel>,
@@ -168,7 +171,10 @@ pub(crate) fn mix(
             (None, false) => "not chosen".into(),
         },
     }));
-    let Some(best) = best else { return Ok(Decided { steps, decisions, ..none("no form of mixture could be built") }) };
+    let Some(best) = best else {
+        discard(&place.join(STATES))?;
+        return Ok(Decided { steps, decisions, ..none("no form of mixture could be built") });
+    };
     let form = forms[best].clone();
     let mut mixtures = Vec::new();
     for (n, &at) in explored.built(chosen).iter().enumerate() {
@@ -208,6 +214,7 @@ pub(crate) fn mix(
         });
     }
     discard(&place.join("form-0"))?;
+    discard(&place.join(STATES))?;
     let allowed: Vec<usize> =
         (0..mixtures.len()).filter(|&i| explored.may_be_final(context, &explored.points[mixtures[i].point])).collect();
     let contenders: Vec<Contender<'_>> = allowed
@@ -388,6 +395,8 @@ fn try_form(
     request.splits = context.config.tasks.own_splits(ItemUse::Router);
     request.limit = context.config.tasks.limit;
     request.settings.seed = context.config.seed;
+    // Whole models of all forms have one model that reads prompts.
+    request.state = directory.parent().and_then(Path::parent).map(|stage| stage.join(STATES));
     request.given = members.routing.clone();
     let trainer = Trainer::open(request, &context.tasks).map_err(|e| failed(e.into()))?;
     let trained = trainer.run(&context.labelled(&option.words())).map_err(|e| context.stopped_or(failed(e.into())))?;

@@ -4,7 +4,7 @@ use crate::config::{ItemUse, ZooConfig};
 use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{Baseline, ModelScores};
-use crate::stage::{Hashes, Stage, check_files, hashes, read_json, write_json};
+use crate::stage::{Hashes, Stage, StageBudget, check_files, hashes, read_json, write_json};
 use crate::stages::compare::{Clusters, Compatible};
 use crate::stages::known::KnownScores;
 use crate::zoo::Zoo;
@@ -73,7 +73,7 @@ pub(crate) struct SelectedMerge {
 #[serde(deny_unknown_fields)]
 struct Note {
     /// The budget within which the search ended.
-    budget: Option<u64>,
+    budget: StageBudget,
     /// Of the output of the search.
     files: Hashes,
     selected: Selected,
@@ -135,7 +135,7 @@ pub(crate) fn select(
         }
         let path = place.join(format!("cluster-{}.json", cluster.name));
         let directory = place.join(format!("cluster-{}", cluster.name));
-        let budget = context.config.select.budget.evaluations;
+        let budget = stage_budget(context.config);
         // Within a larger budget the search continues from its journal.
         if let Some(note) = read_json::<Note>(&path, Stage::Select)?.filter(|note| note.budget == budget) {
             check_files(&directory, &note.files, Stage::Select)?;
@@ -149,6 +149,15 @@ pub(crate) fn select(
         found.push(note.selected);
     }
     Ok(found)
+}
+
+/// What the stage may spend.
+pub(crate) fn stage_budget(config: &ZooConfig) -> StageBudget {
+    StageBudget {
+        evaluations: config.select.budget.evaluations,
+        seconds: config.select.budget.seconds,
+        all_seconds: config.limits.seconds,
+    }
 }
 
 /// The config of a search over `members`.
@@ -177,6 +186,7 @@ pub(crate) fn config_of(
         space: select.space.as_ref().map(|space| space_of(space, directory, zoo, members, base)),
         budget: BudgetConfig { evaluations: select.budget.evaluations, seconds: select.budget.seconds },
         racing: select.racing,
+        item_fraction: select.item_fraction,
         parallel: None,
         memory: config.limits.memory.clone(),
         workers: 0,
@@ -215,10 +225,11 @@ fn space_of(space: &SpaceConfig, directory: &Path, zoo: &Zoo, members: &[String]
     }
 }
 
-/// Seconds of the searches that ended.
-fn spent(place: &Path) -> f64 {
+/// Seconds of the searches that ended, but for the one into `own`, which counts its own.
+fn spent(place: &Path, own: &Path) -> f64 {
     let of = |entry: std::io::Result<fs::DirEntry>| {
-        let text = fs::read(entry.ok()?.path().join(glue_select::output::TIMINGS)).ok()?;
+        let directory = entry.ok()?.path();
+        let text = fs::read(directory.join(glue_select::output::TIMINGS)).ok().filter(|_| directory != own)?;
         Some(serde_json::from_slice::<Timings>(&text).ok()?.seconds)
     };
     fs::read_dir(place).into_iter().flatten().filter_map(of).sum()
@@ -281,7 +292,7 @@ fn search(
     let out = place.join(format!("cluster-{cluster}"));
     let budget = Budget {
         evaluations: config.budget.evaluations,
-        seconds: context.seconds_of(config.budget.seconds, spent(place)),
+        seconds: context.seconds_of(config.budget.seconds, spent(place, &out)),
     };
     let journal = glue_select::search::journal_path(&out);
     // Killed between the result and its note: the search is replayed from the journal in the result.

@@ -103,6 +103,7 @@ fn run() -> Run {
             artifact("final model".into(), "final".into(), hash(41), 4_346_880),
         ],
         unfinished: None,
+        activity: None,
     }
 }
 

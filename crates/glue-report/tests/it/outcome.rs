@@ -138,16 +138,32 @@ fn an_unfinished_run_has_a_report() {
     let (_, cost) = sample();
     let page = page(&report, Some(&cost));
     let text = page.text();
-    assert!(text.contains("Stopped after stage singles. This page is rewritten as the run continues."));
+    assert!(text.contains("The last complete stage is singles. This page is rewritten as the run continues."));
     assert!(text.contains("a-noise is harmful") && !text.contains("the test has not run"));
     let labels: Vec<&str> = lines(&report).iter().map(|line| line.label).collect();
     assert_eq!(labels, ["Not finished", "Result", "So far", "Dropped"]);
     let so_far = line(&report, "So far").unwrap();
     assert!(so_far.contains("a-math with 0.674") && so_far.contains("cluster A has 0.736"), "{so_far}");
-    assert!(markdown(&report, None).unwrap().contains("> **Not finished.** Stopped after stage singles."));
+    assert!(markdown(&report, None).unwrap().contains("> **Not finished.** The last complete stage is singles."));
     let value: serde_json::Value = serde_json::from_str(&json(&report).unwrap()).unwrap();
     assert_eq!(value["unfinished"], "singles");
     assert!(value["final"].is_null());
+    // Within a stage it says what is going on.
+    let mut within = report.clone();
+    within.run.activity = Some(Activity {
+        stage: "select".into(),
+        phase: "cluster A: searching".into(),
+        unit: "evaluations".into(),
+        done: 12,
+        total: Some(40),
+        messages: vec!["cluster A: ties <of> two: 0.75".into()],
+    });
+    let text = crate::report::page(&within, None).text();
+    assert!(text.contains(
+        "The last complete stage is singles. When this was written, the run was in stage select, cluster A: searching: \
+         12 of 40 evaluations."
+    ));
+    assert!(text.contains("Under way") && text.contains("cluster A: ties <of> two: 0.75."), "{text}");
     // Nothing is complete yet.
     let report = Report { run: Run { unfinished: Some(String::new()), ..Run::default() }, ..Report::default() };
     assert!(lines(&report)[0].text.starts_with("No stage is complete yet."));

@@ -61,7 +61,10 @@ pub struct Trainer {
     selected: Vec<usize>,
     train: Data,
     validation: Data,
+    /// A hash of all models in the mixture.
     hash: String,
+    /// A hash of what the states that gates read come from.
+    states_hash: String,
 }
 
 impl std::fmt::Debug for Trainer {
@@ -101,7 +104,8 @@ impl Trainer {
             _ => Opened::Shared { model: Box::new(Model::open(directory)?) },
         };
         let (train, validation) = (Data::new(train, &tokenizer)?, Data::new(held, &tokenizer)?);
-        Ok(Trainer { hash: String::new(), request, sites, opened, stored, dtype, gates, selected, train, validation })
+        let (hash, states_hash) = (String::new(), String::new());
+        Ok(Trainer { hash, states_hash, request, sites, opened, stored, dtype, gates, selected, train, validation })
     }
 
     /// What would be trained.
@@ -126,7 +130,12 @@ impl Trainer {
         if let Some(state) = &self.request.state {
             let io = |error| RouterError::Io { path: state.clone(), error };
             std::fs::create_dir_all(state).map_err(io)?;
-            self.hash = self.content_hash(progress)?;
+            let parts = self.content_hashes(progress)?;
+            self.hash = parts.join(" ");
+            self.states_hash = match &self.opened {
+                Opened::Shared { .. } => self.hash.clone(),
+                Opened::Whole { spec, .. } => format!("{} {} {:?}", parts[1], spec.router_layer, spec.pool),
+            };
         }
         let report = match self.request.method {
             Method::Supervised => self.supervised(progress)?,
@@ -283,7 +292,7 @@ impl Trainer {
     fn inputs(&self, data: &Data, gate: usize, progress: &dyn Progress) -> Result<Array2<f32>, RouterError> {
         let before: Vec<u8> = self.gates[..gate].iter().flat_map(GateMath::flat).flat_map(f64::to_le_bytes).collect();
         let key = json!({
-            "model": self.hash,
+            "model": self.states_hash,
             "gate": gate,
             "gates before": format!("{:032x}", ContentHash::of(&before).0),
             "items": hash_of(&data.encoded),
@@ -313,16 +322,18 @@ impl Trainer {
         Ok(inputs)
     }
 
-    /// A hash of all weights but the gates', of every model in the mixture.
-    fn content_hash(&self, progress: &dyn Progress) -> Result<String, RouterError> {
+    /// Hashes of the configuration and all weights but the gates', of the mixture itself and, of whole models, of the
+    /// one that reads prompts and of each expert.
+    fn content_hashes(&self, progress: &dyn Progress) -> Result<Vec<String>, RouterError> {
         let directory = &self.request.mixture;
         let mut directories = vec![directory.clone()];
         if let Opened::Whole { spec, .. } = &self.opened {
             directories.push(directory.join(&spec.router_model));
             directories.extend((0..spec.experts.len()).map(|e| directory.join("experts").join(e.to_string())));
         }
-        let mut all = Vec::new();
+        let mut hashes = Vec::new();
         for directory in directories {
+            let mut all = Vec::new();
             let config = Config::open(directory.join(CONFIG_FILE)).map_err(glue_mixture::MixError::from)?;
             let mut config = config.to_value();
             // The form of the gates is not what they are trained on.
@@ -337,10 +348,11 @@ impl Trainer {
                 progress.advance(1);
                 Ok(format!("{} {:?} {:?} {hash:032x}\n", view.name(), view.dtype(), view.shape()))
             };
-            let hashes: Vec<String> = own.par_iter().map(hash).collect::<Result<_, RouterError>>()?;
-            all.extend(hashes.concat().into_bytes());
+            let of_tensors: Vec<String> = own.par_iter().map(hash).collect::<Result<_, RouterError>>()?;
+            all.extend(of_tensors.concat().into_bytes());
+            hashes.push(format!("{:032x}", ContentHash::of(&all).0));
         }
-        Ok(format!("{:032x}", ContentHash::of(&all).0))
+        Ok(hashes)
     }
 }
 

@@ -48,7 +48,7 @@ impl Zoo {
         };
         let tasks: Vec<TaskScore> = values.iter().enumerate().map(task).collect();
         let average = tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64;
-        Scores { tasks, average, dropped: false }
+        Scores { tasks, average, stderr: None, dropped: false }
     }
 
     fn sources(&self) -> Vec<Source> {

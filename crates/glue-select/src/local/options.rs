@@ -55,6 +55,9 @@ pub struct LocalOptions {
     pub items: ItemsConfig,
     /// When candidates are dropped before all items are scored.
     pub racing: Racing,
+    /// Fraction of the search items of each task that candidates are scored on, above 0 and up to 1; models alone are
+    /// scored on all. Tasks that are not scored by a mean over items of values from 0 to 1 need 1. Default: 1.
+    pub item_fraction: f64,
     /// The weight of each task in averages, by name. Default: 1 each.
     pub weights: BTreeMap<String, f64>,
     /// What perplexities count as. Default: as the task reports them.
@@ -113,6 +116,7 @@ impl LocalOptions {
                 ..ItemsConfig::default()
             },
             racing: config.racing,
+            item_fraction: config.item_fraction,
             weights: config.weights.clone(),
             perplexity: config.perplexity,
             memory: config.memory.as_deref().map(size).transpose()?,
@@ -130,6 +134,7 @@ impl Default for LocalOptions {
             eval: EvalOptions::default(),
             items: ItemsConfig::default(),
             racing: Racing::default(),
+            item_fraction: 1.0,
             weights: BTreeMap::new(),
             perplexity: PerplexityUnit::default(),
             executor: SharedExecutor::default(),

@@ -15,6 +15,8 @@ pub(super) struct PreparedItems {
     /// For each task, the numbers of its items in this role, ascending.
     pub(super) items: Vec<Vec<usize>>,
     seed: u64,
+    /// The fraction of the items that is scored in a race.
+    fraction: f64,
     hashes: Vec<String>,
     /// All items in one round.
     whole: Arc<Rounds>,
@@ -76,7 +78,8 @@ impl PreparedItems {
         }
         let hashes = prepared.content_hashes();
         let whole = Rounds::new(vec![items.clone()], &hashes);
-        Ok(PreparedItems { prepared, items, seed: config.seed, hashes, whole, raced: Mutex::default() })
+        let (seed, fraction) = (config.seed, options.item_fraction);
+        Ok(PreparedItems { prepared, items, seed, fraction, hashes, whole, raced: Mutex::default() })
     }
 
     /// The rounds of a race with these strata, or all items in one round.
@@ -90,7 +93,7 @@ impl PreparedItems {
         }
         let named: Vec<(&str, usize)> =
             self.prepared.tasks().iter().zip(&self.items).map(|(task, items)| (task.name(), items.len())).collect();
-        let mut found = rounds(&named, strata, self.seed);
+        let mut found = rounds(&named, strata, self.seed, self.fraction);
         // From positions to numbers.
         for round in &mut found {
             for (positions, items) in round.iter_mut().zip(&self.items) {

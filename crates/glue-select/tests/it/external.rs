@@ -51,7 +51,7 @@ fn a_program_scores_the_written_candidate_once() {
     let scorer = scorer(directory.path(), CancelToken::default(), ANSWER);
     let candidates = [candidate(0.1), candidate(0.2), Candidate { recipe: "merge_method: x\n".into() }];
     // The program scores all items, whatever the candidates race against.
-    let incumbent = Scores { tasks: Vec::new(), average: 0.9, dropped: false };
+    let incumbent = Scores { tasks: Vec::new(), average: 0.9, stderr: None, dropped: false };
     let strata = Strata::default();
     let rival = Some(Rival { cutoff: 0.9, incumbent: &incumbent, strata: &strata });
     for _ in 0..2 {

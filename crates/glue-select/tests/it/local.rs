@@ -216,6 +216,35 @@ fn a_race_has_the_winner_of_full_evaluations() {
 }
 
 #[test]
+fn a_fraction_of_the_items_gives_estimates() {
+    let candidates = [[0.4; 5], [0.4, 0.4, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]];
+    let candidates = candidates.map(|weights| merge("task_arithmetic", weights));
+    let full = scorer(options(Racing::Off));
+    let truth: Vec<Scores> = all(&full, &candidates).into_iter().map(Result::unwrap).collect();
+    let reference = all(&full, &[alone(&template(), MODELS[0])]).remove(0).unwrap();
+    let strata = Strata::of(&[&truth[0], &reference]);
+    let scorer = scorer(LocalOptions { item_fraction: 0.2, ..options(Racing::Off) });
+    let rival = Rival { cutoff: f64::NEG_INFINITY, incumbent: &reference, strata: &strata };
+    let estimates = scorer.score(&candidates, ItemRole::Search, Some(rival), &|_, _| {}).unwrap();
+    for (estimate, truth) in estimates.into_iter().map(Result::unwrap).zip(&truth) {
+        let items: usize = estimate.tasks.iter().map(|task| task.n).sum();
+        let stderr = estimate.stderr.expect("an estimate");
+        println!("{} ± {stderr} from {items} items, {} on all", estimate.average, truth.average);
+        assert!((100..110).contains(&items) && estimate.tasks.iter().all(|task| task.items.is_empty()));
+        assert!((estimate.average - truth.average).abs() < 3.0 * stderr && stderr < 0.05);
+        let mean = estimate.tasks.iter().map(|task| task.value).sum::<f64>() / estimate.tasks.len() as f64;
+        assert!((mean - estimate.average).abs() < 1e-12);
+    }
+    // Without a rival there is nothing to estimate from.
+    assert_eq!(all(&scorer, &candidates[..1]).remove(0).unwrap(), truth[0]);
+    for fraction in [0.0, 1.5, f64::NAN] {
+        let refused = LocalScorer::new(load_tasks(&[zoo().join("tasks")]).unwrap(), LocalOptions { item_fraction: fraction, ..options(Racing::Off) });
+        let message = refused.expect_err("no fraction").to_string();
+        assert!(message.contains("`item_fraction`: expected a number above 0 and up to 1"), "{message}");
+    }
+}
+
+#[test]
 fn a_dropped_candidate_goes_on_where_it_stopped() {
     let (good, bad) = (merge("task_arithmetic", [0.4, 0.4, 0.4, 0.4, 0.0]), merge("linear", [0.0, 0.0, 0.0, 0.0, 1.0]));
     let scorer = scorer(options(Racing::default()));

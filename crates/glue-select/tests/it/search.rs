@@ -18,6 +18,7 @@ use glue_tensor::Links;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Models and a task in a folder of their own.
@@ -87,13 +88,15 @@ impl Place {
 struct Scripted {
     /// What the best merge gains over the best model, in items of 200.
     gain: f64,
+    /// Whether scores are estimated from every fifth item where there is a rival, whose recipes are collected.
+    estimates: Option<Mutex<Vec<f64>>>,
     search: AtomicUsize,
     validation: AtomicUsize,
 }
 
 impl Scripted {
     fn new(gain: f64) -> Scripted {
-        Scripted { gain, search: AtomicUsize::new(0), validation: AtomicUsize::new(0) }
+        Scripted { gain, estimates: None, search: AtomicUsize::new(0), validation: AtomicUsize::new(0) }
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -126,7 +129,7 @@ impl Scripted {
         let items: Vec<f64> = (0..200).map(|i| f64::from(u8::from(f64::from(i) < right))).collect();
         let value = items.iter().sum::<f64>() / 200.0;
         let task = TaskScore { task: "sums".into(), metric: "acc".into(), value, n: 200, items };
-        Scores { tasks: vec![task], average: value, dropped: false }
+        Scores { tasks: vec![task], average: value, stderr: None, dropped: false }
     }
 }
 
@@ -135,7 +138,7 @@ impl Scorer for Scripted {
         &self,
         candidates: &[Candidate],
         role: ItemRole,
-        _: Option<Rival<'_>>,
+        rival: Option<Rival<'_>>,
         done: &(dyn Fn(usize, &Result<Scores, CandidateError>) + Sync),
     ) -> Result<Vec<Result<Scores, CandidateError>>, Stopped> {
         let counter = if role == ItemRole::Search { &self.search } else { &self.validation };
@@ -143,7 +146,11 @@ impl Scorer for Scripted {
             .iter()
             .map(|candidate| {
                 counter.fetch_add(1, Ordering::Relaxed);
-                Ok(self.scores(&candidate.recipe))
+                let scores = self.scores(&candidate.recipe);
+                let Some((rival, rivals)) = rival.zip(self.estimates.as_ref()) else { return Ok(scores) };
+                rivals.lock().expect("no panic").push(rival.incumbent.average);
+                let tasks = scores.tasks.into_iter().map(|task| TaskScore { n: 40, items: vec![], ..task }).collect();
+                Ok(Scores { tasks, stderr: Some(0.01), ..scores })
             })
             .collect();
         outcomes.iter().enumerate().for_each(|(i, outcome)| done(i, outcome));
@@ -184,6 +191,32 @@ fn finalists_are_validated_and_the_rule_decides() {
     let found = place.run(&Scripted::new(40.0), &rest, "without", None).expect("a result");
     assert_eq!(found.significant, None);
     assert!(found.reason.contains("Without scores on validation items"), "{}", found.reason);
+}
+
+#[test]
+fn candidates_are_estimated_from_the_best_single_model_and_finalists_are_not() {
+    let place = Place::new();
+    let scorer = Scripted { estimates: Some(Mutex::default()), ..Scripted::new(40.0) };
+    let found = place.run(&scorer, &format!("{SMALL}item_fraction: 0.2\n"), "fraction", None).expect("a result");
+    let rivals = std::mem::take(&mut *scorer.estimates.as_ref().expect("estimates").lock().expect("no panic"));
+    let single = found.models.iter().find(|row| row.name == found.best_single).expect("a row");
+    let single = single.search.as_ref().expect("scores");
+    assert!(rivals.len() > 20 && rivals.iter().all(|average| *average == single.average), "{rivals:?}");
+    // Models alone have all items, candidates a fifth, finalists all validation items.
+    assert!(found.models.iter().all(|row| row.search.as_ref().is_some_and(|scores| scores.stderr.is_none())));
+    assert!(found.items_saved > 0 && found.items_saved <= found.items * 4 / 5, "{found:?}");
+    let whole = |scores: &Option<Scores>| scores.as_ref().is_some_and(|scores| scores.tasks[0].items.len() == 200);
+    assert!(found.finalists.iter().all(|finalist| whole(&finalist.row.validation)));
+    assert!(found.finalists.iter().any(|finalist| !whole(&finalist.row.search)));
+    // The same merge as from all items, since these estimates have no error.
+    let full = place.run(&Scripted::new(40.0), SMALL, "full", None).expect("a result");
+    let recipe = |summary: &Summary| summary.best_row().map(|row| row.row.recipe.clone());
+    assert_eq!((recipe(&found), full.items_saved), (recipe(&full), 0));
+    // Where nothing is held out, finalists are scored on all search items.
+    let rest = format!("{SMALL}item_fraction: 0.2\nvalidation: 0\n");
+    let found = place.run(&scorer, &rest, "nothing-held-out", None).expect("a result");
+    assert!(found.finalists.len() > 1 && found.finalists.iter().all(|finalist| whole(&finalist.row.search)));
+    assert!(whole(&found.best_row().expect("a result").row.search));
 }
 
 #[test]
