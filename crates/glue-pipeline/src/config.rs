@@ -1,5 +1,9 @@
 //! `zoo.yml`: models, tasks and settings of a run. Only models and tasks are required.
 
+mod preset;
+
+pub use preset::Preset;
+
 use glue_eval::SplitExpression;
 use glue_eval::scale::PerplexityUnit;
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, check_threshold};
@@ -10,7 +14,7 @@ use glue_select::race::Racing;
 use glue_select::space::SpaceConfig;
 use glue_select::strategy::StrategyRegistry;
 use glue_text::{names, size};
-use glue_yaml::{Node, Tree, place_of};
+use glue_yaml::place_of;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -384,23 +388,6 @@ impl Default for SelectConfig {
     }
 }
 
-/// Where the values of absent keys come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preset {
-    /// This project: every default is documented with its key.
-    #[default]
-    Default,
-    /// The published settings (arXiv 2410.05357); `docs/paper.md` lists them.
-    Paper,
-}
-
-impl Preset {
-    fn is_default(&self) -> bool {
-        *self == Preset::Default
-    }
-}
-
 /// Which models are merged with which: the search for the size–score frontier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -543,26 +530,6 @@ impl ModelEntry {
     }
 }
 
-/// The published settings that differ from the defaults: weights of a linear merge, normalised in each group of layers,
-/// searched from what a heuristic accepted; one merge for each cluster; the lower half of the layers dense.
-const PAPER: &str = "\
-select:
-  strategies: [coefficient, {evolutionary: {evaluations: 500, from: best}}]
-  space: {methods: [linear], layer_groups: 4, normalise: true}
-  filter: false
-  racing: off
-frontier: {enabled: false}
-stack: false
-mixture: {candidates: merged, dense: [0.5]}
-";
-
-/// Whether a document has a value under these keys.
-fn has(node: &Node, path: &[&str]) -> bool {
-    let Some((key, rest)) = path.split_first() else { return true };
-    let Tree::Map(entries) = &node.value else { return false };
-    entries.iter().any(|(name, value)| name.value == *key && has(value, rest))
-}
-
 impl ZooConfig {
     /// Reads and checks `text`, which comes from `origin`.
     ///
@@ -575,44 +542,6 @@ impl ZooConfig {
         }
         config.check(text, origin, strategies)?;
         Ok(config)
-    }
-
-    /// Sets what the text leaves out to the published settings.
-    fn fill_from_paper(&mut self, text: &[Node]) -> Result<(), ConfigError> {
-        #[derive(Deserialize)]
-        struct Published {
-            select: SelectConfig,
-            frontier: FrontierConfig,
-            stack: bool,
-            mixture: MixtureConfig,
-        }
-        let paper: Published = glue_yaml::read(PAPER, "preset `paper`")?;
-        let absent = |path: &[&str]| !text.iter().any(|document| has(document, path));
-        if absent(&["select", "strategies"]) {
-            self.select.strategies = paper.select.strategies;
-        }
-        if absent(&["select", "space"]) {
-            self.select.space = paper.select.space;
-        }
-        if absent(&["select", "filter"]) {
-            self.select.filter = paper.select.filter;
-        }
-        if absent(&["select", "racing"]) {
-            self.select.racing = paper.select.racing;
-        }
-        if absent(&["frontier", "enabled"]) {
-            self.frontier.enabled = paper.frontier.enabled;
-        }
-        if absent(&["stack"]) {
-            self.stack = paper.stack;
-        }
-        if absent(&["mixture", "candidates"]) {
-            self.mixture.candidates = paper.mixture.candidates;
-        }
-        if absent(&["mixture", "dense"]) {
-            self.mixture.dense = paper.mixture.dense;
-        }
-        Ok(())
     }
 
     fn check(&self, text: &str, origin: &str, strategies: &StrategyRegistry) -> Result<(), ConfigError> {
@@ -687,49 +616,4 @@ impl ZooConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    //! Roles and presets.
-    use super::*;
-
-    fn parse(rest: &str) -> Result<ZooConfig, String> {
-        let text = format!("models: [a, b]\n{rest}");
-        ZooConfig::parse(&text, "zoo.yml", &StrategyRegistry::builtin()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn every_item_has_one_role() {
-        let config = parse("tasks: t\n").expect("a config");
-        let split = |role| config.tasks.split(role).to_string();
-        assert_eq!(ItemUse::ALL.map(split), ["proxy[:50%]", "proxy[50%:]", "train", "test"]);
-        // One split can serve all roles, of all tasks or of one.
-        let one = "search: \"test[:25%]\", validation: \"test[25%:50%]\", router: \"test[50%:60%]\"";
-        assert!(parse(&format!("tasks: {{path: t, {one}, test: \"test[60%:]\"}}\n")).is_ok());
-        let own = parse(&format!("tasks: {{path: t, per_task: {{code: {{{one}, test: \"test[60%:]\"}}}}}}\n"));
-        let own = own.expect("a config").tasks.own_splits(ItemUse::Router);
-        assert_eq!(own.into_iter().collect::<Vec<_>>(), [("code".to_string(), "test[50%:60%]".to_string())]);
-        // Roles that share items are refused, also where only one task is concerned.
-        let refused = |tasks: &str| parse(&format!("tasks: {{path: t, {tasks}}}\n")).expect_err(tasks);
-        let error = refused("validation: \"proxy[40%:]\"");
-        assert!(error.contains("`tasks.validation`") && error.contains("`tasks.search: proxy[:50%]`"), "{error}");
-        let error = refused("per_task: {code: {router: test}}");
-        assert!(error.contains("`tasks.test`") && error.contains("of task `code`"), "{error}");
-        let error = refused("search: \"proxy[:half]\"");
-        assert!(error.contains("whole number of percent"), "{error}");
-    }
-
-    #[test]
-    fn a_preset_fills_what_is_left_out() {
-        let paper =
-            parse("tasks: t\npreset: paper\nselect: {racing: exact}\nmixture: {experts: 3}\n").expect("a config");
-        let names: Vec<&str> = paper.select.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
-        assert_eq!(names, ["coefficient", "evolutionary"]);
-        assert!(paper.select.space.as_ref().is_some_and(|space| space.normalise && space.layer_groups == 4));
-        assert_eq!((paper.mixture.candidates, &paper.mixture.dense[..]), (MixtureCandidates::Merged, &[0.5][..]));
-        assert!(!paper.select.filter && !paper.frontier.enabled && !paper.stack);
-        // What is given stays.
-        assert_eq!((paper.select.racing, paper.mixture.experts), (Racing::Exact, 3));
-        let given = parse("tasks: t\npreset: paper\nstack: true\nmixture: {candidates: both}\n").expect("a config");
-        assert!(given.stack && given.mixture.candidates == MixtureCandidates::Both);
-        assert!(parse("tasks: t\npreset: papr\n").expect_err("no preset").contains("paper"));
-    }
-}
+mod tests;

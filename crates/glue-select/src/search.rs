@@ -334,7 +334,7 @@ where
 
     /// Scores models alone, and records them.
     fn measure(&mut self, described: &[DescribedCandidate]) -> (Vec<Option<Scores>>, Option<StopReason>) {
-        let batch = self.log.score(BASELINE, described, Purpose::Reference);
+        let batch = self.log.score(BASELINE, described, Purpose::Baseline);
         let mut all = Vec::new();
         for (described, outcome) in described.iter().zip(batch.outcomes) {
             all.push(outcome.as_ref().ok().cloned());
@@ -462,6 +462,9 @@ where
                 (winner.strategy.clone(), choice)
             }
         };
+        // The search scores of results are those of all items.
+        let results: Vec<String> = ran.iter().map(|ran| ran.row.row.recipe.clone()).collect();
+        self.complete("results", &results, &mut finalists, &mut ran)?;
         let status = self.log.status();
         Ok(Summary {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -551,7 +554,9 @@ where
         ran: &mut [StrategyRun],
     ) -> Result<(), SelectError> {
         if self.prepared.config.validation() == Validation::Fraction(0.0) {
-            return self.complete(finalists, ran);
+            // Nothing else tells them apart.
+            let all: Vec<String> = finalists.iter().map(|finalist| finalist.row.recipe.clone()).collect();
+            return self.complete("finalists", &all, finalists, ran);
         }
         let accepted: Vec<(String, String)> = ran
             .iter_mut()
@@ -576,7 +581,6 @@ where
         if let Some(stop) = batch.stop {
             return Err(self.stopped(stop));
         }
-        let of_one_split = matches!(self.prepared.config.validation(), Validation::Fraction(_));
         let held: HashMap<&str, &Scores> = candidates
             .iter()
             .zip(&batch.outcomes)
@@ -584,11 +588,7 @@ where
             .collect();
         for row in rows {
             row.validation = held.get(row.recipe.as_str()).map(|scores| (*scores).clone());
-            let search = row.search.as_ref().filter(|scores| !scores.dropped);
-            if let (Some(search), Some(held)) = (search, &row.validation) {
-                row.gap = Some(search.average - held.average);
-                row.proxy = if of_one_split { pooled(search, held) } else { None };
-            }
+            self.relate(row);
         }
         for trial in &mut self.trials {
             trial.validation = held.get(trial.recipe.as_str()).map(|scores| scores.average);
@@ -596,33 +596,49 @@ where
         Ok(())
     }
 
-    /// Scores finalists on all search items where their scores are estimates and nothing else tells them apart.
-    fn complete(&mut self, finalists: &mut [Finalist], ran: &mut [StrategyRun]) -> Result<(), SelectError> {
-        let is_estimate = |row: &Row| row.search.as_ref().is_none_or(|scores| scores.stderr.is_some());
-        let estimated = finalists.iter_mut().map(|finalist| &mut finalist.row).filter(|row| is_estimate(row));
-        let mut rows: Vec<&mut Row> = estimated.collect();
-        if self.prepared.config.item_fraction >= 1.0 || rows.is_empty() {
-            return Ok(());
-        }
-        let describe = |row: &&mut Row| {
-            let (candidate, what) = (Candidate { recipe: row.recipe.clone() }, row.name.clone());
-            DescribedCandidate { candidate, what, weights: Vec::new() }
+    /// Scores on all search items whatever of these recipes has an estimate at most, and tells their rows.
+    fn complete(
+        &mut self,
+        what: &str,
+        recipes: &[String],
+        finalists: &mut [Finalist],
+        ran: &mut [StrategyRun],
+    ) -> Result<(), SelectError> {
+        let is_whole = |log: &EvaluationLog<'_>, recipe: &str| {
+            let cached = log.cached(&Candidate { recipe: recipe.into() }, ItemRole::Search);
+            cached.is_some_and(|scores| scores.stderr.is_none())
         };
-        let described: Vec<DescribedCandidate> = rows.iter().map(describe).collect();
-        self.log.begin("scoring finalists on all items", described.len() as u64);
-        let batch = self.log.score("finalists", &described, Purpose::Reference);
-        if let Some(stop) = batch.stop {
-            return Err(self.stopped(stop));
-        }
-        for (row, outcome) in rows.iter_mut().zip(batch.outcomes) {
-            row.search = outcome.ok();
-        }
-        for ran in ran {
-            if let Some(scores) = self.log.cached(&Candidate { recipe: ran.row.row.recipe.clone() }, ItemRole::Search) {
-                ran.row.row.search = Some(scores.clone());
+        let mut described: Vec<DescribedCandidate> = Vec::new();
+        for recipe in recipes.iter().filter(|recipe| !is_whole(&self.log, recipe)) {
+            if described.iter().all(|known| known.candidate.recipe != *recipe) {
+                let candidate = Candidate { recipe: recipe.clone() };
+                described.push(DescribedCandidate { candidate, what: what.into(), weights: Vec::new() });
             }
         }
+        if described.is_empty() {
+            return Ok(());
+        }
+        self.log.begin(&format!("scoring {what} on all items"), described.len() as u64);
+        if let Some(stop) = self.log.score(what, &described, Purpose::Whole).stop {
+            return Err(self.stopped(stop));
+        }
+        let rows = finalists.iter_mut().map(|finalist| &mut finalist.row).chain(ran.iter_mut().map(|ran| &mut ran.row.row));
+        for row in rows.filter(|row| described.iter().any(|one| one.candidate.recipe == row.recipe)) {
+            let candidate = Candidate { recipe: row.recipe.clone() };
+            row.search = self.log.cached(&candidate, ItemRole::Search).cloned().or(row.search.take());
+            self.relate(row);
+        }
         Ok(())
+    }
+
+    /// Relates the scores of a row on search items to those on validation items.
+    fn relate(&self, row: &mut Row) {
+        let search = row.search.as_ref().filter(|scores| !scores.dropped);
+        if let (Some(search), Some(held)) = (search, &row.validation) {
+            row.gap = Some(search.average - held.average);
+            let of_one_split = matches!(self.prepared.config.validation(), Validation::Fraction(_));
+            row.proxy = if of_one_split { pooled(search, held) } else { None };
+        }
     }
 
     /// The Pareto front, if a strategy searched with several objectives.

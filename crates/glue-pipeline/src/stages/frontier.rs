@@ -10,12 +10,12 @@ use crate::error::PipelineError;
 use crate::run::Context;
 use crate::scores::{Baseline, ModelScores, RoleItems, Scored};
 use crate::stages::compare::{Clusters, Compatible};
-use crate::stages::select::{Selected, base_of, config_of, known, merged_name, merged_path, scorer, template};
+use crate::stages::select::{Selected, SelectedMerge, config_of, known, merged_name, merged_path, scorer};
+use families::Families;
 use glue_eval::decision::{ALPHA, Contender, Ruling, TaskOutcome, decide};
-use glue_metrics::{Matrix, Metric, NamedCheckpoint, SimilarityOptions, similarity};
+use glue_metrics::Matrix;
 use glue_recipe::{PlanOptions, Recipe, RunOptions};
 use glue_report::{self as report, CandidateKind};
-use glue_select::RecipeTemplate;
 use glue_select::context::DescribedCandidate;
 use glue_select::evaluation_log::{Budget, EvaluationLog, Purpose, StopReason};
 use glue_select::frontier::{FRONTIER, Frontier, FrontierInputs, Source, Step, frontier};
@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+mod families;
 
 /// A model that could be an expert, or the final model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -351,77 +353,6 @@ fn points(found: &Frontier) -> Vec<Point> {
     found.path.iter().enumerate().map(point).collect()
 }
 
-/// Which models can be merged with which, with the base that their task vectors start from.
-struct Families {
-    /// The family of each model.
-    of_model: Vec<usize>,
-    templates: Vec<RecipeTemplate>,
-    /// Of task vectors, for families with a base.
-    task_vectors: Vec<Matrix>,
-    weights: Matrix,
-}
-
-impl Families {
-    fn new(
-        context: &Context<'_>,
-        inputs: &ExploreInputs<'_>,
-        models: &[ExpertModel],
-    ) -> Result<Families, PipelineError> {
-        let mut firsts: Vec<usize> = Vec::new();
-        let mut of_model = Vec::new();
-        for (i, model) in models.iter().enumerate() {
-            let known = firsts.iter().position(|&first| inputs.compatible.mergeable(&models[first].name, &model.name));
-            of_model.push(known.unwrap_or(firsts.len()));
-            if known.is_none() {
-                firsts.push(i);
-            }
-        }
-        let is_base = |name: &str| context.zoo.models.iter().any(|model| model.base && model.name == name);
-        let mut templates = Vec::new();
-        let mut task_vectors = Vec::new();
-        for family in 0..firsts.len() {
-            let names: Vec<String> =
-                (0..models.len()).filter(|&i| of_model[i] == family).map(|i| models[i].name.clone()).collect();
-            let (bases, members): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| is_base(name));
-            let base = base_of(&members, &bases, inputs.compatible, inputs.matrix);
-            templates.push(template(context, base.as_deref()));
-            if let Some(base) = base.filter(|_| members.len() > 1) {
-                task_vectors.push(task_vector_cosines(context, &members, &base)?);
-            }
-        }
-        Ok(Families { of_model, templates, task_vectors, weights: inputs.matrix.clone() })
-    }
-
-    /// The similarity of two models of a family.
-    fn similarity(&self, a: &str, b: &str) -> Option<f64> {
-        let in_matrix = |matrix: &Matrix| {
-            let at = |name: &str| matrix.models().iter().position(|model| model == name);
-            let (i, j) = (at(a)?, at(b)?);
-            matrix.dissimilarity(i, j).map(|distance| -distance)
-        };
-        // A base has no task vector; its pairs come last.
-        match self.task_vectors.is_empty() {
-            true => in_matrix(&self.weights),
-            false => self.task_vectors.iter().find_map(in_matrix),
-        }
-    }
-}
-
-/// The cosines of the task vectors of models from their base.
-fn task_vector_cosines(context: &Context<'_>, members: &[String], base: &str) -> Result<Matrix, PipelineError> {
-    let model = |name: &str| context.zoo.models.iter().find(|model| model.name == name);
-    let named: Vec<NamedCheckpoint<'_>> = members
-        .iter()
-        .filter_map(|name| Some(NamedCheckpoint { name: name.clone(), checkpoint: model(name)?.dir.checkpoint() }))
-        .collect();
-    let base =
-        model(base).map(|model| NamedCheckpoint { name: model.name.clone(), checkpoint: model.dir.checkpoint() });
-    let metric = Metric::find("delta_cosine_flat")?;
-    let progress = context.labelled("task vectors");
-    let found = similarity(&named, base.as_ref(), metric, &SimilarityOptions::default(), &progress);
-    Ok(found.map_err(|e| context.stopped_or(e.into()))?.matrix())
-}
-
 /// The paper's point: the merge of each cluster, or its best member if none is as good, and the models that are alone.
 /// Merges are added to `models`. `None` if it has one expert.
 fn published(inputs: &ExploreInputs<'_>, models: &mut Vec<ExpertModel>, context: &Context<'_>) -> Option<Point> {
@@ -432,19 +363,9 @@ fn published(inputs: &ExploreInputs<'_>, models: &mut Vec<ExpertModel>, context:
             let path = merged_path(inputs.selected_in, selected)?;
             let finalist = selected.finalists.iter().find(|finalist| Some(&finalist.name) == selected.best.as_ref())?;
             finalist.validation.as_ref()?;
-            Some(ExpertModel {
-                name: merged_name(selected),
-                kind: CandidateKind::Merged,
-                path: context.inside(&path),
-                made: true,
-                members: finalist.members.clone(),
-                merge: finalist.what.clone(),
-                recipe: Some(finalist.recipe.clone()),
-                parameters: inputs.compatible.parameters(&finalist.members[0]),
-                search: finalist.search.clone(),
-                validation: finalist.validation.clone(),
-                reason: format!("the merge of cluster {}", cluster.name),
-            })
+            let reason = format!("the merge of cluster {}", cluster.name);
+            let merge = of_finalist(inputs, finalist, context.inside(&path), reason);
+            Some(ExpertModel { name: merged_name(selected), ..merge })
         });
         if let Some(merge) = merge {
             models.push(merge);
@@ -463,7 +384,6 @@ fn published(inputs: &ExploreInputs<'_>, models: &mut Vec<ExpertModel>, context:
     if experts.len() < 2 {
         return None;
     }
-    // A finalist that was never scored on all search items is routed by its validation score's absence: to nothing.
     let value = |expert: usize, t: usize| {
         models[expert]
             .search
@@ -488,20 +408,26 @@ fn one_model_merges(inputs: &ExploreInputs<'_>, models: &mut Vec<ExpertModel>, c
             let is_result = selected.best.as_ref() == Some(&finalist.name);
             let path = selected.merged.as_ref().filter(|_| is_result);
             let path = path.map(|path| context.inside(&inputs.selected_in.join(path)));
-            models.push(ExpertModel {
-                name: finalist.name.clone(),
-                kind: CandidateKind::Merged,
-                path: path.unwrap_or_default(),
-                made: true,
-                members: finalist.members.clone(),
-                merge: finalist.what.clone(),
-                recipe: Some(finalist.recipe.clone()),
-                parameters: inputs.compatible.parameters(&finalist.members[0]),
-                search: finalist.search.clone(),
-                validation: finalist.validation.clone(),
-                reason: format!("a finalist of the search in cluster {}", selected.selection.cluster),
-            });
+            let reason = format!("a finalist of the search in cluster {}", selected.selection.cluster);
+            models.push(of_finalist(inputs, finalist, path.unwrap_or_default(), reason));
         }
+    }
+}
+
+/// A finalist of a search as an expert, with the directory of its files.
+fn of_finalist(inputs: &ExploreInputs<'_>, finalist: &SelectedMerge, path: String, reason: String) -> ExpertModel {
+    ExpertModel {
+        name: finalist.name.clone(),
+        kind: CandidateKind::Merged,
+        path,
+        made: true,
+        members: finalist.members.clone(),
+        merge: finalist.what.clone(),
+        recipe: Some(finalist.recipe.clone()),
+        parameters: inputs.compatible.parameters(&finalist.members[0]),
+        search: finalist.search.clone(),
+        validation: finalist.validation.clone(),
+        reason,
     }
 }
 

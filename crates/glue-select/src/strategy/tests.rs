@@ -102,7 +102,7 @@ fn run_scored(
     };
     let candidates: Vec<_> = search.members.iter().map(alone).collect();
     let baselines: Vec<_> =
-        log.score("baseline", &candidates, Purpose::Reference).outcomes.into_iter().map(Result::ok).collect();
+        log.score("baseline", &candidates, Purpose::Baseline).outcomes.into_iter().map(Result::ok).collect();
     let similarity = OnceCell::new();
     let parts = StrategyInputs {
         search,

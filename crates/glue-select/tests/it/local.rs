@@ -231,7 +231,7 @@ fn a_fraction_of_the_items_gives_estimates() {
         let stderr = estimate.stderr.expect("an estimate");
         println!("{} ± {stderr} from {items} items, {} on all", estimate.average, truth.average);
         assert!((100..110).contains(&items) && estimate.tasks.iter().all(|task| task.items.is_empty()));
-        assert!((estimate.average - truth.average).abs() < 3.0 * stderr && stderr < 0.05);
+        assert!((estimate.average - truth.average).abs() < 3.0 * stderr && stderr < 0.1);
         let mean = estimate.tasks.iter().map(|task| task.value).sum::<f64>() / estimate.tasks.len() as f64;
         assert!((mean - estimate.average).abs() < 1e-12);
     }
