@@ -132,8 +132,11 @@ impl TokenStates for DenseStates {
 /// Tokens of one pass: more gain little, and fewer leave threads without work.
 const ROWS: usize = 1024;
 
-/// Width times layers up to which passes run side by side, a thread each; above, the threads share each pass.
-const SIDE_BY_SIDE: usize = 1 << 15;
+/// Whether passes through a model of this width and depth run side by side, a thread each; those of larger models share
+/// the threads.
+pub(crate) fn side_by_side(width: usize, layers: usize) -> bool {
+    width * layers <= 1 << 15
+}
 
 /// Sequences that are different, in passes of at most [`ROWS`] tokens, and for each sequence which of those it is.
 struct Batches<'a> {
@@ -195,7 +198,7 @@ pub fn pooled_states(
         progress.advance(sequences.len() as u64);
         Ok(pooled)
     };
-    let done: Vec<Vec<Vec<f32>>> = if width * model.layers() <= SIDE_BY_SIDE {
+    let done: Vec<Vec<Vec<f32>>> = if side_by_side(width, model.layers()) {
         batches.passes.par_iter().map(run).collect::<Result<_, _>>()?
     } else {
         batches.passes.iter().map(run).collect::<Result<_, _>>()?

@@ -6,12 +6,15 @@ use crate::error::RouterError;
 use crate::error::check_cancelled;
 use crate::gate::{Gate, matrix_of};
 use crate::items::Encoded;
+use crate::states::side_by_side;
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
 use glue_lm::{GateInfo, Model, Rows, Tree, Want, batches};
 use glue_mixture::{Gate as StoredGate, Pool, Routing};
 use glue_progress::{Progress, Unit};
 use ndarray::{Array1, Array2, Axis};
+use rayon::prelude::*;
+use std::ops::Range;
 
 /// Tokens of one pass.
 const ROWS: usize = 1024;
@@ -79,28 +82,33 @@ impl<'a> Through<'a> {
     ) -> Result<Array2<f32>, RouterError> {
         let width = self.model.hidden_size();
         let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
-        let mut rows: Vec<f32> = Vec::with_capacity(prompts.len() * width);
         progress.begin(&format!("reading for gate {gate}"), Unit::Sequences, Some(prompts.len() as u64));
-        for batch in batches(prompts.iter().map(|prompt| prompt.len()), ROWS) {
+        let passes = batches(prompts.iter().map(|prompt| prompt.len()), ROWS);
+        let run = |batch: &Range<usize>| -> Result<Vec<f32>, RouterError> {
             check_cancelled(progress)?;
-            let prompts = &prompts[batch];
+            let prompts = &prompts[batch.clone()];
             let mut tree = Tree::new();
             for prompt in prompts {
                 tree.push(None, prompt);
             }
             let read = self.model.gate_inputs(&tree, &weights, gate)?;
             let values = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            if self.routing(gate) == Some(Routing::Token) {
-                let mut at = 0;
-                for prompt in prompts {
-                    rows.extend(Pool::Mean.pooled(&values[at * width..(at + prompt.len()) * width], width));
-                    at += prompt.len();
-                }
-            } else {
-                rows.extend(values);
-            }
             progress.advance(prompts.len() as u64);
-        }
+            if self.routing(gate) != Some(Routing::Token) {
+                return Ok(values);
+            }
+            let mut at = 0;
+            let pooled = prompts.iter().flat_map(|prompt| {
+                let rows = &values[at * width..(at + prompt.len()) * width];
+                at += prompt.len();
+                Pool::Mean.pooled(rows, width)
+            });
+            Ok(pooled.collect())
+        };
+        let rows: Vec<f32> = match side_by_side(width, self.model.num_layers()) {
+            true => passes.par_iter().map(run).collect::<Result<Vec<_>, _>>()?.concat(),
+            false => passes.iter().map(run).collect::<Result<Vec<_>, _>>()?.concat(),
+        };
         let found = rows.len();
         Array2::from_shape_vec((prompts.len(), width), rows).map_err(|_| RouterError::Mismatch {
             what: format!("elements that gate {gate} read"),

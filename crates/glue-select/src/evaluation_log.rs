@@ -77,7 +77,8 @@ pub struct SearchStatus {
     pub remaining: Option<u64>,
     /// How many evaluations of any kind came from the journal.
     pub replayed: u64,
-    /// Items that were not scored because their candidates were dropped early, or scored on a fraction of them.
+    /// Items that were not scored because their candidates were dropped early, or scored on a fraction of them, less
+    /// those that leading candidates were scored on again.
     pub items_saved: u64,
     /// Items of these evaluations, those not scored included.
     pub items: u64,
@@ -209,8 +210,9 @@ pub struct EvaluationLog<'a> {
     reference: Option<Candidate>,
     spent: u64,
     replayed: u64,
+    /// Items that evaluations would have scored without races, and those that they and the leading ones did score.
     items: u64,
-    items_saved: u64,
+    asked: u64,
     /// Number of search items, once that is known.
     whole: Option<u64>,
     /// The best average on the search items so far.
@@ -280,7 +282,7 @@ impl<'a> EvaluationLog<'a> {
             spent: 0,
             replayed: 0,
             items: 0,
-            items_saved: 0,
+            asked: 0,
             whole: None,
             best: None,
             done: 0,
@@ -313,7 +315,7 @@ impl<'a> EvaluationLog<'a> {
             evaluations: self.spent,
             remaining: self.budget.evaluations.map(|all| all.saturating_sub(self.spent)),
             replayed: self.replayed,
-            items_saved: self.items_saved,
+            items_saved: self.items.saturating_sub(self.asked),
             items: self.items,
             seconds: self.seconds(),
         }
@@ -449,7 +451,9 @@ impl<'a> EvaluationLog<'a> {
             }
             if matches!(purpose, Purpose::Search(_)) {
                 self.items += whole;
-                self.items_saved += whole - items;
+            }
+            if matches!(purpose, Purpose::Search(_) | Purpose::Whole) {
+                self.asked += items;
             }
         }
         self.spent += u64::from(matches!(purpose, Purpose::Search(_)));
@@ -471,7 +475,7 @@ impl<'a> EvaluationLog<'a> {
         let race = against.map(Race::of);
         let failed: Mutex<Option<JournalError>> = Mutex::new(None);
         let (done, total) = (self.done, self.total);
-        let news = Mutex::new(News { done, total, best: self.best, items: self.items, saved: self.items_saved });
+        let news = Mutex::new(News { done, total, best: self.best, items: self.items, asked: self.asked });
         let done = |i: usize, outcome: &Outcome| {
             let outcome = finite(outcome.clone());
             let entry = Entry {
@@ -544,7 +548,7 @@ struct News {
     total: u64,
     best: Option<f64>,
     items: u64,
-    saved: u64,
+    asked: u64,
 }
 
 impl News {
@@ -564,7 +568,7 @@ impl News {
         let items: u64 = scores.tasks.iter().map(|task| task.n as u64).sum();
         let whole = whole.unwrap_or(items).max(items);
         self.items += whole;
-        self.saved += whole - items;
+        self.asked += items;
         if !scores.dropped {
             self.best = Some(self.best.map_or(scores.average, |best| best.max(scores.average)));
         }
@@ -574,7 +578,7 @@ impl News {
             (false, None) => average,
         };
         let best = self.best.map_or(String::new(), |best| format!(", best so far {}", short(best)));
-        let saved = match self.saved {
+        let saved = match self.items.saturating_sub(self.asked) {
             0 => String::new(),
             saved => format!(", {:.0} % of the items saved", 100.0 * saved as f64 / self.items as f64),
         };

@@ -35,8 +35,24 @@ pub struct Finalist {
 }
 
 /// The best trials of a strategy, as indices, best first: distinct recipes that are not in `known`, the recipes of
-/// single models. Trials that were dropped come after all others, by their estimates.
+/// single models. Those that were scored on all items come first, then estimates, then what was dropped.
 pub(crate) fn best_trials(trials: &[TrialRecord], known: &HashSet<String>) -> Vec<usize> {
+    let mut best = ranked(trials, known);
+    best.truncate(FINALISTS);
+    best
+}
+
+/// The trials of a strategy whose scores are estimates that deserve all items, as indices, best first: one in twenty,
+/// and as many as there are finalists at least.
+pub(crate) fn leading(trials: &[TrialRecord], known: &HashSet<String>) -> Vec<usize> {
+    let is_estimate = |i: &usize| trials[*i].scores.as_ref().is_some_and(|scores| scores.stderr.is_some());
+    let mut leading: Vec<usize> = ranked(trials, known).into_iter().filter(is_estimate).collect();
+    leading.truncate(trials.len().div_ceil(20).max(FINALISTS));
+    leading
+}
+
+/// Trials with scores, as indices, best first: distinct recipes that are not in `known`.
+fn ranked(trials: &[TrialRecord], known: &HashSet<String>) -> Vec<usize> {
     let mut seen: HashSet<&str> = HashSet::new();
     let mut best: Vec<(usize, &Scores)> = trials
         .iter()
@@ -44,9 +60,10 @@ pub(crate) fn best_trials(trials: &[TrialRecord], known: &HashSet<String>) -> Ve
         .filter_map(|(i, trial)| Some((i, trial.scores.as_ref()?)))
         .filter(|(i, _)| !known.contains(&trials[*i].recipe))
         .collect();
-    best.sort_by(|(_, a), (_, b)| a.dropped.cmp(&b.dropped).then(compare(b.average, a.average)));
+    let class = |scores: &Scores| (scores.dropped, scores.stderr.is_some());
+    best.sort_by(|(_, a), (_, b)| class(a).cmp(&class(b)).then(compare(b.average, a.average)));
     best.retain(|(i, _)| seen.insert(&trials[*i].recipe));
-    best.into_iter().map(|(i, _)| i).take(FINALISTS).collect()
+    best.into_iter().map(|(i, _)| i).collect()
 }
 
 /// Up to [`MAX_ACCEPTED`] of the trials that were accepted, as indices, evenly spread, with the first and the last.
@@ -282,6 +299,17 @@ mod tests {
         let known = HashSet::from(["single".to_string()]);
         assert_eq!(best_trials(&trials, &known), [3, 1, 2]);
         assert_eq!(accepted(&trials), [0, 1, 3, 4]);
+        // Estimates come after what was scored on all items, and one in twenty of them is scored again.
+        let estimate = |i: usize| {
+            let mut trial = trial(&format!("e{i}"), 0.9 + 1e-4 * i as f64, false, Verdict::Accepted);
+            trial.scores.as_mut().expect("scores").stderr = Some(0.02);
+            trial
+        };
+        let estimated: Vec<TrialRecord> =
+            trials.iter().cloned().chain((0..194).map(estimate)).collect();
+        assert_eq!(best_trials(&estimated, &known), [3, 1, 199, 198, 197]);
+        assert_eq!(leading(&estimated, &known), (190..200).rev().collect::<Vec<_>>());
+        assert_eq!((leading(&estimated[..20], &known).len(), leading(&trials, &known).len()), (5, 0));
         let many: Vec<TrialRecord> = (0..77).map(|_| trial("x", 0.5, false, Verdict::Accepted)).collect();
         let spread = accepted(&many);
         assert_eq!((spread.len(), spread[0], spread[19]), (20, 0, 76));

@@ -6,7 +6,7 @@ use crate::context::{
 };
 use crate::contract::{Candidate, ItemRole, Scorer, Scores, Strata};
 use crate::evaluation_log::{Budget, EvaluationLog, Purpose, StopReason};
-use crate::finalists::{Choice, Finalist, TaskWeights, accepted, best_trials, choose, models_merged};
+use crate::finalists::{Choice, Finalist, TaskWeights, accepted, best_trials, choose, leading, models_merged};
 use crate::guard::Guard;
 use crate::harmful::{ModelVerdict, judge, unscored};
 use crate::journal::{Journal, JournalError};
@@ -406,7 +406,7 @@ where
                 },
             );
             let done = strategy.run(&mut context);
-            let outcome = context.finish();
+            let mut outcome = context.finish();
             self.timings.strategies.push((label.clone(), start.elapsed().as_secs_f64()));
             match done {
                 Ok(()) => {}
@@ -414,6 +414,7 @@ where
                 Err(StopReason::Strategy(reason)) => failure = failure.or(Some((label.clone(), reason))),
                 Err(stop) => return Err(self.stopped(stop)),
             }
+            self.promote(&label, &mut outcome.trials, &alone)?;
             let after = self.log.status();
             let own = self.finalists_of(&label, &outcome, &alone, &mut finalists);
             let accepted = accepted(&outcome.trials).into_iter().map(|i| outcome.trials[i].recipe.clone()).collect();
@@ -487,6 +488,37 @@ where
             front: self.front(),
             candidates: std::mem::take(&mut self.trials),
         })
+    }
+
+    /// Scores the leading candidates of a strategy on all search items where their scores are estimates.
+    fn promote(
+        &mut self,
+        strategy: &str,
+        trials: &mut [TrialRecord],
+        alone: &HashSet<String>,
+    ) -> Result<(), SelectError> {
+        let leading = leading(trials, alone);
+        if leading.is_empty() {
+            return Ok(());
+        }
+        let describe = |&i: &usize| DescribedCandidate {
+            candidate: Candidate { recipe: trials[i].recipe.clone() },
+            what: trials[i].what.clone(),
+            weights: Vec::new(),
+        };
+        let described: Vec<DescribedCandidate> = leading.iter().map(describe).collect();
+        self.log.begin("scoring the leading candidates on all items", described.len() as u64);
+        let batch = self.log.score(strategy, &described, Purpose::Whole);
+        if let Some(stop) = batch.stop {
+            return Err(self.stopped(stop));
+        }
+        for (described, outcome) in described.iter().zip(batch.outcomes) {
+            let Ok(scores) = outcome else { continue };
+            for trial in trials.iter_mut().filter(|trial| trial.recipe == described.candidate.recipe) {
+                trial.scores = Some(scores.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Adds the finalists of a strategy to `all`, each once; their indices.

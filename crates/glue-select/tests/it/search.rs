@@ -202,12 +202,17 @@ fn candidates_are_estimated_from_the_best_single_model_and_finalists_are_not() {
     let single = found.models.iter().find(|row| row.name == found.best_single).expect("a row");
     let single = single.search.as_ref().expect("scores");
     assert!(rivals.len() > 20 && rivals.iter().all(|average| *average == single.average), "{rivals:?}");
-    // Models alone have all items, candidates a fifth, finalists all validation items.
+    // Models alone and finalists have all items, candidates a fifth.
     assert!(found.models.iter().all(|row| row.search.as_ref().is_some_and(|scores| scores.stderr.is_none())));
     assert!(found.items_saved > 0 && found.items_saved <= found.items * 4 / 5, "{found:?}");
     let whole = |scores: &Option<Scores>| scores.as_ref().is_some_and(|scores| scores.tasks[0].items.len() == 200);
     assert!(found.finalists.iter().all(|finalist| whole(&finalist.row.validation)));
-    assert!(found.finalists.iter().any(|finalist| !whole(&finalist.row.search)));
+    // The leading candidates are scored again on all search items.
+    let mut of_finalists = found.finalists.iter().map(|finalist| &finalist.row.search);
+    assert!(of_finalists.all(|search| search.is_none() || whole(search)));
+    let is_estimate = |scores: &Scores| scores.stderr.is_some();
+    assert!(found.candidates.iter().any(|trial| trial.scores.as_ref().is_some_and(is_estimate)));
+    assert!(found.strategies.iter().all(|strategy| whole(&strategy.row.search)));
     // The same merge as from all items, since these estimates have no error.
     let full = place.run(&Scripted::new(40.0), SMALL, "full", None).expect("a result");
     let recipe = |summary: &Summary| summary.best_row().map(|row| row.row.recipe.clone());
