@@ -31,14 +31,15 @@ pub fn check_operator(def: &'static OperatorDef) {
 
 /// The suite that [`check_operator`] runs, for operators that it needs to be told more about.
 ///
-/// Over shapes from the empty tensor to one of several spans, over values with ties, exact zeros and equal operands,
-/// and under several settings – what is required alone, usual values for every number, each flag and each choice – it
-/// checks that
+/// Over shapes from the empty tensor to one of several spans, over values with ties, exact zeros, equal operands and
+/// operands in opposite directions, and under several settings – what is required alone, usual values for every
+/// number, each flag and each choice – it checks that
 /// - the definition is complete: names, docs, ranges, defaults within them;
 /// - settings and operands outside of what is declared are refused, by key, and those inside are not;
 /// - a result depends on values, parameters and seed: not on the length of blocks, on the order in which they are
 ///   seen, on how the accumulators of an order-free reduction are grouped, on what the output held before;
-/// - finite operands give a finite result;
+/// - finite operands give a finite result, and those in opposite directions one that is at most 1000 times the largest
+///   operand;
 /// - a tensor without the statistic that is declared is merged without, or refused as [`MergeError::StatisticMissing`];
 /// - an operator that needs a base returns it where no input differs from it;
 /// - a map that names a kernel computes what the kernel does.
@@ -423,7 +424,7 @@ impl Trial<'_> {
             return;
         };
         for shape in SHAPES {
-            for data in [Data::Coarse, Data::Smooth, Data::Unchanged, Data::Zero] {
+            for data in Data::ALL {
                 let operands = self.operands(data, shape);
                 let serial = Driver::default();
                 let Some(whole) = self.merge(&serial, &params, (data, shape), &operands, report) else {
@@ -442,6 +443,13 @@ impl Trial<'_> {
         if let Some(j) = merged.iter().position(|x| !x.is_finite()) {
             report.broken("finite operands give a finite result", || {
                 format!("element {j} is {}: {}", merged[j], self.case(data, shape))
+            });
+        }
+        if matches!(data, Data::Opposed | Data::NearlyOpposed) {
+            let largest = |x: &[f32]| x.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+            let bound = operands.inputs.iter().chain(&operands.base).map(|x| largest(x)).fold(0.0, f32::max) * 1000.0;
+            report.expect(largest(merged) <= bound, "operands in opposite directions give a bounded result", || {
+                format!("a magnitude of {}: {}", largest(merged), self.case(data, shape))
             });
         }
         let unchanged = matches!(data, Data::Unchanged | Data::Zero);

@@ -66,7 +66,8 @@ pub enum Kernel<'a> {
         weights: &'a [f32],
     },
     /// For each row of `row` elements: `(1−t)·θ0 + Σ (t/n)·θi`, with t = n·c / (1 + (n−1)·c) and c the mean cosine of
-    /// pairs of the row's task vectors. Products and t are in `f64`, both coefficients are rounded to `f32`.
+    /// pairs of the row's task vectors, or 0 where that is negative. Products and t are in `f64`, both coefficients are
+    /// rounded to `f32`.
     ModelStockRows {
         /// Elements of a row.
         row: usize,

@@ -29,6 +29,17 @@ pub(super) enum Data {
     Unchanged,
     /// Every operand is 0.
     Zero,
+    /// Inputs in pairs of opposite directions: the base plus and minus the same multiples of 1/16; without a base,
+    /// those multiples themselves. What divides by an angle or by an agreement of signs has its pole here.
+    Opposed,
+    /// The same, but every other input goes half as far and is off by a little in one element.
+    NearlyOpposed,
+}
+
+impl Data {
+    /// All of them.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Coarse, Self::Smooth, Self::Unchanged, Self::Zero, Self::Opposed, Self::NearlyOpposed];
 }
 
 /// The operands of one merge.
@@ -51,19 +62,30 @@ impl Operands {
             .into_iter()
             .map(|word| match data {
                 Data::Coarse => (word % 17) as f32 / 8.0 - 1.0,
-                Data::Zero => 0.0,
+                Data::Opposed | Data::NearlyOpposed if tensor.has_base => (word % 17) as f32 / 8.0 - 1.0,
+                Data::Zero | Data::Opposed | Data::NearlyOpposed => 0.0,
                 Data::Smooth | Data::Unchanged => even(word),
             })
             .collect();
-        let changed = |operand| {
-            words(operand)
+        let changed = |operand: usize| {
+            let opposed = matches!(data, Data::Opposed | Data::NearlyOpposed);
+            let (sign, off) = match data {
+                Data::NearlyOpposed if operand % 2 == 0 => (-0.5, 1e-5),
+                _ if operand % 2 == 0 => (-1.0, 0.0),
+                _ => (1.0, 0.0),
+            };
+            words(if opposed { operand.div_ceil(2) } else { operand })
                 .into_iter()
                 .zip(&base)
-                .map(|(word, base)| match data {
+                .enumerate()
+                .map(|(j, (word, base))| match data {
                     Data::Coarse if word % 3 == 0 => *base,
                     Data::Coarse => base + ((word >> 8) % 9) as f32 / 16.0 - 0.25,
                     Data::Smooth => base + 0.25 * even(word).powi(3),
                     Data::Unchanged | Data::Zero => *base,
+                    Data::Opposed | Data::NearlyOpposed => {
+                        base + sign * ((word % 8) as f32 / 16.0 + 0.0625) + if j == 0 { off } else { 0.0 }
+                    }
                 })
                 .collect()
         };
@@ -98,7 +120,7 @@ fn measured(data: Data, tensor: &TensorSpec<'_>, statistic: &StatisticSpec, i: u
     let one = |word: u32| match data {
         Data::Coarse => ((word >> 16) % 5) as f32 / 4.0,
         Data::Zero => 0.0,
-        Data::Smooth | Data::Unchanged => even(word).powi(2),
+        Data::Smooth | Data::Unchanged | Data::Opposed | Data::NearlyOpposed => even(word).powi(2),
     };
     let name = "conformance statistics";
     if statistic.shape != StatisticShape::Gram {

@@ -1,7 +1,11 @@
 //! Spherical interpolation with weights instead of a position, of tensors or of task vectors, whole or by vector.
+//!
+//! Both coefficients are divided by the sine of the angle. Near 0° they tend to those of the chord. Near 180° they grow
+//! without bound: the great circle through two opposed vectors is any one, decided by the rounding of the weights, and
+//! vectors of unequal length are not cancelled. There the chord is taken, within the same distance as in `slerp`.
 
 use super::combination::combination;
-use super::slerp::arc;
+use super::slerp::{NEARLY_PARALLEL, arc};
 use crate::contract::{Block, Granularity, Map, Plan, Reduction, TensorSpec};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 use crate::error::MergeError;
@@ -13,7 +17,7 @@ use crate::striped_sum::StripedSum;
 pub const DEF: OperatorDef = OperatorDef {
     name: "nuslerp",
     summary: "Spherical interpolation of two models, or of their task vectors, by weights.",
-    formula: "slerp(v1, v2; t = w2/(w1+w2)), vi = θi, or τi and then added to θ0 when there is a base; t = ½ where w1+w2 ≈ 0",
+    formula: "slerp(v1, v2; t = w2/(w1+w2)), vi = θi, or τi and then added to θ0 when there is a base; t = ½ where w1+w2 ≈ 0; (1−t) v1 + t v2 where the angle is 0, or cos < −0.9995",
     reference: "Shoemake, SIGGRAPH 1985; options of mergekit's nuslerp",
     inputs: InputRule::exactly(2),
     base: BaseRule::Optional,
@@ -30,7 +34,7 @@ pub const DEF: OperatorDef = OperatorDef {
     ..OperatorDef::DEFAULT
 };
 
-/// Below this sine the chord is taken instead of the arc.
+/// Below this sine the vectors have one direction, and the chord is taken instead of the arc.
 const COLINEAR: f64 = 1e-8;
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -56,7 +60,7 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
 
 fn coefficients(cosine: f64, t: f64) -> [f64; 2] {
     let sine = (1.0 - cosine * cosine).max(0.0).sqrt();
-    if sine < COLINEAR { [1.0 - t, t] } else { arc(cosine, t) }
+    if sine < COLINEAR || cosine < -NEARLY_PARALLEL { [1.0 - t, t] } else { arc(cosine, t) }
 }
 
 /// Inner products of two vectors.
@@ -217,6 +221,17 @@ mod tests {
         for column in 0..3 {
             let pick = |x: &[f32]| [x[column], x[column + 3]];
             close(&pick(&along_first), &slerp(&pick(&A), &pick(&B)));
+        }
+    }
+
+    /// On the arc, a perpendicular 1e-6 would be blown up to the length of the vectors, and their difference in length
+    /// to a million.
+    #[test]
+    fn nearly_opposed_vectors_are_interpolated_on_the_chord() {
+        let opposed: [&[f32]; 2] = [&[2.0, 0.0], &[-1.0, 1e-6]];
+        let settings = |flatten| [("weight", 0.5), ("nuslerp_flatten", flatten)];
+        for flatten in [0.0, 1.0] {
+            Case { settings: &settings(flatten), ..Case::of(&DEF, &opposed) }.gives(&[0.5, 5e-7]);
         }
     }
 

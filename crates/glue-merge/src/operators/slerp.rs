@@ -29,7 +29,7 @@ pub const DEF: OperatorDef = OperatorDef {
 };
 
 /// Above this cosine the chord is taken instead of the arc.
-const NEARLY_PARALLEL: f64 = 0.9995;
+pub(super) const NEARLY_PARALLEL: f64 = 0.9995;
 
 fn plan(_: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let t = params.number("t");
