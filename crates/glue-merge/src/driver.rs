@@ -112,20 +112,21 @@ impl Scratch {
 pub struct Driver<'a> {
     pool: &'a dyn Pool,
     executor: &'a dyn Executor,
+    stop: &'a (dyn Fn() -> bool + Sync),
     block: usize,
     scratch: Scratch,
 }
 
 impl Default for Driver<'_> {
     fn default() -> Self {
-        Self { pool: &Serial, executor: &HostExecutor, block: Self::BLOCK, scratch: Scratch::default() }
+        let (block, scratch) = (Self::BLOCK, Scratch::default());
+        Self { pool: &Serial, executor: &HostExecutor, stop: &|| false, block, scratch }
     }
 }
 
 impl<'a> Driver<'a> {
-    /// Default number of elements of a block: a few operands of that length stay in a second-level
-    /// cache.
-    pub const BLOCK: usize = 1 << 13;
+    /// Default number of elements of a block: a few operands of that length stay in a first-level cache.
+    pub const BLOCK: usize = 1 << 11;
 
     /// Elements of a span, the unit of work of a thread and of sums in a reduction. Part of what a result is defined
     /// by.
@@ -143,6 +144,13 @@ impl<'a> Driver<'a> {
         Self { executor, ..self }
     }
 
+    /// The same with this request to stop, which is asked before every span: once it is true, [`Driver::run`] fails with
+    /// [`MergeError::Stopped`]. Default: never.
+    #[must_use]
+    pub fn stop(self, stop: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        Self { stop, ..self }
+    }
+
     /// The same with this many elements in a block, at least 1; rounded to whole rows for operators that need them.
     /// Default: [`Driver::BLOCK`]. No result depends on it.
     #[must_use]
@@ -153,7 +161,8 @@ impl<'a> Driver<'a> {
     /// Runs `plan` to its end: its reductions, then its map.
     ///
     /// # Errors
-    /// What the source, the sink or a reduction refuses. The sink may have received blocks by then.
+    /// What the source, the sink or a reduction refuses, or [`MergeError::Stopped`]. The sink may have received blocks by
+    /// then.
     pub fn run(
         &self,
         plan: Plan,
@@ -252,10 +261,14 @@ impl<'a> Driver<'a> {
 
     /// Runs tasks until one fails; of several failures, that of the lowest task that was reached.
     fn try_run(&self, n: usize, task: &(dyn Fn(usize) -> Result<(), BoxError> + Sync)) -> Result<(), MergeError> {
-        let failed = AtomicBool::new(false);
+        let (failed, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
         let first: Mutex<Option<(usize, BoxError)>> = Mutex::new(None);
         self.pool.run(n, &|i| {
-            if failed.load(Ordering::Relaxed) {
+            if failed.load(Ordering::Relaxed) || stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            if (self.stop)() {
+                stopped.store(true, Ordering::Relaxed);
                 return;
             }
             if let Err(e) = task(i) {
@@ -268,6 +281,7 @@ impl<'a> Driver<'a> {
         });
         match first.into_inner().unwrap_or_else(|e| e.into_inner()) {
             Some((_, e)) => Err(MergeError::Io(e)),
+            None if stopped.into_inner() => Err(MergeError::Stopped),
             None => Ok(()),
         }
     }

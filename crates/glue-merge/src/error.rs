@@ -79,6 +79,8 @@ pub enum MergeError {
     },
     /// Reading an input or writing the result failed.
     Io(BoxError),
+    /// The caller stopped the merge.
+    Stopped,
 }
 
 impl fmt::Display for MergeError {
@@ -107,6 +109,7 @@ impl fmt::Display for MergeError {
             Self::NoResult { tensor, .. } => write!(f, "tensor {tensor} cannot be merged"),
             Self::Contract { reason } => write!(f, "internal error: {reason}"),
             Self::Io(e) => e.fmt(f),
+            Self::Stopped => f.write_str("the merge was stopped"),
         }
     }
 }

@@ -329,6 +329,23 @@ mod tests {
         assert_eq!(error.to_string(), expected);
     }
 
+    /// A request to stop is heard between two spans, in a reduction as in a map; what is left is not counted as done.
+    #[test]
+    fn a_stopped_merge_is_an_error() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let operator = Operator::new(&slerp::DEF);
+        let params = operator.params(1).set("t", 0.5).check().unwrap();
+        let (a, b) = (vec![1.0; 3 * Driver::SPAN], vec![2.0; 3 * Driver::SPAN]);
+        let merge = Merge::new(&operator, &params).base(&a).inputs([&b]);
+        for spans in 0..6 {
+            let asked = AtomicUsize::new(0);
+            let stop = || asked.fetch_add(1, Ordering::Relaxed) >= spans;
+            let error = merge.run_on(&Driver::default().stop(&stop)).unwrap_err();
+            assert!(matches!(error, MergeError::Stopped), "{error:?}");
+            assert_eq!(asked.into_inner(), spans + 1);
+        }
+    }
+
     #[test]
     fn what_is_not_there_is_not_read_or_written() {
         let source = SliceSource::new([&[1.0, 2.0]]);

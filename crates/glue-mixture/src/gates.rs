@@ -3,7 +3,7 @@
 use crate::error::MixError;
 use crate::sites::{MixtureFormat, Sites};
 use crate::spec::RouterKind;
-use glue_tensor::{Checkpoint, Dtype, TensorSpec, narrow, widen};
+use glue_tensor::{Checkpoint, Dtype, TensorSpec, first_nonfinite, narrow, widen};
 use std::convert::Infallible;
 use std::path::Path;
 
@@ -282,10 +282,8 @@ pub(crate) fn data(sites: &Sites, gates: &Gates, dtype: Dtype) -> Result<Vec<Vec
 fn store(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>, MixError> {
     let refused = |value| MixError::GateValue { gate: name.to_string(), value, dtype };
     let mut bytes = vec![0; values.len() * dtype.size()];
-    narrow(dtype, values, &mut bytes).map_err(|_| refused(0.0))?;
-    let mut back = vec![0.0; values.len()];
-    if !widen(dtype, &bytes, &mut back).map_err(|_| refused(0.0))? {
-        let first = back.iter().position(|value| !value.is_finite()).unwrap_or(0);
+    if !narrow(dtype, values, &mut bytes).map_err(|_| refused(0.0))? {
+        let first = first_nonfinite(dtype, &bytes).ok().flatten().unwrap_or(0);
         return Err(refused(values[first]));
     }
     Ok(bytes)

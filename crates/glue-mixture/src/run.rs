@@ -256,11 +256,8 @@ impl Buffers {
             let scale = tensor.scale;
             self.values.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
         }
-        narrow(tensor.dtype, &self.values, &mut self.bytes).map_err(not_float)?;
-        if tensor.dtype != glue_tensor::Dtype::Bf16 && tensor.dtype.size() < 4 || tensor.changes() {
-            // The type of the output may be narrower in range than that of the input.
-            finite &= widen(tensor.dtype, &self.bytes, &mut self.values).map_err(not_float)?;
-        }
+        // The type of the output may be narrower in range than that of the input.
+        finite &= narrow(tensor.dtype, &self.values, &mut self.bytes).map_err(not_float)?;
         if !finite {
             return Err(MixError::NotFinite { tensor: name.clone(), path: dir.path().to_path_buf() });
         }

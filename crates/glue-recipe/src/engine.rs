@@ -8,10 +8,11 @@ use glue_merge::{
     BoxError, Done, Driver, MergeError, Operand, Operator, Params, Pool, Sink, Source, StatisticSpec, TensorSpec,
 };
 use glue_progress::Progress;
-use glue_tensor::{Dtype, TensorView, narrow, widen};
+use glue_tensor::{Dtype, TensorView, first_nonfinite, narrow, widen};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use crate::low_rank::LowRankView;
 
@@ -27,6 +28,29 @@ pub struct NonFinite {
     pub index: usize,
     /// What was found.
     pub value: f32,
+}
+
+/// An element of a result that the type of the output cannot hold.
+#[derive(Debug, thiserror::Error)]
+#[error("the result is {value} at index {index}, which {} cannot hold; {}", dtype.torch_name(), self.advice())]
+pub struct NonFiniteResult {
+    /// Index of the element in the flattened tensor.
+    pub index: usize,
+    /// What was to be stored; of a device that rounds by itself, what it stored.
+    pub value: f32,
+    /// Type of the output.
+    pub dtype: Dtype,
+}
+
+impl NonFiniteResult {
+    fn advice(&self) -> &'static str {
+        match self.dtype {
+            Dtype::F16 | Dtype::F8E4M3 | Dtype::F8E5M2 => {
+                "merge with smaller weights, or set `out_dtype` to a type with a larger range, such as bfloat16"
+            }
+            _ => "merge with smaller weights",
+        }
+    }
 }
 
 /// A number that no statistic holds.
@@ -55,6 +79,22 @@ pub struct OperandView<'a> {
     pub low_rank: Option<LowRankView<'a>>,
     /// What the user calls the model.
     pub model: &'a str,
+}
+
+impl OperandView<'_> {
+    /// Refuses a NaN or an infinity in `bytes`, elements of this tensor from `start` on. What is no floating-point
+    /// number passes.
+    fn check_finite(&self, start: usize, bytes: &[u8]) -> Result<(), BoxError> {
+        let (dtype, size) = (self.view.dtype(), self.view.dtype().size());
+        if !dtype.is_float() {
+            return Ok(());
+        }
+        let Some(at) = first_nonfinite(dtype, bytes)? else { return Ok(()) };
+        let mut value = [0.0];
+        widen(dtype, &bytes[at * size..(at + 1) * size], &mut value)?;
+        let (tensor, model) = (self.view.name().into(), self.model.into());
+        Err(NonFinite { tensor, model, index: start + at, value: value[0] }.into())
+    }
 }
 
 /// One tensor to be merged.
@@ -105,48 +145,91 @@ pub struct EngineOptions<'a> {
     pub block: usize,
 }
 
-/// Spans of work for each thread that are begun together: so many that a thread seldom waits for the last span of a
-/// tensor, so few that little is held of tensors that are under way.
-const SPANS_AT_ONCE: usize = 32;
-
 /// Merges every job on the threads of the current rayon pool.
 ///
-/// Jobs are done in order, as many at a time as keep the threads busy, each cut into spans that threads share: memory
-/// follows from the number of threads and the length of a block.
+/// Jobs are begun in order and cut into spans that threads share. At most as many are under way as there are threads:
+/// a thread that finds no span of one tensor works on another, and an operator that sees a tensor whole, on one thread,
+/// leaves tensors for the other threads. Memory follows from the number of threads and the length of a block.
 ///
 /// # Errors
-/// The first failure, with the name of its tensor.
+/// The first failure, with the name of its tensor, or [`EngineError::Stopped`] once the caller cancelled it, which is
+/// asked before every span. `destination` may have received results by then.
 pub fn merge_all(
     jobs: &[TensorJob<'_>],
     destination: &dyn Destination,
     options: &EngineOptions<'_>,
     progress: &dyn Progress,
-) -> Result<(), TensorError> {
-    let driver = Driver::default().pool(&RayonPool).executor(options.executor).block(options.block);
-    let buffers = Mutex::default();
-    let threads = rayon::current_num_threads();
-    let enough = SPANS_AT_ONCE * threads * Driver::SPAN;
-    let mut start = 0;
-    while start < jobs.len() {
-        let mut end = start;
-        let mut elements = 0;
-        // An operator that sees a tensor whole works on it with one thread: there must be tensors for the others.
-        while end < jobs.len() && (end - start < threads || elements < enough) {
-            elements += jobs[end].spec.len();
-            end += 1;
-        }
-        (start..end).into_par_iter().try_for_each(|j| {
-            let job = &jobs[j];
-            if progress.is_cancelled() {
-                return Ok(());
-            }
-            progress.item(job.spec.name);
-            merge_one(job, &driver, options, &Narrowed { destination, job: j, dtype: job.dtype, buffers: &buffers })
-                .map_err(|error| TensorError { tensor: job.spec.name.into(), error })
-        })?;
-        start = end;
+) -> Result<(), EngineError> {
+    let stop = || progress.is_cancelled();
+    let driver = Driver::default().pool(&RayonPool).executor(options.executor).block(options.block).stop(&stop);
+    let (next, failure, buffers) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+    let queue = Queue { jobs, destination, driver, options, progress, next, failure, buffers };
+    rayon::scope(|scope| (0..rayon::current_num_threads()).for_each(|_| queue.spawn(scope)));
+    match queue.failure.into_inner() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why a merge ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A tensor cannot be merged.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The caller cancelled it.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Jobs of which some are under way.
+struct Queue<'a> {
+    jobs: &'a [TensorJob<'a>],
+    destination: &'a dyn Destination,
+    driver: Driver<'a>,
+    options: &'a EngineOptions<'a>,
+    progress: &'a dyn Progress,
+    /// The job to begin next.
+    next: AtomicUsize,
+    /// Of the failures so far, that of the first job.
+    failure: Mutex<Option<(usize, EngineError)>>,
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+impl<'a> Queue<'a> {
+    /// Has some thread do the next job, and then the one after it. Each job is a task of its own: a thread that waits
+    /// for the last spans of one takes up at most one other.
+    fn spawn<'s>(&'s self, scope: &rayon::Scope<'s>) {
+        scope.spawn(move |scope| {
+            let j = self.next.fetch_add(1, Ordering::Relaxed);
+            if j >= self.jobs.len() || self.failure.lock().is_some() {
+                return;
+            }
+            match self.run(j) {
+                Ok(()) => self.spawn(scope),
+                Err(error) => {
+                    let mut failure = self.failure.lock();
+                    if failure.as_ref().is_none_or(|(first, _)| j < *first) {
+                        *failure = Some((j, error));
+                    }
+                }
+            }
+        });
+    }
+
+    fn run(&self, j: usize) -> Result<(), EngineError> {
+        let job = &self.jobs[j];
+        if self.progress.is_cancelled() {
+            return Err(EngineError::Stopped);
+        }
+        self.progress.item(job.spec.name);
+        let sink = Narrowed { destination: self.destination, job: j, dtype: job.dtype, buffers: &self.buffers };
+        merge_one(job, &self.driver, self.options, &sink, self.progress).map_err(|error| match error {
+            MergeError::Stopped => EngineError::Stopped,
+            error => TensorError { tensor: job.spec.name.into(), error }.into(),
+        })
+    }
 }
 
 /// A failure in one tensor.
@@ -165,17 +248,23 @@ fn merge_one(
     driver: &Driver<'_>,
     options: &EngineOptions<'_>,
     sink: &Narrowed<'_>,
+    progress: &dyn Progress,
 ) -> Result<(), MergeError> {
     let plan = job.operator.plan(&job.spec, job.params)?;
     let source = Operands::new(job, options).map_err(MergeError::Io)?;
     match driver.run(plan, &job.spec, &source, sink)? {
         Done::Merged => Ok(()),
-        Done::Copy(operand) => copy(&source, operand, sink, options.block).map_err(MergeError::Io),
+        Done::Copy(operand) => copy(&source, operand, sink, progress),
     }
 }
 
-/// Copies an operand: its bytes where the types agree, its values otherwise.
-fn copy(source: &Operands<'_>, operand: Operand, sink: &Narrowed<'_>, block: usize) -> Result<(), BoxError> {
+/// Copies an operand span by span: its bytes where the types agree, its values otherwise.
+fn copy(
+    source: &Operands<'_>,
+    operand: Operand,
+    sink: &Narrowed<'_>,
+    progress: &dyn Progress,
+) -> Result<(), MergeError> {
     let Some(from) = source.job.operand(operand) else {
         return Ok(());
     };
@@ -185,21 +274,18 @@ fn copy(source: &Operands<'_>, operand: Operand, sink: &Narrowed<'_>, block: usi
         && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
     let size = sink.dtype.size();
     (0..len.div_ceil(Driver::SPAN)).into_par_iter().try_for_each(|s| {
-        let span = s * Driver::SPAN..((s + 1) * Driver::SPAN).min(len);
-        let mut buffer = vec![0.0; block.min(span.len())];
-        for start in span.clone().step_by(block) {
-            let range = start..(start + block).min(span.end);
-            let length = range.len();
-            let values =
-                if sink.dtype.is_float() { source.read(operand, range.clone(), &mut buffer[..length])? } else { &[] };
-            if as_it_is {
-                let bytes = &data[range.start * size..range.end * size];
-                sink.destination.write(sink.job, (range.start * size) as u64, bytes)?;
-            } else {
-                sink.write(start, values)?;
-            }
+        if progress.is_cancelled() {
+            return Err(MergeError::Stopped);
         }
-        Ok(())
+        let span = s * Driver::SPAN..((s + 1) * Driver::SPAN).min(len);
+        let copied = if as_it_is {
+            let bytes = &data[span.start * size..span.end * size];
+            from.check_finite(span.start, bytes).and_then(|()| sink.send(span.start, bytes))
+        } else {
+            let mut buffer = vec![0.0; span.len()];
+            source.read(operand, span.clone(), &mut buffer).and_then(|values| sink.write(span.start, values))
+        };
+        copied.map_err(MergeError::Io)
     })
 }
 
@@ -250,7 +336,16 @@ impl Source for Operands<'_> {
         let from = self.job.operand(operand).ok_or("the operator asked for an operand that is not there")?;
         let dtype = from.view.dtype();
         let size = dtype.size();
-        let finite = widen(dtype, &from.view.data()[range.start * size..range.end * size], buffer)?;
+        let bytes = &from.view.data()[range.start * size..range.end * size];
+        let lent = from.view.f32s().filter(|_| {
+            self.product(operand).is_none() && !matches!(operand, Operand::Statistic(_))
+        });
+        if let Some(values) = lent
+            && first_nonfinite(dtype, bytes)?.is_none()
+        {
+            return Ok(&values[range]);
+        }
+        let finite = widen(dtype, bytes, buffer)?;
         if let (Operand::Statistic(_), Some(statistic)) = (operand, self.job.spec.statistic) {
             check_statistic(statistic, self.job.spec.row_len(), from, range.start, buffer)?;
             return Ok(buffer);
@@ -312,14 +407,35 @@ struct Narrowed<'a> {
     buffers: &'a Mutex<Vec<Vec<u8>>>,
 }
 
+impl Narrowed<'_> {
+    /// Hands elements from `offset` on to the destination.
+    fn send(&self, offset: usize, bytes: &[u8]) -> Result<(), BoxError> {
+        self.destination.write(self.job, (offset * self.dtype.size()) as u64, bytes)
+    }
+
+    /// The refusal of elements from `offset` on, one of which is not finite; `values` is what they were before they were
+    /// rounded, where that is known.
+    #[cold]
+    fn refuse(&self, offset: usize, bytes: &[u8], values: Option<&[f32]>) -> Result<(), BoxError> {
+        let (dtype, size) = (self.dtype, self.dtype.size());
+        let at = first_nonfinite(dtype, bytes)?.unwrap_or(0);
+        let mut stored = [0.0];
+        widen(dtype, &bytes[at * size..(at + 1) * size], &mut stored)?;
+        let value = values.map_or(stored[0], |values| values[at]);
+        Err(NonFiniteResult { index: offset + at, value, dtype }.into())
+    }
+}
+
 impl Sink for Narrowed<'_> {
     fn write(&self, offset: usize, values: &[f32]) -> Result<(), BoxError> {
         let size = self.dtype.size();
         let buffers = || self.buffers.lock();
         let mut bytes = buffers().pop().unwrap_or_default();
         bytes.resize(values.len() * size, 0);
-        narrow(self.dtype, values, &mut bytes)?;
-        self.destination.write(self.job, (offset * size) as u64, &bytes)?;
+        if !narrow(self.dtype, values, &mut bytes)? {
+            return self.refuse(offset, &bytes, Some(values));
+        }
+        self.send(offset, &bytes)?;
         buffers().push(bytes);
         Ok(())
     }
@@ -330,7 +446,10 @@ impl Sink for Narrowed<'_> {
 
     fn write_stored(&self, offset: usize, bytes: &[u8]) -> Result<(), BoxError> {
         if float(self.dtype).is_some() {
-            return self.destination.write(self.job, (offset * self.dtype.size()) as u64, bytes);
+            return match first_nonfinite(self.dtype, bytes)? {
+                None => self.send(offset, bytes),
+                Some(_) => self.refuse(offset, bytes, None),
+            };
         }
         let mut values = vec![0.0; bytes.len() / Dtype::F32.size()];
         widen(Dtype::F32, bytes, &mut values)?;

@@ -49,20 +49,23 @@ pub struct ModelHashes {
 pub type InputHashes = Vec<ModelHashes>;
 
 /// Hashes every file that the output of `plan` depends on, several at once on the current rayon
-/// pool. Reads all of them.
+/// pool. Reads all of them. `stop` is asked for every mebibyte.
 ///
 /// # Errors
-/// [`RunError::Read`] for a file that cannot be read.
-pub fn hash_inputs(plan: &MergePlan) -> Result<InputHashes, RunError> {
+/// [`RunError::Read`] for a file that cannot be read, [`RunError::Stopped`] once `stop` is true.
+pub fn hash_inputs(plan: &MergePlan, stop: &(dyn Fn() -> bool + Sync)) -> Result<InputHashes, RunError> {
     let small = |path: &Path| {
         let bytes = files::read(path, files::DATA_BYTES)
             .map_err(|source| RunError::Read { path: path.to_path_buf(), source })?;
         Ok(FileHash { name: file_name(path), n_bytes: bytes.len() as u64, hash: ContentHash::of(&bytes) })
     };
-    let of = |checkpoint: &Checkpoint| -> Vec<FileHash> {
+    let of = |checkpoint: &Checkpoint| -> Result<Vec<FileHash>, RunError> {
         let mapped = checkpoint.files().par_iter();
         mapped
-            .map(|file| FileHash { name: file_name(file.path()), n_bytes: file.n_bytes(), hash: file.content_hash() })
+            .map(|file| {
+                let hash = file.content_hash_unless(stop).ok_or(RunError::Stopped)?;
+                Ok(FileHash { name: file_name(file.path()), n_bytes: file.n_bytes(), hash })
+            })
             .collect()
     };
     plan.models
@@ -71,15 +74,15 @@ pub fn hash_inputs(plan: &MergePlan) -> Result<InputHashes, RunError> {
             let config = model.dir.path().join(CONFIG_FILE);
             let others = rayon::iter::once(config).chain(model.dir.side_files());
             let others: Vec<FileHash> = others.map(|path| small(&path)).collect::<Result<_, RunError>>()?;
-            let mut files = of(model.dir.checkpoint());
+            let mut files = of(model.dir.checkpoint())?;
             files.extend(others);
             if let Some(adapter) = &model.adapter {
                 let (n_bytes, hash) = adapter.dir.config_file();
-                files.extend(of(adapter.dir.checkpoint()));
+                files.extend(of(adapter.dir.checkpoint())?);
                 files.push(FileHash { name: adapter::CONFIG_FILE.to_string(), n_bytes, hash });
             }
-            let statistics = model.statistics.as_ref().map_or(Vec::new(), |statistics| of(&statistics.checkpoint));
-            Ok(ModelHashes { files, statistics })
+            let statistics = model.statistics.as_ref().map(|statistics| of(&statistics.checkpoint)).transpose()?;
+            Ok(ModelHashes { files, statistics: statistics.unwrap_or_default() })
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! From a plan to a model directory: merges every tensor out of core, writes the other files of a model, and makes
 //! the directory appear when all of it is on disk.
 
-use crate::engine::{Destination, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
+use crate::engine::{Destination, EngineError, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
@@ -16,6 +16,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What runs the operators of several merges, such as those of a search. Default: the CPU.
 #[derive(Clone, Default)]
@@ -106,6 +107,15 @@ pub enum RunError {
     Stopped,
 }
 
+impl From<EngineError> for RunError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Tensor(error) => Self::Tensor(error),
+            EngineError::Stopped => Self::Stopped,
+        }
+    }
+}
+
 /// Runs `plan` and makes `out_dir` appear, on the threads of the current rayon pool.
 ///
 /// # Errors
@@ -120,12 +130,12 @@ pub fn run(
     let layout = Layout::new(plan.layout_specs(), options.max_shard_bytes, "model")?;
     let writer = CheckpointWriter::create(&staging, layout.clone(), &BTreeMap::new())?;
     progress.begin("merging", Unit::Bytes, Some(layout.total_bytes()));
-    let merge = || merge_into(plan, &Files { writer: &writer, progress }, options, progress);
-    let (merged, hashes) = rayon::join(merge, || hash_inputs(plan));
+    let merge = || Ok(merge_into(plan, &Files { writer: &writer, progress }, options, progress)?);
+    let hashes = merge_and_hash(merge, |failed| hash_inputs(plan, &|| failed() || progress.is_cancelled()));
     if progress.is_cancelled() {
         return Err(RunError::Stopped);
     }
-    let written = finish(plan, &staging, &layout, writer, merged, hashes);
+    let written = finish(plan, &staging, &layout, writer, hashes);
     // Whatever failed may have failed because of an input that changed; and if nothing did, what was merged is what was
     // hashed only if none has.
     plan.check_unchanged()?;
@@ -134,15 +144,25 @@ pub fn run(
     Ok(())
 }
 
+/// Merges and hashes side by side. When the merge fails, hashing is given up: the error must not wait until every input
+/// has been read to its end.
+fn merge_and_hash<T: Send>(
+    merge: impl FnOnce() -> Result<(), RunError> + Send,
+    hash: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> Result<T, RunError> + Send,
+) -> Result<T, RunError> {
+    let failed = AtomicBool::new(false);
+    let merge = || merge().inspect_err(|_| failed.store(true, Ordering::Relaxed));
+    let (merged, hashes) = rayon::join(merge, || hash(&|| failed.load(Ordering::Relaxed)));
+    merged.and(hashes)
+}
+
 fn finish(
     plan: &MergePlan,
     staging: &Staging,
     layout: &Layout,
     writer: CheckpointWriter,
-    merged: Result<(), TensorError>,
     hashes: Result<InputHashes, RunError>,
 ) -> Result<(), RunError> {
-    merged?;
     // Weights get their names last: until then, nothing opens the directory as a model.
     write_other_files(plan, staging, layout, &hashes?)?;
     writer.finish()?;
@@ -153,13 +173,14 @@ fn finish(
 /// need not be written to disk.
 ///
 /// # Errors
-/// The first tensor that cannot be merged.
+/// The first tensor that cannot be merged, or [`EngineError::Stopped`] once the caller cancelled it. `destination` then
+/// holds a part of the result, or none.
 pub fn merge_into(
     plan: &MergePlan,
     destination: &dyn Destination,
     options: &RunOptions<'_>,
     progress: &dyn Progress,
-) -> Result<(), TensorError> {
+) -> Result<(), EngineError> {
     let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
     let as_it_is = copy.params(1).check().expect("passthrough needs no parameter");
     let operand = |from: &TensorRef| {
@@ -248,4 +269,26 @@ pub fn side_files(plan: &MergePlan) -> Result<BTreeMap<String, Vec<u8>>, RunErro
         files.extend(tokenizer_from.tokenizer().with_chat_template(template)?);
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    //! How merging and hashing end together.
+    use super::*;
+
+    /// Hashing that would never end by itself ends with the merge.
+    #[test]
+    fn a_failed_merge_ends_hashing() {
+        let hash = |failed: &(dyn Fn() -> bool + Sync)| -> Result<(), RunError> {
+            while !failed() {
+                std::thread::yield_now();
+            }
+            Err(RunError::Stopped)
+        };
+        let error = |source: io::ErrorKind| RunError::Read { path: "x".into(), source: source.into() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let ended = pool.install(|| merge_and_hash(|| Err(error(io::ErrorKind::Other)), hash));
+        assert!(matches!(ended, Err(RunError::Read { .. })), "{ended:?}");
+        assert_eq!(pool.install(|| merge_and_hash(|| Ok(()), |_| Ok(7))).unwrap(), 7);
+    }
 }

@@ -26,6 +26,7 @@ use crate::record::Records;
 use glue_eval::scale::{PerplexityUnit, task_weights};
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
 use glue_lm::{Model, TextModel, Tokenizer};
+use glue_recipe::engine::EngineError;
 use glue_recipe::run::{RunOptions, merge_into, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
 use memory::{InMemory, bytes_of, parallel_of};
@@ -339,8 +340,10 @@ impl LocalScorer {
         // Only what computes runs in the pool. A thread of it that waited for a lock or for memory while it has taken
         // over the work of another candidate could wait for itself.
         let merged = self.pool.install(|| merge_into(plan, &memory, &options, &self.options.cancel));
-        merged.map_err(|error| Failure::of(&error))?;
-        self.check_cancelled()?;
+        merged.map_err(|error| match error {
+            EngineError::Stopped => Failure::Stopped,
+            error => Failure::of(&error),
+        })?;
         let weights = memory.weights(plan).map_err(|error| Failure::of(&error))?;
         let model = self.pool.install(|| Model::new(&plan.config, weights)).map_err(|error| Failure::of(&error))?;
         let text = TextModel::new(model, tokenizer).map_err(|error| Failure::of(&error))?;

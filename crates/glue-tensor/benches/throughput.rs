@@ -19,7 +19,9 @@ fn main() {
         let mut bytes = vec![0; ELEMENTS * dtype.size() + 1];
         let mut out = vec![0.0; ELEMENTS];
         let size = ELEMENTS * dtype.size();
-        let narrowed = rate(size, || narrow(dtype, black_box(&values), &mut bytes[..size]).unwrap());
+        let narrowed = rate(size, || {
+            black_box(narrow(dtype, black_box(&values), &mut bytes[..size]).unwrap());
+        });
         let widened = rate(size, || {
             widen(dtype, black_box(&bytes[..size]), &mut out).unwrap();
         });

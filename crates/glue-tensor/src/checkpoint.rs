@@ -203,6 +203,13 @@ impl<'a> TensorView<'a> {
     pub fn data(&self) -> &'a [u8] {
         &self.file.map[self.info.range.clone()]
     }
+
+    /// The elements as they lie in the map; `None` unless they are F32 and begin on a boundary of 4 bytes, and on a
+    /// machine that is not little-endian. They may be NaN or infinite.
+    pub fn f32s(&self) -> Option<&'a [f32]> {
+        let lies_so = self.dtype() == Dtype::F32 && cfg!(target_endian = "little");
+        bytemuck::try_cast_slice(self.data()).ok().filter(|_| lies_so)
+    }
 }
 
 impl fmt::Debug for TensorView<'_> {
@@ -222,6 +229,18 @@ impl ContentHash {
     /// The hash of `bytes`.
     pub fn of(bytes: &[u8]) -> ContentHash {
         ContentHash(xxhash_rust::xxh3::xxh3_128(bytes))
+    }
+
+    /// The hash of `bytes`, or `None` once `stop` is true, which is asked for every mebibyte.
+    pub fn of_unless(bytes: &[u8], stop: &dyn Fn() -> bool) -> Option<ContentHash> {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        for chunk in bytes.chunks(1 << 20) {
+            if stop() {
+                return None;
+            }
+            hasher.update(chunk);
+        }
+        Some(ContentHash(hasher.digest128()))
     }
 }
 
@@ -273,6 +292,11 @@ impl CheckpointFile {
     /// Hash of the whole file, header included. Reads all of it.
     pub fn content_hash(&self) -> ContentHash {
         ContentHash::of(&self.map)
+    }
+
+    /// The same, or `None` once `stop` is true, which is asked for every mebibyte.
+    pub fn content_hash_unless(&self, stop: &dyn Fn() -> bool) -> Option<ContentHash> {
+        ContentHash::of_unless(&self.map, stop)
     }
 
     fn open(path: PathBuf) -> Result<(CheckpointFile, Header), CheckpointError> {

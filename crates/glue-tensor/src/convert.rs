@@ -1,7 +1,8 @@
 //! Widening stored floats to f32 and narrowing f32 back: the loops every byte of every checkpoint passes through.
 //!
 //! Byte slices need no alignment, because safetensors offsets promise none. The loops carry no branch on the data, so
-//! that the compiler turns them into SIMD; the check for infinities and NaN rides in the same pass, on integer bits.
+//! that the compiler turns them into SIMD; the check for infinities and NaN rides in the same pass, on integer bits, both
+//! ways: of what was read, and of what comes out of rounding to a type with a smaller range.
 
 use crate::dtype::Dtype;
 use half::f16;
@@ -59,13 +60,14 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, Conver
         Dtype::F32 => widen_f32(bytes, out),
         Dtype::F16 => widen_f16(bytes, out),
         Dtype::Bf16 => widen_bf16(bytes, out),
-        Dtype::F8E4M3 => widen_f8(bytes, out, &E4M3, 0x7f),
-        Dtype::F8E5M2 => widen_f8(bytes, out, &E5M2, 0x7c),
+        Dtype::F8E4M3 => widen_f8(bytes, out, &E4M3, E4M3_NOT_FINITE),
+        Dtype::F8E5M2 => widen_f8(bytes, out, &E5M2, E5M2_NOT_FINITE),
         _ => return Err(ConvertError::NotFloat { dtype }),
     })
 }
 
-/// Narrows `values` into `out` as little-endian elements of `dtype`, rounding to nearest, ties to even.
+/// Narrows `values` into `out` as little-endian elements of `dtype`, rounding to nearest, ties to even, and returns
+/// whether every element in `out` is finite.
 ///
 /// NaN stays NaN and keeps its sign. Overflow gives infinity, except in F8_E4M3, which has none: there a magnitude that
 /// rounds beyond 448 becomes NaN, as in torch's `.to(float8_e4m3fn)`.
@@ -73,34 +75,119 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<bool, Conver
 /// # Errors
 /// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `out` does
 /// not hold exactly `values.len()` elements.
-pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<(), ConvertError> {
+pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<bool, ConvertError> {
     check_lengths(dtype, out.len(), values.len())?;
-    match dtype {
-        Dtype::F64 => store(values, out, |x| f64::from(x).to_le_bytes()),
-        Dtype::F32 => store(values, out, f32::to_le_bytes),
+    Ok(match dtype {
+        Dtype::F64 => narrow_f64(values, out),
+        Dtype::F32 => narrow_f32(values, out),
         Dtype::F16 => narrow_f16(values, out),
-        Dtype::Bf16 => store(values, out, |x| bf16_bits(x).to_le_bytes()),
-        Dtype::F8E4M3 => store(values, out, |x| [f8_bits::<4, 3>(x)]),
-        Dtype::F8E5M2 => store(values, out, |x| [f8_bits::<5, 2>(x)]),
+        Dtype::Bf16 => narrow_bf16(values, out),
+        Dtype::F8E4M3 => narrow_f8(values, out, f8_bits::<4, 3>, E4M3_NOT_FINITE),
+        Dtype::F8E5M2 => narrow_f8(values, out, f8_bits::<5, 2>, E5M2_NOT_FINITE),
         _ => return Err(ConvertError::NotFloat { dtype }),
+    })
+}
+
+/// The index of the first element of `bytes`, little-endian elements of `dtype`, that is a NaN or an infinity; `None` if
+/// all are finite. An F64 beyond the range of f32 counts as an infinity, as in [`widen`].
+///
+/// # Errors
+/// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `bytes` does
+/// not hold whole elements.
+pub fn first_nonfinite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, ConvertError> {
+    let n = bytes.len() / dtype.size();
+    check_lengths(dtype, bytes.len(), n)?;
+    let first = |finite: fn(&[u8]) -> bool| {
+        let chunks = bytes.chunks(STEP * dtype.size()).enumerate();
+        let (c, chunk) = chunks.into_iter().find(|(_, chunk)| !finite(chunk))?;
+        let at = chunk.chunks(dtype.size()).position(|element| !finite(element))?;
+        Some(c * STEP + at)
+    };
+    Ok(match dtype {
+        Dtype::F64 => first(|bytes| {
+            let largest = bytes.as_chunks().0.iter().fold(0, |m, b| m.max(magnitude(f64::from_le_bytes(*b) as f32)));
+            largest < F32_NOT_FINITE
+        }),
+        Dtype::F32 => first(|bytes| {
+            let largest = bytes.as_chunks().0.iter().fold(0, |m, b| m.max(magnitude(f32::from_le_bytes(*b))));
+            largest < F32_NOT_FINITE
+        }),
+        Dtype::F16 => first(|bytes| largest_u16(bytes) < F16_NOT_FINITE),
+        Dtype::Bf16 => first(|bytes| largest_u16(bytes) < BF16_NOT_FINITE),
+        Dtype::F8E4M3 => first(|bytes| bytes.iter().fold(0, |m, b| m.max(b & 0x7f)) < E4M3_NOT_FINITE),
+        Dtype::F8E5M2 => first(|bytes| bytes.iter().fold(0, |m, b| m.max(b & 0x7f)) < E5M2_NOT_FINITE),
+        _ => return Err(ConvertError::NotFloat { dtype }),
+    })
+}
+
+/// The least bits of a magnitude that is not finite.
+const F32_NOT_FINITE: u32 = 0x7f80_0000;
+const F16_NOT_FINITE: u16 = 0x7c00;
+const BF16_NOT_FINITE: u16 = 0x7f80;
+const E4M3_NOT_FINITE: u8 = 0x7f;
+const E5M2_NOT_FINITE: u8 = 0x7c;
+
+/// The bits of |x|, which order as |x| does.
+#[inline(always)]
+fn magnitude(x: f32) -> u32 {
+    x.to_bits() & 0x7fff_ffff
+}
+
+/// The largest of 16-bit elements without their signs.
+fn largest_u16(bytes: &[u8]) -> u16 {
+    bytes.as_chunks().0.iter().fold(0, |largest, b| largest.max(u16::from_le_bytes(*b) & 0x7fff))
+}
+
+fn narrow_f64(values: &[f32], out: &mut [u8]) -> bool {
+    let mut largest = 0;
+    for (o, &x) in out.as_chunks_mut().0.iter_mut().zip(values) {
+        *o = f64::from(x).to_le_bytes();
+        largest = largest.max(magnitude(x));
     }
-    Ok(())
+    largest < F32_NOT_FINITE
+}
+
+/// In two passes over each step, as [`widen_f32`].
+fn narrow_f32(values: &[f32], out: &mut [u8]) -> bool {
+    let mut largest = 0;
+    for (values, out) in values.chunks(STEP).zip(out.as_chunks_mut().0.chunks_mut(STEP)) {
+        for &x in values {
+            largest = largest.max(magnitude(x));
+        }
+        for (o, x) in out.iter_mut().zip(values) {
+            *o = x.to_le_bytes();
+        }
+    }
+    largest < F32_NOT_FINITE
+}
+
+fn narrow_bf16(values: &[f32], out: &mut [u8]) -> bool {
+    let mut largest = 0;
+    for (o, &x) in out.as_chunks_mut().0.iter_mut().zip(values) {
+        let bits = bf16_bits(x);
+        *o = bits.to_le_bytes();
+        largest = largest.max(bits & 0x7fff);
+    }
+    largest < BF16_NOT_FINITE
 }
 
 #[inline(always)]
-fn store<const N: usize>(values: &[f32], out: &mut [u8], bytes_of: impl Fn(f32) -> [u8; N]) {
-    for (slot, &x) in out.as_chunks_mut::<N>().0.iter_mut().zip(values) {
-        *slot = bytes_of(x);
+fn narrow_f8(values: &[f32], out: &mut [u8], bits_of: impl Fn(f32) -> u8, first_not_finite: u8) -> bool {
+    let mut largest = 0;
+    for (o, &x) in out.iter_mut().zip(values) {
+        *o = bits_of(x);
+        largest = largest.max(*o & 0x7f);
     }
+    largest < first_not_finite
 }
 
 fn widen_f64(bytes: &[u8], out: &mut [f32]) -> bool {
     let mut largest = 0;
     for (o, b) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *o = f64::from_le_bytes(*b) as f32;
-        largest = largest.max(o.to_bits() & 0x7fff_ffff);
+        largest = largest.max(magnitude(*o));
     }
-    largest < 0x7f80_0000
+    largest < F32_NOT_FINITE
 }
 
 /// In two passes over each step: loads that run right behind stores at the same offset in their pages stall, which a
@@ -109,13 +196,13 @@ fn widen_f32(bytes: &[u8], out: &mut [f32]) -> bool {
     let mut largest = 0;
     for (out, bytes) in out.chunks_mut(STEP).zip(bytes.as_chunks::<4>().0.chunks(STEP)) {
         for b in bytes {
-            largest = largest.max(u32::from_le_bytes(*b) & 0x7fff_ffff);
+            largest = largest.max(magnitude(f32::from_le_bytes(*b)));
         }
         for (o, b) in out.iter_mut().zip(bytes) {
             *o = f32::from_le_bytes(*b);
         }
     }
-    largest < 0x7f80_0000
+    largest < F32_NOT_FINITE
 }
 
 fn widen_bf16(bytes: &[u8], out: &mut [f32]) -> bool {
@@ -125,7 +212,7 @@ fn widen_bf16(bytes: &[u8], out: &mut [f32]) -> bool {
         *o = f32::from_bits(u32::from(bits) << 16);
         largest = largest.max(bits & 0x7fff);
     }
-    largest < 0x7f80
+    largest < BF16_NOT_FINITE
 }
 
 fn widen_f16(bytes: &[u8], out: &mut [f32]) -> bool {
@@ -140,18 +227,22 @@ fn widen_f16(bytes: &[u8], out: &mut [f32]) -> bool {
         }
         aligned.convert_to_f32_slice(out);
     }
-    largest < 0x7c00
+    largest < F16_NOT_FINITE
 }
 
-fn narrow_f16(values: &[f32], out: &mut [u8]) {
+fn narrow_f16(values: &[f32], out: &mut [u8]) -> bool {
+    let mut largest = 0;
     let mut aligned = [f16::ZERO; STEP];
     for (values, out) in values.chunks(STEP).zip(out.chunks_mut(2 * STEP)) {
         let aligned = &mut aligned[..values.len()];
         aligned.convert_from_f32_slice(values);
         for (o, a) in out.as_chunks_mut::<2>().0.iter_mut().zip(aligned) {
-            *o = a.to_bits().to_le_bytes();
+            let bits = a.to_bits();
+            *o = bits.to_le_bytes();
+            largest = largest.max(bits & 0x7fff);
         }
     }
+    largest < F16_NOT_FINITE
 }
 
 fn widen_f8(bytes: &[u8], out: &mut [f32], table: &[f32; 256], first_not_finite: u8) -> bool {

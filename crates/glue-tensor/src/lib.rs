@@ -73,7 +73,7 @@ pub use abort::{abort_midway, abort_point};
 pub use adapter::{Adapter, AdapterError};
 pub use checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
 pub use config::{Config, ConfigError};
-pub use convert::{ConvertError, narrow, widen};
+pub use convert::{ConvertError, first_nonfinite, narrow, widen};
 pub use dtype::Dtype;
 pub use files::{FileChanged, FileVersion};
 pub use model_dir::{ModelDir, ModelDirError};

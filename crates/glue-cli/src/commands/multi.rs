@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::shell::Shell;
 use glue_cuda::DeviceUse;
 use glue_merge::Registry;
-use glue_recipe::{MergePlan, PlanOptions, Recipe, Stage, check_stages, manifest};
+use glue_recipe::{MergePlan, PlanOptions, Recipe, RunError, Stage, check_stages, manifest};
 use glue_tensor::files;
 use rayon::ThreadPool;
 use serde::Serialize;
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         let report = match &stage.name {
             Some(name) => recipes::plan(&stage.recipe, &options).and_then(|plan| {
                 let directory = work_dir.join(name);
-                match reusable(name, &plan, &directory, registry, &pool)? {
+                match reusable(name, &plan, &directory, registry, &pool, shell)? {
                     true => Merge::new(&plan, &directory, &args.output).map(Done::reused),
                     false => execute(&plan, &directory, &args.output, &pool, &device, shell),
                 }
@@ -118,9 +118,10 @@ fn reusable(
     directory: &Path,
     registry: &Registry,
     pool: &ThreadPool,
+    shell: &Shell<'_>,
 ) -> Result<bool, Failure> {
     let Some(manifest) = existing(directory)? else { return Ok(false) };
-    if is_current(&manifest, plan, pool)? {
+    if is_current(&manifest, plan, pool, shell)? {
         return Ok(true);
     }
     // The directory may belong to another merge: never remove that.
@@ -149,8 +150,17 @@ fn existing(directory: &Path) -> Result<Option<serde_json::Value>, Failure> {
     }
 }
 
-fn is_current(manifest: &serde_json::Value, plan: &MergePlan, pool: &ThreadPool) -> Result<bool, Failure> {
-    let hashes = pool.install(|| manifest::hash_inputs(plan)).map_err(Failure::failed)?;
+fn is_current(
+    manifest: &serde_json::Value,
+    plan: &MergePlan,
+    pool: &ThreadPool,
+    shell: &Shell<'_>,
+) -> Result<bool, Failure> {
+    let cancel = shell.cancel_token();
+    let hashes = pool.install(|| manifest::hash_inputs(plan, &|| cancel.is_cancelled())).map_err(|error| match error {
+        RunError::Stopped => Failure::Interrupted,
+        error => Failure::failed(error),
+    })?;
     plan.check_unchanged().map_err(Failure::failed)?;
     Ok(manifest::is_current(manifest, plan, &hashes))
 }

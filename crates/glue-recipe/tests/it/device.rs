@@ -30,7 +30,7 @@ impl Source for FromBytes<'_> {
 
 /// Merges whole tensors and hands them on in pieces, counted.
 #[derive(Default)]
-struct Device(AtomicUsize);
+pub(crate) struct Device(AtomicUsize);
 
 impl Executor for Device {
     fn advance(

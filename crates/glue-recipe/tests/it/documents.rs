@@ -3,9 +3,10 @@
 use crate::common::golden;
 use glue_merge::Registry;
 use glue_recipe::estimate::Rates;
-use glue_recipe::{MergePlan, PlanOptions, Recipe, card, estimate, manifest, plan, schema};
+use glue_recipe::{MergePlan, PlanOptions, Recipe, RunError, card, estimate, manifest, plan, schema};
 use glue_tensor::Layout;
 use serde_json::Value;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn planned(text: &str) -> MergePlan {
     let mut options = PlanOptions::default();
@@ -19,7 +20,7 @@ const TIES: &str = "merge_method: ties\nbase_model: models/base\nseed: 5\nparame
 #[test]
 fn a_manifest_says_whether_an_output_is_current() {
     let plan = planned(TIES);
-    let hashes = manifest::hash_inputs(&plan).unwrap();
+    let hashes = manifest::hash_inputs(&plan, &|| false).unwrap();
     let layout = Layout::new(plan.layout_specs(), 50_000, "model").unwrap();
     let written = manifest::manifest(&plan, &layout, &hashes);
     assert_eq!(written["operator"], "ties");
@@ -36,7 +37,7 @@ fn a_manifest_says_whether_an_output_is_current() {
     assert!(manifest::is_current(&read, &plan, &hashes));
     let differs = |text: &str| {
         let plan = planned(text);
-        !manifest::is_current(&read, &plan, &manifest::hash_inputs(&plan).unwrap())
+        !manifest::is_current(&read, &plan, &manifest::hash_inputs(&plan, &|| false).unwrap())
     };
     assert!(differs(&TIES.replace("seed: 5", "seed: 6")));
     assert!(differs(&TIES.replace("ft2", "ft3")));
@@ -44,6 +45,15 @@ fn a_manifest_says_whether_an_output_is_current() {
     let mut changed = hashes.clone();
     changed[1].files[0].hash.0 ^= 1;
     assert!(!manifest::is_current(&read, &plan, &changed));
+}
+
+#[test]
+fn hashing_stops_when_it_is_told_to() {
+    let (plan, asked) = (planned(TIES), AtomicUsize::new(0));
+    let stopped = manifest::hash_inputs(&plan, &|| asked.fetch_add(1, Ordering::Relaxed) >= 1);
+    assert!(matches!(stopped, Err(RunError::Stopped)), "{stopped:?}");
+    // Three models of one file each: every thread may have begun another.
+    assert!((2..=3).contains(&asked.into_inner()));
 }
 
 #[test]

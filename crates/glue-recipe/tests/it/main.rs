@@ -6,6 +6,7 @@ mod documents;
 mod golden;
 mod never_panics;
 mod plan;
+mod run;
 mod stages;
 mod statistics;
 mod text;

@@ -1,6 +1,6 @@
 //! Conversion against exhaustive tables and against the `half` crate.
 
-use glue_tensor::{ConvertError, Dtype, narrow, widen};
+use glue_tensor::{ConvertError, Dtype, first_nonfinite, narrow, widen};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -100,11 +100,36 @@ fn one_value_that_is_not_finite_is_seen_anywhere() {
         for at in [0, 1, 7, 512, 1023, n - 1] {
             let mut values = vec![1.0; n];
             let mut bytes = vec![0; n * dtype.size()];
-            narrow(dtype, &values, &mut bytes).unwrap();
+            assert_eq!(narrow(dtype, &values, &mut bytes), Ok(true), "{dtype}");
             assert_eq!(widen(dtype, &bytes, &mut values), Ok(true), "{dtype}");
+            assert_eq!(first_nonfinite(dtype, &bytes), Ok(None), "{dtype}");
             values[at] = f32::NAN;
-            narrow(dtype, &values, &mut bytes).unwrap();
+            assert_eq!(narrow(dtype, &values, &mut bytes), Ok(false), "{dtype} at {at}");
             assert_eq!(widen(dtype, &bytes, &mut values), Ok(false), "{dtype} at {at}");
+            assert_eq!(first_nonfinite(dtype, &bytes), Ok(Some(at)), "{dtype} at {at}");
+        }
+    }
+}
+
+/// The largest number of each type, and what is beyond it. F64 and F32 hold all of f32.
+#[test]
+fn what_a_type_cannot_hold_is_seen_while_narrowing() {
+    let largest = [
+        (Dtype::F16, 65519.0, 65520.0),
+        (Dtype::Bf16, 3.389_5e38, f32::MAX),
+        (Dtype::F8E4M3, 464.0, 465.0),
+        (Dtype::F8E5M2, 61439.0, 61440.0),
+        (Dtype::F32, f32::MAX, f32::INFINITY),
+        (Dtype::F64, f32::MAX, f32::NEG_INFINITY),
+    ];
+    for (dtype, held, beyond) in largest {
+        for sign in [1.0, -1.0] {
+            let mut bytes = vec![0; 600 * dtype.size()];
+            let mut values = vec![sign * held; 600];
+            assert_eq!(narrow(dtype, &values, &mut bytes), Ok(true), "{dtype}");
+            values[555] = sign * beyond;
+            assert_eq!(narrow(dtype, &values, &mut bytes), Ok(false), "{dtype}");
+            assert_eq!(first_nonfinite(dtype, &bytes), Ok(Some(555)), "{dtype}");
         }
     }
 }
@@ -128,6 +153,7 @@ fn what_cannot_be_converted_is_refused() {
     for dtype in Dtype::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
         assert_eq!(widen(dtype, &[0; 16][..2 * dtype.size()], &mut floats), Err(ConvertError::NotFloat { dtype }));
         assert_eq!(narrow(dtype, &floats, &mut [0; 16][..2 * dtype.size()]), Err(ConvertError::NotFloat { dtype }));
+        assert_eq!(first_nonfinite(dtype, &[0; 16][..2 * dtype.size()]), Err(ConvertError::NotFloat { dtype }));
     }
     let length = ConvertError::Length { dtype: Dtype::Bf16, floats: 2, expected: 4, found: 5 };
     assert_eq!(widen(Dtype::Bf16, &[0; 5], &mut floats), Err(length.clone()));
@@ -176,6 +202,8 @@ proptest! {
             let bytes: Vec<u8> = (0..offset + n * dtype.size()).map(byte).collect();
             let mut out = vec![0.0; n];
             let finite = widen(dtype, &bytes[offset..], &mut out).unwrap();
+            let first = first_nonfinite(dtype, &bytes[offset..]).unwrap();
+            prop_assert_eq!(first, out.iter().position(|x| !x.is_finite()));
             let one_by_one: Vec<_> = bytes[offset..].chunks(dtype.size()).map(|one| widen_one(dtype, one)).collect();
             prop_assert_eq!(finite, one_by_one.iter().all(|(_, finite)| *finite));
             for (x, (y, _)) in out.iter().zip(&one_by_one) {

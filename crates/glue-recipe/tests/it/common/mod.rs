@@ -5,8 +5,10 @@
 use glue_merge::Registry;
 use glue_progress::ErrorChain;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError, plan};
-use glue_tensor::{CheckpointWriter, Dtype, Layout, Staging, TensorSpec};
+use glue_tensor::{Checkpoint, CheckpointWriter, Dtype, Layout, Staging, TensorSpec, narrow};
 use serde_json::{Value, json};
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -113,6 +115,19 @@ impl Zoo {
             staging.write_file(name, content.as_bytes()).unwrap();
         }
         staging.commit().unwrap();
+    }
+
+    /// Changes the elements of an F32 or BF16 tensor from `start` on.
+    pub fn set(&self, model: &str, tensor: &str, start: usize, values: &[f32]) {
+        let path = self.dir.path().join(model).join("model.safetensors");
+        let (at, dtype) = {
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            let info = checkpoint.info(tensor).unwrap();
+            (info.range.start + start * info.dtype.size(), info.dtype)
+        };
+        let mut bytes = vec![0; values.len() * dtype.size()];
+        narrow(dtype, values, &mut bytes).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&bytes, at as u64).unwrap();
     }
 
     /// The plan of the only recipe in `text`.
