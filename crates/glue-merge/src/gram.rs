@@ -6,8 +6,7 @@
 use crate::contract::{Block, Granularity, Plan, Reduction, wrong_answer};
 use crate::device::{Gather, Gathered};
 use crate::error::MergeError;
-use crate::striped_sum::StripedSum;
-use crate::task_vectors::chunks;
+use crate::striped_sum::{StripedSum, dots};
 
 /// Which vectors are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,15 +83,12 @@ impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Reduction for G
 
     fn observe(&self, sums: &mut Vec<StripedSum>, block: &Block<'_>) {
         match self.vectors {
-            Vectors::Inputs => products(sums, block.offset, block.inputs),
+            Vectors::Inputs => products::<false>(sums, block.offset, block.inputs, &[]),
             Vectors::BaseAndInputs => {
                 let all: Vec<&[f32]> = block.base.iter().chain(block.inputs).copied().collect();
-                products(sums, block.offset, &all);
+                products::<false>(sums, block.offset, &all, &[]);
             }
-            Vectors::TaskVectors => chunks(block, |chunk| {
-                let taus: Vec<&[f32]> = chunk.taus().collect();
-                products(sums, block.offset + chunk.at, &taus);
-            }),
+            Vectors::TaskVectors => products::<true>(sums, block.offset, block.inputs, block.base()),
         }
     }
 
@@ -118,10 +114,23 @@ impl<F: FnOnce(&Gram) -> Result<Plan, MergeError> + Send + Sync> Reduction for G
     }
 }
 
-fn products(sums: &mut [StripedSum], offset: usize, vectors: &[&[f32]]) {
-    for (i, x) in vectors.iter().enumerate() {
-        for (j, y) in vectors[..=i].iter().enumerate() {
-            sums[index(i, j)].dot(offset, x, y);
+/// Adds the products of the vectors, or of their differences from the base.
+fn products<const FROM_BASE: bool>(sums: &mut [StripedSum], offset: usize, vectors: &[&[f32]], base: &[f32]) {
+    match *vectors {
+        [a, b] => dots::<_, _, FROM_BASE>(sums, offset, [a, b], base, [(0, 0), (1, 0), (1, 1)]),
+        [a, b, c] => {
+            let pairs = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)];
+            dots::<_, _, FROM_BASE>(sums, offset, [a, b, c], base, pairs);
+        }
+        _ => {
+            for (i, x) in vectors.iter().enumerate() {
+                let (others, sums) = (&vectors[..i], &mut sums[index(i, 0)..=index(i, i)]);
+                let (pairs, own) = sums.split_at_mut(i);
+                for (y, sum) in others.iter().zip(pairs) {
+                    dots::<_, _, FROM_BASE>(std::slice::from_mut(sum), offset, [x, y], base, [(0, 1)]);
+                }
+                dots::<_, _, FROM_BASE>(own, offset, [x], base, [(0, 0)]);
+            }
         }
     }
 }

@@ -45,13 +45,13 @@ pub(crate) fn subtract(x: &[f32], y: &[f32], out: &mut [f32]) {
 
 /// Calls `see` with one chunk of the block after the other.
 pub(crate) fn chunks(block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
-    let mut scratch = vec![0.0; block.inputs.len() * CHUNK.min(block.len())];
+    let mut taus = Vec::with_capacity(block.inputs.len() * CHUNK.min(block.len()));
     for (c, base) in block.base().chunks(CHUNK).enumerate() {
         let (at, len) = (c * CHUNK, base.len());
-        let taus = &mut scratch[..block.inputs.len() * len];
-        for (tau, input) in taus.chunks_exact_mut(len).zip(block.inputs) {
-            subtract(&input[at..at + len], base, tau);
+        taus.clear();
+        for input in block.inputs {
+            taus.extend(input[at..at + len].iter().zip(base).map(|(x, base)| x - base));
         }
-        see(Chunk { at, len, base, taus });
+        see(Chunk { at, len, base, taus: &mut taus });
     }
 }

@@ -116,11 +116,9 @@ impl Trim for ByRank {
         drop.rng.fill(offset, &mut row.words);
         row.rank(tau);
         if self.inverse {
-            row.place();
-            let before = tau.to_vec();
-            for (j, tau) in tau.iter_mut().enumerate() {
-                let rank = row.exact(&before, j);
-                *tau = if keeps(drop, row.words[j], rank) { *tau / probability(drop, rank) } else { 0.0 };
+            row.settle(tau, 0..tau.len() as u32);
+            for ((tau, word), rank) in tau.iter_mut().zip(&row.words).zip(&row.ranks) {
+                *tau = if keeps(drop, *word, *rank) { *tau / probability(drop, *rank) } else { 0.0 };
             }
         } else {
             row.draw(tau, drop);
@@ -151,12 +149,15 @@ struct Row {
     bounds: Vec<[u32; 2]>,
     /// Elements whose bin does not decide: index and word.
     unsure: Vec<(u32, u32)>,
-    /// The elements in order of their bins.
-    order: Vec<u32>,
-    /// The place of each element in that order; once its bin is settled, its rank.
+    /// Bins whose elements are ranked exactly.
+    chosen: Vec<u16>,
+    /// For each bin, where its next element goes among `members`, and by how much that moves on: 1 of a chosen bin, and 0
+    /// of the others, whose elements all go to the first place.
+    next: Vec<[u32; 2]>,
+    /// The elements of the chosen bins, bin by bin, after the first place: the bits of |τ|, then the index.
+    members: Vec<u64>,
+    /// The rank of each element of the chosen bins.
     ranks: Vec<u32>,
-    /// While elements are placed, where the next one of each bin goes.
-    next: Vec<u32>,
 }
 
 /// Maximum number of bins of a histogram.
@@ -234,53 +235,54 @@ impl Row {
                 *word = u32::from(*word >> 1 < *first).wrapping_neg();
             }
         }
-        if self.unsure.is_empty() {
-            return;
-        }
-        self.place();
         let unsure = std::mem::take(&mut self.unsure);
+        self.settle(tau, unsure.iter().map(|(j, _)| *j));
         for (j, word) in &unsure {
-            let rank = self.exact(tau, *j as usize);
-            self.words[*j as usize] = u32::from(keeps(p, *word, rank)).wrapping_neg();
+            self.words[*j as usize] = u32::from(keeps(p, *word, self.ranks[*j as usize])).wrapping_neg();
         }
         self.unsure = unsure;
     }
 
-    /// Puts the elements in order of their bins, and of their index within a bin.
-    fn place(&mut self) {
-        self.next.clone_from(&self.starts);
-        self.order.resize(self.bins.len(), 0);
-        self.ranks.resize(self.bins.len(), 0);
-        for (j, (bin, rank)) in self.bins.iter().zip(&mut self.ranks).enumerate() {
-            let next = &mut self.next[*bin as usize];
-            *rank = *next;
-            self.order[*next as usize] = j as u32;
-            *next += 1;
-        }
-    }
-
-    /// The rank of an element, which settles that of all in its bin.
-    fn exact(&mut self, tau: &[f32], j: usize) -> u32 {
-        let bin = self.bins[j] as usize;
-        let start = self.starts[bin];
-        // When it is settled, the entry for what comes next is no longer needed and says so.
-        if self.next[bin] != SETTLED {
-            self.next[bin] = SETTLED;
-            let members = &mut self.order[start as usize..self.starts[bin + 1] as usize];
-            let key = |j: &u32| magnitude(tau[*j as usize]);
-            if members.iter().any(|m| key(m) != key(&members[0])) {
-                members.sort_unstable_by_key(|m| (key(m), *m));
-                for (rank, m) in (start..).zip(&*members) {
-                    self.ranks[*m as usize] = rank;
-                }
+    /// Finds the ranks of these elements, and of all that share a bin with one of them.
+    fn settle(&mut self, tau: &[f32], elements: impl Iterator<Item = u32>) {
+        self.chosen.clear();
+        self.next.clear();
+        self.next.resize(BINS, [0; 2]);
+        let mut count = 1;
+        for j in elements {
+            let bin = self.bins[j as usize];
+            let next = &mut self.next[bin as usize];
+            if *next == [0; 2] {
+                *next = [count, 1];
+                count += self.starts[bin as usize + 1] - self.starts[bin as usize];
+                self.chosen.push(bin);
             }
         }
-        self.ranks[j]
+        if self.chosen.is_empty() {
+            return;
+        }
+        self.members.resize(count as usize, 0);
+        self.ranks.resize(self.bins.len(), 0);
+        for ((j, bin), tau) in self.bins.iter().enumerate().zip(tau) {
+            // Without a branch, which would be taken at random.
+            let [at, step] = &mut self.next[*bin as usize % BINS];
+            self.members[*at as usize] = u64::from(magnitude(*tau)) << 32 | j as u64;
+            *at += *step;
+        }
+        for bin in &self.chosen {
+            let bin = *bin as usize;
+            let (start, end) = (self.starts[bin], self.next[bin][0]);
+            let members = &mut self.members[(end + start - self.starts[bin + 1]) as usize..end as usize];
+            // In low precision most bins hold one value, and its elements stand in order already.
+            if members.iter().any(|m| m >> 32 != members[0] >> 32) {
+                members.sort_unstable();
+            }
+            for (rank, m) in (start..).zip(&*members) {
+                self.ranks[*m as u32 as usize] = rank;
+            }
+        }
     }
 }
-
-/// Mark of a bin whose elements are ranked.
-const SETTLED: u32 = u32::MAX;
 
 /// Elements that are decided side by side, one to a bit.
 const MANY: usize = 32;
@@ -302,8 +304,8 @@ mod tests {
             let mut order: Vec<u32> = (0..n as u32).collect();
             order.sort_by_key(|j| (magnitude(tau[*j as usize]), *j));
             row.rank(&tau);
-            row.place();
-            let ranks: Vec<u32> = order.iter().map(|j| row.exact(&tau, *j as usize)).collect();
+            row.settle(&tau, 0..n as u32);
+            let ranks: Vec<u32> = order.iter().map(|j| row.ranks[*j as usize]).collect();
             assert_eq!(ranks, (0..n as u32).collect::<Vec<_>>());
             words.truncate(n);
             row.words.clone_from(&words);

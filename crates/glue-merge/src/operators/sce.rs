@@ -3,6 +3,10 @@
 //!
 //! Positions are ranked by the variance of τ across the models, which is 0 exactly where all agree. The weights are
 //! whole-tensor sums: one reduction after the selection.
+//!
+//! As in mergekit, weights are equal where Σ mean(τj²) is below 1e-6. Fine-tunes of large models often stay below it:
+//! three of which each changed by 5e-4 (root mean square) add up to 7.5e-7. SCE is then the plain average of what has
+//! the elected sign. With `scale_free`, energies decide however small they are.
 
 use super::task::gather_agreeing;
 use super::threshold::count;
@@ -19,28 +23,39 @@ use crate::task_vectors::{CHUNK, Chunk, chunks};
 pub const DEF: OperatorDef = OperatorDef {
     name: "sce",
     summary: "Keeps the positions where the task vectors vary most, weighs each by its energy there, and drops minority signs.",
-    formula: "τi at the ⌊select_topk · (nonzero variances)⌋ positions of largest variance across τ; ci = mean(τi²) / Σ mean(τj²); s = sign(Σ τi); θ0 + Σ_{sign τi = s} ci τi ÷ max(Σ_{sign τi = s} ci, 1e-6)",
+    formula: "τi at the ⌊select_topk · (nonzero variances)⌋ positions of largest variance across τ; ci = mean(τi²) / Σ mean(τj²), or all equal where Σ mean(τj²) < 1e-6 unless scale_free; s = sign(Σ τi); θ0 + Σ_{sign τi = s} ci τi ÷ max(Σ_{sign τi = s} ci, 1e-6)",
     reference: "SCE, arXiv 2408.07990",
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
-    params: &[ParamSpec::number(
-        "select_topk",
-        "Share of the positions with a variance that is kept; 1 keeps every position.",
-        Interval::above(0.0, 1.0),
-        (0.1, 1.0),
-    )
-    .or(1.0)],
+    params: &[
+        ParamSpec::number(
+            "select_topk",
+            "Share of the positions with a variance that is kept; 1 keeps every position.",
+            Interval::above(0.0, 1.0),
+            (0.1, 1.0),
+        )
+        .or(1.0),
+        ParamSpec::flag(
+            "scale_free",
+            "Weigh by energy even where the energies add up to less than 1e-6, as those of fine-tunes often do; otherwise all models weigh the same there.",
+            false,
+        ),
+    ],
     plan,
     ..OperatorDef::DEFAULT
 };
 
-/// Below this sum of energies the models weigh the same; no divisor goes below it.
+/// Below this sum of energies the models weigh the same, unless the weights are free of scale; no divisor goes below it.
 const LEAST: f64 = 1e-6;
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     let fraction = params.number("select_topk");
     let (inputs, elements) = (tensor.n_inputs, tensor.len());
-    let weigh = move |threshold| Plan::reduce(Energies { inputs, elements, threshold });
+    let least = if params.flag("scale_free") { 0.0 } else { LEAST * elements as f64 };
+    let weigh = move |threshold| {
+        let remember = threshold != Threshold::ALL && elements <= REMEMBERED;
+        Plan::reduce(Energies { inputs, least, threshold, remember })
+    };
     if fraction == 1.0 {
         return Ok(weigh(Threshold::ALL));
     }
@@ -106,20 +121,45 @@ impl Keys for Variance {
     }
 }
 
-/// Calls `see` with the selected part of the task vectors, the rest set to 0.
-fn selected(threshold: Threshold, block: &Block<'_>, mut see: impl FnMut(Chunk<'_>)) {
-    let (mut scratch, mut masks) = ([0.0; CHUNK], [0; CHUNK]);
+/// Which positions of blocks are selected: offset and length of a block, and a bit for each position.
+type Positions = Vec<(usize, usize, Vec<u32>)>;
+
+/// Maximum number of elements of a tensor whose selected positions are remembered, in 64 MiB.
+const REMEMBERED: usize = 1 << 29;
+
+/// Calls `see` with the selected part of the task vectors, the rest set to 0. Variances decide, or what was `known`
+/// before; where they decide, positions are added to `found`.
+fn selected(
+    threshold: Threshold,
+    block: &Block<'_>,
+    known: Option<&[u32]>,
+    mut found: Option<&mut Vec<u32>>,
+    mut see: impl FnMut(Chunk<'_>),
+) {
+    let (mut scratch, mut masks) = ([0.0; CHUNK], [0_u32; CHUNK]);
     chunks(block, |mut chunk| {
         if threshold != Threshold::ALL {
-            let variances = &mut scratch[..chunk.len];
-            variance(&chunk, variances);
-            for (range, least) in threshold.ranges(block.offset + chunk.at, chunk.len) {
-                for (mask, variance) in masks[range.clone()].iter_mut().zip(&variances[range]) {
-                    *mask = if variance.to_bits() >= least { u32::MAX } else { 0 };
+            let masks = &mut masks[..chunk.len];
+            if let Some(words) = known {
+                for (masks, word) in masks.chunks_mut(32).zip(&words[chunk.at / 32..]) {
+                    masks.iter_mut().enumerate().for_each(|(j, mask)| *mask = (word >> j & 1).wrapping_neg());
+                }
+            } else {
+                let variances = &mut scratch[..chunk.len];
+                variance(&chunk, variances);
+                for (range, least) in threshold.ranges(block.offset + chunk.at, chunk.len) {
+                    for (mask, variance) in masks[range.clone()].iter_mut().zip(&variances[range]) {
+                        *mask = if variance.to_bits() >= least { u32::MAX } else { 0 };
+                    }
+                }
+                if let Some(found) = &mut found {
+                    let word = |masks: &[u32]| masks.iter().enumerate().fold(0, |word, (j, mask)| word | (mask & 1) << j);
+                    let (whole, rest) = masks.as_chunks::<32>();
+                    found.extend(whole.iter().map(|masks| word(masks)).chain(rest.chunks(32).map(word)));
                 }
             }
             for tau in chunk.taus_mut() {
-                for (tau, mask) in tau.iter_mut().zip(&masks) {
+                for (tau, mask) in tau.iter_mut().zip(&*masks) {
                     *tau = f32::from_bits(tau.to_bits() & mask);
                 }
             }
@@ -131,36 +171,50 @@ fn selected(threshold: Threshold, block: &Block<'_>, mut see: impl FnMut(Chunk<'
 /// Sums of squares of the selected part of each task vector.
 struct Energies {
     inputs: usize,
-    elements: usize,
+    /// Below this total the models weigh the same.
+    least: f64,
     threshold: Threshold,
+    remember: bool,
+}
+
+#[derive(Default)]
+struct EnergySums {
+    sums: Vec<StripedSum>,
+    positions: Positions,
 }
 
 impl Reduction for Energies {
-    type Accumulator = Vec<StripedSum>;
+    type Accumulator = EnergySums;
 
     fn granularity(&self) -> Granularity {
         Granularity::Element
     }
 
-    fn accumulator(&self) -> Vec<StripedSum> {
-        vec![StripedSum::default(); self.inputs]
+    fn accumulator(&self) -> EnergySums {
+        EnergySums { sums: vec![StripedSum::default(); self.inputs], positions: Positions::new() }
     }
 
-    fn observe(&self, sums: &mut Vec<StripedSum>, block: &Block<'_>) {
-        selected(self.threshold, block, |chunk| {
-            for (sum, tau) in sums.iter_mut().zip(chunk.taus()) {
+    fn observe(&self, accumulator: &mut EnergySums, block: &Block<'_>) {
+        let mut found = Vec::new();
+        selected(self.threshold, block, None, self.remember.then_some(&mut found), |chunk| {
+            for (sum, tau) in accumulator.sums.iter_mut().zip(chunk.taus()) {
                 sum.dot(block.offset + chunk.at, tau, tau);
             }
         });
+        if self.remember {
+            accumulator.positions.push((block.offset, block.len(), found));
+        }
     }
 
-    fn combine(&self, sums: &mut Vec<StripedSum>, later: Vec<StripedSum>) {
-        StripedSum::combine_all(sums, &later);
+    fn combine(&self, accumulator: &mut EnergySums, mut later: EnergySums) {
+        StripedSum::combine_all(&mut accumulator.sums, &later.sums);
+        accumulator.positions.append(&mut later.positions);
     }
 
-    fn finish(self, sums: Vec<StripedSum>) -> Result<Plan, MergeError> {
-        let energies: Vec<f64> = sums.iter().map(StripedSum::total).collect();
-        Ok(Plan::map(Erase { threshold: self.threshold, weights: weights(&energies, self.elements) }))
+    fn finish(self, total: EnergySums) -> Result<Plan, MergeError> {
+        let energies: Vec<f64> = total.sums.iter().map(StripedSum::total).collect();
+        let weights = weights(&energies, self.least);
+        Ok(Plan::map(Erase { threshold: self.threshold, weights, positions: total.positions }))
     }
 
     fn describe(&self) -> Option<Gather<'_>> {
@@ -170,19 +224,18 @@ impl Reduction for Energies {
     fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
         match gathered {
             Gathered::Sums(energies) if energies.len() == self.inputs => {
-                Ok(Plan::map(Erase { threshold: self.threshold, weights: weights(&energies, self.elements) }))
+                let weights = weights(&energies, self.least);
+                Ok(Plan::map(Erase { threshold: self.threshold, weights, positions: Positions::new() }))
             }
             other => Err(wrong_answer(&other)),
         }
     }
 }
 
-/// The weights of the models from their sums of squares over `n` elements.
-fn weights(energies: &[f64], n: usize) -> Vec<f32> {
+/// The weights of the models from their sums of squares; all the same where these add up to less than `least`, or to 0.
+fn weights(energies: &[f64], least: f64) -> Vec<f32> {
     let sum: f64 = energies.iter().sum();
-    let weight = |energy: &f64| {
-        if sum / (n as f64) < LEAST { 1.0 / energies.len() as f64 } else { energy / sum }
-    };
+    let weight = |energy: &f64| if sum < least || sum == 0.0 { 1.0 / energies.len() as f64 } else { energy / sum };
     energies.iter().map(|energy| weight(energy) as f32).collect()
 }
 
@@ -190,6 +243,8 @@ fn weights(energies: &[f64], n: usize) -> Vec<f32> {
 struct Erase {
     threshold: Threshold,
     weights: Vec<f32>,
+    /// Of blocks that are not among them, variances are compared again.
+    positions: Positions,
 }
 
 impl Map for Erase {
@@ -203,7 +258,9 @@ impl Map for Erase {
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
         let mut scratch = [[0.0; CHUNK]; 2];
-        selected(self.threshold, block, |mut chunk| {
+        let known = self.positions.binary_search_by_key(&block.offset, |(offset, ..)| *offset);
+        let known = known.ok().map(|at| &self.positions[at]).filter(|(_, len, _)| *len == block.len());
+        selected(self.threshold, block, known.map(|(.., words)| &words[..]), None, |mut chunk| {
             let [sum, weight] = scratch.each_mut().map(|r| &mut r[..chunk.len]);
             let out = &mut out[chunk.at..chunk.at + chunk.len];
             chunk.sum(sum);
@@ -255,7 +312,21 @@ mod tests {
 
     #[test]
     fn tiny_energies_weigh_the_same() {
-        assert_eq!(weights(&[1e-7, 3e-7], 1), [0.5, 0.5]);
-        assert_eq!(weights(&[1e3, 3e3], 1000), [0.25, 0.75]);
+        assert_eq!(weights(&[1e-7, 3e-7], LEAST), [0.5, 0.5]);
+        assert_eq!(weights(&[1e3, 3e3], 1000.0 * LEAST), [0.25, 0.75]);
+        assert_eq!(weights(&[0.0, 0.0], 0.0), [0.5, 0.5]);
+    }
+
+    /// Task vectors of 1e-4 and 3e-4, as of a fine-tune with a small learning rate.
+    #[test]
+    fn small_energies_decide_where_weights_are_free_of_scale() {
+        let merge = |scale_free, expected: f32| {
+            let settings = [("scale_free", scale_free)];
+            let (inputs, base): ([&[f32]; 2], _) = ([&[1e-4; 4], &[3e-4; 4]], Some(&[0.0; 4][..]));
+            let found = Case { settings: &settings, base, ..Case::of(&DEF, &inputs) }.run().unwrap();
+            assert!(found.iter().all(|x| (x / expected - 1.0).abs() < 1e-6), "{found:?} for {expected}");
+        };
+        merge(0.0, 2e-4);
+        merge(1.0, 2.8e-4);
     }
 }

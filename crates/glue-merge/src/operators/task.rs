@@ -9,12 +9,12 @@ use crate::error::MergeError;
 use crate::params::{Interval, ParamSpec, Params};
 use crate::striped_sum::StripedSum;
 use crate::task_vectors::{CHUNK, subtract};
-use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Drops elements of task vectors by setting them to 0, and may scale the others, unless L1 norms are to be restored.
 pub(crate) trait Trim: Send + Sync + 'static {
     /// Scratch that is used again from one run to the next.
-    type Scratch: Default;
+    type Scratch: Default + Send;
 
     /// Fills `tau` with a run of the trimmed task vector of an input, `x` − `base`; `offset` is the index in the tensor
     /// of its first element.
@@ -77,10 +77,60 @@ impl Task {
     pub(crate) fn plan(self, trim: impl Trim, elements: usize) -> Plan {
         if self.restore {
             let remember = elements / 32 * self.weights.len() <= REMEMBERED;
-            Plan::reduce(Norms { task: self, trim, remember })
+            Plan::reduce(Norms { task: self, trim: Trimmer::new(trim), remember })
         } else {
-            Plan::map(TaskMap { task: self, trim, kept: Kept::new() })
+            Plan::map(TaskMap { task: self, trim: Trimmer::new(trim), kept: Kept::new() })
         }
+    }
+
+    /// The plan where nothing is trimmed, nor anything to be restored.
+    pub(crate) fn plan_untrimmed(self) -> Plan {
+        match self.elect {
+            true => Plan::map(TaskMap { task: self, trim: Trimmer::new(Keep), kept: Kept::new() }),
+            false => Plan::map(Sum(self)),
+        }
+    }
+}
+
+/// θ0 + scale · Σ wi τi, without a copy of any τi.
+struct Sum(Task);
+
+impl Map for Sum {
+    fn granularity(&self) -> Granularity {
+        Granularity::Element
+    }
+
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        Some(Kernel::Task(self.0.kernel(Trimming::Nothing)))
+    }
+
+    fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
+        let base = block.base();
+        let terms: Vec<(f32, &[f32])> = self.0.factors.iter().copied().zip(block.inputs.iter().copied()).collect();
+        out.fill(0.0);
+        // One pass over `out` for several terms, added in their order.
+        let (fours, rest) = terms.as_chunks::<4>();
+        fours.iter().for_each(|four| add_taus(*four, base, out));
+        match *rest {
+            [a, b, c] => add_taus([a, b, c], base, out),
+            [a, b] => add_taus([a, b], base, out),
+            [a] => add_taus([a], base, out),
+            _ => {}
+        }
+        self.0.add_base(base, out);
+    }
+}
+
+/// `sum = sum + f0·(x0 − base) + f1·(x1 − base) + …`.
+#[inline(always)]
+fn add_taus<const N: usize>(terms: [(f32, &[f32]); N], base: &[f32], sum: &mut [f32]) {
+    let (terms, base) = (terms.map(|(factor, x)| (factor, &x[..sum.len()])), &base[..sum.len()]);
+    for (j, sum) in sum.iter_mut().enumerate() {
+        let mut total = *sum;
+        for (factor, x) in &terms {
+            total += factor * (x[j] - base[j]);
+        }
+        *sum = total;
     }
 }
 
@@ -112,66 +162,92 @@ pub(crate) const RESCALE: ParamSpec = ParamSpec::choice(
     "l1",
 );
 
-/// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of the
-/// chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
-fn trimmed<T: Trim>(trim: &T, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
-    let chunk = chunk(trim);
-    let mut scratch = vec![0.0; block.inputs.len() * chunk.min(block.len())];
-    let mut own = T::Scratch::default();
-    let mut kept = kept.unwrap_or_default();
-    for (c, base) in block.base().chunks(chunk).enumerate() {
-        let (at, len) = (c * chunk, base.len());
-        let scratch = &mut scratch[..block.inputs.len() * len];
-        for (i, (tau, input)) in scratch.chunks_exact_mut(len).zip(block.inputs).enumerate() {
-            let x = &input[at..at + len];
-            match kept.split_at_checked(len.div_ceil(32)) {
-                Some((now, later)) => {
-                    subtract_marked(x, base, now, tau);
-                    kept = later;
-                }
-                None => trim.trim(i, block.offset + at, x, base, tau, &mut own),
-            }
-        }
-        see(at, len, scratch);
+/// A trim, and scratch that is used again from block to block.
+struct Trimmer<T: Trim> {
+    trim: T,
+    spare: Mutex<Vec<(Vec<f32>, T::Scratch)>>,
+}
+
+impl<T: Trim> Trimmer<T> {
+    fn new(trim: T) -> Self {
+        Self { trim, spare: Mutex::default() }
     }
-}
 
-/// Elements that are trimmed at once: a whole row where the trim asks for it.
-fn chunk(trim: &impl Trim) -> usize {
-    trim.row().unwrap_or(CHUNK).max(1)
-}
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<(Vec<f32>, T::Scratch)>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn granularity(trim: &impl Trim) -> Granularity {
-    if trim.row().is_some() { Granularity::Row } else { Granularity::Element }
+    /// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of the
+    /// chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
+    fn each(&self, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
+        // A whole row where the trim asks for it.
+        let chunk = self.trim.row().unwrap_or(CHUNK).max(1);
+        let (mut taus, mut own) = self.spare().pop().unwrap_or_default();
+        taus.resize(block.inputs.len() * chunk.min(block.len()), 0.0);
+        let mut kept = kept.unwrap_or_default();
+        for (c, base) in block.base().chunks(chunk).enumerate() {
+            let (at, len) = (c * chunk, base.len());
+            let taus = &mut taus[..block.inputs.len() * len];
+            for (i, (tau, input)) in taus.chunks_exact_mut(len).zip(block.inputs).enumerate() {
+                let x = &input[at..at + len];
+                match kept.split_at_checked(len.div_ceil(32)) {
+                    Some((now, later)) => {
+                        subtract_marked(x, base, now, tau);
+                        kept = later;
+                    }
+                    None => self.trim.trim(i, block.offset + at, x, base, tau, &mut own),
+                }
+            }
+            see(at, len, taus);
+        }
+        self.spare().push((taus, own));
+    }
+
+    fn granularity(&self) -> Granularity {
+        if self.trim.row().is_some() { Granularity::Row } else { Granularity::Element }
+    }
 }
 
 /// Appends a bit for each element, set where it is not 0, in words of 32.
 fn mark(tau: &[f32], bits: &mut Vec<u32>) {
-    bits.extend(
-        tau.chunks(32).map(|few| few.iter().enumerate().fold(0, |word, (j, x)| word | u32::from(*x != 0.0) << j)),
-    );
+    #[inline(always)]
+    fn word(few: &[f32]) -> u32 {
+        few.iter().enumerate().fold(0, |word, (j, x)| word | u32::from(*x != 0.0) << j)
+    }
+    // Words of a length that is known become SIMD.
+    let (whole, rest) = tau.as_chunks::<32>();
+    bits.extend(whole.iter().map(|few| word(few)));
+    bits.extend(rest.chunks(32).map(word));
 }
 
 /// `tau = x − base` where its bit is set, and 0 elsewhere.
 fn subtract_marked(x: &[f32], base: &[f32], bits: &[u32], tau: &mut [f32]) {
-    for (((tau, x), base), word) in tau.chunks_mut(32).zip(x.chunks(32)).zip(base.chunks(32)).zip(bits) {
+    #[inline(always)]
+    fn few(x: &[f32], base: &[f32], word: u32, tau: &mut [f32]) {
         for (j, ((tau, x), base)) in tau.iter_mut().zip(x).zip(base).enumerate() {
             *tau = f32::from_bits((x - base).to_bits() & (word >> j & 1).wrapping_neg());
         }
     }
+    let ((taus, tau_rest), (xs, x_rest), (bases, base_rest)) =
+        (tau.as_chunks_mut::<32>(), x.as_chunks::<32>(), base.as_chunks::<32>());
+    let last = bits.get(taus.len()).copied().unwrap_or(0);
+    for (((tau, x), base), word) in taus.iter_mut().zip(xs).zip(bases).zip(bits) {
+        few(x, base, *word, tau);
+    }
+    few(x_rest, base_rest, last, tau_rest);
 }
 
-/// Maximum number of words of marks that are remembered of a tensor: 32 MiB.
-const REMEMBERED: usize = 1 << 23;
+/// Maximum number of words of marks that are remembered of a tensor: 64 MiB.
+const REMEMBERED: usize = 1 << 24;
 
-/// What a reduction kept, a bit for each element, by the offset of the block. So little memory avoids trimming at
-/// random twice. Blocks that are not found are trimmed again.
-type Kept = BTreeMap<usize, (usize, Vec<u32>)>;
+/// What a reduction kept: offset and length of a block, and a bit for each element, in the order of the blocks. So little
+/// memory avoids trimming at random twice. Blocks that are not found are trimmed again.
+type Kept = Vec<(usize, usize, Vec<u32>)>;
 
 /// L1 norms of the task vectors before and after they are trimmed.
-struct Norms<T> {
+struct Norms<T: Trim> {
     task: Task,
-    trim: T,
+    trim: Trimmer<T>,
     remember: bool,
 }
 
@@ -185,7 +261,7 @@ impl<T: Trim> Reduction for Norms<T> {
     type Accumulator = NormSums;
 
     fn granularity(&self) -> Granularity {
-        granularity(&self.trim)
+        self.trim.granularity()
     }
 
     fn accumulator(&self) -> NormSums {
@@ -198,7 +274,7 @@ impl<T: Trim> Reduction for Norms<T> {
             before.add2(block.offset, input, block.base(), |x, base| size(x - base));
         }
         let mut bits = Vec::new();
-        trimmed(&self.trim, None, block, |at, len, taus| {
+        self.trim.each(None, block, |at, len, taus| {
             for ([_, after], tau) in accumulator.norms.iter_mut().zip(taus.chunks_exact(len)) {
                 after.add(block.offset + at, tau, size);
                 if self.remember {
@@ -207,7 +283,7 @@ impl<T: Trim> Reduction for Norms<T> {
             }
         });
         if self.remember {
-            accumulator.kept.insert(block.offset, (block.len(), bits));
+            accumulator.kept.push((block.offset, block.len(), bits));
         }
     }
 
@@ -225,7 +301,7 @@ impl<T: Trim> Reduction for Norms<T> {
     }
 
     fn describe(&self) -> Option<Gather<'_>> {
-        Some(Gather::Norms { trim: self.trim.describe()?, inputs: self.task.weights.len() })
+        Some(Gather::Norms { trim: self.trim.trim.describe()?, inputs: self.task.weights.len() })
     }
 
     fn conclude(self, gathered: Gathered) -> Result<Plan, MergeError> {
@@ -250,24 +326,25 @@ impl<T: Trim> Norms<T> {
     }
 }
 
-struct TaskMap<T> {
+struct TaskMap<T: Trim> {
     task: Task,
-    trim: T,
+    trim: Trimmer<T>,
     kept: Kept,
 }
 
 impl<T: Trim> Map for TaskMap<T> {
     fn granularity(&self) -> Granularity {
-        granularity(&self.trim)
+        self.trim.granularity()
     }
 
     fn kernel(&self) -> Option<Kernel<'_>> {
-        Some(Kernel::Task(self.task.kernel(self.trim.describe()?)))
+        Some(Kernel::Task(self.task.kernel(self.trim.trim.describe()?)))
     }
 
     fn merge(&self, block: &Block<'_>, out: &mut [f32]) {
-        let kept = self.kept.get(&block.offset).filter(|(len, _)| *len == block.len()).map(|(_, bits)| &**bits);
-        trimmed(&self.trim, kept, block, |at, len, taus| {
+        let found = self.kept.binary_search_by_key(&block.offset, |(offset, ..)| *offset).ok().map(|at| &self.kept[at]);
+        let kept = found.filter(|(_, len, _)| *len == block.len()).map(|(.., bits)| &**bits);
+        self.trim.each(kept, block, |at, len, taus| {
             let (out, base) = (&mut out[at..at + len], &block.base()[at..at + len]);
             if self.task.elect {
                 self.task.elected(taus, base, out);
@@ -289,6 +366,11 @@ impl Task {
         for (factor, tau) in self.factors.iter().zip(taus.chunks_exact(base.len())) {
             out.iter_mut().zip(tau).for_each(|(sum, tau)| *sum += factor * tau);
         }
+        self.add_base(base, out);
+    }
+
+    /// `out = base + scale · out`.
+    fn add_base(&self, base: &[f32], out: &mut [f32]) {
         let scale = self.kernel(Trimming::Nothing).scale();
         out.iter_mut().zip(base).for_each(|(out, base)| *out = base + scale * *out);
     }

@@ -1,7 +1,7 @@
 //! Task arithmetic: adds weighted task vectors to the base. Ilharco et al., "Editing models with task arithmetic",
 //! arXiv 2212.04089.
 
-use super::task::{Keep, LAMBDA, Task, WEIGHT, normalize};
+use super::task::{LAMBDA, Task, WEIGHT, normalize};
 use crate::def::{BaseRule, InputRule, OperatorDef};
 
 /// `task_arithmetic`.
@@ -13,7 +13,7 @@ pub const DEF: OperatorDef = OperatorDef {
     inputs: InputRule::at_least(1),
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, normalize(false)],
-    plan: |tensor, params| Ok(Task::new(params, false, false).plan(Keep, tensor.len())),
+    plan: |_, params| Ok(Task::new(params, false, false).plan_untrimmed()),
     ..OperatorDef::DEFAULT
 };
 

@@ -72,7 +72,7 @@ impl Keys for Magnitudes {
 /// and hands the rest to `task`.
 pub(crate) fn trim_by_magnitude(tensor: &TensorSpec<'_>, counts: Vec<[usize; 2]>, task: Task) -> Plan {
     if counts.iter().all(|[kept, outliers]| *kept >= tensor.len() && *outliers == 0) {
-        return task.plan(super::task::Keep, tensor.len());
+        return task.plan_untrimmed();
     }
     let elements = tensor.len();
     select_largest(

@@ -3,11 +3,12 @@
 //! The bits of a non-negative float, read as an integer, order as the float does. A threshold is found in one of two
 //! ways, whose answers are the same to the element:
 //!
-//! - `sample`: a small sample brackets the threshold; one pass counts what lies above the bracket and collects what
-//!   is in it, and a selection among those few gives threshold and border. Tried first on large tensors.
+//! - `sample`: a small sample brackets the threshold; one pass counts what lies above the bracket and what equals one of
+//!   the common keys in it, and collects the rest of it. Tried first on large tensors.
 //! - `radix`: histograms of the bits, upper half and then lower half. Its memory does not depend on the data, so it
-//!   takes over where too much lies in the bracket (in low precision many elements may be equal) or the sample misled.
+//!   takes over where too much lies in the bracket or the sample misled.
 
+mod pile;
 mod radix;
 mod sample;
 
@@ -123,6 +124,21 @@ fn trivial(count: usize, elements: usize) -> Option<Threshold> {
         0 => Some(Threshold::NONE),
         _ if count >= elements => Some(Threshold::ALL),
         _ => None,
+    }
+}
+
+/// Calls `see` with one part of the block after the other, each of at most `len` elements.
+fn in_parts(block: &Block<'_>, len: usize, mut see: impl FnMut(&Block<'_>)) {
+    // Of statistics it is not known which follow the elements.
+    if block.len() <= len || !block.statistics.is_empty() {
+        return see(block);
+    }
+    let mut inputs = Vec::with_capacity(block.inputs.len());
+    for at in (0..block.len()).step_by(len) {
+        let range = at..(at + len).min(block.len());
+        inputs.clear();
+        inputs.extend(block.inputs.iter().map(|x| &x[range.clone()]));
+        see(&Block { offset: block.offset + at, base: block.base.map(|x| &x[range]), inputs: &inputs, statistics: &[] });
     }
 }
 

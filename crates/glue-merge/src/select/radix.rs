@@ -4,6 +4,7 @@
 //! lies: that is the threshold, exactly. Where more elements equal it than may be kept, a third pass counts them by
 //! block, and a look into one block finds where the count is reached.
 
+use super::sample::Found;
 use super::{Keys, Largest, Question, Then, Threshold, fill, trivial};
 use crate::contract::{Block, Granularity, Plan, Reduction};
 use crate::device::{Gather, Gathered};
@@ -44,6 +45,27 @@ fn answer(targets: Vec<Target>, streams: usize, then: Then) -> Result<Plan, Merg
         thresholds[target.stream].push(target.threshold.unwrap_or(Threshold { bits: target.bits, index: usize::MAX }));
     }
     then(thresholds)
+}
+
+/// Hands over thresholds of which some are known but for their border, which is looked for first.
+pub(super) fn borders<K: Keys + 'static>(
+    found: Vec<(usize, Found)>,
+    keys: K,
+    then: Then,
+) -> Result<Plan, MergeError> {
+    let (mut targets, mut last) = (Vec::new(), Vec::new());
+    for (stream, found) in found {
+        let (bits, threshold, tie) = match found {
+            Found::Threshold(threshold) => (threshold.bits, Some(threshold), None),
+            Found::Tie { bits, block, wanted } => (bits, None, Some(LastTie { block, wanted })),
+        };
+        targets.push(Target { stream, count: 0, above: 0, bucket: bits >> LOW, bits, threshold });
+        last.push(tie);
+    }
+    if targets.iter().all(|t| t.threshold.is_some()) {
+        return answer(targets, keys.streams(), then);
+    }
+    Ok(Plan::reduce(Borders { keys, targets, last, then }))
 }
 
 /// The targets without an answer, by stream.

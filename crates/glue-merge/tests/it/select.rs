@@ -138,6 +138,25 @@ fn a_sample_brackets_the_threshold_at_any_share() {
     check("many values", &streams, &[0, 1, n / 1000, n / 3, n - n / 1000, n - 1, n], 1 << 13);
 }
 
+/// In low precision a tenth of the elements may equal the threshold, between others that hardly any two share.
+#[test]
+fn common_values_are_cut_among_distinct_ones() {
+    let n = 2 * Driver::SPAN + 1000;
+    let value: Value = |w| match w % 10 {
+        0 => 0.5,
+        1 => 0.500_05,
+        2 => 0.500_1,
+        _ => (w >> 8) as f32 / 16_777_216.0,
+    };
+    let streams = [random(0, n, value)];
+    let over = |x: f32| streams[0].iter().filter(|y| **y >= x).count();
+    let (first, second, third) = (over(0.500_1), over(0.500_05), over(0.5));
+    let counts = [first - 1, first, first + 10, second - 1, second, second + 1, third - 10, third, third + 1];
+    for block in [1000, 1 << 13] {
+        check("common values", &streams, &counts, block);
+    }
+}
+
 #[test]
 fn a_sample_that_misleads_does_no_harm() {
     let n = 2 * Driver::SPAN + 1000;
