@@ -35,8 +35,14 @@ const HEAD: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Shape {
     hidden: usize,
+    intermediate: usize,
+    /// Width of keys and of values.
+    key_value: usize,
     layers: usize,
 }
+
+/// Two layers of Llama-2-7B and its embeddings: tensors of 17 to 131 million elements.
+pub(super) const LLAMA_2_7B: Shape = Shape { hidden: 4096, intermediate: 11_008, key_value: 4096, layers: 2 };
 
 impl Shape {
     /// The shape with about so many billions of parameters; at least one layer.
@@ -47,10 +53,11 @@ impl Shape {
             b if b < 5.0 => 2048,
             _ => 4096,
         };
-        let of_layers = |layers| Self { hidden, layers }.elements() as f64;
+        let with = |layers| Self { hidden, intermediate: 4 * hidden, key_value: hidden / 4, layers };
+        let of_layers = |layers| with(layers).elements() as f64;
         let per_layer = of_layers(2) - of_layers(1);
         let layers = 1.0 + (billions * 1e9 - of_layers(1)) / per_layer;
-        Self { hidden, layers: layers.round().max(1.0) as usize }
+        with(layers.round().max(1.0) as usize)
     }
 
     /// The number of parameters.
@@ -60,11 +67,11 @@ impl Shape {
 
     /// A name for a folder.
     pub(super) fn folder(self) -> String {
-        format!("llama-{}x{}", self.layers, self.hidden)
+        format!("llama-{}x{}x{}", self.layers, self.hidden, self.intermediate)
     }
 
     fn tensors(self) -> Vec<(String, Vec<usize>)> {
-        let (h, i, kv) = (self.hidden, 4 * self.hidden, self.hidden / 4);
+        let (h, i, kv) = (self.hidden, self.intermediate, self.key_value);
         let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, h])];
         for layer in 0..self.layers {
             for (name, shape) in [
@@ -95,11 +102,11 @@ impl Shape {
             "hidden_act": "silu",
             "hidden_size": self.hidden,
             "initializer_range": SIGMA_BASE,
-            "intermediate_size": 4 * self.hidden,
+            "intermediate_size": self.intermediate,
             "max_position_embeddings": 4096,
             "num_attention_heads": self.hidden / HEAD,
             "num_hidden_layers": self.layers,
-            "num_key_value_heads": self.hidden / HEAD / 4,
+            "num_key_value_heads": self.key_value / HEAD,
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
             "tie_word_embeddings": false,
@@ -204,6 +211,8 @@ mod tests {
     //! The sizes asked for, and a small set of files looked at byte by byte.
     use super::*;
 
+    const SMALL: Shape = Shape { hidden: 64, intermediate: 256, key_value: 16, layers: 1 };
+
     #[test]
     fn shapes_have_the_size_asked_for() {
         for billions in [0.05, 0.5, 1.0, 7.0] {
@@ -211,12 +220,13 @@ mod tests {
             assert!((found / billions - 1.0).abs() < 0.05, "{found} for {billions}");
         }
         assert_eq!(Shape::of_size(0.0).layers, 1);
+        assert_eq!(LLAMA_2_7B.elements(), 666_914_816);
     }
 
     #[test]
     fn files_are_valid_and_differ_as_fine_tunes_do() {
         let folder = tempfile::tempdir().unwrap();
-        let shape = Shape { hidden: 64, layers: 1 };
+        let shape = SMALL;
         make(folder.path(), shape, 4).unwrap();
         let read = |name: &str| fs::read(folder.path().join(name).join(WEIGHTS)).unwrap();
         let (base, model) = (read("base"), read("model-1"));
@@ -240,13 +250,13 @@ mod tests {
     #[test]
     fn checkpoints_are_made_once() {
         let folder = tempfile::tempdir().unwrap();
-        let shape = Shape { hidden: 64, layers: 1 };
+        let shape = SMALL;
         make(folder.path(), shape, 4).unwrap();
         let weights = folder.path().join("base").join(WEIGHTS);
         fs::write(&weights, "kept").unwrap();
         make(folder.path(), shape, 4).unwrap();
         assert_eq!(fs::read(&weights).unwrap(), b"kept");
-        make(folder.path(), Shape { hidden: 64, layers: 2 }, 4).unwrap();
+        make(folder.path(), Shape { layers: 2, ..SMALL }, 4).unwrap();
         assert_ne!(fs::read(&weights).unwrap(), b"kept");
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask bench merge`: whole merges, against the copy of one checkpoint.
 //!
-//! All files are in the page cache when the clock starts, so that what is measured is not the disk's reading rate. In
-//! each round a checkpoint is copied by `cp`, then flushed by `sync`, then the merge runs, then mergekit if it was
+//! All files are in the page cache when the clock starts, so that what is measured is not the disk's reading rate; with
+//! `--cold`, none of them is. In each round a checkpoint is copied by `cp`, then flushed by `sync`, then the merge runs, then mergekit if it was
 //! given: a drift of the machine's speed meets all of them. `cp` does not wait for the disk and `glue` does, to survive
 //! a crash, which is why there are two rates to compare with.
 
@@ -28,6 +28,12 @@ pub(crate) struct Args {
     /// Size of each checkpoint, in billions of two-byte parameters.
     #[arg(long, default_value_t = 0.5)]
     size: f64,
+    /// Shapes of a known model instead: two of its layers and its embeddings.
+    #[arg(long, conflicts_with = "size")]
+    shapes: Option<Shapes>,
+    /// Drop the inputs from the page cache before every copy and every merge.
+    #[arg(long)]
+    cold: bool,
     /// Operators to measure (default: all).
     #[arg(long, value_delimiter = ',')]
     ops: Vec<String>,
@@ -46,6 +52,14 @@ pub(crate) struct Args {
     /// Also write the figures to this JSON file.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+/// Models whose shapes can be asked for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Shapes {
+    /// Llama-2-7B.
+    #[value(name = "7b")]
+    Llama2,
 }
 
 /// One round: the copy, the copy with the wait for the disk, the merge, and the merge by mergekit.
@@ -85,7 +99,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let repo = Repo::find()?;
     // All packages are selected, so that the binary is the one that a release build of the workspace gives.
     shell::run(shell::cargo().args(["build", "--release", "--workspace", "--bin", "glue"]))?;
-    let shape = Shape::of_size(args.size);
+    let shape = match args.shapes {
+        Some(Shapes::Llama2) => checkpoint::LLAMA_2_7B,
+        None => Shape::of_size(args.size),
+    };
     let folder = repo.target.join("bench").join(shape.folder());
     eprintln!("checkpoints: 4 of {:.2} billion parameters in {}", shape.elements() as f64 / 1e9, folder.display());
     checkpoint::make(&folder, shape, CHECKPOINTS)?;
@@ -98,9 +115,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("{} ...", case.name);
         measured.push(bench.measure(case).with_context(|| format!("operator {}", case.name))?);
     }
-    print!("{}", report::table(&measured));
+    print!("{}", report::table(&measured, args.cold));
     if let Some(file) = &args.json {
-        let text = format!("{:#}\n", report::json(&measured));
+        let text = format!("{:#}\n", report::json(&measured, args.cold));
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
@@ -153,6 +170,7 @@ impl Bench<'_> {
         if path.exists() {
             fs::remove_dir_all(&path)?;
         }
+        self.cool()?;
         timed(command.current_dir(&self.folder), &self.folder.join("log.txt"))
     }
 
@@ -162,10 +180,20 @@ impl Bench<'_> {
         // A file system that can would share the blocks and copy nothing.
         let mut copy = Command::new("cp");
         copy.arg("--reflink=never").arg(from).arg(to).current_dir(&self.folder);
+        self.cool()?;
         let copied = timed(&mut copy, &log)?.seconds;
         let flushed = timed(Command::new("sync").arg(to).current_dir(&self.folder), &log)?.seconds;
         fs::remove_file(self.folder.join(to))?;
         Ok((copied, copied + flushed))
+    }
+
+    /// Drops every checkpoint from the page cache, if that was asked for.
+    fn cool(&self) -> Result<()> {
+        for name in checkpoint::names(CHECKPOINTS).iter().filter(|_| self.args.cold) {
+            let file = File::open(self.folder.join(name).join(checkpoint::WEIGHTS))?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+        Ok(())
     }
 
     /// Reads every checkpoint, so that it is in the page cache, and returns the bytes of one.

@@ -52,9 +52,14 @@ impl Figures {
 }
 
 /// A Markdown table with what it was measured on above it.
-pub(super) fn table(all: &[Measured]) -> String {
+pub(super) fn table(all: &[Measured], cold: bool) -> String {
     let mut lines = vec![
-        format!("{}; medians of {} rounds", machine(), all.first().map_or(0, |m| m.rounds.len())),
+        format!(
+            "{}; medians of {} rounds; {} page cache",
+            machine(),
+            all.first().map_or(0, |m| m.rounds.len()),
+            if cold { "cold" } else { "warm" }
+        ),
         "rates: bytes read and written per second; memory: the highest of the rounds".to_owned(),
         String::new(),
         "| operator | inputs | s | best s | GB/s | cp GB/s | of cp | of cp+sync | anonymous MiB | resident MiB | aim | met \
@@ -87,9 +92,9 @@ pub(super) fn table(all: &[Measured]) -> String {
 }
 
 /// The same figures, with every round.
-pub(super) fn json(all: &[Measured]) -> Value {
+pub(super) fn json(all: &[Measured], cold: bool) -> Value {
     let operators: Vec<Value> = all.iter().map(operator).collect();
-    json!({ "machine": machine(), "operators": operators })
+    json!({ "machine": machine(), "cold": cold, "operators": operators })
 }
 
 fn operator(measured: &Measured) -> Value {
@@ -150,7 +155,7 @@ mod tests {
 
     #[test]
     fn rates_count_bytes_read_and_written() {
-        let found = json(&[measured(&[9.0, 2.0, 1.0], 0, Some(20.0))]);
+        let found = json(&[measured(&[9.0, 2.0, 1.0], 0, Some(20.0))], false);
         let linear = &found["operators"][0];
         assert_eq!(linear["seconds"]["median"], 2.0);
         assert_eq!(linear["seconds"]["best"], 1.0);
@@ -163,7 +168,7 @@ mod tests {
     #[test]
     fn an_aim_is_for_time_and_memory() {
         let check = |seconds: f64, mib: u64, expected: bool| {
-            let found = json(&[measured(&[seconds], mib << 20, None)]);
+            let found = json(&[measured(&[seconds], mib << 20, None)], false);
             assert_eq!(found["operators"][0]["aim"]["met"], expected, "{seconds} s, {mib} MiB");
         };
         // The share aimed at, of the 2 GB/s of a copy, is 4 GB in this time.
@@ -175,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_row_has_every_column() {
-        let text = table(&[measured(&[1.0], 0, None), measured(&[1.0], 0, Some(3.0))]);
+        let text = table(&[measured(&[1.0], 0, None), measured(&[1.0], 0, Some(3.0))], false);
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(rows.len(), 4);
         assert!(rows.iter().all(|row| row.matches('|').count() == 15), "{text}");
