@@ -144,8 +144,8 @@ impl<'a> Driver<'a> {
         Self { executor, ..self }
     }
 
-    /// The same with this request to stop, which is asked before every span: once it is true, [`Driver::run`] fails with
-    /// [`MergeError::Stopped`]. Default: never.
+    /// The same with this request to stop, which is asked before every span: once it is true, [`Driver::run`] fails
+    /// with [`MergeError::Stopped`]. Default: never.
     #[must_use]
     pub fn stop(self, stop: &'a (dyn Fn() -> bool + Sync)) -> Self {
         Self { stop, ..self }
@@ -161,8 +161,8 @@ impl<'a> Driver<'a> {
     /// Runs `plan` to its end: its reductions, then its map.
     ///
     /// # Errors
-    /// What the source, the sink or a reduction refuses, or [`MergeError::Stopped`]. The sink may have received blocks by
-    /// then.
+    /// What the source, the sink or a reduction refuses, or [`MergeError::Stopped`]. The sink may have received blocks
+    /// by then.
     pub fn run(
         &self,
         plan: Plan,

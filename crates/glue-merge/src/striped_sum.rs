@@ -79,8 +79,8 @@ fn plus_product(sum: f64, x: f64, y: f64) -> f64 {
 /// Stripes that are summed side by side in registers.
 const LANES: usize = 4;
 
-/// Adds the inner product of each of some pairs of vectors, or of their differences from `base`, to a sum of its own. The
-/// bits are those of [`StripedSum::dot`] of each pair; here each element is converted once for all pairs.
+/// Adds the inner product of each of some pairs of vectors, or of their differences from `base`, to a sum of its own.
+/// The bits are those of [`StripedSum::dot`] of each pair; here each element is converted once for all pairs.
 #[inline(always)]
 pub(crate) fn dots<const N: usize, const P: usize, const FROM_BASE: bool>(
     sums: &mut [StripedSum],

@@ -337,9 +337,8 @@ impl Source for Operands<'_> {
         let dtype = from.view.dtype();
         let size = dtype.size();
         let bytes = &from.view.data()[range.start * size..range.end * size];
-        let lent = from.view.f32s().filter(|_| {
-            self.product(operand).is_none() && !matches!(operand, Operand::Statistic(_))
-        });
+        let lent =
+            from.view.f32s().filter(|_| self.product(operand).is_none() && !matches!(operand, Operand::Statistic(_)));
         if let Some(values) = lent
             && first_nonfinite(dtype, bytes)?.is_none()
         {
@@ -413,8 +412,8 @@ impl Narrowed<'_> {
         self.destination.write(self.job, (offset * self.dtype.size()) as u64, bytes)
     }
 
-    /// The refusal of elements from `offset` on, one of which is not finite; `values` is what they were before they were
-    /// rounded, where that is known.
+    /// The refusal of elements from `offset` on, one of which is not finite; `values` is what they were before they
+    /// were rounded, where that is known.
     #[cold]
     fn refuse(&self, offset: usize, bytes: &[u8], values: Option<&[f32]>) -> Result<(), BoxError> {
         let (dtype, size) = (self.dtype, self.dtype.size());

@@ -1,7 +1,9 @@
 //! From a plan to a model directory: merges every tensor out of core, writes the other files of a model, and makes
 //! the directory appear when all of it is on disk.
 
-use crate::engine::{Destination, EngineError, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all};
+use crate::engine::{
+    Destination, EngineError, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all,
+};
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};

@@ -1,8 +1,8 @@
 //! Widening stored floats to f32 and narrowing f32 back: the loops every byte of every checkpoint passes through.
 //!
 //! Byte slices need no alignment, because safetensors offsets promise none. The loops carry no branch on the data, so
-//! that the compiler turns them into SIMD; the check for infinities and NaN rides in the same pass, on integer bits, both
-//! ways: of what was read, and of what comes out of rounding to a type with a smaller range.
+//! that the compiler turns them into SIMD; the check for infinities and NaN rides in the same pass, on integer bits,
+//! both ways: of what was read, and of what comes out of rounding to a type with a smaller range.
 
 use crate::dtype::Dtype;
 use half::f16;
@@ -88,8 +88,8 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<bool, Conv
     })
 }
 
-/// The index of the first element of `bytes`, little-endian elements of `dtype`, that is a NaN or an infinity; `None` if
-/// all are finite. An F64 beyond the range of f32 counts as an infinity, as in [`widen`].
+/// The index of the first element of `bytes`, little-endian elements of `dtype`, that is a NaN or an infinity; `None`
+/// if all are finite. An F64 beyond the range of f32 counts as an infinity, as in [`widen`].
 ///
 /// # Errors
 /// [`ConvertError::NotFloat`] unless `dtype` [is a float](Dtype::is_float), [`ConvertError::Length`] when `bytes` does

@@ -1,9 +1,9 @@
 //! `cargo xtask bench merge`: whole merges, against the copy of one checkpoint.
 //!
 //! All files are in the page cache when the clock starts, so that what is measured is not the disk's reading rate; with
-//! `--cold`, none of them is. In each round a checkpoint is copied by `cp`, then flushed by `sync`, then the merge runs, then mergekit if it was
-//! given: a drift of the machine's speed meets all of them. `cp` does not wait for the disk and `glue` does, to survive
-//! a crash, which is why there are two rates to compare with.
+//! `--cold`, none of them is. In each round a checkpoint is copied by `cp`, then flushed by `sync`, then the merge
+//! runs, then mergekit if it was given: a drift of the machine's speed meets all of them. `cp` does not wait for the
+//! disk and `glue` does, to survive a crash, which is why there are two rates to compare with.
 
 use std::fs::{self, File};
 use std::io;

@@ -157,10 +157,11 @@ fn is_current(
     shell: &Shell<'_>,
 ) -> Result<bool, Failure> {
     let cancel = shell.cancel_token();
-    let hashes = pool.install(|| manifest::hash_inputs(plan, &|| cancel.is_cancelled())).map_err(|error| match error {
-        RunError::Stopped => Failure::Interrupted,
-        error => Failure::failed(error),
-    })?;
+    let hashes =
+        pool.install(|| manifest::hash_inputs(plan, &|| cancel.is_cancelled())).map_err(|error| match error {
+            RunError::Stopped => Failure::Interrupted,
+            error => Failure::failed(error),
+        })?;
     plan.check_unchanged().map_err(Failure::failed)?;
     Ok(manifest::is_current(manifest, plan, &hashes))
 }

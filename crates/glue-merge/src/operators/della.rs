@@ -151,8 +151,8 @@ struct Row {
     unsure: Vec<(u32, u32)>,
     /// Bins whose elements are ranked exactly.
     chosen: Vec<u16>,
-    /// For each bin, where its next element goes among `members`, and by how much that moves on: 1 of a chosen bin, and 0
-    /// of the others, whose elements all go to the first place.
+    /// For each bin, where its next element goes among `members`, and by how much that moves on: 1 of a chosen bin, and
+    /// 0 of the others, whose elements all go to the first place.
     next: Vec<[u32; 2]>,
     /// The elements of the chosen bins, bin by bin, after the first place: the bits of |τ|, then the index.
     members: Vec<u64>,

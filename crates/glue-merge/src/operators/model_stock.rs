@@ -2,9 +2,9 @@
 //! Jang, Yun, Han, "Model Stock: all we need is just a few fine-tuned models", arXiv 2403.19522.
 //!
 //! The ratio t is one of distances and lies between 0 (orthogonal task vectors: the base) and 1 (parallel ones: the
-//! average). The paper assumes that no cosine is negative. The formula has a pole at c = −1/(N−1), the least mean cosine
-//! that N vectors can have, and on the way there t falls without bound. Task vectors that disagree more than orthogonal
-//! ones say no more about where the centre is, so that below c = 0 the base is kept.
+//! average). The paper assumes that no cosine is negative. The formula has a pole at c = −1/(N−1), the least mean
+//! cosine that N vectors can have, and on the way there t falls without bound. Task vectors that disagree more than
+//! orthogonal ones say no more about where the centre is, so that below c = 0 the base is kept.
 
 use super::combination::combination;
 use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};

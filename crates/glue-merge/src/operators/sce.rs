@@ -45,7 +45,8 @@ pub const DEF: OperatorDef = OperatorDef {
     ..OperatorDef::DEFAULT
 };
 
-/// Below this sum of energies the models weigh the same, unless the weights are free of scale; no divisor goes below it.
+/// Below this sum of energies the models weigh the same, unless the weights are free of scale; no divisor goes below
+/// it.
 const LEAST: f64 = 1e-6;
 
 fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
@@ -153,7 +154,8 @@ fn selected(
                     }
                 }
                 if let Some(found) = &mut found {
-                    let word = |masks: &[u32]| masks.iter().enumerate().fold(0, |word, (j, mask)| word | (mask & 1) << j);
+                    let word =
+                        |masks: &[u32]| masks.iter().enumerate().fold(0, |word, (j, mask)| word | (mask & 1) << j);
                     let (whole, rest) = masks.as_chunks::<32>();
                     found.extend(whole.iter().map(|masks| word(masks)).chain(rest.chunks(32).map(word)));
                 }

@@ -177,8 +177,8 @@ impl<T: Trim> Trimmer<T> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of the
-    /// chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
+    /// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of
+    /// the chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
     fn each(&self, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
         // A whole row where the trim asks for it.
         let chunk = self.trim.row().unwrap_or(CHUNK).max(1);
@@ -240,8 +240,8 @@ fn subtract_marked(x: &[f32], base: &[f32], bits: &[u32], tau: &mut [f32]) {
 /// Maximum number of words of marks that are remembered of a tensor: 64 MiB.
 const REMEMBERED: usize = 1 << 24;
 
-/// What a reduction kept: offset and length of a block, and a bit for each element, in the order of the blocks. So little
-/// memory avoids trimming at random twice. Blocks that are not found are trimmed again.
+/// What a reduction kept: offset and length of a block, and a bit for each element, in the order of the blocks. So
+/// little memory avoids trimming at random twice. Blocks that are not found are trimmed again.
 type Kept = Vec<(usize, usize, Vec<u32>)>;
 
 /// L1 norms of the task vectors before and after they are trimmed.

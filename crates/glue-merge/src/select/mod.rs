@@ -3,8 +3,8 @@
 //! The bits of a non-negative float, read as an integer, order as the float does. A threshold is found in one of two
 //! ways, whose answers are the same to the element:
 //!
-//! - `sample`: a small sample brackets the threshold; one pass counts what lies above the bracket and what equals one of
-//!   the common keys in it, and collects the rest of it. Tried first on large tensors.
+//! - `sample`: a small sample brackets the threshold; one pass counts what lies above the bracket and what equals one
+//!   of the common keys in it, and collects the rest of it. Tried first on large tensors.
 //! - `radix`: histograms of the bits, upper half and then lower half. Its memory does not depend on the data, so it
 //!   takes over where too much lies in the bracket or the sample misled.
 
@@ -138,7 +138,12 @@ fn in_parts(block: &Block<'_>, len: usize, mut see: impl FnMut(&Block<'_>)) {
         let range = at..(at + len).min(block.len());
         inputs.clear();
         inputs.extend(block.inputs.iter().map(|x| &x[range.clone()]));
-        see(&Block { offset: block.offset + at, base: block.base.map(|x| &x[range]), inputs: &inputs, statistics: &[] });
+        see(&Block {
+            offset: block.offset + at,
+            base: block.base.map(|x| &x[range]),
+            inputs: &inputs,
+            statistics: &[],
+        });
     }
 }
 

@@ -48,11 +48,7 @@ fn answer(targets: Vec<Target>, streams: usize, then: Then) -> Result<Plan, Merg
 }
 
 /// Hands over thresholds of which some are known but for their border, which is looked for first.
-pub(super) fn borders<K: Keys + 'static>(
-    found: Vec<(usize, Found)>,
-    keys: K,
-    then: Then,
-) -> Result<Plan, MergeError> {
+pub(super) fn borders<K: Keys + 'static>(found: Vec<(usize, Found)>, keys: K, then: Then) -> Result<Plan, MergeError> {
     let (mut targets, mut last) = (Vec::new(), Vec::new());
     for (stream, found) in found {
         let (bits, threshold, tie) = match found {

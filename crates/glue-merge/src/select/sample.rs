@@ -138,8 +138,8 @@ impl Bracket {
     /// Holds no key.
     const EMPTY: Self = Self { low: 1, high: 0, common: [NO_KEY; COMMON] };
 
-    /// Where the `count` largest of `elements` end, as the keys `seen` have it; and the share of the elements inside that
-    /// equal no common key.
+    /// Where the `count` largest of `elements` end, as the keys `seen` have it; and the share of the elements inside
+    /// that equal no common key.
     fn around(count: usize, elements: usize, seen: &mut [u32]) -> (Self, f64) {
         if seen.is_empty() || trivial(count, elements).is_some() {
             return (Self::EMPTY, 0.0);
@@ -340,7 +340,8 @@ impl Bracket {
             return None;
         }
         // From the largest key down: what lies above a common key, then the elements that equal it, and so on.
-        let mut common: Vec<(u32, usize)> = self.common.iter().copied().zip(0..).filter(|(key, _)| *key != NO_KEY).collect();
+        let mut common: Vec<(u32, usize)> =
+            self.common.iter().copied().zip(0..).filter(|(key, _)| *key != NO_KEY).collect();
         common.sort_unstable_by(|a, b| b.cmp(a));
         let mut tied = 0;
         for (bits, c) in common {
@@ -374,8 +375,8 @@ impl Bracket {
 mod tests {
     //! Where too much lies in a bracket.
     use super::*;
-    use crate::merge::{SliceSource, VecSink};
     use crate::contract::{Operand, TensorSpec};
+    use crate::merge::{SliceSource, VecSink};
     use std::sync::{Arc, Mutex};
 
     struct Values;
@@ -441,7 +442,8 @@ mod tests {
             assert!(bracket.common == [NO_KEY; COMMON]);
             assert!(3.0 * share * elements as f64 <= most_collected(elements) as f64, "{share} of {elements}");
             // A tenth of the elements equal the threshold.
-            let mut seen: Vec<u32> = (0..samples as u32).map(|i| if i % 10 == 0 { samples as u32 / 2 } else { i }).collect();
+            let mut seen: Vec<u32> =
+                (0..samples as u32).map(|i| if i % 10 == 0 { samples as u32 / 2 } else { i }).collect();
             let (bracket, less) = Bracket::around(elements / 2, elements, &mut seen);
             assert!(bracket.common.contains(&(samples as u32 / 2)) && less < share);
         }

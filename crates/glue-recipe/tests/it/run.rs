@@ -57,7 +57,10 @@ fn results_beyond_the_range_of_the_output_are_refused() {
             );
         });
     }
-    zoo.plan(&linear("bfloat16", 1.0)).map(|plan| run(&plan, &zoo.dir.path().join("held"), &RunOptions::default(), &NoProgress)).unwrap().unwrap();
+    zoo.plan(&linear("bfloat16", 1.0))
+        .map(|plan| run(&plan, &zoo.dir.path().join("held"), &RunOptions::default(), &NoProgress))
+        .unwrap()
+        .unwrap();
 }
 
 /// Cancels when it is asked for the n-th time.
