@@ -251,7 +251,7 @@ fn manifest_card_and_dry_run_name_the_adapter() {
     assert!(names(0).contains(&"adapter_model.safetensors".to_string()), "{inputs:#}");
     assert!(names(0).contains(&"adapter_config.json".to_string()) && names(1).len() + 2 == names(0).len());
     let card = String::from_utf8(zoo.bytes("out/README.md")).expect("text");
-    assert!(card.contains("base_model:\n- \"a\"\n- \"x\"\nlibrary_name") && card.contains("- `a+x`\n"), "{card}");
+    assert!(!card.contains("base_model") && card.contains("- `a+x`\n"), "{card}");
 
     // Another adapter is another input.
     zoo.add_adapter("x", adapter_config(), self::factors(11));
@@ -336,26 +336,45 @@ fn what_cannot_be_applied_is_refused_before_a_weight_is_read() {
             &["q_proj.lora_B.weight", "A, the other factor"],
         ),
         (
-            "DoRA by its key",
+            "DoRA without norms",
             |zoo| {
                 let mut config = adapter_config();
                 config["use_dora"] = true.into();
-                zoo.add_adapter("x", config, factors(1));
+                zoo.add_adapter("x", config, factors(1).into_iter().filter(|(name, _)| !name.contains("embed")));
             },
             "a+x",
             2,
-            &["`use_dora` is true", "only plain LoRA"],
+            &["up_proj.lora_A.weight", "the norms of DoRA"],
         ),
         (
-            "DoRA by its tensors",
+            "norms that the configuration does not ask for",
             |zoo| {
-                let magnitude = "model.layers.1.self_attn.q_proj.lora_magnitude_vector".to_string();
-                let more = (magnitude, Tensor::f32(&[4], [1.0; 4]));
+                let more = (MAGNITUDE.to_string(), Tensor::f32(&[4], [1.0; 4]));
                 zoo.add_adapter("x", adapter_config(), factors(1).into_iter().chain([more]));
             },
             "a+x",
             2,
-            &["lora_magnitude_vector", "DoRA"],
+            &["lora_magnitude_vector", "`use_dora` is not true"],
+        ),
+        (
+            "norms of another shape",
+            |zoo| {
+                let more = (MAGNITUDE.to_string(), Tensor::f32(&[3], [1.0; 3]));
+                zoo.add_adapter("x", json!({ "r": 2, "use_dora": true }), factors(1).into_iter().take(2).chain([more]));
+            },
+            "a+x",
+            2,
+            &["lora_magnitude_vector", "one norm for each output"],
+        ),
+        (
+            "a head of another shape than the embedding of a tied model",
+            |zoo| {
+                tie(zoo);
+                zoo.add_adapter("x", json!({}), [("lm_head.weight".to_string(), matrix(13, 4, 1))]);
+            },
+            "a+x",
+            2,
+            &["made for another model", "lm_head.weight"],
         ),
         (
             "weights that are no safetensors",
@@ -382,12 +401,90 @@ fn what_cannot_be_applied_is_refused_before_a_weight_is_read() {
         zoo.merge(&passthrough(model), "out", &[]).refused(name, *status, says);
         assert!(!zoo.path("out").exists(), "{name}");
     }
-    // Other commands refuse a model with an adapter.
+    // Commands that read weights as they are refuse a model with an adapter.
     let zoo = zoo();
     zoo.glue(&["similarity", "a+x", "b"]).refused("similarity", 2, &["a+x", "merge configs only", "passthrough"]);
     zoo.glue(&["inspect", "a+x"]).refused("inspect", 2, &["merge configs only"]);
-    zoo.glue(&["generate", "a+x", "--prompt", "x"]).refused("generate", 2, &["merge configs only"]);
     zoo.glue(&["extract-lora", "a+x", "b", "out"]).refused("extract-lora", 2, &["merge configs only"]);
+}
+
+const MAGNITUDE: &str = "model.layers.1.self_attn.q_proj.lora_magnitude_vector";
+
+/// Takes the head of model `a` away, which is then its embedding.
+fn tie(zoo: &Zoo) {
+    zoo.edit("a", |tensors| drop(tensors.remove("lm_head.weight")));
+    zoo.set("a", "tie_word_embeddings", true.into());
+}
+
+#[test]
+fn dora_scales_rows_to_their_norms() {
+    let zoo = Zoo::small();
+    let norms = [0.5, 1.0, 2.0, 0.0];
+    let (mut tensors, scale) = (factors(10), 1.5);
+    tensors.truncate(2);
+    for (adapter, name) in [("x", MAGNITUDE.to_string()), ("y", format!("{MAGNITUDE}.weight"))] {
+        let norms = (name, Tensor::f32(&[4], norms));
+        zoo.add_adapter(
+            adapter,
+            json!({ "r": 2, "lora_alpha": 3, "use_dora": true }),
+            tensors.clone().into_iter().chain([norms]),
+        );
+        zoo.merge(&passthrough(&format!("a+{adapter}")), &format!("out-{adapter}"), &["--threads", "2"]).ok();
+    }
+    let (a, out) = (zoo.read("a"), zoo.read("out-x"));
+    assert!(out == zoo.read("out-y"));
+    for (i, norm) in norms.into_iter().enumerate() {
+        let changed = |j: usize| a[Q_PROJ].values()[i * 4 + j] + product(&tensors[1].1, &tensors[0].1, scale, i, j);
+        let length = (0..4).map(|j| changed(j).powi(2)).sum::<f64>().sqrt();
+        for j in 0..4 {
+            let (found, expected) = (out[Q_PROJ].values()[i * 4 + j], f64::from(norm) * changed(j) / length);
+            // A few roundings of numbers up to 2.
+            assert!((found - expected).abs() < 2e-6, "{i} {j}: {found} for {expected}");
+        }
+    }
+    let report = zoo.glue(&["inspect", "x", "--json"]).json();
+    assert_eq!(report["low_rank"], 1, "{report:#}");
+}
+
+#[test]
+fn an_adapter_may_give_a_tied_model_a_head() {
+    let zoo = Zoo::small();
+    tie(&zoo);
+    let head = "lm_head.weight";
+    let tensors = [(EMBEDDING.to_string(), matrix(12, 4, 1)), (head.to_string(), matrix(12, 4, 2))];
+    zoo.add_adapter("x", json!({ "modules_to_save": ["embed_tokens", "lm_head"] }), tensors.clone());
+    zoo.merge(&passthrough("a+x"), "out", &[]).ok();
+    let out = zoo.read("out");
+    assert_eq!((&out[EMBEDDING], &out[head]), (&tensors[0].1, &tensors[1].1));
+    assert_eq!(zoo.json("out/config.json")["tie_word_embeddings"], false);
+    // Where another model is tied, its embedding is its head.
+    zoo.merge("merge_method: linear\nmodels: [{model: a+x}, {model: a}]\nparameters: {weight: 0.5}\n", "mean", &[])
+        .ok();
+    let (a, mean) = (zoo.read("a"), zoo.read("mean"));
+    let expected = f64::midpoint(tensors[1].1.values()[7], a[EMBEDDING].values()[7]);
+    assert!((mean[head].values()[7] - expected).abs() < 1e-6);
+}
+
+#[test]
+fn a_model_with_an_adapter_runs_as_the_merged_model_does() {
+    let [base, fine] = pair();
+    let zoo = Zoo::empty();
+    zoo.glue(&["extract-lora", &base, &fine, "adapter", "--rank", "4"]).ok();
+    let adapted = format!("{base}+adapter");
+    zoo.merge(&passthrough(&adapted), "merged", &[]).ok();
+    let generate =
+        |model: &str| zoo.glue(&["generate", model, "--prompt", "2 + 3 =", "--max-new-tokens", "8"]).ok().out;
+    assert_eq!(generate(&adapted), generate("merged"));
+    let tasks = shipped().join("tasks/arith").display().to_string();
+    let eval = |model: &str, more: &[&str]| {
+        let report = zoo.glue(&[&["eval", model, "--tasks", &tasks, "--limit", "10", "--json"], more].concat()).json();
+        report["tasks"].clone()
+    };
+    let expected = eval("merged", &[]);
+    assert_eq!(eval(&adapted, &[]), expected);
+    assert_eq!(eval(&adapted, &["--cache", "cache"]), expected);
+    assert_eq!(eval(&adapted, &["--cache", "cache"]), expected);
+    zoo.glue(&["generate", &format!("{base}+nowhere"), "--prompt", "x"]).refused("no adapter", 2, &["nowhere"]);
 }
 
 /// The shipped models `base-a` and `a-math`, as paths.

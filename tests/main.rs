@@ -7,6 +7,7 @@ mod calibrated;
 mod calibrating;
 mod command_line;
 mod comparing;
+mod configs;
 mod golden;
 mod input_safety;
 mod integrity;

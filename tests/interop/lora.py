@@ -6,7 +6,7 @@
 Three comparisons, each a line of JSON {"case": ..., "what": ..., "difference": ..., "of": ...} with the largest difference and the
 largest number that it is a difference of:
 
-- peft-*: adapters that PEFT makes with random factors (ranks and alphas by module, rsLoRA, embedding and head, whole modules);
+- peft-*: adapters that PEFT makes with random factors (ranks and alphas by module, rsLoRA, DoRA, embedding and head, whole modules);
   the weights of `merge_and_unload` against those of `glue merge` with `passthrough` and `model+adapter`, all in float32.
 - extracted-*: adapters of `glue extract-lora`, at a fixed rank, by energy, and at full rank with whole tensors; logits of the base with
   the adapter in PEFT against logits of the merged model in transformers and in `glue logits`.
@@ -49,6 +49,7 @@ MADE = {
         alpha_pattern={"layers.1.self_attn.v_proj": 1, "mlp.down_proj": 5},
     ),
     "rslora": dict(r=6, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "v_proj"]),
+    "dora": dict(r=4, lora_alpha=8, use_dora=True, target_modules=LAYERS),
     "outside": dict(r=3, lora_alpha=3, target_modules=["embed_tokens", "lm_head", "q_proj"]),
     "whole": dict(r=2, lora_alpha=2, target_modules=["o_proj"], modules_to_save=["lm_head", "model.norm", "embed_tokens"]),
 }
@@ -87,7 +88,9 @@ def randomised(config, base):
     model = peft.get_peft_model(load(base), peft.LoraConfig(task_type="CAUSAL_LM", **config))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_" in name:
+            if "lora_magnitude" in name:
+                parameter.mul_(1 + torch.randn_like(parameter) * 0.1)
+            elif "lora_" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
             elif "modules_to_save" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.05)

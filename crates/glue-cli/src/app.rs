@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi, ops,
-    report, run, search, search_worker, similarity, train_router,
+    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi,
+    ops, report, run, search, search_worker, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -136,17 +136,43 @@ pub(crate) fn colour_asked_for(args: &[OsString]) -> ColorChoice {
     joined.or_else(next).and_then(|word| ColorChoice::from_str(word, false).ok()).unwrap_or_default()
 }
 
-/// Options of mergekit that have no counterpart here, and why.
+/// Options of mergekit that have no counterpart of the same name here, and what to do instead.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("--copy-tokenizer", "tokenizer files are always copied; tokenizer_source in the config chooses the model"),
     ("--no-copy-tokenizer", "tokenizer files are always part of the output"),
     ("--lazy-unpickle", "checkpoints are memory-mapped, never loaded as a whole"),
+    ("--no-lazy-unpickle", "checkpoints are memory-mapped, never loaded as a whole"),
     ("--low-cpu-memory", "memory depends on the number of threads, not on the size of the model"),
+    ("--no-low-cpu-memory", "memory depends on the number of threads, not on the size of the model"),
     ("--write-model-card", "a model card is always written"),
+    ("--no-write-model-card", "a model card is always written; delete README.md if you do not want it"),
     ("--cuda", "--device cuda merges on a GPU"),
+    ("--no-cuda", "merging on the CPU is the default"),
     ("--gpu-rich", "--device cuda merges on a GPU"),
+    ("--read-to-gpu", "--device cuda merges on a GPU and brings the weights there itself"),
+    ("--no-read-to-gpu", "merging on the CPU is the default"),
+    ("--multi-gpu", "--device cuda merges on one GPU; merging is limited by the disk, not by the device"),
+    ("--no-multi-gpu", "at most one GPU is used"),
     ("--trust-remote-code", "code in a checkpoint is never run"),
+    ("--no-trust-remote-code", "code in a checkpoint is never run"),
     ("--allow-crimes", "there is no such switch; errors name the option that allows what they refuse"),
+    ("--no-allow-crimes", "models of different architectures are refused where their tensors do not fit"),
+    ("--unsafe-truncate-embeddings", "on_vocabulary: truncate in the config merges the rows that all models have"),
+    ("--no-unsafe-truncate-embeddings", "rows of embeddings are never cut unless the config says so"),
+    ("--transformers-cache", "nothing is downloaded; models are named by their paths"),
+    ("--lora-merge-cache", "adapters are applied while a model is read, and nothing is written in between"),
+    ("--lora-merge-dtype", "adapters are applied in 32 bits while a model is read"),
+    ("--clone-tensors", "layers that occur twice are always written twice"),
+    ("--no-clone-tensors", "layers that occur twice are always written twice"),
+    ("--safe-serialization", "safetensors is the only format of output"),
+    ("--no-safe-serialization", "safetensors is the only format of output"),
+    ("--async-write", "outputs are written while merging goes on"),
+    ("--no-async-write", "outputs are written while merging goes on"),
+    ("--write-threads", "--threads is the number of all threads, which also write"),
+    ("--num-threads", "it is called --threads here"),
+    ("-j", "it is called --threads here"),
+    ("--verbosity", "--log-format json logs everything there is"),
+    ("-v", "--log-format json logs everything there is"),
 ];
 
 /// A hint for an argument that clap does not know.

@@ -30,6 +30,8 @@ pub(crate) enum Failure {
         /// How to resume.
         hint: String,
     },
+    /// Several errors, none of which is the cause of another.
+    Several(Vec<Failure>),
     /// Anything else.
     Error {
         /// 1, or 2 if the command line or a config is wrong.
@@ -61,6 +63,10 @@ impl Failure {
     pub(crate) fn context(self, what: impl Display + Send + Sync + 'static) -> Self {
         match self {
             Self::Error { status, error, hint } => Self::Error { status, error: error.context(what), hint },
+            Self::Several(failures) => {
+                let what = what.to_string();
+                Self::Several(failures.into_iter().map(|failure| failure.context(what.clone())).collect())
+            }
             other => other,
         }
     }
@@ -94,6 +100,14 @@ impl Failure {
             Self::Paused { kept, hint } => {
                 shell.failure(true, &format!("interrupted{kept}"), Some(hint));
                 ExitCode::from(shell.interrupt_status())
+            }
+            Self::Several(failures) => {
+                for failure in failures {
+                    failure.report(shell);
+                }
+                // A config that is wrong in one place is wrong.
+                let refused = |failure: &Failure| matches!(failure, Self::Error { status: 2, .. });
+                ExitCode::from(if failures.iter().any(refused) { 2 } else { 1 })
             }
             Self::Error { status, error, hint } => {
                 shell.failure(true, &words(error), hint.as_deref());

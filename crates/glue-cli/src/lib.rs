@@ -68,7 +68,7 @@ pub use registries::Registries;
 pub use shell::Streams;
 
 use app::{Cli, Command};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use failure::Failure;
 use shell::Shell;
@@ -114,7 +114,7 @@ where
             shell.apply(&cli.global);
             dispatch(&cli, registries, &mut shell)
         }
-        Err(error) => refuse(&error, &mut shell),
+        Err(error) => refuse(error, &mut shell),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,10 +150,15 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
 }
 
 /// Prints help and version. Every other error of clap is wrong usage.
-fn refuse(error: &clap::Error, shell: &mut Shell<'_>) -> Result<(), Failure> {
+fn refuse(mut error: clap::Error, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let hint = app::hint_for(&error);
+    if hint.is_some() {
+        // A better one than clap's, which would take the option for a value.
+        error.remove(ContextKind::Suggested);
+    }
     let message = error.render();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => shell.print(&shell.styled_out(&message)),
-        _ => Err(Failure::already_worded(shell.styled_err(&message), app::hint_for(error))),
+        _ => Err(Failure::already_worded(shell.styled_err(&message), hint)),
     }
 }

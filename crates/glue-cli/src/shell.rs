@@ -95,6 +95,15 @@ impl ErrorStream<'_> {
         }
     }
 
+    /// Writes a warning, unless quiet.
+    fn warning(&self, text: &str) {
+        match self.json {
+            _ if self.quiet => {}
+            true => self.event("warning", json!({ "text": text })),
+            false => self.warn(&format!("{} {}", paint("warning:", WARNING, self.colours), indented(text))),
+        }
+    }
+
     /// Writes why a command ended, quiet or not; `labelled` puts `error:` before it.
     fn failure(&self, labelled: bool, text: &str, hint: Option<&str>) {
         if self.json {
@@ -143,6 +152,7 @@ pub(crate) struct Shell<'a> {
 /// Headings of tables.
 pub(crate) const HEADING: Style = Style::new().bold();
 const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 
 impl<'a> Shell<'a> {
@@ -230,6 +240,11 @@ impl<'a> Shell<'a> {
     /// Prints a note to standard error, unless quiet.
     pub(crate) fn note(&self, text: &str) {
         self.err.note(text);
+    }
+
+    /// Prints a warning to standard error, unless quiet.
+    pub(crate) fn warning(&self, text: &str) {
+        self.err.warning(text);
     }
 
     /// Prints a line of an evaluator's standard error unchanged, unless quiet.

@@ -3,8 +3,9 @@
 use crate::plan::MixPlan;
 use crate::sites::MixtureFormat;
 use crate::spec::{Level, Routing};
+use glue_tensor::hub::HubFacts;
 use glue_text::markdown::{code, fenced, inline};
-use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// File name of the model card.
@@ -13,12 +14,7 @@ pub const FILE: &str = "README.md";
 /// The model card of the mixture of `plan`, which is called `title`.
 pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
     let config = &plan.config;
-    let mut text = String::from("---\nbase_model:\n");
-    // Writing to a string does not fail; a JSON string is a YAML string.
-    for model in plan.models() {
-        let _ = writeln!(text, "- {}", Value::from(model.path().display().to_string()));
-    }
-    text.push_str("library_name: transformers\ntags:\n- moe\n- model-glue\n---\n");
+    let mut text = front_matter(plan);
     let version = env!("CARGO_PKG_VERSION");
     let _ =
         write!(text, "# {}\n\nA mixture of experts made with Model-GLUE {version}.\n\n{}\n", inline(title), what(plan));
@@ -45,6 +41,35 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
              AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)\n```\n",
         );
     }
+    text
+}
+
+/// Hubs refuse paths: only models whose identifier is known are listed. A licence is copied if all models have the same.
+fn front_matter(plan: &MixPlan) -> String {
+    let facts: Vec<HubFacts> = plan.models().iter().map(|model| HubFacts::of(model.path(), model.config())).collect();
+    let mut text = String::from("---\n");
+    let ids: BTreeSet<&str> = facts.iter().filter_map(|facts| facts.id.as_deref()).collect();
+    if !ids.is_empty() {
+        text.push_str("base_model:\n");
+        for id in ids {
+            // Writing to a string does not fail; identifiers need no quotes in YAML.
+            let _ = writeln!(text, "- {id}");
+        }
+        text.push_str("base_model_relation: merge\n");
+    }
+    text.push_str("library_name: transformers\npipeline_tag: text-generation\n");
+    let licenses: BTreeSet<_> = facts.iter().map(|facts| (&facts.license, &facts.license_name)).collect();
+    match licenses.iter().collect::<Vec<_>>()[..] {
+        [(None, _)] | [] => {}
+        [(Some(license), name)] => {
+            let _ = writeln!(text, "license: {license}");
+            if let Some(name) = name {
+                let _ = writeln!(text, "license_name: {name}");
+            }
+        }
+        _ => text.push_str("license: other\nlicense_name: mixed\n"),
+    }
+    text.push_str("tags:\n- merge\n- moe\n- model-glue\n---\n");
     text
 }
 

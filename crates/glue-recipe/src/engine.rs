@@ -314,7 +314,7 @@ struct Operands<'a> {
 impl<'a> Operands<'a> {
     fn new(job: &'a TensorJob<'a>, options: &'a EngineOptions<'a>) -> Result<Operands<'a>, BoxError> {
         let product = |from: Option<&OperandView<'_>>| match from.and_then(|from| Some((from, from.low_rank?))) {
-            Some((from, low_rank)) => Product::read(&low_rank, options.on_nonfinite, from.model).map(Some),
+            Some((from, low_rank)) => Product::read(&low_rank, &from.view, options.on_nonfinite, from.model).map(Some),
             None => Ok(None),
         };
         let all = std::iter::once(job.base.as_ref()).chain(job.inputs.iter().map(Some));
@@ -369,7 +369,9 @@ impl Source for Operands<'_> {
             |from: &&OperandView<'_>| from.low_rank.is_none() && !matches!(operand, Operand::Statistic(_));
         let from = self.job.operand(operand).filter(is_as_stored)?;
         let identity = Identity { container: from.view.file().serial(), index: from.view.info().range.start as u64 };
-        Some(Stored { float: float(from.view.dtype())?, bytes: from.view.data(), identity: Some(identity) })
+        // Rows of an embedding may be cut.
+        let bytes = &from.view.data()[..self.job.spec.len() * from.view.dtype().size()];
+        Some(Stored { float: float(from.view.dtype())?, bytes, identity: Some(identity) })
     }
 }
 

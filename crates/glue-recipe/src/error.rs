@@ -2,15 +2,34 @@
 
 use glue_merge::registry::UnknownOperator;
 use glue_merge::{MergeError, ParamError};
+use glue_progress::ErrorChain;
 use glue_tensor::tokenizer_files::{TokenizerDifference, TokenizerFilesError};
 use glue_tensor::{AdapterError, CheckpointError, ConfigError, Dtype, ModelDirError, SideFileError};
 use glue_yaml::{FilePosition, YamlError};
 use std::path::PathBuf;
 
+/// Something in a recipe that changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: `{what}` has no effect: {why}")]
+pub struct NoEffect {
+    /// Where it stands.
+    pub place: FilePosition,
+    /// The key or the parameter.
+    pub what: String,
+    /// Why it has none.
+    pub why: String,
+}
+
 /// Why a recipe cannot be parsed or planned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
+    /// Several errors, two or more, in the order of the text.
+    #[error("{}", lines(errors))]
+    Several {
+        /// Each of them.
+        errors: Vec<RecipeError>,
+    },
     /// The text is not YAML.
     #[error(transparent)]
     Yaml(#[from] YamlError),
@@ -410,6 +429,18 @@ pub enum RecipeError {
         /// The first difference.
         why: Box<TokenizerDifference>,
     },
+    /// Embeddings are cut, and the tokenizer of the output has a token without a row.
+    #[error("{place}: the tokenizer of `{model}` has a token with id {id}, but embeddings are cut to {rows} rows")]
+    TokenCut {
+        /// Where the tokenizer is asked for.
+        place: FilePosition,
+        /// The model that it is of.
+        model: String,
+        /// The highest id.
+        id: u32,
+        /// Rows of the output's embedding.
+        rows: usize,
+    },
     /// The model that the tokenizer should come from has none.
     #[error("{place}: model `{model}` has no tokenizer files")]
     NoTokenizer {
@@ -479,6 +510,50 @@ const MISSING_HINT: &str = "a value under the top-level `parameters` applies whe
                             filters, an entry without `filter` matches every tensor";
 
 impl RecipeError {
+    /// All of `errors` as one; `None` if there are none.
+    pub(crate) fn all(mut errors: Vec<RecipeError>) -> Option<RecipeError> {
+        if errors.len() > 1 { Some(Self::Several { errors }) } else { errors.pop() }
+    }
+
+    /// Where in the recipe it is, where it is at one place.
+    pub fn place(&self) -> Option<&FilePosition> {
+        match self {
+            Self::UnknownKey { place, .. }
+            | Self::MissingKey { place, .. }
+            | Self::Conflict { place, .. }
+            | Self::NotAMapping { place, .. }
+            | Self::WrongValue { place, .. }
+            | Self::Unavailable { place, .. }
+            | Self::UnknownOperator { place, .. }
+            | Self::Param { place, .. }
+            | Self::Operands { place, .. }
+            | Self::Tensor { place, .. }
+            | Self::ParamMissing { place, .. }
+            | Self::Open { place, .. }
+            | Self::Adapter { place, .. }
+            | Self::Statistics { place, .. }
+            | Self::StatisticsTwice { place, .. }
+            | Self::StatisticsUnused { place, .. }
+            | Self::StatisticsMissing { place, .. }
+            | Self::NoStatistic { place, .. }
+            | Self::Quantised { place, .. }
+            | Self::LayerCounts { place, .. }
+            | Self::ModelTwice { place, .. }
+            | Self::LayerRange { place, .. }
+            | Self::SliceLengths { place, .. }
+            | Self::Uncovered { place, .. }
+            | Self::EmptyModule { place, .. }
+            | Self::Vocabularies { place, .. }
+            | Self::TokenCut { place, .. }
+            | Self::NoTokenizer { place, .. }
+            | Self::ChatTemplate { place, .. }
+            | Self::StageTwice { place, .. }
+            | Self::StageOrder { place, .. }
+            | Self::StageOutput { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
     /// What the user can do about it, where there is something beyond what the error says.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -487,10 +562,12 @@ impl RecipeError {
                  the tensor out of the output"
             ),
             Self::ShapesDiffer { vocabulary: true, .. } => {
-                "the vocabularies have different sizes, and aligning them is not available yet; bring the models to \
-                 one vocabulary first, for example with `resize_token_embeddings` of transformers"
+                "the vocabularies have different sizes, and aligning them is not available yet; where equal ids are \
+                 equal tokens, `on_vocabulary: truncate` merges the rows that all models have; otherwise bring the \
+                 models to one vocabulary first, for example with `resize_token_embeddings` of transformers"
                     .into()
             }
+            Self::TokenCut { .. } => "`tokenizer_source` chooses the model that the tokenizer comes from".into(),
             Self::ShapesDiffer { .. } => "models of different architectures or widths cannot be merged tensor by \
                                           tensor"
                 .into(),
@@ -501,6 +578,11 @@ impl RecipeError {
             Self::LayerCounts { .. } => "`slices` with `layer_range` chooses layers from each model".into(),
             Self::LayerRange { .. } => "ranges count from 0 and exclude their end".into(),
             Self::Quantised { .. } => "merge the unquantised checkpoints, then quantise the result".into(),
+            Self::EmptyModule { .. } => {
+                "a module is called by what the names of its tensors start with, or `text_decoder`, `vision_tower` or \
+                 `multi_modal_projector`"
+                    .into()
+            }
             Self::Uncovered { .. } => "a module called `default` covers all that the others leave".into(),
             Self::Statistics { error, .. } if !matches!(**error, CheckpointError::NotFound { .. }) => return None,
             Self::Statistics { .. } | Self::StatisticsMissing { .. } | Self::NoStatistic { .. } => {
@@ -530,6 +612,7 @@ impl RecipeError {
     /// Whether the recipe must be changed, rather than something on this machine.
     pub fn is_usage(&self) -> bool {
         match self {
+            Self::Several { errors } => errors.iter().any(Self::is_usage),
             Self::Statistics { error, .. } => matches!(**error, CheckpointError::NotFound { .. }),
             Self::SideFile(error) => matches!(error, SideFileError::LeadsOut { .. }),
             Self::TokenizerFiles(_) | Self::ChatTemplate { .. } | Self::Config { .. } => false,
@@ -546,6 +629,10 @@ impl RecipeError {
             _ => true,
         }
     }
+}
+
+fn lines(errors: &[RecipeError]) -> String {
+    errors.iter().map(|error| error.chain()).collect::<Vec<_>>().join("\n")
 }
 
 fn did_you_mean(nearest: &Option<&'static str>, known: &[&'static str]) -> String {

@@ -25,6 +25,8 @@ pub(crate) enum ValueKind {
     Text,
     /// A whole number, 0 or above.
     Seed,
+    /// Refused wherever it is given.
+    Unavailable,
     /// One of a few words.
     Word(&'static [&'static str]),
 }
@@ -41,9 +43,18 @@ const fn key(name: &'static str, kind: ValueKind, doc: &'static str) -> Key {
     Key { name, kind, doc }
 }
 
-/// Parameters of mergekit that cannot change a result, and what they do there.
-pub(crate) const WITHOUT_EFFECT: &[(&str, &str)] =
-    &[("int8_mask", "How mergekit stores masks in memory; accepted, without effect: masks here are never stored.")];
+/// Parameters of published configs that no operator has, and why they have no effect.
+pub(crate) const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("int8_mask", "masks are never stored, so their type does not matter"),
+    ("int_space", "no operator has it, here or in mergekit"),
+];
+
+/// Keys of mergekit's dialect or of published configs that change nothing, and why.
+pub(crate) const IGNORED: &[(&str, &str)] = &[
+    ("revision", "the directory is read as it is, and nothing is downloaded"),
+    ("override_architecture", "the architecture follows from the names of the tensors"),
+    ("residual_weight", "mergekit reads it and does nothing with it either"),
+];
 
 const STATISTICS: &str = "Statistics of this model, as `glue calibrate` writes them: a directory or a safetensors \
                           file. For operators that use statistics of the models.";
@@ -75,13 +86,20 @@ pub(crate) const TOP: &[Key] = &[
     key(
         "chat_template",
         ValueKind::Text,
-        "`auto` for the most common of the models', `chatml`, a path to a template, or a Jinja template.",
+        "`auto` for the most common of the models', `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`, a path to a \
+         template, or a Jinja template.",
     ),
     key("seed", ValueKind::Seed, "Seed of random operators; 0 when absent."),
     key(
         "on_missing",
         ValueKind::Word(&["error", "base", "skip"]),
         "What to do when a model lacks a tensor: refuse, take the base's, or leave the tensor out of the output.",
+    ),
+    key(
+        "on_vocabulary",
+        ValueKind::Word(&["error", "truncate"]),
+        "What to do when embeddings and heads have different numbers of rows: refuse, or cut all to the fewest, which is \
+         right only where equal ids are equal tokens.",
     ),
     key(
         "on_nonfinite",
@@ -116,11 +134,11 @@ pub(crate) const MODULE: &[Key] = &[
     key("parameters", ValueKind::Parameters, "Parameters of this module."),
 ];
 
-pub(crate) const TOKENIZER: &[Key] = &[key(
-    "source",
-    ValueKind::TokenizerSource,
-    "Model that the tokenizer comes from; all vocabularies must be equal.",
-)];
+pub(crate) const TOKENIZER: &[Key] = &[
+    key("source", ValueKind::TokenizerSource, "Model that the tokenizer comes from; all vocabularies must be equal."),
+    key("tokens", ValueKind::Unavailable, "Sources of single tokens; not available yet."),
+    key("pad_to_multiple_of", ValueKind::Unavailable, "Padding of the vocabulary; not available yet."),
+];
 
 pub(crate) const REFERENCE: &[Key] = &[
     key("model", ValueKind::Mapping(PATH), "The model."),

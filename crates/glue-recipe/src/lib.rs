@@ -50,7 +50,7 @@ pub mod run;
 mod schema;
 pub mod settings;
 
-pub use error::RecipeError;
+pub use error::{NoEffect, RecipeError};
 pub use estimate::{Estimate, estimate};
 pub use glue_yaml::{At, FilePosition, Position};
 pub use multi::{Stage, check_stages};

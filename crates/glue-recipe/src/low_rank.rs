@@ -1,7 +1,8 @@
 //! Low-rank changes of LoRA adapters, added to blocks of the tensors they change while those are read.
 //!
 //! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k.
-//! Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the transpose of B·A,
+//! With DoRA, row i is then scaled by mᵢ divided by the norm of the row, summed in `f64`: the weights are read once more
+//! for these norms. Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the transpose of B·A,
 //! L is Aᵀ and R is Bᵀ.
 //!
 //! Both factors are held as `f32` while their tensor is merged: 4·r·(rows + columns) bytes, with r far below either
@@ -12,6 +13,7 @@ use crate::recipe::OnNonfinite;
 use glue_merge::BoxError;
 use glue_tensor::adapter::{Adapter, LowRank};
 use glue_tensor::{TensorView, widen};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// The factors of a change in a mapped file.
@@ -25,6 +27,8 @@ pub struct LowRankView<'a> {
     pub scale: f32,
     /// Whether the tensor changes by the transpose of s·B·A.
     pub transposed: bool,
+    /// Norms that the rows of the changed tensor are scaled to (DoRA), of shape \[out\].
+    pub magnitude: Option<TensorView<'a>>,
 }
 
 impl<'a> LowRankView<'a> {
@@ -35,13 +39,15 @@ impl<'a> LowRankView<'a> {
             b: adapter.tensor(&low_rank.b),
             scale: low_rank.scale as f32,
             transposed: low_rank.transposed,
+            magnitude: low_rank.magnitude.as_ref().map(|name| adapter.tensor(name)),
         }
     }
 }
 
 /// Bytes that the factors of a change take while their tensor is merged.
 pub(crate) fn factor_bytes(adapter: &Adapter, low_rank: &LowRank) -> u64 {
-    [&low_rank.a, &low_rank.b].map(|name| adapter.tensor(name).info().n_elements() as u64 * 4).iter().sum()
+    let names = [&low_rank.a, &low_rank.b].into_iter().chain(&low_rank.magnitude);
+    names.map(|name| adapter.tensor(name).info().n_elements() as u64 * 4).sum()
 }
 
 /// Columns whose sums are kept in registers at once.
@@ -56,11 +62,49 @@ pub(crate) struct Product {
     rank: usize,
     columns: usize,
     scale: f32,
+    /// With DoRA, what each row is multiplied by in the end.
+    rows: Option<Vec<f32>>,
 }
 
 impl Product {
-    /// Reads the factors. `model` is for messages.
-    pub(crate) fn read(view: &LowRankView<'_>, on_nonfinite: OnNonfinite, model: &str) -> Result<Product, BoxError> {
+    /// Reads the factors, and with DoRA the tensor `weight` that they change. `model` is for messages.
+    pub(crate) fn read(
+        view: &LowRankView<'_>,
+        weight: &TensorView<'_>,
+        on_nonfinite: OnNonfinite,
+        model: &str,
+    ) -> Result<Product, BoxError> {
+        let mut product = Product::factors(view, on_nonfinite, model)?;
+        if let Some(magnitude) = &view.magnitude {
+            let norms = widened(magnitude, on_nonfinite, model)?;
+            product.rows = Some(product.row_scales(weight, &norms, on_nonfinite, model)?);
+        }
+        Ok(product)
+    }
+
+    /// What brings each row of `weight` with this product added to its norm.
+    fn row_scales(
+        &self,
+        weight: &TensorView<'_>,
+        norms: &[f32],
+        on_nonfinite: OnNonfinite,
+        model: &str,
+    ) -> Result<Vec<f32>, BoxError> {
+        let row_bytes = self.columns * weight.dtype().size();
+        let scale = |(row, wanted): (usize, &f32)| -> Result<f32, BoxError> {
+            let mut values = vec![0.0; self.columns];
+            let bytes = &weight.data()[row * row_bytes..(row + 1) * row_bytes];
+            if !widen(weight.dtype(), bytes, &mut values)? {
+                mend(&mut values, on_nonfinite, weight.name(), model, row * self.columns)?;
+            }
+            self.add_to(row * self.columns..(row + 1) * self.columns, &mut values);
+            let square: f64 = values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            Ok((f64::from(*wanted) / square.sqrt()) as f32)
+        };
+        norms.par_iter().enumerate().map(scale).collect()
+    }
+
+    fn factors(view: &LowRankView<'_>, on_nonfinite: OnNonfinite, model: &str) -> Result<Product, BoxError> {
         let (a, b) = (widened(&view.a, on_nonfinite, model)?, widened(&view.b, on_nonfinite, model)?);
         let (rank, inputs) = (view.a.shape()[0], view.a.shape()[1]);
         let outputs = view.b.shape()[0];
@@ -72,13 +116,14 @@ impl Product {
                 rank,
                 columns: outputs,
                 scale,
+                rows: None,
             }
         } else {
-            Product { left: b, right: a, rank, columns: inputs, scale }
+            Product { left: b, right: a, rank, columns: inputs, scale, rows: None }
         })
     }
 
-    /// Adds the elements `range` of the product, counted through its rows, to `values`.
+    /// Adds the elements `range` of the product, counted through its rows, to `values`, and scales their rows with DoRA.
     pub(crate) fn add_to(&self, range: Range<usize>, values: &mut [f32]) {
         let mut at = range.start;
         let mut rest = values;
@@ -100,6 +145,9 @@ impl Product {
                 sums.iter_mut().zip(right).for_each(|(sum, r)| *sum += l * r);
             }
             last.iter_mut().zip(sums).for_each(|(w, sum)| *w += self.scale * *sum);
+            if let Some(rows) = &self.rows {
+                segment.iter_mut().for_each(|w| *w *= rows[row]);
+            }
             rest = after;
         }
     }
@@ -170,7 +218,8 @@ mod tests {
     fn parts_are_parts_of_the_whole_to_the_bit() {
         for (rows, columns, rank) in [(5, 200, 3), (1, 64, 1), (7, 3, 9), (3, 129, 16)] {
             let (left, right) = (numbers(rows * rank, 1), numbers(rank * columns, 2));
-            let product = Product { left: left.clone(), right: right.clone(), rank, columns, scale: 0.5 };
+            let (rows_scaled, scale) = (None, 0.5);
+            let product = Product { left: left.clone(), right: right.clone(), rank, columns, scale, rows: rows_scaled };
             let base = numbers(rows * columns, 3);
             let mut whole = base.clone();
             product.add_to(0..base.len(), &mut whole);

@@ -24,32 +24,32 @@ pub struct Stage {
 /// last of several has one.
 pub fn check_stages(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
     let mut names: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let mut errors = Vec::new();
     let count = recipes.len();
     for (i, recipe) in recipes.iter().enumerate() {
         let output = i + 1 == count;
         match &recipe.name {
             Some(name) => {
                 if let Some((_, first_line)) = names.insert(name.value.clone(), (i, name.at.line)) {
-                    return Err(RecipeError::StageTwice {
-                        place: recipe.place(name.at),
-                        name: name.value.clone(),
-                        first_line,
-                    });
+                    let (place, name) = (recipe.place(name.at), name.value.clone());
+                    errors.push(RecipeError::StageTwice { place, name, first_line });
+                    continue;
                 }
-                check_name(recipe, &name.value, name.at)?;
+                errors.extend(check_name(recipe, &name.value, name.at).err());
                 if output && count > 1 {
                     let found = format!("the last document is called `{}`", name.value);
-                    return Err(RecipeError::StageOutput { place: recipe.place(name.at), found });
+                    errors.push(RecipeError::StageOutput { place: recipe.place(name.at), found });
                 }
             }
             None if !output => {
                 let found = format!("document {} of {count} has no `name`", i + 1);
-                return Err(RecipeError::StageOutput { place: recipe.place(recipe.at), found });
+                errors.push(RecipeError::StageOutput { place: recipe.place(recipe.at), found });
             }
             None => {}
         }
     }
-    let stage = |(i, recipe): (usize, Recipe)| {
+    let mut stages = Vec::new();
+    for (i, recipe) in recipes.into_iter().enumerate() {
         let tokenizer = recipe.tokenizer.as_ref().and_then(|source| match &source.value {
             TokenizerSource::Model(name) => Some((name.clone(), source.at)),
             _ => None,
@@ -61,7 +61,8 @@ pub fn check_stages(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
             match names.get(&name).or_else(|| names.get(name.split_once('+')?.0)) {
                 Some((j, _)) if *j < i => needs.push(*j),
                 Some((_, defined_line)) if count > 1 => {
-                    return Err(RecipeError::StageOrder { place: recipe.place(at), name, defined_line: *defined_line });
+                    let (place, defined_line) = (recipe.place(at), *defined_line);
+                    errors.push(RecipeError::StageOrder { place, name, defined_line });
                 }
                 _ => {}
             }
@@ -69,9 +70,9 @@ pub fn check_stages(recipes: Vec<Recipe>) -> Result<Vec<Stage>, RecipeError> {
         needs.sort_unstable();
         needs.dedup();
         let name = recipe.name.as_ref().filter(|_| count > 1).map(|name| name.value.clone());
-        Ok(Stage { name, needs, recipe })
-    };
-    recipes.into_iter().enumerate().map(stage).collect()
+        stages.push(Stage { name, needs, recipe });
+    }
+    RecipeError::all(errors).map_or(Ok(stages), Err)
 }
 
 /// A name becomes that of a directory.

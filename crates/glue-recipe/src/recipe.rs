@@ -1,6 +1,6 @@
 //! A recipe as parsed: names and values checked, no file looked at.
 
-use crate::error::RecipeError;
+use crate::error::{NoEffect, RecipeError};
 use crate::settings::Settings;
 use glue_merge::{Operator, Registry};
 use glue_tensor::Dtype;
@@ -41,8 +41,12 @@ pub struct Recipe {
     pub seed: Option<u64>,
     /// What to do when a model lacks a tensor.
     pub on_missing: OnMissing,
+    /// What to do with embeddings and heads of different numbers of rows.
+    pub on_vocabulary: OnVocabulary,
     /// What to do with NaN and infinities in an input.
     pub on_nonfinite: OnNonfinite,
+    /// What it says without any effect, in the order of the text.
+    pub warnings: Vec<NoEffect>,
 }
 
 /// A part of the output with inputs of its own.
@@ -135,6 +139,16 @@ pub enum OnMissing {
     Skip,
 }
 
+/// What to do when embeddings and heads have different numbers of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnVocabulary {
+    /// Refuse the merge.
+    #[default]
+    Error,
+    /// Merge as many rows as all models have, and leave out the others.
+    Truncate,
+}
+
 /// What to do with a NaN or an infinity in an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnNonfinite {
@@ -152,7 +166,8 @@ impl Recipe {
     /// parameters and whether it has the base and the fewest models it needs.
     ///
     /// # Errors
-    /// [`RecipeError`] with line and column. Never panics, whatever the text.
+    /// [`RecipeError`] with line and column; all that is wrong, as [`RecipeError::Several`], if that is more than one
+    /// thing. Never panics, whatever the text.
     pub fn parse(text: &str, origin: &str, registry: &Registry) -> Result<Vec<Recipe>, RecipeError> {
         crate::parse::recipes(text, origin, registry)
     }

@@ -43,6 +43,7 @@ pub fn schema(registry: &Registry) -> Value {
 fn mapping(keys: &[Key], registry: &Registry) -> Value {
     let properties: Map<String, Value> = keys
         .iter()
+        .filter(|key| key.kind != ValueKind::Unavailable)
         .map(|key| {
             let mut value = holds(key, registry);
             value["description"] = key.doc.into();
@@ -52,7 +53,7 @@ fn mapping(keys: &[Key], registry: &Registry) -> Value {
     let required: Vec<&str> = keys
         .iter()
         .map(|key| key.name)
-        .filter(|name| ["model", "layer_range", "sources", "path", "source"].contains(name))
+        .filter(|name| ["model", "layer_range", "sources", "path"].contains(name))
         .collect();
     json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
 }
@@ -84,6 +85,7 @@ fn holds(key: &Key, registry: &Registry) -> Value {
         ValueKind::TokenizerSource => json!({ "anyOf": [{ "enum": ["base", "union"] }, { "$ref": "#/$defs/model" }] }),
         ValueKind::Text => json!({ "type": "string", "minLength": 1 }),
         ValueKind::Seed => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+        ValueKind::Unavailable => json!(false),
         ValueKind::Word(words) => json!({ "enum": words }),
     }
 }
@@ -91,8 +93,8 @@ fn holds(key: &Key, registry: &Registry) -> Value {
 /// Every parameter of every operator. One that several operators have may be of several kinds.
 fn parameters(registry: &Registry) -> Value {
     let mut properties: Map<String, Value> = Map::new();
-    for (name, doc) in keys::WITHOUT_EFFECT {
-        properties.insert((*name).into(), json!({ "description": doc }));
+    for (name, why) in keys::WITHOUT_EFFECT {
+        properties.insert((*name).into(), json!({ "description": format!("Without effect: {why}.") }));
     }
     for (def, spec) in registry.iter().flat_map(|def| def.params.iter().map(move |spec| (def, spec))) {
         let value = parameter(spec, registry);
@@ -121,9 +123,9 @@ fn scope(scope: Scope) -> &'static str {
     }
 }
 
-/// A scalar, a gradient where there can be one, or a list of either with filters.
+/// A scalar, a list of them over the layers, or a list of either with filters.
 fn parameter(spec: &ParamSpec, registry: &Registry) -> Value {
-    let (scalar, gradient) = match spec.kind {
+    let scalar = match spec.kind {
         Kind::Number { range, .. } => {
             let mut number = json!({ "type": "number" });
             if range.min.is_finite() {
@@ -132,28 +134,24 @@ fn parameter(spec: &ParamSpec, registry: &Registry) -> Value {
             if range.max.is_finite() {
                 number["maximum"] = range.max.into();
             }
-            (number, true)
+            number
         }
-        Kind::Integer { min, max } => (json!({ "type": "integer", "minimum": min, "maximum": max }), true),
-        Kind::Flag => (json!({ "type": "boolean" }), false),
+        Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Flag => json!({ "type": "boolean" }),
         Kind::Choice { options, on, off } => {
             let mut words: Vec<Value> = options.iter().map(|word| Value::from(*word)).collect();
             words.extend(on.map(|_| Value::from(true)));
             words.extend(off.map(|_| Value::from(false)));
-            (json!({ "enum": words }), false)
+            json!({ "enum": words })
         }
         Kind::Operator => {
             let inner =
                 registry.iter().filter(|def| def.base == glue_merge::BaseRule::Required && def.wraps().is_none());
             return json!({ "enum": inner.map(|def| def.name).collect::<Vec<_>>() });
         }
-        _ => (json!({}), true),
+        _ => json!({}),
     };
-    let plain = if gradient {
-        json!({ "anyOf": [scalar, { "type": "array", "minItems": 1, "items": scalar }] })
-    } else {
-        scalar
-    };
+    let plain = json!({ "anyOf": [scalar, { "type": "array", "minItems": 1, "items": scalar }] });
     let case = json!({
         "type": "object",
         "additionalProperties": false,

@@ -11,6 +11,9 @@ pub enum ParamValue {
     Scalar(Setting),
     /// Interpolated over the layers of a slice: the first number at the first layer, the last at the last.
     Gradient(Vec<f64>),
+    /// One of several over the layers of a slice, each for an equal part: what a gradient is for flags and words. The
+    /// last holds at the last layer alone, as in mergekit.
+    Steps(Vec<Setting>),
     /// The value of the first case that matches.
     Cases(Vec<Case>),
 }
@@ -40,6 +43,7 @@ impl ParamValue {
         match self {
             Self::Scalar(setting) => Some(setting.clone()),
             Self::Gradient(points) => Some(Setting::Number(interpolate(points, site.t))),
+            Self::Steps(values) => Some(values[step(values.len(), site.t)].clone()),
             Self::Cases(cases) => cases.iter().find(|case| case.matches(site.tensor))?.value.at(site),
         }
     }
@@ -61,6 +65,11 @@ fn interpolate(points: &[f64], t: f64) -> f64 {
         Some(next) if fraction > 0.0 => points[i] + (next - points[i]) * fraction,
         _ => points[i],
     }
+}
+
+/// Which of `n` values over the layers holds at `t`: ⌊t·(n − 1)⌋, where `t` is a quotient that was rounded.
+fn step(n: usize, t: f64) -> usize {
+    (t.clamp(0.0, 1.0) * (n - 1) as f64 + 1e-9).floor() as usize
 }
 
 /// The parameters given at one place of a recipe.
@@ -109,6 +118,20 @@ mod tests {
         check(&[0.0, 0.5, 0.3], 0.5, 0.5);
         check(&[0.0, 0.5, 0.3], 1.0, 0.3);
         check(&[0.0, 1.0, 3.0], 0.75, 2.0);
+    }
+
+    #[test]
+    fn steps_are_values_of_the_list() {
+        let values = ["a", "b", "c"].map(Setting::from).to_vec();
+        let check = |t, expected: &str| {
+            let found = ParamValue::Steps(values.clone()).at(ParamSite { tensor: "", t });
+            assert_eq!(found, Some(Setting::from(expected)), "at {t}");
+        };
+        check(0.0, "a");
+        check(0.49, "a");
+        check(0.5, "b");
+        check(0.99, "b");
+        check(1.0, "c");
     }
 
     #[test]

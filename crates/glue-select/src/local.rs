@@ -25,11 +25,12 @@ use crate::race::{Prediction, Racing, predict};
 use crate::record::Records;
 use glue_eval::scale::{PerplexityUnit, task_weights};
 use glue_eval::{ChatFormat, EvalError, ItemScore, LanguageModel, LocalModel, Task};
-use glue_lm::{Model, TextModel, Tokenizer};
+use glue_lm::{TextModel, Tokenizer};
 use glue_recipe::engine::EngineError;
-use glue_recipe::run::{RunOptions, merge_into, side_files};
+use glue_recipe::run::{RunOptions, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
-use memory::{InMemory, bytes_of, parallel_of};
+pub use memory::{InMemoryError, merged_model};
+use memory::{bytes_of, parallel_of};
 use parking_lot::{Condvar, Mutex};
 use prepared_items::{PreparedItems, Rounds};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -335,17 +336,14 @@ impl LocalScorer {
         encoded: &glue_eval::Encodings,
     ) -> Result<LocalModel, Failure> {
         let begun = Instant::now();
-        let memory = InMemory::new(plan);
         let options = RunOptions { executor: self.options.executor.get(), ..RunOptions::default() };
         // Only what computes runs in the pool. A thread of it that waited for a lock or for memory while it has taken
         // over the work of another candidate could wait for itself.
-        let merged = self.pool.install(|| merge_into(plan, &memory, &options, &self.options.cancel));
-        merged.map_err(|error| match error {
-            EngineError::Stopped => Failure::Stopped,
+        let merged = self.pool.install(|| merged_model(plan, &options, &self.options.cancel));
+        let model = merged.map_err(|error| match error {
+            InMemoryError::Merge(EngineError::Stopped) => Failure::Stopped,
             error => Failure::of(&error),
         })?;
-        let weights = memory.weights(plan).map_err(|error| Failure::of(&error))?;
-        let model = self.pool.install(|| Model::new(&plan.config, weights)).map_err(|error| Failure::of(&error))?;
         let text = TextModel::new(model, tokenizer).map_err(|error| Failure::of(&error))?;
         let local = LocalModel::new(text, "candidate").map_err(|error| Failure::of(&error))?;
         add_time(&self.counters.merge_nanos, begun);

@@ -8,11 +8,14 @@
 //! |---|---|---|
 //! | `MODULE.lora_A.weight`, `MODULE.lora_B.weight` | `MODULE.weight` | s·B·A; its transpose with `fan_in_fan_out` |
 //! | `MODULE.lora_embedding_A`, `MODULE.lora_embedding_B` | `MODULE.weight` | the transpose of s·B·A |
+//! | `MODULE.lora_magnitude_vector`, with `use_dora` | `MODULE.weight` | scaling its rows, after the factors, to these norms |
 //! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
 //!
+//! DoRA (Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, arXiv 2402.09353) gives each row of W + s·B·A, an
+//! output of the module, a norm of its own.
+//!
 //! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model.
-//! Variants whose change is another function of the weights, such as DoRA, are refused by the name of their key or
-//! tensor. Nothing here multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
+//! Variants whose change is another function of the weights are refused by the name of their key or tensor. Nothing here multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
 
 mod config;
 mod error;
@@ -24,6 +27,7 @@ pub use write::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
 use crate::files::{self, FileChanged, FileVersion};
+use crate::names::{Names, Role};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,6 +53,9 @@ pub struct LowRank {
     pub scale: f64,
     /// Whether W changes by the transpose of s·B·A rather than by s·B·A itself.
     pub transposed: bool,
+    /// Name in the adapter of the norms that the rows of the changed W are scaled to, of shape \[out\]; `None` without
+    /// DoRA. Never where `transposed`.
+    pub magnitude: Option<String>,
 }
 
 /// What an adapter does to one tensor of a model: first `full` takes its place, then `low_rank` is added.
@@ -167,16 +174,24 @@ impl Adapter {
     /// Bytes of the adapter that `change` reads.
     pub fn n_bytes(&self, change: &Change) -> u64 {
         let factors = change.low_rank.iter().flat_map(|low_rank| [&low_rank.a, &low_rank.b]);
-        change.full.iter().chain(factors).map(|name| self.tensor(name).info().n_bytes() as u64).sum()
+        let magnitudes = change.low_rank.iter().filter_map(|low_rank| low_rank.magnitude.as_ref());
+        change.full.iter().chain(factors).chain(magnitudes).map(|name| self.tensor(name).info().n_bytes() as u64).sum()
     }
 
     /// Checks that every tensor this adapter changes is in `model`, with a shape that goes with it.
     ///
+    /// `tied` is the embedding that serves `model` as its head, if one does: an adapter with a whole head then gives the
+    /// model [a head of its own](Adapter::own_head).
+    ///
     /// # Errors
     /// [`AdapterError::NotInModel`], [`AdapterError::ShapeInModel`], [`AdapterError::NotFloat`]: the adapter was made
     /// for another model.
-    pub fn fit(&self, model: &Checkpoint) -> Result<(), AdapterError> {
+    pub fn fit(&self, model: &Checkpoint, tied: Option<&str>) -> Result<(), AdapterError> {
+        let own_head = tied.and_then(|embedding| self.own_head(model, embedding));
         for (name, change) in &self.changes {
+            if own_head == Some(name) {
+                continue;
+            }
             let first = change.full.as_ref().or(change.low_rank.as_ref().map(|low_rank| &low_rank.a));
             let Some(info) = model.info(name) else {
                 return Err(AdapterError::NotInModel {
@@ -213,6 +228,21 @@ impl Adapter {
         Ok(())
     }
 
+    /// The head that this adapter gives to `model`, whose own head is its embedding `tied`: a whole tensor that the model
+    /// lacks, of the shape of the embedding. PEFT writes one for `modules_to_save` with a head in it.
+    pub fn own_head(&self, model: &Checkpoint, tied: &str) -> Option<&str> {
+        let shape = &model.info(tied)?.shape;
+        let is_head = |name: &str| Names::infer([name]).parse(name).role == Role::Head;
+        let of_shape = |full: &String| self.tensor(full).shape() == shape.as_slice();
+        let found = self.changes.iter().find(|(name, change)| {
+            change.low_rank.is_none()
+                && change.full.as_ref().is_some_and(of_shape)
+                && model.info(name).is_none()
+                && is_head(name)
+        });
+        found.map(|(name, _)| name.as_str())
+    }
+
     /// The shape of a tensor that `low_rank` can be added to.
     fn changed_shape(&self, low_rank: &LowRank) -> [usize; 2] {
         let (rows, columns) = (self.tensor(&low_rank.b).shape()[0], self.tensor(&low_rank.a).shape()[1]);
@@ -225,6 +255,7 @@ impl Adapter {
 struct Factors<'a> {
     a: Option<&'a TensorInfo>,
     b: Option<&'a TensorInfo>,
+    magnitude: Option<&'a TensorInfo>,
 }
 
 /// The tensors of an adapter by the part they play.
@@ -244,6 +275,9 @@ const FACTORS: [(&str, bool, bool); 4] = [
     (".lora_embedding_B", false, true),
 ];
 
+/// The endings of the names of DoRA's norms.
+const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
+
 /// Parts of names that only PEFT's wrappers have: what is called so and is no factor is of a variant.
 const VARIANTS: [&str; 4] = ["lora_", "token_adapter", "trainable_tokens", "original_module"];
 
@@ -262,6 +296,10 @@ impl<'a> Classified<'a> {
             if let Some((module, is_a, embedding)) = factor.filter(|(module, ..)| !module.is_empty()) {
                 let factors = found.factors.entry((module.to_string(), embedding)).or_default();
                 *(if is_a { &mut factors.a } else { &mut factors.b }) = Some(info);
+                continue;
+            }
+            if let Some(module) = MAGNITUDES.iter().find_map(|end| name.strip_suffix(end)) {
+                found.factors.entry((module.to_string(), false)).or_default().magnitude = Some(info);
                 continue;
             }
             if VARIANTS.iter().any(|variant| name.contains(variant)) {
@@ -288,7 +326,7 @@ impl<'a> Classified<'a> {
                 (Some(a), Some(b)) => (a, b),
                 (a, b) => {
                     let (missing, present) = if a.is_none() { ("A", b) } else { ("B", a) };
-                    let present = present.map_or_else(String::new, |info| info.name.clone());
+                    let present = present.or(factors.magnitude).map_or_else(String::new, |info| info.name.clone());
                     return Err(AdapterError::MissingFactor { path: path(), present, missing });
                 }
             };
@@ -308,7 +346,26 @@ impl<'a> Classified<'a> {
             }
             let scale = alpha / if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
             let transposed = embedding || config.fan_in_fan_out;
-            let low_rank = LowRank { a: a.name.clone(), b: b.name.clone(), rank, scale, transposed };
+            let dora = |tensor: &TensorInfo, message| {
+                let (path, tensor) = (path(), tensor.name.clone());
+                Err(AdapterError::Dora { path, tensor, message })
+            };
+            match factors.magnitude {
+                None if config.use_dora && embedding => return dora(a, "DoRA of embeddings is not supported"),
+                None if config.use_dora => return dora(a, "the norms of DoRA are not there for it"),
+                Some(norms) if !config.use_dora => {
+                    return dora(norms, "it has norms of DoRA, but `use_dora` is not true in the configuration");
+                }
+                Some(norms) if transposed => {
+                    return dora(norms, "DoRA of weights that are stored as [in, out] is not supported");
+                }
+                Some(norms) if norms.shape != [b.shape[0]] => {
+                    return dora(norms, "it must have one norm for each output of its module");
+                }
+                _ => {}
+            }
+            let magnitude = factors.magnitude.map(|info| info.name.clone());
+            let low_rank = LowRank { a: a.name.clone(), b: b.name.clone(), rank, scale, transposed, magnitude };
             let change = changes.entry(format!("{module}.weight")).or_default();
             if let Some(other) = change.low_rank.replace(low_rank) {
                 return Err(AdapterError::Twice { path: path(), first: other.a, second: a.name.clone() });

@@ -62,8 +62,12 @@ pub fn read_open(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
     if length > max_bytes {
         return Err(too_large(max_bytes));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|_| too_large(max_bytes))?);
-    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    read_all(file, usize::try_from(length).map_err(|_| too_large(max_bytes))?, max_bytes)
+}
+
+fn read_all(reader: impl Read, expected: usize, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(expected);
+    reader.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max_bytes {
         return Err(too_large(max_bytes));
     }
@@ -86,6 +90,14 @@ pub fn read_to_string(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Stri
 /// bytes that are not UTF-8.
 pub fn read_named(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<String> {
     utf8(read_open(File::open(path)?, max_bytes)?)
+}
+
+/// All text that `reader` gives, such as standard input.
+///
+/// # Errors
+/// As [`read_named`].
+pub fn read_text(reader: impl Read, max_bytes: u64) -> io::Result<String> {
+    utf8(read_all(reader, 0, max_bytes)?)
 }
 
 fn utf8(bytes: Vec<u8>) -> io::Result<String> {

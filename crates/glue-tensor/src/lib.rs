@@ -16,6 +16,7 @@
 //! | [`config`] | `config.json` in both of its forms |
 //! | [`tokenizer_files`] | which files a tokenizer is, its vocabulary, its chat template |
 //! | [`side_files`] | files that are copied to an output, and where links may lead |
+//! | [`hub`] | identifier and licence of a model |
 //! | [`model_dir`] | the three of them together |
 //! | [`adapter`] | LoRA adapters in the layout of PEFT, read and written |
 //! | [`names`] | layers and roles, inferred from tensor names |
@@ -60,6 +61,7 @@ pub mod convert;
 pub mod dtype;
 pub mod files;
 pub mod header;
+pub mod hub;
 pub mod mapped;
 pub mod model_dir;
 pub mod names;

@@ -172,7 +172,13 @@ fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Opt
                 text.model = text.model.with_routing_log(Arc::clone(&routing.log));
             }
             let model = LocalModel::new(*text, name).map_err(Failure::failed)?;
-            Ok((Box::new(model.with_directory(&args.model).with_cancel(cancel)), routing))
+            // Only a cache asks for the hash.
+            let hash = if args.cache.is_some() { models::adapted_hash(&args.model)? } else { None };
+            let model = match hash {
+                Some(hash) => model.with_content_hash(hash),
+                None => model.with_directory(&args.model),
+            };
+            Ok((Box::new(model.with_cancel(cancel)), routing))
         }
         _ => Err(Failure::failed(io::Error::other("models of this kind cannot be scored"))),
     }

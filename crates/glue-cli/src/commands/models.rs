@@ -1,24 +1,80 @@
 //! Opening a model to run it.
 
+use super::recipes;
 use crate::failure::Failure;
-use glue_lm::{AnyTextModel, LmError, Model, TextError, TextModel};
+use glue_eval::LocalModel;
+use glue_lm::{AnyTextModel, LmError, Model, TextError, TextModel, Tokenizer};
+use glue_merge::Registry;
+use glue_progress::NoProgress;
+use glue_recipe::{MergePlan, PlanOptions, Recipe, RunOptions};
+use glue_select::local::{InMemoryError, merged_model};
 use glue_tensor::CheckpointError;
 use glue_tensor::model_dir::ModelDirError;
+use serde_json::Value;
 use std::path::Path;
 
-/// The model in the directory at `path`.
+/// The model at `path`: a directory, or one and an adapter for it, written `MODEL+ADAPTER`.
 pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
-    Model::open(path).map_err(|error| cannot_run(path, error))
+    match Model::open(path) {
+        Err(LmError::ModelDir(ModelDirError::WithAdapter { .. })) => adapted(path).map(|(model, _)| model),
+        opened => opened.map_err(|error| cannot_run(path, error)),
+    }
 }
 
-/// The model in the directory at `path`, with its tokenizer.
+/// The model at `path` with its tokenizer.
 pub(crate) fn open_with_tokenizer(path: &Path) -> Result<TextModel, Failure> {
-    TextModel::open(path).map_err(|error| cannot_read(path, error))
+    match TextModel::open(path) {
+        Err(error) if has_adapter(&error) => adapted_text(path),
+        opened => opened.map_err(|error| cannot_read(path, error)),
+    }
 }
 
-/// The model in the directory at `path` with its tokenizer, or the whole models that are mixed there.
+/// The model at `path` with its tokenizer, or the whole models that are mixed there.
 pub(crate) fn open_any(path: &Path) -> Result<AnyTextModel, Failure> {
-    AnyTextModel::open(path).map_err(|error| cannot_read(path, error))
+    match AnyTextModel::open(path) {
+        Err(error) if has_adapter(&error) => Ok(AnyTextModel::One(Box::new(adapted_text(path)?))),
+        opened => opened.map_err(|error| cannot_read(path, error)),
+    }
+}
+
+/// The content hash of the model at `path` if that is `MODEL+ADAPTER`; `None` for a directory.
+pub(crate) fn adapted_hash(path: &Path) -> Result<Option<String>, Failure> {
+    if path.exists() {
+        return Ok(None);
+    }
+    let plan = adapted_plan(path)?;
+    let planned = &plan.models[0];
+    let model = LocalModel::hash_files(&planned.dir).map_err(Failure::failed)?;
+    Ok(planned.adapter.as_ref().map(|adapter| format!("{model}+{}", adapter.dir.content_hash())))
+}
+
+fn has_adapter(error: &TextError) -> bool {
+    matches!(error, TextError::Model(LmError::ModelDir(ModelDirError::WithAdapter { .. })))
+}
+
+fn adapted_text(path: &Path) -> Result<TextModel, Failure> {
+    let (model, plan) = adapted(path)?;
+    let tokenizer = Tokenizer::load(plan.models[0].dir.path()).map_err(TextError::from);
+    let text = tokenizer.and_then(|tokenizer| TextModel::new(model, tokenizer));
+    text.map_err(|error| cannot_read(path, error))
+}
+
+/// The model that the config of one adapter makes, in memory: to the bit the one that `glue merge` would write.
+fn adapted(path: &Path) -> Result<(Model, MergePlan), Failure> {
+    let plan = adapted_plan(path)?;
+    let model = merged_model(&plan, &RunOptions::default(), &NoProgress).map_err(|error| match error {
+        InMemoryError::Model(error) => cannot_run(path, error),
+        error => Failure::failed(error).context(format!("cannot run {}", path.display())),
+    })?;
+    Ok((model, plan))
+}
+
+fn adapted_plan(path: &Path) -> Result<MergePlan, Failure> {
+    let name = path.display().to_string();
+    // A string of JSON is one of YAML.
+    let config = format!("merge_method: passthrough\nmodels:\n- model: {}\n", Value::from(name));
+    let recipes = Recipe::parse(&config, "command line", &Registry::builtin()).map_err(recipes::refusal)?;
+    recipes::plan(&recipes[0], &PlanOptions::default())
 }
 
 fn cannot_read(path: &Path, error: TextError) -> Failure {
@@ -32,11 +88,7 @@ fn cannot_read(path: &Path, error: TextError) -> Failure {
 fn cannot_run(path: &Path, error: LmError) -> Failure {
     let absent = matches!(
         error,
-        LmError::ModelDir(
-            ModelDirError::NotFound { .. }
-                | ModelDirError::WithAdapter { .. }
-                | ModelDirError::Checkpoint(CheckpointError::NotFound { .. })
-        )
+        LmError::ModelDir(ModelDirError::NotFound { .. } | ModelDirError::Checkpoint(CheckpointError::NotFound { .. }))
     );
     let hint = match &error {
         LmError::Unsupported { key, .. } if key == "whole" => Some("use glue generate or glue eval, which can run it"),

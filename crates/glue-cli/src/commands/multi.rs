@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
   glue multi stages.yml merged --work-dir scratch
   glue multi stages.yml merged --dry-run")]
 pub(crate) struct Args {
-    /// Merge config with one YAML document per stage
+    /// Merge config with one YAML document per stage; - reads it from standard input
     config: PathBuf,
 
     /// Output directory of the last stage
@@ -71,7 +71,7 @@ enum Outlook {
 
 /// Merges, or shows what would be done.
 pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let stages = check_stages(recipes::read(&args.config, registry)?).map_err(recipes::refusal)?;
+    let stages = check_stages(recipes::read(&args.config, &args.output, registry, shell)?).map_err(recipes::refusal)?;
     let work_dir = args.work_dir.clone().unwrap_or_else(|| beside(&args.out_dir));
     let mut options = recipes::plan_options(global, &args.output);
     let named = stages.iter().filter_map(|stage| stage.name.clone());

@@ -3,6 +3,7 @@
 use super::device::Device;
 use crate::app::Global;
 use crate::failure::{Failure, no_such_model, of_file};
+use crate::shell::Shell;
 use crate::units;
 use glue_merge::Registry;
 use glue_recipe::{MergePlan, PlanOptions, Recipe, RecipeError};
@@ -21,6 +22,11 @@ pub(crate) struct Output {
     /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size, alias = "out-shard-size")]
     pub(crate) max_shard_size: u64,
+
+    /// Refuse a config that says anything without effect, such as a parameter that its operator does not have.
+    /// By default that is a warning
+    #[arg(long)]
+    pub(crate) strict: bool,
 
     /// Data type of the output, such as bfloat16; overrides dtype and out_dtype in the config
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
@@ -55,15 +61,47 @@ pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
     })
 }
 
-/// Parses every document of the config at `path`.
-pub(crate) fn read(path: &Path, registry: &Registry) -> Result<Vec<Recipe>, Failure> {
-    let origin = path.display().to_string();
+/// What stands for standard input where a config is expected.
+const STANDARD_INPUT: &str = "-";
+
+/// Parses every document of the config at `path`, or on standard input for `-`.
+pub(crate) fn read(
+    path: &Path,
+    output: &Output,
+    registry: &Registry,
+    shell: &Shell<'_>,
+) -> Result<Vec<Recipe>, Failure> {
+    if path.as_os_str() == STANDARD_INPUT {
+        let text = files::read_text(io::stdin().lock(), files::CONFIG_BYTES);
+        let text = text.map_err(|error| Failure::failed(of_file(Path::new("standard input"), error)))?;
+        return parse(&text, "standard input", output, registry, shell);
+    }
     let text = files::read_named(path, files::CONFIG_BYTES).map_err(|error| {
         let no_config = error.kind() == io::ErrorKind::NotFound;
         let error = of_file(path, error);
         if no_config { Failure::refused(error) } else { Failure::failed(error) }
     })?;
-    Recipe::parse(&text, &origin, registry).map_err(refusal)
+    parse(&text, &path.display().to_string(), output, registry, shell)
+}
+
+/// Parses every document of `text`, which comes from `origin`. What has no effect is a warning, or refused.
+pub(crate) fn parse(
+    text: &str,
+    origin: &str,
+    output: &Output,
+    registry: &Registry,
+    shell: &Shell<'_>,
+) -> Result<Vec<Recipe>, Failure> {
+    let recipes = Recipe::parse(text, origin, registry).map_err(refusal)?;
+    let warnings = recipes.iter().flat_map(|recipe| &recipe.warnings);
+    if output.strict {
+        let failures: Vec<Failure> = warnings.cloned().map(Failure::refused).collect();
+        return if failures.is_empty() { Ok(recipes) } else { Err(Failure::Several(failures)) };
+    }
+    for warning in warnings {
+        shell.warning(&warning.to_string());
+    }
+    Ok(recipes)
 }
 
 /// The options of a plan that come from the command line.
@@ -82,6 +120,9 @@ pub(crate) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, 
 
 /// An error of a recipe, with its hint and exit status.
 pub(crate) fn refusal(error: RecipeError) -> Failure {
+    if let RecipeError::Several { errors } = error {
+        return Failure::Several(errors.into_iter().map(refusal).collect());
+    }
     let hint = match &error {
         RecipeError::Open { error, .. } if matches!(**error, ModelDirError::NotFound { .. }) => Some(no_such_model()),
         other => other.hint(),

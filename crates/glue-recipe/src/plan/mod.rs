@@ -1,6 +1,7 @@
 //! From a recipe to a plan: headers and configurations are read, everything that can be refused is refused, and no
 //! weight is touched.
 
+mod chat_template;
 mod models;
 mod opened;
 mod output;
@@ -8,11 +9,13 @@ mod tensors;
 
 pub use opened::OpenModels;
 
+use crate::card::license_note;
 use crate::error::RecipeError;
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::adapter::Change;
-use glue_tensor::{Adapter, Checkpoint, Config, Dtype, FileChanged, Links, ModelDir};
+use glue_tensor::hub::HubFacts;
+use glue_tensor::{Adapter, Checkpoint, Config, Dtype, FileChanged, Links, ModelDir, TensorInfo};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +56,22 @@ pub struct PlannedModel {
     pub adapter: Option<PlannedAdapter>,
     /// Its statistics, where the recipe gives some.
     pub statistics: Option<PlannedStatistics>,
+    /// Its identifier on a hub and its licence, as far as its directory tells.
+    pub hub: HubFacts,
+    /// The head that the adapter gives to a model whose head is its embedding.
+    own_head: Option<String>,
+}
+
+impl PlannedModel {
+    /// The tensor `name`, also where the adapter adds it.
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        let adapter = self.adapter.as_ref().filter(|_| self.own_head.as_deref() == Some(name));
+        let added = adapter.and_then(|adapter| {
+            let full = adapter.dir.change(name)?.full.as_ref()?;
+            adapter.dir.checkpoint().info(full)
+        });
+        self.dir.checkpoint().info(name).or(added)
+    }
 }
 
 /// An adapter of a plan.
@@ -89,7 +108,7 @@ pub struct TensorRef {
 pub struct TensorPlan {
     /// Its name.
     pub name: String,
-    /// Its shape; that of every operand too.
+    /// Its shape; that of every operand too, but for rows of embeddings that are cut.
     pub shape: Vec<usize>,
     /// Its element type.
     pub dtype: Dtype,
@@ -162,7 +181,9 @@ pub struct MergePlan {
 pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, RecipeError> {
     let models = models::Models::open(recipe, options)?;
     let assembled = tensors::assemble(recipe, options, &models)?;
-    output::finish(recipe, options, models, assembled)
+    let mut plan = output::finish(recipe, options, models, assembled)?;
+    plan.notes.extend(license_note(&plan));
+    Ok(plan)
 }
 
 impl MergePlan {
@@ -186,9 +207,8 @@ impl MergePlan {
     ///
     /// # Panics
     /// On a reference that is not from this plan.
-    pub fn info(&self, tensor: &TensorRef) -> &glue_tensor::TensorInfo {
-        let checkpoint = self.models[tensor.model].dir.checkpoint();
-        checkpoint.info(&tensor.name).expect("a plan refers to tensors that are there")
+    pub fn info(&self, tensor: &TensorRef) -> &TensorInfo {
+        self.models[tensor.model].info(&tensor.name).expect("a plan refers to tensors that are there")
     }
 
     /// What an adapter does to `tensor` before it is merged; `None` when it is merged as the checkpoint has it.

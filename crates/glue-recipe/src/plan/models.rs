@@ -3,43 +3,67 @@
 use super::{PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
+use glue_tensor::hub::HubFacts;
 use glue_tensor::names::Position;
 use glue_tensor::{ModelDir, Names, Role, TensorInfo};
 use glue_yaml::At;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The models, and how to find them by the way they are written.
 pub(super) struct Models {
     pub(super) list: Vec<PlannedModel>,
+    /// What the user should know of them.
+    pub(super) notes: Vec<String>,
     by_name: HashMap<String, usize>,
 }
 
 impl Models {
     pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> Result<Models, RecipeError> {
-        let mut models = Models { list: Vec::new(), by_name: HashMap::new() };
+        let mut models = Models { list: Vec::new(), notes: Vec::new(), by_name: HashMap::new() };
         let mut by_path: HashMap<(PathBuf, Option<PathBuf>), usize> = HashMap::new();
         let tokenizer = recipe.tokenizer.as_ref().and_then(|source| match &source.value {
             TokenizerSource::Model(name) => Some(At::new(name.clone(), source.at)),
             _ => None,
         });
+        let mut errors = Vec::new();
+        let mut seen = BTreeSet::new();
         for name in recipe.models().chain(&tokenizer) {
-            if models.by_name.contains_key(&name.value) {
+            if !seen.insert(&name.value) {
                 continue;
             }
             let reference = locate(options, &name.value);
+            if let Some(revision) = reference.revision {
+                models.notes.push(format!(
+                    "`{}`: the directory is read as it is; whether it holds the revision `{revision}` is not checked",
+                    name.value
+                ));
+            }
             let known = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
             let key = (known(&reference.path), reference.adapter.as_ref().map(|adapter| known(&adapter.path)));
             let next = models.list.len();
             let index = *by_path.entry(key).or_insert(next);
             if index == next {
-                let dir = open(recipe, options, name, &reference.path)?;
-                let adapter = reference.adapter.map(|adapter| open_adapter(recipe, options, name, adapter, &dir));
-                let adapter = adapter.transpose()?;
-                models.list.push(PlannedModel { name: name.value.clone(), dir, adapter, statistics: None });
+                let opened = open(recipe, options, name, &reference.path).and_then(|dir| {
+                    let adapter = reference.adapter.map(|adapter| open_adapter(recipe, options, name, adapter, &dir));
+                    let (adapter, own_head) = adapter.transpose()?.unzip();
+                    let (name, own_head) = (name.value.clone(), own_head.flatten());
+                    let hub = HubFacts::of(dir.path(), dir.config());
+                    Ok(PlannedModel { name, adapter, dir, statistics: None, hub, own_head })
+                });
+                match opened {
+                    Ok(model) => models.list.push(model),
+                    Err(error) => {
+                        errors.push(error);
+                        continue;
+                    }
+                }
             }
             models.by_name.insert(name.value.clone(), index);
+        }
+        if let Some(error) = RecipeError::all(errors) {
+            return Err(error);
         }
         for (model, path) in recipe.statistics() {
             models.measure(recipe, options, model, path)?;
@@ -96,13 +120,21 @@ impl Models {
     }
 
     pub(super) fn info(&self, model: usize, tensor: &str) -> Option<&TensorInfo> {
-        self.dir(model).checkpoint().info(tensor)
+        self.list[model].info(tensor)
+    }
+
+    /// The names of a model's tensors.
+    pub(super) fn names(&self, model: usize) -> impl Iterator<Item = &str> {
+        let model = &self.list[model];
+        model.dir.checkpoint().tensors().iter().map(|info| info.name.as_str()).chain(model.own_head.as_deref())
     }
 }
 
 /// Where a model is, and the adapter behind a plus sign, as mergekit writes it.
 struct Reference<'a> {
     path: PathBuf,
+    /// What stands behind an at sign that is no part of the path.
+    revision: Option<&'a str>,
     adapter: Option<AdapterReference<'a>>,
 }
 
@@ -117,32 +149,43 @@ struct AdapterReference<'a> {
 /// A plus sign is a part of a path where such a path exists. Of several, the first with something
 /// on either side counts.
 fn locate<'a>(options: &PlanOptions, name: &'a str) -> Reference<'a> {
-    let whole = options.resolve(name);
+    let (whole, revision) = without_revision(options, name);
     let mut parts = name.match_indices('+').map(|(at, _)| (&name[..at], &name[at + 1..]));
     let mut named = parts.clone().filter(|(model, adapter)| !model.is_empty() && !adapter.is_empty());
     let there = |(model, adapter): &(&str, &str)| {
-        !model.is_empty() && options.resolve(model).exists() && options.directory.join(adapter).is_dir()
+        !model.is_empty() && without_revision(options, model).0.exists() && options.directory.join(adapter).is_dir()
     };
     match parts.find(there).or_else(|| named.next()) {
-        Some((model, adapter)) if !whole.exists() => Reference {
-            path: options.resolve(model),
-            adapter: Some(AdapterReference { model, name: adapter, path: options.directory.join(adapter) }),
-        },
-        _ => Reference { path: whole, adapter: None },
+        Some((model, adapter)) if !whole.exists() => {
+            let (path, revision) = without_revision(options, model);
+            let adapter = AdapterReference { model, name: adapter, path: options.directory.join(adapter) };
+            Reference { path, revision, adapter: Some(adapter) }
+        }
+        _ => Reference { path: whole, revision, adapter: None },
     }
 }
 
+/// The path of a model, and its revision as mergekit writes it: `PATH@REVISION`, where there is no such path.
+fn without_revision<'a>(options: &PlanOptions, name: &'a str) -> (PathBuf, Option<&'a str>) {
+    let whole = options.resolve(name);
+    let before = name.rsplit_once('@').map(|(path, revision)| (options.resolve(path), Some(revision)));
+    before.filter(|(path, _)| !whole.exists() && path.is_dir()).unwrap_or((whole, None))
+}
+
+/// The adapter, and the head that it gives to a model without one.
 fn open_adapter(
     recipe: &Recipe,
     options: &PlanOptions,
     name: &At<String>,
     reference: AdapterReference<'_>,
     model: &ModelDir,
-) -> Result<PlannedAdapter, RecipeError> {
+) -> Result<(PlannedAdapter, Option<String>), RecipeError> {
     let refused = |error| RecipeError::Adapter { place: recipe.place(name.at), error: Box::new(error) };
     let dir = options.opened.open_adapter(&reference.path).map_err(refused)?;
-    dir.fit(model.checkpoint()).map_err(refused)?;
-    Ok(PlannedAdapter { model: reference.model.into(), name: reference.name.into(), dir })
+    let tied = tied_to(model);
+    dir.fit(model.checkpoint(), tied.as_deref()).map_err(refused)?;
+    let own_head = tied.and_then(|tied| dir.own_head(model.checkpoint(), &tied).map(String::from));
+    Ok((PlannedAdapter { model: reference.model.into(), name: reference.name.into(), dir }, own_head))
 }
 
 fn open(recipe: &Recipe, options: &PlanOptions, name: &At<String>, path: &Path) -> Result<Arc<ModelDir>, RecipeError> {
@@ -183,8 +226,7 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(models: &Models, model: usize, covers: &dyn Fn(&str) -> bool, whole: bool) -> View {
         let dir = models.dir(model);
-        let names: Vec<String> =
-            dir.checkpoint().tensors().iter().map(|info| info.name.clone()).filter(|name| covers(name)).collect();
+        let names: Vec<String> = models.names(model).filter(|name| covers(name)).map(String::from).collect();
         let parsed = Names::infer(names.iter().map(String::as_str));
         let (prefix, counted) = parsed
             .main_stack()
@@ -204,7 +246,8 @@ impl View {
             }
         }
         let layers = configured.unwrap_or(counted);
-        View { model, parsed, prefix, layers, by_layer, before, after, tied_to: tied_to(dir), empty: names.is_empty() }
+        let tied_to = tied_to(dir).filter(|_| models.list[model].own_head.is_none());
+        View { model, parsed, prefix, layers, by_layer, before, after, tied_to, empty: names.is_empty() }
     }
 
     /// What follows the layer number in the names of a layer's tensors.

@@ -1,18 +1,14 @@
 //! The output apart from its tensors: its configuration, its tokenizer and its chat template.
 
+use super::chat_template::chat_template;
 use super::models::{Models, tied_to};
 use super::tensors::Assembled;
 use super::{Action, MergePlan, PlanOptions};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
 use glue_tensor::tokenizer_files::TokenizerComparison;
-use glue_tensor::{Config, Dtype, files};
+use glue_tensor::{Config, Dtype};
 use std::collections::BTreeSet;
-
-/// ChatML, the chat template most fine-tunes that name none were trained with.
-const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + \
-                      '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}\
-                      {% endif %}";
 
 pub(super) fn finish(
     recipe: &Recipe,
@@ -60,6 +56,9 @@ fn config(
     if let Some(dtype) = options.dtype.or(recipe.out_dtype).or(recipe.dtype).or_else(|| common_dtype(assembled)) {
         config = config.with_dtype(dtype);
     }
+    if let Some(rows) = assembled.vocabulary {
+        config.set("vocab_size", rows.into())?;
+    }
     if let Some(separate) = assembled.separate_head
         && config.tie_word_embeddings() != Some(!separate)
     {
@@ -101,7 +100,8 @@ fn compare_configurations(models: &Models, assembled: &mut Assembled) {
 fn note_tied_embeddings(models: &Models, assembled: &mut Assembled) {
     for model in &models.list {
         let Some(adapter) = &model.adapter else { continue };
-        if tied_to(&model.dir).is_some_and(|embedding| adapter.dir.change(&embedding).is_some()) {
+        let tied = tied_to(&model.dir).filter(|_| model.own_head.is_none());
+        if tied.is_some_and(|embedding| adapter.dir.change(&embedding).is_some()) {
             assembled.notes.push(format!(
                 "the adapter of `{}` changes the embedding, which is the head too; here both change, with PEFT the \
                  embedding alone",
@@ -137,6 +137,14 @@ fn tokenizer(
         let place = recipe.place(source.at);
         return Err(RecipeError::NoTokenizer { place, model: models.name(from).into() });
     }
+    if let Some(rows) = assembled.vocabulary {
+        let highest = files(from).vocabulary()?.and_then(|vocabulary| vocabulary.into_values().max());
+        if let Some(id) = highest.filter(|id| *id as usize >= rows) {
+            let at = recipe.tokenizer.as_ref().map_or(recipe.at, |source| source.at);
+            return Err(RecipeError::TokenCut { place: recipe.place(at), model: models.name(from).into(), id, rows });
+        }
+        assembled.notes.push(format!("embeddings are cut to {rows} rows, those that all models have"));
+    }
     for other in (0..models.list.len()).filter(|&other| other != from) {
         let comparison = options.opened.compare(models.dir(from), models.dir(other))?;
         let (first, second) = (models.name(from), models.name(other));
@@ -161,45 +169,4 @@ fn tokenizer(
         }
     }
     Ok(from)
-}
-
-/// The text of the chat template that the recipe asks for.
-fn chat_template(recipe: &Recipe, options: &PlanOptions, models: &Models) -> Result<Option<String>, RecipeError> {
-    let Some(asked) = &recipe.chat_template else { return Ok(None) };
-    let text = &asked.value;
-    match text.as_str() {
-        "auto" => return most_common_template(models),
-        "chatml" => return Ok(Some(CHATML.into())),
-        _ if text.contains("{{") || text.contains("{%") => return Ok(Some(text.clone())),
-        _ => {}
-    }
-    let path = options.directory.join(text);
-    if path.exists() || text.contains(['/', '.']) {
-        let read = files::read_to_string(&path, files::CONFIG_BYTES);
-        return read.map(Some).map_err(|error| RecipeError::ChatTemplate {
-            place: recipe.place(asked.at),
-            path,
-            error,
-        });
-    }
-    Err(RecipeError::WrongValue {
-        place: recipe.place(asked.at),
-        key: "chat_template".into(),
-        expected: "`auto`, `chatml`, a path to a template, or a Jinja template".into(),
-        found: format!("`{text}`"),
-    })
-}
-
-/// The template of most models; of several, the one that comes first.
-fn most_common_template(models: &Models) -> Result<Option<String>, RecipeError> {
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    for model in &models.list {
-        let Some(template) = model.dir.tokenizer().chat_template()? else { continue };
-        match counts.iter_mut().find(|(known, _)| *known == template) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((template, 1)),
-        }
-    }
-    let most = counts.iter().map(|(_, count)| *count).max();
-    Ok(counts.into_iter().find(|(_, count)| Some(*count) == most).map(|(template, _)| template))
 }

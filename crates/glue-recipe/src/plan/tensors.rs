@@ -1,17 +1,19 @@
 //! Which tensors the output has, and what each is made from.
 
+mod modules;
 mod order;
 mod statistics;
 
 use super::models::{Models, View};
 use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
-use crate::recipe::{Body, OnMissing, Part, Recipe};
+use crate::recipe::{Body, OnMissing, OnVocabulary, Part, Recipe};
 use crate::settings::{ParamSite, Settings, resolve};
 use glue_merge::params::Scope;
 use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Setting};
 use glue_tensor::{Names, Role, TensorInfo};
 use glue_yaml::{At, Position};
+use modules::Modules;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Position of tensors after the layers in a gradient over layers; those before the layers are at 0.
@@ -26,6 +28,8 @@ pub(super) struct Assembled {
     pub(super) layers: Option<Vec<usize>>,
     /// Whether the output has a head of its own; `None` when that does not matter.
     pub(super) separate_head: Option<bool>,
+    /// Rows that embeddings were cut to.
+    pub(super) vocabulary: Option<usize>,
     pub(super) dropped: Vec<(String, String)>,
     pub(super) notes: Vec<String>,
 }
@@ -81,6 +85,7 @@ struct Assembler<'a> {
     recipe: &'a Recipe,
     options: &'a PlanOptions,
     models: &'a Models,
+    modules: Modules,
     out: Assembled,
     /// Tensors with their place in the order of the output.
     tensors: Vec<((u8, usize), TensorPlan)>,
@@ -97,34 +102,30 @@ pub(super) fn assemble(recipe: &Recipe, options: &PlanOptions, models: &Models) 
         config_from: first,
         layers: None,
         separate_head: None,
+        vocabulary: None,
         dropped: Vec::new(),
-        notes: Vec::new(),
+        notes: models.notes.clone(),
     };
     let (tensors, any_tied, head, measured) = (Vec::new(), false, false, false);
-    let mut assembler = Assembler { recipe, options, models, out, tensors, any_tied, head, measured };
+    let names: Vec<&str> = (0..models.list.len()).flat_map(|model| models.names(model)).collect();
+    let modules = Modules::new(recipe, &names);
+    let mut assembler = Assembler { recipe, options, models, modules, out, tensors, any_tied, head, measured };
     assembler.check_coverage()?;
-    for part in &recipe.parts {
+    for part in 0..recipe.parts.len() {
         assembler.part(part)?;
     }
     assembler.finish()
-}
-
-/// Whether `part` is the one, of all parts of `recipe`, that covers the tensor `name`.
-fn covers(recipe: &Recipe, part: &Part, name: &str) -> bool {
-    let matches = |module: &&str| name.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
-    let modules = recipe.parts.iter().filter_map(|part| part.module.as_deref());
-    modules.filter(matches).max_by_key(|module| module.len()) == part.module.as_deref()
 }
 
 impl<'a> Assembler<'a> {
     /// Without a default part, some tensor may belong to none.
     fn check_coverage(&self) -> Result<(), RecipeError> {
         for model in 0..self.models.list.len() {
-            for info in self.models.dir(model).checkpoint().tensors() {
-                if !self.recipe.parts.iter().any(|part| covers(self.recipe, part, &info.name)) {
+            for name in self.models.names(model) {
+                if self.modules.of(name).is_none() {
                     return Err(RecipeError::Uncovered {
                         place: self.recipe.place(self.recipe.parts[0].at),
-                        tensor: info.name.clone(),
+                        tensor: name.into(),
                         model: self.models.name(model).into(),
                     });
                 }
@@ -133,10 +134,11 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    fn part(&mut self, part: &'a Part) -> Result<(), RecipeError> {
+    fn part(&mut self, index: usize) -> Result<(), RecipeError> {
         let (recipe, models) = (self.recipe, self.models);
+        let part = &recipe.parts[index];
         let whole = part.module.is_none();
-        let view = |model| View::new(models, model, &|name| covers(recipe, part, name), whole);
+        let view = |model| View::new(models, model, &|name| self.modules.of(name) == Some(index), whole);
         let views: BTreeMap<usize, View> = (0..models.list.len()).map(|model| (model, view(model))).collect();
         let cuts = self.cuts(part, &views)?;
         let Some(reference) = cuts[0].runs().next() else { return Ok(()) };
@@ -324,8 +326,7 @@ impl<'a> Assembler<'a> {
         if kept.iter().copied().eq(0..count) {
             return Ok(());
         }
-        let names = self.models.dir(model).checkpoint().tensors().iter().map(|info| info.name.as_str());
-        let main = Names::infer(names).main_stack().map(|stack| stack.prefix.clone());
+        let main = Names::infer(self.models.names(model)).main_stack().map(|stack| stack.prefix.clone());
         if main.is_some_and(|prefix| prefix != view.prefix) {
             let what = format!("another number or order of layers in `{}`", view.prefix.trim_end_matches('.'));
             return Err(RecipeError::Unavailable { place: self.recipe.place(part.at), what });
@@ -396,21 +397,16 @@ impl<'a> Assembler<'a> {
         let Some(operands) = self.without_gaps(&name, cut, found, &first, &local)? else {
             return Ok(());
         };
-        self.check_alike(&name, reference, &first, operands.iter())?;
+        let shape = self.check_alike(&name, reference, &first, operands.iter())?;
 
         let mut operands = operands.into_iter();
         let base = cut.base.and_then(|_| operands.next());
         let inputs: Vec<TensorRef> = operands.collect();
         let params = self.params(cut, &name, &inputs, t, &local)?;
-        let statistics = self.statistics(&name, &first_info.shape, base.as_ref(), &inputs)?;
+        let statistics = self.statistics(&name, &shape, base.as_ref(), &inputs)?;
         let dtype = self.options.dtype.or(self.recipe.out_dtype).or(self.recipe.dtype).unwrap_or(first_info.dtype);
-        let tensor = TensorPlan {
-            name,
-            shape: first_info.shape,
-            dtype,
-            layer,
-            action: Action::Merge { params, base, inputs, statistics },
-        };
+        let tensor =
+            TensorPlan { name, shape, dtype, layer, action: Action::Merge { params, base, inputs, statistics } };
         self.check_operator(&tensor)?;
         // A head of another kind, such as a classifier's, says nothing about ties.
         let rows = self.models.dir(reference.model).config().vocab_size();
@@ -504,17 +500,30 @@ impl<'a> Assembler<'a> {
         Ok(Some(operands))
     }
 
-    /// Checks that all have the shape of the first, and numbers of the same nature.
+    /// Checks that all have the shape of the first, and numbers of the same nature. Where the recipe cuts vocabularies,
+    /// the shape is that of the fewest rows.
     fn check_alike<'t>(
-        &self,
+        &mut self,
         name: &str,
         reference: &View,
         first: &TensorRef,
         others: impl Iterator<Item = &'t TensorRef>,
-    ) -> Result<(), RecipeError> {
+    ) -> Result<Vec<usize>, RecipeError> {
         let expected = self.info(first);
+        let mut shape = expected.shape.clone();
+        let mut cut = false;
+        let of_positions = ["position", "wpe", "token_type"].iter().any(|other| name.contains(other));
         for other in others {
             let info = self.info(other);
+            let vocabulary = matches!(reference.role(name), Role::Embedding | Role::Head)
+                && !of_positions
+                && info.shape.len() == expected.shape.len()
+                && info.shape.get(1..) == expected.shape.get(1..);
+            if vocabulary && self.recipe.on_vocabulary == OnVocabulary::Truncate {
+                cut |= info.shape[0] != shape[0];
+                shape[0] = shape[0].min(info.shape[0]);
+                continue;
+            }
             let (first, second) = (self.models.name(first.model).into(), self.models.name(other.model).into());
             if info.shape != expected.shape {
                 return Err(RecipeError::ShapesDiffer {
@@ -523,9 +532,7 @@ impl<'a> Assembler<'a> {
                     first_shape: expected.shape.as_slice().into(),
                     second,
                     second_shape: info.shape.as_slice().into(),
-                    vocabulary: matches!(reference.role(name), Role::Embedding | Role::Head)
-                        && info.shape.len() == expected.shape.len()
-                        && info.shape.get(1..) == expected.shape.get(1..),
+                    vocabulary,
                 });
             }
             if info.dtype.is_float() != expected.dtype.is_float() {
@@ -538,7 +545,10 @@ impl<'a> Assembler<'a> {
                 });
             }
         }
-        Ok(())
+        if cut {
+            self.out.vocabulary = Some(shape[0]);
+        }
+        Ok(shape)
     }
 
     /// Parameters at one tensor. Filters see the name in the output for what holds for the tensor, and the name in

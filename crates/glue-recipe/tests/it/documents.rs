@@ -63,8 +63,7 @@ fn a_card_names_models_method_and_recipe() {
     let front = card.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n")).expect("front matter").0;
     assert_eq!(
         front,
-        "base_model:\n- \"models/base\"\n- \"models/ft1\"\n- \"models/ft2\"\nlibrary_name: transformers\ntags:\n- \
-         merge\n- model-glue"
+        "library_name: transformers\npipeline_tag: text-generation\ntags:\n- merge\n- model-glue\n- ties"
     );
     for part in
         ["# Merged\n", "- `models/base` (base)\n", "````yaml\nmerge_method: ties\n", "```\n````\n", "Seed 5.", "arXiv"]

@@ -428,9 +428,9 @@ fn tokenizers() {
     assert_eq!(template("chat_template: '{{ messages }}'").as_deref(), Some("{{ messages }}"));
     assert_eq!(template("chat_template: other/chat_template.jinja").as_deref(), Some("{{ b }}"));
     zoo.refuses(
-        &with(["a", "same"], "chat_template: alpaca"),
-        "recipe.yml:4:16: `chat_template` must be `auto`, `chatml`, a path to a template, or a Jinja template, found \
-         `alpaca`",
+        &with(["a", "same"], "chat_template: vicuna"),
+        "recipe.yml:4:16: `chat_template` must be `auto`, `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`, a path to a \
+         template, or a Jinja template, found `vicuna`",
     );
     let most = zoo.plan(
         "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: same}, {model: other}]\nchat_template: auto\n",

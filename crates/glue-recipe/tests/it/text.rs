@@ -2,7 +2,8 @@
 
 use glue_merge::Registry;
 use glue_progress::ErrorChain;
-use glue_recipe::{Recipe, RecipeError};
+use glue_recipe::recipe::TokenizerSource;
+use glue_recipe::{ParamValue, Recipe, RecipeError};
 
 #[track_caller]
 fn refuses(text: &str, expected: &str) -> RecipeError {
@@ -10,6 +11,27 @@ fn refuses(text: &str, expected: &str) -> RecipeError {
     assert_eq!(error.chain(), expected, "for:\n{text}");
     assert!(error.is_usage(), "{error}");
     error
+}
+
+/// Several refusals, in the order of the text.
+#[track_caller]
+fn refuses_all(text: &str, expected: &[&str]) {
+    match Recipe::parse(text, "r.yml", &Registry::builtin()).expect_err("a refusal") {
+        RecipeError::Several { errors } => {
+            let found: Vec<String> = errors.iter().map(|error| error.chain()).collect();
+            assert_eq!(found, expected, "for:\n{text}");
+        }
+        error => panic!("one error, {}, for:\n{text}", error.chain()),
+    }
+}
+
+/// A recipe that is sound, and what it says without effect.
+#[track_caller]
+fn warns(text: &str, expected: &[&str]) {
+    let recipes =
+        Recipe::parse(text, "r.yml", &Registry::builtin()).unwrap_or_else(|e| panic!("{}\n{text}", e.chain()));
+    let found: Vec<String> = recipes.iter().flat_map(|recipe| &recipe.warnings).map(ToString::to_string).collect();
+    assert_eq!(found, expected, "for:\n{text}");
 }
 
 /// A recipe that is sound but for `parameters`, which stand at `b`.
@@ -29,7 +51,7 @@ fn text_that_is_not_a_recipe() {
     refuses(
         "just text",
         "r.yml:1:1: a recipe must be a mapping with name, merge_method, base_model, base_statistics, models, slices, \
-         modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, seed, on_missing, on_nonfinite, found `just text`",
+         modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, seed, on_missing, on_vocabulary, on_nonfinite, found `just text`",
     );
     refuses("merge_method: linear\nmodels: [a", "r.yml:2:9: not valid YAML: unclosed bracket '['");
     refuses("merge_method: linear\nmerge_method: ties\n", "r.yml:2:1: not valid YAML: key `merge_method` comes twice");
@@ -47,12 +69,15 @@ fn keys() {
         "r.yml:1:1: a recipe has no key `merge_methd`; did you mean `merge_method`?",
     );
     refuses(
-        "merge_method: passthrough\nmodels:\n- model: a\n  weight: 1\n",
-        "r.yml:4:3: an entry of `models` has no key `weight`; it has model, statistics, parameters",
+        "merge_method: passthrough\nmodels:\n- model: a\n  wait: 1\n",
+        "r.yml:4:3: an entry of `models` has no key `wait`; it has model, statistics, parameters",
     );
-    refuses(
+    refuses_all(
         "merge_method: linear\nslices:\n- sources: [{model: a, layers: [0, 1]}]\n",
-        "r.yml:3:24: a source has no key `layers`; it has model, layer_range, statistics, parameters",
+        &[
+            "r.yml:3:13: a source needs layer_range",
+            "r.yml:3:24: a source has no key `layers`; it has model, layer_range, statistics, parameters",
+        ],
     );
     refuses(LIST, "r.yml:1:1: a recipe needs merge_method");
     refuses("merge_method: linear\n", "r.yml:1:1: a recipe needs `models`, `slices` or `modules`");
@@ -107,7 +132,7 @@ fn values() {
     );
     refuses(
         &with("tokenizer: {source: base, pad_to_multiple_of: 8}"),
-        "r.yml:3:27: changing the vocabulary (`pad_to_multiple_of`) is not available yet",
+        "r.yml:3:47: changing the vocabulary (`pad_to_multiple_of`) is not available yet",
     );
 }
 
@@ -195,20 +220,79 @@ fn parameters() {
     );
     refuses(
         &ties("{weight: []}"),
-        "r.yml:7:24: `weight` must be a value, a list of numbers, or a list of filters and values, found an empty list",
+        "r.yml:7:24: `weight` must be a value, a list of values over the layers, or a list of filters and values, found an empty \
+         list",
     );
     refuses(
-        &ties("{lambda: 0.5}"),
-        "r.yml:7:16: ties: `lambda` holds for the whole merge and cannot differ between models",
+        "merge_method: slerp\nbase_model: a\nmodels:\n- {model: b, parameters: {t: 0.5}}\n",
+        "r.yml:4:27: slerp: `t` holds for the whole merge and cannot differ between models",
     );
     refuses(
         "merge_method: karcher\nmodels: [{model: a}]\nparameters: {max_iter: 1.5}\n",
         "r.yml:3:24: karcher: `max_iter` must be a whole number of at least 1, found 1.5",
     );
     refuses(
-        "merge_method: linear\nmodels: [{model: a}]\nparameters: {normalize: [true, false]}\n",
-        "r.yml:3:26: `normalize` must be a number where a list gives values over the layers, found true",
+        "merge_method: linear\nmodels: [{model: a}]\nparameters: {normalize: [true, 0.5]}\n",
+        "r.yml:3:32: linear: `normalize` must be true or false, found 0.5",
     );
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    refuses_all(
+        "merge_methd: ties\nbase_model: 7\nmodels:\n- model: a\n  parameters: {wieght: 1}\n- {}\nparameters: {density: 2}\ndtype: \
+         int8\n---\nmerge_method: slerp\nbase_model: a\nparameters: {t: 2}\nmodels: [{model: b, parameters: {t: 1}}]\n",
+        &[
+            "r.yml:1:1: a recipe has no key `merge_methd`; did you mean `merge_method`?",
+            "r.yml:2:13: `base_model` must be the path of a model (in quotes if it looks like a number), found 7",
+            "r.yml:5:16: `parameters` has no key `wieght`; did you mean `weight`?",
+            "r.yml:6:3: an entry of `models` needs model",
+            "r.yml:8:8: `dtype` must be a floating-point type (`float64`, `float32`, `float16`, `bfloat16`, \
+             `float8_e4m3fn`, `float8_e5m2`), found `int8`",
+            "r.yml:13:34: slerp: `t` holds for the whole merge and cannot differ between models",
+        ],
+    );
+    refuses_all(
+        "merge_method: ties\nmodels:\n- model: a\n  parameters: {wieght: 1}\nparameters: {density: 2}\nsede: 1\n",
+        &[
+            "r.yml:1:15: ties needs a base model, none is given",
+            "r.yml:4:16: ties has no parameter `wieght`; did you mean `weight`?",
+            "r.yml:5:23: ties: `density` must be a number above 0 and at most 1, found 2",
+            "r.yml:6:1: a recipe has no key `sede`; did you mean `seed`?",
+        ],
+    );
+}
+
+#[test]
+fn what_has_no_effect_is_a_warning() {
+    warns(
+        "merge_method: slerp\nbase_model: a\nmodels:\n- {model: a, parameters: {weight: 1}}\n- {model: b, parameters: {weight: \
+         2}}\nparameters: {t: 0.5, normalize: true, int8_mask: true}\n",
+        &[
+            "r.yml:4:27: `weight` has no effect: slerp has no such parameter; it has `t`",
+            "r.yml:5:27: `weight` has no effect: slerp has no such parameter; it has `t`",
+            "r.yml:6:22: `normalize` has no effect: slerp has no such parameter; it has `t`",
+            "r.yml:6:39: `int8_mask` has no effect: masks are never stored, so their type does not matter",
+        ],
+    );
+    warns(
+        &ties("{weight: 1, normalize: false, dtype: float16}"),
+        &[
+            "r.yml:7:27: `normalize` has no effect: for ties it holds for the whole merge, not for a model",
+            "r.yml:7:45: `dtype` has no effect: it is no parameter; it belongs at the top of the recipe",
+        ],
+    );
+    warns(
+        "merge_method: arcee_fusion\nbase_model: a\nselect_topk: 0.1\nmodels:\n- {model: {model: {path: b, revision: x}}, \
+         revision: main, parameters: {weight: 1}}\n",
+        &[
+            "r.yml:3:1: `select_topk` has no effect: it is a parameter, which belongs under `parameters`",
+            "r.yml:5:29: `revision` has no effect: the directory is read as it is, and nothing is downloaded",
+            "r.yml:5:44: `revision` has no effect: the directory is read as it is, and nothing is downloaded",
+            "r.yml:5:73: `weight` has no effect: arcee_fusion has no such parameter; it has none",
+        ],
+    );
+    warns(&ties("{weight: 1, density: 0.5}"), &[]);
 }
 
 #[test]
@@ -228,6 +312,19 @@ fn what_mergekit_takes_is_taken() {
          dtype: float16\nout_dtype: bfloat16\nbase_model:\n",
     );
     assert_eq!(recipe[0].models().map(|name| name.value.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    // Without a source, the tokenizer is that of all models.
+    let recipe = parse("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer: {}\n");
+    assert_eq!(recipe[0].tokenizer.as_ref().map(|source| &source.value), Some(&TokenizerSource::Union));
+    // Numbers in quotes, as YAML 1.1 needs them for `1e-5`, and lists of flags and words.
+    let recipe = parse(
+        "merge_method: dare_linear\nbase_model: a\nmodels: [{model: b}]\nparameters: {weight: '0.5', density: ['1e-1', 1], \
+         normalize: [true, false], rescale: [l1, inverse]}\n",
+    );
+    let value = |key: &str| recipe[0].settings.get(key).map(|value| value.value.clone());
+    assert_eq!(value("weight"), Some(ParamValue::Scalar(0.5.into())));
+    assert_eq!(value("density"), Some(ParamValue::Gradient(vec![0.1, 1.0])));
+    assert_eq!(value("normalize"), Some(ParamValue::Steps(vec![true.into(), false.into()])));
+    assert_eq!(value("rescale"), Some(ParamValue::Steps(vec!["l1".into(), "inverse".into()])));
     // Words of YAML 1.1 are flags only where flags belong.
     let recipe =
         parse("merge_method: linear\nparameters: {weight: 1, normalize: off}\nmodels: [{model: y}, {model: on}]\n");

@@ -1,9 +1,11 @@
 //! A merge that is written to memory.
 
-use glue_lm::{Weight, WeightError, Weights};
+use glue_lm::{LmError, Model, Weight, WeightError, Weights};
 use glue_merge::BoxError;
-use glue_recipe::engine::Destination;
-use glue_recipe::{MergePlan, estimate};
+use glue_progress::Progress;
+use glue_recipe::engine::{Destination, EngineError};
+use glue_recipe::run::merge_into;
+use glue_recipe::{MergePlan, RunOptions, estimate};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -32,19 +34,49 @@ pub(super) fn bytes_of(plan: &MergePlan, threads: usize) -> u64 {
     merge.write_bytes + merge.peak_memory_bytes.max(threads as u64 * (activations + logits))
 }
 
+/// Why a merge in memory gave no model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InMemoryError {
+    /// A tensor cannot be merged, or the merge was cancelled.
+    #[error(transparent)]
+    Merge(#[from] EngineError),
+    /// A tensor is of a type that models do not compute with.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// The result cannot be run.
+    #[error(transparent)]
+    Model(#[from] LmError),
+}
+
+/// Merges `plan` in memory, on the threads of the current rayon pool, into a model that is ready to run: to the bit the
+/// one that would be written.
+///
+/// # Errors
+/// [`InMemoryError`]
+pub fn merged_model(
+    plan: &MergePlan,
+    options: &RunOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Model, InMemoryError> {
+    let memory = InMemory::new(plan);
+    merge_into(plan, &memory, options, progress)?;
+    Ok(Model::new(&plan.config, memory.weights(plan)?)?)
+}
+
 /// The tensors of a merge.
-pub(super) struct InMemory {
+struct InMemory {
     tensors: Vec<Mutex<Arc<[u8]>>>,
 }
 
 impl InMemory {
-    pub(super) fn new(plan: &MergePlan) -> InMemory {
+    fn new(plan: &MergePlan) -> InMemory {
         let zeros = |tensor: &glue_recipe::TensorPlan| std::iter::repeat_n(0, tensor.n_bytes() as usize).collect();
         InMemory { tensors: plan.tensors.iter().map(|tensor| Mutex::new(zeros(tensor))).collect() }
     }
 
     /// The floating-point tensors, as a model takes them.
-    pub(super) fn weights(self, plan: &MergePlan) -> Result<Weights, WeightError> {
+    fn weights(self, plan: &MergePlan) -> Result<Weights, WeightError> {
         let mut weights = Vec::with_capacity(self.tensors.len());
         for (tensor, bytes) in plan.tensors.iter().zip(self.tensors) {
             if tensor.dtype.is_float() {

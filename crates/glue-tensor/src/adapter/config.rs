@@ -36,6 +36,8 @@ pub struct AdapterConfig {
     pub alpha: f64,
     /// Whether the scale is α/√r instead of α/r.
     pub use_rslora: bool,
+    /// Whether the rows of changed weights have norms of their own (DoRA).
+    pub use_dora: bool,
     /// `target_modules`; `None` when it is not said.
     pub target_modules: Option<TargetModules>,
     /// Ranks of modules, by regular expressions for the end of their names; of several, the first holds.
@@ -61,9 +63,8 @@ struct Patterns {
     alpha: Vec<(Regex, f64)>,
 }
 
-/// Keys that ask for more than a sum of low-rank products unless they are absent, null, false or empty.
+/// Keys that ask for more than a sum of low-rank products and DoRA unless they are absent, null, false or empty.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("use_dora", "DoRA rescales every row of the weights; only plain LoRA can be applied"),
     ("use_qalora", "QA-LoRA pools the inputs; only plain LoRA can be applied"),
     ("use_bdlora", "block-diagonal factors are stored in another form; only plain LoRA can be applied"),
     ("lora_bias", "biases of the factors are not applied"),
@@ -167,6 +168,7 @@ impl Reader<'_> {
             rank: self.or("r", 8, RANK, rank_of)?,
             alpha: self.or("lora_alpha", 8.0, ALPHA, alpha_of)?,
             use_rslora: self.or("use_rslora", false, FLAG, Value::as_bool)?,
+            use_dora: self.or("use_dora", false, FLAG, Value::as_bool)?,
             target_modules: self.target_modules()?,
             rank_pattern,
             alpha_pattern,
@@ -180,7 +182,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Refuses everything whose effect is not W + s·B·A.
+    /// Refuses everything whose effect is not W + s·B·A, rows scaled or not.
     fn check_kind(&self) -> Result<(), AdapterError> {
         match self.get("peft_type") {
             Some(Value::String(kind)) if kind == "LORA" => {}
@@ -335,7 +337,8 @@ mod tests {
         };
         check("peft_type", json!("LOHA"), "LOHA");
         check("peft_type", Value::Null, "absent");
-        check("use_dora", json!(true), "DoRA");
+        check("use_dora", json!("yes"), "true or false");
+        check("use_qalora", json!(true), "QA-LoRA");
         check("layer_replication", json!([[0, 2]]), "slices");
         check("target_parameters", json!(["experts.down_proj"]), "experts.down_proj");
         check("init_lora_weights", json!("pissa_niter_4"), "initialised");

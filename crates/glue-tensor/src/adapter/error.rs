@@ -104,7 +104,7 @@ pub enum AdapterError {
     /// A tensor whose meaning is not known.
     #[error(
         "{}: tensor `{tensor}` is neither a factor (`{PREFIX}MODULE.lora_A.weight`, `lora_B.weight`, `lora_embedding_A`, \
-         `lora_embedding_B`) nor a whole tensor of the model; adapters of other kinds, such as DoRA, cannot be applied",
+         `lora_embedding_B`) nor a whole tensor of the model; adapters of other kinds cannot be applied",
         path.display()
     )]
     UnknownTensor {
@@ -132,6 +132,16 @@ pub enum AdapterError {
         present: String,
         /// `A` or `B`.
         missing: &'static str,
+    },
+    /// The norms of DoRA are missing, not asked for, of another shape, or where they are not supported.
+    #[error("{}: `{tensor}`: {message}", path.display())]
+    Dora {
+        /// The file.
+        path: PathBuf,
+        /// The norms, or a factor of their module.
+        tensor: String,
+        /// What is wrong.
+        message: &'static str,
     },
     /// A factor is no matrix, or not of the rank that the configuration says.
     #[error("{}: `{tensor}` should have shape {expected} with rank {rank}, but has {found:?}", path.display())]

@@ -119,7 +119,7 @@ fn what_is_written_is_read() {
         ("norm.weight", &[4]),
         ("other.weight", &[9]),
     ]);
-    read.fit(&fits).unwrap();
+    read.fit(&fits, None).unwrap();
 }
 
 const Q: [(&str, &[usize]); 2] = [("q.lora_A.weight", &[8, 4]), ("q.lora_B.weight", &[3, 8])];
@@ -172,7 +172,7 @@ fn an_adapter_for_another_model_is_refused() {
     let (_kept, opened) = adapter(&Q, &json!({ "peft_type": "LORA" }));
     let opened = opened.unwrap();
     let check = |tensors: &[(&str, &[usize])], says: &str| {
-        let message = opened.fit(&model(tensors).1).unwrap_err().chain();
+        let message = opened.fit(&model(tensors).1, None).unwrap_err().chain();
         assert!(message.contains(says) && message.contains("another model"), "{message}");
     };
     check(&[("model.q.weight", &[3, 4])], "changes `q.weight`, which");
