@@ -5,6 +5,7 @@ mod adapters;
 mod bounded_input;
 mod calibrated;
 mod calibrating;
+mod checks;
 mod command_line;
 mod comparing;
 mod configs;

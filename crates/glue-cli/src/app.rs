@@ -1,7 +1,7 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, calibrate, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi,
+    align, calibrate, check, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi,
     ops, report, run, search, search_worker, similarity, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -38,6 +38,7 @@ Examples:
   glue merge config.yml merged
   glue ops ties                             Describe a merge operator
   glue inspect models/*                     Show which models can be merged
+  glue check merged                         Show what a hub or vLLM would object to
   glue eval merged --tasks tasks
   glue generate merged --prompt 'Once upon a time'
 
@@ -107,6 +108,7 @@ pub(crate) enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Check(check::Args),
     Similarity(similarity::Args),
     Cluster(cluster::Args),
     Align(align::Args),

@@ -30,6 +30,8 @@ pub(crate) enum Failure {
         /// How to resume.
         hint: String,
     },
+    /// What was checked has errors, and they are printed: status 1.
+    Unfit,
     /// Several errors, none of which is the cause of another.
     Several(Vec<Failure>),
     /// Anything else.
@@ -101,6 +103,7 @@ impl Failure {
                 shell.failure(true, &format!("interrupted{kept}"), Some(hint));
                 ExitCode::from(shell.interrupt_status())
             }
+            Self::Unfit => ExitCode::FAILURE,
             Self::Several(failures) => {
                 for failure in failures {
                     failure.report(shell);

@@ -130,6 +130,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::Mix(args) => commands::mix::run(args, &cli.global, shell),
         Command::TrainRouter(args) => commands::train_router::run(args, &cli.global, shell),
         Command::Inspect(args) => commands::inspect::run(args, shell),
+        Command::Check(args) => commands::check::run(args, shell),
         Command::Similarity(args) => commands::similarity::run(args, &cli.global, shell),
         Command::Cluster(args) => commands::cluster::run(args, &cli.global, shell),
         Command::Align(args) => commands::align::run(args, &cli.global, shell),

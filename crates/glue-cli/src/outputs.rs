@@ -38,6 +38,7 @@ mod tests {
         ("calibrate", "out", Use::Directory),
         ("calibrate", "tasks", Use::Read),
         ("calibrate", "text", Use::Read),
+        ("check", "model", Use::Read),
         ("cluster", "base", Use::Read),
         ("cluster", "dendrogram", Use::File),
         ("cluster", "heatmap", Use::File),

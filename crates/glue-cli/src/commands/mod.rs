@@ -4,6 +4,7 @@
 
 pub(crate) mod align;
 pub(crate) mod calibrate;
+pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 mod device;
