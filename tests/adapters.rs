@@ -403,9 +403,9 @@ fn what_cannot_be_applied_is_refused_before_a_weight_is_read() {
     }
     // Commands that read weights as they are refuse a model with an adapter.
     let zoo = zoo();
-    zoo.glue(&["similarity", "a+x", "b"]).refused("similarity", 2, &["a+x", "merge configs only", "passthrough"]);
-    zoo.glue(&["inspect", "a+x"]).refused("inspect", 2, &["merge configs only"]);
-    zoo.glue(&["extract-lora", "a+x", "b", "out"]).refused("extract-lora", 2, &["merge configs only"]);
+    zoo.glue(&["similarity", "a+x", "b"]).refused("similarity", 2, &["a+x", "cannot be named here", "passthrough"]);
+    zoo.glue(&["inspect", "a+x"]).refused("inspect", 2, &["cannot be named here"]);
+    zoo.glue(&["extract-lora", "a+x", "b", "out"]).refused("extract-lora", 2, &["cannot be named here"]);
 }
 
 const MAGNITUDE: &str = "model.layers.1.self_attn.q_proj.lora_magnitude_vector";

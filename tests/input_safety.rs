@@ -315,6 +315,7 @@ const SIDE_FILES: &[&str] = &[
     "special_tokens_map.json",
     "added_tokens.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "generation_config.json",
     "config.json",
 ];

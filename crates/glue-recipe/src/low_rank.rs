@@ -2,8 +2,8 @@
 //!
 //! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k.
 //! With DoRA, row i is then scaled by mᵢ divided by the norm of the row, summed in `f64`: the weights are read once more
-//! for these norms. Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the transpose of B·A,
-//! L is Aᵀ and R is Bᵀ.
+//! for these norms. Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the
+//! transpose of B·A, L is Aᵀ and R is Bᵀ.
 //!
 //! Both factors are held as `f32` while their tensor is merged: 4·r·(rows + columns) bytes, with r far below either
 //! unless someone extracted an adapter of full rank. B·A is never held.

@@ -8,14 +8,15 @@
 //! |---|---|---|
 //! | `MODULE.lora_A.weight`, `MODULE.lora_B.weight` | `MODULE.weight` | s·B·A; its transpose with `fan_in_fan_out` |
 //! | `MODULE.lora_embedding_A`, `MODULE.lora_embedding_B` | `MODULE.weight` | the transpose of s·B·A |
-//! | `MODULE.lora_magnitude_vector`, with `use_dora` | `MODULE.weight` | scaling its rows, after the factors, to these norms |
+//! | `MODULE.lora_magnitude_vector`, with `use_dora` | `MODULE.weight` | scaling its rows to these norms |
 //! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
 //!
 //! DoRA (Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, arXiv 2402.09353) gives each row of W + s·B·A, an
 //! output of the module, a norm of its own.
 //!
 //! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model.
-//! Variants whose change is another function of the weights are refused by the name of their key or tensor. Nothing here multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
+//! Variants whose change is another function of the weights are refused by the name of their key or tensor. Nothing here
+//! multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
 
 mod config;
 mod error;

@@ -48,8 +48,8 @@ pub enum ModelDirError {
     },
     /// A model and an adapter are named together where only a model can be.
     #[error(
-        "{}: the model {} with the adapter {} is understood in merge configs only; merging it with `merge_method: \
-         passthrough` writes a model that can be named anywhere",
+        "{}: the model {} with the adapter {} cannot be named here; merging it with `merge_method: passthrough` writes a \
+         model that can be named anywhere",
         path.display(), model.display(), adapter.display()
     )]
     WithAdapter {

@@ -29,6 +29,7 @@ const NAMES: &[&str] = &[
     "chat_template.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
 ];
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE_KEY: &str = "chat_template";
