@@ -76,7 +76,7 @@ pub struct SearchConfig {
     #[serde(default)]
     pub racing: Racing,
     /// Fraction of the search items of each task that candidates are scored on, above 0 and up to 1: those that tell
-    /// models apart first. Their scores are then estimates. Models alone are scored on all items, as is one in twenty
+    /// models apart first. Their scores are then estimates. Models alone are scored on all items, as is one in fifty
     /// candidates of a strategy, the best by their estimates, among which its finalists are. Default: 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub item_fraction: f64,

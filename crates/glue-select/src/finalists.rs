@@ -42,12 +42,12 @@ pub(crate) fn best_trials(trials: &[TrialRecord], known: &HashSet<String>) -> Ve
     best
 }
 
-/// The trials of a strategy whose scores are estimates that deserve all items, as indices, best first: one in twenty,
+/// The trials of a strategy whose scores are estimates that deserve all items, as indices, best first: one in fifty,
 /// and as many as there are finalists at least.
 pub(crate) fn leading(trials: &[TrialRecord], known: &HashSet<String>) -> Vec<usize> {
     let is_estimate = |i: &usize| trials[*i].scores.as_ref().is_some_and(|scores| scores.stderr.is_some());
     let mut leading: Vec<usize> = ranked(trials, known).into_iter().filter(is_estimate).collect();
-    leading.truncate(trials.len().div_ceil(20).max(FINALISTS));
+    leading.truncate(trials.len().div_ceil(50).max(FINALISTS));
     leading
 }
 
@@ -299,7 +299,7 @@ mod tests {
         let known = HashSet::from(["single".to_string()]);
         assert_eq!(best_trials(&trials, &known), [3, 1, 2]);
         assert_eq!(accepted(&trials), [0, 1, 3, 4]);
-        // Estimates come after what was scored on all items, and one in twenty of them is scored again.
+        // Estimates come after what was scored on all items, and one in fifty of them is scored again.
         let estimate = |i: usize| {
             let mut trial = trial(&format!("e{i}"), 0.9 + 1e-4 * i as f64, false, Verdict::Accepted);
             trial.scores.as_mut().expect("scores").stderr = Some(0.02);
@@ -308,7 +308,9 @@ mod tests {
         let estimated: Vec<TrialRecord> =
             trials.iter().cloned().chain((0..194).map(estimate)).collect();
         assert_eq!(best_trials(&estimated, &known), [3, 1, 199, 198, 197]);
-        assert_eq!(leading(&estimated, &known), (190..200).rev().collect::<Vec<_>>());
+        assert_eq!(leading(&estimated, &known), [199, 198, 197, 196, 195]);
+        let more: Vec<TrialRecord> = estimated.iter().cloned().chain((194..600).map(estimate)).collect();
+        assert_eq!(leading(&more, &known).len(), 13);
         assert_eq!((leading(&estimated[..20], &known).len(), leading(&trials, &known).len()), (5, 0));
         let many: Vec<TrialRecord> = (0..77).map(|_| trial("x", 0.5, false, Verdict::Accepted)).collect();
         let spread = accepted(&many);

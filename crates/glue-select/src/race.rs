@@ -29,7 +29,7 @@
 //! With `item_fraction` below 1, the race ends there, and the score of a candidate is its prediction, with its standard
 //! error. All candidates are then predicted from the same items and from the same model, the best one alone, so that
 //! they are compared on what they answered; the estimates only have to say which of them are worth a full evaluation:
-//! one in twenty, and five at least, are then scored on all search items, and the best of those are finalists.
+//! one in fifty, and five at least, are then scored on all search items, and the best of those are finalists.
 //!
 //! Rank tests over all candidates, as in F-race, would make the result for one depend on which others are scored with
 //! it.
