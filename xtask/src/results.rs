@@ -21,8 +21,9 @@ pub(crate) struct Args {
     /// Number of seeds on the shipped zoo, from 0; with 0, its section stays as it is.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
-    /// Config of a zoo of real models, whose section is written too; without it, that section stays as it is.
-    #[arg(long, value_name = "ZOO.YML")]
+    /// Config of a zoo of real models, or the directory of a finished run of one, whose section is written too; without
+    /// it, that section stays as it is.
+    #[arg(long, value_name = "ZOO.YML|RUN")]
     real: Option<PathBuf>,
     /// Threads per run.
     #[arg(long, default_value_t = 2)]
@@ -56,6 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let before = fs::read_to_string(repo.path(RESULTS)).unwrap_or_default();
     let real = match &args.real {
+        Some(run) if run.is_dir() => real(&finished(run)?, args.threads),
         Some(config) => real(&timed(&std::path::absolute(config)?, 0)?, args.threads),
         None => section(&before, REAL),
     };
@@ -78,6 +80,17 @@ struct Timed {
     report: Value,
     cost: Value,
     seconds: f64,
+}
+
+/// A run that is finished, with the time of its stages.
+fn finished(run: &Path) -> Result<Timed> {
+    let read = |name: &str| -> Result<Value> {
+        let text = fs::read_to_string(run.join(name)).with_context(|| run.join(name).display().to_string())?;
+        serde_json::from_str(&text).with_context(|| run.join(name).display().to_string())
+    };
+    let (report, cost) = (read("report.json")?, read("cost.json")?);
+    let seconds = cost["stages"].as_array().into_iter().flatten().map(|stage| number(&stage["seconds"])).sum();
+    Ok(Timed { seed: 0, report, cost, seconds })
 }
 
 /// A section of a document with its heading; empty if there is none.
