@@ -3,8 +3,9 @@
 //!
 //! The ratio t is one of distances and lies between 0 (orthogonal task vectors: the base) and 1 (parallel ones: the
 //! average). The paper assumes that no cosine is negative. The formula has a pole at c = −1/(N−1), the least mean
-//! cosine that N vectors can have, and on the way there t falls without bound. Task vectors that disagree more than
-//! orthogonal ones say no more about where the centre is, so that below c = 0 the base is kept.
+//! cosine that N vectors can have, and on the way there t falls without bound. Cosines a little below 0 are noise around
+//! orthogonal task vectors, and t is what the formula says; it never falls below −1, as far behind the base as the
+//! average is ahead. At the pole the average is the base, whatever t is.
 
 use super::combination::combination;
 use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};
@@ -20,7 +21,7 @@ use crate::task_vectors::subtract;
 pub const DEF: OperatorDef = OperatorDef {
     name: "model_stock",
     summary: "Between the base and the average of the models, as far as the angle between their task vectors says.",
-    formula: "t · mean(θi) + (1−t) · θ0 with t = N c / (1 + (N−1) c), c the mean cosine of pairs of τ, or 0 where that is negative",
+    formula: "t · mean(θi) + (1−t) · θ0 with t = N c / (1 + (N−1) c), c the mean cosine of pairs of τ, and t ≥ −1",
     reference: "Model Stock, arXiv 2403.19522",
     inputs: InputRule::at_least(2),
     base: BaseRule::Required,
@@ -40,12 +41,14 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     }))
 }
 
-/// The interpolation ratio, from 0 to 1, from the cosines of all pairs.
+/// The interpolation ratio, from −1 to 1, from the cosines of all pairs.
 fn ratio(n: usize, cosine: impl Fn(usize, usize) -> f64) -> f64 {
     let pairs = (n * (n - 1) / 2) as f64;
     let sum: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| cosine(i, j).clamp(-1.0, 1.0)).sum();
-    let (n, c) = (n as f64, (sum / pairs).max(0.0));
-    n * c / (1.0 + (n - 1.0) * c)
+    let (n, c) = (n as f64, sum / pairs);
+    let distance = 1.0 + (n - 1.0) * c;
+    // By rounding the mean cosine may be less than it can be.
+    if distance > 0.0 { (n * c / distance).max(-1.0) } else { -1.0 }
 }
 
 struct FilterWise {
@@ -121,10 +124,10 @@ mod tests {
 
     /// The mean cosines are −1, where the formula divides by 0; −0.6, where it goes to −3; and −1/3 of four models.
     #[test]
-    fn models_that_disagree_leave_the_base() {
+    fn models_that_disagree_are_left_no_further_than_they_are_away() {
         for rows in [[("filter_wise", 0.0)], [("filter_wise", 1.0)]] {
             check(&rows, &[&[2.0, 3.0, 1.5, 1.0], &[0.0, -1.0, 0.5, 1.0]], &[1.0; 4]);
-            check(&rows, &[&[1.0, 2.0, 1.0, 2.0], &[1.8, 0.4, 1.8, 0.4]], &[1.0; 4]);
+            check(&rows, &[&[1.0, 2.0, 1.0, 2.0], &[1.8, 0.4, 1.8, 0.4]], &[0.6, 0.8, 0.6, 0.8]);
             let (up, down): (&[f32], &[f32]) = (&[1.25; 4], &[0.75; 4]);
             check(&rows, &[up, down, down, up], &[1.0; 4]);
         }
