@@ -209,7 +209,7 @@ fn a_card_names_no_path_and_the_licence_of_all() {
         "library_name: transformers\npipeline_tag: text-generation\ntags:\n- merge\n- model-glue\n- linear\n"
     );
     zoo.set("a", "_name_or_path", json!("org/first"));
-    zoo.set("b", "_name_or_path", json!("/home/me/second"));
+    zoo.set("b", "_name_or_path", json!("/models/second"));
     for model in ["a", "b"] {
         zoo.write(&format!("{model}/README.md"), "---\nlicense: apache-2.0\n---\n# It\n");
     }

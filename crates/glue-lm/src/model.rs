@@ -255,8 +255,15 @@ impl Model {
         let mut output_rows = rows.clone();
         output_rows.sort_unstable();
         output_rows.dedup();
-        let request =
-            Request { output_rows: &output_rows, hidden: want.hidden, keep, gates, observing: false, tape: None, until: None };
+        let request = Request {
+            output_rows: &output_rows,
+            hidden: want.hidden,
+            keep,
+            gates,
+            observing: false,
+            tape: None,
+            until: None,
+        };
         let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
         let states = if rows == output_rows {
             states
@@ -306,7 +313,15 @@ impl Model {
     pub fn observe(&self, tree: &mut Tree, observer: &mut dyn Observer) -> Result<(), LmError> {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
-        let request = Request { output_rows: &all, hidden: &[], keep: true, gates: None, observing: true, tape: None, until: None };
+        let request = Request {
+            output_rows: &all,
+            hidden: &[],
+            keep: true,
+            gates: None,
+            observing: true,
+            tape: None,
+            until: None,
+        };
         self.run_observed(tree, &pass, request, observer).map(drop)
     }
 
@@ -321,7 +336,8 @@ impl Model {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
         let tape = Some(tape);
-        let request = Request { output_rows: &all, hidden: &[], keep: false, gates: None, observing: true, tape, until: None };
+        let request =
+            Request { output_rows: &all, hidden: &[], keep: false, gates: None, observing: true, tape, until: None };
         Ok(self.run_observed(tree, &pass, request, observer)?.states)
     }
 

@@ -44,7 +44,7 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
     text
 }
 
-/// Hubs refuse paths: only models whose identifier is known are listed. A licence is copied if all models have the same.
+/// Hubs refuse paths: only models whose identifier is known are listed. A licence is copied if all models have it.
 fn front_matter(plan: &MixPlan) -> String {
     let facts: Vec<HubFacts> = plan.models().iter().map(|model| HubFacts::of(model.path(), model.config())).collect();
     let mut text = String::from("---\n");

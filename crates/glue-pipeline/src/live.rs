@@ -31,18 +31,14 @@ struct State {
 }
 
 impl<'a> Live<'a> {
-    /// `write` writes a report; what fails there is told by the report after the stage.
+    /// `write` writes a report; what fails there fails again after the stage, and is reported then.
     pub(crate) fn new(
         progress: &'a dyn StageProgress,
         every: Duration,
         write: impl Fn(&Report, &Cost) + Send + Sync + 'a,
     ) -> Live<'a> {
-        let state = State {
-            report: None,
-            activity: Activity::default(),
-            messages: VecDeque::new(),
-            written: Instant::now(),
-        };
+        let state =
+            State { report: None, activity: Activity::default(), messages: VecDeque::new(), written: Instant::now() };
         Live { progress, write: Box::new(write), every, state: Mutex::new(state) }
     }
 
@@ -144,7 +140,10 @@ mod tests {
             live.message(&format!("candidate {i}"));
         }
         let last = written.lock().pop().expect("a report");
-        assert_eq!((last.stage.as_str(), last.phase.as_str(), last.unit.as_str()), ("select", "searching", "evaluations"));
+        assert_eq!(
+            (last.stage.as_str(), last.phase.as_str(), last.unit.as_str()),
+            ("select", "searching", "evaluations")
+        );
         assert_eq!((last.done, last.total, last.messages.len()), (3, Some(42), MESSAGES));
         // The newest first, and nothing of the stage before.
         assert_eq!((last.messages[0].as_str(), last.messages[MESSAGES - 1].as_str()), ("candidate 29", "candidate 10"));

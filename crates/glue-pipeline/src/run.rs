@@ -239,8 +239,10 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let ended = |stage: Stage| Ok(Ended::Until(stage));
 
     go_on()?;
-    let Some(headers) = made
-        .run(Stage::Compatibility, json!(null), StageBudget::default(), context.progress, |_| compare::compare_headers(&context.zoo))?
+    let Some(headers) =
+        made.run(Stage::Compatibility, json!(null), StageBudget::default(), context.progress, |_| {
+            compare::compare_headers(&context.zoo)
+        })?
     else {
         return ended(Stage::Compatibility);
     };
@@ -257,8 +259,9 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     inputs.similarity = Some(&similarity.result);
     report_so_far(source, context, &inputs, (Stage::Similarity, made.costs()))?;
     let own = json!(config.cluster);
-    let Some(clusters) = made
-        .run(Stage::Clusters, own, StageBudget::default(), context.progress, |_| compare::group(&similarity.result, &config.cluster))?
+    let Some(clusters) = made.run(Stage::Clusters, own, StageBudget::default(), context.progress, |_| {
+        compare::group(&similarity.result, &config.cluster)
+    })?
     else {
         return ended(Stage::Similarity);
     };
@@ -305,15 +308,9 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     if let Some(statistics) = select::hash_statistics(context)? {
         own["statistics"] = statistics;
     }
-    let Some(selected) = made.run(
-        Stage::Select,
-        own,
-        select::stage_budget(config),
-        context.progress,
-        |place| {
-            select::select(context, &clusters.result, &headers.result, &similarity.result, &baselines.result, place)
-        },
-    )?
+    let Some(selected) = made.run(Stage::Select, own, select::stage_budget(config), context.progress, |place| {
+        select::select(context, &clusters.result, &headers.result, &similarity.result, &baselines.result, place)
+    })?
     else {
         return ended(Stage::Baselines);
     };
@@ -329,19 +326,18 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         "size": [config.limits.size, config.limits.parameters],
     });
     let budget = StageBudget { evaluations: Some(config.frontier.evaluations), ..StageBudget::default() };
-    let Some(explored) =
-        made.run(Stage::Frontier, own, budget, context.progress, |place| {
-            let inputs = ExploreInputs {
-                clusters: &clusters.result,
-                compatible: &headers.result,
-                matrix: &similarity.result,
-                baselines: &baselines.result,
-                selected: &selected.result,
-                selected_in: &selected.directory,
-                prepared: [&search, &validation],
-            };
-            frontier::explore(context, &inputs, place)
-        })?
+    let Some(explored) = made.run(Stage::Frontier, own, budget, context.progress, |place| {
+        let inputs = ExploreInputs {
+            clusters: &clusters.result,
+            compatible: &headers.result,
+            matrix: &similarity.result,
+            baselines: &baselines.result,
+            selected: &selected.result,
+            selected_in: &selected.directory,
+            prepared: [&search, &validation],
+        };
+        frontier::explore(context, &inputs, place)
+    })?
     else {
         return ended(Stage::Select);
     };
@@ -366,9 +362,10 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     }
     let token = test::TestSetToken::new(&explored.result, &decided.result, &decided.directory);
     let items = token.items(context)?;
-    let Some(tested) = made.run(Stage::Test, json!(items.content_hashes()), StageBudget::default(), context.progress, |place| {
-        test::test(context, &token, &items, &baselines.result, &selected.result, place)
-    })?
+    let Some(tested) =
+        made.run(Stage::Test, json!(items.content_hashes()), StageBudget::default(), context.progress, |place| {
+            test::test(context, &token, &items, &baselines.result, &selected.result, place)
+        })?
     else {
         return ended(Stage::Mixture);
     };

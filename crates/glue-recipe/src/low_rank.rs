@@ -1,7 +1,7 @@
 //! Low-rank changes of LoRA adapters, added to blocks of the tensors they change while those are read.
 //!
 //! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k.
-//! With DoRA, row i is then scaled by mᵢ divided by the norm of the row, summed in `f64`: the weights are read once more
+//! With DoRA, row i is then scaled by mᵢ over the norm of the row, summed in `f64`: the weights are read once more
 //! for these norms. Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the
 //! transpose of B·A, L is Aᵀ and R is Bᵀ.
 //!
@@ -123,7 +123,7 @@ impl Product {
         })
     }
 
-    /// Adds the elements `range` of the product, counted through its rows, to `values`, and scales their rows with DoRA.
+    /// Adds the elements `range` of the product, counted through its rows, to `values`; DoRA scales their rows.
     pub(crate) fn add_to(&self, range: Range<usize>, values: &mut [f32]) {
         let mut at = range.start;
         let mut rest = values;

@@ -305,8 +305,7 @@ mod tests {
             trial.scores.as_mut().expect("scores").stderr = Some(0.02);
             trial
         };
-        let estimated: Vec<TrialRecord> =
-            trials.iter().cloned().chain((0..194).map(estimate)).collect();
+        let estimated: Vec<TrialRecord> = trials.iter().cloned().chain((0..194).map(estimate)).collect();
         assert_eq!(best_trials(&estimated, &known), [3, 1, 199, 198, 197]);
         assert_eq!(leading(&estimated, &known), [199, 198, 197, 196, 195]);
         let more: Vec<TrialRecord> = estimated.iter().cloned().chain((194..600).map(estimate)).collect();

@@ -160,7 +160,12 @@ mod tests {
             TaskScore { task, metric, value, n: items.len(), items: items.clone() }
         };
         let tasks: Vec<TaskScore> = tasks.iter().enumerate().map(task).collect();
-        Scores { average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64, tasks, stderr: None, dropped: false }
+        Scores {
+            average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64,
+            tasks,
+            stderr: None,
+            dropped: false,
+        }
     }
 
     fn harmful(models: &[(&str, Items)], base: Option<&Items>) -> Vec<String> {

@@ -186,8 +186,8 @@ fn drawn(strata: &[Stratum], target: f64) -> Vec<usize> {
 }
 
 /// The positions of the items of each round and, within, of each task, ascending. `tasks` has the name and the number
-/// of items of each. An item is in one round, or in none if only a `fraction` of them below 1 is scored; a round without
-/// items is left out.
+/// of items of each. An item is in one round, or in none if only a `fraction` of them is scored; a round without items
+/// is left out.
 pub(crate) fn rounds(tasks: &[(&str, usize)], strata: &Strata, seed: u64, fraction: f64) -> Vec<Vec<Vec<usize>>> {
     let strata = strata_of(tasks, strata, seed);
     let all: usize = tasks.iter().map(|(_, count)| count).sum();
@@ -378,7 +378,12 @@ mod tests {
             TaskScore { task: "t".into(), metric: "acc".into(), value, n: items.len(), items: items.clone() }
         };
         let tasks: Vec<TaskScore> = items.iter().map(task).collect();
-        Scores { average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64, tasks, stderr: None, dropped: false }
+        Scores {
+            average: tasks.iter().map(|task| task.value).sum::<f64>() / tasks.len() as f64,
+            tasks,
+            stderr: None,
+            dropped: false,
+        }
     }
 
     /// A zoo of five related models and its merges, as scores of items. An item is right if its easiness, the same for

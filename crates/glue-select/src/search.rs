@@ -654,7 +654,8 @@ where
         if let Some(stop) = self.log.score(what, &described, Purpose::Whole).stop {
             return Err(self.stopped(stop));
         }
-        let rows = finalists.iter_mut().map(|finalist| &mut finalist.row).chain(ran.iter_mut().map(|ran| &mut ran.row.row));
+        let rows =
+            finalists.iter_mut().map(|finalist| &mut finalist.row).chain(ran.iter_mut().map(|ran| &mut ran.row.row));
         for row in rows.filter(|row| described.iter().any(|one| one.candidate.recipe == row.recipe)) {
             let candidate = Candidate { recipe: row.recipe.clone() };
             row.search = self.log.cached(&candidate, ItemRole::Search).cloned().or(row.search.take());

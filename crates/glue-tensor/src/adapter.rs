@@ -15,7 +15,7 @@
 //! output of the module, a norm of its own.
 //!
 //! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model.
-//! Variants whose change is another function of the weights are refused by the name of their key or tensor. Nothing here
+//! Variants whose change is another function of the weights are refused by their key or tensor. Nothing here
 //! multiplies: what applies an adapter asks for its [`Change`]s and does the arithmetic itself.
 
 mod config;
@@ -181,7 +181,7 @@ impl Adapter {
 
     /// Checks that every tensor this adapter changes is in `model`, with a shape that goes with it.
     ///
-    /// `tied` is the embedding that serves `model` as its head, if one does: an adapter with a whole head then gives the
+    /// `tied` is the embedding that serves `model` as its head, if any: an adapter with a whole head then gives the
     /// model [a head of its own](Adapter::own_head).
     ///
     /// # Errors
@@ -229,7 +229,7 @@ impl Adapter {
         Ok(())
     }
 
-    /// The head that this adapter gives to `model`, whose own head is its embedding `tied`: a whole tensor that the model
+    /// The head that this adapter gives to `model`, whose head is its embedding `tied`: a whole tensor that the model
     /// lacks, of the shape of the embedding. PEFT writes one for `modules_to_save` with a head in it.
     pub fn own_head(&self, model: &Checkpoint, tied: &str) -> Option<&str> {
         let shape = &model.info(tied)?.shape;

@@ -112,7 +112,7 @@ mod tests {
             "---\nlicense: other\nlicense_name: llama3\n---\n",
             [Some("meta-llama/Llama-3"), Some("other"), Some("llama3")],
         );
-        check("a", json!({ "_name_or_path": "/home/me/model" }), "license: mit\n", [None, None, None]);
+        check("a", json!({ "_name_or_path": "/models/mine" }), "license: mit\n", [None, None, None]);
         check("a", json!({}), "---\nlicense: <script>\n---\n", [None, None, None]);
         check(
             "models--org--name/snapshots/12ab",

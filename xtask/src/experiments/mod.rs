@@ -29,7 +29,8 @@ mod threshold;
 /// Options of `cargo xtask experiments`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only these and keep the other sections: threshold, strategies, items, optimisers, operators, stacking, mixture.
+    /// Run only these and keep the other sections: threshold, strategies, items, optimisers, operators, stacking,
+    /// mixture.
     only: Vec<String>,
     /// Threads per run.
     #[arg(long, default_value_t = 2)]

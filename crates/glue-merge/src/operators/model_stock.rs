@@ -3,9 +3,9 @@
 //!
 //! The ratio t is one of distances and lies between 0 (orthogonal task vectors: the base) and 1 (parallel ones: the
 //! average). The paper assumes that no cosine is negative. The formula has a pole at c = −1/(N−1), the least mean
-//! cosine that N vectors can have, and on the way there t falls without bound. Cosines a little below 0 are noise around
-//! orthogonal task vectors, and t is what the formula says; it never falls below −1, as far behind the base as the
-//! average is ahead. At the pole the average is the base, whatever t is.
+//! cosine that N vectors can have, and on the way there t falls without bound. Cosines a little below 0 are noise
+//! around orthogonal task vectors, and t is what the formula says; it never falls below −1, as far behind the base as
+//! the average is ahead. At the pole the average is the base, whatever t is.
 
 use super::combination::combination;
 use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};

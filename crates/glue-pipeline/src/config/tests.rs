@@ -29,8 +29,7 @@ fn every_item_has_one_role() {
 
 #[test]
 fn a_preset_fills_what_is_left_out() {
-    let paper =
-        parse("tasks: t\npreset: paper\nselect: {racing: exact}\nmixture: {experts: 3}\n").expect("a config");
+    let paper = parse("tasks: t\npreset: paper\nselect: {racing: exact}\nmixture: {experts: 3}\n").expect("a config");
     let names: Vec<&str> = paper.select.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
     assert_eq!(names, ["coefficient", "evolutionary"]);
     assert!(paper.select.space.as_ref().is_some_and(|space| space.normalise && space.layer_groups == 4));

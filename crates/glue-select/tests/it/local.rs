@@ -238,7 +238,10 @@ fn a_fraction_of_the_items_gives_estimates() {
     // Without a rival there is nothing to estimate from.
     assert_eq!(all(&scorer, &candidates[..1]).remove(0).unwrap(), truth[0]);
     for fraction in [0.0, 1.5, f64::NAN] {
-        let refused = LocalScorer::new(load_tasks(&[zoo().join("tasks")]).unwrap(), LocalOptions { item_fraction: fraction, ..options(Racing::Off) });
+        let refused = LocalScorer::new(
+            load_tasks(&[zoo().join("tasks")]).unwrap(),
+            LocalOptions { item_fraction: fraction, ..options(Racing::Off) },
+        );
         let message = refused.expect_err("no fraction").to_string();
         assert!(message.contains("`item_fraction`: expected a number above 0 and up to 1"), "{message}");
     }
