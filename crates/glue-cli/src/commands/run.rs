@@ -5,6 +5,7 @@ use super::recipes::{self, FollowLinks};
 use super::report;
 use crate::app::Global;
 use crate::failure::{Failure, of_file, resolved};
+use crate::numbers;
 use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
@@ -64,8 +65,8 @@ pub(crate) struct Args {
     dry_run: bool,
 
     /// Rewrite the report so often within a stage; it is rewritten after every stage, too
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    report_every: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = numbers::seconds)]
+    report_every: f64,
 
     #[command(flatten)]
     links: FollowLinks,
@@ -113,7 +114,7 @@ pub(crate) fn run(
         cancel: shell.cancel_token(),
         executor,
         links: args.links.get(),
-        report_every: Duration::from_secs(args.report_every),
+        report_every: Duration::from_secs_f64(args.report_every),
     };
     let pool = recipes::pool(global)?;
     let progress = CommandProgress::new(shell).with_metrics(out.join(METRICS), shell);

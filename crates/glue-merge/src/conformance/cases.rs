@@ -70,8 +70,8 @@ impl Operands {
         let changed = |operand: usize| {
             let opposed = matches!(data, Data::Opposed | Data::NearlyOpposed);
             let (sign, off) = match data {
-                Data::NearlyOpposed if operand % 2 == 0 => (-0.5, 1e-5),
-                _ if operand % 2 == 0 => (-1.0, 0.0),
+                Data::NearlyOpposed if operand.is_multiple_of(2) => (-0.5, 1e-5),
+                _ if operand.is_multiple_of(2) => (-1.0, 0.0),
                 _ => (1.0, 0.0),
             };
             words(if opposed { operand.div_ceil(2) } else { operand })

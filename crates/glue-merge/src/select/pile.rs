@@ -94,8 +94,9 @@ mod tests {
 
     #[test]
     fn order_statistics_are_those_of_a_sort() {
+        type Kind = fn(u64, u64) -> u64;
         let mix = |i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let kinds: [(&str, fn(u64, u64) -> u64); 4] = [
+        let kinds: [(&str, Kind); 4] = [
             ("any", |x, _| x),
             ("near", |x, _| u64::MAX / 3 + x % 50_000),
             ("few", |x, _| x % 3),
