@@ -25,5 +25,6 @@ mod running;
 mod runtime;
 mod scores;
 mod searching;
+mod soup;
 mod stages;
 mod training;

@@ -2,7 +2,7 @@
 
 use crate::commands::{
     align, calibrate, check, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi,
-    ops, report, run, search, search_worker, similarity, train_router,
+    ops, report, run, search, search_worker, similarity, soup, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -103,6 +103,7 @@ pub(crate) enum Command {
     Search(search::Args),
     Merge(merge::Args),
     Multi(multi::Args),
+    Soup(soup::Args),
     Mix(mix::Args),
     TrainRouter(train_router::Args),
     Eval(eval::Args),

@@ -126,6 +126,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
     let registry = &registries.operators;
     match &cli.command {
         Command::Merge(args) => commands::merge::run(args, &cli.global, registry, shell),
+        Command::Soup(args) => commands::soup::run(args, &cli.global, shell),
         Command::Multi(args) => commands::multi::run(args, &cli.global, registry, shell),
         Command::Mix(args) => commands::mix::run(args, &cli.global, shell),
         Command::TrainRouter(args) => commands::train_router::run(args, &cli.global, shell),

@@ -49,6 +49,7 @@ pub mod recipe;
 pub mod run;
 mod schema;
 pub mod settings;
+pub mod trajectory;
 
 pub use error::{NoEffect, RecipeError};
 pub use estimate::{Estimate, estimate};

@@ -29,5 +29,6 @@ pub(crate) mod schema;
 pub(crate) mod search;
 pub(crate) mod search_worker;
 pub(crate) mod similarity;
+pub(crate) mod soup;
 pub(crate) mod train_router;
 mod zoo;
