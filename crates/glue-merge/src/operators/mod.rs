@@ -7,10 +7,12 @@ mod combination;
 pub mod consensus_ta;
 pub mod dare;
 pub mod della;
+pub mod expo;
 pub mod fisher;
 pub mod karcher;
 pub mod linear;
 pub mod lines;
+pub mod localize_and_stitch;
 pub mod model_stock;
 pub mod multislerp;
 pub mod nearswap;
@@ -54,6 +56,8 @@ pub const ALL: &[&OperatorDef] = &[
     &passthrough::DEF,
     &consensus_ta::DEF,
     &pcb::DEF,
+    &localize_and_stitch::DEF,
+    &expo::DEF,
     &lines::DEF,
     &fisher::DEF,
     &aim::DEF,

@@ -163,13 +163,13 @@ pub(crate) const RESCALE: ParamSpec = ParamSpec::choice(
 );
 
 /// A trim, and scratch that is used again from block to block.
-struct Trimmer<T: Trim> {
+pub(crate) struct Trimmer<T: Trim> {
     trim: T,
     spare: Mutex<Vec<(Vec<f32>, T::Scratch)>>,
 }
 
 impl<T: Trim> Trimmer<T> {
-    fn new(trim: T) -> Self {
+    pub(crate) fn new(trim: T) -> Self {
         Self { trim, spare: Mutex::default() }
     }
 
@@ -179,7 +179,7 @@ impl<T: Trim> Trimmer<T> {
 
     /// Calls `see` with the trimmed task vectors of one chunk after the other: its place in the block, the length of
     /// the chunk, and the task vectors one after the other. With `kept`, what was kept before is kept again.
-    fn each(&self, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
+    pub(crate) fn each(&self, kept: Option<&[u32]>, block: &Block<'_>, mut see: impl FnMut(usize, usize, &mut [f32])) {
         // A whole row where the trim asks for it.
         let chunk = self.trim.row().unwrap_or(CHUNK).max(1);
         let (mut taus, mut own) = self.spare().pop().unwrap_or_default();

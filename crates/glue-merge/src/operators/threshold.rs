@@ -6,7 +6,7 @@ use crate::device::{Ranking, Trimming};
 use crate::select::{Keys, Threshold, select_largest};
 
 /// Keeps the elements between two thresholds of |τ|: above the lower one and not above the upper one.
-struct Between {
+pub(crate) struct Between {
     thresholds: Vec<[Threshold; 2]>,
 }
 
@@ -75,13 +75,21 @@ pub(crate) fn trim_by_magnitude(tensor: &TensorSpec<'_>, counts: Vec<[usize; 2]>
         return task.plan_untrimmed();
     }
     let elements = tensor.len();
+    select_by_magnitude(tensor, counts, move |between| task.plan(between, elements))
+}
+
+/// The plan of `then`, given a trim that drops, of each task vector, all but the `kept[i]` largest magnitudes, then the
+/// `outliers[i]` largest.
+pub(crate) fn select_by_magnitude(
+    tensor: &TensorSpec<'_>,
+    counts: Vec<[usize; 2]>,
+    then: impl FnOnce(Between) -> Plan + Send + Sync + 'static,
+) -> Plan {
     select_largest(
-        elements,
+        tensor.len(),
         Magnitudes { inputs: tensor.n_inputs },
         move |input, _| counts[input].to_vec(),
-        move |thresholds| {
-            Ok(task.plan(Between { thresholds: thresholds.iter().map(|c| [c[0], c[1]]).collect() }, elements))
-        },
+        move |thresholds| Ok(then(Between { thresholds: thresholds.iter().map(|c| [c[0], c[1]]).collect() })),
     )
 }
 
