@@ -9,6 +9,7 @@ mod checks;
 mod command_line;
 mod comparing;
 mod configs;
+mod experts;
 mod golden;
 mod input_safety;
 mod integrity;

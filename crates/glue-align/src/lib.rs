@@ -39,6 +39,7 @@ pub mod apply;
 mod assignment;
 mod axes;
 mod error;
+mod experts;
 mod gather;
 mod heads;
 mod jobs;
@@ -52,6 +53,7 @@ pub use activation_matching::{ActivationSite, ActivationSource, Correlation, Sit
 pub use alignment::{AlignedGroup, Alignment, Measure};
 pub use apply::{WriteOptions, permuted, write_aligned};
 pub use error::AlignError;
+pub use experts::ExpertProducts;
 use glue_progress::{Progress, Unit};
 pub use permutation::{Permutation, PermutationError};
 pub use permutations::Permutations;

@@ -2,6 +2,7 @@
 
 use crate::error::LoraError;
 use glue_tensor::{ModelDir, TensorView, widen};
+use std::ops::Range;
 
 /// Elements that are widened at once.
 const BLOCK: usize = 1 << 16;
@@ -28,13 +29,21 @@ pub(crate) struct Both<'a> {
     fine_dir: &'a ModelDir,
     base: TensorView<'a>,
     fine: TensorView<'a>,
+    /// The elements that are looked at.
+    range: Range<usize>,
 }
 
 impl<'a> Both<'a> {
     /// The tensor called `name`; `None` unless both have it.
     pub(crate) fn new(base_dir: &'a ModelDir, fine_dir: &'a ModelDir, name: &str) -> Option<Both<'a>> {
         let (base, fine) = (base_dir.checkpoint().get(name)?, fine_dir.checkpoint().get(name)?);
-        Some(Both { base_dir, fine_dir, base, fine })
+        let range = 0..base.info().n_elements();
+        Some(Both { base_dir, fine_dir, base, fine, range })
+    }
+
+    /// Its elements in `range` alone.
+    pub(crate) fn part(&self, range: Range<usize>) -> Both<'a> {
+        Both { range, ..*self }
     }
 
     /// The fine-tuned one.
@@ -44,16 +53,20 @@ impl<'a> Both<'a> {
 
     /// Whether both are stored in the same way, byte for byte.
     pub(crate) fn are_same_bytes(&self) -> bool {
-        self.base.dtype() == self.fine.dtype() && self.base.data() == self.fine.data()
+        let bytes = |view: &TensorView<'a>| {
+            let size = view.dtype().size();
+            &view.data()[self.range.start * size..self.range.end * size]
+        };
+        self.base.dtype() == self.fine.dtype() && bytes(&self.base) == bytes(&self.fine)
     }
 
     /// Hands every part of the difference to `take`, in order, and adds up squares.
     pub(crate) fn difference(&self, mut take: impl FnMut(&[f32])) -> Result<Squares, LoraError> {
-        let n = self.base.info().n_elements();
+        let n = self.range.len();
         let (mut theta, mut delta) = (vec![0.0; BLOCK.min(n)], vec![0.0; BLOCK.min(n)]);
         let mut squares = Squares::default();
-        for start in (0..n).step_by(BLOCK) {
-            let range = start..(start + BLOCK).min(n);
+        for start in self.range.clone().step_by(BLOCK) {
+            let range = start..(start + BLOCK).min(self.range.end);
             let (theta, delta) = (&mut theta[..range.len()], &mut delta[..range.len()]);
             self.widen(&self.base, self.base_dir, range.clone(), theta)?;
             self.widen(&self.fine, self.fine_dir, range, delta)?;
@@ -71,7 +84,7 @@ impl<'a> Both<'a> {
         &self,
         view: &TensorView<'_>,
         of: &ModelDir,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), LoraError> {
         let size = view.dtype().size();

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// File name of the record of how an adapter was made.
-const MANIFEST: &str = "glue.json";
+pub(crate) const MANIFEST: &str = "glue.json";
 
 /// Tensors that are named where there may be many.
 const NAMED: usize = 5;
@@ -27,10 +27,23 @@ const NAMED: usize = 5;
 struct Extracted {
     report: ModuleReport,
     kind: ModuleKind,
-    a: Range<u64>,
-    b: Range<u64>,
+    inputs: usize,
+    outputs: usize,
+    /// Of each matrix with a difference, by its number.
+    parts: Vec<(usize, Factored)>,
     /// Sums of squares of the difference, and of the difference minus the product of the factors.
     squares: (f64, f64),
+}
+
+/// A matrix whose factors are on the disk.
+pub(crate) struct Factored {
+    pub(crate) rank: usize,
+    pub(crate) a: Range<u64>,
+    pub(crate) b: Range<u64>,
+    /// Squares of the singular values that are kept, added up.
+    pub(crate) kept: f64,
+    /// Sum of squares of the difference minus the product of the factors.
+    pub(crate) residual: f64,
 }
 
 /// A tensor that is not a candidate.
@@ -90,9 +103,8 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
     let adapter = new_adapter(plan, &modules, &saved);
     let config = adapter.config()?;
     let writer = AdapterWriter::create(staging, &adapter, &config)?;
-    for (i, module) in modules.iter().enumerate() {
-        spool.copy(&module.a, |offset, bytes| Ok(writer.write_a(i, offset, bytes)?))?;
-        spool.copy(&module.b, |offset, bytes| Ok(writer.write_b(i, offset, bytes)?))?;
+    for (i, (new, module)) in adapter.modules.iter().zip(&modules).enumerate() {
+        write_factors(&writer, i, new, &module.parts, &spool, plan.options.dtype.size())?;
     }
     for (i, (report, _)) in saved.iter().enumerate() {
         if let Some(view) = plan.fine.checkpoint().get(&report.tensor) {
@@ -104,7 +116,10 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
     let sum = |of: fn(&(f64, f64)) -> f64| -> f64 { modules.iter().map(|module| of(&module.squares)).sum() };
     let missing: f64 = remaining.iter().map(|(_, squares)| squares).sum();
     let whole: f64 = saved.iter().map(|(_, squares)| squares).sum::<f64>() + missing + sum(|squares| squares.0);
-    let factors = |module: &Extracted| (module.report.rank * (module.report.rows + module.report.columns)) as u64;
+    let factors = |module: &Extracted| {
+        let report = &module.report;
+        (report.experts * report.rank * (report.rows + report.columns)) as u64
+    };
     let whole_tensors = || saved.iter().filter_map(|(report, _)| plan.fine.checkpoint().info(&report.tensor));
     let in_factors: u64 = modules.iter().map(factors).sum();
     let report = Extraction {
@@ -130,39 +145,113 @@ fn write(plan: &ExtractPlan<'_>, staging: &Staging, progress: &dyn Progress) -> 
     Ok(report)
 }
 
-/// Decomposes the difference of one matrix; `None` where there is none.
+/// Writes the factors of module `i`. Those of experts stand beside each other, with zeros up to the rank of the module.
+pub(crate) fn write_factors(
+    writer: &AdapterWriter,
+    i: usize,
+    module: &NewModule,
+    parts: &[(usize, Factored)],
+    spool: &Spool,
+    size: usize,
+) -> Result<(), LoraError> {
+    let ModuleKind::Experts(experts) = module.kind else {
+        for (_, part) in parts {
+            spool.copy(&part.a, |offset, bytes| Ok(writer.write_a(i, offset, bytes)?))?;
+            spool.copy(&part.b, |offset, bytes| Ok(writer.write_b(i, offset, bytes)?))?;
+        }
+        return Ok(());
+    };
+    let rank = module.rank;
+    let mut a = vec![0; experts * rank * module.inputs * size];
+    let mut b = vec![0; experts * rank * module.outputs * size];
+    for (expert, part) in parts {
+        let start = expert * rank * module.inputs * size;
+        spool.copy(&part.a, |offset, bytes| {
+            a[start + offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        })?;
+        let mut columns = Vec::with_capacity(part.rank * module.outputs * size);
+        spool.copy(&part.b, |_, bytes| {
+            columns.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        for (at, element) in columns.chunks_exact(size).enumerate() {
+            let (row, k) = (at / part.rank, at % part.rank);
+            b[((row * rank + k) * experts + expert) * size..][..size].copy_from_slice(element);
+        }
+    }
+    writer.write_a(i, 0, &a)?;
+    Ok(writer.write_b(i, 0, &b)?)
+}
+
+/// Decomposes the differences of the matrices of a module, one after the other; `None` where there is none.
 fn module(
     plan: &ExtractPlan<'_>,
     candidate: &ModuleCandidate,
     spool: &Spool,
     progress: &dyn Progress,
 ) -> Result<Option<Extracted>, LoraError> {
-    if progress.is_cancelled() {
-        return Err(LoraError::Stopped);
-    }
     let name = candidate.tensor();
     let Some(both) = Both::new(plan.base, plan.fine, &name) else { return Ok(None) };
     progress.item(&name);
     let elements = candidate.rows * candidate.columns;
-    let mut values = Vec::new();
-    let squares = if both.are_same_bytes() {
-        Squares::default()
-    } else {
-        values.reserve_exact(elements);
-        both.difference(|part| values.extend_from_slice(part))?
-    };
-    if squares.difference == 0.0 {
+    let (mut parts, mut squares) = (Vec::new(), Squares::default());
+    for matrix in 0..candidate.kind.matrices() {
+        if progress.is_cancelled() {
+            return Err(LoraError::Stopped);
+        }
+        let both = both.part(matrix * elements..(matrix + 1) * elements);
+        let (own, factored) = decompose(plan, candidate, &both, spool)?;
+        squares.base += own.base;
+        squares.difference += own.difference;
+        parts.extend(factored.map(|factored| (matrix, factored)));
         progress.advance(elements as u64);
+    }
+    if parts.is_empty() {
         return Ok(None);
     }
+    let sum = |of: fn(&Factored) -> f64| -> f64 { parts.iter().map(|(_, part)| of(part)).sum() };
+    let (kept, residual) = (sum(|part| part.kept), sum(|part| part.residual));
+    let report = ModuleReport {
+        module: candidate.module.clone(),
+        experts: candidate.kind.matrices(),
+        rows: candidate.rows,
+        columns: candidate.columns,
+        rank: parts.iter().map(|(_, part)| part.rank).max().unwrap_or(0),
+        energy: (kept / squares.difference).min(1.0),
+        relative_error: (residual / squares.difference).sqrt(),
+        relative_change: squares.relative(),
+    };
+    let (rows, columns) = (candidate.rows, candidate.columns);
+    let (inputs, outputs) = if candidate.transposed { (rows, columns) } else { (columns, rows) };
+    let squares = (squares.difference, residual);
+    Ok(Some(Extracted { report, kind: candidate.kind, inputs, outputs, parts, squares }))
+}
+
+/// The difference of one matrix: its squares, and its factors unless it is zero. Squares of the base are not counted
+/// for one matrix whose bytes are the same.
+fn decompose(
+    plan: &ExtractPlan<'_>,
+    candidate: &ModuleCandidate,
+    both: &Both<'_>,
+    spool: &Spool,
+) -> Result<(Squares, Option<Factored>), LoraError> {
+    let shape = (candidate.rows, candidate.columns);
+    if candidate.kind.matrices() == 1 && both.are_same_bytes() {
+        return Ok((Squares::default(), None));
+    }
+    let mut values = Vec::with_capacity(shape.0 * shape.1);
+    let squares = both.difference(|part| values.extend_from_slice(part))?;
+    if squares.difference == 0.0 {
+        return Ok((squares, None));
+    }
+    let name = candidate.tensor();
     let failed = |error| LoraError::Linalg { tensor: name.clone(), error };
     let narrowed = |error| LoraError::Convert { tensor: name.clone(), error };
-    let shape = (candidate.rows, candidate.columns);
     let delta = Array2::from_shape_vec(shape, values).expect("the parts of a difference are all of it");
     let mut found = factors(delta.view(), plan.options.rank, plan.options.svd).map_err(failed)?;
     let dtype = plan.options.dtype;
-    let transposed = candidate.kind == ModuleKind::Embedding || plan.fan_in_fan_out;
-    let (a, b) = if transposed {
+    let (a, b) = if candidate.transposed {
         let (mut a, mut b) = (owned_transpose(&found.left), owned_transpose(&found.right));
         let bytes = (stored(&mut a, dtype).map_err(narrowed)?, stored(&mut b, dtype).map_err(narrowed)?);
         (found.left, found.right) = (owned_transpose(&a), owned_transpose(&b));
@@ -172,18 +261,8 @@ fn module(
         (a, stored(&mut found.left, dtype).map_err(narrowed)?)
     };
     let (a, b) = (spool.append(&a)?, spool.append(&b)?);
-    let residual = residual_squares(delta, &found);
-    let report = ModuleReport {
-        module: candidate.module.clone(),
-        rows: candidate.rows,
-        columns: candidate.columns,
-        rank: found.rank(),
-        energy: (found.kept / squares.difference).min(1.0),
-        relative_error: (residual / squares.difference).sqrt(),
-        relative_change: squares.relative(),
-    };
-    progress.advance(elements as u64);
-    Ok(Some(Extracted { report, kind: candidate.kind, a, b, squares: (squares.difference, residual) }))
+    let (rank, kept) = (found.rank(), found.kept);
+    Ok((squares, Some(Factored { rank, a, b, kept, residual: residual_squares(delta, &found) })))
 }
 
 fn owned_transpose(matrix: &Array2<f32>) -> Array2<f32> {
@@ -229,15 +308,16 @@ fn new_adapter(plan: &ExtractPlan<'_>, modules: &[Extracted], saved: &[(OtherRep
         rank,
         alpha: rank as f64,
         target_modules: target_modules(plan.base, modules),
+        target_parameters: target_parameters(plan.base, modules),
         modules: modules
             .iter()
-            .map(|module| {
-                let report = &module.report;
-                let transposed = module.kind == ModuleKind::Embedding || plan.fan_in_fan_out;
-                let (outputs, inputs) =
-                    if transposed { (report.columns, report.rows) } else { (report.rows, report.columns) };
-                let (rank, alpha) = (report.rank, report.rank as f64);
-                NewModule { module: report.module.clone(), kind: module.kind, inputs, outputs, rank, alpha }
+            .map(|module| NewModule {
+                module: module.report.module.clone(),
+                kind: module.kind,
+                inputs: module.inputs,
+                outputs: module.outputs,
+                rank: module.report.rank,
+                alpha: module.report.rank as f64,
             })
             .collect(),
         full: full
@@ -247,7 +327,7 @@ fn new_adapter(plan: &ExtractPlan<'_>, modules: &[Extracted], saved: &[(OtherRep
 }
 
 /// The most frequent number; of several, the smallest. 1 for an empty list.
-fn most_common(numbers: impl Iterator<Item = usize>) -> usize {
+pub(crate) fn most_common(numbers: impl Iterator<Item = usize>) -> usize {
     let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
     numbers.for_each(|number| *counts.entry(number).or_default() += 1);
     let max = counts.values().max().copied();
@@ -258,7 +338,8 @@ fn most_common(numbers: impl Iterator<Item = usize>) -> usize {
 /// module that a name matches.
 fn target_modules(base: &ModelDir, modules: &[Extracted]) -> Vec<String> {
     let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
-    let taken: BTreeSet<&str> = modules.iter().map(|module| module.report.module.as_str()).collect();
+    let is_module = |module: &&Extracted| !matches!(module.kind, ModuleKind::Experts(_));
+    let taken: BTreeSet<&str> = modules.iter().filter(is_module).map(|module| module.report.module.as_str()).collect();
     let infos = base.checkpoint().tensors().iter();
     let partly: BTreeSet<String> = infos
         .filter_map(|info| info.name.strip_suffix(".weight"))
@@ -271,6 +352,22 @@ fn target_modules(base: &ModelDir, modules: &[Extracted]) -> Vec<String> {
     };
     let names: BTreeSet<String> = taken.iter().map(name).collect();
     names.into_iter().collect()
+}
+
+/// Endings of names, of two parts, where every tensor with that ending has factors, whole names elsewhere.
+fn target_parameters(base: &ModelDir, modules: &[Extracted]) -> Vec<String> {
+    let is_parameter = |module: &&Extracted| matches!(module.kind, ModuleKind::Experts(_));
+    let taken: BTreeSet<&str> =
+        modules.iter().filter(is_parameter).map(|module| module.report.module.as_str()).collect();
+    let end = |name: &str| name.rmatch_indices('.').nth(1).map_or(name, |(dot, _)| &name[dot + 1..]).to_string();
+    let infos = base.checkpoint().tensors().iter();
+    let partly: BTreeSet<String> =
+        infos.filter(|info| !taken.contains(info.name.as_str())).map(|info| end(&info.name)).collect();
+    let name = |name: &&str| match end(name) {
+        end if partly.contains(&end) => name.to_string(),
+        end => end,
+    };
+    taken.iter().map(name).collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 fn manifest(plan: &ExtractPlan<'_>, report: &Extraction) -> String {

@@ -3,32 +3,38 @@
 use crate::error::LoraError;
 use crate::factors::finds_first;
 use crate::options::{ExtractOptions, RankRule};
-use glue_tensor::adapter::ModuleKind;
-use glue_tensor::names::Position;
+use glue_tensor::adapter::{ModuleKind, experts_are_in_out};
+use glue_tensor::names::{Position, is_fused_experts};
 use glue_tensor::{ModelDir, Names, Role, TensorName};
 use std::collections::BTreeSet;
 
 /// Model types of transformers whose linear layers store their weights as \[in, out\].
 const FAN_IN_FAN_OUT: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
 
-/// A matrix that becomes a module of the adapter if the models differ in it.
+/// A matrix, or those of a layer's experts in one tensor, that becomes a module of the adapter if the models differ in
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModuleCandidate {
-    /// Name of the module: that of the tensor without `.weight`.
+    /// Name of the module: that of the tensor without `.weight`; for experts, that of the tensor.
     pub module: String,
-    /// Rows of the tensor.
+    /// Rows of a matrix.
     pub rows: usize,
-    /// Columns of the tensor.
+    /// Columns of a matrix.
     pub columns: usize,
-    /// Whether it is a linear layer or an embedding.
+    /// Whether it is a linear layer, an embedding, or experts.
     pub kind: ModuleKind,
+    /// Whether a matrix is stored as \[in, out\].
+    pub transposed: bool,
 }
 
 impl ModuleCandidate {
     /// Name of the tensor.
     pub fn tensor(&self) -> String {
-        format!("{}.weight", self.module)
+        match self.kind {
+            ModuleKind::Experts(_) => self.module.clone(),
+            ModuleKind::Linear | ModuleKind::Embedding => format!("{}.weight", self.module),
+        }
     }
 
     /// The largest rank its difference can have.
@@ -91,7 +97,8 @@ impl ExtractPlan<'_> {
 
     /// Maximum bytes of all factors of the adapter.
     pub fn max_bytes(&self) -> u64 {
-        let factors = |c: &ModuleCandidate| self.max_rank(c) as u64 * (c.rows + c.columns) as u64;
+        let factors =
+            |c: &ModuleCandidate| self.max_rank(c) as u64 * (c.rows + c.columns) as u64 * c.kind.matrices() as u64;
         self.candidates.iter().map(factors).sum::<u64>() * self.options.dtype.size() as u64
     }
 }
@@ -116,8 +123,10 @@ pub fn plan<'a>(
     for info in infos {
         let parsed = names.parse(&info.name);
         let matrix = match (info.name.strip_suffix(".weight"), info.shape.as_slice()) {
-            (Some(module), &[rows, columns]) if info.dtype.is_float() && rows > 0 && columns > 0 => {
-                Some((module, rows, columns))
+            _ if !info.dtype.is_float() || info.n_elements() == 0 => None,
+            (Some(module), &[rows, columns]) => Some((module, rows, columns)),
+            (_, &[_, rows, columns]) if is_fused_experts(&info.name, &info.shape) => {
+                Some((info.name.as_str(), rows, columns))
             }
             _ => None,
         };
@@ -130,8 +139,12 @@ pub fn plan<'a>(
             // Only layers are transposed in such models, and an adapter has one flag for all its modules.
             Some(_) if fan_in_fan_out && parsed.role == Role::Head => others.push(info.name.clone()),
             Some((module, rows, columns)) => {
-                let kind = if parsed.role == Role::Embedding { ModuleKind::Embedding } else { ModuleKind::Linear };
-                candidates.push(ModuleCandidate { module: module.to_string(), rows, columns, kind });
+                let (kind, transposed) = match info.shape[..] {
+                    [n, _, _] => (ModuleKind::Experts(n), experts_are_in_out(base.checkpoint(), &info.name)),
+                    _ if parsed.role == Role::Embedding => (ModuleKind::Embedding, true),
+                    _ => (ModuleKind::Linear, fan_in_fan_out),
+                };
+                candidates.push(ModuleCandidate { module: module.to_string(), rows, columns, kind, transposed });
             }
             None => others.push(info.name.clone()),
         }

@@ -40,11 +40,13 @@ pub struct Extraction {
 pub struct ModuleReport {
     /// Its name.
     pub module: String,
-    /// Rows of its weight.
+    /// Number of its matrices: 1, or that of the experts in one tensor.
+    pub experts: usize,
+    /// Rows of its weight, or of that of each expert.
     pub rows: usize,
     /// Columns of its weight.
     pub columns: usize,
-    /// Rank of its factors.
+    /// Rank of its factors, for each matrix; of several, the largest.
     pub rank: usize,
     /// Fraction of the difference's squared singular values that is kept, 0 to 1.
     pub energy: f64,

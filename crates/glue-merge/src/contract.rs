@@ -18,6 +18,8 @@ pub struct TensorSpec<'a> {
     pub name: &'a str,
     /// Shape; empty for a scalar.
     pub shape: &'a [usize],
+    /// Whether the first axis of three counts matrices, such as those of a layer's experts.
+    pub stacked: bool,
     /// Whether a base is among the operands.
     pub has_base: bool,
     /// Number of inputs, the base not counted.
@@ -34,7 +36,7 @@ pub struct TensorSpec<'a> {
 impl<'a> TensorSpec<'a> {
     /// A tensor of this name and shape, outside the layers, without a base, inputs or a statistic; the seed is 0.
     pub const fn new(name: &'a str, shape: &'a [usize]) -> Self {
-        Self { name, shape, has_base: false, n_inputs: 0, layer: None, seed: 0, statistic: None }
+        Self { name, shape, stacked: false, has_base: false, n_inputs: 0, layer: None, seed: 0, statistic: None }
     }
 
     /// The same, merged from these operands.
@@ -42,6 +44,14 @@ impl<'a> TensorSpec<'a> {
     pub const fn with_operands(mut self, has_base: bool, n_inputs: usize) -> Self {
         self.has_base = has_base;
         self.n_inputs = n_inputs;
+        self
+    }
+
+    /// The same as a stack of matrices along the first of three axes, or not. Operators on matrices merge a stack
+    /// matrix by matrix: [`Operator::unit`](crate::Operator::unit).
+    #[must_use]
+    pub const fn with_stacked(mut self, stacked: bool) -> Self {
+        self.stacked = stacked;
         self
     }
 
@@ -79,6 +89,12 @@ impl<'a> TensorSpec<'a> {
     /// Length of the last axis; 1 for a scalar. What [`Granularity::Row`] calls a row.
     pub fn row_len(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Shape of each statistic; `None` if the tensor has none. A stack has one statistic for each matrix, stacked
+    /// likewise.
+    pub fn statistic_shape(&self) -> Option<Vec<usize>> {
+        self.statistic.map(|statistic| statistic.shape_for(self.shape, self.stacked))
     }
 
     /// Number of statistics: one for each operand that needs one, or 0 if the tensor has none.

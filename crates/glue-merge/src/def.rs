@@ -3,7 +3,7 @@
 use crate::contract::{Plan, TensorSpec};
 use crate::error::{MergeError, ParamError};
 use crate::params::{Kind, ParamSpec, Params, ParamsBuilder};
-use crate::statistic::StatisticSpec;
+use crate::statistic::{StatisticShape, StatisticSpec};
 
 /// Whether an operator needs a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,9 @@ pub struct OperatorDef {
     /// A tensor may have none. The plan function then sees `None` as [`TensorSpec::statistic`] and does without, or
     /// refuses with [`MergeError::StatisticMissing`].
     pub statistic: Option<StatisticSpec>,
+    /// Whether the rows and columns of a matrix matter to it beyond single rows. A
+    /// [stack](TensorSpec::stacked) of matrices is then merged matrix by matrix.
+    pub matrices: bool,
     /// Decides how one tensor is merged. Everything that can be refused is refused here.
     pub plan: fn(&TensorSpec<'_>, &Params) -> Result<Plan, MergeError>,
 }
@@ -102,6 +105,7 @@ impl OperatorDef {
         base: BaseRule::Required,
         params: &[],
         statistic: None,
+        matrices: false,
         plan: |_, _| Err(MergeError::Contract { reason: "the operator has no plan function".into() }),
     };
 
@@ -190,7 +194,23 @@ impl Operator {
         ParamsBuilder::new(*self, n_inputs)
     }
 
-    /// Decides how one tensor is merged.
+    /// What one plan of this operator covers: a single matrix of a [stack](TensorSpec::stacked), for operators on
+    /// matrices and those with statistics about columns; the whole tensor otherwise. Every matrix of a stack has the
+    /// same plan.
+    pub fn unit<'a>(&self, tensor: &TensorSpec<'a>) -> TensorSpec<'a> {
+        let of_columns = tensor.statistic.is_some_and(|statistic| statistic.shape != StatisticShape::Same);
+        let matrices = self.def.matrices || self.inner.is_some_and(|inner| inner.matrices) || of_columns;
+        match tensor.shape {
+            [_, matrix @ ..] if tensor.stacked && matrices => {
+                let mut unit = tensor.with_stacked(false);
+                unit.shape = matrix;
+                unit
+            }
+            _ => *tensor,
+        }
+    }
+
+    /// Decides how one tensor, or one [unit](Operator::unit) of it, is merged.
     ///
     /// # Errors
     /// Too few or too many inputs, no base where one is needed, another statistic than the operator declares, or what

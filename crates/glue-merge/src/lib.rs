@@ -46,6 +46,7 @@ pub mod params;
 pub mod random;
 pub mod registry;
 pub mod select;
+mod stack;
 mod statistic;
 mod striped_sum;
 mod task_vectors;

@@ -49,6 +49,7 @@ pub struct Merge<'a> {
     params: &'a Params,
     tensor: &'a str,
     shape: Option<&'a [usize]>,
+    stacked: bool,
     layer: Option<(usize, usize)>,
     seed: u64,
     operands: SliceSource<'a>,
@@ -58,7 +59,7 @@ impl<'a> Merge<'a> {
     /// A merge by this operator with these parameters, so far without operands.
     pub fn new(operator: &'a Operator, params: &'a Params) -> Self {
         let operands = SliceSource::default();
-        Self { operator, params, tensor: "unnamed", shape: None, layer: None, seed: 0, operands }
+        Self { operator, params, tensor: "unnamed", shape: None, stacked: false, layer: None, seed: 0, operands }
     }
 
     /// Name of the tensor, by which random operators draw and errors speak. Default: `unnamed`.
@@ -69,6 +70,12 @@ impl<'a> Merge<'a> {
     /// Shape of every operand. Default: a vector as long as the operands.
     pub fn shape(self, shape: &'a [usize]) -> Self {
         Self { shape: Some(shape), ..self }
+    }
+
+    /// That the first of three axes counts matrices, such as those of a layer's experts, which operators on matrices
+    /// merge one by one.
+    pub fn stacked(self) -> Self {
+        Self { stacked: true, ..self }
     }
 
     /// Layer of the tensor: its position, from 0, and the number of layers. Default: outside the layers.
@@ -117,6 +124,7 @@ impl<'a> Merge<'a> {
         let tensor = TensorSpec {
             name: self.tensor,
             shape: self.shape.unwrap_or(&flat),
+            stacked: self.stacked,
             has_base: operands.base.is_some(),
             n_inputs: operands.inputs.len(),
             layer: self.layer,
@@ -136,9 +144,8 @@ pub(crate) fn merge_with(
     operands: &SliceSource<'_>,
 ) -> Result<Vec<f32>, MergeError> {
     operands.check(tensor)?;
-    let plan = operator.plan(tensor, params)?;
     let sink = VecSink::new(tensor.len());
-    match driver.run(plan, tensor, operands, &sink)? {
+    match driver.merge(operator, params, tensor, operands, &sink)? {
         Done::Merged => Ok(sink.into_vec()),
         Done::Copy(operand) => Ok(operands.operand(operand).unwrap_or_default().to_vec()),
     }
@@ -193,7 +200,7 @@ impl<'a> SliceSource<'a> {
             return refuse(format!("{expected} of them"), found.to_string());
         }
         let Some(statistic) = tensor.statistic else { return Ok(()) };
-        let shape = statistic.shape.of(tensor.shape);
+        let shape = statistic.shape_for(tensor.shape, tensor.stacked);
         let len: usize = shape.iter().product();
         for (i, values) in self.statistics.iter().enumerate() {
             if values.len() != len {

@@ -18,6 +18,18 @@ pub struct StatisticSpec {
     pub of: StatisticOf,
 }
 
+impl StatisticSpec {
+    /// Its shape for a tensor of this shape: that of the statistic of one matrix for each matrix of a stack.
+    pub fn shape_for(&self, tensor: &[usize], stacked: bool) -> Vec<usize> {
+        match (self.shape, tensor) {
+            (StatisticShape::Columns | StatisticShape::Gram, [n, matrix @ ..]) if stacked => {
+                [&[*n], &*self.shape.of(matrix)].concat()
+            }
+            (shape, tensor) => shape.of(tensor),
+        }
+    }
+}
+
 /// The names of the statistics that `glue-calibrate` writes.
 impl StatisticSpec {
     /// Mean magnitude of the inputs of a matrix, for each column.
@@ -62,10 +74,10 @@ impl StatisticShape {
     /// Index of the first number that the statistic of a tensor with so many columns cannot hold at that place: one
     /// that is not finite, or negative where it must not be. `values` begin at `offset`.
     ///
-    /// A matrix is checked along its diagonal only: whether it is positive semi-definite takes a factorisation.
+    /// The statistics of a stack of matrices follow each other. A matrix is checked along its diagonal only: whether it is positive semi-definite takes a factorisation.
     pub fn first_refused(self, columns: usize, offset: usize, values: &[f32]) -> Option<usize> {
         let allowed = |i: usize, x: f32| {
-            let signed = self == Self::Gram && !(offset + i).is_multiple_of(columns + 1);
+            let signed = self == Self::Gram && !((offset + i) % (columns * columns)).is_multiple_of(columns + 1);
             x.is_finite() && (signed || x >= 0.0)
         };
         values.iter().enumerate().position(|(i, x)| !allowed(i, *x)).map(|i| offset + i)
@@ -109,5 +121,8 @@ mod tests {
         check(StatisticShape::Gram, 0, &[1.0, -0.5, -0.5, -1.0], Some(3));
         check(StatisticShape::Gram, 2, &[-0.5, -1.0], Some(3));
         check(StatisticShape::Gram, 0, &[1.0, f32::INFINITY], Some(1));
+        // The first row of the second matrix of a stack.
+        check(StatisticShape::Gram, 4, &[1.0, -0.5, -0.5, 1.0], None);
+        check(StatisticShape::Gram, 4, &[-1.0, -0.5], Some(4));
     }
 }

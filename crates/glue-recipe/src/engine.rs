@@ -79,6 +79,8 @@ pub struct OperandView<'a> {
     pub low_rank: Option<LowRankView<'a>>,
     /// What the user calls the model.
     pub model: &'a str,
+    /// Where each index of the first axis is read from; `None` leaves them in their order.
+    pub order: Option<&'a [usize]>,
 }
 
 impl OperandView<'_> {
@@ -250,9 +252,8 @@ fn merge_one(
     sink: &Narrowed<'_>,
     progress: &dyn Progress,
 ) -> Result<(), MergeError> {
-    let plan = job.operator.plan(&job.spec, job.params)?;
     let source = Operands::new(job, options).map_err(MergeError::Io)?;
-    match driver.run(plan, &job.spec, &source, sink)? {
+    match driver.merge(job.operator, job.params, &job.spec, &source, sink)? {
         Done::Merged => Ok(()),
         Done::Copy(operand) => copy(&source, operand, sink, progress),
     }
@@ -271,6 +272,7 @@ fn copy(
     let (len, data) = (source.job.spec.len(), from.view.data());
     let as_it_is = from.view.dtype() == sink.dtype
         && from.low_rank.is_none()
+        && from.order.is_none()
         && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
     let size = sink.dtype.size();
     (0..len.div_ceil(Driver::SPAN)).into_par_iter().try_for_each(|s| {
@@ -304,7 +306,7 @@ impl Pool for RayonPool {
 }
 
 /// The operands of a job, widened block by block.
-struct Operands<'a> {
+pub(crate) struct Operands<'a> {
     job: &'a TensorJob<'a>,
     options: &'a EngineOptions<'a>,
     /// What is added to each operand, the base first.
@@ -312,7 +314,7 @@ struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    fn new(job: &'a TensorJob<'a>, options: &'a EngineOptions<'a>) -> Result<Operands<'a>, BoxError> {
+    pub(crate) fn new(job: &'a TensorJob<'a>, options: &'a EngineOptions<'a>) -> Result<Operands<'a>, BoxError> {
         let product = |from: Option<&OperandView<'_>>| match from.and_then(|from| Some((from, from.low_rank?))) {
             Some((from, low_rank)) => Product::read(&low_rank, &from.view, options.on_nonfinite, from.model).map(Some),
             None => Ok(None),
@@ -331,23 +333,22 @@ impl<'a> Operands<'a> {
     }
 }
 
-impl Source for Operands<'_> {
-    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
-        let from = self.job.operand(operand).ok_or("the operator asked for an operand that is not there")?;
+impl Operands<'_> {
+    /// The elements `range` as they are stored, with what an adapter adds.
+    fn read_stored(
+        &self,
+        operand: Operand,
+        from: &OperandView<'_>,
+        range: Range<usize>,
+        buffer: &mut [f32],
+    ) -> Result<(), BoxError> {
         let dtype = from.view.dtype();
         let size = dtype.size();
         let bytes = &from.view.data()[range.start * size..range.end * size];
-        let lent =
-            from.view.f32s().filter(|_| self.product(operand).is_none() && !matches!(operand, Operand::Statistic(_)));
-        if let Some(values) = lent
-            && first_nonfinite(dtype, bytes)?.is_none()
-        {
-            return Ok(&values[range]);
-        }
         let finite = widen(dtype, bytes, buffer)?;
         if let (Operand::Statistic(_), Some(statistic)) = (operand, self.job.spec.statistic) {
             check_statistic(statistic, self.job.spec.row_len(), from, range.start, buffer)?;
-            return Ok(buffer);
+            return Ok(());
         }
         let on_nonfinite = self.options.on_nonfinite;
         if !finite {
@@ -360,13 +361,40 @@ impl Source for Operands<'_> {
                 mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
             }
         }
+        Ok(())
+    }
+}
+
+impl Source for Operands<'_> {
+    fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
+        let from = self.job.operand(operand).ok_or("the operator asked for an operand that is not there")?;
+        let Some(order) = from.order else {
+            let is_as_stored = self.product(operand).is_none() && !matches!(operand, Operand::Statistic(_));
+            let values = from.view.f32s().filter(|_| is_as_stored).map(|values| &values[range.clone()]);
+            if let Some(values) = values.filter(|values| all_finite(values)) {
+                return Ok(values);
+            }
+            self.read_stored(operand, from, range, buffer)?;
+            return Ok(buffer);
+        };
+        let each = from.view.info().n_elements() / order.len();
+        let (mut at, mut rest) = (range.start, &mut *buffer);
+        while !rest.is_empty() {
+            let (index, within) = (at / each, at % each);
+            let (part, after) = rest.split_at_mut(rest.len().min(each - within));
+            let start = order[index] * each + within;
+            self.read_stored(operand, from, start..start + part.len(), part)?;
+            at += part.len();
+            rest = after;
+        }
         Ok(buffer)
     }
 
     fn stored(&self, operand: Operand) -> Option<Stored<'_>> {
         // What a statistic holds is checked where it is widened, and what an adapter adds is added there.
-        let is_as_stored =
-            |from: &&OperandView<'_>| from.low_rank.is_none() && !matches!(operand, Operand::Statistic(_));
+        let is_as_stored = |from: &&OperandView<'_>| {
+            from.low_rank.is_none() && from.order.is_none() && !matches!(operand, Operand::Statistic(_))
+        };
         let from = self.job.operand(operand).filter(is_as_stored)?;
         let identity = Identity { container: from.view.file().serial(), index: from.view.info().range.start as u64 };
         // Rows of an embedding may be cut.

@@ -503,6 +503,14 @@ pub enum RecipeError {
         /// What is wrong with it.
         found: String,
     },
+    /// Experts that cannot be matched.
+    #[error("{place}: `align_experts`: {reason}")]
+    AlignExperts {
+        /// Where the key stands.
+        place: FilePosition,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Where a parameter can be given.

@@ -11,6 +11,8 @@
 //! is written. An operator that needs a whole row or tensor at once has that instead of a block, and adds its own
 //! working memory. Statistics that are not cut into blocks and the factors of adapters are held whole, as `f32`.
 //!
+//! Experts that are matched are scanned once more before, in blocks of each of a layer's experts.
+//!
 //! Memory maps are not counted: the system drops their pages when it needs them. Nor are the tables of an operator, a
 //! few megabytes for each thread.
 
@@ -60,7 +62,12 @@ impl Estimate {
 /// Estimates the merge of `plan` on `threads` threads.
 pub fn estimate(plan: &MergePlan, threads: usize) -> Estimate {
     let threads = threads.max(1) as u64;
-    plan.tensors.iter().fold(Estimate::default(), |sum, tensor| {
+    let matching = plan.experts.iter().fold(Estimate::default(), |sum, layer| Estimate {
+        scan_bytes: sum.scan_bytes + layer.tensors().map(|index| plan.read_bytes(&plan.tensors[index])).sum::<u64>(),
+        peak_memory_bytes: sum.peak_memory_bytes.max(threads * layer.matching_bytes()),
+        ..sum
+    });
+    plan.tensors.iter().fold(matching, |sum, tensor| {
         let read = plan.read_bytes(tensor);
         let (passes, memory) = cost(plan, tensor, threads);
         Estimate {
@@ -75,7 +82,6 @@ pub fn estimate(plan: &MergePlan, threads: usize) -> Estimate {
 
 /// Passes over the operands, and bytes of buffers.
 fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
-    let n = tensor.n_elements();
     if matches!(tensor.action, Action::Copy(_)) {
         return (1, 0);
     }
@@ -87,11 +93,12 @@ fn cost(plan: &MergePlan, tensor: &TensorPlan, threads: u64) -> (u64, u64) {
         Ok(Some(Plan::Reduce(reduction))) => (2, reduction.granularity(), reduction.working_bytes()),
         _ => return (1, threads * factors),
     };
+    let n = plan.operator.unit(&plan.spec(tensor)).len();
     let row = tensor.shape.last().copied().unwrap_or(1);
     let (block, span) = match granularity {
         Granularity::Element => (Driver::BLOCK, Driver::SPAN),
         Granularity::Row => (Driver::BLOCK.max(row), Driver::SPAN.max(row)),
-        // Each thread may have a tensor of its own.
+        // Each thread may have a tensor, or a matrix of a stack, of its own.
         Granularity::Tensor => (n, n),
     };
     let (in_blocks, whole) = statistics(plan, tensor);

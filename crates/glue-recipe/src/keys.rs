@@ -27,6 +27,8 @@ pub(crate) enum ValueKind {
     Seed,
     /// Refused wherever it is given.
     Unavailable,
+    /// `true` or `false`.
+    Flag,
     /// One of a few words.
     Word(&'static [&'static str]),
 }
@@ -105,6 +107,12 @@ pub(crate) const TOP: &[Key] = &[
         "on_nonfinite",
         ValueKind::Word(&["error", "zero"]),
         "What to do with NaN and infinities in an input: refuse, or read them as 0.",
+    ),
+    key(
+        "align_experts",
+        ValueKind::Flag,
+        "Whether the experts of each layer are brought into the order of the base's, or of the first model's, before \
+         they are merged. Default: false.",
     ),
 ];
 

@@ -39,6 +39,7 @@ pub mod card;
 pub mod engine;
 pub mod error;
 pub mod estimate;
+mod experts;
 mod keys;
 mod low_rank;
 pub mod manifest;
@@ -53,6 +54,7 @@ pub mod trajectory;
 
 pub use error::{NoEffect, RecipeError};
 pub use estimate::{Estimate, estimate};
+pub use experts::ExpertLayer;
 pub use glue_yaml::{At, FilePosition, Position};
 pub use multi::{Stage, check_stages};
 pub use plan::{

@@ -5,6 +5,9 @@
 //! for these norms. Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the
 //! transpose of B·A, L is Aᵀ and R is Bᵀ.
 //!
+//! Of the matrices of several experts in one tensor each changes by its own product. The factors are then those of one
+//! expert after the other.
+//!
 //! Both factors are held as `f32` while their tensor is merged: 4·r·(rows + columns) bytes, with r far below either
 //! unless someone extracted an adapter of full rank. B·A is never held.
 
@@ -12,17 +15,19 @@ use crate::engine::NonFinite;
 use crate::recipe::OnNonfinite;
 use glue_merge::BoxError;
 use glue_tensor::adapter::{Adapter, LowRank};
-use glue_tensor::{TensorView, widen};
+use glue_tensor::{Checkpoint, TensorView, widen};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// The factors of a change in a mapped file.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRankView<'a> {
-    /// A, of shape \[r, in\].
+    /// A, of shape \[E·r, in\] for E experts.
     pub a: TensorView<'a>,
-    /// B, of shape \[out, r\].
+    /// B, of shape \[out, r·E\]: column k·E + e is of expert e.
     pub b: TensorView<'a>,
+    /// E; 1 for a matrix by itself.
+    pub experts: usize,
     /// s.
     pub scale: f32,
     /// Whether the tensor changes by the transpose of s·B·A.
@@ -32,13 +37,14 @@ pub struct LowRankView<'a> {
 }
 
 impl<'a> LowRankView<'a> {
-    /// The factors of `low_rank`, a change of `adapter`.
-    pub fn of(adapter: &'a Adapter, low_rank: &LowRank) -> LowRankView<'a> {
+    /// The factors of `low_rank`, which is how `adapter` changes the tensor `name` of `model`.
+    pub fn of(adapter: &'a Adapter, low_rank: &LowRank, name: &str, model: &Checkpoint) -> LowRankView<'a> {
         LowRankView {
             a: adapter.tensor(&low_rank.a),
             b: adapter.tensor(&low_rank.b),
             scale: low_rank.scale as f32,
-            transposed: low_rank.transposed,
+            experts: low_rank.experts,
+            transposed: adapter.is_transposed(name, low_rank, model),
             magnitude: low_rank.magnitude.as_ref().map(|name| adapter.tensor(name)),
         }
     }
@@ -55,15 +61,17 @@ const TILE: usize = 64;
 
 /// s·L·R, ready to be added to any part of a tensor.
 pub(crate) struct Product {
-    /// L, row by row.
+    /// L of each expert, row by row.
     left: Vec<f32>,
-    /// R, row by row.
+    /// R of each expert, row by row.
     right: Vec<f32>,
     rank: usize,
+    /// Rows of the matrix of one expert.
+    rows: usize,
     columns: usize,
     scale: f32,
     /// With DoRA, what each row is multiplied by in the end.
-    rows: Option<Vec<f32>>,
+    row_scales: Option<Vec<f32>>,
 }
 
 impl Product {
@@ -77,13 +85,13 @@ impl Product {
         let mut product = Product::factors(view, on_nonfinite, model)?;
         if let Some(magnitude) = &view.magnitude {
             let norms = widened(magnitude, on_nonfinite, model)?;
-            product.rows = Some(product.row_scales(weight, &norms, on_nonfinite, model)?);
+            product.row_scales = Some(product.row_scales_of(weight, &norms, on_nonfinite, model)?);
         }
         Ok(product)
     }
 
     /// What brings each row of `weight` with this product added to its norm.
-    fn row_scales(
+    fn row_scales_of(
         &self,
         weight: &TensorView<'_>,
         norms: &[f32],
@@ -106,24 +114,27 @@ impl Product {
 
     fn factors(view: &LowRankView<'_>, on_nonfinite: OnNonfinite, model: &str) -> Result<Product, BoxError> {
         let (a, b) = (widened(&view.a, on_nonfinite, model)?, widened(&view.b, on_nonfinite, model)?);
-        let (rank, inputs) = (view.a.shape()[0], view.a.shape()[1]);
-        let outputs = view.b.shape()[0];
-        let scale = view.scale;
-        Ok(if view.transposed {
-            Product {
-                left: transpose(&a, rank, inputs),
-                right: transpose(&b, outputs, rank),
-                rank,
-                columns: outputs,
-                scale,
-                rows: None,
+        let experts = view.experts;
+        let (rank, inputs, outputs) = (view.a.shape()[0] / experts, view.a.shape()[1], view.b.shape()[0]);
+        let (rows, columns) = if view.transposed { (inputs, outputs) } else { (outputs, inputs) };
+        let mut left = Vec::with_capacity(experts * rows * rank);
+        let mut right = Vec::with_capacity(experts * rank * columns);
+        for expert in 0..experts {
+            let a = &a[expert * rank * inputs..(expert + 1) * rank * inputs];
+            let b = |o: usize, k: usize| b[(o * rank + k) * experts + expert];
+            if view.transposed {
+                left.extend((0..inputs).flat_map(|i| (0..rank).map(move |k| a[k * inputs + i])));
+                right.extend((0..rank).flat_map(|k| (0..outputs).map(move |o| b(o, k))));
+            } else {
+                left.extend((0..outputs).flat_map(|o| (0..rank).map(move |k| b(o, k))));
+                right.extend_from_slice(a);
             }
-        } else {
-            Product { left: b, right: a, rank, columns: inputs, scale, rows: None }
-        })
+        }
+        Ok(Product { left, right, rank, rows, columns, scale: view.scale, row_scales: None })
     }
 
-    /// Adds the elements `range` of the product, counted through its rows, to `values`; DoRA scales their rows.
+    /// Adds the elements `range` of the product, counted through the rows of each expert, to `values`; DoRA scales their
+    /// rows.
     pub(crate) fn add_to(&self, range: Range<usize>, values: &mut [f32]) {
         let mut at = range.start;
         let mut rest = values;
@@ -131,32 +142,33 @@ impl Product {
             let (row, column) = (at / self.columns, at % self.columns);
             let (segment, after) = rest.split_at_mut(rest.len().min(self.columns - column));
             let left = &self.left[row * self.rank..(row + 1) * self.rank];
+            let right = &self.right[row / self.rows * self.rank * self.columns..][..self.rank * self.columns];
             at += segment.len();
             let mut start = column;
             let (tiles, last) = segment.as_chunks_mut::<TILE>();
             for tile in tiles {
-                self.add_tile(left, start, tile);
+                self.add_tile((left, right), start, tile);
                 start += TILE;
             }
             let mut sums = [0.0; TILE];
             let sums = &mut sums[..last.len()];
             for (k, l) in left.iter().enumerate() {
-                let right = &self.right[k * self.columns + start..][..last.len()];
+                let right = &right[k * self.columns + start..][..last.len()];
                 sums.iter_mut().zip(right).for_each(|(sum, r)| *sum += l * r);
             }
             last.iter_mut().zip(sums).for_each(|(w, sum)| *w += self.scale * *sum);
-            if let Some(rows) = &self.rows {
-                segment.iter_mut().for_each(|w| *w *= rows[row]);
+            if let Some(scales) = &self.row_scales {
+                segment.iter_mut().for_each(|w| *w *= scales[row]);
             }
             rest = after;
         }
     }
 
     /// A tile of known length, which the compiler keeps in registers.
-    fn add_tile(&self, left: &[f32], start: usize, tile: &mut [f32; TILE]) {
+    fn add_tile(&self, (left, right): (&[f32], &[f32]), start: usize, tile: &mut [f32; TILE]) {
         let mut sums = [0.0; TILE];
         for (k, l) in left.iter().enumerate() {
-            if let Some(right) = self.right[k * self.columns + start..].first_chunk::<TILE>() {
+            if let Some(right) = right[k * self.columns + start..].first_chunk::<TILE>() {
                 sums.iter_mut().zip(right).for_each(|(sum, r)| *sum += l * r);
             }
         }
@@ -201,10 +213,6 @@ pub(crate) fn mend(
     Ok(())
 }
 
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|j| (0..rows).map(move |i| values[i * columns + j])).collect()
-}
-
 #[cfg(test)]
 mod tests {
     //! Any part of a product is that part of the whole.
@@ -218,8 +226,9 @@ mod tests {
     fn parts_are_parts_of_the_whole_to_the_bit() {
         for (rows, columns, rank) in [(5, 200, 3), (1, 64, 1), (7, 3, 9), (3, 129, 16)] {
             let (left, right) = (numbers(rows * rank, 1), numbers(rank * columns, 2));
-            let (rows_scaled, scale) = (None, 0.5);
-            let product = Product { left: left.clone(), right: right.clone(), rank, columns, scale, rows: rows_scaled };
+            let (scale, row_scales) = (0.5, None);
+            let (l, r) = (left.clone(), right.clone());
+            let product = Product { left: l, right: r, rank, rows, columns, scale, row_scales };
             let base = numbers(rows * columns, 3);
             let mut whole = base.clone();
             product.add_to(0..base.len(), &mut whole);
@@ -240,10 +249,5 @@ mod tests {
                 assert_eq!(bits(&parts), bits(&whole), "{rows}×{columns}, rank {rank}, steps of {step}");
             }
         }
-    }
-
-    #[test]
-    fn a_transpose_has_rows_for_columns() {
-        assert_eq!(transpose(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }
 }

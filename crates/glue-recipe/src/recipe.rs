@@ -47,6 +47,8 @@ pub struct Recipe {
     pub on_nonfinite: OnNonfinite,
     /// What it says without any effect, in the order of the text.
     pub warnings: Vec<NoEffect>,
+    /// Where the recipe asks for experts to be matched across models, if it does.
+    pub align_experts: Option<Position>,
 }
 
 /// A part of the output with inputs of its own.

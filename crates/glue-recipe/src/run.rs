@@ -4,6 +4,7 @@
 use crate::engine::{
     Destination, EngineError, EngineOptions, LowRankView, OperandView, TensorError, TensorJob, merge_all,
 };
+use crate::experts::ExpertOrders;
 use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
@@ -191,18 +192,21 @@ pub fn merge_into(
         let (view, low_rank) = match plan.change(from) {
             Some((adapter, change)) => (
                 change.full.as_ref().map_or_else(own, |full| adapter.tensor(full)),
-                change.low_rank.as_ref().map(|low_rank| LowRankView::of(adapter, low_rank)),
+                change
+                    .low_rank
+                    .as_ref()
+                    .map(|low_rank| LowRankView::of(adapter, low_rank, &from.name, model.dir.checkpoint())),
             ),
             None => (own(), None),
         };
-        OperandView { view, low_rank, model: &model.name }
+        OperandView { view, low_rank, model: &model.name, order: None }
     };
     let statistic = |from: &TensorRef| {
         let statistics = plan.models[from.model].statistics.as_ref();
         let model = statistics.map_or("", |statistics| &statistics.name);
-        OperandView { view: plan.statistic(from), low_rank: None, model }
+        OperandView { view: plan.statistic(from), low_rank: None, model, order: None }
     };
-    let jobs: Vec<TensorJob<'_>> = plan
+    let mut jobs: Vec<TensorJob<'_>> = plan
         .tensors
         .iter()
         .map(|tensor| {
@@ -222,6 +226,8 @@ pub fn merge_into(
         })
         .collect();
     let options = EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
+    let orders = ExpertOrders::find(&plan.experts, &jobs, &options, progress)?;
+    orders.apply(&mut jobs);
     merge_all(&jobs, destination, &options, progress)
 }
 

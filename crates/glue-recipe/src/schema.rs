@@ -86,6 +86,7 @@ fn holds(key: &Key, registry: &Registry) -> Value {
         ValueKind::Text => json!({ "type": "string", "minLength": 1 }),
         ValueKind::Seed => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
         ValueKind::Unavailable => json!(false),
+        ValueKind::Flag => json!({ "type": "boolean" }),
         ValueKind::Word(words) => json!({ "enum": words }),
     }
 }

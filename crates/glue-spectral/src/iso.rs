@@ -36,6 +36,7 @@ pub const C: OperatorDef = OperatorDef {
     base: BaseRule::Required,
     params: &[WEIGHT, LAMBDA, OUTSIDE_LAYERS],
     plan: |tensor, params| plan(tensor, params, IsoC),
+    matrices: true,
     ..OperatorDef::DEFAULT
 };
 
@@ -60,6 +61,7 @@ pub const CTS: OperatorDef = OperatorDef {
         OUTSIDE_LAYERS,
     ],
     plan: |tensor, params| plan(tensor, params, IsoCts { common_share: params.number("common_share") }),
+    matrices: true,
     ..OperatorDef::DEFAULT
 };
 

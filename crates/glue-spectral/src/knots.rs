@@ -48,6 +48,7 @@ pub const DEF: OperatorDef = OperatorDef {
         OUTSIDE_LAYERS,
     ],
     plan: knots,
+    matrices: true,
     ..OperatorDef::DEFAULT
 };
 

@@ -215,7 +215,7 @@ impl Triples {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Case, matrix};
+    use crate::testing::{Case, matrix, values};
     use crate::{iso, tsv};
     use glue_merge::{Driver, SliceSource, VecSink};
 
@@ -230,6 +230,27 @@ mod tests {
         let as_matrix = Case { shape: &[2, 2], layer: false, settings, ..Case::of(&iso::C, &taus) };
         let in_layer = Case { shape: &[2, 2], ..Case::of(&iso::C, &taus) };
         assert_eq!(as_matrix.run().unwrap(), in_layer.run().unwrap());
+    }
+
+    #[test]
+    fn experts_in_one_tensor_are_merged_one_by_one() {
+        for def in crate::DEFS {
+            let experts: Vec<Vec<Vec<f32>>> =
+                (0..3).map(|e| (0..2).map(|i| values(&matrix(4, 3, 10 * e + i))).collect()).collect();
+            let alone = experts.iter().flat_map(|taus| {
+                let taus: Vec<&[f32]> = taus.iter().map(Vec::as_slice).collect();
+                Case { shape: &[4, 3], ..Case::of(def, &taus) }.change()
+            });
+            let fused: Vec<Vec<f32>> =
+                (0..2).map(|i| experts.iter().flat_map(|taus| taus[i].clone()).collect()).collect();
+            let fused: Vec<&[f32]> = fused.iter().map(Vec::as_slice).collect();
+            let together = Case { shape: &[3, 4, 3], stacked: true, ..Case::of(def, &fused) }.change();
+            assert_eq!(together, alone.collect::<Vec<_>>(), "{}", def.name);
+            if def.name != "regmean" {
+                let mean = Case { shape: &[3, 4, 3], ..Case::of(def, &fused) }.change();
+                assert_ne!(together, mean, "{}: not the mean", def.name);
+            }
+        }
     }
 
     #[test]

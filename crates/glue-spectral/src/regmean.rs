@@ -14,7 +14,9 @@
 //! as in the paper.
 //!
 //! **Known weaknesses.** Each layer is fitted to the inputs that it had in its own model, not to those that the merged
-//! layers before it will give it; errors add up with depth. A Gram matrix that is a sum over tokens lets the model with
+//! layers before it will give it; errors add up with depth. RegMean++ (arXiv 2508.03121) measures the inputs of each
+//! layer on the layers merged so far instead, which takes a pass over each model's text for every layer between two
+//! merges, and is not available: statistics are measured before anything is merged. A Gram matrix that is a sum over tokens lets the model with
 //! more of them decide; statistics that are means do not. Directions that the data of calibration does not have are
 //! fitted to noise as α nears 1. It was made for encoders of a few hundred million parameters.
 //!
@@ -58,6 +60,7 @@ pub const DEF: OperatorDef = OperatorDef {
         of: StatisticOf::Inputs,
     }),
     plan,
+    matrices: true,
     ..OperatorDef::DEFAULT
 };
 

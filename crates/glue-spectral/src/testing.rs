@@ -2,7 +2,9 @@
 
 use glue_linalg::svd;
 use glue_merge::random::ElementRng;
-use glue_merge::{Done, Driver, MergeError, Operator, OperatorDef, Setting, SliceSource, TensorSpec, VecSink};
+use glue_merge::{
+    BaseRule, Done, Driver, MergeError, Operator, OperatorDef, Setting, SliceSource, TensorSpec, VecSink,
+};
 use ndarray::Array2;
 
 /// Elements of the base throughout.
@@ -12,6 +14,8 @@ const BASE: f32 = 10.0;
 pub(crate) struct Case<'a> {
     pub(crate) def: &'static OperatorDef,
     pub(crate) shape: &'a [usize],
+    /// Whether the first of three axes counts matrices.
+    pub(crate) stacked: bool,
     /// Whether the tensor belongs to a layer.
     pub(crate) layer: bool,
     pub(crate) settings: Vec<(&'static str, Setting)>,
@@ -22,7 +26,7 @@ pub(crate) struct Case<'a> {
 
 impl<'a> Case<'a> {
     pub(crate) fn of(def: &'static OperatorDef, taus: &'a [&'a [f32]]) -> Self {
-        Self { def, shape: &[], layer: true, settings: Vec::new(), own: Vec::new(), taus }
+        Self { def, shape: &[], stacked: false, layer: true, settings: Vec::new(), own: Vec::new(), taus }
     }
 
     /// The merged tensor, on a base of tens.
@@ -40,14 +44,15 @@ impl<'a> Case<'a> {
         let all = operator.params(self.taus.len()).set_all(self.settings.clone());
         let params = self.own.iter().enumerate().fold(all, |params, (i, own)| params.input(i, own.clone())).check()?;
         let tensor = TensorSpec::new("model.layers.1.mlp.up_proj.weight", self.shape)
-            .with_operands(true, self.taus.len())
+            .with_operands(self.def.base != BaseRule::Unused, self.taus.len())
+            .with_stacked(self.stacked)
             .with_layer(self.layer.then_some((1, 4)))
             .with_seed(7);
         let inputs = self.taus.iter().map(|tau| tau.iter().map(|x| x + base).collect());
         let (base, inputs): (_, Vec<Vec<f32>>) = (vec![base; tensor.len()], inputs.collect());
         let (operands, sink) =
             (SliceSource::new(&inputs).with_base(&base), VecSink::from(vec![f32::NAN; tensor.len()]));
-        let done = Driver::default().run(operator.plan(&tensor, &params)?, &tensor, &operands, &sink)?;
+        let done = Driver::default().merge(&operator, &params, &tensor, &operands, &sink)?;
         assert_eq!(done, Done::Merged);
         Ok(sink.into_vec())
     }

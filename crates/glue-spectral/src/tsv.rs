@@ -64,6 +64,7 @@ pub const DEF: OperatorDef = OperatorDef {
         let seeds = randomised.then(|| (0..tensor.n_inputs).map(seed).collect());
         plan(tensor, params, Tsv { share: params.number("share"), seeds })
     },
+    matrices: true,
     ..OperatorDef::DEFAULT
 };
 

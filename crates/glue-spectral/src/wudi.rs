@@ -60,6 +60,7 @@ pub const DEF: OperatorDef = OperatorDef {
         let steps = (params.word("solver") == "iterative").then(|| params.integer("steps"));
         plan(tensor, params, Wudi { steps, learning_rate: params.number("learning_rate") })
     },
+    matrices: true,
     ..OperatorDef::DEFAULT
 };
 

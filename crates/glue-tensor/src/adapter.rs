@@ -9,7 +9,14 @@
 //! | `MODULE.lora_A.weight`, `MODULE.lora_B.weight` | `MODULE.weight` | s·B·A; its transpose with `fan_in_fan_out` |
 //! | `MODULE.lora_embedding_A`, `MODULE.lora_embedding_B` | `MODULE.weight` | the transpose of s·B·A |
 //! | `MODULE.lora_magnitude_vector`, with `use_dora` | `MODULE.weight` | scaling its rows to these norms |
+//! | the same under the module of a `target_parameters` | that parameter, matrix by matrix | s·Bₑ·Aₑ or its transpose |
 //! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
+//!
+//! A target parameter of shape \[E, rows, columns\] holds the matrices of E experts. A has the factors one below the
+//! other, \[E·r, in\]; of B, \[out, r·E\], column k·E + e belongs to expert e. PEFT names only the module. Where several
+//! parameters of it have factors, the ones of the parameter that the module defines last are named `MODULE.lora_A` and
+//! the others `MODULE.base_layer.lora_A` and so on: for experts, `down_proj` and then `gate_up_proj`, the order of the
+//! alphabet, which is taken here. Factors of another order do not fit the shapes of the model and are refused.
 //!
 //! DoRA (Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, arXiv 2402.09353) gives each row of W + s·B·A, an
 //! output of the module, a norm of its own.
@@ -40,19 +47,22 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names that modules have in the model.
 const PREFIX: &str = "base_model.model.";
 
-/// A change of low rank to a tensor W.
+/// A change of low rank to a tensor W, or to each matrix of a stack of experts.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LowRank {
-    /// Name of A in the adapter, of shape \[r, in\].
+    /// Name of A in the adapter, of shape \[E·r, in\].
     pub a: String,
-    /// Name of B in the adapter, of shape \[out, r\].
+    /// Name of B in the adapter, of shape \[out, r·E\].
     pub b: String,
     /// r, 1 or more.
     pub rank: usize,
+    /// E: the number of matrices, 1 for a matrix by itself.
+    pub experts: usize,
     /// s.
     pub scale: f64,
-    /// Whether W changes by the transpose of s·B·A rather than by s·B·A itself.
+    /// Whether W changes by the transpose of s·B·A rather than by s·B·A itself. For a stack of experts, whose shape
+    /// decides, see [`Adapter::is_transposed`].
     pub transposed: bool,
     /// Name in the adapter of the norms that the rows of the changed W are scaled to, of shape \[out\]; `None` without
     /// DoRA. Never where `transposed`.
@@ -223,7 +233,8 @@ impl Adapter {
                 check(self.tensor(full).shape())?;
             }
             if let Some(low_rank) = &change.low_rank {
-                check(&self.changed_shape(low_rank))?;
+                let transposed = self.is_transposed(name, low_rank, model);
+                check(&self.changed_shape(low_rank, transposed, info.shape.len()))?;
             }
         }
         Ok(())
@@ -244,10 +255,53 @@ impl Adapter {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// The shape of a tensor that `low_rank` can be added to.
-    fn changed_shape(&self, low_rank: &LowRank) -> [usize; 2] {
-        let (rows, columns) = (self.tensor(&low_rank.b).shape()[0], self.tensor(&low_rank.a).shape()[1]);
-        if low_rank.transposed { [columns, rows] } else { [rows, columns] }
+    /// Whether the tensor `name` of `model` changes by the transpose of the product.
+    ///
+    /// The sides of the factors tell for a stack of experts, and where both are equal, [`experts_are_in_out`].
+    pub fn is_transposed(&self, name: &str, low_rank: &LowRank, model: &Checkpoint) -> bool {
+        let (outputs, inputs) = self.sides(low_rank);
+        match model.info(name).map(|info| info.shape.as_slice()) {
+            Some(&[_, rows, columns]) if inputs != outputs => rows == inputs && columns == outputs,
+            Some(&[_, rows, columns]) if rows == columns => experts_are_in_out(model, name),
+            _ => low_rank.transposed,
+        }
+    }
+
+    /// Rows of B and columns of A.
+    fn sides(&self, low_rank: &LowRank) -> (usize, usize) {
+        (self.tensor(&low_rank.b).shape()[0], self.tensor(&low_rank.a).shape()[1])
+    }
+
+    /// The shape of a tensor with so many axes that `low_rank` can be added to.
+    fn changed_shape(&self, low_rank: &LowRank, transposed: bool, axes: usize) -> Vec<usize> {
+        let (rows, columns) = self.sides(low_rank);
+        let matrix = if transposed { [columns, rows] } else { [rows, columns] };
+        if axes == 3 || low_rank.experts > 1 { [&[low_rank.experts], &matrix[..]].concat() } else { matrix.to_vec() }
+    }
+}
+
+/// Whether `model` stores the matrices of the experts in its tensor `name` as \[in, out\], as gpt-oss and Llama 4 do,
+/// rather than as \[out, in\]. The outputs of the first matrices of an expert are not the inputs of the last, which the
+/// names tell apart: both have one axis of the same length, the hidden size. False where there are not both.
+pub fn experts_are_in_out(model: &Checkpoint, name: &str) -> bool {
+    let parent = |name: &str| {
+        let name = name.strip_suffix(".weight").unwrap_or(name);
+        name.rsplit_once('.').map_or(String::new(), |(parent, _)| parent.to_string())
+    };
+    let is_last = |name: &str| {
+        let name = name.strip_suffix(".weight").unwrap_or(name);
+        let part = name.rsplit('.').next().unwrap_or(name);
+        ["down", "w2", "output"].iter().any(|word| part.contains(word))
+    };
+    let of = parent(name);
+    let shape = |last: bool| {
+        let beside =
+            |info: &&TensorInfo| info.shape.len() == 3 && is_last(&info.name) == last && parent(&info.name) == of;
+        model.tensors().iter().find(beside).map(|info| (info.shape[1], info.shape[2]))
+    };
+    match (shape(false), shape(true)) {
+        (Some((rows, columns)), Some((last_rows, last_columns))) => rows == last_columns && columns != last_rows,
+        _ => false,
     }
 }
 
@@ -257,6 +311,16 @@ struct Factors<'a> {
     a: Option<&'a TensorInfo>,
     b: Option<&'a TensorInfo>,
     magnitude: Option<&'a TensorInfo>,
+}
+
+/// The name of a module without the `base_layer` at its end that PEFT adds to each but the outermost of several
+/// wrappers, and how many of them there are.
+fn without_base_layers(module: &str) -> (&str, usize) {
+    let (mut plain, mut depth) = (module, 0);
+    while let Some(outer) = plain.strip_suffix(".base_layer") {
+        (plain, depth) = (outer, depth + 1);
+    }
+    (plain, depth)
 }
 
 /// The tensors of an adapter by the part they play.
@@ -321,6 +385,10 @@ impl<'a> Classified<'a> {
         for (name, info) in self.full {
             changes.entry(name).or_default().full = Some(info.name.clone());
         }
+        let mut nested: BTreeMap<String, usize> = BTreeMap::new();
+        for (module, _) in self.factors.keys() {
+            *nested.entry(without_base_layers(module).0.to_string()).or_default() += 1;
+        }
         for ((module, embedding), factors) in self.factors {
             let path = || self.path.clone();
             let (a, b) = match (factors.a, factors.b) {
@@ -331,7 +399,19 @@ impl<'a> Classified<'a> {
                     return Err(AdapterError::MissingFactor { path: path(), present, missing });
                 }
             };
-            let (rank, alpha) = config.rank_and_alpha(&module).map_err(|error| error.at(&self.path))?;
+            let (plain, depth) = without_base_layers(&module);
+            let parameters = config.parameters_of(plain);
+            let target = match parameters.get(depth) {
+                Some(parameter) if parameters.len() == nested[plain] => Some(format!("{plain}.{parameter}")),
+                None if depth == 0 => None,
+                _ => {
+                    let (module, found) = (plain.to_string(), nested[plain]);
+                    let parameters = parameters.iter().map(|name| name.to_string()).collect();
+                    return Err(AdapterError::Parameters { path: path(), module, parameters, found });
+                }
+            };
+            let of = target.as_deref().unwrap_or(plain);
+            let (rank, alpha) = config.rank_and_alpha(of).map_err(|error| error.at(&self.path))?;
             let shape_of = |info: &TensorInfo, expected: &'static str| AdapterError::FactorShape {
                 path: path(),
                 tensor: info.name.clone(),
@@ -339,11 +419,16 @@ impl<'a> Classified<'a> {
                 rank,
                 found: info.shape.clone(),
             };
-            if a.shape.len() != 2 || a.shape[0] != rank {
-                return Err(shape_of(a, "[rank, inputs]"));
+            let experts = match (&target, a.shape.first()) {
+                (Some(_), Some(rows)) if rows.is_multiple_of(rank) => (rows / rank).max(1),
+                _ => 1,
+            };
+            let of_experts = target.is_some();
+            if a.shape.len() != 2 || a.shape[0] != experts * rank {
+                return Err(shape_of(a, if of_experts { "[experts × rank, inputs]" } else { "[rank, inputs]" }));
             }
-            if b.shape.len() != 2 || b.shape[1] != rank {
-                return Err(shape_of(b, "[outputs, rank]"));
+            if b.shape.len() != 2 || b.shape[1] != experts * rank {
+                return Err(shape_of(b, if of_experts { "[outputs, rank × experts]" } else { "[outputs, rank]" }));
             }
             let scale = alpha / if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
             let transposed = embedding || config.fan_in_fan_out;
@@ -357,6 +442,9 @@ impl<'a> Classified<'a> {
                 Some(norms) if !config.use_dora => {
                     return dora(norms, "it has norms of DoRA, but `use_dora` is not true in the configuration");
                 }
+                Some(norms) if target.is_some() => {
+                    return dora(norms, "DoRA of target parameters is not supported");
+                }
                 Some(norms) if transposed => {
                     return dora(norms, "DoRA of weights that are stored as [in, out] is not supported");
                 }
@@ -366,8 +454,9 @@ impl<'a> Classified<'a> {
                 _ => {}
             }
             let magnitude = factors.magnitude.map(|info| info.name.clone());
-            let low_rank = LowRank { a: a.name.clone(), b: b.name.clone(), rank, scale, transposed, magnitude };
-            let change = changes.entry(format!("{module}.weight")).or_default();
+            let low_rank =
+                LowRank { a: a.name.clone(), b: b.name.clone(), rank, experts, scale, transposed, magnitude };
+            let change = changes.entry(target.unwrap_or_else(|| format!("{module}.weight"))).or_default();
             if let Some(other) = change.low_rank.replace(low_rank) {
                 return Err(AdapterError::Twice { path: path(), first: other.a, second: a.name.clone() });
             }

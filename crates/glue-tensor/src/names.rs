@@ -92,6 +92,14 @@ pub struct TensorName<'a> {
     pub position: Position,
 }
 
+/// Whether a tensor of this name and shape holds the matrices of a layer's experts in one: `mlp.experts.gate_up_proj`
+/// of shape \[experts, rows, columns\] and its like. A tensor of three axes in an MLP is one, unless its name says
+/// that it is a convolution.
+pub fn is_fused_experts(name: &str, shape: &[usize]) -> bool {
+    let parsed = TensorName::parse(name);
+    shape.len() == 3 && parsed.role == Role::Mlp && parsed.expert.is_none() && !name.contains("conv")
+}
+
 impl<'a> TensorName<'a> {
     /// Parses a name without the other names of its checkpoint: only stacks with a usual name are found.
     /// See [`Names::parse`].

@@ -146,7 +146,7 @@ pub(super) fn tensor<'a>(
     statistic: Option<&'a StatisticSpec>,
 ) -> TensorSpec<'a> {
     let (name, layer) = ("model.layers.1.mlp.up_proj.weight", Some((1, 4)));
-    TensorSpec { name, shape, has_base, n_inputs, layer, seed: 7, statistic }
+    TensorSpec { name, shape, stacked: false, has_base, n_inputs, layer, seed: 7, statistic }
 }
 
 pub(super) type Given = Vec<(&'static str, Setting)>;

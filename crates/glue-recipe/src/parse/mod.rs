@@ -76,6 +76,7 @@ impl Reader<'_> {
             "on_vocabulary",
             &[("error", OnVocabulary::Error), ("truncate", OnVocabulary::Truncate)],
         ));
+        let align_experts = self.keep(self.flag(top.get("align_experts"), "align_experts"));
         let on_nonfinite = self.keep(self.word(
             top.get("on_nonfinite"),
             "on_nonfinite",
@@ -103,6 +104,7 @@ impl Reader<'_> {
             on_missing,
             on_vocabulary: on_vocabulary.flatten().unwrap_or_default(),
             on_nonfinite: on_nonfinite.flatten().unwrap_or_default(),
+            align_experts: align_experts.flatten(),
             warnings: self.take_warnings(),
         };
         self.check_operands(&recipe);
@@ -209,6 +211,15 @@ impl Reader<'_> {
             _ => TokenizerSource::Model(model.value),
         };
         Some(At::new(source, node.at))
+    }
+
+    /// Where a flag that is true stands.
+    fn flag(&self, node: Option<&Node>, key: &str) -> Result<Option<Position>> {
+        let Some(node) = node else { return Ok(None) };
+        match node.value {
+            Tree::Flag(flag) => Ok(flag.then_some(node.at)),
+            _ => self.wrong(node, key, "`true` or `false`"),
+        }
     }
 
     fn seed(&self, node: Option<&Node>) -> Result<Option<u64>> {

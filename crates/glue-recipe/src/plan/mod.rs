@@ -11,10 +11,12 @@ pub use opened::OpenModels;
 
 use crate::card::license_note;
 use crate::error::RecipeError;
+use crate::experts::ExpertLayer;
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::adapter::Change;
 use glue_tensor::hub::HubFacts;
+use glue_tensor::names::is_fused_experts;
 use glue_tensor::{Adapter, Checkpoint, Config, Dtype, FileChanged, Links, ModelDir, TensorInfo};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -164,6 +166,8 @@ pub struct MergePlan {
     pub seed: u64,
     /// What to do with NaN and infinities in an input.
     pub on_nonfinite: OnNonfinite,
+    /// Layers whose experts are matched before they are merged; none unless the recipe asks for it.
+    pub experts: Vec<ExpertLayer>,
     /// Tensors left out of the output, by name, and why.
     pub dropped: Vec<(String, String)>,
     /// Notes for the user, none of which needs an action.
@@ -192,13 +196,15 @@ impl MergePlan {
         spec(tensor, &self.operator, self.seed)
     }
 
-    /// The operator's plan for a tensor; `None` for one that is copied.
+    /// The operator's plan for a tensor, or for each [unit](Operator::unit) of it; `None` for one that is copied.
     ///
     /// # Errors
     /// None that planning would not have reported already.
     pub fn operation(&self, tensor: &TensorPlan) -> Result<Option<glue_merge::Plan>, MergeError> {
         match &tensor.action {
-            Action::Merge { params, .. } => self.operator.plan(&self.spec(tensor), params).map(Some),
+            Action::Merge { params, .. } => {
+                self.operator.plan(&self.operator.unit(&self.spec(tensor)), params).map(Some)
+            }
             Action::Copy(_) => Ok(None),
         }
     }
@@ -326,6 +332,7 @@ impl TensorPlan {
 
 fn spec<'a>(tensor: &'a TensorPlan, operator: &Operator, seed: u64) -> glue_merge::TensorSpec<'a> {
     glue_merge::TensorSpec::new(&tensor.name, &tensor.shape)
+        .with_stacked(is_fused_experts(&tensor.name, &tensor.shape))
         .with_operands(tensor.base().is_some(), tensor.inputs().len())
         .with_layer(tensor.layer)
         .with_seed(seed)

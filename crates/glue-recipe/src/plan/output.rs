@@ -5,6 +5,7 @@ use super::models::{Models, tied_to};
 use super::tensors::Assembled;
 use super::{Action, MergePlan, PlanOptions};
 use crate::error::RecipeError;
+use crate::experts::{self, ExpertLayer};
 use crate::recipe::{Recipe, TokenizerSource};
 use glue_tensor::tokenizer_files::TokenizerComparison;
 use glue_tensor::{Config, Dtype};
@@ -25,7 +26,9 @@ pub(super) fn finish(
     let chat_template = chat_template(recipe, options, &models)?;
     let config = config(recipe, options, &models, &assembled)
         .map_err(|error| RecipeError::Config { model: models.name(assembled.config_from).into(), error })?;
+    let experts = experts(recipe, &models, &assembled)?;
     Ok(MergePlan {
+        experts,
         recipe: recipe.clone(),
         operator: recipe.operator.value,
         models: models.list,
@@ -41,6 +44,26 @@ pub(super) fn finish(
         dropped: assembled.dropped,
         notes: assembled.notes,
     })
+}
+
+/// The layers whose experts are matched.
+fn experts(recipe: &Recipe, models: &Models, assembled: &Assembled) -> Result<Vec<ExpertLayer>, RecipeError> {
+    let Some(at) = recipe.align_experts else { return Ok(Vec::new()) };
+    let refused = |reason| RecipeError::AlignExperts { place: recipe.place(at), reason };
+    for model in &models.list {
+        let config = model.dir.config();
+        let groups = config.get("n_group").and_then(serde_json::Value::as_u64).unwrap_or(1);
+        if groups > 1 {
+            let reason =
+                format!("`{}` routes its experts in {groups} groups (`n_group`), which no order may mix", model.name);
+            return Err(refused(reason));
+        }
+    }
+    let layers = experts::layers(&assembled.tensors).map_err(refused)?;
+    if layers.is_empty() {
+        return Err(refused("no layer has experts".into()));
+    }
+    Ok(layers)
 }
 
 fn config(

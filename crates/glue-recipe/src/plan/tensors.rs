@@ -584,7 +584,8 @@ impl<'a> Assembler<'a> {
     fn check_operator(&self, tensor: &TensorPlan) -> Result<(), RecipeError> {
         let Action::Merge { params, .. } = &tensor.action else { return Ok(()) };
         let seed = self.options.seed.or(self.recipe.seed).unwrap_or(0);
-        let plan = self.recipe.operator.value.plan(&spec(tensor, &self.recipe.operator.value, seed), params);
+        let operator = &self.recipe.operator.value;
+        let plan = operator.plan(&operator.unit(&spec(tensor, operator, seed)), params);
         plan.map(|_| ()).map_err(|error| self.refused(&tensor.name, None, error))
     }
 

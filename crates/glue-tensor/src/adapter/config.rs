@@ -40,6 +40,9 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// `target_modules`; `None` when it is not said.
     pub target_modules: Option<TargetModules>,
+    /// `target_parameters`: names, or ends of names, of parameters that have factors and need not be the weight of a
+    /// module, such as the experts of a layer in one tensor. In the order of the alphabet, each once.
+    pub target_parameters: Vec<String>,
     /// Ranks of modules, by regular expressions for the end of their names; of several, the first holds.
     pub rank_pattern: Vec<(String, usize)>,
     /// Alphas of modules, likewise.
@@ -69,7 +72,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("use_bdlora", "block-diagonal factors are stored in another form; only plain LoRA can be applied"),
     ("lora_bias", "biases of the factors are not applied"),
     ("layer_replication", "layers are copied before the adapter is applied; merge such a model with `slices` first"),
-    ("target_parameters", "factors of parameters that are no module's weight are not applied"),
     ("trainable_token_indices", "single rows of embeddings are not applied"),
     ("alora_invocation_tokens", "the adapter is active for some tokens only, which no change of the weights can be"),
     ("arrow_config", "which adapter is active depends on the input, which no change of the weights can do"),
@@ -110,7 +112,21 @@ impl AdapterConfig {
         format!("{:#}\n", self.to_value()).into_bytes()
     }
 
-    /// Rank and α of the module called `module` in the model.
+    /// The parameters of the module called `module` that have factors, as the last parts of their names, in the order
+    /// of the alphabet.
+    pub(super) fn parameters_of(&self, module: &str) -> Vec<&str> {
+        let of_module = |name: &String| {
+            let (of, _) = name.rsplit_once('.').unwrap_or(("", name));
+            of.is_empty() || module.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let found = self.target_parameters.iter().filter(|name| of_module(name));
+        let mut last: Vec<&str> = found.map(|name| name.rsplit('.').next().unwrap_or(name)).collect();
+        last.sort_unstable();
+        last.dedup();
+        last
+    }
+
+    /// Rank and α of the module, or the target parameter, called `module` in the model.
     ///
     /// # Errors
     /// [`AdapterError::Pattern`] for a pattern that takes too long.
@@ -170,6 +186,7 @@ impl Reader<'_> {
             use_rslora: self.or("use_rslora", false, FLAG, Value::as_bool)?,
             use_dora: self.or("use_dora", false, FLAG, Value::as_bool)?,
             target_modules: self.target_modules()?,
+            target_parameters: self.target_parameters()?,
             rank_pattern,
             alpha_pattern,
             modules_to_save: self.or("modules_to_save", Vec::new(), "a list of names", names_of)?,
@@ -233,6 +250,13 @@ impl Reader<'_> {
             Value::String(pattern) => Some(Some(TargetModules::Pattern(pattern.clone()))),
             value => Some(Some(TargetModules::Names(names_of(value)?))),
         })
+    }
+
+    fn target_parameters(&self) -> Result<Vec<String>, AdapterError> {
+        let mut names = self.or("target_parameters", Vec::new(), "a list of names", names_of)?;
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
     }
 
     fn pattern<T>(
@@ -340,7 +364,7 @@ mod tests {
         check("use_dora", json!("yes"), "true or false");
         check("use_qalora", json!(true), "QA-LoRA");
         check("layer_replication", json!([[0, 2]]), "slices");
-        check("target_parameters", json!(["experts.down_proj"]), "experts.down_proj");
+        check("target_parameters", json!("experts.down_proj"), "a list of names");
         check("init_lora_weights", json!("pissa_niter_4"), "initialised");
         check("r", json!(0), "at least 1");
         check("lora_alpha", json!("much"), "a finite number");
@@ -352,6 +376,20 @@ mod tests {
             root["layer_replication"] = harmless;
             assert!(read(root).is_ok());
         }
+    }
+
+    #[test]
+    fn parameters_belong_to_modules_by_the_ends_of_names() {
+        let config = read(json!({
+            "peft_type": "LORA",
+            "target_parameters": ["mlp.experts.gate_up_proj", "layers.1.mlp.experts.down_proj", "gate.weight"],
+        }))
+        .unwrap();
+        let check = |module: &str, expected: &[&str]| assert_eq!(config.parameters_of(module), expected, "{module}");
+        check("model.layers.0.mlp.experts", &["gate_up_proj"]);
+        check("model.layers.1.mlp.experts", &["down_proj", "gate_up_proj"]);
+        check("model.layers.1.mlp.gate", &["weight"]);
+        check("model.layers.1.my_mlp.experts", &[]);
     }
 
     #[test]

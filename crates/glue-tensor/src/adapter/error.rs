@@ -143,6 +143,21 @@ pub enum AdapterError {
         /// What is wrong.
         message: &'static str,
     },
+    /// The factors of a module do not go with the parameters that have some.
+    #[error(
+        "{}: `{module}` has factors of {found} parameters, but `target_parameters` names {parameters:?} of it",
+        path.display()
+    )]
+    Parameters {
+        /// The file.
+        path: PathBuf,
+        /// The module.
+        module: String,
+        /// The parameters that are named.
+        parameters: Vec<String>,
+        /// How many have factors.
+        found: usize,
+    },
     /// A factor is no matrix, or not of the rank that the configuration says.
     #[error("{}: `{tensor}` should have shape {expected} with rank {rank}, but has {found:?}", path.display())]
     FactorShape {

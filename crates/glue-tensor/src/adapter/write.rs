@@ -14,23 +14,45 @@ pub enum ModuleKind {
     Linear,
     /// By the transpose of B·A: an embedding.
     Embedding,
+    /// Matrix by matrix: the matrices of so many experts in one parameter.
+    Experts(usize),
+}
+
+impl ModuleKind {
+    /// Number of matrices.
+    pub fn matrices(self) -> usize {
+        match self {
+            ModuleKind::Experts(n) => n,
+            ModuleKind::Linear | ModuleKind::Embedding => 1,
+        }
+    }
 }
 
 /// A module with factors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewModule {
-    /// Its name in the model: that of its weight without `.weight`.
+    /// Its name in the model: that of its weight without `.weight`; for experts, that of the parameter.
     pub module: String,
-    /// Linear layer or embedding.
+    /// Linear layer, embedding or experts.
     pub kind: ModuleKind,
     /// Columns of A.
     pub inputs: usize,
     /// Rows of B.
     pub outputs: usize,
-    /// Rows of A and columns of B; 1 or more.
+    /// Rows of A and columns of B for each matrix; 1 or more.
     pub rank: usize,
     /// α, so that the scale is α/rank.
     pub alpha: f64,
+}
+
+impl NewModule {
+    /// For experts, the module that has the parameter, and the last part of the parameter's name.
+    fn parameter(&self) -> Option<(&str, &str)> {
+        match self.kind {
+            ModuleKind::Experts(_) => Some(self.module.rsplit_once('.').unwrap_or(("", &self.module))),
+            ModuleKind::Linear | ModuleKind::Embedding => None,
+        }
+    }
 }
 
 /// An adapter to be written.
@@ -50,6 +72,8 @@ pub struct NewAdapter {
     pub alpha: f64,
     /// `target_modules`: names, or ends of names, of the modules.
     pub target_modules: Vec<String>,
+    /// `target_parameters`: names, or ends of names, of the parameters with experts.
+    pub target_parameters: Vec<String>,
     /// Modules with factors; their names are unique.
     pub modules: Vec<NewModule>,
     /// Tensors of the model that are stored whole, by their names there.
@@ -71,12 +95,13 @@ impl NewAdapter {
                 alpha_pattern.insert(module.module.clone(), alpha_to_value(module.alpha));
             }
         }
-        let targeted: BTreeSet<&str> = self.modules.iter().map(|module| module.module.as_str()).collect();
+        let wrappers = self.wrappers();
         let module_of = |spec: &TensorSpec| spec.name.rsplit_once('.').map(|(module, _)| module.to_string());
         let saved: BTreeSet<String> =
-            self.full.iter().filter_map(module_of).filter(|module| !targeted.contains(module.as_str())).collect();
-        let biases = self.full.iter().filter_map(module_of).any(|module| targeted.contains(module.as_str()));
+            self.full.iter().filter_map(module_of).filter(|module| !wrappers.contains_key(module.as_str())).collect();
+        let biases = self.full.iter().filter_map(module_of).any(|module| wrappers.contains_key(module.as_str()));
         let saved: Vec<String> = saved.into_iter().collect();
+        let some = |names: &[String]| if names.is_empty() { Value::Null } else { names.into() };
         let value = json!({
             "alpha_pattern": alpha_pattern,
             "base_model_name_or_path": self.base_model,
@@ -86,11 +111,12 @@ impl NewAdapter {
             "init_lora_weights": true,
             "lora_alpha": alpha_to_value(self.alpha),
             "lora_dropout": 0.0,
-            "modules_to_save": if saved.is_empty() { Value::Null } else { saved.into() },
+            "modules_to_save": some(&saved),
             "peft_type": "LORA",
             "r": self.rank,
             "rank_pattern": rank_pattern,
             "target_modules": self.target_modules,
+            "target_parameters": some(&self.target_parameters),
             "task_type": self.task_type,
             "use_dora": false,
             "use_rslora": false,
@@ -99,27 +125,50 @@ impl NewAdapter {
         AdapterConfig::from_root(root)
     }
 
+    /// The modules that PEFT wraps, each with its parameters that have factors and a name of their own, in the order of
+    /// the alphabet. Every other module is wrapped once.
+    fn wrappers(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut wrappers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for module in &self.modules {
+            match module.parameter() {
+                Some((module, parameter)) => _ = wrappers.entry(module).or_default().insert(parameter),
+                None => _ = wrappers.entry(&module.module).or_default(),
+            }
+        }
+        wrappers
+    }
+
     /// A, then B, of each module, then whole tensors.
     fn layout(&self) -> Result<Layout, WriteError> {
+        let wrappers = self.wrappers();
+        let inside = |module: &str, depth: usize| format!("{module}{}", ".base_layer".repeat(depth));
         let mut tensors = Vec::with_capacity(2 * self.modules.len() + self.full.len());
         for module in &self.modules {
             let [a, b] = match module.kind {
-                ModuleKind::Linear => ["lora_A.weight", "lora_B.weight"],
+                ModuleKind::Linear | ModuleKind::Experts(_) => ["lora_A.weight", "lora_B.weight"],
                 ModuleKind::Embedding => ["lora_embedding_A", "lora_embedding_B"],
             };
+            let name = match module.parameter() {
+                Some((of, parameter)) => {
+                    inside(of, wrappers[of].iter().position(|other| *other == parameter).unwrap_or(0))
+                }
+                None => module.module.clone(),
+            };
             let factor = |suffix: &str, shape: [usize; 2]| TensorSpec {
-                name: format!("{PREFIX}{}.{suffix}", module.module),
+                name: format!("{PREFIX}{name}.{suffix}"),
                 dtype: self.dtype,
                 shape: shape.to_vec(),
             };
-            tensors.push(factor(a, [module.rank, module.inputs]));
-            tensors.push(factor(b, [module.outputs, module.rank]));
+            let rank = module.rank * module.kind.matrices();
+            tensors.push(factor(a, [rank, module.inputs]));
+            tensors.push(factor(b, [module.outputs, rank]));
         }
-        let targeted: BTreeSet<&str> = self.modules.iter().map(|module| module.module.as_str()).collect();
         for spec in &self.full {
             // PEFT wraps modules with factors, and what they had of their own moves below this name.
-            let name = match spec.name.rsplit_once('.') {
-                Some((module, part)) if targeted.contains(module) => format!("{module}.base_layer.{part}"),
+            let name = match spec.name.rsplit_once('.').map(|(module, part)| (module, part, wrappers.get(module))) {
+                Some((module, part, Some(parameters))) => {
+                    format!("{}.{part}", inside(module, parameters.len().max(1)))
+                }
                 _ => spec.name.clone(),
             };
             tensors.push(TensorSpec { name: format!("{PREFIX}{name}"), ..spec.clone() });

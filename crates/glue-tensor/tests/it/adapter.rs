@@ -66,6 +66,7 @@ fn what_is_written_is_read() {
         rank: 2,
         alpha: 2.0,
         target_modules: vec!["q".to_string(), "embed".to_string()],
+        target_parameters: Vec::new(),
         modules: vec![
             module("layers.1.q", ModuleKind::Linear, 4, 3, 2, 2.0),
             module("layers.11.q", ModuleKind::Linear, 4, 3, 1, 0.5),
@@ -196,4 +197,44 @@ fn an_adapter_is_told_from_a_model() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(ModelDir::open(format!("{both}x")), Err(ModelDirError::NotFound { .. })));
+}
+
+/// Factors of rank 2 for 3 experts: `inputs` columns of A, `outputs` rows of B.
+fn of_experts(name: &'static str, inputs: usize, outputs: usize) -> [(String, Vec<usize>); 2] {
+    [(format!("{name}.lora_A.weight"), vec![6, inputs]), (format!("{name}.lora_B.weight"), vec![outputs, 6])]
+}
+
+#[test]
+fn parameters_of_experts_are_told_apart_by_nesting_and_shape() {
+    let config =
+        json!({ "peft_type": "LORA", "r": 2, "target_parameters": ["experts.gate_up_proj", "experts.down_proj"] });
+    let opened = |(hidden, neurons): (usize, usize)| {
+        let factors =
+            [of_experts("mlp.experts", neurons, hidden), of_experts("mlp.experts.base_layer", hidden, 2 * neurons)]
+                .concat();
+        let tensors: Vec<_> = factors.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+        adapter(&tensors, &config)
+    };
+    // The hidden size, the neurons of an expert: of the second, down is square, of the third gate and up.
+    for (hidden, neurons) in [(4, 3), (4, 4), (8, 4)] {
+        let (_kept, adapter) = opened((hidden, neurons));
+        let adapter = adapter.unwrap();
+        let names: Vec<_> = adapter.changes().keys().map(String::as_str).collect();
+        assert_eq!(names, ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]);
+        for in_out in [false, true] {
+            let matrix = |rows, columns| if in_out { vec![3, columns, rows] } else { vec![3, rows, columns] };
+            let (gate_up, down) = (matrix(2 * neurons, hidden), matrix(hidden, neurons));
+            let (_kept, model) = model(&[("mlp.experts.gate_up_proj", &gate_up), ("mlp.experts.down_proj", &down)]);
+            adapter.fit(&model, None).unwrap();
+            for (name, change) in adapter.changes() {
+                let low_rank = change.low_rank.as_ref().unwrap();
+                assert_eq!((low_rank.experts, low_rank.rank), (3, 2));
+                assert_eq!(adapter.is_transposed(name, low_rank, &model), in_out, "{name} {hidden} {neurons}");
+            }
+        }
+    }
+    let (_kept, adapter) = opened((4, 3));
+    let (_also, other) = model(&[("mlp.experts.gate_up_proj", &[2, 6, 4]), ("mlp.experts.down_proj", &[2, 4, 3])]);
+    let message = adapter.unwrap().fit(&other, None).unwrap_err().chain();
+    assert!(message.contains("[3, 4, 3]") && message.contains("[2, 4, 3]"), "{message}");
 }

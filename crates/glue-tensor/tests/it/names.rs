@@ -108,3 +108,17 @@ fn numbers_that_no_layer_has_count_nothing() {
     }
     assert_eq!(TensorName::parse("model.layers.9999.mlp.up_proj.weight").layer, Some(9999));
 }
+
+#[test]
+fn fused_experts_have_three_axes_in_an_mlp() {
+    let check = |name: &str, shape: &[usize], expected| {
+        assert_eq!(glue_tensor::names::is_fused_experts(name, shape), expected, "{name} {shape:?}");
+    };
+    check("model.layers.0.mlp.experts.gate_up_proj", &[8, 64, 32], true);
+    check("model.layers.0.feed_forward.experts.down_proj", &[8, 32, 64], true);
+    check("model.layers.0.block_sparse_moe.input_linear.weight", &[8, 64, 32], true);
+    check("model.layers.0.mlp.experts.gate_up_proj_bias", &[8, 64], false);
+    check("model.layers.0.mlp.experts.3.up_proj.weight", &[64, 32], false);
+    check("model.layers.0.linear_attn.conv1d.weight", &[64, 1, 4], false);
+    check("model.layers.0.mlp.dwconv.weight", &[64, 1, 3], false);
+}

@@ -76,7 +76,10 @@ fn gather(path: &Path, adapter: &Adapter, list_tensors: bool) -> Report {
     let (config, checkpoint) = (adapter.config(), adapter.checkpoint());
     let mut modules: BTreeMap<&str, Modules> = BTreeMap::new();
     for (name, change) in adapter.changes() {
-        let module = name.rsplit_once('.').map_or(name.as_str(), |(module, _)| module);
+        // A target parameter has a name of its own; a weight or bias has that of its module.
+        let is_parameter = change.low_rank.as_ref().is_some_and(|low_rank| low_rank.experts > 1);
+        let of_module = name.rsplit_once('.').filter(|_| !is_parameter);
+        let module = of_module.map_or(name.as_str(), |(module, _)| module);
         let last = module.rsplit('.').next().unwrap_or(module);
         let found = modules.entry(last).or_default();
         found.name = last.to_string();

@@ -6,6 +6,7 @@ use crate::plan::TensorRef;
 use crate::recipe::OnMissing;
 use glue_merge::{StatisticOf, StatisticSpec};
 use glue_tensor::TensorInfo;
+use glue_tensor::names::is_fused_experts;
 use glue_yaml::At;
 
 impl<'a> Assembler<'a> {
@@ -105,7 +106,8 @@ impl<'a> Assembler<'a> {
                     looked_for: looked_for(of).into(),
                 });
             };
-            check_statistic(statistic, shape, info).map_err(|(expected, found)| RecipeError::StatisticShape {
+            let expected = statistic.shape_for(shape, is_fused_experts(name, shape));
+            check_statistic(&expected, info).map_err(|(expected, found)| RecipeError::StatisticShape {
                 name: at.name.clone(),
                 path: path.unwrap_or_default(),
                 tensor: name.into(),
@@ -132,9 +134,8 @@ impl<'a> Assembler<'a> {
     }
 }
 
-/// Whether a statistic holds what it must for a tensor of this shape; else what was expected, and what found.
-fn check_statistic(statistic: &StatisticSpec, tensor: &[usize], info: &TensorInfo) -> Result<(), (String, String)> {
-    let shape = statistic.shape.of(tensor);
+/// Whether a statistic has the shape it must have; else what was expected, and what found.
+fn check_statistic(shape: &[usize], info: &TensorInfo) -> Result<(), (String, String)> {
     if info.shape == shape && info.dtype.is_float() {
         return Ok(());
     }

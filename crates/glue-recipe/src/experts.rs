@@ -1,0 +1,276 @@
+//! Experts matched across models before they are merged: `align_experts`.
+//!
+//! Two models that were fine-tuned apart, or made into mixtures apart, may hold similar experts under different numbers.
+//! Averaging expert 3 of one with expert 3 of the other then averages what has nothing to do with each other. In each
+//! layer, the experts of every model are brought into the order of the base, or of the first model without one, by the
+//! assignment of `glue_align::ExpertProducts`; the rows of the router and everything else that counts experts move
+//! along. The function of a model does not change by that.
+//!
+//! A checkpoint has one tensor for each expert and matrix, or one for all experts. In the first case another tensor is
+//! read, in the second its first axis in another order.
+//!
+//! Memory: two blocks of [`BLOCK`] elements of every expert, for each layer under way.
+
+use crate::engine::{EngineOptions, OperandView, Operands, TensorError, TensorJob};
+use crate::plan::{Action, TensorPlan};
+use glue_align::{ExpertProducts, Permutation};
+use glue_merge::{BoxError, MergeError, Operand, Source, StatisticOf};
+use glue_progress::Progress;
+use glue_tensor::names::is_fused_experts;
+use glue_tensor::{Role, TensorName};
+use ndarray::Array2;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Elements of each expert that are compared at once.
+const BLOCK: usize = 4096;
+
+/// The tensors of a plan that belong to the experts of one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpertLayer {
+    /// Number of experts.
+    pub experts: usize,
+    /// Tensors of one expert: for each kind, the index of that of each expert.
+    pub each: Vec<Vec<usize>>,
+    /// Indices of tensors whose first axis counts the experts, the router's among them.
+    pub stacked: Vec<usize>,
+}
+
+impl ExpertLayer {
+    /// Indices of all its tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = usize> {
+        self.each.iter().flatten().chain(&self.stacked).copied()
+    }
+
+    /// Bytes that matching it takes on one thread.
+    pub(crate) fn matching_bytes(&self) -> u64 {
+        let n = self.experts as u64;
+        n * (2 * BLOCK as u64 * 4 + n * 12)
+    }
+}
+
+/// What is found of a layer.
+#[derive(Default)]
+struct Found {
+    /// By the name without the number of the expert.
+    each: BTreeMap<String, BTreeMap<usize, usize>>,
+    fused: Vec<usize>,
+    /// Tensors of routers, and others that may count experts.
+    routers: Vec<usize>,
+    others: Vec<usize>,
+}
+
+/// The layers with experts among `tensors`, whose names are those of the output.
+///
+/// # Errors
+/// The reason why the experts of a layer cannot be permuted: no router is known by its name, or experts differ in their
+/// tensors.
+pub(crate) fn layers(tensors: &[TensorPlan]) -> Result<Vec<ExpertLayer>, String> {
+    let mut found: BTreeMap<(&str, usize), Found> = BTreeMap::new();
+    for (index, tensor) in tensors.iter().enumerate() {
+        let name = TensorName::parse(&tensor.name);
+        let (Some(layer), Action::Merge { .. }) = (name.layer, &tensor.action) else { continue };
+        let layer = found.entry((name.prefix, layer)).or_default();
+        let among_experts = name.suffix.split('.').any(|part| part == "experts");
+        match name.expert {
+            Some(expert) => {
+                let kind = name.suffix.replacen(&format!(".{expert}."), ".", 1);
+                layer.each.entry(kind).or_default().insert(expert, index);
+            }
+            None if is_fused_experts(&tensor.name, &tensor.shape) => layer.fused.push(index),
+            None if name.role == Role::Router => layer.routers.push(index),
+            None if among_experts => layer.others.push(index),
+            None => {}
+        }
+    }
+    let mut layers = Vec::new();
+    for ((prefix, number), found) in found {
+        let counts = found.each.values().map(BTreeMap::len);
+        let fused = found.fused.iter().map(|index| tensors[*index].shape[0]);
+        let Some(experts) = counts.chain(fused).max().filter(|n| *n > 1) else { continue };
+        let place = format!("{prefix}{number}");
+        let mut stacked = Vec::new();
+        for index in &found.fused {
+            if tensors[*index].shape[0] != experts {
+                return Err(format!("`{place}` has {experts} experts, but `{}` has fewer", tensors[*index].name));
+            }
+            stacked.push(*index);
+        }
+        let counts_experts = |index: &&usize| tensors[**index].shape.first() == Some(&experts);
+        let routers: Vec<usize> = found.routers.iter().filter(counts_experts).copied().collect();
+        if routers.is_empty() {
+            return Err(format!("`{place}` has {experts} experts and no router with a row for each"));
+        }
+        stacked.extend(routers);
+        stacked.extend(found.others.iter().filter(counts_experts));
+        let mut each = Vec::new();
+        for (kind, by_expert) in found.each {
+            if !by_expert.keys().copied().eq(0..experts) {
+                return Err(format!("not every expert of `{place}` has a tensor `{kind}`"));
+            }
+            each.push(by_expert.into_values().collect());
+        }
+        layers.push(ExpertLayer { experts, each, stacked });
+    }
+    Ok(layers)
+}
+
+/// The order of the experts of each input of each layer; `None` where they stay as they are.
+pub(crate) struct ExpertOrders<'p> {
+    layers: &'p [ExpertLayer],
+    /// By layer and input.
+    orders: Vec<Vec<Option<Vec<usize>>>>,
+}
+
+impl<'p> ExpertOrders<'p> {
+    /// Matches the experts of all inputs of `jobs`, which are those of the plan.
+    pub(crate) fn find(
+        layers: &'p [ExpertLayer],
+        jobs: &[TensorJob<'_>],
+        options: &EngineOptions<'_>,
+        progress: &dyn Progress,
+    ) -> Result<ExpertOrders<'p>, TensorError> {
+        if layers.is_empty() {
+            return Ok(ExpertOrders { layers, orders: Vec::new() });
+        }
+        let of_layer = |layer: &ExpertLayer| {
+            let job = layer.tensors().next().map(|index| &jobs[index]);
+            let inputs = 0..job.map_or(0, |job| job.inputs.len());
+            let orders = inputs.map(|input| match progress.is_cancelled() {
+                true => Ok(None),
+                false => order(layer, jobs, input, options),
+            });
+            orders.collect::<Result<Vec<_>, _>>()
+        };
+        let orders: Vec<Vec<Option<Vec<usize>>>> = layers.par_iter().map(of_layer).collect::<Result<_, _>>()?;
+        let moved =
+            |order: &Option<Vec<usize>>| order.iter().flatten().enumerate().filter(|(e, from)| e != *from).count();
+        let moved: usize = orders.iter().flatten().map(moved).sum();
+        progress.message(&format!("{moved} experts in {} layers take another place", layers.len()));
+        Ok(ExpertOrders { layers, orders })
+    }
+
+    /// Puts the experts of every input of `jobs` into their order.
+    pub(crate) fn apply<'a>(&'a self, jobs: &mut [TensorJob<'a>]) {
+        for (layer, orders) in self.layers.iter().zip(&self.orders) {
+            for (input, order) in orders.iter().enumerate() {
+                let Some(order) = order else { continue };
+                for by_expert in &layer.each {
+                    let operands: Vec<_> = by_expert.iter().map(|index| own(&jobs[*index], input)).collect();
+                    for (index, from) in by_expert.iter().zip(order) {
+                        let (view, statistic) = operands[*from];
+                        jobs[*index].inputs[input] = view;
+                        if let Some(statistic) = statistic {
+                            jobs[*index].statistics[input] = statistic;
+                        }
+                    }
+                }
+                for index in &layer.stacked {
+                    let job = &mut jobs[*index];
+                    job.inputs[input].order = Some(order);
+                    let of_inputs = job.spec.statistic.is_some_and(|statistic| statistic.of == StatisticOf::Inputs);
+                    // A statistic about columns alone is of no expert.
+                    let by_expert = job.spec.statistic_shape().is_some_and(|shape| shape[0] == layer.experts);
+                    if of_inputs && by_expert {
+                        job.statistics[input].order = Some(order);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What belongs to an input of a job: its tensor, and its statistic.
+fn own<'a>(job: &TensorJob<'a>, input: usize) -> (OperandView<'a>, Option<OperandView<'a>>) {
+    let of_inputs = job.spec.statistic.is_some_and(|statistic| statistic.of == StatisticOf::Inputs);
+    (job.inputs[input], job.statistics.get(input).filter(|_| of_inputs).copied())
+}
+
+/// The order that brings the experts of an input nearest to those of the reference.
+fn order(
+    layer: &ExpertLayer,
+    jobs: &[TensorJob<'_>],
+    input: usize,
+    options: &EngineOptions<'_>,
+) -> Result<Option<Vec<usize>>, TensorError> {
+    let at = |index: usize, error: BoxError| TensorError {
+        tensor: jobs[index].spec.name.into(),
+        error: MergeError::Io(error),
+    };
+    let reference = |job: &TensorJob<'_>| if job.base.is_some() { Operand::Base } else { Operand::Input(0) };
+    let same = |index: usize| {
+        let job = &jobs[index];
+        let model = &job.inputs[input];
+        let own = job.base.as_ref().unwrap_or(&job.inputs[0]);
+        let change = (own.low_rank.is_none(), model.low_rank.is_none());
+        change == (true, true) && own.view.data().as_ptr() == model.view.data().as_ptr()
+    };
+    if layer.tensors().all(same) {
+        return Ok(None);
+    }
+    let n = layer.experts;
+    let mut products = ExpertProducts::new(n);
+    let (mut ours, mut theirs) = (Array2::zeros((n, 0)), Array2::zeros((n, 0)));
+    for by_expert in &layer.each {
+        let sources = by_expert.iter().map(|i| Operands::new(&jobs[*i], options).map_err(|error| at(*i, error)));
+        let sources: Vec<Operands<'_>> = sources.collect::<Result<_, _>>()?;
+        let len = jobs[by_expert[0]].spec.len();
+        if let Some(index) = by_expert.iter().find(|index| jobs[**index].spec.len() != len) {
+            return Err(at(*index, "the experts of a layer have different shapes".into()));
+        }
+        for range in blocks(len) {
+            for (matrix, of_reference) in [(&mut ours, true), (&mut theirs, false)] {
+                resize(matrix, n, range.len());
+                for (e, (source, index)) in sources.iter().zip(by_expert).enumerate() {
+                    let operand = if of_reference { reference(&jobs[*index]) } else { Operand::Input(input) };
+                    read(source, operand, range.clone(), matrix, e).map_err(|error| at(*index, error))?;
+                }
+            }
+            products.add(ours.view(), theirs.view());
+        }
+    }
+    for index in &layer.stacked {
+        let job = &jobs[*index];
+        let source = Operands::new(job, options).map_err(|error| at(*index, error))?;
+        let len = job.spec.len() / n;
+        for range in blocks(len) {
+            for (matrix, operand) in [(&mut ours, reference(job)), (&mut theirs, Operand::Input(input))] {
+                resize(matrix, n, range.len());
+                for e in 0..n {
+                    let range = e * len + range.start..e * len + range.end;
+                    read(&source, operand, range, matrix, e).map_err(|error| at(*index, error))?;
+                }
+            }
+            products.add(ours.view(), theirs.view());
+        }
+    }
+    let first = layer.tensors().next().unwrap_or(0);
+    let permutation: Permutation = products.permutation().map_err(|error| at(first, error.into()))?;
+    Ok((!permutation.is_identity()).then(|| (0..n).map(|e| permutation.source(e)).collect()))
+}
+
+fn blocks(len: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+}
+
+fn resize(matrix: &mut Array2<f32>, rows: usize, columns: usize) {
+    if matrix.dim() != (rows, columns) {
+        *matrix = Array2::zeros((rows, columns));
+    }
+}
+
+/// Reads elements of an operand into a row of a matrix.
+fn read(
+    source: &Operands<'_>,
+    operand: Operand,
+    range: Range<usize>,
+    matrix: &mut Array2<f32>,
+    row: usize,
+) -> Result<(), BoxError> {
+    let mut row = matrix.row_mut(row);
+    let buffer = row.as_slice_mut().expect("rows of a matrix in standard layout are slices");
+    source.read(operand, range, buffer)?;
+    Ok(())
+}
