@@ -51,7 +51,7 @@ fn text_that_is_not_a_recipe() {
     refuses(
         "just text",
         "r.yml:1:1: a recipe must be a mapping with name, merge_method, base_model, base_statistics, models, slices, \
-         modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, seed, on_missing, on_vocabulary, on_nonfinite, found `just text`",
+         modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, seed, on_missing, on_vocabulary, on_nonfinite, align_experts, found `just text`",
     );
     refuses("merge_method: linear\nmodels: [a", "r.yml:2:9: not valid YAML: unclosed bracket '['");
     refuses("merge_method: linear\nmerge_method: ties\n", "r.yml:2:1: not valid YAML: key `merge_method` comes twice");
