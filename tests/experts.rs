@@ -131,7 +131,7 @@ fn operators_on_matrices_see_each_expert() {
     assert_eq!(plan("fused"), plan("each"));
 }
 
-/// Factors of an adapter as PEFT's `ParamWrapper` holds them: A is \[experts·rank, in\], B \[out, rank·experts\], and the
+/// Factors of an adapter as PEFT's `ParamWrapper` holds them: A is \[experts·rank, in\], B \[out, rank·experts\]. The
 /// change of expert e is Σₖ B\[o, k·experts + e\]·A\[e·rank + k, i\].
 fn change(a: &Tensor, b: &Tensor, rank: usize, scale: f64, e: usize, o: usize, i: usize) -> f64 {
     let (inputs, a, b) = (a.shape[1], a.values(), b.values());

@@ -74,7 +74,8 @@ impl StatisticShape {
     /// Index of the first number that the statistic of a tensor with so many columns cannot hold at that place: one
     /// that is not finite, or negative where it must not be. `values` begin at `offset`.
     ///
-    /// The statistics of a stack of matrices follow each other. A matrix is checked along its diagonal only: whether it is positive semi-definite takes a factorisation.
+    /// The statistics of a stack of matrices follow each other. A matrix is checked along its diagonal only: whether it
+    /// is positive semi-definite takes a factorisation.
     pub fn first_refused(self, columns: usize, offset: usize, values: &[f32]) -> Option<usize> {
         let allowed = |i: usize, x: f32| {
             let signed = self == Self::Gram && !((offset + i) % (columns * columns)).is_multiple_of(columns + 1);

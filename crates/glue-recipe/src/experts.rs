@@ -1,10 +1,10 @@
 //! Experts matched across models before they are merged: `align_experts`.
 //!
-//! Two models that were fine-tuned apart, or made into mixtures apart, may hold similar experts under different numbers.
-//! Averaging expert 3 of one with expert 3 of the other then averages what has nothing to do with each other. In each
-//! layer, the experts of every model are brought into the order of the base, or of the first model without one, by the
-//! assignment of `glue_align::ExpertProducts`; the rows of the router and everything else that counts experts move
-//! along. The function of a model does not change by that.
+//! Two models that became mixtures apart may hold similar experts under different numbers. Averaging expert 3 of one
+//! with expert 3 of the other then averages what has nothing to do with each other. In each layer, the experts of every
+//! model are brought into the order of the base, or of the first model without one, by the assignment of
+//! `glue_align::ExpertProducts`. The rows of the router and everything else that counts experts move along. That does
+//! not change the function of a model.
 //!
 //! A checkpoint has one tensor for each expert and matrix, or one for all experts. In the first case another tensor is
 //! read, in the second its first axis in another order.

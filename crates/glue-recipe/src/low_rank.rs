@@ -133,8 +133,8 @@ impl Product {
         Ok(Product { left, right, rank, rows, columns, scale: view.scale, row_scales: None })
     }
 
-    /// Adds the elements `range` of the product, counted through the rows of each expert, to `values`; DoRA scales their
-    /// rows.
+    /// Adds the elements `range` of the product, counted through the rows of each expert, to `values`, whose rows DoRA
+    /// scales.
     pub(crate) fn add_to(&self, range: Range<usize>, values: &mut [f32]) {
         let mut at = range.start;
         let mut rest = values;

@@ -31,7 +31,7 @@ pub struct RunCheckpoint {
 /// How checkpoints are weighted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Weighting {
-    /// All alike.
+    /// All equal.
     Uniform,
     /// An exponential moving average with this β, from 0 to below 1.
     Ema(f64),

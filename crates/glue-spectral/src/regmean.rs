@@ -16,9 +16,10 @@
 //! **Known weaknesses.** Each layer is fitted to the inputs that it had in its own model, not to those that the merged
 //! layers before it will give it; errors add up with depth. RegMean++ (arXiv 2508.03121) measures the inputs of each
 //! layer on the layers merged so far instead, which takes a pass over each model's text for every layer between two
-//! merges, and is not available: statistics are measured before anything is merged. A Gram matrix that is a sum over tokens lets the model with
-//! more of them decide; statistics that are means do not. Directions that the data of calibration does not have are
-//! fitted to noise as α nears 1. It was made for encoders of a few hundred million parameters.
+//! merges, and is not available: statistics are measured before anything is merged. A Gram matrix that is a sum over
+//! tokens lets the model with more of them decide; statistics that are means do not. Directions that the data of
+//! calibration does not have are fitted to noise as α nears 1. It was made for encoders of a few hundred million
+//! parameters.
 //!
 //! **Memory**, besides inputs and Gram matrices in `f32`: 18 copies of a square matrix in `f32`, as the work is done in
 //! `f64`, on as many rows at a time as there are columns. **Time:** one Cholesky factor, and N + 1 products of the size

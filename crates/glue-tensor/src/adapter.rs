@@ -13,10 +13,11 @@
 //! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
 //!
 //! A target parameter of shape \[E, rows, columns\] holds the matrices of E experts. A has the factors one below the
-//! other, \[E·r, in\]; of B, \[out, r·E\], column k·E + e belongs to expert e. PEFT names only the module. Where several
-//! parameters of it have factors, the ones of the parameter that the module defines last are named `MODULE.lora_A` and
-//! the others `MODULE.base_layer.lora_A` and so on: for experts, `down_proj` and then `gate_up_proj`, the order of the
-//! alphabet, which is taken here. Factors of another order do not fit the shapes of the model and are refused.
+//! other, \[E·r, in\]; of B, \[out, r·E\], column k·E + e belongs to expert e. PEFT names only the module. Where
+//! several parameters of it have factors, the ones of the parameter that the module defines last are named
+//! `MODULE.lora_A`, and the others `MODULE.base_layer.lora_A` and so on: for experts, `down_proj` and then
+//! `gate_up_proj`, the order of the alphabet, which is taken here. Factors of another order do not fit the shapes of
+//! the model and are refused.
 //!
 //! DoRA (Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, arXiv 2402.09353) gives each row of W + s·B·A, an
 //! output of the module, a norm of its own.

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 /// Average the checkpoints of a training run
 ///
 /// Merges the directories checkpoint-STEP in RUN_DIR, as the trainer of transformers writes them, ordered by step.
-/// Averaging the last checkpoints of a run with a constant learning rate does what a decay of the rate would do, without
-/// training again. The output is that of glue merge with the method linear.
+/// Averaging the last checkpoints of a run with a constant learning rate does what a decay of the rate would do,
+/// without training again. The output is that of glue merge with the method linear.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue soup run averaged --last 5
@@ -34,8 +34,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     last: Option<u32>,
 
-    /// Weights of the checkpoints: all equal, an exponential moving average, or those that have the effect of a learning
-    /// rate decaying as a cosine or as 1 - sqrt(t) (WSM). Equal weights have the effect of a linear decay
+    /// Weights of the checkpoints: all equal, an exponential moving average, or those that have the effect of a
+    /// learning rate decaying as a cosine or as 1 - sqrt(t) (WSM). Equal weights have the effect of a linear decay
     #[arg(long, value_name = "HOW", default_value = "uniform", hide_possible_values = false)]
     weights: Weights,
 

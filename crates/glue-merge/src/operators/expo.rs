@@ -1,5 +1,5 @@
-//! ExPO, model extrapolation: goes on in the direction from a weaker model to the stronger one that was trained from it,
-//! θ1 + α (θ1 − θ0). Zheng et al., "Model extrapolation expedites alignment", arXiv 2404.16792.
+//! ExPO, model extrapolation: goes on in the direction from a model to the better one that was trained from it, θ1 +
+//! α (θ1 − θ0). Zheng et al., "Model extrapolation expedites alignment", arXiv 2404.16792.
 //!
 //! The base is the model before alignment (after supervised fine-tuning), the input the one after (DPO, RLHF). Computed
 //! as θ0 + (1 + α) τ, which leaves a weight that did not move exactly as it is. The authors choose α between 0.1 and
