@@ -1,5 +1,5 @@
 // Model Stock by rows: for each row, out = (1−t) θ0 + Σ (t/n) θi with t = n c / (1 + (n−1) c), c the mean cosine of
-// pairs of the row's task vectors, and t ≥ −1.
+// pairs of the row's task vectors, at least −1/n: t lies between −n and 1.
 //
 // Shapes: base and n <= 8 inputs of rows of `row` elements; one block for each row, which is read twice, the second
 // time from the caches. Over a whole tensor it is gram.cu and then linear.cu.
@@ -64,10 +64,8 @@ template <class In, int N> INLINE void model_stock(const Stock& a) {
             cosines += fmin(fmax(cosine, -1.0), 1.0);
         }
     }
-    const double mean = cosines / (double)(n * (n - 1) / 2);
-    // By rounding the mean cosine may be less than it can be.
-    const double distance = 1.0 + ((double)n - 1.0) * mean;
-    const double t = distance > 0.0 ? fmax((double)n * mean / distance, -1.0) : -1.0;
+    const double mean = fmax(cosines / (double)(n * (n - 1) / 2), -1.0 / (double)n);
+    const double t = (double)n * mean / (1.0 + ((double)n - 1.0) * mean);
     const float kept = (float)(1.0 - t), share = (float)(t / (double)n);
     for_chunks_of_block(a.t, begin, end, [&](auto w, i64 at) {
         WIDTH(w);

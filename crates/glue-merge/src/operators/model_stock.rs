@@ -1,11 +1,11 @@
 //! Model Stock: how far to go from the base to the average follows from the angle between the fine-tunes.
 //! Jang, Yun, Han, "Model Stock: all we need is just a few fine-tuned models", arXiv 2403.19522.
 //!
-//! The ratio t is one of distances and lies between 0 (orthogonal task vectors: the base) and 1 (parallel ones: the
-//! average). The paper assumes that no cosine is negative. The formula has a pole at c = −1/(N−1), the least mean
-//! cosine that N vectors can have, and on the way there t falls without bound. Cosines a little below 0 are noise
-//! around orthogonal task vectors, and t is what the formula says; it never falls below −1, as far behind the base as
-//! the average is ahead. At the pole the average is the base, whatever t is.
+//! The ratio t is 1 where the task vectors are parallel (the average) and 0 where they are orthogonal (the base). The
+//! paper assumes that no cosine is negative. Below 0 the formula goes away from the average, as mergekit does, and has
+//! a pole at c = −1/(N−1), the least mean cosine that N vectors can have. Here c is at least −1/N, where unit task
+//! vectors add up to a vector of length 1, and t at least −N: with less than that left of them, rounding decides where
+//! their average points.
 
 use super::combination::combination;
 use crate::contract::{Block, Granularity, Map, Plan, TensorSpec};
@@ -21,7 +21,7 @@ use crate::task_vectors::subtract;
 pub const DEF: OperatorDef = OperatorDef {
     name: "model_stock",
     summary: "Between the base and the average of the models, as far as the angle between their task vectors says.",
-    formula: "t · mean(θi) + (1−t) · θ0 with t = N c / (1 + (N−1) c), c the mean cosine of pairs of τ, and t ≥ −1",
+    formula: "t · mean(θi) + (1−t) · θ0 with t = N c / (1 + (N−1) c), c the mean cosine of pairs of τ, at least −1/N",
     reference: "Model Stock, arXiv 2403.19522",
     inputs: InputRule::at_least(2),
     base: BaseRule::Required,
@@ -41,14 +41,13 @@ fn plan(tensor: &TensorSpec<'_>, params: &Params) -> Result<Plan, MergeError> {
     }))
 }
 
-/// The interpolation ratio, from −1 to 1, from the cosines of all pairs.
+/// The interpolation ratio, from −n to 1, from the cosines of all pairs.
 fn ratio(n: usize, cosine: impl Fn(usize, usize) -> f64) -> f64 {
     let pairs = (n * (n - 1) / 2) as f64;
     let sum: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| cosine(i, j).clamp(-1.0, 1.0)).sum();
-    let (n, c) = (n as f64, sum / pairs);
-    let distance = 1.0 + (n - 1.0) * c;
-    // By rounding the mean cosine may be less than it can be.
-    if distance > 0.0 { (n * c / distance).max(-1.0) } else { -1.0 }
+    let n = n as f64;
+    let c = (sum / pairs).max(-1.0 / n);
+    n * c / (1.0 + (n - 1.0) * c)
 }
 
 struct FilterWise {
@@ -122,15 +121,24 @@ mod tests {
         );
     }
 
-    /// The mean cosines are −1, where the formula divides by 0; −0.6, where it goes to −3; and −1/3 of four models.
+    /// The mean cosine is −1, where the formula divides by 0, and −0.8, where it goes to −8; t is −2. Of four models it
+    /// is −1/3, the pole, and t is −4, which does not show, as their average is the base.
     #[test]
-    fn models_that_disagree_are_left_no_further_than_they_are_away() {
+    fn models_that_disagree_have_a_bounded_ratio() {
         for rows in [[("filter_wise", 0.0)], [("filter_wise", 1.0)]] {
-            check(&rows, &[&[2.0, 3.0, 1.5, 1.0], &[0.0, -1.0, 0.5, 1.0]], &[1.0; 4]);
-            check(&rows, &[&[1.0, 2.0, 1.0, 2.0], &[1.8, 0.4, 1.8, 0.4]], &[0.6, 0.8, 0.6, 0.8]);
             let (up, down): (&[f32], &[f32]) = (&[1.25; 4], &[0.75; 4]);
+            check(&rows, &[up, down], &[1.0; 4]);
             check(&rows, &[up, down, down, up], &[1.0; 4]);
+            // τ is (1, 0) and (−0.8, 0.6) in either row: 1 − 2 · their mean.
+            check(&rows, &[&[2.0, 1.0, 2.0, 1.0], &[0.2, 1.6, 0.2, 1.6]], &[0.8, 0.4, 0.8, 0.4]);
         }
+    }
+
+    /// τ is (1, 0) and (−0.28, 0.96): t = −0.56 / 0.72, as mergekit has it.
+    #[test]
+    fn models_that_disagree_a_little_go_away_from_their_average() {
+        let t = -0.56 / 0.72;
+        check(&[], &[&[2.0, 1.0, 1.0, 1.0], &[0.72, 1.96, 1.0, 1.0]], &[1.0 + 0.36 * t, 1.0 + 0.48 * t, 1.0, 1.0]);
     }
 
     #[test]
