@@ -78,6 +78,8 @@ mod tests {
         ("similarity", "csv", Use::File),
         ("similarity", "heatmap", Use::File),
         ("similarity", "models", Use::Read),
+        ("soup", "out_dir", Use::Directory),
+        ("soup", "run_dir", Use::Read),
         ("train-router", "mixture", Use::Directory),
         ("train-router", "pictures", Use::Directory),
         ("train-router", "state", Use::Directory),
