@@ -3,6 +3,12 @@
 use glue_lm::{ChatOptions, ChatTemplate, Message};
 use std::collections::BTreeMap;
 
+/// The template of this name, from the crate that has it.
+fn template(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../glue-recipe/src/plan/chat_templates");
+    std::fs::read_to_string(format!("{folder}/{name}.jinja")).expect("a template")
+}
+
 /// Renders the template in `source` for these roles and contents, with and without the beginning of an answer.
 fn rendered(source: &str, messages: &[[&str; 2]]) -> [String; 2] {
     let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(role, token)| (role.into(), token.into()));
@@ -21,30 +27,30 @@ fn templates_follow_the_published_formats() {
         assert_eq!(rendered(source, messages), [text.to_string(), format!("{text}{begun}")]);
     };
     check(
-        include_str!("../../../glue-recipe/src/plan/chat_templates/chatml.jinja"),
+        &template("chatml"),
         &CHAT,
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\n1<|im_end|>\n\
          <|im_start|>user\nTwo?<|im_end|>\n",
         "<|im_start|>assistant\n",
     );
     check(
-        include_str!("../../../glue-recipe/src/plan/chat_templates/llama3.jinja"),
+        &template("llama3"),
         &CHAT,
         "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n\
          One?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n1<|eot_id|><|start_header_id|>user\
          <|end_header_id|>\n\nTwo?<|eot_id|>",
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
     );
-    let mistral = include_str!("../../../glue-recipe/src/plan/chat_templates/mistral.jinja");
+    let mistral = &template("mistral");
     check(mistral, &CHAT, "<s> [INST] Be brief.\n\nOne? [/INST] 1</s> [INST] Two? [/INST]", "");
     check(mistral, &CHAT[1..2], "<s> [INST] One? [/INST]", "");
     check(
-        include_str!("../../../glue-recipe/src/plan/chat_templates/alpaca.jinja"),
+        &template("alpaca"),
         &CHAT,
         "Be brief.\n\n### Instruction:\nOne?\n\n### Response:\n1\n\n### Instruction:\nTwo?\n\n",
         "### Response:\n",
     );
-    let exaone = include_str!("../../../glue-recipe/src/plan/chat_templates/exaone.jinja");
+    let exaone = &template("exaone");
     check(
         exaone,
         &CHAT,
@@ -56,7 +62,7 @@ fn templates_follow_the_published_formats() {
 
 #[test]
 fn the_template_of_mistral_wants_turns() {
-    let source = include_str!("../../../glue-recipe/src/plan/chat_templates/mistral.jinja");
+    let source = &template("mistral");
     let template = ChatTemplate::new(source, &BTreeMap::new()).expect("a template");
     for roles in [&["assistant"][..], &["user", "user"], &["user", "system"]] {
         let messages: Vec<Message> = roles.iter().map(|role| Message::new(*role, "x")).collect();
