@@ -110,7 +110,7 @@ pub struct Cost {
 
 /// Part of the key of every stage. Raise it with each change of the code that gives other results from the same config,
 /// models and tasks: a score, a decision, the bits of a merge. A change of speed, texts or options is none.
-pub(crate) const SCORING_REVISION: u64 = 2;
+pub(crate) const SCORING_REVISION: u64 = 3;
 
 /// Where stages are moved to, in `stages/`.
 const OLD: &str = "old";

@@ -32,7 +32,7 @@ use std::time::Instant;
 /// The revision of how candidates are scored, a part of the header of journals. It is raised whenever the same config,
 /// models and tasks may get other scores or other candidates than before: after a change of inference, prompts,
 /// metrics, merge methods, racing, strategies or optimisers. Journals of other revisions are refused.
-pub const SCORING_REVISION: u32 = 2;
+pub const SCORING_REVISION: u32 = 3;
 
 /// Everything that configs can name.
 #[derive(Debug, Clone, Copy)]
