@@ -12,7 +12,7 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    ChatOptions, GenerateOptions, Message, Prompt, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
+    ChatOptions, GenerateOptions, Message, Prompt, RUNTIME_REVISION, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
     Tokenizer,
 };
 use glue_progress::CancelToken;
@@ -36,6 +36,7 @@ pub struct LocalModel {
     prefix_text: String,
     cancel: CancelToken,
     encodings: Option<Encodings>,
+    memory: Option<u64>,
 }
 
 /// Tokens of texts that were encoded, for models with the same tokenizer that are asked the same. Clones share them.
@@ -142,6 +143,7 @@ impl LocalModel {
             prefix_text,
             cancel: CancelToken::default(),
             encodings: None,
+            memory: None,
         })
     }
 
@@ -165,13 +167,19 @@ impl LocalModel {
         LocalModel { cancel, ..self }
     }
 
+    /// The same with this memory budget in bytes for what grows with the requests, in place of
+    /// [`glue_lm::memory::default_budget`].
+    pub fn with_memory(self, bytes: u64) -> LocalModel {
+        LocalModel { memory: Some(bytes), ..self }
+    }
+
     /// The same, looking up texts in `encodings` before they are encoded. They must be those of an equal tokenizer.
     pub fn with_encodings(self, encodings: Encodings) -> LocalModel {
         LocalModel { encodings: Some(encodings), ..self }
     }
 
-    /// The content hash of a model directory that is open: of its configuration, weights and tokenizer. Reads all of
-    /// them.
+    /// The content hash of a model directory that is open: of its configuration, weights, tokenizer and generation
+    /// defaults, and of the [revision](RUNTIME_REVISION) of the runtime. Reads all of them.
     ///
     /// # Errors
     /// [`ModelError`] for files that can no longer be read.
@@ -192,7 +200,7 @@ impl LocalModel {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
         let has_prefix = !self.prefix_text.is_empty() && text.starts_with(&self.prefix_text);
         let add_special = add_special && !has_prefix;
-        let encode = || self.text.tokenizer.encode(text, add_special).map_err(ModelError::caused_by);
+        let encode = || self.text.encode(text, add_special).map_err(ModelError::caused_by);
         match &self.encodings {
             Some(encodings) => encodings.get(text, add_special, encode),
             None => encode(),
@@ -228,7 +236,8 @@ impl LocalModel {
             .iter()
             .map(|pair| ScoreRequest { context: &pair.context, continuation: &pair.continuation })
             .collect();
-        let options = ScoreOptions { cancel: self.cancel.clone(), ..ScoreOptions::default() };
+        let options =
+            ScoreOptions { cancel: self.cancel.clone(), memory: self.memory, ..ScoreOptions::default() };
         let scores = self.text.model.score(&requests, &options, progress).map_err(ModelError::caused_by)?;
         let answer = |(score, pair): (glue_lm::Score, &Pair)| LogLikelihood {
             logprob: score.logprob,
@@ -308,13 +317,14 @@ fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<Pair> {
 
 fn hash_of_files(files: &ModelDir, max_length: Option<usize>) -> Result<String, ModelError> {
     let mut hasher = Hasher::new();
-    // Writing to a hasher cannot fail. The version stands for how the model is run.
-    let _ = write!(hasher, "{} {max_length:?}", env!("CARGO_PKG_VERSION"));
+    // Writing to a hasher cannot fail.
+    let _ = write!(hasher, "{RUNTIME_REVISION} {max_length:?}");
     let _ = write!(hasher, "{:?}", files.config().to_value());
     for file in files.checkpoint().files() {
         let _ = write!(hasher, "{:?}", file.content_hash());
     }
-    for path in files.tokenizer().paths() {
+    // Generation defaults among them: they name the tokens that end an answer.
+    for path in files.side_files() {
         let bytes = glue_tensor::files::read(&path, glue_tensor::files::DATA_BYTES).map_err(ModelError::caused_by)?;
         let _ = write!(hasher, "{:?} {:?}", path.file_name(), ContentHash::of(&bytes));
     }
@@ -414,6 +424,7 @@ impl LanguageModel for LocalModel {
             let inputs: Vec<Prompt> = members.iter().map(prompt).collect();
             let options = GenerateOptions {
                 cancel: self.cancel.clone(),
+                memory: self.memory,
                 max_new_tokens: like.max_new_tokens,
                 sampling: glue_lm::Sampling {
                     temperature: like.sampling.temperature as f32,

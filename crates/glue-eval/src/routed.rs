@@ -76,6 +76,13 @@ impl RoutedModel {
         RoutedModel { experts, ..self }
     }
 
+    /// The same with this memory budget for the model that answers; see [`LocalModel::with_memory`].
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> RoutedModel {
+        let experts = self.experts.into_iter().map(|model| model.with_memory(bytes)).collect();
+        RoutedModel { experts, ..self }
+    }
+
     /// The mixture.
     pub fn mixture(&self) -> &RoutedTextModel {
         &self.mixture

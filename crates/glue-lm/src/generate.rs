@@ -1,25 +1,25 @@
 //! Continuations of prompts, many at a time.
 //!
-//! The prompts of a group stand in one [`Tree`], so that what they share from the beginning is computed once, and
-//! samples of one prompt share all of it. Each sequence is a branch that grows by a token per pass and leaves the batch
-//! when it ends. Which sequences form a group follows from the prompts alone, so that the number of threads changes
-//! nothing.
+//! The prompts of a batch stand in one [`crate::Tree`], so that what they share from the beginning is computed once,
+//! and samples of one prompt share all of it. Each sequence is a branch that grows by a token per pass. When it ends
+//! its memory is given back, and prompts that wait take its place, in the same passes as those that go on. Who stands
+//! in a batch follows from the prompts and the memory budget alone, so that the number of threads changes nothing.
 
+mod batch;
+mod plan;
 mod prefixes;
 mod sequence;
 
-use crate::cancel;
-use crate::error::LmError;
-use crate::model::{Rows, Want, floats};
+use crate::ops::KvCacheType;
 use crate::sampling::Sampling;
 use crate::text::{TextError, TextModel};
-use crate::tree::{Branch, Tree};
-use candle_core::Tensor;
+use batch::Batch;
 use glue_progress::CancelToken;
-use prefixes::{Node, shared_prefixes, whole_prompts};
+pub use plan::{GenerationEstimate, PromptLengths};
+use plan::Limits;
 use rayon::prelude::*;
-use sequence::Sequence;
-use std::ops::{ControlFlow, Range};
+use sequence::{Sequence, StopTokens};
+use std::ops::ControlFlow;
 
 /// What is to be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +75,17 @@ pub struct GenerateOptions {
     pub truncate_left: bool,
     /// Whether special tokens are left out of the text. Default: yes.
     pub skip_special: bool,
-    /// Maximum number of prompt tokens in one prefill pass, at least 1; a bound on memory. Default: 2048.
+    /// Maximum number of tokens in one pass, at least 1; fewer where the memory budget is small, and more where more
+    /// sequences than that are in the batch. Default: 2048.
     pub rows_per_pass: usize,
-    /// Maximum number of sequences in a batch, at least 1; a bound on memory. Small models take fewer, and
-    /// several such groups at a time. Default: 256.
+    /// Maximum number of sequences in a batch, at least 1; fewer where the memory budget is small. Small models take
+    /// fewer, and several such batches at a time. Default: 256.
     pub max_sequences: usize,
+    /// Memory budget in bytes for keys, values, activations and logits. One sequence is always run, whatever it takes.
+    /// Default: [`crate::memory::default_budget`].
+    pub memory: Option<u64>,
+    /// The type that keys and values are kept in. Default: `f32`, which rounds nothing.
+    pub cache_type: KvCacheType,
     /// Looked at before each pass.
     pub cancel: CancelToken,
 }
@@ -95,6 +101,8 @@ impl Default for GenerateOptions {
             skip_special: true,
             rows_per_pass: 2048,
             max_sequences: 256,
+            memory: None,
+            cache_type: KvCacheType::F32,
             cancel: CancelToken::default(),
         }
     }
@@ -140,17 +148,19 @@ struct Request {
     stream: u64,
 }
 
-/// Below this many weights in the layers a pass is too short to keep several threads busy, so that groups run in
+/// Below this many weights in the layers a pass is too short to keep several threads busy, so that batches run in
 /// parallel.
 const SMALL_MODEL: usize = 4 << 20;
-/// Sequences per group of a small model.
-const SMALL_GROUP: usize = 64;
+/// Sequences per batch of a small model.
+const SMALL_BATCH: usize = 64;
+/// Batches of a small model that run in parallel, at most.
+const BATCHES_SIDE_BY_SIDE: usize = 32;
 
 impl TextModel {
     /// Continues every prompt, `options.samples` times. The answer to sample `j` of prompt `i` is at `i * samples + j`.
     ///
-    /// Greedy continuations do not depend on what else is generated, up to the rounding of the model's scores; random
-    /// numbers do not either. `progress` is called, from any thread, with the number of sequences that have just ended.
+    /// Greedy continuations do not depend on what else is generated, nor on the memory budget, up to the rounding of the
+    /// model's scores; random numbers do not either. `progress` is called, from any thread, with the number of sequences that have just ended.
     ///
     /// # Errors
     /// [`TextError`]
@@ -161,22 +171,30 @@ impl TextModel {
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Generated>, TextError> {
         check(options)?;
-        let requests = self.requests(prompts, options)?;
-        let small = self.is_small();
-        let size = if small { options.max_sequences.min(SMALL_GROUP) } else { options.max_sequences };
-        let groups = self.groups(&requests, options.samples, size);
-        let run = |group: &Vec<Member>| Group::new(self, &requests, options, group)?.run(progress, &mut |_| ());
-        let groups: Vec<Vec<Generated>> = match small {
-            true => groups.par_iter().map(run).collect::<Result<_, _>>()?,
-            false => groups.iter().map(run).collect::<Result<_, _>>()?,
-        };
-        let mut generated: Vec<Generated> = groups.into_iter().flatten().collect();
-        generated.sort_by_key(|generated| (generated.prompt, generated.sample));
-        Ok(generated)
+        // On a thread of the pool: each operation of a thread outside would have to wait for one.
+        rayon::scope(|_| {
+            let requests = self.requests(prompts, options)?;
+            let stops = StopTokens::new(&self.tokenizer, &options.stop);
+            let batches = self.batches(&requests, options);
+            // What a batch holds must not depend on how many threads there are.
+            let side_by_side = if self.is_small() { batches.len().clamp(1, BATCHES_SIDE_BY_SIDE) } else { 1 };
+            let limits = Limits::new(self.model.footprint(options.cache_type), options, side_by_side);
+            let run = |members: &Vec<Member>| {
+                Batch::new(self, &requests, options, (&stops, limits), members.clone()).run(progress, &mut |_| ())
+            };
+            let mut generated: Vec<Generated> = Vec::with_capacity(requests.len() * options.samples);
+            for batches in batches.chunks(side_by_side) {
+                let done: Vec<Vec<Generated>> = batches.par_iter().map(run).collect::<Result<_, _>>()?;
+                generated.extend(done.into_iter().flatten());
+            }
+            generated.sort_by_key(|generated| (generated.prompt, generated.sample));
+            Ok(generated)
+        })
     }
 
     /// Continues one prompt and gives each piece of the text to `on_text` as soon as it is certain; all pieces together
-    /// are the text. `options.samples` does not count.
+    /// are the text. `options.samples` does not count. Faster on a thread of the pool that is to be used
+    /// (`ThreadPool::install`) than on one outside.
     ///
     /// # Errors
     /// [`TextError`]
@@ -196,22 +214,39 @@ impl TextModel {
             }
             given = sequence.text().len();
         };
+        let stops = StopTokens::new(&self.tokenizer, &options.stop);
+        let limits = Limits::new(self.model.footprint(options.cache_type), options, 1);
         let member = Member { prompt: 0, sample: 0 };
-        let generated = Group::new(self, &requests, options, &[member])?.run(&|_| (), &mut show)?;
-        // A group of one sequence gives one answer.
+        let batch = Batch::new(self, &requests, options, (&stops, limits), vec![member]);
+        let generated = batch.run(&|_| (), &mut show)?;
+        // A batch of one sequence gives one answer.
         generated.into_iter().next().ok_or(TextError::EmptyPrompt { prompt: 0 })
     }
 
-    /// What is generated together: up to `size` sequences, where possible with a common prefix.
-    fn groups(&self, requests: &[Request], samples: usize, size: usize) -> Vec<Vec<Member>> {
-        let members = |prompt| (0..samples).map(move |sample| Member { prompt, sample });
+    /// What [`TextModel::generate`] takes at most for these prompts and options. Nothing is run but the tokenizer.
+    ///
+    /// # Errors
+    /// [`TextError`]
+    pub fn estimate(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<GenerationEstimate, TextError> {
+        check(options)?;
+        let requests = self.requests(prompts, options)?;
+        let lengths = requests.iter().map(|request| request.tokens.len());
+        let lengths = PromptLengths { sum: lengths.clone().sum::<usize>() as u64, longest: lengths.max().unwrap_or(0) };
+        let batches = if self.is_small() { self.batches(&requests, options).len() } else { 1 };
+        let footprint = |cache_type| self.model.footprint(cache_type);
+        Ok(GenerationEstimate::of_batches(footprint, lengths, requests.len(), options, batches))
+    }
+
+    /// The sequences of each batch, sorted by the tokens of the prompts.
+    fn batches(&self, requests: &[Request], options: &GenerateOptions) -> Vec<Vec<Member>> {
+        let members = |prompt| (0..options.samples).map(move |sample| Member { prompt, sample });
         let (mut plain, special): (Vec<usize>, Vec<usize>) =
             (0..requests.len()).partition(|&prompt| self.rotates_as_short(requests[prompt].tokens.len()));
         plain.sort_by_key(|&prompt| &requests[prompt].tokens);
         let plain: Vec<Member> = plain.into_iter().flat_map(members).collect();
+        // One batch takes in all, unless several run side by side.
+        let size = if self.is_small() { options.max_sequences.min(SMALL_BATCH) } else { plain.len().max(1) };
         let special = special.into_iter().map(|prompt| members(prompt).collect::<Vec<Member>>());
-        let special: Vec<Vec<Member>> =
-            special.flat_map(|one| one.chunks(size).map(<[_]>::to_vec).collect::<Vec<_>>()).collect();
         plain.chunks(size).map(<[_]>::to_vec).chain(special).collect()
     }
 
@@ -230,7 +265,7 @@ impl TextModel {
         let max_positions = self.model.max_positions();
         let request = |(prompt, given): (usize, &Prompt)| {
             let mut tokens = match &given.input {
-                Input::Text { text, add_special } => self.tokenizer.encode(text, *add_special)?,
+                Input::Text { text, add_special } => self.encode(text, *add_special)?,
                 Input::Tokens(tokens) => tokens.clone(),
             };
             if tokens.is_empty() {
@@ -276,204 +311,4 @@ fn check(options: &GenerateOptions) -> Result<(), TextError> {
 struct Member {
     prompt: usize,
     sample: usize,
-}
-
-/// Sequences that are generated together.
-struct Group<'a> {
-    text_model: &'a TextModel,
-    requests: &'a [Request],
-    options: &'a GenerateOptions,
-    sequences: Vec<Sequence<'a>>,
-    tree: Tree,
-}
-
-/// A sequence that has not ended, and where in the tree it stands.
-#[derive(Debug, Clone, Copy)]
-struct Active {
-    sequence: usize,
-    branch: Branch,
-    /// Whether the branch is the sequence's own; otherwise it is a prompt that others continue as well.
-    own: bool,
-    /// The prompt before the branch, where that is the sequence's own too.
-    prompt: Option<Branch>,
-}
-
-impl Active {
-    /// Gives back what is the sequence's own.
-    fn release(&self, tree: &mut Tree) {
-        if self.own {
-            tree.release(self.branch);
-        }
-        if let Some(prompt) = self.prompt {
-            tree.release(prompt);
-        }
-    }
-}
-
-impl<'a> Group<'a> {
-    /// A group of the given prompts and samples, sorted by the tokens of the prompts.
-    fn new(
-        text_model: &'a TextModel,
-        requests: &'a [Request],
-        options: &'a GenerateOptions,
-        members: &[Member],
-    ) -> Result<Group<'a>, TextError> {
-        let sequence = |&member: &Member| {
-            let request = &requests[member.prompt];
-            Sequence::new(&text_model.tokenizer, options, member, request.stream, &request.tokens)
-        };
-        let sequences = members.iter().map(sequence).collect::<Result<_, _>>()?;
-        Ok(Group { text_model, requests, options, sequences, tree: Tree::new() })
-    }
-
-    /// Generates all sequences to their end. `show` sees each one after each of its steps.
-    fn run(
-        mut self,
-        progress: &(dyn Fn(usize) + Sync),
-        show: &mut dyn FnMut(&mut Sequence<'a>),
-    ) -> Result<Vec<Generated>, TextError> {
-        let mut active = self.prefill(show)?;
-        loop {
-            let before = active.len();
-            active.retain(|at| {
-                let ended = self.sequences[at.sequence].has_ended();
-                if ended {
-                    at.release(&mut self.tree);
-                }
-                !ended
-            });
-            if active.len() < before {
-                progress(before - active.len());
-            }
-            if active.is_empty() {
-                break;
-            }
-            self.step(&mut active, show)?;
-        }
-        let requests = self.requests;
-        Ok(self.sequences.into_iter().map(|sequence| sequence.into_generated(requests)).collect())
-    }
-
-    /// Runs the prompts, at most `rows_per_pass` of their tokens at a time, and chooses every first token.
-    fn prefill(&mut self, show: &mut dyn FnMut(&mut Sequence<'a>)) -> Result<Vec<Active>, TextError> {
-        let requests = self.requests;
-        let prompt_of = |sequence: &Sequence<'_>| requests[sequence.prompt()].tokens.as_slice();
-        let prompts: Vec<&[u32]> = self.sequences.iter().map(prompt_of).collect();
-        // Experts that are chosen by a prompt see it whole and at once.
-        let routes_samples = self.text_model.model.routes_samples();
-        let nodes = if routes_samples { whole_prompts(&prompts) } else { shared_prefixes(&prompts) };
-        let mut active = Vec::with_capacity(prompts.len());
-        let mut branches: Vec<Branch> = Vec::with_capacity(nodes.len());
-        let whole = prompts.iter().any(|prompt| !self.text_model.rotates_as_short(prompt.len()));
-        let rows_per_pass = if whole { usize::MAX } else { self.options.rows_per_pass };
-        let mut pass = Pass::default();
-        for Node { parent, prompt, range, ends, has_children } in nodes {
-            let mut tokens = &prompts[prompt][range];
-            let mut branch = None;
-            let (end, last) = loop {
-                let full = match routes_samples {
-                    true => pass.rows > 0 && pass.rows.saturating_add(tokens.len()) > rows_per_pass,
-                    false => pass.rows == rows_per_pass,
-                };
-                if full {
-                    self.run_pass(std::mem::take(&mut pass), show)?;
-                }
-                let room = if routes_samples { usize::MAX } else { rows_per_pass - pass.rows };
-                let (now, later) = tokens.split_at(tokens.len().min(room));
-                let at = match branch {
-                    None => self.tree.push(parent.map(|parent| branches[parent]), now),
-                    Some(at) => {
-                        self.tree.extend(at, now);
-                        at
-                    }
-                };
-                branch = Some(at);
-                pass.rows += now.len();
-                tokens = later;
-                if tokens.is_empty() {
-                    break (at, now.len() - 1);
-                }
-            };
-            branches.push(end);
-            let own = ends.len() == 1 && !has_children;
-            active.extend(ends.clone().map(|sequence| Active { sequence, branch: end, own, prompt: None }));
-            if !ends.is_empty() {
-                pass.logit_rows.push((end, last));
-                pass.ends.push(ends);
-            }
-        }
-        self.run_pass(pass, show)?;
-        Ok(active)
-    }
-
-    fn run_pass(&mut self, pass: Pass, show: &mut dyn FnMut(&mut Sequence<'a>)) -> Result<(), TextError> {
-        if pass.rows == 0 {
-            return Ok(());
-        }
-        let logits = if pass.logit_rows.is_empty() { Rows::None } else { Rows::Some(&pass.logit_rows) };
-        cancel::check(&self.options.cancel)?;
-        let output = self.text_model.model.forward(&mut self.tree, &Want { logits, hidden: &[] })?;
-        let rows = pass.ends.iter().enumerate().flat_map(|(row, ends)| ends.clone().map(move |end| (end, row)));
-        self.advance(rows.collect(), &output.logits, show)
-    }
-
-    /// Runs the newest token of every active sequence, and chooses the next.
-    fn step(&mut self, active: &mut [Active], show: &mut dyn FnMut(&mut Sequence<'a>)) -> Result<(), TextError> {
-        for at in active.iter_mut() {
-            let sequence = &self.sequences[at.sequence];
-            let length = self.tree.len_of(at.branch);
-            if !self.text_model.model.same_rotation(length, length + 1) {
-                // What is kept was rotated for a shorter text; the whole text runs again.
-                at.release(&mut self.tree);
-                // The prompt stays a branch of its own, for models that choose experts by it.
-                let prompt = self.tree.push(None, &self.requests[sequence.prompt()].tokens);
-                let branch = self.tree.push(Some(prompt), sequence.tokens());
-                *at = Active { branch, own: true, prompt: Some(prompt), ..*at };
-            } else if at.own {
-                self.tree.extend(at.branch, sequence.newest());
-            } else {
-                *at = Active { branch: self.tree.push(Some(at.branch), sequence.newest()), own: true, ..*at };
-            }
-        }
-        cancel::check(&self.options.cancel)?;
-        // Not the last of each branch: a prompt that runs again has none that is asked for.
-        let last = |at: &Active| (at.branch, self.tree.pending_of(at.branch) - 1);
-        let rows: Vec<(Branch, usize)> = active.iter().map(last).collect();
-        let want = Want { logits: Rows::Some(&rows), hidden: &[] };
-        let output = self.text_model.model.forward(&mut self.tree, &want)?;
-        let rows = active.iter().enumerate().map(|(row, at)| (at.sequence, row)).collect();
-        self.advance(rows, &output.logits, show)
-    }
-
-    /// Chooses the next token of sequences by the row of the scores that belongs to each one.
-    fn advance(
-        &mut self,
-        rows: Vec<(usize, usize)>,
-        logits: &Tensor,
-        show: &mut dyn FnMut(&mut Sequence<'a>),
-    ) -> Result<(), TextError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let scores = floats(logits).map_err(LmError::from)?;
-        let scores: &[f32] = &scores;
-        let width = self.text_model.model.vocab_size();
-        let mut row_of = vec![None; self.sequences.len()];
-        rows.iter().for_each(|&(sequence, row)| row_of[sequence] = Some(row));
-        let advanced =
-            self.sequences.par_iter_mut().zip(row_of).filter_map(|(sequence, row)| row.map(|row| (sequence, row)));
-        advanced.try_for_each(|(sequence, row)| sequence.advance(&scores[row * width..][..width]))?;
-        rows.iter().for_each(|&(sequence, _)| show(&mut self.sequences[sequence]));
-        Ok(())
-    }
-}
-
-/// What one pass of the model over the prompts holds.
-#[derive(Default)]
-struct Pass {
-    rows: usize,
-    /// Where prompts end, by branch and the index among its tokens in this pass.
-    logit_rows: Vec<(Branch, usize)>,
-    /// The sequences that begin at each of these.
-    ends: Vec<Range<usize>>,
 }

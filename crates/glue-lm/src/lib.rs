@@ -19,6 +19,7 @@
 //! | [`routed`] | mixtures of whole models, routed by the text of the prompt |
 //! | [`padded`] | batches as rectangles with padding, and back |
 //! | [`score`] | log-probabilities of continuations |
+//! | [`memory`] | what passes and caches take, and how much there is |
 //! | [`tokenizer`], [`chat`] | text to ids and back, incrementally too; messages to prompts |
 //! | [`sampling`], [`stop`] | the next token from scores; stop strings in text that comes in pieces |
 //! | [`bounded`] | jobs that a stranger's file decides about, with limits on memory, time and stack |
@@ -44,6 +45,7 @@ pub mod error;
 pub mod generate;
 pub mod gradients;
 pub mod jinja;
+pub mod memory;
 pub mod model;
 mod norm;
 mod ops;
@@ -61,6 +63,10 @@ pub mod tree;
 pub mod weight;
 pub mod weights;
 
+/// The revision of how models are run, for whoever keeps results: it is raised whenever the same model and the same
+/// texts may give other scores, even by rounding, or other continuations.
+pub const RUNTIME_REVISION: u32 = 1;
+
 /// What logits and hidden states come in: `f32`, contiguous, on the CPU.
 pub use candle_core::Tensor;
 
@@ -69,8 +75,9 @@ pub use batches::batches;
 pub use chat::{ChatError, ChatOptions, ChatTemplate, ClockError, DateTime, Message};
 pub use decode_stream::DecodeStream;
 pub use error::LmError;
-pub use generate::{Finish, GenerateOptions, Generated, Prompt};
+pub use generate::{Finish, GenerateOptions, Generated, GenerationEstimate, Prompt, PromptLengths};
 pub use glue_mixture::Gate;
+pub use ops::KvCacheType;
 pub use gradients::{Gradients, ScoredTokens};
 pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, Rows, Want};
 pub use padded::{PaddedBatch, PaddedOutput};

@@ -29,6 +29,7 @@ use glue_mixture::{Gate, MixtureSpec};
 use glue_tensor::{Config, FileChanged, ModelDir};
 use layer::Layer;
 pub(crate) use observer::Unobserved;
+use rayon::prelude::*;
 use run::Request;
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -61,6 +62,9 @@ pub struct Model {
     /// Where it was opened from.
     dir: Option<ModelDir>,
 }
+
+/// Rows of the embedding that a task widens, at least.
+const EMBEDDED: usize = 64;
 
 /// A layer, or several of which each token or each sample uses a few.
 #[derive(Debug)]
@@ -366,7 +370,7 @@ impl Model {
     pub(crate) fn logits_recorded(&self, states: &Tensor, tape: Option<&Tape>) -> Result<Tensor, LmError> {
         let logits = self.head.forward_recorded(states, tape)?;
         Ok(match self.architecture.final_softcap {
-            Some(cap) => ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?,
+            Some(cap) => crate::ops::softcap(&logits, cap)?,
             None => logits,
         })
     }
@@ -386,7 +390,7 @@ impl Model {
     }
 
     /// Places in a tree for keys and values: the layers, those of each expert counted.
-    fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         let of_layer = |layer: &DecoderLayer| match layer {
             DecoderLayer::Plain(_) => 1,
             DecoderLayer::Mixed { experts, .. } => experts.len(),
@@ -415,13 +419,14 @@ impl Model {
         let width = self.hidden_size();
         let reader = self.embedding.reader();
         let mut rows = vec![0.0; tokens.len() * width];
-        for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(width)) {
-            reader.copy(token as usize, row);
-        }
         let scale = self.architecture.embedding_scale;
-        if scale != 1.0 {
-            rows.iter_mut().for_each(|x| *x *= scale);
-        }
+        let embed = |(&token, row): (&u32, &mut [f32])| {
+            reader.copy(token as usize, row);
+            if scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
+        };
+        tokens.par_iter().zip(rows.par_chunks_exact_mut(width)).with_min_len(EMBEDDED).for_each(embed);
         Ok(Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)?)
     }
 }

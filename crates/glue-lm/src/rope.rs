@@ -20,6 +20,7 @@ use crate::error::LmError;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use glue_tensor::config;
 use parking_lot::RwLock;
+use rayon::prelude::*;
 use serde_json::Value;
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -372,7 +373,13 @@ impl RopeTables {
     }
 }
 
-/// Turns every head of `x` [rows, heads · head_dim] by the angles of its row.
+/// Numbers from which rows are handed to other threads.
+const PARALLEL_FROM: usize = 1 << 16;
+
+/// Rows that a task rotates.
+const ROWS: usize = 32;
+
+/// Rotates every head of `x` [rows, heads · head_dim] by the angles of its row.
 pub(crate) fn rotate(x: &Tensor, angles: &Arc<Angles>, head_dim: usize) -> Result<Tensor> {
     x.apply_op1(Rotate { angles: Arc::clone(angles), head_dim, back: false })
 }
@@ -399,16 +406,25 @@ impl CustomOp1 for Rotate {
             bail!("{} rows of angles for heads of {} in {:?}", self.angles.rows(), self.head_dim, at.shape())
         }
         let mut out = x.as_slice::<f32>()?[start..end].to_vec();
-        let angles = cos.chunks_exact(*half).zip(sin.chunks_exact(*half));
         let sign = if self.back { -1.0 } else { 1.0 };
-        for (row, (cos, sin)) in out.chunks_exact_mut(width).zip(angles) {
-            for head in row.chunks_exact_mut(self.head_dim) {
-                let (first, second) = head[..2 * half].split_at_mut(*half);
-                for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                    let s = sign * s;
-                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        let rotate = |(first_row, rows): (usize, &mut [f32])| {
+            let skip = first_row * half;
+            let angles = cos[skip..].chunks_exact(*half).zip(sin[skip..].chunks_exact(*half));
+            for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(angles) {
+                for head in row.chunks_exact_mut(self.head_dim) {
+                    let (first, second) = head[..2 * half].split_at_mut(*half);
+                    for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                        let s = sign * s;
+                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                    }
                 }
             }
+        };
+        if out.len() < PARALLEL_FROM {
+            rotate((0, &mut out));
+        } else {
+            let parts = out.par_chunks_mut(ROWS * width).enumerate();
+            parts.for_each(|(part, rows)| rotate((part * ROWS, rows)));
         }
         Ok((CpuStorage::F32(out), at.shape().clone()))
     }

@@ -4,7 +4,7 @@
 use crate::batches::batches;
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
-use crate::generate::{GenerateOptions, Generated, Input, Prompt};
+use crate::generate::{GenerationEstimate, GenerateOptions, Generated, Input, Prompt};
 use crate::model::{StoredGate, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;
@@ -182,7 +182,7 @@ impl RoutedTextModel {
             let Input::Text { text, add_special } = &given.input else {
                 return Err(TextError::NotText { prompt });
             };
-            let mut tokens = tokenizer.encode(text, *add_special)?;
+            let mut tokens = self.router.encode(text, *add_special)?;
             if tokens.is_empty() {
                 tokens.push(beginning(tokenizer).ok_or(TextError::EmptyPrompt { prompt })?);
             }
@@ -352,6 +352,25 @@ impl AnyTextModel {
         match self {
             AnyTextModel::One(model) => model.generate(prompts, options, progress),
             AnyTextModel::Routed(model) => model.generate(prompts, options, progress),
+        }
+    }
+
+    /// As [`TextModel::estimate`]. For a mixture of whole models, whose models answer one after the other, as if all
+    /// prompts went to the one that takes most.
+    ///
+    /// # Errors
+    /// [`TextError`]
+    pub fn estimate(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<GenerationEstimate, TextError> {
+        match self {
+            AnyTextModel::One(model) => model.estimate(prompts, options),
+            AnyTextModel::Routed(model) => {
+                let mut largest = model.router().estimate(prompts, options)?;
+                for expert in model.experts() {
+                    let estimate = expert.estimate(prompts, options)?;
+                    largest = if estimate.memory > largest.memory { estimate } else { largest };
+                }
+                Ok(largest)
+            }
         }
     }
 

@@ -183,13 +183,30 @@ fn pick(tokens: &[(u32, f64)], target: f64) -> Option<u32> {
 
 /// The index of the highest score, the lowest one among equals.
 fn argmax(scores: &[f32]) -> Result<usize, SamplingError> {
+    /// Scores that are looked at together: their NaNs and their highest, in lanes.
+    const BLOCK: usize = 1024;
+    const LANES: usize = 16;
     let mut best = 0;
-    for (token, &score) in scores.iter().enumerate() {
-        if score.is_nan() {
-            return Err(SamplingError::Score { token, found: score });
+    for (block, scores_of) in scores.chunks(BLOCK).enumerate() {
+        let mut highest = [f32::NEG_INFINITY; LANES];
+        let mut is_nan = [false; LANES];
+        for part in scores_of.chunks(LANES) {
+            for ((highest, is_nan), &score) in highest.iter_mut().zip(&mut is_nan).zip(part) {
+                *highest = highest.max(score);
+                *is_nan |= score.is_nan();
+            }
         }
-        if score > scores[best] {
-            best = token;
+        let first = block * BLOCK;
+        if is_nan.contains(&true)
+            && let Some(token) = scores_of.iter().position(|score| score.is_nan())
+        {
+            return Err(SamplingError::Score { token: first + token, found: scores_of[token] });
+        }
+        let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        if highest > scores[best]
+            && let Some(token) = scores_of.iter().position(|&score| score == highest)
+        {
+            best = first + token;
         }
     }
     match scores.get(best) {

@@ -24,13 +24,13 @@ pub enum TextError {
     /// The model has no chat template.
     #[error("the model has no chat template; give a prompt instead of messages")]
     NoChatTemplate,
-    /// The tokenizer belongs to another model.
+    /// The tokenizer belongs to another model, or a text has an added token that the model was never given.
     #[error(
         "the tokenizer does not fit the embedding: token {token:?} has id {id}, and the embedding has {rows} rows, for ids \
          below {rows}"
     )]
     Misfit {
-        /// The token of the largest id.
+        /// The token.
         token: String,
         /// Its id.
         id: u32,
@@ -115,7 +115,8 @@ pub enum TextError {
 }
 
 /// A model and the tokenizer that it was trained with. [`TextModel::open`] and [`TextModel::new`] make sure of what can
-/// be checked: every token has a row in the embedding.
+/// be checked: every token of the vocabulary has a row in the embedding. Tokens that were added to the vocabulary may
+/// lack one, such as a padding token that no text has; a text with one is refused.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TextModel {
@@ -139,12 +140,26 @@ impl TextModel {
     /// Joins a model, such as a merge that was never written, with a tokenizer.
     ///
     /// # Errors
-    /// [`TextError::Misfit`] when the largest id of the tokenizer, added tokens included, has no row in the embedding.
+    /// [`TextError::Misfit`] when the largest id of the vocabulary, without added tokens, has no row in the embedding.
     pub fn new(model: Model, tokenizer: Tokenizer) -> Result<TextModel, TextError> {
         let rows = model.vocab_size();
-        match tokenizer.last_token() {
+        match tokenizer.last_of_vocabulary() {
             Some((id, token)) if id as usize >= rows => Err(TextError::Misfit { token: token.to_string(), id, rows }),
             _ => Ok(TextModel { model, tokenizer }),
+        }
+    }
+
+    /// The ids of `text`, as [`Tokenizer::encode`] gives them, all of which the model knows.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`]; [`TextError::Misfit`] for a text with an added token that has no row in the
+    /// embedding.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
+        let ids = self.tokenizer.encode(text, add_special)?;
+        let rows = self.model.vocab_size();
+        match ids.iter().find(|&&id| id as usize >= rows) {
+            None => Ok(ids),
+            Some(&id) => Err(TextError::Misfit { token: self.tokenizer.id_to_token(id).unwrap_or_default(), id, rows }),
         }
     }
 

@@ -18,7 +18,7 @@ use glue_tensor::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
 use pipeline::{Growth, Pipeline};
 use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -144,6 +144,9 @@ pub struct Tokenizer {
     prefix: Option<u32>,
     suffix: Option<u32>,
     last: Option<(u32, String)>,
+    last_of_vocabulary: Option<(u32, String)>,
+    /// Ids of all special tokens.
+    special: BTreeSet<u32>,
     templates: BTreeMap<String, String>,
 }
 
@@ -186,7 +189,7 @@ impl Tokenizer {
         }
         let (limits, special) = (limits_of_file(bytes.len()), special_tokens.values().cloned().collect::<Vec<_>>());
         let built = bounded::run(limits, move || Built::new(&bytes, &special));
-        let Built { inner, growth, silent, last, longest } = built
+        let Built { inner, growth, silent, last, last_of_vocabulary, special, longest } = built
             .map_err(|error| TokenizerError::Stopped { path: path.clone(), action: "loading the tokenizer", error })?
             .map_err(|message| TokenizerError::Malformed { path: path.clone(), message })?;
 
@@ -230,6 +233,8 @@ impl Tokenizer {
             prefix,
             suffix,
             last,
+            last_of_vocabulary,
+            special,
             templates,
         })
     }
@@ -314,6 +319,24 @@ impl Tokenizer {
         DecodeStream::new(self, skip_special)
     }
 
+    /// A decoder for ids that continue `context`; see [`DecodeStream`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_stream_after(
+        &self,
+        context: &[u32],
+        skip_special: bool,
+    ) -> Result<DecodeStream<'_>, TokenizerError> {
+        DecodeStream::after(self, context, skip_special)
+    }
+
+    /// The id of the special token that is spelled `text`, if there is one.
+    pub fn special_token_id(&self, text: &str) -> Option<u32> {
+        let id = self.inner.token_to_id(text)?;
+        self.special.contains(&id).then_some(id)
+    }
+
     /// The id that begins a text.
     pub fn bos(&self) -> Option<u32> {
         self.bos
@@ -340,7 +363,12 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// The largest id and its token; `None` for an empty vocabulary.
+    /// The largest id of the vocabulary without added tokens, and its token; `None` for an empty one.
+    pub fn last_of_vocabulary(&self) -> Option<(u32, &str)> {
+        self.last_of_vocabulary.as_ref().map(|(id, token)| (*id, token.as_str()))
+    }
+
+    /// The largest id, added tokens included, and its token; `None` for an empty vocabulary.
     pub fn last_token(&self) -> Option<(u32, &str)> {
         self.last.as_ref().map(|(id, token)| (*id, token.as_str()))
     }
@@ -382,6 +410,8 @@ struct Built {
     /// Whether nothing is put around a text.
     silent: bool,
     last: Option<(u32, String)>,
+    last_of_vocabulary: Option<(u32, String)>,
+    special: BTreeSet<u32>,
     longest: usize,
 }
 
@@ -407,8 +437,11 @@ impl Built {
         let around = inner.encode_fast("", true).map_err(|error| error.to_string())?;
         let vocabulary = inner.get_vocab(true);
         let longest = vocabulary.keys().map(String::len).max().unwrap_or(0);
-        let last = vocabulary.into_iter().map(|(token, id)| (id, token)).max();
-        Ok(Built { inner, growth, silent: around.get_ids().is_empty(), last, longest })
+        let largest = |vocabulary: HashMap<String, u32>| vocabulary.into_iter().map(|(token, id)| (id, token)).max();
+        let (last, last_of_vocabulary) = (largest(vocabulary), largest(inner.get_vocab(false)));
+        let special = inner.get_added_tokens_decoder();
+        let special = special.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        Ok(Built { inner, growth, silent: around.get_ids().is_empty(), last, last_of_vocabulary, special, longest })
     }
 }
 

@@ -7,7 +7,7 @@
 //! A root is a sample, for models that route samples: what is pending in it at its first pass is its prompt, by which
 //! its experts are chosen, once for all that follows it.
 
-use crate::ops::{KeyValue, Segment, Span};
+use crate::ops::{KeyValue, KvCacheType, Segment, Span};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub struct Branch {
 /// A clone shares the keys and values kept so far and goes its own way from there.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
+    /// What keys and values are kept in.
+    cache_type: KvCacheType,
     nodes: Vec<Node>,
     free: Vec<usize>,
     /// Branches with pending tokens, in the order in which they were first pushed or extended.
@@ -44,7 +46,7 @@ struct Node {
     /// The first branch of every sequence through this one.
     root: usize,
     /// One entry per layer, or per expert of a layer, from the first pass on; none where an expert was not chosen.
-    cache: Vec<Option<Arc<KeyValue>>>,
+    cache: Vec<Option<KeyValue>>,
     /// In a root: the scores of the experts by each gate that routes samples.
     scores: Vec<Option<Arc<[f32]>>>,
 }
@@ -53,6 +55,11 @@ impl Tree {
     /// A tree without tokens.
     pub fn new() -> Tree {
         Tree::default()
+    }
+
+    /// A tree without tokens that keeps keys and values in this type.
+    pub fn with_cache_type(cache_type: KvCacheType) -> Tree {
+        Tree { cache_type, ..Tree::default() }
     }
 
     /// A new branch of `tokens` after the end of `parent`, or at position 0. They are pending until the next forward
@@ -244,7 +251,6 @@ impl Tree {
     ) -> Arc<[Segment]> {
         let query_rows = query_rows.or(kv_rows);
         let mut at = 0;
-        let empty = Arc::new(KeyValue::default());
         let segment = |segment: &PassSegment| {
             let (rows, positions) = match query_rows {
                 None => (segment.rows.clone(), pass.positions[segment.rows.clone()].to_vec()),
@@ -255,16 +261,20 @@ impl Tree {
                     (rows.clone(), query_rows[rows].iter().map(|&row| pass.positions[row]).collect())
                 }
             };
-            let span = |part: &KeyRange| match part {
-                KeyRange::Now(rows) => Span::Now(placed(kv_rows, rows)),
-                KeyRange::Before(node, len) => {
-                    let kept = self.nodes[*node].cache.get(slot).and_then(Option::as_ref);
-                    // What an expert holds of a sample it holds of all of it.
-                    debug_assert!(kept.is_some(), "no keys at {slot}");
-                    Span::Before(Arc::clone(kept.unwrap_or(&empty)), *len)
+            let mut spans = Vec::with_capacity(segment.path.len());
+            for part in &segment.path {
+                match part {
+                    KeyRange::Now(rows) => spans.push(Span::Now(placed(kv_rows, rows))),
+                    KeyRange::Before(node, len) => {
+                        let kept = self.nodes[*node].cache.get(slot).and_then(Option::as_ref);
+                        // What an expert holds of a sample it holds of all of it.
+                        debug_assert!(kept.is_some(), "no keys at {slot}");
+                        let chunks = kept.into_iter().flat_map(|kept| kept.first(*len));
+                        spans.extend(chunks.map(|(chunk, rows)| Span::Before(Arc::clone(chunk), rows)));
+                    }
                 }
-            };
-            (!rows.is_empty()).then(|| Segment { rows, positions, spans: segment.path.iter().map(span).collect() })
+            }
+            (!rows.is_empty()).then_some(Segment { rows, positions, spans })
         };
         pass.segments.iter().filter_map(segment).collect()
     }
@@ -284,27 +294,9 @@ impl Tree {
             if node.cache.len() <= slot {
                 node.cache.resize(slot + 1, None);
             }
-            match &mut node.cache[slot] {
-                none @ None => *none = Some(Arc::new(KeyValue { k: k.to_vec(), v: v.to_vec() })),
-                Some(kept) => {
-                    // Rows after those that are done are of a pass that failed.
-                    let done = node.done * width;
-                    match Arc::get_mut(kept) {
-                        Some(kept) => {
-                            kept.k.truncate(done);
-                            kept.v.truncate(done);
-                            kept.k.extend_from_slice(k);
-                            kept.v.extend_from_slice(v);
-                        }
-                        None => {
-                            *kept = Arc::new(KeyValue {
-                                k: [&kept.k[..done], k].concat(),
-                                v: [&kept.v[..done], v].concat(),
-                            });
-                        }
-                    }
-                }
-            }
+            // Chunks are changed in place unless a clone of the tree holds them too.
+            let kept = node.cache[slot].get_or_insert_default();
+            kept.append(node.done, self.cache_type, [k, v], width);
         }
     }
 
@@ -316,6 +308,20 @@ impl Tree {
             node.done += node.pending.len();
             node.pending.clear();
         }
+    }
+
+    /// Tokens whose keys and values are kept.
+    pub fn kept(&self) -> usize {
+        self.nodes.iter().filter(|node| node.live).map(|node| node.done).sum()
+    }
+
+    /// Where the keys kept of a branch lie in memory, by layer and chunk.
+    #[cfg(test)]
+    pub(crate) fn addresses(&self, branch: Branch) -> Vec<Vec<usize>> {
+        let of_layer = |kept: &Option<KeyValue>| {
+            kept.iter().flat_map(|kept| kept.first(usize::MAX)).map(|(chunk, _)| chunk.address()).collect()
+        };
+        self.nodes[self.index(branch)].cache.iter().map(of_layer).collect()
     }
 
     /// Row of a pass that holds the pending token `index` of `branch`.

@@ -31,7 +31,7 @@ pub enum WeightError {
 
 #[derive(Clone)]
 enum Store {
-    Mapped(Arc<Checkpoint>, String),
+    Mapped(Arc<Checkpoint>, Arc<str>),
     Owned(Arc<[u8]>),
 }
 
@@ -77,14 +77,14 @@ impl Weight {
             return Some(Err(WeightError::NotFloat { dtype }));
         }
         Some(Ok(Weight {
-            store: Store::Mapped(Arc::clone(checkpoint), name.to_owned()),
+            store: Store::Mapped(Arc::clone(checkpoint), name.into()),
             bytes: 0..view.data().len(),
             dtype,
             shape: view.shape().to_vec(),
         }))
     }
 
-    /// Stored type of the elements.
+    /// StoredElements type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -142,6 +142,25 @@ impl Weight {
         out
     }
 
+    /// The elements in a form that can be read in place.
+    pub(crate) fn stored(&self) -> StoredElements<'_> {
+        let bytes = self.bytes();
+        let little = cfg!(target_endian = "little");
+        let (floats, halves) = (bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes));
+        match (self.dtype, floats, halves) {
+            (Dtype::F32, Ok(values), _) if little => StoredElements::F32(values),
+            (Dtype::Bf16, _, Ok(bits)) if little => StoredElements::Bf16(bits),
+            _ => StoredElements::Bytes { dtype: self.dtype, bytes },
+        }
+    }
+
+    /// The bytes from `start` on as elements of another type.
+    #[cfg(test)]
+    pub(crate) fn reinterpreted(&self, start: usize, dtype: Dtype, shape: Vec<usize>) -> Weight {
+        let end = start + shape.iter().product::<usize>() * dtype.size();
+        Weight { store: self.store.clone(), bytes: self.bytes.start + start..self.bytes.start + end, dtype, shape }
+    }
+
     /// What [`Rows::get`] reads from: the bytes are looked up once, not for each block.
     pub(crate) fn reader(&self) -> Rows<'_> {
         Rows { dtype: self.dtype, bytes: self.bytes(), row_len: self.row_len() }
@@ -155,6 +174,39 @@ impl fmt::Debug for Weight {
             Store::Owned(_) => "owned",
         };
         write!(f, "Weight({place}, {} {:?})", self.dtype, self.shape)
+    }
+}
+
+/// The elements of a weight, row after row.
+#[derive(Clone, Copy)]
+pub(crate) enum StoredElements<'a> {
+    F32(&'a [f32]),
+    /// The upper halves of `f32`s.
+    Bf16(&'a [u16]),
+    /// Of another type, or not aligned.
+    Bytes { dtype: Dtype, bytes: &'a [u8] },
+}
+
+impl<'a> StoredElements<'a> {
+    /// Some elements as `f32`, in place or in `scratch`, which has room for them.
+    pub(crate) fn widen<'s>(&self, elements: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        let len = elements.len();
+        match self {
+            StoredElements::F32(values) => return &values[elements],
+            StoredElements::Bf16(bits) => {
+                for (out, &bits) in scratch.iter_mut().zip(&bits[elements]) {
+                    *out = f32::from_bits(u32::from(bits) << 16);
+                }
+            }
+            StoredElements::Bytes { dtype, bytes } => {
+                let size = dtype.size();
+                widen_into(*dtype, &bytes[elements.start * size..elements.end * size], &mut scratch[..len]);
+            }
+        }
+        &scratch[..len]
     }
 }
 

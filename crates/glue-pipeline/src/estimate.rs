@@ -6,8 +6,9 @@ use crate::run::{Registries, Source};
 use crate::scores::{prepare, tasks};
 use crate::stage::Stage;
 use crate::stages::select::config_of;
-use crate::zoo::Zoo;
+use crate::zoo::{Zoo, ZooModel};
 use glue_eval::{LanguageModel, LocalModel, Task};
+use glue_lm::{Architecture, GenerateOptions, GenerationEstimate, PromptLengths};
 use glue_progress::Progress;
 use glue_select::model_set::ModelSet;
 use glue_select::search::Prepared;
@@ -154,10 +155,26 @@ pub fn estimate(
         evaluations: evaluations + frontier,
         search_items: search,
         seconds_per_item,
-        memory: largest * threads,
+        memory: largest * threads + answering(&zoo),
         // The mixtures of all sizes, and the one under way.
         disk: merged * largest + merges + stacked + (experts + 1) * mixture,
     })
+}
+
+/// Maximum memory for keys, values, activations and logits while a model of the zoo answers: a full batch of its longest
+/// sequences, or the budget that such a batch does not fit into.
+fn answering(zoo: &Zoo) -> u64 {
+    let options = GenerateOptions::default();
+    let of_model = |model: &ZooModel| {
+        let architecture = Architecture::from_config(model.dir.config()).ok()?;
+        let longest = architecture.max_positions;
+        let sequences = options.max_sequences;
+        let lengths = PromptLengths { sum: (sequences * longest) as u64, longest };
+        let footprint = |cache_type| architecture.footprint(cache_type);
+        Some(GenerationEstimate::new(footprint, lengths, sequences, &options).memory)
+    };
+    // What cannot be run is refused elsewhere.
+    zoo.models.iter().filter_map(of_model).max().unwrap_or(0)
 }
 
 /// Maximum number of merges that the search over a group evaluates.

@@ -38,6 +38,8 @@ pub struct LmLoss {
     pub balance: Vec<f64>,
     /// For each gate fₑ.
     pub load: Vec<Vec<f64>>,
+    /// For each gate how many choices it made: one for each expert of each token or sample.
+    pub choices: Vec<f64>,
     /// For each gate that was asked for the gradient of cross-entropy + coefficient · mean balance.
     pub gradients: Vec<Gate>,
 }
@@ -145,6 +147,32 @@ impl<'a> Through<'a> {
         Ok(losses)
     }
 
+    /// For each gate the share of its choices that each expert gets from items that all have an answer, as
+    /// [`LmLoss::load`] says it of a batch. Passes are bounded, however many items there are.
+    ///
+    /// # Errors
+    /// [`RouterError::Stopped`], and those of [`Through::lm_loss`].
+    pub fn load(
+        &self,
+        gates: &[Gate],
+        items: &[&Encoded],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<f64>>, RouterError> {
+        let mut counts: Vec<Vec<f64>> = self.infos.iter().map(|info| vec![0.0; info.experts]).collect();
+        for batch in batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), ROWS) {
+            check_cancelled(progress)?;
+            let found = self.lm_loss(gates, &items[batch], 0.0, &[])?;
+            for (counts, (load, choices)) in counts.iter_mut().zip(found.load.iter().zip(&found.choices)) {
+                counts.iter_mut().zip(load).for_each(|(count, share)| *count += share * choices);
+            }
+        }
+        for counts in &mut counts {
+            let sum = counts.iter().sum::<f64>().max(1.0);
+            counts.iter_mut().for_each(|count| *count /= sum);
+        }
+        Ok(counts)
+    }
+
     /// The loss of each answer by each expert alone, [items, experts].
     ///
     /// # Errors
@@ -234,6 +262,7 @@ impl<'a> Through<'a> {
             tokens,
             balance: Vec::new(),
             load: Vec::new(),
+            choices: Vec::new(),
             gradients: Vec::new(),
         };
         let mut outputs: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
@@ -242,8 +271,9 @@ impl<'a> Through<'a> {
             let experts = output.scores.dim(1)?;
             let mut counts = vec![0.0f64; experts];
             output.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
-            let choices = counts.iter().sum::<f64>().max(1.0);
-            let load: Vec<f64> = counts.iter().map(|count| count / choices).collect();
+            let choices = counts.iter().sum::<f64>();
+            let load: Vec<f64> = counts.iter().map(|count| count / choices.max(1.0)).collect();
+            found.choices.push(choices);
             let shares: Vec<f32> = load.iter().map(|&share| share as f32).collect();
             let shares = Tensor::from_vec(shares, experts, &Device::Cpu)?;
             let mean = log_softmax(&output.scores)?.exp()?.mean(0)?;

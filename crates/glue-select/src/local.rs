@@ -10,7 +10,6 @@
 //! short items. Keeping operands or task vectors as `f32` would take four bytes for each element of each model, and
 //! read more memory than the stored types do.
 
-mod available;
 mod gradient;
 mod memory;
 mod options;
@@ -40,6 +39,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
+
+/// Share of the available memory that candidates take by default.
+const SHARE: f64 = 0.6;
 
 /// Counters of the work so far.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
@@ -158,7 +160,7 @@ impl LocalScorer {
         let pool = pool.map_err(|error| ScorerError::Threads { message: error.to_string() })?;
         let scorer = LocalScorer {
             pool,
-            limit: options.memory.or_else(available::default_limit),
+            limit: options.memory.or_else(|| glue_lm::memory::available().map(|bytes| (bytes as f64 * SHARE) as u64)),
             parallel: AtomicUsize::new(options.parallel.unwrap_or(threads).max(1)),
             tasks,
             weights,

@@ -19,6 +19,7 @@ use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
 use glue_eval::{EvalError, EvalOptions, Task, load_tasks, select};
+use glue_lm::RUNTIME_REVISION;
 use glue_progress::Progress;
 use glue_recipe::SharedExecutor;
 use glue_tensor::{FileChanged, Links};
@@ -215,6 +216,8 @@ impl<'a> Prepared<'a> {
         Ok(json!({
             "journal": "glue search",
             "scoring": SCORING_REVISION,
+            // An evaluator of the user's runs models in its own way.
+            "runtime": self.config.evaluator.is_none().then_some(RUNTIME_REVISION),
             "config": serde_json::to_value(self.config.without_limits()).unwrap_or_default(),
             "models": self.models.hashes()?,
             "tasks": self.hash_tasks()?,

@@ -39,10 +39,30 @@ pub(super) struct Shape {
     /// Width of keys and of values.
     key_value: usize,
     layers: usize,
+    vocabulary: usize,
+    /// Whether the head is the embedding.
+    tied: bool,
 }
 
 /// Two layers of Llama-2-7B and its embeddings: tensors of 17 to 131 million elements.
-pub(super) const LLAMA_2_7B: Shape = Shape { hidden: 4096, intermediate: 11_008, key_value: 4096, layers: 2 };
+pub(super) const LLAMA_2_7B: Shape = Shape {
+    hidden: 4096,
+    intermediate: 11_008,
+    key_value: 4096,
+    layers: 2,
+    vocabulary: VOCABULARY,
+    tied: false,
+};
+
+/// Llama-3.2-1B.
+pub(super) const LLAMA_3_1B: Shape = Shape {
+    hidden: 2048,
+    intermediate: 8192,
+    key_value: 512,
+    layers: 16,
+    vocabulary: 128_256,
+    tied: true,
+};
 
 impl Shape {
     /// The shape with about so many billions of parameters; at least one layer.
@@ -53,7 +73,14 @@ impl Shape {
             b if b < 5.0 => 2048,
             _ => 4096,
         };
-        let with = |layers| Self { hidden, intermediate: 4 * hidden, key_value: hidden / 4, layers };
+        let with = |layers| Self {
+            hidden,
+            intermediate: 4 * hidden,
+            key_value: hidden / 4,
+            layers,
+            vocabulary: VOCABULARY,
+            tied: false,
+        };
         let of_layers = |layers| with(layers).elements() as f64;
         let per_layer = of_layers(2) - of_layers(1);
         let layers = 1.0 + (billions * 1e9 - of_layers(1)) / per_layer;
@@ -72,7 +99,7 @@ impl Shape {
 
     fn tensors(self) -> Vec<(String, Vec<usize>)> {
         let (h, i, kv) = (self.hidden, self.intermediate, self.key_value);
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, h])];
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, h])];
         for layer in 0..self.layers {
             for (name, shape) in [
                 ("input_layernorm", vec![h]),
@@ -89,7 +116,9 @@ impl Shape {
             }
         }
         tensors.push(("model.norm.weight".to_owned(), vec![h]));
-        tensors.push(("lm_head.weight".to_owned(), vec![VOCABULARY, h]));
+        if !self.tied {
+            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, h]));
+        }
         tensors
     }
 
@@ -109,9 +138,9 @@ impl Shape {
             "num_key_value_heads": self.key_value / HEAD,
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
-            "tie_word_embeddings": false,
+            "tie_word_embeddings": self.tied,
             "torch_dtype": "bfloat16",
-            "vocab_size": VOCABULARY,
+            "vocab_size": self.vocabulary,
         })
     }
 
@@ -211,7 +240,8 @@ mod tests {
     //! The sizes asked for, and a small set of files looked at byte by byte.
     use super::*;
 
-    const SMALL: Shape = Shape { hidden: 64, intermediate: 256, key_value: 16, layers: 1 };
+    const SMALL: Shape =
+        Shape { hidden: 64, intermediate: 256, key_value: 16, layers: 1, vocabulary: VOCABULARY, tied: false };
 
     #[test]
     fn shapes_have_the_size_asked_for() {
@@ -221,6 +251,8 @@ mod tests {
         }
         assert_eq!(Shape::of_size(0.0).layers, 1);
         assert_eq!(LLAMA_2_7B.elements(), 666_914_816);
+        // As transformers counts the parameters of Llama-3.2-1B.
+        assert_eq!(LLAMA_3_1B.elements(), 1_235_814_400);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 mod cases;
 mod checkpoint;
+mod decode;
 mod eval;
 mod gaussian;
 mod measure;
@@ -27,6 +28,8 @@ pub(crate) enum Bench {
     Similarity(similarity::Args),
     /// Benchmark the scoring of a model, optionally against transformers and lm_eval.
     Eval(eval::Args),
+    /// Benchmark prompts and decoding, against a plain memory read and optionally transformers and llama.cpp.
+    Decode(decode::Args),
     /// Benchmark the merge of one matrix by singular values: faer, LAPACK and optionally NumPy and torch.
     Svd(svd::Args),
 }
@@ -40,6 +43,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Merge(args) => merge::run(args),
         Bench::Similarity(args) => similarity::run(args),
         Bench::Eval(args) => eval::run(args),
+        Bench::Decode(args) => decode::run(args),
         Bench::Svd(args) => svd::run(args),
     }
 }

@@ -97,8 +97,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_size, requires = "allow_code_execution")]
     code_memory: u64,
 
+    /// Maximum memory for what grows with prompts and answers, such as 2GiB; weights excluded (default: half of what is
+    /// available)
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    max_memory: Option<u64>,
+
     /// Let this command score the model: it reads a JSON request and prints a JSON answer
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
     evaluator: Option<String>,
 
     /// Time limit of the evaluator, in seconds (default: none)
@@ -159,6 +164,10 @@ fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Opt
             let mixture = mixture.with_routing_log(Arc::clone(&log));
             let model = RoutedModel::new(mixture, name).map_err(Failure::failed)?;
             let model = model.with_directory(&args.model).with_cancel(&cancel);
+            let model = match args.max_memory {
+                Some(bytes) => model.with_memory(bytes),
+                None => model,
+            };
             Ok((Box::new(model), Some(RoutingLoads::new(log, experts))))
         }
         AnyTextModel::One(mut text) => {
@@ -177,6 +186,10 @@ fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Opt
             let model = match hash {
                 Some(hash) => model.with_content_hash(hash),
                 None => model.with_directory(&args.model),
+            };
+            let model = match args.max_memory {
+                Some(bytes) => model.with_memory(bytes),
+                None => model,
             };
             Ok((Box::new(model.with_cancel(cancel)), routing))
         }

@@ -5,9 +5,12 @@ use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::numbers;
 use crate::shell::{HEADING, Shell, paint};
+use crate::table::{Align, Table};
 use crate::units;
+use clap::ValueEnum;
 use glue_lm::{
-    AnyTextModel, ChatOptions, DateTime, Finish, GenerateOptions, Generated, Message, Prompt, Sampling, TextError,
+    AnyTextModel, ChatOptions, DateTime, Finish, GenerateOptions, Generated, KvCacheType, Message, Prompt, Sampling,
+    TextError,
 };
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -24,7 +27,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 #[command(after_help = "Examples:
   glue generate models/base --prompt 'Once upon a time'
   glue generate models/chat --chat --prompt 'Why is the sky blue?' --temperature 0.7 --top-p 0.9
-  glue generate models/base --prompts prompts.txt --stop '\\n' --json")]
+  glue generate models/base --prompts prompts.txt --stop '\\n' --json
+  glue generate models/base --prompts prompts.txt --samples 8 --max-memory 2GiB --dry-run")]
 pub(crate) struct Args {
     /// Model directory
     model: PathBuf,
@@ -84,6 +88,26 @@ pub(crate) struct Args {
     /// Show special tokens in answers
     #[arg(long)]
     special: bool,
+
+    /// Maximum memory for keys, values, activations and logits, such as 2GiB; weights excluded (default: half of what
+    /// is available). With less, fewer answers are generated at a time
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    max_memory: Option<u64>,
+
+    /// Type of the KV cache; bf16 takes half the memory of f32 and rounds keys and values
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = KvCache::F32)]
+    kv_cache: KvCache,
+
+    /// Show how many answers are generated at a time and the memory that they take, without running the model
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Types of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KvCache {
+    F32,
+    Bf16,
 }
 
 /// Generates and prints.
@@ -105,8 +129,16 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         samples: args.samples,
         truncate_left: args.truncate,
         skip_special: !args.special,
+        memory: args.max_memory,
+        cache_type: match args.kv_cache {
+            KvCache::F32 => KvCacheType::F32,
+            KvCache::Bf16 => KvCacheType::Bf16,
+        },
         ..GenerateOptions::default()
     };
+    if args.dry_run {
+        return plan(args, &model, &prompts, &options, shell);
+    }
     let pool = recipes::pool(global)?;
     if let ([prompt], 1, false) = (&prompts[..], args.samples, shell.json()) {
         return stream(args, &model, prompt, &options, &pool, shell);
@@ -127,6 +159,34 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         let _ = writeln!(text, "{}\n{}\n", paint(&title, HEADING, shell.colours_out()), answer.text);
     }
     shell.print_generated(&text)
+}
+
+/// Shows what would be generated, and what it takes.
+fn plan(
+    args: &Args,
+    model: &AnyTextModel,
+    prompts: &[Prompt],
+    options: &GenerateOptions,
+    shell: &mut Shell<'_>,
+) -> Result<(), Failure> {
+    let estimate = model.estimate(prompts, options).map_err(|error| refusal(error, &args.model))?;
+    let answers = prompts.len() * options.samples;
+    if shell.json() {
+        return shell.print_json(&json!({
+            "model": args.model.display().to_string(),
+            "prompts": prompts.len(),
+            "answers": answers,
+            "at_a_time": estimate.sequences,
+            "kv_bytes_per_token": estimate.kv_per_token,
+            "memory_bytes": estimate.memory,
+        }));
+    }
+    let mut facts = Table::new(&[Align::Left, Align::Left]);
+    facts.row(["prompts", &prompts.len().to_string()]);
+    facts.row(["answers", &format!("{answers}, {} at a time", estimate.sequences)]);
+    facts.row(["KV cache", &format!("{} per token", units::bytes(estimate.kv_per_token))]);
+    facts.row(["memory", &format!("up to {}, excluding weights", units::bytes(estimate.memory))]);
+    shell.print(&facts.render(str::to_string))
 }
 
 /// Prints each piece of the only answer as soon as it is final.

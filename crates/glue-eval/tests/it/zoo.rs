@@ -80,3 +80,22 @@ fn a_model_is_known_by_its_files() {
     let short = LocalModel::open(zoo().join("base-a")).unwrap().with_max_length(20);
     assert_ne!(hash("base-a"), short.content_hash().unwrap().unwrap());
 }
+
+/// What ends an answer is in `generation_config.json`: an answer that was kept is no answer of a model that ends later.
+#[test]
+fn a_content_hash_depends_on_the_defaults_of_generation() {
+    use glue_eval::LanguageModel;
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(zoo().join("a-chat")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let hash = || LocalModel::open(copy.path()).unwrap().content_hash().unwrap().unwrap();
+    let before = hash();
+    assert_eq!(before, hash());
+    let path = copy.path().join("generation_config.json");
+    let mut defaults: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    defaults["eos_token_id"] = serde_json::json!([2, 5]);
+    fs::write(&path, defaults.to_string()).unwrap();
+    assert_ne!(hash(), before);
+}

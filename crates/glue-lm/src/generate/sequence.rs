@@ -7,6 +7,22 @@ use crate::stop::StopFilter;
 use crate::text::TextError;
 use crate::tokenizer::Tokenizer;
 
+/// Stop strings that are special tokens: such a token ends a sequence, whether or not its text is shown.
+pub(super) struct StopTokens(Vec<(u32, usize)>);
+
+impl StopTokens {
+    /// Those of `stop`, with their indices.
+    pub(super) fn new(tokenizer: &Tokenizer, stop: &[String]) -> StopTokens {
+        let id = |(index, text): (usize, &String)| tokenizer.special_token_id(text).map(|id| (id, index));
+        StopTokens(stop.iter().enumerate().filter_map(id).collect())
+    }
+
+    /// The index of the stop string that is this token.
+    fn find(&self, token: u32) -> Option<usize> {
+        self.0.iter().find(|(id, _)| *id == token).map(|(_, index)| *index)
+    }
+}
+
 pub(super) struct Sequence<'a> {
     prompt: usize,
     sample: usize,
@@ -15,6 +31,7 @@ pub(super) struct Sequence<'a> {
     sampler: Sampler,
     decoder: DecodeStream<'a>,
     filter: StopFilter<'a>,
+    stops: &'a StopTokens,
     tokens: Vec<u32>,
     text: String,
     finish: Option<Finish>,
@@ -26,6 +43,7 @@ impl<'a> Sequence<'a> {
         tokenizer: &'a Tokenizer,
         options: &'a GenerateOptions,
         Member { prompt, sample }: Member,
+        stops: &'a StopTokens,
         stream: u64,
         context: &[u32],
     ) -> Result<Sequence<'a>, TextError> {
@@ -35,8 +53,9 @@ impl<'a> Sequence<'a> {
             tokenizer,
             max_new_tokens: options.max_new_tokens,
             sampler: Sampler::new(&options.sampling, stream, sample as u64, context)?,
-            decoder: tokenizer.decode_stream(options.skip_special),
+            decoder: tokenizer.decode_stream_after(context, options.skip_special)?,
             filter: StopFilter::new(&options.stop),
+            stops,
             tokens: Vec::new(),
             text: String::new(),
             finish: None,
@@ -51,6 +70,9 @@ impl<'a> Sequence<'a> {
         self.tokens.push(token);
         if self.tokenizer.end_ids().contains(&token) {
             return self.end(Finish::Eos);
+        }
+        if let Some(index) = self.stops.find(token) {
+            return self.end(Finish::Stop(index));
         }
         let piece = self.decoder.push(token)?;
         self.add(&piece);

@@ -3,7 +3,7 @@
 use super::observer::LayerContext;
 use crate::gradients::{Stored, Tape};
 use crate::norm::RmsNorm;
-use crate::ops::{AttentionSpec, Recording, Segment, attention, linear, linear_recorded};
+use crate::ops::{AttentionSpec, Recording, Segment, attention, linear, linear_recorded, linear_together};
 use crate::rope::{Angles, rotate};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
@@ -22,6 +22,19 @@ impl Projection {
     /// [rows, in] to [rows, out].
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, self.bias.as_deref())
+    }
+
+    /// What each of `projections` makes of `x`, all at once where that is faster; `None` elsewhere.
+    pub(super) fn together(
+        projections: &[&Projection],
+        x: &Tensor,
+        tape: Option<&Tape>,
+    ) -> Result<Option<Vec<Tensor>>> {
+        if tape.is_some() {
+            return Ok(None);
+        }
+        let factors: Vec<_> = projections.iter().map(|p| (&p.weight, p.bias.as_deref())).collect();
+        linear_together(x, &factors)
     }
 
     /// The same; the backward pass records the gradient of the weight on `tape`.
@@ -45,30 +58,44 @@ pub(super) struct AttentionBlock {
 }
 
 impl AttentionBlock {
-    /// Keys after norm and rope, and values, [rows, kv_heads · head_dim] each, of `x` [rows, hidden].
-    pub(super) fn keys_and_values(
+    /// Keys after norm and rope, and values, [rows, kv_heads · head_dim] each, of `x` [rows, hidden]; with queries of
+    /// the same rows, where they are wanted and cheaper to make now than later.
+    pub(super) fn project(
         &self,
         x: &Tensor,
         angles: &Arc<Angles>,
+        with_queries: bool,
         context: &mut LayerContext<'_>,
-    ) -> Result<(Tensor, Tensor)> {
+    ) -> Result<(Option<Tensor>, Tensor, Tensor)> {
         context.linear_input(x, &[&self.q, &self.k, &self.v])?;
-        let k = self.normed_and_rotated(&self.k, &self.k_norm, x, angles, context.tape)?;
-        Ok((k, self.v.forward_recorded(x, context.tape)?))
+        let all = [&self.k, &self.v, &self.q];
+        let made = Projection::together(&all[..if with_queries { 3 } else { 2 }], x, context.tape)?;
+        let mut made = made.into_iter().flatten();
+        if let (Some(k), Some(v)) = (made.next(), made.next()) {
+            let k = self.normed_and_rotated(k, &self.k_norm, angles, context.tape)?;
+            let q = made.next().map(|q| self.normed_and_rotated(q, &self.q_norm, angles, context.tape)).transpose()?;
+            return Ok((q, k, v));
+        }
+        let k = self.k.forward_recorded(x, context.tape)?;
+        let k = self.normed_and_rotated(k, &self.k_norm, angles, context.tape)?;
+        Ok((None, k, self.v.forward_recorded(x, context.tape)?))
     }
 
-    /// The output [rows, hidden] of queries made of `x`.
+    /// Queries after norm and rope, [rows, heads · head_dim], of `x` [rows, hidden].
+    pub(super) fn queries(&self, x: &Tensor, angles: &Arc<Angles>, tape: Option<&Tape>) -> Result<Tensor> {
+        self.normed_and_rotated(self.q.forward_recorded(x, tape)?, &self.q_norm, angles, tape)
+    }
+
+    /// The output [rows, hidden] of these queries.
     pub(super) fn attend(
         &self,
-        x: &Tensor,
+        q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        angles: &Arc<Angles>,
         segments: Arc<[Segment]>,
         context: &mut LayerContext<'_>,
     ) -> Result<Tensor> {
-        let q = self.normed_and_rotated(&self.q, &self.q_norm, x, angles, context.tape)?;
-        let y = attention(&q, k, v, segments, &self.spec)?;
+        let y = attention(q, k, v, segments, &self.spec)?;
         context.attention_output(&y)?;
         context.linear_input(&y, &[&self.o])?;
         self.o.forward_recorded(&y, context.tape)
@@ -76,16 +103,12 @@ impl AttentionBlock {
 
     fn normed_and_rotated(
         &self,
-        projection: &Projection,
+        y: Tensor,
         norm: &Option<RmsNorm>,
-        x: &Tensor,
         angles: &Arc<Angles>,
         tape: Option<&Tape>,
     ) -> Result<Tensor> {
-        let mut y = projection.forward_recorded(x, tape)?;
-        if let Some(norm) = norm {
-            y = norm.forward(&y, tape)?;
-        }
+        let y = norm.as_ref().map_or_else(|| Ok(y.clone()), |norm| norm.forward(&y, tape))?;
         rotate(&y, angles, self.spec.head_dim)
     }
 }

@@ -29,7 +29,12 @@ impl Mlp {
         if let Some(context) = &mut context {
             context.linear_input(x, &[&self.gate, &self.up])?;
         }
-        let y = gated(&self.gate.forward_recorded(x, tape)?, &self.up.forward_recorded(x, tape)?, self.activation)?;
+        let mut made = Projection::together(&[&self.gate, &self.up], x, tape)?.into_iter().flatten();
+        let (gate, up) = match (made.next(), made.next()) {
+            (Some(gate), Some(up)) => (gate, up),
+            _ => (self.gate.forward_recorded(x, tape)?, self.up.forward_recorded(x, tape)?),
+        };
+        let y = gated(&gate, &up, self.activation)?;
         if let Some(context) = &mut context {
             context.neurons(&y)?;
             context.linear_input(&y, &[&self.down])?;

@@ -28,6 +28,8 @@ pub(super) struct Layer {
 /// What attention reads, its keys and its values.
 pub(super) struct AttentionInput {
     pub(super) normed: Tensor,
+    /// The queries of all rows, where they were made with the keys.
+    pub(super) q: Option<Tensor>,
     pub(super) k: Tensor,
     pub(super) v: Tensor,
 }
@@ -47,16 +49,18 @@ pub(super) struct LayerRows<'a> {
 }
 
 impl Layer {
-    /// What attention reads, and its keys and values, of the residual stream `x` [rows, hidden].
+    /// What attention reads, and its keys and values, of the residual stream `x` [rows, hidden]. `with_queries` says
+    /// that queries of all rows will be needed.
     pub(super) fn attention_input(
         &self,
         x: &Tensor,
         angles: &Arc<Angles>,
+        with_queries: bool,
         context: &mut LayerContext<'_>,
     ) -> Result<AttentionInput> {
         let normed = apply(&self.before_attention, x, context.tape)?;
-        let (k, v) = self.attention.keys_and_values(&normed, angles, context)?;
-        Ok(AttentionInput { normed, k, v })
+        let (q, k, v) = self.attention.project(&normed, angles, with_queries, context)?;
+        Ok(AttentionInput { normed, q, k, v })
     }
 
     /// The residual stream after the layer, of the rows wanted. `angles` are those of the rows that have keys.
@@ -72,18 +76,20 @@ impl Layer {
         gates: &mut Gates<'_>,
         mut context: LayerContext<'_>,
     ) -> std::result::Result<Tensor, LmError> {
-        let AttentionInput { normed, k, v } = input;
-        let (x, attended) = match rows.queries {
-            None => (x.clone(), self.attention.attend(normed, k, v, angles, segments, &mut context)?),
-            Some(queries) => {
+        let AttentionInput { normed, q, k, v } = input;
+        let (x, q) = match (rows.queries, q) {
+            (None, Some(q)) => (x.clone(), q.clone()),
+            (None, None) => (x.clone(), self.attention.queries(normed, angles, context.tape)?),
+            (Some(queries), _) => {
                 let place = |row: &usize| rows.kv.map_or(*row, |rows| rows.partition_point(|other| other < row));
                 let places: Vec<usize> = queries.iter().map(place).collect();
                 let numbers: Vec<u32> = places.iter().map(|&row| row as u32).collect();
                 let angles = Arc::new(angles.select(&places));
-                let y = self.attention.attend(&select(normed, &numbers)?, k, v, &angles, segments, &mut context)?;
-                (select(x, &numbers)?, y)
+                let q = self.attention.queries(&select(normed, &numbers)?, &angles, context.tape)?;
+                (select(x, &numbers)?, q)
             }
         };
+        let attended = self.attention.attend(&q, k, v, segments, &mut context)?;
         let x = add(&x, &apply(&self.after_attention, &attended, context.tape)?)?;
         let read = apply(&self.before_mlp, &x, context.tape)?;
         context.mlp_input(&read)?;

@@ -38,7 +38,8 @@ impl Observer for Unobserved {}
 
 /// The layer that is running, its observer and its tape.
 pub(super) struct LayerContext<'a> {
-    pub(super) observer: &'a mut dyn Observer,
+    /// Who is shown what is computed, if anybody.
+    pub(super) observer: Option<&'a mut dyn Observer>,
     pub(super) layer: usize,
     /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
@@ -47,25 +48,33 @@ pub(super) struct LayerContext<'a> {
 impl LayerContext<'_> {
     /// Shows what is multiplied with these.
     pub(super) fn linear_input(&mut self, x: &Tensor, projections: &[&Projection]) -> Result<()> {
-        self.observer.linear_input(&stored_names(projections), &floats(x)?);
+        if let Some(observer) = &mut self.observer {
+            observer.linear_input(&stored_names(projections), &floats(x)?);
+        }
         Ok(())
     }
 
     /// Shows what goes into the output projection.
     pub(super) fn attention_output(&mut self, x: &Tensor) -> Result<()> {
-        self.observer.attention_output(self.layer, &floats(x)?);
+        if let Some(observer) = &mut self.observer {
+            observer.attention_output(self.layer, &floats(x)?);
+        }
         Ok(())
     }
 
     /// Shows what goes into the MLP.
     pub(super) fn mlp_input(&mut self, x: &Tensor) -> Result<()> {
-        self.observer.mlp_input(self.layer, &floats(x)?);
+        if let Some(observer) = &mut self.observer {
+            observer.mlp_input(self.layer, &floats(x)?);
+        }
         Ok(())
     }
 
     /// Shows what goes into the down projection.
     pub(super) fn neurons(&mut self, x: &Tensor) -> Result<()> {
-        self.observer.neurons(self.layer, &floats(x)?);
+        if let Some(observer) = &mut self.observer {
+            observer.neurons(self.layer, &floats(x)?);
+        }
         Ok(())
     }
 }

@@ -84,6 +84,7 @@ impl Model {
             segments: None,
             gates: Gates::new(pass, gates),
             observer,
+            observing,
             tape,
             until,
             slot: 0,
@@ -94,7 +95,9 @@ impl Model {
             x = tape.begins_with(&x)?;
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            run.observer.residual(index, &floats(&x)?);
+            if observing {
+                run.observer.residual(index, &floats(&x)?);
+            }
             if hidden.contains(&index) {
                 states.push((index, x.clone()));
             }
@@ -116,7 +119,9 @@ impl Model {
                 return Ok(run.reply(x, hidden, states));
             }
         }
-        run.observer.residual(num_layers, &floats(&x)?);
+        if observing {
+            run.observer.residual(num_layers, &floats(&x)?);
+        }
         if hidden.contains(&num_layers) {
             states.push((num_layers, x.clone()));
         }
@@ -157,6 +162,8 @@ struct Run<'a> {
     segments: Option<Arc<[Segment]>>,
     gates: Gates<'a>,
     observer: &'a mut dyn Observer,
+    /// Whether the observer is shown what layers compute.
+    observing: bool,
     tape: Option<&'a Tape>,
     /// The gate after which nothing is wanted.
     until: Option<usize>,
@@ -217,8 +224,12 @@ impl Run<'_> {
         }
         let around = &self.angles[self.model.architecture.layers[index].rope];
         let around = rows.kv.map_or_else(|| Arc::clone(around), |rows| Arc::new(around.select(rows)));
-        let mut context = LayerContext { observer: &mut *self.observer, layer: index, tape: self.tape };
-        let input = layer.attention_input(x, &around, &mut context)?;
+        let mut context = LayerContext {
+            observer: if self.observing { Some(&mut *self.observer) } else { None },
+            layer: index,
+            tape: self.tape,
+        };
+        let input = layer.attention_input(x, &around, rows.queries.is_none(), &mut context)?;
         let out = if no_queries {
             no_rows()?
         } else {
@@ -227,7 +238,8 @@ impl Run<'_> {
                 Some(segments) if whole && !self.looks_back => Arc::clone(segments),
                 _ => self.tree.attention_segments(self.pass, slot, rows.kv, rows.queries),
             };
-            if whole {
+            // With keys of earlier passes they are another layer's, and would keep what grows from growing in place.
+            if whole && !self.looks_back {
                 self.segments = Some(Arc::clone(&segments));
             }
             layer.forward(x, &input, &around, rows, segments, self.tree, &mut self.gates, context)?
@@ -387,4 +399,39 @@ fn together(outputs: &[Tensor], shares: &Tensor, routes: &Routes, x: &Tensor) ->
     }
     let outputs: Vec<&Tensor> = outputs.iter().filter(|y| y.elem_count() > 0).collect();
     Ok(combine(&Tensor::cat(&outputs, 0)?, shares, routes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::KvCacheType;
+    use crate::{Model, Want};
+    use std::path::Path;
+
+    /// The cache was once copied as a whole in each layer of each step, because the layer's segments still held it.
+    #[test]
+    fn what_is_kept_stays_where_it_is_while_a_text_grows() {
+        let archs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/archs");
+        for name in ["llama2", "gemma2", "mixtral"] {
+            let model = Model::open(archs.join(name)).unwrap();
+            for cache_type in [KvCacheType::F32, KvCacheType::Bf16] {
+                let mut tree = Tree::with_cache_type(cache_type);
+                let branch = tree.push(None, &[1, 2, 3]);
+                model.forward(&mut tree, &Want::LAST).unwrap();
+                let mut before = tree.addresses(branch);
+                assert_eq!(before.len(), model.num_layers());
+                for token in 4..40 {
+                    tree.extend(branch, &[token]);
+                    model.forward(&mut tree, &Want::LAST).unwrap();
+                    let now = tree.addresses(branch);
+                    for (layer, (before, now)) in before.iter().zip(&now).enumerate() {
+                        assert!(now.starts_with(before), "{name}, {cache_type:?}: token {token}, layer {layer}");
+                    }
+                    before = now;
+                }
+                // 39 tokens in chunks of 16.
+                assert!(before.iter().all(|chunks| chunks.len() == 3), "{name}");
+            }
+        }
+    }
 }

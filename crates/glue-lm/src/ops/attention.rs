@@ -2,11 +2,17 @@
 //!
 //! Nothing is padded and nothing gathered: a segment names, in order of position, where its keys lie, in this pass or
 //! in what earlier passes kept, and each span is read in place.
+//!
+//! The keys of a single query are done in pieces, whose results are combined by their largest scores and sums (Dao et
+//! al., "Flash-Decoding", 2023): each piece is read once for all heads, and pieces run side by side. Pieces begin at
+//! fixed positions, so that neither threads nor the layout of the cache change a result.
 
 mod backward;
+mod single;
 
 use super::exp::{exp, tanh};
-use super::{PARALLEL_FROM, floats};
+use super::floats;
+use super::kept::{Chunk, Numbers};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -31,22 +37,13 @@ pub(crate) struct AttentionSpec {
     pub(crate) window: Option<usize>,
 }
 
-/// Keys and values of earlier passes, each [positions, kv_heads · head_dim], keys after rope.
-#[derive(Debug, Default)]
-pub(crate) struct KeyValue {
-    /// Keys.
-    pub(crate) k: Vec<f32>,
-    /// Values.
-    pub(crate) v: Vec<f32>,
-}
-
 /// Where the keys and values of consecutive positions are.
 #[derive(Debug, Clone)]
 pub(crate) enum Span {
     /// These rows of the keys and values of this pass.
     Now(Range<usize>),
     /// The first rows of what was kept.
-    Before(Arc<KeyValue>, usize),
+    Before(Arc<Chunk>, usize),
 }
 
 impl Span {
@@ -92,6 +89,17 @@ const QUERY_BLOCK: usize = 64;
 /// From this many queries and keys on, a general matrix product beats plain loops.
 const PRODUCT_FROM: (usize, usize) = (8, 32);
 
+/// Multiplications from which tasks are handed to other threads.
+const PARALLEL_FROM: usize = 1 << 18;
+
+/// A part of the work.
+enum Task {
+    /// All heads that share a head of keys, for the queries of a block.
+    Heads { block: usize, kv_head: usize },
+    /// All heads, for the only query of a block and the keys at these positions.
+    Keys { block: usize, keys: Range<usize> },
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -113,37 +121,56 @@ impl CustomOp3 for Attention {
             bail!("queries {:?}, keys {:?}, values {:?} for {spec:?}", q_at.shape(), k_at.shape(), v_at.shape());
         }
         let (q, k, v) = (floats(q, q_at)?, floats(k, k_at)?, floats(v, v_at)?);
-        let mut out = vec![0.0; q.len()];
 
         let mut blocks = Vec::new();
-        let mut rest = &mut out[..];
+        let mut tasks = Vec::new();
         let mut work = 0;
         for segment in &*self.segments {
             for start in (0..segment.rows.len()).step_by(QUERY_BLOCK) {
                 let queries = start..(start + QUERY_BLOCK).min(segment.rows.len());
-                let (block, after) = rest.split_at_mut(queries.len() * width);
-                rest = after;
-                work += queries.len() * (segment.positions[queries.end - 1] + 1) * width;
-                blocks.push((Block::new(segment, queries, spec, k, v), block));
+                let block = Block::new(segment, queries, spec, k, v);
+                work += 2 * block.queries.len() * block.seen.len() * width;
+                match block.queries.len() {
+                    1 => {
+                        let pieces = single::pieces(&block.seen);
+                        tasks.extend(pieces.map(|keys| Task::Keys { block: blocks.len(), keys }));
+                    }
+                    _ => {
+                        tasks.extend((0..spec.kv_heads).map(|kv_head| Task::Heads { block: blocks.len(), kv_head }));
+                    }
+                }
+                blocks.push(block);
             }
         }
-        if work < PARALLEL_FROM {
-            let mut scratch = Vec::new();
-            blocks.iter_mut().for_each(|(block, out)| {
-                (0..spec.kv_heads).for_each(|head| block.run(q, head, out, 0, &mut scratch));
-            });
+        let run = |scratch: &mut Scratch, task: &Task| match task {
+            Task::Heads { block, kv_head } => blocks[*block].heads(q, *kv_head, scratch),
+            Task::Keys { block, keys } => blocks[*block].keys(q, keys, scratch),
+        };
+        let parts: Vec<Vec<f32>> = if work < PARALLEL_FROM || tasks.len() == 1 {
+            let mut scratch = Scratch::default();
+            tasks.iter().map(|task| run(&mut scratch, task)).collect()
         } else {
-            let group = spec.heads / spec.kv_heads * spec.head_dim;
-            blocks.par_iter_mut().for_each_init(Vec::new, |scratch, (block, out)| {
-                if block.queries.len() == 1 {
-                    // A single row of output falls into pieces by head.
-                    let heads = out.par_chunks_mut(group).enumerate();
-                    heads
-                        .for_each_init(Vec::new, |scratch, (head, out)| block.run(q, head, out, head * group, scratch));
-                } else {
-                    (0..spec.kv_heads).for_each(|head| block.run(q, head, out, 0, scratch));
+            tasks.par_iter().map_init(Scratch::default, run).collect()
+        };
+
+        let mut out = vec![0.0; q.len()];
+        let group = spec.heads / spec.kv_heads * spec.head_dim;
+        let mut tasks = tasks.iter().zip(&parts).peekable();
+        while let Some((task, part)) = tasks.next() {
+            match *task {
+                Task::Heads { block, kv_head } => {
+                    let rows = out[blocks[block].row * width..].chunks_exact_mut(width);
+                    for (row, part) in rows.zip(part.chunks_exact(group)) {
+                        row[kv_head * group..][..group].copy_from_slice(part);
+                    }
                 }
-            });
+                Task::Keys { block, .. } => {
+                    let same = |(task, _): &(&Task, &Vec<f32>)| matches!(task, Task::Keys { block: b, .. } if *b == block);
+                    let mut pieces = vec![part.as_slice()];
+                    pieces.extend(std::iter::from_fn(|| tasks.next_if(same)).map(|(_, part)| part.as_slice()));
+                    single::combine(&pieces, spec, &mut out[blocks[block].row * width..][..width]);
+                }
+            }
         }
         Ok((CpuStorage::F32(out), q_at.shape().clone()))
     }
@@ -161,6 +188,23 @@ impl CustomOp3 for Attention {
     }
 }
 
+/// Memory that tasks of a thread use one after the other.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    /// One head of a span, widened.
+    head: Vec<f32>,
+}
+
+/// Keys and values of consecutive positions, as many as there are rows.
+struct Lying<'a> {
+    k: Numbers<'a>,
+    v: Numbers<'a>,
+    /// The position of the first.
+    start: usize,
+    rows: usize,
+}
+
 /// Some queries of a segment, with the keys and values they may see.
 struct Block<'a> {
     spec: &'a AttentionSpec,
@@ -168,8 +212,7 @@ struct Block<'a> {
     row: usize,
     queries: Range<usize>,
     positions: &'a [usize],
-    /// Keys, values, and the position of the first of them.
-    spans: Vec<(&'a [f32], &'a [f32], usize)>,
+    spans: Vec<Lying<'a>>,
     /// First position that any query sees, and the one after the last.
     seen: Range<usize>,
 }
@@ -183,15 +226,15 @@ impl<'a> Block<'a> {
         let mut spans = Vec::with_capacity(segment.spans.len());
         let mut at = 0;
         for span in &segment.spans {
-            let (k, v, first_row) = match span {
-                Span::Now(rows) => (k, v, rows.start),
-                Span::Before(kept, _) => (&kept.k[..], &kept.v[..], 0),
+            let ([k, v], first_row) = match span {
+                Span::Now(rows) => ([Numbers::F32(k), Numbers::F32(v)], rows.start),
+                Span::Before(kept, _) => (kept.numbers(), 0),
             };
             // The part of the span that some query of the block sees.
             let (start, end) = (seen.start.max(at), seen.end.min(at + span.len()));
             if start < end {
                 let rows = (first_row + start - at) * width..(first_row + end - at) * width;
-                spans.push((&k[rows.clone()], &v[rows], start));
+                spans.push(Lying { k: k.slice(rows.clone()), v: v.slice(rows), start, rows: end - start });
             }
             at += span.len();
         }
@@ -199,20 +242,22 @@ impl<'a> Block<'a> {
         Block { spec, row: segment.rows.start + queries.start, queries, positions, spans, seen }
     }
 
-    /// The query heads that share `kv_head`. `out` holds the block's rows from column `skip` on.
-    fn run(&self, q: &[f32], kv_head: usize, out: &mut [f32], skip: usize, scratch: &mut Vec<f32>) {
+    /// The query heads that share `kv_head`: [queries, heads of the group · head_dim].
+    fn heads(&self, q: &[f32], kv_head: usize, scratch: &mut Scratch) -> Vec<f32> {
         let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window } = *self.spec;
-        let (n, keys) = (self.queries.len(), self.seen.len());
-        let stride = heads * head_dim;
-        scratch.clear();
-        scratch.resize(n * keys, 0.0);
-        for head in kv_head * (heads / kv_heads)..(kv_head + 1) * (heads / kv_heads) {
-            let q = &q[self.row * heads * head_dim + head * head_dim..];
-            for &(k, _, start) in &self.spans {
-                let scores = Strided { data: &mut scratch[start - self.seen.start..], stride: keys };
-                self.scores(q, &k[kv_head * head_dim..], start, scores);
+        let (n, keys, group) = (self.queries.len(), self.seen.len(), heads / kv_heads);
+        let mut out = vec![0.0; n * group * head_dim];
+        let scores = &mut scratch.scores;
+        scores.clear();
+        scores.resize(n * keys, 0.0);
+        for index in 0..group {
+            let q = &q[(self.row * heads + kv_head * group + index) * head_dim..];
+            for span in &self.spans {
+                let k = self.head(span.k, kv_head, &mut scratch.head);
+                let out = Strided { data: &mut scores[span.start - self.seen.start..], stride: keys };
+                self.scores(q, k, span, out);
             }
-            for (i, scores) in scratch.chunks_exact_mut(keys).enumerate() {
+            for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                 let first = window.map_or(0, |window| (self.positions[i] + 1).saturating_sub(window));
                 softmax(
                     scores,
@@ -221,49 +266,68 @@ impl<'a> Block<'a> {
                     softcap,
                 );
             }
-            let out = &mut out[head * head_dim - skip..];
-            for &(_, v, start) in &self.spans {
-                let weights = &scratch[start - self.seen.start..];
-                self.mix(weights, keys, &v[kv_head * head_dim..], start, Strided { data: &mut out[..], stride });
+            for span in &self.spans {
+                let v = self.head(span.v, kv_head, &mut scratch.head);
+                let weights = &scores[span.start - self.seen.start..];
+                let out = Strided { data: &mut out[index * head_dim..], stride: group * head_dim };
+                self.mix(weights, keys, v, span, out);
+            }
+        }
+        out
+    }
+
+    /// One head of a span, in place or widened, from its first row on; with the distance between rows.
+    fn head<'s>(&self, data: Numbers<'s>, kv_head: usize, scratch: &'s mut Vec<f32>) -> (&'s [f32], usize) {
+        let AttentionSpec { kv_heads, head_dim, .. } = *self.spec;
+        match data {
+            Numbers::F32(values) => (&values[kv_head * head_dim..], kv_heads * head_dim),
+            Numbers::Bf16(bits) => {
+                scratch.clear();
+                for row in bits.chunks_exact(kv_heads * head_dim) {
+                    scratch.extend(row[kv_head * head_dim..][..head_dim].iter().map(|&bits| super::kept::widen(bits)));
+                }
+                (scratch, head_dim)
             }
         }
     }
 
-    /// Rows of a span of keys or values that begins at this slice.
-    fn span_len(&self, data: &[f32]) -> usize {
-        data.len().div_ceil(self.spec.kv_heads * self.spec.head_dim)
-    }
-
     /// Dot products of every query with the keys of a span. Keys after a query's position may be left out.
-    fn scores(&self, q: &[f32], k: &[f32], start: usize, out: Strided<'_>) {
-        let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
-        let (n, keys) = (self.queries.len(), self.span_len(k));
+    fn scores(&self, q: &[f32], (k, k_stride): (&[f32], usize), span: &Lying<'_>, out: Strided<'_>) {
+        let AttentionSpec { heads, head_dim, .. } = *self.spec;
+        let (n, keys) = (self.queries.len(), span.rows);
         if n >= PRODUCT_FROM.0 && keys >= PRODUCT_FROM.1 {
             let q = strided(q, n, head_dim, heads * head_dim);
-            let k = strided(k, keys, head_dim, kv_heads * head_dim);
+            let k = strided(k, keys, head_dim, k_stride);
             return matmul(out.matrix(n, keys), Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
         }
         for i in 0..n {
             let q = &q[i * heads * head_dim..][..head_dim];
-            let seen = (self.positions[i] + 1).saturating_sub(start).min(keys);
-            for (o, k) in out.data[i * out.stride..][..seen].iter_mut().zip(k.chunks(kv_heads * head_dim)) {
+            let seen = (self.positions[i] + 1).saturating_sub(span.start).min(keys);
+            for (o, k) in out.data[i * out.stride..][..seen].iter_mut().zip(k.chunks(k_stride)) {
                 *o = dot(q, &k[..head_dim]);
             }
         }
     }
 
     /// Adds to every query's output the values of a span, weighted. Weights of keys that are not seen are 0.
-    fn mix(&self, weights: &[f32], stride: usize, v: &[f32], start: usize, out: Strided<'_>) {
-        let AttentionSpec { kv_heads, head_dim, .. } = *self.spec;
-        let (n, keys) = (self.queries.len(), self.span_len(v));
+    fn mix(
+        &self,
+        weights: &[f32],
+        stride: usize,
+        (v, v_stride): (&[f32], usize),
+        span: &Lying<'_>,
+        out: Strided<'_>,
+    ) {
+        let head_dim = self.spec.head_dim;
+        let (n, keys) = (self.queries.len(), span.rows);
         if n >= PRODUCT_FROM.0 && keys >= PRODUCT_FROM.1 {
-            let (weights, v) = (strided(weights, n, keys, stride), strided(v, keys, head_dim, kv_heads * head_dim));
+            let (weights, v) = (strided(weights, n, keys, stride), strided(v, keys, head_dim, v_stride));
             return matmul(out.matrix(n, head_dim), Accum::Add, weights, v, 1.0, Par::Seq);
         }
         for i in 0..n {
             let out = &mut out.data[i * out.stride..][..head_dim];
-            let seen = (self.positions[i] + 1).saturating_sub(start).min(keys);
-            for (&w, v) in weights[i * stride..][..seen].iter().zip(v.chunks(kv_heads * head_dim)) {
+            let seen = (self.positions[i] + 1).saturating_sub(span.start).min(keys);
+            for (&w, v) in weights[i * stride..][..seen].iter().zip(v.chunks(v_stride)) {
                 for (o, &v) in out.iter_mut().zip(&v[..head_dim]) {
                     *o += w * v;
                 }
@@ -296,14 +360,20 @@ const LANES: usize = 16;
 
 #[inline]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dot_of(a, b, |b| b)
+}
+
+/// The dot product with numbers that are widened on the way.
+#[inline(always)]
+fn dot_of<E: Copy>(a: &[f32], b: &[E], widen: impl Fn(E) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
+            lanes[i] += a[i] * widen(b[i]);
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * widen(*b)).sum();
     total(lanes) + rest
 }
 
@@ -324,6 +394,13 @@ fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];
+    let (_, sum) = weigh(scores, scale, softcap);
+    let factor = 1.0 / sum;
+    scores.iter_mut().for_each(|s| *s *= factor);
+}
+
+/// Turns scores, scaled and capped, into e^(score − largest). Returns the largest and the sum.
+fn weigh(scores: &mut [f32], scale: f32, softcap: Option<f32>) -> (f32, f32) {
     match softcap {
         None => scores.iter_mut().for_each(|s| *s *= scale),
         Some(cap) => scores.iter_mut().for_each(|s| *s = cap * tanh(*s * scale / cap)),
@@ -342,8 +419,7 @@ fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f
         *s = exp(*s - largest);
         sum += *s;
     }
-    let factor = 1.0 / sum;
-    scores.iter_mut().for_each(|s| *s *= factor);
+    (largest, sum)
 }
 
 #[cfg(test)]

@@ -1,15 +1,21 @@
-//! `x · Wᵀ + b` with `W` in its stored type: blocks of rows are widened into cache and multiplied there.
+//! `x · Wᵀ + b` with `W` in its stored type: panels of it are widened into cache and multiplied there.
 
-use super::{PARALLEL_FROM, elements, floats};
+use super::few_rows::{self, Factor};
+use super::{elements, floats};
 use crate::gradients::{Stored, Tape};
-use crate::weight::{Rows, Weight};
+use crate::weight::{StoredElements, Weight};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
+use faer::prelude::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Floats of a widened block of weights: with its share of the inputs it stays in a core's L2 cache.
+/// Multiplications below which a product is not worth handing to other threads.
+const PARALLEL_FROM: usize = 1 << 19;
+
+/// Floats of a widened block of weights on the way back: with its share of the inputs it stays in a core's L2 cache.
 const BLOCK: usize = 1 << 16;
 
 /// `x · wᵀ + bias` for `x` of shape [T, K], `w` of shape [N, K] and `bias` of length N: [T, N].
@@ -25,6 +31,23 @@ pub(crate) fn linear_recorded(
     recording: Option<Recording>,
 ) -> Result<Tensor> {
     x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), recording })
+}
+
+/// For each weight [N, K] and its bias `x · wᵀ + bias` [T, N], in one job where `x` [T, K] has few rows and nothing is
+/// differentiated; `None` elsewhere, where one product after the other is as good.
+pub(crate) fn linear_together(x: &Tensor, factors: &[Factor<'_>]) -> Result<Option<Vec<Tensor>>> {
+    let (t, k) = x.dims2()?;
+    let fits = |(w, bias): &Factor<'_>| matches!(w.shape(), [n, c] if *c == k && bias.is_none_or(|b| b.len() == *n));
+    if t == 0 || t > few_rows::MAX_ROWS || k == 0 || x.track_op() || !factors.iter().all(fits) {
+        return Ok(None);
+    }
+    let values = crate::model::floats(x)?;
+    let outputs = few_rows::products(&values, t, k, factors).into_iter();
+    let tensor = |y: Vec<f32>| {
+        let n = y.len() / t;
+        Tensor::from_vec(y, (t, n), &Device::Cpu)
+    };
+    outputs.map(tensor).collect::<Result<_>>().map(Some)
 }
 
 /// Where the backward pass records the gradient of a weight, and what the weight is called.
@@ -57,6 +80,11 @@ impl CustomOp1 for Linear {
             );
         }
         let x = floats(x, at)?;
+        if (1..=few_rows::MAX_ROWS).contains(&t) && k > 0 {
+            let factor: Factor<'_> = (&self.weight, self.bias.as_deref());
+            let y = few_rows::products(x, t, k, &[factor]).swap_remove(0);
+            return Ok((CpuStorage::F32(y), Shape::from((t, n))));
+        }
         let mut y = match &self.bias {
             Some(bias) => bias.repeat(t),
             None => vec![0.0; t * n],
@@ -65,7 +93,7 @@ impl CustomOp1 for Linear {
             let accumulate = if self.bias.is_some() { Accum::Add } else { Accum::Replace };
             let x = MatRef::from_row_major_slice(x, t, k);
             let y = MatMut::from_row_major_slice_mut(&mut y, t, n);
-            product(x, self.weight.reader(), y, accumulate);
+            product(x, &self.weight.stored(), y, accumulate);
         }
         Ok((CpuStorage::F32(y), Shape::from((t, n))))
     }
@@ -144,29 +172,49 @@ fn sequential(a: MatRef<'_, f32>, b: MatRef<'_, f32>) -> Vec<f32> {
     out
 }
 
-/// Blocks of output columns, each from a block of widened rows of the weight.
-fn product(x: MatRef<'_, f32>, weight: Rows<'_>, y: MatMut<'_, f32>, accumulate: Accum) {
+/// Rows of the weight, rows of `x` and columns of both that a task multiplies at a time. The widened panel of the weight,
+/// 256 KiB, and the part of `x`, 512 KiB, stay in a core's second-level cache whatever the shapes are; a panel is
+/// widened once for as many rows of `x` as pay for it.
+const TILE: (usize, usize, usize) = (128, 256, 512);
+
+/// Tiles of the output, each summed over panels of the weight.
+fn product(x: MatRef<'_, f32>, weight: &StoredElements<'_>, y: MatMut<'_, f32>, accumulate: Accum) {
     let (t, k, n) = (x.nrows(), x.ncols(), y.ncols());
-    // Sixteen columns at the least: a full vector of outputs in the inner loop of the product.
-    let rows = (BLOCK / k).next_multiple_of(16).clamp(16, n.next_multiple_of(16));
-    let block = |scratch: &mut Vec<f32>, index: usize, y: MatMut<'_, f32>| {
-        let start = index * rows;
-        let w = weight.get(start..start + y.ncols(), scratch);
-        let w = MatRef::from_row_major_slice(w, y.ncols(), k);
-        matmul(y, accumulate, x, w.transpose(), 1.0, Par::Seq);
-    };
-    if t * n * k < PARALLEL_FROM || n <= rows {
-        let mut scratch = Vec::new();
-        let mut rest = y;
-        for index in 0..n.div_ceil(rows) {
-            let (y, after) = rest.split_at_col_mut(rows.min(n - index * rows));
-            block(&mut scratch, index, y);
-            rest = after;
+    let (rows, inputs, depth) = TILE;
+    let tile = |scratch: &mut Vec<f32>, first_input: usize, first_row: usize, mut y: MatMut<'_, f32>| {
+        for start in (0..k).step_by(depth) {
+            let depth = depth.min(k - start);
+            let x = x.submatrix(first_input, start, y.nrows(), depth);
+            let w = panel(weight, first_row..first_row + y.ncols(), k, start..start + depth, scratch);
+            let accumulate = if start == 0 { accumulate } else { Accum::Add };
+            matmul(y.rb_mut(), accumulate, x, w.transpose(), 1.0, Par::Seq);
         }
-    } else {
-        let blocks = y.par_col_chunks_mut(rows).enumerate();
-        blocks.for_each_init(Vec::new, |scratch, (index, y)| block(scratch, index, y));
+    };
+    // Few multiplications are one task.
+    let together = if t * n * k < PARALLEL_FROM { usize::MAX } else { 1 };
+    y.par_row_chunks_mut(inputs).enumerate().with_min_len(together).for_each(|(i, y)| {
+        let tiles = y.par_col_chunks_mut(rows).enumerate().with_min_len(together);
+        tiles.for_each_init(Vec::new, |scratch, (j, y)| tile(scratch, i * inputs, j * rows, y));
+    });
+}
+
+/// Some rows and columns of a weight of `k` columns: in place, or widened into `scratch`.
+fn panel<'a>(
+    weight: &StoredElements<'a>,
+    rows: Range<usize>,
+    k: usize,
+    columns: Range<usize>,
+    scratch: &'a mut Vec<f32>,
+) -> MatRef<'a, f32> {
+    if let StoredElements::F32(values) = weight {
+        let all = MatRef::from_row_major_slice(&values[rows.start * k..rows.end * k], rows.len(), k);
+        return all.subcols(columns.start, columns.len());
     }
+    scratch.resize(rows.len() * columns.len(), 0.0);
+    for (row, out) in rows.clone().zip(scratch.chunks_exact_mut(columns.len())) {
+        weight.widen(row * k + columns.start..row * k + columns.end, out);
+    }
+    MatRef::from_row_major_slice(scratch, rows.len(), columns.len())
 }
 
 #[cfg(test)]
@@ -201,7 +249,7 @@ mod tests {
     #[test]
     fn products_of_every_size_and_type() {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4M3, Dtype::F64] {
-            for (t, n, k) in [(1, 1, 1), (3, 17, 5), (1, 100, 64), (40, 33, 128), (6, 96, 3000), (65, 300, 257)] {
+            for (t, n, k) in [(1, 1, 1), (3, 17, 5), (1, 100, 64), (40, 33, 128), (6, 96, 3000), (65, 300, 257), (300, 140, 530)] {
                 check(t, n, k, dtype, false);
                 check(t, n, k, dtype, true);
             }
@@ -211,7 +259,7 @@ mod tests {
 
     #[test]
     fn threads_change_nothing() {
-        let (t, n, k) = (33, 1000, 700);
+        let (t, n, k) = (270, 400, 700);
         let weight = Weight::owned(
             Dtype::Bf16,
             vec![n, k],

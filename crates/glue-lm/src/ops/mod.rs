@@ -9,23 +9,26 @@
 mod add;
 mod attention;
 mod exp;
+mod few_rows;
 mod gated;
 #[cfg(test)]
 pub(crate) mod gradients;
+mod kept;
 mod linear;
 mod routing;
+mod softcap;
 
 pub(crate) use add::add;
-pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention};
+pub(crate) use attention::{AttentionSpec, Segment, Span, attention};
 pub(crate) use exp::exp;
 pub(crate) use gated::gated;
-pub(crate) use linear::{Recording, linear, linear_recorded, product_of};
+pub use kept::KvCacheType;
+pub(crate) use kept::{GROWTH, KeyValue};
+pub(crate) use linear::{Recording, linear, linear_recorded, linear_together, product_of};
 pub(crate) use routing::{Routes, combine, mean_of_rows, shares};
+pub(crate) use softcap::softcap;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
-
-/// Multiplications below which an operation is not worth handing to other threads.
-const PARALLEL_FROM: usize = 1 << 21;
 
 /// The elements of a contiguous `f32` tensor.
 fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

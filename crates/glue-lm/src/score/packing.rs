@@ -41,6 +41,15 @@ pub(super) struct Chunk {
     range: Range<usize>,
 }
 
+/// A single sequence that is longer than a pass, in pieces that are not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pieces {
+    /// Its number.
+    pub(super) sequence: usize,
+    /// Which of its tokens stand in each.
+    pub(super) tokens: Vec<Range<usize>>,
+}
+
 /// All sequences, in chunks of limited size.
 #[derive(Debug)]
 pub(super) struct Packing {
@@ -55,7 +64,7 @@ pub(super) struct Packing {
 }
 
 impl Packing {
-    /// Packs into chunks of `rows` distinct rows; a single sequence may be longer.
+    /// Packs into chunks of `rows` distinct rows. A single sequence may be longer; see [`pieces`](Self::pieces).
     pub(super) fn new(sequences: Vec<Sequence>, rows: usize) -> Packing {
         let mut order: Vec<usize> = (0..sequences.len()).collect();
         order.sort_by(|&a, &b| {
@@ -158,6 +167,30 @@ impl Packing {
     /// Rows that a piece adds to a chunk that ends right before it.
     fn added_rows(&self, piece: &Range<usize>, depth: usize) -> usize {
         self.rows_of(piece, depth) + depth - self.shared[piece.start].max(depth)
+    }
+
+    /// The prefix of a chunk, and those before it, up to the first.
+    pub(super) fn path(&self, chunk: &Chunk) -> impl Iterator<Item = usize> + '_ {
+        std::iter::successors(chunk.prefix, |&prefix| self.prefixes[prefix].parent)
+    }
+
+    /// Distinct rows of a chunk, at most.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The pieces of a chunk that is one sequence with more rows than a pass has; `None` for any other, and for one that
+    /// cannot be cut.
+    pub(super) fn pieces(&self, chunk: &Chunk) -> Option<Pieces> {
+        let &[sequence] = &self.order[chunk.range.clone()] else { return None };
+        let Sequence { length_class, prompt, tokens, .. } = &self.sequences[sequence];
+        let may_be_cut = prompt.is_none() && length_class.iter().all(|&length_class| length_class == 0);
+        if !may_be_cut || tokens.len() - chunk.depth <= self.rows {
+            return None;
+        }
+        let starts = (chunk.depth..tokens.len()).step_by(self.rows);
+        let tokens = starts.map(|start| start..(start + self.rows).min(tokens.len())).collect();
+        Some(Pieces { sequence, tokens })
     }
 
     /// Pushes the sequences of `chunk` into `tree` below `parent`, the end of the chunk's prefix. Returns the number of

@@ -198,6 +198,66 @@ fn stop_strings_end_the_text_and_are_not_in_it() {
     assert_eq!(stopped("x = [", &["x = ["]).finish, Finish::Eos);
 }
 
+/// A copy of a model of the zoo in which `token` is special but ends no generation.
+fn with_special(token: &str) -> TextModel {
+    let from = data("zoo").join("a-chat");
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(name), directory.path().join(name)).unwrap();
+    }
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>", "sep_token": token});
+    std::fs::write(directory.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    TextModel::open(directory.path()).unwrap()
+}
+
+#[test]
+fn a_stop_string_that_is_a_special_token_ends_on_the_token() {
+    let model = open("a-chat");
+    let free = generate(&model, &texts(&["x"]), &options(24)).remove(0);
+    // A token in the middle of the answer, whose text a special token does not show.
+    let place = free.tokens.len() / 2;
+    let token = model.tokenizer.id_to_token(free.tokens[place]).unwrap();
+    let place = free.tokens.iter().position(|&id| id == free.tokens[place]).unwrap();
+    let special = with_special(&token);
+    assert!(special.tokenizer.special_token_id(&token).is_some() && model.tokenizer.special_token_id(&token).is_none());
+    for skip_special in [true, false] {
+        let stop = vec!["nowhere".to_string(), token.clone()];
+        let found = generate(&special, &texts(&["x"]), &GenerateOptions { stop, skip_special, ..options(24) }).remove(0);
+        assert_eq!(found.finish, Finish::Stop(1), "{token:?}");
+        assert_eq!(found.tokens, free.tokens[..=place]);
+        assert_eq!(found.text, model.tokenizer.decode(&free.tokens[..place], false).unwrap());
+    }
+}
+
+#[test]
+fn sequences_come_in_as_others_end() {
+    let model = open("b-code");
+    // Prompts of many lengths, some of them the beginning of others, and answers that end at different times.
+    let prompts: Vec<String> = (0..60).map(|i| format!("{}{}", &CODE[..8 + i % 20], "x".repeat(i % 7))).collect();
+    let prompts = texts(&prompts.iter().map(String::as_str).collect::<Vec<_>>());
+    let all = GenerateOptions { samples: 3, stop: vec!["e".to_string(), "1".to_string()], ..random(9, 30) };
+    let expected = generate(&model, &prompts, &all);
+    assert!(expected.iter().map(|one| one.tokens.len()).collect::<std::collections::BTreeSet<_>>().len() > 3);
+    for (max_sequences, rows_per_pass, memory) in
+        [(1, 2048, None), (3, 5, None), (10, 2048, None), (256, 2048, Some(1)), (256, 64, Some(3 << 20))]
+    {
+        let options = GenerateOptions { max_sequences, rows_per_pass, memory, ..all.clone() };
+        assert_eq!(generate(&model, &prompts, &options), expected, "{max_sequences} {rows_per_pass} {memory:?}");
+    }
+}
+
+#[test]
+fn keys_and_values_in_bfloat16_change_little() {
+    let model = open("a-chat");
+    let prompts = texts(&[PET, SUM, CODE, "x"]);
+    let exact = generate(&model, &prompts, &options(24));
+    let rounded = GenerateOptions { cache_type: glue_lm::KvCacheType::Bf16, ..options(24) };
+    let rounded = generate(&model, &prompts, &rounded);
+    // Answers of a model that is sure of them.
+    let same = exact.iter().zip(&rounded).filter(|(a, b)| a.tokens == b.tokens).count();
+    assert!(same >= 3, "{same} of 4 answers are the same");
+}
+
 #[test]
 fn text_that_is_held_back_comes_out_at_the_end() {
     let model = open("a-chat");

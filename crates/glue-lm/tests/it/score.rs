@@ -99,6 +99,23 @@ fn lengths_on_both_sides_of_a_change_of_frequencies() {
 }
 
 #[test]
+fn a_small_budget_changes_no_score_but_by_rounding() {
+    let model = Model::open(data("zoo").join("a-math")).unwrap();
+    let requests = requests(model.vocab_size());
+    let expected = score(&model, &requests, None);
+    let borrowed: Vec<ScoreRequest<'_>> =
+        requests.iter().map(|(context, continuation)| ScoreRequest { context, continuation }).collect();
+    for memory in [1, 40 << 20, 1 << 30] {
+        let options = ScoreOptions { memory: Some(memory), ..ScoreOptions::default() };
+        let found = model.score(&borrowed, &options, &|_| {}).unwrap();
+        for (found, expected) in found.iter().zip(&expected) {
+            // As above.
+            assert!((found.logprob - expected.0).abs() < 2e-4 && found.greedy == expected.1, "{memory}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn threads_change_no_score() {
     let model = Model::open(data("zoo").join("a-math")).unwrap();
     let requests = requests(model.vocab_size());

@@ -255,6 +255,44 @@ fn characters_over_several_tokens_come_out_whole() {
     }
 }
 
+/// The text that a stream after the ids of `prompt` makes of the ids that follow them in `whole`.
+fn continued(tokenizer: &Tokenizer, prompt: &str, whole: &str) -> String {
+    let (prompt, whole) = (tokenizer.encode(prompt, true).unwrap(), tokenizer.encode(whole, true).unwrap());
+    assert!(whole.starts_with(&prompt), "{prompt:?} {whole:?}");
+    let mut stream = tokenizer.decode_stream_after(&prompt, true).unwrap();
+    let mut text: String = whole[prompt.len()..].iter().map(|&id| stream.push(id).unwrap()).collect();
+    text.push_str(&stream.finish().unwrap());
+    text
+}
+
+#[test]
+fn a_continuation_keeps_the_space_that_it_begins_with() {
+    let tokenizer = sentencepiece();
+    // As a text of its own it would lose the space, as the first text of a Llama 2 does.
+    let ids = tokenizer.encode("a b", true).unwrap();
+    assert_eq!(tokenizer.decode(&ids[2..], true).unwrap(), "b");
+    // The body of a function after its head, as in HumanEval.
+    assert_eq!(continued(&tokenizer, "a():\n", "a():\n    b c\n    c"), "    b c\n    c");
+    for tokenizer in [tokenizer, Tokenizer::load(zoo("a-chat")).unwrap()] {
+        assert_eq!(continued(&tokenizer, "a", "a b"), " b");
+        assert_eq!(continued(&tokenizer, "a é日", "a é日 😀"), " 😀");
+        // After nothing but special tokens it is a text of its own.
+        assert_eq!(continued(&tokenizer, "", "a b"), "a b");
+    }
+}
+
+#[test]
+fn a_character_that_the_prompt_leaves_incomplete_is_shown_whole() {
+    let tokenizer = sentencepiece();
+    let byte = |byte: u32| byte + 3;
+    let a = tokenizer.token_to_id("a").unwrap();
+    for context in [vec![1, a, byte(0xC3)], vec![1, byte(0xC3)]] {
+        let mut stream = tokenizer.decode_stream_after(&context, true).unwrap();
+        assert_eq!(stream.push(byte(0xA9)).unwrap(), "é", "{context:?}");
+        assert_eq!(stream.push(a).unwrap(), "a");
+    }
+}
+
 #[test]
 fn text_already_shown_stays_when_a_later_byte_spoils_it() {
     let tokenizer = sentencepiece();
@@ -293,13 +331,27 @@ fn model_with(tokenizer: &Value, config: &Value) -> TempDir {
 fn a_tokenizer_that_does_not_fit_the_embedding_is_refused() {
     assert!(TextModel::open(zoo("a-chat")).is_ok());
     let mut tokenizer = zoo_tokenizer();
-    let mut added = tokenizer["added_tokens"][0].clone();
-    (added["id"], added["content"]) = (512.into(), "<|extra|>".into());
-    tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
+    tokenizer["model"]["vocab"]["beyond"] = 512.into();
     let error = TextModel::open(model_with(&tokenizer, &json!({})).path()).unwrap_err();
-    assert!(matches!(&error, TextError::Misfit { token, id: 512, rows: 512 } if token == "<|extra|>"), "{error}");
+    assert!(matches!(&error, TextError::Misfit { token, id: 512, rows: 512 } if token == "beyond"), "{error}");
     let message = error.chain();
-    assert!(["<|extra|>", "512", "does not fit the embedding"].iter().all(|part| message.contains(part)), "{message}");
+    assert!(["beyond", "512", "does not fit the embedding"].iter().all(|part| message.contains(part)), "{message}");
+}
+
+#[test]
+fn an_added_token_without_a_row_is_refused_where_a_text_has_it() {
+    let mut tokenizer = zoo_tokenizer();
+    let mut added = tokenizer["added_tokens"][0].clone();
+    (added["id"], added["content"]) = (512.into(), "<|pad|>".into());
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
+    let model = TextModel::open(model_with(&tokenizer, &json!({"pad_token": "<|pad|>"})).path()).unwrap();
+    let options = glue_lm::GenerateOptions { max_new_tokens: 3, ..Default::default() };
+    let answer = |text: &str| model.generate(&[glue_lm::Prompt::text(text)], &options, &|_| ());
+    let plain = TextModel::open(zoo("a-chat")).unwrap();
+    let expected = plain.generate(&[glue_lm::Prompt::text("The")], &options, &|_| ()).unwrap();
+    assert_eq!(answer("The").unwrap(), expected);
+    let error = answer("The <|pad|>").unwrap_err();
+    assert!(matches!(&error, TextError::Misfit { token, id: 512, rows: 512 } if token == "<|pad|>"), "{error}");
 }
 
 #[test]

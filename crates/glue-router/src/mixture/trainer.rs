@@ -239,9 +239,8 @@ impl Trainer {
             tasks.entry(&item.task).or_default().push(encoded);
         }
         for (task, items) in tasks {
-            check_cancelled(progress)?;
-            let found = mixture.lm_loss(&trained.gates, &items, balance, &[])?;
-            rows.iter_mut().zip(found.load).for_each(|(rows, load)| rows.push((task.to_owned(), load)));
+            let found = mixture.load(&trained.gates, &items, progress)?;
+            rows.iter_mut().zip(found).for_each(|(rows, load)| rows.push((task.to_owned(), load)));
         }
         let table = |(gate, rows)| {
             let (rows_are, experts) = ("task".to_owned(), self.sites.experts.clone());

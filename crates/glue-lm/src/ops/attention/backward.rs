@@ -5,9 +5,11 @@
 
 use super::super::elements;
 use super::super::exp::tanh;
+use super::super::kept::Numbers;
 use super::{Attention, Segment, Span, dot, softmax};
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// The gradients of q, k and v, of their shapes.
 pub(super) fn gradients(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
@@ -45,16 +47,32 @@ struct Whole {
 /// The key and value of a position, and their row in the pass.
 type Key<'a> = (&'a [f32], &'a [f32], Option<usize>);
 
-/// The keys of a segment in order of position, for one head.
-fn keys<'a>(segment: &'a Segment, whole: &'a Whole, width: usize, skip: usize, head_dim: usize) -> Vec<Key<'a>> {
-    let of_span = |span: &'a Span| -> Vec<Key<'a>> {
+/// Keys and values of each span of a segment that an earlier pass kept, as `f32`; nothing for the others.
+fn kept<'s>(segment: &'s Segment) -> Vec<[Cow<'s, [f32]>; 2]> {
+    let of_span = |span: &'s Span| match span {
+        Span::Now(_) => [Cow::default(), Cow::default()],
+        Span::Before(chunk, _) => chunk.numbers().map(Numbers::widened),
+    };
+    segment.spans.iter().map(of_span).collect()
+}
+
+/// The keys of a segment in order of position, for one head. `kept` are those of earlier passes.
+fn keys<'a>(
+    segment: &'a Segment,
+    kept: &'a [[Cow<'_, [f32]>; 2]],
+    whole: &'a Whole,
+    width: usize,
+    skip: usize,
+    head_dim: usize,
+) -> Vec<Key<'a>> {
+    let of_span = |(span, [k, v]): (&'a Span, &'a [Cow<'_, [f32]>; 2])| -> Vec<Key<'a>> {
         let at = |data: &'a [f32], row: usize| &data[row * width + skip..][..head_dim];
         match span {
             Span::Now(rows) => rows.clone().map(|row| (at(&whole.k, row), at(&whole.v, row), Some(row))).collect(),
-            Span::Before(kept, len) => (0..*len).map(|row| (at(&kept.k, row), at(&kept.v, row), None)).collect(),
+            Span::Before(_, len) => (0..*len).map(|row| (at(k, row), at(v, row), None)).collect(),
         }
     };
-    segment.spans.iter().flat_map(of_span).collect()
+    segment.spans.iter().zip(kept).flat_map(of_span).collect()
 }
 
 /// Gradients of the query heads of one head of keys, and of that head: [rows, heads of the group · head_dim] and twice
@@ -68,7 +86,8 @@ fn of_head(op: &Attention, whole: &Whole, kv_head: usize) -> [Vec<f32>; 3] {
     let mut of_k = vec![0.0; whole.k.len() / kv_width * d];
     let mut of_v = vec![0.0; of_k.len()];
     for segment in &*op.segments {
-        let keys = keys(segment, whole, kv_width, kv_head * d, d);
+        let kept = kept(segment);
+        let keys = keys(segment, &kept, whole, kv_width, kv_head * d, d);
         for (row, &position) in segment.rows.clone().zip(&segment.positions) {
             let first = spec.window.map_or(0, |window| (position + 1).saturating_sub(window));
             let keys = &keys[first..position + 1];

@@ -1,5 +1,6 @@
 //! Attention against the plain formula in f64, over every way its keys can lie.
 
+use super::super::kept::KvCacheType;
 use super::*;
 use crate::ops::gradients::numbers;
 use candle_core::Device;
@@ -18,6 +19,8 @@ struct Sequence {
     k: Vec<f32>,
     v: Vec<f32>,
     length: usize,
+    /// What keys and values are kept in.
+    kind: KvCacheType,
 }
 
 impl Sequence {
@@ -28,6 +31,7 @@ impl Sequence {
             k: values(length, kv, seed + 1),
             v: values(length, kv, seed + 2),
             length,
+            kind: KvCacheType::F32,
         }
     }
 
@@ -68,8 +72,8 @@ impl Sequence {
         for at in (0..start).step_by(kept) {
             let end = (at + kept).min(start);
             // Room beyond what is named, as in a cache that grew for another branch.
-            let k = self.k[at * kv..].to_vec();
-            spans.push(Span::Before(Arc::new(KeyValue { k, v: self.v[at * kv..].to_vec() }), end - at));
+            let chunk = Chunk::new(self.kind, &self.k[at * kv..], &self.v[at * kv..], kv);
+            spans.push(Span::Before(Arc::new(chunk), end - at));
         }
         let rows = self.length - start;
         // The pass holds a foreign row before and after.
@@ -109,6 +113,29 @@ fn every_split_of_the_keys_gives_the_formula() {
         }
         Sequence::new(&spec, 1, 2).check(&spec, 0, 1);
         Sequence::new(&spec, 9, 3).check(&spec, 4, 2);
+    }
+}
+
+#[test]
+fn rounded_keys_and_values_give_the_formula_of_rounded_ones() {
+    for spec in [WIDE, AttentionSpec { softcap: Some(5.0), window: Some(40), ..WIDE }] {
+        let mut sequence = Sequence::new(&spec, 150, 9);
+        sequence.kind = KvCacheType::Bf16;
+        for values in [&mut sequence.k, &mut sequence.v] {
+            values.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+        }
+        for (start, kept) in [(149, 149), (149, 10), (100, 64)] {
+            sequence.check(&spec, start, kept);
+        }
+    }
+}
+
+#[test]
+fn a_single_query_does_not_depend_on_how_its_keys_lie() {
+    let sequence = Sequence::new(&WIDE, 300, 3);
+    let one = sequence.run(&WIDE, 299, 299);
+    for kept in [1, 7, 16, 128, 130] {
+        assert_eq!(sequence.run(&WIDE, 299, kept), one, "spans of {kept}");
     }
 }
 
@@ -162,6 +189,7 @@ fn segments_share_a_prefix_and_threads_change_nothing() {
         k: replace(&sequence.k, &other.k, kv),
         v: replace(&sequence.v, &other.v, kv),
         length: 7,
+        kind: KvCacheType::F32,
     };
     let expected = branch.expected(&spec);
     for (row, p) in out[6..].iter().zip(4..) {
@@ -178,7 +206,7 @@ fn gradients_are_those_of_differences() {
         AttentionSpec { window: Some(3), ..narrow },
         AttentionSpec { heads: 2, window: Some(2), softcap: Some(2.0), ..narrow },
     ] {
-        let kept = KeyValue { k: values(3, 6, 5), v: values(3, 6, 6) };
+        let kept = Chunk::new(KvCacheType::F32, &values(3, 6, 5), &values(3, 6, 6), 6);
         // Two sequences over the same beginning, one of them with kept keys before it, and queries of some rows only.
         let segments: Arc<[Segment]> = Arc::from([
             Segment { rows: 0..5, positions: (0..5).collect(), spans: vec![Span::Now(0..3), Span::Now(3..5)] },

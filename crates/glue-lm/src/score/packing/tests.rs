@@ -85,3 +85,17 @@ fn prompts_are_roots_of_their_own() {
     let all = (0..30).map(|i| with_prompt(&[&preamble[..], &[200 + i, i, i]].concat(), 100)).collect();
     assert_eq!(check(all, 40).1, 0);
 }
+
+#[test]
+fn a_sequence_longer_than_a_pass_falls_into_pieces() {
+    let long: Vec<u32> = (0..25).collect();
+    let of = |sequence: Sequence, rows: usize| {
+        let packing = Packing::new(vec![sequence], rows);
+        packing.pieces(&packing.chunks[0]).map(|pieces| pieces.tokens)
+    };
+    assert_eq!(of(sequence(&long, 3), 10), Some(vec![0..10, 10..20, 20..25]));
+    assert_eq!(of(sequence(&long, 3), 25), None);
+    // One whose keys are rotated for its length, and one whose experts are chosen by the whole of a prompt.
+    assert_eq!(of(Sequence { length_class: vec![0, 1], ..sequence(&long, 3) }, 10), None);
+    assert_eq!(of(Sequence { prompt: Some(4), ..sequence(&long, 3) }, 10), None);
+}

@@ -1,19 +1,15 @@
-//! How much memory candidates may take by default.
+//! The memory that is available, to the system and within the limits of control groups.
 
 use std::fs;
 use std::path::Path;
 
-/// Share of the available memory that candidates take by default.
-const SHARE: f64 = 0.6;
-
-/// 60 % of the memory that is available now: to the system, and within the limits of the control group of this process.
-/// `None` where the system does not say.
-pub(super) fn default_limit() -> Option<u64> {
+/// The bytes of memory that are available now: to the system, and within the limits of the control group of this
+/// process. `None` where the system does not say.
+pub fn available() -> Option<u64> {
     let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_system(&text));
     let group =
         fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| of_groups(&text, Path::new("/sys/fs/cgroup")));
-    let available = system.into_iter().chain(group).min()?;
-    Some((available as f64 * SHARE) as u64)
+    system.into_iter().chain(group).min()
 }
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes.
