@@ -1,10 +1,10 @@
 //! Attention with its projections: rotary embedding, norms of queries and keys, grouped heads.
 
 use super::observer::LayerContext;
+use super::positions::Positions;
 use crate::gradients::{Stored, Tape};
 use crate::norm::RmsNorm;
-use crate::ops::{AttentionSpec, Recording, Segment, attention, linear, linear_recorded};
-use crate::rope::{Angles, rotate};
+use crate::ops::{AttentionSpec, Recording, Segment, attention_with_sinks, linear, linear_recorded};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
@@ -41,6 +41,10 @@ pub(super) struct AttentionBlock {
     /// Over a head or over all of them, by the number of its weights.
     pub(super) q_norm: Option<RmsNorm>,
     pub(super) k_norm: Option<RmsNorm>,
+    /// Whether these norms come after rope.
+    pub(super) rope_first: bool,
+    /// A score for each head that has no value.
+    pub(super) sinks: Option<Arc<[f32]>>,
     pub(super) spec: AttentionSpec,
 }
 
@@ -49,11 +53,11 @@ impl AttentionBlock {
     pub(super) fn keys_and_values(
         &self,
         x: &Tensor,
-        angles: &Arc<Angles>,
+        positions: &Positions,
         context: &mut LayerContext<'_>,
     ) -> Result<(Tensor, Tensor)> {
         context.linear_input(x, &[&self.q, &self.k, &self.v])?;
-        let k = self.normed_and_rotated(&self.k, &self.k_norm, x, angles, context.tape)?;
+        let k = self.normed_and_rotated(&self.k, &self.k_norm, x, positions, context.tape)?;
         Ok((k, self.v.forward_recorded(x, context.tape)?))
     }
 
@@ -63,12 +67,13 @@ impl AttentionBlock {
         x: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        angles: &Arc<Angles>,
+        positions: &Positions,
         segments: Arc<[Segment]>,
         context: &mut LayerContext<'_>,
     ) -> Result<Tensor> {
-        let q = self.normed_and_rotated(&self.q, &self.q_norm, x, angles, context.tape)?;
-        let y = attention(&q, k, v, segments, &self.spec)?;
+        let q = self.normed_and_rotated(&self.q, &self.q_norm, x, positions, context.tape)?;
+        let q = positions.scaled(q)?;
+        let y = attention_with_sinks(&q, k, v, segments, &self.spec, self.sinks.as_ref())?;
         context.attention_output(&y)?;
         context.linear_input(&y, &[&self.o])?;
         self.o.forward_recorded(&y, context.tape)
@@ -79,13 +84,15 @@ impl AttentionBlock {
         projection: &Projection,
         norm: &Option<RmsNorm>,
         x: &Tensor,
-        angles: &Arc<Angles>,
+        positions: &Positions,
         tape: Option<&Tape>,
     ) -> Result<Tensor> {
-        let mut y = projection.forward_recorded(x, tape)?;
-        if let Some(norm) = norm {
-            y = norm.forward(&y, tape)?;
+        let y = projection.forward_recorded(x, tape)?;
+        let (head_dim, rope_first) = (self.spec.head_dim, self.rope_first);
+        match norm {
+            None => positions.rotated(&y, head_dim),
+            Some(norm) if rope_first => norm.forward(&positions.rotated(&y, head_dim)?, tape),
+            Some(norm) => positions.rotated(&norm.forward(&y, tape)?, head_dim),
         }
-        rotate(&y, angles, self.spec.head_dim)
     }
 }

@@ -29,6 +29,16 @@ pub(crate) struct AttentionSpec {
     pub(crate) softcap: Option<f32>,
     /// A query sees this many positions, its own included; all before it when absent.
     pub(crate) window: Option<usize>,
+    /// A query sees the positions from the last multiple of this on; no such limit when absent.
+    pub(crate) chunk: Option<usize>,
+}
+
+impl AttentionSpec {
+    /// The first position that a query at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        let by_window = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        by_window.max(self.chunk.map_or(0, |chunk| position - position % chunk))
+    }
 }
 
 /// Keys and values of earlier passes, each [positions, kv_heads · head_dim], keys after rope.
@@ -78,12 +88,26 @@ pub(crate) fn attention(
     segments: Arc<[Segment]>,
     spec: &AttentionSpec,
 ) -> Result<Tensor> {
-    q.apply_op3(k, v, Attention { segments, spec: *spec })
+    attention_with_sinks(q, k, v, segments, spec, None)
+}
+
+/// The same with a score for each head that takes part in the softmax and has no value (Xiao et al., arXiv 2309.17453, as
+/// in gpt-oss).
+pub(crate) fn attention_with_sinks(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: Arc<[Segment]>,
+    spec: &AttentionSpec,
+    sinks: Option<&Arc<[f32]>>,
+) -> Result<Tensor> {
+    q.apply_op3(k, v, Attention { segments, spec: *spec, sinks: sinks.cloned() })
 }
 
 struct Attention {
     segments: Arc<[Segment]>,
     spec: AttentionSpec,
+    sinks: Option<Arc<[f32]>>,
 }
 
 /// Queries done together: their scores against a few thousand keys stay in cache.
@@ -109,6 +133,9 @@ impl CustomOp3 for Attention {
         let spec = &self.spec;
         let (width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let rows = self.segments.last().map_or(0, |segment| segment.rows.end);
+        if self.sinks.as_ref().is_some_and(|sinks| sinks.len() != spec.heads) {
+            bail!("{} sinks for {} heads", self.sinks.as_ref().map_or(0, |sinks| sinks.len()), spec.heads)
+        }
         if q_at.dims() != [rows, width] || k_at.dims() != v_at.dims() || k_at.dims().get(1) != Some(&kv_width) {
             bail!("queries {:?}, keys {:?}, values {:?} for {spec:?}", q_at.shape(), k_at.shape(), v_at.shape());
         }
@@ -124,7 +151,7 @@ impl CustomOp3 for Attention {
                 let (block, after) = rest.split_at_mut(queries.len() * width);
                 rest = after;
                 work += queries.len() * (segment.positions[queries.end - 1] + 1) * width;
-                blocks.push((Block::new(segment, queries, spec, k, v), block));
+                blocks.push((Block::new(segment, queries, self, k, v), block));
             }
         }
         if work < PARALLEL_FROM {
@@ -164,6 +191,7 @@ impl CustomOp3 for Attention {
 /// Some queries of a segment, with the keys and values they may see.
 struct Block<'a> {
     spec: &'a AttentionSpec,
+    sinks: Option<&'a [f32]>,
     /// Row of `q` of the first query.
     row: usize,
     queries: Range<usize>,
@@ -175,9 +203,11 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn new(segment: &'a Segment, queries: Range<usize>, spec: &'a AttentionSpec, k: &'a [f32], v: &'a [f32]) -> Self {
+    fn new(segment: &'a Segment, queries: Range<usize>, op: &'a Attention, k: &'a [f32], v: &'a [f32]) -> Self {
+        let spec = &op.spec;
         let positions = &segment.positions[queries.clone()];
-        let first = spec.window.map_or(0, |window| (positions[0] + 1).saturating_sub(window));
+        // The first query's: what later ones see begins no earlier.
+        let first = spec.first_seen(positions[0]);
         let seen = first..positions[positions.len() - 1] + 1;
         let width = spec.kv_heads * spec.head_dim;
         let mut spans = Vec::with_capacity(segment.spans.len());
@@ -196,12 +226,13 @@ impl<'a> Block<'a> {
             at += span.len();
         }
         debug_assert!(at >= seen.end, "keys of {at} positions for a query at {}", seen.end - 1);
-        Block { spec, row: segment.rows.start + queries.start, queries, positions, spans, seen }
+        let sinks = op.sinks.as_deref();
+        Block { spec, sinks, row: segment.rows.start + queries.start, queries, positions, spans, seen }
     }
 
     /// The query heads that share `kv_head`. `out` holds the block's rows from column `skip` on.
     fn run(&self, q: &[f32], kv_head: usize, out: &mut [f32], skip: usize, scratch: &mut Vec<f32>) {
-        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window } = *self.spec;
+        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, .. } = *self.spec;
         let (n, keys) = (self.queries.len(), self.seen.len());
         let stride = heads * head_dim;
         scratch.clear();
@@ -213,12 +244,13 @@ impl<'a> Block<'a> {
                 self.scores(q, &k[kv_head * head_dim..], start, scores);
             }
             for (i, scores) in scratch.chunks_exact_mut(keys).enumerate() {
-                let first = window.map_or(0, |window| (self.positions[i] + 1).saturating_sub(window));
+                let first = self.spec.first_seen(self.positions[i]);
                 softmax(
                     scores,
                     first.max(self.seen.start) - self.seen.start..self.positions[i] + 1 - self.seen.start,
                     scale,
                     softcap,
+                    self.sinks.map(|sinks| sinks[head]),
                 );
             }
             let out = &mut out[head * head_dim - skip..];
@@ -319,8 +351,8 @@ fn total(lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Softmax over the scores at `seen`, scaled and capped; the rest becomes 0.
-fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f32>) {
+/// Softmax over the scores at `seen`, scaled and capped, and over `sink`, whose share is lost; the rest becomes 0.
+fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f32>, sink: Option<f32>) {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];
@@ -328,7 +360,7 @@ fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f
         None => scores.iter_mut().for_each(|s| *s *= scale),
         Some(cap) => scores.iter_mut().for_each(|s| *s = cap * tanh(*s * scale / cap)),
     }
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let largest = scores.iter().copied().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
     for chunk in chunks {
@@ -341,6 +373,9 @@ fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f
     for s in rest {
         *s = exp(*s - largest);
         sum += *s;
+    }
+    if let Some(sink) = sink {
+        sum += exp(sink - largest);
     }
     let factor = 1.0 / sum;
     scores.iter_mut().for_each(|s| *s *= factor);

@@ -8,19 +8,29 @@
 
 mod add;
 mod attention;
+mod by_head;
+mod clamped;
 mod exp;
 mod gated;
 #[cfg(test)]
 pub(crate) mod gradients;
 mod linear;
+mod mxfp4;
 mod routing;
+mod scale_rows;
+mod transposed;
 
 pub(crate) use add::add;
-pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention};
+pub(crate) use attention::{AttentionSpec, KeyValue, Segment, Span, attention_with_sinks};
+pub(crate) use by_head::{Direction, HeadBlock, by_head};
+pub(crate) use clamped::clamped_swiglu;
 pub(crate) use exp::exp;
 pub(crate) use gated::gated;
 pub(crate) use linear::{Recording, linear, linear_recorded, product_of};
-pub(crate) use routing::{Routes, combine, mean_of_rows, shares};
+pub(crate) use mxfp4::{BLOCK as MXFP4_BLOCK, Mxfp4, product_mxfp4};
+pub(crate) use routing::{Routes, combine, mean_of_rows, shares, sigmoid_shares};
+pub(crate) use scale_rows::scale_rows;
+pub(crate) use transposed::product_transposed;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
