@@ -102,7 +102,7 @@ MODELS = {
         num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3, logit_scale=0.4, layer_norm_eps=1e-3),
         24, None, 13),
     "cohere2-bias": ("cohere2", dict(
-        num_hidden_layers=2, sliding_window=5, layer_types=["full_attention", "sliding_attention"],
+        num_hidden_layers=2, sliding_window=5, layer_types=["full_attention", "sliding_attention"], logit_scale=0.8,
         attention_bias=True, tie_word_embeddings=False), 24, None, 13),
     "mistral3-wrapped": ("mistral3", dict(
         text_config=dict(
@@ -212,6 +212,7 @@ def main(out, names):
         wrapped = model_type in WRAPPERS
         config = CONFIG_MAPPING[model_type](**(settings if wrapped else {**SMALL, **settings}))
         config._attn_implementation = "eager"
+        config._experts_implementation = "eager"
         auto = AutoModelForImageTextToText if wrapped else AutoModelForCausalLM
         model = auto.from_config(config, dtype=torch.float32).eval()
         buffers = [buffer for part, buffer in model.named_buffers() if part.endswith("e_score_correction_bias")]

@@ -17,7 +17,6 @@ use glue_eval::{
     load_tasks, preview, select,
 };
 use glue_lm::{AnyTextModel, RoutingLog};
-use glue_progress::CancelToken;
 use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;

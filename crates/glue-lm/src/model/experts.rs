@@ -2,7 +2,7 @@
 
 use super::feed_forward::Mlp;
 use crate::architecture::{Activation, SwigluClamp};
-use crate::ops::{Mxfp4, clamped_swiglu, gated, linear, product_mxfp4, product_transposed};
+use crate::ops::{Mxfp4, clamped_swiglu, gated, product_mxfp4, product_transposed};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
 
@@ -27,8 +27,6 @@ impl Expert {
 /// A matrix of an expert.
 #[derive(Debug)]
 pub(super) enum Matrix {
-    /// [out, in]
-    Rows(Weight),
     /// [in, out]
     Columns(Weight),
     /// [out, in] in MXFP4.
@@ -46,7 +44,6 @@ impl Product {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_deref();
         match &self.matrix {
-            Matrix::Rows(weight) => linear(x, weight, bias),
             Matrix::Columns(weight) => product_transposed(x, weight, bias),
             Matrix::Mxfp4(matrix) => product_mxfp4(x, matrix, bias),
         }

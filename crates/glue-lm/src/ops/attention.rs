@@ -81,6 +81,7 @@ pub(crate) struct Segment {
 
 /// Attention of `q` [Tq, heads · head_dim] to keys and values, `k` and `v` [T, kv_heads · head_dim] being those of this
 /// pass: [Tq, heads · head_dim]. The segments cover the rows of `q` in order.
+#[cfg(test)]
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,
