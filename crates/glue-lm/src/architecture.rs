@@ -6,18 +6,30 @@
 //! refused unless they hold the value that switches them off; any other is taken to be about training, generation or
 //! bookkeeping.
 
+mod experts;
 mod family;
 mod keys;
+mod latent;
 mod mixture;
+mod names;
+mod positions;
+mod windows;
+mod wrapper;
 
 use crate::error::LmError;
-use crate::rope::{Context, Rope};
-use family::Family;
+use crate::rope::Rope;
+pub use experts::{ExpertGroups, Experts, Scoring, SwigluClamp};
+use family::{Family, LogitScale};
 use glue_tensor::Config;
 use keys::Keys;
 pub use keys::REFUSED;
+pub use latent::Latent;
 pub(crate) use mixture::split;
+pub(crate) use names::Names;
+pub use positions::Temperature;
+use positions::RopeLayers;
 use serde_json::Value;
+pub(crate) use wrapper::OTHER_PARTS;
 
 /// The function inside the gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +45,16 @@ pub enum Activation {
     Relu,
 }
 
+/// What a norm does before it multiplies with its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NormKind {
+    /// Divides by the root of the mean square.
+    Rms,
+    /// Takes the mean away first: layer normalisation without a bias (Cohere 2).
+    Layer,
+}
+
 /// Where the norms of a layer stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,8 +63,10 @@ pub enum NormPlacement {
     Before,
     /// After each of the two, before the sum with the residual stream (OLMo 2).
     After,
-    /// Both (Gemma 2).
+    /// Both (Gemma 2 and 3, GLM-4).
     Around,
+    /// One norm before both, which read the same and are added to the residual stream together (Cohere 2).
+    Parallel,
 }
 
 /// Norms of queries and keys.
@@ -55,6 +79,8 @@ pub enum QkNorm {
     PerHead,
     /// Over all heads together, before rope (OLMo 2).
     FullWidth,
+    /// Over each head, after rope, without weights, in layers with a rotary embedding (Llama 4).
+    PerHeadAfterRope,
 }
 
 /// How the projections of a layer are stored.
@@ -65,22 +91,8 @@ pub enum ProjectionLayout {
     Separate,
     /// Queries, keys and values in one tensor, gate and up in another (Phi 3).
     Fused,
-}
-
-/// A mixture of experts in place of the MLP (Mixtral, Qwen2-MoE).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Experts {
-    /// Experts in a layer, at least 1.
-    pub count: usize,
-    /// Experts that a token goes to, 1 to `count`.
-    pub per_token: usize,
-    /// Width inside each expert.
-    pub intermediate_size: usize,
-    /// Whether the probabilities of the experts that a token goes to are brought to sum 1.
-    pub normalised: bool,
-    /// Width inside an expert that every token goes to, its output times the sigmoid of a gate of its own (Qwen2-MoE).
-    pub shared: Option<usize>,
+    /// A tensor each for queries, keys and values, and one for gate and up (GLM-4).
+    FusedMlp,
 }
 
 /// What differs between the layers of a model.
@@ -89,8 +101,11 @@ pub struct Experts {
 pub struct LayerKind {
     /// Positions a query sees, its own included; all before it when absent. At least 1.
     pub window: Option<usize>,
-    /// Index into [`Architecture::ropes`].
-    pub rope: usize,
+    /// Length of the chunks outside of which a query sees nothing: chunk i holds the positions from i times this on.
+    /// No chunks when absent. At least 1.
+    pub chunk: Option<usize>,
+    /// Index into [`Architecture::ropes`]; no rotary embedding when absent.
+    pub rope: Option<usize>,
     /// Whether the layer has [`Architecture::experts`] in place of its MLP.
     pub experts: bool,
 }
@@ -115,6 +130,8 @@ pub struct Architecture {
     pub head_dim: usize,
     /// Longest text the model is made for, in tokens.
     pub max_positions: usize,
+    /// What norms do.
+    pub norm: NormKind,
     /// ε of all norms.
     pub norm_eps: f32,
     /// Added to the stored weights of norms: 1 for Gemma, else 0.
@@ -133,6 +150,10 @@ pub struct Architecture {
     pub final_softcap: Option<f32>,
     /// Factor on embeddings.
     pub embedding_scale: f32,
+    /// Factor on what attention and the MLP add to the residual stream.
+    pub residual_scale: f32,
+    /// Factor on the logits, before [`Architecture::final_softcap`].
+    pub logit_scale: f32,
     /// Whether the head is the embedding: as the configuration says; `None` when it is silent and the family's default
     /// is a head of its own, which a checkpoint without one overrides.
     pub tied: Option<bool>,
@@ -150,6 +171,18 @@ pub struct Architecture {
     pub layers: Vec<LayerKind>,
     /// The rotary embeddings the layers refer to.
     pub ropes: Vec<Rope>,
+    /// Factor on queries by position, in layers without a rotary embedding (Llama 4).
+    pub temperature: Option<Temperature>,
+    /// Whether each head has an attention sink: a score that takes part in the softmax with no value (gpt-oss).
+    pub sinks: bool,
+    /// Keys and values made of a latent vector, in which case `kv_heads` and `head_dim` say nothing (DeepSeek).
+    pub latent: Option<Latent>,
+    /// Whether it is the language part of a multimodal model, the rest of which is left aside.
+    pub wrapped: bool,
+    /// Layers after the last for the prediction of further tokens, which are left aside (DeepSeek V3).
+    pub extra_layers: usize,
+    /// What the tensors of a layer are called.
+    pub(crate) names: &'static Names,
 }
 
 impl Architecture {
@@ -159,91 +192,110 @@ impl Architecture {
     /// [`LmError::Unsupported`] for a family or a key that this runtime does not compute, [`LmError::MissingKey`],
     /// [`LmError::BadValue`]; each names the key.
     pub fn from_config(config: &Config) -> Result<Architecture, LmError> {
-        let family = Family::of(config)?;
+        match wrapper::unwrapped(config)? {
+            Some((text, family)) => Architecture::of_family(&text, family, true),
+            None => Architecture::of_family(config, Family::of(config)?, false),
+        }
+    }
+
+    fn of_family(config: &Config, family: &Family, wrapped: bool) -> Result<Architecture, LmError> {
         let keys = Keys::new(config);
         keys.refuse_unsupported(family)?;
 
-        let hidden_size = keys.required_count("hidden_size")?;
-        let heads = keys.required_count("num_attention_heads")?;
-        let num_layers = keys.required_count("num_hidden_layers")?;
-        let kv_heads = match (keys.count("num_key_value_heads")?, keys.is_null("num_key_value_heads")) {
-            (Some(kv_heads), _) => kv_heads,
-            (None, true) => heads,
-            (None, false) => family.kv_heads.unwrap_or(heads),
+        let size = |key, of: fn(&family::Sizes) -> usize| match family.sizes {
+            Some(sizes) => Ok(keys.count(key)?.unwrap_or(of(&sizes))),
+            None => keys.required_count(key),
         };
-        if heads % kv_heads != 0 {
-            return Err(keys.bad_value("num_key_value_heads", &format!("a divisor of {heads} heads"), kv_heads.into()));
-        }
-        let head_dim = match (keys.count("head_dim")?, family.head_dim) {
-            (Some(head_dim), _) => head_dim,
-            (None, Some(head_dim)) if !keys.is_null("head_dim") => head_dim,
-            _ if hidden_size % heads == 0 => hidden_size / heads,
-            _ => {
-                let expected = format!("a multiple of {heads} heads where `head_dim` is absent");
-                return Err(keys.bad_value("hidden_size", &expected, hidden_size.into()));
-            }
+        let hidden_size = size("hidden_size", |sizes| sizes.hidden_size)?;
+        let heads = size("num_attention_heads", |sizes| sizes.heads)?;
+        let num_layers = size("num_hidden_layers", |sizes| sizes.layers)?;
+        let latent = if family.latent { Some(Latent::read(&keys, heads)?) } else { None };
+        let (kv_heads, head_dim) = match latent {
+            Some(latent) => (heads, latent.plain_dim + latent.rotated_dim),
+            None => (kv_heads(&keys, family, heads)?, head_dim(&keys, family, hidden_size, heads)?),
         };
         let max_positions = keys.count("max_position_embeddings")?.unwrap_or(family.max_positions);
-        let attention_scale = match family.query_scalar {
-            Some(default) => keys.positive("query_pre_attn_scalar")?.unwrap_or(default),
-            None => head_dim as f64,
-        }
-        .powf(-0.5);
-        let cap = |key, default: Option<f64>| match keys.positive(key)? {
-            None if keys.is_null(key) => Ok(None),
-            value => Ok::<_, LmError>(value.or(default).map(|cap| cap as f32)),
+        let rotated_dim = latent.map_or(head_dim, |latent| latent.rotated_dim);
+        let (ropes, rope_of) = positions::ropes(config, &keys, family, rotated_dim, max_positions)?;
+        let attention_scale = match (latent, family.query_scalar) {
+            (Some(latent), _) => latent.scale(&keys, config.ropes().first())?,
+            (None, Some(default)) => keys.positive("query_pre_attn_scalar")?.unwrap_or(default).powf(-0.5),
+            (None, None) if family.multipliers => keys.positive("attention_multiplier")?.unwrap_or(1.0),
+            (None, None) => (head_dim as f64).powf(-0.5),
         };
-        let (ropes, rope_of) = ropes(config, &keys, family, head_dim, max_positions)?;
-        let windows = windows(&keys, family, num_layers)?;
-        let intermediate_size = keys.required_count("intermediate_size")?;
-        let experts = experts(&keys, family, intermediate_size)?;
-        let mixed = mixed_layers(&keys, family, num_layers)?;
-        let layers = windows
-            .into_iter()
-            .zip(mixed)
-            .map(|(window, experts)| LayerKind { window, rope: rope_of[usize::from(window.is_some())], experts })
-            .collect();
-        let attention_bias = family.attention_bias && keys.flag("attention_bias")?.unwrap_or(false);
+        let multiplier = |key| match family.multipliers {
+            true => Ok(keys.number(key)?.unwrap_or(1.0) as f32),
+            false => Ok::<_, LmError>(1.0),
+        };
+        let intermediate_size = size("intermediate_size", |sizes| sizes.intermediate_size)?;
+        let experts = experts::experts(&keys, family, intermediate_size)?;
+        // What dense layers beside those with experts are as wide as, under a key of its own.
+        let intermediate_size = match family.reads("intermediate_size_mlp") {
+            true => keys.count("intermediate_size_mlp")?.unwrap_or(16384),
+            false => intermediate_size,
+        };
+        let layers = layers(&keys, family, num_layers, rope_of)?;
+        let bias = family.attention_bias;
+        let attention_bias = match bias {
+            Some(bias) => keys.flag("attention_bias")?.unwrap_or(bias.default),
+            None => false,
+        };
+        let eps_key = match family.norm {
+            NormKind::Rms => "rms_norm_eps",
+            NormKind::Layer => "layer_norm_eps",
+        };
         Ok(Architecture {
             model_type: family.model_type,
-            vocab_size: keys.required_count("vocab_size")?,
+            vocab_size: size("vocab_size", |sizes| sizes.vocab_size)?,
             hidden_size,
             intermediate_size,
             heads,
             kv_heads,
             head_dim,
             max_positions,
-            norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(family.norm_eps) as f32,
+            norm: family.norm,
+            norm_eps: keys.positive(eps_key)?.unwrap_or(family.norm_eps) as f32,
             norm_offset: family.norm_offset,
             norms: family.norms,
-            qk_norm: family.qk_norm,
+            qk_norm: match family.qk_norm {
+                QkNorm::PerHeadAfterRope if !keys.flag("use_qk_norm")?.unwrap_or(true) => QkNorm::None,
+                qk_norm => qk_norm,
+            },
             activation: activation(&keys, family)?,
             attention_scale: attention_scale as f32,
-            attention_softcap: match family.softcaps {
-                Some((attention, _)) => cap("attn_logit_softcapping", Some(attention))?,
-                None => None,
+            attention_softcap: softcap(&keys, "attn_logit_softcapping", family.attention_softcap)?,
+            final_softcap: softcap(&keys, "final_logit_softcapping", family.final_softcap)?,
+            embedding_scale: match family.scaled_embedding {
+                true => (hidden_size as f64).sqrt() as f32,
+                false => multiplier("embedding_multiplier")?,
             },
-            final_softcap: match family.softcaps {
-                Some((_, last)) => cap("final_logit_softcapping", Some(last))?,
-                None => None,
+            residual_scale: multiplier("residual_multiplier")?,
+            logit_scale: match family.logit_scale {
+                LogitScale::None => 1.0,
+                LogitScale::DividedByLogitsScaling => 1.0 / keys.positive("logits_scaling")?.unwrap_or(1.0) as f32,
+                LogitScale::TimesLogitScale(default) => keys.positive("logit_scale")?.unwrap_or(default) as f32,
             },
-            embedding_scale: if family.scaled_embedding { (hidden_size as f64).sqrt() as f32 } else { 1.0 },
-            tied: match keys.flag("tie_word_embeddings")? {
-                Some(tied) => Some(tied),
-                None if family.tied => Some(true),
-                None => None,
-            },
+            tied: keys.tied(family, wrapped)?,
             qkv_bias: attention_bias
                 || match family.qkv_bias_key {
                     true => keys.flag("qkv_bias")?.unwrap_or(family.qkv_bias),
                     false => family.qkv_bias,
                 },
-            output_bias: attention_bias,
+            output_bias: attention_bias && bias.is_some_and(|bias| bias.output),
             mlp_bias: family.mlp_bias && keys.flag("mlp_bias")?.unwrap_or(false),
             storage: family.storage,
             experts,
             layers,
             ropes,
+            temperature: positions::temperature(&keys, family)?,
+            sinks: family.sinks,
+            latent,
+            wrapped,
+            extra_layers: match family.reads("num_nextn_predict_layers") {
+                true => keys.number("num_nextn_predict_layers")?.unwrap_or(0.0) as usize,
+                false => 0,
+            },
+            names: family.names,
         })
     }
 
@@ -251,6 +303,75 @@ impl Architecture {
     pub fn num_layers(&self) -> usize {
         self.layers.len()
     }
+
+    /// Numbers that a layer keeps as keys for a token, and as many as values.
+    pub fn key_width(&self) -> usize {
+        self.latent.map_or(self.kv_heads * self.head_dim, |latent| latent.rank + latent.rotated_dim)
+    }
+}
+
+fn kv_heads(keys: &Keys<'_>, family: &Family, heads: usize) -> Result<usize, LmError> {
+    let kv_heads = match (keys.count("num_key_value_heads")?, keys.is_null("num_key_value_heads")) {
+        (Some(kv_heads), _) => kv_heads,
+        (None, true) => heads,
+        (None, false) => family.kv_heads.unwrap_or(heads),
+    };
+    match heads.is_multiple_of(kv_heads) {
+        true => Ok(kv_heads),
+        false => {
+            Err(keys.bad_value("num_key_value_heads", &format!("a divisor of {heads} heads"), kv_heads.into()))
+        }
+    }
+}
+
+fn head_dim(keys: &Keys<'_>, family: &Family, hidden_size: usize, heads: usize) -> Result<usize, LmError> {
+    match (keys.count("head_dim")?, family.head_dim) {
+        (Some(head_dim), _) => Ok(head_dim),
+        (None, Some(head_dim)) if !keys.is_null("head_dim") => Ok(head_dim),
+        _ if hidden_size.is_multiple_of(heads) => Ok(hidden_size / heads),
+        _ => {
+            let expected = format!("a multiple of {heads} heads where `head_dim` is absent");
+            Err(keys.bad_value("hidden_size", &expected, hidden_size.into()))
+        }
+    }
+}
+
+/// A cap that the family reads under `key`, with its default; null switches it off.
+fn softcap(keys: &Keys<'_>, key: &str, default: Option<Option<f64>>) -> Result<Option<f32>, LmError> {
+    let Some(default) = default else {
+        return Ok(None);
+    };
+    let cap = match keys.positive(key)? {
+        None if keys.is_null(key) => None,
+        value => value.or(default),
+    };
+    Ok(cap.map(|cap| cap as f32))
+}
+
+/// The kind of each layer. `rope_of` are the rotary embeddings of layers without and with a window.
+fn layers(
+    keys: &Keys<'_>,
+    family: &Family,
+    num_layers: usize,
+    rope_of: [usize; 2],
+) -> Result<Vec<LayerKind>, LmError> {
+    let (rotated, sights) = if family.rope_layers == RopeLayers::WithWindow {
+        let sights = windows::sights(keys, family, num_layers, None)?;
+        let windowed: Vec<bool> = sights.iter().map(|sight| sight.window.is_some()).collect();
+        (positions::rotated_layers(keys, family, &windowed)?, sights)
+    } else {
+        let rotated = positions::rotated_layers(keys, family, &vec![false; num_layers])?;
+        let sights = windows::sights(keys, family, num_layers, Some(&rotated))?;
+        (rotated, sights)
+    };
+    let mixed = experts::mixed_layers(keys, family, num_layers)?;
+    let one = |((sight, rotated), experts): ((windows::Sight, bool), bool)| LayerKind {
+        window: sight.window,
+        chunk: sight.chunk,
+        rope: rotated.then_some(rope_of[usize::from(sight.window.is_some())]),
+        experts,
+    };
+    Ok(sights.into_iter().zip(rotated).zip(mixed).map(one).collect())
 }
 
 fn activation(keys: &Keys<'_>, family: &Family) -> Result<Activation, LmError> {
@@ -268,173 +389,4 @@ fn activation(keys: &Keys<'_>, family: &Family) -> Result<Activation, LmError> {
             });
         }
     })
-}
-
-fn experts(keys: &Keys<'_>, family: &Family, intermediate_size: usize) -> Result<Option<Experts>, LmError> {
-    let (count, per_token) = match family.experts {
-        family::ExpertKeys::None => return Ok(None),
-        family::ExpertKeys::Mixtral => (keys.count("num_local_experts")?, 2),
-        family::ExpertKeys::Qwen => (None, 4),
-    };
-    let count = match (count, family.experts) {
-        (Some(count), _) => count,
-        (None, family::ExpertKeys::Qwen) => keys.count("num_experts")?.unwrap_or(60),
-        (None, _) => keys.count("num_experts")?.unwrap_or(8),
-    };
-    let per_token = keys.count("num_experts_per_tok")?.unwrap_or(per_token);
-    if per_token > count {
-        return Err(keys.bad_value("num_experts_per_tok", &format!("at most {count} experts"), per_token.into()));
-    }
-    Ok(Some(match family.experts {
-        family::ExpertKeys::Qwen => Experts {
-            count,
-            per_token,
-            intermediate_size: keys.count("moe_intermediate_size")?.unwrap_or(1408),
-            normalised: keys.flag("norm_topk_prob")?.unwrap_or(false),
-            shared: Some(keys.count("shared_expert_intermediate_size")?.unwrap_or(5632)),
-        },
-        _ => Experts { count, per_token, intermediate_size, normalised: true, shared: None },
-    }))
-}
-
-/// Whether each layer has experts.
-fn mixed_layers(keys: &Keys<'_>, family: &Family, num_layers: usize) -> Result<Vec<bool>, LmError> {
-    match family.experts {
-        family::ExpertKeys::None => return Ok(vec![false; num_layers]),
-        family::ExpertKeys::Mixtral => return Ok(vec![true; num_layers]),
-        family::ExpertKeys::Qwen => {}
-    }
-    let step = keys.count("decoder_sparse_step")?.unwrap_or(1);
-    let dense = match keys.get("mlp_only_layers") {
-        None => Vec::new(),
-        Some(value) => {
-            let list = value.as_array().and_then(|list| list.iter().map(Value::as_u64).collect::<Option<Vec<u64>>>());
-            list.ok_or_else(|| keys.bad_value("mlp_only_layers", "a list of layers", value.clone()))?
-        }
-    };
-    Ok((0..num_layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as u64))).collect())
-}
-
-/// The rotary embeddings, and which of them layers without and with a window use.
-fn ropes(
-    config: &Config,
-    keys: &Keys<'_>,
-    family: &Family,
-    head_dim: usize,
-    max_positions: usize,
-) -> Result<(Vec<Rope>, [usize; 2]), LmError> {
-    let prefix = if keys.get("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
-    let original = keys.count("original_max_position_embeddings")?.or(family.original_positions);
-    let context = Context { head_dim, max_positions, original };
-    let mut found = config.ropes();
-    if found.is_empty() {
-        // The key holds nothing, so this is the embedding that the family has by default.
-        let plain = Config::from_value(serde_json::json!({ "rope_theta": family.rope_theta }))?;
-        found = plain.ropes();
-    }
-    let top_theta = keys.get("rope_theta").is_some();
-    let mut ropes = Vec::with_capacity(found.len());
-    let mut rope_of = [None; 2];
-    for mut rope in found {
-        let section = match (keys.get(prefix), &rope.layer_type) {
-            (Some(section), Some(name)) => section.get(name),
-            (section, _) => section,
-        };
-        let own_theta = section.and_then(|section| section.get("rope_theta")).is_some_and(|theta| !theta.is_null());
-        if !own_theta && !top_theta {
-            rope.theta = family.rope_theta;
-        }
-        if family.yarn_means_longrope && rope.kind == "yarn" {
-            rope.kind = "longrope".to_owned();
-        }
-        let name = match &rope.layer_type {
-            Some(layer_type) => format!("{prefix}.{layer_type}"),
-            None => prefix.to_owned(),
-        };
-        if rope.partial != 1.0 && !family.partial_rotary {
-            return Err(LmError::Unsupported {
-                key: "partial_rotary_factor".to_owned(),
-                value: rope.partial.to_string(),
-                reason: format!("{} turns all dimensions of a head", family.model_type),
-            });
-        }
-        match rope.layer_type.as_deref() {
-            None => rope_of = [Some(ropes.len()); 2],
-            Some("full_attention") => rope_of[0] = Some(ropes.len()),
-            Some("sliding_attention") => rope_of[1] = Some(ropes.len()),
-            Some(_) => {
-                let value = section.map_or(Value::Null, Value::clone).to_string();
-                let reason = "layers are full_attention or sliding_attention".to_owned();
-                return Err(LmError::Unsupported { key: name, value, reason });
-            }
-        }
-        ropes.push(Rope::from_config(&rope, context, &name)?);
-    }
-    let either = rope_of[0].or(rope_of[1]).unwrap_or(0);
-    Ok((ropes, rope_of.map(|index| index.unwrap_or(either))))
-}
-
-/// The window of each layer.
-fn windows(keys: &Keys<'_>, family: &Family, num_layers: usize) -> Result<Vec<Option<usize>>, LmError> {
-    let types = layer_types(keys, num_layers)?;
-    let window = match family.window {
-        family::Window::None => None,
-        family::Window::SwitchedOn | family::Window::EverySecondSwitchedOn
-            if !keys.flag("use_sliding_window")?.unwrap_or(false) =>
-        {
-            None
-        }
-        _ if keys.is_null("sliding_window") => None,
-        _ => keys.count("sliding_window")?.or(family.window_default),
-    };
-    let first = match family.window {
-        family::Window::SwitchedOn | family::Window::EverySecondSwitchedOn => {
-            keys.number("max_window_layers")?.map_or(28, |layers| layers as usize)
-        }
-        _ => 0,
-    };
-    let by_rule = |layer: usize| match family.window {
-        family::Window::None => false,
-        family::Window::All => true,
-        family::Window::SwitchedOn => layer >= first,
-        family::Window::EverySecondSwitchedOn => layer < first && layer.is_multiple_of(2),
-        family::Window::EverySecond => layer.is_multiple_of(2),
-    };
-    (0..num_layers)
-        .map(|layer| {
-            let Some(types) = &types else {
-                return Ok(window.filter(|_| by_rule(layer)));
-            };
-            let sliding = types[layer];
-            let reads_types = !matches!(family.window, family::Window::None | family::Window::All);
-            if !reads_types && sliding != (window.is_some() && by_rule(layer)) {
-                return Err(LmError::Unsupported {
-                    key: "layer_types".to_owned(),
-                    value: keys.get("layer_types").map_or(Value::Null, Value::clone).to_string(),
-                    reason: format!("{} has the same kind of attention in all layers", family.model_type),
-                });
-            }
-            Ok(window.filter(|_| sliding))
-        })
-        .collect()
-}
-
-/// Whether each layer is `sliding_attention`, where the configuration lists them.
-fn layer_types(keys: &Keys<'_>, num_layers: usize) -> Result<Option<Vec<bool>>, LmError> {
-    let Some(list) = keys.get("layer_types").and_then(Value::as_array) else {
-        return Ok(None);
-    };
-    if list.len() != num_layers {
-        return Err(keys.bad_value("layer_types", &format!("a list of {num_layers} layers"), list.len().into()));
-    }
-    let sliding = |value: &Value| match value.as_str() {
-        Some("full_attention") => Ok(false),
-        Some("sliding_attention") => Ok(true),
-        _ => Err(LmError::Unsupported {
-            key: "layer_types".to_owned(),
-            value: value.to_string(),
-            reason: "layers are full_attention or sliding_attention".to_owned(),
-        }),
-    };
-    list.iter().map(sliding).collect::<Result<_, _>>().map(Some)
 }

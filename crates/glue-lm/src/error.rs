@@ -131,6 +131,12 @@ pub enum LmError {
         /// What was asked for.
         what: &'static str,
     },
+    /// Something that is there for keys and values of each head alone was asked of multi-head latent attention.
+    #[error("{what} are not there for models whose keys and values are made of a latent vector")]
+    LatentKeys {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A request to score cannot be scored.
     #[error("request {index}: {reason}")]
     Request {

@@ -136,7 +136,8 @@ impl Model {
     /// Memory: all activations of the pass and about as much again.
     ///
     /// # Errors
-    /// [`LmError::NotDense`] for a mixture; [`LmError::Request`] for a sequence without scored tokens or with such
+    /// [`LmError::NotDense`] for a mixture, [`LmError::LatentKeys`] for multi-head latent attention;
+    /// [`LmError::Request`] for a sequence without scored tokens or with such
     /// outside of it, [`LmError::TooLong`], [`LmError::Token`]: before anything is computed.
     pub fn gradients(&self, sequences: &[ScoredTokens<'_>], observer: &mut dyn Observer) -> Result<Gradients, LmError> {
         self.recorded(sequences, &|log_likelihoods| vec![1.0; log_likelihoods.len()], observer)

@@ -51,7 +51,9 @@ impl Architecture {
     }
 
     fn footprint_of(&self, caches: usize, cache_type: KvCacheType) -> Footprint {
-        let (kv, queries) = (self.kv_heads * self.head_dim, self.heads * self.head_dim);
+        let kv = self.kv_width();
+        // Latent attention brings each head of queries into the space of the latent vector.
+        let queries = self.heads * self.latent.map_or(self.head_dim, |latent| latent.rank + latent.rotated_dim);
         let inner = match self.experts {
             Some(experts) => self.intermediate_size.max(experts.intermediate_size).max(experts.shared.unwrap_or(0)),
             None => self.intermediate_size,

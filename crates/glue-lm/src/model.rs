@@ -4,13 +4,16 @@
 //! apart from its keys and values.
 
 mod attention_block;
+mod experts;
 mod feed_forward;
 mod gate;
 mod inventory;
+mod latent;
 mod layer;
 mod load;
+mod load_experts;
 mod observer;
-
+mod positions;
 mod run;
 
 use crate::architecture::{Architecture, split};
@@ -59,6 +62,8 @@ pub struct Model {
     ropes: Vec<RopeTables>,
     /// Bytes of all tensors in use, as stored.
     pub(crate) weight_bytes: usize,
+    /// Names of tensors that are not part of the language model.
+    left_aside: Vec<String>,
     /// Where it was opened from.
     dir: Option<ModelDir>,
 }
@@ -182,6 +187,12 @@ impl Model {
                 DecoderLayer::Mixed { router, .. } => Some(&**router),
             })
             .chain(self.upper.as_ref().map(|upper| &upper.router))
+    }
+
+    /// Names of the tensors of the checkpoint that belong to other parts of a multimodal model, or to the prediction of
+    /// further tokens: nothing here uses them.
+    pub fn left_aside(&self) -> &[String] {
+        &self.left_aside
     }
 
     /// What the model computes, apart from its weights.
@@ -368,7 +379,11 @@ impl Model {
 
     /// The same; the backward pass records the gradient of the head on `tape`.
     pub(crate) fn logits_recorded(&self, states: &Tensor, tape: Option<&Tape>) -> Result<Tensor, LmError> {
-        let logits = self.head.forward_recorded(states, tape)?;
+        let mut logits = self.head.forward_recorded(states, tape)?;
+        let scale = self.architecture.logit_scale;
+        if scale != 1.0 {
+            logits = (logits * f64::from(scale))?;
+        }
         Ok(match self.architecture.final_softcap {
             Some(cap) => crate::ops::softcap(&logits, cap)?,
             None => logits,

@@ -1,4 +1,5 @@
-//! Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): x / √(mean(x²) + ε) · w.
+//! Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): x / √(mean(x²) + ε) · w. Layer normalisation
+//! (Ba, Kiros and Hinton, arXiv 1607.06450) without a bias is that of x − mean(x).
 
 use crate::gradients::Tape;
 use crate::ops::elements;
@@ -19,12 +20,19 @@ pub(crate) struct RmsNorm {
     eps: f32,
     name: Arc<str>,
     tape: Option<Tape>,
+    /// Whether the mean is taken away first.
+    centred: bool,
 }
 
 impl RmsNorm {
     /// A norm that multiplies by `weight`, which is not empty.
     pub(crate) fn new(weight: Vec<f32>, eps: f32) -> RmsNorm {
-        RmsNorm { weight: weight.into(), eps, name: "".into(), tape: None }
+        RmsNorm { weight: weight.into(), eps, name: "".into(), tape: None, centred: false }
+    }
+
+    /// The same of what is left when the mean is taken away, if `centred`.
+    pub(crate) fn centred(self, centred: bool) -> RmsNorm {
+        RmsNorm { centred, ..self }
     }
 
     /// The same with the name of the stored tensor.
@@ -32,7 +40,7 @@ impl RmsNorm {
         RmsNorm { name: name.into(), ..self }
     }
 
-    /// The name of the stored tensor.
+    /// The name of the stored tensor; empty where none is.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -45,7 +53,12 @@ impl RmsNorm {
     /// Normalises each run of as many elements as there are weights; the last extent of `x` is a multiple of that. The
     /// backward pass records the gradient of the weights on `tape`.
     pub(crate) fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
-        x.apply_op1(RmsNorm { tape: tape.cloned(), ..self.clone() })
+        let tape = tape.filter(|_| !self.name.is_empty()).cloned();
+        let norm = RmsNorm { tape, ..self.clone() };
+        match self.centred {
+            true => x.apply_op1(Centre(self.width()))?.apply_op1(norm),
+            false => x.apply_op1(norm),
+        }
     }
 
     /// What the rows of `x` add to the gradient of the weights, [rows, width]: x·f·g, over all runs in a row.
@@ -115,6 +128,47 @@ impl CustomOp1 for RmsNorm {
     }
 }
 
+/// Takes the mean away from each run of so many elements.
+struct Centre(usize);
+
+impl Centre {
+    fn of(&self, x: &[f32]) -> Result<Vec<f32>> {
+        if self.0 == 0 || !x.len().is_multiple_of(self.0) {
+            bail!("means over {} of {} elements", self.0, x.len())
+        }
+        let mut out = x.to_vec();
+        let rows = |rows: &mut [f32]| {
+            for run in rows.chunks_exact_mut(self.0) {
+                let mean = (run.iter().map(|&x| f64::from(x)).sum::<f64>() / self.0 as f64) as f32;
+                run.iter_mut().for_each(|x| *x -= mean);
+            }
+        };
+        match x.len() < PARALLEL_FROM {
+            true => rows(&mut out),
+            false => out.par_chunks_mut(ROWS * self.0).for_each(rows),
+        }
+        Ok(out)
+    }
+}
+
+impl CustomOp1 for Centre {
+    fn name(&self) -> &'static str {
+        "centre"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = at.contiguous_offsets() else {
+            bail!("operand of shape {:?} is not contiguous", at.shape())
+        };
+        Ok((CpuStorage::F32(self.of(&x.as_slice::<f32>()?[start..end])?), at.shape().clone()))
+    }
+
+    /// The gradient with its mean taken away: the map is its own transpose.
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Tensor::from_vec(self.of(&elements(grad)?)?, x.shape(), x.device()).map(Some)
+    }
+}
+
 /// In sixteen lanes, which the compiler turns into vectors and which loses less to rounding than one running sum.
 fn sum_of_squares(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
@@ -168,6 +222,27 @@ mod tests {
     fn gradients_are_those_of_differences() {
         let norm = RmsNorm::new((0..5).map(|i| 0.5 + i as f32 / 5.0).collect(), 1e-3);
         check_gradients(&[&[3, 15]], 1.0, |x| norm.forward(&x[0], None));
+    }
+
+    /// Against the formula in f64; 4e-6 for the roundings of a norm and of a mean.
+    #[test]
+    fn layer_normalisation_takes_the_mean_away() {
+        let (rows, width) = (700, 375);
+        let x: Vec<f32> = (0..rows * width).map(|i| ((i * 7919) % 1013) as f32 / 300.0 + 4.0).collect();
+        let w: Vec<f32> = (0..width).map(|i| 0.5 + i as f32 / width as f32).collect();
+        let norm = RmsNorm::new(w.clone(), 1e-5).centred(true);
+        let tensor = Tensor::from_slice(&x, (rows, width), &Device::Cpu).unwrap();
+        let y = norm.forward(&tensor, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (x, y) in x.chunks(width).zip(y.chunks(width)) {
+            let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / width as f64;
+            let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / width as f64;
+            for i in 0..width {
+                let expected = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(w[i]);
+                assert!((f64::from(y[i]) - expected).abs() < 4e-6 * expected.abs().max(1.0), "{}: {expected}", y[i]);
+            }
+        }
+        let small = RmsNorm::new((0..5).map(|i| 0.5 + i as f32 / 5.0).collect(), 1e-3).centred(true);
+        check_gradients(&[&[3, 15]], 1.0, |x| small.forward(&x[0], None));
     }
 
     #[test]

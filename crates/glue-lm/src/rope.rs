@@ -1,6 +1,7 @@
 //! Rotary position embeddings (Su et al., arXiv 2104.09864) and the ways they are scaled to longer texts.
 //!
-//! Dimensions i and i + d/2 of a head are a pair, rotated at position p by the angle p·θᵢ. Unscaled, θᵢ = base^(-2i/d).
+//! Dimensions i and i + d/2 of a head are a pair, in some families 2i and 2i + 1, rotated at position p by the angle
+//! p·θᵢ. Unscaled, θᵢ = base^(-2i/d).
 //!
 //! | `rope_type` | frequencies | source |
 //! |---|---|---|
@@ -53,6 +54,7 @@ pub enum Frequencies {
 
 /// The rotary embedding of some or all layers of a model.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Rope {
     /// Leading dimensions of each head that are rotated; even, at least 2 and at most the dimensions of a head.
     pub dims: usize,
@@ -60,6 +62,8 @@ pub struct Rope {
     pub frequencies: Frequencies,
     /// Factor on cos and sin; 1 unless `yarn` or `longrope` sets it.
     pub attention_factor: f32,
+    /// Whether neighbours are rotated together, dimensions 2i and 2i + 1, and not i and i + d/2.
+    pub interleaved: bool,
 }
 
 /// What a rotary embedding takes from the rest of the configuration.
@@ -69,6 +73,7 @@ pub(crate) struct Context {
     pub(crate) max_positions: usize,
     /// `original_max_position_embeddings` at the top of the configuration.
     pub(crate) original: Option<usize>,
+    pub(crate) interleaved: bool,
 }
 
 impl Rope {
@@ -97,6 +102,7 @@ impl Rope {
             dims,
             frequencies: Frequencies::Fixed(values.into_iter().map(|f| f as f32).collect()),
             attention_factor: attention_factor as f32,
+            interleaved: context.interleaved,
         };
         Ok(match rope.kind.as_str() {
             "default" => fixed(plain(), 1.0),
@@ -113,17 +119,21 @@ impl Rope {
                     factor: keys.required("factor")?,
                     original: context.max_positions,
                 };
-                Rope { dims, frequencies, attention_factor: 1.0 }
+                Rope { dims, frequencies, attention_factor: 1.0, interleaved: context.interleaved }
             }
             "llama3" => {
                 let (factor, original) = (keys.required("factor")?, original()?);
                 let (low, high) = (keys.required("low_freq_factor")?, keys.required("high_freq_factor")?);
-                if low >= high {
-                    return Err(keys.bad("high_freq_factor", "greater than `low_freq_factor`", high.into()));
+                if low > high {
+                    return Err(keys.bad("high_freq_factor", "at least `low_freq_factor`", high.into()));
                 }
                 let scale = |f: f64| {
                     let turns = original * f / TAU;
-                    let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    // Llama 4 has a step in place of the slope.
+                    let smooth = match low == high {
+                        true => f64::from(turns >= low),
+                        false => ((turns - low) / (high - low)).clamp(0.0, 1.0),
+                    };
                     (1.0 - smooth) * f / factor + smooth * f
                 };
                 fixed(plain().into_iter().map(scale).collect(), 1.0)
@@ -151,6 +161,7 @@ impl Rope {
                         original: original as usize,
                     },
                     attention_factor: attention_factor as f32,
+                    interleaved: context.interleaved,
                 }
             }
             other => {
@@ -202,6 +213,11 @@ fn frequencies(base: f64, dims: usize) -> Vec<f64> {
     (0..dims / 2).map(|i| base.powf(-2.0 * i as f64 / dims as f64)).collect()
 }
 
+/// What YaRN multiplies queries and keys with, 1 + 0.1 · mscale · ln(factor).
+pub(crate) fn yarn_magnitude(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
 /// Frequencies and attention factor of YaRN.
 fn yarn(
     keys: &Keys<'_>,
@@ -210,7 +226,7 @@ fn yarn(
     original: f64,
     factor: f64,
 ) -> std::result::Result<(Vec<f64>, f64), LmError> {
-    let magnitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+    let magnitude = |mscale: f64| yarn_magnitude(factor, mscale);
     let inferred = match (keys.number("mscale")?, keys.number("mscale_all_dim")?) {
         (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => magnitude(mscale) / magnitude(all),
         _ => magnitude(1.0),
@@ -288,11 +304,12 @@ pub(crate) struct Angles {
     cos: Vec<f32>,
     sin: Vec<f32>,
     half: usize,
+    interleaved: bool,
 }
 
 impl Angles {
-    fn with_capacity(rows: usize, half: usize) -> Angles {
-        Angles { cos: Vec::with_capacity(rows * half), sin: Vec::with_capacity(rows * half), half }
+    fn with_capacity(rows: usize, half: usize, interleaved: bool) -> Angles {
+        Angles { cos: Vec::with_capacity(rows * half), sin: Vec::with_capacity(rows * half), half, interleaved }
     }
 
     fn rows(&self) -> usize {
@@ -316,7 +333,7 @@ impl Angles {
 
     /// The rows named.
     pub(crate) fn select(&self, rows: &[usize]) -> Angles {
-        let mut selected = Angles::with_capacity(rows.len(), self.half);
+        let mut selected = Angles::with_capacity(rows.len(), self.half, self.interleaved);
         rows.iter().for_each(|&row| selected.push_row(self, row));
         selected
     }
@@ -332,13 +349,13 @@ pub(crate) struct RopeTables {
 
 impl RopeTables {
     pub(crate) fn new(rope: Rope) -> RopeTables {
-        let empty = || RwLock::new(Arc::new(Angles::with_capacity(0, rope.dims / 2)));
+        let empty = || RwLock::new(Arc::new(Angles::with_capacity(0, rope.dims / 2, rope.interleaved)));
         RopeTables { tables: [empty(), empty()], rope }
     }
 
     /// The angles of rows at `positions`, each in a sequence as long as the entry of `lengths` beside it.
     pub(crate) fn angles(&self, positions: &[usize], lengths: &[usize]) -> Angles {
-        let mut angles = Angles::with_capacity(positions.len(), self.rope.dims / 2);
+        let mut angles = Angles::with_capacity(positions.len(), self.rope.dims / 2, self.rope.interleaved);
         let mut runs = positions.iter().zip(lengths).map(|(&p, &l)| (p, self.rope.length_class(l), l)).peekable();
         while let Some(&(_, length_class, length)) = runs.peek() {
             let run = std::iter::from_fn(|| runs.next_if(|row| row.1 == length_class)).map(|row| row.0);
@@ -360,7 +377,7 @@ impl RopeTables {
             return known;
         }
         let rows = rows.next_power_of_two().max(256);
-        let mut table = Angles::with_capacity(rows, self.rope.dims / 2);
+        let mut table = Angles::with_capacity(rows, self.rope.dims / 2, self.rope.interleaved);
         let frequencies = self.rope.at_length(length);
         (0..rows).for_each(|position| table.push_computed(position, &frequencies, self.rope.attention_factor));
         let table = Arc::new(table);
@@ -397,7 +414,7 @@ impl CustomOp1 for Rotate {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Angles { cos, sin, half } = &*self.angles;
+        let Angles { cos, sin, half, interleaved } = &*self.angles;
         let (rows, width) = at.shape().dims2()?;
         let Some((start, end)) = at.contiguous_offsets() else {
             bail!("operand of shape {:?} is not contiguous", at.shape())
@@ -412,6 +429,13 @@ impl CustomOp1 for Rotate {
             let angles = cos[skip..].chunks_exact(*half).zip(sin[skip..].chunks_exact(*half));
             for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(angles) {
                 for head in row.chunks_exact_mut(self.head_dim) {
+                    if *interleaved {
+                        for (([a, b], &c), &s) in head[..2 * half].as_chunks_mut().0.iter_mut().zip(cos).zip(sin) {
+                            let s = sign * s;
+                            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                        }
+                        continue;
+                    }
                     let (first, second) = head[..2 * half].split_at_mut(*half);
                     for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                         let s = sign * s;

@@ -9,9 +9,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightError {
-    /// Integers are not weights of a layer that this crate runs.
+    /// Integers are not weights of a layer that this crate runs, but for bytes that hold packed numbers.
     #[error("elements are {dtype}; a weight must be of a floating-point type")]
     NotFloat {
+        /// The type found.
+        dtype: Dtype,
+    },
+    /// Packed numbers stand in bytes.
+    #[error("elements are {dtype}; packed numbers are stored as U8")]
+    NotPacked {
         /// The type found.
         dtype: Dtype,
     },
@@ -48,14 +54,14 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// A tensor of `shape` in memory.
+    /// A tensor of `shape` in memory: floating-point numbers, or bytes (`U8`) that hold packed numbers.
     ///
     /// # Errors
-    /// [`WeightError::NotFloat`] for an integer type, [`WeightError::Length`] when `bytes` does not hold exactly the
+    /// [`WeightError::NotFloat`] for another integer type, [`WeightError::Length`] when `bytes` does not hold exactly the
     /// elements of `shape`.
     pub fn owned(dtype: Dtype, shape: Vec<usize>, bytes: impl Into<Arc<[u8]>>) -> Result<Weight, WeightError> {
         let bytes = bytes.into();
-        if !dtype.is_float() {
+        if !is_weight(dtype) {
             return Err(WeightError::NotFloat { dtype });
         }
         let expected = shape.iter().try_fold(dtype.size(), |n, &extent| n.checked_mul(extent));
@@ -69,11 +75,11 @@ impl Weight {
     /// The tensor `name` of a checkpoint, in place in its file; `None` when the checkpoint has no such tensor.
     ///
     /// # Errors
-    /// [`WeightError::NotFloat`] for an integer type.
+    /// [`WeightError::NotFloat`] for an integer type other than bytes.
     pub fn mapped(checkpoint: &Arc<Checkpoint>, name: &str) -> Option<Result<Weight, WeightError>> {
         let view = checkpoint.get(name)?;
         let dtype = view.dtype();
-        if !dtype.is_float() {
+        if !is_weight(dtype) {
             return Some(Err(WeightError::NotFloat { dtype }));
         }
         Some(Ok(Weight {
@@ -84,7 +90,7 @@ impl Weight {
         }))
     }
 
-    /// StoredElements type of the elements.
+    /// Stored type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -239,6 +245,18 @@ impl<'a> Rows<'a> {
         let row_bytes = self.row_len * self.dtype.size();
         widen_into(self.dtype, &self.bytes[row * row_bytes..(row + 1) * row_bytes], out);
     }
+
+    /// Writes a part of one row, from column `first` on, to `out`.
+    pub(crate) fn copy_part(&self, row: usize, first: usize, out: &mut [f32]) {
+        let size = self.dtype.size();
+        let start = (row * self.row_len + first) * size;
+        widen_into(self.dtype, &self.bytes[start..start + out.len() * size], out);
+    }
+}
+
+/// Whether elements are numbers that this crate computes with, or may hold such.
+fn is_weight(dtype: Dtype) -> bool {
+    dtype.is_float() || dtype == Dtype::U8
 }
 
 /// The bytes as `f32`, when that is what they are, aligned and in this machine's byte order.

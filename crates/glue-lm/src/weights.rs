@@ -1,8 +1,8 @@
 //! The tensors of a model by name, wherever they are.
 
 use crate::error::LmError;
-use crate::weight::Weight;
-use glue_tensor::Checkpoint;
+use crate::weight::{Weight, WeightError};
+use glue_tensor::{Checkpoint, Dtype};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -50,6 +50,23 @@ impl Weights {
     /// # Errors
     /// [`LmError::Weight`] when its elements are not floating-point numbers.
     pub fn get(&self, name: &str) -> Result<Option<Weight>, LmError> {
+        let found = self.stored(name)?;
+        match found.as_ref().map(Weight::dtype).filter(|dtype| !dtype.is_float()) {
+            Some(dtype) => Err(LmError::Weight { name: name.to_owned(), error: WeightError::NotFloat { dtype } }),
+            None => Ok(found),
+        }
+    }
+
+    /// The same where elements are bytes that hold packed numbers.
+    pub(crate) fn packed(&self, name: &str) -> Result<Option<Weight>, LmError> {
+        let found = self.stored(name)?;
+        match found.as_ref().map(Weight::dtype).filter(|&dtype| dtype != Dtype::U8) {
+            Some(dtype) => Err(LmError::Weight { name: name.to_owned(), error: WeightError::NotPacked { dtype } }),
+            None => Ok(found),
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<Option<Weight>, LmError> {
         match &self.source {
             Source::Checkpoint(checkpoint) => Weight::mapped(checkpoint, name)
                 .transpose()

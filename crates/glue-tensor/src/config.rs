@@ -89,9 +89,11 @@ const PARTIAL_ROTARY: &[&str] = &["partial_rotary_factor", "rotary_pct"];
 const PER_LAYER: &[&str] =
     &["layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "block_types", "attention_layers"];
 /// Lists of layer numbers.
-const LAYER_NUMBERS: &[&str] = &["mlp_only_layers"];
+const LAYER_NUMBERS: &[&str] = &["mlp_only_layers", "moe_layers"];
 /// How many of the first layers something holds for.
 const FIRST_LAYERS: &[&str] = &["max_window_layers", "first_k_dense_replace"];
+/// How many layers stand after the last.
+const EXTRA_LAYERS: &[&str] = &["num_nextn_predict_layers"];
 
 /// Counts of experts.
 const EXPERTS: &[&str] = &[
@@ -101,10 +103,15 @@ const EXPERTS: &[&str] = &[
     "moe_num_experts",
     "n_shared_experts",
     "num_experts_per_tok",
+    "n_group",
+    "topk_group",
 ];
 /// Other widths and lengths.
-const EXPERT_SIZE: &[&str] = &["moe_intermediate_size", "shared_expert_intermediate_size"];
-const OTHER_POSITIONS: &[&str] = &["original_max_position_embeddings", "sliding_window"];
+const EXPERT_SIZE: &[&str] = &["moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp"];
+const LATENT_SIZE: &[&str] = &["kv_lora_rank", "q_lora_rank"];
+const LATENT_HEAD_DIM: &[&str] = &["qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"];
+const OTHER_POSITIONS: &[&str] =
+    &["original_max_position_embeddings", "sliding_window", "attention_chunk_size", "floor_scale"];
 
 /// Maximum number of layers of a model; layer numbers in names of tensors are below it.
 pub const MAX_LAYERS: usize = 10_000;
@@ -127,6 +134,9 @@ const BOUNDS: &[(&[&str], u64)] = &[
     (HIDDEN_SIZE, MAX_HIDDEN_SIZE as u64),
     (INTERMEDIATE_SIZE, 100_000_000),
     (EXPERT_SIZE, 100_000_000),
+    (LATENT_SIZE, MAX_HIDDEN_SIZE as u64),
+    (LATENT_HEAD_DIM, 100_000),
+    (EXTRA_LAYERS, MAX_LAYERS as u64),
     (VOCAB_SIZE, 100_000_000),
     (MAX_POSITIONS, 1_000_000_000_000),
     (OTHER_POSITIONS, 1_000_000_000_000),
@@ -134,17 +144,23 @@ const BOUNDS: &[(&[&str], u64)] = &[
 
 /// What transformers assumes of `tie_word_embeddings` when the key is absent, by model type.
 const TIED_BY_DEFAULT: &[&str] =
-    &["bloom", "cohere", "cohere2", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "t5"];
+    &["bloom", "cohere", "cohere2", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "smollm3", "t5"];
 const UNTIED_BY_DEFAULT: &[&str] = &[
     "deepseek_v2",
     "deepseek_v3",
+    "glm4",
     "gpt_neox",
+    "gpt_oss",
     "gptj",
+    "granite",
     "llama",
+    "llama4",
+    "llama4_text",
     "mistral",
     "mixtral",
     "olmo",
     "olmo2",
+    "olmo3",
     "phi",
     "phi3",
     "qwen2",

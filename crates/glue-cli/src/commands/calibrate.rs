@@ -139,6 +139,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     // Opened before the model: if its files are unchanged at the end, they are those that the model was read from.
     let dir = ModelDir::open(&args.model);
     let text = models::open_with_tokenizer(&args.model)?;
+    models::note_left_aside(&args.model, &text.model, shell);
     let plan = CalibratePlan::new(&text.model, &options(args)).map_err(refusal)?;
     let pool = recipes::pool(global)?;
     let (sequences, source) = pool.install(|| sequences::read(args, &text))?;

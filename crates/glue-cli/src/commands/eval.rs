@@ -17,7 +17,6 @@ use glue_eval::{
     load_tasks, preview, select,
 };
 use glue_lm::{AnyTextModel, RoutingLog};
-use glue_progress::CancelToken;
 use glue_router::items::skill;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -131,7 +130,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     // Opened before the work: a path that cannot be written fails early.
     let samples = outputs::create(args.samples.as_deref())?;
     let pool = recipes::pool(global)?;
-    let (model, mut routing) = open(args, shell.cancel_token())?;
+    let (model, mut routing) = open(args, shell)?;
     if args.pictures.is_some() && routing.is_none() {
         let why = format!("--pictures needs a mixture, but {} has no experts", args.model.display());
         return Err(Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why)));
@@ -155,8 +154,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
 }
 
 /// The model to score, and the counts of its experts if it has any.
-fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
-    let name = args.model.display().to_string();
+fn open(args: &Args, shell: &Shell<'_>) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
+    let (name, cancel) = (args.model.display().to_string(), shell.cancel_token());
     match models::open_any(&args.model)? {
         AnyTextModel::Routed(mixture) => {
             let log = Arc::new(mixture.routing_log());
@@ -171,6 +170,7 @@ fn open(args: &Args, cancel: CancelToken) -> Result<(Box<dyn LanguageModel>, Opt
             Ok((Box::new(model), Some(RoutingLoads::new(log, experts))))
         }
         AnyTextModel::One(mut text) => {
+            models::note_left_aside(&args.model, &text.model, shell);
             let gates = text.model.gates();
             let routing = gates.iter().map(|gate| gate.experts).max().map(|count| {
                 let named = text.model.mixture().map(|spec| spec.experts.clone());

@@ -114,6 +114,9 @@ enum KvCache {
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let texts = prompts(args)?;
     let model = models::open_any(&args.model)?;
+    if let AnyTextModel::One(text) = &model {
+        models::note_left_aside(&args.model, &text.model, shell);
+    }
     let prompts = texts.iter().map(|text| prompt(args, &model, text)).collect::<Result<Vec<_>, _>>()?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,

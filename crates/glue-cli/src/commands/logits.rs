@@ -63,6 +63,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let batch = read(&ids, &args.ids)?;
     let out = OutputFile::create(&args.out).map_err(Failure::failed)?;
     let model = models::open(&args.model)?;
+    models::note_left_aside(&args.model, &model, shell);
     let states: Vec<usize> = if args.hidden { (0..model.num_layers() + 2).collect() } else { Vec::new() };
     let pool = recipes::pool(global)?;
     pool.install(|| write(&model, &batch, &states, out))?;

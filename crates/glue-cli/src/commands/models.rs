@@ -2,6 +2,7 @@
 
 use super::recipes;
 use crate::failure::Failure;
+use crate::shell::Shell;
 use glue_eval::LocalModel;
 use glue_lm::{AnyTextModel, LmError, Model, TextError, TextModel, Tokenizer};
 use glue_merge::Registry;
@@ -12,6 +13,19 @@ use glue_tensor::CheckpointError;
 use glue_tensor::model_dir::ModelDirError;
 use serde_json::Value;
 use std::path::Path;
+
+/// Says which tensors of the model at `path` are left aside, if there are any.
+pub(crate) fn note_left_aside(path: &Path, model: &Model, shell: &Shell<'_>) {
+    if let [first, rest @ ..] = model.left_aside() {
+        let others = match rest.len() {
+            0 => String::new(),
+            1 => " and 1 other tensor".to_owned(),
+            count => format!(" and {count} other tensors"),
+        };
+        let name = path.display();
+        shell.note(&format!("only the language model of {name} is run: `{first}`{others} of other parts left aside"));
+    }
+}
 
 /// The model at `path`: a directory, or one and an adapter for it, written `MODEL+ADAPTER`.
 pub(crate) fn open(path: &Path) -> Result<Model, Failure> {

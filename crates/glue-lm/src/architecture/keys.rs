@@ -1,6 +1,6 @@
 //! Typed reading of a configuration, and the keys that are refused.
 
-use super::family::{ExpertKeys, Family};
+use super::family::Family;
 use crate::error::LmError;
 use glue_tensor::Config;
 use serde_json::Value;
@@ -48,6 +48,8 @@ pub const REFUSED: &[(&str, &[f64])] = &[
     ("no_rope_layer_interval", &[]),
     ("attention_chunk_size", &[]),
     ("attn_temperature_tuning", &[]),
+    ("attn_scale", &[]),
+    ("floor_scale", &[]),
     ("sliding_window_pattern", &[]),
     ("attention_layers", &[]),
     ("layers_block_type", &[]),
@@ -57,14 +59,27 @@ pub const REFUSED: &[(&str, &[f64])] = &[
     ("decoder_sparse_step", &[1.0]),
     ("first_k_dense_replace", &[]),
     ("moe_layer_freq", &[1.0]),
+    ("moe_layers", &[]),
+    ("interleave_moe_layer_step", &[]),
+    ("intermediate_size_mlp", &[]),
     ("moe_intermediate_size", &[]),
     ("shared_expert_intermediate_size", &[]),
     ("n_routed_experts", &[]),
     ("n_shared_experts", &[]),
+    ("n_group", &[1.0]),
+    ("topk_group", &[1.0]),
+    ("topk_method", &[]),
+    ("scoring_func", &[]),
+    ("routed_scaling_factor", &[1.0]),
+    ("swiglu_alpha", &[]),
+    ("swiglu_limit", &[]),
     ("num_experts", &[1.0]),
     ("num_local_experts", &[1.0]),
     ("kv_lora_rank", &[]),
     ("q_lora_rank", &[]),
+    ("qk_nope_head_dim", &[]),
+    ("qk_rope_head_dim", &[]),
+    ("v_head_dim", &[]),
     ("num_nextn_predict_layers", &[]),
     ("num_kv_shared_layers", &[]),
     ("vision_config", &[]),
@@ -73,7 +88,41 @@ pub const REFUSED: &[(&str, &[f64])] = &[
 ];
 
 /// Keys whose switched-off value is text.
-const HARMLESS_TEXT: &[(&str, &str)] = &[("position_embedding_type", "rope"), ("position_embedding_type", "rotary")];
+const HARMLESS_TEXT: &[(&str, &str)] = &[
+    ("position_embedding_type", "rope"),
+    ("position_embedding_type", "rotary"),
+    ("topk_method", "greedy"),
+    ("scoring_func", "softmax"),
+];
+
+/// Sections of a multimodal model's configuration that say nothing about its language model.
+const OTHER_SECTIONS: [&str; 3] = ["text_config", "vision_config", "audio_config"];
+
+/// Whether `value` of `key` switches off what the key is about, its usual values being `off`.
+fn is_harmless(key: &str, value: &Value, off: &[f64]) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::Number(number) => number.as_f64().is_some_and(|n| n == 0.0 || off.contains(&n)),
+        Value::String(text) => HARMLESS_TEXT.contains(&(key, text)),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(object) => object.is_empty(),
+    }
+}
+
+/// Refuses keys of [`REFUSED`] that stand beside the language part of a multimodal model.
+pub(super) fn refuse_outside_of_text(root: &Value, model_type: &str) -> Result<(), LmError> {
+    let present = REFUSED.iter().filter(|(key, _)| !OTHER_SECTIONS.contains(key));
+    let mut present = present.filter_map(|&(key, off)| Some((key, off, root.get(key)?)));
+    match present.find(|(key, off, value)| !is_harmless(key, value, off)) {
+        Some((key, _, value)) => Err(LmError::Unsupported {
+            key: key.to_owned(),
+            value: value.to_string(),
+            reason: format!("it is not part of a model of type {model_type} here"),
+        }),
+        None => Ok(()),
+    }
+}
 
 /// A configuration read with errors that name the key.
 pub(super) struct Keys<'a> {
@@ -143,33 +192,12 @@ impl<'a> Keys<'a> {
     /// Refuses the keys of [`REFUSED`] that `family` does not read.
     pub(super) fn refuse_unsupported(&self, family: &Family) -> Result<(), LmError> {
         for &(key, off) in REFUSED {
-            let read = match key {
-                "attn_logit_softcapping" | "final_logit_softcapping" => family.softcaps.is_some(),
-                "query_pre_attn_scalar" => family.query_scalar.is_some(),
-                "attention_bias" => family.attention_bias,
-                "mlp_bias" => family.mlp_bias,
-                "num_experts" | "num_local_experts" => family.experts != ExpertKeys::None,
-                "mlp_only_layers"
-                | "decoder_sparse_step"
-                | "moe_intermediate_size"
-                | "shared_expert_intermediate_size" => family.experts == ExpertKeys::Qwen,
-                // Says of this family what is so without it.
-                "qkv_bias" => family.qkv_bias || family.qkv_bias_key,
-                "use_qk_norm" => family.qk_norm != super::QkNorm::None,
-                _ => false,
-            };
-            let Some(value) = self.get(key).filter(|_| !read) else {
+            let Some(value) = self.get(key).filter(|_| !family.reads(key)) else {
                 continue;
             };
-            let harmless = match value {
-                Value::Null => true,
-                Value::Bool(on) => !on,
-                Value::Number(number) => number.as_f64().is_some_and(|n| n == 0.0 || off.contains(&n)),
-                Value::String(text) => HARMLESS_TEXT.contains(&(key, text)),
-                Value::Array(list) => list.is_empty(),
-                Value::Object(object) => object.is_empty(),
-            };
-            if !harmless {
+            if key == "quantization_config" && family.mxfp4 {
+                self.check_mxfp4(value)?;
+            } else if !is_harmless(key, value, off) {
                 return Err(LmError::Unsupported {
                     key: key.to_owned(),
                     value: value.to_string(),
@@ -177,16 +205,27 @@ impl<'a> Keys<'a> {
                 });
             }
         }
-        // Switched-off values of these two are not the usual ones.
-        for (key, family_is) in [("norm_topk_prob", family.experts == ExpertKeys::Mixtral), ("use_rms_norm", true)] {
-            if family_is && self.flag(key)? == Some(false) {
+        for &(key, values) in family.only.iter().chain(&[("use_rms_norm", &["true"] as &[_])]) {
+            if let Some(value) = self.get(key).filter(|value| !values.contains(&value.to_string().as_str())) {
                 return Err(LmError::Unsupported {
                     key: key.to_owned(),
-                    value: "false".to_owned(),
-                    reason: "only true is".to_owned(),
+                    value: value.to_string(),
+                    reason: format!("in a model of type {}, only {} is", family.model_type, values.join(" or ")),
                 });
             }
         }
         Ok(())
+    }
+
+    /// Refuses ways to quantise other than MXFP4 of the experts, which is read from the names of tensors.
+    fn check_mxfp4(&self, value: &Value) -> Result<(), LmError> {
+        match value.get("quant_method").and_then(Value::as_str) {
+            Some("mxfp4") => Ok(()),
+            _ => Err(LmError::Unsupported {
+                key: "quantization_config".to_owned(),
+                value: value.to_string(),
+                reason: "only the `quant_method` mxfp4 is".to_owned(),
+            }),
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Attention with its projections: rotary embedding, norms of queries and keys, grouped heads.
 
 use super::observer::LayerContext;
+use super::positions::Positions;
 use crate::gradients::{Stored, Tape};
 use crate::norm::RmsNorm;
-use crate::ops::{AttentionSpec, Recording, Segment, attention, linear, linear_recorded, linear_together};
-use crate::rope::{Angles, rotate};
+use crate::ops::{
+    AttentionSpec, Recording, Segment, attention_with_sinks, linear, linear_recorded, linear_together,
+};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
@@ -54,6 +56,10 @@ pub(super) struct AttentionBlock {
     /// Over a head or over all of them, by the number of its weights.
     pub(super) q_norm: Option<RmsNorm>,
     pub(super) k_norm: Option<RmsNorm>,
+    /// Whether these norms come after rope.
+    pub(super) rope_first: bool,
+    /// A score for each head that has no value.
+    pub(super) sinks: Option<Arc<[f32]>>,
     pub(super) spec: AttentionSpec,
 }
 
@@ -63,7 +69,7 @@ impl AttentionBlock {
     pub(super) fn project(
         &self,
         x: &Tensor,
-        angles: &Arc<Angles>,
+        positions: &Positions,
         with_queries: bool,
         context: &mut LayerContext<'_>,
     ) -> Result<(Option<Tensor>, Tensor, Tensor)> {
@@ -72,18 +78,22 @@ impl AttentionBlock {
         let made = Projection::together(&all[..if with_queries { 3 } else { 2 }], x, context.tape)?;
         let mut made = made.into_iter().flatten();
         if let (Some(k), Some(v)) = (made.next(), made.next()) {
-            let k = self.normed_and_rotated(k, &self.k_norm, angles, context.tape)?;
-            let q = made.next().map(|q| self.normed_and_rotated(q, &self.q_norm, angles, context.tape)).transpose()?;
+            let k = self.normed_and_rotated(k, &self.k_norm, positions, context.tape)?;
+            let q = made.next().map(|q| self.finished(q, positions, context.tape)).transpose()?;
             return Ok((q, k, v));
         }
         let k = self.k.forward_recorded(x, context.tape)?;
-        let k = self.normed_and_rotated(k, &self.k_norm, angles, context.tape)?;
+        let k = self.normed_and_rotated(k, &self.k_norm, positions, context.tape)?;
         Ok((None, k, self.v.forward_recorded(x, context.tape)?))
     }
 
-    /// Queries after norm and rope, [rows, heads · head_dim], of `x` [rows, hidden].
-    pub(super) fn queries(&self, x: &Tensor, angles: &Arc<Angles>, tape: Option<&Tape>) -> Result<Tensor> {
-        self.normed_and_rotated(self.q.forward_recorded(x, tape)?, &self.q_norm, angles, tape)
+    /// Queries after norm, rope and the factors of their positions, [rows, heads · head_dim], of `x` [rows, hidden].
+    pub(super) fn queries(&self, x: &Tensor, positions: &Positions, tape: Option<&Tape>) -> Result<Tensor> {
+        self.finished(self.q.forward_recorded(x, tape)?, positions, tape)
+    }
+
+    fn finished(&self, q: Tensor, positions: &Positions, tape: Option<&Tape>) -> Result<Tensor> {
+        positions.scaled(self.normed_and_rotated(q, &self.q_norm, positions, tape)?)
     }
 
     /// The output [rows, hidden] of these queries.
@@ -95,7 +105,7 @@ impl AttentionBlock {
         segments: Arc<[Segment]>,
         context: &mut LayerContext<'_>,
     ) -> Result<Tensor> {
-        let y = attention(q, k, v, segments, &self.spec)?;
+        let y = attention_with_sinks(q, k, v, segments, &self.spec, self.sinks.as_ref())?;
         context.attention_output(&y)?;
         context.linear_input(&y, &[&self.o])?;
         self.o.forward_recorded(&y, context.tape)
@@ -105,10 +115,14 @@ impl AttentionBlock {
         &self,
         y: Tensor,
         norm: &Option<RmsNorm>,
-        angles: &Arc<Angles>,
+        positions: &Positions,
         tape: Option<&Tape>,
     ) -> Result<Tensor> {
-        let y = norm.as_ref().map_or_else(|| Ok(y.clone()), |norm| norm.forward(&y, tape))?;
-        rotate(&y, angles, self.spec.head_dim)
+        let (head_dim, rope_first) = (self.spec.head_dim, self.rope_first);
+        match norm {
+            None => positions.rotated(&y, head_dim),
+            Some(norm) if rope_first => norm.forward(&positions.rotated(&y, head_dim)?, tape),
+            Some(norm) => positions.rotated(&norm.forward(&y, tape)?, head_dim),
+        }
     }
 }

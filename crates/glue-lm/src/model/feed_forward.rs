@@ -1,10 +1,12 @@
 //! What follows attention in a layer: a gated MLP, or a mixture of them.
 //!
 //! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and
-//! brought to sum 1; in Qwen2-MoE's they may stay as they are, and a shared expert is added, times the sigmoid of its
-//! own gate.
+//! brought to sum 1. What other families do is the [rule](super::gate::Rule) of the router: shares may stay as they are,
+//! or be sigmoids. An expert for all tokens may be added, in Qwen2-MoE times the sigmoid of its own gate. In Llama 4
+//! shares multiply what experts read.
 
 use super::attention_block::Projection;
+use super::experts::Expert;
 use super::gate::{Gates, Router};
 use super::observer::LayerContext;
 use super::select;
@@ -47,14 +49,16 @@ impl Mlp {
 #[derive(Debug)]
 pub(super) struct MixtureOfExperts {
     pub(super) router: Router,
-    pub(super) experts: Vec<Mlp>,
+    pub(super) experts: Vec<Expert>,
     pub(super) shared: Option<SharedExpert>,
+    /// Whether shares multiply what experts read, and not what they make of it.
+    pub(super) weighs_inputs: bool,
 }
 
-/// The MLP that every token uses, and its gate [1, hidden].
+/// The MLP that every token uses, and its gate [1, hidden] if it has one.
 #[derive(Debug)]
 pub(super) struct SharedExpert {
-    pub(super) gate: Projection,
+    pub(super) gate: Option<Projection>,
     pub(super) mlp: Mlp,
 }
 
@@ -87,10 +91,23 @@ impl MixtureOfExperts {
         };
         let x = kept_x;
         let (routes, shares) = scored.route(&decider)?;
-        let mut y = mix(&routes, &shares, &x, |expert, x| self.experts[expert].forward(x, None))?;
+        let mut y = match self.weighs_inputs {
+            false => mix(&routes, &shares, &x, |expert, x| self.experts[expert].forward(x))?,
+            true => {
+                let weighed = |expert: usize, x: &Tensor| {
+                    let places = &routes.experts[expert];
+                    let shares = shares.narrow(0, places.start, places.len())?.unsqueeze(1)?;
+                    self.experts[expert].forward(&x.broadcast_mul(&shares)?)
+                };
+                mix(&routes, &shares.ones_like()?, &x, weighed)?
+            }
+        };
         if let Some(shared) = &self.shared {
-            let gate = sigmoid(&shared.gate.forward(&x)?)?;
-            y = add(&y, &shared.mlp.forward(&x, None)?.broadcast_mul(&gate)?)?;
+            let mut of_all = shared.mlp.forward(&x, None)?;
+            if let Some(gate) = &shared.gate {
+                of_all = of_all.broadcast_mul(&sigmoid(&gate.forward(&x)?)?)?;
+            }
+            y = add(&y, &of_all)?;
         }
         Ok((y, residual))
     }

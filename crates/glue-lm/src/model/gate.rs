@@ -1,9 +1,9 @@
 //! Gates: scores of the experts from the states of tokens or of whole prompts, and who is chosen by them.
 
 use super::select;
-use crate::architecture::Activation;
+use crate::architecture::{Activation, ExpertGroups, Scoring};
 use crate::error::LmError;
-use crate::ops::{Routes, gated, linear, mean_of_rows, product_of, shares};
+use crate::ops::{Routes, gated, linear, mean_of_rows, product_of, shares, sigmoid_shares};
 use crate::train::GateInfo;
 use crate::tree::{Pass, Sample, Tree};
 use crate::weight::Weight;
@@ -90,10 +90,48 @@ pub(crate) struct Router {
     pub(crate) gate: StoredGate,
     pub(super) experts: usize,
     pub(super) per_token: usize,
-    /// Whether shares are brought to sum 1.
-    pub(super) normalised: bool,
+    /// From scores to choice and shares.
+    pub(super) rule: Arc<Rule>,
     /// How prompts are pooled, where they are routed as one.
     pub(super) pool: Option<Pool>,
+}
+
+/// How scores decide.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) scoring: Scoring,
+    /// Whether shares are brought to sum 1.
+    pub(super) normalised: bool,
+    /// Factor on shares.
+    pub(super) scale: f32,
+    /// Groups among which a token chooses first.
+    pub(super) groups: Option<ExpertGroups>,
+    /// Added to the sigmoids of scores for the choice alone.
+    pub(super) choice_bias: Option<Vec<f32>>,
+}
+
+impl Rule {
+    /// Softmax over the scores of the chosen: the rule of mixtures in the native format.
+    pub(super) fn softmax() -> Rule {
+        Rule { scoring: Scoring::Softmax, normalised: true, scale: 1.0, groups: None, choice_bias: None }
+    }
+
+    /// The experts that these scores choose, the best first.
+    fn choose(&self, scores: &[f32], per_token: usize) -> Vec<usize> {
+        let mut merits = scores.to_vec();
+        if let Some(bias) = &self.choice_bias {
+            merits.iter_mut().zip(bias).for_each(|(merit, bias)| *merit = 1.0 / (1.0 + (-*merit).exp()) + bias);
+        }
+        if let Some(groups) = self.groups {
+            let size = scores.len() / groups.count;
+            let merit = |group: &[f32]| largest(group, groups.best).into_iter().map(|expert| group[expert]).sum();
+            let of_groups: Vec<f32> = merits.chunks_exact(size).map(merit).collect();
+            let kept = largest(&of_groups, groups.kept);
+            let others = merits.chunks_exact_mut(size).enumerate().filter(|(group, _)| !kept.contains(group));
+            others.for_each(|(_, group)| group.fill(f32::NEG_INFINITY));
+        }
+        largest(&merits, per_token)
+    }
 }
 
 /// The router logits of a gate for some tokens or samples, and the experts chosen. See [`crate::Output::routing`].
@@ -104,7 +142,8 @@ pub struct GateOutput {
     pub gate: usize,
     /// The layer whose states it read.
     pub layer: usize,
-    /// Router logits, [decisions, experts]; the probabilities of the experts are their softmax. One decision for each
+    /// Router logits, [decisions, experts]; the probabilities of the experts are their softmax, but in families that
+    /// take sigmoids (Llama 4, DeepSeek V3). One decision for each
     /// token in the order of rows (in the last layer, and at level model, only for rows whose logits are wanted), or
     /// for each sample whose prompt was in the pass, in the order of roots.
     pub scores: Tensor,
@@ -140,7 +179,7 @@ impl<'a> Gates<'a> {
 pub(super) struct Scored {
     scores: Tensor,
     pub(super) chosen: Vec<Vec<usize>>,
-    normalised: bool,
+    rule: Arc<Rule>,
 }
 
 impl Scored {
@@ -148,11 +187,15 @@ impl Scored {
     pub(super) fn route(&self, decider: &[usize]) -> Result<(Routes, Tensor)> {
         let experts = self.scores.dim(1)?;
         let routes = Routes::new(experts, &self.chosen, decider);
-        let shares = match self.normalised {
-            true => shares(&self.scores, &self.chosen, &routes)?,
-            false => shares(&self.scores, &vec![(0..experts).collect(); self.chosen.len()], &routes)?,
+        let Rule { scoring, normalised, scale, .. } = *self.rule;
+        let shares = match (scoring, normalised) {
+            (Scoring::Softmax, true) => shares(&self.scores, &self.chosen, &routes)?,
+            (Scoring::Softmax, false) => {
+                shares(&self.scores, &vec![(0..experts).collect(); self.chosen.len()], &routes)?
+            }
+            (Scoring::Sigmoid, _) => sigmoid_shares(&self.scores, &self.chosen, &routes, normalised)?,
         };
-        Ok((routes, shares))
+        Ok((routes, if scale == 1.0 { shares } else { (shares * f64::from(scale))? }))
     }
 }
 
@@ -181,7 +224,7 @@ impl Router {
             chosen: chosen.clone(),
             inputs,
         });
-        Ok(Scored { scores, chosen, normalised: self.normalised })
+        Ok(Scored { scores, chosen, rule: Arc::clone(&self.rule) })
     }
 
     /// The scores of the samples of a pass. `x` holds the rows `present`, all when absent, among them those of every
@@ -232,7 +275,7 @@ impl Router {
             chosen: of_new,
             inputs: Some(pooled),
         });
-        Ok(Scored { scores, chosen, normalised: self.normalised })
+        Ok(Scored { scores, chosen, rule: Arc::clone(&self.rule) })
     }
 
     /// The samples of these rows, or of all.
@@ -252,7 +295,7 @@ impl Router {
 
     fn choose(&self, scores: &Tensor) -> Result<Vec<Vec<usize>>> {
         let scores = crate::ops::elements(scores)?;
-        Ok(scores.chunks_exact(self.experts).map(|scores| largest(scores, self.per_token)).collect())
+        Ok(scores.chunks_exact(self.experts).map(|scores| self.rule.choose(scores, self.per_token)).collect())
     }
 }
 
@@ -272,5 +315,25 @@ mod tests {
     fn equal_scores_choose_the_lower_numbers() {
         assert_eq!(largest(&[1.0, 1.0, 1.0], 2), [0, 1]);
         assert_eq!(largest(&[0.5, 2.0, -1.0, 1.0], 3), [1, 3, 0]);
+    }
+
+    /// Three groups of two: the best expert is in the first, the best pair in the second.
+    #[test]
+    fn groups_are_chosen_first() {
+        let scores = [3.0, -4.0, 2.0, 2.0, 1.0, 1.5];
+        let groups = |kept, best| Rule { groups: Some(ExpertGroups { count: 3, kept, best }), ..Rule::softmax() };
+        assert_eq!(groups(1, 1).choose(&scores, 2), [0, 1]);
+        assert_eq!(groups(1, 2).choose(&scores, 2), [2, 3]);
+        assert_eq!(groups(2, 1).choose(&scores, 3), [0, 2, 3]);
+        assert_eq!(groups(2, 2).choose(&scores, 3), [2, 3, 5]);
+        assert_eq!(Rule::softmax().choose(&scores, 3), [0, 2, 3]);
+    }
+
+    /// Sigmoids 0.953, 0.018, 0.881, 0.881, 0.731, 0.818: a bias lifts the last and drops the first.
+    #[test]
+    fn a_bias_changes_the_choice() {
+        let choice_bias = Some(vec![-0.5, 0.0, 0.0, 0.0, 0.0, 0.1]);
+        let rule = Rule { scoring: Scoring::Sigmoid, choice_bias, ..Rule::softmax() };
+        assert_eq!(rule.choose(&[3.0, -4.0, 2.0, 2.0, 1.0, 1.5], 2), [5, 2]);
     }
 }

@@ -1,8 +1,8 @@
 //! What a dense model is made of, by the names of its stored tensors.
 
-use super::attention_block::Projection;
+use super::attention_block::{AttentionBlock, Projection};
 use super::feed_forward::{FeedForward, Mlp};
-use super::layer::Layer;
+use super::layer::{Attention, Layer};
 use super::{DecoderLayer, Model};
 use crate::error::LmError;
 use crate::norm::RmsNorm;
@@ -32,14 +32,13 @@ impl Model {
     /// embedding.
     ///
     /// # Errors
-    /// [`LmError::NotDense`] for a mixture.
+    /// [`LmError::NotDense`] for a mixture, [`LmError::LatentKeys`] for multi-head latent attention.
     pub fn parameters(&self) -> Result<Vec<Parameter>, LmError> {
         let mut found = Inventory(Vec::new());
         let layers = self.dense_layers("parameters by name")?;
         found.add(self.embedding_name().to_owned(), self.embedding.shape());
-        for (layer, mlp) in layers {
-            found.norms([&layer.before_attention, &layer.attention.q_norm, &layer.attention.k_norm]);
-            let attention = &layer.attention;
+        for (layer, attention, mlp) in layers {
+            found.norms([&layer.before_attention, &attention.q_norm, &attention.k_norm]);
             found.projections([&attention.q, &attention.k, &attention.v, &attention.o]);
             found.norms([&layer.after_attention, &layer.before_mlp, &layer.after_mlp]);
             found.projections([&mlp.gate, &mlp.up, &mlp.down]);
@@ -55,11 +54,10 @@ impl Model {
     /// it is the head too.
     ///
     /// # Errors
-    /// [`LmError::NotDense`] for a mixture.
+    /// [`LmError::NotDense`] for a mixture, [`LmError::LatentKeys`] for multi-head latent attention.
     pub fn linear_inputs(&self) -> Result<Vec<LinearInput>, LmError> {
         let mut found = Vec::new();
-        for (layer, mlp) in self.dense_layers("inputs of matrices by name")? {
-            let attention = &layer.attention;
+        for (_, attention, mlp) in self.dense_layers("inputs of matrices by name")? {
             found.push(linear_input(&[&attention.q, &attention.k, &attention.v]));
             found.push(linear_input(&[&attention.o]));
             found.push(linear_input(&[&mlp.gate, &mlp.up]));
@@ -72,22 +70,28 @@ impl Model {
     }
 
     /// # Errors
-    /// [`LmError::NotDense`] for a mixture.
+    /// [`LmError::NotDense`] for a mixture, [`LmError::LatentKeys`] for multi-head latent attention.
     pub(crate) fn refuse_mixture(&self, what: &'static str) -> Result<(), LmError> {
         self.dense_layers(what).map(drop)
     }
 
-    fn dense_layers(&self, what: &'static str) -> Result<Vec<(&Layer, &Mlp)>, LmError> {
+    fn dense_layers(&self, what: &'static str) -> Result<Vec<DenseLayer<'_>>, LmError> {
+        if self.architecture().latent.is_some() {
+            return Err(LmError::LatentKeys { what });
+        }
         let layers: Option<Vec<_>> = self.layers.iter().map(dense).collect();
         layers.filter(|_| self.upper.is_none()).ok_or(LmError::NotDense { what })
     }
 }
 
-fn dense(layer: &DecoderLayer) -> Option<(&Layer, &Mlp)> {
+/// A layer with its attention and its MLP.
+type DenseLayer<'a> = (&'a Layer, &'a AttentionBlock, &'a Mlp);
+
+fn dense(layer: &DecoderLayer) -> Option<DenseLayer<'_>> {
     let DecoderLayer::Plain(layer) = layer else { return None };
-    match &layer.mlp {
-        FeedForward::Dense(mlp) => Some((layer, mlp)),
-        FeedForward::Experts(_) => None,
+    match (&layer.attention, &layer.mlp) {
+        (Attention::Heads(attention), FeedForward::Dense(mlp)) => Some((layer, attention, mlp)),
+        _ => None,
     }
 }
 
@@ -115,7 +119,8 @@ impl Inventory {
     }
 
     fn norms<const N: usize>(&mut self, norms: [&Option<RmsNorm>; N]) {
-        norms.into_iter().flatten().for_each(|norm| self.add(norm.name().to_owned(), &[norm.width()]));
+        let stored = norms.into_iter().flatten().filter(|norm| !norm.name().is_empty());
+        stored.for_each(|norm| self.add(norm.name().to_owned(), &[norm.width()]));
     }
 
     fn projections<const N: usize>(&mut self, projections: [&Projection; N]) {

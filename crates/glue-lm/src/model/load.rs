@@ -1,11 +1,13 @@
 //! From an architecture and named tensors to a model: every tensor found, of the right shape, and none left over.
 
 use super::attention_block::{AttentionBlock, Projection};
-use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp, SharedExpert};
-use super::gate::{Router, load_gate};
-use super::layer::Layer;
+use super::experts::Expert;
+use super::feed_forward::{FeedForward, MixtureOfExperts, Mlp};
+use super::gate::{Router, Rule, load_gate};
+use super::latent::LatentAttention;
+use super::layer::{Attention, Layer};
 use super::{DecoderLayer, Model, UpperExperts};
-use crate::architecture::{Architecture, Experts, NormPlacement, ProjectionLayout, QkNorm};
+use crate::architecture::{Architecture, Latent, NormKind, NormPlacement, OTHER_PARTS, ProjectionLayout, QkNorm};
 use crate::error::LmError;
 use crate::gradients::Stored;
 use crate::norm::RmsNorm;
@@ -13,9 +15,19 @@ use crate::ops::AttentionSpec;
 use crate::rope::RopeTables;
 use crate::weight::Weight;
 use crate::weights::Weights;
-use glue_mixture::{Gate, Level, MixtureSpec, Routing};
+use glue_mixture::{Level, MixtureSpec, Routing};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What names of tensors begin with, and the head: as the class of a whole model writes them, that of its body alone,
+/// and those of a multimodal model before transformers 4.52 and after.
+const LAYOUTS: [(&str, &str); 4] = [
+    ("model.", "lm_head.weight"),
+    ("", "lm_head.weight"),
+    ("language_model.model.", "language_model.lm_head.weight"),
+    ("model.language_model.", "lm_head.weight"),
+];
 
 /// Builds the model, or says what is missing, misshapen or left over.
 pub(super) fn model(
@@ -24,13 +36,15 @@ pub(super) fn model(
     weights: &Weights,
 ) -> Result<Model, LmError> {
     let arch = &architecture;
-    let bare = !weights.contains("model.embed_tokens.weight") && weights.contains("embed_tokens.weight");
+    let layouts = if arch.wrapped { &LAYOUTS[..] } else { &LAYOUTS[..2] };
+    let known = layouts.iter().find(|(prefix, _)| weights.contains(&format!("{prefix}embed_tokens.weight")));
+    let &(prefix, head_name) = known.unwrap_or(&LAYOUTS[0]);
     let loader = Loader {
         weights,
         arch,
         mixture: mixture.as_ref(),
         gates: Cell::new(0),
-        prefix: if bare { "" } else { "model." },
+        prefix,
         used: RefCell::default(),
         bytes: Cell::new(0),
     };
@@ -46,14 +60,14 @@ pub(super) fn model(
         _ => None,
     };
     let norm = loader.norm("norm", arch.hidden_size)?;
-    let tied = arch.tied.unwrap_or(!weights.contains("lm_head.weight"));
+    let tied = arch.tied.unwrap_or(!weights.contains(head_name));
     let embedding_name = format!("{}embed_tokens.weight", loader.prefix);
-    let (head, head_name) = match tied {
+    let (head, stored) = match tied {
         true => (embedding.clone(), embedding_name.clone()),
-        false => (loader.named("lm_head.weight".to_owned(), &vocabulary)?, "lm_head.weight".to_owned()),
+        false => (loader.named(head_name.to_owned(), &vocabulary)?, head_name.to_owned()),
     };
-    let head = Projection { weight: head, bias: None, stored: Stored { name: head_name.into(), first_row: 0 } };
-    loader.check_left_over(tied)?;
+    let head = Projection { weight: head, bias: None, stored: Stored { name: stored.into(), first_row: 0 } };
+    let left_aside = loader.left_over(tied.then_some(head_name))?;
     let ropes = arch.ropes.iter().cloned().map(RopeTables::new).collect();
     let weight_bytes = loader.bytes.get();
     drop(loader);
@@ -67,6 +81,7 @@ pub(super) fn model(
         head,
         ropes,
         weight_bytes,
+        left_aside,
         dir: None,
         architecture,
         mixture,
@@ -74,13 +89,13 @@ pub(super) fn model(
     })
 }
 
-struct Loader<'a> {
-    weights: &'a Weights,
-    arch: &'a Architecture,
+pub(super) struct Loader<'a> {
+    pub(super) weights: &'a Weights,
+    pub(super) arch: &'a Architecture,
     mixture: Option<&'a MixtureSpec>,
     /// Gates so far.
     gates: Cell<usize>,
-    prefix: &'static str,
+    pub(super) prefix: &'static str,
     used: RefCell<BTreeSet<String>>,
     bytes: Cell<usize>,
 }
@@ -90,6 +105,19 @@ impl Loader<'_> {
         let Some(weight) = self.weights.get(&name)? else {
             return Err(LmError::MissingTensor { name, expected: shape.to_vec() });
         };
+        self.found(name, weight, shape)
+    }
+
+    /// A tensor of bytes that hold packed numbers, whose name is `name` after the prefix.
+    pub(super) fn packed(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
+        let name = format!("{}{name}", self.prefix);
+        let Some(weight) = self.weights.packed(&name)? else {
+            return Err(LmError::MissingTensor { name, expected: shape.to_vec() });
+        };
+        self.found(name, weight, shape)
+    }
+
+    fn found(&self, name: String, weight: Weight, shape: &[usize]) -> Result<Weight, LmError> {
         if weight.shape() != shape {
             return Err(LmError::Shape { name, expected: shape.to_vec(), found: weight.shape().to_vec() });
         }
@@ -98,25 +126,35 @@ impl Loader<'_> {
         Ok(weight)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
+    /// Whether there is a tensor whose name is `name` after the prefix.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.weights.contains(&format!("{}{name}", self.prefix))
+    }
+
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
         self.named(format!("{}{name}", self.prefix), shape)
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, LmError> {
+        self.norm_with(name, width, self.arch.norm_eps)
+    }
+
+    fn norm_with(&self, name: &str, width: usize, eps: f32) -> Result<RmsNorm, LmError> {
         let name = format!("{name}.weight");
         let mut weight = self.tensor(&name, &[width])?.to_f32();
         weight.iter_mut().for_each(|w| *w += self.arch.norm_offset);
-        Ok(RmsNorm::new(weight, self.arch.norm_eps).named(format!("{}{name}", self.prefix)))
+        let norm = RmsNorm::new(weight, eps).named(format!("{}{name}", self.prefix));
+        Ok(norm.centred(self.arch.norm == NormKind::Layer))
     }
 
-    fn projection(&self, name: &str, out: usize, width: usize, bias: bool) -> Result<Projection, LmError> {
+    pub(super) fn projection(&self, name: &str, out: usize, width: usize, bias: bool) -> Result<Projection, LmError> {
         let weight = self.tensor(&format!("{name}.weight"), &[out, width])?;
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[out])).transpose()?;
         Ok(Projection { weight, bias: bias.map(|bias| bias.to_f32()), stored: self.stored(&format!("{name}.weight")) })
     }
 
     /// A tensor whose name is `name` after the prefix, from its first row on.
-    fn stored(&self, name: &str) -> Stored {
+    pub(super) fn stored(&self, name: &str) -> Stored {
         Stored { name: format!("{}{name}", self.prefix).into(), first_row: 0 }
     }
 
@@ -163,33 +201,31 @@ impl Loader<'_> {
             gate,
             experts,
             per_token: spec.experts_per_token,
-            normalised: true,
+            rule: Arc::new(Rule::softmax()),
             pool: (spec.routing == Routing::Sample).then_some(spec.pool),
         })
     }
 
-    fn next_gate(&self) -> usize {
+    pub(super) fn next_gate(&self) -> usize {
         self.gates.replace(self.gates.get() + 1)
     }
 
     /// A layer whose tensors' names begin with `at`.
     fn layer(&self, index: usize, at: &str) -> Result<Layer, LmError> {
         let norm = |name: &str| self.norm(&format!("{at}{name}"), self.arch.hidden_size);
-        let (before, after) = match self.arch.norms {
-            NormPlacement::Before => (["input_layernorm", "post_attention_layernorm"].map(Some), [None; 2]),
-            NormPlacement::After => ([None; 2], ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some)),
-            NormPlacement::Around => (
-                ["input_layernorm", "pre_feedforward_layernorm"].map(Some),
-                ["post_attention_layernorm", "post_feedforward_layernorm"].map(Some),
-            ),
-        };
+        let names = self.arch.names;
         Ok(Layer {
-            before_attention: before[0].map(norm).transpose()?,
-            attention: self.attention(index, at)?,
-            after_attention: after[0].map(norm).transpose()?,
-            before_mlp: before[1].map(norm).transpose()?,
+            before_attention: names.before_attention.map(norm).transpose()?,
+            attention: match self.arch.latent {
+                None => Attention::Heads(Box::new(self.attention(index, at)?)),
+                Some(latent) => Attention::Latent(Box::new(self.latent_attention(latent, at)?)),
+            },
+            after_attention: names.after_attention.map(norm).transpose()?,
+            before_mlp: names.before_mlp.map(norm).transpose()?,
             mlp: self.feed_forward(index, at)?,
-            after_mlp: after[1].map(norm).transpose()?,
+            after_mlp: names.after_mlp.map(norm).transpose()?,
+            parallel: self.arch.norms == NormPlacement::Parallel,
+            residual_scale: self.arch.residual_scale,
         })
     }
 
@@ -198,7 +234,7 @@ impl Loader<'_> {
         let at = |name: &str| format!("{at}self_attn.{name}");
         let (width, kv_width) = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim);
         let [q, k, v] = match arch.storage {
-            ProjectionLayout::Separate => {
+            ProjectionLayout::Separate | ProjectionLayout::FusedMlp => {
                 let one = |name, out| self.projection(&at(name), out, arch.hidden_size, arch.qkv_bias);
                 [one("q_proj", width)?, one("k_proj", kv_width)?, one("v_proj", kv_width)?]
             }
@@ -211,7 +247,12 @@ impl Loader<'_> {
             QkNorm::None => Ok(None),
             QkNorm::PerHead => self.norm(&at(name), arch.head_dim).map(Some),
             QkNorm::FullWidth => self.norm(&at(name), heads * arch.head_dim).map(Some),
+            QkNorm::PerHeadAfterRope => {
+                let norm = RmsNorm::new(vec![1.0; arch.head_dim], arch.norm_eps);
+                Ok(arch.layers[index].rope.map(|_| norm))
+            }
         };
+        let sinks = |name: &str| self.tensor(&at(name), &[arch.heads]).map(|sinks| sinks.to_f32().into());
         Ok(AttentionBlock {
             q,
             k,
@@ -219,6 +260,8 @@ impl Loader<'_> {
             o: self.projection(&at("o_proj"), arch.hidden_size, width, arch.output_bias)?,
             q_norm: qk_norm("q_norm", arch.heads)?,
             k_norm: qk_norm("k_norm", arch.kv_heads)?,
+            rope_first: arch.qk_norm == QkNorm::PerHeadAfterRope,
+            sinks: arch.sinks.then(|| sinks("sinks")).transpose()?,
             spec: AttentionSpec {
                 heads: arch.heads,
                 kv_heads: arch.kv_heads,
@@ -226,27 +269,67 @@ impl Loader<'_> {
                 scale: arch.attention_scale,
                 softcap: arch.attention_softcap,
                 window: arch.layers[index].window,
+                chunk: arch.layers[index].chunk,
+            },
+        })
+    }
+
+    fn latent_attention(&self, latent: Latent, at: &str) -> Result<LatentAttention, LmError> {
+        let arch = self.arch;
+        let at = |name: &str| format!("{at}self_attn.{name}");
+        let (heads, hidden, bias) = (arch.heads, arch.hidden_size, arch.qkv_bias);
+        let Latent { query_rank, rank, plain_dim, rotated_dim, value_dim } = latent;
+        let norm = |name: &str, width| self.norm_with(&at(name), width, Latent::NORM_EPS);
+        let queries = heads * (plain_dim + rotated_dim);
+        let (q_a, q) = match query_rank {
+            None => (None, self.projection(&at("q_proj"), queries, hidden, false)?),
+            Some(width) => {
+                let q_a = self.projection(&at("q_a_proj"), width, hidden, bias)?;
+                let q = self.projection(&at("q_b_proj"), queries, width, false)?;
+                (Some((q_a, norm("q_a_layernorm", width)?)), q)
+            }
+        };
+        Ok(LatentAttention {
+            q_a,
+            q,
+            kv_a: self.projection(&at("kv_a_proj_with_mqa"), rank + rotated_dim, hidden, bias)?,
+            kv_a_norm: norm("kv_a_layernorm", rank)?,
+            kv_b: self.projection(&at("kv_b_proj"), heads * (plain_dim + value_dim), rank, false)?,
+            o: self.projection(&at("o_proj"), hidden, heads * value_dim, arch.output_bias)?,
+            heads,
+            shape: latent,
+            spec: AttentionSpec {
+                heads,
+                kv_heads: 1,
+                head_dim: rank + rotated_dim,
+                scale: arch.attention_scale,
+                softcap: None,
+                window: None,
+                chunk: None,
             },
         })
     }
 
     fn feed_forward(&self, index: usize, at: &str) -> Result<FeedForward, LmError> {
+        let mlp = self.arch.names.mlp;
         if let Some(experts) = self.arch.experts.filter(|_| self.arch.layers[index].experts) {
             return Ok(FeedForward::Experts(Box::new(self.experts(index, experts)?)));
         }
         match self.mixed_at(index) {
             Some(spec) if spec.level == Level::Ffn => {
-                let router = self.mixture_router(spec, index, format!("{at}mlp.gate."))?;
-                let expert = |expert| self.mlp(&format!("{at}mlp.experts.{expert}."), self.arch.intermediate_size);
+                let router = self.mixture_router(spec, index, format!("{at}{mlp}.gate."))?;
+                let width = self.arch.intermediate_size;
+                let expert = |expert| self.mlp(&format!("{at}{mlp}.experts.{expert}."), width).map(Expert::Plain);
                 let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
-                Ok(FeedForward::Experts(Box::new(MixtureOfExperts { router, experts, shared: None })))
+                let mixture = MixtureOfExperts { router, experts, shared: None, weighs_inputs: false };
+                Ok(FeedForward::Experts(Box::new(mixture)))
             }
-            _ => Ok(FeedForward::Dense(Box::new(self.mlp(&format!("{at}mlp."), self.arch.intermediate_size)?))),
+            _ => Ok(FeedForward::Dense(Box::new(self.mlp(&format!("{at}{mlp}."), self.arch.intermediate_size)?))),
         }
     }
 
     /// An MLP whose tensors' names begin with `at`.
-    fn mlp(&self, at: &str, inner: usize) -> Result<Mlp, LmError> {
+    pub(super) fn mlp(&self, at: &str, inner: usize) -> Result<Mlp, LmError> {
         let arch = self.arch;
         let (hidden, bias) = (arch.hidden_size, arch.mlp_bias);
         let at = |name: &str| format!("{at}{name}");
@@ -255,7 +338,7 @@ impl Loader<'_> {
                 let one = |name| self.projection(&at(name), inner, hidden, bias);
                 [one("gate_proj")?, one("up_proj")?]
             }
-            ProjectionLayout::Fused => {
+            ProjectionLayout::Fused | ProjectionLayout::FusedMlp => {
                 split(&self.projection(&at("gate_up_proj"), 2 * inner, hidden, bias)?, [inner, inner])
             }
         };
@@ -263,78 +346,27 @@ impl Loader<'_> {
         Ok(Mlp { gate, up, down, activation: arch.activation })
     }
 
-    /// Experts stored as a tensor per projection (`block_sparse_moe` of Mixtral, `mlp.experts` of Qwen2-MoE), or
-    /// stacked (`mlp.experts`), as transformers holds them from version 5 on.
-    fn experts(&self, index: usize, experts: Experts) -> Result<MixtureOfExperts, LmError> {
-        let arch = self.arch;
-        let (hidden, inner) = (arch.hidden_size, experts.intermediate_size);
-        let stacked = format!("layers.{index}.mlp.experts.gate_up_proj");
-        let stacked_down = format!("layers.{index}.mlp.experts.down_proj");
-        let activation = arch.activation;
-        let (count, options) = (experts.count, experts);
-        let (place, experts) = if self.weights.contains(&format!("{}{stacked}", self.prefix)) {
-            let gate_up = self.tensor(&stacked, &[experts.count, 2 * inner, hidden])?;
-            let down = self.tensor(&stacked_down, &[experts.count, hidden, inner])?;
-            // An expert's matrix counts its rows among those of all experts.
-            let slice = |all: &Weight, name: &str, number: usize| {
-                let weight = all.index(number);
-                let first_row = number * weight.shape()[0];
-                Projection { weight, bias: None, stored: Stored { first_row, ..self.stored(name) } }
-            };
-            let expert = |number| {
-                let [gate, up] = split(&slice(&gate_up, &stacked, number), [inner, inner]);
-                Mlp { gate, up, down: slice(&down, &stacked_down, number), activation }
-            };
-            ("mlp", (0..experts.count).map(expert).collect())
-        } else if options.shared.is_some() {
-            let expert = |number| self.mlp(&format!("layers.{index}.mlp.experts.{number}."), inner);
-            ("mlp", (0..count).map(expert).collect::<Result<Vec<_>, LmError>>()?)
-        } else {
-            let expert = |number| {
-                let one = |name: &str, out, width| {
-                    let name = format!("layers.{index}.block_sparse_moe.experts.{number}.{name}");
-                    self.projection(&name, out, width, false)
-                };
-                let (gate, up, down) =
-                    (one("w1", inner, hidden)?, one("w3", inner, hidden)?, one("w2", hidden, inner)?);
-                Ok(Mlp { gate, up, down, activation })
-            };
-            ("block_sparse_moe", (0..experts.count).map(expert).collect::<Result<Vec<_>, LmError>>()?)
-        };
-        let name = format!("layers.{index}.{place}.gate");
-        let router = Router {
-            number: self.next_gate(),
-            layer: index,
-            gate: Gate::Linear { weight: self.tensor(&format!("{name}.weight"), &[count, hidden])?, bias: None },
-            name: format!("{}{name}.", self.prefix),
-            experts: count,
-            per_token: options.per_token,
-            normalised: options.normalised,
-            pool: None,
-        };
-        let shared = |inner| {
-            let gate = self.projection(&format!("layers.{index}.mlp.shared_expert_gate"), 1, hidden, false)?;
-            Ok::<_, LmError>(SharedExpert {
-                gate,
-                mlp: self.mlp(&format!("layers.{index}.mlp.shared_expert."), inner)?,
-            })
-        };
-        Ok(MixtureOfExperts { router, experts, shared: options.shared.map(shared).transpose()? })
-    }
-
-    /// Refuses tensors that nothing has used, apart from those that are known to carry no information.
-    fn check_left_over(&self, tied: bool) -> Result<(), LmError> {
+    /// Names of tensors of parts that are not run; refuses others that nothing has used, apart from those that are known
+    /// to carry no information, as `tied_head`.
+    fn left_over(&self, tied_head: Option<&str>) -> Result<Vec<String>, LmError> {
         let used = self.used.borrow();
+        let num_layers = self.arch.num_layers();
+        let mut aside = Vec::new();
         for name in self.weights.names() {
-            let harmless = name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+            let harmless = name.ends_with("rotary_emb.inv_freq") || tied_head == Some(name);
             if harmless || used.contains(name) {
                 continue;
             }
             let layer = name.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix("layers."));
             let layer = layer.and_then(|rest| rest.split('.').next()).and_then(|number| number.parse::<usize>().ok());
+            let other_part = self.arch.wrapped && OTHER_PARTS.iter().any(|part| name.starts_with(part));
+            if other_part || layer.is_some_and(|layer| layer >= num_layers && layer - num_layers < self.arch.extra_layers) {
+                aside.push(name.to_owned());
+                continue;
+            }
             let reason = match layer {
-                Some(layer) if layer >= self.arch.num_layers() => {
-                    format!("`num_hidden_layers` is {}, counted from 0", self.arch.num_layers())
+                Some(layer) if layer >= num_layers => {
+                    format!("`num_hidden_layers` is {num_layers}, counted from 0")
                 }
                 _ if name.ends_with(".bias") => "the configuration asks for no such bias".to_owned(),
                 _ if self.mixture.is_some() => "this mixture has no use for it".to_owned(),
@@ -342,12 +374,12 @@ impl Loader<'_> {
             };
             return Err(LmError::UnexpectedTensor { name: name.to_owned(), reason });
         }
-        Ok(())
+        Ok(aside)
     }
 }
 
 /// A projection cut into several by the rows of its weight.
-fn split<const N: usize>(all: &Projection, parts: [usize; N]) -> [Projection; N] {
+pub(super) fn split<const N: usize>(all: &Projection, parts: [usize; N]) -> [Projection; N] {
     let mut at = 0;
     parts.map(|rows| {
         let range = at..at + rows;

@@ -128,8 +128,8 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(dir);
         let model = Model::open(&dir).unwrap();
         let mut tree = Tree::new();
-        tree.push(None, &[1, 40, 41, 42]);
-        tree.push(None, &[5, 60, 61]);
+        tree.push(None, &[1, 30, 31, 32]);
+        tree.push(None, &[5, 20, 21]);
         let last = model.num_layers() + 1;
         let output = model.forward(&mut tree.clone(), &Want { hidden: &[last], ..Want::NOTHING }).unwrap();
         let mut all = All::default();
@@ -161,6 +161,9 @@ mod tests {
     fn inputs_of_matrices_are_seen_by_the_names_of_the_tensors() {
         for dir in ["zoo/base-a", "archs/phi3", "archs/gemma2", "archs/olmo2", "archs/llama3-scaled-tied"] {
             check_inputs(dir);
+        }
+        for name in ["cohere2", "glm4", "smollm3", "granite"] {
+            check_inputs(&format!("archs-extra/{name}"));
         }
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/archs/phi3");
         let inputs = Model::open(&dir).unwrap().linear_inputs().unwrap();
@@ -194,8 +197,9 @@ mod tests {
                 let x = Tensor::from_slice(values, (9, values.len() / 9), &Device::Cpu).unwrap();
                 projection.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
             };
+            let super::super::layer::Attention::Heads(attention) = &weights.attention else { panic!("no heads") };
             let super::super::feed_forward::FeedForward::Dense(mlp) = &weights.mlp else { panic!("no experts") };
-            let attended = through(&weights.attention.o, &all.attention[layer]);
+            let attended = through(&attention.o, &all.attention[layer]);
             let mapped = through(&mlp.down, &all.neurons[layer]);
             for (at, (before, after)) in all.residual[layer].iter().zip(&all.residual[layer + 1]).enumerate() {
                 // Rounding of f32, of numbers that reach some tens.

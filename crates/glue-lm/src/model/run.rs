@@ -7,6 +7,7 @@
 use super::gate::{Gates, Router, Scored};
 use super::layer::{Layer, LayerRows, SomeRows};
 use super::observer::{LayerContext, Observer};
+use super::positions::Positions;
 use super::{DecoderLayer, GateOutput, Model, UpperExperts, floats, select};
 use crate::error::LmError;
 use crate::gradients::Tape;
@@ -80,6 +81,10 @@ impl Model {
             pass,
             keep,
             angles: self.ropes.iter().map(angles).collect(),
+            factors: self
+                .architecture
+                .temperature
+                .map(|temperature| pass.positions.iter().map(|&position| temperature.at(position)).collect()),
             looks_back: pass.looks_back(),
             segments: None,
             gates: Gates::new(pass, gates),
@@ -157,6 +162,8 @@ struct Run<'a> {
     keep: bool,
     /// Of all rows, for each rotary embedding.
     angles: Vec<Arc<Angles>>,
+    /// Factors on the queries of layers without a rotary embedding, of all rows.
+    factors: Option<Arc<[f32]>>,
     looks_back: bool,
     /// Segments of all rows, where they are the same in every layer.
     segments: Option<Arc<[Segment]>>,
@@ -222,8 +229,12 @@ impl Run<'_> {
         if no_queries && !self.keep {
             return Ok(no_rows()?);
         }
-        let around = &self.angles[self.model.architecture.layers[index].rope];
-        let around = rows.kv.map_or_else(|| Arc::clone(around), |rows| Arc::new(around.select(rows)));
+        let rope = self.model.architecture.layers[index].rope;
+        let around = Positions {
+            angles: rope.map(|rope| Arc::clone(&self.angles[rope])),
+            factors: self.factors.clone().filter(|_| rope.is_none()),
+        };
+        let around = rows.kv.map_or_else(|| around.clone(), |rows| around.select(rows));
         let mut context = LayerContext {
             observer: if self.observing { Some(&mut *self.observer) } else { None },
             layer: index,

@@ -35,6 +35,16 @@ pub(crate) struct AttentionSpec {
     pub(crate) softcap: Option<f32>,
     /// A query sees this many positions, its own included; all before it when absent.
     pub(crate) window: Option<usize>,
+    /// A query sees the positions from the last multiple of this on; no such limit when absent.
+    pub(crate) chunk: Option<usize>,
+}
+
+impl AttentionSpec {
+    /// The first position that a query at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        let by_window = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        by_window.max(self.chunk.map_or(0, |chunk| position - position % chunk))
+    }
 }
 
 /// Where the keys and values of consecutive positions are.
@@ -68,6 +78,7 @@ pub(crate) struct Segment {
 
 /// Attention of `q` [Tq, heads · head_dim] to keys and values, `k` and `v` [T, kv_heads · head_dim] being those of this
 /// pass: [Tq, heads · head_dim]. The segments cover the rows of `q` in order.
+#[cfg(test)]
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -75,12 +86,26 @@ pub(crate) fn attention(
     segments: Arc<[Segment]>,
     spec: &AttentionSpec,
 ) -> Result<Tensor> {
-    q.apply_op3(k, v, Attention { segments, spec: *spec })
+    attention_with_sinks(q, k, v, segments, spec, None)
+}
+
+/// The same with a score for each head that takes part in the softmax and has no value (Xiao et al., arXiv 2309.17453, as
+/// in gpt-oss).
+pub(crate) fn attention_with_sinks(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: Arc<[Segment]>,
+    spec: &AttentionSpec,
+    sinks: Option<&Arc<[f32]>>,
+) -> Result<Tensor> {
+    q.apply_op3(k, v, Attention { segments, spec: *spec, sinks: sinks.cloned() })
 }
 
 struct Attention {
     segments: Arc<[Segment]>,
     spec: AttentionSpec,
+    sinks: Option<Arc<[f32]>>,
 }
 
 /// Queries done together: their scores against a few thousand keys stay in cache.
@@ -117,6 +142,9 @@ impl CustomOp3 for Attention {
         let spec = &self.spec;
         let (width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let rows = self.segments.last().map_or(0, |segment| segment.rows.end);
+        if self.sinks.as_ref().is_some_and(|sinks| sinks.len() != spec.heads) {
+            bail!("{} sinks for {} heads", self.sinks.as_ref().map_or(0, |sinks| sinks.len()), spec.heads)
+        }
         if q_at.dims() != [rows, width] || k_at.dims() != v_at.dims() || k_at.dims().get(1) != Some(&kv_width) {
             bail!("queries {:?}, keys {:?}, values {:?} for {spec:?}", q_at.shape(), k_at.shape(), v_at.shape());
         }
@@ -128,7 +156,7 @@ impl CustomOp3 for Attention {
         for segment in &*self.segments {
             for start in (0..segment.rows.len()).step_by(QUERY_BLOCK) {
                 let queries = start..(start + QUERY_BLOCK).min(segment.rows.len());
-                let block = Block::new(segment, queries, spec, k, v);
+                let block = Block::new(segment, queries, self, k, v);
                 work += 2 * block.queries.len() * block.seen.len() * width;
                 match block.queries.len() {
                     1 => {
@@ -168,7 +196,7 @@ impl CustomOp3 for Attention {
                     let same = |(task, _): &(&Task, &Vec<f32>)| matches!(task, Task::Keys { block: b, .. } if *b == block);
                     let mut pieces = vec![part.as_slice()];
                     pieces.extend(std::iter::from_fn(|| tasks.next_if(same)).map(|(_, part)| part.as_slice()));
-                    single::combine(&pieces, spec, &mut out[blocks[block].row * width..][..width]);
+                    single::combine(&pieces, spec, self.sinks.as_deref(), &mut out[blocks[block].row * width..][..width]);
                 }
             }
         }
@@ -208,6 +236,7 @@ struct Lying<'a> {
 /// Some queries of a segment, with the keys and values they may see.
 struct Block<'a> {
     spec: &'a AttentionSpec,
+    sinks: Option<&'a [f32]>,
     /// Row of `q` of the first query.
     row: usize,
     queries: Range<usize>,
@@ -218,9 +247,11 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn new(segment: &'a Segment, queries: Range<usize>, spec: &'a AttentionSpec, k: &'a [f32], v: &'a [f32]) -> Self {
+    fn new(segment: &'a Segment, queries: Range<usize>, op: &'a Attention, k: &'a [f32], v: &'a [f32]) -> Self {
+        let spec = &op.spec;
         let positions = &segment.positions[queries.clone()];
-        let first = spec.window.map_or(0, |window| (positions[0] + 1).saturating_sub(window));
+        // The first query's: what later ones see begins no earlier.
+        let first = spec.first_seen(positions[0]);
         let seen = first..positions[positions.len() - 1] + 1;
         let width = spec.kv_heads * spec.head_dim;
         let mut spans = Vec::with_capacity(segment.spans.len());
@@ -239,31 +270,34 @@ impl<'a> Block<'a> {
             at += span.len();
         }
         debug_assert!(at >= seen.end, "keys of {at} positions for a query at {}", seen.end - 1);
-        Block { spec, row: segment.rows.start + queries.start, queries, positions, spans, seen }
+        let sinks = op.sinks.as_deref();
+        Block { spec, sinks, row: segment.rows.start + queries.start, queries, positions, spans, seen }
     }
 
     /// The query heads that share `kv_head`: [queries, heads of the group · head_dim].
     fn heads(&self, q: &[f32], kv_head: usize, scratch: &mut Scratch) -> Vec<f32> {
-        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window } = *self.spec;
+        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, .. } = *self.spec;
         let (n, keys, group) = (self.queries.len(), self.seen.len(), heads / kv_heads);
         let mut out = vec![0.0; n * group * head_dim];
         let scores = &mut scratch.scores;
         scores.clear();
         scores.resize(n * keys, 0.0);
         for index in 0..group {
-            let q = &q[(self.row * heads + kv_head * group + index) * head_dim..];
+            let head = kv_head * group + index;
+            let q = &q[(self.row * heads + head) * head_dim..];
             for span in &self.spans {
                 let k = self.head(span.k, kv_head, &mut scratch.head);
                 let out = Strided { data: &mut scores[span.start - self.seen.start..], stride: keys };
                 self.scores(q, k, span, out);
             }
             for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                let first = window.map_or(0, |window| (self.positions[i] + 1).saturating_sub(window));
+                let first = self.spec.first_seen(self.positions[i]);
                 softmax(
                     scores,
                     first.max(self.seen.start) - self.seen.start..self.positions[i] + 1 - self.seen.start,
                     scale,
                     softcap,
+                    self.sinks.map(|sinks| sinks[head]),
                 );
             }
             for span in &self.spans {
@@ -389,23 +423,23 @@ fn total(lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Softmax over the scores at `seen`, scaled and capped; the rest becomes 0.
-fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f32>) {
+/// Softmax over the scores at `seen`, scaled and capped, and over `sink`, whose share is lost; the rest becomes 0.
+fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f32>, sink: Option<f32>) {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];
-    let (_, sum) = weigh(scores, scale, softcap);
+    let (_, sum) = weigh(scores, scale, softcap, sink);
     let factor = 1.0 / sum;
     scores.iter_mut().for_each(|s| *s *= factor);
 }
 
-/// Turns scores, scaled and capped, into e^(score − largest). Returns the largest and the sum.
-fn weigh(scores: &mut [f32], scale: f32, softcap: Option<f32>) -> (f32, f32) {
+/// Turns scores, scaled and capped, into e^(score − largest). Returns the largest and the sum, with `sink` among them.
+fn weigh(scores: &mut [f32], scale: f32, softcap: Option<f32>, sink: Option<f32>) -> (f32, f32) {
     match softcap {
         None => scores.iter_mut().for_each(|s| *s *= scale),
         Some(cap) => scores.iter_mut().for_each(|s| *s = cap * tanh(*s * scale / cap)),
     }
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let largest = scores.iter().copied().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
     for chunk in chunks {
@@ -418,6 +452,9 @@ fn weigh(scores: &mut [f32], scale: f32, softcap: Option<f32>) -> (f32, f32) {
     for s in rest {
         *s = exp(*s - largest);
         sum += *s;
+    }
+    if let Some(sink) = sink {
+        sum += exp(sink - largest);
     }
     (largest, sum)
 }

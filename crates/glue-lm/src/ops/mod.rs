@@ -8,6 +8,8 @@
 
 mod add;
 mod attention;
+mod by_head;
+mod clamped;
 mod exp;
 mod few_rows;
 mod gated;
@@ -15,18 +17,26 @@ mod gated;
 pub(crate) mod gradients;
 mod kept;
 mod linear;
+mod mxfp4;
 mod routing;
+mod scale_rows;
 mod softcap;
+mod transposed;
 
 pub(crate) use add::add;
-pub(crate) use attention::{AttentionSpec, Segment, Span, attention};
+pub(crate) use attention::{AttentionSpec, Segment, Span, attention_with_sinks};
+pub(crate) use by_head::{Direction, HeadBlock, by_head};
+pub(crate) use clamped::clamped_swiglu;
 pub(crate) use exp::exp;
 pub(crate) use gated::gated;
 pub use kept::KvCacheType;
 pub(crate) use kept::{GROWTH, KeyValue};
 pub(crate) use linear::{Recording, linear, linear_recorded, linear_together, product_of};
-pub(crate) use routing::{Routes, combine, mean_of_rows, shares};
+pub(crate) use mxfp4::{BLOCK as MXFP4_BLOCK, Mxfp4, product_mxfp4};
+pub(crate) use routing::{Routes, combine, mean_of_rows, shares, sigmoid_shares};
+pub(crate) use scale_rows::scale_rows;
 pub(crate) use softcap::softcap;
+pub(crate) use transposed::product_transposed;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 

@@ -114,6 +114,80 @@ impl CustomOp1 for Shares {
     }
 }
 
+/// For each place the sigmoid of its expert's score, over the sum of those `chosen` for its row of scores if
+/// `normalised`. The choice itself is constant.
+pub(crate) fn sigmoid_shares(
+    scores: &Tensor,
+    chosen: &[Vec<usize>],
+    routes: &Routes,
+    normalised: bool,
+) -> Result<Tensor> {
+    scores.contiguous()?.apply_op1(SigmoidShares { chosen: chosen.to_vec(), routes: routes.clone(), normalised })
+}
+
+struct SigmoidShares {
+    chosen: Vec<Vec<usize>>,
+    routes: Routes,
+    normalised: bool,
+}
+
+impl SigmoidShares {
+    /// The sigmoid of each score, and for each row of scores what shares are divided by.
+    fn all(&self, scores: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let n = self.routes.experts.len();
+        let all: Vec<f32> = scores.iter().map(|&score| 1.0 / (1.0 + (-score).exp())).collect();
+        let sum = |(row, chosen): (&[f32], &Vec<usize>)| match self.normalised {
+            true => chosen.iter().map(|&expert| row[expert]).sum::<f32>() + 1e-20,
+            false => 1.0,
+        };
+        let sums = all.chunks_exact(n).zip(&self.chosen).map(sum).collect();
+        (all, sums)
+    }
+}
+
+impl CustomOp1 for SigmoidShares {
+    fn name(&self) -> &'static str {
+        "sigmoid-shares-of-experts"
+    }
+
+    fn cpu_fwd(&self, scores: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let n = self.routes.experts.len();
+        if at.dims() != [self.routes.n_scored, n] {
+            bail!("scores of shape {:?} for {} decisions among {n} experts", at.shape(), self.routes.n_scored)
+        }
+        let (all, sums) = self.all(super::floats(scores, at)?);
+        let places = self.routes.scored.iter().zip(self.routes.expert_of());
+        let share = |(&scored, expert): (&u32, usize)| all[scored as usize * n + expert] / sums[scored as usize];
+        let out: Vec<f32> = places.map(share).collect();
+        let count = out.len();
+        Ok((CpuStorage::F32(out), Shape::from(count)))
+    }
+
+    /// With s the sigmoids and t their sum over the chosen: (g − Σ g·s/t) / t · s·(1 − s), the sum being there if shares
+    /// are normalised.
+    fn bwd(&self, scores: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let n = self.routes.experts.len();
+        let (all, sums) = self.all(&elements(scores)?);
+        let mut of_share = vec![0.0; all.len()];
+        let places = self.routes.scored.iter().zip(self.routes.expert_of());
+        for ((&scored, expert), grad) in places.zip(elements(grad)?) {
+            of_share[scored as usize * n + expert] += grad;
+        }
+        let mut out = vec![0.0; all.len()];
+        for (row, (chosen, sum)) in self.chosen.iter().zip(sums).enumerate() {
+            let (all, grad) = (&all[row * n..][..n], &of_share[row * n..][..n]);
+            let along = match self.normalised {
+                true => chosen.iter().map(|&expert| grad[expert] * all[expert] / sum).sum(),
+                false => 0.0f32,
+            };
+            for &expert in chosen {
+                out[row * n + expert] = (grad[expert] - along) / sum * all[expert] * (1.0 - all[expert]);
+            }
+        }
+        Tensor::from_vec(out, scores.shape(), &Device::Cpu).map(Some)
+    }
+}
+
 /// For each row the sum over its places of `y` [places, width] times the share [places]: [rows, width]. Added in the
 /// order of the experts.
 pub(crate) fn combine(y: &Tensor, shares: &Tensor, routes: &Routes) -> Result<Tensor> {
@@ -250,11 +324,31 @@ mod tests {
     }
 
     #[test]
+    fn sigmoids_may_be_brought_to_sum_one() {
+        let (chosen, routes) = routes();
+        let scores = [[0.5f32, 9.0, -0.5], [7.0, 1.0, 2.0]];
+        let scores = Tensor::new(&scores, &Device::Cpu).unwrap();
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let (first, second) = ([sigmoid(0.5), sigmoid(-0.5)], [sigmoid(1.0), sigmoid(2.0)]);
+        for normalised in [false, true] {
+            let found = elements(&sigmoid_shares(&scores, &chosen, &routes, normalised).unwrap()).unwrap();
+            let over = |pair: [f64; 2]| if normalised { pair[0] + pair[1] } else { 1.0 };
+            let (a, b) = (first.map(|x| x / over(first)), second.map(|x| x / over(second)));
+            let expected = [a[0], a[0], b[0], b[0], a[1], b[1], b[1], a[1]];
+            // Rounding of f32.
+            assert!(found.iter().zip(expected).all(|(f, e)| (f64::from(*f) - e).abs() < 1e-6), "{found:?}");
+        }
+    }
+
+    #[test]
     fn gradients_are_those_of_differences() {
         let (chosen, routes) = routes();
         check_gradients(&[&[2, 3]], 1.0, |x| shares(&x[0], &chosen, &routes));
         let all = vec![vec![0, 1, 2]; 2];
         check_gradients(&[&[2, 3]], 1.0, |x| shares(&x[0], &all, &routes));
+        for normalised in [false, true] {
+            check_gradients(&[&[2, 3]], 1.0, |x| sigmoid_shares(&x[0], &chosen, &routes, normalised));
+        }
         check_gradients(&[&[6, 4]], 1.0, |x| mean_of_rows(&x[0], &[0..3, 5..6, 2..5]));
         check_gradients(&[&[8, 5], &[8]], 1.0, |x| combine(&x[0], &x[1], &routes));
     }

@@ -6,8 +6,8 @@ use serde_json::json;
 
 fn rope(parameters: Value, head_dim: usize, max_positions: usize) -> Rope {
     let config = Config::from_value(json!({ "rope_parameters": parameters })).unwrap();
-    Rope::from_config(&config.ropes()[0], Context { head_dim, max_positions, original: None }, "rope_parameters")
-        .unwrap()
+    let context = Context { head_dim, max_positions, original: None, interleaved: false };
+    Rope::from_config(&config.ropes()[0], context, "rope_parameters").unwrap()
 }
 
 #[track_caller]
@@ -97,9 +97,40 @@ fn tables_hold_the_angles_of_rows_in_any_order() {
     assert_eq!((some.cos[0], some.sin[2]), (angles.cos[6], angles.sin[2]));
 }
 
+/// Where the two limits are one, waves that turn at least so many times stay and the others are divided: of 64 positions
+/// and 8 dimensions those of 6.28, 62.83, 628 and 6283, of which the first two turn once.
+#[test]
+fn llama3_with_one_limit_is_a_step() {
+    let parameters = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+        "original_max_position_embeddings": 64, "rope_theta": 1e4});
+    check(&rope(parameters, 8, 512).at_length(1), &[1.0, 0.1, 0.00125, 0.000_125]);
+}
+
+/// The rotation of neighbours is that of halves when the dimensions are put in another order.
+#[test]
+fn neighbours_are_rotated_as_halves_are() {
+    let rope = |interleaved| {
+        let frequencies = Frequencies::Fixed(vec![1.0, 0.1, 0.01]);
+        Arc::new(RopeTables::new(Rope { dims: 6, frequencies, attention_factor: 1.5, interleaved }).angles(&[3, 11], &[12, 12]))
+    };
+    let x = crate::ops::gradients::numbers(2 * 16, 5);
+    let rotated = |x: &[f32], interleaved| {
+        let x = Tensor::from_slice(x, (2, 16), &candle_core::Device::Cpu).unwrap();
+        crate::ops::elements(&rotate(&x, &rope(interleaved), 8).unwrap()).unwrap()
+    };
+    // Of each head of 8 the first 6 are rotated: the pairs 0 1, 2 3, 4 5 and 0 3, 1 4, 2 5.
+    let order = [0, 2, 4, 1, 3, 5, 6, 7];
+    let reordered = |x: &[f32]| x.chunks(8).flat_map(|head| order.map(|i| head[i])).collect::<Vec<f32>>();
+    assert_eq!(reordered(&rotated(&x, true)), rotated(&reordered(&x), false));
+    assert_ne!(rotated(&x, true), rotated(&x, false));
+}
+
 #[test]
 fn gradients_are_those_of_differences() {
-    let rope = Rope { dims: 4, frequencies: Frequencies::Fixed(vec![1.0, 0.1]), attention_factor: 1.3 };
-    let angles = Arc::new(RopeTables::new(rope).angles(&[0, 1, 7], &[8, 8, 8]));
-    crate::ops::gradients::check_gradients(&[&[3, 12]], 1.0, |x| rotate(&x[0], &angles, 6));
+    for interleaved in [false, true] {
+        let frequencies = Frequencies::Fixed(vec![1.0, 0.1]);
+        let rope = Rope { dims: 4, frequencies, attention_factor: 1.3, interleaved };
+        let angles = Arc::new(RopeTables::new(rope).angles(&[0, 1, 7], &[8, 8, 8]));
+        crate::ops::gradients::check_gradients(&[&[3, 12]], 1.0, |x| rotate(&x[0], &angles, 6));
+    }
 }

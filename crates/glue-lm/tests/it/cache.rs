@@ -1,6 +1,6 @@
 //! One pass over a text, many passes over its parts, and trees of texts with a common prefix give the same logits.
 
-use crate::support::{ARCHS, arch, close, tokens, values, whole};
+use crate::support::{all, arch, close, tokens, values, whole};
 use glue_lm::{Rows, Tree, Want};
 
 /// The same sums in other orders, on logits of size 1 or so.
@@ -8,8 +8,7 @@ const TOLERANCE: f32 = 2e-5;
 
 #[test]
 fn a_text_in_parts_is_the_text() {
-    for name in ARCHS {
-        let model = arch(name);
+    for (name, model) in all() {
         // Longer than any sliding window of these models, which is 8.
         let text = tokens(37, model.vocab_size(), 11);
         let expected = whole(&model, &text);
@@ -38,8 +37,7 @@ fn a_text_in_parts_is_the_text() {
 
 #[test]
 fn branches_of_a_tree_are_the_texts_they_spell() {
-    for name in ARCHS {
-        let model = arch(name);
+    for (name, model) in all() {
         let vocab = model.vocab_size();
         let parts: Vec<Vec<u32>> = [9, 4, 12, 3, 1, 6].into_iter().zip(1..).map(|(n, s)| tokens(n, vocab, s)).collect();
         let mut tree = Tree::new();
@@ -95,8 +93,7 @@ fn a_cloned_tree_goes_its_own_way() {
 
 #[test]
 fn rows_wanted_alone_are_the_same_as_with_the_others() {
-    for name in ARCHS {
-        let model = arch(name);
+    for (name, model) in all() {
         let vocab = model.vocab_size();
         let text = tokens(20, vocab, 4);
         let all = whole(&model, &text);

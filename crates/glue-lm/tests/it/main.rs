@@ -4,6 +4,7 @@ mod archs;
 mod cache;
 mod chat;
 mod generation;
+mod layouts;
 mod mixture_generation;
 mod mixtures;
 mod padding;

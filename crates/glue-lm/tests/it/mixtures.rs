@@ -343,7 +343,19 @@ fn every_gate_has_the_gradient_of_differences() {
         }
     }
     check_gradients("mixtral", &crate::support::arch("mixtral"));
-    check_gradients("qwen2-moe", &Model::open(data("archs-extra").join("qwen2-moe")).unwrap());
+    for name in [
+        "qwen2-moe",
+        "qwen3-moe",
+        "gpt-oss",
+        "gpt-oss-mxfp4",
+        "llama4",
+        "llama4-two",
+        "deepseek-v2",
+        "deepseek-v3",
+        "deepseek-v3-halves",
+    ] {
+        check_gradients(name, &Model::open(data("archs-extra").join(name)).unwrap());
+    }
 }
 
 #[test]

@@ -343,3 +343,119 @@ fn trees_and_tokens_of_another_model() {
     assert_eq!(error.to_string(), "the tree holds keys and values of a model with 3 layers, and this one has 4");
     assert_eq!(values(&model.forward(&mut tree, &Want::ALL).unwrap().logits).len(), 99);
 }
+
+/// The configuration of a model in `archs-extra` with `changes`, as [`config`] makes them.
+fn further_config(name: &str, changes: &Value) -> Config {
+    let text = std::fs::read(data("archs-extra").join(name).join("config.json")).unwrap();
+    let mut value: Value = serde_json::from_slice(&text).unwrap();
+    for (key, change) in changes.as_object().unwrap() {
+        value.as_object_mut().unwrap().insert(key.clone(), change.clone());
+    }
+    Config::from_value(value).unwrap()
+}
+
+#[test]
+fn keys_of_further_families() {
+    for (name, changes, expected) in [
+        ("gemma3", json!({"attn_logit_softcapping": 50.0}), "`attn_logit_softcapping`"),
+        ("gemma3", json!({"use_bidirectional_attention": true}), "`use_bidirectional_attention`"),
+        ("gemma3", json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}), "`rope_parameters.rope_type`"),
+        ("gemma3", json!({"rope_parameters": {"full_attention": 3}}), "`rope_parameters.full_attention`"),
+        ("gemma3", json!({"sliding_window_pattern": 0, "layer_types": null}), "`sliding_window_pattern`"),
+        ("olmo3", json!({"sliding_window_pattern": 2}), "`sliding_window_pattern`"),
+        ("smollm3", json!({"no_rope_layers": [1, 1, 0]}), "`no_rope_layers` in the configuration should be a list"),
+        ("smollm3", json!({"no_rope_layers": [1, 2, 1, 0]}), "`no_rope_layers`"),
+        ("granite", json!({"logits_scaling": 0}), "`logits_scaling` in the configuration should be a positive number"),
+        ("granite", json!({"logit_scale": 2.0}), "`logit_scale`"),
+        ("glm4", json!({"embedding_multiplier": 2.0}), "`embedding_multiplier`"),
+        ("glm4", json!({"rope_parameters": {"partial_rotary_factor": 0.1}}), "partial_rotary_factor"),
+        ("cohere2", json!({"use_parallel_block": false}), "`use_parallel_block` in the configuration is false"),
+        ("cohere2", json!({"position_embedding_type": "alibi"}), "`position_embedding_type`"),
+        ("cohere2", json!({"use_qk_norm": true}), "`use_qk_norm`"),
+        ("gpt-oss", json!({"quantization_config": {"quant_method": "fp8"}}), "only the `quant_method` mxfp4 is"),
+        ("gpt-oss", json!({"hidden_act": "gelu"}), "`hidden_act`"),
+        ("gpt-oss", json!({"swiglu_limit": 0}), "`swiglu_limit`"),
+        ("llama4", json!({"attention_chunk_size": 0}), "`attention_chunk_size`"),
+        ("llama4", json!({"moe_layers": ["x"]}), "`moe_layers` in the configuration should be a list of layers"),
+        ("llama4", json!({"layer_types": ["sliding_attention", "full_attention", "full_attention", "full_attention"]}),
+            "layers are full_attention or chunked_attention"),
+        ("llama4", json!({"floor_scale": 0}), "`floor_scale`"),
+        ("deepseek-v2", json!({"topk_method": "noaux_tc"}), "`topk_method`"),
+        ("deepseek-v2", json!({"norm_topk_prob": true}), "`norm_topk_prob`"),
+        ("deepseek-v2", json!({"n_group": 4}), "`n_group` in the configuration should be a divisor of 6 experts"),
+        ("deepseek-v2", json!({"topk_group": null}), "`topk_group` is missing"),
+        ("deepseek-v2", json!({"moe_layer_freq": 2}), "`moe_layer_freq`"),
+        ("deepseek-v2", json!({"num_key_value_heads": 1}), "`num_key_value_heads`"),
+        ("deepseek-v3", json!({"scoring_func": "softmax"}), "`scoring_func`"),
+        ("deepseek-v3", json!({"topk_group": 1}), "`topk_group` in the configuration should be at most 4 groups, with \
+            at least 3"),
+        ("deepseek-v3", json!({"n_group": 8}), "with at least 2 of them in each group"),
+        ("qwen3-moe", json!({"shared_expert_intermediate_size": 8}), "`shared_expert_intermediate_size`"),
+        ("qwen3-moe", json!({"model_type": "qwen4"}), "llama4_text, deepseek_v2, deepseek_v3, gemma3, mistral3, llama4 is"),
+    ] {
+        let error = Architecture::from_config(&further_config(name, &changes)).expect_err(&changes.to_string());
+        assert!(error.to_string().contains(expected), "{name}, {changes}: {error}");
+    }
+}
+
+/// The configuration classes of transformers 5.24, asked for each key with `CONFIG_MAPPING[type](hidden_size=2048,
+/// num_attention_heads=32, num_hidden_layers=8).KEY`.
+#[test]
+fn defaults_of_absent_keys_in_further_families() {
+    let of = |model_type: &str| {
+        let config = json!({"model_type": model_type, "hidden_size": 2048, "num_attention_heads": 32, "vocab_size": 99,
+            "num_hidden_layers": 8, "intermediate_size": 64, "num_experts_per_tok": 2});
+        Architecture::from_config(&Config::from_value(config).unwrap()).unwrap()
+    };
+    type Row = (&'static str, usize, usize, usize, f32, Option<usize>, f64, Option<bool>);
+    let table: [Row; 11] = [
+        ("qwen3_moe", 4, 64, 32_768, 1e-6, None, 1e4, None),
+        ("gemma3_text", 4, 256, 131_072, 1e-6, Some(4096), 1e6, Some(true)),
+        ("olmo3", 32, 64, 2048, 1e-5, Some(4096), 5e5, None),
+        ("smollm3", 4, 64, 32_768, 1e-6, None, 2e6, Some(true)),
+        ("granite", 32, 64, 2048, 1e-6, None, 1e4, None),
+        ("glm4", 2, 128, 131_072, 1.5625e-7, None, 1e4, None),
+        ("cohere2", 32, 64, 8192, 1e-5, Some(4096), 1e4, Some(true)),
+        ("gpt_oss", 8, 64, 131_072, 1e-5, Some(128), 150_000.0, None),
+        ("llama4_text", 8, 128, 131_072, 1e-5, None, 5e5, None),
+        ("deepseek_v2", 32, 192, 2048, 1e-6, None, 1e4, None),
+        ("deepseek_v3", 32, 192, 4096, 1e-6, None, 1e4, None),
+    ];
+    for (name, kv_heads, head_dim, max_positions, eps, window, theta, tied) in table {
+        let found = of(name);
+        let sizes = (found.kv_heads, found.head_dim, found.max_positions);
+        assert_eq!(sizes, (kv_heads, head_dim, max_positions), "{name}");
+        assert_eq!((found.norm_eps, found.layers[0].window, found.tied), (eps, window, tied), "{name}");
+        // The second frequency of d rotated dimensions is theta^(-2/d).
+        if name != "gpt_oss" {
+            let second = theta.powf(-2.0 / found.ropes[0].dims as f64) as f32;
+            assert_eq!(found.ropes[0].at_length(1)[1], second, "{name}");
+        }
+    }
+    let windows = |name: &str| of(name).layers.iter().map(|layer| layer.window.is_some()).collect::<Vec<_>>();
+    let local = |every: usize| (1..=8).map(|layer| layer % every != 0).collect::<Vec<_>>();
+    assert_eq!([windows("gemma3_text"), windows("olmo3"), windows("cohere2")], [local(6), local(4), local(4)]);
+    let rotated = |name: &str| of(name).layers.iter().map(|layer| layer.rope.is_some()).collect::<Vec<_>>();
+    assert_eq!([rotated("smollm3"), rotated("llama4_text"), rotated("cohere2")], [local(4), local(4), local(4)]);
+    let gemma = of("gemma3_text");
+    assert_eq!((gemma.attention_scale, gemma.final_softcap, gemma.attention_softcap), (1.0 / 16.0, None, None));
+    // Layers with a window have a base of their own.
+    assert_eq!(gemma.ropes[1].at_length(1)[1], 1e4f64.powf(-2.0 / 256.0) as f32);
+    // The yarn of gpt-oss has factor 32: 0.1 · ln 32 + 1.
+    assert_eq!(of("gpt_oss").ropes[0].attention_factor, (0.1 * 32f64.ln() + 1.0) as f32);
+    let llama = of("llama4_text");
+    assert_eq!((llama.layers[0].chunk, llama.layers[3].chunk, llama.intermediate_size), (Some(8192), None, 16384));
+    let (glm, cohere) = (of("glm4"), of("cohere2"));
+    assert_eq!((glm.ropes[0].dims, glm.qkv_bias, glm.output_bias, cohere.logit_scale), (64, true, false, 0.0625));
+    let experts = |name: &str| {
+        let experts = of(name).experts.unwrap();
+        (experts.count, experts.intermediate_size, experts.normalised, experts.scale, experts.shared)
+    };
+    assert_eq!(experts("qwen3_moe"), (128, 768, false, 1.0, None));
+    assert_eq!(experts("gpt_oss"), (128, 64, true, 1.0, None));
+    assert_eq!(experts("llama4_text"), (16, 64, false, 1.0, Some(64)));
+    assert_eq!(experts("deepseek_v2"), (64, 1407, false, 1.0, Some(2 * 1407)));
+    assert_eq!(experts("deepseek_v3"), (256, 2048, true, 2.5, Some(2048)));
+    let mixed = |name: &str| of(name).layers.iter().filter(|layer| layer.experts).count();
+    assert_eq!([mixed("deepseek_v2"), mixed("deepseek_v3"), mixed("qwen3_moe")], [8, 5, 8]);
+}

@@ -129,10 +129,10 @@ fn tied_embeddings() {
     let check = |value: Value, expected| assert_eq!(of(value).tie_word_embeddings(), expected);
     check(json!({ "model_type": "llama", "tie_word_embeddings": true }), Some(true));
     check(json!({ "model_type": "gemma", "tie_word_embeddings": false }), Some(false));
-    for untied in ["llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "mixtral"] {
+    for untied in ["llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "mixtral", "granite", "glm4", "gpt_oss"] {
         check(json!({ "model_type": untied }), Some(false));
     }
-    for tied in ["gemma", "gemma2", "gemma3_text"] {
+    for tied in ["gemma", "gemma2", "gemma3_text", "smollm3"] {
         check(json!({ "model_type": tied }), Some(true));
     }
     check(json!({ "model_type": "brand-new" }), None);
@@ -248,7 +248,8 @@ fn counts_beyond_any_model_are_refused_by_key_and_bound() {
         check(json!({ "text_config": { key: 1_000_000_000 } }), key);
     }
     for key in
-        ["num_local_experts", "max_position_embeddings", "sliding_window", "moe_intermediate_size", "hidden_size"]
+        ["num_local_experts", "max_position_embeddings", "sliding_window", "moe_intermediate_size", "hidden_size",
+        "kv_lora_rank", "v_head_dim", "num_nextn_predict_layers", "attention_chunk_size"]
     {
         check(json!({ key: u64::MAX }), key);
     }

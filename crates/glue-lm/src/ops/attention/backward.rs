@@ -89,14 +89,15 @@ fn of_head(op: &Attention, whole: &Whole, kv_head: usize) -> [Vec<f32>; 3] {
         let kept = kept(segment);
         let keys = keys(segment, &kept, whole, kv_width, kv_head * d, d);
         for (row, &position) in segment.rows.clone().zip(&segment.positions) {
-            let first = spec.window.map_or(0, |window| (position + 1).saturating_sub(window));
-            let keys = &keys[first..position + 1];
+            let keys = &keys[spec.first_seen(position)..position + 1];
             for head in 0..group {
                 let at = row * width + (kv_head * group + head) * d;
                 let (q, grad) = (&whole.q[at..][..d], &whole.grad[at..][..d]);
                 let scores: Vec<f32> = keys.iter().map(|(k, ..)| dot(q, k)).collect();
                 let mut weights = scores.clone();
-                softmax(&mut weights, 0..keys.len(), spec.scale, spec.softcap);
+                // A sink takes a share of the weights and has no value: the same formula, with a sum below 1.
+                let sink = op.sinks.as_ref().map(|sinks| sinks[kv_head * group + head]);
+                softmax(&mut weights, 0..keys.len(), spec.scale, spec.softcap, sink);
                 let along: Vec<f32> = keys.iter().map(|(_, v, _)| dot(grad, v)).collect();
                 let mean: f32 = weights.iter().zip(&along).map(|(p, a)| p * a).sum();
                 let of_q = &mut of_q[(row * group + head) * d..][..d];

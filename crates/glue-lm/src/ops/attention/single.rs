@@ -43,7 +43,7 @@ impl Block<'_> {
         }
         let mut out = vec![0.0; heads * (head_dim + 2)];
         for (scores, out) in scores.chunks_exact_mut(n).zip(out.chunks_exact_mut(head_dim + 2)) {
-            let (largest, sum) = weigh(scores, scale, softcap);
+            let (largest, sum) = weigh(scores, scale, softcap, None);
             (out[head_dim], out[head_dim + 1]) = (largest, sum);
         }
         for (_, v, at) in parts() {
@@ -117,17 +117,21 @@ fn mix_rows<E: Copy>(
     }
 }
 
-/// The output of all heads from what the pieces gave, in order of position.
-pub(super) fn combine(pieces: &[&[f32]], spec: &AttentionSpec, out: &mut [f32]) {
+/// The output of all heads from what the pieces gave, in order of position, and the score of each head without a value.
+pub(super) fn combine(pieces: &[&[f32]], spec: &AttentionSpec, sinks: Option<&[f32]>, out: &mut [f32]) {
     let dim = spec.head_dim;
     for (head, out) in out.chunks_exact_mut(dim).enumerate() {
         let of_head = || pieces.iter().map(|piece| &piece[head * (dim + 2)..][..dim + 2]);
-        let largest = of_head().map(|part| part[dim]).fold(f32::NEG_INFINITY, f32::max);
+        let sink = sinks.map(|sinks| sinks[head]);
+        let largest = of_head().map(|part| part[dim]).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
         let mut sum = 0.0;
         for part in of_head() {
             let factor = exp(part[dim] - largest);
             sum += factor * part[dim + 1];
             out.iter_mut().zip(part).for_each(|(o, x)| *o += factor * x);
+        }
+        if let Some(sink) = sink {
+            sum += exp(sink - largest);
         }
         let factor = 1.0 / sum;
         out.iter_mut().for_each(|o| *o *= factor);

@@ -6,7 +6,7 @@ use crate::ops::gradients::numbers;
 use candle_core::Device;
 
 const WIDE: AttentionSpec =
-    AttentionSpec { heads: 6, kv_heads: 2, head_dim: 20, scale: 0.2236, softcap: None, window: None };
+    AttentionSpec { heads: 6, kv_heads: 2, head_dim: 20, scale: 0.2236, softcap: None, window: None, chunk: None };
 
 /// Numbers between -2 and 2.
 fn values(rows: usize, width: usize, seed: u32) -> Vec<f32> {
@@ -21,6 +21,7 @@ struct Sequence {
     length: usize,
     /// What keys and values are kept in.
     kind: KvCacheType,
+    sinks: Option<Arc<[f32]>>,
 }
 
 impl Sequence {
@@ -32,16 +33,17 @@ impl Sequence {
             v: values(length, kv, seed + 2),
             length,
             kind: KvCacheType::F32,
+            sinks: None,
         }
     }
 
     fn expected(&self, spec: &AttentionSpec) -> Vec<f64> {
-        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window } = *spec;
+        let AttentionSpec { heads, kv_heads, head_dim, scale, softcap, window, chunk } = *spec;
         let mut out = vec![0.0; self.length * heads * head_dim];
         for p in 0..self.length {
             for head in 0..heads {
                 let kv_head = head / (heads / kv_heads);
-                let first = window.map_or(0, |w| (p + 1).saturating_sub(w));
+                let first = window.map_or(0, |w| (p + 1).saturating_sub(w)).max(chunk.map_or(0, |c| p / c * c));
                 let at = |row: usize, column: usize| (row * kv_heads + kv_head) * head_dim + column;
                 let scores: Vec<f64> = (first..=p)
                     .map(|j| {
@@ -53,7 +55,8 @@ impl Sequence {
                     })
                     .collect();
                 let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+                let sink = self.sinks.as_ref().map_or(0.0, |sinks| (f64::from(sinks[head]) - largest).exp());
+                let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum::<f64>() + sink;
                 for (j, s) in scores.iter().enumerate() {
                     let weight = (s - largest).exp() / sum;
                     for c in 0..head_dim {
@@ -84,7 +87,7 @@ impl Sequence {
             |v: Vec<f32>, width: usize| Tensor::from_vec(v.clone(), (v.len() / width, width), &Device::Cpu).unwrap();
         let (k, v) = (tensor(around(&self.k), kv), tensor(around(&self.v), kv));
         let q = tensor(self.q[start * width..].to_vec(), width);
-        let out = attention(&q, &k, &v, Arc::from([segment]), spec).unwrap();
+        let out = attention_with_sinks(&q, &k, &v, Arc::from([segment]), spec, self.sinks.as_ref()).unwrap();
         assert_eq!(out.dims(), [rows, width]);
         out.flatten_all().unwrap().to_vec1().unwrap()
     }
@@ -106,6 +109,8 @@ fn every_split_of_the_keys_gives_the_formula() {
         AttentionSpec { window: Some(7), ..WIDE },
         AttentionSpec { window: Some(40), softcap: Some(30.0), ..WIDE },
         AttentionSpec { heads: 2, kv_heads: 2, head_dim: 33, ..WIDE },
+        AttentionSpec { chunk: Some(16), ..WIDE },
+        AttentionSpec { chunk: Some(50), window: Some(30), ..WIDE },
     ] {
         let long = Sequence::new(&spec, 150, 1);
         for (start, kept) in [(0, 1), (1, 1), (149, 149), (149, 10), (100, 64), (31, 5), (75, 75)] {
@@ -114,6 +119,26 @@ fn every_split_of_the_keys_gives_the_formula() {
         Sequence::new(&spec, 1, 2).check(&spec, 0, 1);
         Sequence::new(&spec, 9, 3).check(&spec, 4, 2);
     }
+}
+
+/// Sinks below, among and above the scores, which reach about 40.
+#[test]
+fn sinks_take_a_share_of_the_weights() {
+    for spec in [WIDE, AttentionSpec { window: Some(7), ..WIDE }, AttentionSpec { chunk: Some(16), ..WIDE }] {
+        let sinks = Some(Arc::from([-30.0, -1.0, 0.0, 4.5, 12.0, 60.0]));
+        let sequence = Sequence { sinks, ..Sequence::new(&spec, 150, 1) };
+        for (start, kept) in [(0, 1), (149, 149), (100, 64), (31, 5)] {
+            sequence.check(&spec, start, kept);
+        }
+        let plain = Sequence::new(&spec, 150, 1);
+        assert_ne!(sequence.run(&spec, 149, 149), plain.run(&spec, 149, 149));
+    }
+    let sequence = Sequence { sinks: Some(Arc::from([1.0])), ..Sequence::new(&WIDE, 2, 1) };
+    let q = Tensor::from_slice(&sequence.q, (2, 120), &Device::Cpu).unwrap();
+    let k = Tensor::from_slice(&sequence.k, (2, 40), &Device::Cpu).unwrap();
+    let segment = Segment { rows: 0..2, positions: vec![0, 1], spans: vec![Span::Now(0..2)] };
+    let error = attention_with_sinks(&q, &k, &k, Arc::from([segment]), &WIDE, sequence.sinks.as_ref()).unwrap_err();
+    assert!(error.to_string().contains("1 sinks for 6 heads"), "{error}");
 }
 
 #[test]
@@ -157,7 +182,7 @@ fn chosen_queries_are_as_among_all() {
 
 #[test]
 fn segments_share_a_prefix_and_threads_change_nothing() {
-    let spec = AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None };
+    let spec = AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None, chunk: None };
     let sequence = Sequence::new(&spec, 300, 7);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -189,8 +214,7 @@ fn segments_share_a_prefix_and_threads_change_nothing() {
         k: replace(&sequence.k, &other.k, kv),
         v: replace(&sequence.v, &other.v, kv),
         length: 7,
-        kind: KvCacheType::F32,
-    };
+X    };
     let expected = branch.expected(&spec);
     for (row, p) in out[6..].iter().zip(4..) {
         assert!(row.iter().zip(&expected[p * width..]).all(|(o, e)| (f64::from(*o) - e).abs() < 2e-5), "{p}");
@@ -199,12 +223,13 @@ fn segments_share_a_prefix_and_threads_change_nothing() {
 
 #[test]
 fn gradients_are_those_of_differences() {
-    let narrow = AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None };
+    let narrow = AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None, chunk: None };
     for spec in [
         narrow,
         AttentionSpec { softcap: Some(1.5), ..narrow },
         AttentionSpec { window: Some(3), ..narrow },
         AttentionSpec { heads: 2, window: Some(2), softcap: Some(2.0), ..narrow },
+        AttentionSpec { chunk: Some(2), ..narrow },
     ] {
         let kept = Chunk::new(KvCacheType::F32, &values(3, 6, 5), &values(3, 6, 6), 6);
         // Two sequences over the same beginning, one of them with kept keys before it, and queries of some rows only.
@@ -220,6 +245,10 @@ fn gradients_are_those_of_differences() {
         let (width, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         crate::ops::gradients::check_gradients(&[&[9, width], &[10, kv], &[10, kv]], 1.0, |x| {
             attention(&x[0], &x[1], &x[2], Arc::clone(&segments), &spec)
+        });
+        let sinks: Arc<[f32]> = (0..spec.heads).map(|head| head as f32 - 1.0).collect();
+        crate::ops::gradients::check_gradients(&[&[9, width], &[10, kv], &[10, kv]], 1.0, |x| {
+            attention_with_sinks(&x[0], &x[1], &x[2], Arc::clone(&segments), &spec, Some(&sinks))
         });
     }
 }

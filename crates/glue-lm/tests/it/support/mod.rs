@@ -22,6 +22,33 @@ pub(crate) const ARCHS: [&str; 11] = [
     "qwen3",
 ];
 
+/// Models of further families in `tests/data/archs-extra`, with references that were also made in two passes.
+pub(crate) const FURTHER: [&str; 23] = [
+    "cohere2",
+    "cohere2-bias",
+    "deepseek-v2",
+    "deepseek-v2-lite",
+    "deepseek-v3",
+    "deepseek-v3-halves",
+    "gemma3",
+    "gemma3-old-form",
+    "gemma3-wrapped",
+    "glm4",
+    "glm4-plain",
+    "gpt-oss",
+    "gpt-oss-mxfp4",
+    "granite",
+    "llama4",
+    "llama4-two",
+    "mistral3-wrapped",
+    "olmo3",
+    "olmo3-old-form",
+    "qwen3-moe",
+    "qwen3-moe-window",
+    "smollm3",
+    "smollm3-window",
+];
+
 /// `tests/data/NAME` in the repository.
 pub(crate) fn data(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "..", "tests", "data", name].iter().collect()
@@ -30,6 +57,16 @@ pub(crate) fn data(name: &str) -> PathBuf {
 /// The model `tests/data/archs/NAME`.
 pub(crate) fn arch(name: &str) -> Model {
     Model::open(data("archs").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The model `tests/data/archs-extra/NAME`.
+pub(crate) fn further(name: &str) -> Model {
+    Model::open(data("archs-extra").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// All of [`ARCHS`] and [`FURTHER`], with their names.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, Model)> {
+    ARCHS.iter().map(|&name| (name, arch(name))).chain(FURTHER.iter().map(|&name| (name, further(name))))
 }
 
 /// A tensor of a reference file as numbers, with its shape.
