@@ -48,6 +48,7 @@ REFUSED = {
 
 # Merged otherwise here, on purpose: docs/merging.md says so.
 DIFFERENT = {
+    "test_model_stock_filterwise_VLM_merge": "the ratio of rows whose task vectors are nearly opposed is bounded here",
     "test_karcher_merge": "a base that is not listed is an input of karcher in mergekit, and none here",
     "examples/ties.yml": "after the layers a gradient has its first value in mergekit, and its last here",
 }

@@ -51,7 +51,7 @@ impl Architecture {
     }
 
     fn footprint_of(&self, caches: usize, cache_type: KvCacheType) -> Footprint {
-        let kv = self.kv_width();
+        let kv = self.key_width();
         // Latent attention brings each head of queries into the space of the latent vector.
         let queries = self.heads * self.latent.map_or(self.head_dim, |latent| latent.rank + latent.rotated_dim);
         let inner = match self.experts {

@@ -55,12 +55,7 @@ impl LatentAttention {
     }
 
     /// Queries [rows, heads · (rank + rotated)], in the space of the latent vector, of `x` [rows, hidden].
-    pub(super) fn queries(
-        &self,
-        x: &Tensor,
-        positions: &Positions,
-        context: &mut LayerContext<'_>,
-    ) -> Result<Tensor> {
+    pub(super) fn queries(&self, x: &Tensor, positions: &Positions, context: &mut LayerContext<'_>) -> Result<Tensor> {
         let Latent { rank, plain_dim, rotated_dim, .. } = self.shape;
         let (heads, rows) = (self.heads, x.dim(0)?);
         let q = match &self.q_a {
@@ -73,13 +68,9 @@ impl LatentAttention {
         };
         let q = q.reshape((rows, heads, plain_dim + rotated_dim))?;
         let part = |first, width| q.narrow(2, first, width)?.contiguous()?.reshape((rows, heads * width));
-        let plain =
-            by_head(&part(0, plain_dim)?, &self.kv_b.weight, self.rows_of_keys(), Direction::IntoColumns)?;
+        let plain = by_head(&part(0, plain_dim)?, &self.kv_b.weight, self.rows_of_keys(), Direction::IntoColumns)?;
         let rotated = positions.rotated(&part(plain_dim, rotated_dim)?, rotated_dim)?;
-        let q = Tensor::cat(
-            &[plain.reshape((rows, heads, rank))?, rotated.reshape((rows, heads, rotated_dim))?],
-            2,
-        )?;
+        let q = Tensor::cat(&[plain.reshape((rows, heads, rank))?, rotated.reshape((rows, heads, rotated_dim))?], 2)?;
         q.contiguous()?.reshape((rows, heads * (rank + rotated_dim)))
     }
 

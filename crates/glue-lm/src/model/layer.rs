@@ -51,9 +51,7 @@ impl Attention {
     ) -> Result<(Option<Tensor>, Tensor, Tensor)> {
         match self {
             Attention::Heads(block) => block.project(x, positions, with_queries, context),
-            Attention::Latent(latent) => {
-                latent.keys_and_values(x, positions, context).map(|(k, v)| (None, k, v))
-            }
+            Attention::Latent(latent) => latent.keys_and_values(x, positions, context).map(|(k, v)| (None, k, v)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `x · W + b` with `W` stored [in, out]: experts of gpt-oss and Llama 4, all of a layer in one tensor.
 
-use super::linear::linear;
-use super::{PARALLEL_FROM, floats};
+use super::floats;
+use super::linear::{PARALLEL_FROM, linear};
 use crate::weight::Weight;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
@@ -32,9 +32,7 @@ impl CustomOp1 for Transposed {
 
     fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
         let (t, k) = at.shape().dims2()?;
-        let &[rows, n] = self.weight.shape() else {
-            bail!("weight of shape {:?} in a product", self.weight.shape())
-        };
+        let &[rows, n] = self.weight.shape() else { bail!("weight of shape {:?} in a product", self.weight.shape()) };
         if rows != k || self.bias.as_ref().is_some_and(|bias| bias.len() != n) {
             bail!("input of shape [{t}, {k}] with {:?} and bias of {:?}", self.weight, self.bias.as_ref().map(Vec::len))
         }

@@ -125,9 +125,13 @@ mod tests {
         let footprint = model.footprint(KvCacheType::F32);
         let one = footprint.kv(60);
         // Room for none, for one, for two, for all; and passes one by one, whose prefixes come and go with them.
-        for (budget, max, prefixes_together) in
-            [(0, usize::MAX, 1), (one, usize::MAX, 1), (2 * one, usize::MAX, 2), (3 * one, usize::MAX, 3), (3 * one, 1, 1)]
-        {
+        for (budget, max, prefixes_together) in [
+            (0, usize::MAX, 1),
+            (one, usize::MAX, 1),
+            (2 * one, usize::MAX, 2),
+            (3 * one, usize::MAX, 3),
+            (3 * one, 1, 1),
+        ] {
             let mut prefixes = SharedPrefixes::new(&packing, footprint, budget);
             let (mut done, mut most) = (0, 0);
             while done < packing.chunks.len() {

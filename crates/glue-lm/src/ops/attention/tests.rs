@@ -182,7 +182,8 @@ fn chosen_queries_are_as_among_all() {
 
 #[test]
 fn segments_share_a_prefix_and_threads_change_nothing() {
-    let spec = AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None, chunk: None };
+    let spec =
+        AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None, chunk: None };
     let sequence = Sequence::new(&spec, 300, 7);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -214,7 +215,9 @@ fn segments_share_a_prefix_and_threads_change_nothing() {
         k: replace(&sequence.k, &other.k, kv),
         v: replace(&sequence.v, &other.v, kv),
         length: 7,
-X    };
+        kind: KvCacheType::F32,
+        sinks: None,
+    };
     let expected = branch.expected(&spec);
     for (row, p) in out[6..].iter().zip(4..) {
         assert!(row.iter().zip(&expected[p * width..]).all(|(o, e)| (f64::from(*o) - e).abs() < 2e-5), "{p}");
@@ -223,7 +226,8 @@ X    };
 
 #[test]
 fn gradients_are_those_of_differences() {
-    let narrow = AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None, chunk: None };
+    let narrow =
+        AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None, chunk: None };
     for spec in [
         narrow,
         AttentionSpec { softcap: Some(1.5), ..narrow },
