@@ -72,7 +72,7 @@ pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, Prompt};
 pub use glue_mixture::Gate;
 pub use gradients::{Gradients, ScoredTokens};
-pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, Rows, Want};
+pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, RoutedInput, Rows, Want};
 pub use padded::{PaddedBatch, PaddedOutput};
 pub use routed::{AnyTextModel, Route, RoutedTextModel};
 pub use routing_log::{GateLoad, RoutingLog};

@@ -6,7 +6,7 @@
 
 use super::attention_block::Projection;
 use super::gate::{Gates, Router};
-use super::observer::LayerContext;
+use super::observer::{LayerContext, RunningMlp};
 use super::select;
 use crate::architecture::Activation;
 use crate::error::LmError;
@@ -24,16 +24,12 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    pub(super) fn forward(&self, x: &Tensor, mut context: Option<&mut LayerContext<'_>>) -> Result<Tensor> {
-        let tape = context.as_ref().and_then(|context| context.tape);
-        if let Some(context) = &mut context {
-            context.linear_input(x, &[&self.gate, &self.up])?;
-        }
+    pub(super) fn forward(&self, x: &Tensor, context: &mut LayerContext<'_>) -> Result<Tensor> {
+        let tape = context.tape;
+        context.linear_input(x, &[&self.gate, &self.up])?;
         let y = gated(&self.gate.forward_recorded(x, tape)?, &self.up.forward_recorded(x, tape)?, self.activation)?;
-        if let Some(context) = &mut context {
-            context.neurons(&y)?;
-            context.linear_input(&y, &[&self.down])?;
-        }
+        context.neurons(&y)?;
+        context.linear_input(&y, &[&self.down])?;
         self.down.forward_recorded(&y, tape)
     }
 }
@@ -43,6 +39,8 @@ impl Mlp {
 pub(super) struct MixtureOfExperts {
     pub(super) router: Router,
     pub(super) experts: Vec<Mlp>,
+    /// Whether the experts are stored together, in tensors of three axes.
+    pub(super) stacked: bool,
     pub(super) shared: Option<SharedExpert>,
 }
 
@@ -63,6 +61,7 @@ impl MixtureOfExperts {
         tree: &Tree,
         gates: &mut Gates<'_>,
         rows: [Option<&[usize]>; 2],
+        context: &mut LayerContext<'_>,
     ) -> std::result::Result<(Tensor, Tensor), LmError> {
         let [present, output_rows] = rows;
         let kept = |x: &Tensor| match (present, output_rows) {
@@ -74,7 +73,12 @@ impl MixtureOfExperts {
         };
         let (residual, kept_x) = (kept(residual)?, kept(x)?);
         let (scored, decider) = match self.router.pool {
-            None => (self.router.score_tokens(gates, &kept_x)?, (0..kept_x.dim(0)?).collect()),
+            None => {
+                if let Some(name) = self.router.stored_matrix() {
+                    context.named_input(&kept_x, &name)?;
+                }
+                (self.router.score_tokens(gates, &kept_x)?, (0..kept_x.dim(0)?).collect())
+            }
             Some(pool) => {
                 let scored = self.router.score_samples(pool, tree, gates, x, present)?;
                 (scored, Router::samples_of(gates, output_rows.or(present)))
@@ -82,10 +86,15 @@ impl MixtureOfExperts {
         };
         let x = kept_x;
         let (routes, shares) = scored.route(&decider)?;
-        let mut y = mix(&routes, &shares, &x, |expert, x| self.experts[expert].forward(x, None))?;
+        let mut y = mix(&routes, &shares, &x, |expert, x| {
+            let running = if self.stacked { RunningMlp::Stacked(expert) } else { RunningMlp::OneOfSeveral };
+            self.experts[expert].forward(x, &mut context.within(running))
+        })?;
         if let Some(shared) = &self.shared {
+            let mut context = context.within(RunningMlp::OneOfSeveral);
+            context.linear_input(&x, &[&shared.gate])?;
             let gate = sigmoid(&shared.gate.forward(&x)?)?;
-            y = add(&y, &shared.mlp.forward(&x, None)?.broadcast_mul(&gate)?)?;
+            y = add(&y, &shared.mlp.forward(&x, &mut context)?.broadcast_mul(&gate)?)?;
         }
         Ok((y, residual))
     }
@@ -101,7 +110,7 @@ pub(super) fn mix(
     routes: &Routes,
     shares: &Tensor,
     x: &Tensor,
-    run: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    mut run: impl FnMut(usize, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let mut outputs = Vec::new();
     for expert in 0..routes.experts.len() {
@@ -138,8 +147,8 @@ impl FeedForward {
         context: &mut LayerContext<'_>,
     ) -> std::result::Result<(Tensor, Tensor), LmError> {
         match self {
-            FeedForward::Dense(mlp) => Ok((mlp.forward(x, Some(context))?, residual.clone())),
-            FeedForward::Experts(mixture) => mixture.forward(x, residual, tree, gates, rows),
+            FeedForward::Dense(mlp) => Ok((mlp.forward(x, context)?, residual.clone())),
+            FeedForward::Experts(mixture) => mixture.forward(x, residual, tree, gates, rows, context),
         }
     }
 

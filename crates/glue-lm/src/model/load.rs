@@ -239,7 +239,7 @@ impl Loader<'_> {
                 let router = self.mixture_router(spec, index, format!("{at}mlp.gate."))?;
                 let expert = |expert| self.mlp(&format!("{at}mlp.experts.{expert}."), self.arch.intermediate_size);
                 let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
-                Ok(FeedForward::Experts(Box::new(MixtureOfExperts { router, experts, shared: None })))
+                Ok(FeedForward::Experts(Box::new(MixtureOfExperts { router, experts, stacked: false, shared: None })))
             }
             _ => Ok(FeedForward::Dense(Box::new(self.mlp(&format!("{at}mlp."), self.arch.intermediate_size)?))),
         }
@@ -272,7 +272,8 @@ impl Loader<'_> {
         let stacked_down = format!("layers.{index}.mlp.experts.down_proj");
         let activation = arch.activation;
         let (count, options) = (experts.count, experts);
-        let (place, experts) = if self.weights.contains(&format!("{}{stacked}", self.prefix)) {
+        let is_stacked = self.weights.contains(&format!("{}{stacked}", self.prefix));
+        let (place, experts) = if is_stacked {
             let gate_up = self.tensor(&stacked, &[experts.count, 2 * inner, hidden])?;
             let down = self.tensor(&stacked_down, &[experts.count, hidden, inner])?;
             // An expert's matrix counts its rows among those of all experts.
@@ -319,7 +320,8 @@ impl Loader<'_> {
                 mlp: self.mlp(&format!("layers.{index}.mlp.shared_expert."), inner)?,
             })
         };
-        Ok(MixtureOfExperts { router, experts, shared: options.shared.map(shared).transpose()? })
+        let shared = options.shared.map(shared).transpose()?;
+        Ok(MixtureOfExperts { router, experts, stacked: is_stacked, shared })
     }
 
     /// Refuses tensors that nothing has used, apart from those that are known to carry no information.

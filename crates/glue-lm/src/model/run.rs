@@ -4,6 +4,8 @@
 //! through an expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys
 //! and values of all of them, because any later token may come to it.
 
+mod layerwise;
+
 use super::gate::{Gates, Router, Scored};
 use super::layer::{Layer, LayerRows, SomeRows};
 use super::observer::{LayerContext, Observer};
@@ -217,7 +219,7 @@ impl Run<'_> {
         }
         let around = &self.angles[self.model.architecture.layers[index].rope];
         let around = rows.kv.map_or_else(|| Arc::clone(around), |rows| Arc::new(around.select(rows)));
-        let mut context = LayerContext { observer: &mut *self.observer, layer: index, tape: self.tape };
+        let mut context = LayerContext::new(&mut *self.observer, index, self.tape);
         let input = layer.attention_input(x, &around, &mut context)?;
         let out = if no_queries {
             no_rows()?
