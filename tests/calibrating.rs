@@ -189,14 +189,20 @@ fn what_cannot_be_gathered_is_refused_and_leaves_nothing() {
 fn mixtures_and_places_that_are_taken_are_refused() {
     let zoo = place();
     let mixture = "base_model: base\ngate_mode: random\nexperts: [{source_model: base}, {source_model: base}]\n";
-    zoo.write("mix.yml", mixture);
-    zoo.glue(&["mix", "mix.yml", "mixture", "--quiet"]).ok();
     let tasks = ["--tasks", "tasks", "--limit", "1"];
-    zoo.glue(&[&["calibrate", "mixture", "--out", "out", "--quiet"], &tasks[..]].concat()).refused(
-        "a mixture",
-        2,
-        &["mixture of experts", "dense model", "hint:"],
-    );
+    for (name, config, says) in [
+        ("mixture", mixture.to_string(), ["fisher of a mixture of experts", "dense model", "--what activation,gram"]),
+        ("native", format!("level: block\n{mixture}"), ["native format", "dense model", "that it was made from"]),
+    ] {
+        zoo.write("mix.yml", config);
+        zoo.glue(&["mix", "mix.yml", name, "--quiet"]).ok();
+        let run = zoo.glue(&[&["calibrate", name, "--out", "out", "--quiet"], &tasks[..]].concat());
+        run.refused(name, 2, &[&says[..], &["hint:"]].concat());
+    }
+    let args = ["calibrate", "mixture", "--out", "out", "--what", "activation,gram", "--json", "--quiet"];
+    let run = zoo.glue(&[&args[..], &tasks[..]].concat());
+    // Two experts are used by every token.
+    assert_eq!(run.ok().json()["idle_experts"], serde_json::json!([]));
     zoo.write("taken/file", "something");
     calibrate(&zoo, "taken", &tasks).refused("taken", 2, &["taken", "not empty", "hint:"]);
     assert_eq!(zoo.names("taken"), ["file"]);

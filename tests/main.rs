@@ -15,6 +15,7 @@ mod input_safety;
 mod integrity;
 mod interruption;
 mod invariance;
+mod layerwise;
 mod memory;
 mod mixing;
 mod new_operator;

@@ -24,9 +24,44 @@ pub enum CalibrateError {
         /// Why not.
         reason: String,
     },
-    /// The model is a mixture of experts, each of which sees only some tokens.
-    #[error("statistics of a mixture of experts cannot be gathered, expected a dense model")]
+    /// The model is a mixture in the native format, some of whose parts see only some tokens.
+    #[error(
+        "statistics of a mixture in the native format cannot be gathered, expected a dense model or one of a family \
+         with experts, such as Mixtral"
+    )]
     Mixture(#[source] Box<LmError>),
+    /// There are no gradients of mixtures of experts.
+    #[error("the statistic fisher of a mixture of experts cannot be gathered, expected a dense model")]
+    FisherOfMixture(#[source] Box<LmError>),
+    /// Models that are merged layer by layer do not have the same layers.
+    #[error(
+        "models of {first} and of {found} cannot be merged layer by layer, expected the same number of layers and the \
+         same hidden size"
+    )]
+    Layers {
+        /// Layers and hidden size of the first model.
+        first: String,
+        /// Those of another one.
+        found: String,
+    },
+    /// A layer cannot be merged.
+    #[error("{} cannot be merged", layer.map_or("the embedding".to_owned(), |layer| format!("layer {layer}")))]
+    Merge {
+        /// The layer, counted from 0; `None` for the embedding.
+        layer: Option<usize>,
+        /// Why not.
+        #[source]
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Residual streams that do not fit into memory cannot be kept in a file.
+    #[error("residual streams cannot be kept in a file in {}", directory.display())]
+    Spool {
+        /// Where the file is.
+        directory: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
     /// A mean is infinite or NaN: the model overflows on this text.
     #[error("{statistic} of tensor `{tensor}` is not finite: the model overflows on these sequences")]
     NotFinite {
@@ -61,7 +96,8 @@ pub enum CalibrateError {
 impl From<LmError> for CalibrateError {
     fn from(error: LmError) -> CalibrateError {
         match error {
-            error @ LmError::NotDense { .. } => CalibrateError::Mixture(Box::new(error)),
+            error @ LmError::NotDense { .. } => CalibrateError::FisherOfMixture(Box::new(error)),
+            error @ LmError::NativeMixture { .. } => CalibrateError::Mixture(Box::new(error)),
             error => CalibrateError::Model(Box::new(error)),
         }
     }

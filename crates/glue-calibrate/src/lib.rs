@@ -1,7 +1,7 @@
 //! Calibration statistics of the weight tensors of a model, gathered in a pass over text and written as a checkpoint.
 //!
-//! Merge operators that weigh parameters by their effect need more than the weights. [`calibrate`] runs a dense model
-//! over [`Sequence`]s of tokens and writes, for a tensor called `T`, one `F32` tensor for each [`Statistic`]:
+//! Merge operators that weigh parameters by their effect need more than the weights. [`calibrate`] runs a model over
+//! [`Sequence`]s of tokens and writes, for a tensor called `T`, one `F32` tensor for each [`Statistic`]:
 //!
 //! | tensor | shape | holds |
 //! |---|---|---|
@@ -20,6 +20,18 @@
 //!
 //! Activations and Gram matrices are means over the tokens that the model reads: all of a sequence but the last,
 //! which is only predicted.
+//!
+//! # Mixtures of experts
+//! Of an expert, the sums are over the tokens that the router gives to it, and divided by all tokens like the others.
+//! The Gram matrices of the experts of a layer are then parts of one least-squares problem, and an expert that sees few
+//! tokens in one model weighs little there. One that sees none has zeros ([`CalibrationSummary::idle_experts`]).
+//! Experts that are stored together, in tensors [experts, out, in], have statistics [experts, in] and
+//! [experts, in, in]. The router's matrix and a shared expert are matrices like others. There is no Fisher information
+//! of mixtures, and none of the statistics of mixtures in the native format.
+//!
+//! # RegMean++
+//! [`calibrate_layerwise`] measures Gram matrices of several models while it merges them layer by layer
+//! ([`layerwise`]).
 //!
 //! Sums are kept in `f64`: 8·in² bytes for each Gram matrix, 8 bytes for each parameter of the Fisher information.
 //! The total follows from the shapes ([`CalibratePlan::estimate`]). With a limit ([`CalibrateOptions::max_memory`])
@@ -45,7 +57,8 @@
 //! | [`sequence`] | the input: tokens, and which of them are scored |
 //! | [`plan`] | which sums to gather, in how many passes; memory and disk |
 //! | [`run`] | the passes and the output |
-//! | `sums` | the sums themselves |
+//! | [`layerwise`] | Gram matrices on the layers that are merged already (RegMean++), and the output |
+//! | `sums`, `streams` | the sums themselves; residual streams between two layers |
 //! | [`manifest`] | `glue.json`: model, sequences and options |
 //!
 //! **Invariant:** no result depends on the number of threads, nor on the number of passes.
@@ -54,18 +67,23 @@
 #![deny(missing_docs)]
 
 pub mod error;
+pub mod layerwise;
 pub mod manifest;
 pub mod plan;
 pub mod run;
 pub mod sequence;
 pub mod statistic;
+mod streams;
 mod sums;
 
 pub use error::CalibrateError;
+pub use layerwise::{LayerMerger, LayerwiseEstimate, LayerwiseModel, LayerwisePlan, calibrate_layerwise};
+pub use manifest::ModelFiles;
 pub use plan::{CalibrateEstimate, CalibrateOptions, CalibratePlan};
 pub use run::{CalibrationSummary, calibrate};
 pub use sequence::Sequence;
 pub use statistic::Statistic;
+pub use sums::IdleExpert;
 
 /// The example of the README compiles.
 #[cfg(doctest)]

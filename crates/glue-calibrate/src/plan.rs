@@ -2,7 +2,7 @@
 
 use crate::error::CalibrateError;
 use crate::statistic::Statistic;
-use glue_lm::Model;
+use glue_lm::{LinearInput, Model, RoutedInput};
 use glue_tensor::{Dtype, Layout, TensorSpec};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -32,17 +32,40 @@ pub(crate) struct SumSpec {
     pub(crate) statistic: Statistic,
     /// Names of the model's tensors. Where there are several they are multiplied with the same input.
     pub(crate) tensors: Vec<String>,
-    /// Shape of the statistic.
+    /// Shape of the statistic. Of experts that are stored together, the first axis counts them.
     pub(crate) shape: Vec<usize>,
+    /// The layer of the tensors; `None` outside of the layers, and of gradients.
+    pub(crate) layer: Option<usize>,
+    /// Of experts, how tokens come to them.
+    pub(crate) routed: Option<RoutedInput>,
 }
 
 impl SumSpec {
+    /// The sum of a statistic of inputs.
+    fn of_input(statistic: Statistic, input: &LinearInput) -> SumSpec {
+        let extents = if statistic == Statistic::Gram { 2 } else { 1 };
+        let of_matrix = std::iter::repeat_n(input.width, extents);
+        let stack = input.routed.filter(|routed| routed.expert.is_none()).map(|routed| routed.experts);
+        let shape = stack.into_iter().chain(of_matrix).collect();
+        SumSpec { statistic, tensors: input.weights.clone(), shape, layer: input.layer, routed: input.routed }
+    }
+
+    /// Matrices in each tensor, each with a sum of its own.
+    pub(crate) fn matrices(&self) -> usize {
+        self.routed.filter(|routed| routed.expert.is_none()).map_or(1, |routed| routed.experts)
+    }
+
+    /// The input of each matrix has so many columns.
+    pub(crate) fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
     /// Elements in all.
     pub(crate) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         size_of::<f64>() as u64 * self.elements() as u64
     }
 }
@@ -87,27 +110,31 @@ impl CalibratePlan {
     /// Plans what `options` asks for.
     ///
     /// # Errors
-    /// [`CalibrateError::Mixture`], [`CalibrateError::NoStatistics`].
+    /// [`CalibrateError::NoStatistics`]; [`CalibrateError::Mixture`] for a mixture in the native format,
+    /// [`CalibrateError::FisherOfMixture`] for the Fisher information of any other.
     pub fn new(model: &Model, options: &CalibrateOptions) -> Result<CalibratePlan, CalibrateError> {
-        let (inputs, parameters) = (model.linear_inputs()?, model.parameters()?);
         if options.statistics.is_empty() {
             return Err(CalibrateError::NoStatistics);
         }
+        let inputs = model.linear_inputs()?;
+        let parameters = match options.statistics.contains(&Statistic::Fisher) {
+            true => model.parameters()?,
+            false => Vec::new(),
+        };
         let mut sums = Vec::new();
         for &statistic in &options.statistics {
             match statistic {
-                Statistic::Activation | Statistic::Gram => sums.extend(inputs.iter().map(|input| {
-                    let extents = if statistic == Statistic::Gram { 2 } else { 1 };
-                    SumSpec { statistic, tensors: input.weights.clone(), shape: vec![input.width; extents] }
-                })),
+                Statistic::Activation | Statistic::Gram => {
+                    sums.extend(inputs.iter().map(|input| SumSpec::of_input(statistic, input)));
+                }
                 Statistic::Fisher => sums.extend(parameters.iter().map(|parameter| {
                     let (tensors, shape) = (vec![parameter.name.clone()], parameter.shape.clone());
-                    SumSpec { statistic, tensors, shape }
+                    SumSpec { statistic, tensors, shape, layer: None, routed: None }
                 })),
             }
         }
         let passes = passes(&sums, options.max_memory.unwrap_or(u64::MAX));
-        let read: usize = inputs.iter().map(|input| input.width).sum();
+        let read = numbers_read(&inputs);
         let matrices = parameters.iter().filter(|parameter| parameter.shape.len() == 2);
         // Inputs, outputs and gradients of outputs of every matrix, with what lies between them.
         let both_ways = 3 * matrices.map(|matrix| matrix.shape.iter().sum::<usize>()).sum::<usize>();
@@ -140,13 +167,7 @@ impl CalibratePlan {
 
     /// The tensors of the output, sum after sum.
     pub(crate) fn layout(&self) -> Result<Layout, glue_tensor::WriteError> {
-        let tensor_spec = |spec: &SumSpec, tensor: &String| TensorSpec {
-            name: spec.statistic.tensor_name(tensor),
-            dtype: Dtype::F32,
-            shape: spec.shape.clone(),
-        };
-        let of_sum = |spec: &SumSpec| spec.tensors.iter().map(|tensor| tensor_spec(spec, tensor)).collect::<Vec<_>>();
-        Layout::new(self.sums.iter().flat_map(of_sum).collect(), self.options.max_shard_bytes, "model")
+        layout(&self.sums, self.options.max_shard_bytes, "model")
     }
 
     /// Whether a pass needs gradients.
@@ -154,7 +175,8 @@ impl CalibratePlan {
         self.sums[pass.clone()].iter().any(|spec| spec.statistic == Statistic::Fisher)
     }
 
-    fn row_bytes(&self, pass: &Range<usize>) -> u64 {
+    /// Bytes of activations for each token in a pass.
+    pub(crate) fn row_bytes(&self, pass: &Range<usize>) -> u64 {
         self.row_bytes[usize::from(self.needs_gradients(pass))].max(1)
     }
 
@@ -170,8 +192,32 @@ impl CalibratePlan {
     }
 }
 
+/// The tensors of some sums, in files whose names start with `base_name`.
+pub(crate) fn layout(
+    sums: &[SumSpec],
+    max_shard_bytes: u64,
+    base_name: &str,
+) -> Result<Layout, glue_tensor::WriteError> {
+    let tensor_spec = |spec: &SumSpec, tensor: &String| TensorSpec {
+        name: spec.statistic.tensor_name(tensor),
+        dtype: Dtype::F32,
+        shape: spec.shape.clone(),
+    };
+    let of_sum = |spec: &SumSpec| spec.tensors.iter().map(|tensor| tensor_spec(spec, tensor)).collect::<Vec<_>>();
+    Layout::new(sums.iter().flat_map(of_sum).collect(), max_shard_bytes, base_name)
+}
+
+/// Numbers that are recorded for each token: of experts, those of the ones that it comes to.
+fn numbers_read(inputs: &[LinearInput]) -> usize {
+    let of_input = |input: &LinearInput| match input.routed {
+        Some(routed) => (input.width * input.matrices() * routed.per_token).div_ceil(routed.experts.max(1)),
+        None => input.width,
+    };
+    inputs.iter().map(of_input).sum()
+}
+
 /// Ranges of sums that fit into `max_memory` bytes.
-fn passes(sums: &[SumSpec], max_memory: u64) -> Vec<Range<usize>> {
+pub(crate) fn passes(sums: &[SumSpec], max_memory: u64) -> Vec<Range<usize>> {
     let (mut passes, mut start, mut sum) = (Vec::new(), 0, 0u64);
     for (index, spec) in sums.iter().enumerate() {
         if index > start && sum.saturating_add(spec.bytes()) > max_memory {

@@ -10,10 +10,13 @@ use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+/// By the name of a tensor: the number of each of its matrices that anything is multiplied with, and the rows.
+pub(crate) type Inputs = HashMap<String, Vec<(usize, Vec<f32>)>>;
+
 /// What was recorded of a batch of sequences.
 pub(crate) struct Batch {
-    /// Inputs of matrices by the name of the first of them, row after row.
-    pub(crate) inputs: HashMap<String, Vec<f32>>,
+    /// Inputs of matrices by the name of the first of them.
+    pub(crate) inputs: Inputs,
     /// Gradients of its sequences.
     pub(crate) gradients: Option<Gradients>,
     /// How many sequences there are.
@@ -23,28 +26,48 @@ pub(crate) struct Batch {
 /// Records inputs by the name of the first matrix that reads them.
 pub(crate) struct Recorder<'a> {
     recorded: &'a HashSet<&'a str>,
-    pub(crate) inputs: HashMap<String, Vec<f32>>,
+    pub(crate) inputs: Inputs,
 }
 
 impl<'a> Recorder<'a> {
     pub(crate) fn new(recorded: &'a HashSet<&'a str>) -> Recorder<'a> {
         Recorder { recorded, inputs: HashMap::new() }
     }
+
+    fn record(&mut self, weights: &[&str], matrix: usize, values: &[f32]) {
+        let name = weights.first().copied().filter(|name| self.recorded.contains(name));
+        if let Some(name) = name {
+            self.inputs.entry(name.to_owned()).or_default().push((matrix, values.to_vec()));
+        }
+    }
 }
 
 impl Observer for Recorder<'_> {
     fn linear_input(&mut self, weights: &[&str], values: &[f32]) {
-        let name = weights.first().copied().filter(|name| self.recorded.contains(name));
-        if let Some(name) = name {
-            self.inputs.insert(name.to_owned(), values.to_vec());
-        }
+        self.record(weights, 0, values);
     }
+
+    fn stacked_input(&mut self, weights: &[&str], expert: usize, values: &[f32]) {
+        self.record(weights, expert, values);
+    }
+}
+
+/// An expert that no token came to: its statistics are zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct IdleExpert {
+    /// Its layer, counted from 0.
+    pub layer: usize,
+    /// Its number in the layer.
+    pub expert: usize,
 }
 
 /// One sum, batch by batch.
 pub(crate) struct Accumulator<'a> {
     pub(crate) spec: &'a SumSpec,
     values: Vec<f64>,
+    /// Rows of inputs that were added for each matrix.
+    rows: Vec<u64>,
 }
 
 /// Rows of a Gram matrix that a thread computes at once.
@@ -55,7 +78,16 @@ const BLOCK: usize = 1 << 16;
 
 impl<'a> Accumulator<'a> {
     pub(crate) fn new(spec: &'a SumSpec) -> Accumulator<'a> {
-        Accumulator { spec, values: vec![0.0; spec.elements()] }
+        Accumulator { spec, values: vec![0.0; spec.elements()], rows: vec![0; spec.matrices()] }
+    }
+
+    /// The experts that no token came to.
+    pub(crate) fn idle_experts(&self) -> impl Iterator<Item = IdleExpert> {
+        let idle = self.rows.iter().enumerate().filter(|(_, rows)| **rows == 0);
+        idle.filter_map(|(matrix, _)| {
+            let expert = self.spec.routed?.expert.unwrap_or(matrix);
+            Some(IdleExpert { layer: self.spec.layer?, expert })
+        })
     }
 
     /// The name under which its input is recorded.
@@ -67,31 +99,32 @@ impl<'a> Accumulator<'a> {
     pub(crate) fn add(&mut self, batch: &Batch) {
         let Some(name) = self.spec.tensors.first() else { return };
         match (self.spec.statistic, batch.inputs.get(name), &batch.gradients) {
-            (Statistic::Activation, Some(inputs), _) => self.add_absolute(inputs),
-            (Statistic::Gram, Some(inputs), _) => self.add_products(inputs),
             (Statistic::Fisher, _, Some(gradients)) => self.add_squares(name, gradients, batch.sequences),
+            (Statistic::Activation | Statistic::Gram, Some(inputs), _) => {
+                inputs.iter().for_each(|(matrix, inputs)| self.add_inputs(*matrix, inputs));
+            }
             _ => {}
         }
     }
 
-    fn add_absolute(&mut self, inputs: &[f32]) {
-        for row in inputs.chunks_exact(self.values.len()) {
-            self.values.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.abs()));
+    /// Adds rows of what is multiplied with a matrix.
+    fn add_inputs(&mut self, matrix: usize, inputs: &[f32]) {
+        let (width, each) = (self.spec.width(), self.of_matrix());
+        self.rows[matrix] += (inputs.len() / width) as u64;
+        let sums = &mut self.values[matrix * each..(matrix + 1) * each];
+        match self.spec.statistic {
+            Statistic::Gram => add_products(sums, inputs, width),
+            _ => {
+                for row in inputs.chunks_exact(width) {
+                    sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.abs()));
+                }
+            }
         }
     }
 
-    /// Adds XᵀX: the blocks of the symmetric matrix on and below the diagonal.
-    fn add_products(&mut self, inputs: &[f32]) {
-        let width = self.spec.shape[0];
-        let inputs = ArrayView2::from_shape((inputs.len() / width, width), inputs).expect("inputs are whole rows");
-        let blocks = self.values.par_chunks_mut(GRAM_ROWS * width).enumerate();
-        blocks.for_each_init(Vec::new, |scratch, (block, sums)| {
-            let (first, rows) = (block * GRAM_ROWS, sums.len() / width);
-            let end = first + rows;
-            let mut sums = ArrayViewMut2::from_shape((rows, width), sums).expect("a block holds whole rows");
-            let (left, right) = (inputs.slice(s![.., first..end]), inputs.slice(s![.., ..end]));
-            add_product_wide(left.reversed_axes(), right, sums.slice_mut(s![.., ..end]), scratch);
-        });
+    /// Numbers of each matrix.
+    fn of_matrix(&self) -> usize {
+        self.values.len() / self.rows.len()
     }
 
     fn add_squares(&mut self, name: &str, gradients: &Gradients, sequences: usize) {
@@ -112,14 +145,28 @@ impl<'a> Accumulator<'a> {
 
     /// The elements `run` of the mean over `count`, as they are written.
     pub(crate) fn means(&self, run: Range<usize>, count: u64) -> impl Iterator<Item = f32> {
-        let width = self.spec.shape.last().copied().unwrap_or(1);
+        let (width, each) = (self.spec.width(), self.of_matrix().max(1));
         let symmetric = self.spec.statistic == Statistic::Gram;
         run.map(move |index| {
-            let (row, column) = (index / width, index % width);
-            let place = if symmetric && column > row { column * width + row } else { index };
+            let (first, within) = (index - index % each, index % each);
+            let (row, column) = (within / width, within % width);
+            let place = if symmetric && column > row { first + column * width + row } else { index };
             (self.values[place] / count as f64) as f32
         })
     }
+}
+
+/// Adds XᵀX: the blocks of the symmetric matrix on and below the diagonal.
+fn add_products(sums: &mut [f64], inputs: &[f32], width: usize) {
+    let inputs = ArrayView2::from_shape((inputs.len() / width, width), inputs).expect("inputs are whole rows");
+    let blocks = sums.par_chunks_mut(GRAM_ROWS * width).enumerate();
+    blocks.for_each_init(Vec::new, |scratch, (block, sums)| {
+        let (first, rows) = (block * GRAM_ROWS, sums.len() / width);
+        let end = first + rows;
+        let mut sums = ArrayViewMut2::from_shape((rows, width), sums).expect("a block holds whole rows");
+        let (left, right) = (inputs.slice(s![.., first..end]), inputs.slice(s![.., ..end]));
+        add_product_wide(left.reversed_axes(), right, sums.slice_mut(s![.., ..end]), scratch);
+    });
 }
 
 #[cfg(test)]
@@ -127,11 +174,12 @@ mod tests {
     use super::*;
 
     fn spec(statistic: Statistic, shape: &[usize]) -> SumSpec {
-        SumSpec { statistic, tensors: vec!["w".into()], shape: shape.to_vec() }
+        SumSpec { statistic, tensors: vec!["w".into()], shape: shape.to_vec(), layer: None, routed: None }
     }
 
     fn batch(inputs: &[f32]) -> Batch {
-        Batch { inputs: HashMap::from([("w".to_owned(), inputs.to_vec())]), gradients: None, sequences: 1 }
+        let inputs = HashMap::from([("w".to_owned(), vec![(0, inputs.to_vec())])]);
+        Batch { inputs, gradients: None, sequences: 1 }
     }
 
     #[test]

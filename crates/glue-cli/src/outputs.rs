@@ -34,6 +34,7 @@ mod tests {
         ("align", "out_dir", Use::Directory),
         ("align", "reference", Use::Read),
         ("align", "text", Use::Read),
+        ("calibrate", "merge", Use::Read),
         ("calibrate", "model", Use::Read),
         ("calibrate", "out", Use::Directory),
         ("calibrate", "tasks", Use::Read),

@@ -137,6 +137,36 @@ pub enum LmError {
         /// What was asked for.
         what: &'static str,
     },
+    /// Something that is there for matrices stored [out, in] alone was asked of other experts.
+    #[error("{what} are not there for experts that are stored with their inputs first, or packed")]
+    OtherLayout {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Something that mixtures in the native format do not have was asked of one.
+    #[error("{what} are not there for a mixture in the native format")]
+    NativeMixture {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A layer that does not exist was to be run.
+    #[error("layer {layer} was to be run; there are 0 to {last}")]
+    NoSuchLayer {
+        /// The layer given.
+        layer: usize,
+        /// The last there is.
+        last: usize,
+    },
+    /// Residual streams that were handed in are not those of the tokens.
+    #[error(
+        "residual streams hold {found} numbers, expected {expected}: a row of the hidden size for each pending token"
+    )]
+    States {
+        /// Pending tokens times the hidden size.
+        expected: usize,
+        /// Numbers handed in.
+        found: usize,
+    },
     /// A request to score cannot be scored.
     #[error("request {index}: {reason}")]
     Request {

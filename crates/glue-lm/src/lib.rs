@@ -78,7 +78,7 @@ pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, GenerationEstimate, Prompt, PromptLengths};
 pub use glue_mixture::Gate;
 pub use gradients::{Gradients, ScoredTokens};
-pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, Rows, Want};
+pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, RoutedInput, Rows, Want};
 pub use ops::KvCacheType;
 pub use padded::{PaddedBatch, PaddedOutput};
 pub use routed::{AnyTextModel, Route, RoutedTextModel};

@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 pub use gate::GateOutput;
 pub(crate) use gate::{StoredGate, largest, load_gate, stored_scores, widened};
-pub use inventory::{LinearInput, Parameter};
+pub use inventory::{LinearInput, Parameter, RoutedInput};
 pub use observer::Observer;
 
 /// A decoder, ready to run. Shared by reference: it does not change.
@@ -76,6 +76,16 @@ const EMBEDDED: usize = 64;
 enum DecoderLayer {
     Plain(Box<Layer>),
     Mixed { router: Box<Router>, experts: Vec<Layer> },
+}
+
+impl DecoderLayer {
+    /// The layer, if there is one.
+    fn single(&self) -> Option<&Layer> {
+        match self {
+            DecoderLayer::Plain(layer) => Some(layer),
+            DecoderLayer::Mixed { .. } => None,
+        }
+    }
 }
 
 /// Experts of several layers with one gate before all of them.

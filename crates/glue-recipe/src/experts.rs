@@ -9,19 +9,26 @@
 //! A checkpoint has one tensor for each expert and matrix, or one for all experts. In the first case another tensor is
 //! read, in the second its first axis in another order.
 //!
+//! What is found depends on the weights alone, not on coefficients: the plans of models that stay open
+//! ([`OpenModels`](crate::OpenModels)), such as those of a search, match each layer of each model once.
+//!
 //! Memory: two blocks of [`BLOCK`] elements of every expert, for each layer under way.
 
 use crate::engine::{EngineOptions, OperandView, Operands, TensorError, TensorJob};
 use crate::plan::{Action, TensorPlan};
+use crate::recipe::OnNonfinite;
 use glue_align::{ExpertProducts, Permutation};
 use glue_merge::{BoxError, MergeError, Operand, Source, StatisticOf};
 use glue_progress::Progress;
 use glue_tensor::names::is_fused_experts;
 use glue_tensor::{Role, TensorName};
 use ndarray::Array2;
+use parking_lot::Mutex;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Elements of each expert that are compared at once.
 const BLOCK: usize = 4096;
@@ -42,6 +49,13 @@ impl ExpertLayer {
     /// Indices of all its tensors.
     pub fn tensors(&self) -> impl Iterator<Item = usize> {
         self.each.iter().flatten().chain(&self.stacked).copied()
+    }
+
+    /// The same layer where tensors have other numbers; `None` where one of them has none.
+    pub(crate) fn renumbered(&self, numbers: &[Option<usize>]) -> Option<ExpertLayer> {
+        let all = |indices: &[usize]| indices.iter().map(|&index| numbers[index]).collect::<Option<Vec<_>>>();
+        let each = self.each.iter().map(|indices| all(indices)).collect::<Option<_>>()?;
+        Some(ExpertLayer { experts: self.experts, each, stacked: all(&self.stacked)? })
     }
 
     /// Bytes that matching it takes on one thread.
@@ -117,17 +131,104 @@ pub(crate) fn layers(tensors: &[TensorPlan]) -> Result<Vec<ExpertLayer>, String>
     Ok(layers)
 }
 
+/// Orders of experts that were found. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ExpertMatches(Arc<Matches>);
+
+#[derive(Debug, Default)]
+struct Matches {
+    known: Mutex<HashMap<MatchKey, Arc<Mutex<Option<Order>>>>>,
+    computed: AtomicUsize,
+}
+
+/// Where each expert of a layer comes from; `None` where all stay where they are.
+type Order = Option<Vec<usize>>;
+
+/// What an order depends on: the tensors of a layer in the reference and in a model, and how they are read.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct MatchKey {
+    operands: Vec<OperandKey>,
+    zero_nonfinite: bool,
+}
+
+/// A tensor in a file that stays open, with the factors of what an adapter adds to it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct OperandKey {
+    tensors: Vec<(u64, usize)>,
+    scale: u32,
+    transposed: bool,
+}
+
+impl OperandKey {
+    fn of(operand: &OperandView<'_>) -> OperandKey {
+        let low_rank = operand.low_rank;
+        let factors = low_rank.iter().flat_map(|low_rank| [Some(low_rank.a), Some(low_rank.b), low_rank.magnitude]);
+        let views = std::iter::once(operand.view).chain(factors.flatten());
+        OperandKey {
+            tensors: views.map(|view| (view.file().serial(), view.info().range.start)).collect(),
+            scale: low_rank.map_or(0, |low_rank| low_rank.scale.to_bits()),
+            transposed: low_rank.is_some_and(|low_rank| low_rank.transposed),
+        }
+    }
+}
+
+impl ExpertMatches {
+    /// How many orders were computed.
+    pub(crate) fn computed(&self) -> usize {
+        self.0.computed.load(Ordering::Relaxed)
+    }
+
+    /// The order of this layer and input, found now if it is not known. Whoever asks for one that is being found waits.
+    fn order(
+        &self,
+        layer: &ExpertLayer,
+        jobs: &[TensorJob<'_>],
+        input: usize,
+        options: &EngineOptions<'_>,
+    ) -> Result<Order, TensorError> {
+        let of_job = |index: usize| {
+            let job = &jobs[index];
+            let reference = job.base.as_ref().unwrap_or(&job.inputs[0]);
+            [OperandKey::of(reference), OperandKey::of(&job.inputs[input])]
+        };
+        let operands = layer.tensors().flat_map(of_job).collect();
+        let key = MatchKey { operands, zero_nonfinite: options.on_nonfinite == OnNonfinite::Zero };
+        let known = Arc::clone(self.0.known.lock().entry(key).or_default());
+        let find = || {
+            self.0.computed.fetch_add(1, Ordering::Relaxed);
+            order(layer, jobs, input, options)
+        };
+        // Reading norms of rows uses other threads, which may come here for another layer: nobody may wait for that.
+        let has_norms = |operand: &OperandView<'_>| operand.low_rank.is_some_and(|change| change.magnitude.is_some());
+        let uses_threads = layer.tensors().any(|index| {
+            let job = &jobs[index];
+            job.base.iter().chain(&job.inputs).any(has_norms)
+        });
+        let mut locked = known.lock();
+        if let Some(order) = &*locked {
+            return Ok(order.clone());
+        }
+        if uses_threads {
+            drop(locked);
+            let found = find()?;
+            return Ok(known.lock().get_or_insert(found).clone());
+        }
+        Ok(locked.insert(find()?).clone())
+    }
+}
+
 /// The order of the experts of each input of each layer; `None` where they stay as they are.
 pub(crate) struct ExpertOrders<'p> {
     layers: &'p [ExpertLayer],
     /// By layer and input.
-    orders: Vec<Vec<Option<Vec<usize>>>>,
+    orders: Vec<Vec<Order>>,
 }
 
 impl<'p> ExpertOrders<'p> {
     /// Matches the experts of all inputs of `jobs`, which are those of the plan.
     pub(crate) fn find(
         layers: &'p [ExpertLayer],
+        matches: &ExpertMatches,
         jobs: &[TensorJob<'_>],
         options: &EngineOptions<'_>,
         progress: &dyn Progress,
@@ -140,13 +241,12 @@ impl<'p> ExpertOrders<'p> {
             let inputs = 0..job.map_or(0, |job| job.inputs.len());
             let orders = inputs.map(|input| match progress.is_cancelled() {
                 true => Ok(None),
-                false => order(layer, jobs, input, options),
+                false => matches.order(layer, jobs, input, options),
             });
             orders.collect::<Result<Vec<_>, _>>()
         };
-        let orders: Vec<Vec<Option<Vec<usize>>>> = layers.par_iter().map(of_layer).collect::<Result<_, _>>()?;
-        let moved =
-            |order: &Option<Vec<usize>>| order.iter().flatten().enumerate().filter(|(e, from)| e != *from).count();
+        let orders: Vec<Vec<Order>> = layers.par_iter().map(of_layer).collect::<Result<_, _>>()?;
+        let moved = |order: &Order| order.iter().flatten().enumerate().filter(|(e, from)| e != *from).count();
         let moved: usize = orders.iter().flatten().map(moved).sum();
         progress.message(&format!("{moved} experts in {} layers take another place", layers.len()));
         Ok(ExpertOrders { layers, orders })
@@ -194,7 +294,7 @@ fn order(
     jobs: &[TensorJob<'_>],
     input: usize,
     options: &EngineOptions<'_>,
-) -> Result<Option<Vec<usize>>, TensorError> {
+) -> Result<Order, TensorError> {
     let at = |index: usize, error: BoxError| TensorError {
         tensor: jobs[index].spec.name.into(),
         error: MergeError::Io(error),

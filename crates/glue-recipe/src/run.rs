@@ -226,7 +226,7 @@ pub fn merge_into(
         })
         .collect();
     let options = EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
-    let orders = ExpertOrders::find(&plan.experts, &jobs, &options, progress)?;
+    let orders = ExpertOrders::find(&plan.experts, &plan.matches, &jobs, &options, progress)?;
     orders.apply(&mut jobs);
     merge_all(&jobs, destination, &options, progress)
 }

@@ -28,7 +28,7 @@ use glue_lm::{TextModel, Tokenizer};
 use glue_recipe::engine::EngineError;
 use glue_recipe::run::{RunOptions, side_files};
 use glue_recipe::{MergePlan, PlannedAdapter, PlannedStatistics, Recipe, plan};
-pub use memory::{InMemoryError, merged_model};
+pub use memory::{InMemoryError, merged_model, partly_merged_model};
 use memory::{bytes_of, parallel_of};
 use parking_lot::{Condvar, Mutex};
 use prepared_items::{PreparedItems, Rounds};

@@ -13,13 +13,12 @@
 //! Tensors that are no matrices, and those without a Gram matrix (norms, biases, embeddings), take the weighted mean,
 //! as in the paper.
 //!
-//! **Known weaknesses.** Each layer is fitted to the inputs that it had in its own model, not to those that the merged
-//! layers before it will give it; errors add up with depth. RegMean++ (arXiv 2508.03121) measures the inputs of each
-//! layer on the layers merged so far instead, which takes a pass over each model's text for every layer between two
-//! merges, and is not available: statistics are measured before anything is merged. A Gram matrix that is a sum over
-//! tokens lets the model with more of them decide; statistics that are means do not. Directions that the data of
-//! calibration does not have are fitted to noise as α nears 1. It was made for encoders of a few hundred million
-//! parameters.
+//! **Known weaknesses.** With statistics of a plain calibration, each layer is fitted to the inputs that it had in its
+//! own model, not to those that the merged layers before it will give it; errors add up with depth. RegMean++ (arXiv
+//! 2508.03121) measures the inputs of each layer on the layers merged so far: `glue calibrate --merge` does that for a
+//! config, and the merge with its statistics is the same closed form. A Gram matrix that is a sum over tokens lets the
+//! model with more of them decide; statistics that are means do not. Directions that the data of calibration does not
+//! have are fitted to noise as α nears 1. It was made for encoders of a few hundred million parameters.
 //!
 //! **Memory**, besides inputs and Gram matrices in `f32`: 18 copies of a square matrix in `f32`, as the work is done in
 //! `f64`, on as many rows at a time as there are columns. **Time:** one Cholesky factor, and N + 1 products of the size

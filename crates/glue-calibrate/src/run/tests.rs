@@ -4,7 +4,7 @@ use super::*;
 use crate::plan::CalibrateOptions;
 use glue_lm::{Observer, ScoreOptions, ScoreRequest, Want, Weight, Weights};
 use glue_progress::{NoProgress, Progress};
-use glue_tensor::{Checkpoint, Dtype, widen};
+use glue_tensor::{Checkpoint, Dtype, ModelDir, widen};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -77,9 +77,14 @@ fn check_means(found: &Found, tensor: &str, rows: &[Vec<f64>]) {
 struct Places {
     attention: Vec<Vec<f32>>,
     neurons: Vec<Vec<f32>>,
+    mlp: Vec<Vec<f32>>,
 }
 
 impl Observer for Places {
+    fn mlp_input(&mut self, _: usize, values: &[f32]) {
+        self.mlp.push(values.to_vec());
+    }
+
     fn attention_output(&mut self, _: usize, values: &[f32]) {
         self.attention.push(values.to_vec());
     }
@@ -149,6 +154,194 @@ fn check_inputs(name: &str, queries: &[&str]) {
 fn activations_and_gram_matrices_are_those_of_the_inputs() {
     check_inputs("archs/llama2", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
     check_inputs("archs/phi3", &["self_attn.qkv_proj"]);
+}
+
+const INPUTS: [Statistic; 2] = [Statistic::Activation, Statistic::Gram];
+
+/// What each layer's MLP, or the gate and experts in its place, reads of all sequences.
+fn mlp_inputs(model: &Model, sequences: &[Sequence]) -> Vec<Vec<Vec<f64>>> {
+    let mut found = vec![Vec::new(); model.num_layers()];
+    for sequence in sequences {
+        let mut tree = Tree::new();
+        tree.push(None, &sequence.tokens[..sequence.tokens.len() - 1]);
+        let mut places = Places::default();
+        model.observe(&mut tree, &mut places).unwrap();
+        let dense = dense_layers(model);
+        assert_eq!(places.neurons.len(), dense, "experts have neurons of different tokens each");
+        for (found, values) in found.iter_mut().zip(&places.mlp) {
+            found.extend(rows(values, model.hidden_size()));
+        }
+    }
+    found
+}
+
+/// Layers without experts.
+fn dense_layers(model: &Model) -> usize {
+    model.architecture().layers.iter().filter(|layer| !layer.experts).count()
+}
+
+/// A stored matrix, row by row.
+fn matrix(opened: &Opened, name: &str) -> Vec<Vec<f64>> {
+    let view = opened.dir.checkpoint().get(name).unwrap();
+    rows(&values(&view), view.shape()[1])
+}
+
+fn times(matrix: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
+    matrix.iter().map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+}
+
+/// silu(gate x) · up x
+fn neurons(gate: &[Vec<f64>], up: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    times(gate, x).into_iter().zip(times(up, x)).map(|(gate, up)| silu(gate) * up).collect()
+}
+
+/// The statistics of experts against sums in f64 over the tokens that their scores choose, which count as zeros
+/// elsewhere. `names` are those of gate, up and down projections.
+fn check_experts(arch: &str, place: &str, names: [&str; 3]) {
+    let opened = open(arch);
+    let below = |id: u32| id % opened.model.vocab_size() as u32;
+    let fits = |sequence: Sequence| Sequence { tokens: sequence.tokens.into_iter().map(below).collect(), ..sequence };
+    let sequences: Vec<Sequence> = sequences().into_iter().map(fits).collect();
+    let (found, done) = statistics(&opened, &only(&INPUTS), &sequences);
+    let config = |key: &str| opened.dir.config().get(key).and_then(Value::as_u64).unwrap() as usize;
+    let experts = opened.dir.checkpoint().get(&format!("model.layers.0.{place}.gate.weight")).unwrap().shape()[0];
+    let mut idle = BTreeSet::new();
+    for (layer, read) in mlp_inputs(&opened.model, &sequences).into_iter().enumerate() {
+        let at = |rest: &str| format!("model.layers.{layer}.{place}.{rest}.weight");
+        if !opened.model.architecture().layers[layer].experts {
+            continue;
+        }
+        check_means(&found, &at("gate"), &read);
+        let gate = matrix(&opened, &at("gate"));
+        let chosen: Vec<Vec<usize>> = read
+            .iter()
+            .map(|x| {
+                let scores = times(&gate, x);
+                let mut order: Vec<usize> = (0..experts).collect();
+                order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+                order.truncate(config("num_experts_per_tok"));
+                order
+            })
+            .collect();
+        for expert in 0..experts {
+            let [gate, up, down] = names.map(|name| at(&format!("experts.{expert}.{name}")));
+            let weights = [&gate, &up].map(|name| matrix(&opened, name));
+            let comes = |row: usize| chosen[row].contains(&expert);
+            let or_zeros = |row: usize, values: Vec<f64>| if comes(row) { values } else { vec![0.0; values.len()] };
+            let own: Vec<Vec<f64>> = read.iter().enumerate().map(|(row, x)| or_zeros(row, x.clone())).collect();
+            let inner = |(row, x): (usize, &Vec<f64>)| or_zeros(row, neurons(&weights[0], &weights[1], x));
+            let inner: Vec<Vec<f64>> = read.iter().enumerate().map(inner).collect();
+            check_means(&found, &gate, &own);
+            check_means(&found, &up, &own);
+            check_means(&found, &down, &inner);
+            if !(0..read.len()).any(comes) {
+                idle.insert((layer, expert));
+            }
+        }
+        if place == "mlp" {
+            check_means(&found, &at("shared_expert_gate"), &read);
+            let [gate, up, down] = names.map(|name| at(&format!("shared_expert.{name}")));
+            let weights = [&gate, &up].map(|name| matrix(&opened, name));
+            check_means(&found, &gate, &read);
+            let inner: Vec<Vec<f64>> = read.iter().map(|x| neurons(&weights[0], &weights[1], x)).collect();
+            check_means(&found, &down, &inner);
+        }
+    }
+    let found: BTreeSet<_> = done.idle_experts.iter().map(|idle| (idle.layer, idle.expert)).collect();
+    assert_eq!(found, idle);
+}
+
+#[test]
+fn experts_are_measured_on_the_tokens_that_come_to_them() {
+    check_experts("archs/mixtral", "block_sparse_moe", ["w1", "w3", "w2"]);
+    check_experts("archs-extra/qwen2-moe", "mlp", ["gate_proj", "up_proj", "down_proj"]);
+}
+
+/// Mixtral with the experts of each layer in two tensors.
+fn stacked() -> Opened {
+    let opened = open("archs/mixtral");
+    let of = |layer: usize, name: &str| {
+        let of_expert = |expert| format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}.weight");
+        (0..4).map(|expert| values(&opened.dir.checkpoint().get(&of_expert(expert)).unwrap())).collect::<Vec<_>>()
+    };
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for layer in 0..3 {
+        let both: Vec<f32> =
+            of(layer, "w1").into_iter().zip(of(layer, "w3")).flat_map(|(a, b)| [a, b].concat()).collect();
+        tensors.push((format!("model.layers.{layer}.mlp.experts.gate_up_proj"), vec![4, 128, 32], both));
+        tensors.push((
+            format!("model.layers.{layer}.mlp.experts.down_proj"),
+            vec![4, 32, 64],
+            of(layer, "w2").concat(),
+        ));
+    }
+    for view in opened.dir.checkpoint().views().filter(|view| !view.name().contains(".experts.")) {
+        tensors.push((view.name().replace("block_sparse_moe", "mlp"), view.shape().to_vec(), values(&view)));
+    }
+    let weights = tensors.into_iter().map(|(name, shape, values)| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        (name, Weight::owned(Dtype::F32, shape, bytes).unwrap())
+    });
+    Opened { model: Model::new(opened.dir.config(), Weights::from_tensors(weights)).unwrap(), dir: opened.dir }
+}
+
+#[test]
+fn experts_in_one_tensor_have_the_statistics_of_separate_ones() {
+    let (one, several) = (stacked(), open("archs/mixtral"));
+    let (found, done) = statistics(&one, &only(&INPUTS), &sequences());
+    let (expected, of_several) = statistics(&several, &only(&INPUTS), &sequences());
+    assert_eq!(done, of_several);
+    let mut compared = 0;
+    for layer in 0..3 {
+        for (name, separate, width) in [("gate_up_proj", "w1", 32), ("down_proj", "w2", 64)] {
+            for (statistic, shape) in [("activation", vec![4, width]), ("gram", vec![4, width, width])] {
+                let (found_shape, values) = &found[&format!("model.layers.{layer}.mlp.experts.{name}.{statistic}")];
+                assert_eq!(*found_shape, shape);
+                let of = |expert| {
+                    format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{separate}.weight.{statistic}")
+                };
+                let expected: Vec<f32> = (0..4).flat_map(|expert| expected[&of(expert)].1.clone()).collect();
+                assert_eq!(*values, expected, "{layer} {name} {statistic}");
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 12);
+}
+
+#[test]
+fn experts_without_tokens_have_zeros_and_are_counted() {
+    for opened in [open("archs/mixtral"), stacked()] {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("statistics");
+        let plan = CalibratePlan::new(&opened.model, &only(&[Statistic::Gram])).unwrap();
+        // One token is read, and comes to two of four experts in each of three layers.
+        let sequences = [Sequence::text(vec![5, 6])];
+        let done = calibrate(&opened.model, &opened.dir, &plan, &sequences, &Value::Null, &out, &NoProgress).unwrap();
+        assert_eq!(done.idle_experts.len(), 6);
+        let manifest: Value = serde_json::from_slice(&std::fs::read(out.join(manifest::FILE)).unwrap()).unwrap();
+        assert_eq!(manifest["calibration"]["idle_experts"].as_array().unwrap().len(), 6);
+        let checkpoint = Checkpoint::open(&out).unwrap();
+        for idle in &done.idle_experts {
+            for view in checkpoint.views() {
+                let values = values(&view);
+                let of_layer = view.name().starts_with(&format!("model.layers.{}.", idle.layer));
+                let own = if view.name().contains(&format!(".experts.{}.", idle.expert)) {
+                    &values[..]
+                } else if view.name().contains(".mlp.experts.") {
+                    let each = values.len() / 4;
+                    &values[idle.expert * each..(idle.expert + 1) * each]
+                } else {
+                    continue;
+                };
+                assert!(!of_layer || own.iter().all(|&x| x == 0.0), "{} {idle:?}", view.name());
+            }
+        }
+        let zeros =
+            checkpoint.views().filter(|view| view.name().contains("experts") && values(view).iter().all(|&x| x == 0.0));
+        assert!(zeros.count() <= 18, "others are not zeros");
+    }
 }
 
 /// The model with its stored tensors in f32, one of them with another element.
@@ -276,8 +469,8 @@ fn what_is_refused_or_stopped_leaves_nothing() {
         let stopped = run(&sequences(), &Impatient(AtomicUsize::new(question)));
         assert!(matches!(stopped, CalibrateError::Stopped), "{stopped}");
     }
-    let mixture = CalibratePlan::new(&open("archs/mixtral").model, &CalibrateOptions::default()).unwrap_err();
-    assert!(matches!(mixture, CalibrateError::Mixture(_)));
+    let fisher = CalibratePlan::new(&open("archs/mixtral").model, &CalibrateOptions::default()).unwrap_err();
+    assert!(matches!(fisher, CalibrateError::FisherOfMixture(_)));
     let none = CalibratePlan::new(&opened.model, &only(&[])).unwrap_err();
     assert!(matches!(none, CalibrateError::NoStatistics));
 }

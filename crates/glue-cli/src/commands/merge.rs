@@ -105,10 +105,10 @@ impl Inline {
 pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
     // Without a config, the only argument is the output.
     let (out_dir, recipes) = match (&args.inline.method, &args.config, &args.out_dir) {
-        (None, Some(config), Some(out_dir)) => (out_dir, recipes::read(config, &args.output, registry, shell)?),
+        (None, Some(config), Some(out_dir)) => (out_dir, recipes::read(config, args.output.strict, registry, shell)?),
         (Some(method), Some(out_dir), None) => {
             let text = args.inline.config(method);
-            (out_dir, recipes::parse(&text, "command line", &args.output, registry, shell)?)
+            (out_dir, recipes::parse(&text, "command line", args.output.strict, registry, shell)?)
         }
         (_, None, _) | (None, _, None) => {
             return Err(Failure::refused(std::io::Error::other("OUT_DIR is missing: where to write the merged model")));

@@ -3,16 +3,18 @@
 use super::recipes;
 use crate::failure::Failure;
 use crate::shell::Shell;
+use glue_calibrate::ModelFiles;
 use glue_eval::LocalModel;
 use glue_lm::{AnyTextModel, LmError, Model, TextError, TextModel, Tokenizer};
 use glue_merge::Registry;
 use glue_progress::NoProgress;
-use glue_recipe::{MergePlan, PlanOptions, Recipe, RunOptions};
+use glue_recipe::{MergePlan, PlanOptions, PlannedModel, Recipe, RunOptions};
 use glue_select::local::{InMemoryError, merged_model};
-use glue_tensor::CheckpointError;
 use glue_tensor::model_dir::ModelDirError;
+use glue_tensor::{Adapter, CheckpointError, ModelDir};
 use serde_json::Value;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Says which tensors of the model at `path` are left aside, if there are any.
 pub(crate) fn note_left_aside(path: &Path, model: &Model, shell: &Shell<'_>) {
@@ -38,15 +40,46 @@ pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
 /// The model at `path` with its tokenizer.
 pub(crate) fn open_with_tokenizer(path: &Path) -> Result<TextModel, Failure> {
     match TextModel::open(path) {
-        Err(error) if has_adapter(&error) => adapted_text(path),
+        Err(error) if has_adapter(&error) => adapted_text(path).map(|(text, _)| text),
         opened => opened.map_err(|error| cannot_read(path, error)),
+    }
+}
+
+/// A model with its tokenizer, and the files that it was read from.
+pub(crate) struct TextModelOfFiles {
+    pub(crate) text: TextModel,
+    dir: Arc<ModelDir>,
+    adapter: Option<Arc<Adapter>>,
+}
+
+impl TextModelOfFiles {
+    /// The model at `path`. Its files are opened before it: if they are unchanged at the end, they are those that it was
+    /// read from.
+    pub(crate) fn open(path: &Path) -> Result<TextModelOfFiles, Failure> {
+        let dir = ModelDir::open(path);
+        match TextModel::open(path) {
+            Err(error) if has_adapter(&error) => {
+                let (text, mut plan) = adapted_text(path)?;
+                let PlannedModel { dir, adapter, .. } = plan.models.swap_remove(0);
+                Ok(TextModelOfFiles { text, dir, adapter: adapter.map(|adapter| adapter.dir) })
+            }
+            opened => {
+                let text = opened.map_err(|error| cannot_read(path, error))?;
+                Ok(TextModelOfFiles { text, dir: Arc::new(dir.map_err(Failure::failed)?), adapter: None })
+            }
+        }
+    }
+
+    /// The files.
+    pub(crate) fn files(&self) -> ModelFiles<'_> {
+        ModelFiles { dir: &self.dir, adapter: self.adapter.as_deref() }
     }
 }
 
 /// The model at `path` with its tokenizer, or the whole models that are mixed there.
 pub(crate) fn open_any(path: &Path) -> Result<AnyTextModel, Failure> {
     match AnyTextModel::open(path) {
-        Err(error) if has_adapter(&error) => Ok(AnyTextModel::One(Box::new(adapted_text(path)?))),
+        Err(error) if has_adapter(&error) => Ok(AnyTextModel::One(Box::new(adapted_text(path)?.0))),
         opened => opened.map_err(|error| cannot_read(path, error)),
     }
 }
@@ -66,11 +99,11 @@ fn has_adapter(error: &TextError) -> bool {
     matches!(error, TextError::Model(LmError::ModelDir(ModelDirError::WithAdapter { .. })))
 }
 
-fn adapted_text(path: &Path) -> Result<TextModel, Failure> {
+fn adapted_text(path: &Path) -> Result<(TextModel, MergePlan), Failure> {
     let (model, plan) = adapted(path)?;
     let tokenizer = Tokenizer::load(plan.models[0].dir.path()).map_err(TextError::from);
     let text = tokenizer.and_then(|tokenizer| TextModel::new(model, tokenizer));
-    text.map_err(|error| cannot_read(path, error))
+    Ok((text.map_err(|error| cannot_read(path, error))?, plan))
 }
 
 /// The model that the config of one adapter makes, in memory: to the bit the one that `glue merge` would write.

@@ -1,6 +1,7 @@
 //! The experts of a family's mixture, in the layouts in which they are stored.
 
 use super::feed_forward::Mlp;
+use super::observer::LayerContext;
 use crate::architecture::{Activation, SwigluClamp};
 use crate::ops::{Mxfp4, clamped_swiglu, gated, product_mxfp4, product_transposed};
 use crate::weight::Weight;
@@ -16,10 +17,19 @@ pub(super) enum Expert {
 }
 
 impl Expert {
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// The output for rows that come here. Nothing is shown of what goes into a joint matrix.
+    pub(super) fn forward(&self, x: &Tensor, context: &mut LayerContext<'_>) -> Result<Tensor> {
         match self {
-            Expert::Plain(mlp) => mlp.forward(x, None),
+            Expert::Plain(mlp) => mlp.forward(x, context),
             Expert::Joint(joint) => joint.forward(x),
+        }
+    }
+
+    /// The expert where it has a matrix each, [out, in].
+    pub(super) fn plain(&self) -> Option<&Mlp> {
+        match self {
+            Expert::Plain(mlp) => Some(mlp),
+            Expert::Joint(_) => None,
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::attention_block::Projection;
 use super::experts::Expert;
 use super::gate::{Gates, Router};
-use super::observer::LayerContext;
+use super::observer::{LayerContext, RunningMlp};
 use super::select;
 use crate::architecture::Activation;
 use crate::error::LmError;
@@ -26,21 +26,17 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    pub(super) fn forward(&self, x: &Tensor, mut context: Option<&mut LayerContext<'_>>) -> Result<Tensor> {
-        let tape = context.as_ref().and_then(|context| context.tape);
-        if let Some(context) = &mut context {
-            context.linear_input(x, &[&self.gate, &self.up])?;
-        }
+    pub(super) fn forward(&self, x: &Tensor, context: &mut LayerContext<'_>) -> Result<Tensor> {
+        let tape = context.tape;
+        context.linear_input(x, &[&self.gate, &self.up])?;
         let mut made = Projection::together(&[&self.gate, &self.up], x, tape)?.into_iter().flatten();
         let (gate, up) = match (made.next(), made.next()) {
             (Some(gate), Some(up)) => (gate, up),
             _ => (self.gate.forward_recorded(x, tape)?, self.up.forward_recorded(x, tape)?),
         };
         let y = gated(&gate, &up, self.activation)?;
-        if let Some(context) = &mut context {
-            context.neurons(&y)?;
-            context.linear_input(&y, &[&self.down])?;
-        }
+        context.neurons(&y)?;
+        context.linear_input(&y, &[&self.down])?;
         self.down.forward_recorded(&y, tape)
     }
 }
@@ -50,6 +46,8 @@ impl Mlp {
 pub(super) struct MixtureOfExperts {
     pub(super) router: Router,
     pub(super) experts: Vec<Expert>,
+    /// Whether the experts are stored together, in tensors of three axes.
+    pub(super) stacked: bool,
     pub(super) shared: Option<SharedExpert>,
     /// Whether shares multiply what experts read, and not what they make of it.
     pub(super) weighs_inputs: bool,
@@ -72,6 +70,7 @@ impl MixtureOfExperts {
         tree: &Tree,
         gates: &mut Gates<'_>,
         rows: [Option<&[usize]>; 2],
+        context: &mut LayerContext<'_>,
     ) -> std::result::Result<(Tensor, Tensor), LmError> {
         let [present, output_rows] = rows;
         let kept = |x: &Tensor| match (present, output_rows) {
@@ -83,7 +82,12 @@ impl MixtureOfExperts {
         };
         let (residual, kept_x) = (kept(residual)?, kept(x)?);
         let (scored, decider) = match self.router.pool {
-            None => (self.router.score_tokens(gates, &kept_x)?, (0..kept_x.dim(0)?).collect()),
+            None => {
+                if let Some(name) = self.router.stored_matrix() {
+                    context.named_input(&kept_x, &name)?;
+                }
+                (self.router.score_tokens(gates, &kept_x)?, (0..kept_x.dim(0)?).collect())
+            }
             Some(pool) => {
                 let scored = self.router.score_samples(pool, tree, gates, x, present)?;
                 (scored, Router::samples_of(gates, output_rows.or(present)))
@@ -91,23 +95,29 @@ impl MixtureOfExperts {
         };
         let x = kept_x;
         let (routes, shares) = scored.route(&decider)?;
+        let mut run = |expert: usize, x: &Tensor| {
+            let running = if self.stacked { RunningMlp::Stacked(expert) } else { RunningMlp::OneOfSeveral };
+            self.experts[expert].forward(x, &mut context.within(running))
+        };
         let mut y = match self.weighs_inputs {
-            false => mix(&routes, &shares, &x, |expert, x| self.experts[expert].forward(x))?,
-            true => {
-                let weighed = |expert: usize, x: &Tensor| {
-                    let places = &routes.experts[expert];
-                    let shares = shares.narrow(0, places.start, places.len())?.unsqueeze(1)?;
-                    self.experts[expert].forward(&x.broadcast_mul(&shares)?)
-                };
-                mix(&routes, &shares.ones_like()?, &x, weighed)?
-            }
+            false => mix(&routes, &shares, &x, run)?,
+            true => mix(&routes, &shares.ones_like()?, &x, |expert, x| {
+                let places = &routes.experts[expert];
+                let shares = shares.narrow(0, places.start, places.len())?.unsqueeze(1)?;
+                run(expert, &x.broadcast_mul(&shares)?)
+            })?,
         };
         if let Some(shared) = &self.shared {
-            let mut of_all = shared.mlp.forward(&x, None)?;
-            if let Some(gate) = &shared.gate {
-                of_all = of_all.broadcast_mul(&sigmoid(&gate.forward(&x)?)?)?;
-            }
-            y = add(&y, &of_all)?;
+            let mut context = context.within(RunningMlp::OneOfSeveral);
+            let factor = match &shared.gate {
+                Some(gate) => {
+                    context.linear_input(&x, &[gate])?;
+                    Some(sigmoid(&gate.forward(&x)?)?)
+                }
+                None => None,
+            };
+            let of_all = shared.mlp.forward(&x, &mut context)?;
+            y = add(&y, &factor.map_or_else(|| Ok(of_all.clone()), |factor| of_all.broadcast_mul(&factor))?)?;
         }
         Ok((y, residual))
     }
@@ -123,7 +133,7 @@ pub(super) fn mix(
     routes: &Routes,
     shares: &Tensor,
     x: &Tensor,
-    run: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    mut run: impl FnMut(usize, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let mut outputs = Vec::new();
     for expert in 0..routes.experts.len() {
@@ -160,8 +170,8 @@ impl FeedForward {
         context: &mut LayerContext<'_>,
     ) -> std::result::Result<(Tensor, Tensor), LmError> {
         match self {
-            FeedForward::Dense(mlp) => Ok((mlp.forward(x, Some(context))?, residual.clone())),
-            FeedForward::Experts(mixture) => mixture.forward(x, residual, tree, gates, rows),
+            FeedForward::Dense(mlp) => Ok((mlp.forward(x, context)?, residual.clone())),
+            FeedForward::Experts(mixture) => mixture.forward(x, residual, tree, gates, rows, context),
         }
     }
 

@@ -212,6 +212,11 @@ impl Router {
         }
     }
 
+    /// The name of the stored matrix of a gate that is one matrix.
+    pub(super) fn stored_matrix(&self) -> Option<String> {
+        matches!(self.gate, Gate::Linear { .. }).then(|| format!("{}weight", self.name))
+    }
+
     /// The scores of the rows of `x`.
     pub(super) fn score_tokens(&self, gates: &mut Gates<'_>, x: &Tensor) -> Result<Scored> {
         let scores = self.scores(gates, x)?;

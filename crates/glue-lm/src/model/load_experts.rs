@@ -20,9 +20,10 @@ impl Loader<'_> {
         let names = self.arch.names;
         let mlp = format!("layers.{index}.{}", names.mlp);
         let stacked = format!("{mlp}.experts.gate_up_proj");
+        let is_stacked = self.contains(&stacked);
         let (place, all) = if experts.clamp.is_some() && self.contains(&format!("{stacked}_blocks")) {
             (mlp.clone(), self.packed_experts(&mlp, experts)?)
-        } else if self.contains(&stacked) || names.single.is_none() {
+        } else if is_stacked || names.single.is_none() {
             (mlp.clone(), self.stacked_experts(&mlp, experts)?)
         } else {
             let (place, parts) = names.single.unwrap_or((names.mlp, [""; 3]));
@@ -65,7 +66,13 @@ impl Loader<'_> {
             Ok::<_, LmError>(SharedExpert { gate, mlp: self.mlp(&format!("{at}."), inner)? })
         };
         let shared = experts.shared.map(shared).transpose()?;
-        Ok(MixtureOfExperts { router, experts: all, shared, weighs_inputs: experts.weighs_inputs })
+        Ok(MixtureOfExperts {
+            router,
+            experts: all,
+            stacked: is_stacked,
+            shared,
+            weighs_inputs: experts.weighs_inputs,
+        })
     }
 
     /// An expert with tensors of its own, whose names begin with `at`.

@@ -26,15 +26,29 @@ pub trait Observer {
 
     /// What is multiplied with the stored matrices `weights`, each [outputs, width], \[rows, width\]: one call for
     /// those that have the same input, in the order of the computation, the head last. Not called for an embedding that
-    /// is the head too, nor for gates and the MLPs that they choose among; in layers that they choose among, with the
-    /// rows that come there.
+    /// is the head too. Of experts, and of layers that gates choose among, with the rows that come there; without any
+    /// there is no call.
     fn linear_input(&mut self, _weights: &[&str], _values: &[f32]) {}
+
+    /// The same for matrix `expert` of the stored tensors `weights`, each [experts, outputs, width].
+    fn stacked_input(&mut self, _weights: &[&str], _expert: usize, _values: &[f32]) {}
 }
 
 /// Looks at nothing.
 pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {}
+
+/// Which MLP of a layer is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RunningMlp {
+    /// The only one.
+    Only,
+    /// One of several, in tensors of its own.
+    OneOfSeveral,
+    /// The expert of this number, in tensors that hold all experts.
+    Stacked(usize),
+}
 
 /// The layer that is running, its observer and its tape.
 pub(super) struct LayerContext<'a> {
@@ -43,13 +57,40 @@ pub(super) struct LayerContext<'a> {
     pub(super) layer: usize,
     /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
+    mlp: RunningMlp,
 }
 
-impl LayerContext<'_> {
+impl<'a> LayerContext<'a> {
+    pub(super) fn new(
+        observer: Option<&'a mut dyn Observer>,
+        layer: usize,
+        tape: Option<&'a Tape>,
+    ) -> LayerContext<'a> {
+        LayerContext { observer, layer, tape, mlp: RunningMlp::Only }
+    }
+
+    /// The same layer while this MLP of it is running.
+    pub(super) fn within(&mut self, mlp: RunningMlp) -> LayerContext<'_> {
+        let observer = self.observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer);
+        LayerContext { observer, layer: self.layer, tape: self.tape, mlp }
+    }
+
     /// Shows what is multiplied with these.
     pub(super) fn linear_input(&mut self, x: &Tensor, projections: &[&Projection]) -> Result<()> {
         if let Some(observer) = &mut self.observer {
-            observer.linear_input(&stored_names(projections), &floats(x)?);
+            let names = stored_names(projections);
+            match self.mlp {
+                RunningMlp::Stacked(expert) => observer.stacked_input(&names, expert, &floats(x)?),
+                RunningMlp::Only | RunningMlp::OneOfSeveral => observer.linear_input(&names, &floats(x)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows what is multiplied with the matrix called `name`.
+    pub(super) fn named_input(&mut self, x: &Tensor, name: &str) -> Result<()> {
+        if let Some(observer) = &mut self.observer {
+            observer.linear_input(&[name], &floats(x)?);
         }
         Ok(())
     }
@@ -72,7 +113,7 @@ impl LayerContext<'_> {
 
     /// Shows what goes into the down projection.
     pub(super) fn neurons(&mut self, x: &Tensor) -> Result<()> {
-        if let Some(observer) = &mut self.observer {
+        if let Some(observer) = self.observer.as_mut().filter(|_| self.mlp == RunningMlp::Only) {
             observer.neurons(self.layer, &floats(x)?);
         }
         Ok(())

@@ -4,6 +4,8 @@
 //! through an expert nothing is computed or kept there. Where tokens are routed, every expert of a mixed layer has keys
 //! and values of all of them, because any later token may come to it.
 
+mod layerwise;
+
 use super::gate::{Gates, Router, Scored};
 use super::layer::{Layer, LayerRows, SomeRows};
 use super::observer::{LayerContext, Observer};
@@ -81,10 +83,7 @@ impl Model {
             pass,
             keep,
             angles: self.ropes.iter().map(angles).collect(),
-            factors: self
-                .architecture
-                .temperature
-                .map(|temperature| pass.positions.iter().map(|&position| temperature.at(position)).collect()),
+            factors: self.factors(pass),
             looks_back: pass.looks_back(),
             segments: None,
             gates: Gates::new(pass, gates),
@@ -151,6 +150,14 @@ impl Model {
             log.record(&run.gates.outputs)?;
         }
         Ok(run.reply(normed, hidden, states))
+    }
+}
+
+impl Model {
+    /// Factors on the queries of layers without a rotary embedding, of all rows, where the family has them.
+    fn factors(&self, pass: &Pass) -> Option<Arc<[f32]>> {
+        let temperature = self.architecture.temperature?;
+        Some(pass.positions.iter().map(|&position| temperature.at(position)).collect())
     }
 }
 
@@ -235,11 +242,8 @@ impl Run<'_> {
             factors: self.factors.clone().filter(|_| rope.is_none()),
         };
         let around = rows.kv.map_or_else(|| around.clone(), |rows| around.select(rows));
-        let mut context = LayerContext {
-            observer: if self.observing { Some(&mut *self.observer) } else { None },
-            layer: index,
-            tape: self.tape,
-        };
+        let observer: Option<&mut dyn Observer> = if self.observing { Some(&mut *self.observer) } else { None };
+        let mut context = LayerContext::new(observer, index, self.tape);
         let input = layer.attention_input(x, &around, rows.queries.is_none(), &mut context)?;
         let out = if no_queries {
             no_rows()?

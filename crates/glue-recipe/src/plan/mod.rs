@@ -11,7 +11,7 @@ pub use opened::OpenModels;
 
 use crate::card::license_note;
 use crate::error::RecipeError;
-use crate::experts::ExpertLayer;
+use crate::experts::{ExpertLayer, ExpertMatches};
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::adapter::Change;
@@ -38,6 +38,9 @@ pub struct PlanOptions {
     pub links: Links,
     /// Models that are open already; new ones join them. None by default: a plan opens its own.
     pub opened: OpenModels,
+    /// Whether every tensor is merged as one without statistics, whatever the recipe gives, even if the operator needs
+    /// them: for merges of what has none, and for checks before they are measured. Default: false.
+    pub without_statistics: bool,
 }
 
 impl PlanOptions {
@@ -168,6 +171,8 @@ pub struct MergePlan {
     pub on_nonfinite: OnNonfinite,
     /// Layers whose experts are matched before they are merged; none unless the recipe asks for it.
     pub experts: Vec<ExpertLayer>,
+    /// Matches that are known, of this and other plans.
+    pub(crate) matches: ExpertMatches,
     /// Tensors left out of the output, by name, and why.
     pub dropped: Vec<(String, String)>,
     /// Notes for the user, none of which needs an action.
@@ -260,6 +265,23 @@ impl MergePlan {
             shape: tensor.shape.clone(),
         };
         self.tensors.iter().map(spec).collect()
+    }
+
+    /// The plan of those tensors that `keep` chooses, as they are merged in this plan. Where experts are matched, it has
+    /// to choose all tensors of a layer or none; the layers it does not choose are not matched.
+    #[must_use]
+    pub fn restricted(mut self, keep: impl Fn(&TensorPlan) -> bool) -> MergePlan {
+        let kept: Vec<bool> = self.tensors.iter().map(keep).collect();
+        let number = |next: &mut usize, kept: &bool| {
+            let number = *next;
+            *next += usize::from(*kept);
+            Some(kept.then_some(number))
+        };
+        let numbers: Vec<Option<usize>> = kept.iter().scan(0, number).collect();
+        self.experts = self.experts.iter().filter_map(|layer| layer.renumbered(&numbers)).collect();
+        let mut kept = kept.iter();
+        self.tensors.retain(|_| kept.next().is_some_and(|kept| *kept));
+        self
     }
 
     /// Tensors that are copied because they do not hold floating-point numbers.

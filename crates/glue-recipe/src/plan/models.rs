@@ -65,7 +65,7 @@ impl Models {
         if let Some(error) = RecipeError::all(errors) {
             return Err(error);
         }
-        for (model, path) in recipe.statistics() {
+        for (model, path) in recipe.statistics().filter(|_| !options.without_statistics) {
             models.measure(recipe, options, model, path)?;
         }
         Ok(models)

@@ -1,6 +1,7 @@
 //! Model directories, adapters and statistics that stay open from plan to plan, so that each header, configuration and
 //! tokenizer is read once.
 
+use crate::experts::ExpertMatches;
 use glue_tensor::tokenizer_files::{TokenizerComparison, TokenizerFilesError, tokenizers_equal};
 use glue_tensor::{Adapter, AdapterError, Checkpoint, CheckpointError, ModelDir, ModelDirError};
 use parking_lot::Mutex;
@@ -9,13 +10,14 @@ use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Models, adapters and statistics that were opened, by path. Clones share them. Changes to their
+/// Models, adapters and statistics that were opened, by path, and what was found of them. Clones share them. Changes to their
 /// files are not noticed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenModels {
     models: Arc<Mutex<HashMap<PathBuf, Arc<ModelDir>>>>,
     adapters: Arc<Mutex<HashMap<PathBuf, Arc<Adapter>>>>,
     statistics: Arc<Mutex<HashMap<PathBuf, Arc<Checkpoint>>>>,
+    matches: ExpertMatches,
     comparisons: Arc<Mutex<HashMap<(PathBuf, PathBuf), TokenizerComparison>>>,
 }
 
@@ -42,6 +44,17 @@ impl OpenModels {
     /// Those of [`Checkpoint::open`].
     pub fn statistics(&self, path: &Path) -> Result<Arc<Checkpoint>, CheckpointError> {
         known_or(&self.statistics, canonical(path), || Checkpoint::open(path).map(Arc::new))
+    }
+
+    /// How many times the experts of a layer of a model were matched with those of a reference: once for each layer and
+    /// model, however many plans with `align_experts` were run.
+    pub fn expert_matches_computed(&self) -> usize {
+        self.matches.computed()
+    }
+
+    /// The matches of experts that are known.
+    pub(super) fn expert_matches(&self) -> &ExpertMatches {
+        &self.matches
     }
 
     /// How the tokenizers of two models relate.

@@ -41,6 +41,7 @@ pub(super) fn finish(
         dtype: options.dtype.or(recipe.out_dtype).or(recipe.dtype),
         seed: options.seed.or(recipe.seed).unwrap_or(0),
         on_nonfinite: recipe.on_nonfinite,
+        matches: options.opened.expert_matches().clone(),
         dropped: assembled.dropped,
         notes: assembled.notes,
     })

@@ -2,13 +2,15 @@
 
 use crate::common::{Model, Zoo};
 use crate::device::Device;
-use glue_merge::{BoxError, Driver};
+use glue_merge::{BoxError, Driver, Registry};
 use glue_progress::{ErrorChain, NoProgress, Progress};
 use glue_recipe::engine::{Destination, EngineError};
 use glue_recipe::run::merge_into;
-use glue_recipe::{RunError, RunOptions, run};
+use glue_recipe::{PlanOptions, Recipe, RunError, RunOptions, plan, run};
 use glue_tensor::Dtype;
 use parking_lot::Mutex;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Merges by the recipe `text` fails with `expected`, on the host and on a device, and leaves nothing.
@@ -120,4 +122,69 @@ fn a_stopped_merge_is_an_error_and_is_asked_for_every_span() {
             assert!(matches!(stopped, Err(RunError::Stopped)) && !out.exists(), "{asked}: {stopped:?}");
         }
     }
+}
+
+/// What a run wrote, tensor by tensor.
+#[derive(Default)]
+struct Results(Mutex<BTreeMap<(usize, u64), Vec<u8>>>);
+
+impl Destination for Results {
+    fn write(&self, job: usize, offset: u64, bytes: &[u8]) -> Result<(), BoxError> {
+        self.0.lock().insert((job, offset), bytes.to_vec());
+        Ok(())
+    }
+}
+
+/// Candidates of a search share open models. The order of experts does not depend on coefficients.
+#[test]
+fn experts_are_matched_once_for_all_candidates() {
+    const LAYERS: usize = 2;
+    let model = || {
+        (0..LAYERS).fold(Model::llama(LAYERS), |model, layer| {
+            let at = |rest: &str| format!("model.layers.{layer}.mlp.{rest}.weight");
+            let expert =
+                |model: Model, e: usize| model.with(&at(&format!("experts.{e}.down_proj")), Dtype::F32, &[4, 8]);
+            (0..3).fold(model.with(&at("gate"), Dtype::F32, &[3, 4]), expert)
+        })
+    };
+    let zoo = Zoo::new([("a", model()), ("b", model()), ("c", model())]);
+    // Experts of b are those of a under the next number, those of c under the one after.
+    for (shift, name) in ["a", "b", "c"].into_iter().enumerate() {
+        for layer in 0..LAYERS {
+            for expert in 0..3 {
+                let values: Vec<f32> =
+                    (0..32).map(|i| ((expert * 37 + layer * 11 + i * i) % 19) as f32 - 9.0).collect();
+                let tensor = format!("model.layers.{layer}.mlp.experts.{}.down_proj.weight", (expert + shift) % 3);
+                zoo.set(name, &tensor, 0, &values);
+            }
+        }
+    }
+    let candidate = |weight: f32| {
+        format!(
+            "merge_method: linear\nmodels: [{{model: a}}, {{model: b, parameters: {{weight: {weight}}}}}, {{model: c}}]\n\
+             parameters: {{weight: 1}}\nalign_experts: true\n"
+        )
+    };
+    let options = zoo.options();
+    let merged = |text: &str, options: &PlanOptions| {
+        let recipe = Recipe::parse(text, "recipe.yml", &Registry::builtin()).unwrap().remove(0);
+        let results = Results::default();
+        merge_into(&plan(&recipe, options).unwrap(), &results, &RunOptions::default(), &NoProgress).unwrap();
+        results.0.into_inner()
+    };
+    assert_eq!(options.opened.expert_matches_computed(), 0);
+    let weights = [0.5, 1.0, 2.0, 3.0];
+    let shared: Vec<_> = weights.par_iter().map(|&weight| merged(&candidate(weight), &options)).collect();
+    // Each layer of each model, of which the first is the reference.
+    assert_eq!(options.opened.expert_matches_computed(), LAYERS * 3);
+    for (weight, shared) in weights.into_iter().zip(&shared) {
+        assert!(merged(&candidate(weight), &zoo.options()) == *shared, "as without the others: {weight}");
+    }
+    assert!(shared[0] != shared[1]);
+    // Another reference, or another way to read, is another match.
+    let swapped = candidate(1.0).replace("model: a}", "model: ?}").replace("model: b,", "model: a,").replace('?', "b");
+    merged(&swapped, &options);
+    assert_eq!(options.opened.expert_matches_computed(), LAYERS * 6);
+    merged(&format!("{}on_nonfinite: zero\n", candidate(1.0)), &options);
+    assert_eq!(options.opened.expert_matches_computed(), LAYERS * 9);
 }

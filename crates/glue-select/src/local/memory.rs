@@ -5,7 +5,7 @@ use glue_merge::BoxError;
 use glue_progress::Progress;
 use glue_recipe::engine::{Destination, EngineError};
 use glue_recipe::run::merge_into;
-use glue_recipe::{MergePlan, RunOptions, estimate};
+use glue_recipe::{MergePlan, RunOptions, TensorPlan, TensorRef, estimate};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -61,7 +61,41 @@ pub fn merged_model(
 ) -> Result<Model, InMemoryError> {
     let memory = InMemory::new(plan);
     merge_into(plan, &memory, options, progress)?;
-    Ok(Model::new(&plan.config, memory.weights(plan)?)?)
+    Ok(Model::new(&plan.config, Weights::from_tensors(memory.tensors(plan)?))?)
+}
+
+/// A model of which those tensors of `plan` that `keep` chooses are merged, as [`merged_model`] merges them. In place of
+/// the others stands something of their shape: they are not to be used. Memory is that of the tensors merged.
+///
+/// # Errors
+/// [`InMemoryError`]
+pub fn partly_merged_model(
+    plan: MergePlan,
+    keep: impl Fn(&TensorPlan) -> bool,
+    options: &RunOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Model, InMemoryError> {
+    let left_out = plan.tensors.iter().filter(|tensor| tensor.dtype.is_float() && !keep(tensor));
+    let stand_ins = left_out.map(|tensor| Ok((tensor.name.clone(), stand_in(&plan, tensor)?)));
+    let stand_ins = stand_ins.collect::<Result<Vec<_>, InMemoryError>>()?;
+    let plan = plan.restricted(keep);
+    let memory = InMemory::new(&plan);
+    merge_into(&plan, &memory, options, progress)?;
+    let weights = memory.tensors(&plan)?.into_iter().chain(stand_ins);
+    Ok(Model::new(&plan.config, Weights::from_tensors(weights))?)
+}
+
+/// The tensor of some model that has the shape of `tensor`, in place in its file, or zeros.
+fn stand_in(plan: &MergePlan, tensor: &TensorPlan) -> Result<Weight, InMemoryError> {
+    let of_model = |operand: &TensorRef| {
+        let weight = Weight::mapped(&plan.models[operand.model].dir.shared_checkpoint(), &operand.name)?.ok()?;
+        (weight.shape() == tensor.shape).then_some(weight)
+    };
+    let zeros = || {
+        let bytes: Vec<u8> = vec![0; tensor.n_bytes() as usize];
+        Weight::owned(tensor.dtype, tensor.shape.clone(), bytes)
+    };
+    Ok(tensor.operands().find_map(of_model).map_or_else(zeros, Ok)?)
 }
 
 /// The tensors of a merge.
@@ -76,7 +110,7 @@ impl InMemory {
     }
 
     /// The floating-point tensors, as a model takes them.
-    fn weights(self, plan: &MergePlan) -> Result<Weights, WeightError> {
+    fn tensors(self, plan: &MergePlan) -> Result<Vec<(String, Weight)>, WeightError> {
         let mut weights = Vec::with_capacity(self.tensors.len());
         for (tensor, bytes) in plan.tensors.iter().zip(self.tensors) {
             if tensor.dtype.is_float() {
@@ -85,7 +119,7 @@ impl InMemory {
                 weights.push((tensor.name.clone(), weight?));
             }
         }
-        Ok(Weights::from_tensors(weights))
+        Ok(weights)
     }
 }
 

@@ -12,22 +12,62 @@ use glue_tensor::ContentHash;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Maximum number of tokens of a sequence; longer texts become several.
 const LONGEST: usize = 512;
 
-/// The sequences that `args` select, and a record of their source.
-pub(super) fn read(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
+/// What a model reads.
+#[derive(Debug, Clone)]
+pub(super) struct Selection<'a> {
+    /// The model.
+    model: &'a Path,
+    /// Tasks; without any, texts are read.
+    tasks: &'a [PathBuf],
+    /// Tasks, groups or tags among them; without any, all.
+    task: Vec<String>,
+    split: &'a str,
+    text: Vec<PathBuf>,
+    limit: Option<u32>,
+    max_tokens: Option<u64>,
+}
+
+impl<'a> Selection<'a> {
+    /// What `args` select for all models.
+    pub(super) fn of(args: &'a Args, model: &'a Path) -> Selection<'a> {
+        let (task, text) = (args.task.clone(), args.text.clone());
+        let Args { tasks, split, limit, max_tokens, .. } = args;
+        Selection { model, tasks, task, split, text, limit: *limit, max_tokens: *max_tokens }
+    }
+
+    /// The same with data of the model's own, if there are any.
+    pub(super) fn only(mut self, own: &[&str]) -> Selection<'a> {
+        if !own.is_empty() && self.tasks.is_empty() {
+            self.text = own.iter().map(PathBuf::from).collect();
+        } else if !own.is_empty() {
+            self.task = own.iter().map(|name| String::from(*name)).collect();
+        }
+        self
+    }
+
+    /// Whether there is anything to read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.text.is_empty()
+    }
+}
+
+/// The sequences that are selected, and a record of their source.
+pub(super) fn read(args: &Selection<'_>, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
     if args.tasks.is_empty() { of_files(args, text) } else { of_tasks(args, text) }
 }
 
-fn of_tasks(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
-    let mut tasks = load_tasks(&args.tasks).map_err(Failure::refused)?;
+fn of_tasks(args: &Selection<'_>, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
+    let mut tasks = load_tasks(args.tasks).map_err(Failure::refused)?;
     if !args.task.is_empty() {
         tasks = select(tasks, &args.task).map_err(Failure::refused)?;
     }
     let limit = args.limit.map(|limit| limit as usize);
-    let items = read_items(&tasks, Some(&args.split), &BTreeMap::new(), limit).map_err(refusal)?;
+    let items = read_items(&tasks, Some(args.split), &BTreeMap::new(), limit).map_err(refusal)?;
     let one = |item: &Item| {
         let encoded = item.encode(&text.tokenizer).map_err(refusal)?;
         of_item(item, encoded, text.model.max_positions()).map_err(|what| {
@@ -73,10 +113,10 @@ fn refusal(error: RouterError) -> Failure {
     }
 }
 
-fn of_files(args: &Args, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
+fn of_files(args: &Selection<'_>, text: &TextModel) -> Result<(Vec<Sequence>, Value), Failure> {
     let tokenizer = &text.tokenizer;
     let Some(prefix) = tokenizer.bos().or(tokenizer.eos()) else {
-        return Err(wrong(&args.model, &"the tokenizer has neither a BOS nor an EOS token to start a text with"));
+        return Err(wrong(args.model, &"the tokenizer has neither a BOS nor an EOS token to start a text with"));
     };
     let longest = LONGEST.min(text.model.max_positions());
     let limit = args.limit.map_or(usize::MAX, |limit| limit as usize);

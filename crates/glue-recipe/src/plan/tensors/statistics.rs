@@ -10,6 +10,11 @@ use glue_tensor::names::is_fused_experts;
 use glue_yaml::At;
 
 impl<'a> Assembler<'a> {
+    /// The statistic that the operator gets.
+    fn statistic(&self) -> Option<&'static StatisticSpec> {
+        self.recipe.operator.value.statistic().filter(|_| !self.options.without_statistics)
+    }
+
     /// Whether statistics of the base are of use: to the operator, or where the base stands in for an input.
     pub(super) fn uses_statistics_of_base(&self) -> bool {
         let statistic = self.recipe.operator.value.statistic();
@@ -22,7 +27,7 @@ impl<'a> Assembler<'a> {
         base: Option<LayerRun>,
         inputs: &[(&At<String>, Option<&'a At<String>>)],
     ) -> Result<(), RecipeError> {
-        let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(()) };
+        let Some(statistic) = self.statistic() else { return Ok(()) };
         let (operator, operator_at) = (self.recipe.operator.value.def().name, self.recipe.operator.at);
         let missing = |model: &str, at, key| RecipeError::StatisticsMissing {
             place: self.recipe.place(at),
@@ -80,7 +85,7 @@ impl<'a> Assembler<'a> {
         base: Option<&TensorRef>,
         inputs: &[TensorRef],
     ) -> Result<Vec<TensorRef>, RecipeError> {
-        let Some(statistic) = self.recipe.operator.value.statistic() else { return Ok(Vec::new()) };
+        let Some(statistic) = self.statistic() else { return Ok(Vec::new()) };
         let operands: Vec<&TensorRef> = match statistic.of {
             StatisticOf::Inputs => inputs.iter().collect(),
             StatisticOf::Base => base.into_iter().collect(),
@@ -122,7 +127,7 @@ impl<'a> Assembler<'a> {
 
     /// Statistics whose names are those of no tensor are of another model.
     pub(super) fn check_measured(&self) -> Result<(), RecipeError> {
-        match self.recipe.operator.value.statistic() {
+        match self.statistic() {
             Some(statistic) if !self.measured && !self.tensors.is_empty() => {
                 let given = self.models.list.iter().filter_map(|model| model.statistics.as_ref());
                 let paths: Vec<_> = given.map(|statistics| format!("`{}`", statistics.name)).collect();
