@@ -3,7 +3,7 @@
 mod merge;
 mod sequences;
 
-use super::models::TextModelOfFiles;
+use super::models::{TextModelOfFiles, note_left_aside};
 use super::recipes;
 use crate::app::Global;
 use crate::failure::Failure;
@@ -198,7 +198,7 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
     };
     let opened = TextModelOfFiles::open(model)?;
     let text = &opened.text;
-    models::note_left_aside(model, &text.model, shell);
+    note_left_aside(model, &text.model, shell);
     let plan = CalibratePlan::new(&text.model, &options(args)).map_err(refusal)?;
     let pool = recipes::pool(global)?;
     let selection = Selection::of(args, model);

@@ -71,7 +71,8 @@ enum Outlook {
 
 /// Merges, or shows what would be done.
 pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let stages = check_stages(recipes::read(&args.config, args.output.strict, registry, shell)?).map_err(recipes::refusal)?;
+    let stages =
+        check_stages(recipes::read(&args.config, args.output.strict, registry, shell)?).map_err(recipes::refusal)?;
     let work_dir = args.work_dir.clone().unwrap_or_else(|| beside(&args.out_dir));
     let mut options = recipes::plan_options(global, &args.output);
     let named = stages.iter().filter_map(|stage| stage.name.clone());

@@ -66,12 +66,7 @@ const STANDARD_INPUT: &str = "-";
 
 /// Parses every document of the config at `path`, or on standard input for `-`. With `strict`, what has no effect is
 /// refused.
-pub(crate) fn read(
-    path: &Path,
-    strict: bool,
-    registry: &Registry,
-    shell: &Shell<'_>,
-) -> Result<Vec<Recipe>, Failure> {
+pub(crate) fn read(path: &Path, strict: bool, registry: &Registry, shell: &Shell<'_>) -> Result<Vec<Recipe>, Failure> {
     if path.as_os_str() == STANDARD_INPUT {
         let text = files::read_text(io::stdin().lock(), files::CONFIG_BYTES);
         let text = text.map_err(|error| Failure::failed(of_file(Path::new("standard input"), error)))?;

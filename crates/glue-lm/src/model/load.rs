@@ -321,8 +321,7 @@ impl Loader<'_> {
                 let width = self.arch.intermediate_size;
                 let expert = |expert| self.mlp(&format!("{at}{mlp}.experts.{expert}."), width).map(Expert::Plain);
                 let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
-                let mixture =
-                    MixtureOfExperts { router, experts, stacked: false, shared: None, weighs_inputs: false };
+                let mixture = MixtureOfExperts { router, experts, stacked: false, shared: None, weighs_inputs: false };
                 Ok(FeedForward::Experts(Box::new(mixture)))
             }
             _ => Ok(FeedForward::Dense(Box::new(self.mlp(&format!("{at}{mlp}."), self.arch.intermediate_size)?))),

@@ -66,13 +66,7 @@ impl Loader<'_> {
             Ok::<_, LmError>(SharedExpert { gate, mlp: self.mlp(&format!("{at}."), inner)? })
         };
         let shared = experts.shared.map(shared).transpose()?;
-        Ok(MixtureOfExperts {
-            router,
-            experts: all,
-            stacked: is_stacked,
-            shared,
-            weighs_inputs: experts.weighs_inputs,
-        })
+        Ok(MixtureOfExperts { router, experts: all, stacked: is_stacked, shared, weighs_inputs: experts.weighs_inputs })
     }
 
     /// An expert with tensors of its own, whose names begin with `at`.
