@@ -74,27 +74,27 @@ pub(crate) fn read(
     if path.as_os_str() == STANDARD_INPUT {
         let text = files::read_text(io::stdin().lock(), files::CONFIG_BYTES);
         let text = text.map_err(|error| Failure::failed(of_file(Path::new("standard input"), error)))?;
-        return parse(&text, "standard input", output, registry, shell);
+        return parse(&text, "standard input", output.strict, registry, shell);
     }
     let text = files::read_named(path, files::CONFIG_BYTES).map_err(|error| {
         let no_config = error.kind() == io::ErrorKind::NotFound;
         let error = of_file(path, error);
         if no_config { Failure::refused(error) } else { Failure::failed(error) }
     })?;
-    parse(&text, &path.display().to_string(), output, registry, shell)
+    parse(&text, &path.display().to_string(), output.strict, registry, shell)
 }
 
 /// Parses every document of `text`, which comes from `origin`. What has no effect is a warning, or refused.
 pub(crate) fn parse(
     text: &str,
     origin: &str,
-    output: &Output,
+    strict: bool,
     registry: &Registry,
     shell: &Shell<'_>,
 ) -> Result<Vec<Recipe>, Failure> {
     let recipes = Recipe::parse(text, origin, registry).map_err(refusal)?;
     let warnings = recipes.iter().flat_map(|recipe| &recipe.warnings);
-    if output.strict {
+    if strict {
         let failures: Vec<Failure> = warnings.cloned().map(Failure::refused).collect();
         return if failures.is_empty() { Ok(recipes) } else { Err(Failure::Several(failures)) };
     }
