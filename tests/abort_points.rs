@@ -339,4 +339,11 @@ fn adapters() {
     let job = Job { beside: &[".out.partial"], ..Job::new(&zoo, &args, "out") };
     job.abort(18, 7);
     job.kill(2, 7);
+
+    job.clear();
+    zoo.glue(&["extract-lora", "base-a", "a-math", "adapter", "--rank", "1", "--quiet"]).ok();
+    let args = ["merge-lora", "--method", "passthrough", "--adapter", "adapter", "out", "--quiet"];
+    let job = Job { beside: &[".out.partial"], ..Job::new(&zoo, &args, "out") };
+    job.abort(12, 8);
+    job.kill(2, 8);
 }

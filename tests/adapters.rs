@@ -446,6 +446,50 @@ fn dora_scales_rows_to_their_norms() {
     assert_eq!(report["low_rank"], 1, "{report:#}");
 }
 
+/// Embeddings and weights stored as [in, out]: an output of the module is a column, as in PEFT's `merge_and_unload`.
+#[test]
+fn dora_scales_columns_where_they_are_the_outputs() {
+    let zoo = Zoo::small();
+    let norms = [0.5, 1.0, 2.0, 0.25];
+    let up = "model.layers.0.mlp.up_proj";
+    // The up projection is [8, 4]: as [in, out] it has 4 outputs.
+    let stored_in_out = [
+        (format!("{up}.lora_A.weight"), matrix(2, 8, 1)),
+        (format!("{up}.lora_B.weight"), matrix(4, 2, 2)),
+        (format!("{up}.lora_magnitude_vector"), Tensor::f32(&[4], norms)),
+    ];
+    let embedding = [
+        ("model.embed_tokens.lora_embedding_A".to_string(), matrix(2, 12, 3)),
+        ("model.embed_tokens.lora_embedding_B".to_string(), matrix(4, 2, 4)),
+        ("model.embed_tokens.lora_magnitude_vector".to_string(), Tensor::f32(&[4], norms)),
+    ];
+    let config = json!({ "r": 2, "lora_alpha": 3, "use_dora": true });
+    let transposed = json!({ "r": 2, "lora_alpha": 3, "use_dora": true, "fan_in_fan_out": true });
+    let cases = [(UP, 8, transposed, stored_in_out), (EMBEDDING, 12, config, embedding)];
+    for (name, rows, config, tensors) in cases {
+        zoo.add_adapter("x", config, tensors.clone());
+        let a = zoo.read("a")[name].values();
+        let changed = |i: usize, j: usize| a[i * 4 + j] + product(&tensors[1].1, &tensors[0].1, 1.5, j, i);
+        for threads in ["1", "3"] {
+            let out = format!("{name}-{threads}");
+            zoo.merge(&passthrough("a+x"), &out, &["--threads", threads]).ok();
+            let found = zoo.read(&out)[name].values();
+            for (j, norm) in norms.into_iter().enumerate() {
+                let length = (0..rows).map(|i| changed(i, j).powi(2)).sum::<f64>().sqrt();
+                for i in 0..rows {
+                    let expected = f64::from(norm) * changed(i, j) / length;
+                    // A few roundings of numbers up to 2.
+                    assert!(
+                        (found[i * 4 + j] - expected).abs() < 2e-6,
+                        "{name} {i} {j}: {} {expected}",
+                        found[i * 4 + j]
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn an_adapter_may_give_a_tied_model_a_head() {
     let zoo = Zoo::small();
@@ -639,4 +683,20 @@ fn modules_are_chosen_by_name() {
     // All query projections by the end of their names, the one down projection by its whole name.
     assert_eq!(config["target_modules"], json!(["model.layers.0.mlp.down_proj", "q_proj"]));
     assert_eq!((&config["r"], &config["lora_alpha"], &config["rank_pattern"]), (&2.into(), &2.into(), &json!({})));
+}
+
+#[test]
+fn factors_that_their_type_cannot_hold_are_refused() {
+    let zoo = Zoo::small();
+    zoo.copy(&zoo.path("base"), "fine");
+    // The factors share the size of the difference: roots of 1e12 and more, where float16 ends at 65504.
+    zoo.edit("fine", |tensors| {
+        let tensor = tensors.get_mut(Q_PROJ).expect("a tensor");
+        *tensor = Tensor::f32(&[4, 4], tensor.values().into_iter().map(|x| (x + 1e12) as f32));
+    });
+    let args = ["extract-lora", "base", "fine", "out", "--rank", "2", "--dtype"];
+    let run = zoo.glue(&[&args[..], &["float16"]].concat());
+    run.refused("float16", 1, &[Q_PROJ, "float16 cannot hold", "bfloat16"]);
+    assert!(!zoo.path("out").exists() && !zoo.path(".out.partial").exists());
+    zoo.glue(&[&args[..], &["bfloat16"]].concat()).ok();
 }

@@ -477,3 +477,57 @@ fn what_experts_did_is_shown_as_table_json_and_pictures() {
     let dense = glue(&shipped(), ["eval", "a-math", "--tasks", "tasks", "--limit", "1", "--pictures", &pictures]);
     dense.refused("dense", 2, &["a-math has no experts"]);
 }
+
+/// Models with adapters are mixed as the merged models are: the gates, whose prompts they read, included.
+#[test]
+fn models_with_adapters_are_experts_and_base() {
+    let place = Place::new();
+    let adapter = |model: &str| {
+        let out = place.text(&format!("{model}-adapter"));
+        glue(&shipped(), ["extract-lora", "base-a", model, &out, "--rank", "3", "--quiet"]).ok();
+        format!("base-a+{out}")
+    };
+    let (math, code) = (adapter("a-math"), adapter("a-code"));
+    let written = |adapted: &str, out: &str| {
+        let config = format!("merge_method: passthrough\nmodels: [{{model: {adapted}}}]\n");
+        fs::write(place.path("merge.yml"), config).expect("a config");
+        glue(&shipped(), ["merge", &place.text("merge.yml"), &place.text(out), "--quiet"]).ok();
+        place.text(out)
+    };
+    let (plain_math, plain_code) = (written(&math, "math"), written(&code, "code"));
+    let describe = |base: &str, math: &str, code: &str| {
+        format!(
+            "base_model: {base}\ngate_mode: hidden\nexperts_per_token: 1\nexperts:\n\
+             - {{source_model: {math}, name: math, positive_prompts: [\"1 + 1\"]}}\n\
+             - {{source_model: {code}, name: code, positive_prompts: [\"def\"]}}\n"
+        )
+    };
+    let weights = |mixture: &str| checkpoint::read(&place.path(mixture));
+    place.mix(&describe(&plain_math, &plain_math, &plain_code), "expected", &[]).ok();
+    let before = place.names("");
+    let description = describe(&math, &math, &code);
+    let note = place.mix(&description, "found", &["--dry-run"]).ok().out;
+    assert!(note.contains("will be written to") && note.contains("found.models"), "{note}");
+    assert_eq!(place.names(""), before, "a dry run writes nothing");
+    place.mix(&description, "found", &[]).ok();
+    assert!(weights("found") == weights("expected"));
+    let manifest = place.json("found/glue.json");
+    assert_eq!(manifest["inputs"][0]["model"], math);
+    assert_eq!(manifest["inputs"][0]["made_from"][0]["model"], math);
+    assert!(manifest["inputs"][0]["made_from"][0]["adapter"].is_string(), "{manifest:#}");
+    let card = String::from_utf8(place.bytes("found/README.md")).expect("text");
+    assert!(card.contains(&format!("`{code}`")) && !card.contains("found.models"), "{card}");
+    assert_eq!(place.names("found.models"), ["base-a+a-code-adapter", "base-a+a-math-adapter"]);
+
+    // Another mixture uses them again; another adapter of the name is another model.
+    let modified = |name: &str| fs::metadata(place.path(name)).and_then(|file| file.modified()).expect("a file");
+    let [one, two] = ["math", "code"].map(|name| format!("found.models/base-a+a-{name}-adapter/model.safetensors"));
+    let times = (modified(&one), modified(&two));
+    fs::remove_dir_all(place.path("a-code-adapter")).expect("a directory that was just made");
+    glue(&shipped(), ["extract-lora", "base-a", "a-code", &place.text("a-code-adapter"), "--rank", "2", "--quiet"])
+        .ok();
+    place.mix(&description, "again", &["--work-dir", &place.text("found.models")]).ok();
+    assert_eq!(modified(&one), times.0);
+    assert_ne!(modified(&two), times.1);
+    assert!(weights("again") != weights("expected"));
+}

@@ -50,6 +50,8 @@ fn a_directory_of_somebody_else_is_not_emptied_by_any_command() {
     let zoo = Zoo::small();
     zoo.copy(&shipped().join("a-math"), "math");
     zoo.copy(&shipped().join("a-code"), "code");
+    let (base, math) = (shipped().join("base-a").display().to_string(), shipped().join("a-math").display().to_string());
+    zoo.glue(&["extract-lora", &base, &math, "adapter", "--rank", "1", "--quiet"]).ok();
     zoo.write("merge.yml", MERGE);
     zoo.write("stages.yml", format!("name: first\n{MERGE}---\n{}", MERGE.replace("model: a", "model: first")));
     zoo.write(
@@ -75,6 +77,7 @@ fn a_directory_of_somebody_else_is_not_emptied_by_any_command() {
         &["mix", "mix.yml", "out"],
         &["align", "math", "code", "out"],
         &["extract-lora", "math", "code", "out"],
+        &["merge-lora", "--method", "passthrough", "--adapter", "adapter", "out"],
         &["calibrate", "math", "--out", "out", "--text", "text", "--quiet"],
         &["search", "search.yml", "--out", "out", "--quiet"],
     ] {

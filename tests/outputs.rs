@@ -290,3 +290,37 @@ fn a_dry_run_tells_what_is_then_written() {
     let text = zoo.merge(TIES, "text", &["--dry-run"]).ok().out;
     assert!(text.contains("not written: dry run") && text.contains("816 B needed"), "{text}");
 }
+
+#[test]
+fn texts_of_licences_go_along_if_all_models_have_the_same() {
+    let zoo = Zoo::small();
+    for model in ["a", "b"] {
+        zoo.write(&format!("{model}/LICENSE"), "terms");
+        zoo.write(&format!("{model}/NOTICE.txt"), format!("by {model}"));
+    }
+    zoo.write("a/additional_chat_templates/tool_use.jinja", "{{ tools }}");
+    let notes = zoo.merge(LINEAR, "out", &["--json"]).json()["notes"].to_string();
+    let left_out = "NOTICE.txt is left out: those of `a` and `b` differ";
+    assert!(notes.contains(left_out) && !notes.contains("LICENSE"), "{notes}");
+    assert_eq!((zoo.bytes("out/LICENSE"), zoo.path("out/NOTICE.txt").exists()), (b"terms".to_vec(), false));
+    assert_eq!(zoo.bytes("out/additional_chat_templates/tool_use.jinja"), b"{{ tools }}");
+    let card = String::from_utf8(zoo.bytes("out/README.md")).expect("text");
+    assert!(card.contains("NOTICE.txt is left out"), "{card}");
+    let inputs = zoo.json("out/glue.json")["inputs"].clone();
+    let names = |i: usize| inputs[i]["files"].to_string();
+    assert!(names(0).contains("NOTICE.txt") && names(0).contains("tool_use.jinja"), "{inputs:#}");
+
+    // The base has none: whether its terms allow those of the others is not for this program to know.
+    let report = zoo.merge(TIES, "with-base", &["--json"]).json();
+    assert!(report["notes"].to_string().contains("LICENSE of `a` is left out: `base` has no such file"), "{report:#}");
+    assert!(!zoo.path("with-base/LICENSE").exists());
+    let single = "merge_method: passthrough\nmodels: [{model: a}]\n";
+    zoo.merge(single, "alone", &[]).ok();
+    assert_eq!((zoo.bytes("alone/NOTICE.txt"), zoo.bytes("alone/LICENSE")), (b"by a".to_vec(), b"terms".to_vec()));
+
+    // A link out of the model directory would put another file into the output.
+    zoo.write("secret", "secret");
+    fs::remove_file(zoo.path("a/NOTICE.txt")).expect("a file of the zoo");
+    std::os::unix::fs::symlink(zoo.path("secret"), zoo.path("a/NOTICE.txt")).expect("a link");
+    zoo.merge(single, "linked", &[]).refused("a link", 2, &["NOTICE.txt", "--follow-links"]);
+}

@@ -494,16 +494,20 @@ fn stages_that_do_not_follow_from_each_other() {
     let stage = |name: &str, model: &str| {
         format!("---\n{name}merge_method: linear\nmodels: [{{model: {model}}}]\nparameters: {{weight: 1}}\n")
     };
-    check("no name", &(stage("", "a") + &stage("", "b")), &["stages.yml:2:1", "document 1 of 2 has no `name`"]);
+    check(
+        "no name",
+        &(stage("", "a") + &stage("", "b")),
+        &["stages.yml:6:1", "document 2 of 2 has no `name`, as document 1"],
+    );
     check(
         "a name twice",
         &(stage("name: x\n", "a") + &stage("name: x\n", "b") + &stage("", "x")),
         &["stages.yml:7:7", "`x`", "line 2"],
     );
     check(
-        "a later stage",
-        &(stage("name: x\n", "y") + &stage("name: y\n", "b") + &stage("", "x")),
-        &["stages.yml:4:18", "`y`"],
+        "stages that need each other",
+        &(stage("name: x\n", "y") + &stage("name: y\n", "x") + &stage("", "x")),
+        &["stages.yml:2:7", "`x` needs `y` needs `x`"],
     );
     check("a path as a name", &(stage("name: ../x\n", "a") + &stage("", "b")), &["stages.yml:2:7", "letters, digits"]);
 }
@@ -616,4 +620,44 @@ fn a_full_disk() {
     };
     check("weights", heavier, &["disk/out: no space"]);
     check("a tokenizer file", |zoo| zoo.write("a/merges.txt", vec![b' '; 1 << 16]), &["merges.txt: no space"]);
+}
+
+#[test]
+fn errors_of_tensors_and_slices_are_reported_together() {
+    let zoo = Zoo::small();
+    let (norm, up) = ("model.norm.weight", "model.layers.0.mlp.up_proj.weight");
+    zoo.edit("b", |tensors| {
+        tensors.remove(norm);
+        tensors.insert(up.to_string(), Tensor::f32(&[4, 8], [0.0; 32]));
+    });
+    let run = zoo.merge(LINEAR, "out", &[]);
+    assert_eq!(run.status, Some(2), "{run:?}");
+    for words in [norm, up, "[8, 4]", "[4, 8]"] {
+        assert!(run.err.contains(words), "{words}: {}", run.err);
+    }
+    // A model of another width has as many errors as tensors.
+    zoo.edit("b", |tensors| {
+        for tensor in tensors.values_mut() {
+            *tensor = Tensor::f32(&[1], [0.0]);
+        }
+    });
+    let run = zoo.merge(LINEAR, "out", &[]);
+    let errors = run.err.matches("error: ").count();
+    assert!(run.status == Some(2) && errors == 9 && run.err.contains("more errors in other tensors"), "{}", run.err);
+
+    let slices = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: [0, 3]}]\n\
+                  - sources: [{model: a, layer_range: [1, 5]}]\n";
+    let run = zoo.merge(slices, "out", &[]);
+    for words in ["out.yml:3", "out.yml:4"] {
+        assert!(run.status == Some(2) && run.err.contains(words), "{words}: {}", run.err);
+    }
+    // So are those of an extraction.
+    zoo.add("fine", &zoo.read("a"));
+    zoo.edit("fine", |tensors| {
+        tensors.remove(norm);
+        tensors.insert(up.to_string(), Tensor::f32(&[4, 8], [0.0; 32]));
+    });
+    let run = zoo.glue(&["extract-lora", "a", "fine", "out"]);
+    assert!(run.status == Some(2) && run.err.contains(norm) && run.err.contains(up), "{}", run.err);
+    assert!(!zoo.path("out").exists());
 }

@@ -92,3 +92,49 @@ fn what_is_not_a_former_output_is_not_removed() {
     );
     assert!(zoo.listing("") == before, "left {:?}", zoo.names(""));
 }
+
+#[test]
+fn stages_in_any_order_are_the_same_merges() {
+    let zoo = Zoo::small();
+    zoo.write("stages.yml", STAGES);
+    zoo.glue(&["multi", "stages.yml", "out"]).ok();
+    let (first, second) = STAGES.split_once("---\n").expect("two stages");
+    zoo.write("turned.yml", format!("{second}---\n{first}"));
+    zoo.glue(&["multi", "turned.yml", "turned"]).ok();
+    for name in ["model.safetensors", "config.json"] {
+        assert!(zoo.bytes(&format!("out/{name}")) == zoo.bytes(&format!("turned/{name}")), "{name}");
+    }
+    assert!(zoo.path("turned.stages/mean/model.safetensors").exists());
+}
+
+#[test]
+fn with_names_for_all_stages_those_that_no_other_uses_are_outputs() {
+    let zoo = Zoo::small();
+    let (first, second) = STAGES.split_once("---\n").expect("two stages");
+    let third = second.replace("t: 0.25", "t: 0.75");
+    zoo.write("stages.yml", format!("name: near\n{second}---\nname: far\n{third}---\n{first}"));
+    let dry = zoo.glue(&["multi", "stages.yml", "out", "--dry-run"]).ok().out;
+    assert!(dry.contains("output near") && dry.contains("output far") && dry.contains("stage mean"), "{dry}");
+    assert!(!zoo.path("out").exists());
+    let run = || zoo.glue(&["multi", "stages.yml", "out", "--json"]).json();
+    let report = run();
+    let names: Vec<&Value> = report["stages"].as_array().expect("stages").iter().map(|stage| &stage["stage"]).collect();
+    assert_eq!(names, [&json!("mean"), &json!("near"), &json!("far")]);
+    assert_eq!((zoo.names("out"), zoo.names("out.stages")), (vec!["far".into(), "near".into()], vec!["mean".into()]));
+    for (name, config) in [("near", second), ("far", third.as_str())] {
+        zoo.merge(first, "mean", &[]).ok();
+        zoo.merge(config, &format!("{name}-by-hand"), &[]).ok();
+        let [one, two] = [format!("out/{name}"), format!("{name}-by-hand")];
+        assert!(
+            zoo.bytes(&format!("{one}/model.safetensors")) == zoo.bytes(&format!("{two}/model.safetensors")),
+            "{name}"
+        );
+        std::fs::remove_dir_all(zoo.path("mean")).expect("a directory that was just made");
+    }
+    // What is there stays: as it is if it is what would be made, and else the run is refused.
+    assert!(run()["stages"].as_array().expect("stages").iter().all(|stage| stage["reused"] == true));
+    let before = zoo.listing("out");
+    zoo.write("stages.yml", format!("name: near\n{third}---\nname: far\n{third}---\n{first}"));
+    zoo.glue(&["multi", "stages.yml", "out"]).refused("another output", 1, &["near", "not empty"]);
+    assert!(zoo.listing("out") == before);
+}

@@ -50,6 +50,7 @@ MADE = {
     ),
     "rslora": dict(r=6, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "v_proj"]),
     "dora": dict(r=4, lora_alpha=8, use_dora=True, target_modules=LAYERS),
+    "dora-outside": dict(r=3, lora_alpha=6, use_dora=True, target_modules=["embed_tokens", "lm_head", "q_proj"]),
     "outside": dict(r=3, lora_alpha=3, target_modules=["embed_tokens", "lm_head", "q_proj"]),
     "whole": dict(r=2, lora_alpha=2, target_modules=["o_proj"], modules_to_save=["lm_head", "model.norm", "embed_tokens"]),
 }

@@ -131,10 +131,11 @@ pub fn write_aligned(
     }
     staging.write_file(CONFIG_FILE, &model.config().to_bytes())?;
     let side_files = model.read_side_files(options.links);
+    let legal_files = model.read_legal_files(options.links);
     // A failure may be due to an input that changed; then that is the error.
     model.check_unchanged()?;
     written?;
-    for (name, bytes) in side_files? {
+    for (name, bytes) in side_files?.into_iter().chain(legal_files?) {
         staging.write_file(&name, &bytes)?;
     }
     let record = serde_json::to_string(alignment)

@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, calibrate, check, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, mix, multi,
-    ops, report, run, search, search_worker, similarity, soup, train_router,
+    align, calibrate, check, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, merge_lora,
+    mix, multi, ops, report, run, search, search_worker, similarity, soup, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -115,6 +115,7 @@ pub(crate) enum Command {
     Align(align::Args),
     Calibrate(calibrate::Args),
     ExtractLora(extract_lora::Args),
+    MergeLora(merge_lora::Args),
     Logits(logits::Args),
     Ops(ops::Args),
     Completions(completions::Args),

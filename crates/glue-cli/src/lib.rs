@@ -136,6 +136,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::Cluster(args) => commands::cluster::run(args, &cli.global, shell),
         Command::Align(args) => commands::align::run(args, &cli.global, shell),
         Command::ExtractLora(args) => commands::extract_lora::run(args, &cli.global, shell),
+        Command::MergeLora(args) => commands::merge_lora::run(args, &cli.global, registry, shell),
         Command::Calibrate(args) => commands::calibrate::run(args, &cli.global, registry, shell),
         Command::Search(args) => commands::search::run(args, &cli.global, registries.for_search(), shell),
         Command::Report(args) => commands::report::run(args, shell),

@@ -1,11 +1,13 @@
 //! What can go wrong.
 
+use crate::factors::StoreError;
 use glue_linalg::LinalgError;
+use glue_merge::{MergeError, ParamError};
 use glue_tensor::{AdapterError, ConvertError, FileChanged, WriteError};
 use std::io;
 use std::path::PathBuf;
 
-/// Why no adapter was extracted. Nothing is left behind then.
+/// Why no adapter was written. Nothing is left behind then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoraError {
@@ -92,6 +94,109 @@ pub enum LoraError {
         #[source]
         error: ConvertError,
     },
+    /// An element of a factor is beyond the range of the type that it is to be stored in.
+    #[error(
+        "tensor `{tensor}`: a factor holds {value}, which {} cannot hold; choose a type with a larger range, such as \
+         bfloat16",
+        dtype.torch_name()
+    )]
+    Overflow {
+        /// The tensor that the factors change.
+        tensor: String,
+        /// The element.
+        value: f32,
+        /// The type.
+        dtype: glue_tensor::Dtype,
+    },
+    /// Several errors, none of which is the cause of another.
+    #[error("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several {
+        /// The errors, two or more.
+        errors: Vec<LoraError>,
+    },
+    /// The operator takes another number of adapters.
+    #[error(transparent)]
+    Operands(Box<MergeError>),
+    /// The operator uses statistics of the weights that it merges.
+    #[error("{operator} uses the statistic `{statistic}` of the weights that it merges, and cores have no statistics")]
+    StatisticNeeded {
+        /// The operator.
+        operator: &'static str,
+        /// Its statistic.
+        statistic: &'static str,
+    },
+    /// An adapter is named twice.
+    #[error("{}: the adapter is named twice", path.display())]
+    AdapterTwice {
+        /// The adapter.
+        path: PathBuf,
+    },
+    /// An adapter has a tensor that takes the place of one of the model.
+    #[error(
+        "{}: it holds the tensor `{tensor}` whole (`modules_to_save`, `bias`); what it changes is known with the base \
+         alone",
+        adapter.display()
+    )]
+    WholeTensor {
+        /// The adapter.
+        adapter: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// An adapter scales the rows of a changed weight to norms of its own.
+    #[error(
+        "{}: DoRA scales the rows of `{tensor}`, a change that depends on the weights of the base and is not of low rank",
+        adapter.display()
+    )]
+    Dora {
+        /// The adapter.
+        adapter: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// Two adapters are not for the same model.
+    #[error(
+        "{what} is {found_first} in {}, but {found_second} in {}: they are not for the same model", first.display(),
+        second.display()
+    )]
+    AdaptersDiffer {
+        /// What is not the same.
+        what: String,
+        /// An adapter.
+        first: PathBuf,
+        /// What it has.
+        found_first: String,
+        /// Another.
+        second: PathBuf,
+        /// What that has.
+        found_second: String,
+    },
+    /// The operator refuses its parameters at a tensor.
+    #[error("tensor `{tensor}`{}", adapter.as_ref().map_or(String::new(), |path| format!(" of {}", path.display())))]
+    Params {
+        /// The tensor.
+        tensor: String,
+        /// The adapter that a parameter is missing for, if it is missing for one.
+        adapter: Option<PathBuf>,
+        /// Why.
+        #[source]
+        error: Box<ParamError>,
+    },
+    /// The operator cannot merge the cores of a tensor.
+    #[error("tensor `{tensor}`")]
+    Merge {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        #[source]
+        error: Box<MergeError>,
+    },
+    /// The merged change of every tensor is zero.
+    #[error("{operator} merges the adapters to no change at all")]
+    NoChange {
+        /// The operator.
+        operator: &'static str,
+    },
     /// The configuration of the adapter is invalid.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
@@ -113,4 +218,23 @@ pub enum LoraError {
     /// The caller cancelled it.
     #[error("stopped; nothing was written")]
     Stopped,
+}
+
+impl LoraError {
+    /// One error for all of `errors`; `None` where there is none.
+    pub(crate) fn all(mut errors: Vec<LoraError>) -> Option<LoraError> {
+        match errors.len() {
+            0 | 1 => errors.pop(),
+            _ => Some(LoraError::Several { errors }),
+        }
+    }
+
+    /// The factors of the change of `tensor` cannot be stored.
+    pub(crate) fn of_factors(tensor: &str, error: StoreError) -> LoraError {
+        let tensor = tensor.to_string();
+        match error {
+            StoreError::Convert(error) => LoraError::Convert { tensor, error },
+            StoreError::Overflow { value, dtype } => LoraError::Overflow { tensor, value, dtype },
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::report::{Extraction, ModuleReport, OtherReport};
 use crate::spool::Spool;
 use glue_progress::{Progress, Unit};
 use glue_tensor::adapter::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
-use glue_tensor::{ModelDir, Staging, TensorSpec};
+use glue_tensor::{Checkpoint, ModelDir, Staging, TensorSpec};
 use ndarray::Array2;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -247,7 +247,7 @@ fn decompose(
     }
     let name = candidate.tensor();
     let failed = |error| LoraError::Linalg { tensor: name.clone(), error };
-    let narrowed = |error| LoraError::Convert { tensor: name.clone(), error };
+    let narrowed = |error| LoraError::of_factors(&name, error);
     let delta = Array2::from_shape_vec(shape, values).expect("the parts of a difference are all of it");
     let mut found = factors(delta.view(), plan.options.rank, plan.options.svd).map_err(failed)?;
     let dtype = plan.options.dtype;
@@ -371,18 +371,7 @@ fn target_parameters(base: &ModelDir, modules: &[Extracted]) -> Vec<String> {
 }
 
 fn manifest(plan: &ExtractPlan<'_>, report: &Extraction) -> String {
-    let input = |model: &ModelDir| {
-        let files: Vec<Value> = model
-            .checkpoint()
-            .files()
-            .par_iter()
-            .map(|file| {
-                let name = file.path().file_name().unwrap_or_default().to_string_lossy();
-                json!({ "name": name, "bytes": file.n_bytes(), "xxh3_128": file.content_hash().to_string() })
-            })
-            .collect();
-        json!({ "path": model.path().display().to_string(), "files": files })
-    };
+    let input = |model: &ModelDir| json!({ "path": model.path().display().to_string(), "files": input_files(model.checkpoint()) });
     let value = json!({
         "format": 1,
         "tool": "model-glue",
@@ -391,6 +380,15 @@ fn manifest(plan: &ExtractPlan<'_>, report: &Extraction) -> String {
         "extraction": report,
     });
     format!("{value:#}\n")
+}
+
+/// The files of `checkpoint` by name, size and content.
+pub(crate) fn input_files(checkpoint: &Checkpoint) -> Vec<Value> {
+    let files = checkpoint.files().par_iter().map(|file| {
+        let name = file.path().file_name().unwrap_or_default().to_string_lossy();
+        json!({ "name": name, "bytes": file.n_bytes(), "xxh3_128": file.content_hash().to_string() })
+    });
+    files.collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::options::{Decomposition, RankRule};
 use glue_linalg::{LinalgError, Randomised, Svd, add_product, svd_by_gram, truncated_svd};
-use glue_tensor::{ConvertError, Dtype, narrow, widen};
+use glue_tensor::{ConvertError, Dtype, first_nonfinite, narrow, widen};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 /// The smallest rank that keeps a fraction of the energy: how many of `values`, singular values in descending order,
@@ -99,11 +99,29 @@ pub(crate) fn factors(delta: ArrayView2<'_, f32>, rule: RankRule, svd: Decomposi
     })
 }
 
-/// `matrix` in row-major order as elements of `dtype`; `matrix` then holds the rounded values.
-pub(crate) fn stored(matrix: &mut Array2<f32>, dtype: Dtype) -> Result<Vec<u8>, ConvertError> {
+/// Why a factor cannot be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum StoreError {
+    /// Its type holds no such numbers at all.
+    Convert(ConvertError),
+    /// An element is beyond the range of its type.
+    Overflow { value: f32, dtype: Dtype },
+}
+
+impl From<ConvertError> for StoreError {
+    fn from(error: ConvertError) -> Self {
+        Self::Convert(error)
+    }
+}
+
+/// `matrix` in row-major order as elements of `dtype`, all of them finite; `matrix` then holds the rounded values.
+pub(crate) fn stored(matrix: &mut Array2<f32>, dtype: Dtype) -> Result<Vec<u8>, StoreError> {
     let mut values: Vec<f32> = matrix.iter().copied().collect();
     let mut bytes = vec![0; values.len() * dtype.size()];
-    narrow(dtype, &values, &mut bytes)?;
+    if !narrow(dtype, &values, &mut bytes)? {
+        let at = first_nonfinite(dtype, &bytes)?.unwrap_or(0);
+        return Err(StoreError::Overflow { value: values[at], dtype });
+    }
     widen(dtype, &bytes, &mut values)?;
     matrix.iter_mut().zip(values).for_each(|(x, y)| *x = y);
     Ok(bytes)
@@ -222,7 +240,23 @@ mod tests {
         let bytes = stored(&mut matrix, Dtype::Bf16).unwrap();
         assert_eq!(bytes.len(), 8);
         assert_eq!(matrix, array![[1.0, 1.0], [0.100_097_656, -2.0]]);
-        assert!(stored(&mut matrix, Dtype::I8).is_err());
+        assert_eq!(stored(&mut matrix, Dtype::I8), Err(ConvertError::NotFloat { dtype: Dtype::I8 }.into()));
+    }
+
+    /// The largest number of float16 is 65504, and of 8 bits 448; what is rounded up beyond it is an infinity, or NaN.
+    #[test]
+    fn what_its_type_cannot_hold_is_not_stored() {
+        let check = |value: f32, dtype, fits: bool| {
+            let found = stored(&mut array![[1.0, value]], dtype);
+            let expected = StoreError::Overflow { value, dtype };
+            assert_eq!(found.err(), (!fits).then_some(expected), "{value} as {dtype}");
+        };
+        check(65504.0, Dtype::F16, true);
+        check(-65520.0, Dtype::F16, false);
+        check(448.0, Dtype::F8E4M3, true);
+        check(1e3, Dtype::F8E4M3, false);
+        check(1e5, Dtype::Bf16, true);
+        check(3.4e38, Dtype::Bf16, false);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use crate::factors::finds_first;
 use crate::options::{ExtractOptions, RankRule};
 use glue_tensor::adapter::{ModuleKind, experts_are_in_out};
 use glue_tensor::names::{Position, is_fused_experts};
-use glue_tensor::{ModelDir, Names, Role, TensorName};
+use glue_tensor::{ModelDir, Names, Role, TensorInfo, TensorName};
 use std::collections::BTreeSet;
 
 /// Model types of transformers whose linear layers store their weights as \[in, out\].
@@ -107,7 +107,8 @@ impl ExtractPlan<'_> {
 ///
 /// # Errors
 /// [`LoraError::Option`], [`LoraError::NoSuchModule`]; [`LoraError::TensorMissing`], [`LoraError::ShapesDiffer`] and
-/// [`LoraError::DtypesDiffer`] for models whose tensors differ in name, shape or kind of type.
+/// [`LoraError::DtypesDiffer`] for models whose tensors differ in name, shape or kind of type; of several, the first as
+/// [`LoraError::Several`].
 pub fn plan<'a>(
     base: &'a ModelDir,
     fine: &'a ModelDir,
@@ -170,25 +171,36 @@ fn by_role(parsed: &TensorName<'_>, options: &ExtractOptions) -> bool {
     }
 }
 
+/// Errors that are reported at once: models that do not fit together have one for every tensor.
+const REPORTED: usize = 8;
+
 fn check_same_tensors(base: &ModelDir, fine: &ModelDir) -> Result<(), LoraError> {
+    let mut errors = Vec::new();
     for (has, lacks) in [(base, fine), (fine, base)] {
-        for info in has.checkpoint().tensors() {
-            let Some(other) = lacks.checkpoint().info(&info.name) else {
+        let own = has.checkpoint().tensors().iter();
+        // What is in both is compared once.
+        errors.extend(own.filter_map(|info| match lacks.checkpoint().info(&info.name) {
+            None => {
                 let (present, missing) = (has.path().to_path_buf(), lacks.path().to_path_buf());
-                return Err(LoraError::TensorMissing { tensor: info.name.clone(), present, missing });
-            };
-            if info.shape != other.shape {
-                let (base, fine) = (info.shape.clone(), other.shape.clone());
-                return Err(LoraError::ShapesDiffer { tensor: info.name.clone(), base, fine });
+                Some(LoraError::TensorMissing { tensor: info.name.clone(), present, missing })
             }
-            let same = info.dtype == other.dtype || (info.dtype.is_float() && other.dtype.is_float());
-            if !same {
-                let (base, fine) = (info.dtype, other.dtype);
-                return Err(LoraError::DtypesDiffer { tensor: info.name.clone(), base, fine });
-            }
-        }
+            Some(other) if std::ptr::eq(has, base) => difference_of(info, other),
+            Some(_) => None,
+        }));
     }
-    Ok(())
+    errors.truncate(REPORTED);
+    LoraError::all(errors).map_or(Ok(()), Err)
+}
+
+/// In what two tensors of one name differ that must not.
+fn difference_of(base: &TensorInfo, fine: &TensorInfo) -> Option<LoraError> {
+    let tensor = base.name.clone();
+    if base.shape != fine.shape {
+        let (base, fine) = (base.shape.clone(), fine.shape.clone());
+        return Some(LoraError::ShapesDiffer { tensor, base, fine });
+    }
+    let same = base.dtype == fine.dtype || (base.dtype.is_float() && fine.dtype.is_float());
+    (!same).then_some(LoraError::DtypesDiffer { tensor, base: base.dtype, fine: fine.dtype })
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 use crate::plan::MixPlan;
 use crate::sites::MixtureFormat;
 use crate::spec::{Level, Routing};
-use glue_tensor::hub::HubFacts;
+use glue_tensor::hub::{self, CommonLicense, HubFacts};
 use glue_text::markdown::{code, fenced, inline};
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// File name of the model card.
@@ -44,33 +43,25 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
     text
 }
 
-/// Hubs refuse paths: only models whose identifier is known are listed. A licence is copied if all models have it.
 fn front_matter(plan: &MixPlan) -> String {
-    let facts: Vec<HubFacts> = plan.models().iter().map(|model| HubFacts::of(model.path(), model.config())).collect();
+    let facts = facts(plan);
     let mut text = String::from("---\n");
-    let ids: BTreeSet<&str> = facts.iter().filter_map(|facts| facts.id.as_deref()).collect();
-    if !ids.is_empty() {
-        text.push_str("base_model:\n");
-        for id in ids {
-            // Writing to a string does not fail; identifiers need no quotes in YAML.
-            let _ = writeln!(text, "- {id}");
-        }
-        text.push_str("base_model_relation: merge\n");
-    }
+    text.push_str(&hub::base_models(facts.iter().filter_map(|facts| facts.id.clone())));
     text.push_str("library_name: transformers\npipeline_tag: text-generation\n");
-    let licenses: BTreeSet<_> = facts.iter().map(|facts| (&facts.license, &facts.license_name)).collect();
-    match licenses.iter().collect::<Vec<_>>()[..] {
-        [(None, _)] | [] => {}
-        [(Some(license), name)] => {
-            let _ = writeln!(text, "license: {license}");
-            if let Some(name) = name {
-                let _ = writeln!(text, "license_name: {name}");
-            }
-        }
-        _ => text.push_str("license: other\nlicense_name: mixed\n"),
-    }
+    text.push_str(&CommonLicense::of(&facts).front_matter());
     text.push_str("tags:\n- merge\n- moe\n- model-glue\n---\n");
     text
+}
+
+fn facts(plan: &MixPlan) -> Vec<HubFacts> {
+    plan.models().iter().map(|model| HubFacts::of(model.path(), model.config())).collect()
+}
+
+/// What a person has to decide: the licences of models that do not have the same; `None` if they have.
+pub(crate) fn license_note(plan: &MixPlan) -> Option<String> {
+    let names: Vec<String> =
+        plan.models().iter().map(|model| plan.config.as_written(model.path()).display().to_string()).collect();
+    hub::license_note(names.iter().map(String::as_str).zip(&facts(plan)))
 }
 
 fn what(plan: &MixPlan) -> String {

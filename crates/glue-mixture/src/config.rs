@@ -3,8 +3,9 @@
 use crate::spec::{Level, Pool, RouterKind, Routing};
 use glue_tensor::{Dtype, Links};
 use glue_yaml::Position;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the initial values of gates come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -132,6 +133,27 @@ pub struct MixConfig {
     /// Where links in a model directory may lead to that the output gets a copy of. Not part of the text. Default: not
     /// out of the directory.
     pub links: Links,
+    /// Where models are whose directory is not the path in the text, by that path. Not part of the text. Default: none.
+    pub located: BTreeMap<PathBuf, PathBuf>,
     /// Where keys stand that can only be checked with the models at hand.
     pub(crate) places: Vec<(&'static str, Position)>,
+}
+
+impl MixConfig {
+    /// The paths of all models as written: the base, the experts and the shared expert. A model may come several times.
+    pub fn models(&self) -> impl Iterator<Item = &Path> {
+        let experts = self.experts.iter().chain(&self.shared_experts).map(|expert| expert.model.as_path());
+        std::iter::once(self.base_model.as_path()).chain(experts)
+    }
+
+    /// The directory of the model written as `model`.
+    pub fn locate<'a>(&'a self, model: &'a Path) -> &'a Path {
+        self.located.get(model).map_or(model, PathBuf::as_path)
+    }
+
+    /// How the model in the directory `path` is written.
+    pub(crate) fn as_written<'a>(&'a self, path: &'a Path) -> &'a Path {
+        let of = self.located.iter().find(|(_, directory)| directory.as_path() == path);
+        of.map_or(path, |(model, _)| model.as_path())
+    }
 }

@@ -7,7 +7,7 @@
 //! | `recipe` | the text of the description |
 //! | `mixture` | level, names of the experts, mixed layers, initial gates, prompts from items of tasks; see below |
 //! | `seed`, `dtype` | seed of noise and random gates; type of the output, null where each tensor keeps its own |
-//! | `inputs` | for each model its path, and for each file name, bytes and XXH3-128 |
+//! | `inputs` | for each model its name in the description, its path, and for each file name, bytes and XXH3-128; for one with an adapter, what it was made from, as `glue merge` has it |
 //! | `output` | files with bytes of data and number of tensors, and the XXH3-128 of the one with the gates |
 //! | `notes` | what else there is to know |
 //!
@@ -16,6 +16,7 @@
 
 use crate::error::MixError;
 use crate::plan::MixPlan;
+use glue_tensor::hub::legal_files;
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, ContentHash, Dtype, ModelDir, files, write_atomic};
 use rayon::prelude::*;
@@ -44,7 +45,8 @@ pub(crate) fn hash_inputs(models: &[ModelDir]) -> Result<InputHashes, MixError> 
         let weights = model.checkpoint().files().par_iter();
         let weights = weights.map(|file| Ok(entry(file.path(), file.n_bytes(), file.content_hash())));
         let config = rayon::iter::once(model.path().join(CONFIG_FILE));
-        weights.chain(config.chain(model.side_files()).map(|path| small(&path))).collect()
+        let legal = legal_files(model.path());
+        weights.chain(config.chain(model.side_files()).chain(legal).map(|path| small(&path))).collect()
     };
     models.par_iter().map(all).collect()
 }
@@ -52,8 +54,14 @@ pub(crate) fn hash_inputs(models: &[ModelDir]) -> Result<InputHashes, MixError> 
 /// The manifest of a mixture whose weights are in `files`.
 pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) -> Value {
     let inputs = plan.models().iter().zip(hashes).map(|(model, files)| {
-        let path = model.path().display().to_string();
-        json!({ "model": path, "path": path, "files": files })
+        let (path, name) = (model.path(), plan.config.as_written(model.path()));
+        let mut input =
+            json!({ "model": name.display().to_string(), "path": path.display().to_string(), "files": files });
+        if name != path {
+            // Written from a model and an adapter, as its own manifest says.
+            input["made_from"] = made_from(path);
+        }
+        input
     });
     let config = &plan.config;
     let mut value = json!({
@@ -84,6 +92,13 @@ pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) ->
         value["mixture"]["prompts"] = prompts.collect::<Map<_, _>>().into();
     }
     value
+}
+
+/// The inputs that the manifest of the model in `path` lists; null without one.
+fn made_from(path: &Path) -> Value {
+    let read = files::read(&path.join(FILE), files::CONFIG_BYTES).ok();
+    let manifest = read.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    manifest.map_or(Value::Null, |mut manifest| manifest["inputs"].take())
 }
 
 /// What the manifest says of the file with the gates, which stands at `path`.

@@ -6,7 +6,7 @@ use crate::sites::MixtureFormat;
 use crate::spec::{Level, Pool, RouterKind, Routing};
 use glue_tensor::{Dtype, Links};
 use glue_yaml::{At, FilePosition, Node, Position, Tree, documents};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 type Result<T> = std::result::Result<T, MixError>;
@@ -208,6 +208,7 @@ impl Reader<'_> {
             whole,
             router_layer,
             links: Links::default(),
+            located: BTreeMap::new(),
             seed: match top.get("seed") {
                 Some(node) => {
                     self.whole_number(node, "seed", 0..=i128::from(u64::MAX), "a whole number of at most 64 bits")?

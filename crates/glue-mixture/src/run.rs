@@ -91,6 +91,9 @@ fn write_part(
     fill(plan, part, &writer, progress)?;
     let model = &plan.models[part.side_files_of];
     copy_side_files(model, plan.config.links, &inner)?;
+    for (name, bytes) in model.read_legal_files(plan.config.links)? {
+        inner.write_file(&name, &bytes)?;
+    }
     inner.write_file(CONFIG_FILE, &part.config.to_bytes())?;
     writer.finish()?;
     inner.commit()?;
@@ -279,6 +282,9 @@ fn write_beside(plan: &MixPlan, staging: &Staging, files: &[Value], hashes: &Inp
     staging.write_file(card::FILE, card::card(plan, &title).as_bytes())?;
     let manifest = format!("{:#}\n", manifest::manifest(plan, files, hashes));
     staging.write_file(manifest::FILE, manifest.as_bytes())?;
+    for (name, bytes) in &plan.legal_files {
+        staging.write_file(name, bytes)?;
+    }
     if plan.format() == MixtureFormat::Native {
         for (name, text) in remote_code::FILES {
             staging.write_file(name, text.as_bytes())?;

@@ -4,9 +4,8 @@
 use crate::plan::{MergePlan, PlannedModel};
 use crate::recipe::{Body, Recipe};
 use glue_merge::OperatorDef;
-use glue_tensor::hub;
+use glue_tensor::hub::{self, CommonLicense};
 use glue_text::markdown::{code, fenced, inline};
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// File name of the model card.
@@ -59,71 +58,20 @@ fn front_matter(plan: &MergePlan) -> String {
     let mut text = String::from("---\n");
     // A model and its adapter are two models of a hub, and each is listed once.
     let of_adapter = |model: &PlannedModel| hub::id_in_cache(model.adapter.as_ref()?.dir.path());
-    let mut ids: Vec<String> =
-        plan.models.iter().flat_map(|model| model.hub.id.clone().into_iter().chain(of_adapter(model))).collect();
-    let mut seen = BTreeSet::new();
-    ids.retain(|id| seen.insert(id.clone()));
-    if !ids.is_empty() {
-        text.push_str("base_model:\n");
-        for id in ids {
-            // Identifiers need no quotes in YAML.
-            let _ = writeln!(text, "- {id}");
-        }
-        text.push_str("base_model_relation: merge\n");
-    }
+    let ids = plan.models.iter().flat_map(|model| model.hub.id.clone().into_iter().chain(of_adapter(model)));
+    text.push_str(&hub::base_models(ids));
     text.push_str("library_name: transformers\n");
     if plan.config.architectures().iter().any(|name| name.ends_with("ForCausalLM")) {
         text.push_str("pipeline_tag: text-generation\n");
     }
-    text.push_str(&license(plan).front_matter());
+    text.push_str(&CommonLicense::of(plan.models.iter().map(|model| &model.hub)).front_matter());
     let _ = write!(text, "tags:\n- merge\n- model-glue\n- {}\n---\n", plan.operator.def().name);
     text
 }
 
-/// The licence of a merge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum License<'a> {
-    /// No model says one.
-    Unknown,
-    /// All models have this one; what it is, if it is called `other`.
-    Same(&'a str, Option<&'a str>),
-    /// The models have different ones, or some say none.
-    Mixed,
-}
-
-impl License<'_> {
-    fn front_matter(&self) -> String {
-        match self {
-            License::Unknown => String::new(),
-            License::Same(license, None) => format!("license: {license}\n"),
-            License::Same(license, Some(name)) => format!("license: {license}\nlicense_name: {name}\n"),
-            License::Mixed => "license: other\nlicense_name: mixed\n".into(),
-        }
-    }
-}
-
-fn license(plan: &MergePlan) -> License<'_> {
-    let mut licenses =
-        plan.models.iter().map(|model| (model.hub.license.as_deref(), model.hub.license_name.as_deref()));
-    let first = licenses.next().unwrap_or_default();
-    if licenses.all(|other| other == first) {
-        return first.0.map_or(License::Unknown, |license| License::Same(license, first.1));
-    }
-    License::Mixed
-}
-
 /// What a person has to decide: the licences of models that do not have the same; `None` if they have.
 pub(crate) fn license_note(plan: &MergePlan) -> Option<String> {
-    if license(plan) != License::Mixed {
-        return None;
-    }
-    let of = |model: &PlannedModel| {
-        let hub = &model.hub;
-        let license = hub.license_name.as_deref().or(hub.license.as_deref()).unwrap_or("not given");
-        format!("{license} for `{}`", model.name)
-    };
-    let list: Vec<String> = plan.models.iter().map(of).collect();
-    Some(format!("licenses differ ({}); the card says `other`: decide which one the output may have", list.join(", ")))
+    hub::license_note(plan.models.iter().map(|model| (model.name.as_str(), &model.hub)))
 }
 
 fn method(operator: &OperatorDef) -> String {

@@ -113,6 +113,9 @@ pub struct TensorJob<'a> {
     pub base: Option<OperandView<'a>>,
     /// The inputs.
     pub inputs: Vec<OperandView<'a>>,
+    /// For each input, a base of its own: the operator gets the difference from it, added to the base, as if that were
+    /// the input. Empty where no input has one.
+    pub own_bases: Vec<Option<OperandView<'a>>>,
     /// The statistics that the operator gets, each with the name of the statistics it is in.
     pub statistics: Vec<OperandView<'a>>,
 }
@@ -123,6 +126,14 @@ impl TensorJob<'_> {
             Operand::Base => self.base.as_ref(),
             Operand::Input(i) => self.inputs.get(i),
             Operand::Statistic(i) => self.statistics.get(i),
+        }
+    }
+
+    /// The base that an input has of its own.
+    fn own_base(&self, operand: Operand) -> Option<&OperandView<'_>> {
+        match operand {
+            Operand::Input(i) => self.own_bases.get(i)?.as_ref(),
+            Operand::Base | Operand::Statistic(_) => None,
         }
     }
 }
@@ -273,6 +284,7 @@ fn copy(
     let as_it_is = from.view.dtype() == sink.dtype
         && from.low_rank.is_none()
         && from.order.is_none()
+        && source.job.own_base(operand).is_none()
         && (source.options.on_nonfinite == OnNonfinite::Error || !sink.dtype.is_float());
     let size = sink.dtype.size();
     (0..len.div_ceil(Driver::SPAN)).into_par_iter().try_for_each(|s| {
@@ -311,6 +323,8 @@ pub(crate) struct Operands<'a> {
     options: &'a EngineOptions<'a>,
     /// What is added to each operand, the base first.
     products: Vec<Option<Product>>,
+    /// What is added to the bases that inputs have of their own.
+    own_products: Vec<Option<Product>>,
 }
 
 impl<'a> Operands<'a> {
@@ -320,7 +334,9 @@ impl<'a> Operands<'a> {
             None => Ok(None),
         };
         let all = std::iter::once(job.base.as_ref()).chain(job.inputs.iter().map(Some));
-        Ok(Operands { job, options, products: all.map(product).collect::<Result<_, _>>()? })
+        let products = all.map(product).collect::<Result<_, _>>()?;
+        let own_products = job.own_bases.iter().map(|from| product(from.as_ref())).collect::<Result<_, _>>()?;
+        Ok(Operands { job, options, products, own_products })
     }
 
     fn product(&self, operand: Operand) -> Option<&Product> {
@@ -342,32 +358,68 @@ impl Operands<'_> {
         range: Range<usize>,
         buffer: &mut [f32],
     ) -> Result<(), BoxError> {
-        let dtype = from.view.dtype();
-        let size = dtype.size();
-        let bytes = &from.view.data()[range.start * size..range.end * size];
-        let finite = widen(dtype, bytes, buffer)?;
         if let (Operand::Statistic(_), Some(statistic)) = (operand, self.job.spec.statistic) {
+            let size = from.view.dtype().size();
+            widen(from.view.dtype(), &from.view.data()[range.start * size..range.end * size], buffer)?;
             check_statistic(statistic, self.job.spec.row_len(), from, range.start, buffer)?;
             return Ok(());
         }
+        widen_with(from, self.product(operand), self.options.on_nonfinite, range, buffer)
+    }
+
+    /// Makes the elements `range` of input `i` those of the base and the difference from the base of its own, which is
+    /// `own`: θ0 + (θi − own).
+    fn take_from_own_base(
+        &self,
+        i: usize,
+        own: &OperandView<'_>,
+        range: Range<usize>,
+        values: &mut [f32],
+    ) -> Result<(), BoxError> {
         let on_nonfinite = self.options.on_nonfinite;
-        if !finite {
-            mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
-        }
-        if let Some(product) = self.product(operand) {
-            product.add_to(range.clone(), buffer);
-            // Finite terms may have a sum beyond the range.
-            if !all_finite(buffer) {
-                mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
-            }
+        let mut buffer = vec![0.0; range.len()];
+        widen_with(own, self.own_products[i].as_ref(), on_nonfinite, range.clone(), &mut buffer)?;
+        values.iter_mut().zip(&buffer).for_each(|(x, own)| *x -= own);
+        let base = self.read(Operand::Base, range.clone(), &mut buffer)?;
+        values.iter_mut().zip(base).for_each(|(x, base)| *x += base);
+        // Finite terms may have a sum beyond the range.
+        if !all_finite(values) {
+            mend(values, on_nonfinite, own.view.name(), own.model, range.start)?;
         }
         Ok(())
     }
 }
 
+/// The elements `range` of `from` with what an adapter adds.
+fn widen_with(
+    from: &OperandView<'_>,
+    product: Option<&Product>,
+    on_nonfinite: OnNonfinite,
+    range: Range<usize>,
+    buffer: &mut [f32],
+) -> Result<(), BoxError> {
+    let (dtype, size) = (from.view.dtype(), from.view.dtype().size());
+    if !widen(dtype, &from.view.data()[range.start * size..range.end * size], buffer)? {
+        mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
+    }
+    if let Some(product) = product {
+        product.add_to(range.clone(), buffer);
+        // Finite terms may have a sum beyond the range.
+        if !all_finite(buffer) {
+            mend(buffer, on_nonfinite, from.view.name(), from.model, range.start)?;
+        }
+    }
+    Ok(())
+}
+
 impl Source for Operands<'_> {
     fn read<'a>(&'a self, operand: Operand, range: Range<usize>, buffer: &'a mut [f32]) -> Result<&'a [f32], BoxError> {
         let from = self.job.operand(operand).ok_or("the operator asked for an operand that is not there")?;
+        if let (Operand::Input(i), Some(own)) = (operand, self.job.own_base(operand)) {
+            self.read_stored(operand, from, range.clone(), buffer)?;
+            self.take_from_own_base(i, own, range, buffer)?;
+            return Ok(buffer);
+        }
         let Some(order) = from.order else {
             let is_as_stored = self.product(operand).is_none() && !matches!(operand, Operand::Statistic(_));
             let values = from.view.f32s().filter(|_| is_as_stored).map(|values| &values[range.clone()]);
@@ -395,7 +447,8 @@ impl Source for Operands<'_> {
         let is_as_stored = |from: &&OperandView<'_>| {
             from.low_rank.is_none() && from.order.is_none() && !matches!(operand, Operand::Statistic(_))
         };
-        let from = self.job.operand(operand).filter(is_as_stored)?;
+        let has_own_base = self.job.own_base(operand).is_some();
+        let from = self.job.operand(operand).filter(|_| !has_own_base).filter(is_as_stored)?;
         let identity = Identity { container: from.view.file().serial(), index: from.view.info().range.start as u64 };
         // Rows of an embedding may be cut.
         let bytes = &from.view.data()[..self.job.spec.len() * from.view.dtype().size()];

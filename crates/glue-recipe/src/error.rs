@@ -30,6 +30,12 @@ pub enum RecipeError {
         /// Each of them.
         errors: Vec<RecipeError>,
     },
+    /// Errors beyond those that are reported one by one.
+    #[error("{count} more errors in other tensors")]
+    More {
+        /// Their number.
+        count: usize,
+    },
     /// The text is not YAML.
     #[error(transparent)]
     Yaml(#[from] YamlError),
@@ -485,18 +491,19 @@ pub enum RecipeError {
         /// Line of the first.
         first_line: u64,
     },
-    /// A stage uses the output of one that comes after it, or its own.
-    #[error("{place}: `{name}` is the stage at line {defined_line}; a stage can use the output of earlier stages only")]
-    StageOrder {
-        /// Where it is used.
+    /// Stages need the output of each other, or one its own.
+    #[error(
+        "{place}: no stage can be the first of those that need each other: {}",
+        stages.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" needs ")
+    )]
+    StageCycle {
+        /// Where the first of them is named.
         place: FilePosition,
-        /// The name of the stage.
-        name: String,
-        /// Line where the stage is named.
-        defined_line: u64,
+        /// Their names, each before the one that it needs; the first again at the end.
+        stages: Vec<String>,
     },
-    /// Not exactly the last stage is the output.
-    #[error("{place}: {found}; the last document is the output and has no `name`, all others have one")]
+    /// More than one document has no name.
+    #[error("{place}: {found}; one document may have none, which is the output")]
     StageOutput {
         /// The document.
         place: FilePosition,
@@ -556,7 +563,7 @@ impl RecipeError {
             | Self::NoTokenizer { place, .. }
             | Self::ChatTemplate { place, .. }
             | Self::StageTwice { place, .. }
-            | Self::StageOrder { place, .. }
+            | Self::StageCycle { place, .. }
             | Self::StageOutput { place, .. } => Some(place),
             _ => None,
         }

@@ -63,6 +63,9 @@ const STATISTICS: &str = "Statistics of this model, as `glue calibrate` writes t
 
 const BASE_STATISTICS: &str = "Statistics of the base, for operators that use them.";
 
+const OWN_BASE: &str = "A base of this model alone, such as the model it was trained from: its task vector is the difference \
+                        from this one. For operators that need a base.";
+
 pub(crate) const TOP: &[Key] = &[
     key("name", ValueKind::Text, "Name of a stage, by which later documents use its output as a model."),
     key("merge_method", ValueKind::Operator, "The operator."),
@@ -118,6 +121,7 @@ pub(crate) const TOP: &[Key] = &[
 
 pub(crate) const MODEL: &[Key] = &[
     key("model", ValueKind::Model, "Path of the model."),
+    key("base_model", ValueKind::Model, OWN_BASE),
     key("statistics", ValueKind::Text, STATISTICS),
     key("parameters", ValueKind::Parameters, "Parameters of this model."),
 ];
@@ -132,6 +136,7 @@ pub(crate) const SLICE: &[Key] = &[
 pub(crate) const SOURCE: &[Key] = &[
     key("model", ValueKind::Model, "Path of the model."),
     key("layer_range", ValueKind::Layers, "First layer and one past the last; counted from 0."),
+    key("base_model", ValueKind::Model, OWN_BASE),
     key("statistics", ValueKind::Text, STATISTICS),
     key("parameters", ValueKind::Parameters, "Parameters of this source."),
 ];

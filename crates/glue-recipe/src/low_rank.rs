@@ -1,8 +1,9 @@
 //! Low-rank changes of LoRA adapters, added to blocks of the tensors they change while those are read.
 //!
 //! Element (i, j) of the tensor becomes w + s·Σₖ L\[i, k\]·R\[k, j\], in `f32`, with the sum in the order of k.
-//! With DoRA, row i is then scaled by mᵢ over the norm of the row, summed in `f64`: the weights are read once more
-//! for these norms. Nothing in it depends on where a block begins or ends. L is B and R is A; for a change by the
+//! With DoRA, row i is then scaled by mᵢ over the norm of the row, or column j by mⱼ over that of the column where the
+//! tensor changes by the transpose, with sums in `f64`: the weights are read once more for these norms. Nothing in it
+//! depends on where a block begins or ends. L is B and R is A; for a change by the
 //! transpose of B·A, L is Aᵀ and R is Bᵀ.
 //!
 //! Of the matrices of several experts in one tensor each changes by its own product. The factors are then those of one
@@ -32,7 +33,7 @@ pub struct LowRankView<'a> {
     pub scale: f32,
     /// Whether the tensor changes by the transpose of s·B·A.
     pub transposed: bool,
-    /// Norms that the rows of the changed tensor are scaled to (DoRA), of shape \[out\].
+    /// Norms that the rows of the changed tensor are scaled to (DoRA), its columns if `transposed`, of shape \[out\].
     pub magnitude: Option<TensorView<'a>>,
 }
 
@@ -59,6 +60,17 @@ pub(crate) fn factor_bytes(adapter: &Adapter, low_rank: &LowRank) -> u64 {
 /// Columns whose sums are kept in registers at once.
 const TILE: usize = 64;
 
+/// Rows whose squares are summed at once where columns have norms. Part of what these are defined by.
+const ROWS: usize = 256;
+
+/// Factors of DoRA.
+enum Scales {
+    /// One for each row.
+    Rows(Vec<f32>),
+    /// One for each column.
+    Columns(Vec<f32>),
+}
+
 /// s·L·R, ready to be added to any part of a tensor.
 pub(crate) struct Product {
     /// L of each expert, row by row.
@@ -70,9 +82,12 @@ pub(crate) struct Product {
     rows: usize,
     columns: usize,
     scale: f32,
-    /// With DoRA, what each row is multiplied by in the end.
-    row_scales: Option<Vec<f32>>,
+    /// With DoRA, what is multiplied with in the end.
+    scales: Option<Scales>,
 }
+
+/// A row of a tensor with a product added.
+type ChangedRow<'a> = dyn Fn(usize) -> Result<Vec<f32>, BoxError> + Sync + 'a;
 
 impl Product {
     /// Reads the factors, and with DoRA the tensor `weight` that they change. `model` is for messages.
@@ -85,31 +100,59 @@ impl Product {
         let mut product = Product::factors(view, on_nonfinite, model)?;
         if let Some(magnitude) = &view.magnitude {
             let norms = widened(magnitude, on_nonfinite, model)?;
-            product.row_scales = Some(product.row_scales_of(weight, &norms, on_nonfinite, model)?);
+            let changed = |row| product.changed_row(row, weight, on_nonfinite, model);
+            product.scales = Some(match view.transposed {
+                true => Scales::Columns(product.column_scales(&norms, &changed)?),
+                false => Scales::Rows(product.row_scales(&norms, &changed)?),
+            });
         }
         Ok(product)
     }
 
-    /// What brings each row of `weight` with this product added to its norm.
-    fn row_scales_of(
+    /// Row `row` of `weight` with this product added.
+    fn changed_row(
         &self,
+        row: usize,
         weight: &TensorView<'_>,
-        norms: &[f32],
         on_nonfinite: OnNonfinite,
         model: &str,
     ) -> Result<Vec<f32>, BoxError> {
         let row_bytes = self.columns * weight.dtype().size();
+        let mut values = vec![0.0; self.columns];
+        let bytes = &weight.data()[row * row_bytes..(row + 1) * row_bytes];
+        if !widen(weight.dtype(), bytes, &mut values)? {
+            mend(&mut values, on_nonfinite, weight.name(), model, row * self.columns)?;
+        }
+        self.add_to(row * self.columns..(row + 1) * self.columns, &mut values);
+        Ok(values)
+    }
+
+    /// What brings each row to its norm.
+    fn row_scales(&self, norms: &[f32], changed: &ChangedRow<'_>) -> Result<Vec<f32>, BoxError> {
         let scale = |(row, wanted): (usize, &f32)| -> Result<f32, BoxError> {
-            let mut values = vec![0.0; self.columns];
-            let bytes = &weight.data()[row * row_bytes..(row + 1) * row_bytes];
-            if !widen(weight.dtype(), bytes, &mut values)? {
-                mend(&mut values, on_nonfinite, weight.name(), model, row * self.columns)?;
-            }
-            self.add_to(row * self.columns..(row + 1) * self.columns, &mut values);
-            let square: f64 = values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            let square: f64 = changed(row)?.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
             Ok((f64::from(*wanted) / square.sqrt()) as f32)
         };
         norms.par_iter().enumerate().map(scale).collect()
+    }
+
+    /// What brings each column to its norm.
+    fn column_scales(&self, norms: &[f32], changed: &ChangedRow<'_>) -> Result<Vec<f32>, BoxError> {
+        let squares = |start: usize| -> Result<Vec<f64>, BoxError> {
+            let mut sums = vec![0.0; self.columns];
+            for row in start..(start + ROWS).min(self.rows) {
+                let values = changed(row)?;
+                sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(x) * f64::from(x));
+            }
+            Ok(sums)
+        };
+        let starts: Vec<usize> = (0..self.rows).step_by(ROWS).collect();
+        let parts: Vec<Vec<f64>> = starts.into_par_iter().map(squares).collect::<Result<_, _>>()?;
+        let mut sums = vec![0.0; self.columns];
+        for part in parts {
+            sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+        }
+        Ok(norms.iter().zip(sums).map(|(wanted, square)| (f64::from(*wanted) / square.sqrt()) as f32).collect())
     }
 
     fn factors(view: &LowRankView<'_>, on_nonfinite: OnNonfinite, model: &str) -> Result<Product, BoxError> {
@@ -130,7 +173,7 @@ impl Product {
                 right.extend_from_slice(a);
             }
         }
-        Ok(Product { left, right, rank, rows, columns, scale: view.scale, row_scales: None })
+        Ok(Product { left, right, rank, rows, columns, scale: view.scale, scales: None })
     }
 
     /// Adds the elements `range` of the product, counted through the rows of each expert, to `values`, whose rows DoRA
@@ -157,8 +200,12 @@ impl Product {
                 sums.iter_mut().zip(right).for_each(|(sum, r)| *sum += l * r);
             }
             last.iter_mut().zip(sums).for_each(|(w, sum)| *w += self.scale * *sum);
-            if let Some(scales) = &self.row_scales {
-                segment.iter_mut().for_each(|w| *w *= scales[row]);
+            match &self.scales {
+                None => {}
+                Some(Scales::Rows(scales)) => segment.iter_mut().for_each(|w| *w *= scales[row]),
+                Some(Scales::Columns(scales)) => {
+                    segment.iter_mut().zip(&scales[column..]).for_each(|(w, scale)| *w *= scale);
+                }
             }
             rest = after;
         }
@@ -226,9 +273,9 @@ mod tests {
     fn parts_are_parts_of_the_whole_to_the_bit() {
         for (rows, columns, rank) in [(5, 200, 3), (1, 64, 1), (7, 3, 9), (3, 129, 16)] {
             let (left, right) = (numbers(rows * rank, 1), numbers(rank * columns, 2));
-            let (scale, row_scales) = (0.5, None);
+            let (scale, scales) = (0.5, None);
             let (l, r) = (left.clone(), right.clone());
-            let product = Product { left: l, right: r, rank, rows, columns, scale, row_scales };
+            let product = Product { left: l, right: r, rank, rows, columns, scale, scales };
             let base = numbers(rows * columns, 3);
             let mut whole = base.clone();
             product.add_to(0..base.len(), &mut whole);

@@ -16,6 +16,7 @@
 
 use crate::plan::MergePlan;
 use crate::run::RunError;
+use glue_tensor::hub::legal_files;
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Checkpoint, ContentHash, Dtype, Layout, adapter, files};
 use rayon::prelude::*;
@@ -72,7 +73,8 @@ pub fn hash_inputs(plan: &MergePlan, stop: &(dyn Fn() -> bool + Sync)) -> Result
         .par_iter()
         .map(|model| {
             let config = model.dir.path().join(CONFIG_FILE);
-            let others = rayon::iter::once(config).chain(model.dir.side_files());
+            let legal = legal_files(model.dir.path());
+            let others = rayon::iter::once(config).chain(model.dir.side_files()).chain(legal);
             let others: Vec<FileHash> = others.map(|path| small(&path)).collect::<Result<_, RunError>>()?;
             let mut files = of(model.dir.checkpoint())?;
             files.extend(others);

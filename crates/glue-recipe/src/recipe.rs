@@ -1,8 +1,8 @@
 //! A recipe as parsed: names and values checked, no file looked at.
 
 use crate::error::{NoEffect, RecipeError};
-use crate::settings::Settings;
-use glue_merge::{Operator, Registry};
+use crate::settings::{ParamSite, Settings, params};
+use glue_merge::{Operator, ParamError, Params, Registry};
 use glue_tensor::Dtype;
 use glue_yaml::{At, FilePosition, Position};
 use std::ops::Range;
@@ -81,6 +81,8 @@ pub enum Body {
 pub struct InputModel {
     /// Its path or the name of a stage, as written.
     pub model: At<String>,
+    /// What its task vector is taken from, as written; `None` for the base of all.
+    pub base: Option<At<String>>,
     /// Its statistics, as written.
     pub statistics: Option<At<String>>,
     /// Its parameters.
@@ -111,6 +113,8 @@ pub struct Source {
     pub model: At<String>,
     /// The layers, by their numbers in the model.
     pub layers: At<Range<usize>>,
+    /// What its task vector is taken from, the same layers, as written; `None` for the base of all.
+    pub base: Option<At<String>>,
     /// Its statistics, as written.
     pub statistics: Option<At<String>>,
     /// Its parameters.
@@ -174,7 +178,7 @@ impl Recipe {
         crate::parse::recipes(text, origin, registry)
     }
 
-    /// Every model named, as written, in order: the base first.
+    /// Every model named, as written, in order: the base first, bases of single models last.
     pub fn models(&self) -> impl Iterator<Item = &At<String>> {
         let listed = self.parts.iter().flat_map(|part| -> Vec<&At<String>> {
             match &part.body {
@@ -185,7 +189,19 @@ impl Recipe {
                     .collect(),
             }
         });
-        self.base.iter().chain(listed)
+        self.base.iter().chain(listed).chain(self.own_bases())
+    }
+
+    /// The bases of single models.
+    pub(crate) fn own_bases(&self) -> impl Iterator<Item = &At<String>> {
+        self.parts.iter().flat_map(|part| -> Vec<&At<String>> {
+            match &part.body {
+                Body::Models(models) => models.iter().filter_map(|input| input.base.as_ref()).collect(),
+                Body::Slices(slices) => {
+                    slices.iter().flat_map(|slice| &slice.sources).filter_map(|source| source.base.as_ref()).collect()
+                }
+            }
+        })
     }
 
     /// The statistics that are given: a model, as written, and the path of its statistics.
@@ -206,6 +222,28 @@ impl Recipe {
             }
         });
         self.base.as_ref().zip(self.base_statistics.as_ref()).into_iter().chain(listed)
+    }
+
+    /// The parameters of the operator at the tensor called `tensor`, for the models of the first part in their order; the
+    /// base is not among them. `t` is its position among the layers: 0 before the layers and in the first layer, 1 in
+    /// the last layer and after the layers. For a merge whose tensors are not those of model directories; a
+    /// [plan](crate::plan()) finds its parameters by itself.
+    ///
+    /// # Errors
+    /// [`ParamError`] where the operator refuses them. A part that is made of slices has no models.
+    pub fn params_at(&self, tensor: &str, t: f64) -> Result<Params, ParamError> {
+        let part = self.parts.first();
+        let models: &[InputModel] = match part.map(|part| &part.body) {
+            Some(Body::Models(models)) => models,
+            _ => &[],
+        };
+        let is_base = |input: &&InputModel| self.base.as_ref().is_some_and(|base| base.value == input.model.value);
+        let models = models.iter().filter(|input| !is_base(input));
+        let shared: Vec<&Settings> = part.iter().map(|part| &part.settings).chain([&self.settings]).collect();
+        let levels: Vec<Vec<&Settings>> =
+            models.map(|input| [&input.settings].into_iter().chain(shared.iter().copied()).collect()).collect();
+        let site = ParamSite { tensor, t };
+        params(&self.operator.value, &shared, site, levels.iter().map(|levels| (levels.as_slice(), site)))
     }
 
     pub(crate) fn place(&self, at: Position) -> FilePosition {

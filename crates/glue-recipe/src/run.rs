@@ -221,6 +221,7 @@ pub fn merge_into(
                 params,
                 base: tensor.base().map(operand),
                 inputs: tensor.inputs().iter().map(operand).collect(),
+                own_bases: tensor.own_bases().iter().map(|base| base.as_ref().map(operand)).collect(),
                 statistics: tensor.statistics().iter().map(statistic).collect(),
             }
         })
@@ -262,7 +263,8 @@ fn write_other_files(
     Ok(())
 }
 
-/// The files of the output other than weights, by name and content: configuration, tokenizer, generation defaults.
+/// The files of the output other than weights, by name and content: configuration, tokenizer, generation defaults, texts
+/// of licences.
 /// [`run`] writes the same.
 ///
 /// # Errors
@@ -273,6 +275,7 @@ pub fn side_files(plan: &MergePlan) -> Result<BTreeMap<String, Vec<u8>>, RunErro
     let config_from = &plan.models[plan.config_from].dir;
     files.extend(tokenizer_from.read_tokenizer_files(plan.links)?);
     files.extend(config_from.read_generation_config(plan.links)?);
+    files.extend(plan.legal_files.iter().cloned());
     if let Some(template) = &plan.chat_template {
         files.extend(tokenizer_from.tokenizer().with_chat_template(template)?);
     }

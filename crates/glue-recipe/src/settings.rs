@@ -1,6 +1,7 @@
 //! Values of parameters: scalars, gradients over layers, and lists of filters.
 
-use glue_merge::Setting;
+use glue_merge::params::Scope;
+use glue_merge::{Operator, ParamError, ParamSpec, Params, Setting};
 use glue_yaml::{At, Position};
 
 /// A parameter as a recipe gives it.
@@ -102,6 +103,23 @@ impl Settings {
 /// The value of `key` at `site`: of the first of `levels` that has one there.
 pub(crate) fn resolve(levels: &[&Settings], key: &str, site: ParamSite<'_>) -> Option<Setting> {
     levels.iter().find_map(|level| level.get(key)?.value.at(site))
+}
+
+/// The parameters of `operator` at one tensor: those of the tensor from the levels `shared` at `site`, those of each
+/// input from levels and a site of its own. The first of several levels is the most specific.
+pub(crate) fn params<'a>(
+    operator: &Operator,
+    shared: &[&Settings],
+    site: ParamSite<'_>,
+    inputs: impl ExactSizeIterator<Item = (&'a [&'a Settings], ParamSite<'a>)>,
+) -> Result<Params, ParamError> {
+    let at = |scope: Scope, levels: &[&Settings], site: ParamSite<'_>| -> Vec<(&'static str, Setting)> {
+        let value = |spec: &ParamSpec| Some((spec.name, resolve(levels, spec.name, site)?));
+        operator.specs().filter(|spec| spec.scope == scope).filter_map(value).collect()
+    };
+    let for_tensor = operator.params(inputs.len()).set_all(at(Scope::Tensor, shared, site));
+    let of_inputs = inputs.map(|(levels, site)| at(Scope::Input, levels, site)).enumerate();
+    of_inputs.fold(for_tensor, |params, (i, own)| params.input(i, own)).check()
 }
 
 #[cfg(test)]

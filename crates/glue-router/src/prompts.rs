@@ -51,8 +51,12 @@ pub fn fill_prompts(plan: &mut MixPlan, source: &PromptSource<'_>, progress: &dy
     let items = read_items(source.tasks, Some(source.split), &BTreeMap::new(), source.limit)?;
     let mut given = plan.config.experts_of_skills();
     given.extend(source.given.clone());
-    let models: Vec<(String, PathBuf)> =
-        plan.config.experts.iter().map(|expert| (expert.name.clone(), expert.model.clone())).collect();
+    let models: Vec<(String, PathBuf)> = plan
+        .config
+        .experts
+        .iter()
+        .map(|expert| (expert.name.clone(), plan.config.locate(&expert.model).into()))
+        .collect();
     let experts: Vec<String> = models.iter().map(|(name, _)| name.clone()).collect();
     let seed = plan.config.seed;
     if !lacking.is_empty() {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `MODULE.lora_A.weight`, `MODULE.lora_B.weight` | `MODULE.weight` | s·B·A; its transpose with `fan_in_fan_out` |
 //! | `MODULE.lora_embedding_A`, `MODULE.lora_embedding_B` | `MODULE.weight` | the transpose of s·B·A |
-//! | `MODULE.lora_magnitude_vector`, with `use_dora` | `MODULE.weight` | scaling its rows to these norms |
+//! | `MODULE.lora_magnitude_vector`, with `use_dora` | `MODULE.weight` | scaling its rows to these norms; its columns where the product is transposed |
 //! | the same under the module of a `target_parameters` | that parameter, matrix by matrix | s·Bₑ·Aₑ or its transpose |
 //! | any other `NAME`, with `modules_to_save` or `base_layer` in it or without | `NAME` without them | taking its place |
 //!
@@ -19,8 +19,9 @@
 //! `gate_up_proj`, the order of the alphabet, which is taken here. Factors of another order do not fit the shapes of
 //! the model and are refused.
 //!
-//! DoRA (Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, arXiv 2402.09353) gives each row of W + s·B·A, an
-//! output of the module, a norm of its own.
+//! DoRA (Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, arXiv 2402.09353) gives each output of the module,
+//! a row of W + s·B·A, a norm of its own. In weights that are stored as \[in, out\] an output is a column; so it is in
+//! embeddings, where PEFT has a norm for each dimension, over all tokens.
 //!
 //! [`Adapter::open`] reads headers and accounts for every tensor; [`Adapter::fit`] checks them against a model.
 //! Variants whose change is another function of the weights are refused by their key or tensor. Nothing here
@@ -65,8 +66,8 @@ pub struct LowRank {
     /// Whether W changes by the transpose of s·B·A rather than by s·B·A itself. For a stack of experts, whose shape
     /// decides, see [`Adapter::is_transposed`].
     pub transposed: bool,
-    /// Name in the adapter of the norms that the rows of the changed W are scaled to, of shape \[out\]; `None` without
-    /// DoRA. Never where `transposed`.
+    /// Name in the adapter of the norms that the rows of the changed W are scaled to, or its columns if `transposed`, of
+    /// shape \[out\]; `None` without DoRA.
     pub magnitude: Option<String>,
 }
 
@@ -378,7 +379,22 @@ impl<'a> Classified<'a> {
                 return Err(AdapterError::Twice { path, first, second });
             }
         }
+        found.give_norms_to_embeddings();
         Ok(found)
+    }
+
+    /// The names of norms do not tell an embedding from a linear layer; the factors beside them do.
+    fn give_norms_to_embeddings(&mut self) {
+        let alone = |factors: &Factors<'_>| factors.a.is_none() && factors.b.is_none();
+        let of_embedding = |((module, embedding), factors): &(&(String, bool), &Factors<'_>)| {
+            !embedding && alone(factors) && self.factors.contains_key(&(module.clone(), true))
+        };
+        let modules: Vec<String> =
+            self.factors.iter().filter(of_embedding).map(|((module, _), _)| module.clone()).collect();
+        for module in modules {
+            let norms = self.factors.remove(&(module.clone(), false)).and_then(|factors| factors.magnitude);
+            self.factors.entry((module, true)).or_default().magnitude = norms;
+        }
     }
 
     fn changes(self, config: &AdapterConfig) -> Result<BTreeMap<String, Change>, AdapterError> {
@@ -438,16 +454,12 @@ impl<'a> Classified<'a> {
                 Err(AdapterError::Dora { path, tensor, message })
             };
             match factors.magnitude {
-                None if config.use_dora && embedding => return dora(a, "DoRA of embeddings is not supported"),
                 None if config.use_dora => return dora(a, "the norms of DoRA are not there for it"),
                 Some(norms) if !config.use_dora => {
                     return dora(norms, "it has norms of DoRA, but `use_dora` is not true in the configuration");
                 }
                 Some(norms) if target.is_some() => {
                     return dora(norms, "DoRA of target parameters is not supported");
-                }
-                Some(norms) if transposed => {
-                    return dora(norms, "DoRA of weights that are stored as [in, out] is not supported");
                 }
                 Some(norms) if norms.shape != [b.shape[0]] => {
                     return dora(norms, "it must have one norm for each output of its module");

@@ -1,10 +1,16 @@
-//! What a model directory says of the model's place on a model hub: its identifier and its licence.
+//! What a model directory says of the model's place on a model hub: its identifier and its licence; and what an output
+//! that is made from several models may say of its own.
 //!
 //! A model card is the file `README.md`. It may begin with front matter: YAML between two lines of three dashes, which
 //! hubs read. Of that, only plain keys at the start of a line matter here.
 
+mod legal_files;
+
+pub use legal_files::{LegalFiles, legal_files};
+
 use crate::config::Config;
 use crate::files;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// File name of a model card.
@@ -31,6 +37,74 @@ impl HubFacts {
         let value = |key| front_matter(&card).and_then(|text| value_of(text, key)).filter(|value| is_word(value));
         HubFacts { id, license: value("license"), license_name: value("license_name") }
     }
+}
+
+/// The licence of an output that is made from several models, as its card has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommonLicense<'a> {
+    /// No model says one.
+    Unknown,
+    /// All models have this one.
+    Same {
+        /// `license`.
+        license: &'a str,
+        /// `license_name`: what it is, if it is called `other`.
+        name: Option<&'a str>,
+    },
+    /// The models have different ones, or some say none.
+    Mixed,
+}
+
+impl<'a> CommonLicense<'a> {
+    /// Of an output that is made from `models`.
+    pub fn of(models: impl IntoIterator<Item = &'a HubFacts>) -> CommonLicense<'a> {
+        let mut licenses = models.into_iter().map(|facts| (facts.license.as_deref(), facts.license_name.as_deref()));
+        let first = licenses.next().unwrap_or_default();
+        match first {
+            _ if licenses.any(|other| other != first) => CommonLicense::Mixed,
+            (Some(license), name) => CommonLicense::Same { license, name },
+            (None, _) => CommonLicense::Unknown,
+        }
+    }
+
+    /// Its lines in the front matter of a card. Names of licences need no quotes in YAML.
+    pub fn front_matter(&self) -> String {
+        match self {
+            CommonLicense::Unknown => String::new(),
+            CommonLicense::Same { license, name: None } => format!("license: {license}\n"),
+            CommonLicense::Same { license, name: Some(name) } => {
+                format!("license: {license}\nlicense_name: {name}\n")
+            }
+            CommonLicense::Mixed => "license: other\nlicense_name: mixed\n".into(),
+        }
+    }
+}
+
+/// What a person has to decide: the licences of `models`, each with its name, that do not have the same; `None` if they
+/// have.
+pub fn license_note<'a>(models: impl IntoIterator<Item = (&'a str, &'a HubFacts)> + Clone) -> Option<String> {
+    if CommonLicense::of(models.clone().into_iter().map(|(_, facts)| facts)) != CommonLicense::Mixed {
+        return None;
+    }
+    let of = |(name, facts): (&str, &HubFacts)| {
+        let license = facts.license_name.as_deref().or(facts.license.as_deref()).unwrap_or("not given");
+        format!("{license} for `{name}`")
+    };
+    let list: Vec<String> = models.into_iter().map(of).collect();
+    Some(format!("licenses differ ({}); the card says `other`: decide which one the output may have", list.join(", ")))
+}
+
+/// The lines in the front matter of a card that list what the output is made from, each identifier once; empty without
+/// any. Hubs refuse paths there.
+pub fn base_models(ids: impl IntoIterator<Item = String>) -> String {
+    let mut seen = BTreeSet::new();
+    let ids: Vec<String> = ids.into_iter().filter(|id| seen.insert(id.clone())).collect();
+    if ids.is_empty() {
+        return String::new();
+    }
+    // Identifiers need no quotes in YAML.
+    let list: String = ids.iter().map(|id| format!("- {id}\n")).collect();
+    format!("base_model:\n{list}base_model_relation: merge\n")
 }
 
 /// Whether `text` is an identifier of a model on a hub: `ORGANISATION/NAME`, each part of letters, digits, `-`, `_` and
@@ -90,6 +164,35 @@ mod tests {
         {
             assert!(!is_id(path), "{path}");
         }
+    }
+
+    #[test]
+    fn the_license_of_an_output_is_one_that_all_models_have() {
+        let facts = |license: Option<&str>, name: Option<&str>| HubFacts {
+            id: None,
+            license: license.map(String::from),
+            license_name: name.map(String::from),
+        };
+        let check = |models: &[HubFacts], expected: &str, note: Option<&str>| {
+            assert_eq!(CommonLicense::of(models).front_matter(), expected, "{models:?}");
+            let found = license_note(["a", "b", "c"].into_iter().zip(models));
+            assert_eq!(found.is_some(), note.is_some(), "{found:?}");
+            assert!(found.zip(note).is_none_or(|(found, note)| found.contains(note)), "{note:?}");
+        };
+        let (mit, none, llama) = (facts(Some("mit"), None), facts(None, None), facts(Some("other"), Some("llama3")));
+        check(&[], "", None);
+        check(&[none.clone(), none.clone()], "", None);
+        check(&[mit.clone(), mit.clone()], "license: mit\n", None);
+        check(&[llama.clone(), llama.clone()], "license: other\nlicense_name: llama3\n", None);
+        check(&[mit.clone(), none], "license: other\nlicense_name: mixed\n", Some("mit for `a`, not given for `b`"));
+        check(&[llama, mit], "license: other\nlicense_name: mixed\n", Some("llama3 for `a`, mit for `b`"));
+    }
+
+    #[test]
+    fn base_models_are_listed_once() {
+        assert_eq!(base_models([]), "");
+        let ids = ["b/x", "a/y", "b/x"].map(String::from);
+        assert_eq!(base_models(ids), "base_model:\n- b/x\n- a/y\nbase_model_relation: merge\n");
     }
 
     #[test]

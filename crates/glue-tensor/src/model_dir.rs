@@ -4,6 +4,7 @@ use crate::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{Config, ConfigError};
 use crate::files::{self, FileChanged, FileVersion};
+use crate::hub::LegalFiles;
 use crate::side_files::{Links, SideFileError, open_to_copy, read_to_copy};
 use crate::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
 use serde_json::Value;
@@ -210,6 +211,14 @@ impl ModelDir {
         let name = GENERATION_CONFIG_FILE;
         let read = |_| Ok((name.to_string(), read_to_copy(&self.path, &self.path.join(name), links)?));
         self.generation_config.as_ref().map(read).transpose()
+    }
+
+    /// The texts of licences and notices, as an output gets them that is made from this model alone.
+    ///
+    /// # Errors
+    /// As [`ModelDir::read_side_files`].
+    pub fn read_legal_files(&self, links: Links) -> Result<Vec<(String, Vec<u8>)>, SideFileError> {
+        Ok(LegalFiles::of([("", self.path.as_path())], links)?.common)
     }
 
     /// Checks that all files of the model are still those that were opened, and that nobody has written to them since:

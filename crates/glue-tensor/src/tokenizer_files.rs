@@ -31,6 +31,8 @@ const NAMES: &[&str] = &[
     "processor_config.json",
     "video_preprocessor_config.json",
 ];
+/// Where transformers from 4.53 on saves chat templates other than the default one, each as `NAME.jinja`.
+const TEMPLATES: &str = "additional_chat_templates";
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE_KEY: &str = "chat_template";
 
@@ -92,12 +94,19 @@ impl TokenizerFiles {
                 files.push((name, FileVersion::of(path, &found)));
             }
         }
+        for entry in std::fs::read_dir(directory.join(TEMPLATES)).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().ok().filter(|name| name.ends_with(".jinja"));
+            let found = std::fs::metadata(entry.path()).ok().filter(std::fs::Metadata::is_file);
+            if let (Some(name), Some(found)) = (name, found) {
+                files.push((format!("{TEMPLATES}/{name}"), FileVersion::of(entry.path(), &found)));
+            }
+        }
         files.sort_by(|a, b| a.0.cmp(&b.0));
         let (names, versions) = files.into_iter().unzip();
         Ok(TokenizerFiles { directory, names, versions })
     }
 
-    /// File names, sorted.
+    /// File names, sorted; those of additional chat templates with the name of their directory, `/` between.
     pub fn names(&self) -> &[String] {
         &self.names
     }

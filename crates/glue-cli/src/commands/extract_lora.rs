@@ -122,6 +122,9 @@ fn open(path: &Path) -> Result<ModelDir, Failure> {
 fn failure(error: LoraError, args: &Args) -> Failure {
     match error {
         LoraError::Stopped => Failure::Interrupted,
+        LoraError::Several { errors } => {
+            Failure::Several(errors.into_iter().map(|error| failure(error, args)).collect())
+        }
         error @ (LoraError::Option { .. } | LoraError::NoSuchModule { .. }) => Failure::refused(error),
         error @ (LoraError::TensorMissing { .. } | LoraError::ShapesDiffer { .. }) => Failure::refused(error)
             .hint(Some("BASE must be the model that FINE was trained from, with the same vocabulary")),

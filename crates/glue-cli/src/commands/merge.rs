@@ -66,7 +66,7 @@ struct Inline {
     param: Vec<(String, Value)>,
 }
 
-fn parse_parameter(text: &str) -> Result<(String, Value), String> {
+pub(super) fn parse_parameter(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE, such as density=0.5")?;
     let value = value.trim();
     // A list, a number or a flag; anything else is a word.
@@ -75,30 +75,38 @@ fn parse_parameter(text: &str) -> Result<(String, Value), String> {
 }
 
 impl Inline {
-    /// The config that says the same. Lines of JSON are YAML.
     fn config(&self, method: &str) -> String {
-        let mut text = format!("merge_method: {}\n", Value::from(method));
-        if let Some(base) = &self.base {
-            text += &format!("base_model: {}\n", Value::from(base.as_str()));
-        }
-        text += "models:\n";
-        for model in &self.model {
-            // What follows a colon and is no number belongs to the path.
-            let weighed = model.rsplit_once(':').and_then(|(model, weight)| Some((model, weight.parse::<f64>().ok()?)));
-            let (model, weight) = weighed.map_or((model.as_str(), None), |(model, weight)| (model, Some(weight)));
-            text += &format!("  - model: {}\n", Value::from(model));
-            if let Some(weight) = weight {
-                text += &format!("    parameters: {{weight: {weight}}}\n");
-            }
-        }
-        if !self.param.is_empty() {
-            text += "parameters:\n";
-            for (key, value) in &self.param {
-                text += &format!("  {}: {value}\n", Value::from(key.as_str()));
-            }
-        }
-        text
+        config(method, self.base.as_deref(), &self.model, &self.param)
     }
+}
+
+/// The config of a merge of `models`, each with its weight after a colon. Lines of JSON are YAML.
+pub(super) fn config(method: &str, base: Option<&str>, models: &[String], params: &[(String, Value)]) -> String {
+    let mut text = format!("merge_method: {}\n", Value::from(method));
+    if let Some(base) = base {
+        text += &format!("base_model: {}\n", Value::from(base));
+    }
+    text += "models:\n";
+    for model in models {
+        let (model, weight) = weighed(model);
+        text += &format!("  - model: {}\n", Value::from(model));
+        if let Some(weight) = weight {
+            text += &format!("    parameters: {{weight: {weight}}}\n");
+        }
+    }
+    if !params.is_empty() {
+        text += "parameters:\n";
+        for (key, value) in params {
+            text += &format!("  {}: {value}\n", Value::from(key.as_str()));
+        }
+    }
+    text
+}
+
+/// A model and its weight. What follows a colon and is no number belongs to the path.
+pub(super) fn weighed(model: &str) -> (&str, Option<f64>) {
+    let weighed = model.rsplit_once(':').and_then(|(model, weight)| Some((model, weight.parse().ok()?)));
+    weighed.map_or((model, None), |(model, weight)| (model, Some(weight)))
 }
 
 /// Merges, or shows what would be done.

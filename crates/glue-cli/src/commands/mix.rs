@@ -1,6 +1,8 @@
 //! `glue mix`: a mixture of experts from a config.
 
+use super::adapted_models::{self, AdaptedModel};
 use super::recipes::FollowLinks;
+use super::stage_outputs::beside;
 use super::{recipes, train_router};
 use crate::app::Global;
 use crate::failure::{Failure, no_such_model, of_file};
@@ -26,6 +28,9 @@ use std::time::Instant;
 /// Paths of models and tasks in it are relative to the working directory. OUT_DIR appears once it is complete. It must
 /// not exist yet, or be empty.
 ///
+/// MODEL+ADAPTER is a model with a LoRA adapter. Such models are written to the work directory first, and a later run
+/// reuses them if they are unchanged.
+///
 /// If gates are initialised from prompts, an expert without prompts uses items of its own tasks as positive prompts and
 /// items of other tasks as negative ones. Its tasks are those that the config or --expert assigns to it, the task with
 /// its name, or those on which its model has the lowest loss.
@@ -34,6 +39,7 @@ use std::time::Instant;
   glue mix experts.yml mixture
   glue mix experts.yml mixture --dry-run
   glue mix experts.yml mixture --tasks tasks --expert reason=thinker
+  glue mix adapters.yml mixture --work-dir scratch
   glue mix experts.yml mixture --max-shard-size 2GB --json")]
 pub(crate) struct Args {
     /// Mixture config (YAML, mergekit-moe's format)
@@ -66,6 +72,10 @@ pub(crate) struct Args {
     /// Maximum number of positive prompts per expert, and of negative ones
     #[arg(long, value_name = "N", default_value_t = PROMPTS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     prompts: u32,
+
+    /// Directory for models with adapters applied (default: OUT_DIR.models)
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
 
     /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
@@ -118,15 +128,26 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         }
         config.tasks.clone_from(&args.tasks);
     }
+    let work_dir = args.work_dir.clone().unwrap_or_else(|| beside(&args.out_dir, ".models"));
+    let adapted = adapted_models::find(config.models(), &work_dir, config.links, global)?;
+    // Until they are written, the models without their adapters have the same tensors.
+    config.located = adapted.iter().map(|one| (one.name.clone(), one.model().to_path_buf())).collect();
     let mut plan = MixPlan::new(&config).map_err(refusal)?;
     let tasks = load_tasks(&plan.config.tasks).map_err(Failure::refused)?;
     let pool = recipes::pool(global)?;
     let mut report = Report::new(&plan, args, pool.current_num_threads());
     if args.dry_run {
+        report.notes.extend(adapted.iter().map(to_be_written));
         report.notes.extend(prompts_to_come(&plan, &tasks, args));
         return report.print(shell);
     }
     let start = Instant::now();
+    if !adapted.is_empty() {
+        adapted.iter().try_for_each(|one| adapted_models::write(one, &pool, shell))?;
+        config.located = adapted.iter().map(|one| (one.name.clone(), one.directory.clone())).collect();
+        plan = MixPlan::new(&config).map_err(refusal)?;
+        report = Report::new(&plan, args, pool.current_num_threads());
+    }
     let progress = CommandProgress::new(shell);
     let done = pool.install(|| {
         prompts(&mut plan, &tasks, args, &progress)?;
@@ -139,6 +160,11 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     done?;
     report.seconds = Some(start.elapsed().as_secs_f64());
     report.print(shell)
+}
+
+fn to_be_written(adapted: &AdaptedModel) -> String {
+    let (name, directory, bytes) = (adapted.name.display(), adapted.directory.display(), units::bytes(adapted.bytes()));
+    format!("{name} will be written to {directory}, which takes {bytes}")
 }
 
 fn read(path: &Path) -> Result<MixConfig, Failure> {

@@ -1,7 +1,9 @@
 //! One file per command: its options and what it does. Shared code: `recipes`, `merge_report` and `execute` for `merge`
-//! and `multi`; `device` for all commands that merge; `models` for those that run a model; `zoo` for those that compare
+//! and `multi`; `stage_outputs` for merges that a later step uses, and `adapted_models` for those of one adapter; `device`
+//! for all commands that merge; `models` for those that run a model; `zoo` for those that compare
 //! several.
 
+mod adapted_models;
 pub(crate) mod align;
 pub(crate) mod calibrate;
 pub(crate) mod check;
@@ -16,6 +18,7 @@ pub(crate) mod help_markdown;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod merge;
+pub(crate) mod merge_lora;
 mod merge_report;
 pub(crate) mod mix;
 mod models;
@@ -30,5 +33,6 @@ pub(crate) mod search;
 pub(crate) mod search_worker;
 pub(crate) mod similarity;
 pub(crate) mod soup;
+mod stage_outputs;
 pub(crate) mod train_router;
 mod zoo;

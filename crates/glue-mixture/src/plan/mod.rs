@@ -4,12 +4,14 @@ mod fit;
 mod format;
 mod tensors;
 
+use crate::card::license_note;
 use crate::config::{GateMode, MixConfig};
 use crate::error::MixError;
 use crate::gates::Gates;
 use crate::random::{random_gates, zero_gates};
 use crate::sites::{MixtureFormat, Sites};
 use crate::spec::{FORMAT_VERSION, Level, MODEL_TYPE, Mixture, MixtureSpec, Pool, Routing, WholeSpec};
+use glue_tensor::hub::LegalFiles;
 use glue_tensor::{Config, Dtype, FileChanged, ModelDir, TensorSpec};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -100,6 +102,8 @@ pub struct MixPlan {
     pub(crate) n_layers: usize,
     /// Names of the experts whose prompts are not the description's.
     pub(crate) from_tasks: Vec<String>,
+    /// Texts of licences and notices that all models have, by name and content.
+    pub(crate) legal_files: Vec<(String, Vec<u8>)>,
 }
 
 impl MixPlan {
@@ -114,6 +118,7 @@ impl MixPlan {
         config.check_prompts()?;
         let mut models: Vec<ModelDir> = Vec::new();
         let mut open = |path: &Path, at| -> Result<usize, MixError> {
+            let path = config.locate(path);
             if let Some(known) = models.iter().position(|model| model.path() == path) {
                 return Ok(known);
             }
@@ -135,7 +140,34 @@ impl MixPlan {
             models[part.side_files_of].check_links(config.links)?;
         }
         let (config, from_tasks) = (config.clone(), Vec::new());
-        Ok(MixPlan { config, sites, notes, models, base, parts, gate_dtype, dense_gates, n_layers, from_tasks })
+        let legal_files = Vec::new();
+        let mut plan = MixPlan {
+            config,
+            sites,
+            notes,
+            models,
+            base,
+            parts,
+            gate_dtype,
+            dense_gates,
+            n_layers,
+            from_tasks,
+            legal_files,
+        };
+        plan.notes.extend(license_note(&plan));
+        plan.find_legal_files()?;
+        Ok(plan)
+    }
+
+    /// The texts of licences and notices of the output itself. Models inside the output have their own.
+    fn find_legal_files(&mut self) -> Result<(), MixError> {
+        let names: Vec<String> =
+            self.models.iter().map(|model| self.config.as_written(model.path()).display().to_string()).collect();
+        let directories = names.iter().map(String::as_str).zip(self.models.iter().map(ModelDir::path));
+        let LegalFiles { common, notes, .. } = LegalFiles::of(directories, self.config.links)?;
+        self.legal_files = common;
+        self.notes.extend(notes);
+        Ok(())
     }
 
     /// Checks that every file of every model is still the one that was opened, and that nobody has written to it since.

@@ -6,7 +6,7 @@ use crate::error::RecipeError;
 use crate::keys;
 use crate::recipe::{Body, InputModel, Part, Slice, Source};
 use crate::settings::Settings;
-use glue_merge::Operator;
+use glue_merge::{BaseRule, Operator};
 use glue_yaml::{At, Node, Position, Tree};
 use std::ops::Range;
 
@@ -71,8 +71,9 @@ impl Reader<'_> {
                     let entries = self.entries(node, "an entry of `models`", keys::MODEL)?;
                     let statistics = self.statistics(&entries, "statistics", operator);
                     let settings = self.settings(&entries, operator, Level::Model);
+                    let base = self.own_base(&entries, operator);
                     let model = self.required(&entries, "model").and_then(|node| self.model(node, "model"))?;
-                    Some(InputModel { model, statistics, settings })
+                    Some(InputModel { model, base, statistics, settings })
                 };
                 Some((models.at, Body::Models(self.each(models, "models", input)?)))
             }
@@ -91,7 +92,8 @@ impl Reader<'_> {
             let settings = self.settings(&entries, operator, Level::Model);
             let model = self.required(&entries, "model").and_then(|node| self.model(node, "model"));
             let layers = self.required(&entries, "layer_range").and_then(|node| self.keep(self.layers(node)));
-            Some(Source { model: model?, layers: layers?, statistics, settings })
+            let base = self.own_base(&entries, operator);
+            Some(Source { model: model?, layers: layers?, base, statistics, settings })
         };
         let base = entries.get("base_model").and_then(|node| self.model(node, "base_model"));
         let base_statistics = self.base_statistics(&entries, operator);
@@ -108,6 +110,17 @@ impl Reader<'_> {
             });
         }
         Some(Slice { at: node.at, base, base_statistics, settings, sources })
+    }
+
+    /// The base of one model, for an operator on task vectors.
+    fn own_base(&self, entries: &Entries<'_>, operator: Option<&Operator>) -> Option<At<String>> {
+        const KEY: &str = "base_model";
+        let node = entries.get(KEY)?;
+        if let Some(operator) = operator.filter(|operator| operator.def().base != BaseRule::Required) {
+            let expected = format!("left out: {} does not merge differences from a base", operator.def().name);
+            return self.keep(self.wrong(node, KEY, expected));
+        }
+        self.model(node, KEY)
     }
 
     /// A path of statistics, for an operator that uses them.

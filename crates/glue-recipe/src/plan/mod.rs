@@ -15,7 +15,7 @@ use crate::experts::{ExpertLayer, ExpertMatches};
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::adapter::Change;
-use glue_tensor::hub::HubFacts;
+use glue_tensor::hub::{HubFacts, LegalFiles};
 use glue_tensor::names::is_fused_experts;
 use glue_tensor::{Adapter, Checkpoint, Config, Dtype, FileChanged, Links, ModelDir, TensorInfo};
 use std::collections::BTreeMap;
@@ -134,6 +134,8 @@ pub enum Action {
         base: Option<TensorRef>,
         /// The inputs, the base not among them.
         inputs: Vec<TensorRef>,
+        /// For each input, what its task vector is taken from where that is not the base.
+        own_bases: Vec<Option<TensorRef>>,
         /// The statistics that the operator uses, in the statistics of their models; empty if this tensor has none.
         statistics: Vec<TensorRef>,
     },
@@ -161,6 +163,8 @@ pub struct MergePlan {
     pub tokenizer_from: usize,
     /// Where links may lead to the files that are copied.
     pub links: Links,
+    /// Texts of licences and notices that all models have, by name and content: the output gets them.
+    pub legal_files: Vec<(String, Vec<u8>)>,
     /// The chat template to put into the tokenizer files; `None` leaves them as they are.
     pub chat_template: Option<String>,
     /// Type of all merged tensors; `None` leaves each that of its base or first input.
@@ -192,6 +196,10 @@ pub fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<MergePlan, RecipeE
     let assembled = tensors::assemble(recipe, options, &models)?;
     let mut plan = output::finish(recipe, options, models, assembled)?;
     plan.notes.extend(license_note(&plan));
+    let directories = plan.models.iter().map(|model| (model.name.as_str(), model.dir.path()));
+    let LegalFiles { common, notes, .. } = LegalFiles::of(directories, plan.links)?;
+    plan.legal_files = common;
+    plan.notes.extend(notes);
     Ok(plan)
 }
 
@@ -336,9 +344,17 @@ impl TensorPlan {
         }
     }
 
-    /// Every operand, the base first, without statistics.
+    /// For each input, what its task vector is taken from where that is not the base; may be empty where none has such.
+    pub fn own_bases(&self) -> &[Option<TensorRef>] {
+        match &self.action {
+            Action::Merge { own_bases, .. } => own_bases,
+            Action::Copy(_) => &[],
+        }
+    }
+
+    /// Every operand, the base first and bases of single inputs last, without statistics.
     pub fn operands(&self) -> impl Iterator<Item = &TensorRef> {
-        self.base().into_iter().chain(self.inputs())
+        self.base().into_iter().chain(self.inputs()).chain(self.own_bases().iter().flatten())
     }
 
     /// Number of elements.

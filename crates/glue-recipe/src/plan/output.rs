@@ -37,6 +37,7 @@ pub(super) fn finish(
         config,
         tokenizer_from,
         links: options.links,
+        legal_files: Vec::new(),
         chat_template,
         dtype: options.dtype.or(recipe.out_dtype).or(recipe.dtype),
         seed: options.seed.or(recipe.seed).unwrap_or(0),
@@ -51,6 +52,9 @@ pub(super) fn finish(
 fn experts(recipe: &Recipe, models: &Models, assembled: &Assembled) -> Result<Vec<ExpertLayer>, RecipeError> {
     let Some(at) = recipe.align_experts else { return Ok(Vec::new()) };
     let refused = |reason| RecipeError::AlignExperts { place: recipe.place(at), reason };
+    if recipe.own_bases().next().is_some() {
+        return Err(refused("a model with a `base_model` of its own cannot have its experts permuted".into()));
+    }
     for model in &models.list {
         let config = model.dir.config();
         let groups = config.get("n_group").and_then(serde_json::Value::as_u64).unwrap_or(1);

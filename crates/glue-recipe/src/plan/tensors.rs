@@ -1,5 +1,6 @@
 //! Which tensors the output has, and what each is made from.
 
+mod cuts;
 mod modules;
 mod order;
 mod statistics;
@@ -7,17 +8,19 @@ mod statistics;
 use super::models::{Models, View};
 use super::{Action, PlanOptions, TensorPlan, TensorRef, spec};
 use crate::error::RecipeError;
-use crate::recipe::{Body, OnMissing, OnVocabulary, Part, Recipe};
-use crate::settings::{ParamSite, Settings, resolve};
-use glue_merge::params::Scope;
-use glue_merge::{BaseRule, MergeError, ParamError, ParamSpec, Params, Setting};
-use glue_tensor::{Names, Role, TensorInfo};
-use glue_yaml::{At, Position};
+use crate::recipe::{OnMissing, OnVocabulary, Recipe};
+use crate::settings::{self, ParamSite, Settings};
+use glue_merge::{MergeError, ParamError, Params};
+use glue_tensor::{Role, TensorInfo};
+use glue_yaml::At;
 use modules::Modules;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Position of tensors after the layers in a gradient over layers; those before the layers are at 0.
 const AFTER_LAYERS: f64 = 1.0;
+
+/// Errors that are reported one by one: models that do not fit together have one for every tensor.
+const REPORTED: usize = 8;
 
 /// The tensors of the output, and what its configuration must say of them.
 pub(super) struct Assembled {
@@ -44,6 +47,8 @@ struct LayerRun {
 /// An input of a slice.
 struct Input<'a> {
     run: LayerRun,
+    /// What its task vector is taken from, where that is not the base.
+    own_base: Option<LayerRun>,
     /// Parameters, the most specific first.
     levels: Vec<&'a Settings>,
 }
@@ -52,6 +57,8 @@ struct Input<'a> {
 struct Listed<'a> {
     model: &'a At<String>,
     start: usize,
+    /// Its own base.
+    base: Option<&'a At<String>>,
     /// Whether statistics are given with it.
     statistics: Option<&'a At<String>>,
     /// Parameters, the most specific first.
@@ -68,9 +75,14 @@ struct OutputSlice<'a> {
 }
 
 impl OutputSlice<'_> {
-    /// Every operand, the base first.
-    fn runs(&self) -> impl Iterator<Item = LayerRun> {
+    /// The base and the inputs.
+    fn operands(&self) -> impl Iterator<Item = LayerRun> {
         self.base.into_iter().chain(self.inputs.iter().map(|input| input.run))
+    }
+
+    /// The base, the inputs, and the bases that these have of their own.
+    fn runs(&self) -> impl Iterator<Item = LayerRun> {
+        self.operands().chain(self.inputs.iter().filter_map(|input| input.own_base))
     }
 }
 
@@ -93,6 +105,10 @@ struct Assembler<'a> {
     head: bool,
     /// Whether any tensor has a statistic.
     measured: bool,
+    /// What is wrong with parts and tensors: the first [`REPORTED`].
+    errors: Vec<RecipeError>,
+    /// How much more is.
+    more: usize,
 }
 
 pub(super) fn assemble(recipe: &Recipe, options: &PlanOptions, models: &Models) -> Result<Assembled, RecipeError> {
@@ -109,15 +125,34 @@ pub(super) fn assemble(recipe: &Recipe, options: &PlanOptions, models: &Models) 
     let (tensors, any_tied, head, measured) = (Vec::new(), false, false, false);
     let names: Vec<&str> = (0..models.list.len()).flat_map(|model| models.names(model)).collect();
     let modules = Modules::new(recipe, &names);
-    let mut assembler = Assembler { recipe, options, models, modules, out, tensors, any_tied, head, measured };
+    let (errors, more) = (Vec::new(), 0);
+    let mut assembler =
+        Assembler { recipe, options, models, modules, out, tensors, any_tied, head, measured, errors, more };
     assembler.check_coverage()?;
     for part in 0..recipe.parts.len() {
-        assembler.part(part)?;
+        let done = assembler.part(part);
+        assembler.keep(done);
     }
     assembler.finish()
 }
 
 impl<'a> Assembler<'a> {
+    /// Keeps an error to be reported with others.
+    fn keep(&mut self, done: Result<(), RecipeError>) {
+        let errors = match done {
+            Ok(()) => return,
+            Err(RecipeError::Several { errors }) => errors,
+            Err(error) => vec![error],
+        };
+        for error in errors {
+            if self.errors.len() < REPORTED {
+                self.errors.push(error);
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
     /// Without a default part, some tensor may belong to none.
     fn check_coverage(&self) -> Result<(), RecipeError> {
         for model in 0..self.models.list.len() {
@@ -158,7 +193,8 @@ impl<'a> Assembler<'a> {
         };
         let (first, last) = (&cuts[0], &cuts[cuts.len() - 1]);
         for name in union(first, &|run| views[&run.model].before.clone()) {
-            self.tensor(first, &views, reference, &OutputPosition::Before(&name), total)?;
+            let done = self.tensor(first, &views, reference, &OutputPosition::Before(&name), total);
+            self.keep(done);
         }
         let mut output_layer = 0;
         for cut in &cuts {
@@ -166,172 +202,18 @@ impl<'a> Assembler<'a> {
                 let suffixes = union(cut, &|run| views[&run.model].suffixes(run.start + cut_layer).to_vec());
                 for suffix in &suffixes {
                     let spot = OutputPosition::Layer { cut_layer, output_layer, suffix };
-                    self.tensor(cut, &views, reference, &spot, total)?;
+                    let done = self.tensor(cut, &views, reference, &spot, total);
+                    self.keep(done);
                 }
                 output_layer += 1;
             }
         }
         for name in union(last, &|run| views[&run.model].after.clone()) {
-            self.tensor(last, &views, reference, &OutputPosition::After(&name), total)?;
+            let done = self.tensor(last, &views, reference, &OutputPosition::After(&name), total);
+            self.keep(done);
         }
         let tied = |run: LayerRun| views[&run.model].tied_to().is_some();
         self.any_tied |= cuts.iter().any(|cut| cut.runs().any(tied));
-        Ok(())
-    }
-
-    fn cuts(&mut self, part: &'a Part, views: &BTreeMap<usize, View>) -> Result<Vec<OutputSlice<'a>>, RecipeError> {
-        let top = &self.recipe.settings;
-        match &part.body {
-            Body::Models(list) => {
-                let shared = vec![&part.settings, top];
-                let listed = list.iter().map(|input| Listed {
-                    model: &input.model,
-                    start: 0,
-                    statistics: input.statistics.as_ref(),
-                    levels: vec![&input.settings, &part.settings, top],
-                });
-                let cut = self.cut(part.at, self.recipe.base.as_ref(), listed, shared)?;
-                let counts: Vec<_> = cut.runs().map(|run| &views[&run.model]).collect();
-                let len = counts[0].layers;
-                if let Some(other) = counts.iter().find(|view| view.layers != len) {
-                    let (first, second) = (self.models.name(counts[0].model), self.models.name(other.model));
-                    let at = self.recipe.models().find(|name| name.value == second).map_or(part.at, |name| name.at);
-                    return Err(RecipeError::LayerCounts {
-                        place: self.recipe.place(at),
-                        first: first.into(),
-                        first_layers: len,
-                        second: second.into(),
-                        second_layers: other.layers,
-                    });
-                }
-                // Checkpoints may hold layers behind the last one that their configuration counts.
-                let held = |view: &&View| view.held_layers();
-                let len = counts.iter().map(held).max().unwrap_or(len).max(len);
-                Ok(vec![OutputSlice { len, ..cut }])
-            }
-            Body::Slices(slices) => slices
-                .iter()
-                .map(|slice| {
-                    let len = slice.sources[0].layers.value.len();
-                    for source in &slice.sources {
-                        let layers = &source.layers;
-                        self.check_range(views, self.models.index(&source.model.value), &layers.value, layers.at)?;
-                    }
-                    let shared = vec![&slice.settings, &part.settings, top];
-                    let listed = slice.sources.iter().map(|source| Listed {
-                        model: &source.model,
-                        start: source.layers.value.start,
-                        statistics: source.statistics.as_ref(),
-                        levels: vec![&source.settings, &slice.settings, &part.settings, top],
-                    });
-                    let base = slice.base.as_ref().or(self.recipe.base.as_ref());
-                    let cut = self.cut(slice.at, base, listed, shared)?;
-                    if let Some(run) = cut.base {
-                        self.check_range(views, run.model, &(run.start..run.start + len), slice.at)?;
-                    }
-                    Ok(OutputSlice { len, ..cut })
-                })
-                .collect(),
-        }
-    }
-
-    fn check_range(
-        &self,
-        views: &BTreeMap<usize, View>,
-        model: usize,
-        range: &std::ops::Range<usize>,
-        at: Position,
-    ) -> Result<(), RecipeError> {
-        let layers = views[&model].layers;
-        if range.end <= layers {
-            return Ok(());
-        }
-        Err(RecipeError::LayerRange {
-            place: self.recipe.place(at),
-            model: self.models.name(model).into(),
-            start: range.start,
-            end: range.end,
-            layers,
-        })
-    }
-
-    /// Tells the base from the inputs.
-    fn cut(
-        &mut self,
-        at: Position,
-        base: Option<&At<String>>,
-        listed: impl IntoIterator<Item = Listed<'a>>,
-        levels: Vec<&'a Settings>,
-    ) -> Result<OutputSlice<'a>, RecipeError> {
-        let operator = &self.recipe.operator.value;
-        let base = base.filter(|_| operator.def().base != BaseRule::Unused).map(|name| self.models.index(&name.value));
-        let mut seen = BTreeSet::new();
-        let mut base_run = None;
-        let mut inputs: Vec<Input<'a>> = Vec::new();
-        let mut given = Vec::new();
-        for Listed { model: name, start, statistics, levels } in listed {
-            let model = self.models.index(&name.value);
-            if !seen.insert((model, start)) {
-                return Err(RecipeError::ModelTwice { place: self.recipe.place(name.at), model: name.value.clone() });
-            }
-            let run = LayerRun { model, start };
-            if base == Some(model) && base_run.is_none() {
-                base_run = Some(run);
-                let unused = statistics.filter(|_| !self.uses_statistics_of_base());
-                let keys = levels[0].keys().chain(unused.map(|_| "statistics"));
-                let keys: Vec<_> = keys.map(|key| format!("`{key}`")).collect();
-                if !keys.is_empty() {
-                    let note = format!("`{}` is the base; its {} not used", name.value, plural(&keys));
-                    if !self.out.notes.contains(&note) {
-                        self.out.notes.push(note);
-                    }
-                }
-            } else {
-                inputs.push(Input { run, levels });
-                given.push((name, statistics));
-            }
-        }
-        operator
-            .check_operands(inputs.len(), base.is_some())
-            .map_err(|error| RecipeError::Operands { place: self.recipe.place(at), error: Box::new(error) })?;
-        // A base that is not among the sources gives the same layers as the first of them.
-        let fallback = |model| LayerRun { model, start: inputs.first().map_or(0, |input| input.run.start) };
-        let base = base_run.or(base.map(fallback));
-        self.check_statistics(base, &given)?;
-        Ok(OutputSlice { len: 0, base, inputs, levels })
-    }
-
-    /// Notes which layers of the configuration's model the output has.
-    fn config_layers(
-        &mut self,
-        part: &Part,
-        cuts: &[OutputSlice<'_>],
-        views: &BTreeMap<usize, View>,
-    ) -> Result<(), RecipeError> {
-        if matches!(part.body, Body::Models(_)) {
-            return Ok(());
-        }
-        let model = self.out.config_from;
-        let view = &views[&model];
-        let count = view.layers;
-        let layer = |run: LayerRun, i| run.start + i;
-        let kept: Vec<usize> = cuts
-            .iter()
-            .flat_map(|cut| {
-                let own = cut.runs().find(|run| run.model == model);
-                let run = own.or(cut.runs().last());
-                (0..cut.len).map(move |i| run.map_or(0, |run| layer(run, i)).min(count.saturating_sub(1)))
-            })
-            .collect();
-        if kept.iter().copied().eq(0..count) {
-            return Ok(());
-        }
-        let main = Names::infer(self.models.names(model)).main_stack().map(|stack| stack.prefix.clone());
-        if main.is_some_and(|prefix| prefix != view.prefix) {
-            let what = format!("another number or order of layers in `{}`", view.prefix.trim_end_matches('.'));
-            return Err(RecipeError::Unavailable { place: self.recipe.place(part.at), what });
-        }
-        self.out.layers = Some(kept);
         Ok(())
     }
 
@@ -401,12 +283,19 @@ impl<'a> Assembler<'a> {
 
         let mut operands = operands.into_iter();
         let base = cut.base.and_then(|_| operands.next());
-        let inputs: Vec<TensorRef> = operands.collect();
+        let inputs: Vec<TensorRef> = operands.by_ref().take(cut.inputs.len()).collect();
+        let mut own = |input: &Input<'_>| input.own_base.and_then(|_| operands.next());
+        let own_bases: Vec<Option<TensorRef>> = cut.inputs.iter().map(&mut own).collect();
         let params = self.params(cut, &name, &inputs, t, &local)?;
         let statistics = self.statistics(&name, &shape, base.as_ref(), &inputs)?;
         let dtype = self.options.dtype.or(self.recipe.out_dtype).or(self.recipe.dtype).unwrap_or(first_info.dtype);
-        let tensor =
-            TensorPlan { name, shape, dtype, layer, action: Action::Merge { params, base, inputs, statistics } };
+        let tensor = TensorPlan {
+            name,
+            shape,
+            dtype,
+            layer,
+            action: Action::Merge { params, base, inputs, own_bases, statistics },
+        };
         self.check_operator(&tensor)?;
         // A head of another kind, such as a classifier's, says nothing about ties.
         let rows = self.models.dir(reference.model).config().vocab_size();
@@ -562,14 +451,11 @@ impl<'a> Assembler<'a> {
         local: &dyn Fn(LayerRun) -> String,
     ) -> Result<Params, RecipeError> {
         let operator = &self.recipe.operator.value;
-        let at = |scope: Scope, levels: &[&Settings], tensor: &str| -> Vec<(&str, Setting)> {
-            let value = |spec: &ParamSpec| Some((spec.name, resolve(levels, spec.name, ParamSite { tensor, t })?));
-            operator.specs().filter(|spec| spec.scope == scope).filter_map(value).collect()
-        };
-        let for_tensor = operator.params(cut.inputs.len()).set_all(at(Scope::Tensor, &cut.levels, name));
-        let of_inputs = cut.inputs.iter().map(|input| at(Scope::Input, &input.levels, &local(input.run)));
-        let params = of_inputs.enumerate().fold(for_tensor, |params, (i, own)| params.input(i, own));
-        params.check().map_err(|error| {
+        let names: Vec<String> = cut.inputs.iter().map(|input| local(input.run)).collect();
+        let own = cut.inputs.iter().zip(&names);
+        let own = own.map(|(input, tensor)| (input.levels.as_slice(), ParamSite { tensor, t }));
+        let params = settings::params(operator, &cut.levels, ParamSite { tensor: name, t }, own);
+        params.map_err(|error| {
             let model = match &error {
                 ParamError::Missing { input: Some(i), .. } => {
                     inputs.get(*i).and(cut.inputs.get(*i)).map(|input| self.models.name(input.run.model).to_string())
@@ -600,6 +486,12 @@ impl<'a> Assembler<'a> {
     }
 
     fn finish(mut self) -> Result<Assembled, RecipeError> {
+        if self.more > 0 {
+            self.errors.push(RecipeError::More { count: self.more });
+        }
+        if let Some(error) = RecipeError::all(std::mem::take(&mut self.errors)) {
+            return Err(error);
+        }
         self.check_measured()?;
         self.tensors.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| order::natural(&x.name, &y.name)));
         self.out.tensors = self.tensors.into_iter().map(|(_, tensor)| tensor).collect();
@@ -610,10 +502,6 @@ impl<'a> Assembler<'a> {
         self.out.separate_head = if self.head { Some(true) } else { self.any_tied.then_some(false) };
         Ok(self.out)
     }
-}
-
-fn plural(keys: &[String]) -> String {
-    format!("{} {}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" })
 }
 
 /// Position of a layer in its slice, from 0 to 1; 1 for a single layer.

@@ -52,17 +52,32 @@ impl Staging {
         &self.out_dir
     }
 
-    /// Writes `bytes` to the file `name`, durably; an earlier file of that name is replaced.
+    /// Writes `bytes` to the file `name`, durably; an earlier file of that name is replaced. `DIRECTORY/NAME` is a file in
+    /// a directory, which is made if it is not there.
     ///
     /// # Errors
-    /// [`WriteError::FileName`] unless `name` is a plain file name, [`WriteError::NoSpace`], [`WriteError::Io`].
+    /// [`WriteError::FileName`] unless `name` is a plain file name, or two with `/` between, [`WriteError::NoSpace`],
+    /// [`WriteError::Io`].
     pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
-        let mut components = Path::new(name).components();
-        let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-        if !plain || name == LOCK_FILE {
+        let components: Vec<Component<'_>> = Path::new(name).components().collect();
+        let is_plain = |part: &Component<'_>| matches!(part, Component::Normal(part) if *part != LOCK_FILE);
+        if !(1..=2).contains(&components.len()) || !components.iter().all(is_plain) {
             return Err(WriteError::FileName { name: name.to_string() });
         }
-        write_durably(&self.path.join(name), bytes)
+        let path = self.path.join(name);
+        let directory = path.parent().filter(|_| components.len() == 2);
+        if let Some(directory) = directory {
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(WriteError::at(directory, 0, error));
+                }
+                // A link is not one of ours.
+                _ if directory.is_symlink() => return Err(WriteError::FileName { name: name.to_string() }),
+                _ => {}
+            }
+        }
+        write_durably(&path, bytes)?;
+        directory.map_or(Ok(()), sync_directory)
     }
 
     /// Makes the directory appear at [`Staging::out_dir`], durably, with all that was written to it.

@@ -182,3 +182,25 @@ fn replacing_a_template_keeps_the_rest() {
     assert_eq!(value, serde_json::from_str::<Value>(&list.replace("\"D\"", "\"NEW\"")).unwrap());
     assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "chat_template", "z"]);
 }
+
+#[test]
+fn additional_chat_templates_belong_to_the_tokenizer() {
+    let directory = directory(&[("tokenizer.json", "{}"), ("chat_template.jinja", "{{ messages }}")]);
+    let templates = directory.path().join("additional_chat_templates");
+    fs::create_dir(&templates).unwrap();
+    for (name, text) in [("tool_use.jinja", "{{ tools }}"), ("rag.jinja", "{{ documents }}"), ("notes.txt", "none")] {
+        fs::write(templates.join(name), text).unwrap();
+    }
+    fs::create_dir(templates.join("directory.jinja")).unwrap();
+    let files = find(&directory);
+    let expected = [
+        "additional_chat_templates/rag.jinja",
+        "additional_chat_templates/tool_use.jinja",
+        "chat_template.jinja",
+        "tokenizer.json",
+    ];
+    assert_eq!(files.names(), expected);
+    files.check_unchanged().unwrap();
+    fs::write(templates.join("rag.jinja"), "another").unwrap();
+    assert!(files.check_unchanged().unwrap_err().to_string().contains("rag.jinja"));
+}

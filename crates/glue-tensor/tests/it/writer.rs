@@ -448,12 +448,20 @@ fn one_of_many_wins() {
 fn files_beside_the_weights_have_plain_names() {
     let root = TempDir::new().unwrap();
     let staging = Staging::create(root.path().join("out")).unwrap();
-    for name in ["", ".", "..", "a/b", "/a", "../a", ".lock"] {
+    for name in ["", ".", "..", "/a", "../a", "a/..", "a/b/c", "/a/b", ".lock", "a/.lock", ".lock/a"] {
         assert!(matches!(staging.write_file(name, b""), Err(WriteError::FileName { .. })), "{name}");
     }
     staging.write_file("a", b"1").unwrap();
     staging.write_file("a", b"2").unwrap();
     assert_eq!(fs::read(staging.path().join("a")).unwrap(), b"2");
+    for content in [b"1", b"2"] {
+        staging.write_file("b/c", content).unwrap();
+        assert_eq!(fs::read(staging.path().join("b/c")).unwrap(), content);
+    }
+    assert!(staging.write_file("a/b", b"").is_err(), "a file is no directory");
+    std::os::unix::fs::symlink(root.path(), staging.path().join("link")).unwrap();
+    assert!(matches!(staging.write_file("link/c", b""), Err(WriteError::FileName { .. })));
+    assert!(!root.path().join("c").exists());
 }
 
 #[test]
