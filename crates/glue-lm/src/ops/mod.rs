@@ -8,6 +8,7 @@
 
 mod add;
 mod attention;
+mod dots;
 mod exp;
 mod few_rows;
 mod gated;

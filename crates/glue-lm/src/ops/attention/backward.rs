@@ -4,9 +4,10 @@
 //! dv = p·g, dc = p·(g·v − Σ p·(g·v)), ds = dc·dc/ds, dq = scale·Σ ds·k, dk = scale·Σ ds·q.
 
 use super::super::elements;
+use super::super::dots::dot;
 use super::super::exp::tanh;
 use super::super::kept::Numbers;
-use super::{Attention, Segment, Span, dot, softmax};
+use super::{Attention, Segment, Span, softmax};
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
