@@ -10,6 +10,7 @@
 mod backward;
 mod single;
 
+use super::dots::{LANES, dot, total};
 use super::exp::{exp, tanh};
 use super::floats;
 use super::kept::{Chunk, Numbers};
@@ -388,40 +389,6 @@ fn strided(data: &[f32], rows: usize, columns: usize, stride: usize) -> MatRef<'
     MatRef::from_column_major_slice_with_stride(data, columns, rows, stride).transpose()
 }
 
-/// Lanes of sums over one vector: two registers of eight.
-const LANES: usize = 16;
-
-#[inline]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dot_of(a, b, |b| b)
-}
-
-/// The dot product with numbers that are widened on the way.
-#[inline(always)]
-fn dot_of<E: Copy>(a: &[f32], b: &[E], widen: impl Fn(E) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            lanes[i] += a[i] * widen(b[i]);
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * widen(*b)).sum();
-    total(lanes) + rest
-}
-
-fn total(lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    let mut lanes = lanes;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
 /// Softmax over the scores at `seen`, scaled and capped, and over `sink`, whose share is lost; the rest becomes 0.
 fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f32>, sink: Option<f32>) {
     scores[..seen.start].fill(0.0);
@@ -447,7 +414,7 @@ fn weigh(scores: &mut [f32], scale: f32, softcap: Option<f32>, sink: Option<f32>
             lanes[i] += chunk[i];
         }
     }
-    let mut sum = total(lanes);
+    let mut sum = total(&lanes);
     for s in rest {
         *s = exp(*s - largest);
         sum += *s;

@@ -1,27 +1,31 @@
 //! `x · Wᵀ + b` for a few rows of `x`, as in decoding, where the time goes into reading the weights.
 //!
 //! Each row of a weight is read once, in its stored type, and multiplied as it is widened: no block of it is written
-//! anywhere. Several weights with the same input are one job, so that threads are called together once for all of them.
+//! anywhere. Rows are read four at a time that lie some pages apart. A processor fetches ahead within a page; four
+//! streams keep it twice as busy as one. Several weights with the same input are one job, so that threads are called
+//! together once for all of them.
+//!
 //! An element of the output is a sum in a fixed order: it depends neither on threads, nor on what other rows of `x` or
 //! other weights are there, nor on the type that the same numbers are stored in.
 
+use super::dots::{LANES, dots, total};
 use crate::weight::{StoredElements, Weight};
 use rayon::prelude::*;
 
 /// Up to this many rows of `x`, products are done this way.
 pub(super) const MAX_ROWS: usize = 4;
 
-/// Partial sums of a dot product: four registers of eight, so that additions need not wait for each other.
-const LANES: usize = 32;
+/// Rows of a weight that are read at the same time.
+const STREAMS: usize = 4;
+
+/// Bytes between the rows that are read at the same time: some pages.
+const APART: usize = 24 << 10;
 
 /// Numbers of a row that are widened at a time, where that is not done in registers; a multiple of [`LANES`].
 const PIECE: usize = 512;
 
 /// Bytes of weights below which a job is not worth handing to other threads.
 const PARALLEL_FROM: usize = 128 << 10;
-
-/// Bytes of weights that a task reads.
-const TASK: usize = 32 << 10;
 
 /// A product that is wanted: a weight [N, K], and a bias of length N.
 pub(crate) type Factor<'a> = (&'a Weight, Option<&'a [f32]>);
@@ -36,7 +40,7 @@ pub(super) fn products(x: &[f32], t: usize, k: usize, factors: &[Factor<'_>]) ->
         let stored = weight.stored();
         let row_bytes = (k * weight.dtype().size()).max(1);
         bytes += weight.shape()[0] * row_bytes;
-        let rows = (TASK / row_bytes).max(1);
+        let rows = STREAMS * (APART / row_bytes).max(1);
         let parts = out.chunks_mut(rows * t).enumerate();
         tasks.extend(parts.map(|(index, out)| Task { stored, bias: *bias, first: index * rows, out }));
     }
@@ -68,83 +72,66 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(&mut self, x: &[f32], t: usize, k: usize) {
         let mut piece = [0.0; PIECE];
-        for (row, out) in (self.first..).zip(self.out.chunks_exact_mut(t)) {
-            match (t, self.stored.row(row, k)) {
-                (1, Row::F32(w)) => out[0] = one(x, w, |w| w),
-                (1, Row::Bf16(w)) => out[0] = one(x, w, |bits| f32::from_bits(u32::from(bits) << 16)),
-                _ => self.stored.pieces(row, k, &mut piece, x, out),
-            }
-            if let Some(bias) = self.bias {
-                out.iter_mut().for_each(|out| *out += bias[row]);
+        let rows = self.out.len() / t;
+        let apart = rows / STREAMS;
+        for row in 0..apart {
+            self.together(std::array::from_fn::<_, STREAMS, _>(|stream| stream * apart + row), x, t, k, &mut piece);
+        }
+        for row in STREAMS * apart..rows {
+            self.together([row], x, t, k, &mut piece);
+        }
+        if let Some(bias) = self.bias {
+            for (out, bias) in self.out.chunks_exact_mut(t).zip(&bias[self.first..]) {
+                out.iter_mut().for_each(|out| *out += bias);
             }
         }
     }
-}
 
-/// A row of a weight that can be read in place.
-enum Row<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [u16]),
-    /// Of another type, or not aligned.
-    Other,
-}
-
-impl<'a> StoredElements<'a> {
-    fn row(&self, row: usize, k: usize) -> Row<'a> {
-        let range = row * k..(row + 1) * k;
-        match self {
-            StoredElements::F32(values) => Row::F32(&values[range]),
-            StoredElements::Bf16(bits) => Row::Bf16(&bits[range]),
-            StoredElements::Bytes { .. } => Row::Other,
-        }
-    }
-
-    /// The products of a row with all rows of `x`, the row widened piece by piece.
-    fn pieces(&self, row: usize, k: usize, piece: &mut [f32; PIECE], x: &[f32], out: &mut [f32]) {
-        let mut lanes = [[0.0; LANES]; MAX_ROWS];
-        for start in (0..k).step_by(PIECE) {
-            let end = (start + PIECE).min(k);
-            let w = self.widen(row * k + start..row * k + end, piece);
-            for (lanes, x) in lanes.iter_mut().zip(x.chunks_exact(k)) {
-                add_products(lanes, &x[start..end], w, |w| w);
+    /// The products of some rows, by their places in the task, read at the same time.
+    #[inline(always)]
+    fn together<const N: usize>(&mut self, rows: [usize; N], x: &[f32], t: usize, k: usize, piece: &mut [f32; PIECE]) {
+        let elements = |row: usize| (self.first + row) * k..(self.first + row + 1) * k;
+        let sums = match (t, self.stored) {
+            (1, StoredElements::F32(values)) => dots(x, rows.map(|row| &values[elements(row)]), |w| w),
+            (1, StoredElements::Bf16(bits)) => {
+                dots(x, rows.map(|row| &bits[elements(row)]), |bits| f32::from_bits(u32::from(bits) << 16))
             }
-        }
-        out.iter_mut().zip(lanes).for_each(|(out, lanes)| *out = total(lanes));
+            _ => {
+                let mut lanes = [[[0.0; LANES]; MAX_ROWS]; N];
+                for start in (0..k).step_by(PIECE) {
+                    let end = (start + PIECE).min(k);
+                    for (lanes, row) in lanes.iter_mut().zip(rows) {
+                        let first = elements(row).start;
+                        let w = self.stored.widen(first + start..first + end, piece);
+                        for (lanes, x) in lanes.iter_mut().zip(x.chunks_exact(k)) {
+                            add_products(lanes, &x[start..end], w);
+                        }
+                    }
+                }
+                for (lanes, row) in lanes.into_iter().zip(rows) {
+                    self.out[row * t..][..t].iter_mut().zip(lanes).for_each(|(out, lanes)| *out = total(&lanes));
+                }
+                return;
+            }
+        };
+        rows.into_iter().zip(sums).for_each(|(row, sum)| self.out[row] = sum);
     }
-}
-
-#[inline(always)]
-fn one<E: Copy>(x: &[f32], w: &[E], widen: impl Fn(E) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    add_products(&mut lanes, x, w, widen);
-    total(lanes)
 }
 
 /// Adds the product of each pair to the lane of its index, counted from the beginning of these.
 #[inline(always)]
-fn add_products<E: Copy>(lanes: &mut [f32; LANES], x: &[f32], w: &[E], widen: impl Fn(E) -> f32) {
+fn add_products(lanes: &mut [f32; LANES], x: &[f32], w: &[f32]) {
     let ((x, x_rest), (w, w_rest)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
     let mut sums = *lanes;
     for (x, w) in x.iter().zip(w) {
         for i in 0..LANES {
-            sums[i] += x[i] * widen(w[i]);
+            sums[i] += x[i] * w[i];
         }
     }
     for ((sum, x), w) in sums.iter_mut().zip(x_rest).zip(w_rest) {
-        *sum += x * widen(*w);
+        *sum += x * w;
     }
     *lanes = sums;
-}
-
-fn total(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod add;
 mod attention;
 mod by_head;
 mod clamped;
+mod dots;
 mod exp;
 mod few_rows;
 mod gated;

@@ -3,10 +3,11 @@
 //! With scores s = q·k·scale, capped to c, weights p = softmax(c), outputs o = Σ p·v and the gradient g of o:
 //! dv = p·g, dc = p·(g·v − Σ p·(g·v)), ds = dc·dc/ds, dq = scale·Σ ds·k, dk = scale·Σ ds·q.
 
+use super::super::dots::dot;
 use super::super::elements;
 use super::super::exp::tanh;
 use super::super::kept::Numbers;
-use super::{Attention, Segment, Span, dot, softmax};
+use super::{Attention, Segment, Span, softmax};
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;

@@ -3,13 +3,17 @@
 //! With m the largest score of a piece, a piece gives Σ e^(s − m)·v, m and Σ e^(s − m) for each head. Over all pieces,
 //! M being the largest m, the output is Σ e^(m − M)·(its first) / Σ e^(m − M)·(its last).
 
+use super::super::dots::dots;
 use super::super::exp::exp;
 use super::super::kept::{Numbers, widen};
-use super::{AttentionSpec, Block, Scratch, dot_of, weigh};
+use super::{AttentionSpec, Block, Scratch, weigh};
 use std::ops::Range;
 
 /// Positions in a piece. Pieces begin at its multiples.
 const PIECE: usize = 128;
+
+/// Rows done at a time: a query, and what values are added to, are loaded once for all of them.
+const ROWS: usize = 4;
 
 /// The pieces of some positions.
 pub(super) fn pieces(seen: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -66,18 +70,22 @@ fn score_rows<E: Copy>(
     n: usize,
     scores: &mut [f32],
 ) {
-    let (dim, group) = (spec.head_dim, spec.heads / spec.kv_heads);
-    for (row, k) in k.chunks_exact(spec.kv_heads * dim).enumerate() {
-        for (kv_head, k) in k.chunks_exact(dim).enumerate() {
-            for head in kv_head * group..(kv_head + 1) * group {
-                scores[head * n + at + row] = dot_of(&q[head * dim..][..dim], k, widen);
+    let (dim, group, width) = (spec.head_dim, spec.heads / spec.kv_heads, spec.kv_heads * spec.head_dim);
+    for (part, rows) in k.chunks(ROWS * width).enumerate() {
+        for head in 0..spec.heads {
+            let q = &q[head * dim..][..dim];
+            let key = |row: usize| &rows[row * width + head / group * dim..][..dim];
+            let scores = &mut scores[head * n + at + part * ROWS..];
+            if rows.len() == ROWS * width {
+                scores[..ROWS].copy_from_slice(&dots(q, [0, 1, 2, 3].map(key), widen));
+            } else {
+                for (row, score) in scores.iter_mut().enumerate().take(rows.len() / width) {
+                    [*score] = dots(q, [key(row)], widen);
+                }
             }
         }
     }
 }
-
-/// Rows of values added at a time: what they are added to is loaded and stored once for all of them.
-const ROWS: usize = 4;
 
 /// Adds rows of values, weighted, to the outputs of all heads. In the order of the rows, however they are grouped.
 fn mix_rows<E: Copy>(
