@@ -26,8 +26,8 @@ pub use keys::REFUSED;
 pub use latent::Latent;
 pub(crate) use mixture::split;
 pub(crate) use names::Names;
-pub use positions::Temperature;
 use positions::RopeLayers;
+pub use positions::Temperature;
 use serde_json::Value;
 pub(crate) use wrapper::OTHER_PARTS;
 
@@ -318,9 +318,7 @@ fn kv_heads(keys: &Keys<'_>, family: &Family, heads: usize) -> Result<usize, LmE
     };
     match heads.is_multiple_of(kv_heads) {
         true => Ok(kv_heads),
-        false => {
-            Err(keys.bad_value("num_key_value_heads", &format!("a divisor of {heads} heads"), kv_heads.into()))
-        }
+        false => Err(keys.bad_value("num_key_value_heads", &format!("a divisor of {heads} heads"), kv_heads.into())),
     }
 }
 
@@ -349,12 +347,7 @@ fn softcap(keys: &Keys<'_>, key: &str, default: Option<Option<f64>>) -> Result<O
 }
 
 /// The kind of each layer. `rope_of` are the rotary embeddings of layers without and with a window.
-fn layers(
-    keys: &Keys<'_>,
-    family: &Family,
-    num_layers: usize,
-    rope_of: [usize; 2],
-) -> Result<Vec<LayerKind>, LmError> {
+fn layers(keys: &Keys<'_>, family: &Family, num_layers: usize, rope_of: [usize; 2]) -> Result<Vec<LayerKind>, LmError> {
     let (rotated, sights) = if family.rope_layers == RopeLayers::WithWindow {
         let sights = windows::sights(keys, family, num_layers, None)?;
         let windowed: Vec<bool> = sights.iter().map(|sight| sight.window.is_some()).collect();

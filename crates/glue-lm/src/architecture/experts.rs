@@ -156,13 +156,9 @@ pub(super) fn experts(keys: &Keys<'_>, family: &Family, width: usize) -> Result<
         },
         ExpertKeys::Qwen3 => Experts { intermediate_size: own_width(768)?, normalised: normalised(false)?, ..plain },
         ExpertKeys::GptOss => Experts { gate_bias: true, bias: true, clamp: clamp(keys, family)?, ..plain },
-        ExpertKeys::Llama4 => Experts {
-            scoring: Scoring::Sigmoid,
-            normalised: false,
-            weighs_inputs: true,
-            shared: Some(width),
-            ..plain
-        },
+        ExpertKeys::Llama4 => {
+            Experts { scoring: Scoring::Sigmoid, normalised: false, weighs_inputs: true, shared: Some(width), ..plain }
+        }
         ExpertKeys::DeepseekV2 => {
             let grouped = keys.string("topk_method")?.unwrap_or("greedy") == "group_limited_greedy";
             let width = own_width(1407)?;
@@ -202,10 +198,7 @@ fn clamp(keys: &Keys<'_>, family: &Family) -> Result<Option<SwigluClamp>, LmErro
         return Ok(None);
     };
     let or = |key: &str, default: f32| Ok::<_, LmError>(keys.positive(key)?.map_or(default, |value| value as f32));
-    Ok(Some(SwigluClamp {
-        alpha: or("swiglu_alpha", default.alpha)?,
-        limit: or("swiglu_limit", default.limit)?,
-    }))
+    Ok(Some(SwigluClamp { alpha: or("swiglu_alpha", default.alpha)?, limit: or("swiglu_limit", default.limit)? }))
 }
 
 /// The groups of the experts, each as good as its `best` best; `default` are those of absent keys.

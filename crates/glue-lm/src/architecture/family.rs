@@ -337,13 +337,7 @@ static FAMILIES: [Family; 20] = [
     Family {
         model_type: "gemma3_text",
         architecture: "Gemma3ForCausalLM",
-        sizes: Some(Sizes {
-            vocab_size: 262_208,
-            hidden_size: 2304,
-            intermediate_size: 9216,
-            layers: 26,
-            heads: 8,
-        }),
+        sizes: Some(Sizes { vocab_size: 262_208, hidden_size: 2304, intermediate_size: 9216, layers: 26, heads: 8 }),
         max_positions: 131_072,
         rope_theta: 1e6,
         local_theta: Some(1e4),
@@ -483,13 +477,7 @@ static FAMILIES: [Family; 20] = [
     Family {
         model_type: "llama4_text",
         architecture: "Llama4ForCausalLM",
-        sizes: Some(Sizes {
-            vocab_size: 202_048,
-            hidden_size: 5120,
-            intermediate_size: 8192,
-            layers: 48,
-            heads: 40,
-        }),
+        sizes: Some(Sizes { vocab_size: 202_048, hidden_size: 5120, intermediate_size: 8192, layers: 48, heads: 40 }),
         kv_heads: Some(8),
         head_dim: Some(128),
         max_positions: 4096 * 32,

@@ -59,7 +59,8 @@ pub(crate) const GLM: Names =
 pub(crate) const COHERE: Names = Names { before_mlp: None, ..PLAIN };
 
 /// gpt-oss.
-pub(crate) const GPT_OSS: Names = Names { router: "router", single: None, transposed: true, alternating: true, ..PLAIN };
+pub(crate) const GPT_OSS: Names =
+    Names { router: "router", single: None, transposed: true, alternating: true, ..PLAIN };
 
 /// Llama 4.
 pub(crate) const LLAMA4: Names = Names {

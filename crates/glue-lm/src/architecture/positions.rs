@@ -175,12 +175,7 @@ fn given(config: &Config, keys: &Keys<'_>, family: &Family) -> Result<Vec<config
 
 /// One rotary embedding for layers without a window and one for those with: what the old keys say of the former, with
 /// their scaling, and the base of the latter under its own key.
-fn by_layer_type(
-    config: &Config,
-    keys: &Keys<'_>,
-    family: &Family,
-    local: f64,
-) -> Result<Vec<config::Rope>, LmError> {
+fn by_layer_type(config: &Config, keys: &Keys<'_>, family: &Family, local: f64) -> Result<Vec<config::Rope>, LmError> {
     let theta = keys.get("rope_theta").cloned().unwrap_or_else(|| family.rope_theta.into());
     // A family without a base of its own for layers with a window has one base for all.
     let local = match keys.get("rope_local_base_freq") {
@@ -199,9 +194,7 @@ fn by_layer_type(
             let section = |name: &str| match parameters.get(name) {
                 None | Some(Value::Null) => Ok(json!({})),
                 Some(Value::Object(section)) => Ok(Value::Object(section.clone())),
-                Some(other) => {
-                    Err(keys.bad_value(&format!("rope_parameters.{name}"), "an object", other.clone()))
-                }
+                Some(other) => Err(keys.bad_value(&format!("rope_parameters.{name}"), "an object", other.clone())),
             };
             let known = ["full_attention", "sliding_attention"];
             let keys_of = parameters.as_object().into_iter().flatten();

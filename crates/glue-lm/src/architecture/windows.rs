@@ -51,14 +51,13 @@ pub(super) fn sights(
             false => Some(keys.count("attention_chunk_size")?.unwrap_or(8192)),
         };
         let local = |layer: usize| types.as_ref().map_or_else(|| rotated(layer), |types| types[layer]);
-        return Ok((0..num_layers).map(|layer| Sight { window: None, chunk: chunk.filter(|_| local(layer)) }).collect());
+        return Ok((0..num_layers)
+            .map(|layer| Sight { window: None, chunk: chunk.filter(|_| local(layer)) })
+            .collect());
     }
     let switched = matches!(
         family.window,
-        Window::SwitchedOn
-            | Window::EverySecondSwitchedOn
-            | Window::AllSwitchedOn
-            | Window::WithoutRopeSwitchedOn
+        Window::SwitchedOn | Window::EverySecondSwitchedOn | Window::AllSwitchedOn | Window::WithoutRopeSwitchedOn
     );
     let window = match family.window {
         Window::None => None,

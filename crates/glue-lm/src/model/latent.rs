@@ -79,10 +79,7 @@ impl LatentAttention {
         let of_keys = HeadBlock { heads, stride: plain_dim + value_dim, first: 0, rows: plain_dim };
         let plain = by_head(&part(0, plain_dim)?, &self.kv_b.weight, of_keys, Direction::IntoColumns)?;
         let rotated = positions.rotated(&part(plain_dim, rotated_dim)?, rotated_dim)?;
-        let q = Tensor::cat(
-            &[plain.reshape((rows, heads, rank))?, rotated.reshape((rows, heads, rotated_dim))?],
-            2,
-        )?;
+        let q = Tensor::cat(&[plain.reshape((rows, heads, rank))?, rotated.reshape((rows, heads, rotated_dim))?], 2)?;
         let q = q.contiguous()?.reshape((rows, heads * (rank + rotated_dim)))?;
         let y = attention_with_sinks(&q, k, v, segments, &self.spec, None)?;
         let y = y.reshape((rows, heads, rank + rotated_dim))?.narrow(2, 0, rank)?.contiguous()?;

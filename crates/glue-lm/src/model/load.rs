@@ -360,7 +360,9 @@ impl Loader<'_> {
             let layer = name.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix("layers."));
             let layer = layer.and_then(|rest| rest.split('.').next()).and_then(|number| number.parse::<usize>().ok());
             let other_part = self.arch.wrapped && OTHER_PARTS.iter().any(|part| name.starts_with(part));
-            if other_part || layer.is_some_and(|layer| layer >= num_layers && layer - num_layers < self.arch.extra_layers) {
+            if other_part
+                || layer.is_some_and(|layer| layer >= num_layers && layer - num_layers < self.arch.extra_layers)
+            {
                 aside.push(name.to_owned());
                 continue;
             }

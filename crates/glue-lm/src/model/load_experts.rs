@@ -132,9 +132,7 @@ impl Loader<'_> {
             })
         };
         let (gate_up, down) = (read("gate_up_proj", 2 * inner, hidden)?, read("down_proj", hidden, inner)?);
-        self.joint(mlp, experts, |number| {
-            (Matrix::Mxfp4(gate_up[number].clone()), Matrix::Mxfp4(down[number].clone()))
-        })
+        self.joint(mlp, experts, |number| (Matrix::Mxfp4(gate_up[number].clone()), Matrix::Mxfp4(down[number].clone())))
     }
 
     /// Experts of these matrices, with their biases.

@@ -20,8 +20,7 @@ pub(crate) const BLOCK: usize = 32;
 const PIECE: usize = 1 << 16;
 
 /// What the 16 codes stand for.
-const VALUES: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// A matrix [rows, width] in MXFP4.
 #[derive(Debug, Clone)]
@@ -215,7 +214,8 @@ mod tests {
         check_gradients(&[&[3, 64]], 1.0, |x| product_mxfp4(&x[0], &matrix, None));
         let x = Tensor::zeros((2, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
         assert!(product_mxfp4(&x, &matrix, None).is_err());
-        let bytes = |shape: &[usize]| Weight::owned(Dtype::U8, shape.to_vec(), vec![0; shape.iter().product()]).unwrap();
+        let bytes =
+            |shape: &[usize]| Weight::owned(Dtype::U8, shape.to_vec(), vec![0; shape.iter().product()]).unwrap();
         assert!(Mxfp4::new(bytes(&[2, 3, 8]), bytes(&[2, 3])).is_none());
         assert!(Mxfp4::new(bytes(&[2, 3, 16]), bytes(&[2, 4])).is_none());
     }

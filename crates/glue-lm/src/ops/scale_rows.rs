@@ -13,7 +13,10 @@ struct ScaleRows(Arc<[f32]>);
 
 impl ScaleRows {
     fn of(&self, x: &[f32], width: usize) -> Vec<f32> {
-        x.chunks_exact(width.max(1)).zip(&*self.0).flat_map(|(row, factor)| row.iter().map(move |x| x * factor)).collect()
+        x.chunks_exact(width.max(1))
+            .zip(&*self.0)
+            .flat_map(|(row, factor)| row.iter().map(move |x| x * factor))
+            .collect()
     }
 }
 

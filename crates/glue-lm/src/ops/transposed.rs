@@ -32,9 +32,7 @@ impl CustomOp1 for Transposed {
 
     fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
         let (t, k) = at.shape().dims2()?;
-        let &[rows, n] = self.weight.shape() else {
-            bail!("weight of shape {:?} in a product", self.weight.shape())
-        };
+        let &[rows, n] = self.weight.shape() else { bail!("weight of shape {:?} in a product", self.weight.shape()) };
         if rows != k || self.bias.as_ref().is_some_and(|bias| bias.len() != n) {
             bail!("input of shape [{t}, {k}] with {:?} and bias of {:?}", self.weight, self.bias.as_ref().map(Vec::len))
         }

@@ -111,7 +111,10 @@ fn llama3_with_one_limit_is_a_step() {
 fn neighbours_are_rotated_as_halves_are() {
     let rope = |interleaved| {
         let frequencies = Frequencies::Fixed(vec![1.0, 0.1, 0.01]);
-        Arc::new(RopeTables::new(Rope { dims: 6, frequencies, attention_factor: 1.5, interleaved }).angles(&[3, 11], &[12, 12]))
+        Arc::new(
+            RopeTables::new(Rope { dims: 6, frequencies, attention_factor: 1.5, interleaved })
+                .angles(&[3, 11], &[12, 12]),
+        )
     };
     let x = crate::ops::gradients::numbers(2 * 16, 5);
     let rotated = |x: &[f32], interleaved| {

@@ -39,7 +39,8 @@ fn apart(tensors: &Tensors, turned: bool) -> Tensors {
     let mut out = Tensors::new();
     for (name, (shape, values)) in tensors {
         let stacked = name.strip_suffix(".gate_up_proj").map(|at| (at, true));
-        let stacked = stacked.or(name.strip_suffix(".experts.down_proj").map(|_| (name.trim_end_matches(".down_proj"), false)));
+        let stacked =
+            stacked.or(name.strip_suffix(".experts.down_proj").map(|_| (name.trim_end_matches(".down_proj"), false)));
         let Some((at, gate_up)) = stacked.filter(|_| shape.len() == 3) else {
             out.insert(name.clone(), (shape.clone(), values.clone()));
             continue;
@@ -165,7 +166,10 @@ fn parts_that_belong_to_nothing_known_are_refused() {
          gemma3_text is",
     );
     check(refused(with("quantization_config", json!({"bits": 4})), &tensors), "`quantization_config`");
-    check(refused(with("architectures", json!(["Gemma3ForCausalLM"])), &tensors), "run as Gemma3ForConditionalGeneration");
+    check(
+        refused(with("architectures", json!(["Gemma3ForCausalLM"])), &tensors),
+        "run as Gemma3ForConditionalGeneration",
+    );
     check(refused(with("text_config", json!({"model_type": "gemma3_text", "alibi": true})), &tensors), "`alibi`");
     let mut more = tensors.clone();
     more.insert("audio_tower.x.weight".to_owned(), (vec![1], vec![0.0]));

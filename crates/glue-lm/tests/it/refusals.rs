@@ -377,8 +377,11 @@ fn keys_of_further_families() {
         ("gpt-oss", json!({"swiglu_limit": 0}), "`swiglu_limit`"),
         ("llama4", json!({"attention_chunk_size": 0}), "`attention_chunk_size`"),
         ("llama4", json!({"moe_layers": ["x"]}), "`moe_layers` in the configuration should be a list of layers"),
-        ("llama4", json!({"layer_types": ["sliding_attention", "full_attention", "full_attention", "full_attention"]}),
-            "layers are full_attention or chunked_attention"),
+        (
+            "llama4",
+            json!({"layer_types": ["sliding_attention", "full_attention", "full_attention", "full_attention"]}),
+            "layers are full_attention or chunked_attention",
+        ),
         ("llama4", json!({"floor_scale": 0}), "`floor_scale`"),
         ("deepseek-v2", json!({"topk_method": "noaux_tc"}), "`topk_method`"),
         ("deepseek-v2", json!({"norm_topk_prob": true}), "`norm_topk_prob`"),
@@ -387,11 +390,19 @@ fn keys_of_further_families() {
         ("deepseek-v2", json!({"moe_layer_freq": 2}), "`moe_layer_freq`"),
         ("deepseek-v2", json!({"num_key_value_heads": 1}), "`num_key_value_heads`"),
         ("deepseek-v3", json!({"scoring_func": "softmax"}), "`scoring_func`"),
-        ("deepseek-v3", json!({"topk_group": 1}), "`topk_group` in the configuration should be at most 4 groups, with \
-            at least 3"),
+        (
+            "deepseek-v3",
+            json!({"topk_group": 1}),
+            "`topk_group` in the configuration should be at most 4 groups, with \
+            at least 3",
+        ),
         ("deepseek-v3", json!({"n_group": 8}), "with at least 2 of them in each group"),
         ("qwen3-moe", json!({"shared_expert_intermediate_size": 8}), "`shared_expert_intermediate_size`"),
-        ("qwen3-moe", json!({"model_type": "qwen4"}), "llama4_text, deepseek_v2, deepseek_v3, gemma3, mistral3, llama4 is"),
+        (
+            "qwen3-moe",
+            json!({"model_type": "qwen4"}),
+            "llama4_text, deepseek_v2, deepseek_v3, gemma3, mistral3, llama4 is",
+        ),
     ] {
         let error = Architecture::from_config(&further_config(name, &changes)).expect_err(&changes.to_string());
         assert!(error.to_string().contains(expected), "{name}, {changes}: {error}");

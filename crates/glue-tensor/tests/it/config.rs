@@ -247,10 +247,17 @@ fn counts_beyond_any_model_are_refused_by_key_and_bound() {
         check(json!({ key: u64::MAX }), key);
         check(json!({ "text_config": { key: 1_000_000_000 } }), key);
     }
-    for key in
-        ["num_local_experts", "max_position_embeddings", "sliding_window", "moe_intermediate_size", "hidden_size",
-        "kv_lora_rank", "v_head_dim", "num_nextn_predict_layers", "attention_chunk_size"]
-    {
+    for key in [
+        "num_local_experts",
+        "max_position_embeddings",
+        "sliding_window",
+        "moe_intermediate_size",
+        "hidden_size",
+        "kv_lora_rank",
+        "v_head_dim",
+        "num_nextn_predict_layers",
+        "attention_chunk_size",
+    ] {
         check(json!({ key: u64::MAX }), key);
     }
     of(json!({ "num_hidden_layers": 10_000, "max_position_embeddings": 10_485_760, "vocab_size": 1_000_000 }));

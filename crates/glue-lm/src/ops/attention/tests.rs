@@ -7,6 +7,11 @@ use candle_core::Device;
 const WIDE: AttentionSpec =
     AttentionSpec { heads: 6, kv_heads: 2, head_dim: 20, scale: 0.2236, softcap: None, window: None, chunk: None };
 
+/// Without sinks.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: Arc<[Segment]>, spec: &AttentionSpec) -> Result<Tensor> {
+    attention_with_sinks(q, k, v, segments, spec, None)
+}
+
 /// Numbers between -2 and 2.
 fn values(rows: usize, width: usize, seed: u32) -> Vec<f32> {
     numbers(rows * width, seed).into_iter().map(|x| 2.0 * x).collect()
@@ -155,7 +160,8 @@ fn chosen_queries_are_as_among_all() {
 
 #[test]
 fn segments_share_a_prefix_and_threads_change_nothing() {
-    let spec = AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None, chunk: None };
+    let spec =
+        AttentionSpec { heads: 8, kv_heads: 4, head_dim: 64, scale: 0.125, softcap: None, window: None, chunk: None };
     let sequence = Sequence::new(&spec, 300, 7);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -197,7 +203,8 @@ fn segments_share_a_prefix_and_threads_change_nothing() {
 
 #[test]
 fn gradients_are_those_of_differences() {
-    let narrow = AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None, chunk: None };
+    let narrow =
+        AttentionSpec { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, softcap: None, window: None, chunk: None };
     for spec in [
         narrow,
         AttentionSpec { softcap: Some(1.5), ..narrow },
