@@ -57,8 +57,8 @@ impl Weight {
     /// A tensor of `shape` in memory: floating-point numbers, or bytes (`U8`) that hold packed numbers.
     ///
     /// # Errors
-    /// [`WeightError::NotFloat`] for another integer type, [`WeightError::Length`] when `bytes` does not hold exactly the
-    /// elements of `shape`.
+    /// [`WeightError::NotFloat`] for another integer type, [`WeightError::Length`] when `bytes` does not hold exactly
+    /// the elements of `shape`.
     pub fn owned(dtype: Dtype, shape: Vec<usize>, bytes: impl Into<Arc<[u8]>>) -> Result<Weight, WeightError> {
         let bytes = bytes.into();
         if !is_weight(dtype) {

@@ -1,9 +1,9 @@
 //! What follows attention in a layer: a gated MLP, or a mixture of them.
 //!
 //! The mixture is Mixtral's (arXiv 2401.04088): a softmax over the gate's scores, of which the largest few are kept and
-//! brought to sum 1. What other families do is the [rule](super::gate::Rule) of the router: shares may stay as they are,
-//! or be sigmoids. An expert for all tokens may be added, in Qwen2-MoE times the sigmoid of its own gate. In Llama 4
-//! shares multiply what experts read.
+//! brought to sum 1. What other families do is the [rule](super::gate::Rule) of the router: shares may stay as they
+//! are, or be sigmoids. An expert for all tokens may be added, in Qwen2-MoE times the sigmoid of its own gate. In Llama
+//! 4 shares multiply what experts read.
 
 use super::attention_block::Projection;
 use super::experts::Expert;

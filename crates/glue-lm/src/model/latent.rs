@@ -1,5 +1,5 @@
-//! Multi-head latent attention (DeepSeek V2, arXiv 2405.04434, §2.1): keys and values are products of one latent vector a
-//! token, and a part of the key that all heads share is rotated.
+//! Multi-head latent attention (DeepSeek V2, arXiv 2405.04434, §2.1): keys and values are products of one latent vector
+//! a token, and a part of the key that all heads share is rotated.
 //!
 //! Keys and values are never made. A query is brought into the space of the latent vector by the matrix that would make
 //! the keys, and what attention gives is brought out of it by the one that would make the values; between them, the

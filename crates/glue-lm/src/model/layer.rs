@@ -1,5 +1,5 @@
-//! One decoder layer: attention and MLP, each added to the residual stream, with norms before, after, or around them, or
-//! one norm before the two side by side.
+//! One decoder layer: attention and MLP, each added to the residual stream, with norms before, after, or around them,
+//! or one norm before the two side by side.
 
 use super::attention_block::AttentionBlock;
 use super::feed_forward::FeedForward;

@@ -346,8 +346,8 @@ impl Loader<'_> {
         Ok(Mlp { gate, up, down, activation: arch.activation })
     }
 
-    /// Names of tensors of parts that are not run; refuses others that nothing has used, apart from those that are known
-    /// to carry no information, as `tied_head`.
+    /// Names of tensors of parts that are not run; refuses others that nothing has used, apart from those that are
+    /// known to carry no information, as `tied_head`.
     fn left_over(&self, tied_head: Option<&str>) -> Result<Vec<String>, LmError> {
         let used = self.used.borrow();
         let num_layers = self.arch.num_layers();

@@ -78,20 +78,8 @@ pub(crate) struct Segment {
 }
 
 /// Attention of `q` [Tq, heads · head_dim] to keys and values, `k` and `v` [T, kv_heads · head_dim] being those of this
-/// pass: [Tq, heads · head_dim]. The segments cover the rows of `q` in order.
-#[cfg(test)]
-pub(crate) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    segments: Arc<[Segment]>,
-    spec: &AttentionSpec,
-) -> Result<Tensor> {
-    attention_with_sinks(q, k, v, segments, spec, None)
-}
-
-/// The same with a score for each head that takes part in the softmax and has no value (Xiao et al., arXiv 2309.17453, as
-/// in gpt-oss).
+/// pass: [Tq, heads · head_dim]. The segments cover the rows of `q` in order. `sinks` are scores, one for each head,
+/// that take part in the softmax and have no value (Xiao et al., arXiv 2309.17453, as in gpt-oss).
 pub(crate) fn attention_with_sinks(
     q: &Tensor,
     k: &Tensor,

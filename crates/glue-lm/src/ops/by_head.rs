@@ -1,6 +1,6 @@
-//! Products of each head of the rows with a block of a stored matrix of its own: what multi-head latent attention makes
-//! of queries, so that keys need not be made of the latent vector, and of what attention gives, so that values need not
-//! (DeepSeek V2, arXiv 2405.04434, §2.1.2).
+//! Products of each head of the rows with a block of a stored matrix of its own. Multi-head latent attention brings
+//! queries into the space of the latent vector and what attention gives out of it, in place of keys and values made of
+//! that vector (DeepSeek V2, arXiv 2405.04434, §2.1.2).
 
 use super::elements;
 use super::floats;

@@ -1,8 +1,8 @@
 //! Products with matrices in MXFP4 (OCP Microscaling Formats 1.0): blocks of 32 numbers of 4 bits along a row, with an
 //! exponent each, widened block by block where they are used.
 //!
-//! A number has a sign, two bits of exponent and one of mantissa: ±0, 0.5, 1, 1.5, 2, 3, 4, 6. The first of two in a byte
-//! is the lower half. An exponent is stored with 127 added; 255 is NaN.
+//! A number has a sign, two bits of exponent and one of mantissa: ±0, 0.5, 1, 1.5, 2, 3, 4, 6. The first of two in a
+//! byte is the lower half. An exponent is stored with 127 added; 255 is NaN.
 
 use super::linear::PARALLEL_FROM;
 use super::{elements, floats};

@@ -163,8 +163,8 @@ impl CustomOp1 for SigmoidShares {
         Ok((CpuStorage::F32(out), Shape::from(count)))
     }
 
-    /// With s the sigmoids and t their sum over the chosen: (g − Σ g·s/t) / t · s·(1 − s), the sum being there if shares
-    /// are normalised.
+    /// With s the sigmoids and t their sum over the chosen: (g − Σ g·s/t) / t · s·(1 − s), the sum being there if
+    /// shares are normalised.
     fn bwd(&self, scores: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let n = self.routes.experts.len();
         let (all, sums) = self.all(&elements(scores)?);

@@ -8,6 +8,11 @@ use candle_core::Device;
 const WIDE: AttentionSpec =
     AttentionSpec { heads: 6, kv_heads: 2, head_dim: 20, scale: 0.2236, softcap: None, window: None, chunk: None };
 
+/// Without sinks.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: Arc<[Segment]>, spec: &AttentionSpec) -> Result<Tensor> {
+    attention_with_sinks(q, k, v, segments, spec, None)
+}
+
 /// Numbers between -2 and 2.
 fn values(rows: usize, width: usize, seed: u32) -> Vec<f32> {
     numbers(rows * width, seed).into_iter().map(|x| 2.0 * x).collect()
