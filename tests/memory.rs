@@ -112,6 +112,9 @@ fn many_long_prompts_stay_within_the_limit_and_take_what_was_estimated() {
         // Buffers of threads and what the allocator keeps come on top; activations are counted at their widest.
         let (least, most) = (estimate as f64 * 0.85, estimate as f64 * 1.15);
         println!("limit {limit}, {cache}: estimated {estimate}, taken {taken}");
-        assert!((least..=most).contains(&(taken as f64)), "{cache}: estimated {estimate}, taken {taken}, before {before}");
+        assert!(
+            (least..=most).contains(&(taken as f64)),
+            "{cache}: estimated {estimate}, taken {taken}, before {before}"
+        );
     }
 }

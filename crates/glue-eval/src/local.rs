@@ -12,8 +12,8 @@ use crate::error::ModelError;
 use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
 use crate::python::is_space;
 use glue_lm::{
-    ChatOptions, GenerateOptions, Message, Prompt, RUNTIME_REVISION, SamplingError, ScoreOptions, ScoreRequest, TextError, TextModel,
-    Tokenizer,
+    ChatOptions, GenerateOptions, Message, Prompt, RUNTIME_REVISION, SamplingError, ScoreOptions, ScoreRequest,
+    TextError, TextModel, Tokenizer,
 };
 use glue_progress::CancelToken;
 use glue_tensor::{ContentHash, ModelDir};
@@ -236,8 +236,7 @@ impl LocalModel {
             .iter()
             .map(|pair| ScoreRequest { context: &pair.context, continuation: &pair.continuation })
             .collect();
-        let options =
-            ScoreOptions { cancel: self.cancel.clone(), memory: self.memory, ..ScoreOptions::default() };
+        let options = ScoreOptions { cancel: self.cancel.clone(), memory: self.memory, ..ScoreOptions::default() };
         let scores = self.text.model.score(&requests, &options, progress).map_err(ModelError::caused_by)?;
         let answer = |(score, pair): (glue_lm::Score, &Pair)| LogLikelihood {
             logprob: score.logprob,

@@ -37,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let figures = pool.install(|| -> Result<_, glue_lm::LmError> {
         let model = Model::open(directory)?;
         let vocabulary = model.vocab_size() as u32;
-        let prompt: Vec<u32> = (0..prompt_tokens.max(1) as u32).map(|i| (i.wrapping_mul(7919) + 17) % vocabulary).collect();
+        let prompt: Vec<u32> =
+            (0..prompt_tokens.max(1) as u32).map(|i| (i.wrapping_mul(7919) + 17) % vocabulary).collect();
         decode(&model, &prompt, WARM_UP, cache_type)?;
         let before = read_rate(bytes);
         let [prefill, decode] = decode(&model, &prompt, new_tokens, cache_type)?;

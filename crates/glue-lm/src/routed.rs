@@ -4,7 +4,7 @@
 use crate::batches::batches;
 use crate::chat::{ChatOptions, Message};
 use crate::error::LmError;
-use crate::generate::{GenerationEstimate, GenerateOptions, Generated, Input, Prompt};
+use crate::generate::{GenerateOptions, Generated, GenerationEstimate, Input, Prompt};
 use crate::model::{StoredGate, floats, largest, load_gate, stored_scores};
 use crate::ops::elements;
 use crate::routing_log::RoutingLog;

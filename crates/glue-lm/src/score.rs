@@ -221,8 +221,7 @@ impl Model {
     ) -> Result<Vec<(usize, Score)>, LmError> {
         let Sequence { tokens, first_scored, .. } = &packing.sequences[pieces.sequence];
         let continuation = distinct[pieces.sequence].0.continuation;
-        let mut scores =
-            vec![(pieces.sequence, Score { logprob: 0.0, n_tokens: continuation.len(), greedy: true })];
+        let mut scores = vec![(pieces.sequence, Score { logprob: 0.0, n_tokens: continuation.len(), greedy: true })];
         let mut branch = None;
         for piece in &pieces.tokens {
             match branch {

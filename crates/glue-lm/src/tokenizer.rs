@@ -323,11 +323,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
-    pub fn decode_stream_after(
-        &self,
-        context: &[u32],
-        skip_special: bool,
-    ) -> Result<DecodeStream<'_>, TokenizerError> {
+    pub fn decode_stream_after(&self, context: &[u32], skip_special: bool) -> Result<DecodeStream<'_>, TokenizerError> {
         DecodeStream::after(self, context, skip_special)
     }
 

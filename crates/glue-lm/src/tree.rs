@@ -261,6 +261,10 @@ impl Tree {
                     (rows.clone(), query_rows[rows].iter().map(|&row| pass.positions[row]).collect())
                 }
             };
+            // An expert that is not chosen has neither queries of a sample nor keys.
+            if rows.is_empty() {
+                return None;
+            }
             let mut spans = Vec::with_capacity(segment.path.len());
             for part in &segment.path {
                 match part {
@@ -274,7 +278,7 @@ impl Tree {
                     }
                 }
             }
-            (!rows.is_empty()).then_some(Segment { rows, positions, spans })
+            Some(Segment { rows, positions, spans })
         };
         pass.segments.iter().filter_map(segment).collect()
     }

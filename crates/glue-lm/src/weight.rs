@@ -184,7 +184,10 @@ pub(crate) enum StoredElements<'a> {
     /// The upper halves of `f32`s.
     Bf16(&'a [u16]),
     /// Of another type, or not aligned.
-    Bytes { dtype: Dtype, bytes: &'a [u8] },
+    Bytes {
+        dtype: Dtype,
+        bytes: &'a [u8],
+    },
 }
 
 impl<'a> StoredElements<'a> {

@@ -45,24 +45,12 @@ pub(super) struct Shape {
 }
 
 /// Two layers of Llama-2-7B and its embeddings: tensors of 17 to 131 million elements.
-pub(super) const LLAMA_2_7B: Shape = Shape {
-    hidden: 4096,
-    intermediate: 11_008,
-    key_value: 4096,
-    layers: 2,
-    vocabulary: VOCABULARY,
-    tied: false,
-};
+pub(super) const LLAMA_2_7B: Shape =
+    Shape { hidden: 4096, intermediate: 11_008, key_value: 4096, layers: 2, vocabulary: VOCABULARY, tied: false };
 
 /// Llama-3.2-1B.
-pub(super) const LLAMA_3_1B: Shape = Shape {
-    hidden: 2048,
-    intermediate: 8192,
-    key_value: 512,
-    layers: 16,
-    vocabulary: 128_256,
-    tied: true,
-};
+pub(super) const LLAMA_3_1B: Shape =
+    Shape { hidden: 2048, intermediate: 8192, key_value: 512, layers: 16, vocabulary: 128_256, tied: true };
 
 impl Shape {
     /// The shape with about so many billions of parameters; at least one layer.

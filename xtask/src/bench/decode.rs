@@ -232,15 +232,7 @@ mod tests {
 
     #[test]
     fn a_row_has_every_column_and_a_dash_for_what_is_not_known() {
-        let args = Args {
-            model: None,
-            threads: vec![2],
-            prompt: 512,
-            new: 64,
-            runs: 1,
-            venv: None,
-            json: None,
-        };
+        let args = Args { model: None, threads: vec![2], prompt: 512, new: 64, runs: 1, venv: None, json: None };
         let of = |runtime, figures| Measured { runtime, threads: 2, rounds: vec![(figures, Run::default())] };
         let glue = json!({
             "prefill_tokens_per_second": 100.4, "decode_tokens_per_second": 10.0,

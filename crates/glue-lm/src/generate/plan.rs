@@ -98,7 +98,8 @@ mod tests {
     use super::*;
 
     /// Keys and values of 1 MB for 16 tokens.
-    const FOOTPRINT: Footprint = Footprint { kv_per_token: 62_500, activations_per_row: 100_000, logits_per_row: 200_000 };
+    const FOOTPRINT: Footprint =
+        Footprint { kv_per_token: 62_500, activations_per_row: 100_000, logits_per_row: 200_000 };
 
     fn estimate(prompts: usize, length: usize, options: &GenerateOptions) -> GenerationEstimate {
         let lengths = PromptLengths { sum: (prompts * length) as u64, longest: length };

@@ -166,7 +166,8 @@ impl CustomOp3 for Attention {
                     }
                 }
                 Task::Keys { block, .. } => {
-                    let same = |(task, _): &(&Task, &Vec<f32>)| matches!(task, Task::Keys { block: b, .. } if *b == block);
+                    let same =
+                        |(task, _): &(&Task, &Vec<f32>)| matches!(task, Task::Keys { block: b, .. } if *b == block);
                     let mut pieces = vec![part.as_slice()];
                     pieces.extend(std::iter::from_fn(|| tasks.next_if(same)).map(|(_, part)| part.as_slice()));
                     single::combine(&pieces, spec, &mut out[blocks[block].row * width..][..width]);
@@ -311,14 +312,7 @@ impl<'a> Block<'a> {
     }
 
     /// Adds to every query's output the values of a span, weighted. Weights of keys that are not seen are 0.
-    fn mix(
-        &self,
-        weights: &[f32],
-        stride: usize,
-        (v, v_stride): (&[f32], usize),
-        span: &Lying<'_>,
-        out: Strided<'_>,
-    ) {
+    fn mix(&self, weights: &[f32], stride: usize, (v, v_stride): (&[f32], usize), span: &Lying<'_>, out: Strided<'_>) {
         let head_dim = self.spec.head_dim;
         let (n, keys) = (self.queries.len(), span.rows);
         if n >= PRODUCT_FROM.0 && keys >= PRODUCT_FROM.1 {

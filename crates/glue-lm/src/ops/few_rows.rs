@@ -52,7 +52,8 @@ pub(super) fn products(x: &[f32], t: usize, k: usize, factors: &[Factor<'_>]) ->
     if t > 1 {
         for column in &mut columns {
             let n = column.len() / t;
-            *column = (0..t).flat_map(|row| (0..n).map(move |j| (row, j))).map(|(row, j)| column[j * t + row]).collect();
+            *column =
+                (0..t).flat_map(|row| (0..n).map(move |j| (row, j))).map(|(row, j)| column[j * t + row]).collect();
         }
     }
     columns
@@ -173,9 +174,8 @@ mod tests {
         let bytes: Vec<u8> = bf16.to_f32().iter().flat_map(|x| x.to_le_bytes()).collect();
         let f32 = Weight::owned(Dtype::F32, vec![n, k], bytes).unwrap();
         let x = numbers(4 * k, 6);
-        let alone: Vec<f32> = (0..4)
-            .flat_map(|row| products(&x[row * k..][..k], 1, k, &[(&bf16, None)]).remove(0))
-            .collect();
+        let alone: Vec<f32> =
+            (0..4).flat_map(|row| products(&x[row * k..][..k], 1, k, &[(&bf16, None)]).remove(0)).collect();
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let found = pool.install(|| products(&x, 4, k, &[(&bf16, None), (&f32, None)]));

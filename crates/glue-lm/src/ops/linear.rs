@@ -249,7 +249,9 @@ mod tests {
     #[test]
     fn products_of_every_size_and_type() {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4M3, Dtype::F64] {
-            for (t, n, k) in [(1, 1, 1), (3, 17, 5), (1, 100, 64), (40, 33, 128), (6, 96, 3000), (65, 300, 257), (300, 140, 530)] {
+            for (t, n, k) in
+                [(1, 1, 1), (3, 17, 5), (1, 100, 64), (40, 33, 128), (6, 96, 3000), (65, 300, 257), (300, 140, 530)]
+            {
                 check(t, n, k, dtype, false);
                 check(t, n, k, dtype, true);
             }

@@ -107,7 +107,7 @@ mod tests {
     use crate::score::packing::Sequence;
     use std::path::Path;
 
-    /// Thirty sequences after each of three prefixes of 60 tokens.
+    /// Thirty sequences after each of three prefixes of 61 tokens.
     fn packing() -> Packing {
         let sequence = |i: u32| {
             let mut tokens: Vec<u32> = (0..60).map(|t| (t + 7 * (i / 30)) % 90).collect();
@@ -123,11 +123,15 @@ mod tests {
         let packing = packing();
         assert_eq!(packing.prefixes.len(), 3);
         let footprint = model.footprint(KvCacheType::F32);
-        let one = footprint.kv(60);
+        let one = footprint.kv(61);
         // Room for none, for one, for two, for all; and passes one by one, whose prefixes come and go with them.
-        for (budget, max, prefixes_together) in
-            [(0, usize::MAX, 1), (one, usize::MAX, 1), (2 * one, usize::MAX, 2), (3 * one, usize::MAX, 3), (3 * one, 1, 1)]
-        {
+        for (budget, max, prefixes_together) in [
+            (0, usize::MAX, 1),
+            (one, usize::MAX, 1),
+            (2 * one, usize::MAX, 2),
+            (3 * one, usize::MAX, 3),
+            (3 * one, 1, 1),
+        ] {
             let mut prefixes = SharedPrefixes::new(&packing, footprint, budget);
             let (mut done, mut most) = (0, 0);
             while done < packing.chunks.len() {
@@ -136,7 +140,7 @@ mod tests {
                 prefixes.make(&model, &wave, &CancelToken::default()).unwrap();
                 for chunk in &packing.chunks[wave.clone()] {
                     let (tree, branch) = prefixes.before(chunk);
-                    assert_eq!((tree.kept(), branch.map(|branch| tree.len_of(branch))), (60, Some(60)));
+                    assert_eq!((tree.kept(), branch.map(|branch| tree.len_of(branch))), (61, Some(61)));
                 }
                 most = most.max(prefixes.kept.iter().flatten().count());
                 prefixes.drop_unused(&wave);

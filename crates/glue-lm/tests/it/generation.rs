@@ -222,7 +222,8 @@ fn a_stop_string_that_is_a_special_token_ends_on_the_token() {
     assert!(special.tokenizer.special_token_id(&token).is_some() && model.tokenizer.special_token_id(&token).is_none());
     for skip_special in [true, false] {
         let stop = vec!["nowhere".to_string(), token.clone()];
-        let found = generate(&special, &texts(&["x"]), &GenerateOptions { stop, skip_special, ..options(24) }).remove(0);
+        let found =
+            generate(&special, &texts(&["x"]), &GenerateOptions { stop, skip_special, ..options(24) }).remove(0);
         assert_eq!(found.finish, Finish::Stop(1), "{token:?}");
         assert_eq!(found.tokens, free.tokens[..=place]);
         assert_eq!(found.text, model.tokenizer.decode(&free.tokens[..place], false).unwrap());

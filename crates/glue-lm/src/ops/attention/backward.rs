@@ -3,8 +3,8 @@
 //! With scores s = q·k·scale, capped to c, weights p = softmax(c), outputs o = Σ p·v and the gradient g of o:
 //! dv = p·g, dc = p·(g·v − Σ p·(g·v)), ds = dc·dc/ds, dq = scale·Σ ds·k, dk = scale·Σ ds·q.
 
-use super::super::elements;
 use super::super::dots::dot;
+use super::super::elements;
 use super::super::exp::tanh;
 use super::super::kept::Numbers;
 use super::{Attention, Segment, Span, softmax};
