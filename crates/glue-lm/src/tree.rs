@@ -261,6 +261,7 @@ impl Tree {
                     (rows.clone(), query_rows[rows].iter().map(|&row| pass.positions[row]).collect())
                 }
             };
+            // An expert that is not chosen has neither queries of a sample nor keys.
             if rows.is_empty() {
                 return None;
             }
