@@ -101,7 +101,8 @@ fn sums_and_singular_values_are_those_of_the_whole_matrices() {
 fn eighths(rows: usize, columns: usize, seed: usize) -> Tensor {
     let number = |at: usize| {
         let (i, j) = (at / columns, at % columns);
-        ((13 * i + 29 * j + 17 * seed + 7 * i * j) % 23) as f32 / 8.0 - 11.0 / 8.0
+        let sum = 13 * i + 29 * j + 17 * seed + 7 * i * j + 5 * seed * j * j + 3 * i * i * j;
+        (sum % 23) as f32 / 8.0 - 11.0 / 8.0
     };
     Tensor::f32(&[rows, columns], (0..rows * columns).map(number))
 }
@@ -160,9 +161,9 @@ fn the_adapter_is_one_of_peft_and_runs() {
             "--method",
             "ties",
             "--adapter",
-            "x",
+            "x:1",
             "--adapter",
-            "y",
+            "y:1",
             "merged",
             "--param",
             "density=0.7",
@@ -218,7 +219,7 @@ fn a_merged_adapter_runs_on_its_base() {
 fn the_rank_is_limited_and_an_adapter_alone_is_compressed() {
     let zoo = zoo();
     let merge = |out: &str, more: &[&str]| {
-        let args = ["merge-lora", "--method", "task_arithmetic", "--adapter", "x", "--adapter", "y", out, "--json"];
+        let args = ["merge-lora", "--method", "task_arithmetic", "--adapter", "x:1", "--adapter", "y:1", out, "--json"];
         zoo.glue(&[&args[..], more].concat()).json()
     };
     let (whole, two) = (merge("whole", &[]), merge("two", &["--rank", "2", "--dtype", "bfloat16"]));
@@ -275,7 +276,7 @@ fn nothing_depends_on_threads_and_nothing_is_left_behind() {
         assert!(zoo.bytes(&format!("1/{file}")) == zoo.bytes(&format!("4/{file}")), "{file}");
     }
     let names = zoo.names("");
-    let args = ["merge-lora", "--method", "ties", "--adapter", "x", "--adapter", "y"];
+    let args = ["merge-lora", "--method", "ties", "--adapter", "x:1", "--adapter", "y:1"];
     zoo.glue(&[&args[..], &["1"]].concat()).refused("something is there", 1, &["not empty", "OUT_DIR"]);
     let report = zoo.glue(&[&args[..], &["2", "--dry-run", "--json"]].concat()).json();
     assert_eq!(report["modules"].as_array().map(Vec::len), Some(3));
@@ -350,11 +351,18 @@ fn what_has_no_core_is_refused() {
             &["fisher", "statistic", "glue ops"],
         ),
         (
+            "no weight",
+            |_| {},
+            &["--method", "ties", "--adapter", "x", "--adapter", "y:1"],
+            2,
+            &["of x: ties needs `weight`", "hint: ", "ADAPTER:WEIGHT"],
+        ),
+        (
             "a parameter out of range",
             |_| {},
             &["--method", "ties", "--adapter", "x", "--param", "density=2"],
             2,
-            &["density", "from 0 to 1"],
+            &["density", "above 0 and at most 1"],
         ),
         (
             "DoRA",
@@ -428,6 +436,9 @@ fn what_has_no_core_is_refused() {
         zoo.glue(&[&["merge-lora"][..], args, &["out"]].concat()).refused(name, *status, says);
         assert!(!zoo.path("out").exists() && !zoo.path(".out.partial").exists(), "{name}");
     }
+    // One parameter that is missing is one error.
+    let run = self::zoo().glue(&["merge-lora", "--method", "ties", "--adapter", "x", "--adapter", "y:1", "out"]);
+    assert_eq!(run.err.matches("error: ").count(), 1, "{}", run.err);
     // All at once.
     let zoo = zoo();
     let norm = ("model.norm.weight".to_string(), Tensor::f32(&[4], [1.0; 4]));

@@ -121,11 +121,14 @@ mod tests {
     //! What is merged in the core is merged.
     use super::*;
 
-    /// Numbers between −1 and 1.
+    /// Numbers between −1 and 1, no row or column like another.
     fn matrix(rows: usize, columns: usize, seed: usize) -> Array2<f64> {
         let number = |(i, j): (usize, usize)| {
-            let x = (i * 7919 + j * 104_729 + seed * 1_299_709).wrapping_mul(2_654_435_761) >> 7;
-            (x % 2001) as f64 / 1000.0 - 1.0
+            let mut x = (i * 1000 + j + seed * 1_000_000) as u64;
+            for _ in 0..3 {
+                x = (x ^ (x >> 15)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            }
+            (x >> 40) as f64 / f64::from(1 << 23) - 1.0
         };
         Array2::from_shape_fn((rows, columns), number)
     }

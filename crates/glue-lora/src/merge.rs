@@ -21,11 +21,12 @@ pub use report::{LoraMerge, MergedModule};
 pub use run::run;
 
 use crate::error::LoraError;
+use crate::plan::REPORTED;
 use glue_merge::{BaseRule, Operator, ParamError, Params, TensorSpec};
 use glue_tensor::adapter::{Adapter, LowRank, ModuleKind};
 use glue_tensor::names::Position;
 use glue_tensor::{Dtype, Names};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// How to merge.
@@ -176,7 +177,8 @@ fn spec<'s>(
 /// # Errors
 /// [`LoraError::Option`]; [`LoraError::StatisticNeeded`]; [`LoraError::WholeTensor`] and [`LoraError::Dora`] for what
 /// has no core; [`LoraError::AdaptersDiffer`] for adapters that are not for the same model; [`LoraError::Params`] and
-/// [`LoraError::Merge`] for what the operator refuses. Of several, all, as [`LoraError::Several`].
+/// [`LoraError::Merge`] for what the operator refuses. Of several, the first, as
+/// [`LoraError::Several`].
 pub fn plan<'a>(
     adapters: &'a [Adapter],
     operator: Operator,
@@ -237,7 +239,7 @@ pub fn plan<'a>(
         }
     }
     let names = Names::infer(shapes.keys().copied());
-    let mut modules = Vec::with_capacity(shapes.len());
+    let (mut modules, mut refused) = (Vec::with_capacity(shapes.len()), BTreeSet::new());
     for (name, (_, shape)) in &shapes {
         let parsed = names.parse(name);
         let stack = names.stacks().iter().find(|stack| stack.prefix == parsed.prefix);
@@ -255,7 +257,10 @@ pub fn plan<'a>(
                     ParamError::Missing { input: Some(i), .. } => adapters.get(*i).map(|a| a.path().to_path_buf()),
                     _ => None,
                 };
-                refuse(LoraError::Params { tensor: name.to_string(), adapter, error: Box::new(error) });
+                // What is missing at one tensor is missing at most others.
+                if refused.insert(error.to_string()) {
+                    refuse(LoraError::Params { tensor: name.to_string(), adapter, error: Box::new(error) });
+                }
                 continue;
             }
         };
@@ -281,6 +286,7 @@ pub fn plan<'a>(
         }
         modules.push(module);
     }
+    errors.truncate(REPORTED);
     if let Some(error) = LoraError::all(errors) {
         return Err(error);
     }

@@ -172,7 +172,7 @@ fn by_role(parsed: &TensorName<'_>, options: &ExtractOptions) -> bool {
 }
 
 /// Errors that are reported at once: models that do not fit together have one for every tensor.
-const REPORTED: usize = 8;
+pub(crate) const REPORTED: usize = 8;
 
 fn check_same_tensors(base: &ModelDir, fine: &ModelDir) -> Result<(), LoraError> {
     let mut errors = Vec::new();

@@ -419,7 +419,7 @@ fn what_is_refused_or_stopped_leaves_nothing() {
     assert!(matches!(error, CalibrateError::Write(WriteError::NotEmpty { .. })), "{error}");
     assert!(!out.path().join("of-0").exists());
 
-    let other = Model::open(data("archs/gemma2")).unwrap();
+    let other = Model::open(data("zoo/base-a")).unwrap();
     let sequences = setup.sequences[0].as_slice();
     let plan = |models: &[(&Model, &[Sequence])]| LayerwisePlan::new(models, None).unwrap_err().to_string();
     let error = plan(&[(&setup.models[0], sequences), (&other, sequences)]);

@@ -124,6 +124,8 @@ fn failure(error: LoraError) -> Failure {
         LoraError::Stopped => Failure::Interrupted,
         error @ (LoraError::WholeTensor { .. } | LoraError::Dora { .. }) => Failure::refused(error)
             .hint(Some("glue merge applies an adapter to its base and merges the results: name them BASE+ADAPTER")),
+        error @ LoraError::Params { .. } => Failure::refused(error)
+            .hint(Some("ADAPTER:WEIGHT gives an adapter its weight, --param KEY=VALUE gives all adapters a parameter")),
         error @ LoraError::StatisticNeeded { .. } => {
             Failure::refused(error).hint(Some("glue ops lists the operators; most of them use no statistic"))
         }
@@ -131,7 +133,6 @@ fn failure(error: LoraError) -> Failure {
         | LoraError::Operands(_)
         | LoraError::AdapterTwice { .. }
         | LoraError::AdaptersDiffer { .. }
-        | LoraError::Params { .. }
         | LoraError::NoChange { .. }) => Failure::refused(error),
         LoraError::Write(error @ (WriteError::NotEmpty { .. } | WriteError::NotADirectory { .. })) => {
             let hint = "choose another OUT_DIR, or move the existing files away; nothing is overwritten";

@@ -145,6 +145,9 @@ impl<'a> Assembler<'a> {
             Err(error) => vec![error],
         };
         for error in errors {
+            if self.errors.iter().any(|known| is_same_lack(known, &error)) {
+                continue;
+            }
             if self.errors.len() < REPORTED {
                 self.errors.push(error);
             } else {
@@ -507,4 +510,21 @@ impl<'a> Assembler<'a> {
 /// Position of a layer in its slice, from 0 to 1; 1 for a single layer.
 fn along(layer: usize, layers: usize) -> f64 {
     if layers <= 1 { 1.0 } else { layer as f64 / (layers - 1) as f64 }
+}
+
+/// Whether both are the lack of one parameter: what is missing at one tensor is missing at most others.
+fn is_same_lack(one: &RecipeError, other: &RecipeError) -> bool {
+    match (one, other) {
+        (RecipeError::ParamMissing { key, model, .. }, RecipeError::ParamMissing { key: k, model: m, .. }) => {
+            key == k && model == m
+        }
+        (RecipeError::Tensor { error, .. }, RecipeError::Tensor { error: other, .. }) => match (&**error, &**other) {
+            (
+                MergeError::Param(ParamError::Missing { key, .. }),
+                MergeError::Param(ParamError::Missing { key: k, .. }),
+            ) => key == k,
+            _ => false,
+        },
+        _ => false,
+    }
 }

@@ -70,7 +70,7 @@ fn keys() {
     );
     refuses(
         "merge_method: passthrough\nmodels:\n- model: a\n  wait: 1\n",
-        "r.yml:4:3: an entry of `models` has no key `wait`; it has model, statistics, parameters",
+        "r.yml:4:3: an entry of `models` has no key `wait`; it has model, base_model, statistics, parameters",
     );
     refuses_all(
         "merge_method: linear\nslices:\n- sources: [{model: a, layers: [0, 1]}]\n",
