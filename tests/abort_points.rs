@@ -344,6 +344,6 @@ fn adapters() {
     zoo.glue(&["extract-lora", "base-a", "a-math", "adapter", "--rank", "1", "--quiet"]).ok();
     let args = ["merge-lora", "--method", "passthrough", "--adapter", "adapter", "out", "--quiet"];
     let job = Job { beside: &[".out.partial"], ..Job::new(&zoo, &args, "out") };
-    job.abort(12, 8);
+    job.abort(20, 8);
     job.kill(2, 8);
 }

@@ -407,7 +407,7 @@ fn what_has_no_core_is_refused() {
                 tensors[0].1 = Tensor::f32(&[1, 4], [0.0, f32::NAN, 0.0, 0.0]);
                 zoo.add_adapter("x", json!({ "r": 1 }), tensors);
             },
-            &["--method", "ties", "--adapter", "x", "--adapter", "y"],
+            &["--method", "ties", "--adapter", "x:1", "--adapter", "y:1"],
             1,
             &["up_proj.lora_A.weight", "not finite"],
         ),
@@ -418,7 +418,7 @@ fn what_has_no_core_is_refused() {
                 tensors[1].1 = Tensor::f32(&[8, 1], [1e12; 8]);
                 zoo.add_adapter("x", json!({ "r": 1 }), tensors);
             },
-            &["--method", "task_arithmetic", "--adapter", "x", "--dtype", "float16"],
+            &["--method", "task_arithmetic", "--adapter", "x:1", "--dtype", "float16"],
             1,
             &["up_proj", "float16 cannot hold", "bfloat16"],
         ),

@@ -136,10 +136,10 @@ fn with_names_for_all_stages_those_that_no_other_uses_are_outputs() {
         );
         std::fs::remove_dir_all(zoo.path("mean")).expect("a directory that was just made");
     }
-    // What is there stays: as it is if it is what would be made, and else the run is refused.
+    // An existing output stays if it is what would be made; else the run is refused.
     assert!(run()["stages"].as_array().expect("stages").iter().all(|stage| stage["reused"] == true));
     let before = zoo.listing("out");
     zoo.write("stages.yml", format!("name: near\n{third}---\nname: far\n{third}---\n{first}"));
-    zoo.glue(&["multi", "stages.yml", "out"]).refused("another output", 1, &["near", "not empty"]);
+    zoo.glue(&["multi", "stages.yml", "out", "--json"]).refused("another output", 1, &["near", "not empty"]);
     assert!(zoo.listing("out") == before);
 }

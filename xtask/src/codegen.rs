@@ -67,7 +67,9 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
 }
 
 fn generate(repo: &Repo) -> Result<Vec<(&'static str, String)>> {
-    shell::run(shell::cargo().args(["build", "--workspace", "--quiet"]))?;
+    // With tests, as `cargo xtask test` has built it: without them, other features would be turned on, and all be built
+    // again.
+    shell::run(shell::cargo().args(["build", "--workspace", "--bins", "--tests", "--quiet"]))?;
     FILES
         .iter()
         .map(|(file, args)| {

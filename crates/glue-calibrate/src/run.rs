@@ -62,8 +62,8 @@ const WRITTEN: usize = 1 << 20;
 /// Runs `model` over `sequences` and writes the statistics of `plan` to the directory `out_dir`, which appears
 /// complete or not at all.
 ///
-/// `files` are those of `model`, such as its directory, opened before it. `source` says in the manifest where the sequences are from.
-/// Uses the current rayon pool.
+/// `files` are those of `model`, such as its directory, opened before it. `source` says in the manifest where the
+/// sequences are from. Uses the current rayon pool.
 ///
 /// # Errors
 /// Before anything is computed: [`CalibrateError::NoSequences`], [`CalibrateError::Sequence`], and

@@ -159,8 +159,9 @@ const BATCHES_SIDE_BY_SIDE: usize = 32;
 impl TextModel {
     /// Continues every prompt, `options.samples` times. The answer to sample `j` of prompt `i` is at `i * samples + j`.
     ///
-    /// Greedy continuations do not depend on what else is generated, nor on the memory budget, up to the rounding of the
-    /// model's scores; random numbers do not either. `progress` is called, from any thread, with the number of sequences that have just ended.
+    /// Greedy continuations do not depend on what else is generated, nor on the memory budget, up to the rounding of
+    /// the model's scores; random numbers do not either. `progress` is called, from any thread, with the number of
+    /// sequences that have just ended.
     ///
     /// # Errors
     /// [`TextError`]

@@ -9,9 +9,9 @@
 //! Mt = Uᵀ·Bt·At·V          Δt = U·Mt·Vᵀ
 //! ```
 //!
-//! each Mt holds all of Δt. U and V have orthonormal columns, so that sums, norms, inner products and singular values of
-//! the Mt are those of the Δt. An operator merges the Mt to M, and U·M·Vᵀ is the merged change. M = P·diag(σ)·Qᵀ gives
-//! its factors U·P·√σ and √σ·Qᵀ·Vᵀ.
+//! each Mt holds all of Δt. U and V have orthonormal columns, so that sums, norms, inner products and singular values
+//! of the Mt are those of the Δt. An operator merges the Mt to M, and U·M·Vᵀ is the merged change. M = P·diag(σ)·Qᵀ
+//! gives its factors U·P·√σ and √σ·Qᵀ·Vᵀ.
 //!
 //! The scale of an adapter is part of its B. U and V have as many columns as the stacks have independent columns and
 //! rows: a direction that no adapter has would add zeros to every Mt, which operators that keep a fraction of the

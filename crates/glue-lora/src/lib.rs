@@ -17,8 +17,8 @@
 //! | [`report`] | rank, energy and error of each module; tensors that differ and are in no module |
 //! | [`merge`] | adapters merged to one by any operator on task vectors, without the matrices that they change |
 //!
-//! Memory of an extraction: each thread holds one difference and its decomposition, [`ExtractPlan::memory`]. Factors are written to
-//! disk as they are found; the disk holds the adapter twice until the directory appears.
+//! Memory of an extraction: each thread holds one difference and its decomposition, [`ExtractPlan::memory`]. Factors
+//! are written to disk as they are found; the disk holds the adapter twice until the directory appears.
 //!
 //! **Invariant:** a tensor that differs and is not in the adapter is reported.
 //!

@@ -161,8 +161,8 @@ pub fn estimate(
     })
 }
 
-/// Maximum memory for keys, values, activations and logits while a model of the zoo answers: a full batch of its longest
-/// sequences, or the budget that such a batch does not fit into.
+/// Maximum memory for keys, values, activations and logits while a model of the zoo answers: a full batch of its
+/// longest sequences, or the budget that such a batch does not fit into.
 fn answering(zoo: &Zoo) -> u64 {
     let options = GenerateOptions::default();
     let of_model = |model: &ZooModel| {

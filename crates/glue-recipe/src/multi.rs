@@ -1,4 +1,5 @@
-//! Recipes of several documents. Each is a stage that may use the outputs of others, which may stand before or after it.
+//! Recipes of several documents. Each is a stage that may use the outputs of others, which may stand before or after
+//! it.
 
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};

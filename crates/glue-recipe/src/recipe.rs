@@ -224,9 +224,9 @@ impl Recipe {
         self.base.as_ref().zip(self.base_statistics.as_ref()).into_iter().chain(listed)
     }
 
-    /// The parameters of the operator at the tensor called `tensor`, for the models of the first part in their order; the
-    /// base is not among them. `t` is its position among the layers: 0 before the layers and in the first layer, 1 in
-    /// the last layer and after the layers. For a merge whose tensors are not those of model directories; a
+    /// The parameters of the operator at the tensor called `tensor`, for the models of the first part in their order;
+    /// the base is not among them. `t` is its position among the layers: 0 before the layers and in the first layer, 1
+    /// in the last layer and after the layers. For a merge whose tensors are not those of model directories; a
     /// [plan](crate::plan()) finds its parameters by itself.
     ///
     /// # Errors

@@ -263,9 +263,8 @@ fn write_other_files(
     Ok(())
 }
 
-/// The files of the output other than weights, by name and content: configuration, tokenizer, generation defaults, texts
-/// of licences.
-/// [`run`] writes the same.
+/// The files of the output other than weights, by name and content: configuration, tokenizer, generation defaults,
+/// texts of licences. [`run`] writes the same.
 ///
 /// # Errors
 /// A file that cannot be read, or a tokenizer that the chat template cannot be put into.

@@ -66,8 +66,8 @@ pub struct LowRank {
     /// Whether W changes by the transpose of s·B·A rather than by s·B·A itself. For a stack of experts, whose shape
     /// decides, see [`Adapter::is_transposed`].
     pub transposed: bool,
-    /// Name in the adapter of the norms that the rows of the changed W are scaled to, or its columns if `transposed`, of
-    /// shape \[out\]; `None` without DoRA.
+    /// Name in the adapter of the norms that the rows of the changed W are scaled to, or its columns if `transposed`,
+    /// of shape \[out\]; `None` without DoRA.
     pub magnitude: Option<String>,
 }
 

@@ -1,7 +1,6 @@
 //! One file per command: its options and what it does. Shared code: `recipes`, `merge_report` and `execute` for `merge`
-//! and `multi`; `stage_outputs` for merges that a later step uses, and `adapted_models` for those of one adapter; `device`
-//! for all commands that merge; `models` for those that run a model; `zoo` for those that compare
-//! several.
+//! and `multi`; `stage_outputs` for merges that a later step uses, and `adapted_models` for those of one adapter;
+//! `device` for all commands that merge; `models` for those that run a model; `zoo` for those that compare several.
 
 mod adapted_models;
 pub(crate) mod align;

@@ -53,8 +53,8 @@ pub(crate) struct TextModelOfFiles {
 }
 
 impl TextModelOfFiles {
-    /// The model at `path`. Its files are opened before it: if they are unchanged at the end, they are those that it was
-    /// read from.
+    /// The model at `path`. Its files are opened before it: if they are unchanged at the end, they are those that it
+    /// was read from.
     pub(crate) fn open(path: &Path) -> Result<TextModelOfFiles, Failure> {
         let dir = ModelDir::open(path);
         match TextModel::open(path) {

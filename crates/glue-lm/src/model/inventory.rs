@@ -81,8 +81,8 @@ impl Model {
     /// too.
     ///
     /// # Errors
-    /// [`LmError::NativeMixture`], [`LmError::LatentKeys`] for multi-head latent attention, [`LmError::OtherLayout`] for
-    /// experts whose matrices are not stored [out, in].
+    /// [`LmError::NativeMixture`], [`LmError::LatentKeys`] for multi-head latent attention, [`LmError::OtherLayout`]
+    /// for experts whose matrices are not stored [out, in].
     pub fn linear_inputs(&self) -> Result<Vec<LinearInput>, LmError> {
         const WHAT: &str = "inputs of matrices by name";
         let mut found = Vec::new();

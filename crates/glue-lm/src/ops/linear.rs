@@ -15,7 +15,8 @@ use std::sync::Arc;
 /// Multiplications below which a product is not worth handing to other threads.
 pub(super) const PARALLEL_FROM: usize = 1 << 19;
 
-/// Floats of a widened block of weights on the way back: with its share of the inputs it stays in a core's L2 cache.
+/// Floats of a widened block of weights in the backward pass: with its share of the inputs it stays in a core's L2
+/// cache.
 const BLOCK: usize = 1 << 16;
 
 /// `x · wᵀ + bias` for `x` of shape [T, K], `w` of shape [N, K] and `bias` of length N: [T, N].
@@ -172,9 +173,9 @@ fn sequential(a: MatRef<'_, f32>, b: MatRef<'_, f32>) -> Vec<f32> {
     out
 }
 
-/// Rows of the weight, rows of `x` and columns of both that a task multiplies at a time. The widened panel of the weight,
-/// 256 KiB, and the part of `x`, 512 KiB, stay in a core's second-level cache whatever the shapes are; a panel is
-/// widened once for as many rows of `x` as pay for it.
+/// Rows of the weight, rows of `x` and columns of both that a task multiplies at a time. The widened panel of the
+/// weight, 256 KiB, and the part of `x`, 512 KiB, stay in a core's second-level cache whatever the shapes are; a panel
+/// is widened once for as many rows of `x` as pay for it.
 const TILE: (usize, usize, usize) = (128, 256, 512);
 
 /// Tiles of the output, each summed over panels of the weight.

@@ -179,8 +179,8 @@ impl Packing {
         self.rows
     }
 
-    /// The pieces of a chunk that is one sequence with more rows than a pass has; `None` for any other, and for one that
-    /// cannot be cut.
+    /// The pieces of a chunk that is one sequence with more rows than a pass has; `None` for any other, and for one
+    /// that cannot be cut.
     pub(super) fn pieces(&self, chunk: &Chunk) -> Option<Pieces> {
         let &[sequence] = &self.order[chunk.range.clone()] else { return None };
         let Sequence { length_class, prompt, tokens, .. } = &self.sequences[sequence];

@@ -275,8 +275,8 @@ impl MergePlan {
         self.tensors.iter().map(spec).collect()
     }
 
-    /// The plan of those tensors that `keep` chooses, as they are merged in this plan. Where experts are matched, it has
-    /// to choose all tensors of a layer or none; the layers it does not choose are not matched.
+    /// The plan of those tensors that `keep` chooses, as they are merged in this plan. Where experts are matched, it
+    /// has to choose all tensors of a layer or none; the layers it does not choose are not matched.
     #[must_use]
     pub fn restricted(mut self, keep: impl Fn(&TensorPlan) -> bool) -> MergePlan {
         let kept: Vec<bool> = self.tensors.iter().map(keep).collect();

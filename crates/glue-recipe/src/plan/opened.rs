@@ -10,8 +10,8 @@ use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Models, adapters and statistics that were opened, by path, and what was found of them. Clones share them. Changes to their
-/// files are not noticed.
+/// Models, adapters and statistics that were opened, by path, and what was found of them. Clones share them. Changes to
+/// their files are not noticed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenModels {
     models: Arc<Mutex<HashMap<PathBuf, Arc<ModelDir>>>>,

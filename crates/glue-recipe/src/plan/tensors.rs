@@ -512,7 +512,7 @@ fn along(layer: usize, layers: usize) -> f64 {
     if layers <= 1 { 1.0 } else { layer as f64 / (layers - 1) as f64 }
 }
 
-/// Whether both are the lack of one parameter: what is missing at one tensor is missing at most others.
+/// Whether both say the same of one parameter: what is wrong at one tensor is wrong at most others.
 fn is_same_lack(one: &RecipeError, other: &RecipeError) -> bool {
     match (one, other) {
         (RecipeError::ParamMissing { key, model, .. }, RecipeError::ParamMissing { key: k, model: m, .. }) => {
@@ -523,6 +523,7 @@ fn is_same_lack(one: &RecipeError, other: &RecipeError) -> bool {
                 MergeError::Param(ParamError::Missing { key, .. }),
                 MergeError::Param(ParamError::Missing { key: k, .. }),
             ) => key == k,
+            (MergeError::Param(one), MergeError::Param(other)) => one.to_string() == other.to_string(),
             _ => false,
         },
         _ => false,

@@ -76,7 +76,7 @@ fn keys() {
         "merge_method: linear\nslices:\n- sources: [{model: a, layers: [0, 1]}]\n",
         &[
             "r.yml:3:13: a source needs layer_range",
-            "r.yml:3:24: a source has no key `layers`; it has model, layer_range, statistics, parameters",
+            "r.yml:3:24: a source has no key `layers`; it has model, layer_range, base_model, statistics, parameters",
         ],
     );
     refuses(LIST, "r.yml:1:1: a recipe needs merge_method");

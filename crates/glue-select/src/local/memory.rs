@@ -64,8 +64,8 @@ pub fn merged_model(
     Ok(Model::new(&plan.config, Weights::from_tensors(memory.tensors(plan)?))?)
 }
 
-/// A model of which those tensors of `plan` that `keep` chooses are merged, as [`merged_model`] merges them. In place of
-/// the others stands something of their shape: they are not to be used. Memory is that of the tensors merged.
+/// A model of which those tensors of `plan` that `keep` chooses are merged, as [`merged_model`] merges them. In place
+/// of the others stands something of their shape: they are not to be used. Memory is that of the tensors merged.
 ///
 /// # Errors
 /// [`InMemoryError`]

@@ -52,8 +52,8 @@ impl Staging {
         &self.out_dir
     }
 
-    /// Writes `bytes` to the file `name`, durably; an earlier file of that name is replaced. `DIRECTORY/NAME` is a file in
-    /// a directory, which is made if it is not there.
+    /// Writes `bytes` to the file `name`, durably; an earlier file of that name is replaced. `DIRECTORY/NAME` is a file
+    /// in a directory, which is made if it is not there.
     ///
     /// # Errors
     /// [`WriteError::FileName`] unless `name` is a plain file name, or two with `/` between, [`WriteError::NoSpace`],
