@@ -330,8 +330,9 @@ fn experts_are_merged_one_by_one() {
 
 #[test]
 fn what_has_no_core_is_refused() {
-    type Spoil = fn(&Zoo);
-    let cases: &[(&str, Spoil, &[&str], i32, &[&str])] = &[
+    /// Name, what is spoilt, arguments, exit status, and what the message says.
+    type Case = (&'static str, fn(&Zoo), &'static [&'static str], i32, &'static [&'static str]);
+    let cases: &[Case] = &[
         ("no such adapter", |_| {}, &["--method", "ties", "--adapter", "nowhere", "--adapter", "x"], 2, &["nowhere"]),
         ("a model", |_| {}, &["--method", "ties", "--adapter", "a", "--adapter", "x"], 2, &["no adapter_config.json"]),
         ("no such operator", |_| {}, &["--method", "tise", "--adapter", "x"], 2, &["tise", "ties"]),

@@ -330,12 +330,7 @@ impl<'a> Layerwise<'a> {
     }
 
     /// Replaces the residual streams of a model by what `run` makes of each batch.
-    fn carry(
-        &mut self,
-        number: usize,
-        counted: bool,
-        run: &(dyn Fn(&Streams<'_>, usize) -> Result<Vec<f32>, CalibrateError> + Sync),
-    ) -> Result<(), CalibrateError> {
+    fn carry(&mut self, number: usize, counted: bool, run: &CarryBatch<'_>) -> Result<(), CalibrateError> {
         let uncounted = Uncounted(self.progress);
         let progress: &dyn Progress = if counted { self.progress } else { &uncounted };
         let concurrent = self.concurrent(number, &(0..self.plan.models[number].plan.sums.len()));
@@ -447,6 +442,9 @@ impl Progress for Uncounted<'_> {
         self.0.is_cancelled()
     }
 }
+
+/// What becomes of the residual streams of the batch of this number.
+type CarryBatch<'a> = dyn Fn(&Streams<'_>, usize) -> Result<Vec<f32>, CalibrateError> + Sync + 'a;
 
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// How to merge.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MergeOptions {
     /// Maximum rank of a module's factors, 1 or more. Default: `None`, the rank of the merged change.
     pub rank: Option<usize>,
@@ -40,12 +40,6 @@ pub struct MergeOptions {
     pub seed: u64,
     /// What was asked for, in words of the user; recorded in `glue.json`. Default: empty.
     pub recipe: String,
-}
-
-impl Default for MergeOptions {
-    fn default() -> Self {
-        Self { rank: None, dtype: None, seed: 0, recipe: String::new() }
-    }
 }
 
 /// A tensor for which the parameters of the operator are asked for.

@@ -96,9 +96,9 @@ pub(crate) fn manifest(plan: &MixPlan, files: &[Value], hashes: &InputHashes) ->
 
 /// The inputs that the manifest of the model in `path` lists; null without one.
 fn made_from(path: &Path) -> Value {
-    let read = files::read(&path.join(FILE), files::CONFIG_BYTES).ok();
+    let read = files::read(path.join(FILE), files::CONFIG_BYTES).ok();
     let manifest = read.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    manifest.map_or(Value::Null, |mut manifest| manifest["inputs"].take())
+    manifest.and_then(|mut manifest| manifest.get_mut("inputs").map(Value::take)).unwrap_or(Value::Null)
 }
 
 /// What the manifest says of the file with the gates, which stands at `path`.

@@ -8,7 +8,6 @@ pub(super) const LANES: usize = 16;
 ///
 /// Not inlined, and by index: then the lanes of all rows stay in registers.
 #[inline(never)]
-#[expect(clippy::needless_range_loop, reason = "iterators over the rows are not unrolled")]
 pub(super) fn dots<const N: usize, E: Copy>(x: &[f32], rows: [&[E]; N], widen: impl Fn(E) -> f32) -> [f32; N] {
     let (x, x_rest) = x.as_chunks::<LANES>();
     let n = x.len();

@@ -63,7 +63,9 @@ fn apart(tensors: &Tensors, turned: bool) -> Tensors {
 /// The other way.
 fn together(tensors: &Tensors) -> Tensors {
     let mut out = Tensors::new();
-    let mut stacked: BTreeMap<(String, usize, u8), (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+    // By place, number of the expert and order within it.
+    type Parts = BTreeMap<(String, usize, u8), (Vec<usize>, Vec<f32>)>;
+    let mut stacked = Parts::new();
     for (name, tensor) in tensors {
         let part = name.split_once(".experts.").and_then(|(at, rest)| Some((at, rest.split_once('.')?)));
         match part {

@@ -21,6 +21,9 @@ pub struct LegalFiles {
     pub notes: Vec<String>,
 }
 
+/// A file's name and its content.
+type NamedText = (String, Vec<u8>);
+
 impl LegalFiles {
     /// Of an output that is made from `models`, each with its name and its directory. Reads all their texts.
     ///
@@ -30,7 +33,7 @@ impl LegalFiles {
         models: impl IntoIterator<Item = (&'a str, &'a Path)>,
         links: Links,
     ) -> Result<LegalFiles, SideFileError> {
-        let mut read: Vec<(&str, Vec<(String, Vec<u8>)>)> = Vec::new();
+        let mut read: Vec<(&str, Vec<NamedText>)> = Vec::new();
         for (model, directory) in models {
             let content = |path: PathBuf| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -43,7 +46,7 @@ impl LegalFiles {
         names.dedup();
         let mut found = LegalFiles::default();
         for name in names {
-            let of = |files: &'_ [(String, Vec<u8>)]| files.iter().position(|(other, _)| other == name);
+            let of = |files: &'_ [NamedText]| files.iter().position(|(other, _)| other == name);
             let has = read.iter().find_map(|(model, files)| Some((*model, &files[of(files)?].1)));
             let Some((first, content)) = has else { continue };
             let lacks = read.iter().find(|(_, files)| of(files).is_none());
