@@ -1,4 +1,4 @@
-//! Merging of LoRA adapters in [Core Space](crate::core_space), module by module, without the matrices that they
+//! Merging of LoRA adapters in Core Space, module by module, without the matrices that they
 //! change: neither the base nor any difference of its size is read or made.
 //!
 //! An operator merges task vectors, the changes of the adapters: with a base of zeros where it needs a base, and
