@@ -272,8 +272,8 @@ impl Architecture {
             residual_scale: multiplier("residual_multiplier")?,
             logit_scale: match family.logit_scale {
                 LogitScale::None => 1.0,
-                LogitScale::DividedByLogitsScaling => 1.0 / keys.positive("logits_scaling")?.unwrap_or(1.0) as f32,
-                LogitScale::TimesLogitScale(default) => keys.positive("logit_scale")?.unwrap_or(default) as f32,
+                LogitScale::Divided => 1.0 / keys.positive("logits_scaling")?.unwrap_or(1.0) as f32,
+                LogitScale::Multiplied(default) => keys.positive("logit_scale")?.unwrap_or(default) as f32,
             },
             tied: keys.tied(family, wrapped)?,
             qkv_bias: attention_bias

@@ -35,9 +35,9 @@ pub(super) enum LogitScale {
     /// None.
     None,
     /// They are divided by `logits_scaling`, 1 when absent.
-    DividedByLogitsScaling,
+    Divided,
     /// They are multiplied with `logit_scale`; this when absent.
-    TimesLogitScale(f64),
+    Multiplied(f64),
 }
 
 /// What is particular to a `model_type`. Values are those of the configuration classes of transformers 5.24.
@@ -396,7 +396,7 @@ static FAMILIES: [Family; 20] = [
         model_type: "granite",
         architecture: "GraniteForCausalLM",
         multipliers: true,
-        logit_scale: LogitScale::DividedByLogitsScaling,
+        logit_scale: LogitScale::Divided,
         reads: &[
             "attention_bias",
             "mlp_bias",
@@ -434,7 +434,7 @@ static FAMILIES: [Family; 20] = [
         rope_layers: RopeLayers::WithWindow,
         norms: NormPlacement::Parallel,
         names: &COHERE,
-        logit_scale: LogitScale::TimesLogitScale(0.0625),
+        logit_scale: LogitScale::Multiplied(0.0625),
         tied: true,
         mlp_bias: false,
         window: Window::AllButEvery(4),

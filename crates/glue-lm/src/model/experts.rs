@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor};
 #[derive(Debug)]
 pub(super) enum Expert {
     /// A matrix each for gate, up and down, [out, in].
-    Plain(Mlp),
+    Plain(Box<Mlp>),
     /// Gate and up in one matrix, in a layout of its own.
     Joint(Box<Joint>),
 }

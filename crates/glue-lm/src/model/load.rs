@@ -319,7 +319,9 @@ impl Loader<'_> {
             Some(spec) if spec.level == Level::Ffn => {
                 let router = self.mixture_router(spec, index, format!("{at}{mlp}.gate."))?;
                 let width = self.arch.intermediate_size;
-                let expert = |expert| self.mlp(&format!("{at}{mlp}.experts.{expert}."), width).map(Expert::Plain);
+                let expert = |expert| {
+                    self.mlp(&format!("{at}{mlp}.experts.{expert}."), width).map(|mlp| Expert::Plain(Box::new(mlp)))
+                };
                 let experts = (0..spec.experts.len()).map(expert).collect::<Result<_, _>>()?;
                 let mixture = MixtureOfExperts { router, experts, shared: None, weighs_inputs: false };
                 Ok(FeedForward::Experts(Box::new(mixture)))

@@ -73,12 +73,12 @@ impl Loader<'_> {
         let (hidden, inner) = (self.arch.hidden_size, experts.intermediate_size);
         let one = |part: &str, out, width| self.projection(&format!("{at}{part}"), out, width, experts.bias);
         let [gate, up, down] = parts;
-        Ok(Expert::Plain(Mlp {
+        Ok(Expert::Plain(Box::new(Mlp {
             gate: one(gate, inner, hidden)?,
             up: one(up, inner, hidden)?,
             down: one(down, hidden, inner)?,
             activation: self.arch.activation,
-        }))
+        })))
     }
 
     /// The experts of a layer in one tensor for gate and up and one for down.
@@ -102,7 +102,8 @@ impl Loader<'_> {
         };
         let expert = |number| {
             let [gate, up] = split(&slice(&all_gate_up, &gate_up, number), [inner, inner]);
-            Expert::Plain(Mlp { gate, up, down: slice(&all_down, &down, number), activation })
+            let down = slice(&all_down, &down, number);
+            Expert::Plain(Box::new(Mlp { gate, up, down, activation }))
         };
         Ok((0..count).map(expert).collect())
     }

@@ -164,7 +164,7 @@ mod tests {
     fn number(matrix: &Mxfp4, row: usize, column: usize) -> f64 {
         let at = row * matrix.width + column;
         let byte = matrix.blocks.bytes()[at / 2];
-        let code = if at % 2 == 0 { byte & 15 } else { byte >> 4 };
+        let code = if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
         let (sign, exponent, mantissa) = (code >> 3, (code >> 1) & 3, code & 1);
         let size = match exponent {
             0 => 0.5 * f64::from(mantissa),

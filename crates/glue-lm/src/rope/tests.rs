@@ -97,8 +97,8 @@ fn tables_hold_the_angles_of_rows_in_any_order() {
     assert_eq!((some.cos[0], some.sin[2]), (angles.cos[6], angles.sin[2]));
 }
 
-/// Where the two limits are one, waves that turn at least so many times stay and the others are divided. In 64 positions
-/// waves of 6.28 and 62.83 turn once at least; those of 628 and 6283 do not.
+/// Where the two limits are one, waves that turn at least so many times stay and the others are divided. In 64
+/// positions waves of 6.28 and 62.83 turn once at least; those of 628 and 6283 do not.
 #[test]
 fn llama3_with_one_limit_is_a_step() {
     let parameters = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
