@@ -8,7 +8,9 @@ use glue_tensor::{Checkpoint, Config, Dtype};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+/// A shape and elements.
+type Tensor = (Vec<usize>, Vec<f32>);
+type Tensors = BTreeMap<String, Tensor>;
 
 fn read(name: &str) -> (Value, Tensors) {
     let dir = data("archs-extra").join(name);
@@ -21,14 +23,14 @@ fn read(name: &str) -> (Value, Tensors) {
 }
 
 fn open(config: Value, tensors: &Tensors) -> Result<Model, LmError> {
-    let one = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
+    let one = |(name, (shape, values)): (&String, &Tensor)| {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         (name.clone(), Weight::owned(Dtype::F32, shape.clone(), bytes).unwrap())
     };
     Model::new(&Config::from_value(config).unwrap(), Weights::from_tensors(tensors.iter().map(one)))
 }
 
-fn transposed(shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+fn transposed(shape: &[usize], values: &[f32]) -> Tensor {
     let (rows, columns) = (shape[0], shape[1]);
     let at = |i: usize| values[i % rows * columns + i / rows];
     (vec![columns, rows], (0..values.len()).map(at).collect())
@@ -63,9 +65,7 @@ fn apart(tensors: &Tensors, turned: bool) -> Tensors {
 /// The other way.
 fn together(tensors: &Tensors) -> Tensors {
     let mut out = Tensors::new();
-    // By place, number of the expert and order within it.
-    type Parts = BTreeMap<(String, usize, u8), (Vec<usize>, Vec<f32>)>;
-    let mut stacked = Parts::new();
+    let mut stacked: BTreeMap<(String, usize, u8), Tensor> = BTreeMap::new();
     for (name, tensor) in tensors {
         let part = name.split_once(".experts.").and_then(|(at, rest)| Some((at, rest.split_once('.')?)));
         match part {
