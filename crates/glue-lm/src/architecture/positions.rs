@@ -49,7 +49,12 @@ impl Temperature {
 }
 
 pub(super) fn temperature(keys: &Keys<'_>, family: &Family) -> Result<Option<Temperature>, LmError> {
-    if !family.temperature || !keys.flag("attn_temperature_tuning")?.unwrap_or(true) {
+    // The first published configurations have the number 4 there.
+    let tuned = match keys.get("attn_temperature_tuning") {
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        _ => keys.flag("attn_temperature_tuning")?.unwrap_or(true),
+    };
+    if !family.temperature || !tuned {
         return Ok(None);
     }
     let floor = keys.positive("floor_scale")?.unwrap_or(8192.0);

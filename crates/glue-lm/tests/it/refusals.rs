@@ -470,3 +470,62 @@ fn defaults_of_absent_keys_in_further_families() {
     let mixed = |name: &str| of(name).layers.iter().filter(|layer| layer.experts).count();
     assert_eq!([mixed("deepseek_v2"), mixed("deepseek_v3"), mixed("qwen3_moe")], [8, 5, 8]);
 }
+
+/// Keys that change something as published configurations have them: of gemma-3-4b-it, which leaves out what is the
+/// default of its class, Llama 4 Scout, Command R7B and gpt-oss-20b.
+#[test]
+fn configurations_as_published() {
+    let of = |config: Value| Architecture::from_config(&Config::from_value(config).unwrap()).unwrap();
+    let gemma = of(json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [1, 106],
+        "mm_tokens_per_image": 256, "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+        "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+            "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
+    }));
+    assert_eq!((gemma.heads, gemma.kv_heads, gemma.head_dim, gemma.vocab_size), (8, 4, 256, 262_208));
+    assert_eq!((gemma.layers[4].window, gemma.layers[5].window, gemma.tied), (Some(1024), None, None));
+    let [full, local] = [&gemma.ropes[gemma.layers[5].rope.unwrap()], &gemma.ropes[gemma.layers[4].rope.unwrap()]];
+    assert_eq!((full.at_length(1)[0], local.at_length(1)[0]), (0.125, 1.0));
+
+    let llama = of(json!({
+        "architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "vision_config": {},
+        "text_config": {"model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192,
+            "intermediate_size_mlp": 16384, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+            "num_hidden_layers": 48, "num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1,
+            "attention_chunk_size": 8192, "attn_temperature_tuning": 4, "floor_scale": 8192, "attn_scale": 0.1,
+            "no_rope_layers": [], "use_qk_norm": true, "rope_theta": 500000.0, "vocab_size": 202_048,
+            "max_position_embeddings": 10_485_760, "rope_scaling": {"factor": 8.0, "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}},
+    }));
+    assert!(llama.layers.iter().all(|layer| layer.experts) && llama.temperature.is_some());
+    assert_eq!(llama.layers.iter().filter(|layer| layer.rope.is_none()).count(), 12);
+
+    let cohere = of(json!({
+        "architectures": ["Cohere2ForCausalLM"], "model_type": "cohere2", "hidden_size": 4096, "head_dim": 128,
+        "intermediate_size": 14336, "layer_norm_eps": 1e-5, "layer_switch": 4, "logit_scale": 0.25,
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 256_000,
+        "order_of_interleaved_layers": "local_attn_first", "position_embedding_type": "rope_gptj", "rope_scaling": null,
+        "rope_theta": 50000, "rotary_pct": 1.0, "sliding_window": 4096, "sliding_window_pattern": 4,
+        "use_embedding_sharing": true, "use_gated_activation": true, "use_parallel_block": true, "use_qk_norm": false,
+    }));
+    assert_eq!((cohere.logit_scale, cohere.layers[2].window, cohere.layers[3].rope), (0.25, Some(4096), None));
+
+    let oss = of(json!({
+        "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "attention_bias": true, "head_dim": 64,
+        "experts_per_token": 4, "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
+        "intermediate_size": 2880, "num_attention_heads": 64, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+        "num_key_value_heads": 8, "num_local_experts": 32, "vocab_size": 201_088, "sliding_window": 128,
+        "swiglu_limit": 7.0, "rope_theta": 150_000, "rms_norm_eps": 1e-5, "max_position_embeddings": 131_072,
+        "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "rope_type": "yarn", "truncate": false,
+            "original_max_position_embeddings": 4096},
+        "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
+    }));
+    assert_eq!(
+        oss.ropes,
+        of(json!({
+            "model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64,
+            "num_hidden_layers": 24, "vocab_size": 201_088,
+        }))
+        .ropes
+    );
+}
