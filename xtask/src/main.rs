@@ -16,6 +16,7 @@ mod cuda_stub;
 mod demo;
 mod deny;
 mod experiments;
+mod features;
 mod fuzz;
 mod gpu_check;
 mod kernels;
@@ -65,6 +66,8 @@ enum Command {
     GpuCheck(gpu_check::Args),
     /// Package every published crate and check what its package holds.
     Package,
+    /// Compile crates with optional features without them, and with each alone.
+    Features,
     /// Check licences, advisories and sources of the dependencies with cargo-deny.
     Deny(deny::Args),
 }
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::CudaStub => cuda_stub::run(),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Package => package::run(),
+        Command::Features => features::run(),
         Command::Deny(args) => deny::run(&args),
     };
     exit_code(result)

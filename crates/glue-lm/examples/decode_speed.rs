@@ -6,11 +6,16 @@
 
 use glue_lm::{KvCacheType, Model, Tensor, Tree, Want};
 use glue_tensor::Checkpoint;
+use mimalloc::MiMalloc;
 use rayon::prelude::*;
 use serde_json::json;
 use std::error::Error;
 use std::hint::black_box;
 use std::time::Instant;
+
+/// That of the binary `glue`.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Steps before the clock starts.
 const WARM_UP: usize = 8;

@@ -6,19 +6,16 @@
 //! makes of them. [`Gradients`] keeps these factors and gives any rows of any gradient when asked. That of a tensor
 //! that is used twice, as embedding and as head, is the sum.
 
-mod tape;
-
 use crate::error::LmError;
 use crate::model::{Model, Observer, Unobserved, floats};
 use crate::score::{RowSums, row_sums};
+use crate::tape::{Entry, Factors, Tape};
 use crate::tree::Tree;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use std::collections::HashMap;
 use std::ops::Range;
-use tape::{Entry, Factors};
-pub(crate) use tape::{Stored, Tape};
 
 /// A sequence and which of its tokens are predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]

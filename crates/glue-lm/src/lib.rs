@@ -26,6 +26,14 @@
 //! | [`jinja`] | templates as a Python program renders them, within such limits |
 //! | [`text`], [`generate`] | a model with its tokenizer; continuations of many prompts |
 //!
+//! # Features
+//! | feature | adds | default |
+//! |---|---|---|
+//! | `mixtures` | mixtures in the native format and of whole models ([`routed`]), and training of their gates | yes |
+//! | `gradients` | [`gradients`], which calibration needs | yes |
+//!
+//! Models that come with experts, such as Mixtral, run without either.
+//!
 //! Activations are `f32`; weights stay in the type they are stored in, memory-mapped or owned, and are widened block by
 //! block where they are used. One implementation of the decoder layer runs every family: what differs is data in
 //! [`Architecture`].
@@ -43,6 +51,7 @@ pub mod chat;
 mod decode_stream;
 pub mod error;
 pub mod generate;
+#[cfg(feature = "gradients")]
 pub mod gradients;
 pub mod jinja;
 pub mod memory;
@@ -51,11 +60,14 @@ mod norm;
 mod ops;
 pub mod padded;
 pub mod rope;
+#[cfg(feature = "mixtures")]
 pub mod routed;
 pub mod routing_log;
 pub mod sampling;
 pub mod score;
 pub mod stop;
+#[cfg_attr(not(feature = "gradients"), allow(dead_code, reason = "nothing asks for a record"))]
+mod tape;
 pub mod text;
 pub mod tokenizer;
 pub mod train;
@@ -65,7 +77,7 @@ pub mod weights;
 
 /// The revision of how models are run, for whoever keeps results: it is raised whenever the same model and the same
 /// texts may give other scores, even by rounding, or other continuations.
-pub const RUNTIME_REVISION: u32 = 1;
+pub const RUNTIME_REVISION: u32 = 2;
 
 /// What logits and hidden states come in: `f32`, contiguous, on the CPU.
 pub use candle_core::Tensor;
@@ -77,10 +89,12 @@ pub use decode_stream::DecodeStream;
 pub use error::LmError;
 pub use generate::{Finish, GenerateOptions, Generated, GenerationEstimate, Prompt, PromptLengths};
 pub use glue_mixture::Gate;
+#[cfg(feature = "gradients")]
 pub use gradients::{Gradients, ScoredTokens};
 pub use model::{GateOutput, LinearInput, Model, Observer, Output, Parameter, RoutedInput, Rows, Want};
 pub use ops::KvCacheType;
 pub use padded::{PaddedBatch, PaddedOutput};
+#[cfg(feature = "mixtures")]
 pub use routed::{AnyTextModel, Route, RoutedTextModel};
 pub use routing_log::{GateLoad, RoutingLog};
 pub use sampling::{Sampler, Sampling, SamplingError};

@@ -63,10 +63,12 @@ impl Architecture {
         // In the MLP there are the stream before and after attention, what both blocks read, what attention made,
         // queries, keys, values, and the three inner states.
         let widest = 5 * self.hidden_size + 2 * queries + 2 * kv + 3 * inner + outputs;
+        // What the widest product reads, packed for a matrix unit.
+        let packed = crate::ops::packed_bytes() * inner.max(queries).max(self.hidden_size);
         let copies = if self.final_softcap.is_some() { 2 } else { 1 };
         Footprint {
             kv_per_token: (2 * caches * kv * cache_type.bytes()) as u64,
-            activations_per_row: 4 * widest as u64,
+            activations_per_row: (4 * widest + packed) as u64,
             logits_per_row: 4 * copies * self.vocab_size as u64,
         }
     }

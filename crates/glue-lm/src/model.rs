@@ -18,10 +18,10 @@ mod run;
 
 use crate::architecture::{Architecture, split};
 use crate::error::LmError;
-use crate::gradients::Tape;
 use crate::norm::RmsNorm;
 use crate::rope::RopeTables;
 use crate::routing_log::RoutingLog;
+use crate::tape::Tape;
 use crate::tree::{Branch, Pass, Tree};
 use crate::weight::Weight;
 use crate::weights::Weights;
@@ -39,6 +39,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use gate::GateOutput;
+#[cfg(feature = "mixtures")]
 pub(crate) use gate::{StoredGate, largest, load_gate, stored_scores, widened};
 pub use inventory::{LinearInput, Parameter, RoutedInput};
 pub use observer::Observer;
@@ -310,6 +311,7 @@ impl Model {
     }
 
     /// Runs all pending tokens of `tree` as far as the gate number `until`.
+    #[cfg(feature = "mixtures")]
     pub(crate) fn run_until(
         &self,
         tree: &mut Tree,
@@ -352,6 +354,7 @@ impl Model {
 
     /// The states after the final norm of all pending tokens of `tree`, of which nothing is kept, differentiable. The
     /// backward pass records the gradients of weights on `tape`.
+    #[cfg(feature = "gradients")]
     pub(crate) fn run_recorded(
         &self,
         tree: &mut Tree,

@@ -1,8 +1,8 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): x / √(mean(x²) + ε) · w. Layer normalisation
 //! (Ba, Kiros and Hinton, arXiv 1607.06450) without a bias is that of x − mean(x).
 
-use crate::gradients::Tape;
 use crate::ops::elements;
+use crate::tape::Tape;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;

@@ -4,13 +4,19 @@
 //! Logits, hidden states and scores are differentiable with respect to them. Every other weight is a constant that no
 //! gradient reaches; the choice of the experts is constant too, their shares are not.
 
-use crate::error::LmError;
-use crate::model::{Model, Output, Want, widened};
-use crate::tree::Tree;
-use candle_core::Tensor;
-use glue_mixture::{Gate, RouterKind, Routing};
+use crate::model::Model;
+use glue_mixture::{RouterKind, Routing};
+#[cfg(feature = "mixtures")]
+use {
+    crate::error::LmError,
+    crate::model::{Output, Want, widened},
+    crate::tree::Tree,
+    candle_core::Tensor,
+    glue_mixture::Gate,
+};
 
 /// Refuses weights that do not fit the gate number `index` of a model of width `hidden`.
+#[cfg(feature = "mixtures")]
 fn check(gate: &Gate<Tensor>, index: usize, info: &GateInfo, hidden: usize) -> Result<(), LmError> {
     let refuse = |reason: String| Err(LmError::Gate { index, reason });
     let kind = match gate {
@@ -52,7 +58,11 @@ impl Model {
     pub fn gates(&self) -> Vec<GateInfo> {
         self.routers().map(|router| router.info()).collect()
     }
+}
 
+/// With the feature `mixtures`.
+#[cfg(feature = "mixtures")]
+impl Model {
     /// The weights of the gates as they are stored, widened, in the order of [`Model::gates`].
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //!
 //! A stage has a directory in `stages/`. While it runs, the directory is called `NAME.work`, from which a long stage
 //! can resume after it was killed; once everything is on disk it is renamed. The key of a stage holds what it depends
-//! on: [`SCORING_REVISION`], its part of the config, its inputs, and key and result of the stage before.
+//! on: [`SCORING_REVISION`], that of the runtime, its part of the config, its inputs, and key and result of the stage
+//! before.
 //!
 //! Nothing is deleted. A stage whose key no longer fits, finished or interrupted, is moved aside to `old/NAME-N`, where
 //! N counts up from 1, and [`StageProgress::moved_aside`] says what has changed. Later stages follow when they are
@@ -215,6 +216,7 @@ impl<'a> Stages<'a> {
         let key = json!({
             "stage": stage.name(),
             "revision": SCORING_REVISION,
+            "runtime": glue_lm::RUNTIME_REVISION,
             "depends_on": self.depends_on,
             "own": own,
         });

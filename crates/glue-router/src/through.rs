@@ -4,7 +4,7 @@
 
 use crate::error::RouterError;
 use crate::error::check_cancelled;
-use crate::gate::{Gate, matrix_of};
+use crate::gate::{Gate, GateMath, matrix_of};
 use crate::items::Encoded;
 use crate::states::side_by_side;
 use candle_core::backprop::GradStore;
@@ -151,26 +151,9 @@ impl<'a> Through<'a> {
     /// [`LmLoss::load`] says it of a batch. Passes are bounded, however many items there are.
     ///
     /// # Errors
-    /// [`RouterError::Stopped`], and those of [`Through::lm_loss`].
-    pub fn load(
-        &self,
-        gates: &[Gate],
-        items: &[&Encoded],
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<f64>>, RouterError> {
-        let mut counts: Vec<Vec<f64>> = self.infos.iter().map(|info| vec![0.0; info.experts]).collect();
-        for batch in batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), ROWS) {
-            check_cancelled(progress)?;
-            let found = self.lm_loss(gates, &items[batch], 0.0, &[])?;
-            for (counts, (load, choices)) in counts.iter_mut().zip(found.load.iter().zip(&found.choices)) {
-                counts.iter_mut().zip(load).for_each(|(count, share)| *count += share * choices);
-            }
-        }
-        for counts in &mut counts {
-            let sum = counts.iter().sum::<f64>().max(1.0);
-            counts.iter_mut().for_each(|count| *count /= sum);
-        }
-        Ok(counts)
+    /// Those of the model.
+    pub fn load(&self, gates: &[Gate], items: &[&Encoded]) -> Result<Vec<Vec<f64>>, RouterError> {
+        Ok(self.counted(ROWS, gates, items)?.0)
     }
 
     /// The loss of each answer by each expert alone, [items, experts].
@@ -226,7 +209,9 @@ impl<'a> Through<'a> {
     }
 
     /// Cross-entropy and balance of the answers to `items` with these gates, and gradients of the gates whose numbers
-    /// `trained` has, with the weight `balance` on the mean over gates of the balance.
+    /// `trained` has, with the weight `balance` on the mean over gates of the balance. Where every item has an answer,
+    /// passes are bounded, however many items there are: the figures of several passes are combined into those of one
+    /// over all items, up to rounding.
     ///
     /// # Errors
     /// [`RouterError::TooFewItems`] when no item has an answer, [`RouterError::NoGradient`] for a gate that the loss
@@ -237,6 +222,65 @@ impl<'a> Through<'a> {
         items: &[&Encoded],
         balance: f64,
         trained: &[usize],
+    ) -> Result<LmLoss, RouterError> {
+        self.lm_loss_in(ROWS, gates, items, balance, trained)
+    }
+
+    /// The same in passes of at most so many tokens.
+    fn lm_loss_in(
+        &self,
+        rows: usize,
+        gates: &[Gate],
+        items: &[&Encoded],
+        balance: f64,
+        trained: &[usize],
+    ) -> Result<LmLoss, RouterError> {
+        let tokens: usize = items.iter().map(|item| item.answer.len()).sum();
+        if tokens == 0 {
+            return Err(RouterError::TooFewItems { purpose: "with an answer", expected: 1, found: 0 });
+        }
+        let parts = batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), rows);
+        // A pass without an answer has no decisions of the last gate.
+        if parts.len() == 1 || items.iter().any(|item| item.answer.is_empty()) {
+            return self.pass(gates, items, balance, trained, None);
+        }
+        // The balance is no sum over items: the shares that experts get of all of them come first.
+        let (load, choices) = self.counted(rows, gates, items)?;
+        let whole = Whole { tokens, load: &load, choices: &choices };
+        let mut found = LmLoss {
+            cross_entropy: 0.0,
+            tokens,
+            balance: vec![0.0; load.len()],
+            load: load.clone(),
+            choices: choices.clone(),
+            gradients: Vec::new(),
+        };
+        let mut gradients: Vec<Vec<f64>> = Vec::new();
+        for part in parts {
+            let part = self.pass(gates, &items[part], balance, trained, Some(&whole))?;
+            found.cross_entropy += part.cross_entropy;
+            found.balance.iter_mut().zip(&part.balance).for_each(|(sum, term)| *sum += term);
+            let flat = part.gradients.iter().map(GateMath::flat);
+            if gradients.is_empty() {
+                gradients = flat.collect();
+                found.gradients = part.gradients;
+            } else {
+                let sums = gradients.iter_mut().zip(flat);
+                sums.for_each(|(sum, part)| sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x));
+            }
+        }
+        found.gradients.iter_mut().zip(&gradients).for_each(|(gate, sum)| *gate = gate.with_flat(sum));
+        Ok(found)
+    }
+
+    /// One pass over items. With `whole`, what it adds to the figures of all items.
+    fn pass(
+        &self,
+        gates: &[Gate],
+        items: &[&Encoded],
+        balance: f64,
+        trained: &[usize],
+        whole: Option<&Whole<'_>>,
     ) -> Result<LmLoss, RouterError> {
         let mut weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         let mut variables: Vec<StoredGate<Var>> = Vec::with_capacity(trained.len());
@@ -252,10 +296,10 @@ impl<'a> Through<'a> {
         }
         let (output, losses) = self.answers(items, &weights)?;
         let tokens = losses.elem_count();
-        if tokens == 0 {
-            return Err(RouterError::TooFewItems { purpose: "with an answer", expected: 1, found: 0 });
-        }
-        let cross_entropy = losses.mean_all()?;
+        let cross_entropy = match whole {
+            None => losses.mean_all()?,
+            Some(whole) => (losses.sum_all()? / whole.tokens as f64)?,
+        };
         let mut total = cross_entropy.clone();
         let mut found = LmLoss {
             cross_entropy: f64::from(cross_entropy.to_scalar::<f32>()?),
@@ -267,19 +311,25 @@ impl<'a> Through<'a> {
         };
         let mut outputs: Vec<&glue_lm::GateOutput> = output.routing.iter().collect();
         outputs.sort_by_key(|output| output.gate);
-        for output in &outputs {
+        for (gate, output) in outputs.iter().enumerate() {
             let experts = output.scores.dim(1)?;
             let mut counts = vec![0.0f64; experts];
             output.chosen.iter().flatten().for_each(|&expert| counts[expert] += 1.0);
             let choices = counts.iter().sum::<f64>();
-            let load: Vec<f64> = counts.iter().map(|count| count / choices.max(1.0)).collect();
-            found.choices.push(choices);
+            let load: Vec<f64> = match whole {
+                None => counts.iter().map(|count| count / choices.max(1.0)).collect(),
+                Some(whole) => whole.load[gate].clone(),
+            };
             let shares: Vec<f32> = load.iter().map(|&share| share as f32).collect();
             let shares = Tensor::from_vec(shares, experts, &Device::Cpu)?;
             let mean = log_softmax(&output.scores)?.exp()?.mean(0)?;
-            let term = ((mean * shares)?.sum_all()? * experts as f64)?;
+            let mut term = ((mean * shares)?.sum_all()? * experts as f64)?;
+            if let Some(whole) = whole {
+                term = (term * (choices / whole.choices[gate].max(1.0)))?;
+            }
             found.balance.push(f64::from(term.to_scalar::<f32>()?));
             found.load.push(load);
+            found.choices.push(choices);
             total = (total + (term * (balance / outputs.len() as f64))?)?;
         }
         if !trained.is_empty() {
@@ -291,6 +341,37 @@ impl<'a> Through<'a> {
         }
         Ok(found)
     }
+
+    /// For each gate the share of its choices that each expert gets, and how many choices it makes.
+    fn counted(
+        &self,
+        rows: usize,
+        gates: &[Gate],
+        items: &[&Encoded],
+    ) -> Result<(Vec<Vec<f64>>, Vec<f64>), RouterError> {
+        let mut counts: Vec<Vec<f64>> = self.infos.iter().map(|info| vec![0.0; info.experts]).collect();
+        for batch in batches(items.iter().map(|item| item.prompt.len() + item.answer.len()), rows) {
+            let found = self.pass(gates, &items[batch], 0.0, &[], None)?;
+            for (counts, (load, choices)) in counts.iter_mut().zip(found.load.iter().zip(&found.choices)) {
+                counts.iter_mut().zip(load).for_each(|(count, share)| *count += (share * choices).round());
+            }
+        }
+        let choices: Vec<f64> = counts.iter().map(|counts| counts.iter().sum()).collect();
+        for (counts, choices) in counts.iter_mut().zip(&choices) {
+            counts.iter_mut().for_each(|count| *count /= choices.max(1.0));
+        }
+        Ok((counts, choices))
+    }
+}
+
+/// What is known of all items while one of several passes over them is run.
+struct Whole<'a> {
+    /// Tokens of answers.
+    tokens: usize,
+    /// For each gate the share of its choices that each expert gets.
+    load: &'a [Vec<f64>],
+    /// For each gate how many choices it makes.
+    choices: &'a [f64],
 }
 
 /// The gradient of a tensor of the gate `gate`.
@@ -335,6 +416,34 @@ fn to_arrays<T>(gate: &StoredGate<T>, values: impl Fn(&T) -> Result<Tensor, Rout
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_passes_give_the_loss_and_the_gradients_of_one() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/archs/mixtral");
+        let model = Model::open(directory).unwrap();
+        let through = Through::new(&model).unwrap();
+        let gates = through.stored().unwrap();
+        let tokens = |from: u32, n: u32| (from..from + n).map(|token| token * 7 % 99).collect::<Vec<u32>>();
+        let item = |i: u32| Encoded { prompt: tokens(i, 3 + i % 4), answer: tokens(40 + 3 * i, 1 + i % 3) };
+        let items: Vec<Encoded> = (0..12).map(item).collect();
+        let items: Vec<&Encoded> = items.iter().collect();
+        let trained: Vec<usize> = (0..gates.len()).collect();
+        let one = through.lm_loss_in(usize::MAX, &gates, &items, 0.5, &trained).unwrap();
+        for rows in [1, 15, 40] {
+            let several = through.lm_loss_in(rows, &gates, &items, 0.5, &trained).unwrap();
+            // Sums of f32 in another order.
+            let close = |a: f64, b: f64| (a - b).abs() < 1e-5;
+            assert!(close(several.cross_entropy, one.cross_entropy), "{rows}");
+            assert!(several.balance.iter().zip(&one.balance).all(|(a, b)| close(*a, *b)), "{rows}");
+            assert_eq!((&several.load, &several.choices, several.tokens), (&one.load, &one.choices, one.tokens));
+            let flat = |loss: &LmLoss| loss.gradients.iter().flat_map(GateMath::flat).collect::<Vec<f64>>();
+            let (several, one) = (flat(&several), flat(&one));
+            assert!(several.iter().zip(&one).all(|(a, b)| close(*a, *b)), "{rows}");
+            assert!(several.len() == one.len() && one.iter().any(|slope| slope.abs() > 1e-3));
+        }
+        let load = through.load(&gates, &items).unwrap();
+        assert_eq!(load, one.load);
+    }
 
     #[test]
     fn a_gate_that_the_loss_does_not_depend_on_is_named() {

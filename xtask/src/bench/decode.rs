@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::checkpoint::{LLAMA_3_1B, make, names};
-use super::measure::{Run, median, timed};
+use super::language_model;
+use super::measure::{Run, median};
 use super::report::machine;
 use crate::repo::Repo;
 use crate::shell;
@@ -96,14 +96,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     shell::run(shell::cargo().args(["build", "--release", "--workspace", "--example", "decode_speed"]))?;
     let folder = repo.target.join("bench").join("decode");
     fs::create_dir_all(&folder)?;
-    let model = match &args.model {
-        Some(model) => std::path::absolute(model)?,
-        None => {
-            make(&folder.join("llama-3.2-1b"), LLAMA_3_1B, 1)?;
-            folder.join("llama-3.2-1b").join(&names(1)[0])
-        }
-    };
-    let python = args.venv.as_deref().map(|venv| std::path::absolute(venv.join("bin/python"))).transpose()?;
+    let model = language_model::model(&repo, args.model.as_deref())?;
+    let python = language_model::python(args.venv.as_deref())?;
     let place = Place { args, repo: &repo, model: &model, folder: &folder, python };
     let mut measured: Vec<Measured> = Vec::new();
     let mut skipped = Vec::new();
@@ -137,12 +131,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 impl Place<'_> {
     /// One round; `None` where the runtime is not installed.
     fn round(&self, runtime: Runtime, threads: u16) -> Result<Option<(Value, Run)>> {
-        let log = self.folder.join("round.json");
         let [threads, prompt, new] = [threads.into(), self.args.prompt, self.args.new].map(|n: u32| n.to_string());
         let mut command = match (&self.python, runtime.is_other()) {
             (_, false) => {
-                let name = format!("decode_speed{}", std::env::consts::EXE_SUFFIX);
-                let mut command = Command::new(self.repo.target.join("release").join("examples").join(name));
+                let mut command = language_model::example(self.repo, "decode_speed");
                 let cache = if runtime == Runtime::GlueBf16 { "bf16" } else { "f32" };
                 command.arg(self.model).args([&threads, &prompt, &new]).arg(cache);
                 command
@@ -160,20 +152,7 @@ impl Place<'_> {
             }
             (None, true) => return Ok(None),
         };
-        let run = match timed(&mut command, &log) {
-            Ok(run) => run,
-            // The script says so in words.
-            Err(_) if fs::read_to_string(&log)?.trim_end().ends_with("is not installed") => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let text = fs::read_to_string(&log)?;
-        let Some(start) = text.find("{\n").or_else(|| text.rfind("{\"")) else {
-            bail!("{} printed no figures: {text}", runtime.name())
-        };
-        // A runtime may print lines after its figures.
-        let mut documents = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
-        let figures = documents.next().with_context(|| format!("{} printed no figures: {text}", runtime.name()))??;
-        Ok(Some((figures, run)))
+        language_model::round(&mut command, &self.folder.join("round.json"), runtime.name())
     }
 }
 

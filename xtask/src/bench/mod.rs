@@ -11,9 +11,11 @@ mod checkpoint;
 mod decode;
 mod eval;
 mod gaussian;
+mod language_model;
 mod measure;
 mod merge;
 mod report;
+mod score;
 mod similarity;
 mod svd;
 
@@ -30,6 +32,8 @@ pub(crate) enum Bench {
     Eval(eval::Args),
     /// Benchmark prompts and decoding, against a plain memory read and optionally transformers and llama.cpp.
     Decode(decode::Args),
+    /// Benchmark the scoring of multiple-choice questions on large models, optionally against transformers.
+    Score(score::Args),
     /// Benchmark the merge of one matrix by singular values: faer, LAPACK and optionally NumPy and torch.
     Svd(svd::Args),
 }
@@ -44,6 +48,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Similarity(args) => similarity::run(args),
         Bench::Eval(args) => eval::run(args),
         Bench::Decode(args) => decode::run(args),
+        Bench::Score(args) => score::run(args),
         Bench::Svd(args) => svd::run(args),
     }
 }

@@ -12,7 +12,15 @@ use serde_json::Value;
 /// Those of [`Architecture::from_config`]; [`LmError::Mixture`], and [`LmError::Unsupported`] for a mixture of whole
 /// models and one whose base has experts already.
 pub(crate) fn split(config: &Config) -> Result<(Architecture, Option<MixtureSpec>), LmError> {
-    let (spec, base) = match Mixture::from_config(config)? {
+    let mixture = Mixture::from_config(config)?;
+    if mixture.is_some() && !cfg!(feature = "mixtures") {
+        return Err(LmError::Unsupported {
+            key: "model_type".to_owned(),
+            value: config.model_type().unwrap_or_default().to_owned(),
+            reason: "it is a mixture, and this program was built without the feature `mixtures` of glue-lm".to_owned(),
+        });
+    }
+    let (spec, base) = match mixture {
         None => return Ok((Architecture::from_config(config)?, None)),
         Some(Mixture::Shared(spec, base)) => (spec, base),
         Some(Mixture::Whole(_)) => {

@@ -2,9 +2,9 @@
 
 use super::observer::LayerContext;
 use super::positions::Positions;
-use crate::gradients::{Stored, Tape};
 use crate::norm::RmsNorm;
 use crate::ops::{AttentionSpec, Recording, Segment, attention_with_sinks, linear, linear_recorded, linear_together};
+use crate::tape::{Stored, Tape};
 use crate::weight::Weight;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;

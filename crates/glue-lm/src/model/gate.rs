@@ -26,6 +26,7 @@ pub(crate) fn stored_scores(gate: &StoredGate, x: &Tensor) -> Result<Tensor> {
 }
 
 /// The stored weights, widened.
+#[cfg(feature = "mixtures")]
 pub(crate) fn widened(gate: &StoredGate) -> Result<Gate<Tensor>> {
     gate.try_map(
         |_, weight| Tensor::from_vec(weight.to_f32(), weight.shape(), &Device::Cpu),

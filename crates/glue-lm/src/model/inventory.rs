@@ -108,6 +108,7 @@ impl Model {
 
     /// # Errors
     /// [`LmError::NotDense`] for a mixture, [`LmError::LatentKeys`] for multi-head latent attention.
+    #[cfg(feature = "gradients")]
     pub(crate) fn refuse_mixture(&self, what: &'static str) -> Result<(), LmError> {
         self.dense_layers(what).map(drop)
     }

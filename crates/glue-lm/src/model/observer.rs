@@ -3,7 +3,7 @@
 use super::attention_block::Projection;
 use super::floats;
 use super::inventory::stored_names;
-use crate::gradients::Tape;
+use crate::tape::Tape;
 use candle_core::{Result, Tensor};
 
 /// Is shown activations while a pass runs; see [`crate::Model::observe`].

@@ -1,8 +1,8 @@
 //! `x · Wᵀ + b` with `W` in its stored type: panels of it are widened into cache and multiplied there.
 
 use super::few_rows::{self, Factor};
-use super::{elements, floats};
-use crate::gradients::{Stored, Tape};
+use super::{amx, elements, floats};
+use crate::tape::{Stored, Tape};
 use crate::weight::{StoredElements, Weight};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
@@ -34,21 +34,30 @@ pub(crate) fn linear_recorded(
     x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), recording })
 }
 
-/// For each weight [N, K] and its bias `x · wᵀ + bias` [T, N], in one job where `x` [T, K] has few rows and nothing is
-/// differentiated; `None` elsewhere, where one product after the other is as good.
+/// For each weight [N, K] and its bias `x · wᵀ + bias` [T, N], in one job where `x` [T, K] has few rows or is packed for
+/// the matrix unit, and nothing is differentiated; `None` elsewhere, where one product after the other is as good.
 pub(crate) fn linear_together(x: &Tensor, factors: &[Factor<'_>]) -> Result<Option<Vec<Tensor>>> {
     let (t, k) = x.dims2()?;
     let fits = |(w, bias): &Factor<'_>| matches!(w.shape(), [n, c] if *c == k && bias.is_none_or(|b| b.len() == *n));
-    if t == 0 || t > few_rows::MAX_ROWS || k == 0 || x.track_op() || !factors.iter().all(fits) {
+    if t == 0 || k == 0 || x.track_op() || !factors.iter().all(fits) {
         return Ok(None);
     }
-    let values = crate::model::floats(x)?;
-    let outputs = few_rows::products(&values, t, k, factors).into_iter();
+    let Some(outputs) = special(&crate::model::floats(x)?, t, k, factors) else { return Ok(None) };
+    let outputs = outputs.into_iter();
     let tensor = |y: Vec<f32>| {
         let n = y.len() / t;
         Tensor::from_vec(y, (t, n), &Device::Cpu)
     };
     outputs.map(tensor).collect::<Result<_>>().map(Some)
+}
+
+/// The products of a few rows, or those that the matrix unit does; `None` for those that are general.
+fn special(x: &[f32], t: usize, k: usize, factors: &[Factor<'_>]) -> Option<Vec<Vec<f32>>> {
+    if t <= few_rows::MAX_ROWS {
+        return Some(few_rows::products(x, t, k, factors));
+    }
+    let unit = amx::Unit::find().filter(|_| factors.iter().all(|(weight, _)| amx::suits(weight)))?;
+    Some(amx::products(unit, x, k, factors))
 }
 
 /// Where the backward pass records the gradient of a weight, and what the weight is called.
@@ -81,10 +90,11 @@ impl CustomOp1 for Linear {
             );
         }
         let x = floats(x, at)?;
-        if (1..=few_rows::MAX_ROWS).contains(&t) && k > 0 {
+        if t > 0 && k > 0 {
             let factor: Factor<'_> = (&self.weight, self.bias.as_deref());
-            let y = few_rows::products(x, t, k, &[factor]).swap_remove(0);
-            return Ok((CpuStorage::F32(y), Shape::from((t, n))));
+            if let Some(mut outputs) = special(x, t, k, &[factor]) {
+                return Ok((CpuStorage::F32(outputs.swap_remove(0)), Shape::from((t, n))));
+            }
         }
         let mut y = match &self.bias {
             Some(bias) => bias.repeat(t),

@@ -7,6 +7,7 @@
 //! the number of threads changes no result.
 
 mod add;
+mod amx;
 mod attention;
 mod by_head;
 mod clamped;
@@ -25,6 +26,7 @@ mod softcap;
 mod transposed;
 
 pub(crate) use add::add;
+pub(crate) use amx::packed_bytes;
 pub(crate) use attention::{AttentionSpec, Segment, Span, attention_with_sinks};
 pub(crate) use by_head::{Direction, HeadBlock, by_head};
 pub(crate) use clamped::clamped_swiglu;

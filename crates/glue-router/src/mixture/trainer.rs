@@ -239,7 +239,8 @@ impl Trainer {
             tasks.entry(&item.task).or_default().push(encoded);
         }
         for (task, items) in tasks {
-            let found = mixture.load(&trained.gates, &items, progress)?;
+            check_cancelled(progress)?;
+            let found = mixture.load(&trained.gates, &items)?;
             rows.iter_mut().zip(found).for_each(|(rows, load)| rows.push((task.to_owned(), load)));
         }
         let table = |(gate, rows)| {

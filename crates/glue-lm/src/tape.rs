@@ -27,7 +27,7 @@ impl Stored {
 
 /// What the gradients of some rows of a tensor are made of. Numbers are row after row of a pass.
 #[derive(Debug, Clone)]
-pub(super) enum Factors {
+pub(crate) enum Factors {
     /// Σ δᵀ·x over the rows: of a product with inputs [rows, width] and gradients of outputs [rows, out].
     Product { inputs: Arc<Vec<f32>>, deltas: Arc<Vec<f32>>, width: usize, out: usize },
     /// Σ over the rows of [rows, width]: of a vector.
@@ -38,10 +38,10 @@ pub(super) enum Factors {
 
 /// Some rows of a tensor, from the first on that is named.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) first_row: usize,
-    pub(super) factors: Factors,
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) first_row: usize,
+    pub(crate) factors: Factors,
 }
 
 /// The records of one pass; clones share them.
@@ -71,7 +71,7 @@ impl Tape {
     }
 
     /// What the pass began with.
-    pub(super) fn leaf(&self) -> Option<Var> {
+    pub(crate) fn leaf(&self) -> Option<Var> {
         self.records().leaf.clone()
     }
 
@@ -102,13 +102,13 @@ impl Tape {
     }
 
     /// Records rows of an embedding.
-    pub(super) fn lookup(&self, name: &str, tokens: Vec<u32>, deltas: Vec<f32>, width: usize) {
+    pub(crate) fn lookup(&self, name: &str, tokens: Vec<u32>, deltas: Vec<f32>, width: usize) {
         let factors = Factors::Lookup { tokens, deltas, width };
         self.records().entries.push(Entry { name: name.to_owned(), first_row: 0, factors });
     }
 
     /// All that was recorded.
-    pub(super) fn into_entries(self) -> Vec<Entry> {
+    pub(crate) fn into_entries(self) -> Vec<Entry> {
         std::mem::take(&mut self.records().entries)
     }
 }
