@@ -4,6 +4,7 @@
 //! rendered template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name
 //! of the key.
 
+mod dataset;
 mod load;
 mod parts;
 mod rules;
@@ -121,7 +122,7 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
         }
     };
     let (kind, metrics) = parts::metrics(&fields, kind)?;
-    let (format, data) = parts::data_files(&fields)?;
+    let (format, data) = dataset::data_files(&fields)?;
     let split = |key: &str| -> Result<Option<String>, TaskError> {
         let Some(name) = fields.optional_text(key)? else { return Ok(None) };
         if data.iter().any(|(known, _)| known == name) {
