@@ -100,6 +100,7 @@ pub mod error;
 mod evaluate;
 pub mod external;
 mod filters;
+pub mod groups;
 mod local;
 mod metrics;
 mod model;
@@ -119,6 +120,7 @@ mod task;
 mod template;
 
 pub use cache::Cache;
+pub use data::DataSources;
 pub use error::{EvalError, FilePosition, ModelError, SplitError, TaskError};
 pub use evaluate::{EvalOptions, Prepared, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
@@ -130,4 +132,6 @@ pub use question::Question;
 pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
 pub use routed::RoutedModel;
 pub use split::SplitExpression;
-pub use task::{Kind, Task, load_tasks, select};
+pub use task::{
+    Entry, EntryKind, Kind, Member, Task, TaskCatalog, TaskGroup, TaskSet, load_task_set, load_tasks, select,
+};

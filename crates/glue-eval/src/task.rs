@@ -1,13 +1,18 @@
 //! Tasks in their checked form, and the items that a model is asked.
 
+mod catalog;
 mod discover;
 mod examples;
 mod fields;
+mod group;
 mod harness;
 mod native;
 mod prompt;
 
-pub use discover::{load_tasks, select};
+pub use catalog::{Entry, EntryKind, TaskCatalog, TaskSet};
+pub use discover::{load_task_set, load_tasks, select};
+pub use group::{Member, TaskGroup};
+pub(crate) use fields::texts;
 
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
@@ -57,6 +62,8 @@ pub struct Task {
     pub(crate) metrics: Vec<MetricSpec>,
     pub(crate) main: String,
     pub(crate) pipelines: Vec<Pipeline>,
+    /// The keys of its file and of those that it includes; empty for a native task.
+    pub(crate) config: Map<String, Value>,
     source: Source,
 }
 
@@ -84,6 +91,29 @@ impl Task {
             Source::Native(native) => native.description(),
             Source::Harness(_) => None,
         }
+    }
+
+    /// The name in tables: `task_alias`, else its name.
+    pub fn alias(&self) -> &str {
+        self.config.get("task_alias").and_then(Value::as_str).unwrap_or(&self.name)
+    }
+
+    /// `metadata.version` of a task of lm-evaluation-harness.
+    pub fn version(&self) -> Option<&Value> {
+        self.config.get("metadata")?.get("version")
+    }
+
+    /// The keys of the YAML files of a task of lm-evaluation-harness; empty for a native task.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// The names of its metrics, each with the name of the filter before it, in the order of a report.
+    pub fn metric_keys(&self) -> Vec<(&str, &str)> {
+        let keys = self.pipelines.iter().flat_map(|pipeline| {
+            self.metrics.iter().map(|metric| (metric.name.as_str(), pipeline.name.as_str()))
+        });
+        keys.collect()
     }
 
     /// What a model is asked to do.

@@ -171,7 +171,8 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         fewshot_choice,
         description: map.get("description").and_then(Value::as_str).map(String::from),
     };
-    Ok(Task { name, path, kind, groups, metrics, main, pipelines, source: Source::Native(native) })
+    Ok(Task { name, path, kind, groups, metrics, main, pipelines, config: serde_json::Map::new(),
+        source: Source::Native(native) })
 }
 
 fn metrics(kind: Kind, ks: &[usize]) -> Vec<MetricSpec> {
