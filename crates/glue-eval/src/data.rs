@@ -24,9 +24,9 @@ pub(crate) struct Row {
 /// What a data file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
+    Parquet,
     /// One object on each line, or an array of objects.
     Json,
-    Parquet,
     Csv,
     /// Cells between tabs.
     Tsv,
@@ -66,9 +66,8 @@ pub(crate) fn describe(value: &Value) -> String {
 
 fn text(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
     let line = |(line, number): (&[u8], usize)| {
-        let text = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)).map_err(|_| {
-            TaskError::Malformed { place: FilePosition::at(path, number), message: "not UTF-8".into() }
-        })?;
+        let text = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line))
+            .map_err(|_| TaskError::Malformed { place: FilePosition::at(path, number), message: "not UTF-8".into() })?;
         Ok(Row { line: number, fields: Map::from_iter([("text".to_string(), Value::from(text))]) })
     };
     let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();

@@ -237,7 +237,7 @@ pub enum TaskError {
         known: Vec<String>,
     },
     /// No task, group or tag of a catalog has this name.
-    #[error("no task, group or tag is named `{name}`{}{}", suggested(near), searched(roots))]
+    #[error("no task, group or tag is named `{name}`{}{}{}", searched(roots), suggested(near), not_read(unreadable))]
     NotFound {
         /// The name or pattern.
         name: String,
@@ -245,6 +245,8 @@ pub enum TaskError {
         near: Vec<String>,
         /// The directories that were searched.
         roots: Vec<PathBuf>,
+        /// Files that could not be read, each with the reason: the name may be in one of them.
+        unreadable: Vec<(PathBuf, String)>,
     },
     /// A directory holds no task.
     #[error("{}: no task here: neither task.json nor a YAML file with `task`", path.display())]
@@ -275,10 +277,20 @@ fn suggested(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!("; similar names are {}", near.join(", ")) }
 }
 
+fn not_read(unreadable: &[(PathBuf, String)]) -> String {
+    match unreadable {
+        [] => String::new(),
+        [(path, reason), rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+            format!("; files that cannot be read: {}: {reason}{more}", path.display())
+        }
+    }
+}
+
 fn searched(roots: &[PathBuf]) -> String {
     let paths: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
     match paths.as_slice() {
-        [] => "; no directory of tasks was searched: name one with --include-path, set LM_EVAL_TASKS to a checkout of \
+        [] => "; no directory of tasks was found: name one with --include-path, set LM_EVAL_TASKS to a checkout of \
                lm-evaluation-harness, or install the Python package lm_eval"
             .into(),
         paths => format!(" in {}", paths.join(", ")),

@@ -49,12 +49,7 @@ pub fn tasks_of<'a>(group: &'a TaskGroup, groups: &'a [TaskGroup]) -> Vec<&'a st
     found
 }
 
-fn gather<'a>(
-    group: &'a TaskGroup,
-    groups: &'a [TaskGroup],
-    seen: &mut BTreeSet<&'a str>,
-    found: &mut Vec<&'a str>,
-) {
+fn gather<'a>(group: &'a TaskGroup, groups: &'a [TaskGroup], seen: &mut BTreeSet<&'a str>, found: &mut Vec<&'a str>) {
     for member in group.members() {
         if !seen.insert(member.name()) {
             continue;
@@ -104,8 +99,7 @@ struct Metric {
 }
 
 fn one(group: &TaskGroup, groups: &[TaskGroup], scored: &HashMap<&str, Scored>) -> GroupReport {
-    let tasks: Vec<&Scored> =
-        tasks_of(group, groups).into_iter().filter_map(|name| scored.get(name)).collect();
+    let tasks: Vec<&Scored> = tasks_of(group, groups).into_iter().filter_map(|name| scored.get(name)).collect();
     let mut metrics = Vec::new();
     for aggregate in &group.aggregates {
         let filters = aggregate.filters.clone().unwrap_or_else(|| {
@@ -116,10 +110,8 @@ fn one(group: &TaskGroup, groups: &[TaskGroup], scored: &HashMap<&str, Scored>) 
         });
         for filter in filters {
             let is_it = |metric: &&Metric| metric.key.0 == aggregate.metric && metric.key.1 == filter;
-            let found: Vec<(usize, &Metric)> = tasks
-                .iter()
-                .filter_map(|task| Some((task.n, task.metrics.iter().find(is_it)?)))
-                .collect();
+            let found: Vec<(usize, &Metric)> =
+                tasks.iter().filter_map(|task| Some((task.n, task.metrics.iter().find(is_it)?))).collect();
             if found.is_empty() {
                 continue;
             }

@@ -78,6 +78,9 @@
 //! are drawn from the whole of their split.
 //!
 //! # Files
+//! Tasks of lm-evaluation-harness are also found by name ([`TaskCatalog`]), with groups in groups and tags, and their
+//! data in the layout of the Hugging Face hub ([`DataSources`]).
+//!
 //! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
 //! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
 //! same splitting of tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from
@@ -110,6 +113,7 @@ mod preview;
 mod python;
 mod question;
 mod report;
+pub mod results_layout;
 mod routed;
 pub mod routing;
 pub mod sandbox;
@@ -133,5 +137,6 @@ pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
 pub use routed::RoutedModel;
 pub use split::SplitExpression;
 pub use task::{
-    Entry, EntryKind, Kind, Member, Task, TaskCatalog, TaskGroup, TaskSet, load_task_set, load_tasks, select,
+    Counts, Entry, EntryKind, Kind, Member, Status, Task, TaskCatalog, TaskGroup, TaskSet, load_task_set, load_tasks,
+    select,
 };

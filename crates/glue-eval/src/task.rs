@@ -9,10 +9,10 @@ mod harness;
 mod native;
 mod prompt;
 
-pub use catalog::{Entry, EntryKind, TaskCatalog, TaskSet};
+pub use catalog::{Counts, Entry, EntryKind, Status, TaskCatalog, TaskSet};
 pub use discover::{load_task_set, load_tasks, select};
-pub use group::{Member, TaskGroup};
 pub(crate) use fields::texts;
+pub use group::{Member, TaskGroup};
 
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
@@ -110,9 +110,10 @@ impl Task {
 
     /// The names of its metrics, each with the name of the filter before it, in the order of a report.
     pub fn metric_keys(&self) -> Vec<(&str, &str)> {
-        let keys = self.pipelines.iter().flat_map(|pipeline| {
-            self.metrics.iter().map(|metric| (metric.name.as_str(), pipeline.name.as_str()))
-        });
+        let keys = self
+            .pipelines
+            .iter()
+            .flat_map(|pipeline| self.metrics.iter().map(|metric| (metric.name.as_str(), pipeline.name.as_str())));
         keys.collect()
     }
 
@@ -192,11 +193,21 @@ pub(crate) struct ItemOptions<'a> {
     pub(crate) split: Option<&'a str>,
     /// Maximum number of items, from the beginning.
     pub(crate) limit: Option<usize>,
+    /// Fraction of the items, from the beginning, rounded up.
+    pub(crate) fraction: Option<f64>,
     /// Examples in each prompt; `None` for as many as the task wants.
     pub(crate) num_fewshot: Option<usize>,
     /// What the choice of examples depends on.
     pub(crate) seed: u64,
     pub(crate) chat: Option<Chat<'a>>,
+}
+
+impl ItemOptions<'_> {
+    /// How many of `n` items are wanted.
+    fn count(&self, n: usize) -> usize {
+        let part = self.fraction.map_or(n, |fraction| (n as f64 * fraction).ceil() as usize);
+        part.min(self.limit.unwrap_or(usize::MAX))
+    }
 }
 
 /// Prompts are conversations.

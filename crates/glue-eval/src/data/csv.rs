@@ -15,7 +15,8 @@ pub(super) fn read(path: &Path, bytes: &[u8], separator: char) -> Result<Vec<Row
         malformed(line, "not UTF-8".into())
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut records = records(text, separator).map_err(|line| malformed(line, "a quoted cell does not end".into()))?.into_iter();
+    let mut records =
+        records(text, separator).map_err(|line| malformed(line, "a quoted cell does not end".into()))?.into_iter();
     let Some((_, header)) = records.next() else {
         return Ok(Vec::new());
     };

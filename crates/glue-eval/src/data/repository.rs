@@ -425,10 +425,7 @@ mod tests {
             files,
             readme,
             config("main"),
-            &[
-                ("train", &["main/train-00000-of-00001.parquet"]),
-                ("test", &["main/test-00000-of-00001.parquet"]),
-            ],
+            &[("train", &["main/train-00000-of-00001.parquet"]), ("test", &["main/test-00000-of-00001.parquet"])],
         );
         check(files, readme, config("socratic"), &[("test", &["other/test.jsonl"])]);
         let error = found(files, readme, Wanted::default()).unwrap_err();
@@ -447,10 +444,7 @@ mod tests {
             files,
             "",
             config,
-            &[
-                ("validation", &["abstract/validation/0000.parquet"]),
-                ("test", &["abstract/test/0000.parquet"]),
-            ],
+            &[("validation", &["abstract/validation/0000.parquet"]), ("test", &["abstract/test/0000.parquet"])],
         );
         let error = found(files, "", Wanted { config: Some("../x"), ..Wanted::default() }).unwrap_err();
         assert!(error.starts_with("it has no configuration `../x`"), "{error}");

@@ -3,6 +3,9 @@
 mod build;
 mod places;
 mod scan;
+mod status;
+
+pub use status::{Counts, Status};
 
 use super::harness::{self, Document};
 use super::{Task, TaskGroup, native};
@@ -85,8 +88,7 @@ impl TaskCatalog {
     /// # Errors
     /// [`TaskError::Io`] for a directory that cannot be read.
     pub fn open(roots: &[impl AsRef<Path>], data: DataSources) -> Result<TaskCatalog, TaskError> {
-        let mut catalog =
-            TaskCatalog { roots: Vec::new(), entries: BTreeMap::new(), unreadable: Vec::new(), data };
+        let mut catalog = TaskCatalog { roots: Vec::new(), entries: BTreeMap::new(), unreadable: Vec::new(), data };
         for root in roots.iter().map(AsRef::as_ref) {
             for (name, entry) in index(root, &mut catalog.unreadable)? {
                 catalog.entries.entry(name).or_insert(entry);
@@ -149,7 +151,8 @@ impl TaskCatalog {
         if pattern.contains(['*', '?', '['])
             && let Ok(compiled) = glob::Pattern::new(&pattern.replace("**", "*"))
         {
-            let names: Vec<&str> = self.entries.keys().map(String::as_str).filter(|name| compiled.matches(name)).collect();
+            let names: Vec<&str> =
+                self.entries.keys().map(String::as_str).filter(|name| compiled.matches(name)).collect();
             if !names.is_empty() {
                 return Ok(names);
             }
@@ -174,6 +177,7 @@ impl TaskCatalog {
             name: name.into(),
             near: near.into_iter().take(MAX_SHOWN).map(|(_, name)| name.clone()).collect(),
             roots: self.roots.clone(),
+            unreadable: self.unreadable.clone(),
         }
     }
 
@@ -242,10 +246,7 @@ fn is_yaml(path: &Path) -> bool {
 }
 
 /// The names in one directory; the first file in the order of paths has a name.
-fn index(
-    root: &Path,
-    unreadable: &mut Vec<(PathBuf, String)>,
-) -> Result<BTreeMap<String, Entry>, TaskError> {
+fn index(root: &Path, unreadable: &mut Vec<(PathBuf, String)>) -> Result<BTreeMap<String, Entry>, TaskError> {
     let mut paths = Vec::new();
     files(root, 0, &mut paths).map_err(TaskError::io(root))?;
     paths.sort();

@@ -161,7 +161,8 @@ fn leaves<'a>(
                 None => continue,
             },
         };
-        let here = tasks.iter().enumerate().filter(|(_, task)| task.name == name || task.groups.iter().any(|g| g == name));
+        let here =
+            tasks.iter().enumerate().filter(|(_, task)| task.name == name || task.groups.iter().any(|g| g == name));
         let before = members.len();
         members.extend(here.map(|(number, _)| number));
         match groups.get(name) {

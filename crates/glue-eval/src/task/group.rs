@@ -16,7 +16,7 @@ pub struct TaskGroup {
 }
 
 /// A direct member of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Member {
     /// The name of a task.

@@ -22,8 +22,8 @@ use crate::filters::{Filter, Pipeline};
 use crate::python::{self, literal};
 use crate::split::SplitExpression;
 use crate::template::Templates;
-use glue_lm::jinja;
 use dataset::Splits;
+use glue_lm::jinja;
 use rules::{Rule, Rules, rule, rules};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -59,8 +59,7 @@ const KEYS: &[&str] = &[
 ];
 
 /// Keys without a meaning for scores of a local file.
-const REMARKS: &[&str] =
-    &["task_alias", "should_decontaminate", "doc_to_decontamination_query", "metadata"];
+const REMARKS: &[&str] = &["task_alias", "should_decontaminate", "doc_to_decontamination_query", "metadata"];
 
 /// Keys that ask for Python code or another sense.
 const REFUSED: &[(&str, &str)] = &[
@@ -445,13 +444,13 @@ impl Harness {
         let columns = read.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.fields.keys().map(String::as_str));
         let reader = Reader { harness: self, columns: columns.collect(), budget: TextBudget::new(task) };
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
-        let limit = options.limit.unwrap_or(usize::MAX);
         let rows: Vec<(&PathBuf, &Row)> =
             read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).collect();
         let chosen = scored.choose(rows.iter().map(|(_, row)| *row), None);
         if chosen.is_empty() {
             return Err(task.empty_share(scored, rows.len()).into());
         }
+        let limit = options.count(chosen.len());
         let mut items: Vec<Item> = Vec::new();
         let mut layout: Option<ItemLayout> = None;
         for (file, row) in chosen.into_iter().take(limit).map(|number| rows[number]) {

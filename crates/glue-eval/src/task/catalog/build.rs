@@ -26,6 +26,8 @@ pub(super) struct Builder<'a> {
     set: TaskSet,
     /// What each task was made of, to tell two of the same name apart.
     made: HashMap<String, (usize, Map<String, Value>)>,
+    /// Groups that are done, each with its keys and those that groups around it set.
+    done: HashMap<String, Vec<(Keys, Keys)>>,
     /// The groups that are being built, from the outside.
     open: Vec<String>,
     visits: usize,
@@ -33,7 +35,7 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(catalog: &'a TaskCatalog) -> Builder<'a> {
-        Builder { catalog, set: TaskSet::default(), made: HashMap::new(), open: Vec::new(), visits: 0 }
+        Builder { catalog, set: TaskSet::default(), made: HashMap::new(), done: HashMap::new(), open: Vec::new(), visits: 0 }
     }
 
     pub(super) fn finish(self) -> TaskSet {
@@ -134,18 +136,16 @@ impl<'a> Builder<'a> {
 
     /// A group, whose keys are a file or a part of one. What it sets for its members gives way to what groups around it
     /// set.
-    fn group(
-        &mut self,
-        name: String,
-        document: &Document,
-        keys: &Keys,
-        overrides: &Keys,
-    ) -> Result<Member, TaskError> {
+    fn group(&mut self, name: String, document: &Document, keys: &Keys, overrides: &Keys) -> Result<Member, TaskError> {
         self.visit(FilePosition::file(&document.path))?;
         let of = Fields { map: keys, ..fields(document) };
         let malformed = |message: String| TaskError::Malformed { place: of.place_of("group"), message };
         if self.open.contains(&name) || self.open.len() >= MAX_NESTING {
             return Err(malformed(format!("the group `{name}` is in itself: {}", self.open.join(" > "))));
+        }
+        let known = self.done.get(&name).is_some_and(|known| known.iter().any(|(k, o)| k == keys && o == overrides));
+        if known {
+            return Ok(Member::Group(name));
         }
         let mut for_members: Keys =
             keys.iter().filter(|(key, _)| !GROUP_KEYS.contains(&key.as_str())).map(owned).collect();
@@ -191,6 +191,7 @@ impl<'a> Builder<'a> {
             }
             None => self.set.groups[at].members = found,
         }
+        self.done.entry(name.clone()).or_default().push((keys.clone(), overrides.clone()));
         Ok(Member::Group(name))
     }
 

@@ -41,9 +41,10 @@ fn in_prefix(prefix: &Path) -> Option<PathBuf> {
         .collect();
     libraries.sort();
     // The newest Python first.
-    let packages = libraries.iter().rev().flat_map(|library| {
-        ["site-packages", "dist-packages"].map(|packages| library.join(packages))
-    });
+    let packages = libraries
+        .iter()
+        .rev()
+        .flat_map(|library| ["site-packages", "dist-packages"].map(|packages| library.join(packages)));
     packages.map(|packages| packages.join("lm_eval/tasks")).find(|tasks| tasks.is_dir())
 }
 

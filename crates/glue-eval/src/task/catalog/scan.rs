@@ -209,7 +209,10 @@ mod tests {
     #[test]
     fn tasks() {
         check("task: arc_easy\ndataset_path: x\n", Some(task("arc_easy")));
-        check("# c\n\"task\": \"a b\" # why\n'include': base\n", Some(Head { include: texts(&["base"]), ..task("a b") }));
+        check(
+            "# c\n\"task\": \"a b\" # why\n'include': base\n",
+            Some(Head { include: texts(&["base"]), ..task("a b") }),
+        );
         let tags = Some(texts(&["a", "b"]));
         check("tag:\n  - a\n  - b\ntask: t\n", Some(Head { tag: tags.clone(), ..task("t") }));
         check("tag:\n- a\n# c\n\n- 'b'\ntask: t", Some(Head { tag: tags.clone(), ..task("t") }));
@@ -241,8 +244,14 @@ mod tests {
 
     #[test]
     fn what_is_unusual_is_left_to_the_parser() {
-        for text in ["task: &a t\n", "task: >\n  t\n", "task: [a,\n b]\n", "task: a\n  b\n", "tag: {a: b}\n", "task: \"a\\n\"\n"]
-        {
+        for text in [
+            "task: &a t\n",
+            "task: >\n  t\n",
+            "task: [a,\n b]\n",
+            "task: a\n  b\n",
+            "tag: {a: b}\n",
+            "task: \"a\\n\"\n",
+        ] {
             check(text, None);
         }
     }
