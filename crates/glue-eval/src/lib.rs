@@ -108,6 +108,7 @@ mod local;
 mod metrics;
 mod model;
 pub mod number;
+mod overlap;
 pub mod pass_at_k;
 mod preview;
 mod python;
@@ -131,6 +132,7 @@ pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{
     ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling,
 };
+pub use overlap::{Overlap, overlap};
 pub use preview::{Preview, preview};
 pub use question::Question;
 pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};

@@ -161,6 +161,16 @@ impl Task {
         Ok(split.map_or_else(|| SplitExpression::whole(found), |split| split.of(found)))
     }
 
+    /// Whether a split, or a share of one, has items that this task of lm-evaluation-harness is reported on: those of
+    /// its `test_split`, which is meant without a split. False for a native task, for one that has no `test_split`, and
+    /// for a split that it does not have.
+    pub fn is_test_split(&self, split: Option<&SplitExpression>) -> bool {
+        let Source::Harness(harness) = &self.source else { return false };
+        let whole = |name: &str| name.split('[').next().unwrap_or(name).to_string();
+        let Some(test) = harness.test_split().map(whole) else { return false };
+        self.resolve_split(split).is_ok_and(|split| whole(split.name()) == test)
+    }
+
     /// Reads and renders the items of a split.
     pub(crate) fn items(&self, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
         let split = options.split.map(str::parse).transpose().map_err(TaskError::Split)?;

@@ -377,6 +377,11 @@ impl Harness {
         splits
     }
 
+    /// `test_split`.
+    pub(super) fn test_split(&self) -> Option<&str> {
+        self.test_split.as_deref()
+    }
+
     /// The split of the data that is meant by a name or by its role; the one to score without one.
     pub(super) fn split_named(&self, name: Option<&str>) -> Option<&str> {
         let default = self.test_split.as_deref().or(self.validation_split.as_deref());

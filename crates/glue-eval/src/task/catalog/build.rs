@@ -35,7 +35,14 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(catalog: &'a TaskCatalog) -> Builder<'a> {
-        Builder { catalog, set: TaskSet::default(), made: HashMap::new(), done: HashMap::new(), open: Vec::new(), visits: 0 }
+        Builder {
+            catalog,
+            set: TaskSet::default(),
+            made: HashMap::new(),
+            done: HashMap::new(),
+            open: Vec::new(),
+            visits: 0,
+        }
     }
 
     pub(super) fn finish(self) -> TaskSet {
