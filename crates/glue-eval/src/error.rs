@@ -347,7 +347,9 @@ pub enum EvalError {
         task: String,
     },
     /// A search would use the items that a benchmark is reported on.
-    #[error("the task `{task}` would be searched on `{split}`, the split that this benchmark is reported on: its score would say nothing afterwards; name another split, or set `allow_test_split: true`")]
+    #[error(
+        "the task `{task}` would be searched on `{split}`, the split that this benchmark is reported on: its score would say nothing afterwards; name another split, or set `allow_test_split: true`"
+    )]
     TestSplit {
         /// The task.
         task: String,

@@ -196,9 +196,6 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let pool = recipes::pool(global)?;
     let mut scored: Vec<Scored> = Vec::new();
     for (number, path) in args.models.iter().enumerate() {
-        if !one {
-            shell.note(&format!("model {} of {}: {}", number + 1, args.models.len(), path.display()));
-        }
         let (model, mut routing) = open(args, path, shell)?;
         if args.pictures.is_some() && routing.is_none() {
             return Err(refusal(format!("--pictures needs a mixture, but {} has no experts", path.display())));

@@ -4,8 +4,8 @@
 use crate::support::Table;
 use glue_eval::groups::{group_scores, tasks_of};
 use glue_eval::{
-    DataSources, EntryKind, EvalOptions, Member, Report, Status, Task, TaskCatalog, TaskSet, evaluate, load_task_set,
-    load_tasks,
+    DataSources, EntryKind, EvalOptions, Member, Overlap, Prepared, Report, Status, Task, TaskCatalog, TaskSet,
+    evaluate, load_task_set, load_tasks, overlap,
 };
 use glue_progress::{ErrorChain, NoProgress};
 use std::fs;
@@ -300,4 +300,22 @@ fn a_directory_marks_the_tasks_of_groups_in_groups() {
     let mut groups = tasks[0].groups().to_vec();
     groups.sort();
     assert_eq!(groups, ["quiz", "quiz_inner", "quiz_tasks"]);
+}
+
+#[test]
+fn items_that_two_splits_share_are_counted() {
+    let tree = quiz();
+    let shared = fs::read_to_string(tree.path().join("data/org/quiz/sky/test.jsonl")).unwrap();
+    let own = shared.lines().next().unwrap().replace("sky 0?", "SKY  0?");
+    tree.write("data/org/quiz/sky/dev.jsonl", &format!("{}{own}\n", items(3, "shown sky")));
+    let prepare = |split: Option<&str>| {
+        let options = EvalOptions { split: split.map(String::from), num_fewshot: Some(0), ..EvalOptions::default() };
+        Prepared::new(tree.load(&["quiz"]).unwrap().tasks, &options, None).unwrap()
+    };
+    let found = overlap(&prepare(Some("dev")), &prepare(None));
+    assert_eq!(found, [Overlap { task: "quiz_sky".into(), shared: 1, items: 4 }]);
+    let set = tree.load(&["quiz_sky"]).unwrap();
+    let is_test = |split: Option<&str>| set.tasks[0].is_test_split(split.map(|split| split.parse().unwrap()).as_ref());
+    assert!(is_test(None) && is_test(Some("test")) && is_test(Some("test[:50%]")));
+    assert!(!is_test(Some("dev")) && !is_test(Some("nope")));
 }
