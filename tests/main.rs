@@ -19,6 +19,7 @@ mod layerwise;
 mod memory;
 mod merging_adapters;
 mod mixing;
+mod named_tasks;
 mod new_operator;
 mod output_safety;
 mod outputs;

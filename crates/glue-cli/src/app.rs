@@ -2,7 +2,7 @@
 
 use crate::commands::{
     align, calibrate, check, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, merge_lora,
-    mix, multi, ops, report, run, search, search_worker, similarity, soup, train_router,
+    mix, multi, ops, report, run, search, search_worker, similarity, soup, tasks, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -107,6 +107,7 @@ pub(crate) enum Command {
     Mix(mix::Args),
     TrainRouter(train_router::Args),
     Eval(eval::Args),
+    Tasks(tasks::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
     Check(check::Args),

@@ -142,6 +142,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::Report(args) => commands::report::run(args, shell),
         Command::Run(args) => commands::run::run(args, &cli.global, registries.for_search(), shell),
         Command::Eval(args) => commands::eval::run(args, &cli.global, shell),
+        Command::Tasks(args) => commands::tasks::run(args, &cli.global, shell),
         Command::Generate(args) => commands::generate::run(args, &cli.global, shell),
         Command::Logits(args) => commands::logits::run(args, &cli.global, shell),
         Command::Ops(args) => commands::ops::run(args, registry, shell),

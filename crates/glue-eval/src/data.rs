@@ -1,7 +1,12 @@
-//! Items of a task on disk: JSON Lines, JSON, Parquet and CSV.
+//! Items of a task on disk: JSON Lines, JSON, Parquet, CSV and lines of text.
 
 mod csv;
+mod hub;
 mod parquet;
+mod repository;
+
+pub use hub::DataSources;
+pub(crate) use repository::{SplitFiles, Wanted, format_of};
 
 use crate::error::{FilePosition, TaskError};
 use glue_tensor::files;
@@ -19,10 +24,14 @@ pub(crate) struct Row {
 /// What a data file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
+    Parquet,
     /// One object on each line, or an array of objects.
     Json,
-    Parquet,
     Csv,
+    /// Cells between tabs.
+    Tsv,
+    /// Each line is an item with the field `text`.
+    Text,
 }
 
 /// Reads all rows of a file.
@@ -34,7 +43,9 @@ pub(crate) fn read(path: &Path, format: Format) -> Result<Vec<Row>, TaskError> {
     match format {
         Format::Json => json(path, &bytes()?),
         Format::Parquet => parquet::read(path),
-        Format::Csv => csv::read(path, &bytes()?),
+        Format::Csv => csv::read(path, &bytes()?, ','),
+        Format::Tsv => csv::read(path, &bytes()?, '\t'),
+        Format::Text => text(path, &bytes()?),
     }
 }
 
@@ -51,6 +62,19 @@ pub(crate) fn describe(value: &Value) -> String {
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "an object".into(),
     }
+}
+
+fn text(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
+    let line = |(line, number): (&[u8], usize)| {
+        let text = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line))
+            .map_err(|_| TaskError::Malformed { place: FilePosition::at(path, number), message: "not UTF-8".into() })?;
+        Ok(Row { line: number, fields: Map::from_iter([("text".to_string(), Value::from(text))]) })
+    };
+    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
+    if lines.last().is_some_and(|last| last.is_empty()) {
+        lines.pop();
+    }
+    lines.into_iter().zip(1..).map(line).collect()
 }
 
 fn json(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
@@ -115,6 +139,14 @@ mod tests {
         check("{\"a\": 1}\n{\"a\": }\n", Err("a.jsonl:2: invalid JSON: expected value at column 7"));
         check("{\"a\": 1}\n3\n", Err("a.jsonl:2: an item should be an object, but is 3"));
         check("{}\n\"\u{fffd}", Err("a.jsonl:2: invalid JSON: EOF while parsing a string at column 4"));
+    }
+
+    #[test]
+    fn each_line_of_a_text_is_an_item() {
+        let rows = text(Path::new("a.txt"), b"a\r\n\n b \n").unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.line, row.fields["text"].as_str().unwrap())).collect();
+        assert_eq!(found, [(1, "a"), (2, ""), (3, " b ")]);
+        assert_eq!(text(Path::new("a.txt"), b"a\n\xff").unwrap_err().to_string(), "a.txt:2: not UTF-8");
     }
 
     #[test]

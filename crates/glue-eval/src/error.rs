@@ -104,6 +104,18 @@ pub enum TaskError {
         /// Why, and what can be done instead.
         reason: String,
     },
+    /// The data that a task names is nowhere here.
+    #[error("{place}: the data `{repository}`{} is missing: {reason}; get it with `{}`, or name the directory that holds {repository} with --data", of_config(config.as_deref()), download_command(repository))]
+    MissingData {
+        /// Where the task names it.
+        place: FilePosition,
+        /// The repository on the Hugging Face hub, or the directory.
+        repository: String,
+        /// Its configuration, where the task names one.
+        config: Option<String>,
+        /// What was found instead.
+        reason: String,
+    },
     /// A question with fewer than two choices asks nothing.
     #[error("{place}: a question needs at least 2 choices, but this one has {found}")]
     TooFewChoices {
@@ -224,6 +236,18 @@ pub enum TaskError {
         /// The tasks there are.
         known: Vec<String>,
     },
+    /// No task, group or tag of a catalog has this name.
+    #[error("no task, group or tag is named `{name}`{}{}{}", searched(roots), suggested(near), not_read(unreadable))]
+    NotFound {
+        /// The name or pattern.
+        name: String,
+        /// Names that are similar to it.
+        near: Vec<String>,
+        /// The directories that were searched.
+        roots: Vec<PathBuf>,
+        /// Files that could not be read, each with the reason: the name may be in one of them.
+        unreadable: Vec<(PathBuf, String)>,
+    },
     /// A directory holds no task.
     #[error("{}: no task here: neither task.json nor a YAML file with `task`", path.display())]
     NoTask {
@@ -236,6 +260,40 @@ impl TaskError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> TaskError {
         let path = path.to_path_buf();
         move |error| TaskError::Io { path, error }
+    }
+}
+
+fn of_config(config: Option<&str>) -> String {
+    config.map_or_else(String::new, |config| format!(" (configuration `{config}`)"))
+}
+
+/// The command that downloads a data repository of the Hugging Face hub.
+pub(crate) fn download_command(repository: &str) -> String {
+    let quoted = shlex::try_quote(repository).unwrap_or(repository.into());
+    format!("hf download --repo-type dataset {quoted}")
+}
+
+fn suggested(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; similar names are {}", near.join(", ")) }
+}
+
+fn not_read(unreadable: &[(PathBuf, String)]) -> String {
+    match unreadable {
+        [] => String::new(),
+        [(path, reason), rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+            format!("; files that cannot be read: {}: {reason}{more}", path.display())
+        }
+    }
+}
+
+fn searched(roots: &[PathBuf]) -> String {
+    let paths: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+    match paths.as_slice() {
+        [] => "; no directory of tasks was found: name one with --include-path, set LM_EVAL_TASKS to a checkout of \
+               lm-evaluation-harness, or install the Python package lm_eval"
+            .into(),
+        paths => format!(" in {}", paths.join(", ")),
     }
 }
 
@@ -287,6 +345,16 @@ pub enum EvalError {
     CodeNotAllowed {
         /// The task.
         task: String,
+    },
+    /// A search would use the items that a benchmark is reported on.
+    #[error(
+        "the task `{task}` would be searched on `{split}`, the split that this benchmark is reported on: its score would say nothing afterwards; name another split, or set `allow_test_split: true`"
+    )]
+    TestSplit {
+        /// The task.
+        task: String,
+        /// The split, or share of one.
+        split: String,
     },
     /// The model failed on an item.
     #[error("{place}: task `{task}`")]

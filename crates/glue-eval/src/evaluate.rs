@@ -25,6 +25,9 @@ pub struct EvalOptions {
     pub splits: BTreeMap<String, String>,
     /// Maximum number of items of each task, from its beginning; all by default.
     pub limit: Option<usize>,
+    /// Fraction of the items of each task that is scored, from its beginning, above 0 and at most 1, rounded up to whole
+    /// items; all by default.
+    pub fraction: Option<f64>,
     /// Examples in each prompt, instead of as many as a task asks for.
     pub num_fewshot: Option<usize>,
     /// What the choice of examples and sampled answers depend on; 1234 by default, as in lm-evaluation-harness.
@@ -53,6 +56,7 @@ impl Default for EvalOptions {
             split: None,
             splits: BTreeMap::new(),
             limit: None,
+            fraction: None,
             num_fewshot: None,
             seed: 1234,
             apply_chat_template: false,
@@ -185,6 +189,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
         task.items(&ItemOptions {
             split: options.split_of(task),
             limit: options.limit,
+            fraction: options.fraction,
             num_fewshot: options.num_fewshot,
             seed: options.seed,
             chat: options.apply_chat_template.then_some(chat),
@@ -545,7 +550,8 @@ impl Run<'_> {
             };
             let of_item = score(task, item, answer).map_err(failed)?;
             if options.samples {
-                let json = record(task, items, index, item, answer, &names, &of_item);
+                let mut json = record(task, items, index, item, answer, &names, &of_item);
+                json["doc"] = serde_json::Value::Object(item.fields.clone());
                 samples.push(Sample { task: task.name.clone(), index, json: json.to_string() });
             }
             if let Some(Score { sum, weight }) = of_item.get(main) {

@@ -78,6 +78,9 @@
 //! are drawn from the whole of their split.
 //!
 //! # Files
+//! Tasks of lm-evaluation-harness are also found by name ([`TaskCatalog`]), with groups in groups and tags, and their
+//! data in the layout of the Hugging Face hub ([`DataSources`]).
+//!
 //! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
 //! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
 //! same splitting of tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from
@@ -100,15 +103,18 @@ pub mod error;
 mod evaluate;
 pub mod external;
 mod filters;
+pub mod groups;
 mod local;
 mod metrics;
 mod model;
 pub mod number;
+mod overlap;
 pub mod pass_at_k;
 mod preview;
 mod python;
 mod question;
 mod report;
+pub mod results_layout;
 mod routed;
 pub mod routing;
 pub mod sandbox;
@@ -119,15 +125,20 @@ mod task;
 mod template;
 
 pub use cache::Cache;
+pub use data::DataSources;
 pub use error::{EvalError, FilePosition, ModelError, SplitError, TaskError};
 pub use evaluate::{EvalOptions, Prepared, evaluate};
 pub use local::{ChatFormat, Encodings, LocalModel};
 pub use model::{
     ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling,
 };
+pub use overlap::{Overlap, overlap};
 pub use preview::{Preview, preview};
 pub use question::Question;
 pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
 pub use routed::RoutedModel;
 pub use split::SplitExpression;
-pub use task::{Kind, Task, load_tasks, select};
+pub use task::{
+    Counts, Entry, EntryKind, Kind, Member, Status, Task, TaskCatalog, TaskGroup, TaskSet, load_task_set, load_tasks,
+    select,
+};

@@ -37,6 +37,7 @@ pub fn preview(tasks: &[Task], options: &EvalOptions) -> Result<Vec<Preview>, Ev
         let items = task.items(&ItemOptions {
             split: options.split_of(task),
             limit: options.limit,
+            fraction: options.fraction,
             num_fewshot: options.num_fewshot,
             seed: options.seed,
             chat: None,

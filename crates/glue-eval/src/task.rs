@@ -1,13 +1,18 @@
 //! Tasks in their checked form, and the items that a model is asked.
 
+mod catalog;
 mod discover;
 mod examples;
 mod fields;
+mod group;
 mod harness;
 mod native;
 mod prompt;
 
-pub use discover::{load_tasks, select};
+pub use catalog::{Counts, Entry, EntryKind, Status, TaskCatalog, TaskSet};
+pub use discover::{load_task_set, load_tasks, select};
+pub(crate) use fields::texts;
+pub use group::{Member, TaskGroup};
 
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
@@ -57,6 +62,8 @@ pub struct Task {
     pub(crate) metrics: Vec<MetricSpec>,
     pub(crate) main: String,
     pub(crate) pipelines: Vec<Pipeline>,
+    /// The keys of its file and of those that it includes; empty for a native task.
+    pub(crate) config: Map<String, Value>,
     source: Source,
 }
 
@@ -84,6 +91,30 @@ impl Task {
             Source::Native(native) => native.description(),
             Source::Harness(_) => None,
         }
+    }
+
+    /// The name in tables: `task_alias`, else its name.
+    pub fn alias(&self) -> &str {
+        self.config.get("task_alias").and_then(Value::as_str).unwrap_or(&self.name)
+    }
+
+    /// `metadata.version` of a task of lm-evaluation-harness.
+    pub fn version(&self) -> Option<&Value> {
+        self.config.get("metadata")?.get("version")
+    }
+
+    /// The keys of the YAML files of a task of lm-evaluation-harness; empty for a native task.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// The names of its metrics, each with the name of the filter before it, in the order of a report.
+    pub fn metric_keys(&self) -> Vec<(&str, &str)> {
+        let keys = self
+            .pipelines
+            .iter()
+            .flat_map(|pipeline| self.metrics.iter().map(|metric| (metric.name.as_str(), pipeline.name.as_str())));
+        keys.collect()
     }
 
     /// What a model is asked to do.
@@ -130,6 +161,16 @@ impl Task {
         Ok(split.map_or_else(|| SplitExpression::whole(found), |split| split.of(found)))
     }
 
+    /// Whether a split, or a share of one, has items that this task of lm-evaluation-harness is reported on: those of
+    /// its `test_split`, which is meant without a split. False for a native task, for one that has no `test_split`, and
+    /// for a split that it does not have.
+    pub fn is_test_split(&self, split: Option<&SplitExpression>) -> bool {
+        let Source::Harness(harness) = &self.source else { return false };
+        let whole = |name: &str| name.split('[').next().unwrap_or(name).to_string();
+        let Some(test) = harness.test_split().map(whole) else { return false };
+        self.resolve_split(split).is_ok_and(|split| whole(split.name()) == test)
+    }
+
     /// Reads and renders the items of a split.
     pub(crate) fn items(&self, options: &ItemOptions<'_>) -> Result<Items, EvalError> {
         let split = options.split.map(str::parse).transpose().map_err(TaskError::Split)?;
@@ -162,11 +203,21 @@ pub(crate) struct ItemOptions<'a> {
     pub(crate) split: Option<&'a str>,
     /// Maximum number of items, from the beginning.
     pub(crate) limit: Option<usize>,
+    /// Fraction of the items, from the beginning, rounded up.
+    pub(crate) fraction: Option<f64>,
     /// Examples in each prompt; `None` for as many as the task wants.
     pub(crate) num_fewshot: Option<usize>,
     /// What the choice of examples depends on.
     pub(crate) seed: u64,
     pub(crate) chat: Option<Chat<'a>>,
+}
+
+impl ItemOptions<'_> {
+    /// How many of `n` items are wanted.
+    fn count(&self, n: usize) -> usize {
+        let part = self.fraction.map_or(n, |fraction| (n as f64 * fraction).ceil() as usize);
+        part.min(self.limit.unwrap_or(usize::MAX))
+    }
 }
 
 /// Prompts are conversations.

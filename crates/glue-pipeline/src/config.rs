@@ -111,6 +111,10 @@ pub struct TasksConfig {
     pub limit: Option<usize>,
     /// Whether programs that a model writes are run, in a sandbox, if a task needs it. Default: no.
     pub allow_code_execution: bool,
+    /// Whether tasks of lm-evaluation-harness may be searched and validated on shares of the split that they are
+    /// reported on. Default: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_test_split: bool,
     /// Number of examples in each prompt. Default: what each task asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
@@ -258,6 +262,8 @@ struct TasksMap {
     #[serde(default)]
     allow_code_execution: bool,
     #[serde(default)]
+    allow_test_split: bool,
+    #[serde(default)]
     num_fewshot: Option<usize>,
     #[serde(default)]
     apply_chat_template: bool,
@@ -274,6 +280,7 @@ impl TasksConfig {
             perplexity: PerplexityUnit::default(),
             limit: None,
             allow_code_execution: false,
+            allow_test_split: false,
             num_fewshot: None,
             apply_chat_template: false,
         }
@@ -315,6 +322,7 @@ impl<'de> Deserialize<'de> for TasksConfig {
                     perplexity: map.perplexity,
                     limit: map.limit,
                     allow_code_execution: map.allow_code_execution,
+                    allow_test_split: map.allow_test_split,
                     num_fewshot: map.num_fewshot,
                     apply_chat_template: map.apply_chat_template,
                     paths: map.path,

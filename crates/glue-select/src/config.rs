@@ -100,6 +100,10 @@ pub struct SearchConfig {
     /// Whether programs that a model writes are run, in a sandbox, if a task needs it. Default: no.
     #[serde(default)]
     pub allow_code_execution: bool,
+    /// Whether tasks of lm-evaluation-harness may be searched on the split that they are reported on, or a share of it.
+    /// Default: no: a score that was searched for says nothing about other items.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_test_split: bool,
     /// Number of examples in each prompt. Default: what each task asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,

@@ -1,5 +1,13 @@
-//! `glue eval`: scores of a model on tasks.
+//! `glue eval`: scores of models on tasks.
 
+mod compare;
+mod external;
+mod files;
+mod tables;
+
+pub(super) use tables::shown;
+
+use super::named_tasks::{self, Sources};
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
@@ -10,28 +18,27 @@ use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use crate::visible::one_line;
-use glue_eval::external::{ExternalError, ExternalEvaluator, Request, Scores};
 use glue_eval::{
-    Cache, EvalError, EvalOptions, LanguageModel, LocalModel, Report, RoutedModel, Task, TaskError, evaluate,
-    load_tasks, preview, select,
+    Cache, EvalError, EvalOptions, LanguageModel, LocalModel, Report, RoutedModel, Task, TaskError, evaluate, preview,
 };
 use glue_lm::{AnyTextModel, RoutingLog};
 use glue_router::items::skill;
-use serde_json::{Map, Value, json};
-use std::fmt::Write as _;
+use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-/// Evaluate a model on tasks
+/// Evaluate models on tasks
 ///
-/// A task is a directory with task.json and JSON Lines files, or a YAML file of lm-evaluation-harness over local files.
-/// Scores agree with lm-evaluation-harness and come with standard errors.
+/// A task is a name of lm-evaluation-harness (arc_challenge, mmlu, gsm8k), whose YAML files are those of the installed
+/// package or of a checkout; such a file; or a directory with task.json and JSON Lines files. Scores agree with
+/// lm-evaluation-harness and come with standard errors. Several models are compared with the first one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  glue eval models/base --tasks tasks
+  glue eval models/base --tasks arc_challenge,gsm8k,mmlu --data benchmarks
+  glue eval models/base merged --tasks 'blimp_*' --limit 0.1
+  glue eval models/base --tasks hellaswag --output-format lm-eval --output-path results
   glue eval models/base --tasks tasks --task arc_easy --split validation --limit 100
   glue eval models/base --tasks tasks --split 'train[:20%]'
   glue eval models/base --tasks harness/arc.yaml --num-fewshot 5 --samples items.jsonl
@@ -39,25 +46,30 @@ use std::time::{Duration, Instant};
   glue eval mixture --tasks tasks --pictures routing
   glue eval models/base --tasks arc_easy --evaluator 'python lm_eval_adapter.py'")]
 pub(crate) struct Args {
-    /// Model directory
-    model: PathBuf,
+    /// Model directories; further ones are compared with the first
+    #[arg(value_name = "MODEL", required = true)]
+    models: Vec<PathBuf>,
 
-    /// Task directory or file; can be repeated
-    #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_delimiter = ',')]
-    tasks: Vec<PathBuf>,
+    /// Task, group or tag by name or shell pattern, or the path of a task directory or file; can be repeated. A path
+    /// that exists comes before a name
+    #[arg(long, value_name = "NAME|PATH", required = true, num_args = 1.., value_delimiter = ',')]
+    tasks: Vec<String>,
 
-    /// Use only this task, group or tag; can be repeated
+    /// Use only this task, group or tag of the task directories; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
+
+    #[command(flatten)]
+    sources: Sources,
 
     /// Split to use, or a share of its items chosen by a hash: proxy, proxy[:60%], proxy[60%:], test[20%:40%] (default:
     /// the task's own, or test)
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
-    /// Use only the first N items of each task
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: Option<u32>,
+    /// Use only the first N items of each task; below 1, this fraction of them
+    #[arg(long, value_name = "N", value_parser = limit)]
+    limit: Option<Limit>,
 
     /// Number of few-shot examples per prompt (default: the task's own)
     #[arg(long, value_name = "N", value_parser = numbers::whole(0..=10_000))]
@@ -101,8 +113,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_memory: Option<u64>,
 
+    /// Also write results to --output-path: `lm-eval` is the layout of lm-evaluation-harness, results_DATE.json and
+    /// samples_TASK_DATE.jsonl in a directory for each model
+    #[arg(long, value_name = "FORMAT", requires = "output_path", hide_possible_values = false)]
+    output_format: Option<OutputFormat>,
+
+    /// Directory that results are written to, in the layout of lm-evaluation-harness
+    #[arg(long, value_name = "DIR")]
+    output_path: Option<PathBuf>,
+
     /// Let this command score the model: it reads a JSON request and prints a JSON answer
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run"])]
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run", "include_path", "data", "output_path"])]
     evaluator: Option<String>,
 
     /// Time limit of the evaluator, in seconds (default: none)
@@ -114,55 +135,117 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OutputFormat {
+    /// As lm-evaluation-harness writes them.
+    LmEval,
+}
+
+/// How many items of each task are scored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Limit {
+    Items(u32),
+    /// Above 0 and below 1.
+    Fraction(f64),
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    let wrong = || "expected a whole number of items from 1, or a fraction above 0 and below 1".to_string();
+    match text.parse::<u32>() {
+        Ok(0) => Err(wrong()),
+        Ok(items) => Ok(Limit::Items(items)),
+        Err(_) => {
+            let fraction = text.parse().ok().filter(|fraction: &f64| *fraction > 0.0 && *fraction < 1.0);
+            fraction.map(Limit::Fraction).ok_or_else(wrong)
+        }
+    }
+}
+
+/// The scores of one model.
+struct Scored {
+    report: Report,
+    routing: Option<RoutingLoads>,
+    start: SystemTime,
+    time: Duration,
+}
+
 /// Scores and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
+    let one = args.models.len() == 1;
+    for (option, given) in [
+        ("--evaluator", args.evaluator.is_some()),
+        ("--samples", args.samples.is_some()),
+        ("--pictures", args.pictures.is_some()),
+    ] {
+        if given && !one {
+            return Err(refusal(format!("{option} takes one model, but {} are given", args.models.len())));
+        }
+    }
     if let Some(command) = &args.evaluator {
-        return external(args, command, global, shell);
+        return external::run(args, command, global, shell);
     }
-    let mut tasks = load_tasks(&args.tasks).map_err(task_refusal)?;
-    if !args.task.is_empty() {
-        tasks = select(tasks, &args.task).map_err(task_refusal)?;
-    }
+    let set = named_tasks::load(&args.tasks, &args.task, &args.sources).map_err(task_refusal)?;
     let options = options(args, global)?;
     if args.dry_run {
-        return plan(args, &tasks, &options, shell);
+        return plan(args, &set.tasks, &options, shell);
     }
     // Opened before the work: a path that cannot be written fails early.
     let samples = outputs::create(args.samples.as_deref())?;
+    let names = files::directories(args)?;
     let pool = recipes::pool(global)?;
-    let (model, mut routing) = open(args, shell)?;
-    if args.pictures.is_some() && routing.is_none() {
-        let why = format!("--pictures needs a mixture, but {} has no experts", args.model.display());
-        return Err(Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why)));
+    let mut scored: Vec<Scored> = Vec::new();
+    for (number, path) in args.models.iter().enumerate() {
+        let (model, mut routing) = open(args, path, shell)?;
+        if args.pictures.is_some() && routing.is_none() {
+            return Err(refusal(format!("--pictures needs a mixture, but {} has no experts", path.display())));
+        }
+        let (start, clock) = (SystemTime::now(), Instant::now());
+        let progress = CommandProgress::new(shell);
+        let report = pool.install(|| match &mut routing {
+            None => evaluate(&*model, &set.tasks, &options, &progress),
+            Some(routing) => evaluate_each(&*model, &set.tasks, &options, &progress, routing),
+        });
+        drop(progress);
+        let report = report.map_err(eval_refusal)?;
+        let this = Scored { report, routing, start, time: clock.elapsed() };
+        // Each as soon as it is known: what is written stays if a later model fails.
+        if let Some(directory) = names.get(number) {
+            files::write(directory, args, &this, &set, &options, path)?;
+        }
+        scored.push(this);
     }
-    let start = Instant::now();
-    let progress = CommandProgress::new(shell);
-    let report = pool.install(|| match &mut routing {
-        None => evaluate(&*model, &tasks, &options, &progress),
-        Some(routing) => evaluate_each(&*model, &tasks, &options, &progress, routing),
-    });
-    drop(progress);
-    let report = report.map_err(eval_refusal)?;
-    let seconds = start.elapsed();
     if let Some(file) = samples {
+        let report = &scored[0].report;
         file.write_with(|out| report.write_samples(out)).map_err(Failure::failed)?;
     }
-    if let (Some(directory), Some(routing)) = (&args.pictures, &routing) {
+    if let (Some(directory), Some(routing)) = (&args.pictures, &scored[0].routing) {
         routing.write_pictures(directory)?;
     }
-    print(&report, routing.as_ref(), seconds, shell)
+    match scored.as_slice() {
+        [one] => tables::print(one, &set, shell),
+        several => compare::print(several, &set, options.seed, shell),
+    }
+}
+
+fn refusal(why: String) -> Failure {
+    Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 /// The model to score, and the counts of its experts if it has any.
-fn open(args: &Args, shell: &Shell<'_>) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
-    let (name, cancel) = (args.model.display().to_string(), shell.cancel_token());
-    match models::open_any(&args.model)? {
+fn open(
+    args: &Args,
+    path: &Path,
+    shell: &Shell<'_>,
+) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
+    let (name, cancel) = (path.display().to_string(), shell.cancel_token());
+    match models::open_any(path)? {
         AnyTextModel::Routed(mixture) => {
             let log = Arc::new(mixture.routing_log());
             let experts = mixture.spec().experts.clone();
             let mixture = mixture.with_routing_log(Arc::clone(&log));
             let model = RoutedModel::new(mixture, name).map_err(Failure::failed)?;
-            let model = model.with_directory(&args.model).with_cancel(&cancel);
+            let model = model.with_directory(path).with_cancel(&cancel);
             let model = match args.max_memory {
                 Some(bytes) => model.with_memory(bytes),
                 None => model,
@@ -170,7 +253,7 @@ fn open(args: &Args, shell: &Shell<'_>) -> Result<(Box<dyn LanguageModel>, Optio
             Ok((Box::new(model), Some(RoutingLoads::new(log, experts))))
         }
         AnyTextModel::One(mut text) => {
-            models::note_left_aside(&args.model, &text.model, shell);
+            models::note_left_aside(path, &text.model, shell);
             let gates = text.model.gates();
             let routing = gates.iter().map(|gate| gate.experts).max().map(|count| {
                 let named = text.model.mixture().map(|spec| spec.experts.clone());
@@ -182,10 +265,10 @@ fn open(args: &Args, shell: &Shell<'_>) -> Result<(Box<dyn LanguageModel>, Optio
             }
             let model = LocalModel::new(*text, name).map_err(Failure::failed)?;
             // Only a cache asks for the hash.
-            let hash = if args.cache.is_some() { models::adapted_hash(&args.model)? } else { None };
+            let hash = if args.cache.is_some() { models::adapted_hash(path)? } else { None };
             let model = match hash {
                 Some(hash) => model.with_content_hash(hash),
-                None => model.with_directory(&args.model),
+                None => model.with_directory(path),
             };
             let model = match args.max_memory {
                 Some(bytes) => model.with_memory(bytes),
@@ -225,12 +308,13 @@ fn evaluate_each(
 fn options(args: &Args, global: &Global) -> Result<EvalOptions, Failure> {
     let mut options = EvalOptions {
         split: args.split.clone(),
-        limit: args.limit.map(|limit| limit as usize),
+        limit: args.limit.and_then(|limit| if let Limit::Items(items) = limit { Some(items as usize) } else { None }),
+        fraction: args.limit.and_then(|limit| if let Limit::Fraction(part) = limit { Some(part) } else { None }),
         num_fewshot: args.num_fewshot,
         apply_chat_template: args.apply_chat_template,
         fewshot_as_multiturn: args.fewshot_as_multiturn,
         allow_code_execution: args.allow_code_execution,
-        samples: args.samples.is_some(),
+        samples: args.samples.is_some() || args.output_path.is_some(),
         ..EvalOptions::default()
     };
     if let Some(seed) = global.seed {
@@ -267,7 +351,9 @@ fn plan(args: &Args, tasks: &[Task], options: &EvalOptions, shell: &mut Shell<'_
                 })
             })
             .collect();
-        return shell.print_json(&json!({ "model": args.model.display().to_string(), "tasks": list }));
+        let models: Vec<String> = args.models.iter().map(|path| path.display().to_string()).collect();
+        let model = if let [one] = models.as_slice() { json!(one) } else { json!(models) };
+        return shell.print_json(&json!({ "model": model, "tasks": list }));
     }
     let mut table = Table::with_header(&[
         ("TASK", Align::Left),
@@ -287,147 +373,14 @@ fn plan(args: &Args, tasks: &[Task], options: &EvalOptions, shell: &mut Shell<'_
     shell.print(&table.render(|line| shell.heading(line)))
 }
 
-fn print(
-    report: &Report,
-    routing: Option<&RoutingLoads>,
-    time: Duration,
-    shell: &mut Shell<'_>,
-) -> Result<(), Failure> {
-    if shell.json() {
-        let mut document = report.to_json();
-        if let Some(routing) = routing {
-            document["routing"] = routing.to_json();
-        }
-        document["seconds"] = json!(time.as_secs_f64());
-        return shell.print_json(&document);
-    }
-    let mut table = Table::with_header(&[
-        ("TASK", Align::Left),
-        ("METRIC", Align::Left),
-        ("VALUE", Align::Right),
-        ("STDERR", Align::Right),
-        ("ITEMS", Align::Right),
-        ("SPLIT", Align::Left),
-    ]);
-    let stderr = |stderr: Option<f64>| stderr.map_or_else(String::new, |error| format!("±{error:.4}"));
-    for task in &report.tasks {
-        for (index, metric) in task.metrics.iter().enumerate() {
-            let first = |text: String| if index == 0 { text } else { String::new() };
-            table.row([
-                first(task.name.clone()),
-                metric.name.clone(),
-                format!("{:.4}", metric.value),
-                stderr(metric.stderr),
-                first(units::count(task.n as u64)),
-                first(task.split.clone()),
-            ]);
-        }
-    }
-    let average = report.average();
-    if let (Ok(average), true) = (&average, report.tasks.len() > 1) {
-        table.row(["average".to_owned(), String::new(), format!("{:.4}", average.value), stderr(average.stderr)]);
-    }
-    let mut text = table.render(|line| shell.heading(line));
-    if let Err(error) = average {
-        let _ = writeln!(text, "no average: {}", one_line(&error.to_string()));
-    }
-    for task in &report.tasks {
-        for note in &task.notes {
-            let _ = writeln!(text, "{}: {}", one_line(&task.name), one_line(note));
-        }
-    }
-    if let Some(routing) = routing {
-        text.push('\n');
-        text += &routing.text(|line| shell.heading(line));
-    }
-    let cached = report.tasks.iter().filter(|task| task.cached).count();
-    let _ = match cached {
-        0 => writeln!(text, "scored in {}", units::duration(time.as_secs_f64())),
-        n => {
-            writeln!(
-                text,
-                "scored in {}, {} from the cache",
-                units::duration(time.as_secs_f64()),
-                units::things(n, "task", "tasks")
-            )
-        }
-    };
-    shell.print(&text)
-}
-
-fn external(args: &Args, command: &str, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let evaluator = ExternalEvaluator::new(command).map_err(external_failure)?;
-    let mut evaluator = evaluator.with_cancel(shell.cancel_token());
-    if let Some(seconds) = args.evaluator_timeout {
-        evaluator = evaluator.with_timeout(Duration::from_secs(seconds));
-    }
-    // Anything that is not a path is a name that the evaluator may know.
-    let task = |path: &PathBuf| match std::path::absolute(path) {
-        Ok(absolute) if path.exists() => absolute.display().to_string(),
-        _ => path.display().to_string(),
-    };
-    let tasks: Vec<String> = args.tasks.iter().map(task).collect();
-    let request = Request {
-        model: &args.model,
-        tasks: &tasks,
-        split: args.split.as_deref(),
-        limit: args.limit.map(|limit| limit as usize),
-        seed: global.seed,
-    };
-    let start = Instant::now();
-    let scores = { evaluator.evaluate(&request, &|line| shell.pass_on(line)) };
-    let scores = scores.map_err(external_failure)?;
-    print_external(&args.model, &scores, start.elapsed(), shell)
-}
-
-fn print_external(model: &Path, scores: &Scores, time: Duration, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    if shell.json() {
-        let tasks: Map<String, Value> = scores
-            .tasks
-            .iter()
-            .map(|task| {
-                let mut map: Map<String, Value> =
-                    task.metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-                map.insert("n".to_owned(), json!(task.n));
-                (task.task.clone(), Value::Object(map))
-            })
-            .collect();
-        return shell.print_json(&json!({
-            "model": model.display().to_string(),
-            "tasks": tasks,
-            "average": scores.average,
-            "seconds": time.as_secs_f64(),
-        }));
-    }
-    let mut table = Table::with_header(&[
-        ("TASK", Align::Left),
-        ("METRIC", Align::Left),
-        ("VALUE", Align::Right),
-        ("ITEMS", Align::Right),
-    ]);
-    for task in &scores.tasks {
-        for (name, value) in &task.metrics {
-            table.row([task.task.clone(), name.clone(), format!("{value:.4}"), units::count(task.n as u64)]);
-        }
-    }
-    table.row(["average".to_owned(), String::new(), format!("{:.4}", scores.average)]);
-    shell.print(&table.render(|line| shell.heading(line)))
-}
-
-fn external_failure(error: ExternalError) -> Failure {
-    match error {
-        ExternalError::Command { .. } => Failure::refused(error),
-        ExternalError::Stopped { .. } => Failure::Interrupted,
-        _ => Failure::failed(error),
-    }
-}
-
 /// An error of a task: always about the input.
 fn task_refusal(error: TaskError) -> Failure {
     let hint = match &error {
         TaskError::NoTask { .. } => {
             Some("a task is a directory with task.json, or a YAML file of lm-evaluation-harness")
         }
+        TaskError::MissingData { .. } => Some("`glue tasks` lists what is found and what is missing"),
+        TaskError::NotFound { roots, .. } if !roots.is_empty() => Some("`glue tasks --all` lists all names"),
         TaskError::UnknownSplit { .. } => Some("choose a split with --split"),
         TaskError::EmptyShare { .. } => Some("name a larger share"),
         TaskError::Duplicate { .. } => Some("pass only one of the two paths to --tasks"),

@@ -12,7 +12,7 @@ use crate::units;
 use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
-use glue_eval::{load_tasks, select};
+use glue_eval::{EvalOptions, Overlap, Task, load_tasks, overlap, select};
 use glue_merge::Registry;
 use glue_progress::{CancelToken, ErrorChain};
 use glue_recipe::{PlanOptions, SharedExecutor};
@@ -131,6 +131,7 @@ pub(crate) fn run(
     };
     let workers = if args.dry_run { 0 } else { config.workers };
     let scorer = scorer(&config, workers, merging, args.device, global, shell)?;
+    note_overlap(&config, shell);
     if args.dry_run {
         return plan(&config, &models, &prepared, &*scorer, &pool, shell);
     }
@@ -253,6 +254,29 @@ pub(super) fn local(
         ..LocalOptions::from_config(config).map_err(|error| words(&error))?
     };
     Ok(Box::new(LocalScorer::new(tasks, options).map_err(|error| words(&error))?))
+}
+
+/// Says how many items of the search are also items that their tasks are reported on. What is wrong with the tasks has
+/// been said before.
+fn note_overlap(config: &SearchConfig, shell: &Shell<'_>) {
+    if config.evaluator.is_some() {
+        return;
+    }
+    let load = || {
+        let tasks = load_tasks(&config.tasks).ok()?;
+        let tasks = if config.only.is_empty() { tasks } else { select(tasks, &config.only).ok()? };
+        let reported: Vec<Task> = tasks.into_iter().filter(|task| task.resolve_split(None).is_ok()).collect();
+        (!reported.is_empty()).then_some(reported)
+    };
+    // Nothing is run: the programs of a task are only read.
+    let plain = EvalOptions { num_fewshot: Some(0), allow_code_execution: true, ..EvalOptions::default() };
+    let searched = EvalOptions { split: Some(config.split.clone()), limit: config.limit, ..plain.clone() };
+    let items = |options: &EvalOptions| glue_eval::Prepared::new(load()?, options, None).ok();
+    let (Some(searched), Some(reported)) = (items(&searched), items(&plain)) else { return };
+    for Overlap { task, shared, items } in overlap(&searched, &reported) {
+        let text = format!("{shared} of {items} items of `{task}` that the search uses are also among the test items");
+        shell.note(&text);
+    }
 }
 
 /// Scores by a command of the user.

@@ -1,4 +1,4 @@
-//! Comma-separated values with a header (RFC 4180).
+//! Comma-separated values with a header (RFC 4180), or values between tabs.
 //!
 //! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an
 //! empty cell is null.
@@ -8,14 +8,15 @@ use crate::error::{FilePosition, TaskError};
 use serde_json::Value;
 use std::path::Path;
 
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, TaskError> {
+pub(super) fn read(path: &Path, bytes: &[u8], separator: char) -> Result<Vec<Row>, TaskError> {
     let malformed = |line, message: String| TaskError::Malformed { place: FilePosition::at(path, line), message };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
         malformed(line, "not UTF-8".into())
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut records = records(text).map_err(|line| malformed(line, "a quoted cell does not end".into()))?.into_iter();
+    let mut records =
+        records(text, separator).map_err(|line| malformed(line, "a quoted cell does not end".into()))?.into_iter();
     let Some((_, header)) = records.next() else {
         return Ok(Vec::new());
     };
@@ -62,7 +63,7 @@ impl Type {
 }
 
 /// The records with the line on which each begins; the line of a quote that is never closed as an error.
-fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, usize> {
+fn records(text: &str, separator: char) -> Result<Vec<(usize, Vec<String>)>, usize> {
     let mut records = Vec::new();
     let (mut line, mut start) = (1, 1);
     let (mut cells, mut cell) = (Vec::new(), String::new());
@@ -77,7 +78,7 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, usize> {
             '"' if quoted.is_some() => quoted = None,
             c if quoted.is_some() => cell.push(c),
             '"' if cell.is_empty() => quoted = Some(line),
-            ',' => cells.push(std::mem::take(&mut cell)),
+            c if c == separator => cells.push(std::mem::take(&mut cell)),
             '\r' if characters.peek() == Some(&'\n') => {}
             '\n' => {
                 if !(cells.is_empty() && cell.is_empty()) {
@@ -107,10 +108,16 @@ mod tests {
     #[test]
     fn cells_and_their_types() {
         let text = "q,n,x,t\n\"a, \"\"b\"\"\nc\",1,1,1\r\n\nd,,2.5,x\n";
-        let rows = read(Path::new("a.csv"), text.as_bytes()).unwrap();
+        let rows = read(Path::new("a.csv"), text.as_bytes(), ',').unwrap();
         let found: Vec<_> = rows.into_iter().map(|row| (row.line, Value::Object(row.fields))).collect();
         let first = json!({"q": "a, \"b\"\nc", "n": 1, "x": 1.0, "t": "1"});
         assert_eq!(found, [(2, first), (5, json!({"q": "d", "n": null, "x": 2.5, "t": "x"}))]);
+    }
+
+    #[test]
+    fn tabs_separate_cells_too() {
+        let rows = read(Path::new("a.tsv"), b"q\tn\na, b\t1\n", '\t').unwrap();
+        assert_eq!(Value::Object(rows[0].fields.clone()), json!({"q": "a, b", "n": 1}));
     }
 
     #[test]
@@ -120,7 +127,7 @@ mod tests {
             (b"a\n1\n\"x\n", "a.csv:3: a quoted cell does not end"),
             (b"a\n\xff\n", "a.csv:2: not UTF-8"),
         ] {
-            assert_eq!(read(Path::new("a.csv"), text).unwrap_err().to_string(), expected);
+            assert_eq!(read(Path::new("a.csv"), text, ',').unwrap_err().to_string(), expected);
         }
     }
 }

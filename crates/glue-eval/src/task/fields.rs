@@ -129,7 +129,7 @@ fn number(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
 }
 
 /// A text as a list of one, or a list of texts.
-pub(super) fn texts(value: &Value) -> Option<Vec<String>> {
+pub(crate) fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::String(text) => Some(vec![text.clone()]),
         Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_string)).collect(),

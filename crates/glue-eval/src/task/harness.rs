@@ -4,6 +4,7 @@
 //! rendered template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name
 //! of the key.
 
+mod dataset;
 mod load;
 mod parts;
 mod rules;
@@ -15,12 +16,13 @@ use super::examples::{Choice, Examples};
 use super::fields::{ANSWERS, EXAMPLES, Fields, texts};
 use super::prompt::{self, Delimiters, TextBudget};
 use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task};
-use crate::data::{self, Format, Row, describe};
+use crate::data::{DataSources, Row, describe};
 use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::{Filter, Pipeline};
 use crate::python::{self, literal};
 use crate::split::SplitExpression;
 use crate::template::Templates;
+use dataset::Splits;
 use glue_lm::jinja;
 use rules::{Rule, Rules, rule, rules};
 use serde_json::{Map, Value};
@@ -33,6 +35,7 @@ const KEYS: &[&str] = &[
     "tag",
     "group",
     "dataset_path",
+    "dataset_name",
     "dataset_kwargs",
     "training_split",
     "validation_split",
@@ -56,8 +59,7 @@ const KEYS: &[&str] = &[
 ];
 
 /// Keys without a meaning for scores of a local file.
-const REMARKS: &[&str] =
-    &["task_alias", "dataset_name", "should_decontaminate", "doc_to_decontamination_query", "metadata"];
+const REMARKS: &[&str] = &["task_alias", "should_decontaminate", "doc_to_decontamination_query", "metadata"];
 
 /// Keys that ask for Python code or another sense.
 const REFUSED: &[(&str, &str)] = &[
@@ -84,8 +86,7 @@ const FEWSHOT_KEYS: &[&str] = &[
 
 #[derive(Debug)]
 pub(super) struct Harness {
-    format: Format,
-    data: Vec<(String, Vec<PathBuf>)>,
+    data: Splits,
     training_split: Option<String>,
     validation_split: Option<String>,
     test_split: Option<String>,
@@ -101,7 +102,7 @@ pub(super) struct Harness {
 }
 
 /// Checks a document into a task.
-pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
+pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, TaskError> {
     let fields = Fields { place: FilePosition::file(&document.path), map: &document.map, sources: &document.sources };
     for (key, reason) in REFUSED {
         if fields.get(key).is_some() {
@@ -121,18 +122,7 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
         }
     };
     let (kind, metrics) = parts::metrics(&fields, kind)?;
-    let (format, data) = parts::data_files(&fields)?;
-    let split = |key: &str| -> Result<Option<String>, TaskError> {
-        let Some(name) = fields.optional_text(key)? else { return Ok(None) };
-        if data.iter().any(|(known, _)| known == name) {
-            return Ok(Some(name.into()));
-        }
-        let known: Vec<&str> = data.iter().map(|(name, _)| name.as_str()).collect();
-        Err(fields.wrong(key, &format!("a split of data_files ({})", known.join(", ")), &Value::from(name)))
-    };
-    let (training_split, validation_split, test_split) =
-        (split("training_split")?, split("validation_split")?, split("test_split")?);
-    if test_split.is_none() && validation_split.is_none() {
+    if fields.get("test_split").is_none() && fields.get("validation_split").is_none() {
         return Err(TaskError::MissingField { place: fields.place, field: "test_split".into() });
     }
     let mut templates = Templates::new();
@@ -159,11 +149,6 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
                 .map_or_else(|| rules.delimiters.example.clone(), String::from),
         },
     };
-    let fewshot_split = match own.optional_text("split")? {
-        Some(name) if data.iter().any(|(known, _)| known == name) => Some(name.to_string()),
-        Some(name) => return Err(own.wrong("split", "a split of data_files", &Value::from(name))),
-        None => split("fewshot_split")?,
-    };
     let fewshot_choice = match own.optional_text("sampler")? {
         None => Choice::Random,
         Some(name) => match Choice::ALL.iter().find(|(known, _)| *known == name) {
@@ -188,8 +173,18 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
     }
     let mut groups = fields.texts("group")?.unwrap_or_default();
     groups.extend(fields.texts("tag")?.unwrap_or_default());
+    // What is missing on this machine is said last: everything else about the task is sound then.
+    let mut data = dataset::splits(&fields, sources)?;
+    let (training_split, validation_split, test_split) = (
+        data.named(&fields, "training_split")?,
+        data.named(&fields, "validation_split")?,
+        data.named(&fields, "test_split")?,
+    );
+    let fewshot_split = match data.named(&own, "split")? {
+        Some(split) => Some(split),
+        None => data.named(&fields, "fewshot_split")?,
+    };
     let harness = Harness {
-        format,
         training_split,
         validation_split,
         test_split,
@@ -212,6 +207,7 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
         main: crate::report::metric_name(&metrics, &pipelines),
         metrics,
         pipelines,
+        config: document.map.clone(),
         source: Source::Harness(Box::new(harness)),
     })
 }
@@ -376,16 +372,21 @@ fn index(digits: String) -> Value {
 
 impl Harness {
     pub(super) fn splits(&self) -> Vec<String> {
-        let mut splits: Vec<String> = self.data.iter().map(|(name, _)| name.clone()).collect();
+        let mut splits: Vec<String> = self.data.list.iter().map(|split| split.name.clone()).collect();
         splits.sort();
         splits
+    }
+
+    /// `test_split`.
+    pub(super) fn test_split(&self) -> Option<&str> {
+        self.test_split.as_deref()
     }
 
     /// The split of the data that is meant by a name or by its role; the one to score without one.
     pub(super) fn split_named(&self, name: Option<&str>) -> Option<&str> {
         let default = self.test_split.as_deref().or(self.validation_split.as_deref());
         let Some(name) = name else { return default };
-        let known = self.data.iter().map(|(known, _)| known.as_str()).find(|known| *known == name);
+        let known = self.data.get(name).map(|split| split.name.as_str());
         known.or(match name {
             "test" => default,
             "validation" => self.validation_split.as_deref(),
@@ -395,12 +396,10 @@ impl Harness {
     }
 
     fn read(&self, task: &Task, split: &str) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
-        let files = self.data.iter().find(|(name, _)| name == split).map(|(_, files)| files);
-        let files = files.ok_or_else(|| task.unknown_split(split))?;
-        let read = files.iter().map(|file| Ok((file.clone(), data::read(file, self.format)?)));
-        let read: Vec<_> = read.collect::<Result<_, TaskError>>()?;
+        let found = self.data.get(split).ok_or_else(|| task.unknown_split(split))?;
+        let read = found.read()?;
         if read.iter().all(|(_, rows)| rows.is_empty()) {
-            let path = files.first().cloned().unwrap_or_else(|| task.path.clone());
+            let path = found.first_file().cloned().unwrap_or_else(|| task.path.clone());
             return Err(TaskError::EmptySplit { path, task: task.name.clone(), split: split.into() });
         }
         Ok(read)
@@ -450,13 +449,13 @@ impl Harness {
         let columns = read.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.fields.keys().map(String::as_str));
         let reader = Reader { harness: self, columns: columns.collect(), budget: TextBudget::new(task) };
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
-        let limit = options.limit.unwrap_or(usize::MAX);
         let rows: Vec<(&PathBuf, &Row)> =
             read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).collect();
         let chosen = scored.choose(rows.iter().map(|(_, row)| *row), None);
         if chosen.is_empty() {
             return Err(task.empty_share(scored, rows.len()).into());
         }
+        let limit = options.count(chosen.len());
         let mut items: Vec<Item> = Vec::new();
         let mut layout: Option<ItemLayout> = None;
         for (file, row) in chosen.into_iter().take(limit).map(|number| rows[number]) {

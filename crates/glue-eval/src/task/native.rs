@@ -171,7 +171,17 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         fewshot_choice,
         description: map.get("description").and_then(Value::as_str).map(String::from),
     };
-    Ok(Task { name, path, kind, groups, metrics, main, pipelines, source: Source::Native(native) })
+    Ok(Task {
+        name,
+        path,
+        kind,
+        groups,
+        metrics,
+        main,
+        pipelines,
+        config: serde_json::Map::new(),
+        source: Source::Native(native),
+    })
 }
 
 fn metrics(kind: Kind, ks: &[usize]) -> Vec<MetricSpec> {
@@ -274,7 +284,7 @@ impl Native {
         let pool = if num_fewshot > 0 { self.read(task, &self.fewshot_split)?.1 } else { Vec::new() };
         let pool_path = self.splits.get(&self.fewshot_split).map_or(path, |(path, _)| path);
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
-        let limit = options.limit.unwrap_or(usize::MAX);
+        let limit = options.count(chosen.len());
         let continuation = prompt::continuation_delimiter(&self.delimiters.target, None, options.chat);
         let budget = TextBudget::new(task);
         let mut items = Vec::new();

@@ -1,5 +1,6 @@
 //! The integration tests of `glue-eval`, one program: it links once.
 
+mod catalog;
 mod external;
 mod harness;
 mod native;

@@ -193,6 +193,7 @@ pub(crate) fn config_of(
         evaluator: None,
         evaluator_timeout: None,
         allow_code_execution: tasks.allow_code_execution,
+        allow_test_split: tasks.allow_test_split,
         num_fewshot: tasks.num_fewshot,
         apply_chat_template: tasks.apply_chat_template,
         seed: config.seed,

@@ -25,6 +25,8 @@ pub struct ItemsConfig {
     pub search_splits: BTreeMap<String, String>,
     /// Other splits of validation items for single tasks, by name. Default: none.
     pub validation_splits: BTreeMap<String, String>,
+    /// Whether tasks of lm-evaluation-harness may be searched on the split that they are reported on. Default: no.
+    pub allow_test_split: bool,
     /// Seed of the choice of validation items. Default: 0.
     pub seed: u64,
 }
@@ -37,6 +39,7 @@ impl Default for ItemsConfig {
             validation_split: None,
             search_splits: BTreeMap::new(),
             validation_splits: BTreeMap::new(),
+            allow_test_split: false,
             seed: 0,
         }
     }
@@ -112,6 +115,7 @@ impl LocalOptions {
                 split: Some(config.split.clone()),
                 validation_fraction,
                 validation_split,
+                allow_test_split: config.allow_test_split,
                 seed: config.seed,
                 ..ItemsConfig::default()
             },

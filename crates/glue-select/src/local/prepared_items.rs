@@ -3,7 +3,7 @@
 use super::LocalOptions;
 use crate::contract::{ItemRole, Strata};
 use crate::race::{rounds, shuffled};
-use glue_eval::{EvalError, EvalOptions, LanguageModel, ModelError, Prepared, Task};
+use glue_eval::{EvalError, EvalOptions, LanguageModel, ModelError, Prepared, Task, TaskError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
@@ -56,6 +56,13 @@ impl PreparedItems {
             ItemRole::Validation => config.validation_splits.clone(),
         };
         let eval = EvalOptions { split, splits, cache: None, samples: false, ..options.eval.clone() };
+        for task in tasks.iter().filter(|_| !config.allow_test_split) {
+            let split = eval.split_of(task).map(str::parse).transpose().map_err(TaskError::Split)?;
+            if task.is_test_split(split.as_ref()) {
+                let split = task.resolve_split(split.as_ref())?.to_string();
+                return Err(EvalError::TestSplit { task: task.name().into(), split });
+            }
+        }
         let prepared = Arc::new(Prepared::new(Arc::clone(tasks), &eval, model)?);
         let of_task = |(task, count): (&Task, usize)| {
             let all: Vec<usize> = (0..count).collect();

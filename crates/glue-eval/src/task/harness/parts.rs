@@ -1,20 +1,18 @@
-//! The parts of a task file: generation, filters, metrics, data files.
+//! The parts of a task file: generation, filters, metrics.
 
-use crate::data::Format;
-use crate::error::{FilePosition, TaskError};
+use crate::error::TaskError;
 use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
 use crate::python::regex;
-use crate::task::fields::{ANSWERS, Fields, NEW_TOKENS, TOP_K, texts};
+use crate::task::fields::{ANSWERS, Fields, NEW_TOKENS, TOP_K};
 use crate::task::{Generating, Kind};
 use fancy_regex::Regex;
 use glue_lm::jinja;
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
 
 /// The fields of a map below the one that `fields` is about.
-fn below<'a>(fields: &Fields<'a>, key: &str, value: &'a Value) -> Result<Fields<'a>, TaskError> {
+pub(super) fn below<'a>(fields: &Fields<'a>, key: &str, value: &'a Value) -> Result<Fields<'a>, TaskError> {
     let map = value.as_object().ok_or_else(|| fields.wrong(key, "a map", value))?;
     Ok(Fields { place: fields.place_of(key), map, sources: fields.sources })
 }
@@ -264,68 +262,5 @@ fn comparison(entry: &Fields<'_>) -> Result<Comparison, TaskError> {
         ignore_case: entry.flag("ignore_case")?.unwrap_or(false),
         ignore_punctuation: entry.flag("ignore_punctuation")?.unwrap_or(false),
         ignore_numbers: entry.flag("ignore_numbers")?.unwrap_or(false),
-    })
-}
-
-/// The files of each split.
-pub(super) type SplitFiles = Vec<(String, Vec<PathBuf>)>;
-
-/// `dataset_path` and `dataset_kwargs`: the format, and the files of each split.
-pub(super) fn data_files(fields: &Fields<'_>) -> Result<(Format, SplitFiles), TaskError> {
-    let format = match fields.text("dataset_path")? {
-        "json" => Format::Json,
-        "parquet" => Format::Parquet,
-        "csv" => Format::Csv,
-        other => {
-            return Err(TaskError::Unsupported {
-                place: fields.place_of("dataset_path"),
-                key: "dataset_path".into(),
-                reason: format!(
-                    "`{other}` would have to be downloaded; json, parquet or csv with dataset_kwargs.data_files reads local files"
-                ),
-            });
-        }
-    };
-    let kwargs = below(fields, "dataset_kwargs", fields.required("dataset_kwargs")?)?;
-    kwargs.only(&[&["data_files", "trust_remote_code"]])?;
-    let value = kwargs.required("data_files")?;
-    let wrong = || kwargs.wrong("data_files", "a path, a list of paths, or one of these for each split", value);
-    let named: Vec<(String, Vec<String>)> = match value {
-        Value::Object(splits) => {
-            let splits = splits.iter().map(|(split, files)| Some((split.clone(), texts(files)?)));
-            splits.collect::<Option<_>>().ok_or_else(wrong)?
-        }
-        other => vec![("train".to_string(), texts(other).ok_or_else(wrong)?)],
-    };
-    let resolve = |(split, files): (String, Vec<String>)| {
-        let files = files.iter().map(|file| resolve(&fields.place.path, &kwargs.place_of("data_files"), file));
-        Ok((split, files.collect::<Result<_, TaskError>>()?))
-    };
-    Ok((format, named.into_iter().map(resolve).collect::<Result<_, TaskError>>()?))
-}
-
-/// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task
-/// file's directory, the nearest first.
-fn resolve(task: &Path, place: &FilePosition, file: &str) -> Result<PathBuf, TaskError> {
-    if file.contains("://") || file.contains('*') {
-        return Err(TaskError::Unsupported {
-            place: place.clone(),
-            key: "data_files".into(),
-            reason: format!("`{file}` is no path of one local file"),
-        });
-    }
-    let directory = task.parent().unwrap_or(Path::new(""));
-    // The directory of a bare file name is empty, which is no path.
-    let here = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let absolute = std::path::absolute(here).map_err(TaskError::io(here))?;
-    let beside = directory.join(file);
-    let mut candidates = vec![beside.clone(), PathBuf::from(file)];
-    candidates.extend(absolute.ancestors().skip(1).map(|ancestor| ancestor.join(file)));
-    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| TaskError::Malformed {
-        place: place.clone(),
-        message: format!(
-            "there is no file `{file}` in {}, the working directory, or a directory above the task file",
-            directory.display()
-        ),
     })
 }
