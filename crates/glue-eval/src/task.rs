@@ -7,6 +7,8 @@ mod harness;
 mod native;
 mod prompt;
 
+pub(crate) use harness::Function;
+
 pub use discover::{load_tasks, select};
 
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
@@ -57,6 +59,8 @@ pub struct Task {
     pub(crate) metrics: Vec<MetricSpec>,
     pub(crate) main: String,
     pub(crate) pipelines: Vec<Pipeline>,
+    /// What scores an item instead of its metrics.
+    pub(crate) process_results: Option<Arc<harness::Function>>,
     source: Source,
 }
 
