@@ -24,6 +24,9 @@ import random
 import signal
 import sys
 
+# This directory has a file named as the package.
+sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != pathlib.Path(__file__).resolve().parent]
+
 import datasets
 import yaml
 

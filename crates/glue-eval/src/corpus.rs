@@ -10,7 +10,7 @@ mod chrf;
 
 use crate::metrics::argmax;
 use crate::statistics::Estimate;
-use crate::task::Function;
+use crate::task::{Function, Python};
 use crate::{evaluate::Said, python::program::Call};
 use glue_lm::jinja;
 use serde_json::Value;
@@ -50,12 +50,12 @@ impl Corpus {
     ///
     /// # Errors
     /// The number of the item that has not what this needs, and what it has.
-    pub(crate) fn of(&self, items: &[Value]) -> Result<(Estimate, Vec<f64>), Said> {
+    pub(crate) fn of(&self, items: &[Value], python: Option<&Python>) -> Result<(Estimate, Vec<f64>), Said> {
         let of_all = |message: String| Said { item: None, message };
         match self {
             Corpus::Function(function) => {
                 let call = vec![vec![Call::Json(Value::Array(items.to_vec()))]];
-                let given = function.each(call).map_err(|(_, message)| of_all(message))?;
+                let given = function.each(python, call).map_err(|(_, message)| of_all(message))?;
                 let value = given.first().and_then(number);
                 let value = value.ok_or_else(|| {
                     of_all(format!("`{}` gives no number but {}", function.name, given.first().unwrap_or(&Value::Null)))
@@ -202,7 +202,7 @@ mod tests {
     use serde_json::json;
 
     fn check(corpus: &Corpus, items: &Value, expected: f64) -> (Estimate, Vec<f64>) {
-        let (estimate, contributions) = corpus.of(items.as_array().unwrap()).unwrap();
+        let (estimate, contributions) = corpus.of(items.as_array().unwrap(), None).unwrap();
         // The reference prints 15 digits.
         assert!((estimate.value - expected).abs() < 1e-11, "{corpus:?}: {estimate:?}, expected {expected}");
         let mean = contributions.iter().sum::<f64>() / contributions.len() as f64;
@@ -218,7 +218,7 @@ mod tests {
         check(&Corpus::Mcc, &pairs, 0.25);
         check(&Corpus::Mcc, &json!([[0, 0], [1, 1], [2, 1], [2, 2], [0, 2], [1, 1]]), 0.522_232_967_867_093_4);
         check(&Corpus::Mcc, &json!([[0, 1], [1, 1]]), 0.0);
-        assert_eq!(Corpus::F1.of(&[json!([1, 1]), json!(3)]).unwrap_err().item, Some(1));
+        assert_eq!(Corpus::F1.of(&[json!([1, 1]), json!(3)], None).unwrap_err().item, Some(1));
     }
 
     #[test]

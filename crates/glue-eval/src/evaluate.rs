@@ -9,7 +9,7 @@ use crate::metrics::{Metric, Score};
 use crate::model::{GenerateRequest, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
 use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
 use crate::sandbox::{self, Sandbox, SandboxError, Strength};
-use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
+use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Python, Task};
 use answer::{Answer, loss, not_run, record, truncations};
 pub(crate) use results::Said;
 use crate::filters::Pipeline;
@@ -46,6 +46,9 @@ pub struct EvalOptions {
     pub sandbox: sandbox::Options,
     /// How many of them run at a time; as many as there are processors by default.
     pub sandbox_threads: usize,
+    /// Whether functions that tasks take from Python files, and that are not evaluated here, may be run by the Python
+    /// that is installed, in a sandbox; false by default, and then such tasks are refused.
+    pub allow_python: bool,
     /// Whether the report has a record of each item; false by default.
     pub samples: bool,
     /// Where scores are kept and looked up; nowhere by default.
@@ -66,6 +69,7 @@ impl Default for EvalOptions {
             limits: sandbox::Limits::default(),
             sandbox: sandbox::Options::default(),
             sandbox_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            allow_python: false,
             samples: false,
             cache: None,
         }
@@ -73,6 +77,11 @@ impl Default for EvalOptions {
 }
 
 impl EvalOptions {
+    /// What runs functions that are not evaluated here.
+    pub(crate) fn python(&self) -> Option<Python> {
+        self.allow_python.then(|| Python::new(&self.sandbox))
+    }
+
     /// The split, or share, that is scored of a task; `None` for the split that the task names.
     pub fn split_of(&self, task: &Task) -> Option<&str> {
         self.splits.get(task.name()).or(self.split.as_ref()).map(String::as_str)
@@ -185,6 +194,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
         Some(model) => model.chat(messages),
         None => Err(ModelError::new("there is no model whose chat template could be applied")),
     };
+    let python = options.python();
     let items = |task: &Task| {
         let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
         task.items(&ItemOptions {
@@ -193,6 +203,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
             num_fewshot: options.num_fewshot,
             seed: options.seed,
             chat: options.apply_chat_template.then_some(chat),
+            python: python.as_ref(),
         })
     };
     tasks.iter().map(items).collect()
@@ -490,6 +501,7 @@ impl Run<'_> {
     fn execute(&mut self, sandbox: &Sandbox, options: &EvalOptions, progress: &dyn Progress) -> Result<(), EvalError> {
         let name = self.task.name().to_string();
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| EvalError::Code { task: name.clone(), error };
+        let python = options.python();
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut programs: Vec<String> = Vec::new();
         let mut wanted: Vec<Vec<usize>> = Vec::new();
@@ -501,7 +513,7 @@ impl Run<'_> {
             let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
             // What a program is does not depend on the metric, so that the first pipeline is the only one.
             let filtered = match self.task.pipelines.first() {
-                Some(pipeline) => pipeline.apply(&texts, &item.fields).map_err(|message| failed(message.into()))?,
+                Some(pipeline) => pipeline.apply(&texts, &item.fields, python.as_ref()).map_err(|message| failed(message.into()))?,
                 None => texts.into_iter().map(Value::from).collect(),
             };
             // What a function of the task made is the program.
@@ -543,8 +555,9 @@ impl Run<'_> {
         let runs_programs = self.runs_programs();
         let names = metric_names(&task.metrics, &task.pipelines);
         let main = names.iter().position(|name| *name == task.main).unwrap_or(0);
+        let python = options.python();
         let asked: Vec<&Item> = chosen.iter().map(|&index| &items.items[index]).collect();
-        let columns = results::columns(task, &asked, answers).map_err(|Said { item, message }| {
+        let columns = results::columns(task, &asked, answers, python.as_ref()).map_err(|Said { item, message }| {
             let place = item.and_then(|item| asked.get(item)).map(|item| item.place.clone());
             EvalError::Item {
                 task: task.name.clone(),
@@ -558,7 +571,7 @@ impl Run<'_> {
             let item = &items.items[index];
             let of_item: Vec<Score> = columns.iter().filter_map(|column| column.scores.get(i).copied()).collect();
             if options.samples {
-                let json = record(task, items, index, item, answer, &names, &of_item);
+                let json = record(task, items, index, item, answer, &names, &of_item, python.as_ref());
                 samples.push(Sample { task: task.name.clone(), index, json: json.to_string() });
             }
             if let Some(Score { sum, weight }) = of_item.get(main) {

@@ -1,7 +1,7 @@
 //! What is done to an answer before it is compared: pipelines of small steps.
 
 use crate::python::{self, regex};
-use crate::task::Function;
+use crate::task::{Function, Python};
 use fancy_regex::Regex;
 use glue_lm::jinja;
 use serde_json::{Map, Value};
@@ -71,9 +71,14 @@ impl Pipeline {
     ///
     /// # Errors
     /// What a step could not do.
-    pub(crate) fn apply(&self, answers: &[String], fields: &Map<String, Value>) -> Result<Vec<Value>, String> {
+    pub(crate) fn apply(
+        &self,
+        answers: &[String],
+        fields: &Map<String, Value>,
+        python: Option<&Python>,
+    ) -> Result<Vec<Value>, String> {
         let answers = answers.iter().map(|answer| Value::from(answer.as_str())).collect();
-        self.filters.iter().try_fold(answers, |answers, filter| filter.apply(answers, fields))
+        self.filters.iter().try_fold(answers, |answers, filter| filter.apply(answers, fields, python))
     }
 
     /// Whether one answer is left of several.
@@ -88,7 +93,12 @@ impl Pipeline {
 }
 
 impl Filter {
-    fn apply(&self, mut answers: Vec<Value>, fields: &Map<String, Value>) -> Result<Vec<Value>, String> {
+    fn apply(
+        &self,
+        mut answers: Vec<Value>,
+        fields: &Map<String, Value>,
+        python: Option<&Python>,
+    ) -> Result<Vec<Value>, String> {
         let each = |f: &dyn Fn(&str) -> Result<String, String>| -> Result<Vec<Value>, String> {
             answers.iter().map(|answer| Ok(Value::from(f(&jinja::str(answer))?))).collect()
         };
@@ -136,7 +146,7 @@ impl Filter {
             Filter::Spans => each(&spans),
             Filter::Function(function, options) => {
                 let texts: Vec<String> = answers.iter().map(jinja::str).collect();
-                match function.filter(options.clone(), &texts, fields)? {
+                match function.filter(python, options.clone(), &texts, fields)? {
                     Value::Array(answers) => Ok(answers),
                     one => Ok(vec![one]),
                 }
@@ -286,7 +296,7 @@ mod tests {
         let answers: Vec<String> = answers.iter().map(|answer| answer.to_string()).collect();
         let fields = json!({"choices": ["Guilty", "Guilty of Romance", "none"]});
         let answers = answers.into_iter().map(Value::from).collect();
-        assert_eq!(filter.apply(answers, fields.as_object().unwrap()).unwrap(), expected, "{filter:?}");
+        assert_eq!(filter.apply(answers, fields.as_object().unwrap(), None).unwrap(), expected, "{filter:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod harness;
 mod native;
 mod prompt;
 
-pub(crate) use harness::Function;
+pub(crate) use harness::{Function, Python};
 
 pub use discover::{load_tasks, select};
 
@@ -113,6 +113,15 @@ impl Task {
         }
     }
 
+    /// Why it takes a Python to score the task, which [`EvalOptions::allow_python`](crate::EvalOptions::allow_python)
+    /// allows: a function of its files that is beyond what is evaluated here. `None` if there is none.
+    pub fn needs_python(&self) -> Option<TaskError> {
+        match &self.source {
+            Source::Native(_) => None,
+            Source::Harness(harness) => harness.unsupported(),
+        }
+    }
+
     /// Whether it runs what the model writes.
     pub fn runs_code(&self) -> bool {
         self.kind == Kind::Code
@@ -171,6 +180,8 @@ pub(crate) struct ItemOptions<'a> {
     /// What the choice of examples depends on.
     pub(crate) seed: u64,
     pub(crate) chat: Option<Chat<'a>>,
+    /// What runs functions of the task that are not evaluated here, where that is allowed.
+    pub(crate) python: Option<&'a Python>,
 }
 
 /// Prompts are conversations.

@@ -6,7 +6,7 @@ use crate::metrics::{Metric, Score, argmax, count_words};
 use crate::model::{Generation, LogLikelihood};
 use crate::pass_at_k::pass_at_k;
 use crate::sandbox::{Execution, Outcome};
-use crate::task::{Ask, Check, Item, Items, Task};
+use crate::task::{Ask, Check, Item, Items, Python, Task};
 use glue_lm::jinja;
 use serde_json::{Map, Value, json};
 
@@ -152,6 +152,7 @@ pub(super) fn record(
     answer: &Answer,
     names: &[String],
     scores: &[Score],
+    python: Option<&Python>,
 ) -> Value {
     let mut map = Map::new();
     map.insert("task".into(), json!(task.name));
@@ -186,7 +187,7 @@ pub(super) fn record(
             map.insert("prompt".into(), json!(context));
             let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
             let filtered = task.pipelines.iter().map(|pipeline| {
-                let left = pipeline.apply(&texts, &item.fields).unwrap_or_default();
+                let left = pipeline.apply(&texts, &item.fields, python).unwrap_or_default();
                 (pipeline.name.clone(), json!(left))
             });
             map.insert("filtered".into(), Value::Object(filtered.collect()));

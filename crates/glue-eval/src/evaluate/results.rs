@@ -5,7 +5,7 @@ use crate::corpus::number;
 use crate::metrics::{Metric, MetricSpec, Score};
 use crate::python::program::Call;
 use crate::statistics::Estimate;
-use crate::task::{Ask, Check, Item, Task};
+use crate::task::{Ask, Check, Item, Python, Task};
 use glue_lm::jinja;
 use serde_json::Value;
 
@@ -33,13 +33,18 @@ pub(super) struct Column {
 }
 
 /// The scores of all items and their aggregation: for each pipeline those of all metrics.
-pub(super) fn columns(task: &Task, items: &[&Item], answers: &[Answer]) -> Result<Vec<Column>, Said> {
+pub(super) fn columns(
+    task: &Task,
+    items: &[&Item],
+    answers: &[Answer],
+    python: Option<&Python>,
+) -> Result<Vec<Column>, Said> {
     let mut columns = Vec::new();
     for pipeline in &task.pipelines {
         let mut filtered = Vec::with_capacity(items.len());
         for (i, (item, answer)) in items.iter().zip(answers).enumerate() {
             let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
-            let left = pipeline.apply(&texts, &item.fields);
+            let left = pipeline.apply(&texts, &item.fields, python);
             filtered.push(left.map_err(|message| Said { item: Some(i), message })?);
         }
         let given = match &task.process_results {
@@ -50,7 +55,7 @@ pub(super) fn columns(task: &Task, items: &[&Item], answers: &[Answer]) -> Resul
                     vec![Call::Json(Value::Object(item.fields.clone())), results]
                 };
                 let calls = items.iter().zip(answers).zip(&filtered).map(call).collect();
-                Some(function.each(calls).map_err(|(item, message)| Said { item: Some(item), message })?)
+                Some(function.each(python, calls).map_err(|(item, message)| Said { item: Some(item), message })?)
             }
         };
         for spec in &task.metrics {
@@ -59,8 +64,8 @@ pub(super) fn columns(task: &Task, items: &[&Item], answers: &[Answer]) -> Resul
                     let named = |given: &Value| given.get(name).cloned().map_or(Scored::Absent, Scored::Value);
                     given.iter().map(named).collect()
                 }
-                (Metric::Function(function, options), _) => {
-                    by_function(function, options, spec, items, &filtered, pipeline.takes_first())?
+                (Metric::Function(..), _) => {
+                    by_function(spec, items, &filtered, pipeline.takes_first(), python)?
                 }
                 _ => {
                     let one = |(i, ((item, answer), filtered)): (usize, ((&&Item, &Answer), &Vec<Value>))| {
@@ -70,7 +75,7 @@ pub(super) fn columns(task: &Task, items: &[&Item], answers: &[Answer]) -> Resul
                     items.iter().zip(answers).zip(&filtered).enumerate().map(one).collect::<Result<_, _>>()?
                 }
             };
-            columns.push(column(spec, scored)?);
+            columns.push(column(spec, scored, python)?);
         }
     }
     Ok(columns)
@@ -98,13 +103,13 @@ fn results(item: &Item, answer: &Answer, filtered: &[Value], takes_first: bool) 
 
 /// A metric that is a function, of a reference and an answer. Where several references are right, any of them may be.
 fn by_function(
-    function: &crate::task::Function,
-    options: &[(String, Value)],
     spec: &MetricSpec,
     items: &[&Item],
     filtered: &[Vec<Value>],
     takes_first: bool,
+    python: Option<&Python>,
 ) -> Result<Vec<Scored>, Said> {
+    let Metric::Function(function, options) = &spec.metric else { return Ok(Vec::new()) };
     let mut pairs = Vec::new();
     let mut owners = Vec::new();
     for (i, (item, filtered)) in items.iter().zip(filtered).enumerate() {
@@ -121,7 +126,7 @@ fn by_function(
             owners.push(i);
         }
     }
-    let given = function.metric(options.to_vec(), pairs);
+    let given = function.metric(python, options.clone(), pairs);
     let given = given.map_err(|(call, message)| Said { item: owners.get(call).copied(), message })?;
     let mut scored: Vec<Option<Value>> = vec![None; items.len()];
     for (owner, value) in owners.into_iter().zip(given) {
@@ -141,7 +146,7 @@ fn by_function(
     Ok(scored.into_iter().map(|value| value.map_or(Scored::Absent, Scored::Value)).collect())
 }
 
-fn column(spec: &MetricSpec, scored: Vec<Scored>) -> Result<Column, Said> {
+fn column(spec: &MetricSpec, scored: Vec<Scored>, python: Option<&Python>) -> Result<Column, Said> {
     const ABSENT: Score = Score { sum: 0.0, weight: 0.0 };
     let Some(corpus) = &spec.corpus else {
         let scores = scored.into_iter().enumerate().map(|(i, scored)| match scored {
@@ -175,7 +180,7 @@ fn column(spec: &MetricSpec, scored: Vec<Scored>) -> Result<Column, Said> {
     if values.is_empty() {
         return Ok(Column { scores, estimate: Estimate { value: f64::NAN, stderr: None } });
     }
-    let found = corpus.of(&values);
+    let found = corpus.of(&values, python);
     let (estimate, contributions) =
         found.map_err(|said| Said { item: said.item.and_then(|item| owners.get(item).copied()), ..said })?;
     for (owner, contribution) in owners.into_iter().zip(contributions) {

@@ -11,6 +11,7 @@
 
 mod calls;
 mod containers;
+mod datasets;
 mod evaluate;
 mod execute;
 mod modules;
@@ -20,6 +21,7 @@ mod parse;
 mod patterns;
 mod strings;
 mod syntax;
+mod targets;
 mod tokens;
 mod value;
 

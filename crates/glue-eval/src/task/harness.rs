@@ -10,7 +10,7 @@ mod parts;
 mod reader;
 mod rules;
 
-pub(crate) use functions::Function;
+pub(crate) use functions::{Function, Python};
 pub(super) use functions::Programs;
 
 pub(super) use load::{Document, load};
@@ -258,6 +258,11 @@ fn samples(own: &Fields<'_>, programs: &mut Programs) -> Result<Option<Samples>,
 }
 
 impl Harness {
+    /// The first function that cannot be evaluated here, and why.
+    pub(super) fn unsupported(&self) -> Option<TaskError> {
+        self.functions.iter().find_map(|(place, key, function)| function.unsupported(place.clone(), key))
+    }
+
     pub(super) fn splits(&self) -> Vec<String> {
         let mut splits: Vec<String> = self.data.iter().map(|(name, _)| name.clone()).collect();
         splits.sort();
@@ -282,6 +287,7 @@ impl Harness {
         task: &Task,
         split: &str,
         process: Option<&Arc<Function>>,
+        python: Option<&Python>,
     ) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
         let files = self.data.iter().find(|(name, _)| name == split).map(|(_, files)| files);
         let files = files.ok_or_else(|| task.unknown_split(split))?;
@@ -292,7 +298,7 @@ impl Harness {
             return Err(TaskError::EmptySplit { path, task: task.name.clone(), split: split.into() });
         }
         match process {
-            Some(function) => self.processed(task, split, function, read),
+            Some(function) => self.processed(task, split, function, python, read),
             None => Ok(read),
         }
     }
@@ -303,6 +309,7 @@ impl Harness {
         task: &Task,
         split: &str,
         function: &Arc<Function>,
+        python: Option<&Python>,
         read: Vec<(PathBuf, Vec<Row>)>,
     ) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
         let failed = |message: String| TaskError::Malformed {
@@ -313,7 +320,7 @@ impl Harness {
             read.iter().flat_map(|(file, rows)| rows.iter().map(|row| (file.clone(), row.line))).collect();
         let rows = read.into_iter().flat_map(|(_, rows)| rows).map(|row| row.fields).collect();
         let mut made: Vec<(PathBuf, Vec<Row>)> = Vec::new();
-        for (number, (origin, row)) in function.rows(rows).map_err(failed)?.into_iter().enumerate() {
+        for (number, (origin, row)) in function.rows(python, rows).map_err(failed)?.into_iter().enumerate() {
             let Value::Object(fields) = row else {
                 return Err(failed(format!("item {} is {} and no row", number + 1, describe(&row))));
             };
@@ -334,11 +341,16 @@ impl Harness {
     }
 
     /// The rows that examples are drawn from, the split they are of, and the file of each.
-    fn pool(&self, task: &Task, scored: &str) -> Result<(String, Vec<Row>, Vec<PathBuf>), TaskError> {
+    fn pool(
+        &self,
+        task: &Task,
+        scored: &str,
+        python: Option<&Python>,
+    ) -> Result<(String, Vec<Row>, Vec<PathBuf>), TaskError> {
         if let (None, Some(samples)) = (&self.fewshot_split, &self.samples) {
             let rows = match samples {
                 Samples::Rows(rows) => rows.clone(),
-                Samples::Function(function) => samples_of(function, task)?,
+                Samples::Function(function) => samples_of(function, task, python)?,
             };
             let files = vec![task.path.clone(); rows.len()];
             return Ok(("samples".into(), rows, files));
@@ -348,7 +360,7 @@ impl Harness {
         let split = split.map_or(scored, String::as_str).to_string();
         let mut rows = Vec::new();
         let mut files = Vec::new();
-        for (file, read) in self.read(task, &split, process.as_ref())? {
+        for (file, read) in self.read(task, &split, process.as_ref(), python)? {
             files.extend(std::iter::repeat_n(file, read.len()));
             rows.extend(read);
         }
@@ -361,10 +373,7 @@ impl Harness {
         scored: &SplitExpression,
         options: &ItemOptions<'_>,
     ) -> Result<Items, EvalError> {
-        let unsupported = |(place, key, function): &(FilePosition, String, Arc<Function>)| {
-            function.unsupported(place.clone(), key)
-        };
-        if let Some(error) = self.functions.iter().find_map(unsupported) {
+        if let Some(error) = self.unsupported().filter(|_| options.python.is_none()) {
             return Err(error.into());
         }
         let split = scored.name();
@@ -376,9 +385,9 @@ impl Harness {
             }
             (wanted, own) => wanted.or(own).unwrap_or(0),
         };
-        let read = self.read(task, split, self.process_docs.as_ref())?;
+        let read = self.read(task, split, self.process_docs.as_ref(), options.python)?;
         let (pool_split, pool, pool_files) =
-            if num_fewshot > 0 { self.pool(task, split)? } else { (String::new(), Vec::new(), Vec::new()) };
+            if num_fewshot > 0 { self.pool(task, split, options.python)? } else { (String::new(), Vec::new(), Vec::new()) };
         // The harness compares the names in the task file, both of which may be absent; where another split is scored
         // than the file says, what matters is whether the item is among the examples.
         let usual = self.split_named(None) == Some(split);
@@ -387,7 +396,7 @@ impl Harness {
             notes.push(format!("examples are drawn from the split `{split}` that is scored, the item itself included"));
         }
         let columns = read.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.fields.keys().map(String::as_str));
-        let reader = Reader::new(self, columns.collect(), TextBudget::new(task));
+        let reader = Reader::new(self, columns.collect(), TextBudget::new(task), options.python);
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let limit = options.limit.unwrap_or(usize::MAX);
         let rows: Vec<(&PathBuf, &Row)> =
@@ -526,12 +535,12 @@ impl Harness {
 }
 
 /// The rows that a function gives as examples.
-fn samples_of(function: &Function, task: &Task) -> Result<Vec<Row>, TaskError> {
+fn samples_of(function: &Function, task: &Task, python: Option<&Python>) -> Result<Vec<Row>, TaskError> {
     let failed = |message: String| TaskError::Malformed {
         place: FilePosition::file(&task.path),
         message: format!("`samples`: {message}"),
     };
-    let made = function.each(vec![Vec::new()]).map_err(|(_, message)| failed(message))?;
+    let made = function.each(python, vec![Vec::new()]).map_err(|(_, message)| failed(message))?;
     let rows = made.into_iter().next().and_then(|made| if let Value::Array(rows) = made { Some(rows) } else { None });
     let rows = rows.ok_or_else(|| failed(format!("`{}` gives no list", function.name)))?;
     let row = |(line, row): (usize, Value)| match row {

@@ -3,6 +3,10 @@
 //! They are evaluated by [`program`](crate::python::program), without Python, if everything they use is known there.
 //! Otherwise the task loads, and is refused when its items are read, with what is missing.
 
+mod python;
+
+pub(crate) use python::Python;
+
 use super::super::fields::Fields;
 use crate::error::{FilePosition, TaskError};
 use crate::python::program::{Call, MadeRow, Program};
@@ -22,6 +26,7 @@ const KEY: &str = "!function";
 pub(crate) struct Function {
     /// As in the task file, as `utils.process_docs`.
     pub(crate) name: String,
+    file: PathBuf,
     /// Its name in its file.
     attribute: String,
     /// Or why it cannot be evaluated.
@@ -98,7 +103,7 @@ impl Function {
             Ok(()) => Ok(program),
             Err(fault) => Err(format!("{}: {fault}", file.display())),
         });
-        let function = Arc::new(Function { name: name.into(), attribute: attribute.into(), program });
+        let function = Arc::new(Function { name: name.into(), file, attribute: attribute.into(), program });
         programs.functions.push((fields.place_of(key), key.into(), Arc::clone(&function)));
         Ok(Some(function))
     }
@@ -118,40 +123,73 @@ impl Function {
         self.program.as_ref().is_ok_and(|program| program.loads(metric))
     }
 
-    fn program(&self) -> Result<&Arc<Program>, String> {
-        self.program.as_ref().map_err(Clone::clone)
+    /// The program; or the Python that runs the function where it cannot be evaluated, if that is allowed.
+    fn runner<'a>(&'a self, python: Option<&'a Python>) -> Result<Runner<'a>, String> {
+        match (&self.program, python) {
+            (Ok(program), _) => Ok(Runner::Program(program)),
+            (Err(_), Some(python)) => Ok(Runner::Python(python)),
+            (Err(why), None) => Err(why.clone()),
+        }
     }
 
     /// The rows that it makes of a dataset.
-    pub(crate) fn rows(&self, rows: Vec<Map<String, Value>>) -> Result<Vec<MadeRow>, String> {
-        self.program()?.rows(&self.attribute, rows).map_err(|fault| self.said(&fault))
+    pub(crate) fn rows(&self, python: Option<&Python>, rows: Vec<Map<String, Value>>) -> Result<Vec<MadeRow>, String> {
+        match self.runner(python)? {
+            Runner::Program(program) => program.rows(&self.attribute, rows).map_err(|fault| self.said(&fault)),
+            Runner::Python(python) => python.rows(&self.file, &self.attribute, rows).map_err(|why| self.said(&why)),
+        }
     }
 
     /// What it gives for each list of arguments; or the number of the call that failed, and why.
-    pub(crate) fn each(&self, calls: Vec<Vec<Call>>) -> Result<Vec<Value>, (usize, String)> {
-        let program = self.program().map_err(|why| (0, why))?;
-        program.each(&self.attribute, calls).map_err(|(call, fault)| (call, self.said(&fault)))
+    pub(crate) fn each(&self, python: Option<&Python>, calls: Vec<Vec<Call>>) -> Result<Vec<Value>, (usize, String)> {
+        match self.runner(python).map_err(|why| (0, why))? {
+            Runner::Program(program) => {
+                program.each(&self.attribute, calls).map_err(|(call, fault)| (call, self.said(&fault)))
+            }
+            Runner::Python(python) => {
+                let given = python.each(&self.file, &self.attribute, "each", &[], &calls);
+                given.map_err(|(call, why)| (call, self.said(&why)))
+            }
+        }
     }
 
     /// What it gives, as a metric, for each pair of a reference and a prediction.
     pub(crate) fn metric(
         &self,
+        python: Option<&Python>,
         options: Vec<(String, Value)>,
         pairs: Vec<Vec<Call>>,
     ) -> Result<Vec<Value>, (usize, String)> {
-        let program = self.program().map_err(|why| (0, why))?;
-        program.metric(&self.attribute, options, pairs).map_err(|(call, fault)| (call, self.said(&fault)))
+        match self.runner(python).map_err(|why| (0, why))? {
+            Runner::Program(program) => {
+                program.metric(&self.attribute, options, pairs).map_err(|(call, fault)| (call, self.said(&fault)))
+            }
+            Runner::Python(python) => {
+                let given = python.each(&self.file, &self.attribute, "metric", &options, &pairs);
+                given.map_err(|(call, why)| (call, self.said(&why)))
+            }
+        }
     }
 
     /// What it makes, as a filter, of the answers to an item.
     pub(crate) fn filter(
         &self,
+        python: Option<&Python>,
         options: Vec<(String, Value)>,
         answers: &[String],
         fields: &Map<String, Value>,
     ) -> Result<Value, String> {
-        let made = self.program()?.filter(&self.attribute, options, answers.to_vec(), fields.clone());
-        made.map_err(|fault| self.said(&fault))
+        match self.runner(python)? {
+            Runner::Program(program) => {
+                let made = program.filter(&self.attribute, options, answers.to_vec(), fields.clone());
+                made.map_err(|fault| self.said(&fault))
+            }
+            Runner::Python(python) => {
+                let call = vec![vec![Call::Json(answers.into()), Call::Json(Value::Object(fields.clone()))]];
+                let made = python.each(&self.file, &self.attribute, "filter", &options, &call);
+                made.map_err(|(_, why)| self.said(&why)).map(|mut made| made.pop().unwrap_or_default())
+            }
+        }
     }
 
     fn said(&self, fault: &impl std::fmt::Display) -> String {
@@ -161,9 +199,19 @@ impl Function {
     /// The error of a task that needs a function which cannot be evaluated.
     pub(super) fn unsupported(&self, place: FilePosition, key: &str) -> Option<TaskError> {
         let problem = self.problem()?;
-        let reason = format!("`{}` is a Python function that cannot be evaluated here: {problem}", self.name);
+        let reason = format!(
+            "`{}` is a Python function that cannot be evaluated here: {problem}; --allow-python runs it in a sandbox with \
+             the Python that is installed",
+            self.name
+        );
         Some(TaskError::Unsupported { place, key: key.into(), reason })
     }
+}
+
+/// What runs a function.
+enum Runner<'a> {
+    Program(&'a Arc<Program>),
+    Python(&'a Python),
 }
 
 #[cfg(test)]

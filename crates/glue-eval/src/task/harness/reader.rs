@@ -2,7 +2,7 @@
 
 use super::super::prompt::{self, TextBudget};
 use super::super::fields::texts;
-use super::functions::Function;
+use super::functions::{Function, Python};
 use super::rules::{Rule, Rules};
 use super::Harness;
 use crate::data::{Row, describe};
@@ -28,13 +28,19 @@ pub(super) struct Reader<'a> {
     /// The fields that any item of the split has.
     pub(super) columns: BTreeSet<&'a str>,
     pub(super) budget: TextBudget<'a>,
+    python: Option<&'a Python>,
     /// What functions gave, by function and row.
     computed: RefCell<HashMap<(*const Function, *const Row), Value>>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(harness: &'a Harness, columns: BTreeSet<&'a str>, budget: TextBudget<'a>) -> Reader<'a> {
-        Reader { harness, columns, budget, computed: RefCell::default() }
+    pub(super) fn new(
+        harness: &'a Harness,
+        columns: BTreeSet<&'a str>,
+        budget: TextBudget<'a>,
+        python: Option<&'a Python>,
+    ) -> Reader<'a> {
+        Reader { harness, columns, budget, python, computed: RefCell::default() }
     }
 
     /// Calls the functions of the rules for all rows at once.
@@ -56,7 +62,7 @@ impl<'a> Reader<'a> {
 
     fn call(&self, function: &Arc<Function>, key: &str, rows: &[(&PathBuf, &Row)]) -> Result<(), TaskError> {
         let calls = rows.iter().map(|(_, row)| vec![Call::Json(Value::Object(row.fields.clone()))]).collect();
-        let given = function.each(calls).map_err(|(at, message)| {
+        let given = function.each(self.python, calls).map_err(|(at, message)| {
             let place = rows.get(at).map(|(file, row)| FilePosition::at(file, row.line));
             let place = place.unwrap_or_else(|| FilePosition::file(&PathBuf::from(&function.name)));
             TaskError::Template { place, key: key.into(), message }
