@@ -1,16 +1,21 @@
 //! From a model and tasks to a report.
 
 mod answer;
+mod results;
 
 use crate::cache::{Cache, Hasher, Key};
-use crate::error::{EvalError, ModelError, TaskError};
+use crate::error::{EvalError, FilePosition, ModelError, TaskError};
+use crate::filters::Pipeline;
 use crate::metrics::{Metric, Score};
 use crate::model::{GenerateRequest, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
 use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
 use crate::sandbox::{self, Sandbox, SandboxError, Strength};
-use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Task};
-use answer::{Answer, loss, not_run, record, score, truncations};
+use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Python, Task};
+use answer::{Answer, loss, not_run, record, truncations};
+use glue_lm::jinja;
 use glue_progress::{Progress, Unit};
+pub(crate) use results::Said;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -44,6 +49,9 @@ pub struct EvalOptions {
     pub sandbox: sandbox::Options,
     /// How many of them run at a time; as many as there are processors by default.
     pub sandbox_threads: usize,
+    /// Whether functions that tasks take from Python files, and that are not evaluated here, may be run by the Python
+    /// that is installed, in a sandbox; false by default, and then such tasks are refused.
+    pub allow_python: bool,
     /// Whether the report has a record of each item; false by default.
     pub samples: bool,
     /// Where scores are kept and looked up; nowhere by default.
@@ -65,6 +73,7 @@ impl Default for EvalOptions {
             limits: sandbox::Limits::default(),
             sandbox: sandbox::Options::default(),
             sandbox_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            allow_python: false,
             samples: false,
             cache: None,
         }
@@ -72,6 +81,11 @@ impl Default for EvalOptions {
 }
 
 impl EvalOptions {
+    /// What runs functions that are not evaluated here.
+    pub(crate) fn python(&self) -> Option<Python> {
+        self.allow_python.then(|| Python::new(&self.sandbox))
+    }
+
     /// The split, or share, that is scored of a task; `None` for the split that the task names.
     pub fn split_of(&self, task: &Task) -> Option<&str> {
         self.splits.get(task.name()).or(self.split.as_ref()).map(String::as_str)
@@ -184,6 +198,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
         Some(model) => model.chat(messages),
         None => Err(ModelError::new("there is no model whose chat template could be applied")),
     };
+    let python = options.python();
     let items = |task: &Task| {
         let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
         task.items(&ItemOptions {
@@ -193,6 +208,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
             num_fewshot: options.num_fewshot,
             seed: options.seed,
             chat: options.apply_chat_template.then_some(chat),
+            python: python.as_ref(),
         })
     };
     tasks.iter().map(items).collect()
@@ -311,6 +327,7 @@ fn task_hash(task: &Task, items: &Items, chosen: &[usize], options: &EvalOptions
     });
     // Writing to a hasher cannot fail.
     let _ = write!(hasher, "{} {:?} {:?} {:?} {}", task.name, task.kind, task.metrics, task.pipelines, task.main);
+    let _ = write!(hasher, "{:?}", task.process_results);
     let _ = write!(hasher, "{} {} {:?}", items.split, items.num_fewshot, items.notes);
     let _ = write!(hasher, "{:?}", sampled.then_some(options.seed));
     let _ = write!(hasher, "{:?}", task.runs_code().then_some((&options.limits, &options.sandbox)));
@@ -489,6 +506,7 @@ impl Run<'_> {
     fn execute(&mut self, sandbox: &Sandbox, options: &EvalOptions, progress: &dyn Progress) -> Result<(), EvalError> {
         let name = self.task.name().to_string();
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| EvalError::Code { task: name.clone(), error };
+        let python = options.python();
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut programs: Vec<String> = Vec::new();
         let mut wanted: Vec<Vec<usize>> = Vec::new();
@@ -500,11 +518,17 @@ impl Run<'_> {
             let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
             // What a program is does not depend on the metric, so that the first pipeline is the only one.
             let filtered = match self.task.pipelines.first() {
-                Some(pipeline) => pipeline.apply(&texts, &item.fields).map_err(|message| failed(message.into()))?,
-                None => texts,
+                Some(pipeline) => {
+                    pipeline.apply(&texts, &item.fields, python.as_ref()).map_err(|message| failed(message.into()))?
+                }
+                None => texts.into_iter().map(Value::from).collect(),
             };
+            // What a function of the task made is the program.
+            let made = self.task.pipelines.first().is_some_and(Pipeline::has_function);
             let numbered = filtered.iter().map(|answer| {
-                let program = format!("{before}{}{after}", sandbox::assemble::code_in(answer));
+                let answer = jinja::str(answer);
+                let code = if made { &answer } else { sandbox::assemble::code_in(&answer) };
+                let program = format!("{before}{code}{after}");
                 let next = programs.len();
                 *numbers.entry(program).or_insert_with_key(|program| {
                     programs.push(program.clone());
@@ -538,40 +562,43 @@ impl Run<'_> {
         let runs_programs = self.runs_programs();
         let names = metric_names(&task.metrics, &task.pipelines);
         let main = names.iter().position(|name| *name == task.main).unwrap_or(0);
-        let mut scores: Vec<Vec<Score>> = names.iter().map(|_| Vec::with_capacity(answers.len())).collect();
+        let python = options.python();
+        let asked: Vec<&Item> = chosen.iter().map(|&index| &items.items[index]).collect();
+        let columns = results::columns(task, &asked, answers, python.as_ref()).map_err(|Said { item, message }| {
+            let place = item.and_then(|item| asked.get(item)).map(|item| item.place.clone());
+            EvalError::Item {
+                task: task.name.clone(),
+                place: place.unwrap_or_else(|| FilePosition::file(&task.path)),
+                error: ModelError::new(message).into(),
+            }
+        })?;
         let mut of_items = Vec::with_capacity(answers.len());
         let mut samples = Vec::new();
-        for (&index, answer) in chosen.iter().zip(answers) {
+        for (i, (&index, answer)) in chosen.iter().zip(answers).enumerate() {
             let item = &items.items[index];
-            let failed = |message: String| EvalError::Item {
-                task: task.name.clone(),
-                place: item.place.clone(),
-                error: ModelError::new(message).into(),
-            };
-            let of_item = score(task, item, answer).map_err(failed)?;
+            let of_item: Vec<Score> = columns.iter().filter_map(|column| column.scores.get(i).copied()).collect();
             if options.samples {
-                let mut json = record(task, items, index, item, answer, &names, &of_item);
+                let mut json = record(task, items, index, item, answer, &names, &of_item, python.as_ref());
                 json["doc"] = serde_json::Value::Object(item.fields.clone());
                 samples.push(Sample { task: task.name.clone(), index, json: json.to_string() });
             }
             if let Some(Score { sum, weight }) = of_item.get(main) {
                 of_items.push(ItemScore { index, sum: *sum, weight: *weight, loss: loss(item, answer) });
             }
-            scores.iter_mut().zip(of_item).for_each(|(scores, score)| scores.push(score));
         }
         let per_pipeline = task.metrics.len().max(1);
-        let metrics = names.iter().zip(&scores).enumerate().map(|(i, (name, scores))| {
+        let metrics = names.iter().zip(&columns).enumerate().map(|(i, (name, column))| {
             let spec = &task.metrics[i % per_pipeline];
-            let estimate = spec.aggregation.of(scores);
-            if estimate.value.is_nan() && !scores.is_empty() {
+            let estimate = column.estimate;
+            if estimate.value.is_nan() && !column.scores.is_empty() {
                 let (model, task) = (model.to_string(), task.name.clone());
-                return Err(EvalError::Undefined { model, task, metric: name.clone(), n: scores.len() });
+                return Err(EvalError::Undefined { model, task, metric: name.clone(), n: column.scores.len() });
             }
             Ok(MetricReport {
                 name: name.clone(),
                 value: estimate.value,
                 stderr: estimate.stderr,
-                higher_is_better: spec.aggregation.higher_is_better(),
+                higher_is_better: spec.higher_is_better(),
             })
         });
         let weaker = sandbox.filter(|_| runs_programs).map(Sandbox::strength);

@@ -1,9 +1,11 @@
 //! What is done to an answer before it is compared: pipelines of small steps.
 
 use crate::python::{self, regex};
+use crate::task::{Function, Python};
 use fancy_regex::Regex;
 use glue_lm::jinja;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Steps in order, under the name that a report shows.
 #[derive(Debug)]
@@ -36,6 +38,12 @@ pub(crate) enum Filter {
         ignore_punctuation: bool,
         ignore: Vec<Regex>,
     },
+    /// The tags of `('word', 'TAG')` pairs in an answer, as a list.
+    Tags(Vec<String>),
+    /// Named entities in one form, as `per: name $ loc: place`.
+    Spans,
+    /// A function of the task, or a class of filters with its options.
+    Function(Arc<Function>, Vec<(String, Value)>),
 }
 
 /// Picks one match of a pattern.
@@ -59,39 +67,63 @@ impl Pipeline {
         Pipeline { name: "none".into(), filters: vec![Filter::TakeFirst] }
     }
 
-    /// What is left of the answers to the item with these fields.
+    /// What is left of the answers to the item with these fields: texts, but for filters that make lists of them.
     ///
     /// # Errors
     /// What a step could not do.
-    pub(crate) fn apply(&self, answers: &[String], fields: &Map<String, Value>) -> Result<Vec<String>, String> {
-        self.filters.iter().try_fold(answers.to_vec(), |answers, filter| filter.apply(answers, fields))
+    pub(crate) fn apply(
+        &self,
+        answers: &[String],
+        fields: &Map<String, Value>,
+        python: Option<&Python>,
+    ) -> Result<Vec<Value>, String> {
+        let answers = answers.iter().map(|answer| Value::from(answer.as_str())).collect();
+        self.filters.iter().try_fold(answers, |answers, filter| filter.apply(answers, fields, python))
+    }
+
+    /// Whether one answer is left of several.
+    pub(crate) fn takes_first(&self) -> bool {
+        self.filters.iter().any(|filter| matches!(filter, Filter::TakeFirst))
+    }
+
+    /// Whether a function makes of an answer what it likes.
+    pub(crate) fn has_function(&self) -> bool {
+        self.filters.iter().any(|filter| matches!(filter, Filter::Function(..)))
     }
 }
 
 impl Filter {
-    fn apply(&self, mut answers: Vec<String>, fields: &Map<String, Value>) -> Result<Vec<String>, String> {
-        let each = |f: &dyn Fn(&str) -> String| answers.iter().map(|answer| f(answer)).collect();
-        Ok(match self {
+    fn apply(
+        &self,
+        mut answers: Vec<Value>,
+        fields: &Map<String, Value>,
+        python: Option<&Python>,
+    ) -> Result<Vec<Value>, String> {
+        let each = |f: &dyn Fn(&str) -> Result<String, String>| -> Result<Vec<Value>, String> {
+            answers.iter().map(|answer| Ok(Value::from(f(&jinja::str(answer))?))).collect()
+        };
+        match self {
             Filter::TakeFirst => {
                 answers.truncate(1);
-                answers
+                Ok(answers)
             }
             Filter::TakeFirstK(k) => {
                 answers.truncate(*k);
-                answers
+                Ok(answers)
             }
             Filter::MajorityVote => {
-                let votes = |candidate: &String| answers.iter().filter(|answer| *answer == candidate).count();
+                let votes = |candidate: &Value| answers.iter().filter(|answer| *answer == candidate).count();
                 let winner = answers.iter().rev().max_by_key(|&answer| votes(answer)).cloned();
-                winner.into_iter().collect()
+                Ok(winner.into_iter().collect())
             }
-            Filter::RemoveWhitespace => each(&|answer| python::strip(answer).to_string()),
-            Filter::Lowercase => each(&str::to_lowercase),
-            Filter::Uppercase => each(&str::to_uppercase),
+            Filter::RemoveWhitespace => each(&|answer| Ok(python::strip(answer).to_string())),
+            Filter::Lowercase => each(&|answer| Ok(answer.to_lowercase())),
+            Filter::Uppercase => each(&|answer| Ok(answer.to_uppercase())),
             Filter::Map { table, otherwise } => each(&|answer| {
-                table.iter().find(|(from, _)| from == answer).map_or_else(|| otherwise.clone(), |(_, to)| to.clone())
+                let found = table.iter().find(|(from, _)| from == answer);
+                Ok(found.map_or_else(|| otherwise.clone(), |(_, to)| to.clone()))
             }),
-            Filter::Regex(extract) => answers.iter().map(|answer| extract.first(answer)).collect::<Result<_, _>>()?,
+            Filter::Regex(extract) => each(&|answer| extract.first(answer)),
             Filter::MultiChoiceRegex { extract, ignore_case, ignore_punctuation, ignore } => {
                 let choices = choices(fields)?;
                 let simplify = |text: &str| -> Result<String, String> {
@@ -108,10 +140,63 @@ impl Filter {
                     Ok(text)
                 };
                 let by_choice = ByChoice::new(&choices, extract.select, simplify)?;
-                answers.iter().map(|answer| by_choice.pick(extract, answer)).collect::<Result<_, _>>()?
+                each(&|answer| by_choice.pick(extract, answer))
             }
-        })
+            Filter::Tags(fallback) => answers.iter().map(|answer| tags(&jinja::str(answer), fallback)).collect(),
+            Filter::Spans => each(&spans),
+            Filter::Function(function, options) => {
+                let texts: Vec<String> = answers.iter().map(jinja::str).collect();
+                match function.filter(python, options.clone(), &texts, fields)? {
+                    Value::Array(answers) => Ok(answers),
+                    one => Ok(vec![one]),
+                }
+            }
+        }
     }
+}
+
+/// The tags of `('word', 'TAG')` pairs.
+fn tags(answer: &str, fallback: &[String]) -> Result<Value, String> {
+    let pairs = regex::compile(r"\('([^']*)', '([^']*)'\)")?;
+    let found = regex::find_all(&pairs, answer)?;
+    let tags: Vec<String> = found.into_iter().filter_map(|mut groups| groups.pop()).collect();
+    Ok(if tags.is_empty() { fallback.into() } else { tags.into() })
+}
+
+/// What labels of entities are called, and what they are called here. In this order, each within the result of those
+/// before.
+const LABELS: &[(&str, &str)] = &[
+    ("person", "PER"),
+    ("location", "LOC"),
+    ("organization", "ORG"),
+    ("counties", "LOC"),
+    ("places", "LOC"),
+    ("people", "PER"),
+    ("persons", "PER"),
+    ("company", "ORG"),
+    ("country", "LOC"),
+    ("continent", "LOC"),
+    ("time", "DATE"),
+    ("date", "DATE"),
+    ("per", "PER"),
+    ("loc", "LOC"),
+    ("org", "ORG"),
+];
+
+fn spans(answer: &str) -> Result<String, String> {
+    let mut text = answer.to_lowercase();
+    for (label, short) in LABELS {
+        text = regex::substitute(&regex::compile(&format!(r"\b{label}\s*:"))?, &format!("{short}:"), &text, 0)?;
+    }
+    let text = text.replace("$$", "$");
+    let text = text.trim_end_matches('$').replace('\n', "$");
+    let mut entities = Vec::new();
+    for groups in regex::find_all(&regex::compile(r"\b(PER|LOC|ORG|DATE):\s*([^$]+)")?, python::strip(&text))? {
+        let [label, values] = groups.as_slice() else { continue };
+        let values = values.split(',').map(python::strip).filter(|value| value.to_lowercase() != "none");
+        entities.extend(values.map(|value| format!("{}: {value}", label.to_lowercase())));
+    }
+    Ok(entities.join(" $ "))
 }
 
 impl Extract {
@@ -210,7 +295,8 @@ mod tests {
     fn check(filter: Filter, answers: &[&str], expected: &[&str]) {
         let answers: Vec<String> = answers.iter().map(|answer| answer.to_string()).collect();
         let fields = json!({"choices": ["Guilty", "Guilty of Romance", "none"]});
-        assert_eq!(filter.apply(answers, fields.as_object().unwrap()).unwrap(), expected, "{filter:?}");
+        let answers = answers.into_iter().map(Value::from).collect();
+        assert_eq!(filter.apply(answers, fields.as_object().unwrap(), None).unwrap(), expected, "{filter:?}");
     }
 
     #[test]

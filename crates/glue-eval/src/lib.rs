@@ -97,6 +97,7 @@
 pub struct ReadmeExamples;
 
 mod cache;
+mod corpus;
 mod data;
 pub mod decision;
 pub mod error;

@@ -12,9 +12,13 @@
 //! with e = √(n/(n−1) · Σ(a_i − r·b_i)²) / Σb_i, the error of a ratio. All but the first are the delta method, which
 //! agrees with a bootstrap for large n and, other than one, needs no random numbers. A standard error needs two items.
 
+use crate::corpus::Corpus;
 use crate::python::regex;
 use crate::statistics::Estimate;
+use crate::task::Function;
 use fancy_regex::Regex;
+use serde_json::Value;
+use std::sync::Arc;
 
 /// A metric of a task.
 #[derive(Debug)]
@@ -22,7 +26,39 @@ pub(crate) struct MetricSpec {
     /// Its name in a report.
     pub(crate) name: String,
     pub(crate) metric: Metric,
+    /// Of the scores of items; of what they contribute where there is a `corpus`.
     pub(crate) aggregation: Aggregation,
+    /// What scores all items together.
+    pub(crate) corpus: Option<Corpus>,
+    /// Whether more is better, where the task says so.
+    pub(crate) better: Option<bool>,
+}
+
+impl MetricSpec {
+    pub(crate) fn new(name: &str, metric: Metric, aggregation: Aggregation) -> MetricSpec {
+        MetricSpec { name: name.into(), metric, aggregation, corpus: None, better: None }
+    }
+
+    /// Whether more is better.
+    pub(crate) fn higher_is_better(&self) -> bool {
+        self.better.unwrap_or_else(|| self.aggregation.higher_is_better() && !matches!(self.metric, Metric::Brier))
+    }
+
+    /// The best that an item can give.
+    pub(crate) fn at_best(&self) -> f64 {
+        match &self.metric {
+            Metric::Brier => 0.0,
+            _ if self.is_share() => 1.0,
+            Metric::LogLikelihood | Metric::PerToken | Metric::PerWord | Metric::PerByte => 0.0,
+            _ if self.higher_is_better() => f64::INFINITY,
+            _ => f64::NEG_INFINITY,
+        }
+    }
+
+    /// Whether each item gives a number from 0 to 1, where more is better.
+    pub(crate) fn is_share(&self) -> bool {
+        self.corpus.is_none() && self.metric.is_share()
+    }
 }
 
 /// How one item is scored.
@@ -48,6 +84,14 @@ pub(crate) enum Metric {
     PerByte,
     /// The chance that one of `k` answers passes its tests.
     PassAt(usize),
+    /// The squared distance of the probabilities of the choices from those of certainty.
+    Brier,
+    /// The right choice and the one taken, or a reference and an answer, for a score of all items together.
+    Pair,
+    /// What the function that scores items gives under this name.
+    Named(String),
+    /// What a function gives for a reference and an answer, with these options.
+    Function(Arc<Function>, Vec<(String, Value)>),
 }
 
 /// From the scores of items to that of a task.
@@ -86,14 +130,18 @@ impl Metric {
         matches!(self, Metric::PerToken | Metric::PerWord | Metric::PerByte)
     }
 
-    /// Whether an item gives a number from 0 to 1; otherwise it gives a log-likelihood.
-    pub(crate) fn is_share(&self) -> bool {
-        !self.is_weighted() && !matches!(self, Metric::LogLikelihood)
+    /// Whether an item gives the likelihood of a text.
+    pub(crate) fn is_likelihood(&self) -> bool {
+        self.is_weighted() || matches!(self, Metric::LogLikelihood)
     }
 
-    /// The most that an item can give: certainty has log-likelihood 0.
-    pub(crate) fn at_best(&self) -> f64 {
-        if self.is_share() { 1.0 } else { 0.0 }
+    /// Whether an item gives a number from 0 to 1, where more is better.
+    pub(crate) fn is_share(&self) -> bool {
+        match self {
+            Metric::Named(name) => name.starts_with("acc") || matches!(name.as_str(), "exact_match" | "em"),
+            Metric::LogLikelihood | Metric::Brier | Metric::Pair | Metric::Function(..) => false,
+            _ => !self.is_weighted(),
+        }
     }
 }
 

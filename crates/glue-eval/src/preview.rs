@@ -33,6 +33,7 @@ pub struct Preview {
 /// [`EvalError`]: a task or an item that is not sound.
 pub fn preview(tasks: &[Task], options: &EvalOptions) -> Result<Vec<Preview>, EvalError> {
     options.check_splits(tasks)?;
+    let python = options.python();
     let one = |task: &Task| {
         let items = task.items(&ItemOptions {
             split: options.split_of(task),
@@ -41,6 +42,7 @@ pub fn preview(tasks: &[Task], options: &EvalOptions) -> Result<Vec<Preview>, Ev
             num_fewshot: options.num_fewshot,
             seed: options.seed,
             chat: None,
+            python: python.as_ref(),
         })?;
         let requests = items.items.iter().map(|item| match &item.ask {
             Ask::Choose { choices, .. } => choices.len(),

@@ -4,6 +4,7 @@
 //! `re`; examples for a prompt are drawn by Python's generator.
 
 pub(crate) mod literal;
+pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod regex;
 

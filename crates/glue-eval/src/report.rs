@@ -72,7 +72,7 @@ impl Task {
         let (name, spec) = self.main_spec()?;
         let scores: Vec<Score> = items.iter().map(|item| Score { sum: item.sum, weight: item.weight }).collect();
         let estimate = (!scores.is_empty()).then(|| spec.aggregation.of(&scores))?;
-        let higher_is_better = spec.aggregation.higher_is_better();
+        let higher_is_better = spec.higher_is_better();
         Some(MetricReport { name, value: estimate.value, stderr: estimate.stderr, higher_is_better })
     }
 
@@ -80,7 +80,7 @@ impl Task {
     /// are then. Every operation of it is monotone, so that rounding cannot make it less than that.
     pub fn main_at_best(&self, items: &[Option<ItemScore>]) -> Option<f64> {
         let (_, spec) = self.main_spec()?;
-        let best = spec.metric.at_best();
+        let best = spec.at_best();
         if spec.metric.is_weighted() && items.contains(&None) {
             // Nothing is known of the weight of what is missing: all of it could be certain and outweigh the rest.
             return (!items.is_empty()).then(|| spec.aggregation.of(&[Score { sum: best, weight: 1.0 }]).value);
@@ -95,12 +95,12 @@ impl Task {
 
     /// Whether more is better in the main metric.
     pub fn main_is_higher_better(&self) -> bool {
-        self.main_spec().is_none_or(|(_, spec)| spec.aggregation.higher_is_better())
+        self.main_spec().is_none_or(|(_, spec)| spec.higher_is_better())
     }
 
     /// Whether the main metric is a mean of numbers from 0 to 1, one for each item.
     pub fn main_is_share(&self) -> bool {
-        self.main_spec().is_some_and(|(_, spec)| spec.aggregation == Aggregation::Mean && spec.metric.is_share())
+        self.main_spec().is_some_and(|(_, spec)| spec.aggregation == Aggregation::Mean && spec.is_share())
     }
 
     pub(crate) fn main_spec(&self) -> Option<(String, &MetricSpec)> {

@@ -138,6 +138,8 @@ pub struct Options {
     pub python: PathBuf,
     /// Whether installed packages can be imported; they can by default.
     pub packages: bool,
+    /// Directories and files that programs can read beside those; none by default.
+    pub readable: Vec<PathBuf>,
     /// Whether Landlock is used where the kernel has it; it is by default. Without it nothing can be written at all.
     pub landlock: bool,
     /// Whether each program has a disk of its own where the system allows that; it has by default. Without, its files
@@ -147,7 +149,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { python: PathBuf::from("python3"), packages: true, landlock: true, namespaces: true }
+        Options {
+            python: PathBuf::from("python3"),
+            packages: true,
+            readable: Vec::new(),
+            landlock: true,
+            namespaces: true,
+        }
     }
 }
 

@@ -80,9 +80,9 @@ impl ComparableScore {
     }
 
     /// `scores` aggregated, with more for better.
-    fn new(aggregation: Aggregation, scores: &[Score]) -> ComparableScore {
+    fn new(aggregation: Aggregation, higher_is_better: bool, scores: &[Score]) -> ComparableScore {
         let estimate = aggregation.of(scores);
-        let sign = if aggregation.higher_is_better() { 1.0 } else { -1.0 };
+        let sign = if higher_is_better { 1.0 } else { -1.0 };
         let items = if estimate.value.is_finite() { aggregation.contributions(scores) } else { Vec::new() };
         ComparableScore {
             value: sign * estimate.value,
@@ -98,8 +98,9 @@ impl Task {
     pub fn scale(&self) -> Scale {
         match self.main_spec() {
             Some((_, spec)) if spec.aggregation == Aggregation::Median => Scale::Other,
-            Some((_, spec)) if spec.metric.is_share() => Scale::Fraction,
-            Some(_) => Scale::Perplexity,
+            Some((_, spec)) if spec.is_share() => Scale::Fraction,
+            Some((_, spec)) if spec.metric.is_likelihood() => Scale::Perplexity,
+            Some(_) => Scale::Other,
             None => Scale::Other,
         }
     }
@@ -121,10 +122,10 @@ impl Prepared {
                 Some(Score { sum: -item.loss?, weight: bytes(&self.items()[task].items[item.index])? as f64 })
             };
             let scores: Vec<Score> = items.iter().map(score).collect::<Option<_>>()?;
-            return Some(ComparableScore::new(Aggregation::BitsPerByte, &scores));
+            return Some(ComparableScore::new(Aggregation::BitsPerByte, false, &scores));
         }
         let scores: Vec<Score> = items.iter().map(|item| Score { sum: item.sum, weight: item.weight }).collect();
-        Some(ComparableScore::new(spec.aggregation, &scores))
+        Some(ComparableScore::new(spec.aggregation, spec.higher_is_better(), &scores))
     }
 
     /// For each task the score that guessing has: in a task whose main metric is an accuracy of choices, the mean over

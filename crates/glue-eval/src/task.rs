@@ -13,6 +13,7 @@ pub use catalog::{Counts, Entry, EntryKind, Status, TaskCatalog, TaskSet};
 pub use discover::{load_task_set, load_tasks, select};
 pub(crate) use fields::texts;
 pub use group::{Member, TaskGroup};
+pub(crate) use harness::{Function, Python};
 
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
@@ -64,6 +65,8 @@ pub struct Task {
     pub(crate) pipelines: Vec<Pipeline>,
     /// The keys of its file and of those that it includes; empty for a native task.
     pub(crate) config: Map<String, Value>,
+    /// What scores an item instead of its metrics.
+    pub(crate) process_results: Option<Arc<harness::Function>>,
     source: Source,
 }
 
@@ -140,6 +143,15 @@ impl Task {
         }
     }
 
+    /// Why it takes a Python to score the task, which [`EvalOptions::allow_python`](crate::EvalOptions::allow_python)
+    /// allows: a function of its files that is beyond what is evaluated here. `None` if there is none.
+    pub fn needs_python(&self) -> Option<TaskError> {
+        match &self.source {
+            Source::Native(_) => None,
+            Source::Harness(harness) => harness.unsupported(),
+        }
+    }
+
     /// Whether it runs what the model writes.
     pub fn runs_code(&self) -> bool {
         self.kind == Kind::Code
@@ -210,6 +222,8 @@ pub(crate) struct ItemOptions<'a> {
     /// What the choice of examples depends on.
     pub(crate) seed: u64,
     pub(crate) chat: Option<Chat<'a>>,
+    /// What runs functions of the task that are not evaluated here, where that is allowed.
+    pub(crate) python: Option<&'a Python>,
 }
 
 impl ItemOptions<'_> {

@@ -100,6 +100,10 @@ pub(crate) struct Args {
     #[arg(long)]
     allow_code_execution: bool,
 
+    /// Run Python functions of tasks that glue does not evaluate itself with the installed Python, in a sandbox
+    #[arg(long)]
+    allow_python: bool,
+
     /// Time limit of each program, in seconds
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), requires = "allow_code_execution")]
     code_timeout: u64,
@@ -123,7 +127,7 @@ pub(crate) struct Args {
     output_path: Option<PathBuf>,
 
     /// Let this command score the model: it reads a JSON request and prints a JSON answer
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "allow_code_execution", "task", "dry_run", "include_path", "data", "output_path"])]
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "allow_code_execution", "allow_python", "task", "dry_run", "include_path", "data", "output_path"])]
     evaluator: Option<String>,
 
     /// Time limit of the evaluator, in seconds (default: none)
@@ -314,6 +318,7 @@ fn options(args: &Args, global: &Global) -> Result<EvalOptions, Failure> {
         apply_chat_template: args.apply_chat_template,
         fewshot_as_multiturn: args.fewshot_as_multiturn,
         allow_code_execution: args.allow_code_execution,
+        allow_python: args.allow_python,
         samples: args.samples.is_some() || args.output_path.is_some(),
         ..EvalOptions::default()
     };

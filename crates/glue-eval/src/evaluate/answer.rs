@@ -1,10 +1,13 @@
 //! What a model said to an item: its scores, its loss, and the record of it for people.
 
+use super::results::Scored;
+use crate::corpus::brier;
 use crate::metrics::{Metric, Score, argmax, count_words};
 use crate::model::{Generation, LogLikelihood};
 use crate::pass_at_k::pass_at_k;
 use crate::sandbox::{Execution, Outcome};
-use crate::task::{Ask, Check, Item, Items, Task};
+use crate::task::{Ask, Check, Item, Items, Python, Task};
+use glue_lm::jinja;
 use serde_json::{Map, Value, json};
 
 /// What the model said to one item.
@@ -58,23 +61,32 @@ pub(super) fn not_run(answers: &[Answer]) -> Option<String> {
     })
 }
 
-/// The scores of an item: for each pipeline those of all metrics.
-pub(super) fn score(task: &Task, item: &Item, answer: &Answer) -> Result<Vec<Score>, String> {
-    let mut scores = Vec::new();
-    for pipeline in &task.pipelines {
-        let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
-        let filtered = pipeline.apply(&texts, &item.fields)?;
-        for spec in &task.metrics {
-            scores.push(one(&spec.metric, item, answer, &filtered)?);
-        }
-    }
-    Ok(scores)
-}
-
-fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[String]) -> Result<Score, String> {
+/// What an item has in a metric, given what a pipeline left of its answers.
+///
+/// # Errors
+/// What is missing, or a pattern that runs for ever.
+pub(super) fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[Value]) -> Result<Scored, String> {
     let logprobs = || answer.scored.iter().map(|scored| scored.logprob);
     let total: f64 = logprobs().sum();
-    Ok(match (&item.ask, metric) {
+    Ok(Scored::Number(match (&item.ask, metric) {
+        (Ask::Choose { gold, .. }, Metric::Pair) => {
+            let said = argmax(logprobs()).ok_or("the log-likelihoods are not numbers")?;
+            return match gold.as_slice() {
+                [gold] => Ok(Scored::Value(json!([gold, said]))),
+                _ => Err("several choices are right, and this metric compares one".into()),
+            };
+        }
+        (Ask::Choose { gold, .. }, Metric::Brier) => match gold.as_slice() {
+            [gold] => brier(&logprobs().collect::<Vec<_>>(), *gold).into(),
+            _ => return Err("several choices are right, and this metric compares one".into()),
+        },
+        (Ask::Generate { check: Check::Match(targets), .. }, Metric::Pair) => {
+            let [target] = targets.as_slice() else {
+                return Err("several answers are right, and this metric compares one".into());
+            };
+            let said = filtered.first().cloned().unwrap_or_default();
+            return Ok(Scored::Value(json!([target, said])));
+        }
         (Ask::Choose { choices, gold, .. }, metric) => {
             let right = |best: Option<usize>| Score::from(best.is_some_and(|best| gold.contains(&best)));
             let per = |length: fn(&str) -> usize| {
@@ -117,8 +129,9 @@ fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[String]) -> Re
             };
             let mut right = 0;
             for answer in filtered {
+                let answer = jinja::str(answer);
                 for target in targets {
-                    if comparison.equal(answer, target)? {
+                    if comparison.equal(&answer, target)? {
                         right += 1;
                         break;
                     }
@@ -127,7 +140,7 @@ fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[String]) -> Re
             // Where a pipeline leaves several answers, their share counts.
             (f64::from(right) / filtered.len().max(1) as f64).into()
         }
-    })
+    }))
 }
 
 /// What was asked and answered, for people.
@@ -139,6 +152,7 @@ pub(super) fn record(
     answer: &Answer,
     names: &[String],
     scores: &[Score],
+    python: Option<&Python>,
 ) -> Value {
     let mut map = Map::new();
     map.insert("task".into(), json!(task.name));
@@ -173,7 +187,7 @@ pub(super) fn record(
             map.insert("prompt".into(), json!(context));
             let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
             let filtered = task.pipelines.iter().map(|pipeline| {
-                let left = pipeline.apply(&texts, &item.fields).unwrap_or_default();
+                let left = pipeline.apply(&texts, &item.fields, python).unwrap_or_default();
                 (pipeline.name.clone(), json!(left))
             });
             map.insert("filtered".into(), Value::Object(filtered.collect()));

@@ -60,7 +60,7 @@ impl Random {
     }
 
     /// A number below `bound`, which must not be 0 and fits 32 bits.
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bits = usize::BITS - bound.leading_zeros();
         loop {
             let drawn = (self.word() >> (32 - bits)) as usize;

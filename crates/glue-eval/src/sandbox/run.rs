@@ -70,7 +70,8 @@ impl Jail {
     pub(super) fn new(limits: &Limits, options: &Options) -> Result<Jail, SandboxError> {
         remove_abandoned();
         let interpreter = Interpreter::find(&options.python)?;
-        let view = if options.landlock { View::new(&interpreter.places, &interpreter.mapped)? } else { None };
+        let places = [&interpreter.places[..], &options.readable].concat();
+        let view = if options.landlock { View::new(&places, &interpreter.mapped)? } else { None };
         let mut jail = Jail {
             interpreter,
             disk: Disk::Shared,

@@ -5,9 +5,14 @@
 //! of the key.
 
 mod dataset;
+mod functions;
 mod load;
 mod parts;
+mod reader;
 mod rules;
+
+pub(super) use functions::Programs;
+pub(crate) use functions::{Function, Python};
 
 pub(super) use load::{Document, load};
 pub(super) use parts::pipelines;
@@ -19,14 +24,13 @@ use super::{Ask, Check, Generating, Item, ItemOptions, Items, Kind, Source, Task
 use crate::data::{DataSources, Row, describe};
 use crate::error::{EvalError, FilePosition, TaskError};
 use crate::filters::{Filter, Pipeline};
-use crate::python::{self, literal};
 use crate::split::SplitExpression;
 use crate::template::Templates;
 use dataset::Splits;
 use glue_lm::jinja;
+use reader::{Doc, Reader};
 use rules::{Rule, Rules, rule, rules};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +60,8 @@ const KEYS: &[&str] = &[
     "filter_list",
     "gen_prefix",
     "unsafe_code",
+    "process_docs",
+    "process_results",
 ];
 
 /// Keys without a meaning for scores of a local file.
@@ -65,8 +71,6 @@ const REMARKS: &[&str] = &["task_alias", "should_decontaminate", "doc_to_deconta
 const REFUSED: &[(&str, &str)] = &[
     ("class", "the task is written in Python"),
     ("custom_dataset", "it is a Python function"),
-    ("process_docs", "it is a Python function"),
-    ("process_results", "it is a Python function"),
     ("use_prompt", "prompts of promptsource are not read; write them as templates"),
     ("doc_to_image", "images are not supported"),
     ("doc_to_audio", "sounds are not supported"),
@@ -82,6 +86,7 @@ const FEWSHOT_KEYS: &[&str] = &[
     "gen_prefix",
     "fewshot_delimiter",
     "target_delimiter",
+    "process_docs",
 ];
 
 #[derive(Debug)]
@@ -91,7 +96,12 @@ pub(super) struct Harness {
     validation_split: Option<String>,
     test_split: Option<String>,
     fewshot_split: Option<String>,
-    samples: Option<Vec<Row>>,
+    samples: Option<Samples>,
+    process_docs: Option<Arc<Function>>,
+    /// The same for examples.
+    process_examples: Option<Arc<Function>>,
+    /// All functions, with the keys that name them.
+    functions: Vec<(FilePosition, String, Arc<Function>)>,
     fewshot_choice: Choice,
     templates: Templates,
     rules: Rules,
@@ -99,6 +109,13 @@ pub(super) struct Harness {
     description: Option<Rule>,
     num_fewshot: Option<usize>,
     generating: Arc<Generating>,
+}
+
+/// Examples that stand in the task file, or are made by a function.
+#[derive(Debug)]
+enum Samples {
+    Rows(Vec<Row>),
+    Function(Arc<Function>),
 }
 
 /// Checks a document into a task.
@@ -121,13 +138,16 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
             return Err(fields.wrong("output_type", known, &Value::from(other)));
         }
     };
-    let (kind, metrics) = parts::metrics(&fields, kind)?;
+    let mut programs = Programs::default();
+    let process_docs = function(&fields, "process_docs", &mut programs)?;
+    let process_results = function(&fields, "process_results", &mut programs)?;
+    let (kind, metrics) = parts::metrics(&fields, kind, process_results.is_some(), &mut programs)?;
     if fields.get("test_split").is_none() && fields.get("validation_split").is_none() {
         return Err(TaskError::MissingField { place: fields.place, field: "test_split".into() });
     }
     let mut templates = Templates::new();
-    let rules = rules(&fields, &mut templates, kind)?;
-    let description = rule(&fields, "description", &mut templates)?;
+    let rules = rules(&fields, &mut templates, &mut programs, kind)?;
+    let description = rule(&fields, "description", &mut templates, &mut programs)?;
     let nothing = Map::new();
     let own = match fields.get("fewshot_config") {
         None => Fields { place: fields.place.clone(), map: &nothing, sources: &[] },
@@ -136,10 +156,10 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
     };
     own.only(&[FEWSHOT_KEYS])?;
     let fewshot = Rules {
-        text: rule(&own, "doc_to_text", &mut templates)?.unwrap_or_else(|| rules.text.clone()),
-        target: rule(&own, "doc_to_target", &mut templates)?.unwrap_or_else(|| rules.target.clone()),
-        choice: rule(&own, "doc_to_choice", &mut templates)?.or_else(|| rules.choice.clone()),
-        prefix: rule(&own, "gen_prefix", &mut templates)?.or_else(|| rules.prefix.clone()),
+        text: rule(&own, "doc_to_text", &mut templates, &mut programs)?.unwrap_or_else(|| rules.text.clone()),
+        target: rule(&own, "doc_to_target", &mut templates, &mut programs)?.unwrap_or_else(|| rules.target.clone()),
+        choice: rule(&own, "doc_to_choice", &mut templates, &mut programs)?.or_else(|| rules.choice.clone()),
+        prefix: rule(&own, "gen_prefix", &mut templates, &mut programs)?.or_else(|| rules.prefix.clone()),
         delimiters: Delimiters {
             target: own
                 .optional_text("target_delimiter")?
@@ -159,12 +179,15 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
     let repeats = fields.number("repeats", ANSWERS)?.unwrap_or(1);
     let generates = matches!(kind, Kind::GenerateUntil | Kind::Code);
     let pipelines = match fields.get("filter_list") {
-        Some(list) => parts::pipelines(&fields, list)?,
+        Some(list) => parts::pipelines(&fields, list, &mut programs)?,
         // Programs are judged together.
         None if kind == Kind::Code => vec![Pipeline { name: "none".into(), filters: Vec::new() }],
         None => vec![Pipeline::take_first()],
     };
-    if !generates && !pipelines.iter().all(|pipeline| matches!(pipeline.filters.as_slice(), [Filter::TakeFirst])) {
+    if !generates
+        && process_results.is_none()
+        && !pipelines.iter().all(|pipeline| matches!(pipeline.filters.as_slice(), [Filter::TakeFirst]))
+    {
         return Err(TaskError::Unsupported {
             place: fields.place_of("filter_list"),
             key: "filter_list".into(),
@@ -189,7 +212,9 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
         validation_split,
         test_split,
         fewshot_split,
-        samples: samples(&own)?,
+        samples: samples(&own, &mut programs)?,
+        process_examples: function(&own, "process_docs", &mut programs)?.or_else(|| process_docs.clone()),
+        process_docs,
         fewshot_choice,
         templates,
         description,
@@ -198,6 +223,7 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
         fewshot,
         rules,
         data,
+        functions: programs.functions,
     };
     Ok(Task {
         name: fields.text("task")?.into(),
@@ -208,169 +234,34 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
         metrics,
         pipelines,
         config: document.map.clone(),
+        process_results,
         source: Source::Harness(Box::new(harness)),
     })
 }
 
-fn samples(own: &Fields<'_>) -> Result<Option<Vec<Row>>, TaskError> {
+/// The function that a key names.
+fn function(fields: &Fields<'_>, key: &str, programs: &mut Programs) -> Result<Option<Arc<Function>>, TaskError> {
+    let Some(value) = fields.get(key) else { return Ok(None) };
+    let found = Function::of(fields, key, value, programs)?;
+    found.map(Some).ok_or_else(|| fields.wrong(key, "a function, as `!function utils.process_docs`", value))
+}
+
+fn samples(own: &Fields<'_>, programs: &mut Programs) -> Result<Option<Samples>, TaskError> {
     let Some(value) = own.get("samples") else { return Ok(None) };
+    if let Some(function) = Function::of(own, "samples", value, programs)? {
+        return Ok(Some(Samples::Function(function)));
+    }
     let row = |(line, item): (usize, &Value)| Some(Row { line, fields: item.as_object()?.clone() });
     let rows = value.as_array().and_then(|items| (1..).zip(items).map(row).collect());
-    rows.map(Some).ok_or_else(|| own.wrong("samples", "a list of maps", value))
-}
-
-/// An item with what is needed to say where it stands and what its columns are.
-struct Doc<'a> {
-    row: &'a Row,
-    place: FilePosition,
-}
-
-/// What turns items of one split into questions.
-struct Reader<'a> {
-    harness: &'a Harness,
-    /// The fields that any item of the split has.
-    columns: BTreeSet<&'a str>,
-    budget: TextBudget<'a>,
-}
-
-impl Reader<'_> {
-    /// The value of a rule before it is interpreted, and whether it came from a template.
-    fn value(&self, rule: &Rule, key: &str, doc: &Doc<'_>) -> Result<(Value, bool), TaskError> {
-        match rule {
-            Rule::Index(index) => Ok((Value::from(*index), false)),
-            Rule::List(items) => Ok((Value::Array(items.clone()), false)),
-            Rule::Text(_, column) if self.columns.contains(column.as_str()) => {
-                let value = doc.row.fields.get(column).filter(|value| !value.is_null());
-                let value =
-                    value.ok_or_else(|| TaskError::MissingField { place: doc.place.clone(), field: column.clone() })?;
-                // Truth values are numbers in Python.
-                Ok((value.as_bool().map_or_else(|| value.clone(), |flag| Value::from(u8::from(flag))), false))
-            }
-            Rule::Text(template, _) => {
-                let text = self.harness.templates.render(template, &doc.row.fields);
-                let text = text.map_err(|message| self.failed(doc, key, message))?;
-                self.budget.spend(text.len())?;
-                Ok((Value::String(text), true))
-            }
-        }
-    }
-
-    fn failed(&self, doc: &Doc<'_>, key: &str, message: String) -> TaskError {
-        TaskError::Template { place: doc.place.clone(), key: key.into(), message }
-    }
-
-    fn wrong(&self, doc: &Doc<'_>, key: &str, expected: &str, found: &Value) -> TaskError {
-        TaskError::WrongField {
-            place: doc.place.clone(),
-            field: key.into(),
-            expected: expected.into(),
-            found: describe(found),
-        }
-    }
-
-    /// Text, or an index where there are choices and a template gives digits.
-    fn text(&self, rules: &Rules, doc: &Doc<'_>) -> Result<Value, TaskError> {
-        match self.value(&rules.text, "doc_to_text", doc)? {
-            (Value::String(text), true) if rules.choice.is_some() && python::is_index(&text) => Ok(index(text)),
-            (value, _) => Ok(value),
-        }
-    }
-
-    fn target(&self, rules: &Rules, doc: &Doc<'_>) -> Result<Value, TaskError> {
-        match self.value(&rules.target, "doc_to_target", doc)? {
-            (Value::String(text), true) if rules.choice.is_some() && python::is_index(&text) => Ok(index(text)),
-            (Value::String(text), true) if text.len() >= 2 && text.starts_with('[') && text.ends_with(']') => {
-                Ok(literal::parse(&text).unwrap_or(Value::String(text)))
-            }
-            (value, _) => Ok(value),
-        }
-    }
-
-    fn choices(&self, rule: &Rule, doc: &Doc<'_>) -> Result<Vec<String>, TaskError> {
-        const KEY: &str = "doc_to_choice";
-        let value = match self.value(rule, KEY, doc)? {
-            (Value::String(text), true) => literal::parse(&text).map_err(|message| self.failed(doc, KEY, message))?,
-            (value, _) => value,
-        };
-        let choices = value.is_array().then(|| texts(&value)).flatten();
-        let choices = choices.ok_or_else(|| self.wrong(doc, KEY, "a list of texts", &value))?;
-        if choices.len() < 2 {
-            return Err(TaskError::TooFewChoices { place: doc.place.clone(), found: choices.len() });
-        }
-        if choices.iter().any(String::is_empty) {
-            return Err(self.wrong(doc, KEY, "a list of texts that are not empty", &value));
-        }
-        Ok(choices)
-    }
-
-    /// Text of a field or template; `None` without a rule.
-    fn words(&self, rule: Option<&Rule>, key: &str, doc: &Doc<'_>) -> Result<Option<String>, TaskError> {
-        let Some(rule) = rule else { return Ok(None) };
-        let (value, _) = self.value(rule, key, doc)?;
-        Ok(Some(jinja::str(&value)).filter(|text| !text.is_empty()))
-    }
-
-    /// The indices of the choices that a target names.
-    fn gold(&self, target: &Value, choices: &[String], doc: &Doc<'_>) -> Result<Vec<usize>, TaskError> {
-        let one = |target: &Value| {
-            let index = match target {
-                Value::String(text) => choices.iter().position(|choice| choice == text),
-                other => {
-                    let index = other
-                        .as_i64()
-                        .ok_or_else(|| self.wrong(doc, "doc_to_target", "the index or the text of a choice", other))?;
-                    usize::try_from(index).ok().filter(|&index| index < choices.len())
-                }
-            };
-            index.ok_or_else(|| TaskError::AnswerOutOfRange {
-                place: doc.place.clone(),
-                answer: jinja::repr(target),
-                choices: choices.len(),
-            })
-        };
-        match target {
-            Value::Array(items) if items.is_empty() => {
-                Err(self.wrong(doc, "doc_to_target", "a choice, or a list of some", target))
-            }
-            Value::Array(items) => items.iter().map(one).collect(),
-            other => Ok(vec![one(other)?]),
-        }
-    }
-
-    /// An example with its answer.
-    fn example(&self, doc: &Doc<'_>) -> Result<Vec<prompt::Turn>, TaskError> {
-        let rules = &self.harness.fewshot;
-        let choices = rules.choice.as_ref().map(|rule| self.choices(rule, doc)).transpose()?;
-        let pick = |value: &Value| -> Result<String, TaskError> {
-            let index = value.as_u64().and_then(|index| usize::try_from(index).ok());
-            match (&choices, index) {
-                (Some(choices), Some(index)) => choices.get(index).cloned().ok_or_else(|| {
-                    let place = doc.place.clone();
-                    TaskError::AnswerOutOfRange { place, answer: index.to_string(), choices: choices.len() }
-                }),
-                _ => Ok(jinja::str(value)),
-            }
-        };
-        let question = match self.text(rules, doc)? {
-            Value::String(text) => text,
-            // The question is a choice, and the target its end.
-            value if value.is_u64() => pick(&value)?,
-            other => return Err(self.wrong(doc, "doc_to_text", "text", &other)),
-        };
-        let answer = match self.target(rules, doc)? {
-            Value::Array(items) => items.first().map(pick).transpose()?.unwrap_or_default(),
-            other => pick(&other)?,
-        };
-        let prefix = self.words(rules.prefix.as_ref(), "gen_prefix", doc)?;
-        Ok(prompt::example(question, &answer, prefix.as_deref(), &rules.delimiters))
-    }
-}
-
-fn index(digits: String) -> Value {
-    digits.parse::<u64>().map_or(Value::String(digits), Value::from)
+    rows.map(|rows| Some(Samples::Rows(rows))).ok_or_else(|| own.wrong("samples", "a list of maps", value))
 }
 
 impl Harness {
+    /// The first function that cannot be evaluated here, and why.
+    pub(super) fn unsupported(&self) -> Option<TaskError> {
+        self.functions.iter().find_map(|(place, key, function)| function.unsupported(place.clone(), key))
+    }
+
     pub(super) fn splits(&self) -> Vec<String> {
         let mut splits: Vec<String> = self.data.list.iter().map(|split| split.name.clone()).collect();
         splits.sort();
@@ -395,26 +286,83 @@ impl Harness {
         })
     }
 
-    fn read(&self, task: &Task, split: &str) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
+    fn read(
+        &self,
+        task: &Task,
+        split: &str,
+        process: Option<&Arc<Function>>,
+        python: Option<&Python>,
+    ) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
         let found = self.data.get(split).ok_or_else(|| task.unknown_split(split))?;
         let read = found.read()?;
         if read.iter().all(|(_, rows)| rows.is_empty()) {
             let path = found.first_file().cloned().unwrap_or_else(|| task.path.clone());
             return Err(TaskError::EmptySplit { path, task: task.name.clone(), split: split.into() });
         }
-        Ok(read)
+        match process {
+            Some(function) => self.processed(task, split, function, python, read),
+            None => Ok(read),
+        }
+    }
+
+    /// What a function makes of the rows of a split.
+    fn processed(
+        &self,
+        task: &Task,
+        split: &str,
+        function: &Arc<Function>,
+        python: Option<&Python>,
+        read: Vec<(PathBuf, Vec<Row>)>,
+    ) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
+        let failed = |message: String| TaskError::Malformed {
+            place: FilePosition::file(&task.path),
+            message: format!("`process_docs` of the split `{split}`: {message}"),
+        };
+        let places: Vec<(PathBuf, usize)> =
+            read.iter().flat_map(|(file, rows)| rows.iter().map(|row| (file.clone(), row.line))).collect();
+        let rows = read.into_iter().flat_map(|(_, rows)| rows).map(|row| row.fields).collect();
+        let mut made: Vec<(PathBuf, Vec<Row>)> = Vec::new();
+        for (number, (origin, row)) in function.rows(python, rows).map_err(failed)?.into_iter().enumerate() {
+            let Value::Object(fields) = row else {
+                return Err(failed(format!("item {} is {} and no row", number + 1, describe(&row))));
+            };
+            let (file, line) = match origin.and_then(|origin| places.get(origin)) {
+                Some((file, line)) => (file.clone(), *line),
+                None => (task.path.clone(), number + 1),
+            };
+            match made.last_mut() {
+                Some((last, rows)) if *last == file => rows.push(Row { line, fields }),
+                _ => made.push((file, vec![Row { line, fields }])),
+            }
+        }
+        if made.is_empty() {
+            let (path, task) = (task.path.clone(), task.name.clone());
+            return Err(TaskError::EmptySplit { path, task, split: split.into() });
+        }
+        Ok(made)
     }
 
     /// The rows that examples are drawn from, the split they are of, and the file of each.
-    fn pool(&self, task: &Task, scored: &str) -> Result<(String, Vec<Row>, Vec<PathBuf>), TaskError> {
+    fn pool(
+        &self,
+        task: &Task,
+        scored: &str,
+        python: Option<&Python>,
+    ) -> Result<(String, Vec<Row>, Vec<PathBuf>), TaskError> {
         if let (None, Some(samples)) = (&self.fewshot_split, &self.samples) {
-            return Ok(("samples".into(), samples.clone(), vec![task.path.clone(); samples.len()]));
+            let rows = match samples {
+                Samples::Rows(rows) => rows.clone(),
+                Samples::Function(function) => samples_of(function, task, python)?,
+            };
+            let files = vec![task.path.clone(); rows.len()];
+            return Ok(("samples".into(), rows, files));
         }
+        let process = if self.fewshot_split.is_some() { &self.process_examples } else { &self.process_docs };
         let split = [&self.fewshot_split, &self.training_split, &self.validation_split].into_iter().flatten().next();
         let split = split.map_or(scored, String::as_str).to_string();
         let mut rows = Vec::new();
         let mut files = Vec::new();
-        for (file, read) in self.read(task, &split)? {
+        for (file, read) in self.read(task, &split, process.as_ref(), python)? {
             files.extend(std::iter::repeat_n(file, read.len()));
             rows.extend(read);
         }
@@ -427,6 +375,9 @@ impl Harness {
         scored: &SplitExpression,
         options: &ItemOptions<'_>,
     ) -> Result<Items, EvalError> {
+        if let Some(error) = self.unsupported().filter(|_| options.python.is_none()) {
+            return Err(error.into());
+        }
         let split = scored.name();
         let mut notes = Vec::new();
         let num_fewshot = match (options.num_fewshot, self.num_fewshot) {
@@ -436,9 +387,12 @@ impl Harness {
             }
             (wanted, own) => wanted.or(own).unwrap_or(0),
         };
-        let read = self.read(task, split)?;
-        let (pool_split, pool, pool_files) =
-            if num_fewshot > 0 { self.pool(task, split)? } else { (String::new(), Vec::new(), Vec::new()) };
+        let read = self.read(task, split, self.process_docs.as_ref(), options.python)?;
+        let (pool_split, pool, pool_files) = if num_fewshot > 0 {
+            self.pool(task, split, options.python)?
+        } else {
+            (String::new(), Vec::new(), Vec::new())
+        };
         // The harness compares the names in the task file, both of which may be absent; where another split is scored
         // than the file says, what matters is whether the item is among the examples.
         let usual = self.split_named(None) == Some(split);
@@ -447,7 +401,7 @@ impl Harness {
             notes.push(format!("examples are drawn from the split `{split}` that is scored, the item itself included"));
         }
         let columns = read.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.fields.keys().map(String::as_str));
-        let reader = Reader { harness: self, columns: columns.collect(), budget: TextBudget::new(task) };
+        let reader = Reader::new(self, columns.collect(), TextBudget::new(task), options.python);
         let mut examples = Examples::new(&pool, self.fewshot_choice, options.seed);
         let rows: Vec<(&PathBuf, &Row)> =
             read.iter().flat_map(|(file, rows)| rows.iter().map(move |row| (file, row))).collect();
@@ -458,7 +412,9 @@ impl Harness {
         let limit = options.count(chosen.len());
         let mut items: Vec<Item> = Vec::new();
         let mut layout: Option<ItemLayout> = None;
-        for (file, row) in chosen.into_iter().take(limit).map(|number| rows[number]) {
+        let chosen: Vec<(&PathBuf, &Row)> = chosen.into_iter().take(limit).map(|number| rows[number]).collect();
+        reader.compute(&chosen)?;
+        for (file, row) in chosen {
             let doc = Doc { row, place: FilePosition::at(file, row.line) };
             let drawn =
                 examples.draw(num_fewshot, excluded.then_some(row)).ok_or_else(|| TaskError::TooFewExamples {
@@ -581,6 +537,22 @@ impl Harness {
         };
         Err(reader.wrong(doc, "doc_to_target", &format!("{expected}{looks_like_one}"), &target))
     }
+}
+
+/// The rows that a function gives as examples.
+fn samples_of(function: &Function, task: &Task, python: Option<&Python>) -> Result<Vec<Row>, TaskError> {
+    let failed = |message: String| TaskError::Malformed {
+        place: FilePosition::file(&task.path),
+        message: format!("`samples`: {message}"),
+    };
+    let made = function.each(python, vec![Vec::new()]).map_err(|(_, message)| failed(message))?;
+    let rows = made.into_iter().next().and_then(|made| if let Value::Array(rows) = made { Some(rows) } else { None });
+    let rows = rows.ok_or_else(|| failed(format!("`{}` gives no list", function.name)))?;
+    let row = |(line, row): (usize, Value)| match row {
+        Value::Object(fields) => Ok(Row { line, fields }),
+        other => Err(failed(format!("example {line} is {} and no row", describe(&other)))),
+    };
+    (1..).zip(rows).map(row).collect()
 }
 
 /// What the items of a task are like.

@@ -127,7 +127,9 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         }
     };
     let pipelines = match fields.get("filter_list") {
-        Some(list) if matches!(kind, Kind::GenerateUntil | Kind::Code) => harness::pipelines(&fields, list)?,
+        Some(list) if matches!(kind, Kind::GenerateUntil | Kind::Code) => {
+            harness::pipelines(&fields, list, &mut harness::Programs::default())?
+        }
         Some(list) => return Err(fields.wrong("filter_list", "absent for tasks that generate nothing", list)),
         None if kind == Kind::GenerateUntil => vec![Pipeline::strip()],
         None if kind == Kind::Code => vec![Pipeline { name: "none".into(), filters: Vec::new() }],
@@ -180,12 +182,13 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         main,
         pipelines,
         config: serde_json::Map::new(),
+        process_results: None,
         source: Source::Native(native),
     })
 }
 
 fn metrics(kind: Kind, ks: &[usize]) -> Vec<MetricSpec> {
-    let spec = |name: &str, metric, aggregation| MetricSpec { name: name.into(), metric, aggregation };
+    let spec = MetricSpec::new;
     match kind {
         Kind::MultipleChoice => {
             vec![spec("acc", Metric::Acc, Aggregation::Mean), spec("acc_norm", Metric::AccNorm, Aggregation::Mean)]

@@ -1,5 +1,6 @@
 //! Task files of the harness as they are: YAML with other files included.
 
+use super::functions;
 use crate::error::{FilePosition, TaskError};
 use glue_tensor::files;
 use serde_json::{Map, Value};
@@ -17,7 +18,7 @@ pub(in crate::task) struct Document {
 /// Reads a file and what it includes.
 ///
 /// # Errors
-/// [`TaskError`] for a file that cannot be read, is no YAML, includes itself, or names a Python function.
+/// [`TaskError`] for a file that cannot be read, is no YAML, or includes itself.
 pub(in crate::task) fn load(path: &Path) -> Result<Document, TaskError> {
     let mut open = Vec::new();
     load_within(path, &mut open)
@@ -33,15 +34,16 @@ fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskErr
         });
     }
     open.push(identity);
-    refuse_functions(path, &text)?;
+    let marked = functions::mark(&text);
     let options = serde_saphyr::options! { with_snippet: false };
-    let value: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|error| {
+    let mut value: Value = serde_saphyr::from_str_with_options(&marked, options).map_err(|error| {
         let place = match error.location() {
             Some(location) => FilePosition::at(path, usize::try_from(location.line()).unwrap_or(1)),
             None => FilePosition::file(path),
         };
         TaskError::Malformed { place, message: format!("invalid YAML: {}", error.render()) }
     })?;
+    functions::resolve(&mut value, path.parent().unwrap_or(Path::new("")));
     let Value::Object(mut map) = value else {
         let message = "a task file should be a map of keys".into();
         return Err(TaskError::Malformed { place: FilePosition::file(path), message });
@@ -67,23 +69,4 @@ fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskErr
     merged.extend(map);
     open.pop();
     Ok(Document { path: path.to_path_buf(), map: merged, sources })
-}
-
-/// Functions are Python code beside the file, which nothing here can run.
-fn refuse_functions(path: &Path, text: &str) -> Result<(), TaskError> {
-    for (line, number) in text.lines().zip(1..) {
-        let Some((before, function)) = line.split_once("!function") else { continue };
-        // In quotes or a comment it is mere text.
-        let key = before.trim().trim_start_matches("- ").trim_end_matches([':', '-']).trim();
-        if before.contains(['#', '"', '\'']) || !before.trim_end().ends_with([':', '-']) {
-            continue;
-        }
-        let key = if key.is_empty() { "!function" } else { key };
-        return Err(TaskError::Unsupported {
-            place: FilePosition::at(path, number),
-            key: key.into(),
-            reason: format!("`{}` is a Python function", function.trim()),
-        });
-    }
-    Ok(())
 }

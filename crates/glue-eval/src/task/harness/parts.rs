@@ -1,5 +1,7 @@
 //! The parts of a task file: generation, filters, metrics.
 
+use super::functions::{Function, Programs};
+use crate::corpus::Corpus;
 use crate::error::TaskError;
 use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
@@ -10,6 +12,7 @@ use crate::task::{Generating, Kind};
 use fancy_regex::Regex;
 use glue_lm::jinja;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// The fields of a map below the one that `fields` is about.
 pub(super) fn below<'a>(fields: &Fields<'a>, key: &str, value: &'a Value) -> Result<Fields<'a>, TaskError> {
@@ -60,15 +63,21 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
 }
 
 /// `filter_list`.
-pub(in crate::task) fn pipelines(fields: &Fields<'_>, value: &Value) -> Result<Vec<Pipeline>, TaskError> {
+pub(in crate::task) fn pipelines(
+    fields: &Fields<'_>,
+    value: &Value,
+    programs: &mut Programs,
+) -> Result<Vec<Pipeline>, TaskError> {
     const KEY: &str = "filter_list";
     let mut pipelines: Vec<Pipeline> = Vec::new();
     for value in list(fields, KEY, value)? {
         let entry = below(fields, KEY, value)?;
         entry.only(&[&["name", "filter"]])?;
         let steps = entry.required("filter")?;
-        let filters =
-            list(&entry, "filter", steps)?.iter().map(|step| filter(&entry, step)).collect::<Result<_, _>>()?;
+        let filters = list(&entry, "filter", steps)?
+            .iter()
+            .map(|step| filter(&entry, step, programs))
+            .collect::<Result<_, _>>()?;
         let name = entry.text("name")?.to_string();
         if pipelines.iter().any(|other| other.name == name) {
             let message = format!("two entries of `{KEY}` are named `{name}`");
@@ -89,10 +98,32 @@ const FILTERS: &[&str] = &[
     "map",
     "regex",
     "multi_choice_regex",
+    "regex_pos",
+    "format_span",
+    "custom",
 ];
 
-fn filter(entry: &Fields<'_>, value: &Value) -> Result<Filter, TaskError> {
+fn filter(entry: &Fields<'_>, value: &Value, programs: &mut Programs) -> Result<Filter, TaskError> {
     let step = below(entry, "filter", value)?;
+    // A class of the task with its options, or a function of all answers.
+    let function = step.required("function")?;
+    let own = |names: &[&str]| {
+        step.map
+            .iter()
+            .filter(|(name, _)| !names.contains(&name.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    if let Some(class) = Function::of(&step, "function", function, programs)? {
+        return Ok(Filter::Function(class, own(&["function"])));
+    }
+    if function == "custom" {
+        step.only(&[&["function", "filter_fn"]])?;
+        let function = Function::of(&step, "filter_fn", step.required("filter_fn")?, programs)?;
+        let function = function
+            .ok_or_else(|| step.wrong("filter_fn", "a function, as `!function utils.pick`", &step.map["filter_fn"]))?;
+        return Ok(Filter::Function(function, Vec::new()));
+    }
     let none: &[&[&str]] = &[&["function"]];
     let name = step.text("function")?;
     let simple = match name {
@@ -101,6 +132,7 @@ fn filter(entry: &Fields<'_>, value: &Value) -> Result<Filter, TaskError> {
         "remove_whitespace" => Some(Filter::RemoveWhitespace),
         "lowercase" => Some(Filter::Lowercase),
         "uppercase" => Some(Filter::Uppercase),
+        "format_span" => Some(Filter::Spans),
         _ => None,
     };
     if let Some(filter) = simple {
@@ -142,6 +174,10 @@ fn filter(entry: &Fields<'_>, value: &Value) -> Result<Filter, TaskError> {
                     .collect::<Result<_, _>>()?,
             })
         }
+        "regex_pos" => {
+            step.only(&[&["function", "regex_pattern", "group_select", "fallback"]])?;
+            Ok(Filter::Tags(step.texts("fallback")?.unwrap_or_else(|| vec!["invalid".into()])))
+        }
         other => {
             let expected = format!("one of {}", FILTERS.join(", "));
             Err(step.wrong("function", &expected, &Value::from(other)))
@@ -162,10 +198,12 @@ fn extract(step: &Fields<'_>) -> Result<Extract, TaskError> {
 /// The names of metrics that a kind of task has.
 fn known_metrics(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::MultipleChoice => &["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"],
+        Kind::MultipleChoice => {
+            &["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "mcc", "brier_score"]
+        }
         Kind::LogLikelihood => &["perplexity", "acc"],
         Kind::LogLikelihoodRolling => &["word_perplexity", "byte_perplexity", "bits_per_byte"],
-        Kind::GenerateUntil | Kind::Code => &["exact_match", "pass_at_k", "code_eval"],
+        Kind::GenerateUntil | Kind::Code => &["exact_match", "bleu", "chrf", "chrf++", "ter", "pass_at_k", "code_eval"],
     }
 }
 
@@ -178,24 +216,46 @@ fn default_metrics(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// `metric_list`. Tasks that generate become tasks of code by a metric that runs what is generated.
-pub(super) fn metrics(fields: &Fields<'_>, kind: Kind) -> Result<(Kind, Vec<MetricSpec>), TaskError> {
+/// `metric_list`. Tasks that generate become tasks of code by a metric that runs what is generated. Where a function
+/// scores items (`named`), metrics are names of what it gives.
+pub(super) fn metrics(
+    fields: &Fields<'_>,
+    kind: Kind,
+    named: bool,
+    programs: &mut Programs,
+) -> Result<(Kind, Vec<MetricSpec>), TaskError> {
     const KEY: &str = "metric_list";
     let nothing = Map::new();
     let Some(value) = fields.get(KEY) else {
-        let of = |name: &&str| metric(&Fields { place: fields.place.clone(), map: &nothing, sources: &[] }, name, kind);
-        let specs = default_metrics(kind).iter().map(of).collect::<Result<Vec<_>, _>>()?;
-        return Ok((kind, specs.into_iter().flatten().collect()));
+        let entry = Fields { place: fields.place.clone(), map: &nothing, sources: &[] };
+        let mut specs = Vec::new();
+        for name in default_metrics(kind) {
+            specs.extend(if named {
+                vec![result(&entry, name, programs)?]
+            } else {
+                metric(&entry, name, kind, programs)?
+            });
+        }
+        return Ok((kind, specs));
     };
     let mut specs: Vec<MetricSpec> = Vec::new();
     for value in list(fields, KEY, value)? {
         let entry = below(fields, KEY, value)?;
+        let given = entry.required("metric")?;
+        if let Some(function) = Function::of(&entry, "metric", given, programs)? {
+            specs.extend(by_function(&entry, function, kind, named, programs)?);
+            continue;
+        }
         let name = entry.text("metric")?;
+        if named {
+            specs.push(result(&entry, name, programs)?);
+            continue;
+        }
         if !known_metrics(kind).contains(&name) {
             let expected = format!("one of {}", known_metrics(kind).join(", "));
             return Err(entry.wrong("metric", &expected, &Value::from(name)));
         }
-        specs.extend(metric(&entry, name, kind)?);
+        specs.extend(metric(&entry, name, kind, programs)?);
     }
     let run = specs.iter().filter(|spec| matches!(spec.metric, Metric::PassAt(_))).count();
     if run == 0 {
@@ -211,9 +271,96 @@ pub(super) fn metrics(fields: &Fields<'_>, kind: Kind) -> Result<(Kind, Vec<Metr
     Ok((Kind::Code, specs))
 }
 
-fn metric(entry: &Fields<'_>, name: &str, kind: Kind) -> Result<Vec<MetricSpec>, TaskError> {
-    const COMMON: &[&str] = &["metric", "aggregation", "higher_is_better", "hf_evaluate"];
-    const COMPARISON: &[&str] = &["regexes_to_ignore", "ignore_case", "ignore_punctuation", "ignore_numbers"];
+/// Keys of an entry that any metric has.
+const COMMON: &[&str] = &["metric", "aggregation", "higher_is_better", "hf_evaluate", "weight_by_size"];
+
+/// A metric by the name under which the function that scores items gives it.
+fn result(entry: &Fields<'_>, name: &str, programs: &mut Programs) -> Result<MetricSpec, TaskError> {
+    let aggregation = match name {
+        "perplexity" => Aggregation::Perplexity,
+        "word_perplexity" | "byte_perplexity" => Aggregation::WeightedPerplexity,
+        "bits_per_byte" => Aggregation::BitsPerByte,
+        _ => Aggregation::Mean,
+    };
+    let mut spec = MetricSpec::new(name, Metric::Named(name.into()), aggregation);
+    spec.corpus = match (name, entry.get("aggregation")) {
+        ("f1", None) => Some(Corpus::F1),
+        ("mcc", None) => Some(Corpus::Mcc),
+        _ => None,
+    };
+    aggregate(entry, &mut spec, programs)?;
+    Ok(spec)
+}
+
+/// A metric that is a function of the task. One that asks `code_eval` runs the answers.
+fn by_function(
+    entry: &Fields<'_>,
+    function: Arc<Function>,
+    kind: Kind,
+    named: bool,
+    programs: &mut Programs,
+) -> Result<Vec<MetricSpec>, TaskError> {
+    let name = function.attribute().to_string();
+    if named {
+        return Ok(vec![result(entry, &name, programs)?]);
+    }
+    if kind == Kind::GenerateUntil && function.loads("code_eval") && name.starts_with("pass_at_") {
+        // It is run here, and nothing of it is evaluated.
+        programs.functions.pop();
+        let ks = entry.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
+        let own = |k: usize| if name == "pass_at_k" { format!("pass@{k}") } else { name.clone() };
+        return Ok(ks.iter().map(|&k| MetricSpec::new(&own(k), Metric::PassAt(k), Aggregation::Mean)).collect());
+    }
+    let options = entry.map.iter().filter(|(key, _)| !COMMON.contains(&key.as_str()));
+    let options = options.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut spec = MetricSpec::new(&name, Metric::Function(function, options), Aggregation::Mean);
+    aggregate(entry, &mut spec, programs)?;
+    Ok(vec![spec])
+}
+
+/// `aggregation` and `higher_is_better` of an entry.
+fn aggregate(entry: &Fields<'_>, spec: &mut MetricSpec, programs: &mut Programs) -> Result<(), TaskError> {
+    spec.better = entry.flag("higher_is_better")?;
+    let Some(value) = entry.get("aggregation") else { return Ok(()) };
+    if let Some(function) = Function::of(entry, "aggregation", value, programs)? {
+        (spec.aggregation, spec.corpus) = (Aggregation::Mean, Some(Corpus::Function(function)));
+        return Ok(());
+    }
+    let name = entry.text("aggregation")?;
+    if name == "brier_score" && matches!(spec.metric, Metric::Brier) {
+        return Ok(());
+    }
+    if let Some((_, corpus)) = Corpus::ALL.iter().find(|(known, _)| *known == name) {
+        let fits = matches!(spec.metric, Metric::Pair | Metric::Named(_) | Metric::Function(..));
+        if fits {
+            (spec.aggregation, spec.corpus) = (Aggregation::Mean, Some(corpus.clone()));
+            return Ok(());
+        }
+    }
+    // What a function gives may be a pair or not, which is seen then.
+    let open = matches!(spec.metric, Metric::Named(_));
+    let fits = |other: Aggregation| {
+        !matches!(spec.metric, Metric::Pair) && (open || other.is_weighted() == spec.metric.is_weighted())
+    };
+    let known = || Aggregation::ALL.iter().filter(|(_, other)| fits(*other));
+    match known().find(|(known, _)| *known == name) {
+        Some(&(_, aggregation)) => (spec.aggregation, spec.corpus) = (aggregation, None),
+        None => {
+            let mut names: Vec<&str> = known().map(|(name, _)| *name).collect();
+            if open || matches!(spec.metric, Metric::Pair) {
+                names.extend(Corpus::ALL.iter().map(|(name, _)| *name));
+            }
+            let expected = format!("one of {}", names.join(", "));
+            return Err(entry.wrong("aggregation", &expected, &Value::from(name)));
+        }
+    }
+    Ok(())
+}
+
+fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -> Result<Vec<MetricSpec>, TaskError> {
+    const COMPARISON: &[&str] =
+        &["regexes_to_ignore", "ignore_case", "ignore_punctuation", "ignore_numbers", "multi_label"];
+    let mut corpus = None;
     let (metric, aggregation, own): (_, _, &[&str]) = match name {
         "acc" => (Metric::Acc, Aggregation::Mean, &[]),
         "acc_norm" => (Metric::AccNorm, Aggregation::Mean, &[]),
@@ -223,36 +370,32 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind) -> Result<Vec<MetricSpec>,
         "word_perplexity" => (Metric::PerWord, Aggregation::WeightedPerplexity, &[]),
         "byte_perplexity" => (Metric::PerByte, Aggregation::WeightedPerplexity, &[]),
         "bits_per_byte" => (Metric::PerByte, Aggregation::BitsPerByte, &[]),
+        "brier_score" => (Metric::Brier, Aggregation::Mean, &[]),
         "exact_match" if kind == Kind::GenerateUntil => {
             (Metric::ExactMatch(comparison(entry)?), Aggregation::Mean, COMPARISON)
         }
         "exact_match" => (Metric::ExactMatch(Comparison::default()), Aggregation::Mean, &[]),
-        // The caller has looked the name up; what is left are the two that run programs.
-        _ => {
+        "pass_at_k" | "code_eval" => {
+            // Only these run programs.
             entry.only(&[COMMON, &["k", "num_workers", "timeout"]])?;
             let ks = entry.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
-            let spec =
-                |k| MetricSpec { name: format!("pass@{k}"), metric: Metric::PassAt(k), aggregation: Aggregation::Mean };
+            let spec = |k| MetricSpec::new(&format!("pass@{k}"), Metric::PassAt(k), Aggregation::Mean);
             return Ok(ks.into_iter().map(spec).collect());
+        }
+        // The caller has looked the name up.
+        other => {
+            let other = if other == "mcc" { "matthews_corrcoef" } else { other };
+            corpus = Corpus::ALL.iter().find(|(known, _)| *known == other).map(|(_, corpus)| corpus.clone());
+            (Metric::Pair, Aggregation::Mean, &[])
         }
     };
     entry.only(&[COMMON, own])?;
-    let aggregation = match entry.optional_text("aggregation")? {
-        None => aggregation,
-        Some(name) => {
-            let fits = |other: Aggregation| other.is_weighted() == metric.is_weighted();
-            let known = || Aggregation::ALL.iter().filter(|(_, other)| fits(*other));
-            match known().find(|(known, _)| *known == name) {
-                Some(&(_, aggregation)) => aggregation,
-                None => {
-                    let known: Vec<&str> = known().map(|(name, _)| *name).collect();
-                    let expected = format!("one of {}", known.join(", "));
-                    return Err(entry.wrong("aggregation", &expected, &Value::from(name)));
-                }
-            }
-        }
-    };
-    Ok(vec![MetricSpec { name: name.into(), metric, aggregation }])
+    let mut spec = MetricSpec { corpus, ..MetricSpec::new(name, metric, aggregation) };
+    aggregate(entry, &mut spec, programs)?;
+    // Whether more is better follows from these.
+    let given = matches!(spec.metric, Metric::Pair);
+    spec.better = spec.better.filter(|_| given).or_else(|| given.then_some(name != "ter"));
+    Ok(vec![spec])
 }
 
 fn comparison(entry: &Fields<'_>) -> Result<Comparison, TaskError> {

@@ -3,9 +3,11 @@
 use super::super::Kind;
 use super::super::fields::Fields;
 use super::super::prompt::Delimiters;
+use super::functions::{Function, Programs};
 use crate::error::TaskError;
 use crate::template::{Template, Templates};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// How a text, a target or a list of choices follows from an item.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub(super) enum Rule {
     Text(Template, String),
     Index(i64),
     List(Vec<Value>),
+    /// Of the item.
+    Function(Arc<Function>),
 }
 
 /// The rules for one question, and how its answer begins.
@@ -26,13 +30,18 @@ pub(super) struct Rules {
     pub(super) delimiters: Delimiters,
 }
 
-pub(super) fn rules(fields: &Fields<'_>, templates: &mut Templates, kind: Kind) -> Result<Rules, TaskError> {
-    let choice = rule(fields, "doc_to_choice", templates)?;
+pub(super) fn rules(
+    fields: &Fields<'_>,
+    templates: &mut Templates,
+    programs: &mut Programs,
+    kind: Kind,
+) -> Result<Rules, TaskError> {
+    let choice = rule(fields, "doc_to_choice", templates, programs)?;
     if kind == Kind::MultipleChoice && choice.is_none() {
         return Err(TaskError::MissingField { place: fields.place.clone(), field: "doc_to_choice".into() });
     }
     let missing = |key: &str| TaskError::MissingField { place: fields.place.clone(), field: key.into() };
-    let text = match rule(fields, "doc_to_text", templates)? {
+    let text = match rule(fields, "doc_to_text", templates, programs)? {
         Some(text) => text,
         None if kind == Kind::LogLikelihoodRolling => {
             Rule::Text(templates.compile("").unwrap_or_default(), String::new())
@@ -41,9 +50,9 @@ pub(super) fn rules(fields: &Fields<'_>, templates: &mut Templates, kind: Kind) 
     };
     Ok(Rules {
         text,
-        target: rule(fields, "doc_to_target", templates)?.ok_or_else(|| missing("doc_to_target"))?,
+        target: rule(fields, "doc_to_target", templates, programs)?.ok_or_else(|| missing("doc_to_target"))?,
         choice,
-        prefix: rule(fields, "gen_prefix", templates)?,
+        prefix: rule(fields, "gen_prefix", templates, programs)?,
         delimiters: Delimiters {
             target: fields.optional_text("target_delimiter")?.unwrap_or(" ").into(),
             example: fields.optional_text("fewshot_delimiter")?.unwrap_or("\n\n").into(),
@@ -51,8 +60,16 @@ pub(super) fn rules(fields: &Fields<'_>, templates: &mut Templates, kind: Kind) 
     })
 }
 
-pub(super) fn rule(fields: &Fields<'_>, key: &str, templates: &mut Templates) -> Result<Option<Rule>, TaskError> {
+pub(super) fn rule(
+    fields: &Fields<'_>,
+    key: &str,
+    templates: &mut Templates,
+    programs: &mut Programs,
+) -> Result<Option<Rule>, TaskError> {
     let Some(value) = fields.get(key) else { return Ok(None) };
+    if let Some(function) = Function::of(fields, key, value, programs)? {
+        return Ok(Some(Rule::Function(function)));
+    }
     let rule = match value {
         Value::String(source) => {
             let template = templates.compile(source).map_err(|message| TaskError::Template {
