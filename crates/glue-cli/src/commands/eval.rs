@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME|PATH", required = true, num_args = 1.., value_delimiter = ',')]
     tasks: Vec<String>,
 
-    /// Use only this task, group or tag of the task directories; can be repeated
+    /// Use only this task, group or tag; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
 

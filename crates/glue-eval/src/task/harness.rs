@@ -5,6 +5,7 @@
 //! of the key.
 
 mod dataset;
+mod lenient;
 mod load;
 mod parts;
 mod rules;
