@@ -205,7 +205,7 @@ fn local(kwargs: &Fields<'_>, format: Format, sources: &DataSources) -> Result<S
     };
     let task = kwargs.place.path.as_path();
     let of_file = |path: PathBuf| {
-        // The dialect of a table is told by its name.
+        // The name tells the dialect of a table.
         let tabs = format == Format::Csv && format_of(&path.to_string_lossy()) == Some(Format::Tsv);
         (path, if tabs { Format::Tsv } else { format })
     };
