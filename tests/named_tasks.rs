@@ -1,5 +1,5 @@
-//! `glue eval` and `glue tasks` with tasks of lm-evaluation-harness by name: groups, data, several models, results in the
-//! layout of the harness.
+//! `glue eval` and `glue tasks` with tasks of lm-evaluation-harness by name: groups, data, several models, results in
+//! the layout of the harness.
 
 use glue_tests::run::{Run, glue};
 use glue_tests::shipped;

@@ -30,8 +30,8 @@ pub struct EvalOptions {
     pub splits: BTreeMap<String, String>,
     /// Maximum number of items of each task, from its beginning; all by default.
     pub limit: Option<usize>,
-    /// Fraction of the items of each task that is scored, from its beginning, above 0 and at most 1, rounded up to whole
-    /// items; all by default.
+    /// Fraction of the items of each task that is scored, from its beginning: above 0 and at most 1, rounded up to
+    /// whole items; all by default.
     pub fraction: Option<f64>,
     /// Examples in each prompt, instead of as many as a task asks for.
     pub num_fewshot: Option<usize>,

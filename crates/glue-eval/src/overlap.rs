@@ -1,7 +1,7 @@
 //! Items that two sets of tasks share.
 //!
-//! A benchmark may hold items of another, and its splits may hold the same items twice. Two items are taken for the same
-//! if the texts that are asked, without examples, are equal but for case and white space.
+//! A benchmark may hold items of another, and its splits may hold the same items twice. Two items are taken for the
+//! same if the texts that are asked, without examples, are equal but for case and white space.
 
 use crate::evaluate::Prepared;
 use crate::task::{Ask, Item};
@@ -19,8 +19,8 @@ pub struct Overlap {
     pub items: usize,
 }
 
-/// For each task of `tasks`, how many of its items are in any task of `others`; only tasks that share some. Prompts with
-/// few-shot examples hide what is asked: prepare both with `num_fewshot` of 0.
+/// For each task of `tasks`, how many of its items are in any task of `others`; only tasks that share some. Prompts
+/// with few-shot examples hide what is asked: prepare both with `num_fewshot` of 0.
 pub fn overlap(tasks: &Prepared, others: &Prepared) -> Vec<Overlap> {
     let known: HashSet<u128> = others.items().iter().flat_map(|items| &items.items).map(content).collect();
     let of = |(task, items): (&crate::Task, &crate::task::Items)| {

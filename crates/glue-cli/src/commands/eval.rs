@@ -51,11 +51,11 @@ pub(crate) struct Args {
     models: Vec<PathBuf>,
 
     /// Task, group or tag by name or shell pattern, or the path of a task directory or file; can be repeated. A path
-    /// that exists comes before a name
+    /// that exists is never taken for a name
     #[arg(long, value_name = "NAME|PATH", required = true, num_args = 1.., value_delimiter = ',')]
     tasks: Vec<String>,
 
-    /// Use only this task, group or tag of the task directories; can be repeated
+    /// Use only this task, group or tag; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
 

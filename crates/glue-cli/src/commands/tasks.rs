@@ -15,8 +15,8 @@ use std::fmt::Write as _;
 
 /// List the tasks that `glue eval` finds by name, and what is missing for those that do not run
 ///
-/// Tasks are the YAML files of lm-evaluation-harness: those of --include-path, of the checkout that LM_EVAL_TASKS names,
-/// or of the installed Python package lm_eval. Nothing is downloaded and no Python is run.
+/// Tasks are the YAML files of lm-evaluation-harness: those of --include-path, of the checkout that LM_EVAL_TASKS
+/// names, or of the installed Python package lm_eval. Nothing is downloaded and no Python is run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue tasks
@@ -176,7 +176,7 @@ fn summary(catalog: &TaskCatalog, counts: &Counts) -> String {
     text
 }
 
-/// `{"directories": […], "counts": {…}, "names": [{"name": …, "kind": …, "file": …, "status": …, …}], "unreadable": […]}`
+/// `{"directories": […], "counts": {…}, "names": [{"name": …, "kind": …, "status": …, …}], "unreadable": […]}`
 fn document(catalog: &TaskCatalog, lines: &[Line<'_>], statuses: &[Status], counts: Option<&Counts>) -> Value {
     let files: BTreeMap<&str, Option<String>> =
         catalog.entries().map(|(name, entry)| (name, entry.path().map(|path| path.display().to_string()))).collect();

@@ -58,6 +58,9 @@ pub(crate) fn splits(directory: &Path, wanted: Wanted<'_>) -> Result<SplitFiles,
         let base = below(directory, wanted.data_dir)?;
         return by_patterns(&Listing::of(&base)?, patterns);
     }
+    if let (None, Some(_)) = (wanted.config, wanted.data_dir) {
+        return by_names(&Listing::of(&below(directory, wanted.data_dir)?)?);
+    }
     let configs = configs(directory)?;
     let Some(config) = choose(&configs, wanted.config)? else {
         // A repository without a description may be that of a script, which has a directory for each configuration.

@@ -184,8 +184,8 @@ impl TaskCatalog {
     /// The tasks and groups that these names and patterns stand for, in this order.
     ///
     /// # Errors
-    /// [`TaskError`]: a name that is not there, a task that is not sound, data that is missing, or two tasks of the same
-    /// name that differ.
+    /// [`TaskError`]: a name that is not there, a task that is not sound, data that is missing, or two tasks of the
+    /// same name that differ.
     pub fn load(&self, names: &[impl AsRef<str>]) -> Result<TaskSet, TaskError> {
         let mut builder = build::Builder::new(self);
         for pattern in names {

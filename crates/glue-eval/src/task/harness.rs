@@ -6,6 +6,7 @@
 
 mod dataset;
 mod functions;
+mod lenient;
 mod load;
 mod parts;
 mod reader;

@@ -278,10 +278,11 @@ fn data_files_are_found_beside_above_and_below_the_working_directory() {
     fs::write(deep.join("t.yaml"), text.replace("data/items", "data/no")).unwrap();
     let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(error.contains("t.yaml:3: there is no file `data/no.jsonl` in "), "{error}");
-    fs::write(deep.join("t.yaml"), text.replace("dataset_path: json", "dataset_path: openai/gsm8k")).unwrap();
+    fs::write(deep.join("t.yaml"), text.replace("dataset_path: json", "dataset_path: org/that-nobody-has")).unwrap();
     let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(
-        error.contains("t.yaml:2: `dataset_path` is not supported: `openai/gsm8k` would have to be downloaded"),
+        error.contains("t.yaml:2: the data `org/that-nobody-has` is missing: ")
+            && error.contains("hf download --repo-type dataset"),
         "{error}"
     );
 }

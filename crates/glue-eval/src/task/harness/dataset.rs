@@ -97,6 +97,8 @@ impl Slice {
 /// The splits of a task.
 #[derive(Debug, Default)]
 pub(super) struct Splits {
+    /// What they are splits of, for errors.
+    origin: String,
     pub(super) list: Vec<Split>,
 }
 
@@ -119,9 +121,7 @@ impl Splits {
             return Ok(Some(name.into()));
         }
         let known: Vec<&str> = self.list.iter().map(|split| split.name.as_str()).collect();
-        let files = self.list.iter().find_map(Split::first_file).and_then(|file| file.parent());
-        let place = files.map_or_else(String::new, |directory| format!(" in {}", directory.display()));
-        let expected = format!("a split of the data{place} ({})", known.join(", "));
+        let expected = format!("a split of {} ({})", self.origin, known.join(", "));
         Err(fields.wrong(key, &expected, &Value::from(name)))
     }
 }
@@ -140,11 +140,16 @@ pub(super) fn splits(fields: &Fields<'_>, sources: &DataSources) -> Result<Split
         _ => None,
     };
     let files = match format {
-        Some(format) => local(&kwargs, format)?,
+        Some(format) => local(&kwargs, format, sources)?,
         None => repository(fields, &kwargs, path, sources)?,
     };
+    let directory = files.iter().flat_map(|(_, files)| files).find_map(|(file, _)| file.parent());
+    let origin = match (format, directory) {
+        (None, Some(directory)) => format!("`{path}` in {}", directory.display()),
+        _ => "data_files".into(),
+    };
     let list = files.into_iter().map(|(name, files)| Split { name, files, slice: None }).collect();
-    Ok(Splits { list })
+    Ok(Splits { origin, list })
 }
 
 /// The splits of a repository of the hub, or of a directory.
@@ -187,7 +192,7 @@ fn is_remote(files: &Value) -> bool {
 }
 
 /// The splits of files that `data_files` names.
-fn local(kwargs: &Fields<'_>, format: Format) -> Result<SplitFiles, TaskError> {
+fn local(kwargs: &Fields<'_>, format: Format, sources: &DataSources) -> Result<SplitFiles, TaskError> {
     kwargs.only(&[&["data_files", "trust_remote_code"]])?;
     let value = kwargs.required("data_files")?;
     let wrong = || kwargs.wrong("data_files", "a path, a list of paths, or one of these for each split", value);
@@ -200,18 +205,51 @@ fn local(kwargs: &Fields<'_>, format: Format) -> Result<SplitFiles, TaskError> {
     };
     let task = kwargs.place.path.as_path();
     let of_file = |path: PathBuf| {
-        // The dialect of a table is told by its name.
+        // The name tells the dialect of a table.
         let tabs = format == Format::Csv && format_of(&path.to_string_lossy()) == Some(Format::Tsv);
         (path, if tabs { Format::Tsv } else { format })
     };
     let resolve = |(split, files): (String, Vec<String>)| {
         let mut found = Vec::new();
+        let place = kwargs.place_of("data_files");
         for file in files {
-            found.extend(resolve(task, &kwargs.place_of("data_files"), &file)?.into_iter().map(of_file));
+            let paths = match on_hub(&file) {
+                Some((repository, file)) => in_repository(repository, file, &place, sources)?,
+                None => resolve(task, &place, &file)?,
+            };
+            found.extend(paths.into_iter().map(of_file));
         }
         Ok((split, found))
     };
     named.into_iter().map(resolve).collect()
+}
+
+/// The repository and the path in it of an address `hf://datasets/ORG/NAME/PATH`.
+fn on_hub(file: &str) -> Option<(&str, &str)> {
+    let rest = file.strip_prefix("hf://datasets/")?;
+    let end = rest.match_indices('/').nth(1)?.0;
+    let (repository, path) = (&rest[..end], &rest[end + 1..]);
+    // What is here is one revision.
+    Some((repository.split('@').next().unwrap_or(repository), path))
+}
+
+/// The files of a repository of the hub that a pattern matches.
+fn in_repository(
+    repository: &str,
+    file: &str,
+    place: &FilePosition,
+    sources: &DataSources,
+) -> Result<Vec<PathBuf>, TaskError> {
+    let pattern = Value::from(file);
+    let wanted = Wanted { data_files: Some(&pattern), ..Wanted::default() };
+    let beside = place.path.parent().unwrap_or(Path::new(""));
+    let found = sources.find(repository, beside, wanted).map_err(|reason| TaskError::MissingData {
+        place: place.clone(),
+        repository: repository.into(),
+        config: None,
+        reason,
+    })?;
+    Ok(found.into_iter().flat_map(|(_, files)| files).map(|(path, _)| path).collect())
 }
 
 /// Where a data file is: beside the task file, else below the working directory, else beside an ancestor of the task

@@ -26,6 +26,7 @@ pub(in crate::task) fn load(path: &Path) -> Result<Document, TaskError> {
 
 fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskError> {
     let text = files::read_to_string(path, files::CONFIG_BYTES).map_err(TaskError::io(path))?;
+    let text = super::lenient::indent_quoted(text);
     let identity = path.canonicalize().map_err(TaskError::io(path))?;
     if open.contains(&identity) {
         return Err(TaskError::Malformed {
