@@ -29,9 +29,7 @@ pub(crate) enum Corpus {
     /// BLEU of a reference and an answer each, as sacreBLEU computes it by default.
     Bleu,
     /// chrF of characters, or with the words of chrF++.
-    Chrf {
-        words: usize,
-    },
+    Chrf { words: usize },
     /// A function of the task. It says nothing of single items, each of which counts as the whole.
     Function(Arc<Function>),
 }
@@ -69,7 +67,10 @@ impl Corpus {
                     Ok(vec![is(&wanted) * is(&said), is(&said), is(&wanted)])
                 };
                 let rows = items.iter().enumerate().map(of).collect::<Result<_, _>>()?;
-                Ok(jackknife(rows, |sums| if sums[1] + sums[2] > 0.0 { 2.0 * sums[0] / (sums[1] + sums[2]) } else { 0.0 }))
+                Ok(jackknife(
+                    rows,
+                    |sums| if sums[1] + sums[2] > 0.0 { 2.0 * sums[0] / (sums[1] + sums[2]) } else { 0.0 },
+                ))
             }
             Corpus::Mcc => matthews(items),
             Corpus::Bleu => {

@@ -5,16 +5,16 @@ mod results;
 
 use crate::cache::{Cache, Hasher, Key};
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
+use crate::filters::Pipeline;
 use crate::metrics::{Metric, Score};
 use crate::model::{GenerateRequest, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling};
 use crate::report::{ItemScore, MetricReport, Report, Sample, TaskReport, metric_names};
 use crate::sandbox::{self, Sandbox, SandboxError, Strength};
 use crate::task::{Ask, Chat, Check, Item, ItemOptions, Items, Python, Task};
 use answer::{Answer, loss, not_run, record, truncations};
-pub(crate) use results::Said;
-use crate::filters::Pipeline;
 use glue_lm::jinja;
 use glue_progress::{Progress, Unit};
+pub(crate) use results::Said;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -513,7 +513,9 @@ impl Run<'_> {
             let texts: Vec<String> = answer.generated.iter().map(|generation| generation.text.clone()).collect();
             // What a program is does not depend on the metric, so that the first pipeline is the only one.
             let filtered = match self.task.pipelines.first() {
-                Some(pipeline) => pipeline.apply(&texts, &item.fields, python.as_ref()).map_err(|message| failed(message.into()))?,
+                Some(pipeline) => {
+                    pipeline.apply(&texts, &item.fields, python.as_ref()).map_err(|message| failed(message.into()))?
+                }
                 None => texts.into_iter().map(Value::from).collect(),
             };
             // What a function of the task made is the program.

@@ -107,10 +107,7 @@ pub(super) fn score(sums: &[f64]) -> f64 {
 }
 
 /// The BLEU of answers, each with its references.
-pub(crate) fn corpus_bleu<'a>(
-    pairs: impl IntoIterator<Item = (&'a str, Vec<&'a str>)>,
-    tokenizer: Tokenizer,
-) -> f64 {
+pub(crate) fn corpus_bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, Vec<&'a str>)>, tokenizer: Tokenizer) -> f64 {
     let mut sums = vec![0.0; 2 * ORDER + 2];
     for (answer, references) in pairs {
         let row = statistics(answer, &references, tokenizer);

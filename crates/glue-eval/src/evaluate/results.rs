@@ -64,9 +64,7 @@ pub(super) fn columns(
                     let named = |given: &Value| given.get(name).cloned().map_or(Scored::Absent, Scored::Value);
                     given.iter().map(named).collect()
                 }
-                (Metric::Function(..), _) => {
-                    by_function(spec, items, &filtered, pipeline.takes_first(), python)?
-                }
+                (Metric::Function(..), _) => by_function(spec, items, &filtered, pipeline.takes_first(), python)?,
                 _ => {
                     let one = |(i, ((item, answer), filtered)): (usize, ((&&Item, &Answer), &Vec<Value>))| {
                         answer::one(&spec.metric, item, answer, filtered)
@@ -152,9 +150,7 @@ fn column(spec: &MetricSpec, scored: Vec<Scored>, python: Option<&Python>) -> Re
         let scores = scored.into_iter().enumerate().map(|(i, scored)| match scored {
             Scored::Number(score) => Ok(score),
             Scored::Absent => Ok(ABSENT),
-            Scored::Value(value) => {
-                score(spec, &value).map_err(|message| Said { item: Some(i), message })
-            }
+            Scored::Value(value) => score(spec, &value).map_err(|message| Said { item: Some(i), message }),
         });
         let scores = scores.collect::<Result<Vec<_>, _>>()?;
         let estimate = spec.aggregation.of(&scores);

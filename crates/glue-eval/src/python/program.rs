@@ -154,7 +154,10 @@ mod tests {
     fn what_is_missing_is_named_before_anything_is_called() {
         let fault = language().check("unused").unwrap_err();
         assert!(fault.is_unsupported());
-        assert_eq!(fault.to_string(), "the module `missing_module` is not evaluated here (line 266)");
+        assert_eq!(
+            fault.to_string(),
+            "`something` of the module `missing_package.inside` is not evaluated here (line 237)"
+        );
         assert_eq!(language().check("no_such").unwrap_err().to_string(), "the file defines no `no_such`");
     }
 
@@ -180,7 +183,10 @@ mod tests {
             ("def f():\n    return [0] * 10**12\n", "did not end within"),
             ("def f():\n    return list(range(10**12))\n", "a range of more than"),
             ("def f():\n    return 2 ** 100\n", "more than 64 bits"),
-            ("def f():\n    try:\n        return 2 ** 100\n    except Exception:\n        return 0\n", "more than 64 bits"),
+            (
+                "def f():\n    try:\n        return 2 ** 100\n    except Exception:\n        return 0\n",
+                "more than 64 bits",
+            ),
             ("def f():\n    return open('/etc/passwd').read()\n", "which is not of the tasks"),
             ("def f():\n    import os\n    return os.system('true')\n", "`os.system` is not evaluated here"),
             ("def f():\n    return eval('1')\n", "name 'eval' is not defined"),
@@ -213,7 +219,9 @@ mod tests {
             match found {
                 Ok(found) if same(&found, &case["expected"]) => equal += 1,
                 Err(fault) if fault.is_unsupported() => {
-                    *refused.entry(format!("{fault} {} {}", file.rsplit("tasks/").next().unwrap(), case["function"])).or_default() += 1;
+                    *refused
+                        .entry(format!("{fault} {} {}", file.rsplit("tasks/").next().unwrap(), case["function"]))
+                        .or_default() += 1;
                 }
                 other => wrong.push(format!(
                     "{file} {}: {:?}\n  expected {}",

@@ -1,8 +1,8 @@
 //! Task files of lm-evaluation-harness 0.4, read as they are.
 //!
 //! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a
-//! rendered template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name
-//! of the key.
+//! rendered template becomes a number or a list, where delimiters stand. Functions in Python files
+//! are evaluated by [`functions`].
 
 mod functions;
 mod load;
@@ -10,8 +10,8 @@ mod parts;
 mod reader;
 mod rules;
 
-pub(crate) use functions::{Function, Python};
 pub(super) use functions::Programs;
+pub(crate) use functions::{Function, Python};
 
 pub(super) use load::{Document, load};
 pub(super) use parts::pipelines;
@@ -199,7 +199,10 @@ pub(super) fn open(document: &Document) -> Result<Task, TaskError> {
         None if kind == Kind::Code => vec![Pipeline { name: "none".into(), filters: Vec::new() }],
         None => vec![Pipeline::take_first()],
     };
-    if !generates && process_results.is_none() && !pipelines.iter().all(|pipeline| matches!(pipeline.filters.as_slice(), [Filter::TakeFirst])) {
+    if !generates
+        && process_results.is_none()
+        && !pipelines.iter().all(|pipeline| matches!(pipeline.filters.as_slice(), [Filter::TakeFirst]))
+    {
         return Err(TaskError::Unsupported {
             place: fields.place_of("filter_list"),
             key: "filter_list".into(),
@@ -386,8 +389,11 @@ impl Harness {
             (wanted, own) => wanted.or(own).unwrap_or(0),
         };
         let read = self.read(task, split, self.process_docs.as_ref(), options.python)?;
-        let (pool_split, pool, pool_files) =
-            if num_fewshot > 0 { self.pool(task, split, options.python)? } else { (String::new(), Vec::new(), Vec::new()) };
+        let (pool_split, pool, pool_files) = if num_fewshot > 0 {
+            self.pool(task, split, options.python)?
+        } else {
+            (String::new(), Vec::new(), Vec::new())
+        };
         // The harness compares the names in the task file, both of which may be absent; where another split is scored
         // than the file says, what matters is whether the item is among the examples.
         let usual = self.split_named(None) == Some(split);

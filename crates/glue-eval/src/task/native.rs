@@ -127,7 +127,9 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         }
     };
     let pipelines = match fields.get("filter_list") {
-        Some(list) if matches!(kind, Kind::GenerateUntil | Kind::Code) => harness::pipelines(&fields, list, &mut harness::Programs::default())?,
+        Some(list) if matches!(kind, Kind::GenerateUntil | Kind::Code) => {
+            harness::pipelines(&fields, list, &mut harness::Programs::default())?
+        }
         Some(list) => return Err(fields.wrong("filter_list", "absent for tasks that generate nothing", list)),
         None if kind == Kind::GenerateUntil => vec![Pipeline::strip()],
         None if kind == Kind::Code => vec![Pipeline { name: "none".into(), filters: Vec::new() }],
@@ -171,7 +173,17 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
         fewshot_choice,
         description: map.get("description").and_then(Value::as_str).map(String::from),
     };
-    Ok(Task { name, path, kind, groups, metrics, main, pipelines, process_results: None, source: Source::Native(native) })
+    Ok(Task {
+        name,
+        path,
+        kind,
+        groups,
+        metrics,
+        main,
+        pipelines,
+        process_results: None,
+        source: Source::Native(native),
+    })
 }
 
 fn metrics(kind: Kind, ks: &[usize]) -> Vec<MetricSpec> {

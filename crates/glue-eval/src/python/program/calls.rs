@@ -22,8 +22,12 @@ impl Machine<'_> {
             V::Partial(partial) => {
                 let mut all = partial.positional.clone();
                 all.extend(positional);
-                let mut named: Keywords =
-                    partial.keywords.iter().filter(|(name, _)| !keywords.iter().any(|(own, _)| own == name)).cloned().collect();
+                let mut named: Keywords = partial
+                    .keywords
+                    .iter()
+                    .filter(|(name, _)| !keywords.iter().any(|(own, _)| own == name))
+                    .cloned()
+                    .collect();
                 named.extend(keywords);
                 self.call(&partial.function, all, named)
             }
@@ -146,8 +150,9 @@ impl Machine<'_> {
             V::Dataset(rows) if &**name == "num_rows" => Ok(V::Int(rows.borrow().len() as i64)),
             V::Array(items) if &**name == "size" => Ok(V::Int(items.len() as i64)),
             V::Array(items) if &**name == "shape" => Ok(V::tuple(vec![V::Int(items.len() as i64)])),
+            V::ExceptionClass(class) if &**name == "__name__" => Ok(V::str(&**class)),
             V::Regex(regex) if &**name == "pattern" => Ok(V::str(regex.as_str())),
-            V::None | V::Bool(_) | V::Int(_) | V::Float(_) if &**name != "is_integer" && &**name != "item" => {
+            V::None | V::Bool(_) | V::Int(_) | V::Float(_) if !matches!(&**name, "is_integer" | "item" | "astype") => {
                 Err(missing(value))
             }
             _ if is_method(value, name) => Ok(V::Bound(Rc::new((value.clone(), Name::clone(name))))),
@@ -174,13 +179,26 @@ impl Machine<'_> {
                 let mut all = vec![value.clone()];
                 all.extend(positional);
                 match name {
-                    "tolist" | "astype" | "flatten" | "copy" if name != "tolist" => Ok(value.clone()),
+                    "flatten" | "copy" => Ok(value.clone()),
+                    "astype" => {
+                        let class = all.get(1).cloned().unwrap_or(V::None);
+                        let items = self.iterate(value)?;
+                        let items = items.into_iter().map(|item| self.call(&class, vec![item], Vec::new()));
+                        Ok(V::Array(Rc::new(items.collect::<Result<_, _>>()?)))
+                    }
                     "tolist" => Ok(V::list(self.iterate(value)?)),
                     _ => self.call_native(&format!("numpy.{name}"), all, keywords),
                 }
             }
             V::Float(number) if name == "is_integer" => Ok(V::Bool(number.fract() == 0.0)),
             V::Int(_) | V::Float(_) | V::Bool(_) if name == "item" => Ok(value.clone()),
+            // Of a number of numpy.
+            V::Int(_) | V::Float(_) | V::Bool(_) if name == "astype" => {
+                let mut arguments = Arguments::new(name, positional, keywords);
+                let class = arguments.required("dtype")?;
+                arguments.done()?;
+                self.call(&class, vec![value.clone()], Vec::new())
+            }
             V::Int(_) if name == "is_integer" => Ok(V::Bool(true)),
             V::Path(path) => {
                 let path = Rc::clone(path);
@@ -212,12 +230,7 @@ fn is_method(value: &V, name: &str) -> bool {
     }
 }
 
-fn bind_arguments(
-    closure: &Closure,
-    positional: Vec<V>,
-    keywords: Keywords,
-    scope: &Rc<Scope>,
-) -> Result<(), Fault> {
+fn bind_arguments(closure: &Closure, positional: Vec<V>, keywords: Keywords, scope: &Rc<Scope>) -> Result<(), Fault> {
     let function = &closure.function;
     let wrong = |message: String| Err(type_error(&format!("{}() {message}", function.name)));
     let mut names = scope.names.borrow_mut();
@@ -316,9 +329,9 @@ impl<'a> Arguments<'a> {
 
     pub(super) fn int(&mut self, name: &str) -> Result<i64, Fault> {
         let value = self.required(name)?;
-        value.int().ok_or_else(|| {
-            type_error(&format!("{}() takes a whole number, not {}", self.function, value.type_name()))
-        })
+        value
+            .int()
+            .ok_or_else(|| type_error(&format!("{}() takes a whole number, not {}", self.function, value.type_name())))
     }
 
     pub(super) fn rest(&mut self) -> Vec<V> {

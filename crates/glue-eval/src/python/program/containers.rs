@@ -11,11 +11,34 @@ pub(super) const LIST: &[&str] =
     &["append", "extend", "insert", "pop", "remove", "index", "count", "sort", "reverse", "copy", "clear"];
 pub(super) const TUPLE: &[&str] = &["index", "count"];
 pub(super) const DICT: &[&str] = &[
-    "get", "items", "keys", "values", "update", "pop", "setdefault", "copy", "clear", "most_common", "elements", "total",
+    "get",
+    "items",
+    "keys",
+    "values",
+    "update",
+    "pop",
+    "setdefault",
+    "copy",
+    "clear",
+    "most_common",
+    "elements",
+    "total",
 ];
 pub(super) const SET: &[&str] = &[
-    "add", "update", "union", "intersection", "difference", "symmetric_difference", "issubset", "issuperset", "remove",
-    "discard", "copy", "isdisjoint", "pop", "clear",
+    "add",
+    "update",
+    "union",
+    "intersection",
+    "difference",
+    "symmetric_difference",
+    "issubset",
+    "issuperset",
+    "remove",
+    "discard",
+    "copy",
+    "isdisjoint",
+    "pop",
+    "clear",
 ];
 
 impl Machine<'_> {
@@ -166,7 +189,9 @@ impl Machine<'_> {
                         dict.borrow_mut().insert(key, default.clone())?;
                         default
                     }
-                    (None, _) => default.ok_or_else(|| Fault::raised("KeyError", key.to_repr(0).unwrap_or_default()))?,
+                    (None, _) => {
+                        default.ok_or_else(|| Fault::raised("KeyError", key.to_repr(0).unwrap_or_default()))?
+                    }
                 }
             }
             "items" => V::list(pairs(&dict.borrow())),
@@ -254,7 +279,11 @@ impl Machine<'_> {
                 let (a, b) = (set.borrow(), other.borrow());
                 let (a, b) = if name == "issuperset" { (&*b, &*a) } else { (&*a, &*b) };
                 let mut keys = a.iter().map(|(key, _)| key.key().is_ok_and(|key| b.contains(&key)));
-                return Ok(V::Bool(if name == "isdisjoint" { !keys.any(|within| within) } else { keys.all(|within| within) }));
+                return Ok(V::Bool(if name == "isdisjoint" {
+                    !keys.any(|within| within)
+                } else {
+                    keys.all(|within| within)
+                }));
             }
             _ => return Err(Fault::unsupported(0, format!("`{name}` of a set"))),
         };

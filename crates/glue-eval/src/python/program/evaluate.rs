@@ -78,7 +78,9 @@ impl Machine<'_> {
                 let holds = self.evaluate(test, scope)?.truth()?;
                 self.evaluate(if holds { value } else { otherwise }, scope)
             }
-            ExprKind::Lambda(function) => self.closure(function, scope, false).map(|closure| V::Function(Rc::new(closure))),
+            ExprKind::Lambda(function) => {
+                self.closure(function, scope, false).map(|closure| V::Function(Rc::new(closure)))
+            }
             ExprKind::Comprehension(comprehension) => self.comprehension(comprehension, scope),
             ExprKind::Starred(_) => Err(Fault::unsupported(expr.line, "`*` outside of a list")),
             ExprKind::Walrus(name, value) => {
@@ -159,10 +161,8 @@ impl Machine<'_> {
     }
 
     pub(super) fn compare(&mut self, comparison: Comparison, left: &V, right: &V) -> Result<V, Fault> {
-        let elementwise = !matches!(
-            comparison,
-            Comparison::In | Comparison::NotIn | Comparison::Is | Comparison::IsNot
-        );
+        let elementwise =
+            !matches!(comparison, Comparison::In | Comparison::NotIn | Comparison::Is | Comparison::IsNot);
         if elementwise && let Some(pairs) = numbers::broadcast(left, right)? {
             let compared = pairs.iter().map(|(a, b)| self.compare(comparison, a, b));
             return Ok(V::Array(Rc::new(compared.collect::<Result<_, _>>()?)));
@@ -177,9 +177,8 @@ impl Machine<'_> {
             ordered => {
                 if let (V::Set(a), V::Set(b)) = (left, right) {
                     let (a, b) = (a.borrow(), b.borrow());
-                    let within = |a: &Dict, b: &Dict| {
-                        a.keys().iter().all(|key| key.key().is_ok_and(|key| b.contains(&key)))
-                    };
+                    let within =
+                        |a: &Dict, b: &Dict| a.keys().iter().all(|key| key.key().is_ok_and(|key| b.contains(&key)));
                     return Ok(V::Bool(match ordered {
                         Comparison::LessEqual => within(&a, &b),
                         Comparison::Less => within(&a, &b) && a.len() < b.len(),
@@ -288,19 +287,15 @@ impl Machine<'_> {
         scope: &Rc<Scope>,
         is_static: bool,
     ) -> Result<Closure, Fault> {
-        let defaults = function.parameters.iter().map(|parameter| {
-            parameter.default.as_ref().map(|default| self.evaluate(default, scope)).transpose()
-        });
+        let defaults = function
+            .parameters
+            .iter()
+            .map(|parameter| parameter.default.as_ref().map(|default| self.evaluate(default, scope)).transpose());
         let defaults = defaults.collect::<Result<_, _>>()?;
         // Names of a class are not seen in its functions.
-        let visible = if scope.is_class { scope.parent.clone().unwrap_or_else(|| Rc::clone(scope)) } else { Rc::clone(scope) };
-        Ok(Closure {
-            function: Arc::clone(function),
-            defaults,
-            scope: visible,
-            class: RefCell::new(None),
-            is_static,
-        })
+        let visible =
+            if scope.is_class { scope.parent.clone().unwrap_or_else(|| Rc::clone(scope)) } else { Rc::clone(scope) };
+        Ok(Closure { function: Arc::clone(function), defaults, scope: visible, class: RefCell::new(None), is_static })
     }
 
     fn call_expression(&mut self, function: &Expr, arguments: &[Argument], scope: &Rc<Scope>) -> Result<V, Fault> {

@@ -80,7 +80,10 @@ impl<'p> Machine<'p> {
     /// Counts a text of some length.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
         if bytes > MAX_TEXT {
-            return Err(Fault::unsupported(0, format!("the function makes a text of more than {} MiB", MAX_TEXT >> 20)));
+            return Err(Fault::unsupported(
+                0,
+                format!("the function makes a text of more than {} MiB", MAX_TEXT >> 20),
+            ));
         }
         self.step(bytes as u64 / 16)
     }
@@ -214,12 +217,14 @@ impl<'p> Machine<'p> {
             StmtKind::Raise(Some(value)) => return Err(self.exception(value, scope)?),
             StmtKind::Assert(test, message) => {
                 if !self.evaluate(test, scope)?.truth()? {
-                    let message = message.as_ref().map(|message| self.evaluate(message, scope)?.to_str()).transpose()?;
+                    let message =
+                        message.as_ref().map(|message| self.evaluate(message, scope)?.to_str()).transpose()?;
                     return Err(Fault::raised("AssertionError", message.unwrap_or_default()));
                 }
             }
             StmtKind::Function(function, decorators) => {
-                let decorators = decorators.iter().map(|one| self.evaluate(one, scope)).collect::<Result<Vec<_>, _>>()?;
+                let decorators =
+                    decorators.iter().map(|one| self.evaluate(one, scope)).collect::<Result<Vec<_>, _>>()?;
                 let is_static =
                     decorators.iter().any(|one| matches!(one, V::Native(name) if &**name == "staticmethod"));
                 let mut value = V::Function(Rc::new(self.closure(function, scope, is_static)?));

@@ -232,7 +232,11 @@ impl Program {
     ///
     /// # Errors
     /// [`Fault`]
-    pub(crate) fn rows(self: &Arc<Program>, function: &str, rows: Vec<Map<String, Json>>) -> Result<Vec<MadeRow>, Fault> {
+    pub(crate) fn rows(
+        self: &Arc<Program>,
+        function: &str,
+        rows: Vec<Map<String, Json>>,
+    ) -> Result<Vec<MadeRow>, Fault> {
         let function = function.to_string();
         let size = rows.iter().map(|row| row.len() + 1).sum::<usize>() * 512;
         self.job(size, move |machine| {

@@ -274,7 +274,8 @@ impl Machine<'_> {
             _ => None,
         };
         let elementwise = |apply: &dyn Fn(f64) -> f64| -> Result<V, Fault> {
-            let number = |value: &V| value.number().map(apply).map(V::Float).ok_or_else(|| type_error("expected a number"));
+            let number =
+                |value: &V| value.number().map(apply).map(V::Float).ok_or_else(|| type_error("expected a number"));
             match &items {
                 Some(items) => Ok(V::Array(Rc::new(items.iter().map(number).collect::<Result<_, _>>()?))),
                 None => number(&one),
@@ -307,7 +308,8 @@ impl Machine<'_> {
             let items = items.ok_or_else(|| type_error("array() takes a list"))?;
             // One kind of number for all.
             let floats = items.iter().any(|item| matches!(item, V::Float(_)));
-            let same = |item: &V| if floats { item.number().map_or_else(|| item.clone(), V::Float) } else { item.clone() };
+            let same =
+                |item: &V| if floats { item.number().map_or_else(|| item.clone(), V::Float) } else { item.clone() };
             return Ok(V::Array(Rc::new(items.iter().map(same).collect())));
         }
         let items = items.unwrap_or_else(|| vec![one.clone()]);

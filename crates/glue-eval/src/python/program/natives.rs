@@ -11,16 +11,83 @@ use super::{numbers, value::Key};
 use std::rc::Rc;
 
 const BUILTINS: &[&str] = &[
-    "len", "range", "enumerate", "zip", "map", "filter", "sorted", "reversed", "sum", "min", "max", "abs", "round", "any",
-    "all", "chr", "ord", "list", "tuple", "dict", "set", "frozenset", "str", "int", "float", "bool", "repr", "type",
-    "isinstance", "issubclass", "hasattr", "getattr", "setattr", "callable", "next", "iter", "divmod", "pow", "format",
-    "print", "object", "staticmethod", "property", "open", "globals",
+    "len",
+    "range",
+    "enumerate",
+    "zip",
+    "map",
+    "filter",
+    "sorted",
+    "reversed",
+    "sum",
+    "min",
+    "max",
+    "abs",
+    "round",
+    "any",
+    "all",
+    "chr",
+    "ord",
+    "list",
+    "tuple",
+    "dict",
+    "set",
+    "frozenset",
+    "str",
+    "int",
+    "float",
+    "bool",
+    "repr",
+    "type",
+    "isinstance",
+    "issubclass",
+    "hasattr",
+    "getattr",
+    "setattr",
+    "callable",
+    "next",
+    "iter",
+    "divmod",
+    "pow",
+    "format",
+    "print",
+    "object",
+    "staticmethod",
+    "property",
+    "open",
+    "globals",
 ];
 
 const MODULES: &[&str] = &[
-    "re", "json", "string", "math", "numpy", "functools", "collections", "itertools", "typing", "os", "pathlib", "random",
-    "ast", "unicodedata", "copy", "datasets", "logging", "sys", "abc", "warnings", "__future__", "collections.abc",
-    "os.path", "lm_eval", "lm_eval.api", "lm_eval.api.registry", "typing_extensions", "regex", "_sacrebleu",
+    "re",
+    "json",
+    "string",
+    "math",
+    "numpy",
+    "functools",
+    "collections",
+    "itertools",
+    "typing",
+    "os",
+    "pathlib",
+    "random",
+    "ast",
+    "unicodedata",
+    "copy",
+    "datasets",
+    "logging",
+    "sys",
+    "abc",
+    "warnings",
+    "__future__",
+    "collections.abc",
+    "os.path",
+    "lm_eval",
+    "lm_eval.api",
+    "lm_eval.api.registry",
+    "typing_extensions",
+    "regex",
+    "_sacrebleu",
 ];
 
 pub(super) fn is_module(path: &str) -> bool {
@@ -408,9 +475,7 @@ pub(super) fn unknown(name: &str) -> Fault {
 }
 
 fn to_int(value: &V, base: Option<V>) -> Result<V, Fault> {
-    let invalid = |text: &str| {
-        Fault::raised("ValueError", format!("invalid literal for int() with base 10: '{text}'"))
-    };
+    let invalid = |text: &str| Fault::raised("ValueError", format!("invalid literal for int() with base 10: '{text}'"));
     match (value, value.int(), value.number()) {
         (_, Some(number), _) => Ok(V::Int(number)),
         (V::Float(number), ..) if !number.is_finite() => {

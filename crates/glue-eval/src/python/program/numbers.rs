@@ -36,6 +36,13 @@ fn too_large() -> Fault {
 /// The pairs of two arrays, or of one and a number; `None` without an array.
 pub(super) fn broadcast(left: &V, right: &V) -> Result<Option<Vec<(V, V)>>, Fault> {
     let pairs = match (left, right) {
+        // One number for all.
+        (V::Array(a), V::Array(b)) if a.len() == 1 && b.len() != 1 => {
+            b.iter().map(|item| (a[0].clone(), item.clone())).collect()
+        }
+        (V::Array(a), V::Array(b)) if b.len() == 1 && a.len() != 1 => {
+            a.iter().map(|item| (item.clone(), b[0].clone())).collect()
+        }
         (V::Array(a), V::Array(b)) if a.len() == b.len() => a.iter().cloned().zip(b.iter().cloned()).collect(),
         (V::Array(a), V::List(b)) if a.len() == b.borrow().len() => {
             a.iter().cloned().zip(b.borrow().iter().cloned()).collect()
@@ -48,7 +55,7 @@ pub(super) fn broadcast(left: &V, right: &V) -> Result<Option<Vec<(V, V)>>, Faul
             if let V::Tuple(_) = left { a.zip(b).collect() } else { b.zip(a).collect() }
         }
         (V::Array(_), V::Array(_) | V::List(_) | V::Tuple(_)) | (V::List(_) | V::Tuple(_), V::Array(_)) => {
-            return Err(Fault::raised("ValueError", "arrays of different lengths"));
+            return Err(Fault::unsupported(0, "arithmetic of arrays of different lengths"));
         }
         (V::Array(a), one) => a.iter().map(|item| (item.clone(), one.clone())).collect(),
         (one, V::Array(b)) => b.iter().map(|item| (one.clone(), item.clone())).collect(),
@@ -159,9 +166,8 @@ fn set_operation(operator: Binary, a: &Dict, b: &Dict) -> Result<Dict, Fault> {
 }
 
 fn counters(operator: Binary, a: &Dict, b: &Dict) -> Result<Dict, Fault> {
-    let count = |dict: &Dict, key: &V| -> Result<i64, Fault> {
-        Ok(dict.get(&key.key()?).and_then(V::int).unwrap_or(0))
-    };
+    let count =
+        |dict: &Dict, key: &V| -> Result<i64, Fault> { Ok(dict.get(&key.key()?).and_then(V::int).unwrap_or(0)) };
     let mut out = Dict { is_counter: true, ..Dict::default() };
     let mut keys = a.keys();
     if operator == Binary::Add {
@@ -192,7 +198,9 @@ fn integers(operator: Binary, a: i64, b: i64, bools: bool) -> Result<V, Fault> {
         Binary::Sub => checked(a.checked_sub(b)),
         Binary::Mul => checked(a.checked_mul(b)),
         Binary::FloorDiv | Binary::Mod if b == 0 => Err(division_by_zero()),
-        Binary::FloorDiv => checked(a.checked_div_euclid(b).map(|q| if b < 0 && a.rem_euclid(b) != 0 { q - 1 } else { q })),
+        Binary::FloorDiv => {
+            checked(a.checked_div_euclid(b).map(|q| if b < 0 && a.rem_euclid(b) != 0 { q - 1 } else { q }))
+        }
         Binary::Mod => {
             let remainder = a.wrapping_rem(b);
             Ok(V::Int(if remainder != 0 && (remainder < 0) != (b < 0) { remainder + b } else { remainder }))
@@ -235,7 +243,8 @@ pub(super) fn sum(items: &[V], start: V, machine: &mut Machine<'_>) -> Result<V,
     while let Some(item) = items.next_if(|item| item.int().is_some() && total.int().is_some()) {
         total = machine.binary(Binary::Add, &total, item)?;
     }
-    if matches!(total, V::Int(_) | V::Bool(_) | V::Float(_)) && items.peek().is_some_and(|item| item.number().is_some()) {
+    if matches!(total, V::Int(_) | V::Bool(_) | V::Float(_)) && items.peek().is_some_and(|item| item.number().is_some())
+    {
         let (mut high, mut low) = (total.number().unwrap_or(0.0), 0.0);
         while let Some(item) = items.next_if(|item| item.number().is_some()) {
             let x = item.number().unwrap_or(0.0);

@@ -10,11 +10,51 @@ use crate::python::is_space;
 use std::rc::Rc;
 
 pub(super) const METHODS: &[&str] = &[
-    "strip", "lstrip", "rstrip", "lower", "upper", "casefold", "capitalize", "title", "swapcase", "replace", "split",
-    "rsplit", "splitlines", "join", "startswith", "endswith", "find", "rfind", "index", "rindex", "count", "format",
-    "isdigit", "isnumeric", "isdecimal", "isalpha", "isalnum", "isspace", "isupper", "islower", "istitle", "zfill",
-    "ljust", "rjust", "center", "partition", "rpartition", "removeprefix", "removesuffix", "translate", "encode",
-    "format_map", "expandtabs", "isascii", "isidentifier",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "lower",
+    "upper",
+    "casefold",
+    "capitalize",
+    "title",
+    "swapcase",
+    "replace",
+    "split",
+    "rsplit",
+    "splitlines",
+    "join",
+    "startswith",
+    "endswith",
+    "find",
+    "rfind",
+    "index",
+    "rindex",
+    "count",
+    "format",
+    "isdigit",
+    "isnumeric",
+    "isdecimal",
+    "isalpha",
+    "isalnum",
+    "isspace",
+    "isupper",
+    "islower",
+    "istitle",
+    "zfill",
+    "ljust",
+    "rjust",
+    "center",
+    "partition",
+    "rpartition",
+    "removeprefix",
+    "removesuffix",
+    "translate",
+    "encode",
+    "format_map",
+    "expandtabs",
+    "isascii",
+    "isidentifier",
 ];
 
 impl Machine<'_> {
@@ -54,7 +94,11 @@ impl Machine<'_> {
                 let mut out = String::with_capacity(text.len());
                 let mut in_word = false;
                 for c in text.chars() {
-                    if in_word { out.extend(c.to_lowercase()) } else { out.push_str(&title_case(c)) }
+                    if in_word {
+                        out.extend(c.to_lowercase())
+                    } else {
+                        out.push_str(&title_case(c))
+                    }
                     in_word = c.is_alphabetic();
                 }
                 V::str(out)
@@ -174,7 +218,8 @@ impl Machine<'_> {
             }
             "partition" | "rpartition" => {
                 let separator = arguments.text("sep")?;
-                let found = if name == "partition" { text.split_once(&*separator) } else { text.rsplit_once(&*separator) };
+                let found =
+                    if name == "partition" { text.split_once(&*separator) } else { text.rsplit_once(&*separator) };
                 let parts = match found {
                     Some((before, after)) => [before, &*separator, after],
                     None if name == "partition" => [&**text, "", ""],
@@ -360,7 +405,8 @@ impl Machine<'_> {
         };
         let width = number(&mut rest).unwrap_or(0);
         let comma = rest.next_if(|c| matches!(c, ',' | '_'));
-        let precision = if rest.next_if_eq(&'.').is_some() { Some(number(&mut rest).ok_or_else(unknown)?) } else { None };
+        let precision =
+            if rest.next_if_eq(&'.').is_some() { Some(number(&mut rest).ok_or_else(unknown)?) } else { None };
         let kind = rest.next();
         if rest.next().is_some() {
             return Err(unknown());
@@ -483,7 +529,8 @@ fn lines(text: &str, keep: bool) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(BREAKS) {
-        let length = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        let length =
+            if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
         out.push(rest[..if keep { at + length } else { at }].to_string());
         rest = &rest[at + length..];
     }

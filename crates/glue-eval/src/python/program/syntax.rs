@@ -140,12 +140,22 @@ pub(super) enum StmtKind {
     /// Target, iterable, body, `else`.
     For(Expr, Expr, Vec<Stmt>, Vec<Stmt>),
     While(Expr, Vec<Stmt>, Vec<Stmt>),
-    Try { body: Vec<Stmt>, handlers: Vec<Handler>, otherwise: Vec<Stmt>, finally: Vec<Stmt> },
+    Try {
+        body: Vec<Stmt>,
+        handlers: Vec<Handler>,
+        otherwise: Vec<Stmt>,
+        finally: Vec<Stmt>,
+    },
     With(Vec<(Expr, Option<Expr>)>, Vec<Stmt>),
     Raise(Option<Expr>),
     Assert(Expr, Option<Expr>),
     Function(Arc<Function>, Vec<Expr>),
-    Class { name: Name, bases: Vec<Argument>, body: Vec<Stmt>, decorators: Vec<Expr> },
+    Class {
+        name: Name,
+        bases: Vec<Argument>,
+        body: Vec<Stmt>,
+        decorators: Vec<Expr>,
+    },
     /// Modules, each with the name it is bound to and whether that name is for the whole path.
     Import(Vec<(Name, Option<Name>)>),
     /// Dots before the module, the module, and names with what they are bound to.

@@ -160,7 +160,8 @@ impl Lexer<'_> {
             _ => 10,
         };
         if radix != 10 {
-            let end = text[2..].find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).map_or(text.len(), |at| at + 2);
+            let end =
+                text[2..].find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).map_or(text.len(), |at| at + 2);
             let value = i64::from_str_radix(&text[2..end].replace('_', ""), radix);
             self.rest = &text[end..];
             self.push(Token::Int(value.map_err(|_| self.fault("the number is too large"))?));

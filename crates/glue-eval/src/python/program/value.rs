@@ -496,9 +496,9 @@ impl V {
             V::Tuple(items) => format!("({})", list(items)?),
             V::Dict(dict) => {
                 let dict = dict.borrow();
-                let pairs = dict.iter().map(|(key, value)| {
-                    Ok(format!("{}: {}", key.to_repr(depth + 1)?, value.to_repr(depth + 1)?))
-                });
+                let pairs = dict
+                    .iter()
+                    .map(|(key, value)| Ok(format!("{}: {}", key.to_repr(depth + 1)?, value.to_repr(depth + 1)?)));
                 let pairs = pairs.collect::<Result<Vec<_>, Fault>>()?.join(", ");
                 if dict.is_counter { format!("Counter({{{pairs}}})") } else { format!("{{{pairs}}}") }
             }

@@ -35,12 +35,31 @@ fn pattern(fields: &Fields<'_>, key: &str, source: &str) -> Result<Regex, TaskEr
 /// `generation_kwargs`.
 pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -> Result<Generating, TaskError> {
     const KEY: &str = "generation_kwargs";
+    /// Accepted where they change nothing.
+    const NEUTRAL: &[&str] = &["num_beams", "repetition_penalty", "min_p", "max_length"];
+    /// What transformers draws among, unless it is told otherwise.
+    const DRAWN_AMONG: usize = 50;
     const LENGTHS: &[&str] = &["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
     let default =
         Generating { until: vec![delimiter.to_string()], max_new_tokens: 256, sampling: Sampling::GREEDY, repeats };
     let Some(value) = fields.get(KEY) else { return Ok(default) };
     let kwargs = below(fields, KEY, value)?;
-    kwargs.only(&[&["until", "do_sample", "temperature", "top_k", "top_p"], LENGTHS])?;
+    kwargs.only(&[&["until", "do_sample", "temperature", "top_k", "top_p"], LENGTHS, NEUTRAL])?;
+    for key in NEUTRAL {
+        let Some(value) = kwargs.get(key) else { continue };
+        let (neutral, reason) = match *key {
+            "num_beams" => (1.0, "answers are made one token after another, without beams"),
+            "repetition_penalty" => (1.0, "tokens are not penalised for being repeated"),
+            "min_p" => (0.0, "tokens are not cut off by a share of the most likely one; `top_p` is the nearest"),
+            _ => {
+                (f64::NAN, "the length of prompt and answer together is not limited; `max_gen_toks` limits the answer")
+            }
+        };
+        if value.as_f64() != Some(neutral) {
+            let (place, key) = (kwargs.place_of(key), (*key).to_string());
+            return Err(TaskError::Unsupported { place, key, reason: reason.into() });
+        }
+    }
     let until = kwargs.texts("until")?.unwrap_or(default.until);
     let mut max_new_tokens = default.max_new_tokens;
     if let Some(key) = LENGTHS.iter().find(|key| kwargs.get(key).is_some()) {
@@ -59,7 +78,7 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
         return Err(kwargs.wrong("top_p", "above 0 and at most 1", &Value::from(p)));
     }
     // 0 stands for no limit.
-    let top_k = kwargs.number("top_k", TOP_K)?.filter(|&k| k > 0);
+    let top_k = kwargs.number("top_k", TOP_K)?.or((temperature > 0.0).then_some(DRAWN_AMONG)).filter(|&k| k > 0);
     let sampling = Sampling { temperature, top_k, top_p, seed: 0 };
     Ok(Generating { until, max_new_tokens, sampling, repeats })
 }
@@ -76,8 +95,10 @@ pub(in crate::task) fn pipelines(
         let entry = below(fields, KEY, value)?;
         entry.only(&[&["name", "filter"]])?;
         let steps = entry.required("filter")?;
-        let filters =
-            list(&entry, "filter", steps)?.iter().map(|step| filter(&entry, step, programs)).collect::<Result<_, _>>()?;
+        let filters = list(&entry, "filter", steps)?
+            .iter()
+            .map(|step| filter(&entry, step, programs))
+            .collect::<Result<_, _>>()?;
         let name = entry.text("name")?.to_string();
         if pipelines.iter().any(|other| other.name == name) {
             let message = format!("two entries of `{KEY}` are named `{name}`");
@@ -108,7 +129,11 @@ fn filter(entry: &Fields<'_>, value: &Value, programs: &mut Programs) -> Result<
     // A class of the task with its options, or a function of all answers.
     let function = step.required("function")?;
     let own = |names: &[&str]| {
-        step.map.iter().filter(|(name, _)| !names.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+        step.map
+            .iter()
+            .filter(|(name, _)| !names.contains(&name.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
     };
     if let Some(class) = Function::of(&step, "function", function, programs)? {
         return Ok(Filter::Function(class, own(&["function"])));
@@ -116,9 +141,8 @@ fn filter(entry: &Fields<'_>, value: &Value, programs: &mut Programs) -> Result<
     if function == "custom" {
         step.only(&[&["function", "filter_fn"]])?;
         let function = Function::of(&step, "filter_fn", step.required("filter_fn")?, programs)?;
-        let function = function.ok_or_else(|| {
-            step.wrong("filter_fn", "a function, as `!function utils.pick`", &step.map["filter_fn"])
-        })?;
+        let function = function
+            .ok_or_else(|| step.wrong("filter_fn", "a function, as `!function utils.pick`", &step.map["filter_fn"]))?;
         return Ok(Filter::Function(function, Vec::new()));
     }
     let none: &[&[&str]] = &[&["function"]];
@@ -200,9 +224,7 @@ fn known_metrics(kind: Kind) -> &'static [&'static str] {
         }
         Kind::LogLikelihood => &["perplexity", "acc"],
         Kind::LogLikelihoodRolling => &["word_perplexity", "byte_perplexity", "bits_per_byte"],
-        Kind::GenerateUntil | Kind::Code => {
-            &["exact_match", "bleu", "chrf", "chrf++", "ter", "pass_at_k", "code_eval"]
-        }
+        Kind::GenerateUntil | Kind::Code => &["exact_match", "bleu", "chrf", "chrf++", "ter", "pass_at_k", "code_eval"],
     }
 }
 
@@ -229,7 +251,11 @@ pub(super) fn metrics(
         let entry = Fields { place: fields.place.clone(), map: &nothing, sources: &[] };
         let mut specs = Vec::new();
         for name in default_metrics(kind) {
-            specs.extend(if named { vec![result(&entry, name, programs)?] } else { metric(&entry, name, kind, programs)? });
+            specs.extend(if named {
+                vec![result(&entry, name, programs)?]
+            } else {
+                metric(&entry, name, kind, programs)?
+            });
         }
         return Ok((kind, specs));
     };
@@ -352,12 +378,7 @@ fn aggregate(entry: &Fields<'_>, spec: &mut MetricSpec, programs: &mut Programs)
     Ok(())
 }
 
-fn metric(
-    entry: &Fields<'_>,
-    name: &str,
-    kind: Kind,
-    programs: &mut Programs,
-) -> Result<Vec<MetricSpec>, TaskError> {
+fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -> Result<Vec<MetricSpec>, TaskError> {
     const COMPARISON: &[&str] =
         &["regexes_to_ignore", "ignore_case", "ignore_punctuation", "ignore_numbers", "multi_label"];
     let mut corpus = None;

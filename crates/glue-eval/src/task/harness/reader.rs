@@ -1,10 +1,10 @@
 //! From an item of a split to its texts, by the rules of a task.
 
-use super::super::prompt::{self, TextBudget};
 use super::super::fields::texts;
+use super::super::prompt::{self, TextBudget};
+use super::Harness;
 use super::functions::{Function, Python};
 use super::rules::{Rule, Rules};
-use super::Harness;
 use crate::data::{Row, describe};
 use crate::error::{FilePosition, TaskError};
 use crate::python::program::Call;

@@ -1,9 +1,9 @@
 //! Rules: how the texts of a question follow from an item, by a field, a template, a number or a list.
 
-use super::functions::{Function, Programs};
 use super::super::Kind;
 use super::super::fields::Fields;
 use super::super::prompt::Delimiters;
+use super::functions::{Function, Programs};
 use crate::error::TaskError;
 use crate::template::{Template, Templates};
 use serde_json::Value;

@@ -81,8 +81,7 @@ impl Parser {
             return Ok(());
         }
         let text = std::mem::take(literal);
-        let text =
-            if raw { text } else { unescape(&text).map_err(|message| Fault::unsupported(line, message))? };
+        let text = if raw { text } else { unescape(&text).map_err(|message| Fault::unsupported(line, message))? };
         out.push(Piece::Text(text.into()));
         Ok(())
     }

@@ -92,7 +92,8 @@ impl Python {
         };
         let module = match tasks.and_then(|tasks| file.strip_prefix(tasks).ok()) {
             Some(relative) => {
-                let names: Vec<_> = relative.with_extension("").iter().map(|n| n.to_string_lossy().into_owned()).collect();
+                let names: Vec<_> =
+                    relative.with_extension("").iter().map(|n| n.to_string_lossy().into_owned()).collect();
                 format!("lm_eval.tasks.{}", names.join("."))
             }
             None => file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
