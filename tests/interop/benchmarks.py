@@ -55,12 +55,21 @@ def main():
     parser.add_argument("--task", metavar="NAME", nargs="*", default=[], help="only these")
     parser.add_argument("--limit", type=int, default=12, help="items of each task (default 12)")
     parser.add_argument("--glue", metavar="PATH", type=pathlib.Path, default=ROOT / "target/release/glue", help="the binary under test")
+    parser.add_argument("--theirs", metavar="FILE", type=pathlib.Path, help="keeps the scores of lm_eval here, and takes them from here if it exists")
     arguments = parser.parse_args()
     if importlib.util.find_spec("lm_eval") is None:
         print(f"skipped: {sys.executable} has no lm_eval; `pip install 'lm_eval[hf]'` in a virtual environment gets it")
         return 0
     started = time.perf_counter()
-    names, theirs, items = harness(arguments.model, arguments.tasks, arguments.task, arguments.limit)
+    if arguments.theirs and arguments.theirs.exists():
+        names, theirs, kept = json.loads(arguments.theirs.read_text(encoding="utf-8"))
+    else:
+        names, theirs, items = harness(arguments.model, arguments.tasks, arguments.task, arguments.limit)
+        kept = [[list(key), [number(value) for value in values]] for key, values in items.items()]
+        if arguments.theirs:
+            arguments.theirs.write_text(json.dumps([names, theirs, kept], default=str), encoding="utf-8")
+    items = {tuple(key): values for key, values in kept}
+    names = arguments.task or names
     seconds = time.perf_counter() - started
     differ = 0
     print(f"{'task':28} {'metric':28} {'lm_eval':>10} {'glue':>10}  items that differ")

@@ -204,6 +204,39 @@ mod tests {
         assert!(fault(nested).to_string().contains("too deep"), "{}", fault(nested));
     }
 
+    /// Counts the tasks all of whose functions are evaluated, of lines with task, key, file and function.
+    #[test]
+    #[ignore = "takes a list of the functions of all tasks of a tree"]
+    fn functions_of_a_tree() {
+        let path = std::env::var("GLUE_FUNCTION_NAMES").expect("GLUE_FUNCTION_NAMES names the list");
+        let (mut programs, mut checked) = (std::collections::HashMap::new(), std::collections::HashMap::new());
+        let mut tasks = std::collections::BTreeMap::<String, Option<String>>::new();
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let [task, _, file, function] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let problem = (!file.is_empty()).then(|| {
+                let key = (file.to_string(), function.to_string());
+                let check = || -> Option<String> {
+                    let program = programs
+                        .entry(file.to_string())
+                        .or_insert_with(|| Program::load(Path::new(file)).map(Arc::new));
+                    let checked = program.as_ref().map_err(Clone::clone).and_then(|program| program.check(function));
+                    checked.err().map(|fault| fault.message)
+                };
+                checked.entry(key).or_insert_with(check).clone()
+            });
+            let known = tasks.entry(task.to_string()).or_default();
+            *known = known.take().or(problem.flatten());
+        }
+        let mut reasons = std::collections::BTreeMap::<&str, usize>::new();
+        tasks.values().flatten().for_each(|why| *reasons.entry(why).or_default() += 1);
+        let mut reasons: Vec<_> = reasons.into_iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let refused = tasks.values().flatten().count();
+        println!("{} of {} tasks need nothing else", tasks.len() - refused, tasks.len());
+        reasons.iter().for_each(|(why, count)| println!("{count} {why}"));
+        assert!(!tasks.is_empty());
+    }
+
     /// Repeats the calls of `tests/interop/functions.py`.
     #[test]
     #[ignore = "takes the file that tests/interop/functions.py makes"]
