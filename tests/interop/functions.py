@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import math
 import pathlib
 import random
@@ -174,7 +175,8 @@ def main():
     tasks = arguments.tasks or pathlib.Path(spec.origin).parent / "tasks"
     datasets.disable_progress_bars()
     cases, called, silent, unimported = [], 0, [], []
-    modules = {}
+    modules, counts = {}, {}
+    logging.disable(logging.CRITICAL)
 
     def late(*_):
         raise TimeoutError
@@ -182,6 +184,11 @@ def main():
     signal.signal(signal.SIGALRM, late)
     for file, name, kind in functions(tasks):
         if arguments.only not in str(file):
+            continue
+        # Many files have one function for each of many subjects.
+        alike = (hashlib.sha256(file.read_bytes()).hexdigest(), kind)
+        counts[alike] = counts.get(alike, 0) + 1
+        if counts[alike] > 5:
             continue
         signal.alarm(20)
         try:
@@ -199,11 +206,11 @@ def main():
         finally:
             signal.alarm(0)
         called += 1
-        signal.alarm(15)
+        signal.alarm(6)
         before = len(cases)
         try:
             rng = random.Random(f"{file.name}{name}")
-            for case in attempts(function, kind, file, rng, 3, 150 if kind == "rows" else 600):
+            for case in attempts(function, kind, file, rng, 3, 60 if kind == "rows" else 300):
                 cases.append({**case, "function": name})
         except TimeoutError:
             pass

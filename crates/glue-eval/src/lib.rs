@@ -84,12 +84,15 @@
 //! Native tasks are directories with `task.json` and JSON Lines, Parquet or CSV for each split; README.md of this crate
 //! has the keys. Files of lm-evaluation-harness 0.4 are read as they are: the same prompts with the same examples, the
 //! same splitting of tokens, filters, metrics and standard errors of means. Standard errors of perplexities follow from
-//! the delta method instead of a bootstrap. What needs Python code is refused by the name of the key.
+//! the delta method instead of a bootstrap, those of scores of all items together, such as BLEU, from the jackknife.
+//! Functions that tasks take from Python files are evaluated here, without Python; what is beyond the part of the
+//! language that is known is refused with its line, or run by the installed Python where
+//! [`EvalOptions::allow_python`] says so.
 //!
 //! **Invariant:** what can be wrong with a task is found before the model is asked anything.
 //!
 //! **Invariant:** programs that a model wrote are run only if [`EvalOptions::allow_code_execution`] says so, and then
-//! in a [`sandbox`].
+//! in a [`sandbox`]; a Python of the system runs functions of tasks only if [`EvalOptions::allow_python`] says so.
 
 /// The examples of README.md.
 #[cfg(doctest)]

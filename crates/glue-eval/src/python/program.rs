@@ -154,7 +154,10 @@ mod tests {
     fn what_is_missing_is_named_before_anything_is_called() {
         let fault = language().check("unused").unwrap_err();
         assert!(fault.is_unsupported());
-        assert_eq!(fault.to_string(), "the module `missing_module` is not evaluated here (line 266)");
+        assert_eq!(
+            fault.to_string(),
+            "`something` of the module `missing_package.inside` is not evaluated here (line 237)"
+        );
         assert_eq!(language().check("no_such").unwrap_err().to_string(), "the file defines no `no_such`");
     }
 
@@ -199,6 +202,39 @@ mod tests {
         assert!(fault(&deep).to_string().contains("deep"), "{}", fault(&deep));
         let nested = "def f():\n    x = []\n    for i in range(10000):\n        x = [x]\n    return x\n";
         assert!(fault(nested).to_string().contains("too deep"), "{}", fault(nested));
+    }
+
+    /// Counts the tasks all of whose functions are evaluated, of lines with task, key, file and function.
+    #[test]
+    #[ignore = "takes a list of the functions of all tasks of a tree"]
+    fn functions_of_a_tree() {
+        let path = std::env::var("GLUE_FUNCTION_NAMES").expect("GLUE_FUNCTION_NAMES names the list");
+        let (mut programs, mut checked) = (std::collections::HashMap::new(), std::collections::HashMap::new());
+        let mut tasks = std::collections::BTreeMap::<String, Option<String>>::new();
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let [task, _, file, function] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let problem = (!file.is_empty()).then(|| {
+                let key = (file.to_string(), function.to_string());
+                let check = || -> Option<String> {
+                    let program = programs
+                        .entry(file.to_string())
+                        .or_insert_with(|| Program::load(Path::new(file)).map(Arc::new));
+                    let checked = program.as_ref().map_err(Clone::clone).and_then(|program| program.check(function));
+                    checked.err().map(|fault| fault.message)
+                };
+                checked.entry(key).or_insert_with(check).clone()
+            });
+            let known = tasks.entry(task.to_string()).or_default();
+            *known = known.take().or(problem.flatten());
+        }
+        let mut reasons = std::collections::BTreeMap::<&str, usize>::new();
+        tasks.values().flatten().for_each(|why| *reasons.entry(why).or_default() += 1);
+        let mut reasons: Vec<_> = reasons.into_iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let refused = tasks.values().flatten().count();
+        println!("{} of {} tasks need nothing else", tasks.len() - refused, tasks.len());
+        reasons.iter().for_each(|(why, count)| println!("{count} {why}"));
+        assert!(!tasks.is_empty());
     }
 
     /// Repeats the calls of `tests/interop/functions.py`.

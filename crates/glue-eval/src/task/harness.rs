@@ -1,8 +1,8 @@
 //! Task files of lm-evaluation-harness 0.4, read as they are.
 //!
 //! What a prompt looks like follows that program in every detail: which examples are drawn for which item, how a
-//! rendered template becomes a number or a list, where delimiters stand. What needs Python code is refused by the name
-//! of the key.
+//! rendered template becomes a number or a list, where delimiters stand. Functions in Python files
+//! are evaluated by [`functions`].
 
 mod dataset;
 mod functions;
@@ -98,6 +98,8 @@ pub(super) struct Harness {
     test_split: Option<String>,
     fewshot_split: Option<String>,
     samples: Option<Samples>,
+    /// Whether a function scores items, so that what is right is its business.
+    scored_by_function: bool,
     process_docs: Option<Arc<Function>>,
     /// The same for examples.
     process_examples: Option<Arc<Function>>,
@@ -147,7 +149,7 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
         return Err(TaskError::MissingField { place: fields.place, field: "test_split".into() });
     }
     let mut templates = Templates::new();
-    let rules = rules(&fields, &mut templates, &mut programs, kind)?;
+    let rules = rules(&fields, &mut templates, &mut programs, kind, process_results.is_some())?;
     let description = rule(&fields, "description", &mut templates, &mut programs)?;
     let nothing = Map::new();
     let own = match fields.get("fewshot_config") {
@@ -214,6 +216,7 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
         test_split,
         fewshot_split,
         samples: samples(&own, &mut programs)?,
+        scored_by_function: process_results.is_some(),
         process_examples: function(&own, "process_docs", &mut programs)?.or_else(|| process_docs.clone()),
         process_docs,
         fewshot_choice,
@@ -474,7 +477,7 @@ impl Harness {
         };
         let delimiter = prompt::continuation_delimiter(&rules.delimiters.target, prefix.as_deref(), options.chat);
         if let (Kind::MultipleChoice, true, Some(choices)) = (kind, layout.several_contexts, &choices) {
-            let gold = reader.gold(&text, choices, doc)?;
+            let gold = self.gold(reader.gold(&text, choices, doc))?;
             let contexts = choices.iter().map(|choice| context(choice)).collect::<Result<_, _>>()?;
             let continuations = vec![format!("{delimiter}{}", jinja::str(&target))];
             return Ok(Ask::Choose { contexts, continuations, choices: choices.clone(), gold });
@@ -485,14 +488,14 @@ impl Harness {
         let context = context(question)?;
         match (kind, choices) {
             (Kind::MultipleChoice, Some(choices)) => {
-                let gold = reader.gold(&target, &choices, doc)?;
+                let gold = self.gold(reader.gold(&target, &choices, doc))?;
                 let continuations = choices.iter().map(|choice| format!("{delimiter}{choice}")).collect();
                 Ok(Ask::Choose { contexts: vec![context], continuations, choices, gold })
             }
             (Kind::GenerateUntil | Kind::Code, choices) => {
                 let targets = match choices {
                     Some(choices) => {
-                        let gold = reader.gold(&target, &choices, doc)?;
+                        let gold = self.gold(reader.gold(&target, &choices, doc))?;
                         gold.into_iter().map(|index| choices[index].clone()).collect()
                     }
                     None => self.targets(reader, doc, target, layout)?,
@@ -513,6 +516,11 @@ impl Harness {
         }
     }
 
+    /// The choices that are right. Where a function scores items there need not be any.
+    fn gold(&self, gold: Result<Vec<usize>, TaskError>) -> Result<Vec<usize>, TaskError> {
+        if self.scored_by_function { Ok(gold.unwrap_or_default()) } else { gold }
+    }
+
     /// The texts that an answer may be equal to.
     fn targets(
         &self,
@@ -521,6 +529,12 @@ impl Harness {
         target: Value,
         layout: ItemLayout,
     ) -> Result<Vec<String>, TaskError> {
+        if self.scored_by_function {
+            return Ok(match target {
+                Value::Array(items) => items.iter().map(jinja::str).collect(),
+                one => vec![jinja::str(&one)],
+            });
+        }
         let looks_like_one = match &self.rules.target {
             Rule::Text(_, source) if !reader.columns.contains(source.as_str()) => {
                 "; the harness reads a template's result in brackets as a list, and not the name of a field"

@@ -151,13 +151,20 @@ fn what_needs_python_or_is_unknown_is_refused_by_the_name_of_the_key() {
     for (keys, expected) in [
         (
             "process_docs: !function utils.f\n",
-            "key line 1: `process_docs` is not supported: `utils.f` is a Python function",
+            "key line 1: `process_docs` is not supported: `utils.f` is a Python function that cannot be evaluated here: \
+             utils.py: utils.py: No such file or directory (os error 2); --allow-python runs it in a sandbox with the \
+             Python that is installed",
         ),
         (
             "metric_list:\n  - metric: !function utils.pass_at_k\n",
-            "key line 2: `metric` is not supported: `utils.pass_at_k` is a Python function",
+            "key line 2: `metric` is not supported: `utils.pass_at_k` is a Python function that cannot be evaluated here: \
+             utils.py: utils.py: No such file or directory (os error 2); --allow-python runs it in a sandbox with the \
+             Python that is installed",
         ),
-        ("process_results: f\n", "key line 1: `process_results` is not supported: it is a Python function"),
+        (
+            "process_results: f\n",
+            "key line 1: `process_results` should be a function, as `!function utils.process_docs`, but is \"f\"",
+        ),
         ("doc_to_image: i\n", "key line 1: `doc_to_image` is not supported: images are not supported"),
         (
             "output_type: chat\n",
@@ -165,8 +172,9 @@ fn what_needs_python_or_is_unknown_is_refused_by_the_name_of_the_key() {
              loglikelihood_rolling, but is \"chat\"",
         ),
         (
-            "metric_list:\n  - metric: acc\n  - metric: f1\n",
-            "key line 2: `metric` should be one of acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, but is \"f1\"",
+            "metric_list:\n  - metric: acc\n  - metric: bleu\n",
+            "key line 2: `metric` should be one of acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, f1, mcc, \
+             brier_score, but is \"bleu\"",
         ),
         (
             "metric_list:\n  - metric: acc\n    aggregation: f1\n",
@@ -174,17 +182,16 @@ fn what_needs_python_or_is_unknown_is_refused_by_the_name_of_the_key() {
         ),
         (
             "output_type: generate_until\ngeneration_kwargs: {num_beams: 4}\n",
-            "key line 2: unknown key `num_beams`; known are until, do_sample, temperature, top_k, top_p, max_gen_toks, \
-             max_new_tokens, max_tokens, max_completion_tokens",
+            "key line 2: `num_beams` is not supported: answers are made one token after another, without beams",
         ),
         (
             "output_type: generate_until\ngeneration_kwargs: {do_sample: true}\n",
             "key line 2: `do_sample` should be false, or `temperature` above 0, but is true",
         ),
         (
-            "output_type: generate_until\nfilter_list:\n  - name: x\n    filter: [{function: custom}]\n",
+            "output_type: generate_until\nfilter_list:\n  - name: x\n    filter: [{function: own}]\n",
             "key line 4: `function` should be one of take_first, take_first_k, majority_vote, remove_whitespace, lowercase, \
-             uppercase, map, regex, multi_choice_regex, but is \"custom\"",
+             uppercase, map, regex, multi_choice_regex, regex_pos, format_span, custom, but is \"own\"",
         ),
         (
             "doc_to_text: '{{ q'\n",
@@ -285,4 +292,115 @@ fn data_files_are_found_beside_above_and_below_the_working_directory() {
             && error.contains("hf download --repo-type dataset"),
         "{error}"
     );
+}
+
+/// A task whose functions are in a Python file beside it, written to a directory of its own.
+fn with_functions(yaml: &str, python: &str, items: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("t.yaml"), yaml).unwrap();
+    fs::write(directory.path().join("utils.py"), python).unwrap();
+    fs::write(directory.path().join("items.jsonl"), items).unwrap();
+    directory
+}
+
+const CHOICES: &str = "task: t\ndataset_path: json\ndataset_kwargs:\n  data_files: {test: items.jsonl}\ntest_split: test\n\
+    output_type: multiple_choice\nprocess_docs: !function utils.process_docs\ndoc_to_text: !function utils.doc_to_text\n\
+    doc_to_choice: '{{choices}}'\ndoc_to_target: gold\n";
+
+const FUNCTIONS: &str = r#"
+import missing_library
+
+ASK = "Ask: "
+
+
+def process_docs(dataset):
+    kept = dataset.filter(lambda doc: doc["keep"])
+    return kept.map(lambda doc: {"choices": [c.strip() for c in doc["raw"].split("|")], "gold": int(doc["label"]) - 1})
+
+
+def doc_to_text(doc):
+    return f"{ASK}{doc['q']}?"
+
+
+def process_results(doc, results):
+    logprobs = [logprob for logprob, _ in results]
+    best = logprobs.index(max(logprobs))
+    return {"acc": float(best == doc["gold"]), "pair": (doc["gold"], best), "spread": max(logprobs) - min(logprobs)}
+
+
+def agree(items):
+    return sum(1 for gold, said in items if gold == said) / len(items)
+
+
+def library(doc, results):
+    return {"acc": missing_library.score(doc)}
+"#;
+
+const ROWS: &str = "{\"q\": \"a\", \"raw\": \"x | y\", \"label\": \"1\", \"keep\": true}\n\
+    {\"q\": \"b\", \"raw\": \"x | y\", \"label\": \"1\", \"keep\": false}\n\
+    {\"q\": \"c\", \"raw\": \"v | w | z\", \"label\": \"2\", \"keep\": true}\n";
+
+#[test]
+fn functions_make_items_prompts_and_scores() {
+    let yaml = format!(
+        "{CHOICES}process_results: !function utils.process_results\nmetric_list:\n  - metric: acc\n  - metric: pair\n    \
+         aggregation: !function utils.agree\n  - metric: spread\n    higher_is_better: false\n"
+    );
+    let directory = with_functions(&yaml, FUNCTIONS, ROWS);
+    let tasks = load_tasks(&[directory.path()]).unwrap();
+    assert!(tasks[0].needs_python().is_none());
+    let table = Table::default();
+    let report = evaluate(&table, &tasks, &EvalOptions::default(), &NoProgress).unwrap();
+    let asked = table.asked.lock().unwrap();
+    let prompts: Vec<&str> = asked.iter().map(|asked| asked[0].as_str()).collect();
+    assert_eq!(prompts, ["Ask: a?", "Ask: a?", "Ask: c?", "Ask: c?", "Ask: c?"]);
+    let task = &report.tasks[0];
+    let value = |name: &str| task.metric(name).map(|metric| (metric.value, metric.higher_is_better)).unwrap();
+    assert_eq!((task.n, value("acc").0), (2, value("pair").0), "both are the share of what is right");
+    assert!(value("acc").1 && !value("spread").1 && value("spread").0 > 0.0);
+    assert_eq!(task.metric("pair").unwrap().stderr, None);
+}
+
+#[test]
+fn a_function_that_fails_names_its_item() {
+    let python = FUNCTIONS.replace("return f\"{ASK}{doc['q']}?\"", "return doc['nothing']");
+    let directory = with_functions(CHOICES, &python, ROWS);
+    let tasks = load_tasks(&[directory.path()]).unwrap();
+    let error = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap_err().chain();
+    let expected = "items.jsonl:1: `doc_to_text`: `utils.doc_to_text`: KeyError: 'nothing' (line 13)";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn a_key_without_its_function_is_one_without_its_refusal() {
+    let broken = CHOICES.replace("utils.process_docs", "utils.nothing").replace("utils.doc_to_text", "utils.nothing");
+    let directory = with_functions(&format!("{broken}process_results: !function utils.library\n"), FUNCTIONS, ROWS);
+    let own = "include: t.yaml\ntask: u\nprocess_results: null\nprocess_docs: null\ndoc_to_text: q\n\
+               doc_to_choice: [x, y]\ndoc_to_target: 0\n";
+    fs::write(directory.path().join("u.yaml"), own).unwrap();
+    let tasks = load_tasks(&[directory.path().join("u.yaml")]).unwrap();
+    assert!(tasks[0].needs_python().is_none());
+    let report = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap();
+    assert_eq!(report.tasks[0].n, 3);
+    let tasks = load_tasks(&[directory.path().join("t.yaml")]).unwrap();
+    let error = evaluate(&Table::default(), &tasks, &EvalOptions::default(), &NoProgress).unwrap_err().chain();
+    assert!(error.contains("the file defines no `nothing`; --allow-python"), "{error}");
+}
+
+#[test]
+fn the_installed_python_runs_what_is_not_evaluated() {
+    if !crate::support::python() {
+        return;
+    }
+    let python = format!("import decimal\n{FUNCTIONS}")
+        .replace("import missing_library\n", "")
+        .replace("missing_library.score(doc)", "float(decimal.Decimal(doc['gold']))");
+    let yaml = format!("{CHOICES}process_results: !function utils.library\nmetric_list:\n  - metric: acc\n");
+    let directory = with_functions(&yaml, &python, ROWS);
+    let tasks = load_tasks(&[directory.path()]).unwrap();
+    let needed = tasks[0].needs_python().unwrap().to_string();
+    assert!(needed.contains("the module `decimal` is not evaluated here"), "{needed}");
+    let options = EvalOptions { allow_python: true, ..EvalOptions::default() };
+    let report = evaluate(&Table::default(), &tasks, &options, &NoProgress).unwrap();
+    assert_eq!(report.tasks[0].metric("acc").map(|acc| acc.value), Some(0.5));
 }

@@ -150,8 +150,9 @@ impl Machine<'_> {
             V::Dataset(rows) if &**name == "num_rows" => Ok(V::Int(rows.borrow().len() as i64)),
             V::Array(items) if &**name == "size" => Ok(V::Int(items.len() as i64)),
             V::Array(items) if &**name == "shape" => Ok(V::tuple(vec![V::Int(items.len() as i64)])),
+            V::ExceptionClass(class) if &**name == "__name__" => Ok(V::str(&**class)),
             V::Regex(regex) if &**name == "pattern" => Ok(V::str(regex.as_str())),
-            V::None | V::Bool(_) | V::Int(_) | V::Float(_) if &**name != "is_integer" && &**name != "item" => {
+            V::None | V::Bool(_) | V::Int(_) | V::Float(_) if !matches!(&**name, "is_integer" | "item" | "astype") => {
                 Err(missing(value))
             }
             _ if is_method(value, name) => Ok(V::Bound(Rc::new((value.clone(), Name::clone(name))))),
@@ -178,13 +179,26 @@ impl Machine<'_> {
                 let mut all = vec![value.clone()];
                 all.extend(positional);
                 match name {
-                    "tolist" | "astype" | "flatten" | "copy" if name != "tolist" => Ok(value.clone()),
+                    "flatten" | "copy" => Ok(value.clone()),
+                    "astype" => {
+                        let class = all.get(1).cloned().unwrap_or(V::None);
+                        let items = self.iterate(value)?;
+                        let items = items.into_iter().map(|item| self.call(&class, vec![item], Vec::new()));
+                        Ok(V::Array(Rc::new(items.collect::<Result<_, _>>()?)))
+                    }
                     "tolist" => Ok(V::list(self.iterate(value)?)),
                     _ => self.call_native(&format!("numpy.{name}"), all, keywords),
                 }
             }
             V::Float(number) if name == "is_integer" => Ok(V::Bool(number.fract() == 0.0)),
             V::Int(_) | V::Float(_) | V::Bool(_) if name == "item" => Ok(value.clone()),
+            // Of a number of numpy.
+            V::Int(_) | V::Float(_) | V::Bool(_) if name == "astype" => {
+                let mut arguments = Arguments::new(name, positional, keywords);
+                let class = arguments.required("dtype")?;
+                arguments.done()?;
+                self.call(&class, vec![value.clone()], Vec::new())
+            }
             V::Int(_) if name == "is_integer" => Ok(V::Bool(true)),
             V::Path(path) => {
                 let path = Rc::clone(path);

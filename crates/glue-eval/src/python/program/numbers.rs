@@ -36,6 +36,13 @@ fn too_large() -> Fault {
 /// The pairs of two arrays, or of one and a number; `None` without an array.
 pub(super) fn broadcast(left: &V, right: &V) -> Result<Option<Vec<(V, V)>>, Fault> {
     let pairs = match (left, right) {
+        // One number for all.
+        (V::Array(a), V::Array(b)) if a.len() == 1 && b.len() != 1 => {
+            b.iter().map(|item| (a[0].clone(), item.clone())).collect()
+        }
+        (V::Array(a), V::Array(b)) if b.len() == 1 && a.len() != 1 => {
+            a.iter().map(|item| (item.clone(), b[0].clone())).collect()
+        }
         (V::Array(a), V::Array(b)) if a.len() == b.len() => a.iter().cloned().zip(b.iter().cloned()).collect(),
         (V::Array(a), V::List(b)) if a.len() == b.borrow().len() => {
             a.iter().cloned().zip(b.borrow().iter().cloned()).collect()
@@ -48,7 +55,7 @@ pub(super) fn broadcast(left: &V, right: &V) -> Result<Option<Vec<(V, V)>>, Faul
             if let V::Tuple(_) = left { a.zip(b).collect() } else { b.zip(a).collect() }
         }
         (V::Array(_), V::Array(_) | V::List(_) | V::Tuple(_)) | (V::List(_) | V::Tuple(_), V::Array(_)) => {
-            return Err(Fault::raised("ValueError", "arrays of different lengths"));
+            return Err(Fault::unsupported(0, "arithmetic of arrays of different lengths"));
         }
         (V::Array(a), one) => a.iter().map(|item| (item.clone(), one.clone())).collect(),
         (one, V::Array(b)) => b.iter().map(|item| (one.clone(), item.clone())).collect(),

@@ -33,12 +33,31 @@ fn pattern(fields: &Fields<'_>, key: &str, source: &str) -> Result<Regex, TaskEr
 /// `generation_kwargs`.
 pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -> Result<Generating, TaskError> {
     const KEY: &str = "generation_kwargs";
+    /// Accepted where they change nothing.
+    const NEUTRAL: &[&str] = &["num_beams", "repetition_penalty", "min_p", "max_length"];
+    /// What transformers draws among, unless it is told otherwise.
+    const DRAWN_AMONG: usize = 50;
     const LENGTHS: &[&str] = &["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
     let default =
         Generating { until: vec![delimiter.to_string()], max_new_tokens: 256, sampling: Sampling::GREEDY, repeats };
     let Some(value) = fields.get(KEY) else { return Ok(default) };
     let kwargs = below(fields, KEY, value)?;
-    kwargs.only(&[&["until", "do_sample", "temperature", "top_k", "top_p"], LENGTHS])?;
+    kwargs.only(&[&["until", "do_sample", "temperature", "top_k", "top_p"], LENGTHS, NEUTRAL])?;
+    for key in NEUTRAL {
+        let Some(value) = kwargs.get(key) else { continue };
+        let (neutral, reason) = match *key {
+            "num_beams" => (1.0, "answers are made one token after another, without beams"),
+            "repetition_penalty" => (1.0, "tokens are not penalised for being repeated"),
+            "min_p" => (0.0, "tokens are not cut off by a share of the most likely one; `top_p` is the nearest"),
+            _ => {
+                (f64::NAN, "the length of prompt and answer together is not limited; `max_gen_toks` limits the answer")
+            }
+        };
+        if value.as_f64() != Some(neutral) {
+            let (place, key) = (kwargs.place_of(key), (*key).to_string());
+            return Err(TaskError::Unsupported { place, key, reason: reason.into() });
+        }
+    }
     let until = kwargs.texts("until")?.unwrap_or(default.until);
     let mut max_new_tokens = default.max_new_tokens;
     if let Some(key) = LENGTHS.iter().find(|key| kwargs.get(key).is_some()) {
@@ -57,7 +76,7 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
         return Err(kwargs.wrong("top_p", "above 0 and at most 1", &Value::from(p)));
     }
     // 0 stands for no limit.
-    let top_k = kwargs.number("top_k", TOP_K)?.filter(|&k| k > 0);
+    let top_k = kwargs.number("top_k", TOP_K)?.or((temperature > 0.0).then_some(DRAWN_AMONG)).filter(|&k| k > 0);
     let sampling = Sampling { temperature, top_k, top_p, seed: 0 };
     Ok(Generating { until, max_new_tokens, sampling, repeats })
 }

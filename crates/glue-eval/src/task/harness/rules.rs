@@ -35,6 +35,7 @@ pub(super) fn rules(
     templates: &mut Templates,
     programs: &mut Programs,
     kind: Kind,
+    scored_by_function: bool,
 ) -> Result<Rules, TaskError> {
     let choice = rule(fields, "doc_to_choice", templates, programs)?;
     if kind == Kind::MultipleChoice && choice.is_none() {
@@ -50,7 +51,11 @@ pub(super) fn rules(
     };
     Ok(Rules {
         text,
-        target: rule(fields, "doc_to_target", templates, programs)?.ok_or_else(|| missing("doc_to_target"))?,
+        target: match rule(fields, "doc_to_target", templates, programs)? {
+            Some(target) => target,
+            None if scored_by_function => Rule::List(Vec::new()),
+            None => return Err(missing("doc_to_target")),
+        },
         choice,
         prefix: rule(fields, "gen_prefix", templates, programs)?,
         delimiters: Delimiters {
