@@ -193,6 +193,7 @@ impl Machine<'_> {
                 let value = arguments.required("object")?;
                 let length = match &value {
                     V::Str(text) => text.chars().count(),
+                    V::Bytes(text) => text.len(),
                     V::List(items) => items.borrow().len(),
                     V::Tuple(items) => items.len(),
                     V::Dict(dict) | V::Set(dict) => dict.borrow().len(),

@@ -250,6 +250,10 @@ impl Machine<'_> {
                 }
                 V::str(out)
             }
+            "encode" => match arguments.optional("encoding").map_or(Ok("utf-8".into()), |name| name.to_str())?.as_str() {
+                "utf-8" | "utf8" | "UTF-8" => V::Bytes(Rc::clone(text)),
+                other => return Err(Fault::unsupported(0, format!("the encoding `{other}`"))),
+            },
             _ => return Err(Fault::unsupported(0, format!("`{name}` of a text"))),
         };
         arguments.done()?;
