@@ -250,7 +250,8 @@ impl Machine<'_> {
                 }
                 V::str(out)
             }
-            "encode" => match arguments.optional("encoding").map_or(Ok("utf-8".into()), |name| name.to_str())?.as_str() {
+            "encode" => match arguments.optional("encoding").map_or(Ok("utf-8".into()), |name| name.to_str())?.as_str()
+            {
                 "utf-8" | "utf8" | "UTF-8" => V::Bytes(Rc::clone(text)),
                 other => return Err(Fault::unsupported(0, format!("the encoding `{other}`"))),
             },
