@@ -578,7 +578,7 @@ impl Run<'_> {
             let item = &items.items[index];
             let of_item: Vec<Score> = columns.iter().filter_map(|column| column.scores.get(i).copied()).collect();
             if options.samples {
-                let mut json = record(task, items, index, item, answer, &names, &of_item, python.as_ref());
+                let mut json = record(task, &items.split, (index, item), answer, &names, &of_item, python.as_ref());
                 json["doc"] = serde_json::Value::Object(item.fields.clone());
                 samples.push(Sample { task: task.name.clone(), index, json: json.to_string() });
             }

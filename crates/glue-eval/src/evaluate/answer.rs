@@ -6,7 +6,7 @@ use crate::metrics::{Metric, Score, argmax, count_words};
 use crate::model::{Generation, LogLikelihood};
 use crate::pass_at_k::pass_at_k;
 use crate::sandbox::{Execution, Outcome};
-use crate::task::{Ask, Check, Item, Items, Python, Task};
+use crate::task::{Ask, Check, Item, Python, Task};
 use glue_lm::jinja;
 use serde_json::{Map, Value, json};
 
@@ -146,9 +146,8 @@ pub(super) fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[Val
 /// What was asked and answered, for people.
 pub(super) fn record(
     task: &Task,
-    items: &Items,
-    index: usize,
-    item: &Item,
+    split: &str,
+    (index, item): (usize, &Item),
     answer: &Answer,
     names: &[String],
     scores: &[Score],
@@ -156,7 +155,7 @@ pub(super) fn record(
 ) -> Value {
     let mut map = Map::new();
     map.insert("task".into(), json!(task.name));
-    map.insert("split".into(), json!(items.split));
+    map.insert("split".into(), json!(split));
     map.insert("index".into(), json!(index));
     map.insert("line".into(), json!(item.place.line));
     let logprobs: Vec<f64> = answer.scored.iter().map(|scored| scored.logprob).collect();

@@ -376,7 +376,7 @@ fn a_key_without_its_function_is_one_without_its_refusal() {
     let broken = CHOICES.replace("utils.process_docs", "utils.nothing").replace("utils.doc_to_text", "utils.nothing");
     let directory = with_functions(&format!("{broken}process_results: !function utils.library\n"), FUNCTIONS, ROWS);
     let own = "include: t.yaml\ntask: u\nprocess_results: null\nprocess_docs: null\ndoc_to_text: q\n\
-               doc_to_choice: [first, second]\ndoc_to_target: 0\n";
+               doc_to_choice: [v, w]\ndoc_to_target: 0\n";
     fs::write(directory.path().join("u.yaml"), own).unwrap();
     let tasks = load_tasks(&[directory.path().join("u.yaml")]).unwrap();
     assert!(tasks[0].needs_python().is_none());

@@ -322,7 +322,7 @@ mod tests {
     }
 
     /// Products of every shape and type, and of several weights at once.
-    fn check(products: &dyn Fn(&[f32], usize, &[Factor<'_>]) -> Vec<Vec<f32>>) {
+    fn check(products: impl Fn(&[f32], usize, &[Factor<'_>]) -> Vec<Vec<f32>>) {
         for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F8E4M3, Dtype::F64] {
             for (t, n, k) in [(1, 1, 1), (5, 33, 40), (32, 32, 32), (70, 65, 31), (33, 100, 1100), (300, 8, 64)] {
                 let (x, bias, weight) = (numbers(t * k, 1), numbers(n, 3), weight(dtype, n, k));
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn packed_products_are_those_of_f64() {
-        check(&|x, k, factors| products_with(|| Emulated, x, k, factors));
+        check(|x, k, factors| products_with(|| Emulated, x, k, factors));
     }
 
     #[test]
@@ -353,7 +353,7 @@ mod tests {
             println!("this processor has no AMX, or the system does not permit it: only the emulation was tested");
             return;
         };
-        check(&|x, k, factors| products(unit, x, k, factors));
+        check(|x, k, factors| products(unit, x, k, factors));
         let (n, k) = (130, 700);
         let (x, bf16) = (numbers(300 * k, 4), weight(Dtype::Bf16, n, k));
         let run = |threads: usize, rows: usize| {

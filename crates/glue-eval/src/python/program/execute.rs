@@ -72,7 +72,7 @@ impl<'p> Machine<'p> {
         Ok(())
     }
 
-    /// Begins to count anew, for the next item.
+    /// Counts from zero again, for the next item.
     pub(super) fn refresh(&mut self) {
         self.steps = 0;
     }

@@ -175,7 +175,9 @@ impl Machine<'_> {
                     self.step(tuples.len().saturating_mul(items.len()) as u64 * 4)?;
                     tuples = tuples
                         .iter()
-                        .flat_map(|tuple| items.iter().map(move |item| [&tuple[..], &[item.clone()]].concat()))
+                        .flat_map(|tuple| {
+                            items.iter().map(move |item| [&tuple[..], std::slice::from_ref(item)].concat())
+                        })
                         .collect();
                 }
                 Ok(V::iterator(tuples.into_iter().map(V::tuple)))

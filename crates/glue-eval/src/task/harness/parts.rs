@@ -35,7 +35,7 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
     const KEY: &str = "generation_kwargs";
     /// Accepted where they change nothing.
     const NEUTRAL: &[&str] = &["num_beams", "repetition_penalty", "min_p", "max_length"];
-    /// What transformers draws among, unless it is told otherwise.
+    /// What transformers draws among, unless a task says otherwise.
     const DRAWN_AMONG: usize = 50;
     const LENGTHS: &[&str] = &["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
     let default =

@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
         let calls = rows.iter().map(|(_, row)| vec![Call::Json(Value::Object(row.fields.clone()))]).collect();
         let given = function.each(self.python, calls).map_err(|(at, message)| {
             let place = rows.get(at).map(|(file, row)| FilePosition::at(file, row.line));
-            let place = place.unwrap_or_else(|| FilePosition::file(&PathBuf::from(&function.name)));
+            let place = place.unwrap_or_else(|| FilePosition::file(PathBuf::from(&function.name)));
             TaskError::Template { place, key: key.into(), message }
         })?;
         let mut computed = self.computed.borrow_mut();

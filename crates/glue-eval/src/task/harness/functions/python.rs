@@ -1,5 +1,5 @@
-//! Functions that are run by the Python that is installed, in the [`sandbox`](crate::sandbox): all calls of one function
-//! in one process.
+//! Functions that are run by the Python that is installed, in the [`sandbox`](crate::sandbox): all calls of one
+//! function in one process.
 
 use crate::python::program::{Call, MadeRow};
 use crate::sandbox::{Limits, Options, Outcome, Sandbox};
