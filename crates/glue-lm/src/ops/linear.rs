@@ -34,8 +34,8 @@ pub(crate) fn linear_recorded(
     x.apply_op1(Linear { weight: w.clone(), bias: bias.map(<[f32]>::to_vec), recording })
 }
 
-/// For each weight [N, K] and its bias `x · wᵀ + bias` [T, N], in one job where `x` [T, K] has few rows or is packed for
-/// the matrix unit, and nothing is differentiated; `None` elsewhere, where one product after the other is as good.
+/// For each weight [N, K] and its bias `x · wᵀ + bias` [T, N], in one job where `x` [T, K] has few rows or is packed
+/// for the matrix unit, and nothing is differentiated; `None` elsewhere, where one product after the other is as good.
 pub(crate) fn linear_together(x: &Tensor, factors: &[Factor<'_>]) -> Result<Option<Vec<Tensor>>> {
     let (t, k) = x.dims2()?;
     let fits = |(w, bias): &Factor<'_>| matches!(w.shape(), [n, c] if *c == k && bias.is_none_or(|b| b.len() == *n));
