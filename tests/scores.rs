@@ -275,7 +275,8 @@ fn what_cannot_be_scored_is_refused() {
     task("good", CHOICE, GOOD);
     zoo.write(
         "hub/t.yaml",
-        "task: t\ndataset_path: allenai/ai2_arc\ndoc_to_text: '{{q}}'\noutput_type: multiple_choice\n",
+        "task: t\ndataset_path: allenai/ai2_arc\ntest_split: test\ndoc_to_text: '{{q}}'\ndoc_to_choice: [a, b]\n\
+         doc_to_target: 0\noutput_type: multiple_choice\n",
     );
     zoo.write(
         "undefined/t.yaml",
@@ -285,7 +286,7 @@ fn what_cannot_be_scored_is_refused() {
     zoo.write(
         "function/t.yaml",
         "task: t\ndataset_path: json\ndataset_kwargs: {data_files: {test: ../good/test.jsonl}}\ntest_split: test\n\
-         doc_to_text: !function utils.text\noutput_type: multiple_choice\n",
+         doc_to_text: !function utils.text\ndoc_to_choice: [a, b]\ndoc_to_target: 0\noutput_type: multiple_choice\n",
     );
     zoo.copy(&zoo.path("model"), "misfit");
     let mut tokenizer = zoo.json("misfit/tokenizer.json");
