@@ -20,6 +20,21 @@ const UNKNOWN: u64 = 4 << 30;
 /// Fraction of a budget that the activations of a pass may take.
 const FOR_ACTIVATIONS: u64 = 4;
 
+/// The part of a budget that is not planned with, one in so many: what an allocator keeps of buffers that were given up,
+/// and what is too small to be counted. With prompts of 1200 tokens on a model of 135 million parameters it kept an
+/// eighth on top of a budget of 2 GiB.
+const RESERVED: u64 = 8;
+
+/// What of a budget is planned with.
+pub(crate) fn planned(budget: u64) -> u64 {
+    budget - budget / RESERVED
+}
+
+/// The budget of which this is planned with.
+pub(crate) fn with_reserve(planned: u64) -> u64 {
+    planned.saturating_add(planned / (RESERVED - 1))
+}
+
 /// Rows that a pass has room for however small the budget is: a product with fewer takes as long.
 const MIN_ROWS: usize = 64;
 
@@ -120,6 +135,13 @@ mod tests {
         assert_eq!(footprint.rows(4_000_000, 2048), 1000);
         assert_eq!(footprint.rows(u64::MAX, 2048), 2048);
         assert_eq!(footprint.rows(u64::MAX, 7), 7);
+    }
+
+    #[test]
+    fn a_reserve_is_left_and_added_again() {
+        assert_eq!((planned(800), with_reserve(700)), (700, 800));
+        assert_eq!((planned(0), with_reserve(0)), (0, 0));
+        assert_eq!(with_reserve(u64::MAX), u64::MAX);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How many tokens and sequences fit into a memory budget, and what a generation takes.
 
 use super::GenerateOptions;
-use crate::memory::{Footprint, default_budget};
+use crate::memory::{Footprint, default_budget, planned, with_reserve};
 use crate::ops::{GROWTH, KvCacheType};
 
 /// What a batch may hold at a time.
@@ -19,7 +19,7 @@ pub(super) struct Limits {
 impl Limits {
     /// The limits of each of `side_by_side` batches.
     pub(super) fn new(footprint: Footprint, options: &GenerateOptions, side_by_side: usize) -> Limits {
-        let budget = options.memory.unwrap_or_else(default_budget) / side_by_side.max(1) as u64;
+        let budget = planned(options.memory.unwrap_or_else(default_budget)) / side_by_side.max(1) as u64;
         let rows = footprint.rows(budget, options.rows_per_pass);
         let bytes = budget.saturating_sub(rows as u64 * footprint.activations_per_row);
         Limits { footprint, rows, sequences: options.max_sequences, bytes }
@@ -44,7 +44,7 @@ pub struct PromptLengths {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GenerationEstimate {
-    /// Peak bytes of keys, values, activations and logits; weights are not in it.
+    /// Peak bytes of keys, values, activations and logits, with what an allocator keeps; weights are not in it.
     pub memory: u64,
     /// Sequences that are generated at the same time.
     pub sequences: usize,
@@ -86,7 +86,7 @@ impl GenerationEstimate {
         let alone = own + footprint.kv(lengths.longest);
         let kept = (sequences as u64 * each).clamp(alone, limits.bytes.max(alone));
         GenerationEstimate {
-            memory: side_by_side as u64 * (kept + rows as u64 * footprint.activations_per_row),
+            memory: with_reserve(side_by_side as u64 * (kept + rows as u64 * footprint.activations_per_row)),
             sequences: side_by_side * sequences,
             kv_per_token: footprint.kv_per_token,
         }
@@ -112,7 +112,7 @@ mod tests {
             GenerateOptions { memory: Some(10_000_000_000), max_new_tokens: 17, ..GenerateOptions::default() };
         let found = estimate(4, 160, &options);
         // Ten chunks for each prompt, three for 17 new tokens at most, and 640 rows in the first pass.
-        assert_eq!(found.memory, 4 * (10_000_000 + 2_000_000 + 200_000) + 640 * 100_000);
+        assert_eq!(found.memory, with_reserve(4 * (10_000_000 + 2_000_000 + 200_000) + 640 * 100_000));
         assert_eq!((found.sequences, found.kv_per_token), (4, 62_500));
     }
 
@@ -121,8 +121,8 @@ mod tests {
         let options = GenerateOptions { memory: Some(1_000_000_000), max_new_tokens: 16, ..GenerateOptions::default() };
         let found = estimate(1000, 1600, &options);
         assert!(found.memory <= 1_000_000_000 && found.memory > 900_000_000, "{found:?}");
-        // 2048 rows of 100 kB, and 102.2 MB for each sequence.
-        assert_eq!(found.sequences, 7);
+        // Of 875 MB 2048 rows of 100 kB, and 102.2 MB for each sequence.
+        assert_eq!(found.sequences, 6);
         // Less than a sequence takes: one is run all the same.
         let tiny = GenerateOptions { memory: Some(1), ..options };
         assert_eq!(estimate(1000, 1600, &tiny).sequences, 1);
