@@ -20,9 +20,9 @@ const UNKNOWN: u64 = 4 << 30;
 /// Fraction of a budget that the activations of a pass may take.
 const FOR_ACTIVATIONS: u64 = 4;
 
-/// The part of a budget that is not planned with, one in so many: what an allocator keeps of buffers that were given up,
-/// and what is too small to be counted. With prompts of 1200 tokens on a model of 135 million parameters it kept an
-/// eighth on top of a budget of 2 GiB.
+/// The part of a budget that is not planned with, one in so many: what an allocator keeps of buffers that were given
+/// up, and what is too small to be counted. With prompts of 1200 tokens on a model of 135 million parameters that was
+/// an eighth on top of a budget of 2 GiB.
 const RESERVED: u64 = 8;
 
 /// What of a budget is planned with.
