@@ -281,6 +281,25 @@ fn a_continuation_keeps_the_space_that_it_begins_with() {
     }
 }
 
+/// `GLUE_HUMANEVAL` names a JSON Lines file of HumanEval (`prompt`, `canonical_solution`), which is not a part of this
+/// repository.
+#[test]
+fn solutions_of_humaneval_keep_their_indentation() {
+    let Some(path) = std::env::var_os("GLUE_HUMANEVAL") else {
+        println!("GLUE_HUMANEVAL names no file: nothing was checked");
+        return;
+    };
+    let tokenizer = sentencepiece();
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.lines().count() >= 20);
+    for line in text.lines() {
+        let item: Value = serde_json::from_str(line).unwrap();
+        let (prompt, solution) = (item["prompt"].as_str().unwrap(), item["canonical_solution"].as_str().unwrap());
+        assert!(solution.starts_with("    "));
+        assert_eq!(continued(&tokenizer, prompt, &format!("{prompt}{solution}")), solution);
+    }
+}
+
 #[test]
 fn a_character_that_the_prompt_leaves_incomplete_is_shown_whole() {
     let tokenizer = sentencepiece();
