@@ -119,7 +119,7 @@ pub(crate) struct Args {
 
     /// Also write results to --output-path: `lm-eval` is the layout of lm-evaluation-harness, results_DATE.json and
     /// samples_TASK_DATE.jsonl in a directory for each model
-    #[arg(long, value_name = "FORMAT", requires = "output_path", hide_possible_values = false)]
+    #[arg(long, value_name = "FORMAT", requires = "output_path")]
     output_format: Option<OutputFormat>,
 
     /// Directory that results are written to, in the layout of lm-evaluation-harness

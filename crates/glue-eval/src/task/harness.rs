@@ -15,6 +15,7 @@ mod rules;
 pub(super) use functions::Programs;
 pub(crate) use functions::{Function, Python};
 
+pub(super) use lenient::closes;
 pub(super) use load::{Document, load};
 pub(super) use parts::pipelines;
 

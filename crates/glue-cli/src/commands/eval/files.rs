@@ -4,6 +4,7 @@ use super::{Args, Limit, Scored, refusal};
 use crate::failure::Failure;
 use glue_eval::results_layout::{RunDetails, results, samples, sanitized};
 use glue_eval::{EvalOptions, TaskSet};
+use glue_lm::{ClockError, DateTime};
 use glue_tensor::OutputFile;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,7 +50,7 @@ pub(super) fn write(
         start: since(scored.start).as_secs_f64(),
         seconds: scored.time.as_secs_f64(),
     };
-    let date = date(since(SystemTime::now()));
+    let date = date(since(SystemTime::now())).map_err(Failure::failed)?;
     let write = |name: String, text: String| {
         let file = OutputFile::create(directory.join(name)).map_err(Failure::failed)?;
         file.write_with(|out| out.write_all(text.as_bytes())).map_err(Failure::failed)
@@ -66,24 +67,9 @@ pub(super) fn write(
 }
 
 /// A moment since 1970 as `2026-01-31T09-05-07.000123`, in UTC: that of the harness, without colons.
-fn date(since: Duration) -> String {
-    const DAY: u64 = 86_400;
-    let seconds = since.as_secs();
-    let (hour, minute, second) = (seconds % DAY / 3600, seconds % 3600 / 60, seconds % 60);
-    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
-    let (mut year, mut day) = (1970, seconds / DAY);
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while day >= lengths[month] {
-        day -= lengths[month];
-        month += 1;
-    }
-    let micros = since.subsec_micros();
-    format!("{year}-{:02}-{:02}T{hour:02}-{minute:02}-{second:02}.{micros:06}", month + 1, day + 1)
+fn date(since: Duration) -> Result<String, ClockError> {
+    let seconds = DateTime::from_unix(since.as_secs())?.format("%Y-%m-%dT%H-%M-%S")?;
+    Ok(format!("{seconds}.{:06}", since.subsec_micros()))
 }
 
 #[cfg(test)]
@@ -100,7 +86,7 @@ mod tests {
             (1_798_761_600, "2027-01-01T00-00-00.000000"),
             (4_107_542_400, "2100-03-01T00-00-00.000000"),
         ] {
-            assert_eq!(date(Duration::from_secs(seconds)), expected);
+            assert_eq!(date(Duration::from_secs(seconds)).unwrap(), expected);
         }
     }
 }

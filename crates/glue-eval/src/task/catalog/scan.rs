@@ -3,6 +3,8 @@
 //! An installation of the harness has some 14 000 files, most of which nobody asks for. Only keys at the beginning of a
 //! line are read. Whatever is written in another way than usual is left to the YAML parser.
 
+use crate::task::harness::closes;
+
 /// What makes a file a task, a group or a part of others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Head {
@@ -104,22 +106,6 @@ fn skip_quoted<'a>(rest: &str, lines: &mut impl Iterator<Item = &'a str>) -> Opt
         text = lines.next()?;
     }
     Some(())
-}
-
-/// Whether the end of a quoted text is in this line of it.
-fn closes(text: &str, quote: char) -> bool {
-    let mut characters = text.chars().peekable();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' if quote == '"' => {
-                characters.next();
-            }
-            '\'' if quote == '\'' && characters.next_if_eq(&'\'').is_some() => {}
-            c if c == quote => return true,
-            _ => {}
-        }
-    }
-    false
 }
 
 /// What stands on the line of a key.

@@ -65,7 +65,7 @@ fn value_of(line: &str) -> Option<&str> {
 }
 
 /// Whether the end of a quoted text is in this part of it.
-fn closes(text: &str, quote: char) -> bool {
+pub(in crate::task) fn closes(text: &str, quote: char) -> bool {
     let mut characters = text.chars().peekable();
     while let Some(c) = characters.next() {
         match c {
