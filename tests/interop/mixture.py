@@ -31,6 +31,8 @@ except ImportError as error:
     raise SystemExit(0)
 
 F = torch.nn.functional
+# Of `from_pretrained`, under the name that the version has for it.
+FLOAT32 = {"dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype": torch.float32}
 
 
 def tensors_of(directory):
@@ -168,7 +170,7 @@ def load(directory):
 def load_with_names(directory):
     """The model, and whether it has a place for every tensor of the files and finds a tensor for every place."""
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, trust_remote_code=True, dtype=torch.float32, output_loading_info=True
+        directory, trust_remote_code=True, output_loading_info=True, **FLOAT32
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:

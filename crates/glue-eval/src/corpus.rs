@@ -7,6 +7,7 @@
 
 mod bleu;
 mod chrf;
+mod ter;
 
 use crate::metrics::argmax;
 use crate::statistics::Estimate;
@@ -30,6 +31,8 @@ pub(crate) enum Corpus {
     Bleu,
     /// chrF of characters, or with the words of chrF++.
     Chrf { words: usize },
+    /// The rate of edits from an answer to its reference, of which less is better.
+    Ter,
     /// A function of the task. It says nothing of single items, each of which counts as the whole.
     Function(Arc<Function>),
 }
@@ -42,6 +45,7 @@ impl Corpus {
         ("bleu", Corpus::Bleu),
         ("chrf", Corpus::Chrf { words: 0 }),
         ("chrf++", Corpus::Chrf { words: 2 }),
+        ("ter", Corpus::Ter),
     ];
 
     /// The score with its standard error, and what each item contributes.
@@ -88,6 +92,14 @@ impl Corpus {
                 };
                 let rows = items.iter().enumerate().map(of).collect::<Result<_, _>>()?;
                 Ok(jackknife(rows, chrf::score))
+            }
+            Corpus::Ter => {
+                let of = |(item, value): (usize, &Value)| {
+                    let (reference, answer) = texts(value).ok_or_else(|| no_pair(item, value))?;
+                    Ok(ter::statistics(&answer, &reference))
+                };
+                let rows = items.iter().enumerate().map(of).collect::<Result<_, _>>()?;
+                Ok(jackknife(rows, ter::score))
             }
         }
     }

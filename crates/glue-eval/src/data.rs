@@ -34,17 +34,25 @@ pub(crate) enum Format {
     Text,
 }
 
-/// Reads all rows of a file.
+/// Names of the columns of a table, where its first line has none, or others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) names: Vec<String>,
+    /// Whether the first line is a header all the same.
+    pub(crate) replace_header: bool,
+}
+
+/// Reads all rows of a file; a table with these names of its columns, if any.
 ///
 /// # Errors
 /// [`TaskError`] for a file that cannot be read, or a row that is no object, with its line.
-pub(crate) fn read(path: &Path, format: Format) -> Result<Vec<Row>, TaskError> {
+pub(crate) fn read(path: &Path, format: Format, names: Option<&Names>) -> Result<Vec<Row>, TaskError> {
     let bytes = || files::read(path, files::DATA_BYTES).map_err(TaskError::io(path));
     match format {
         Format::Json => json(path, &bytes()?),
         Format::Parquet => parquet::read(path),
-        Format::Csv => csv::read(path, &bytes()?, ','),
-        Format::Tsv => csv::read(path, &bytes()?, '\t'),
+        Format::Csv => csv::read(path, &bytes()?, ',', names),
+        Format::Tsv => csv::read(path, &bytes()?, '\t', names),
         Format::Text => text(path, &bytes()?),
     }
 }
@@ -153,7 +161,7 @@ mod tests {
     fn the_three_formats_hold_the_same() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/formats");
         let rows = |name: &str, format| {
-            let rows = read(&data.join(name), format).unwrap();
+            let rows = read(&data.join(name), format, None).unwrap();
             rows.into_iter().map(|row| Value::Object(row.fields)).collect::<Vec<_>>()
         };
         let expected = rows("items.jsonl", Format::Json);

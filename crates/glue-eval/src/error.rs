@@ -115,6 +115,8 @@ pub enum TaskError {
         config: Option<String>,
         /// What was found instead.
         reason: String,
+        /// Whether the task has functions that are not evaluated here.
+        needs_python: bool,
     },
     /// A question with fewer than two choices asks nothing.
     #[error("{place}: a question needs at least 2 choices, but this one has {found}")]

@@ -15,7 +15,7 @@ use answer::{Answer, loss, not_run, record, truncations};
 use glue_lm::jinja;
 use glue_progress::{Progress, Unit};
 pub(crate) use results::Said;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -39,8 +39,16 @@ pub struct EvalOptions {
     pub seed: u64,
     /// Whether prompts are put into the model's chat template; false by default.
     pub apply_chat_template: bool,
-    /// Whether, in a chat template, examples are turns of their own; false by default: they stand in the question.
+    /// Whether, in a chat template, examples are turns of their own, as by default; else they stand in the question.
     pub fewshot_as_multiturn: bool,
+    /// What the model is told before everything else, descriptions of tasks included; nothing by default.
+    pub system_instruction: Option<String>,
+    /// `generation_kwargs` of lm-evaluation-harness (`until`, `max_gen_toks`, `temperature`, `do_sample`, `top_k`,
+    /// `top_p`, `min_p`, `repetition_penalty`) in the place of those of the tasks; none by default.
+    pub gen_kwargs: Map<String, Value>,
+    /// The text that ends the reasoning of a model, which is taken off its answers; none by default. Stop strings count
+    /// after it only: what a model generates ends with its own end of text or at the maximum length.
+    pub think_end_token: Option<String>,
     /// Whether programs that the model writes may be run; false by default, and then tasks that do so are refused.
     pub allow_code_execution: bool,
     /// What each of those programs may use.
@@ -68,7 +76,10 @@ impl Default for EvalOptions {
             num_fewshot: None,
             seed: 1234,
             apply_chat_template: false,
-            fewshot_as_multiturn: false,
+            fewshot_as_multiturn: true,
+            system_instruction: None,
+            gen_kwargs: Map::new(),
+            think_end_token: None,
             allow_code_execution: false,
             limits: sandbox::Limits::default(),
             sandbox: sandbox::Options::default(),
@@ -89,6 +100,27 @@ impl EvalOptions {
     /// The split, or share, that is scored of a task; `None` for the split that the task names.
     pub fn split_of(&self, task: &Task) -> Option<&str> {
         self.splits.get(task.name()).or(self.split.as_ref()).map(String::as_str)
+    }
+
+    /// What a task makes its items by.
+    pub(crate) fn of_items<'a>(
+        &'a self,
+        task: &Task,
+        chat: Option<Chat<'a>>,
+        python: Option<&'a Python>,
+    ) -> ItemOptions<'a> {
+        ItemOptions {
+            split: self.split_of(task),
+            limit: self.limit,
+            fraction: self.fraction,
+            num_fewshot: self.num_fewshot,
+            seed: self.seed,
+            chat,
+            system_instruction: self.system_instruction.as_deref(),
+            gen_kwargs: &self.gen_kwargs,
+            think_end: self.think_end_token.as_deref(),
+            python,
+        }
     }
 
     /// Refuses splits of tasks that are not there.
@@ -201,15 +233,7 @@ fn render(tasks: &[Task], options: &EvalOptions, model: Option<&dyn LanguageMode
     let python = options.python();
     let items = |task: &Task| {
         let chat = Chat { render: &render, multiturn: options.fewshot_as_multiturn };
-        task.items(&ItemOptions {
-            split: options.split_of(task),
-            limit: options.limit,
-            fraction: options.fraction,
-            num_fewshot: options.num_fewshot,
-            seed: options.seed,
-            chat: options.apply_chat_template.then_some(chat),
-            python: python.as_ref(),
-        })
+        task.items(&options.of_items(task, options.apply_chat_template.then_some(chat), python.as_ref()))
     };
     tasks.iter().map(items).collect()
 }
@@ -392,7 +416,7 @@ impl<'a> Requests<'a> {
                 let seed = if is_random { item_seed(run.task, run.chosen[i], seed) } else { 0 };
                 self.generated.push(GenerateRequest {
                     context,
-                    until: &settings.until,
+                    until: if settings.think_end.is_some() { &[] } else { &settings.until },
                     max_new_tokens: settings.max_new_tokens,
                     sampling: Sampling { seed, ..settings.sampling },
                     n: settings.repeats,
@@ -447,7 +471,12 @@ fn ask(
         runs[r].answers[i].scored.push(answer);
     }
     for ((r, i, _), answers) in generated_owners.into_iter().zip(generated) {
-        runs[r].answers[i].generated = answers;
+        let run = &mut runs[r];
+        let settings = match &run.items.items[run.chosen[i]].ask {
+            Ask::Generate { settings, .. } => settings,
+            _ => continue,
+        };
+        run.answers[i].generated = answers.into_iter().map(|answer| settings.without_reasoning(answer)).collect();
     }
     if let Some(sandbox) = sandbox {
         for run in runs.iter_mut().filter(|run| run.runs_programs()) {

@@ -143,6 +143,6 @@ pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
 pub use routed::RoutedModel;
 pub use split::SplitExpression;
 pub use task::{
-    Counts, Entry, EntryKind, Kind, Member, Status, Task, TaskCatalog, TaskGroup, TaskSet, load_task_set, load_tasks,
-    select,
+    Counts, Entry, EntryKind, Kind, Member, Status, Task, TaskCatalog, TaskGroup, TaskSet, TaskSources, load_task_set,
+    load_tasks, select,
 };

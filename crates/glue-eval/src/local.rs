@@ -9,7 +9,7 @@
 
 use crate::cache::Hasher;
 use crate::error::ModelError;
-use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest};
+use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, cut};
 use crate::python::is_space;
 use glue_lm::{
     ChatOptions, GenerateOptions, Message, Prompt, RUNTIME_REVISION, SamplingError, ScoreOptions, ScoreRequest,
@@ -429,6 +429,8 @@ impl LanguageModel for LocalModel {
                     temperature: like.sampling.temperature as f32,
                     top_k: like.sampling.top_k,
                     top_p: like.sampling.top_p.map(|p| p as f32),
+                    min_p: like.sampling.min_p.map(|p| p as f32),
+                    repetition_penalty: like.sampling.repetition_penalty as f32,
                     ..Default::default()
                 },
                 stop: like.until.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
@@ -482,14 +484,6 @@ fn chat(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Model
         }
     }
     Ok(text)
-}
-
-/// The text before the first of these that is in it, one after another.
-fn cut<'a>(text: &'a str, until: &[String]) -> &'a str {
-    until
-        .iter()
-        .filter(|stop| !stop.is_empty())
-        .fold(text, |text, stop| text.split(stop.as_str()).next().unwrap_or(text))
 }
 
 fn of_prompt(error: TextError, members: &[usize]) -> ModelError {

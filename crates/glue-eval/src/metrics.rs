@@ -4,7 +4,7 @@
 //!
 //! | aggregation | value | standard error |
 //! |---|---|---|
-//! | mean | m | s / √n |
+//! | mean, of the numbers only (`nanmean`) | m | s / √n |
 //! | perplexity | exp(−m) | exp(−m) · s / √n |
 //! | weighted perplexity | exp(−r), r = Σa_i / Σb_i | exp(−r) · e |
 //! | bits per byte | −r / ln 2 | e / ln 2 |
@@ -41,7 +41,8 @@ impl MetricSpec {
 
     /// Whether more is better.
     pub(crate) fn higher_is_better(&self) -> bool {
-        self.better.unwrap_or_else(|| self.aggregation.higher_is_better() && !matches!(self.metric, Metric::Brier))
+        let falls = matches!(self.metric, Metric::Brier) || matches!(self.corpus, Some(Corpus::Ter));
+        self.better.unwrap_or(self.aggregation.higher_is_better() && !falls)
     }
 
     /// The best that an item can give.
@@ -88,6 +89,8 @@ pub(crate) enum Metric {
     Brier,
     /// The right choice and the one taken, or a reference and an answer, for a score of all items together.
     Pair,
+    /// The right choice and the log-likelihoods of all, for a function of all items.
+    Likelihoods,
     /// What the function that scores items gives under this name.
     Named(String),
     /// What a function gives for a reference and an answer, with these options.
@@ -98,6 +101,8 @@ pub(crate) enum Metric {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Aggregation {
     Mean,
+    /// Of the numbers among the values: NaN where there is none.
+    NanMean,
     Median,
     Perplexity,
     WeightedPerplexity,
@@ -107,6 +112,7 @@ pub(crate) enum Aggregation {
 impl Aggregation {
     pub(crate) const ALL: &'static [(&'static str, Aggregation)] = &[
         ("mean", Aggregation::Mean),
+        ("nanmean", Aggregation::NanMean),
         ("median", Aggregation::Median),
         ("perplexity", Aggregation::Perplexity),
         ("weighted_perplexity", Aggregation::WeightedPerplexity),
@@ -120,7 +126,7 @@ impl Aggregation {
 
     /// Whether more is better. Perplexities are better when low.
     pub(crate) fn higher_is_better(self) -> bool {
-        matches!(self, Aggregation::Mean | Aggregation::Median)
+        matches!(self, Aggregation::Mean | Aggregation::NanMean | Aggregation::Median)
     }
 }
 
@@ -139,7 +145,7 @@ impl Metric {
     pub(crate) fn is_share(&self) -> bool {
         match self {
             Metric::Named(name) => name.starts_with("acc") || matches!(name.as_str(), "exact_match" | "em"),
-            Metric::LogLikelihood | Metric::Brier | Metric::Pair | Metric::Function(..) => false,
+            Metric::LogLikelihood | Metric::Brier | Metric::Pair | Metric::Likelihoods | Metric::Function(..) => false,
             _ => !self.is_weighted(),
         }
     }
@@ -170,6 +176,10 @@ impl Aggregation {
         let ratio = ratio(scores);
         let Estimate { value, stderr } = match self {
             Aggregation::Mean => ratio,
+            Aggregation::NanMean => {
+                let numbers: Vec<Score> = scores.iter().copied().filter(|score| !score.sum.is_nan()).collect();
+                self::ratio(&numbers)
+            }
             Aggregation::Median => {
                 let mut sorted: Vec<f64> = scores.iter().map(|score| score.sum).collect();
                 sorted.sort_by(f64::total_cmp);
@@ -189,12 +199,16 @@ impl Aggregation {
 }
 
 impl Aggregation {
-    /// What each item contributes to the value: their mean is the value, and their standard error that of the value.
-    /// Empty for a median.
+    /// What each item contributes to the value: their mean is the value, and their standard error that of the value
+    /// (less, where items without a number contribute the mean). Empty for a median.
     pub(crate) fn contributions(self, scores: &[Score]) -> Vec<f64> {
         let (value, r) = (self.of(scores).value, ratio(scores).value);
         let slope = match self {
             Aggregation::Mean => return scores.iter().map(|score| score.sum).collect(),
+            Aggregation::NanMean => {
+                let or_mean = |score: &Score| if score.sum.is_nan() { value } else { score.sum };
+                return scores.iter().map(or_mean).collect();
+            }
             Aggregation::Median => return Vec::new(),
             Aggregation::Perplexity | Aggregation::WeightedPerplexity => -value,
             Aggregation::BitsPerByte => -std::f64::consts::LN_2.recip(),

@@ -113,13 +113,20 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Only the most likely tokens that together have this probability are considered, in (0, 1]; `None` for all.
     pub top_p: Option<f64>,
+    /// Only tokens with at least this share of the probability of the most likely one are considered, in [0, 1];
+    /// `None` for all.
+    pub min_p: Option<f64>,
+    /// Scores of tokens that have occurred are divided by it where they are positive, and multiplied where they are
+    /// negative; above 0, and 1 for no penalty.
+    pub repetition_penalty: f64,
     /// The seed of the random numbers; the answers of one request differ by their number.
     pub seed: u64,
 }
 
 impl Sampling {
     /// The most likely token each time.
-    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+    pub const GREEDY: Sampling =
+        Sampling { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: 0 };
 }
 
 /// An answer to a [`GenerateRequest`].
@@ -140,4 +147,12 @@ pub struct ChatMessage {
     pub role: String,
     /// What is said.
     pub content: String,
+}
+
+/// The text before the first of these that is in it, one after another.
+pub(crate) fn cut<'a>(text: &'a str, until: &[String]) -> &'a str {
+    until
+        .iter()
+        .filter(|stop| !stop.is_empty())
+        .fold(text, |text, stop| text.split(stop.as_str()).next().unwrap_or(text))
 }

@@ -2,7 +2,7 @@
 
 use crate::error::EvalError;
 use crate::evaluate::EvalOptions;
-use crate::task::{Ask, ItemOptions, Kind, Task};
+use crate::task::{Ask, Kind, Task};
 use std::path::PathBuf;
 
 /// What an evaluation would ask in one task.
@@ -35,15 +35,7 @@ pub fn preview(tasks: &[Task], options: &EvalOptions) -> Result<Vec<Preview>, Ev
     options.check_splits(tasks)?;
     let python = options.python();
     let one = |task: &Task| {
-        let items = task.items(&ItemOptions {
-            split: options.split_of(task),
-            limit: options.limit,
-            fraction: options.fraction,
-            num_fewshot: options.num_fewshot,
-            seed: options.seed,
-            chat: None,
-            python: python.as_ref(),
-        })?;
+        let items = task.items(&options.of_items(task, None, python.as_ref()))?;
         let requests = items.items.iter().map(|item| match &item.ask {
             Ask::Choose { choices, .. } => choices.len(),
             Ask::Continue { .. } | Ask::Roll { .. } => 1,

@@ -84,7 +84,7 @@ mod tests {
         check(Ask::Roll { text: "a".into() }, &[], &[]);
         let settings = || {
             let until = Vec::new();
-            Arc::new(Generating { until, max_new_tokens: 1, sampling: Sampling::GREEDY, repeats: 1 })
+            Arc::new(Generating { until, max_new_tokens: 1, ..Generating::default() })
         };
         let generate = |check| Ask::Generate { context: "Q".into(), settings: settings(), check };
         check(generate(Check::Match(texts(&["7", "seven"]))), &[("Q", " 7")], &[0]);

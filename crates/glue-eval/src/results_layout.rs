@@ -23,6 +23,10 @@ pub struct RunDetails {
     pub chat_template: bool,
     /// Whether examples were turns of their own.
     pub fewshot_as_multiturn: bool,
+    /// What the model was told before everything else.
+    pub system_instruction: Option<String>,
+    /// What was changed of the tasks' generation settings.
+    pub gen_kwargs: Map<String, Value>,
     /// When it began, in seconds since 1970.
     pub start: f64,
     /// How long it took, in seconds.
@@ -101,7 +105,7 @@ pub fn results(report: &Report, tasks: &[Task], groups: &[TaskGroup], details: &
             "use_cache": null,
             "limit": details.limit,
             "bootstrap_iters": 0,
-            "gen_kwargs": null,
+            "gen_kwargs": details.gen_kwargs,
             "random_seed": details.seed,
             "numpy_seed": details.seed,
             "torch_seed": details.seed,
@@ -111,7 +115,8 @@ pub fn results(report: &Report, tasks: &[Task], groups: &[TaskGroup], details: &
         "model_source": "glue",
         "model_name": report.model,
         "model_name_sanitized": sanitized(&report.model),
-        "fewshot_as_multiturn": details.fewshot_as_multiturn,
+        "system_instruction": details.system_instruction,
+        "fewshot_as_multiturn": details.chat_template && details.fewshot_as_multiturn,
         "apply_chat_template": details.chat_template,
         "start_time": details.start,
         "end_time": details.start + details.seconds,

@@ -8,17 +8,20 @@ mod group;
 mod harness;
 mod native;
 mod prompt;
+mod sources;
 
 pub use catalog::{Counts, Entry, EntryKind, Status, TaskCatalog, TaskSet};
 pub use discover::{load_task_set, load_tasks, select};
 pub(crate) use fields::texts;
 pub use group::{Member, TaskGroup};
 pub(crate) use harness::{Function, Python};
+pub use sources::TaskSources;
 
 use crate::error::{EvalError, FilePosition, ModelError, TaskError};
 use crate::filters::Pipeline;
 use crate::metrics::MetricSpec;
-use crate::model::{ChatMessage, Sampling};
+use crate::model::{ChatMessage, Generation, Sampling, cut};
+use crate::python::is_space;
 use crate::split::SplitExpression;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -193,6 +196,20 @@ impl Task {
         }
     }
 
+    /// The settings of answers, with what an evaluation changes of them.
+    fn generating(&self, own: &Arc<Generating>, options: &ItemOptions<'_>) -> Result<Arc<Generating>, TaskError> {
+        if options.gen_kwargs.is_empty() && options.think_end.is_none() {
+            return Ok(Arc::clone(own));
+        }
+        let kwargs = match &self.source {
+            Source::Harness(_) => self.config.get("generation_kwargs").and_then(Value::as_object).cloned(),
+            Source::Native(_) => Some(own.kwargs()),
+        };
+        let mut changed = harness::regenerating(own, kwargs.unwrap_or_default(), options.gen_kwargs)?;
+        changed.think_end = options.think_end.map(str::to_string);
+        Ok(Arc::new(changed))
+    }
+
     /// The error of a share without an item.
     fn empty_share(&self, split: &SplitExpression, items: usize) -> TaskError {
         let (path, task) = (self.path.clone(), self.name.clone());
@@ -222,6 +239,12 @@ pub(crate) struct ItemOptions<'a> {
     /// What the choice of examples depends on.
     pub(crate) seed: u64,
     pub(crate) chat: Option<Chat<'a>>,
+    /// What the model is told before everything else.
+    pub(crate) system_instruction: Option<&'a str>,
+    /// `generation_kwargs` in the place of those of the task.
+    pub(crate) gen_kwargs: &'a Map<String, Value>,
+    /// What ends the reasoning of an answer.
+    pub(crate) think_end: Option<&'a str>,
     /// What runs functions of the task that are not evaluated here, where that is allowed.
     pub(crate) python: Option<&'a Python>,
 }
@@ -297,6 +320,39 @@ pub(crate) struct Generating {
     pub(crate) sampling: Sampling,
     /// How many answers an item gets.
     pub(crate) repeats: usize,
+    /// What ends the reasoning of an answer, which is not part of it.
+    pub(crate) think_end: Option<String>,
+}
+
+impl Generating {
+    /// As `generation_kwargs` of the harness.
+    fn kwargs(&self) -> Map<String, Value> {
+        let Sampling { temperature, top_k, top_p, .. } = self.sampling;
+        let mut kwargs = Map::new();
+        kwargs.insert("until".into(), self.until.clone().into());
+        kwargs.insert("max_gen_toks".into(), self.max_new_tokens.into());
+        kwargs.insert("temperature".into(), temperature.into());
+        kwargs.insert("top_k".into(), top_k.unwrap_or(0).into());
+        kwargs.extend(top_p.map(|p| ("top_p".into(), p.into())));
+        kwargs
+    }
+
+    /// An answer without what comes before the last end of its reasoning, if it has one.
+    pub(crate) fn without_reasoning(&self, answer: Generation) -> Generation {
+        let Some(end) = &self.think_end else { return answer };
+        let text = match answer.text.rsplit_once(end.as_str()) {
+            Some((_, text)) => text.trim_start_matches(is_space),
+            None => &answer.text,
+        };
+        Generation { text: cut(text, &self.until).to_string(), ..answer }
+    }
+}
+
+impl Default for Generating {
+    fn default() -> Generating {
+        let (until, sampling) = (Vec::new(), Sampling::GREEDY);
+        Generating { until, max_new_tokens: 256, sampling, repeats: 1, think_end: None }
+    }
 }
 
 /// What is done with an answer.

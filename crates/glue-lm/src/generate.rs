@@ -282,7 +282,9 @@ impl TextModel {
             tokens.drain(..truncated);
             Ok(Request { tokens, truncated, stream: given.stream.unwrap_or(prompt as u64) })
         };
-        prompts.par_iter().enumerate().map(request).collect()
+        // Which of several errors a parallel collection returns is chance; the first one is wanted.
+        let requests: Vec<_> = prompts.par_iter().enumerate().map(request).collect();
+        requests.into_iter().collect()
     }
 }
 

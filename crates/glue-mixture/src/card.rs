@@ -27,21 +27,35 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
         false => write!(text, "\nBase: {base}.\n"),
     };
     let _ = write!(text, "\n## Description\n\n{}", fenced("yaml", &config.text));
-    let _ = write!(text, "\nSeed {}. Gates: `{}`.\n", config.seed, config.gate_mode);
+    let _ = write!(text, "\nSeed {}.\n\n{GATES}`{}`.\n", config.seed, config.gate_mode);
     if !plan.notes.is_empty() {
         text.push_str("\n## Notes\n\n");
         for note in &plan.notes {
             let _ = writeln!(text, "- {}.", inline(note));
         }
     }
+    text.push_str("\n## Use\n\n");
+    text.push_str(plan.format().opened_by());
     if plan.format() == MixtureFormat::Native {
         text.push_str(
-            "\n## Use\n\n`glue` runs the directory as any model. With transformers:\n\n```python\nfrom transformers import \
-             AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)\n```\n",
+            "\n\n```python\nfrom transformers import AutoModelForCausalLM\nmodel = \
+             AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)\n```",
         );
     }
+    text.push('\n');
     text
 }
+
+/// The card of a mixture whose gates were replaced by trained ones; `None` if it says nothing of gates.
+pub(crate) fn with_trained_gates(card: &str) -> Option<String> {
+    let start = card.find(&format!("\n{GATES}"))? + 1;
+    let end = start + card[start..].find('\n').unwrap_or(card.len() - start);
+    Some(format!("{}{TRAINED}{}", &card[..start], &card[end..])).filter(|new| new != card)
+}
+
+/// What the line about gates begins with, and what it is when they were trained.
+const GATES: &str = "Gates: ";
+const TRAINED: &str = "Gates: trained.";
 
 fn front_matter(plan: &MixPlan) -> String {
     let facts = facts(plan);

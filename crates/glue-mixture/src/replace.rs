@@ -6,6 +6,7 @@
 //! replaced in one step, so that after a crash at any moment the gates are the old ones or the new ones, and what had
 //! still to follow can be made up for.
 
+use crate::card;
 use crate::error::MixError;
 use crate::gates::{Gates, data, specs};
 use crate::manifest;
@@ -81,7 +82,20 @@ fn settle(dir: &Path, sites: &Sites, replaced: bool) -> Result<bool, MixError> {
         changed = true;
     }
     changed |= manifest::follow_gates(dir, &gate_file.file, &gate_file.files, replaced)?;
+    if changed {
+        describe(dir)?;
+    }
     Ok(changed)
+}
+
+/// Lets the card say that gates were trained. Cards of other programs stay as they are.
+fn describe(dir: &Path) -> Result<(), MixError> {
+    let path = dir.join(card::FILE);
+    let text = files::read_to_string(&path, files::CONFIG_BYTES).unwrap_or_default();
+    if let Some(new) = card::with_trained_gates(&text) {
+        write_atomic(&path, new.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The bytes of a safetensors file.

@@ -29,6 +29,25 @@ impl MixtureFormat {
             MixtureFormat::Native => "native",
         }
     }
+
+    /// Which programs open a mixture of this format, in sentences for a person.
+    pub fn opened_by(self) -> &'static str {
+        match self {
+            MixtureFormat::Mixtral => {
+                "`glue`, transformers, vLLM and other programs that run Mixtral models open this directory; llama.cpp \
+                 does once it is converted to GGUF."
+            }
+            MixtureFormat::Qwen2Moe => {
+                "`glue`, transformers, vLLM and other programs that run Qwen2-MoE models open this directory; llama.cpp \
+                 does once it is converted to GGUF."
+            }
+            MixtureFormat::Native => {
+                "`glue` runs this directory as any model, and transformers (4.48 and newer) does with the Python files in \
+                 it. Servers such as vLLM and llama.cpp do not open it: they know mixtures of MLPs that are routed by \
+                 token (`level: ffn`, `routing: token`)."
+            }
+        }
+    }
 }
 
 /// The gates of a mixture on disk: how many, of which kind, and the names of their tensors.

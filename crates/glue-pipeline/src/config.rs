@@ -4,8 +4,8 @@ mod preset;
 
 pub use preset::Preset;
 
-use glue_eval::SplitExpression;
 use glue_eval::scale::PerplexityUnit;
+use glue_eval::{SplitExpression, TaskSources};
 use glue_metrics::cluster::{DEFAULT_THRESHOLD, check_threshold};
 use glue_metrics::{METRICS, Metric, MetricsError};
 use glue_mixture::{Level, Pool, RouterKind, Routing};
@@ -20,6 +20,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 /// The config of a run. Paths in it are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,9 +89,17 @@ pub struct NamedModel {
 /// decides ([`SplitExpression`]): a task with one split can serve all roles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TasksConfig {
-    /// Directories or files, as `glue eval` takes them.
+    /// Names, shell patterns, or paths of directories or files, as `glue eval` takes them.
     #[serde(rename = "path")]
     pub paths: Vec<String>,
+    /// Directories with task files of lm-evaluation-harness, searched for names before `LM_EVAL_TASKS` and the installed
+    /// package. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include_path: Vec<String>,
+    /// Directories with data repositories as `ORG/NAME`, searched before the working directory and the cache of the
+    /// Hugging Face hub. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<String>,
     /// Names of the tasks to use among them; all when empty.
     pub only: Vec<String>,
     /// The roles of items of tasks that are not in `per_task`.
@@ -246,6 +255,10 @@ struct TasksMap {
     #[serde(deserialize_with = "one_or_more")]
     path: Vec<String>,
     #[serde(default, deserialize_with = "one_or_more")]
+    include_path: Vec<String>,
+    #[serde(default, deserialize_with = "one_or_more")]
+    data: Vec<String>,
+    #[serde(default, deserialize_with = "one_or_more")]
     only: Vec<String>,
     search: Option<SplitExpression>,
     validation: Option<SplitExpression>,
@@ -270,9 +283,21 @@ struct TasksMap {
 }
 
 impl TasksConfig {
+    /// Names as they are, and paths as seen from `directory`.
+    pub(crate) fn requests(&self, directory: &Path) -> Vec<String> {
+        let of = |request: &String| {
+            let path = directory.join(request);
+            let is_path = path.exists() || TaskSources::is_path(request);
+            if is_path { path.display().to_string() } else { request.clone() }
+        };
+        self.paths.iter().map(of).collect()
+    }
+
     fn of(paths: Vec<String>) -> TasksConfig {
         TasksConfig {
             paths,
+            include_path: Vec::new(),
+            data: Vec::new(),
             only: Vec::new(),
             roles: Roles::default(),
             per_task: BTreeMap::new(),
@@ -310,6 +335,8 @@ impl<'de> Deserialize<'de> for TasksConfig {
                 let map = TasksMap::deserialize(MapAccessDeserializer::new(map))?;
                 let roles = Roles::default();
                 Ok(TasksConfig {
+                    include_path: map.include_path,
+                    data: map.data,
                     only: map.only,
                     roles: Roles {
                         search: map.search.unwrap_or(roles.search),

@@ -4,7 +4,7 @@ use crate::config::{ItemUse, ZooConfig};
 use crate::error::PipelineError;
 use crate::live::Live;
 use crate::progress::{Labelled, StageProgress};
-use crate::scores::{Baseline, ModelScores, RoleItems, prepare, tasks};
+use crate::scores::{Baseline, ModelScores, RoleItems, prepare, shared_with_test, tasks};
 use crate::stage::{Stage, StageBudget, Stages, hash};
 use crate::stages::finish::{self, Finished, ReportInputs, finish, report_so_far};
 use crate::stages::frontier::{self, ExploreInputs};
@@ -223,6 +223,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
     let names: Vec<_> = context.zoo.models.iter().map(|model| (&model.name, model.base)).collect();
     let identity = json!({ "models": hashes, "names": names });
     context.zoo.check_unchanged()?;
+    let shared_items = shared_with_test(&context.tasks, &config.tasks, config.seed);
     let mut inputs = ReportInputs {
         headers: None,
         similarity: None,
@@ -234,6 +235,7 @@ fn stages(source: &Source, context: &Context<'_>, options: &RunOptions) -> Resul
         decided: None,
         tested: None,
         model_hashes: &hashes,
+        shared_items: &shared_items,
     };
     let mut made = Stages::new(&options.out, identity, options.from, options.until, &context.zoo);
     let ended = |stage: Stage| Ok(Ended::Until(stage));

@@ -5,23 +5,24 @@ use crate::error::PipelineError;
 use glue_eval::decision::{TaskOutcome, largest_gains};
 use glue_eval::scale::{PerplexityUnit, ScaleError, task_weights};
 use glue_eval::statistics::{Estimate, fraction_stderr, weighted_average};
-use glue_eval::{EvalError, EvalOptions, LanguageModel, Prepared, Report, Sample, Task, load_tasks, number, select};
+use glue_eval::{
+    EvalError, EvalOptions, LanguageModel, Overlap, Prepared, Report, Sample, Task, TaskSources, number, overlap,
+};
 use glue_progress::{ErrorChain, Progress};
 use glue_report as report;
 use glue_select::{Scores, TaskScore};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Loads the tasks of a run.
 pub(crate) fn tasks(config: &TasksConfig, directory: &Path) -> Result<Vec<Task>, PipelineError> {
-    let paths: Vec<PathBuf> = config.paths.iter().map(|path| directory.join(path)).collect();
-    let mut tasks = load_tasks(&paths).map_err(glue_eval::EvalError::from)?;
-    if !config.only.is_empty() {
-        tasks = select(tasks, &config.only).map_err(glue_eval::EvalError::from)?;
-    }
+    let below = |paths: &[String]| paths.iter().map(|path| directory.join(path)).collect();
+    let sources = TaskSources { include_path: below(&config.include_path), data: below(&config.data) };
+    let found = sources.load(&config.requests(directory), &config.only).map_err(glue_eval::EvalError::from)?;
+    let tasks = found.tasks;
     weights(&tasks, config)?;
     Ok(tasks)
 }
@@ -70,6 +71,24 @@ pub(crate) fn prepare(
     };
     let prepared = Prepared::new(Arc::clone(tasks), &options, chat)?;
     Ok(RoleItems { prepared, weights: weights(tasks, config)?, perplexity: config.perplexity })
+}
+
+/// Which items of other roles are also test items, in sentences. What is wrong with items is said where they are used.
+pub(crate) fn shared_with_test(tasks: &Arc<[Task]>, config: &TasksConfig, seed: u64) -> Vec<String> {
+    // Examples and templates hide what is asked.
+    let plain = TasksConfig { num_fewshot: Some(0), apply_chat_template: false, ..config.clone() };
+    let items = |role: ItemUse| prepare(tasks, &plain, role, seed, None).ok();
+    let Some(test) = items(ItemUse::Test) else { return Vec::new() };
+    let of = |(role, name): (ItemUse, &str)| -> Vec<String> {
+        let found = items(role).map(|items| overlap(&items.prepared, &test.prepared)).unwrap_or_default();
+        let say = |Overlap { task, shared, items, .. }: Overlap| {
+            format!("{shared} of the {items} {name} items of {task} are also test items.")
+        };
+        found.into_iter().map(say).collect()
+    };
+    let roles =
+        [(ItemUse::Search, "search"), (ItemUse::Validation, "validation"), (ItemUse::Router, "router training")];
+    roles.into_iter().flat_map(of).collect()
 }
 
 /// The scores of a model on a split.

@@ -4,12 +4,14 @@ use crate::race::Racing;
 use crate::space::SpaceConfig;
 use crate::strategy::StrategyRegistry;
 use glue_eval::scale::PerplexityUnit;
+use glue_eval::{Task, TaskError, TaskSources};
 use glue_search::ParamSetting;
 use glue_yaml::{FilePosition, YamlError, place_of};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 /// Maximum number of worker processes.
 pub const MAX_WORKERS: usize = 256;
@@ -32,9 +34,17 @@ pub struct SearchConfig {
     /// Path of the model that they were fine-tuned from. Methods that work on task vectors need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Paths of the tasks: directories or files, as `glue eval` takes them; names that the `evaluator` knows, if there
-    /// is one.
+    /// The tasks: names, shell patterns, or paths of directories or files, as `glue eval` takes them; names that the
+    /// `evaluator` knows, if there is one.
     pub tasks: Vec<String>,
+    /// Directories with task files of lm-evaluation-harness, searched for names before `LM_EVAL_TASKS` and the installed
+    /// package. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include_path: Vec<String>,
+    /// Directories with data repositories as `ORG/NAME`, searched before the working directory and the cache of the
+    /// Hugging Face hub. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<String>,
     /// Names of the tasks to use among them. Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
@@ -396,10 +406,22 @@ impl SearchConfig {
             let expected = "1 together with `evaluator`, which takes whole splits";
             return refuse("item_fraction", expected, self.item_fraction.to_string());
         }
-        if self.evaluator.is_some() && !self.only.is_empty() {
-            return refuse("only", "nothing together with `evaluator`, which takes names in `tasks`", "names".into());
+        for (key, given) in [("only", &self.only), ("include_path", &self.include_path), ("data", &self.data)] {
+            if self.evaluator.is_some() && !given.is_empty() {
+                return refuse(key, "nothing together with `evaluator`, which alone knows its tasks", given.join(", "));
+            }
         }
         Ok(())
+    }
+
+    /// The tasks. With an `evaluator`, which alone knows them, this is not asked.
+    ///
+    /// # Errors
+    /// [`TaskError`]: a task that is not there or not sound.
+    pub fn load_tasks(&self) -> Result<Vec<Task>, TaskError> {
+        let paths = |list: &[String]| list.iter().map(PathBuf::from).collect();
+        let sources = TaskSources { include_path: paths(&self.include_path), data: paths(&self.data) };
+        sources.load(&self.tasks, &self.only).map(|set| set.tasks)
     }
 
     /// The space that optimisers search.

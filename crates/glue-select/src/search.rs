@@ -18,7 +18,7 @@ use crate::similarity::Similarity;
 use crate::space::SpaceError;
 use crate::strategy::{Strategy, StrategyError, StrategyRegistry};
 use crate::summary::{Row, StrategyRow, Summary, pooled};
-use glue_eval::{EvalError, EvalOptions, Task, load_tasks, select};
+use glue_eval::{EvalError, EvalOptions, Task};
 use glue_lm::RUNTIME_REVISION;
 use glue_progress::Progress;
 use glue_recipe::SharedExecutor;
@@ -231,10 +231,7 @@ impl<'a> Prepared<'a> {
         if config.evaluator.is_some() {
             return Ok(hash_paths(&config.tasks)?);
         }
-        let mut tasks = load_tasks(&config.tasks).map_err(|error| Box::new(EvalError::from(error)))?;
-        if !config.only.is_empty() {
-            tasks = select(tasks, &config.only).map_err(|error| Box::new(EvalError::from(error)))?;
-        }
+        let tasks = config.load_tasks().map_err(|error| Box::new(EvalError::from(error)))?;
         let tasks: Arc<[Task]> = tasks.into();
         // Chat templates are files of the models.
         let options =

@@ -7,7 +7,7 @@ mod tables;
 
 pub(super) use tables::shown;
 
-use super::named_tasks::{self, Sources};
+use super::named_tasks::Sources;
 use super::routing_loads::RoutingLoads;
 use super::{models, recipes};
 use crate::app::Global;
@@ -23,7 +23,7 @@ use glue_eval::{
 };
 use glue_lm::{AnyTextModel, RoutingLog};
 use glue_router::items::skill;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,9 +79,22 @@ pub(crate) struct Args {
     #[arg(long, alias = "apply_chat_template")]
     apply_chat_template: bool,
 
-    /// Format few-shot examples as separate turns of the chat
-    #[arg(long, requires = "apply_chat_template", alias = "fewshot_as_multiturn")]
+    /// Format few-shot examples as separate turns of the chat; `=false` puts them into the question
+    #[arg(long, value_name = "BOOL", requires = "apply_chat_template", alias = "fewshot_as_multiturn", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     fewshot_as_multiturn: bool,
+
+    /// Instruction at the beginning of each prompt; with a chat template, the system message
+    #[arg(long, value_name = "TEXT", alias = "system_instruction")]
+    system_instruction: Option<String>,
+
+    /// Generation settings that replace the tasks' own: comma-separated KEY=VALUE, or a JSON object, with until,
+    /// max_gen_toks, temperature, do_sample, top_k, top_p, min_p, repetition_penalty
+    #[arg(long, value_name = "KWARGS", alias = "gen_kwargs", value_parser = gen_kwargs)]
+    gen_kwargs: Option<GenKwargs>,
+
+    /// Text that ends the model's reasoning, such as </think>; everything up to it is removed from answers
+    #[arg(long, value_name = "TEXT", alias = "think_end_token")]
+    think_end_token: Option<String>,
 
     /// Write a JSON line per item to this file: prompt, answers, scores
     #[arg(long, value_name = "FILE")]
@@ -127,7 +140,7 @@ pub(crate) struct Args {
     output_path: Option<PathBuf>,
 
     /// Let this command score the model: it reads a JSON request and prints a JSON answer
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "allow_code_execution", "allow_python", "task", "dry_run", "include_path", "data", "output_path"])]
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["cache", "samples", "pictures", "max_memory", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs", "think_end_token", "allow_code_execution", "allow_python", "task", "dry_run", "include_path", "data", "output_path"])]
     evaluator: Option<String>,
 
     /// Time limit of the evaluator, in seconds (default: none)
@@ -166,6 +179,28 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
 }
 
+/// `generation_kwargs` of lm-evaluation-harness.
+#[derive(Debug, Clone, PartialEq)]
+struct GenKwargs(Map<String, Value>);
+
+fn gen_kwargs(text: &str) -> Result<GenKwargs, String> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map(GenKwargs).map_err(|error| format!("not a JSON object: {error}"));
+    }
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("expected KEY=VALUE, found `{pair}`"))?;
+        let value = value.trim();
+        // As Python writes them.
+        let value = match value {
+            "True" => Value::Bool(true),
+            "False" => Value::Bool(false),
+            value => serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
+        };
+        Ok((key.trim().to_string(), value))
+    };
+    text.split(',').map(pair).collect::<Result<_, String>>().map(GenKwargs)
+}
+
 /// The scores of one model.
 struct Scored {
     report: Report,
@@ -189,7 +224,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     if let Some(command) = &args.evaluator {
         return external::run(args, command, global, shell);
     }
-    let set = named_tasks::load(&args.tasks, &args.task, &args.sources).map_err(task_refusal)?;
+    let set = args.sources.get().load(&args.tasks, &args.task).map_err(task_refusal)?;
     let options = options(args, global)?;
     if args.dry_run {
         return plan(args, &set.tasks, &options, shell);
@@ -317,6 +352,9 @@ fn options(args: &Args, global: &Global) -> Result<EvalOptions, Failure> {
         num_fewshot: args.num_fewshot,
         apply_chat_template: args.apply_chat_template,
         fewshot_as_multiturn: args.fewshot_as_multiturn,
+        system_instruction: args.system_instruction.clone(),
+        gen_kwargs: args.gen_kwargs.as_ref().map(|kwargs| kwargs.0.clone()).unwrap_or_default(),
+        think_end_token: args.think_end_token.clone().filter(|text| !text.is_empty()),
         allow_code_execution: args.allow_code_execution,
         allow_python: args.allow_python,
         samples: args.samples.is_some() || args.output_path.is_some(),

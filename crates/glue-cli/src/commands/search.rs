@@ -12,7 +12,7 @@ use crate::units;
 use crate::visible::one_line;
 use glue_cuda::DeviceUse;
 use glue_eval::external::ExternalEvaluator;
-use glue_eval::{EvalOptions, Overlap, Task, load_tasks, overlap, select};
+use glue_eval::{EvalOptions, Overlap, Task, overlap};
 use glue_merge::Registry;
 use glue_progress::{CancelToken, ErrorChain};
 use glue_recipe::{PlanOptions, SharedExecutor};
@@ -241,10 +241,7 @@ pub(super) fn local(
     cancel: CancelToken,
 ) -> Result<Box<dyn Scorer>, String> {
     let words = |error: &dyn std::error::Error| error.chain();
-    let mut tasks = load_tasks(&config.tasks).map_err(|error| words(&error))?;
-    if !config.only.is_empty() {
-        tasks = select(tasks, &config.only).map_err(|error| words(&error))?;
-    }
+    let tasks = config.load_tasks().map_err(|error| words(&error))?;
     let options = LocalOptions {
         plan: merging.plan_options(),
         registry: merging.registry.clone(),
@@ -263,8 +260,7 @@ fn note_overlap(config: &SearchConfig, shell: &Shell<'_>) {
         return;
     }
     let load = || {
-        let tasks = load_tasks(&config.tasks).ok()?;
-        let tasks = if config.only.is_empty() { tasks } else { select(tasks, &config.only).ok()? };
+        let tasks = config.load_tasks().ok()?;
         let reported: Vec<Task> = tasks.into_iter().filter(|task| task.resolve_split(None).is_ok()).collect();
         (!reported.is_empty()).then_some(reported)
     };

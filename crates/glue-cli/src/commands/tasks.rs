@@ -46,7 +46,7 @@ struct Line<'a> {
 /// Finds and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let pool = recipes::pool(global)?;
-    let catalog = pool.install(|| args.sources.catalog()).map_err(Failure::refused)?;
+    let catalog = pool.install(|| args.sources.get().catalog()).map_err(Failure::refused)?;
     if catalog.roots().is_empty() {
         let why = "no directory of tasks was found";
         let hint = "name one with --include-path, set LM_EVAL_TASKS to a checkout of lm-evaluation-harness, or install \
@@ -113,9 +113,11 @@ fn below<'a>(
 fn words(status: &Status) -> (&'static str, String) {
     match status {
         Status::Runs => ("runs", String::new()),
-        Status::MissingData { repository, config, .. } => {
+        Status::NeedsPython { message } => ("python", one_line(message).into_owned()),
+        Status::MissingData { repository, config, needs_python, .. } => {
             let config = config.as_ref().map_or_else(String::new, |config| format!(" ({config})"));
-            ("no data", format!("{repository}{config}"))
+            let python = if *needs_python { ", and --allow-python" } else { "" };
+            ("no data", format!("{repository}{config}{python}"))
         }
         Status::Refused { message, .. } => ("refused", one_line(message).into_owned()),
         _ => ("unknown", String::new()),
@@ -161,6 +163,9 @@ fn summary(catalog: &TaskCatalog, counts: &Counts) -> String {
         units::count(counts.missing_data as u64),
         units::count(counts.refused as u64),
     );
+    if counts.needs_python > 0 {
+        let _ = writeln!(text, "  {:>6} of them need --allow-python", units::count(counts.needs_python as u64));
+    }
     let mut reasons: Vec<(&String, &usize)> = counts.reasons.iter().collect();
     reasons.sort_by_key(|(key, count)| (std::cmp::Reverse(**count), *key));
     for (key, count) in reasons.into_iter().take(MAX_SHOWN) {
@@ -188,7 +193,11 @@ fn document(catalog: &TaskCatalog, lines: &[Line<'_>], statuses: &[Status], coun
         map.insert("depth".into(), json!(line.depth));
         map.insert("status".into(), json!(status.name()));
         match status {
-            Status::MissingData { repository, config, command, reason } => {
+            Status::NeedsPython { message } => {
+                map.insert("reason".into(), json!(message));
+            }
+            Status::MissingData { repository, config, command, reason, needs_python } => {
+                map.insert("needs_python".into(), json!(needs_python));
                 map.insert("repository".into(), json!(repository));
                 map.insert("config".into(), json!(config));
                 map.insert("command".into(), json!(command));
@@ -209,6 +218,7 @@ fn document(catalog: &TaskCatalog, lines: &[Line<'_>], statuses: &[Status], coun
             "groups": counts.groups,
             "tags": counts.tags,
             "runs": counts.runs,
+            "needs_python": counts.needs_python,
             "missing_data": counts.missing_data,
             "refused": counts.refused,
             "unreadable": counts.unreadable,

@@ -1,5 +1,6 @@
 //! `glue train-router`: trains the gates of a mixture in place.
 
+use super::named_tasks::Sources;
 use super::recipes;
 use crate::app::Global;
 use crate::failure::Failure;
@@ -9,7 +10,6 @@ use crate::progress::CommandProgress;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
-use glue_eval::{load_tasks, select};
 use glue_mixture::RouterKind;
 use glue_router::RouterError;
 use glue_router::lm_loss::BALANCE;
@@ -37,13 +37,16 @@ pub(crate) struct Args {
     /// Mixture directory
     mixture: PathBuf,
 
-    /// Task directory or file; can be repeated
-    #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_delimiter = ',')]
-    tasks: Vec<PathBuf>,
+    /// Task, group or tag by name or shell pattern, or the path of a task directory or file; can be repeated
+    #[arg(long, value_name = "NAME|PATH", required = true, num_args = 1.., value_delimiter = ',')]
+    tasks: Vec<String>,
 
     /// Use only this task, group or tag; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     task: Vec<String>,
+
+    #[command(flatten)]
+    sources: Sources,
 
     /// Split to use, or a share of its items chosen by a hash, such as train[:60%]
     #[arg(long, value_name = "NAME", default_value = "train")]
@@ -151,10 +154,7 @@ fn form(text: &str) -> Result<RouterKind, String> {
 
 /// Trains and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let mut tasks = load_tasks(&args.tasks).map_err(Failure::refused)?;
-    if !args.task.is_empty() {
-        tasks = select(tasks, &args.task).map_err(Failure::refused)?;
-    }
+    let tasks = args.sources.get().load(&args.tasks, &args.task).map_err(Failure::refused)?.tasks;
     let pool = recipes::pool(global)?;
     let start = Instant::now();
     let trainer = pool.install(|| Trainer::open(request(args, global), &tasks)).map_err(refusal)?;

@@ -1,14 +1,15 @@
-//! Comma-separated values with a header (RFC 4180), or values between tabs.
+//! Comma-separated values with a header, or with names from elsewhere (RFC 4180), or values between tabs.
 //!
 //! As the loaders of data frames do, a column in which all cells are whole numbers, or numbers, becomes numbers; an
 //! empty cell is null.
 
-use super::Row;
+use super::{Names, Row};
 use crate::error::{FilePosition, TaskError};
 use serde_json::Value;
 use std::path::Path;
 
-pub(super) fn read(path: &Path, bytes: &[u8], separator: char) -> Result<Vec<Row>, TaskError> {
+/// Reads all records. With `names` the first line is a record too, unless `header` says that these stand in its place.
+pub(super) fn read(path: &Path, bytes: &[u8], separator: char, names: Option<&Names>) -> Result<Vec<Row>, TaskError> {
     let malformed = |line, message: String| TaskError::Malformed { place: FilePosition::at(path, line), message };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
@@ -17,12 +18,14 @@ pub(super) fn read(path: &Path, bytes: &[u8], separator: char) -> Result<Vec<Row
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut records =
         records(text, separator).map_err(|line| malformed(line, "a quoted cell does not end".into()))?.into_iter();
-    let Some((_, header)) = records.next() else {
+    let first = if names.is_some_and(|names| !names.replace_header) { None } else { records.next() };
+    let Some(header) = names.map(|names| names.names.clone()).or(first.map(|(_, cells)| cells)) else {
         return Ok(Vec::new());
     };
     let records: Vec<(usize, Vec<String>)> = records.collect();
     if let Some((line, cells)) = records.iter().find(|(_, cells)| cells.len() != header.len()) {
-        return Err(malformed(*line, format!("{} cells, but the header has {}", cells.len(), header.len())));
+        let (what, verb) = if names.is_some() { ("names of columns", "are") } else { ("header", "has") };
+        return Err(malformed(*line, format!("{} cells, but the {what} {verb} {}", cells.len(), header.len())));
     }
     let types: Vec<Type> =
         (0..header.len()).map(|i| Type::of(records.iter().map(|(_, cells)| cells[i].as_str()))).collect();
@@ -108,7 +111,7 @@ mod tests {
     #[test]
     fn cells_and_their_types() {
         let text = "q,n,x,t\n\"a, \"\"b\"\"\nc\",1,1,1\r\n\nd,,2.5,x\n";
-        let rows = read(Path::new("a.csv"), text.as_bytes(), ',').unwrap();
+        let rows = read(Path::new("a.csv"), text.as_bytes(), ',', None).unwrap();
         let found: Vec<_> = rows.into_iter().map(|row| (row.line, Value::Object(row.fields))).collect();
         let first = json!({"q": "a, \"b\"\nc", "n": 1, "x": 1.0, "t": "1"});
         assert_eq!(found, [(2, first), (5, json!({"q": "d", "n": null, "x": 2.5, "t": "x"}))]);
@@ -116,8 +119,23 @@ mod tests {
 
     #[test]
     fn tabs_separate_cells_too() {
-        let rows = read(Path::new("a.tsv"), b"q\tn\na, b\t1\n", '\t').unwrap();
+        let rows = read(Path::new("a.tsv"), b"q\tn\na, b\t1\n", '\t', None).unwrap();
         assert_eq!(Value::Object(rows[0].fields.clone()), json!({"q": "a, b", "n": 1}));
+    }
+
+    #[test]
+    fn names_from_elsewhere_stand_for_a_header() {
+        let mut names = Names { names: vec!["q".into(), "n".into()], replace_header: false };
+        let of = |text: &str, names: &Names| {
+            let rows = read(Path::new("a.csv"), text.as_bytes(), ',', Some(names)).unwrap();
+            rows.into_iter().map(|row| (row.line, Value::Object(row.fields))).collect::<Vec<_>>()
+        };
+        assert_eq!(of("a,1\nb,2\n", &names), [(1, json!({"q": "a", "n": 1})), (2, json!({"q": "b", "n": 2}))]);
+        names.replace_header = true;
+        assert_eq!(of("a,1\nb,2\n", &names), [(2, json!({"q": "b", "n": 2}))]);
+        names.names.pop();
+        let error = read(Path::new("a.csv"), b"a,1\nb,2\n", ',', Some(&names)).unwrap_err();
+        assert_eq!(error.to_string(), "a.csv:2: 2 cells, but the names of columns are 1");
     }
 
     #[test]
@@ -127,7 +145,7 @@ mod tests {
             (b"a\n1\n\"x\n", "a.csv:3: a quoted cell does not end"),
             (b"a\n\xff\n", "a.csv:2: not UTF-8"),
         ] {
-            assert_eq!(read(Path::new("a.csv"), text, ',').unwrap_err().to_string(), expected);
+            assert_eq!(read(Path::new("a.csv"), text, ',', None).unwrap_err().to_string(), expected);
         }
     }
 }

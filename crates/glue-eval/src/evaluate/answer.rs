@@ -76,6 +76,13 @@ pub(super) fn one(metric: &Metric, item: &Item, answer: &Answer, filtered: &[Val
                 _ => Err("several choices are right, and this metric compares one".into()),
             };
         }
+        (Ask::Choose { gold, .. }, Metric::Likelihoods) => {
+            let gold = match gold.as_slice() {
+                [gold] => json!(gold),
+                several => json!(several),
+            };
+            return Ok(Scored::Value(json!([gold, logprobs().collect::<Vec<_>>()])));
+        }
         (Ask::Choose { gold, .. }, Metric::Brier) => match gold.as_slice() {
             [gold] => brier(&logprobs().collect::<Vec<_>>(), *gold).into(),
             _ => return Err("several choices are right, and this metric compares one".into()),

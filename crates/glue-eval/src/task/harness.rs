@@ -17,7 +17,7 @@ pub(crate) use functions::{Function, Python};
 
 pub(super) use lenient::closes;
 pub(super) use load::{Document, load};
-pub(super) use parts::pipelines;
+pub(super) use parts::{pipelines, regenerating};
 
 use super::examples::{Choice, Examples};
 use super::fields::{ANSWERS, EXAMPLES, Fields, texts};
@@ -200,8 +200,16 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
     }
     let mut groups = fields.texts("group")?.unwrap_or_default();
     groups.extend(fields.texts("tag")?.unwrap_or_default());
+    let samples = samples(&own, &mut programs)?;
+    let process_examples = function(&own, "process_docs", &mut programs)?.or_else(|| process_docs.clone());
     // What is missing on this machine is said last: everything else about the task is sound then.
-    let mut data = dataset::splits(&fields, sources)?;
+    let mut data = dataset::splits(&fields, sources).map_err(|error| match error {
+        TaskError::MissingData { place, repository, config, reason, .. } => {
+            let needs_python = unsupported(&programs.functions).is_some();
+            TaskError::MissingData { place, repository, config, reason, needs_python }
+        }
+        other => other,
+    })?;
     let (training_split, validation_split, test_split) = (
         data.named(&fields, "training_split")?,
         data.named(&fields, "validation_split")?,
@@ -216,9 +224,9 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
         validation_split,
         test_split,
         fewshot_split,
-        samples: samples(&own, &mut programs)?,
+        samples,
         scored_by_function: process_results.is_some(),
-        process_examples: function(&own, "process_docs", &mut programs)?.or_else(|| process_docs.clone()),
+        process_examples,
         process_docs,
         fewshot_choice,
         templates,
@@ -244,6 +252,11 @@ pub(super) fn open(document: &Document, sources: &DataSources) -> Result<Task, T
     })
 }
 
+/// What is not evaluated here, of functions with the keys that name them.
+fn unsupported(functions: &[(FilePosition, String, Arc<Function>)]) -> Option<TaskError> {
+    functions.iter().find_map(|(place, key, function)| function.unsupported(place.clone(), key))
+}
+
 /// The function that a key names.
 fn function(fields: &Fields<'_>, key: &str, programs: &mut Programs) -> Result<Option<Arc<Function>>, TaskError> {
     let Some(value) = fields.get(key) else { return Ok(None) };
@@ -264,7 +277,7 @@ fn samples(own: &Fields<'_>, programs: &mut Programs) -> Result<Option<Samples>,
 impl Harness {
     /// The first function that cannot be evaluated here, and why.
     pub(super) fn unsupported(&self) -> Option<TaskError> {
-        self.functions.iter().find_map(|(place, key, function)| function.unsupported(place.clone(), key))
+        unsupported(&self.functions)
     }
 
     pub(super) fn splits(&self) -> Vec<String> {
@@ -417,6 +430,7 @@ impl Harness {
         let limit = options.count(chosen.len());
         let mut items: Vec<Item> = Vec::new();
         let mut layout: Option<ItemLayout> = None;
+        let generating = task.generating(&self.generating, options)?;
         let chosen: Vec<(&PathBuf, &Row)> = chosen.into_iter().take(limit).map(|number| rows[number]).collect();
         reader.compute(&chosen)?;
         for (file, row) in chosen {
@@ -430,13 +444,13 @@ impl Harness {
                     found: pool.len(),
                 })?;
             let text = self.words_of(&reader, &doc)?;
-            let mut turns = prompt::description(&text);
+            let mut turns = prompt::system(options.system_instruction, &text, &self.rules.delimiters.example);
             for example in drawn {
                 let at = pool.iter().position(|row| std::ptr::eq(row, example)).unwrap_or_default();
                 let path: &Path = pool_files.get(at).map_or(task.path.as_path(), PathBuf::as_path);
                 turns.extend(reader.example(&Doc { row: example, place: FilePosition::at(path, example.line) })?);
             }
-            let ask = self.ask(task.kind, &reader, &doc, turns, &mut layout, options)?;
+            let ask = self.ask(task.kind, &reader, &doc, turns, &mut layout, &generating, options)?;
             items.push(Item { place: doc.place, fields: row.fields.clone(), ask });
         }
         Ok(Items { split: scored.to_string(), num_fewshot, items, notes })
@@ -453,6 +467,7 @@ impl Harness {
         doc: &Doc<'_>,
         turns: Vec<prompt::Turn>,
         layout: &mut Option<ItemLayout>,
+        generating: &Arc<Generating>,
         options: &ItemOptions<'_>,
     ) -> Result<Ask, EvalError> {
         let rules = &self.rules;
@@ -505,7 +520,7 @@ impl Harness {
                     Kind::Code => Check::Run { before: String::new(), after: format!("\n{}\n", targets.join("\n")) },
                     _ => Check::Match(targets),
                 };
-                Ok(Ask::Generate { context, settings: Arc::clone(&self.generating), check })
+                Ok(Ask::Generate { context, settings: Arc::clone(generating), check })
             }
             _ => {
                 let continuation = jinja::str(&target);

@@ -152,6 +152,7 @@ pub(super) fn open(directory: &Path) -> Result<Task, TaskError> {
             ..Sampling::GREEDY
         },
         repeats: fields.number("repeats", ANSWERS)?.unwrap_or_else(|| ks.iter().copied().max().unwrap_or(1)),
+        think_end: None,
     };
     if let Some(&k) = ks.iter().find(|&&k| k > generating.repeats) {
         return Err(fields.wrong("k", &format!("at most repeats = {}", generating.repeats), &Value::from(k)));
@@ -249,6 +250,25 @@ enum Body {
     Generate { until: Option<Vec<String>>, check: Check },
 }
 
+fn ask(body: Body, context: String, delimiter: &str, generating: &Arc<Generating>) -> Ask {
+    match body {
+        Body::Choose { choices, gold } => Ask::Choose {
+            contexts: vec![context],
+            continuations: choices.iter().map(|choice| format!("{delimiter}{choice}")).collect(),
+            choices,
+            gold,
+        },
+        Body::Roll => Ask::Roll { text: context },
+        Body::Generate { until, check } => {
+            let settings = match until {
+                Some(until) if until != generating.until => Arc::new(Generating { until, ..(**generating).clone() }),
+                _ => Arc::clone(generating),
+            };
+            Ask::Generate { context, settings, check }
+        }
+    }
+}
+
 impl Native {
     pub(super) fn description(&self) -> Option<&str> {
         self.description.as_deref()
@@ -265,7 +285,7 @@ impl Native {
 
     fn read(&self, task: &Task, split: &str) -> Result<(&Path, Vec<Row>), TaskError> {
         let (path, format) = self.splits.get(split).ok_or_else(|| task.unknown_split(split))?;
-        let rows = data::read(path, *format)?;
+        let rows = data::read(path, *format, None)?;
         if rows.is_empty() {
             return Err(TaskError::EmptySplit { path: path.clone(), task: task.name.clone(), split: split.into() });
         }
@@ -290,6 +310,7 @@ impl Native {
         let limit = options.count(chosen.len());
         let continuation = prompt::continuation_delimiter(&self.delimiters.target, None, options.chat);
         let budget = TextBudget::new(task);
+        let generating = task.generating(&self.generating, options)?;
         let mut items = Vec::new();
         for row in chosen.into_iter().take(limit).map(|number| &rows[number]) {
             let place = FilePosition::at(path, row.line);
@@ -302,7 +323,7 @@ impl Native {
                 wanted: num_fewshot.saturating_add(own.is_some().into()),
                 found: pool.len(),
             })?;
-            let mut turns = Vec::new();
+            let mut turns = prompt::system(options.system_instruction, "", "");
             for example in drawn {
                 let shown = self.question(task.kind, &FilePosition::at(pool_path, example.line), example)?;
                 turns.extend(prompt::example(shown.context, &shown.answer, None, &self.delimiters));
@@ -313,33 +334,12 @@ impl Native {
                 body => {
                     turns.extend(prompt::question(question.context, None, &self.delimiters.target));
                     let context = prompt::render(&turns, options.chat)?;
-                    self.ask(body, context, continuation)
+                    ask(body, context, continuation, &generating)
                 }
             };
             items.push(Item { place, fields: row.fields.clone(), ask });
         }
         Ok(Items { split: split.to_string(), num_fewshot, items, notes: Vec::new() })
-    }
-
-    fn ask(&self, body: Body, context: String, delimiter: &str) -> Ask {
-        match body {
-            Body::Choose { choices, gold } => Ask::Choose {
-                contexts: vec![context],
-                continuations: choices.iter().map(|choice| format!("{delimiter}{choice}")).collect(),
-                choices,
-                gold,
-            },
-            Body::Roll => Ask::Roll { text: context },
-            Body::Generate { until, check } => {
-                let settings = match until {
-                    Some(until) if until != self.generating.until => {
-                        Arc::new(Generating { until, ..(*self.generating).clone() })
-                    }
-                    _ => Arc::clone(&self.generating),
-                };
-                Ask::Generate { context, settings, check }
-            }
-        }
     }
 
     fn question(&self, kind: Kind, place: &FilePosition, row: &Row) -> Result<Question, TaskError> {

@@ -51,12 +51,16 @@ impl<'a> TextBudget<'a> {
     }
 }
 
-/// What comes before everything else; nothing if it is empty.
-pub(super) fn description(text: &str) -> Vec<Turn> {
-    if text.is_empty() {
+/// What comes before everything else, an instruction and the description of a task; nothing if both are empty.
+/// `delimiter` separates them where no white space does.
+pub(super) fn system(instruction: Option<&str>, description: &str, delimiter: &str) -> Vec<Turn> {
+    let instruction = instruction.unwrap_or_default();
+    let apart = !description.is_empty() && needs_delimiter(instruction, description);
+    let content = format!("{instruction}{}{description}", if apart { delimiter } else { "" });
+    if content.is_empty() {
         return Vec::new();
     }
-    vec![Turn { role: "system", content: text.into(), delimiter: String::new() }]
+    vec![Turn { role: "system", content, delimiter: String::new() }]
 }
 
 /// A question with its answer. `prefix` is how each answer begins.
@@ -146,7 +150,7 @@ mod tests {
     }
 
     fn turns(prefix: Option<&str>) -> Vec<Turn> {
-        let mut turns = description("Sums.\n");
+        let mut turns = system(None, "Sums.\n", "\n\n");
         turns.extend(example("1+1=".into(), "2", prefix, &delimiters()));
         turns.extend(question("2+2=".into(), prefix, " "));
         turns
@@ -167,6 +171,14 @@ mod tests {
         assert_eq!(conversation(&turns(None), true), multi);
         assert_eq!(conversation(&turns(None), false), "<system>Sums.\n<user>1+1= 2\n\n2+2=");
         assert_eq!(conversation(&turns(Some("so")), false), "<system>Sums.\n<user>1+1= so 2\n\n2+2=<assistant>so");
+    }
+
+    #[test]
+    fn an_instruction_stands_before_the_description() {
+        let text = |instruction, description| render(&system(instruction, description, "\n\n"), None).unwrap();
+        assert_eq!(text(Some("Be brief."), "Sums."), "Be brief.\n\nSums.");
+        assert_eq!(text(Some("Be brief.\n"), "Sums."), "Be brief.\nSums.");
+        assert_eq!((text(Some("Be brief."), ""), text(None, "")), ("Be brief.".into(), String::new()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 """Scores of sacrebleu for pairs of texts: `pip install sacrebleu==2.6.0`, then `python corpus.py > corpus.json`."""
 
 import json
+import random
 
 import sacrebleu
 
@@ -20,7 +21,30 @@ PAIRS = [
 def case(answer, reference):
     bleu = lambda tokenizer: sacrebleu.corpus_bleu([answer], [[reference]], tokenize=tokenizer).score
     chrf = lambda words: sacrebleu.corpus_chrf([answer], [[reference]], word_order=words).score
-    return {"answer": answer, "reference": reference, "13a": bleu("13a"), "intl": bleu("intl"), "chrf": chrf(0), "chrf++": chrf(2)}
+    return {"answer": answer, "reference": reference, "13a": bleu("13a"), "intl": bleu("intl"), "chrf": chrf(0), "chrf++": chrf(2), "ter": ter(answer, reference)}
 
 
-print(json.dumps({"bleu": [case(*pair) for pair in PAIRS]}, indent=1, ensure_ascii=False))
+def ter(answer, reference):
+    return sacrebleu.corpus_ter([answer], [[reference]]).score
+
+
+def moved(numbers, words):
+    """A text of so many words from a few, and another with runs of it elsewhere, and some words gone, new or replaced."""
+    reference = [numbers.choice("abcdefghijklm") for _ in range(words)]
+    answer = list(reference)
+    for _ in range(numbers.randrange(1, 4)):
+        start = numbers.randrange(len(answer))
+        run = answer[start : start + numbers.randrange(1, 12)]
+        del answer[start : start + len(run)]
+        at = numbers.randrange(len(answer) + 1)
+        answer[at:at] = run
+    answer = [numbers.choice("abcxyZ") if numbers.random() < 0.1 else word for word in answer if numbers.random() > 0.1]
+    answer, reference = " ".join(answer), " ".join(reference)
+    return {"answer": answer, "reference": reference, "ter": ter(answer, reference)}
+
+
+numbers = random.Random(7)
+lengths = [3, 5, 8, 12, 20, 30, 45, 70, 110, 1, 2, 16]
+
+
+print(json.dumps({"bleu": [case(*pair) for pair in PAIRS], "ter": [moved(numbers, words) for words in lengths]}, indent=1, ensure_ascii=False))

@@ -255,6 +255,21 @@ fn missing_data_is_named_with_the_command_that_gets_it() {
     let counts = tree.catalog().counts();
     assert_eq!((counts.tasks, counts.runs, counts.missing_data, counts.refused), (3, 1, 1, 1));
     assert_eq!((counts.groups, counts.tags, counts.reasons["doc_to_image"]), (2, 2, 1));
+
+    // A function that is not evaluated here is said with the data and without.
+    tree.write("tasks/other.py", "import ctypes\n\ndef text(doc):\n    return ctypes.sizeof(doc)\n");
+    let task = |name: &str, config: &str| {
+        let base = BASE.replace("doc_to_text: q", "doc_to_text: !function other.text");
+        tree.write(&format!("tasks/{name}.yaml"), &format!("task: {name}\ndataset_name: {config}\n{base}"));
+    };
+    task("here", "sky");
+    task("away", "sea");
+    let catalog = tree.catalog();
+    let Status::NeedsPython { message } = catalog.status("here") else { panic!("it needs Python") };
+    assert!(message.contains("ctypes"), "{message}");
+    assert!(matches!(catalog.status("away"), Status::MissingData { needs_python: true, .. }));
+    let counts = catalog.counts();
+    assert_eq!((counts.runs, counts.needs_python, counts.missing_data), (2, 2, 2));
 }
 
 #[test]

@@ -272,7 +272,7 @@ fn items_are_refused_with_their_line() {
 #[test]
 fn data_files_are_found_beside_above_and_below_the_working_directory() {
     let missing = refused("dataset_kwargs: {data_files: {test: no.jsonl}}\n", ITEM);
-    assert!(missing.contains("duplicate"), "two keys of one name are refused: {missing}");
+    assert!(missing.contains("there is no file `no.jsonl`"), "of two keys of one name the last counts: {missing}");
     let directory = tempfile::tempdir().unwrap();
     let deep = directory.path().join("a/b");
     fs::create_dir_all(&deep).unwrap();

@@ -1,5 +1,6 @@
 //! The integration tests of `glue-eval`, one program: it links once.
 
+mod answers;
 mod catalog;
 mod external;
 mod harness;

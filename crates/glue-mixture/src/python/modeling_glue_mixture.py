@@ -6,6 +6,7 @@ modules that hold the experts, so that every tensor has the name it has in the f
 
 import copy
 import functools
+import inspect
 import os
 
 import torch
@@ -162,6 +163,8 @@ class MixedLayer(nn.Module):
                 self.routes.top = self.routes.weights("model", self.top_gate[0], states)
             weights = self.routes.top
         streams = []
+        # Layers of older versions give a tuple, with the cache behind the stream.
+        rest = None
         for e, expert in enumerate(self.experts):
             # Between layers of level `model` the streams of all experts are passed along together.
             own = states[e] if states.dim() == 4 else states
@@ -170,11 +173,15 @@ class MixedLayer(nn.Module):
                 streams.append(own)
                 continue
             out = expert(own, *args, **kwargs)
-            streams.append(out[0] if isinstance(out, tuple) else out)
+            if isinstance(out, tuple):
+                out, *rest = out
+            streams.append(out)
         if self.level == "model" and not self.last:
-            return torch.stack(streams)
-        weights = weights.to(streams[0].dtype)
-        return sum(stream * weights[..., e].unsqueeze(-1) for e, stream in enumerate(streams))
+            total = torch.stack(streams)
+        else:
+            weights = weights.to(streams[0].dtype)
+            total = sum(stream * weights[..., e].unsqueeze(-1) for e, stream in enumerate(streams))
+        return total if rest is None else (total, *rest)
 
 
 class GlueMixtureForCausalLM(PreTrainedModel, GenerationMixin):
@@ -218,6 +225,8 @@ class GlueMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         if config.level == "model" and config.mixed_layers:
             dense.model.gate = Gate(config.router, config.hidden_size, len(config.experts))
             layers[config.dense_layers].top_gate = [dense.model.gate]
+        takes = inspect.signature(dense.forward).parameters
+        self.cache_name = "cache" if "cache" in takes else "past_key_values"
         self.model = dense.model
         self.lm_head = dense.lm_head
         # In a tuple, so that its modules are not registered a second time.
@@ -257,34 +266,36 @@ class GlueMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         labels=None,
         use_cache=None,
         prompt_mask=None,
+        cache=None,
         **kwargs,
     ):
-        """As any causal language model. `prompt_mask` [batch, tokens] marks the tokens by which a sample is routed; without it
+        """As any causal language model; `cache` is what newer versions call `past_key_values`. `prompt_mask` [batch, tokens] marks the tokens by which a sample is routed; without it
         all tokens of the first call that `attention_mask` does not exclude. Columns that it lacks are no prompt's."""
         if self.config.whole:
             return self.forward_whole(input_ids, attention_mask, prompt_mask, labels)
         given = input_ids if input_ids is not None else inputs_embeds
         if use_cache is None:
             use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = new_cache(self.config.base)
-        if past_key_values is not None:
-            self.add_slots(past_key_values)
-        fresh = past_key_values is None or past_key_values.get_seq_length() == 0
-        decided = {} if fresh or past_key_values is None else getattr(past_key_values, "glue_routes", {})
-        self.routes.begin(prompt_of(given, attention_mask, prompt_mask), decided, fresh, past_key_values is not None)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = new_cache(self.config.base)
+        if cache is not None:
+            self.add_slots(cache)
+        fresh = cache is None or cache.get_seq_length() == 0
+        decided = {} if fresh else getattr(cache, "glue_routes", {})
+        self.routes.begin(prompt_of(given, attention_mask, prompt_mask), decided, fresh, cache is not None)
         output = self.dense[0](
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
+            **{self.cache_name: cache},
             **kwargs,
         )
-        if past_key_values is not None:
-            past_key_values.glue_routes = decided
+        if cache is not None:
+            cache.glue_routes = decided
         return output
 
     def add_slots(self, cache):

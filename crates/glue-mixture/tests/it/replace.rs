@@ -39,8 +39,10 @@ fn gates_are_replaced_alone() {
         assert_eq!(read_gates(&out).unwrap(), gates, "{lines}");
         let after = files_of(&out);
         let changed: Vec<&String> = before.keys().filter(|name| before[*name] != after[*name]).collect();
-        assert_eq!((before.len(), changed.len()), (after.len(), 2), "{lines}: {changed:?}");
-        assert_eq!(changed[0], "glue.json", "{lines}");
+        assert_eq!((before.len(), changed.len()), (after.len(), 3), "{lines}: {changed:?}");
+        assert_eq!((changed[0].as_str(), changed[1].as_str()), ("README.md", "glue.json"), "{lines}");
+        let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+        assert!(card.contains("\nGates: trained.\n") && !card.contains("Gates: `"), "{card}");
     }
 }
 
@@ -57,7 +59,7 @@ fn every_gate_of_a_hybrid_in_the_form_of_mixtral_can_be_replaced() {
     assert_eq!(read_gates(&out).unwrap(), gates);
     let after = files_of(&out);
     let changed: Vec<&String> = before.keys().filter(|name| before[*name] != after[*name]).collect();
-    assert_eq!(changed, ["glue.json", "model-00002-of-00002.safetensors"]);
+    assert_eq!(changed, ["README.md", "glue.json", "model-00002-of-00002.safetensors"]);
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub(crate) struct ReportInputs<'a> {
     /// The scores on the test items with the directory of their stage.
     pub(crate) tested: Option<(&'a Tested, &'a Path)>,
     pub(crate) model_hashes: &'a Value,
+    /// Which items of other roles are also test items, in sentences.
+    pub(crate) shared_items: &'a [String],
 }
 
 /// Everything that the report of a whole run needs.
@@ -270,7 +272,7 @@ fn describe(
         "score the final model",
         format!(
             "glue eval {final_path} --tasks {} --split {}",
-            quoted(&context.directory.join(&context.config.tasks.paths[0]).display().to_string()),
+            quoted(&context.config.tasks.requests(&context.directory)[0]),
             context.config.tasks.split(ItemUse::Test),
         ),
     ));
@@ -542,7 +544,7 @@ fn title(source: &Source) -> String {
 
 /// What a reader should know before trusting the rest.
 fn warnings(inputs: &ReportInputs<'_>) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = inputs.shared_items.to_vec();
     let left_out = |(name, why): (&str, &str)| format!("Model {name} could not be scored and is left out: {why}.");
     warnings.extend(inputs.baselines.iter().filter_map(|baseline| baseline.search.unscored()).map(left_out));
     let unscored = inputs.tested.into_iter().flat_map(|(tested, _)| &tested.unscored);

@@ -169,12 +169,15 @@ pub(crate) fn config_of(
     base: Option<&str>,
 ) -> SearchConfig {
     let path = |name: &str| zoo.path_of(name).display().to_string();
+    let below = |paths: &[String]| paths.iter().map(|path| directory.join(path).display().to_string()).collect();
     let tasks = &config.tasks;
     let select = &config.select;
     SearchConfig {
         models: members.iter().map(|name| path(name)).collect(),
         base: base.map(path),
-        tasks: tasks.paths.iter().map(|p| directory.join(p).display().to_string()).collect(),
+        tasks: tasks.requests(directory),
+        include_path: below(&tasks.include_path),
+        data: below(&tasks.data),
         only: tasks.only.clone(),
         split: tasks.split(ItemUse::Search).to_string(),
         limit: tasks.limit,

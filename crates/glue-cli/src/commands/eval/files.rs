@@ -47,6 +47,8 @@ pub(super) fn write(
         seed: options.seed,
         chat_template: options.apply_chat_template,
         fewshot_as_multiturn: options.fewshot_as_multiturn,
+        system_instruction: options.system_instruction.clone(),
+        gen_kwargs: options.gen_kwargs.clone(),
         start: since(scored.start).as_secs_f64(),
         seconds: scored.time.as_secs_f64(),
     };

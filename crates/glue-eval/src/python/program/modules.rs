@@ -190,6 +190,15 @@ impl Machine<'_> {
                 self.combine(&items, count, &mut Vec::new(), &mut out)?;
                 Ok(V::iterator(out))
             }
+            "zip_longest" => {
+                let fill = arguments.keyword("fillvalue").unwrap_or(V::None);
+                let parts = arguments.rest();
+                let parts = parts.iter().map(|part| self.iterate(part)).collect::<Result<Vec<_>, _>>()?;
+                let longest = parts.iter().map(Vec::len).max().unwrap_or(0);
+                self.step(longest.saturating_mul(parts.len()) as u64)?;
+                let row = |i: usize| V::tuple(parts.iter().map(|part| part.get(i).unwrap_or(&fill).clone()).collect());
+                Ok(V::iterator((0..longest).map(row).collect::<Vec<_>>()))
+            }
             "islice" => {
                 let items = arguments.required("iterable")?;
                 let stop = usize::try_from(arguments.int("stop")?).unwrap_or(0);

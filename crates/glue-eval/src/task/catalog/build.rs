@@ -34,6 +34,11 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
+    /// Why one of the tasks takes a Python.
+    pub(super) fn needs_python(&self) -> Option<TaskError> {
+        self.set.tasks.iter().find_map(Task::needs_python)
+    }
+
     pub(super) fn new(catalog: &'a TaskCatalog) -> Builder<'a> {
         Builder {
             catalog,

@@ -14,6 +14,12 @@ use std::collections::BTreeMap;
 pub enum Status {
     /// It can.
     Runs,
+    /// It can where its Python functions may be run by the Python that is installed
+    /// ([`EvalOptions::allow_python`](crate::EvalOptions::allow_python)).
+    NeedsPython {
+        /// What is not evaluated here, with file and line.
+        message: String,
+    },
     /// It could if its data was here.
     MissingData {
         /// The repository on the Hugging Face hub, or the directory.
@@ -24,6 +30,8 @@ pub enum Status {
         command: String,
         /// What was found instead.
         reason: String,
+        /// Whether with the data it is [`NeedsPython`](Status::NeedsPython).
+        needs_python: bool,
     },
     /// It asks for something that is not supported, or is not sound.
     Refused {
@@ -37,12 +45,13 @@ pub enum Status {
 impl Status {
     fn of(error: &TaskError) -> Status {
         let key = match error {
-            TaskError::MissingData { repository, config, reason, .. } => {
+            TaskError::MissingData { repository, config, reason, needs_python, .. } => {
                 return Status::MissingData {
                     repository: repository.clone(),
                     config: config.clone(),
                     command: download_command(repository),
                     reason: reason.clone(),
+                    needs_python: *needs_python,
                 };
             }
             TaskError::Unsupported { key, .. }
@@ -54,10 +63,11 @@ impl Status {
         Status::Refused { key, message: error.chain() }
     }
 
-    /// `runs`, `missing_data` or `refused`.
+    /// `runs`, `needs_python`, `missing_data` or `refused`.
     pub fn name(&self) -> &'static str {
         match self {
             Status::Runs => "runs",
+            Status::NeedsPython { .. } => "needs_python",
             Status::MissingData { .. } => "missing_data",
             Status::Refused { .. } => "refused",
         }
@@ -74,8 +84,10 @@ pub struct Counts {
     pub groups: usize,
     /// Tags.
     pub tags: usize,
-    /// Tasks that run.
+    /// Tasks that run, those included that need Python.
     pub runs: usize,
+    /// Tasks that run where their functions may be run by Python; with their data or without.
+    pub needs_python: usize,
     /// Tasks whose data is missing.
     pub missing_data: usize,
     /// Tasks that are refused.
@@ -91,7 +103,10 @@ impl TaskCatalog {
     pub fn status(&self, name: &str) -> Status {
         let mut builder = build::Builder::new(self);
         match builder.add(name) {
-            Ok(()) => Status::Runs,
+            Ok(()) => match builder.needs_python() {
+                Some(error) => Status::NeedsPython { message: error.chain() },
+                None => Status::Runs,
+            },
             Err(error) => Status::of(&error),
         }
     }
@@ -134,7 +149,14 @@ impl TaskCatalog {
         for status in self.statuses(&tasks) {
             match status {
                 Status::Runs => counts.runs += 1,
-                Status::MissingData { .. } => counts.missing_data += 1,
+                Status::NeedsPython { .. } => {
+                    counts.runs += 1;
+                    counts.needs_python += 1;
+                }
+                Status::MissingData { needs_python, .. } => {
+                    counts.missing_data += 1;
+                    counts.needs_python += usize::from(needs_python);
+                }
                 Status::Refused { key, .. } => {
                     counts.refused += 1;
                     *counts.reasons.entry(key.unwrap_or_default()).or_default() += 1;

@@ -1,13 +1,17 @@
 //! The data of a task file: the files of each split.
 
 use super::parts::below;
-use crate::data::{Format, Row, SplitFiles, Wanted, format_of};
+use crate::data::{Format, Names, Row, SplitFiles, Wanted, format_of};
 use crate::error::{FilePosition, TaskError};
 use crate::task::fields::{Fields, texts};
 use crate::{data, data::DataSources};
 use serde_json::Value;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Keys of `dataset_kwargs` about tables.
+const TABLES: &[&str] = &["column_names", "names", "header"];
 
 /// A split, or a part of one that the task file names.
 #[derive(Debug, Clone)]
@@ -15,6 +19,7 @@ pub(super) struct Split {
     /// As in the task file: `test`, or `test[:100]`.
     pub(super) name: String,
     files: Vec<(PathBuf, Format)>,
+    names: Option<Arc<Names>>,
     slice: Option<Slice>,
 }
 
@@ -26,7 +31,8 @@ impl Split {
 
     /// Its rows, file by file.
     pub(super) fn read(&self) -> Result<Vec<(PathBuf, Vec<Row>)>, TaskError> {
-        let read = self.files.iter().map(|(file, format)| Ok((file.clone(), data::read(file, *format)?)));
+        let names = self.names.as_deref();
+        let read = self.files.iter().map(|(file, format)| Ok((file.clone(), data::read(file, *format, names)?)));
         let mut read: Vec<(PathBuf, Vec<Row>)> = read.collect::<Result<_, TaskError>>()?;
         let Some(slice) = self.slice else { return Ok(read) };
         let range = slice.range(read.iter().map(|(_, rows)| rows.len()).sum());
@@ -131,7 +137,9 @@ pub(super) fn splits(fields: &Fields<'_>, sources: &DataSources) -> Result<Split
     let path = fields.text("dataset_path")?;
     let nothing = Value::Object(serde_json::Map::new());
     let kwargs = below(fields, "dataset_kwargs", fields.get("dataset_kwargs").unwrap_or(&nothing))?;
-    kwargs.only(&[&["data_files", "data_dir", "trust_remote_code", "encoding", "revision", "token", "streaming"]])?;
+    let known = &["data_files", "data_dir", "trust_remote_code", "encoding", "revision", "token", "streaming"];
+    kwargs.only(&[known, TABLES])?;
+    let names = names(&kwargs)?.map(Arc::new);
     let format = match path {
         "json" => Some(Format::Json),
         "parquet" => Some(Format::Parquet),
@@ -148,8 +156,30 @@ pub(super) fn splits(fields: &Fields<'_>, sources: &DataSources) -> Result<Split
         (None, Some(directory)) => format!("`{path}` in {}", directory.display()),
         _ => "data_files".into(),
     };
-    let list = files.into_iter().map(|(name, files)| Split { name, files, slice: None }).collect();
+    let list =
+        files.into_iter().map(|(name, files)| Split { name, files, names: names.clone(), slice: None }).collect();
     Ok(Splits { origin, list })
+}
+
+/// `column_names` and `header`, as pandas understands them: a table with names has no header, unless it says which line.
+fn names(kwargs: &Fields<'_>) -> Result<Option<Names>, TaskError> {
+    let header = match kwargs.map.get("header") {
+        None | Some(Value::Null) => false,
+        Some(Value::Number(line)) if line.as_u64() == Some(0) => true,
+        Some(Value::String(word)) if word == "infer" => false,
+        Some(other) => return Err(kwargs.wrong("header", "null, 0 or `infer`", other)),
+    };
+    let names = match kwargs.texts("column_names")? {
+        Some(names) => Some(names),
+        None => kwargs.texts("names")?,
+    };
+    match names {
+        Some(names) => Ok(Some(Names { names, replace_header: header })),
+        None if matches!(kwargs.map.get("header"), Some(Value::Null)) => {
+            Err(TaskError::MissingField { place: kwargs.place.clone(), field: "column_names".into() })
+        }
+        None => Ok(None),
+    }
 }
 
 /// The splits of a repository of the hub, or of a directory.
@@ -179,6 +209,7 @@ fn repository(
         repository: path.into(),
         config,
         reason,
+        needs_python: false,
     })
 }
 
@@ -193,7 +224,7 @@ fn is_remote(files: &Value) -> bool {
 
 /// The splits of files that `data_files` names.
 fn local(kwargs: &Fields<'_>, format: Format, sources: &DataSources) -> Result<SplitFiles, TaskError> {
-    kwargs.only(&[&["data_files", "trust_remote_code"]])?;
+    kwargs.only(&[&["data_files", "trust_remote_code"], if format == Format::Csv { TABLES } else { &[] }])?;
     let value = kwargs.required("data_files")?;
     let wrong = || kwargs.wrong("data_files", "a path, a list of paths, or one of these for each split", value);
     let named: Vec<(String, Vec<String>)> = match value {
@@ -248,6 +279,7 @@ fn in_repository(
         repository: repository.into(),
         config: None,
         reason,
+        needs_python: false,
     })?;
     Ok(found.into_iter().flat_map(|(_, files)| files).map(|(path, _)| path).collect())
 }

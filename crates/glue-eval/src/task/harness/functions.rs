@@ -31,6 +31,8 @@ pub(crate) struct Function {
     attribute: String,
     /// Or why it cannot be evaluated.
     program: Result<Arc<Program>, String>,
+    /// Whether its file loads the metric that runs programs.
+    runs_code: bool,
 }
 
 /// The programs of one task, by their files, and what it takes from them.
@@ -99,11 +101,12 @@ impl Function {
             let loaded = Program::load(&file).map(Arc::new);
             loaded.map_err(|fault| format!("{}: {fault}", file.display()))
         });
+        let runs_code = program.as_ref().is_ok_and(|program| program.loads("code_eval"));
         let program = program.clone().and_then(|program| match program.check(attribute) {
             Ok(()) => Ok(program),
             Err(fault) => Err(format!("{}: {fault}", file.display())),
         });
-        let function = Arc::new(Function { name: name.into(), file, attribute: attribute.into(), program });
+        let function = Arc::new(Function { name: name.into(), file, attribute: attribute.into(), program, runs_code });
         programs.functions.push((fields.place_of(key), key.into(), Arc::clone(&function)));
         Ok(Some(function))
     }
@@ -118,9 +121,9 @@ impl Function {
         self.program.as_ref().err().map(String::as_str)
     }
 
-    /// Whether its file loads a metric by this name.
-    pub(super) fn loads(&self, metric: &str) -> bool {
-        self.program.as_ref().is_ok_and(|program| program.loads(metric))
+    /// Whether its file loads the metric that runs programs.
+    pub(super) fn runs_code(&self) -> bool {
+        self.runs_code
     }
 
     /// The program; or the Python that runs the function where it cannot be evaluated, if that is allowed.

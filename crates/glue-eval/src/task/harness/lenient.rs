@@ -1,16 +1,22 @@
-//! Quoted texts whose lines are indented less than YAML asks for.
+//! YAML that PyYAML, which the harness reads its files with, takes and the standard does not.
 //!
-//! PyYAML, which the harness reads its files with, takes a quoted text that goes on at the beginning of a line. By the
-//! standard its lines are indented more than the key, and the parser here says so. White space at the beginning of such
-//! a line has no meaning, so that more of it changes nothing.
+//! A quoted text may go on at the beginning of a line: by the standard its lines are indented more than the key, and the
+//! parser here says so. White space at the beginning of such a line has no meaning, so that more of it changes nothing.
+//! Of a key that stands in a map twice, the last counts.
 
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
+
+/// The document of a text.
+pub(super) fn parse(text: &str) -> Result<Value, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { with_snippet: false, duplicate_keys: DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_str_with_options(text, options)
+}
 
 /// The text of a file, with more indentation where it cannot be read without. It has the same lines.
 pub(super) fn indent_quoted(text: String) -> String {
     let Some(repaired) = repaired(&text) else { return text };
-    let options = serde_saphyr::options! { with_snippet: false };
-    match serde_saphyr::from_str_with_options::<Value>(&text, options) {
+    match parse(&text) {
         Ok(_) => text,
         Err(_) => repaired,
     }
@@ -89,14 +95,14 @@ mod tests {
     fn check(text: &str, expected: Value) {
         let found = indent_quoted(text.to_string());
         assert_eq!(found.lines().count(), text.lines().count(), "{text}");
-        let options = serde_saphyr::options! { with_snippet: false };
-        assert_eq!(serde_saphyr::from_str_with_options::<Value>(&found, options).unwrap(), expected, "{text}");
+        assert_eq!(parse(&found).unwrap(), expected, "{text}");
     }
 
     #[test]
     fn lines_at_the_margin_are_read() {
         check("a: \"x\ny: z\"\nb: 1\n", json!({"a": "x y: z", "b": 1}));
         check("a:\n  - q: 'it''s\n  here'\n    r: 2\n", json!({"a": [{"q": "it's here", "r": 2}]}));
+        check("a: 1\nb: 2\na: 3\n", json!({"a": 3, "b": 2}));
         check("a: \"x\n\ny \\\" z\n\"\n", json!({"a": "x\ny \" z "}));
     }
 

@@ -36,8 +36,7 @@ fn load_within(path: &Path, open: &mut Vec<PathBuf>) -> Result<Document, TaskErr
     }
     open.push(identity);
     let marked = functions::mark(&text);
-    let options = serde_saphyr::options! { with_snippet: false };
-    let mut value: Value = serde_saphyr::from_str_with_options(&marked, options).map_err(|error| {
+    let mut value = super::lenient::parse(&marked).map_err(|error| {
         let place = match error.location() {
             Some(location) => FilePosition::at(path, usize::try_from(location.line()).unwrap_or(1)),
             None => FilePosition::file(path),

@@ -2,7 +2,7 @@
 
 use super::functions::{Function, Programs};
 use crate::corpus::Corpus;
-use crate::error::TaskError;
+use crate::error::{FilePosition, TaskError};
 use crate::filters::{Extract, Filter, Pipeline};
 use crate::metrics::{Aggregation, Comparison, Metric, MetricSpec};
 use crate::model::Sampling;
@@ -12,6 +12,7 @@ use crate::task::{Generating, Kind};
 use fancy_regex::Regex;
 use glue_lm::jinja;
 use serde_json::{Map, Value};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The fields of a map below the one that `fields` is about.
@@ -30,25 +31,46 @@ fn pattern(fields: &Fields<'_>, key: &str, source: &str) -> Result<Regex, TaskEr
         .map_err(|message| TaskError::Malformed { place: fields.place_of(key), message: format!("`{key}`: {message}") })
 }
 
+/// Keys that limit the length of an answer.
+const LENGTHS: &[&str] = &["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
+
+/// Keys that say how answers are generated.
+const GENERATION: &[&str] = &["until", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"];
+
 /// `generation_kwargs`.
 pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -> Result<Generating, TaskError> {
     const KEY: &str = "generation_kwargs";
+    let default = Generating { until: vec![delimiter.to_string()], repeats, ..Generating::default() };
+    let Some(value) = fields.get(KEY) else { return Ok(default) };
+    generated_as(&below(fields, KEY, value)?, default)
+}
+
+/// The settings of a task with other `generation_kwargs` in the place of, or beside, those that it has.
+pub(in crate::task) fn regenerating(
+    own: &Generating,
+    mut kwargs: Map<String, Value>,
+    changes: &Map<String, Value>,
+) -> Result<Generating, TaskError> {
+    kwargs.retain(|key, _| GENERATION.contains(&key.as_str()) || LENGTHS.contains(&key.as_str()));
+    if changes.keys().any(|key| LENGTHS.contains(&key.as_str())) {
+        kwargs.retain(|key, _| !LENGTHS.contains(&key.as_str()));
+    }
+    kwargs.extend(changes.clone());
+    let fields = Fields { place: FilePosition::file(Path::new("gen_kwargs")), map: &kwargs, sources: &[] };
+    let default = Generating { until: own.until.clone(), repeats: own.repeats, ..Generating::default() };
+    generated_as(&fields, default)
+}
+
+fn generated_as(kwargs: &Fields<'_>, default: Generating) -> Result<Generating, TaskError> {
     /// Accepted where they change nothing.
-    const NEUTRAL: &[&str] = &["num_beams", "repetition_penalty", "min_p", "max_length"];
+    const NEUTRAL: &[&str] = &["num_beams", "max_length"];
     /// What transformers draws among, unless a task says otherwise.
     const DRAWN_AMONG: usize = 50;
-    const LENGTHS: &[&str] = &["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
-    let default =
-        Generating { until: vec![delimiter.to_string()], max_new_tokens: 256, sampling: Sampling::GREEDY, repeats };
-    let Some(value) = fields.get(KEY) else { return Ok(default) };
-    let kwargs = below(fields, KEY, value)?;
-    kwargs.only(&[&["until", "do_sample", "temperature", "top_k", "top_p"], LENGTHS, NEUTRAL])?;
+    kwargs.only(&[GENERATION, LENGTHS, NEUTRAL])?;
     for key in NEUTRAL {
         let Some(value) = kwargs.get(key) else { continue };
         let (neutral, reason) = match *key {
             "num_beams" => (1.0, "answers are made one token after another, without beams"),
-            "repetition_penalty" => (1.0, "tokens are not penalised for being repeated"),
-            "min_p" => (0.0, "tokens are not cut off by a share of the most likely one; `top_p` is the nearest"),
             _ => {
                 (f64::NAN, "the length of prompt and answer together is not limited; `max_gen_toks` limits the answer")
             }
@@ -71,14 +93,20 @@ pub(super) fn generating(fields: &Fields<'_>, delimiter: &str, repeats: usize) -
         }
         _ => temperature,
     };
-    let top_p = kwargs.real("top_p")?;
-    if let Some(p) = top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-        return Err(kwargs.wrong("top_p", "above 0 and at most 1", &Value::from(p)));
-    }
-    // 0 stands for no limit.
-    let top_k = kwargs.number("top_k", TOP_K)?.or((temperature > 0.0).then_some(DRAWN_AMONG)).filter(|&k| k > 0);
-    let sampling = Sampling { temperature, top_k, top_p, seed: 0 };
-    Ok(Generating { until, max_new_tokens, sampling, repeats })
+    let within = |key: &str, expected: &str, fits: fn(f64) -> bool| match kwargs.real(key)? {
+        Some(number) if !fits(number) => Err(kwargs.wrong(key, expected, &Value::from(number))),
+        given => Ok(given),
+    };
+    let sampling = Sampling {
+        temperature,
+        // 0 stands for no limit.
+        top_k: kwargs.number("top_k", TOP_K)?.or((temperature > 0.0).then_some(DRAWN_AMONG)).filter(|&k| k > 0),
+        top_p: within("top_p", "above 0 and at most 1", |p| p > 0.0 && p <= 1.0)?,
+        min_p: within("min_p", "from 0 to 1", |p| (0.0..=1.0).contains(&p))?,
+        repetition_penalty: within("repetition_penalty", "above 0", |p| p > 0.0 && p.is_finite())?.unwrap_or(1.0),
+        seed: 0,
+    };
+    Ok(Generating { until, max_new_tokens, sampling, ..default })
 }
 
 /// `filter_list`.
@@ -217,9 +245,17 @@ fn extract(step: &Fields<'_>) -> Result<Extract, TaskError> {
 /// The names of metrics that a kind of task has.
 fn known_metrics(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::MultipleChoice => {
-            &["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "mcc", "brier_score"]
-        }
+        Kind::MultipleChoice => &[
+            "acc",
+            "acc_norm",
+            "acc_bytes",
+            "acc_mutual_info",
+            "exact_match",
+            "f1",
+            "mcc",
+            "brier_score",
+            "likelihood",
+        ],
         Kind::LogLikelihood => &["perplexity", "acc"],
         Kind::LogLikelihoodRolling => &["word_perplexity", "byte_perplexity", "bits_per_byte"],
         Kind::GenerateUntil | Kind::Code => &["exact_match", "bleu", "chrf", "chrf++", "ter", "pass_at_k", "code_eval"],
@@ -270,6 +306,10 @@ pub(super) fn metrics(
             specs.push(result(&entry, name, programs)?);
             continue;
         }
+        if kind == Kind::GenerateUntil && PAIRS.contains(&name) {
+            specs.push(pair(&entry, name, programs)?);
+            continue;
+        }
         if !known_metrics(kind).contains(&name) {
             let expected = format!("one of {}", known_metrics(kind).join(", "));
             return Err(entry.wrong("metric", &expected, &Value::from(name)));
@@ -289,6 +329,29 @@ pub(super) fn metrics(
     }
     Ok((Kind::Code, specs))
 }
+
+/// Metrics of choices, which are of generated text what a function makes of all answers and targets.
+const PAIRS: &[&str] = &["acc", "f1", "mcc"];
+
+fn pair(entry: &Fields<'_>, name: &str, programs: &mut Programs) -> Result<MetricSpec, TaskError> {
+    let aggregation = entry.get("aggregation").unwrap_or(&Value::Null);
+    let function = Function::of(entry, "aggregation", aggregation, programs)?.ok_or_else(|| {
+        let expected = format!("a function, as `!function utils.score`, for `{name}` of generated text");
+        entry.wrong("aggregation", &expected, aggregation)
+    })?;
+    entry.only(&[COMMON, COMPARISON, WITHOUT_EFFECT])?;
+    let mut spec = MetricSpec::new(name, Metric::Pair, Aggregation::Mean);
+    (spec.corpus, spec.better) =
+        (Some(Corpus::Function(function)), Some(entry.flag("higher_is_better")?.unwrap_or(true)));
+    Ok(spec)
+}
+
+/// Options that the harness reads and hands to nothing where choices or likelihoods are scored.
+const WITHOUT_EFFECT: &[&str] = &["average", "labels", "pos_label", "zero_division", "kwargs", "high_is_better"];
+
+/// Keys of `exact_match`.
+const COMPARISON: &[&str] =
+    &["regexes_to_ignore", "ignore_case", "ignore_punctuation", "ignore_numbers", "multi_label"];
 
 /// Keys of an entry that any metric has.
 const COMMON: &[&str] = &["metric", "aggregation", "higher_is_better", "hf_evaluate", "weight_by_size"];
@@ -323,7 +386,7 @@ fn by_function(
     if named {
         return Ok(vec![result(entry, &name, programs)?]);
     }
-    if kind == Kind::GenerateUntil && function.loads("code_eval") && name.starts_with("pass_at_") {
+    if kind == Kind::GenerateUntil && function.runs_code() && name.starts_with("pass_at_") {
         // It is run here, and nothing of it is evaluated.
         programs.functions.pop();
         let ks = entry.numbers("k", ANSWERS)?.unwrap_or_else(|| vec![1]);
@@ -359,7 +422,8 @@ fn aggregate(entry: &Fields<'_>, spec: &mut MetricSpec, programs: &mut Programs)
     // What a function gives may be a pair or not, which is seen then.
     let open = matches!(spec.metric, Metric::Named(_));
     let fits = |other: Aggregation| {
-        !matches!(spec.metric, Metric::Pair) && (open || other.is_weighted() == spec.metric.is_weighted())
+        !matches!(spec.metric, Metric::Pair | Metric::Likelihoods)
+            && (open || other.is_weighted() == spec.metric.is_weighted())
     };
     let known = || Aggregation::ALL.iter().filter(|(_, other)| fits(*other));
     match known().find(|(known, _)| *known == name) {
@@ -377,8 +441,6 @@ fn aggregate(entry: &Fields<'_>, spec: &mut MetricSpec, programs: &mut Programs)
 }
 
 fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -> Result<Vec<MetricSpec>, TaskError> {
-    const COMPARISON: &[&str] =
-        &["regexes_to_ignore", "ignore_case", "ignore_punctuation", "ignore_numbers", "multi_label"];
     let mut corpus = None;
     let (metric, aggregation, own): (_, _, &[&str]) = match name {
         "acc" => (Metric::Acc, Aggregation::Mean, &[]),
@@ -390,6 +452,7 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -
         "byte_perplexity" => (Metric::PerByte, Aggregation::WeightedPerplexity, &[]),
         "bits_per_byte" => (Metric::PerByte, Aggregation::BitsPerByte, &[]),
         "brier_score" => (Metric::Brier, Aggregation::Mean, &[]),
+        "likelihood" => (Metric::Likelihoods, Aggregation::Mean, &[]),
         "exact_match" if kind == Kind::GenerateUntil => {
             (Metric::ExactMatch(comparison(entry)?), Aggregation::Mean, COMPARISON)
         }
@@ -408,11 +471,19 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -
             (Metric::Pair, Aggregation::Mean, &[])
         }
     };
-    entry.only(&[COMMON, own])?;
+    let options: &[&[&str]] = match kind {
+        Kind::GenerateUntil | Kind::Code => &[COMMON, own],
+        _ => &[COMMON, COMPARISON, WITHOUT_EFFECT],
+    };
+    entry.only(options)?;
     let mut spec = MetricSpec { corpus, ..MetricSpec::new(name, metric, aggregation) };
     aggregate(entry, &mut spec, programs)?;
+    if matches!(spec.metric, Metric::Likelihoods) && spec.corpus.is_none() {
+        let given = entry.get("aggregation").unwrap_or(&Value::Null);
+        return Err(entry.wrong("aggregation", "a function, as `!function utils.difference`", given));
+    }
     // Whether more is better follows from these.
-    let given = matches!(spec.metric, Metric::Pair);
+    let given = matches!(spec.metric, Metric::Pair | Metric::Likelihoods);
     spec.better = spec.better.filter(|_| given).or_else(|| given.then_some(name != "ter"));
     Ok(vec![spec])
 }

@@ -5,6 +5,7 @@ import re
 import string
 from collections import Counter, OrderedDict, defaultdict
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
@@ -197,7 +198,8 @@ def generators(n):
             yield i * i
 
     found = next((i for i in squares(n) if i > 2), None)
-    return [list(squares(n)), found, sum(i for i in squares(n)), max(squares(n), default=0)]
+    pairs = [list(pair) for pair in zip_longest(squares(n), "ab", fillvalue="-")] + [list(t) for t in zip_longest([1], [])]
+    return [list(squares(n)), found, sum(i for i in squares(n)), max(squares(n), default=0), pairs]
 
 
 def patterns(text):
