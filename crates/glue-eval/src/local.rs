@@ -16,6 +16,7 @@ use glue_lm::{
     TextError, TextModel, Tokenizer,
 };
 use glue_progress::CancelToken;
+use glue_tensor::hub::locate;
 use glue_tensor::{ContentHash, ModelDir};
 use parking_lot::RwLock;
 use rayon::prelude::*;
@@ -116,9 +117,10 @@ impl LocalModel {
     /// [`ModelError`] for a model that cannot be run, a tokenizer that cannot be read or does not fit the embedding, or
     /// one with neither BOS nor an end-of-sequence token.
     pub fn open(directory: impl AsRef<Path>) -> Result<LocalModel, ModelError> {
-        let directory = directory.as_ref();
-        let text = TextModel::open(directory).map_err(ModelError::caused_by)?;
-        Ok(LocalModel::new(text, directory.display().to_string())?.with_directory(directory))
+        let given = directory.as_ref();
+        let directory = locate(given);
+        let text = TextModel::open(&directory).map_err(ModelError::caused_by)?;
+        Ok(LocalModel::new(text, given.display().to_string())?.with_directory(directory))
     }
 
     /// Takes a model in memory, such as a merge that was never written. It has no content hash.

@@ -14,6 +14,7 @@ use crate::tree::Tree;
 use crate::weights::Weights;
 use candle_core::{Device, Tensor};
 use glue_mixture::{Mixture, Pool, WholeSpec};
+use glue_tensor::hub::locate;
 use glue_tensor::model_dir::ModelDirError;
 use glue_tensor::{Checkpoint, Config, FileChanged};
 use std::ops::ControlFlow;
@@ -51,7 +52,7 @@ impl RoutedTextModel {
     /// # Errors
     /// [`TextError::NotWhole`], [`TextError::Part`], and those of [`RoutedTextModel::new`].
     pub fn open(directory: impl AsRef<Path>) -> Result<RoutedTextModel, TextError> {
-        let directory = directory.as_ref();
+        let directory = &*locate(directory.as_ref());
         let config = Config::open(directory.join("config.json")).map_err(LmError::from)?;
         let Some(Mixture::Whole(spec)) = Mixture::from_config(&config).map_err(LmError::from)? else {
             return Err(TextError::NotWhole { path: directory.to_path_buf() });
@@ -331,7 +332,7 @@ impl AnyTextModel {
     /// # Errors
     /// Those of [`TextModel::open`] and [`RoutedTextModel::open`].
     pub fn open(directory: impl AsRef<Path>) -> Result<AnyTextModel, TextError> {
-        let directory = directory.as_ref();
+        let directory = &*locate(directory.as_ref());
         match Config::open(directory.join("config.json")).map(|config| Mixture::from_config(&config)) {
             Ok(Ok(Some(Mixture::Whole(_)))) => Ok(AnyTextModel::Routed(Box::new(RoutedTextModel::open(directory)?))),
             // What is wrong is said by opening it.

@@ -6,6 +6,7 @@ use crate::generate::Prompt;
 use crate::model::Model;
 use crate::sampling::SamplingError;
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use glue_tensor::hub::locate;
 use std::path::Path;
 
 /// Why text did not go in or come out.
@@ -132,9 +133,9 @@ impl TextModel {
     /// # Errors
     /// [`TextError`], among them [`TextError::Misfit`].
     pub fn open(directory: impl AsRef<Path>) -> Result<TextModel, TextError> {
-        let directory = directory.as_ref();
-        let model = Model::open(directory)?;
-        TextModel::new(model, Tokenizer::load(directory)?)
+        let directory = locate(directory.as_ref());
+        let model = Model::open(&directory)?;
+        TextModel::new(model, Tokenizer::load(&directory)?)
     }
 
     /// Joins a model, such as a merge that was never written, with a tokenizer.

@@ -3,6 +3,7 @@
 use crate::error::MixError;
 use crate::manifest;
 use crate::spec::{Level, Mixture, MixtureSpec, Pool, RouterKind, Routing, WholeSpec};
+use glue_tensor::hub::locate;
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::{Config, files};
 use serde_json::{Value, json};
@@ -82,7 +83,7 @@ impl Sites {
     /// # Errors
     /// [`MixError::NotAMixture`], [`MixError::Config`], [`MixError::Spec`], [`MixError::Checkpoint`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Sites, MixError> {
-        let dir = dir.as_ref();
+        let dir = &*locate(dir.as_ref());
         let config = Config::open(dir.join(CONFIG_FILE))?;
         if let Some(mixture) = Mixture::from_config(&config)? {
             return match mixture {

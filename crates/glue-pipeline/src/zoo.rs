@@ -3,6 +3,7 @@
 use crate::config::ZooConfig;
 use crate::error::PipelineError;
 use glue_eval::LocalModel;
+use glue_tensor::hub::locate_below;
 use glue_tensor::{FileChanged, ModelDir};
 use glue_text::names;
 use rayon::prelude::*;
@@ -35,7 +36,7 @@ impl Zoo {
         let bases = config.base.iter().map(|path| (names::last_part(path).to_string(), path.as_str()));
         for (i, (name, path)) in entries.chain(bases).enumerate() {
             let base = i >= config.models.len();
-            let path = directory.join(path);
+            let path = locate_below(directory, path);
             if let Some(known) = models.iter_mut().find(|known| known.path == path) {
                 // A base that is also listed as a model.
                 known.base |= base;

@@ -32,7 +32,9 @@ pub fn card(plan: &MergePlan, title: &str) -> String {
         let base = if is_base { " (base)" } else { "" };
         let statistics =
             model.statistics.as_ref().map(|statistics| format!(", with the statistics {}", code(&statistics.name)));
-        let id = model.hub.id.as_ref().filter(|id| **id != model.name).map(|id| format!(", {} on the hub", code(id)));
+        let commit = model.hub.commit.as_ref().map(|commit| format!(" at commit {}", code(commit))).unwrap_or_default();
+        let id = model.hub.id.as_ref().filter(|id| **id != model.name || !commit.is_empty());
+        let id = id.map(|id| format!(", {}{commit} on the hub", code(id)));
         let _ =
             writeln!(card, "- {}{base}{}{}", code(&model.name), id.unwrap_or_default(), statistics.unwrap_or_default());
     }

@@ -136,6 +136,9 @@ fn identity(plan: &MergePlan, hashes: &InputHashes) -> Value {
             let list = |files: &[FileHash]| -> Vec<Value> { files.iter().map(file).collect() };
             let path = model.dir.path().display().to_string();
             let mut input = json!({ "model": model.name, "path": path, "files": list(&hashes.files) });
+            if let (Some(id), Some(commit)) = (&model.hub.id, &model.hub.commit) {
+                input["hub"] = json!({ "id": id, "commit": commit });
+            }
             if let Some(adapter) = &model.adapter {
                 input["adapter"] = adapter.dir.path().display().to_string().into();
             }

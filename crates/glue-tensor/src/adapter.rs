@@ -37,6 +37,7 @@ pub use write::{AdapterWriter, ModuleKind, NewAdapter, NewModule};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, ContentHash, TensorInfo, TensorView};
 use crate::files::{self, FileChanged, FileVersion};
+use crate::hub::locate;
 use crate::names::{Names, Role};
 use std::collections::BTreeMap;
 use std::io;
@@ -101,7 +102,7 @@ impl Adapter {
     /// [`AdapterError`]: not an adapter, one of a kind that is not linear in its factors, or one with a tensor that no
     /// rule above accounts for.
     pub fn open(path: impl AsRef<Path>) -> Result<Adapter, AdapterError> {
-        let path = path.as_ref().to_path_buf();
+        let path = locate(path.as_ref()).into_owned();
         match std::fs::metadata(&path) {
             Ok(found) if !found.is_dir() => return Err(AdapterError::NotADirectory { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdapterError::NotFound { path }),
@@ -126,7 +127,7 @@ impl Adapter {
 
     /// Whether the directory `path` holds an adapter and no model.
     pub fn is_at(path: impl AsRef<Path>) -> bool {
-        let path = path.as_ref();
+        let path = locate(path.as_ref());
         path.join(CONFIG_FILE).is_file() && !path.join(crate::model_dir::CONFIG_FILE).exists()
     }
 

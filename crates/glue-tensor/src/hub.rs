@@ -1,11 +1,14 @@
-//! What a model directory says of the model's place on a model hub: its identifier and its licence; and what an output
-//! that is made from several models may say of its own.
+//! What a model directory says of the model's place on a model hub: its identifier and its licence; what an output that
+//! is made from several models may say of its own; and where models are that are named by their place ([`locate`]).
 //!
 //! A model card is the file `README.md`. It may begin with front matter: YAML between two lines of three dashes, which
 //! hubs read. Of that, only plain keys at the start of a line matter here.
 
+mod cache;
 mod legal_files;
 
+pub(crate) use cache::download_hint;
+pub use cache::{HubCache, HubName, RepositoryKind, locate, locate_below};
 pub use legal_files::{LegalFiles, legal_files};
 
 use crate::config::Config;
@@ -22,6 +25,8 @@ pub const CARD_FILE: &str = "README.md";
 pub struct HubFacts {
     /// `ORGANISATION/NAME` on a hub: from the path of a hub cache, or else `_name_or_path` in `config.json`.
     pub id: Option<String>,
+    /// The commit, where the directory is a snapshot in a hub cache.
+    pub commit: Option<String>,
     /// `license` of its model card, such as `apache-2.0`.
     pub license: Option<String>,
     /// `license_name` of its model card: what a license called `other` is.
@@ -32,10 +37,13 @@ impl HubFacts {
     /// Of the model at `path` with the configuration `config`. A card that cannot be read says nothing.
     pub fn of(path: &Path, config: &Config) -> HubFacts {
         let named = config.get("_name_or_path").and_then(|name| name.as_str()).filter(|name| is_id(name));
-        let id = id_in_cache(path).or_else(|| named.map(String::from));
+        let (id, commit) = match place_in_cache(path) {
+            Some((id, commit)) => (Some(id), Some(commit)),
+            None => (named.map(String::from), None),
+        };
         let card = files::read_to_string(path.join(CARD_FILE), files::CONFIG_BYTES).unwrap_or_default();
         let value = |key| front_matter(&card).and_then(|text| value_of(text, key)).filter(|value| is_word(value));
-        HubFacts { id, license: value("license"), license_name: value("license_name") }
+        HubFacts { id, commit, license: value("license"), license_name: value("license_name") }
     }
 }
 
@@ -129,10 +137,16 @@ pub fn front_matter(card: &str) -> Option<&str> {
 /// The identifier of a model or an adapter whose path is that of a snapshot in a hub cache,
 /// `models--ORGANISATION--NAME/snapshots/REVISION`.
 pub fn id_in_cache(path: &Path) -> Option<String> {
+    place_in_cache(path).map(|(id, _)| id)
+}
+
+/// Identifier and commit of a snapshot.
+fn place_in_cache(path: &Path) -> Option<(String, String)> {
     let path = path.canonicalize().ok()?;
     let snapshots = path.parent().filter(|parent| parent.ends_with("snapshots"))?;
     let name = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
-    Some(name.replacen("--", "/", 1)).filter(|id| is_id(id))
+    let commit = path.file_name()?.to_str()?.to_string();
+    Some((name.replacen("--", "/", 1), commit)).filter(|(id, _)| is_id(id))
 }
 
 /// The value of a plain key, or the only entry of its list.
@@ -170,6 +184,7 @@ mod tests {
     fn the_license_of_an_output_is_one_that_all_models_have() {
         let facts = |license: Option<&str>, name: Option<&str>| HubFacts {
             id: None,
+            commit: None,
             license: license.map(String::from),
             license_name: name.map(String::from),
         };
@@ -223,5 +238,7 @@ mod tests {
             "",
             [Some("org/name"), None, None],
         );
+        let snapshot = root.path().join("models--org--name/snapshots/12ab");
+        assert_eq!(HubFacts::of(&snapshot, &Config::from_value(json!({})).unwrap()).commit.as_deref(), Some("12ab"));
     }
 }

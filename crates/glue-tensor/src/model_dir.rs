@@ -4,7 +4,7 @@ use crate::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{Config, ConfigError};
 use crate::files::{self, FileChanged, FileVersion};
-use crate::hub::LegalFiles;
+use crate::hub::{self, LegalFiles, locate};
 use crate::side_files::{Links, SideFileError, open_to_copy, read_to_copy};
 use crate::tokenizer_files::{TokenizerFiles, TokenizerFilesError};
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 #[non_exhaustive]
 pub enum ModelDirError {
     /// There is no such directory.
-    #[error("{}: no such directory", path.display())]
+    #[error("{}: no such directory{}", path.display(), hub::download_hint(path))]
     NotFound {
         /// The path given.
         path: PathBuf,
@@ -99,12 +99,13 @@ pub struct ModelDir {
 }
 
 impl ModelDir {
-    /// Opens the model in the directory `path`.
+    /// Opens the model in the directory `path`, or, where there is none, the one that is `ORG/NAME` or
+    /// `ORG/NAME@REVISION` on the Hugging Face hub, from its cache ([`locate`]).
     ///
     /// # Errors
     /// [`ModelDirError`]. A model without tokenizer files or generation defaults is accepted.
     pub fn open(path: impl AsRef<Path>) -> Result<ModelDir, ModelDirError> {
-        let path = path.as_ref().to_path_buf();
+        let path = locate(path.as_ref()).into_owned();
         match std::fs::metadata(&path) {
             Ok(found) if !found.is_dir() => return Err(ModelDirError::NotADirectory { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -135,7 +136,7 @@ impl ModelDir {
         Ok(ModelDir { path, config, generation_config, versions, tokenizer, checkpoint })
     }
 
-    /// The directory, as it was given.
+    /// The directory, as it was given, or where it was found.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -237,7 +238,7 @@ impl ModelDir {
 fn not_found(path: PathBuf) -> ModelDirError {
     let text = path.to_string_lossy().into_owned();
     let parts = text.match_indices('+').map(|(at, _)| (PathBuf::from(&text[..at]), PathBuf::from(&text[at + 1..])));
-    match parts.into_iter().find(|(model, adapter)| model.is_dir() && Adapter::is_at(adapter)) {
+    match parts.into_iter().find(|(model, adapter)| locate(model).is_dir() && Adapter::is_at(adapter)) {
         Some((model, adapter)) => ModelDirError::WithAdapter { path, model, adapter },
         None => ModelDirError::NotFound { path },
     }

@@ -1,6 +1,7 @@
 //! Where data repositories are looked for: directories of the user, and the cache of the Hugging Face hub.
 
 use super::repository::{self, SplitFiles, Wanted};
+use glue_tensor::hub::{HubCache, RepositoryKind};
 use std::path::{Path, PathBuf};
 
 /// Where the data of tasks that name a repository of the hub, such as `openai/gsm8k`, is looked for.
@@ -10,25 +11,19 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct DataSources {
     directories: Vec<PathBuf>,
-    hub: Option<PathBuf>,
+    hub: Option<HubCache>,
 }
 
 impl DataSources {
-    /// These directories, and the cache that the environment names: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else
-    /// `~/.cache/huggingface/hub`.
+    /// These directories, and the cache that the environment names ([`HubCache::from_env`]).
     pub fn new(directories: impl IntoIterator<Item = PathBuf>) -> DataSources {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let hub = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
-        let hub = hub.or_else(|| Some(variable("HF_HOME")?.join("hub")));
-        let hub = hub.or_else(|| Some(variable("XDG_CACHE_HOME")?.join("huggingface/hub")));
-        let hub = hub.or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface/hub")));
-        DataSources { directories: directories.into_iter().collect(), hub }
+        DataSources { directories: directories.into_iter().collect(), hub: HubCache::from_env() }
     }
 
     /// Another cache of the hub, or none.
     #[must_use]
     pub fn with_hub_cache(self, hub: Option<PathBuf>) -> DataSources {
-        DataSources { hub, ..self }
+        DataSources { hub: hub.map(HubCache::new), ..self }
     }
 
     /// The splits of a repository.
@@ -61,27 +56,12 @@ impl DataSources {
 
     /// Its snapshots in the cache: that of its main branch, else the newest; then that of its conversion to Parquet.
     fn snapshots(&self, name: &str) -> Vec<PathBuf> {
+        const CONVERTED: &str = "refs/convert/parquet";
         let Some(hub) = &self.hub else { return Vec::new() };
-        // A name that leads elsewhere is none of a repository.
-        if name.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
-            return Vec::new();
-        }
-        let repository = hub.join(format!("datasets--{}", name.replace('/', "--")));
-        let snapshots = repository.join("snapshots");
-        let of = |reference: &str| {
-            let path = repository.join("refs").join(reference);
-            let commit = glue_tensor::files::read_to_string(path, 1024).ok()?;
-            let commit = commit.trim();
-            (!commit.is_empty() && !commit.contains(['/', '.'])).then(|| snapshots.join(commit))
-        };
-        let mut main = of("main").filter(|path| path.is_dir());
-        if main.is_none() {
-            let converted = of("refs/convert/parquet");
-            let time = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
-            let entries = std::fs::read_dir(&snapshots).ok().into_iter().flatten().flatten();
-            main = entries.map(|entry| entry.path()).filter(|path| Some(path) != converted.as_ref()).max_by_key(time);
-        }
-        main.into_iter().chain(of("refs/convert/parquet")).collect()
+        let converted = hub.snapshot(RepositoryKind::Dataset, name, CONVERTED);
+        let mut all = hub.snapshots(RepositoryKind::Dataset, name).into_iter();
+        let main = all.find(|snapshot| Some(snapshot) != converted.as_ref());
+        main.into_iter().chain(converted).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::experts::{ExpertLayer, ExpertMatches};
 use crate::recipe::{OnNonfinite, Recipe};
 use glue_merge::{MergeError, Operator, Params};
 use glue_tensor::adapter::Change;
-use glue_tensor::hub::{HubFacts, LegalFiles};
+use glue_tensor::hub::{HubFacts, LegalFiles, locate_below};
 use glue_tensor::names::is_fused_experts;
 use glue_tensor::{Adapter, Checkpoint, Config, Dtype, FileChanged, Links, ModelDir, TensorInfo};
 use std::collections::BTreeMap;
@@ -44,9 +44,10 @@ pub struct PlanOptions {
 }
 
 impl PlanOptions {
-    /// Where the model written as `name` is: a stage of that name, or else a path.
+    /// Where the model written as `name` is: a stage of that name, or else a path, or a name on the Hugging Face hub
+    /// whose files are in its cache.
     pub fn resolve(&self, name: &str) -> PathBuf {
-        self.stages.get(name).cloned().unwrap_or_else(|| self.directory.join(name))
+        self.stages.get(name).cloned().unwrap_or_else(|| locate_below(&self.directory, name))
     }
 }
 

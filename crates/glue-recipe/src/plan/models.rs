@@ -3,7 +3,7 @@
 use super::{PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics};
 use crate::error::RecipeError;
 use crate::recipe::{Recipe, TokenizerSource};
-use glue_tensor::hub::HubFacts;
+use glue_tensor::hub::{HubFacts, locate_below};
 use glue_tensor::names::Position;
 use glue_tensor::{ModelDir, Names, Role, TensorInfo};
 use glue_yaml::At;
@@ -153,12 +153,12 @@ fn locate<'a>(options: &PlanOptions, name: &'a str) -> Reference<'a> {
     let mut parts = name.match_indices('+').map(|(at, _)| (&name[..at], &name[at + 1..]));
     let mut named = parts.clone().filter(|(model, adapter)| !model.is_empty() && !adapter.is_empty());
     let there = |(model, adapter): &(&str, &str)| {
-        !model.is_empty() && without_revision(options, model).0.exists() && options.directory.join(adapter).is_dir()
+        !model.is_empty() && without_revision(options, model).0.exists() && locate_below(&options.directory, adapter).is_dir()
     };
     match parts.find(there).or_else(|| named.next()) {
         Some((model, adapter)) if !whole.exists() => {
             let (path, revision) = without_revision(options, model);
-            let adapter = AdapterReference { model, name: adapter, path: options.directory.join(adapter) };
+            let adapter = AdapterReference { model, name: adapter, path: locate_below(&options.directory, adapter) };
             Reference { path, revision, adapter: Some(adapter) }
         }
         _ => Reference { path: whole, revision, adapter: None },

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::CheckpointError;
 use crate::dtype::Dtype;
+use crate::hub::download_hint;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,10 @@ use super::{CONFIG_FILE, PREFIX, WEIGHTS_FILE};
 #[non_exhaustive]
 pub enum AdapterError {
     /// Nothing is at the path.
-    #[error("{}: no such directory; an adapter is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}", path.display())]
+    #[error(
+        "{}: no such directory{}; an adapter is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}",
+        path.display(), download_hint(path)
+    )]
     NotFound {
         /// The path given.
         path: PathBuf,
