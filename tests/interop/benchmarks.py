@@ -41,7 +41,8 @@ class CodeEval:
 
 
 def harness(arguments):
-    """For each task its metrics, for each filter and metric the values of the items, and how long it took."""
+    """For each task its metrics, for each filter and metric the values of the items, how long it took, and the answers that were
+    generated."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_ALLOW_CODE_EVAL="1", TOKENIZERS_PARALLELISM="false")
     import evaluate
     import lm_eval
@@ -64,13 +65,17 @@ def harness(arguments):
     )
     seconds = time.perf_counter() - started
     os.chdir(here)
-    items = {}
+    items, answers = {}, {}
     for name, samples in done["samples"].items():
         for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+            answer = sample["resps"][0]
+            answer = answer[0] if isinstance(answer, (list, tuple)) and answer else answer
+            if isinstance(answer, str) and sample["filter"] == samples[0]["filter"]:
+                answers.setdefault(name, []).append(answer)
             for metric in sample["metrics"]:
                 items.setdefault((name, sample["filter"], metric), []).append(sample[metric])
     kept = [[list(key), [number(value) for value in values]] for key, values in items.items()]
-    return sorted(done["samples"]), done["results"], kept, seconds
+    return sorted(done["samples"]), done["results"], kept, seconds, answers
 
 
 def number(value):
@@ -126,8 +131,8 @@ class Ours:
                     pass
 
 
-def compare(name, theirs, ours, items):
-    """Prints the metrics of a task, and says how many differ."""
+def compare(name, theirs, ours, items, answers):
+    """Prints the metrics of a task and its generated answers, and says how many differ."""
     if ours.failed:
         print(f"{name:28} glue refuses it: {' '.join(ours.stderr.split())[:400]}")
         return 1
@@ -148,6 +153,11 @@ def compare(name, theirs, ours, items):
         differ += not agrees
         shown = "none" if found is None else f"{found:.4f}"
         print(f"{name:28} {key:28} {expected:10.4f} {shown:>10}  {at or ('' if agrees else 'DIFFERS')}", flush=True)
+    if answers:
+        at = [i for i, (text, row) in enumerate(zip(answers, rows)) if text != row["answers"][0]]
+        length = sum(map(len, answers)) / len(answers)
+        print(f"{name:28} {f'{len(answers) - len(at)} of {len(answers)} answers are equal':50}  {at or ''} ({length:.0f} characters each)", flush=True)
+        differ += bool(at)
     return differ
 
 
@@ -169,11 +179,12 @@ def main():
     if not (arguments.tasks or (arguments.data and arguments.task)):
         parser.error("give --tasks, or --data with --task")
     if arguments.theirs and arguments.theirs.exists():
-        names, theirs, kept, seconds = json.loads(arguments.theirs.read_text(encoding="utf-8"))
+        found = json.loads(arguments.theirs.read_text(encoding="utf-8"))
     else:
-        names, theirs, kept, seconds = harness(arguments)
+        found = harness(arguments)
         if arguments.theirs:
-            arguments.theirs.write_text(json.dumps([names, theirs, kept, seconds], default=str), encoding="utf-8")
+            arguments.theirs.write_text(json.dumps(found, default=str), encoding="utf-8")
+    names, theirs, kept, seconds, answers = found
     items = {tuple(key): values for key, values in kept}
     print(f"{'task':28} {'metric':28} {'lm_eval':>10} {'glue':>10}  items that differ")
     with tempfile.TemporaryDirectory() as directory:
@@ -181,7 +192,7 @@ def main():
         differ = 0
         for name in names:
             of_task = Ours(arguments, [name], directory) if ours.failed and len(names) > 1 else ours
-            differ += compare(name, theirs, of_task, items)
+            differ += compare(name, theirs, of_task, items, answers.get(name))
     print(f"{differ} metrics differ; lm_eval took {seconds:.0f} s, glue {ours.seconds:.0f} s and {ours.peak / 2**20:.0f} MiB of memory beside the weights")
     return 1 if differ else 0
 

@@ -122,7 +122,8 @@ def instructions(root):
         ("End with the words: that is all.", ["startend:end_checker"], [{"end_phrase": "that is all."}]),
         ("Write two paragraphs, separated by ***.", ["length_constraints:number_paragraphs"], [{"num_paragraphs": 2}]),
         ("Say nothing about kettles, and wrap it all in quotation marks.", ["keywords:forbidden_words", "startend:quotation"], [{"forbidden_words": ["kettle", "kettles"]}, {}]),
-        ("Use at least 2 sentences and the letter e 5 times.", ["length_constraints:number_sentences", "keywords:letter_frequency"], [{"relation": "at least", "num_sentences": 2}, {"letter": "e", "let_frequency": 5, "let_relation": "at least"}]),
+        # Counting sentences takes data of nltk that is downloaded.
+        ("Use the letter e 5 times.", ["keywords:letter_frequency"], [{"letter": "e", "let_frequency": 5, "let_relation": "at least"}]),
         ("Repeat this request first, then answer.", ["combination:repeat_prompt"], [{"prompt_to_repeat": "Repeat this request first, then answer."}]),
     ]
     keys = sorted({key for _, _, kwargs in cases for one in kwargs for key in one})

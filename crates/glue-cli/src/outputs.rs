@@ -87,10 +87,11 @@ mod tests {
         ("soup", "run_dir", Use::Read),
         ("tasks", "data", Use::Read),
         ("tasks", "include_path", Use::Read),
+        ("train-router", "data", Use::Read),
+        ("train-router", "include_path", Use::Read),
         ("train-router", "mixture", Use::Directory),
         ("train-router", "pictures", Use::Directory),
         ("train-router", "state", Use::Directory),
-        ("train-router", "tasks", Use::Read),
     ];
 
     #[test]

@@ -52,7 +52,6 @@ mod tests {
     //! Every kind of item.
     use super::*;
     use crate::error::FilePosition;
-    use crate::model::Sampling;
     use crate::task::Generating;
     use std::sync::Arc;
 

@@ -110,6 +110,17 @@ pub(crate) fn gates_entry(path: &Path) -> Result<Value, MixError> {
     Ok(json!({ "name": name, "bytes": bytes, "tensors": tensors, "xxh3_128": hash }))
 }
 
+/// The manifest at `path`, if it is that of a mixture.
+fn own(path: &Path) -> Option<Value> {
+    let bytes = files::read(path, files::CONFIG_BYTES).ok()?;
+    serde_json::from_slice::<Value>(&bytes).ok().filter(|value| value["mixture"].is_object())
+}
+
+/// Whether the manifest in `dir` says that gates were replaced.
+pub(crate) fn gates_replaced(dir: &Path) -> bool {
+    own(&dir.join(FILE)).is_some_and(|value| value["mixture"]["gates_replaced"] == true)
+}
+
 /// Lets the manifest in `dir` list the file with the gates that is there now, among `files`; says whether it was
 /// changed. A manifest that is not there or that another program wrote stays as it is.
 pub(crate) fn follow_gates(
@@ -119,9 +130,7 @@ pub(crate) fn follow_gates(
     replaced: bool,
 ) -> Result<bool, MixError> {
     let path = dir.join(FILE);
-    let read =
-        files::read(&path, files::CONFIG_BYTES).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    let Some(mut value) = read.filter(|value| value["mixture"].is_object()) else { return Ok(false) };
+    let Some(mut value) = own(&path) else { return Ok(false) };
     let Some(listed) = value["output"]["files"].as_array() else { return Ok(false) };
     let entry = gates_entry(gates)?;
     let known = listed.iter().find(|other| other["name"] == entry["name"]);

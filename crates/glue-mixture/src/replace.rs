@@ -2,9 +2,9 @@
 //!
 //! Gates have a file of their own, so that replacing them leaves the experts alone. Files change in this order: the
 //! gates; the index, where gates went to another file; then, by [`mend_gates`], what follows from these two: the file
-//! that the gates left is removed, `router` in `config.json` says their kind, `glue.json` lists them. Each file is
-//! replaced in one step, so that after a crash at any moment the gates are the old ones or the new ones, and what had
-//! still to follow can be made up for.
+//! that the gates left is removed, `router` in `config.json` says their kind, `glue.json` lists them, and the card says
+//! that they were trained. Each file is replaced in one step, so that after a crash at any moment the gates are the old
+//! ones or the new ones, and what had still to follow can be made up for.
 
 use crate::card;
 use crate::error::MixError;
@@ -82,20 +82,21 @@ fn settle(dir: &Path, sites: &Sites, replaced: bool) -> Result<bool, MixError> {
         changed = true;
     }
     changed |= manifest::follow_gates(dir, &gate_file.file, &gate_file.files, replaced)?;
-    if changed {
-        describe(dir)?;
-    }
+    changed |= describe(dir)?;
     Ok(changed)
 }
 
-/// Lets the card say that gates were trained. Cards of other programs stay as they are.
-fn describe(dir: &Path) -> Result<(), MixError> {
+/// Lets the card say that gates were trained, if the manifest says that they were replaced. Cards of other programs stay
+/// as they are.
+fn describe(dir: &Path) -> Result<bool, MixError> {
+    if !manifest::gates_replaced(dir) {
+        return Ok(false);
+    }
     let path = dir.join(card::FILE);
     let text = files::read_to_string(&path, files::CONFIG_BYTES).unwrap_or_default();
-    if let Some(new) = card::with_trained_gates(&text) {
-        write_atomic(&path, new.as_bytes())?;
-    }
-    Ok(())
+    let Some(new) = card::with_trained_gates(&text) else { return Ok(false) };
+    write_atomic(&path, new.as_bytes())?;
+    Ok(true)
 }
 
 /// The bytes of a safetensors file.

@@ -14,6 +14,7 @@ mod containers;
 mod datasets;
 mod evaluate;
 mod execute;
+mod matrix;
 mod modules;
 mod natives;
 mod numbers;
@@ -156,7 +157,7 @@ mod tests {
         assert!(fault.is_unsupported());
         assert_eq!(
             fault.to_string(),
-            "`something` of the module `missing_package.inside` is not evaluated here (line 237)"
+            "`something` of the module `missing_package.inside` is not evaluated here (line 258)"
         );
         assert_eq!(language().check("no_such").unwrap_err().to_string(), "the file defines no `no_such`");
     }

@@ -174,7 +174,7 @@ fn what_needs_python_or_is_unknown_is_refused_by_the_name_of_the_key() {
         (
             "metric_list:\n  - metric: acc\n  - metric: bleu\n",
             "key line 2: `metric` should be one of acc, acc_norm, acc_bytes, acc_mutual_info, exact_match, f1, mcc, \
-             brier_score, but is \"bleu\"",
+             brier_score, likelihood, but is \"bleu\"",
         ),
         (
             "metric_list:\n  - metric: acc\n    aggregation: f1\n",

@@ -153,7 +153,9 @@ fn locate<'a>(options: &PlanOptions, name: &'a str) -> Reference<'a> {
     let mut parts = name.match_indices('+').map(|(at, _)| (&name[..at], &name[at + 1..]));
     let mut named = parts.clone().filter(|(model, adapter)| !model.is_empty() && !adapter.is_empty());
     let there = |(model, adapter): &(&str, &str)| {
-        !model.is_empty() && without_revision(options, model).0.exists() && locate_below(&options.directory, adapter).is_dir()
+        !model.is_empty()
+            && without_revision(options, model).0.exists()
+            && locate_below(&options.directory, adapter).is_dir()
     };
     match parts.find(there).or_else(|| named.next()) {
         Some((model, adapter)) if !whole.exists() => {

@@ -148,6 +148,9 @@ impl Machine<'_> {
                 Ok(V::list(keys))
             }
             V::Dataset(rows) if &**name == "num_rows" => Ok(V::Int(rows.borrow().len() as i64)),
+            V::Matrix(matrix) if &**name == "shape" => {
+                Ok(V::tuple(matrix.borrow().shape().iter().map(|&size| V::Int(size as i64)).collect()))
+            }
             V::Array(items) if &**name == "size" => Ok(V::Int(items.len() as i64)),
             V::Array(items) if &**name == "shape" => Ok(V::tuple(vec![V::Int(items.len() as i64)])),
             V::ExceptionClass(class) if &**name == "__name__" => Ok(V::str(&**class)),

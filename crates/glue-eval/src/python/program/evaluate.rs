@@ -399,6 +399,7 @@ impl Machine<'_> {
                 }
                 _ => Ok(items[position(items.len(), "array")?].clone()),
             },
+            V::Matrix(matrix) => matrix.borrow().get(index),
             V::Dataset(rows) => match index {
                 V::Str(_) => {
                     let rows = rows.borrow().clone();
@@ -472,6 +473,7 @@ impl Machine<'_> {
             V::List(items) => items.borrow().clone(),
             V::Tuple(items) => items.to_vec(),
             V::Array(items) => items.to_vec(),
+            V::Matrix(matrix) => matrix.borrow().items(),
             V::Dict(dict) | V::Set(dict) => dict.borrow().keys(),
             V::Dataset(rows) => rows.borrow().clone(),
             V::Str(text) => text.chars().map(|c| V::str(c.to_string())).collect(),

@@ -32,12 +32,14 @@ const LIBRARY: &[(&str, &str)] = &[
     ("sklearn.metrics", include_str!("library/classification.py")),
     ("transformers.data.metrics.squad_metrics", include_str!("library/squad.py")),
     ("sacrebleu", include_str!("library/sacrebleu.py")),
+    ("scipy.optimize", include_str!("library/assignment.py")),
     ("rouge_score.rouge_scorer", include_str!("library/rouge.py")),
     ("rouge_score.scoring", include_str!("library/rouge.py")),
 ];
 
 /// Modules that consist of others.
-const PACKAGES: &[&str] = &["sklearn", "transformers", "transformers.data", "transformers.data.metrics", "rouge_score"];
+const PACKAGES: &[&str] =
+    &["sklearn", "scipy", "transformers", "transformers.data", "transformers.data.metrics", "rouge_score"];
 
 /// A Python file with what it imports from the tasks beside it.
 pub(crate) struct Program {

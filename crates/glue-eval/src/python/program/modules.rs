@@ -4,6 +4,7 @@ use super::Fault;
 use super::calls::{Arguments, Keywords};
 use super::evaluate::type_error;
 use super::execute::Machine;
+use super::matrix::Matrix;
 use super::natives::{counted, unknown};
 use super::numbers::{self, pairwise};
 use super::value::{Dict, V};
@@ -280,7 +281,20 @@ impl Machine<'_> {
         if arguments.keyword("axis").is_some_and(|axis| !matches!(axis, V::None | V::Int(0))) {
             return Err(Fault::unsupported(0, format!("the argument `axis` of numpy.{function}()")));
         }
+        if function == "zeros" {
+            arguments.done()?;
+            let sizes = match one.int() {
+                Some(size) => vec![V::Int(size)],
+                None => self.iterate(&one)?,
+            };
+            let shape: Option<Vec<i64>> = sizes.iter().map(V::int).collect();
+            let shape = shape.ok_or_else(|| type_error("zeros() takes whole numbers"))?;
+            let matrix = Matrix::zeros(&shape)?;
+            self.grow(8 * matrix.data().len())?;
+            return Ok(V::Matrix(Rc::new(RefCell::new(matrix))));
+        }
         let items = match &one {
+            V::Matrix(matrix) => Some(matrix.borrow().data().iter().copied().map(V::Float).collect()),
             V::List(_) | V::Tuple(_) | V::Array(_) | V::Iterator(_) => Some(self.iterate(&one)?),
             _ => None,
         };

@@ -198,6 +198,7 @@ impl Machine<'_> {
                     V::Tuple(items) => items.len(),
                     V::Dict(dict) | V::Set(dict) => dict.borrow().len(),
                     V::Array(items) => items.len(),
+                    V::Matrix(matrix) => matrix.borrow().shape()[0],
                     V::Dataset(rows) => rows.borrow().len(),
                     other => return Err(type_error(&format!("object of type '{}' has no len()", other.type_name()))),
                 };

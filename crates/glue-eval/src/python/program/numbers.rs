@@ -5,6 +5,7 @@ use super::evaluate::type_error;
 use super::execute::Machine;
 use super::syntax::{Binary, Unary};
 use super::value::{Dict, V};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 pub(super) fn unary(operator: Unary, value: &V) -> Result<V, Fault> {
@@ -15,6 +16,9 @@ pub(super) fn unary(operator: Unary, value: &V) -> Result<V, Fault> {
             _ => unary(operator, item),
         });
         return Ok(V::Array(Rc::new(items.collect::<Result<_, _>>()?)));
+    }
+    if let (V::Matrix(matrix), Unary::Minus) = (value, operator) {
+        return Ok(V::Matrix(Rc::new(RefCell::new(matrix.borrow().negated()))));
     }
     match operator {
         Unary::Not => Ok(V::Bool(!value.truth()?)),
@@ -36,6 +40,9 @@ fn too_large() -> Fault {
 /// The pairs of two arrays, or of one and a number; `None` without an array.
 pub(super) fn broadcast(left: &V, right: &V) -> Result<Option<Vec<(V, V)>>, Fault> {
     let pairs = match (left, right) {
+        (V::Matrix(_), _) | (_, V::Matrix(_)) => {
+            return Err(Fault::unsupported(0, "arithmetic of arrays made by numpy.zeros"));
+        }
         // One number for all.
         (V::Array(a), V::Array(b)) if a.len() == 1 && b.len() != 1 => {
             b.iter().map(|item| (a[0].clone(), item.clone())).collect()

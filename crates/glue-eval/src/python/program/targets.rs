@@ -68,6 +68,7 @@ impl Machine<'_> {
                 *slot.ok_or_else(|| Fault::raised("IndexError", "list assignment index out of range"))? = value;
                 Ok(())
             }
+            V::Matrix(matrix) => matrix.borrow_mut().set(&index, &value),
             V::Module(scope) => {
                 scope.names.borrow_mut().insert(index.to_str()?.into(), value);
                 Ok(())

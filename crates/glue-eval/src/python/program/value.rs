@@ -1,6 +1,7 @@
 //! What a program works on.
 
 use super::Fault;
+use super::matrix::Matrix;
 use super::syntax::{Function, Name};
 use fancy_regex::Regex;
 use glue_lm::jinja;
@@ -27,6 +28,8 @@ pub(super) enum V {
     Set(Rc<RefCell<Dict>>),
     /// Of numpy.
     Array(Rc<Vec<V>>),
+    /// Of numpy, and filled after it was made.
+    Matrix(Rc<RefCell<Matrix>>),
     /// What is left of an iterator.
     Iterator(Rc<RefCell<VecDeque<V>>>),
     /// A function, class or module that is written here, by its full name.
@@ -259,6 +262,7 @@ impl V {
             V::List(items) => Json::Array(list(&items.borrow())?),
             V::Tuple(items) => Json::Array(list(items)?),
             V::Array(items) => Json::Array(list(items)?),
+            V::Matrix(matrix) => Json::Array(list(&matrix.borrow().items())?),
             V::Iterator(items) => Json::Array(list(&items.borrow().iter().cloned().collect::<Vec<_>>())?),
             V::Set(items) => Json::Array(list(&items.borrow().keys())?),
             V::Dataset(rows) => Json::Array(list(&rows.borrow())?),
@@ -289,7 +293,7 @@ impl V {
             V::Dict(dict) if dict.borrow().default.is_some() => "defaultdict",
             V::Dict(_) => "dict",
             V::Set(_) => "set",
-            V::Array(_) => "ndarray",
+            V::Array(_) | V::Matrix(_) => "ndarray",
             V::Iterator(_) => "generator",
             V::Native(name) => name,
             V::Bound(_) | V::Method(_) => "method",
@@ -319,7 +323,9 @@ impl V {
             V::Tuple(items) => !items.is_empty(),
             V::Dict(dict) | V::Set(dict) => dict.borrow().len() > 0,
             V::Array(items) if items.len() == 1 => items[0].truth()?,
-            V::Array(_) => return Err(Fault::raised("ValueError", "the truth value of an array is ambiguous")),
+            V::Array(_) | V::Matrix(_) => {
+                return Err(Fault::raised("ValueError", "the truth value of an array is ambiguous"));
+            }
             V::Dataset(rows) => !rows.borrow().is_empty(),
             V::Missing(why) => return Err(Fault::missing(why)),
             _ => true,
@@ -396,6 +402,7 @@ impl V {
             (V::List(a), V::List(b)) => Ok(Rc::ptr_eq(a, b) || all(&a.borrow(), &b.borrow())?),
             (V::Tuple(a), V::Tuple(b)) => all(a, b),
             (V::Array(a), V::Array(b)) => all(a, b),
+            (V::Matrix(_), _) | (_, V::Matrix(_)) => Err(Fault::unsupported(0, "comparing arrays made by numpy.zeros")),
             (V::Set(a), V::Set(b)) => {
                 let (a, b) = (a.borrow(), b.borrow());
                 Ok(a.len() == b.len() && a.index.keys().all(|key| b.contains(key)))

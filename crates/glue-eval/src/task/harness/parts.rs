@@ -306,8 +306,13 @@ pub(super) fn metrics(
             specs.push(result(&entry, name, programs)?);
             continue;
         }
-        if kind == Kind::GenerateUntil && PAIRS.contains(&name) {
-            specs.push(pair(&entry, name, programs)?);
+        let for_function = match (kind, name) {
+            (Kind::MultipleChoice, "likelihood") => Some(Metric::Likelihoods),
+            (Kind::GenerateUntil, "acc" | "f1" | "mcc") => Some(Metric::Pair),
+            _ => None,
+        };
+        if let Some(metric) = for_function {
+            specs.push(aggregated(&entry, name, metric, programs)?);
             continue;
         }
         if !known_metrics(kind).contains(&name) {
@@ -330,19 +335,21 @@ pub(super) fn metrics(
     Ok((Kind::Code, specs))
 }
 
-/// Metrics of choices, which are of generated text what a function makes of all answers and targets.
-const PAIRS: &[&str] = &["acc", "f1", "mcc"];
-
-fn pair(entry: &Fields<'_>, name: &str, programs: &mut Programs) -> Result<MetricSpec, TaskError> {
+/// A metric that is what a function of the task makes of all items: of the log-likelihoods of their choices, or of answers
+/// and targets.
+fn aggregated(
+    entry: &Fields<'_>,
+    name: &str,
+    metric: Metric,
+    programs: &mut Programs,
+) -> Result<MetricSpec, TaskError> {
     let aggregation = entry.get("aggregation").unwrap_or(&Value::Null);
-    let function = Function::of(entry, "aggregation", aggregation, programs)?.ok_or_else(|| {
-        let expected = format!("a function, as `!function utils.score`, for `{name}` of generated text");
-        entry.wrong("aggregation", &expected, aggregation)
-    })?;
+    let function = Function::of(entry, "aggregation", aggregation, programs)?
+        .ok_or_else(|| entry.wrong("aggregation", "a function, as `!function utils.score`", aggregation))?;
     entry.only(&[COMMON, COMPARISON, WITHOUT_EFFECT])?;
-    let mut spec = MetricSpec::new(name, Metric::Pair, Aggregation::Mean);
-    (spec.corpus, spec.better) =
-        (Some(Corpus::Function(function)), Some(entry.flag("higher_is_better")?.unwrap_or(true)));
+    let mut spec = MetricSpec::new(name, metric, Aggregation::Mean);
+    spec.corpus = Some(Corpus::Function(function));
+    spec.better = Some(entry.flag("higher_is_better")?.unwrap_or(true));
     Ok(spec)
 }
 
@@ -452,7 +459,6 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -
         "byte_perplexity" => (Metric::PerByte, Aggregation::WeightedPerplexity, &[]),
         "bits_per_byte" => (Metric::PerByte, Aggregation::BitsPerByte, &[]),
         "brier_score" => (Metric::Brier, Aggregation::Mean, &[]),
-        "likelihood" => (Metric::Likelihoods, Aggregation::Mean, &[]),
         "exact_match" if kind == Kind::GenerateUntil => {
             (Metric::ExactMatch(comparison(entry)?), Aggregation::Mean, COMPARISON)
         }
@@ -478,12 +484,8 @@ fn metric(entry: &Fields<'_>, name: &str, kind: Kind, programs: &mut Programs) -
     entry.only(options)?;
     let mut spec = MetricSpec { corpus, ..MetricSpec::new(name, metric, aggregation) };
     aggregate(entry, &mut spec, programs)?;
-    if matches!(spec.metric, Metric::Likelihoods) && spec.corpus.is_none() {
-        let given = entry.get("aggregation").unwrap_or(&Value::Null);
-        return Err(entry.wrong("aggregation", "a function, as `!function utils.difference`", given));
-    }
     // Whether more is better follows from these.
-    let given = matches!(spec.metric, Metric::Pair | Metric::Likelihoods);
+    let given = matches!(spec.metric, Metric::Pair);
     spec.better = spec.better.filter(|_| given).or_else(|| given.then_some(name != "ter"));
     Ok(vec![spec])
 }

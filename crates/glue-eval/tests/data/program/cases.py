@@ -18,7 +18,7 @@ import language
 CALLS = [
     ("scopes", [4]), ("parameters", [0]), ("wrong_parameters", [1]), ("strings", [" a bc ab. "]), ("strings", ["Üb a\nb é"]),
     ("formats", ["x"]), ("formats", [""]), ("numbers", [7, 2]), ("numbers", [-9, 4]), ("containers", [5]), ("flow", [4]), ("exceptions", [1]),
-    ("classes", [4]), ("generators", [4]), ("patterns", ["I have 3 apples, 12 pears; 7."]), ("patterns", ["none here e1"]), ("arrays", [0]),
+    ("classes", [4]), ("generators", [4]), ("patterns", ["I have 3 apples, 12 pears; 7."]), ("patterns", ["none here e1"]), ("arrays", [0]), ("matrices", [3]), ("matrices", [4]), ("matrices", [6]),
     ("data", ['{"a": [1, 2.5, null]}']), ("pick_a", [{"q": "a"}]), ("pick_c", [{"q": "a"}]),
 ]
 ROWS = [{"q": " ab ", "old": 1}, {"q": "c", "old": 2}, {"q": "d", "old": 3}]

@@ -213,6 +213,25 @@ def patterns(text):
     ]
 
 
+def matrices(n):
+    from scipy.optimize import linear_sum_assignment
+
+    scores = np.zeros([n, 4])
+    for i in range(n):
+        for j in range(4):
+            scores[i, j] = (7 * i + 5 * j * j + 3) % 11 / 4
+    rows, columns = linear_sum_assignment(-scores)
+    most = np.zeros([max(n, 4)])
+    for row, column in zip(rows, columns):
+        most[row] = max(most[row], scores[row, column])
+    least = linear_sum_assignment(scores)
+    most[-1] = most[-1] + 0.5
+    return [
+        list(scores.shape), len(scores), list(most), float(np.mean(most)), [int(row) for row in rows], [int(column) for column in columns],
+        float(sum(scores[i, j] for i, j in zip(least[0], least[1]))), list(scores[1]), float(np.max(scores)), list(np.zeros(2)),
+    ]
+
+
 def arrays(x):
     values = np.array([1.0, 3.0, 2.0])
     labels = np.array([1, 0, 1])
