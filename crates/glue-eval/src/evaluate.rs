@@ -41,7 +41,7 @@ pub struct EvalOptions {
     pub apply_chat_template: bool,
     /// Whether, in a chat template, examples are turns of their own, as by default; else they stand in the question.
     pub fewshot_as_multiturn: bool,
-    /// What the model is told before everything else, descriptions of tasks included; nothing by default.
+    /// An instruction at the beginning of every prompt, before descriptions of tasks; none by default.
     pub system_instruction: Option<String>,
     /// `generation_kwargs` of lm-evaluation-harness (`until`, `max_gen_toks`, `temperature`, `do_sample`, `top_k`,
     /// `top_p`, `min_p`, `repetition_penalty`) in the place of those of the tasks; none by default.

@@ -239,7 +239,7 @@ pub(crate) struct ItemOptions<'a> {
     /// What the choice of examples depends on.
     pub(crate) seed: u64,
     pub(crate) chat: Option<Chat<'a>>,
-    /// What the model is told before everything else.
+    /// An instruction at the beginning of every prompt.
     pub(crate) system_instruction: Option<&'a str>,
     /// `generation_kwargs` in the place of those of the task.
     pub(crate) gen_kwargs: &'a Map<String, Value>,
@@ -337,7 +337,7 @@ impl Generating {
         kwargs
     }
 
-    /// An answer without what comes before the last end of its reasoning, if it has one.
+    /// An answer without its reasoning: what follows the last end of it.
     pub(crate) fn without_reasoning(&self, answer: Generation) -> Generation {
         let Some(end) = &self.think_end else { return answer };
         let text = match answer.text.rsplit_once(end.as_str()) {

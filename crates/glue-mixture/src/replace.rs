@@ -86,8 +86,8 @@ fn settle(dir: &Path, sites: &Sites, replaced: bool) -> Result<bool, MixError> {
     Ok(changed)
 }
 
-/// Lets the card say that gates were trained, if the manifest says that they were replaced. Cards of other programs stay
-/// as they are.
+/// Lets the card say that gates were trained, if the manifest says that they were replaced. Cards of other programs
+/// stay as they are.
 fn describe(dir: &Path) -> Result<bool, MixError> {
     if !manifest::gates_replaced(dir) {
         return Ok(false);

@@ -92,8 +92,8 @@ pub struct TasksConfig {
     /// Names, shell patterns, or paths of directories or files, as `glue eval` takes them.
     #[serde(rename = "path")]
     pub paths: Vec<String>,
-    /// Directories with task files of lm-evaluation-harness, searched for names before `LM_EVAL_TASKS` and the installed
-    /// package. Default: none.
+    /// Directories with task files of lm-evaluation-harness, searched for names before `LM_EVAL_TASKS` and the
+    /// installed package. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub include_path: Vec<String>,
     /// Directories with data repositories as `ORG/NAME`, searched before the working directory and the cache of the

@@ -37,8 +37,8 @@ pub struct SearchConfig {
     /// The tasks: names, shell patterns, or paths of directories or files, as `glue eval` takes them; names that the
     /// `evaluator` knows, if there is one.
     pub tasks: Vec<String>,
-    /// Directories with task files of lm-evaluation-harness, searched for names before `LM_EVAL_TASKS` and the installed
-    /// package. Default: none.
+    /// Directories with task files of lm-evaluation-harness, searched for names before `LM_EVAL_TASKS` and the
+    /// installed package. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include_path: Vec<String>,
     /// Directories with data repositories as `ORG/NAME`, searched before the working directory and the cache of the

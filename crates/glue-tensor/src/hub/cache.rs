@@ -1,7 +1,7 @@
-//! The cache of the Hugging Face hub on disk, as other programs leave it: what is there is found, nothing is downloaded.
+//! The cache of the Hugging Face hub, as other programs leave it on disk. Nothing is downloaded.
 //!
-//! The layout is specified in the hub's documentation ("Understand caching"): `models--ORG--NAME/snapshots/COMMIT` holds
-//! the files of a commit, and `refs/REVISION` names the commit of a branch or tag.
+//! The layout is specified in the hub's documentation ("Understand caching"): `models--ORG--NAME/snapshots/COMMIT`
+//! holds the files of a commit, and `refs/REVISION` names the commit of a branch or tag.
 
 use super::is_id;
 use crate::files;

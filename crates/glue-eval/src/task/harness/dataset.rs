@@ -161,7 +161,7 @@ pub(super) fn splits(fields: &Fields<'_>, sources: &DataSources) -> Result<Split
     Ok(Splits { origin, list })
 }
 
-/// `column_names` and `header`, as pandas understands them: a table with names has no header, unless it says which line.
+/// `column_names` and `header`, as pandas understands them: a table with names has no header, unless `header` is 0.
 fn names(kwargs: &Fields<'_>) -> Result<Option<Names>, TaskError> {
     let header = match kwargs.map.get("header") {
         None | Some(Value::Null) => false,

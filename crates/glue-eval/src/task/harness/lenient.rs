@@ -1,8 +1,8 @@
 //! YAML that PyYAML, which the harness reads its files with, takes and the standard does not.
 //!
-//! A quoted text may go on at the beginning of a line: by the standard its lines are indented more than the key, and the
-//! parser here says so. White space at the beginning of such a line has no meaning, so that more of it changes nothing.
-//! Of a key that stands in a map twice, the last counts.
+//! A quoted text may go on at the beginning of a line, while by the standard its lines are indented more than the key.
+//! White space at the beginning of such a line has no meaning, so that more of it changes nothing. Of a key that stands
+//! in a map twice, the last counts.
 
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;

@@ -335,8 +335,8 @@ pub(super) fn metrics(
     Ok((Kind::Code, specs))
 }
 
-/// A metric that is what a function of the task makes of all items: of the log-likelihoods of their choices, or of answers
-/// and targets.
+/// A metric that a function of the task computes from all items: from the log-likelihoods of their choices, or from
+/// answers and targets.
 fn aggregated(
     entry: &Fields<'_>,
     name: &str,
