@@ -1,0 +1,212 @@
+//! From a model directory to a GGUF file.
+
+use crate::container::{FileLayout, GgufWriter, Metadata};
+use crate::error::GgufError;
+use crate::family::{Facts, Family, HEAD};
+use crate::mapping::{ExportTensors, export_tensors};
+use crate::quant::GgmlType;
+use crate::type_mix::{FileType, ModelForm, choose};
+use crate::vocabulary;
+use glue_progress::{Progress, Unit};
+use glue_tensor::{Links, ModelDir};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What an export makes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ExportOptions {
+    /// Types of the values.
+    pub file_type: FileType,
+    /// Name of llama.cpp's pre-tokenizer, in place of the one that splits as the model's does.
+    pub pre_tokenizer: Option<String>,
+    /// Whether a file that is there already is replaced.
+    pub overwrite: bool,
+    /// Which links are followed to tokenizer files.
+    pub links: Links,
+}
+
+impl ExportOptions {
+    /// An export with values of `file_type`; a file that is there already is left alone.
+    pub fn new(file_type: FileType) -> ExportOptions {
+        ExportOptions { file_type, pre_tokenizer: None, overwrite: false, links: Links::Inside }
+    }
+}
+
+/// What was exported, or will be.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ExportReport {
+    /// `model_type` of the model.
+    pub family: &'static str,
+    /// `general.architecture` of the file.
+    pub architecture: &'static str,
+    /// Bytes of the file.
+    pub n_bytes: u64,
+    /// Tensors of the file.
+    pub n_tensors: usize,
+    /// Bytes of tensors by their type.
+    pub bytes_by_type: BTreeMap<GgmlType, u64>,
+    /// Tensors of the model that the file lacks: those of other parts of a multimodal model, and copies of others.
+    pub left_out: Vec<String>,
+    /// What llama.cpp will do otherwise than the model as transformers runs it.
+    pub notes: Vec<String>,
+}
+
+/// An export, checked and laid out, before anything is written.
+#[derive(Debug)]
+pub struct ExportPlan {
+    model: ModelDir,
+    tensors: ExportTensors,
+    layout: FileLayout,
+    report: ExportReport,
+}
+
+impl ExportPlan {
+    /// Checks that all of the model in `directory` can be expressed in a GGUF file, and lays the file out.
+    ///
+    /// # Errors
+    /// [`GgufError`] for a family, a key of the configuration, a tensor or a tokenizer that cannot be.
+    pub fn new(directory: impl AsRef<Path>, options: &ExportOptions) -> Result<ExportPlan, GgufError> {
+        let model = ModelDir::open(directory)?;
+        let family = family_of(&model)?;
+        let mut notes = Vec::new();
+        let facts = Facts::from_config(family, model.config(), model.path(), &mut notes)?;
+        let tensors = export_tensors(&model, family, &facts)?;
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", family.arch);
+        metadata.set("general.type", "model");
+        metadata.set("general.name", name_of(model.path()));
+        metadata.set("general.file_type", options.file_type.number());
+        metadata.set("general.quantization_version", 2u32);
+        facts.set_keys(family, &mut metadata);
+        vocabulary::set_keys(
+            &model,
+            facts.vocabulary as usize,
+            options.pre_tokenizer.as_deref(),
+            options.links,
+            &mut metadata,
+            &mut notes,
+        )?;
+        let form = ModelForm {
+            arch: family.arch,
+            layers: facts.layers as usize,
+            experts: facts.experts.map_or(0, |experts| experts.count),
+            grouped: facts.kv_heads != facts.heads,
+            tied: !tensors.outputs.iter().any(|output| output.name == HEAD),
+        };
+        let kind = |name: &str, shape: &[usize]| choose(options.file_type, form, name, shape);
+        let mut entries: Vec<(String, GgmlType, Vec<usize>)> = tensors
+            .computed
+            .iter()
+            .map(|(name, values)| (name.clone(), GgmlType::F32, vec![values.len()]))
+            .collect();
+        entries.extend(tensors.outputs.iter().map(|output| {
+            (output.name.clone(), kind(&output.name, &output.shape), output.shape.clone())
+        }));
+        let layout = FileLayout::new(&metadata, entries)?;
+        let mut bytes_by_type = BTreeMap::new();
+        for entry in layout.entries() {
+            *bytes_by_type.entry(entry.kind).or_default() += entry.n_bytes();
+        }
+        let report = ExportReport {
+            family: family.model_type,
+            architecture: family.arch,
+            n_bytes: layout.total_bytes(),
+            n_tensors: layout.entries().len(),
+            bytes_by_type,
+            left_out: tensors.left_out.clone(),
+            notes,
+        };
+        Ok(ExportPlan { model, tensors, layout, report })
+    }
+
+    /// What will be exported.
+    pub fn report(&self) -> &ExportReport {
+        &self.report
+    }
+
+    /// Name, type and shape of each tensor of the file, the outermost dimension first.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, GgmlType, &[usize])> {
+        self.layout.entries().iter().map(|entry| (entry.name.as_str(), entry.kind, entry.shape.as_slice()))
+    }
+
+    /// Writes the file, in blocks: memory does not grow with the model.
+    ///
+    /// The file appears under its name when it is complete, and the model must not have changed until then.
+    ///
+    /// # Errors
+    /// [`GgufError::Exists`]; [`GgufError::Cancelled`]; values that the type cannot hold; what the system says.
+    pub fn write(self, file: &Path, overwrite: bool, progress: &dyn Progress) -> Result<ExportReport, GgufError> {
+        check_absent(file, overwrite)?;
+        let ExportPlan { model, tensors, layout, report } = self;
+        let total = layout.entries().iter().map(|entry| entry.n_bytes()).sum();
+        progress.begin("writing tensors", Unit::Bytes, Some(total));
+        let entries = layout.entries().to_vec();
+        let mut writer = GgufWriter::create(file, layout)?;
+        let mut bytes = Vec::new();
+        let mut put = |at: usize, values: &[f32]| {
+            if progress.is_cancelled() {
+                return Err(GgufError::Cancelled);
+            }
+            let encoded = entries[at].kind.encode(values, &mut bytes);
+            encoded.map_err(|message| GgufError::Quantise { tensor: entries[at].name.clone(), message })?;
+            writer.write(&bytes)?;
+            progress.advance(bytes.len() as u64);
+            Ok(())
+        };
+        let n_computed = tensors.computed.len();
+        for (at, (_, values)) in tensors.computed.iter().enumerate() {
+            put(at, values)?;
+        }
+        for (at, output) in tensors.outputs.iter().enumerate() {
+            progress.item(&output.name);
+            output.for_each_block(model.checkpoint(), |values| put(n_computed + at, values))?;
+        }
+        model.check_unchanged()?;
+        writer.finish()?;
+        Ok(report)
+    }
+}
+
+/// Exports the model in `directory` to `file`.
+///
+/// # Errors
+/// Those of [`ExportPlan::new`] and [`ExportPlan::write`]. Whatever can be refused is refused before the file is begun.
+pub fn export(
+    directory: impl AsRef<Path>,
+    file: impl AsRef<Path>,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<ExportReport, GgufError> {
+    check_absent(file.as_ref(), options.overwrite)?;
+    ExportPlan::new(directory, options)?.write(file.as_ref(), options.overwrite, progress)
+}
+
+fn check_absent(file: &Path, overwrite: bool) -> Result<(), GgufError> {
+    if !overwrite && file.symlink_metadata().is_ok() {
+        return Err(GgufError::Exists { path: file.to_path_buf() });
+    }
+    Ok(())
+}
+
+fn family_of(model: &ModelDir) -> Result<&'static Family, GgufError> {
+    // In multimodal models, that of the language part.
+    let model_type = match (model.config().get("model_type").and_then(|name| name.as_str()), model.config().model_type()) {
+        (Some("gemma3"), _) => "gemma3_text",
+        (Some("mistral3"), _) => "mistral",
+        (Some(inner), _) => inner,
+        (None, outer) => outer.unwrap_or("none"),
+    };
+    Family::of_model_type(model_type).ok_or_else(|| GgufError::Family {
+        path: model.path().to_path_buf(),
+        found: format!("a model of type `{model_type}`"),
+        known: Family::known(),
+    })
+}
+
+/// The last component of a path, for `general.name`.
+fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+    path.file_name().map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned())
+}

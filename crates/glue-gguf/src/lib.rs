@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+pub mod container;
+mod error;
+mod export;
+mod family;
+mod mapping;
+mod parts;
+pub mod quant;
+mod type_mix;
+mod vocabulary;
+
+pub use error::GgufError;
+pub use export::{ExportOptions, ExportPlan, ExportReport, export};
+pub use quant::GgmlType;
+pub use type_mix::FileType;
