@@ -4,6 +4,7 @@ pub mod container;
 mod error;
 mod export;
 mod family;
+mod import;
 mod mapping;
 mod parts;
 pub mod quant;
@@ -12,5 +13,6 @@ mod vocabulary;
 
 pub use error::GgufError;
 pub use export::{ExportOptions, ExportPlan, ExportReport, export};
+pub use import::{ImportOptions, ImportPlan, ImportReport, import};
 pub use quant::GgmlType;
 pub use type_mix::FileType;

@@ -12,6 +12,7 @@ mod merges;
 pub(crate) mod pre;
 
 pub(crate) use export::set_keys;
+pub(crate) use import::{TokenizerOutput, tokenizer_files};
 
 
 /// `tokenizer.ggml.token_type`.
