@@ -39,9 +39,31 @@ CHANGES = {
     "gemma2-old-form": {"query_pre_attn_scalar": 8},
     "gemma3": {"query_pre_attn_scalar": 8, "layer_types": None, "sliding_window_pattern": 3, "_sliding_window_pattern": 3},
     "gemma3-old-form": {"query_pre_attn_scalar": 8},
+    "gemma3-wrapped": {"query_pre_attn_scalar": 8, "layer_types": None, "sliding_window_pattern": 2, "_sliding_window_pattern": 2},
+    "qwen2-moe": {"mlp_only_layers": [], "decoder_sparse_step": 1, "norm_topk_prob": False},
+    "qwen3-moe": {"mlp_only_layers": [], "decoder_sparse_step": 1, "norm_topk_prob": True},
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4},
 }
+# Models of which all layers get the experts of one.
+SPARSE = ["qwen2-moe", "qwen3-moe"]
 # What must be refused, and a word of the message.
-REFUSED = {}
+REFUSED = {
+    "cohere2-bias": "layer_types",
+    "deepseek-v2": "n_group",
+    "deepseek-v3-halves": "rope_interleave",
+    "gpt-oss": "gpt_oss",
+    "gpt-oss-mxfp4": "gpt_oss",
+    "llama-dynamic": "dynamic",
+    "llama-yarn-untruncated": "truncate",
+    "llama4": "llama4",
+    "llama4-two": "llama4",
+    "olmo2-linear": "bias",
+    "olmo3": "bias",
+    "qwen2-moe-normed": "mlp_only_layers",
+    "qwen3-bias": "bias",
+    "qwen3-moe-window": "bias",
+    "smollm3-window": "bias",
+}
 
 
 def worker(path, prompts, lines):
@@ -122,6 +144,30 @@ def byte_tokenizer(size):
     return {"version": "1.0", "added_tokens": [{**flags, **token} for token in added], "pre_tokenizer": level, "decoder": level, "model": model}
 
 
+def make_sparse(path):
+    """Gives every layer the experts of one that has some."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    tensors = {name: (entry, data[8 + length :][slice(*entry["data_offsets"])]) for name, entry in header.items()}
+    mlp = {name.split(".")[2]: {} for name in tensors if ".mlp." in name}
+    for name in list(tensors):
+        if ".mlp." in name:
+            layer, rest = name.split(".")[2], name.split(".mlp.")[1]
+            mlp[layer][rest] = tensors.pop(name)
+    sparse = next(parts for parts in mlp.values() if "gate.weight" in parts)
+    for layer in mlp:
+        tensors.update({f"model.layers.{layer}.mlp.{rest}": part for rest, part in sparse.items()})
+    header, body = {}, b""
+    for name, (entry, part) in tensors.items():
+        header[name] = {**entry, "data_offsets": [len(body), len(body) + len(part)]}
+        body += part
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
 def prepared(model, directory):
     """The model, or a copy of it with a tokenizer and with the changes that llama.cpp needs."""
     change = CHANGES.get(model.name)
@@ -135,6 +181,8 @@ def prepared(model, directory):
     for key, value in (change or {}).items():
         inner.pop(key, None) if value is None else inner.__setitem__(key, value)
     (copy / "config.json").write_text(json.dumps(config))
+    if model.name in SPARSE:
+        make_sparse(copy / "model.safetensors")
     if not has_tokenizer:
         (copy / "tokenizer.json").write_text(json.dumps(byte_tokenizer(inner["vocab_size"])))
         (copy / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}))
@@ -168,7 +216,8 @@ def check(glue, model, types, directory):
     config = json.loads((model / "config.json").read_text())
     config = config.get("text_config", config)
     rng = random.Random(3)
-    window = config.get("sliding_window") if config["model_type"] in ("mistral", "mixtral", "phi3") else None
+    everywhere = config["model_type"] in ("mistral", "mixtral", "phi3", "qwen2", "qwen3", "smollm3")
+    window = config.get("sliding_window") if everywhere and config.get("use_sliding_window") is not False else None
     length = min(24, config["max_position_embeddings"], window or 24)
     ids = [rng.randrange(config["vocab_size"]) for _ in range(length)]
     expected = reference(glue, model, ids, directory)

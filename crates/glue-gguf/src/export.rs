@@ -8,28 +8,27 @@ use crate::quant::GgmlType;
 use crate::type_mix::{FileType, ModelForm, choose};
 use crate::vocabulary;
 use glue_progress::{Progress, Unit};
-use glue_tensor::{Links, ModelDir};
+use glue_tensor::{Dtype, Links, ModelDir};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What an export makes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ExportOptions {
-    /// Types of the values.
-    pub file_type: FileType,
+    /// Types of the values. By default that of the embedding, so that nothing is rounded.
+    pub file_type: Option<FileType>,
     /// Name of llama.cpp's pre-tokenizer, in place of the one that splits as the model's does.
     pub pre_tokenizer: Option<String>,
-    /// Whether a file that is there already is replaced.
-    pub overwrite: bool,
     /// Which links are followed to tokenizer files.
     pub links: Links,
 }
 
 impl ExportOptions {
-    /// An export with values of `file_type`; a file that is there already is left alone.
+    /// An export with values of `file_type`.
     pub fn new(file_type: FileType) -> ExportOptions {
-        ExportOptions { file_type, pre_tokenizer: None, overwrite: false, links: Links::Inside }
+        ExportOptions { file_type: Some(file_type), ..ExportOptions::default() }
     }
 }
 
@@ -41,6 +40,8 @@ pub struct ExportReport {
     pub family: &'static str,
     /// `general.architecture` of the file.
     pub architecture: &'static str,
+    /// Types of the values.
+    pub file_type: FileType,
     /// Bytes of the file.
     pub n_bytes: u64,
     /// Tensors of the file.
@@ -73,11 +74,12 @@ impl ExportPlan {
         let mut notes = Vec::new();
         let facts = Facts::from_config(family, model.config(), model.path(), &mut notes)?;
         let tensors = export_tensors(&model, family, &facts)?;
+        let file_type = options.file_type.unwrap_or_else(|| stored_type(&model));
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", family.arch);
         metadata.set("general.type", "model");
         metadata.set("general.name", name_of(model.path()));
-        metadata.set("general.file_type", options.file_type.number());
+        metadata.set("general.file_type", file_type.number());
         metadata.set("general.quantization_version", 2u32);
         facts.set_keys(family, &mut metadata);
         vocabulary::set_keys(
@@ -95,7 +97,7 @@ impl ExportPlan {
             grouped: facts.kv_heads != facts.heads,
             tied: !tensors.outputs.iter().any(|output| output.name == HEAD),
         };
-        let kind = |name: &str, shape: &[usize]| choose(options.file_type, form, name, shape);
+        let kind = |name: &str, shape: &[usize]| choose(file_type, form, name, shape);
         let mut entries: Vec<(String, GgmlType, Vec<usize>)> = tensors
             .computed
             .iter()
@@ -112,6 +114,7 @@ impl ExportPlan {
         let report = ExportReport {
             family: family.model_type,
             architecture: family.arch,
+            file_type,
             n_bytes: layout.total_bytes(),
             n_tensors: layout.entries().len(),
             bytes_by_type,
@@ -133,7 +136,8 @@ impl ExportPlan {
 
     /// Writes the file, in blocks: memory does not grow with the model.
     ///
-    /// The file appears under its name when it is complete, and the model must not have changed until then.
+    /// The file appears under its name when it is complete, and the model must not have changed until then. A file that
+    /// is there already is replaced with `overwrite`, and refused without.
     ///
     /// # Errors
     /// [`GgufError::Exists`]; [`GgufError::Cancelled`]; values that the type cannot hold; what the system says.
@@ -149,8 +153,7 @@ impl ExportPlan {
             if progress.is_cancelled() {
                 return Err(GgufError::Cancelled);
             }
-            let encoded = entries[at].kind.encode(values, &mut bytes);
-            encoded.map_err(|message| GgufError::Quantise { tensor: entries[at].name.clone(), message })?;
+            encode(entries[at].kind, values, &mut bytes).map_err(|message| GgufError::Quantise { tensor: entries[at].name.clone(), message })?;
             writer.write(&bytes)?;
             progress.advance(bytes.len() as u64);
             Ok(())
@@ -169,7 +172,7 @@ impl ExportPlan {
     }
 }
 
-/// Exports the model in `directory` to `file`.
+/// Exports the model in `directory` to `file`, which must not exist.
 ///
 /// # Errors
 /// Those of [`ExportPlan::new`] and [`ExportPlan::write`]. Whatever can be refused is refused before the file is begun.
@@ -179,8 +182,37 @@ pub fn export(
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<ExportReport, GgufError> {
-    check_absent(file.as_ref(), options.overwrite)?;
-    ExportPlan::new(directory, options)?.write(file.as_ref(), options.overwrite, progress)
+    check_absent(file.as_ref(), false)?;
+    ExportPlan::new(directory, options)?.write(file.as_ref(), false, progress)
+}
+
+/// Values that one thread encodes at a time: whole blocks of every type.
+const PER_THREAD: usize = 1 << 14;
+
+/// [`GgmlType::encode`], by several threads where it takes time.
+fn encode(kind: GgmlType, values: &[f32], bytes: &mut Vec<u8>) -> Result<(), String> {
+    if !kind.is_quantised() || values.len() <= PER_THREAD {
+        return kind.encode(values, bytes);
+    }
+    let pieces = values.par_chunks(PER_THREAD).map(|values| {
+        let mut bytes = Vec::new();
+        kind.encode(values, &mut bytes).map(|()| bytes)
+    });
+    let pieces: Vec<Vec<u8>> = pieces.collect::<Result<_, _>>()?;
+    bytes.clear();
+    pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+    Ok(())
+}
+
+/// The type of the first matrix, which the embedding usually is; bfloat16 for types that GGUF does not have.
+fn stored_type(model: &ModelDir) -> FileType {
+    let views: Vec<_> = model.checkpoint().views().filter(|view| view.shape().len() == 2).collect();
+    let embedding = views.iter().find(|view| view.name().ends_with("embed_tokens.weight")).or(views.first());
+    match embedding.map(|view| view.dtype()) {
+        Some(Dtype::F32 | Dtype::F64) => FileType::F32,
+        Some(Dtype::F16) => FileType::F16,
+        _ => FileType::Bf16,
+    }
 }
 
 fn check_absent(file: &Path, overwrite: bool) -> Result<(), GgufError> {

@@ -3,7 +3,7 @@
 use crate::container::GgufFile;
 use crate::error::GgufError;
 use crate::family::keys::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
-use crate::family::{Facts, Family, HEAD, HF_HEAD, Op, Rule, Scaling, fill_name, match_name};
+use crate::family::{Deepseek, Facts, Family, HEAD, HF_HEAD, Op, Rule, Scaling, fill_name, match_name};
 use crate::parts::{Order, Output, Part};
 use glue_tensor::ModelDir;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -41,6 +41,13 @@ fn tensor_error(path: &Path, tensor: &str, message: impl Into<String>) -> GgufEr
     GgufError::Tensor { path: path.to_path_buf(), tensor: tensor.to_string(), message: message.into() }
 }
 
+/// Whether a tensor belongs to a layer behind the others that predicts further tokens, which llama.cpp does not need.
+fn is_extra_layer(name: &str, family: &Family, facts: &Facts) -> bool {
+    let rest = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    let layer = rest.and_then(|(layer, _)| layer.parse::<u64>().ok());
+    family.reads.contains(&"num_nextn_predict_layers") && layer.is_some_and(|layer| layer >= facts.layers)
+}
+
 /// Sources of one output, by the number of the expert.
 struct Collected {
     rule: &'static Rule,
@@ -65,6 +72,7 @@ pub(crate) fn export_tensors(model: &ModelDir, family: &Family, facts: &Facts) -
         if (wrapped && OTHER_PARTS.iter().any(|part| stored.starts_with(part)))
             || COMPUTED.iter().any(|pattern| match_name(pattern, &name).is_some())
             || (tied && name == HF_HEAD)
+            || is_extra_layer(&name, family, facts)
         {
             left_out.push(stored.to_string());
             continue;
@@ -225,6 +233,11 @@ fn check_shape(path: &Path, name: &str, shape: &[usize], family: &Family, facts:
     let experts = facts.experts.map_or(0, |experts| experts.count);
     let inner = facts.experts.and_then(|experts| experts.width).unwrap_or(width);
     let shared = facts.experts.and_then(|experts| experts.shared_width).unwrap_or(width);
+    if let Some(deepseek) = &facts.deepseek
+        && let Some(expected) = deepseek_shape(last, deepseek, facts)
+    {
+        return expect_shape(path, name, shape, &expected);
+    }
     let whole_heads = family.arch == "olmo2";
     let fused = matches!(family.arch, "phi3" | "glm4");
     let expected: &[u64] = match last {
@@ -250,6 +263,29 @@ fn check_shape(path: &Path, name: &str, shape: &[usize], family: &Family, facts:
         "ffn_down_shexp.weight" => &[hidden, shared],
         _ => &[hidden],
     };
+    expect_shape(path, name, shape, expected)
+}
+
+/// The shapes of what only DeepSeek's models have, or have otherwise.
+fn deepseek_shape(name: &str, deepseek: &Deepseek, facts: &Facts) -> Option<Vec<u64>> {
+    let query_rank = deepseek.query_rank.unwrap_or(0);
+    let shared = deepseek.shared * facts.experts.and_then(|experts| experts.width).unwrap_or(0);
+    Some(match name {
+        "attn_q_a.weight" => vec![query_rank, facts.hidden],
+        "attn_q_a_norm.weight" => vec![query_rank],
+        "attn_q_b.weight" => vec![facts.heads * facts.head_dim, query_rank],
+        "attn_kv_a_mqa.weight" => vec![deepseek.latent + facts.rotated, facts.hidden],
+        "attn_kv_a_norm.weight" => vec![deepseek.latent],
+        "attn_kv_b.weight" => vec![facts.heads * (deepseek.plain + deepseek.value), deepseek.latent],
+        "attn_output.weight" => vec![facts.hidden, facts.heads * deepseek.value],
+        "exp_probs_b.bias" => vec![facts.experts.map_or(0, |experts| experts.count)],
+        "ffn_gate_shexp.weight" | "ffn_up_shexp.weight" => vec![shared, facts.hidden],
+        "ffn_down_shexp.weight" => vec![facts.hidden, shared],
+        _ => return None,
+    })
+}
+
+fn expect_shape(path: &Path, name: &str, shape: &[usize], expected: &[u64]) -> Result<(), GgufError> {
     if shape.iter().map(|&n| n as u64).eq(expected.iter().copied()) {
         return Ok(());
     }

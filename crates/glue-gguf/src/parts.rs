@@ -114,7 +114,7 @@ impl Rows for GgufFile {
 }
 
 /// Values of a block, but for the rest of longer rows.
-const BLOCK: usize = 1 << 18;
+const BLOCK: usize = 1 << 20;
 
 impl Output {
     /// Hands all values to `take`, in blocks of whole rows (of as many values as `multiple`, for vectors), in order.

@@ -112,7 +112,7 @@ fn mixed(form: ModelForm<'_>, name: &str, columns: usize) -> GgmlType {
         return if columns.is_multiple_of(256) { GgmlType::Q6_K } else { GgmlType::Q8_0 };
     }
     let eight = form.experts == 8;
-    if name.contains("attn_v.weight") || name.contains("attn_qkv.weight") {
+    if ["attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight"].iter().any(|ending| name.contains(ending)) {
         let seventy_billion = matches!(form.arch, "llama" | "qwen2") && form.layers == 80 && form.grouped;
         return match more() {
             _ if eight => GgmlType::Q8_0,

@@ -1,6 +1,6 @@
 //! Hyperparameters from and to `config.json`.
 
-use super::facts::{Experts, Facts, Granite, Scaling, Window};
+use super::facts::{Deepseek, Experts, Facts, Granite, Scaling, Window};
 use super::{Family, Routing, WindowRule};
 use crate::error::GgufError;
 use glue_tensor::config::Rope;
@@ -139,10 +139,20 @@ impl Facts {
         let layers = keys.needed("num_hidden_layers", config.num_layers())? as u64;
         let hidden = keys.needed("hidden_size", config.hidden_size())? as u64;
         let heads = keys.needed("num_attention_heads", config.num_heads())? as u64;
-        let head_dim = keys.needed("head_dim", config.head_dim())? as u64;
+        let rope = rope(&keys, family)?;
+        let deepseek = deepseek(&keys, family, &rope)?;
+        let (head_dim, rotated) = match &deepseek {
+            None => {
+                let head_dim = keys.needed("head_dim", config.head_dim())? as u64;
+                (head_dim, (rope.partial * head_dim as f64) as u64)
+            }
+            Some(deepseek) => {
+                let rotated = keys.needed("qk_rope_head_dim", keys.count("qk_rope_head_dim")?)?;
+                (deepseek.plain + rotated, rotated)
+            }
+        };
         let context = keys.needed("max_position_embeddings", config.max_position_embeddings())? as u64;
         let epsilon_key = if family.mean_norm { "layer_norm_eps" } else { "rms_norm_eps" };
-        let rope = rope(&keys, family)?;
         let mut facts = Facts {
             layers,
             hidden,
@@ -150,7 +160,7 @@ impl Facts {
             heads,
             kv_heads: keys.needed("num_key_value_heads", config.num_kv_heads())? as u64,
             head_dim,
-            rotated: (rope.partial * head_dim as f64) as u64,
+            rotated,
             context,
             epsilon: keys.needed(epsilon_key, keys.number(epsilon_key)?)?,
             vocabulary: keys.needed("vocab_size", config.vocab_size())? as u64,
@@ -163,6 +173,7 @@ impl Facts {
             experts: experts(&keys, family)?,
             granite: None,
             logit_scale: None,
+            deepseek,
         };
         if [heads, facts.kv_heads, head_dim, layers].contains(&0) || !heads.is_multiple_of(facts.kv_heads) {
             let message = format!("{heads} heads and {} key and value heads do not fit", facts.kv_heads);
@@ -234,8 +245,8 @@ fn special_cases(keys: &Keys<'_>, family: &Family, facts: &mut Facts) -> Result<
     }
     if family.routing != Routing::Dense {
         let found = keys.flag("norm_topk_prob")?;
-        let expected = family.routing != Routing::Unnormed;
-        let default = family.routing == Routing::Normed;
+        let expected = !matches!(family.routing, Routing::Unnormed | Routing::DeepseekSoftmax);
+        let default = matches!(family.routing, Routing::Normed | Routing::DeepseekSigmoid);
         if found.unwrap_or(default) != expected {
             let message = format!("llama.cpp computes with {expected} for this family");
             return Err(keys.error("norm_topk_prob", message));
@@ -248,10 +259,9 @@ fn experts(keys: &Keys<'_>, family: &Family) -> Result<Option<Experts>, GgufErro
     if family.routing == Routing::Dense {
         return Ok(None);
     }
-    let count = match keys.count("num_local_experts")? {
-        Some(count) => Some(count),
-        None => keys.count("num_experts")?,
-    };
+    let names = ["n_routed_experts", "num_local_experts", "num_experts"];
+    let counts: Vec<Option<u64>> = names.iter().map(|name| keys.count(name)).collect::<Result<_, _>>()?;
+    let count = counts.into_iter().flatten().next();
     if keys.count("decoder_sparse_step")?.is_some_and(|step| step != 1) {
         return Err(keys.error("decoder_sparse_step", "llama.cpp has experts in every layer of this family"));
     }
@@ -266,6 +276,37 @@ fn experts(keys: &Keys<'_>, family: &Family) -> Result<Option<Experts>, GgufErro
     }))
 }
 
+/// What DeepSeek's families have besides.
+fn deepseek(keys: &Keys<'_>, family: &Family, rope: &RopeFacts) -> Result<Option<Deepseek>, GgufError> {
+    let sigmoid = family.routing == Routing::DeepseekSigmoid;
+    if !sigmoid && family.routing != Routing::DeepseekSoftmax {
+        return Ok(None);
+    }
+    let needed = |key: &str| keys.needed(key, keys.count(key)?);
+    let groups = (keys.count("n_group")?.unwrap_or(1), keys.count("topk_group")?.unwrap_or(1));
+    if !sigmoid && groups.0 > 1 {
+        return Err(keys.error("n_group", format!("llama.cpp has no groups of experts for this family, found {}", groups.0)));
+    }
+    if keys.flag("rope_interleave")? == Some(false) {
+        return Err(keys.error("rope_interleave", "llama.cpp rotates neighbours, found false"));
+    }
+    if rope.scaling.kind().is_some() && rope.mscale.0.is_none_or(|mscale| rope.mscale.1 != Some(mscale)) {
+        let message = format!("llama.cpp computes with the same `mscale` and `mscale_all_dim`, found {:?}", rope.mscale);
+        return Err(keys.error("mscale", message));
+    }
+    Ok(Some(Deepseek {
+        query_rank: keys.count("q_lora_rank")?,
+        latent: needed("kv_lora_rank")?,
+        plain: needed("qk_nope_head_dim")?,
+        value: needed("v_head_dim")?,
+        dense_layers: keys.number("first_k_dense_replace")?.unwrap_or(0.0) as u64,
+        shared: keys.number("n_shared_experts")?.unwrap_or(0.0) as u64,
+        scale: keys.number("routed_scaling_factor")?.unwrap_or(1.0),
+        groups,
+        mscale: rope.mscale.0,
+    }))
+}
+
 fn window(keys: &Keys<'_>, family: &Family, layers: u64) -> Result<Option<Window>, GgufError> {
     if keys.flag("use_sliding_window")? == Some(false) {
         return Ok(None);
@@ -273,6 +314,10 @@ fn window(keys: &Keys<'_>, family: &Family, layers: u64) -> Result<Option<Window
     // A switch that is off unless it is set, in Qwen's and SmolLM's models.
     let switched = family.arch.starts_with("qwen") || family.model_type == "smollm3";
     if switched && keys.flag("use_sliding_window")?.is_none() {
+        return Ok(None);
+    }
+    // Layers from this one on have the window.
+    if switched && keys.number("max_window_layers")?.is_some_and(|first| first >= layers as f64) {
         return Ok(None);
     }
     let listed: Option<Vec<bool>> = keys.config.get("layer_types").and_then(Value::as_array).map(|types| {
@@ -316,13 +361,16 @@ struct RopeFacts {
     local_theta: Option<f64>,
     partial: f64,
     scaling: Scaling,
+    /// `mscale` and `mscale_all_dim` of YaRN.
+    mscale: (Option<f64>, Option<f64>),
 }
 
 fn rope(keys: &Keys<'_>, family: &Family) -> Result<RopeFacts, GgufError> {
     let ropes = keys.config.ropes();
     let Some(main) = keys.config.rope() else {
         let partial = family.partial;
-        return Ok(RopeFacts { theta: family.theta, local_theta: local(family, None), partial, scaling: Scaling::None });
+        let (theta, local_theta) = (family.theta, local(family, None));
+        return Ok(RopeFacts { theta, local_theta, partial, scaling: Scaling::None, mscale: (None, None) });
     };
     let says_partial = ["partial_rotary_factor", "rotary_pct"].iter().any(|key| keys.config.get(key).is_some())
         || main.parameters.contains_key("partial_rotary_factor");
@@ -341,7 +389,13 @@ fn rope(keys: &Keys<'_>, family: &Family) -> Result<RopeFacts, GgufError> {
         local_theta: local(family, sliding.map(|rope| rope.theta)).filter(|&local| local != theta || family.arch == "gemma3"),
         partial: if says_partial { main.partial } else { family.partial },
         scaling,
+        mscale: (number(&main, "mscale"), number(&main, "mscale_all_dim")),
     })
+}
+
+/// A parameter of a scaling.
+fn number(rope: &Rope, name: &str) -> Option<f64> {
+    rope.parameters.get(name).and_then(Value::as_f64)
 }
 
 /// The base of layers with a window; Gemma 3 has another one even if it is not mentioned.
@@ -350,7 +404,7 @@ fn local(family: &Family, found: Option<f64>) -> Option<f64> {
 }
 
 fn scaling(keys: &Keys<'_>, family: &Family, rope: &Rope) -> Result<Scaling, GgufError> {
-    let number = |name: &str| rope.parameters.get(name).and_then(Value::as_f64);
+    let number = |name: &str| number(rope, name);
     let needed = |name: &str| {
         number(name).ok_or_else(|| keys.error("rope_parameters", format!("`{}` lacks the number `{name}`", rope.kind)))
     };
@@ -381,7 +435,8 @@ fn scaling(keys: &Keys<'_>, family: &Family, rope: &Rope) -> Result<Scaling, Ggu
                 return Err(keys.error("attention_factor", format!("expected {usual} or none, found {found}")));
             }
             for key in ["mscale", "mscale_all_dim"] {
-                if let Some(found) = number(key).filter(|&found| found != 0.0) {
+                let known = family.arch == "deepseek2";
+                if let Some(found) = number(key).filter(|&found| found != 0.0 && !known) {
                     return Err(keys.error(key, format!("cannot be expressed for this family, found {found}")));
                 }
             }
@@ -447,7 +502,7 @@ impl Facts {
             set("mlp_bias", bias("ffn_up").into());
         }
         set("rope_theta", self.theta.into());
-        if self.rotated != self.head_dim || family.partial != 1.0 {
+        if self.deepseek.is_none() && (self.rotated != self.head_dim || family.partial != 1.0) {
             set("partial_rotary_factor", json!(self.rotated as f64 / self.head_dim as f64));
         }
         self.set_rope(&mut set);
@@ -461,7 +516,27 @@ impl Facts {
         if family.reads.contains(&"final_logit_softcapping") {
             set("final_logit_softcapping", json!(self.final_cap));
         }
-        if let Some(experts) = &self.experts {
+        if let (Some(deepseek), Some(experts)) = (self.deepseek, &self.experts) {
+            set("head_dim", self.rotated.into());
+            set("q_lora_rank", json!(deepseek.query_rank));
+            set("kv_lora_rank", deepseek.latent.into());
+            set("qk_nope_head_dim", deepseek.plain.into());
+            set("qk_rope_head_dim", self.rotated.into());
+            set("qk_head_dim", self.head_dim.into());
+            set("v_head_dim", deepseek.value.into());
+            set("first_k_dense_replace", deepseek.dense_layers.into());
+            set("n_routed_experts", experts.count.into());
+            set("n_shared_experts", deepseek.shared.into());
+            set("num_experts_per_tok", experts.used.into());
+            set("moe_intermediate_size", json!(experts.width));
+            set("routed_scaling_factor", deepseek.scale.into());
+            set("n_group", deepseek.groups.0.into());
+            set("topk_group", deepseek.groups.1.into());
+            set("norm_topk_prob", (family.routing == Routing::DeepseekSigmoid).into());
+            if family.routing == Routing::DeepseekSoftmax {
+                set("topk_method", "greedy".into());
+            }
+        } else if let Some(experts) = &self.experts {
             let local = family.reads.contains(&"num_local_experts");
             set(if local { "num_local_experts" } else { "num_experts" }, experts.count.into());
             set("num_experts_per_tok", experts.used.into());
@@ -498,13 +573,20 @@ impl Facts {
         let scaling = match &self.scaling {
             Scaling::None => return,
             Scaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-            Scaling::Yarn { factor, original, beta_fast, beta_slow } => json!({
-                "rope_type": "yarn",
-                "factor": factor,
-                "original_max_position_embeddings": original,
-                "beta_fast": beta_fast,
-                "beta_slow": beta_slow,
-            }),
+            Scaling::Yarn { factor, original, beta_fast, beta_slow } => {
+                let mut yarn = json!({
+                    "rope_type": "yarn",
+                    "factor": factor,
+                    "original_max_position_embeddings": original,
+                    "beta_fast": beta_fast,
+                    "beta_slow": beta_slow,
+                });
+                if let Some(mscale) = self.deepseek.and_then(|deepseek| deepseek.mscale) {
+                    yarn["mscale"] = mscale.into();
+                    yarn["mscale_all_dim"] = mscale.into();
+                }
+                yarn
+            }
             Scaling::Llama3 { factor, low, high, original } => json!({
                 "rope_type": "llama3",
                 "factor": factor,

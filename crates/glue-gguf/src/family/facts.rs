@@ -61,6 +61,29 @@ pub(crate) struct Experts {
     pub(crate) shared_width: Option<u64>,
 }
 
+/// What DeepSeek's models have besides: attention through a latent, and experts after some dense layers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Deepseek {
+    /// Width of the latent of queries, where there is one.
+    pub(crate) query_rank: Option<u64>,
+    /// Width of the latent of keys and values.
+    pub(crate) latent: u64,
+    /// Dimensions of a head that are not rotated.
+    pub(crate) plain: u64,
+    /// Dimensions of a head's values.
+    pub(crate) value: u64,
+    /// Layers without experts, which are the first ones.
+    pub(crate) dense_layers: u64,
+    /// Experts that every token uses, in one.
+    pub(crate) shared: u64,
+    /// What the sum of the experts is multiplied by.
+    pub(crate) scale: f64,
+    /// Groups of experts, and how many of them each token uses; 1 and 1 where there are none.
+    pub(crate) groups: (u64, u64),
+    /// `mscale_all_dim` of YaRN.
+    pub(crate) mscale: Option<f64>,
+}
+
 /// Factors of Granite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Granite {
@@ -97,6 +120,7 @@ pub(crate) struct Facts {
     pub(crate) granite: Option<Granite>,
     /// What logits are multiplied by, in Cohere's models.
     pub(crate) logit_scale: Option<f64>,
+    pub(crate) deepseek: Option<Deepseek>,
 }
 
 impl Facts {

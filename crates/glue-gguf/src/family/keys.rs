@@ -1,6 +1,6 @@
 //! Hyperparameters from and to the keys of a GGUF file.
 
-use super::facts::{Experts, Facts, Granite, Scaling, ScalingKind, Window};
+use super::facts::{Deepseek, Experts, Facts, Granite, Scaling, ScalingKind, Window};
 use super::{FAMILIES, Family, Routing, WindowRule, llama3};
 use crate::container::{GgufFile, Metadata, Value};
 use crate::error::GgufError;
@@ -11,6 +11,10 @@ pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 pub(crate) const ROPE_LONG: &str = "rope_factors_long.weight";
 /// Factors within the original context.
 pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
+
+/// `expert_gating_func`.
+const SOFTMAX: u64 = 1;
+const SIGMOID: u64 = 2;
 
 /// Most values of a tensor of frequencies.
 const MAX_FREQUENCIES: usize = 1 << 16;
@@ -29,7 +33,7 @@ impl Facts {
         set("attention.head_count", count(self.heads));
         set("attention.head_count_kv", count(self.kv_heads));
         set("attention.key_length", count(self.head_dim));
-        set("attention.value_length", count(self.head_dim));
+        set("attention.value_length", count(self.deepseek.map_or(self.head_dim, |deepseek| deepseek.value)));
         set(epsilon_key(family), number(self.epsilon));
         set("vocab_size", count(self.vocabulary));
         set("rope.dimension_count", count(self.rotated));
@@ -84,6 +88,26 @@ impl Facts {
             set("residual_scale", number(granite.residual));
             set("logit_scale", number(granite.logits));
         }
+        if let Some(deepseek) = &self.deepseek {
+            let sigmoid = family.routing == Routing::DeepseekSigmoid;
+            if let Some(rank) = deepseek.query_rank {
+                set("attention.q_lora_rank", count(rank));
+            }
+            set("attention.kv_lora_rank", count(deepseek.latent));
+            set("leading_dense_block_count", count(deepseek.dense_layers));
+            set("expert_shared_count", count(deepseek.shared));
+            set("expert_weights_scale", number(deepseek.scale));
+            set("expert_weights_norm", sigmoid.into());
+            set("expert_gating_func", count(if sigmoid { SIGMOID } else { SOFTMAX }));
+            if deepseek.groups.0 > 1 {
+                set("expert_group_count", count(deepseek.groups.0));
+                set("expert_group_used_count", count(deepseek.groups.1));
+            }
+            if let Some(mscale) = deepseek.mscale {
+                // A tenth of it, which llama.cpp expects of this architecture.
+                set("rope.scaling.yarn_log_multiplier", number(0.1 * mscale));
+            }
+        }
         if let Some(scale) = self.logit_scale {
             set("logit_scale", number(scale));
             set("rope.scaling.type", "none".into());
@@ -99,8 +123,10 @@ impl Facts {
         let metadata = file.metadata();
         let arch = metadata.get("general.architecture").and_then(Value::as_str).unwrap_or("none");
         let has = |key: &str| metadata.get(&format!("{arch}.{key}")).and_then(Value::as_u64).is_some_and(|n| n > 0);
+        let gating = metadata.get(&format!("{arch}.expert_gating_func")).and_then(Value::as_u64);
         let fits = |family: &&Family| {
             family.arch == arch
+                && (family.routing == Routing::DeepseekSigmoid) == (gating == Some(SIGMOID))
                 && (family.routing != Routing::Dense) == has("expert_count")
                 && (family.arch != "olmo2" || (family.window != WindowRule::Context) == has("attention.sliding_window"))
         };
@@ -162,7 +188,9 @@ impl Reader<'_> {
         let hidden = self.needed("embedding_length")?;
         let theta = self.number("rope.freq_base")?.unwrap_or(10_000.0);
         let head_dim = self.count("attention.key_length")?.unwrap_or(hidden / heads);
-        if head_dim == 0 || self.count("attention.value_length")?.is_some_and(|value| value != head_dim) {
+        let deepseek = self.deepseek(family, head_dim)?;
+        let value = deepseek.map_or(head_dim, |deepseek| deepseek.value);
+        if head_dim == 0 || self.count("attention.value_length")?.is_some_and(|found| found != value) {
             return Err(self.error("attention.value_length", format!("expected {head_dim}, as keys have")));
         }
         let context = self.needed("context_length")?;
@@ -193,6 +221,7 @@ impl Reader<'_> {
             experts: None,
             granite: None,
             logit_scale: None,
+            deepseek,
         };
         if facts.layers > glue_tensor::config::MAX_LAYERS as u64 {
             return Err(self.error("block_count", format!("{} layers are more than any model has", facts.layers)));
@@ -230,6 +259,33 @@ impl Reader<'_> {
         }
         facts.scaling = self.scaling(family, &facts)?;
         Ok(facts)
+    }
+
+    fn deepseek(&self, family: &Family, head_dim: u64) -> Result<Option<Deepseek>, GgufError> {
+        if !matches!(family.routing, Routing::DeepseekSoftmax | Routing::DeepseekSigmoid) {
+            return Ok(None);
+        }
+        if self.get("attention.key_length_mla").is_some() {
+            let message = "keys and values are stored folded into queries, a form that is not read yet";
+            return Err(self.error("attention.key_length_mla", message.to_string()));
+        }
+        let rotated = self.needed("rope.dimension_count")?;
+        let plain = head_dim.checked_sub(rotated);
+        let plain = plain.ok_or_else(|| self.error("rope.dimension_count", format!("{rotated} of {head_dim}")))?;
+        Ok(Some(Deepseek {
+            query_rank: self.count("attention.q_lora_rank")?.filter(|&rank| rank > 0),
+            latent: self.needed("attention.kv_lora_rank")?,
+            plain,
+            value: self.needed("attention.value_length")?,
+            dense_layers: self.count("leading_dense_block_count")?.unwrap_or(0),
+            shared: self.count("expert_shared_count")?.unwrap_or(0),
+            scale: self.number("expert_weights_scale")?.unwrap_or(1.0),
+            groups: (
+                self.count("expert_group_count")?.unwrap_or(1),
+                self.count("expert_group_used_count")?.unwrap_or(1),
+            ),
+            mscale: self.number("rope.scaling.yarn_log_multiplier")?.map(|tenth| Value::F32(10.0 * tenth as f32)).and_then(|value| value.as_f64()),
+        }))
     }
 
     /// All but every layer of so many have a window: a number, or a list of all layers.

@@ -10,7 +10,7 @@ pub(crate) mod keys;
 pub(crate) mod llama3;
 mod rules;
 
-pub(crate) use facts::{Facts, Scaling};
+pub(crate) use facts::{Deepseek, Facts, Scaling};
 pub(crate) use rules::{HEAD, HF_HEAD, Op, Rule, fill_name, match_name};
 
 use facts::ScalingKind;
@@ -36,6 +36,10 @@ pub(crate) enum Routing {
     NormedByKey,
     /// They do not; `norm_topk_prob` must be false.
     Unnormed,
+    /// By a softmax, after some dense layers; the weights are multiplied and do not add up to 1.
+    DeepseekSoftmax,
+    /// By a sigmoid and a bias, in groups, after some dense layers; the weights are made to add up to 1.
+    DeepseekSigmoid,
 }
 
 /// One family of models.
@@ -252,6 +256,39 @@ pub(crate) static FAMILIES: &[Family] = &[
         reads: &["logit_scale", "sliding_window_pattern", "position_embedding_type"],
         ..COMMON
     },
+    Family {
+        model_type: "deepseek_v2",
+        architecture: "DeepseekV2ForCausalLM",
+        arch: "deepseek2",
+        rules: &[rules::ENDS, rules::NORMS, rules::DEEPSEEK],
+        scalings: &[ScalingKind::Yarn],
+        routing: Routing::DeepseekSoftmax,
+        reads: DEEPSEEK,
+        ..COMMON
+    },
+    Family {
+        model_type: "deepseek_v3",
+        architecture: "DeepseekV3ForCausalLM",
+        arch: "deepseek2",
+        rules: &[rules::ENDS, rules::NORMS, rules::DEEPSEEK],
+        scalings: &[ScalingKind::Yarn],
+        routing: Routing::DeepseekSigmoid,
+        reads: DEEPSEEK,
+        ..COMMON
+    },
+];
+
+/// Keys that both of DeepSeek's families read.
+const DEEPSEEK: &[&str] = &[
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "n_shared_experts",
+    "moe_intermediate_size",
+    "first_k_dense_replace",
+    "kv_lora_rank",
+    "rope_interleave",
+    "num_nextn_predict_layers",
 ];
 
 impl Family {

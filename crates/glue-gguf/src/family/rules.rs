@@ -177,6 +177,30 @@ pub(super) const QWEN_SHARED_EXPERT: &[Rule] = &[
     plain("model.layers.{l}.mlp.shared_expert.down_proj.weight", "blk.{l}.ffn_down_shexp.weight"),
 ];
 
+/// Attention through a latent, which llama.cpp also runs unfolded, as it is stored. Which layers have experts and which
+/// matrices stand for queries differs, so that only what all have is required.
+pub(super) const DEEPSEEK: &[Rule] = &[
+    optional("model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", Op::Plain),
+    optional("model.layers.{l}.self_attn.q_a_proj.weight", "blk.{l}.attn_q_a.weight", Op::Plain),
+    optional("model.layers.{l}.self_attn.q_a_layernorm.weight", "blk.{l}.attn_q_a_norm.weight", Op::Plain),
+    optional("model.layers.{l}.self_attn.q_b_proj.weight", "blk.{l}.attn_q_b.weight", Op::Plain),
+    plain("model.layers.{l}.self_attn.kv_a_proj_with_mqa.weight", "blk.{l}.attn_kv_a_mqa.weight"),
+    plain("model.layers.{l}.self_attn.kv_a_layernorm.weight", "blk.{l}.attn_kv_a_norm.weight"),
+    plain("model.layers.{l}.self_attn.kv_b_proj.weight", "blk.{l}.attn_kv_b.weight"),
+    plain("model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight"),
+    optional("model.layers.{l}.mlp.gate_proj.weight", "blk.{l}.ffn_gate.weight", Op::Plain),
+    optional("model.layers.{l}.mlp.up_proj.weight", "blk.{l}.ffn_up.weight", Op::Plain),
+    optional("model.layers.{l}.mlp.down_proj.weight", "blk.{l}.ffn_down.weight", Op::Plain),
+    optional("model.layers.{l}.mlp.gate.weight", "blk.{l}.ffn_gate_inp.weight", Op::Plain),
+    optional("model.layers.{l}.mlp.gate.e_score_correction_bias", "blk.{l}.exp_probs_b.bias", Op::Plain),
+    optional("model.layers.{l}.mlp.experts.{e}.gate_proj.weight", "blk.{l}.ffn_gate_exps.weight", Op::Stacked),
+    optional("model.layers.{l}.mlp.experts.{e}.up_proj.weight", "blk.{l}.ffn_up_exps.weight", Op::Stacked),
+    optional("model.layers.{l}.mlp.experts.{e}.down_proj.weight", "blk.{l}.ffn_down_exps.weight", Op::Stacked),
+    optional("model.layers.{l}.mlp.shared_experts.gate_proj.weight", "blk.{l}.ffn_gate_shexp.weight", Op::Plain),
+    optional("model.layers.{l}.mlp.shared_experts.up_proj.weight", "blk.{l}.ffn_up_shexp.weight", Op::Plain),
+    optional("model.layers.{l}.mlp.shared_experts.down_proj.weight", "blk.{l}.ffn_down_shexp.weight", Op::Plain),
+];
+
 /// Layer and expert of `name` if it is one that `pattern` describes; 0 for a number that the pattern does not have.
 pub(crate) fn match_name(pattern: &str, name: &str) -> Option<(usize, usize)> {
     let (mut layer, mut expert) = (0, 0);

@@ -74,6 +74,8 @@ fn supported() -> Vec<(&'static str, Value)> {
         ("archs-extra/phi3-longrope-short", json!({})),
         ("archs-extra/olmo3-old-form", json!({})),
         ("archs-extra/smollm3", json!({"no_rope_layers": null, "no_rope_layer_interval": 4})),
+        ("archs-extra/deepseek-v2-lite", json!({})),
+        ("archs-extra/deepseek-v3", json!({})),
         ("zoo/base-a", json!({})),
         ("zoo/c-chat", json!({})),
     ]
@@ -179,6 +181,14 @@ fn types_follow_the_wish_and_sizes_are_known_beforehand() {
 }
 
 #[test]
+fn a_file_has_the_type_of_the_weights_unless_another_is_asked_for() {
+    let plan = ExportPlan::new(model("zoo/base-a"), &ExportOptions::default()).unwrap();
+    assert_eq!(plan.report().file_type, FileType::F16);
+    let plan = ExportPlan::new(model("archs/llama2"), &ExportOptions::default()).unwrap();
+    assert_eq!(plan.report().file_type, FileType::F32);
+}
+
+#[test]
 fn values_are_widened_to_the_type_that_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.gguf");
@@ -224,7 +234,9 @@ fn what_llama_cpp_cannot_compute_is_refused_by_the_name_of_the_key() {
         ("archs-extra/qwen2-moe-normed", json!({"mlp_only_layers": [], "decoder_sparse_step": 1}), "norm_topk_prob"),
         ("archs-extra/qwen3-bias", json!({"attention_bias": null}), "k_proj.bias"),
         ("archs-extra/cohere2-bias", json!({"layer_types": null}), "tie_word_embeddings"),
-        ("archs-extra/deepseek-v3", json!({}), "`deepseek_v3`"),
+        ("archs-extra/gpt-oss", json!({}), "`gpt_oss`"),
+        ("archs-extra/deepseek-v2", json!({}), "n_group"),
+        ("archs-extra/deepseek-v3-halves", json!({}), "rope_interleave"),
         ("archs-extra/smollm3", json!({"no_rope_layers": [0, 1, 1, 1]}), "no_rope_layers"),
     ] {
         let directory = tempfile::tempdir().unwrap();
@@ -248,9 +260,8 @@ fn nothing_is_left_when_an_export_or_an_import_is_cancelled_or_refused() {
     export(model("archs/llama2"), &file, &f32_options(), &NoProgress).unwrap();
     let error = words(export(model("archs/llama2"), &file, &f32_options(), &NoProgress));
     assert!(error.contains("exists already"), "{error}");
-    let mut options = f32_options();
-    options.overwrite = true;
-    export(model("archs/llama2"), &file, &options, &NoProgress).unwrap();
+    let plan = ExportPlan::new(model("archs/llama2"), &f32_options()).unwrap();
+    plan.write(&file, true, &NoProgress).unwrap();
 
     let out = directory.path().join("out");
     assert!(words(import(&file, &out, &ImportOptions::default(), &cancelled)).contains("cancelled"));
