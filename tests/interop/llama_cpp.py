@@ -40,12 +40,11 @@ CHANGES = {
     "gemma3": {"query_pre_attn_scalar": 8, "layer_types": None, "sliding_window_pattern": 3, "_sliding_window_pattern": 3},
     "gemma3-old-form": {"query_pre_attn_scalar": 8},
     "gemma3-wrapped": {"query_pre_attn_scalar": 8, "layer_types": None, "sliding_window_pattern": 2, "_sliding_window_pattern": 2},
+    "deepseek-v2-lite": {"num_hidden_layers": 26},
     "qwen2-moe": {"mlp_only_layers": [], "decoder_sparse_step": 1, "norm_topk_prob": False},
     "qwen3-moe": {"mlp_only_layers": [], "decoder_sparse_step": 1, "norm_topk_prob": True},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4},
 }
-# Models of which all layers get the experts of one.
-SPARSE = ["qwen2-moe", "qwen3-moe"]
 # What must be refused, and a word of the message.
 REFUSED = {
     "cohere2-bias": "layer_types",
@@ -78,7 +77,7 @@ def worker(path, prompts, lines):
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = params.fit_params = params.ui = params.cache_prompt = False
     params.cache_ram_mib = 0
-    params.verbosity = 0
+    params.verbosity = 1
     params.use_jinja = True
     server = xllamacpp.Server(params)
 
@@ -144,13 +143,25 @@ def byte_tokenizer(size):
     return {"version": "1.0", "added_tokens": [{**flags, **token} for token in added], "pre_tokenizer": level, "decoder": level, "model": model}
 
 
-def make_sparse(path):
-    """Gives every layer the experts of one that has some."""
+def rewrite(path, change):
+    """Lets `change` change the tensors of a file, by name: each is its entry in the header and its bytes."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     tensors = {name: (entry, data[8 + length :][slice(*entry["data_offsets"])]) for name, entry in header.items()}
+    change(tensors)
+    header, body = {}, b""
+    for name, (entry, part) in tensors.items():
+        header[name] = {**entry, "data_offsets": [len(body), len(body) + len(part)]}
+        body += part
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def make_sparse(tensors):
+    """Gives every layer the experts of one that has some."""
     mlp = {name.split(".")[2]: {} for name in tensors if ".mlp." in name}
     for name in list(tensors):
         if ".mlp." in name:
@@ -159,13 +170,17 @@ def make_sparse(path):
     sparse = next(parts for parts in mlp.values() if "gate.weight" in parts)
     for layer in mlp:
         tensors.update({f"model.layers.{layer}.mlp.{rest}": part for rest, part in sparse.items()})
-    header, body = {}, b""
-    for name, (entry, part) in tensors.items():
-        header[name] = {**entry, "data_offsets": [len(body), len(body) + len(part)]}
-        body += part
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def make_deep(tensors):
+    """Repeats the last layer until there are 26."""
+    last = {name: part for name, part in tensors.items() if name.startswith("model.layers.1.")}
+    for layer in range(2, 26):
+        tensors.update({name.replace("layers.1.", f"layers.{layer}."): part for name, part in last.items()})
+
+
+# Models whose tensors change too.
+REWRITTEN = {"qwen2-moe": make_sparse, "qwen3-moe": make_sparse, "deepseek-v2-lite": make_deep}
 
 
 def prepared(model, directory):
@@ -181,8 +196,8 @@ def prepared(model, directory):
     for key, value in (change or {}).items():
         inner.pop(key, None) if value is None else inner.__setitem__(key, value)
     (copy / "config.json").write_text(json.dumps(config))
-    if model.name in SPARSE:
-        make_sparse(copy / "model.safetensors")
+    if model.name in REWRITTEN:
+        rewrite(copy / "model.safetensors", REWRITTEN[model.name])
     if not has_tokenizer:
         (copy / "tokenizer.json").write_text(json.dumps(byte_tokenizer(inner["vocab_size"])))
         (copy / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}))
@@ -218,10 +233,11 @@ def check(glue, model, types, directory):
     rng = random.Random(3)
     everywhere = config["model_type"] in ("mistral", "mixtral", "phi3", "qwen2", "qwen3", "smollm3")
     window = config.get("sliding_window") if everywhere and config.get("use_sliding_window") is not False else None
-    length = min(24, config["max_position_embeddings"], window or 24)
+    # The server does not go beyond the context length, and one token is generated.
+    length = min(24, config["max_position_embeddings"] - 1, (window or 25) - 1)
     ids = [rng.randrange(config["vocab_size"]) for _ in range(length)]
     expected = reference(glue, model, ids, directory)
-    places = sorted({1, 2, length // 2, length - 1, length})
+    places = sorted({1, 2, length // 2, length - 1, length} - {0})
     encoder = None
     texts = []
     try:
@@ -238,7 +254,11 @@ def check(glue, model, types, directory):
         if done.returncode:
             yield {"model": model.name, "type": file_type, "refused": done.stderr.strip().splitlines()[-1]}
             return
-        found = in_worker(file, [ids[:place] for place in places], texts if file_type == types[0] else [])
+        try:
+            found = in_worker(file, [ids[:place] for place in places], texts if file_type == types[0] else [])
+        except RuntimeError as error:
+            yield {"model": model.name, "type": file_type, "ok": False, "failed": str(error)}
+            continue
         worst = 0.0
         for place, logprobs in zip(places, found["logprobs"]):
             for token, value in logprobs.items():
@@ -251,7 +271,9 @@ def check(glue, model, types, directory):
             if not all(equal):
                 at = equal.index(False)
                 result["first"] = [texts[at], found["tokens"][at], encoder.encode(texts[at]).ids]
-        result["ok"] = worst <= TOLERANCE[file_type] and "first" not in result
+        # llama.cpp looks Gemma's activation up in a table of 16-bit floats.
+        tolerance = max(TOLERANCE[file_type], 2e-3 if config["model_type"].startswith("gemma") else 0)
+        result["ok"] = worst <= tolerance and "first" not in result
         file.unlink()
         yield result
 

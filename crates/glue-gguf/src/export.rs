@@ -78,11 +78,10 @@ impl ExportPlan {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", family.arch);
         metadata.set("general.type", "model");
-        metadata.set("general.name", name_of(model.path()));
         metadata.set("general.file_type", file_type.number());
         metadata.set("general.quantization_version", 2u32);
         facts.set_keys(family, &mut metadata);
-        vocabulary::set_keys(
+        let strips = vocabulary::set_keys(
             &model,
             facts.vocabulary as usize,
             options.pre_tokenizer.as_deref(),
@@ -90,6 +89,7 @@ impl ExportPlan {
             &mut metadata,
             &mut notes,
         )?;
+        metadata.set("general.name", name_of(model.path(), strips));
         let form = ModelForm {
             arch: family.arch,
             layers: facts.layers as usize,
@@ -238,7 +238,40 @@ fn family_of(model: &ModelDir) -> Result<&'static Family, GgufError> {
 }
 
 /// The last component of a path, for `general.name`.
-fn name_of(path: &Path) -> String {
+///
+/// llama.cpp lets special tokens take the white space behind them along if this name has `phi-3` or `phi3` in it, and
+/// then needs Phi-3's tokens: the name has it if they do, and only then.
+fn name_of(path: &Path, strips: bool) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
-    path.file_name().map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned())
+    let name = path.file_name().map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned());
+    let lower = name.to_ascii_lowercase();
+    let found = ["phi-3", "phi3"].into_iter().find_map(|part| Some((lower.find(part)?, part.len())));
+    match found {
+        None if strips => format!("phi-3 {name}"),
+        Some((at, length)) if !strips => name_of_other(&name, at, length),
+        _ => name,
+    }
+}
+
+/// `name` with a space within the part that means a Phi-3.
+fn name_of_other(name: &str, at: usize, length: usize) -> String {
+    format!("{}{} 3{}", &name[..at], &name[at..at + 3], &name[at + length..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_has_phi_3_in_it_if_its_special_tokens_strip_white_space() {
+        for (path, strips, expected) in [
+            ("a/merged", false, "merged"),
+            ("a/merged", true, "phi-3 merged"),
+            ("a/Phi-3-mini", true, "Phi-3-mini"),
+            ("a/Phi-3-mini", false, "Phi 3-mini"),
+            ("a/my-phi3", false, "my-phi 3"),
+        ] {
+            assert_eq!(name_of(Path::new(path), strips), expected, "{path}");
+        }
+    }
 }

@@ -231,6 +231,18 @@ fn special_cases(keys: &Keys<'_>, family: &Family, facts: &mut Facts) -> Result<
             return Err(keys.error("no_rope_layers", message));
         }
     }
+    if let Some(deepseek) = &facts.deepseek {
+        let small = matches!(facts.layers, 26 | 27) || (facts.layers == 48 && facts.vocabulary == 128_256);
+        if small != deepseek.query_rank.is_none() {
+            let message = format!(
+                "llama.cpp takes a model of {} layers for one {} a latent of queries, found {:?}",
+                facts.layers,
+                if small { "without" } else { "with" },
+                deepseek.query_rank
+            );
+            return Err(keys.error("q_lora_rank", message));
+        }
+    }
     if family.model_type == "granite" {
         let factor = |key| Ok::<_, GgufError>(keys.number(key)?.unwrap_or(1.0));
         facts.granite = Some(Granite {

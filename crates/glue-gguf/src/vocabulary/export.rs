@@ -14,7 +14,8 @@ use std::path::PathBuf;
 const NO_MERGE: f32 = -1e6;
 
 /// Sets the keys that describe the tokenizer and the chat template of `model`, whose embedding has `vocabulary` rows.
-/// `named` overrides the name of the pre-tokenizer. What llama.cpp does otherwise is added to `notes`.
+/// `named` overrides the name of the pre-tokenizer. What llama.cpp does otherwise is added to `notes`. Returns whether
+/// special tokens take the white space behind them along, as Phi-3's do: llama.cpp tells that by the model's name.
 ///
 /// # Errors
 /// [`GgufError::Vocabulary`] for what cannot be expressed, [`GgufError::SideFile`].
@@ -25,12 +26,12 @@ pub(crate) fn set_keys(
     links: Links,
     metadata: &mut Metadata,
     notes: &mut Vec<String>,
-) -> Result<(), GgufError> {
+) -> Result<bool, GgufError> {
     let files: HashMap<String, Vec<u8>> = model.read_tokenizer_files(links)?.into_iter().collect();
     if files.is_empty() {
         metadata.set("tokenizer.ggml.model", "none");
         notes.push("the model has no tokenizer, and neither has the file".to_string());
-        return Ok(());
+        return Ok(false);
     }
     let path = |name: &str| model.path().join(name);
     let json = |name: &str| match files.get(name) {
@@ -58,8 +59,11 @@ pub(crate) fn set_keys(
     if let Some(template) = model.tokenizer().chat_template()? {
         metadata.set("tokenizer.chat_template", template);
     }
-    Ok(())
+    Ok(source.strips(&tokens, notes))
 }
+
+/// Tokens that llama.cpp expects of a Phi-3, and whose white space it leaves alone but for the first.
+const PHI3: [&str; 4] = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
 
 struct Source<'a> {
     path: PathBuf,
@@ -355,6 +359,18 @@ impl Source<'_> {
             notes.push(format!("{text:?} ends a text too, which llama.cpp knows for some names of tokens only"));
         }
         Ok(())
+    }
+
+    /// Whether special tokens take the white space behind them along as Phi-3's do. Another way of doing so is noted.
+    fn strips(&self, tokens: &Tokens, notes: &mut Vec<String>) -> bool {
+        let added = self.tokenizer["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let behind = |token: &&Value| token["rstrip"] == true;
+        let strips = added.iter().filter(behind).count() > 1 && PHI3.iter().all(|token| tokens.ids.contains_key(*token));
+        let other = added.iter().find(|token| token["lstrip"] == true || (!strips && behind(token)));
+        if let Some(token) = other {
+            notes.push(format!("{} takes white space beside it along, and in llama.cpp it does not", token["content"]));
+        }
+        strips
     }
 
     /// The special tokens that are put before and after one text.
