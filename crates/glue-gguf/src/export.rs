@@ -98,14 +98,14 @@ impl ExportPlan {
             tied: !tensors.outputs.iter().any(|output| output.name == HEAD),
         };
         let kind = |name: &str, shape: &[usize]| choose(file_type, form, name, shape);
-        let mut entries: Vec<(String, GgmlType, Vec<usize>)> = tensors
-            .computed
-            .iter()
-            .map(|(name, values)| (name.clone(), GgmlType::F32, vec![values.len()]))
-            .collect();
-        entries.extend(tensors.outputs.iter().map(|output| {
-            (output.name.clone(), kind(&output.name, &output.shape), output.shape.clone())
-        }));
+        let mut entries: Vec<(String, GgmlType, Vec<usize>)> =
+            tensors.computed.iter().map(|(name, values)| (name.clone(), GgmlType::F32, vec![values.len()])).collect();
+        entries.extend(
+            tensors
+                .outputs
+                .iter()
+                .map(|output| (output.name.clone(), kind(&output.name, &output.shape), output.shape.clone())),
+        );
         let layout = FileLayout::new(&metadata, entries)?;
         let mut bytes_by_type = BTreeMap::new();
         for entry in layout.entries() {
@@ -153,7 +153,8 @@ impl ExportPlan {
             if progress.is_cancelled() {
                 return Err(GgufError::Cancelled);
             }
-            encode(entries[at].kind, values, &mut bytes).map_err(|message| GgufError::Quantise { tensor: entries[at].name.clone(), message })?;
+            encode(entries[at].kind, values, &mut bytes)
+                .map_err(|message| GgufError::Quantise { tensor: entries[at].name.clone(), message })?;
             writer.write(&bytes)?;
             progress.advance(bytes.len() as u64);
             Ok(())
@@ -224,12 +225,13 @@ fn check_absent(file: &Path, overwrite: bool) -> Result<(), GgufError> {
 
 fn family_of(model: &ModelDir) -> Result<&'static Family, GgufError> {
     // In multimodal models, that of the language part.
-    let model_type = match (model.config().get("model_type").and_then(|name| name.as_str()), model.config().model_type()) {
-        (Some("gemma3"), _) => "gemma3_text",
-        (Some("mistral3"), _) => "mistral",
-        (Some(inner), _) => inner,
-        (None, outer) => outer.unwrap_or("none"),
-    };
+    let model_type =
+        match (model.config().get("model_type").and_then(|name| name.as_str()), model.config().model_type()) {
+            (Some("gemma3"), _) => "gemma3_text",
+            (Some("mistral3"), _) => "mistral",
+            (Some(inner), _) => inner,
+            (None, outer) => outer.unwrap_or("none"),
+        };
     Family::of_model_type(model_type).ok_or_else(|| GgufError::Family {
         path: model.path().to_path_buf(),
         found: format!("a model of type `{model_type}`"),

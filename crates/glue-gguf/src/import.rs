@@ -83,11 +83,8 @@ impl ImportPlan {
         if let Value::Object(config) = &mut config {
             config.extend(tokenizer.ids.clone());
         }
-        let specs = outputs.iter().map(|output| TensorSpec {
-            name: output.name.clone(),
-            dtype,
-            shape: output.shape.clone(),
-        });
+        let specs =
+            outputs.iter().map(|output| TensorSpec { name: output.name.clone(), dtype, shape: output.shape.clone() });
         let layout = Layout::new(specs.collect(), SHARD_BYTES, "model")?;
         let report = ImportReport {
             family: family.model_type,

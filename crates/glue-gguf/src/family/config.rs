@@ -124,7 +124,8 @@ impl Facts {
         let keys = Keys { path, config };
         for (key, harmless) in MUST_BE_OFF.iter().filter(|(key, _)| !family.reads.contains(key)) {
             if let Some(value) = config.get(key).filter(|value| !is_off(value, harmless)) {
-                let message = format!("{value} cannot be expressed in a GGUF file of the architecture `{}`", family.arch);
+                let message =
+                    format!("{value} cannot be expressed in a GGUF file of the architecture `{}`", family.arch);
                 return Err(keys.error(key, message));
             }
         }
@@ -133,7 +134,9 @@ impl Facts {
             None => {}
             Some(found) if found == expected || (expected == "silu" && found == "swish") => {}
             Some(found) => {
-                return Err(keys.error(key, format!("llama.cpp computes `{expected}` for this family, found `{found}`")));
+                return Err(
+                    keys.error(key, format!("llama.cpp computes `{expected}` for this family, found `{found}`"))
+                );
             }
         }
         let layers = keys.needed("num_hidden_layers", config.num_layers())? as u64;
@@ -221,9 +224,10 @@ fn special_cases(keys: &Keys<'_>, family: &Family, facts: &mut Facts) -> Result<
         let rotated = |layer: u64| !(layer + 1).is_multiple_of(interval);
         let listed = keys.config.get("no_rope_layers").and_then(Value::as_array);
         let is_usual = match listed {
-            Some(list) => list.iter().zip(0u64..).all(|(value, layer)| {
-                value.as_u64() == Some(u64::from(!(layer + 1).is_multiple_of(4)))
-            }),
+            Some(list) => list
+                .iter()
+                .zip(0u64..)
+                .all(|(value, layer)| value.as_u64() == Some(u64::from(!(layer + 1).is_multiple_of(4)))),
             None => (0..facts.layers).all(|layer| rotated(layer) != (layer + 1).is_multiple_of(4)),
         };
         if !is_usual {
@@ -297,13 +301,16 @@ fn deepseek(keys: &Keys<'_>, family: &Family, rope: &RopeFacts) -> Result<Option
     let needed = |key: &str| keys.needed(key, keys.count(key)?);
     let groups = (keys.count("n_group")?.unwrap_or(1), keys.count("topk_group")?.unwrap_or(1));
     if !sigmoid && groups.0 > 1 {
-        return Err(keys.error("n_group", format!("llama.cpp has no groups of experts for this family, found {}", groups.0)));
+        return Err(
+            keys.error("n_group", format!("llama.cpp has no groups of experts for this family, found {}", groups.0))
+        );
     }
     if keys.flag("rope_interleave")? == Some(false) {
         return Err(keys.error("rope_interleave", "llama.cpp rotates neighbours, found false"));
     }
     if rope.scaling.kind().is_some() && rope.mscale.0.is_none_or(|mscale| rope.mscale.1 != Some(mscale)) {
-        let message = format!("llama.cpp computes with the same `mscale` and `mscale_all_dim`, found {:?}", rope.mscale);
+        let message =
+            format!("llama.cpp computes with the same `mscale` and `mscale_all_dim`, found {:?}", rope.mscale);
         return Err(keys.error("mscale", message));
     }
     Ok(Some(Deepseek {
@@ -332,9 +339,11 @@ fn window(keys: &Keys<'_>, family: &Family, layers: u64) -> Result<Option<Window
     if switched && keys.number("max_window_layers")?.is_some_and(|first| first >= layers as f64) {
         return Ok(None);
     }
-    let listed: Option<Vec<bool>> = keys.config.get("layer_types").and_then(Value::as_array).map(|types| {
-        types.iter().map(|layer| layer == "sliding_attention").collect()
-    });
+    let listed: Option<Vec<bool>> = keys
+        .config
+        .get("layer_types")
+        .and_then(Value::as_array)
+        .map(|types| types.iter().map(|layer| layer == "sliding_attention").collect());
     let size = match keys.count("sliding_window")? {
         // The default of Gemma 2 and of others in transformers.
         None if matches!(family.window, WindowRule::AllButEvery(_)) && !is_null(keys.config, "sliding_window") => 4096,
@@ -347,7 +356,7 @@ fn window(keys: &Keys<'_>, family: &Family, layers: u64) -> Result<Option<Window
         (WindowRule::AllButEvery(usual), None) => keys.count("sliding_window_pattern")?.unwrap_or(usual as u64),
         (WindowRule::AllButEvery(usual), Some(list)) => {
             let fits = |period: &u64| {
-                list.iter().zip(0u64..).all(|(&sliding, layer)| sliding == !(layer + 1).is_multiple_of(*period))
+                list.iter().zip(0u64..).all(|(&sliding, layer)| sliding != (layer + 1).is_multiple_of(*period))
             };
             let mut periods = std::iter::once(usual as u64).chain(1..=layers + 1);
             match periods.find(fits) {
@@ -384,25 +393,33 @@ fn rope(keys: &Keys<'_>, family: &Family) -> Result<RopeFacts, GgufError> {
         let (theta, local_theta) = (family.theta, local(family, None));
         return Ok(RopeFacts { theta, local_theta, partial, scaling: Scaling::None, mscale: (None, None) });
     };
-    let says_partial = ["partial_rotary_factor", "rotary_pct"].iter().any(|key| keys.config.get(key).is_some())
-        || main.parameters.contains_key("partial_rotary_factor");
-    let says_theta = keys.config.get("rope_theta").is_some() || main.parameters.contains_key("rope_theta");
-    let theta = if says_theta || main.theta != 10_000.0 { main.theta } else { family.theta };
+    let says_partial = says(keys.config, &["partial_rotary_factor", "rotary_pct"]);
+    let theta = if says(keys.config, &["rope_theta"]) { main.theta } else { family.theta };
     let sliding = ropes.iter().find(|rope| rope.layer_type.as_deref() == Some("sliding_attention"));
     if let Some(sliding) = sliding
         && (sliding.kind != "default" || sliding.partial != main.partial)
     {
-        let message = format!("llama.cpp scales full attention only, found `{}` for layers with a window", sliding.kind);
+        let message =
+            format!("llama.cpp scales full attention only, found `{}` for layers with a window", sliding.kind);
         return Err(keys.error("rope_parameters", message));
     }
     let scaling = scaling(keys, family, &main)?;
     Ok(RopeFacts {
         theta,
-        local_theta: local(family, sliding.map(|rope| rope.theta)).filter(|&local| local != theta || family.arch == "gemma3"),
+        local_theta: local(family, sliding.map(|rope| rope.theta))
+            .filter(|&local| local != theta || family.arch == "gemma3"),
         partial: if says_partial { main.partial } else { family.partial },
         scaling,
         mscale: (number(&main, "mscale"), number(&main, "mscale_all_dim")),
     })
+}
+
+/// Whether the configuration has one of `names`, at the top or among the parameters of the rotary embedding.
+fn says(config: &Config, names: &[&str]) -> bool {
+    let has = |value: &Value| names.iter().any(|name| value.get(name).is_some_and(|value| !value.is_null()));
+    let parameters = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| config.get(key));
+    let mut nested = parameters.flat_map(|value| std::iter::once(value).chain(value.get("full_attention")));
+    names.iter().any(|name| config.get(name).is_some()) || nested.any(has)
 }
 
 /// A parameter of a scaling.
@@ -549,8 +566,8 @@ impl Facts {
                 set("topk_method", "greedy".into());
             }
         } else if let Some(experts) = &self.experts {
-            let local = family.reads.contains(&"num_local_experts");
-            set(if local { "num_local_experts" } else { "num_experts" }, experts.count.into());
+            let mixtral = family.routing == Routing::Normed;
+            set(if mixtral { "num_local_experts" } else { "num_experts" }, experts.count.into());
             set("num_experts_per_tok", experts.used.into());
             if let Some(width) = experts.width {
                 set("moe_intermediate_size", width.into());

@@ -284,7 +284,10 @@ impl Reader<'_> {
                 self.count("expert_group_count")?.unwrap_or(1),
                 self.count("expert_group_used_count")?.unwrap_or(1),
             ),
-            mscale: self.number("rope.scaling.yarn_log_multiplier")?.map(|tenth| Value::F32(10.0 * tenth as f32)).and_then(|value| value.as_f64()),
+            mscale: self
+                .number("rope.scaling.yarn_log_multiplier")?
+                .map(|tenth| Value::F32(10.0 * tenth as f32))
+                .and_then(|value| value.as_f64()),
         }))
     }
 
@@ -295,14 +298,15 @@ impl Reader<'_> {
         let sliding: Option<Vec<bool>> = list.iter().map(Value::as_bool).collect();
         let sliding = sliding.ok_or_else(|| self.error(key, "expected true or false for each layer".to_string()))?;
         let fits = |period: &u64| {
-            sliding.iter().zip(0u64..).all(|(&sliding, layer)| sliding == !(layer + 1).is_multiple_of(*period))
+            sliding.iter().zip(0u64..).all(|(&sliding, layer)| sliding != (layer + 1).is_multiple_of(*period))
         };
         let period = (1..=sliding.len() as u64 + 1).find(fits);
         period.map(Some).ok_or_else(|| self.error(key, "full attention in other than every so many layers".to_string()))
     }
 
     fn scaling(&self, family: &Family, facts: &Facts) -> Result<Scaling, GgufError> {
-        let original = || Ok::<_, GgufError>(self.count("rope.scaling.original_context_length")?.unwrap_or(facts.context));
+        let original =
+            || Ok::<_, GgufError>(self.count("rope.scaling.original_context_length")?.unwrap_or(facts.context));
         let kind = self.get("rope.scaling.type").and_then(Value::as_str).unwrap_or("none");
         let scaling = match kind {
             "none" | "" => match self.frequencies(ROPE_FREQS)? {
@@ -312,7 +316,8 @@ impl Reader<'_> {
                     None if found.iter().all(|&x| x == 1.0) => Scaling::None,
                     None => {
                         let (path, tensor) = (self.file.path().to_path_buf(), ROPE_FREQS.to_string());
-                        let message = "these are not the factors of a Llama 3, which are the only ones known".to_string();
+                        let message =
+                            "these are not the factors of a Llama 3, which are the only ones known".to_string();
                         return Err(GgufError::Tensor { path, tensor, message });
                     }
                 },

@@ -79,7 +79,15 @@ const COMMON: Family = Family {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
     arch: "llama",
-    rules: &[rules::ENDS, rules::NORMS, rules::ROTATED, rules::ROTATED_BIAS, rules::OUT_BIAS, rules::MLP, rules::MLP_BIAS],
+    rules: &[
+        rules::ENDS,
+        rules::NORMS,
+        rules::ROTATED,
+        rules::ROTATED_BIAS,
+        rules::OUT_BIAS,
+        rules::MLP,
+        rules::MLP_BIAS,
+    ],
     norm_shift: 0.0,
     activation: ("hidden_act", "silu"),
     mean_norm: false,
@@ -170,6 +178,7 @@ pub(crate) static FAMILIES: &[Family] = &[
         reads: &[
             "qkv_bias",
             "num_experts",
+            "num_local_experts",
             "moe_intermediate_size",
             "shared_expert_intermediate_size",
             "mlp_only_layers",
@@ -191,7 +200,7 @@ pub(crate) static FAMILIES: &[Family] = &[
         arch: "qwen3moe",
         rules: &[rules::ENDS, rules::NORMS, rules::ATTENTION, rules::HEAD_NORMS, rules::QWEN_EXPERTS],
         routing: Routing::NormedByKey,
-        reads: &["num_experts", "moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"],
+        reads: &["num_experts", "num_local_experts", "moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"],
         ..QWEN
     },
     GEMMA,

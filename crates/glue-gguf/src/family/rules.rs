@@ -87,8 +87,7 @@ pub(super) const GLM_NORMS: &[Rule] = &[
     plain("model.layers.{l}.post_mlp_layernorm.weight", "blk.{l}.post_ffw_norm.weight"),
 ];
 
-pub(super) const COHERE_NORM: &[Rule] =
-    &[plain("model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight")];
+pub(super) const COHERE_NORM: &[Rule] = &[plain("model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight")];
 
 pub(super) const ATTENTION: &[Rule] = &[
     plain("model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight"),
@@ -213,7 +212,11 @@ pub(crate) fn match_name(pattern: &str, name: &str) -> Option<(usize, usize)> {
             return None;
         }
         let number = name[..digits].parse().ok()?;
-        if pattern[at..].starts_with("{l}") { layer = number } else { expert = number }
+        if pattern[at..].starts_with("{l}") {
+            layer = number
+        } else {
+            expert = number
+        }
         (pattern, name) = (&pattern[at + 3..], &name[digits..]);
     }
     (pattern == name).then_some((layer, expert))

@@ -1,7 +1,7 @@
 //! From `tokenizer.json` to keys.
 
 use super::bytes::{byte_of, token_of};
-use super::merges::{Merges, splits};
+use super::merges::{Merges, check_lengths, splits};
 use super::{SPACE, SPECIAL, kind, pre};
 use crate::container::{Metadata, Value as Stored};
 use crate::error::GgufError;
@@ -36,10 +36,9 @@ pub(crate) fn set_keys(
     let path = |name: &str| model.path().join(name);
     let json = |name: &str| match files.get(name) {
         None => Ok(None),
-        Some(bytes) => serde_json::from_slice(bytes).map(Some).map_err(|error| GgufError::Vocabulary {
-            path: path(name),
-            message: format!("not valid JSON: {error}"),
-        }),
+        Some(bytes) => serde_json::from_slice(bytes)
+            .map(Some)
+            .map_err(|error| GgufError::Vocabulary { path: path(name), message: format!("not valid JSON: {error}") }),
     };
     let Some(tokenizer) = json("tokenizer.json")? else {
         let message = "the tokenizer has no tokenizer.json; transformers writes one: \
@@ -51,7 +50,11 @@ pub(crate) fn set_keys(
     let source = Source { path: path("tokenizer.json"), tokenizer, config, map, model };
     let tokens = source.tokens(vocabulary)?;
     let is_spm = source.is_sentencepiece_like();
-    if is_spm { source.set_spm(&tokens, metadata)? } else { source.set_bpe(&tokens, named, metadata, notes)? }
+    if is_spm {
+        source.set_spm(&tokens, metadata)?
+    } else {
+        source.set_bpe(&tokens, named, metadata, notes)?
+    }
     let (texts, kinds): (Vec<String>, Vec<i32>) = tokens.list.iter().cloned().unzip();
     metadata.set("tokenizer.ggml.tokens", texts);
     metadata.set("tokenizer.ggml.token_type", kinds.into_iter().map(Stored::I32).collect::<Vec<_>>());
@@ -136,7 +139,11 @@ impl Source<'_> {
             }
             list.push((text, kind));
         }
-        Ok(Tokens { list, ids })
+        let learned = list.iter().filter(|(_, kind)| *kind == kind::NORMAL).map(|(text, _)| text.as_str());
+        match check_lengths(learned) {
+            Ok(()) => Ok(Tokens { list, ids }),
+            Err(message) => self.error(message),
+        }
     }
 
     /// Whether spaces are written as `▁` and unknown characters as bytes.
@@ -207,7 +214,8 @@ impl Source<'_> {
         metadata.set("tokenizer.ggml.model", "gpt2");
         metadata.set("tokenizer.ggml.pre", name);
         if let Some((left, right)) = merges.iter().find(|(left, right)| left.contains(' ') || right.contains(' ')) {
-            return self.error(format!("the merge of {left:?} and {right:?} has a space, which stands between the two"));
+            return self
+                .error(format!("the merge of {left:?} and {right:?} has a space, which stands between the two"));
         }
         let merges: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
         metadata.set("tokenizer.ggml.merges", merges);
@@ -303,12 +311,7 @@ impl Source<'_> {
         }
     }
 
-    fn set_special(
-        &self,
-        tokens: &Tokens,
-        metadata: &mut Metadata,
-        notes: &mut Vec<String>,
-    ) -> Result<(), GgufError> {
+    fn set_special(&self, tokens: &Tokens, metadata: &mut Metadata, notes: &mut Vec<String>) -> Result<(), GgufError> {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         self.affixes(&self.tokenizer["post_processor"], &mut before, &mut after)?;
         let mut ids: HashMap<&str, u32> = HashMap::new();
@@ -365,7 +368,8 @@ impl Source<'_> {
     fn strips(&self, tokens: &Tokens, notes: &mut Vec<String>) -> bool {
         let added = self.tokenizer["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
         let behind = |token: &&Value| token["rstrip"] == true;
-        let strips = added.iter().filter(behind).count() > 1 && PHI3.iter().all(|token| tokens.ids.contains_key(*token));
+        let strips =
+            added.iter().filter(behind).count() > 1 && PHI3.iter().all(|token| tokens.ids.contains_key(*token));
         let other = added.iter().find(|token| token["lstrip"] == true || (!strips && behind(token)));
         if let Some(token) = other {
             notes.push(format!("{} takes white space beside it along, and in llama.cpp it does not", token["content"]));

@@ -1,6 +1,6 @@
 //! From keys to `tokenizer.json` and what stands beside it.
 
-use super::merges::splits;
+use super::merges::{check_lengths, splits};
 use super::pre::{self, PreTokenizer};
 use super::{SPACE, SPECIAL, kind};
 use crate::container::{GgufFile, Value as Stored};
@@ -51,7 +51,9 @@ pub(crate) fn tokenizer_files(
     let tokenizer = match model {
         "gpt2" => keys.bpe(&tokens, named)?,
         "llama" => keys.spm(&tokens)?,
-        other => return keys.error(format!("a tokenizer of the form `{other}` cannot be read; `gpt2` and `llama` can")),
+        other => {
+            return keys.error(format!("a tokenizer of the form `{other}` cannot be read; `gpt2` and `llama` can"));
+        }
     };
     let mut config = Map::new();
     config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
@@ -134,7 +136,8 @@ impl Keys<'_> {
         let kinds = self.list("tokenizer.ggml.token_type", as_kind)?.unwrap_or_else(|| vec![kind::NORMAL; texts.len()]);
         if texts.len() as u64 > rows || kinds.len() != texts.len() {
             let (tokens, kinds) = (texts.len(), kinds.len());
-            return self.error(format!("it has {tokens} tokens, {kinds} kinds of tokens, and {rows} rows of the embedding"));
+            return self
+                .error(format!("it has {tokens} tokens, {kinds} kinds of tokens, and {rows} rows of the embedding"));
         }
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for (id, text) in texts.iter().enumerate() {
@@ -249,6 +252,9 @@ impl Keys<'_> {
         }
         let merged: HashMap<&str, usize> =
             tokens.of_kinds(&[kind::NORMAL, kind::USER_DEFINED]).map(|(id, text)| (text, id)).collect();
+        if let Err(message) = check_lengths(merged.keys().copied()) {
+            return self.error(message);
+        }
         let mut merges: Vec<(usize, &str, &str)> = Vec::new();
         for (id, text) in tokens.of_kinds(&[kind::NORMAL, kind::USER_DEFINED]) {
             let known = splits(text).filter(|(left, right)| merged.contains_key(left) && merged.contains_key(right));

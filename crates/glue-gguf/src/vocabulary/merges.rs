@@ -49,6 +49,28 @@ impl<'a> Merges<'a> {
     }
 }
 
+/// Steps that finding out about all merges may take: far more than for any vocabulary there is, and less than a minute.
+const MAX_STEPS: u64 = 1 << 34;
+
+/// Checks that no vocabulary of `tokens` takes unbounded time here: work grows with the cube of the length of a token.
+///
+/// # Errors
+/// In words, with the token that is too long.
+pub(crate) fn check_lengths<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    let mut steps = 0u64;
+    for token in tokens {
+        let length = token.len() as u64;
+        steps = steps.saturating_add(length.saturating_pow(3));
+        if steps > MAX_STEPS {
+            let beginning: String = token.chars().take(20).collect();
+            return Err(format!(
+                "its tokens are too long, such as one of {length} bytes that begins with {beginning:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The ways to make `token` of two parts, neither of which is empty.
 pub(crate) fn splits(token: &str) -> impl Iterator<Item = (&str, &str)> {
     token.char_indices().skip(1).map(|(at, _)| token.split_at(at))
@@ -69,6 +91,13 @@ mod tests {
         assert!(merges.reach("ab") && !merges.reach("abc"));
         assert_eq!(merges.rank("ab", "c"), Some(2));
         assert_eq!(merges.rank("c", "ab"), None);
+    }
+
+    #[test]
+    fn tokens_without_bound_are_refused() {
+        let (long, usual) = ("a".repeat(4000), "ab".repeat(40));
+        assert!(check_lengths([long.as_str()]).unwrap_err().contains("one of 4000 bytes"));
+        assert_eq!(check_lengths(std::iter::repeat_n(usual.as_str(), 10_000)), Ok(()));
     }
 
     #[test]

@@ -14,7 +14,6 @@ pub(crate) mod pre;
 pub(crate) use export::set_keys;
 pub(crate) use import::{TokenizerOutput, tokenizer_files};
 
-
 /// `tokenizer.ggml.token_type`.
 pub(crate) mod kind {
     pub(crate) const NORMAL: i32 = 1;

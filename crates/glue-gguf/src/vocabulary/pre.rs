@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DIGIT: &str = r"\p{N}";
@@ -49,12 +50,7 @@ static KNOWN: &[PreTokenizer] = &[
         steps: &[LLAMA3],
         whole_words: true,
     },
-    PreTokenizer {
-        name: "dbrx",
-        others: &["smaug-bpe", "glm4", "chatglm-bpe"],
-        steps: &[LLAMA3],
-        whole_words: false,
-    },
+    PreTokenizer { name: "dbrx", others: &["smaug-bpe", "glm4", "chatglm-bpe"], steps: &[LLAMA3], whole_words: false },
     PreTokenizer {
         name: "qwen2",
         others: &["stablelm2", "deepseek-r1-qwen", "megrez", "kormo", "hunyuan", "solar-open", "grok-2"],
@@ -146,7 +142,9 @@ pub(crate) fn find(steps: &[String], whole_words: Option<bool>) -> Result<&'stat
         from_front + from_back
     });
     let near = near.map_or("none", |known| known.name);
-    Err(format!("no pre-tokenizer of llama.cpp splits by {steps:?}; the nearest is `{near}`, which can be named instead"))
+    Err(format!(
+        "no pre-tokenizer of llama.cpp splits by {steps:?}; the nearest is `{near}`, which can be named instead"
+    ))
 }
 
 /// The pre-tokenizer that `name` stands for in a file.
@@ -156,18 +154,19 @@ pub(crate) fn named(name: &str) -> Option<&'static PreTokenizer> {
 
 /// Names of all, for messages.
 pub(crate) fn names() -> String {
-    KNOWN.iter().flat_map(|known| std::iter::once(&known.name).chain(known.others)).copied().collect::<Vec<_>>().join(", ")
+    KNOWN
+        .iter()
+        .flat_map(|known| std::iter::once(&known.name).chain(known.others))
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl PreTokenizer {
     /// The `pre_tokenizer` of `tokenizer.json`.
     pub(crate) fn to_json(&self) -> Value {
-        let split = |expression: &str| {
-            json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false})
-        };
-        let byte_level = |use_regex: bool| {
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-        };
+        let split = |expression: &str| json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false});
+        let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
         let step = |expression: &str| match expression {
             GPT2 => byte_level(true),
             DIGIT => json!({"type": "Digits", "individual_digits": true}),

@@ -49,8 +49,14 @@ fn text(text: &str) -> Vec<u8> {
 
 fn tensor(name: &str, shape: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let sizes: Vec<u8> = shape.iter().flat_map(|n| n.to_le_bytes()).collect();
-    [text(name), (shape.len() as u32).to_le_bytes().to_vec(), sizes, kind.to_le_bytes().to_vec(), offset.to_le_bytes().to_vec()]
-        .concat()
+    [
+        text(name),
+        (shape.len() as u32).to_le_bytes().to_vec(),
+        sizes,
+        kind.to_le_bytes().to_vec(),
+        offset.to_le_bytes().to_vec(),
+    ]
+    .concat()
 }
 
 #[test]

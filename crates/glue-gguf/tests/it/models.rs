@@ -65,11 +65,16 @@ fn supported() -> Vec<(&'static str, Value)> {
         ("archs/phi3", json!({})),
         ("archs/olmo2", json!({})),
         ("archs-extra/llama-yarn", json!({})),
-        ("archs-extra/gemma3", json!({"query_pre_attn_scalar": 8, "layer_types":
-            ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]})),
+        (
+            "archs-extra/gemma3",
+            json!({"query_pre_attn_scalar": 8, "layer_types":
+            ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]}),
+        ),
         ("archs-extra/mistral3-wrapped", json!({})),
         ("archs-extra/granite", json!({})),
         ("archs-extra/glm4", json!({})),
+        ("archs-extra/glm4-plain", json!({})),
+        ("archs-extra/phi3-partial", json!({})),
         ("archs-extra/cohere2", json!({})),
         ("archs-extra/phi3-longrope-short", json!({})),
         ("archs-extra/olmo3-old-form", json!({})),
@@ -86,7 +91,8 @@ fn a_model_that_is_exported_and_imported_again_has_the_same_weights() {
         let directory = tempfile::tempdir().unwrap();
         let source = changed(name, &change, directory.path());
         let (file, back) = (directory.path().join("model.gguf"), directory.path().join("back"));
-        let report = export(&source, &file, &f32_options(), &NoProgress).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let report =
+            export(&source, &file, &f32_options(), &NoProgress).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(fs::metadata(&file).unwrap().len(), report.n_bytes, "{name}");
         import(&file, &back, &ImportOptions::default(), &NoProgress).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (source, back) = (Checkpoint::open(&source).unwrap(), Checkpoint::open(&back).unwrap());
@@ -153,7 +159,9 @@ fn a_multimodal_model_loses_what_is_no_language_model_and_says_so() {
     let change = json!({"query_pre_attn_scalar": 8, "layer_types": null, "sliding_window_pattern": 2});
     let source = changed("archs-extra/gemma3-wrapped", &change, directory.path());
     let plan = ExportPlan::new(&source, &f32_options()).unwrap();
-    assert!(plan.report().left_out.iter().all(|name| name.starts_with("vision_tower") || name.starts_with("multi_modal")));
+    assert!(
+        plan.report().left_out.iter().all(|name| name.starts_with("vision_tower") || name.starts_with("multi_modal"))
+    );
     assert!(plan.report().left_out.len() > 10);
     assert_eq!(plan.report().architecture, "gemma3");
 }

@@ -176,9 +176,8 @@ fn what_llama_cpp_does_not_have_is_refused_with_the_file() {
         *tokenizer.pointer_mut(at).unwrap() = value;
         tokenizer
     };
-    let split = |regex: &str| {
-        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
-    };
+    let split =
+        |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
     let mut lacking = sentencepiece(true);
     lacking["model"]["merges"].as_array_mut().unwrap().retain(|merge| merge[0] != "▁t" || merge[1] != "h");
     let mut without_byte = sentencepiece(true);
