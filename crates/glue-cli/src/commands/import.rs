@@ -21,7 +21,7 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   glue import model.gguf model
-  glue import model-Q4_K_M.gguf model --dtype float32
+  glue import model-Q4_K_M.gguf model --dtype bf16
   glue import model.gguf model --dry-run")]
 pub(crate) struct Args {
     /// GGUF file
@@ -30,9 +30,9 @@ pub(crate) struct Args {
     /// Output directory
     out_dir: PathBuf,
 
-    /// Data type of the weights: float32, float16 or bfloat16 (default: that of the embedding, or bfloat16 if it is
-    /// quantised)
-    #[arg(long, value_name = "TYPE", value_parser = recipes::parse_dtype)]
+    /// Data type of the weights: float32, float16 or bfloat16, or f32, f16 or bf16 for short (default: that of the
+    /// embedding, or bfloat16 if it is quantised)
+    #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     dtype: Option<Dtype>,
 
     /// Name of llama.cpp's pre-tokenizer, such as llama-bpe (default: the one that the file names)
@@ -42,6 +42,15 @@ pub(crate) struct Args {
     /// Show what would be written, with sizes
     #[arg(long)]
     dry_run: bool,
+}
+
+fn parse_dtype(text: &str) -> Result<Dtype, String> {
+    match text {
+        "float32" | "f32" => Ok(Dtype::F32),
+        "float16" | "f16" => Ok(Dtype::F16),
+        "bfloat16" | "bf16" => Ok(Dtype::Bf16),
+        _ => Err("it must be one of float32, float16, bfloat16".to_string()),
+    }
 }
 
 /// Imports, or shows what would be imported.

@@ -22,7 +22,7 @@ pub(crate) const VERSION: u32 = 3;
 pub(crate) const DEFAULT_ALIGNMENT: u64 = 32;
 /// The key of another alignment.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
-/// Most dimensions of a tensor.
+/// Limit on the dimensions of a tensor.
 pub(crate) const MAX_DIMENSIONS: usize = 4;
 
 /// What a file says about one of its tensors.
