@@ -9,6 +9,7 @@ mod facts;
 pub(crate) mod keys;
 pub(crate) mod llama3;
 mod rules;
+mod to_config;
 
 pub(crate) use facts::{Deepseek, Facts, Scaling};
 pub(crate) use rules::{HEAD, HF_HEAD, Op, Rule, fill_name, match_name};
