@@ -10,6 +10,7 @@ mod command_line;
 mod comparing;
 mod configs;
 mod experts;
+mod gguf;
 mod golden;
 mod input_safety;
 mod integrity;

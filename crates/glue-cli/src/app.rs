@@ -1,8 +1,8 @@
 //! Every command and option, as clap sees them. The help, the completions and the reference document follow from this.
 
 use crate::commands::{
-    align, calibrate, check, cluster, completions, eval, extract_lora, generate, inspect, logits, merge, merge_lora,
-    mix, multi, ops, report, run, search, search_worker, similarity, soup, tasks, train_router,
+    align, calibrate, check, cluster, completions, eval, export, extract_lora, generate, import, inspect, logits,
+    merge, merge_lora, mix, multi, ops, report, run, search, search_worker, similarity, soup, tasks, train_router,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -109,6 +109,8 @@ pub(crate) enum Command {
     Eval(eval::Args),
     Tasks(tasks::Args),
     Generate(generate::Args),
+    Export(export::Args),
+    Import(import::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Similarity(similarity::Args),

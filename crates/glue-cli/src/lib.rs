@@ -135,6 +135,8 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::Similarity(args) => commands::similarity::run(args, &cli.global, shell),
         Command::Cluster(args) => commands::cluster::run(args, &cli.global, shell),
         Command::Align(args) => commands::align::run(args, &cli.global, shell),
+        Command::Export(args) => commands::export::run(args, &cli.global, shell),
+        Command::Import(args) => commands::import::run(args, &cli.global, shell),
         Command::ExtractLora(args) => commands::extract_lora::run(args, &cli.global, shell),
         Command::MergeLora(args) => commands::merge_lora::run(args, &cli.global, registry, shell),
         Command::Calibrate(args) => commands::calibrate::run(args, &cli.global, registry, shell),

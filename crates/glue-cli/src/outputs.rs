@@ -24,6 +24,8 @@ mod tests {
         Read,
         /// A file that is written: through [`super::create`], and with a row in `tests/output_safety.rs`.
         File,
+        /// A model in one file, which is not to be there: no stream.
+        NewFile,
         /// A directory that is created or filled.
         Directory,
     }
@@ -52,11 +54,15 @@ mod tests {
         ("eval", "output_path", Use::Directory),
         ("eval", "pictures", Use::Directory),
         ("eval", "samples", Use::File),
+        ("export", "file", Use::NewFile),
+        ("export", "model", Use::Read),
         ("extract-lora", "base", Use::Read),
         ("extract-lora", "fine", Use::Read),
         ("extract-lora", "out_dir", Use::Directory),
         ("generate", "model", Use::Read),
         ("generate", "prompts", Use::Read),
+        ("import", "file", Use::Read),
+        ("import", "out_dir", Use::Directory),
         ("inspect", "models", Use::Read),
         ("logits", "ids", Use::Read),
         ("logits", "model", Use::Read),
