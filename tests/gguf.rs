@@ -1,6 +1,7 @@
 //! `glue export` and `glue import`: a model through a GGUF file and back.
 
 use glue_tests::checkpoint::{self, Tensor};
+use glue_tests::run::Run;
 use glue_tests::zoo::{Zoo, shipped};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -44,6 +45,27 @@ fn a_model_comes_back_from_a_file_as_it_was() {
     };
     assert!(text("model").as_str().is_some_and(|text| !text.is_empty()));
     assert_eq!(text("model"), text("again"));
+}
+
+#[test]
+fn a_file_is_a_model_for_those_who_run_one() {
+    let zoo = zoo();
+    zoo.glue(&["export", "model", "model.gguf", "--quiet"]).ok();
+    let run = |model: &str| {
+        let args = ["generate", model, "--prompt", "What is 3 and 4?", "--max-new-tokens", "8", "--json"];
+        Run::of(zoo.command(&args).env("XDG_CACHE_HOME", zoo.path("cache")))
+    };
+    let text = |run: Run| {
+        let document: Value = serde_json::from_str(&run.out).expect("JSON");
+        document["prompts"][0]["answers"][0]["text"].clone()
+    };
+    let expected = text(run("model").ok());
+    assert_eq!(text(run("model.gguf").ok_with_note("is imported to")), expected);
+    // Imported once, as long as the file is the same.
+    assert_eq!(text(run("model.gguf").ok()), expected);
+    assert_eq!(fs::read_dir(zoo.path("cache/model-glue/gguf")).expect("a directory").count(), 1);
+    zoo.glue(&["export", "model", "model.gguf", "--type", "f32", "--overwrite", "--quiet"]).ok();
+    run("model.gguf").ok_with_note("is imported to");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod configs;
 mod experts;
 mod gguf;
 mod golden;
+mod hub_names;
 mod input_safety;
 mod integrity;
 mod interruption;

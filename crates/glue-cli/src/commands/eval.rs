@@ -9,7 +9,7 @@ pub(super) use tables::shown;
 
 use super::named_tasks::Sources;
 use super::routing_loads::RoutingLoads;
-use super::{models, recipes};
+use super::{gguf_models, models, recipes};
 use crate::app::Global;
 use crate::failure::Failure;
 use crate::numbers;
@@ -46,7 +46,7 @@ use std::time::{Duration, Instant, SystemTime};
   glue eval mixture --tasks tasks --pictures routing
   glue eval models/base --tasks arc_easy --evaluator 'python lm_eval_adapter.py'")]
 pub(crate) struct Args {
-    /// Model directories; further ones are compared with the first
+    /// Model directories or GGUF files; further ones are compared with the first
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<PathBuf>,
 
@@ -235,7 +235,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let pool = recipes::pool(global)?;
     let mut scored: Vec<Scored> = Vec::new();
     for (number, path) in args.models.iter().enumerate() {
-        let (model, mut routing) = open(args, path, shell)?;
+        let directory = gguf_models::directory(path, global, shell)?;
+        let (model, mut routing) = open(args, &directory, path, shell)?;
         if args.pictures.is_some() && routing.is_none() {
             return Err(refusal(format!("--pictures needs a mixture, but {} has no experts", path.display())));
         }
@@ -271,13 +272,14 @@ fn refusal(why: String) -> Failure {
     Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
-/// The model to score, and the counts of its experts if it has any.
+/// The model at `path`, which has the name that was `given`, and the counts of its experts if it has any.
 fn open(
     args: &Args,
     path: &Path,
+    given: &Path,
     shell: &Shell<'_>,
 ) -> Result<(Box<dyn LanguageModel>, Option<RoutingLoads>), Failure> {
-    let (name, cancel) = (path.display().to_string(), shell.cancel_token());
+    let (name, cancel) = (given.display().to_string(), shell.cancel_token());
     match models::open_any(path)? {
         AnyTextModel::Routed(mixture) => {
             let log = Arc::new(mixture.routing_log());

@@ -1,6 +1,6 @@
 //! `glue generate`: text from prompts.
 
-use super::{models, recipes};
+use super::{gguf_models, models, recipes};
 use crate::app::Global;
 use crate::failure::{Failure, of_file};
 use crate::numbers;
@@ -30,7 +30,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
   glue generate models/base --prompts prompts.txt --stop '\\n' --json
   glue generate models/base --prompts prompts.txt --samples 8 --max-memory 2GiB --dry-run")]
 pub(crate) struct Args {
-    /// Model directory
+    /// Model directory or GGUF file
     model: PathBuf,
 
     /// Prompt; can be repeated (default: read from standard input, unless --prompts is given)
@@ -113,7 +113,7 @@ enum KvCache {
 /// Generates and prints.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
     let texts = prompts(args)?;
-    let model = models::open_any(&args.model)?;
+    let model = models::open_any(&gguf_models::directory(&args.model, global, shell)?)?;
     if let AnyTextModel::One(text) = &model {
         models::note_left_aside(&args.model, &text.model, shell);
     }

@@ -14,6 +14,7 @@ mod execute;
 pub(crate) mod export;
 pub(crate) mod extract_lora;
 pub(crate) mod generate;
+mod gguf_models;
 pub(crate) mod help_markdown;
 pub(crate) mod import;
 pub(crate) mod inspect;

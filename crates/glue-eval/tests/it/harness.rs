@@ -178,7 +178,7 @@ fn what_needs_python_or_is_unknown_is_refused_by_the_name_of_the_key() {
         ),
         (
             "metric_list:\n  - metric: acc\n    aggregation: f1\n",
-            "key line 3: `aggregation` should be one of mean, median, perplexity, but is \"f1\"",
+            "key line 3: `aggregation` should be one of mean, nanmean, median, perplexity, but is \"f1\"",
         ),
         (
             "output_type: generate_until\ngeneration_kwargs: {num_beams: 4}\n",
