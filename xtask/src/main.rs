@@ -28,6 +28,7 @@ mod results;
 mod shell;
 mod test;
 mod tidy;
+mod wheel;
 
 /// Automation for developers of Model-GLUE.
 #[derive(Parser)]
@@ -66,6 +67,8 @@ enum Command {
     GpuCheck(gpu_check::Args),
     /// Package every published crate and check what its package holds.
     Package,
+    /// Build the Python wheel of the program with maturin, and check it in a clean environment.
+    Wheel(wheel::Args),
     /// Compile crates with optional features without them, and with each alone.
     Features,
     /// Check licences, advisories and sources of the dependencies with cargo-deny.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::CudaStub => cuda_stub::run(),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Package => package::run(),
+        Command::Wheel(args) => wheel::run(&args),
         Command::Features => features::run(),
         Command::Deny(args) => deny::run(&args),
     };
