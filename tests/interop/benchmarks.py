@@ -61,7 +61,7 @@ def harness(arguments):
     done = lm_eval.simple_evaluate(
         model="hf", model_args=f"pretrained={arguments.model},dtype=float32", tasks=names, limit=arguments.limit, task_manager=manager,
         device="cpu", batch_size=arguments.batch_size, log_samples=True, confirm_run_unsafe_code=True, bootstrap_iters=0,
-        apply_chat_template=arguments.chat, fewshot_as_multiturn=arguments.chat,
+        apply_chat_template=arguments.chat, fewshot_as_multiturn=arguments.chat, num_fewshot=arguments.num_fewshot,
     )
     seconds = time.perf_counter() - started
     os.chdir(here)
@@ -96,8 +96,9 @@ class Ours:
         samples = pathlib.Path(directory) / "samples.jsonl"
         of_tasks = ["--tasks", arguments.tasks, "--task", ",".join(names)] if arguments.tasks else ["--tasks", ",".join(names)]
         data = ["--data", arguments.data] if arguments.data else []
-        chat = ["--apply-chat-template"] if arguments.chat else []
-        command = [arguments.glue, "eval", arguments.model, *of_tasks, *data, *chat, "--limit", arguments.limit, "--samples", samples]
+        options = ["--apply-chat-template"] if arguments.chat else []
+        options += ["--num-fewshot", arguments.num_fewshot] if arguments.num_fewshot is not None else []
+        command = [arguments.glue, "eval", arguments.model, *of_tasks, *data, *options, "--limit", arguments.limit, "--samples", samples]
         command += ["--allow-code-execution", "--allow-python", "--json"]
         environment = dict(os.environ)
         spec = importlib.util.find_spec("lm_eval")
@@ -169,6 +170,7 @@ def main():
     parser.add_argument("--task", metavar="NAME", nargs="*", default=[], help="only these")
     parser.add_argument("--limit", type=int, default=12, help="items of each task (default 12)")
     parser.add_argument("--batch-size", type=int, default=8, help="of lm_eval (default 8)")
+    parser.add_argument("--num-fewshot", type=int, help="examples in each prompt (default: the task's own)")
     parser.add_argument("--chat", action="store_true", help="in the model's chat template, examples as turns")
     parser.add_argument("--glue", metavar="PATH", type=pathlib.Path, default=ROOT / "target/release/glue", help="the binary under test")
     parser.add_argument("--theirs", metavar="FILE", type=pathlib.Path, help="keeps the scores of lm_eval here, and takes them from here if it exists")

@@ -430,7 +430,7 @@ impl Harness {
         let limit = options.count(chosen.len());
         let mut items: Vec<Item> = Vec::new();
         let mut layout: Option<ItemLayout> = None;
-        let generating = task.generating(&self.generating, options)?;
+        let manner = Manner { kind: task.kind, generating: task.generating(&self.generating, options)?, options };
         let chosen: Vec<(&PathBuf, &Row)> = chosen.into_iter().take(limit).map(|number| rows[number]).collect();
         reader.compute(&chosen)?;
         for (file, row) in chosen {
@@ -450,7 +450,7 @@ impl Harness {
                 let path: &Path = pool_files.get(at).map_or(task.path.as_path(), PathBuf::as_path);
                 turns.extend(reader.example(&Doc { row: example, place: FilePosition::at(path, example.line) })?);
             }
-            let ask = self.ask(task.kind, &reader, &doc, turns, &mut layout, &generating, options)?;
+            let ask = self.ask(&reader, &doc, turns, &mut layout, &manner)?;
             items.push(Item { place: doc.place, fields: row.fields.clone(), ask });
         }
         Ok(Items { split: scored.to_string(), num_fewshot, items, notes })
@@ -462,14 +462,13 @@ impl Harness {
 
     fn ask(
         &self,
-        kind: Kind,
         reader: &Reader<'_>,
         doc: &Doc<'_>,
         turns: Vec<prompt::Turn>,
         layout: &mut Option<ItemLayout>,
-        generating: &Arc<Generating>,
-        options: &ItemOptions<'_>,
+        manner: &Manner<'_, '_>,
     ) -> Result<Ask, EvalError> {
+        let (kind, options) = (manner.kind, manner.options);
         let rules = &self.rules;
         let target = reader.target(rules, doc)?;
         if kind == Kind::LogLikelihoodRolling {
@@ -520,7 +519,7 @@ impl Harness {
                     Kind::Code => Check::Run { before: String::new(), after: format!("\n{}\n", targets.join("\n")) },
                     _ => Check::Match(targets),
                 };
-                Ok(Ask::Generate { context, settings: Arc::clone(generating), check })
+                Ok(Ask::Generate { context, settings: Arc::clone(&manner.generating), check })
             }
             _ => {
                 let continuation = jinja::str(&target);
@@ -584,6 +583,13 @@ fn samples_of(function: &Function, task: &Task, python: Option<&Python>) -> Resu
         other => Err(failed(format!("example {line} is {} and no row", describe(&other)))),
     };
     (1..).zip(rows).map(row).collect()
+}
+
+/// How the items of a task are asked.
+struct Manner<'a, 'o> {
+    kind: Kind,
+    generating: Arc<Generating>,
+    options: &'a ItemOptions<'o>,
 }
 
 /// What the items of a task are like.
