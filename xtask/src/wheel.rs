@@ -1,5 +1,7 @@
 //! `cargo xtask wheel`: the Python wheel of the program, with maturin, checked in a clean environment.
 //!
+//! It runs on systems whose C library is at least as new as that of the machine that builds it.
+//!
 //! Not a step of `cargo xtask test`: it needs Python and tools that a fresh machine lacks.
 
 use std::fs;
@@ -14,10 +16,6 @@ use crate::shell;
 /// Options of `cargo xtask wheel`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Link against an old C library with zig, so that the wheel runs on every Linux since 2014 (manylinux_2_17).
-    #[arg(long)]
-    zig: bool,
-
     /// The Python that makes the clean environment.
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: String,
@@ -30,14 +28,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let repo = Repo::find()?;
     if !shell::works(Command::new("maturin").arg("--version")) {
-        bail!("maturin is not installed\nhint: pip install maturin ziglang");
+        bail!("maturin is not installed\nhint: pip install maturin");
     }
     let wheels = repo.target.join("wheels");
     let mut build = Command::new("maturin");
     build.current_dir(repo.path("crates/glue-python")).args(["build", "--release", "--out"]).arg(&wheels);
-    if args.zig {
-        build.args(["--zig", "--compatibility", "manylinux_2_17"]);
-    }
     shell::run(&mut build)?;
     let wheel = newest(&wheels)?;
     check(&args.python, &wheel, &wheels.join("environment"))?;
