@@ -9,7 +9,9 @@
 
 use crate::cache::Hasher;
 use crate::error::ModelError;
-use crate::model::{ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, cut};
+use crate::model::{
+    ChatMessage, GenerateRequest, Generation, LanguageModel, LogLikelihood, LogLikelihoodRequest, Sampling, cut,
+};
 use crate::python::is_space;
 use glue_lm::{
     ChatOptions, GenerateOptions, Message, Prompt, RUNTIME_REVISION, SamplingError, ScoreOptions, ScoreRequest,
@@ -408,8 +410,7 @@ impl LanguageModel for LocalModel {
             let same = |&&mut (first, _): &&mut (usize, Vec<usize>)| {
                 let other = &requests[first];
                 (other.until, other.max_new_tokens, other.n) == (request.until, request.max_new_tokens, request.n)
-                    && (other.sampling.temperature, other.sampling.top_k, other.sampling.top_p)
-                        == (request.sampling.temperature, request.sampling.top_k, request.sampling.top_p)
+                    && Sampling { seed: 0, ..other.sampling } == Sampling { seed: 0, ..request.sampling }
             };
             match groups.iter_mut().find(same) {
                 Some((_, members)) => members.push(index),

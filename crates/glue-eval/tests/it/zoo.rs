@@ -1,6 +1,6 @@
 //! The zoo: every model, task and split gives the scores of its reference, to within one item.
 
-use glue_eval::{EvalOptions, LocalModel, Report, evaluate, load_tasks};
+use glue_eval::{EvalOptions, GenerateRequest, LanguageModel, LocalModel, Report, Sampling, evaluate, load_tasks};
 use glue_progress::NoProgress;
 use serde_json::Value;
 use std::fs;
@@ -98,4 +98,23 @@ fn a_content_hash_depends_on_the_defaults_of_generation() {
     defaults["eos_token_id"] = serde_json::json!([2, 5]);
     fs::write(&path, defaults.to_string()).unwrap();
     assert_ne!(hash(), before);
+}
+
+#[test]
+fn requests_with_other_settings_do_not_take_each_others() {
+    let model = LocalModel::open(zoo().join("a-chat")).unwrap();
+    let request = |repetition_penalty: f64| GenerateRequest {
+        context: "What is 3 and 4 and 3 and 4?",
+        until: &[],
+        max_new_tokens: 24,
+        sampling: Sampling { repetition_penalty, ..Sampling::GREEDY },
+        n: 1,
+    };
+    let text = |requests: &[GenerateRequest<'_>]| -> Vec<String> {
+        let answers = model.generate(requests, &|_| ()).unwrap();
+        answers.into_iter().map(|answers| answers[0].text.clone()).collect()
+    };
+    let (plain, penalised) = (text(&[request(1.0)]), text(&[request(1.8)]));
+    assert_ne!(plain, penalised);
+    assert_eq!(text(&[request(1.0), request(1.8)]), [plain, penalised].concat());
 }
