@@ -36,11 +36,12 @@ impl MixtureFormat {
         match self {
             MixtureFormat::Mixtral => {
                 "`glue`, transformers, vLLM and other programs that run Mixtral models open this directory; llama.cpp \
-                 does once it is converted to GGUF."
+                 opens the GGUF file that `glue export` makes of it."
             }
             MixtureFormat::Qwen2Moe => {
-                "`glue`, transformers, vLLM and other programs that run Qwen2-MoE models open this directory; llama.cpp \
-                 does once it is converted to GGUF."
+                "`glue`, transformers, vLLM and other programs that run Qwen2-MoE models open this directory. llama.cpp \
+                 does not: the weights of the chosen experts add up to 1 here, and for this family it leaves them as \
+                 they are."
             }
             MixtureFormat::Native => {
                 "`glue` runs this directory as any model, and transformers (4.48 and newer) does with the Python files in \

@@ -7,6 +7,7 @@
 use crate::python::is_space;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Words of a run that moves.
 const LONGEST_MOVE: usize = 10;
@@ -66,37 +67,59 @@ enum Edit {
     Insert,
 }
 
+/// What is never reached.
+const FAR: usize = usize::MAX / 2;
+
+/// The columns of Levenshtein's table that are computed in each row but the first, those near the diagonal.
+struct Band {
+    rows: usize,
+    width: usize,
+    ratio: f64,
+    reach: usize,
+}
+
+impl Band {
+    fn new(answer: &[usize], reference: &[usize]) -> Band {
+        let ratio = if answer.is_empty() { 1.0 } else { reference.len() as f64 / answer.len() as f64 };
+        let reach = if (BAND as f64) < ratio / 2.0 { (ratio / 2.0 + BAND as f64).ceil() as usize } else { BAND };
+        Band { rows: answer.len(), width: reference.len() + 1, ratio, reach }
+    }
+
+    fn of(&self, row: usize) -> Range<usize> {
+        let diagonal = (row as f64 * self.ratio).floor() as usize;
+        let end = if row == self.rows { self.width } else { self.width.min(diagonal + self.reach) };
+        diagonal.saturating_sub(self.reach)..end
+    }
+}
+
+/// The cheapest way to a cell: of equal ones, one that keeps or replaces, then one that deletes.
+fn cell(same: bool, diagonal: usize, above: usize, left: usize) -> (usize, Edit) {
+    let mut best = if same { (diagonal, Edit::Keep) } else { (diagonal + 1, Edit::Replace) };
+    for other in [(above + 1, Edit::Delete), (left + 1, Edit::Insert)] {
+        if other.0 < best.0 {
+            best = other;
+        }
+    }
+    best
+}
+
 /// Levenshtein's distance near the diagonal, and the edits of one shortest way.
 fn distance(answer: &[usize], reference: &[usize]) -> (usize, Vec<Edit>) {
-    const FAR: usize = usize::MAX / 2;
-    let width = reference.len() + 1;
-    let ratio = if answer.is_empty() { 1.0 } else { reference.len() as f64 / answer.len() as f64 };
-    let band = if (BAND as f64) < ratio / 2.0 { (ratio / 2.0 + BAND as f64).ceil() as usize } else { BAND };
+    let band = Band::new(answer, reference);
+    let width = band.width;
     let mut table = vec![(FAR, Edit::Keep); (answer.len() + 1) * width];
     for (j, cell) in table[..width].iter_mut().enumerate() {
         *cell = (j, Edit::Insert);
     }
     for i in 1..=answer.len() {
-        let diagonal = (i as f64 * ratio).floor() as usize;
-        let last = if i == answer.len() { width } else { width.min(diagonal + band) };
-        for j in diagonal.saturating_sub(band)..last {
-            let above = table[(i - 1) * width + j].0 + 1;
-            table[i * width + j] = if j == 0 {
-                (above, Edit::Delete)
-            } else {
-                let same = answer[i - 1] == reference[j - 1];
-                let mut cell = (table[(i - 1) * width + j - 1].0, Edit::Keep);
-                if !same {
-                    cell = (cell.0 + 1, Edit::Replace);
+        for j in band.of(i) {
+            let above = table[(i - 1) * width + j].0;
+            table[i * width + j] = match j {
+                0 => (above + 1, Edit::Delete),
+                _ => {
+                    let (diagonal, left) = (table[(i - 1) * width + j - 1].0, table[i * width + j - 1].0);
+                    cell(answer[i - 1] == reference[j - 1], diagonal, above, left)
                 }
-                let left = table[i * width + j - 1].0 + 1;
-                // Of equal ways, one that keeps or replaces is preferred, then one that deletes.
-                for other in [(above, Edit::Delete), (left, Edit::Insert)] {
-                    if other.0 < cell.0 {
-                        cell = other;
-                    }
-                }
-                cell
             };
         }
     }
@@ -114,6 +137,25 @@ fn distance(answer: &[usize], reference: &[usize]) -> (usize, Vec<Edit>) {
     }
     path.reverse();
     (table[table.len() - 1].0, path)
+}
+
+/// The distance alone, of which two rows are kept.
+fn only_distance(answer: &[usize], reference: &[usize]) -> usize {
+    let band = Band::new(answer, reference);
+    let (mut before, mut row): (Vec<usize>, Vec<usize>) = ((0..band.width).collect(), vec![FAR; band.width]);
+    for i in 1..=answer.len() {
+        for j in band.of(i) {
+            row[j] = match j {
+                0 => before[0] + 1,
+                _ => cell(answer[i - 1] == reference[j - 1], before[j - 1], before[j], row[j - 1]).0,
+            };
+        }
+        // The row before is the next one: nothing of it is left, of the first one beyond its band either.
+        let stale = if i == 1 { 0..band.width } else { band.of(i - 1) };
+        before[stale].fill(FAR);
+        std::mem::swap(&mut before, &mut row);
+    }
+    before[band.width - 1]
 }
 
 /// Which words are wrong, and before which word of the answer those of the reference stand.
@@ -173,7 +215,7 @@ fn best_move(
                     }
                     let moved = moved(answer, from, length, target);
                     *tried += 1;
-                    let saved = before as isize - distance(&moved, reference).0 as isize;
+                    let saved = before as isize - only_distance(&moved, reference) as isize;
                     let rank = (saved, length, Reverse(from), Reverse(target));
                     if best.as_ref().is_none_or(|(other, _)| rank > *other) {
                         best = Some((rank, moved));
@@ -219,6 +261,15 @@ mod tests {
             let found = score(&statistics(text("answer"), text("reference")));
             let expected = case["ter"].as_f64().unwrap();
             assert!((found - expected).abs() < 1e-10, "{case}: {found}");
+        }
+    }
+
+    #[test]
+    fn two_rows_give_the_distance_of_the_table() {
+        let words = |n: usize, step: usize| (0..n).map(|i| i * step % 11).collect::<Vec<usize>>();
+        for (a, b) in [(0, 0), (0, 4), (5, 0), (1, 90), (90, 1), (60, 75), (120, 110)] {
+            let (answer, reference) = (words(a, 3), words(b, 7));
+            assert_eq!(only_distance(&answer, &reference), distance(&answer, &reference).0, "{a} {b}");
         }
     }
 

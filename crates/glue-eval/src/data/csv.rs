@@ -8,7 +8,7 @@ use crate::error::{FilePosition, TaskError};
 use serde_json::Value;
 use std::path::Path;
 
-/// Reads all records. With `names` the first line is a record too, unless `header` says that these stand in its place.
+/// Reads all records. With `names` the first line is a record too, unless they replace it.
 pub(super) fn read(path: &Path, bytes: &[u8], separator: char, names: Option<&Names>) -> Result<Vec<Row>, TaskError> {
     let malformed = |line, message: String| TaskError::Malformed { place: FilePosition::at(path, line), message };
     let text = std::str::from_utf8(bytes).map_err(|error| {

@@ -134,11 +134,7 @@ pub fn locate(path: &Path) -> Cow<'_, Path> {
     if std::fs::symlink_metadata(path).is_ok() {
         return Cow::Borrowed(path);
     }
-    let name = path.to_str().and_then(HubName::parse);
-    match name.and_then(|name| HubCache::from_env()?.find(name)) {
-        Some(found) => Cow::Owned(found),
-        None => Cow::Borrowed(path),
-    }
+    path.to_str().and_then(cached).map_or(Cow::Borrowed(path), Cow::Owned)
 }
 
 /// [`locate`] for a path that starts at `directory`, where names on the hub do not.
@@ -147,10 +143,12 @@ pub fn locate_below(directory: &Path, path: &str) -> PathBuf {
     if std::fs::symlink_metadata(&below).is_ok() {
         return below;
     }
-    match HubName::parse(path).and_then(|name| HubCache::from_env()?.find(name)) {
-        Some(found) => found,
-        None => below,
-    }
+    cached(path).unwrap_or(below)
+}
+
+/// The snapshot in the cache that the environment names, if `name` is one on the hub and it is there.
+fn cached(name: &str) -> Option<PathBuf> {
+    HubCache::from_env()?.find(HubName::parse(name)?)
 }
 
 /// What a person can do about a name of the hub that is nowhere here; nothing for a path.
