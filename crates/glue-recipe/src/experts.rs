@@ -218,24 +218,32 @@ impl ExpertMatches {
 }
 
 /// The order of the experts of each input of each layer; `None` where they stay as they are.
-pub(crate) struct ExpertOrders<'p> {
-    layers: &'p [ExpertLayer],
+#[derive(Debug, Default)]
+pub(crate) struct ExpertOrders {
     /// By layer and input.
     orders: Vec<Vec<Order>>,
+    /// Where a tensor of the plan stands in its layer.
+    places: HashMap<usize, Place>,
 }
 
-impl<'p> ExpertOrders<'p> {
-    /// Matches the experts of all inputs of `jobs`, which are those of the plan.
+/// Where a tensor stands among those of the experts of a layer.
+#[derive(Debug, Clone)]
+struct Place {
+    layer: usize,
+    experts: usize,
+    /// The tensors of its kind by expert, and which of them it is; `None` if it holds all experts.
+    one_of: Option<(Arc<[usize]>, usize)>,
+}
+
+impl ExpertOrders {
+    /// Matches the experts of all inputs of `jobs`, which are all those of the plan.
     pub(crate) fn find(
-        layers: &'p [ExpertLayer],
+        layers: &[ExpertLayer],
         matches: &ExpertMatches,
         jobs: &[TensorJob<'_>],
         options: &EngineOptions<'_>,
         progress: &dyn Progress,
-    ) -> Result<ExpertOrders<'p>, TensorError> {
-        if layers.is_empty() {
-            return Ok(ExpertOrders { layers, orders: Vec::new() });
-        }
+    ) -> Result<ExpertOrders, TensorError> {
         let of_layer = |layer: &ExpertLayer| {
             let job = layer.tensors().next().map(|index| &jobs[index]);
             let inputs = 0..job.map_or(0, |job| job.inputs.len());
@@ -249,30 +257,37 @@ impl<'p> ExpertOrders<'p> {
         let moved = |order: &Order| order.iter().flatten().enumerate().filter(|(e, from)| e != *from).count();
         let moved: usize = orders.iter().flatten().map(moved).sum();
         progress.message(&format!("{moved} experts in {} layers take another place", layers.len()));
-        Ok(ExpertOrders { layers, orders })
+        let mut places = HashMap::new();
+        for (number, layer) in layers.iter().enumerate() {
+            let place = |one_of| Place { layer: number, experts: layer.experts, one_of };
+            for by_expert in &layer.each {
+                let kind: Arc<[usize]> = by_expert.as_slice().into();
+                places.extend(by_expert.iter().enumerate().map(|(e, &i)| (i, place(Some((Arc::clone(&kind), e))))));
+            }
+            places.extend(layer.stacked.iter().map(|&i| (i, place(None))));
+        }
+        Ok(ExpertOrders { orders, places })
     }
 
-    /// Puts the experts of every input of `jobs` into their order.
-    pub(crate) fn apply<'a>(&'a self, jobs: &mut [TensorJob<'a>]) {
-        for (layer, orders) in self.layers.iter().zip(&self.orders) {
-            for (input, order) in orders.iter().enumerate() {
-                let Some(order) = order else { continue };
-                for by_expert in &layer.each {
-                    let operands: Vec<_> = by_expert.iter().map(|index| own(&jobs[*index], input)).collect();
-                    for (index, from) in by_expert.iter().zip(order) {
-                        let (view, statistic) = operands[*from];
-                        jobs[*index].inputs[input] = view;
-                        if let Some(statistic) = statistic {
-                            jobs[*index].statistics[input] = statistic;
-                        }
+    /// Puts the experts of every input of `job`, tensor `index` of the plan, into their order. `own` makes the job of a
+    /// tensor as it is without any order.
+    pub(crate) fn apply<'a>(&'a self, index: usize, job: &mut TensorJob<'a>, own: impl Fn(usize) -> TensorJob<'a>) {
+        let Some(place) = self.places.get(&index) else { return };
+        for (input, order) in self.orders[place.layer].iter().enumerate() {
+            let Some(order) = order else { continue };
+            let of_inputs = job.spec.statistic.is_some_and(|statistic| statistic.of == StatisticOf::Inputs);
+            match &place.one_of {
+                Some((by_expert, expert)) => {
+                    let from = own(by_expert[order[*expert]]);
+                    job.inputs[input] = from.inputs[input];
+                    if let Some(statistic) = from.statistics.get(input).filter(|_| of_inputs) {
+                        job.statistics[input] = *statistic;
                     }
                 }
-                for index in &layer.stacked {
-                    let job = &mut jobs[*index];
+                None => {
                     job.inputs[input].order = Some(order);
-                    let of_inputs = job.spec.statistic.is_some_and(|statistic| statistic.of == StatisticOf::Inputs);
                     // A statistic about columns alone is of no expert.
-                    let by_expert = job.spec.statistic_shape().is_some_and(|shape| shape[0] == layer.experts);
+                    let by_expert = job.spec.statistic_shape().is_some_and(|shape| shape[0] == place.experts);
                     if of_inputs && by_expert {
                         job.statistics[input].order = Some(order);
                     }
@@ -280,12 +295,6 @@ impl<'p> ExpertOrders<'p> {
             }
         }
     }
-}
-
-/// What belongs to an input of a job: its tensor, and its statistic.
-fn own<'a>(job: &TensorJob<'a>, input: usize) -> (OperandView<'a>, Option<OperandView<'a>>) {
-    let of_inputs = job.spec.statistic.is_some_and(|statistic| statistic.of == StatisticOf::Inputs);
-    (job.inputs[input], job.statistics.get(input).filter(|_| of_inputs).copied())
 }
 
 /// The order that brings the experts of an input nearest to those of the reference.

@@ -62,6 +62,6 @@ pub use plan::{
     plan,
 };
 pub use recipe::Recipe;
-pub use run::{RunError, RunOptions, SharedExecutor, run};
+pub use run::{PlanMerger, RunError, RunOptions, SharedExecutor, run};
 pub use schema::schema;
 pub use settings::{ParamSite, ParamValue};

@@ -9,7 +9,7 @@ use crate::manifest::{InputHashes, hash_inputs, manifest};
 use crate::plan::{Action, MergePlan, TensorRef};
 use crate::{card, manifest};
 use glue_merge::device::{Executor, HostExecutor};
-use glue_merge::{BoxError, Operator, Registry};
+use glue_merge::{BoxError, Operator, Params, Registry};
 use glue_progress::{Progress, Unit};
 use glue_tensor::model_dir::CONFIG_FILE;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
@@ -17,6 +17,7 @@ use glue_tensor::{CheckpointWriter, FileChanged, Layout, SideFileError, Staging,
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,52 +185,116 @@ pub fn merge_into(
     options: &RunOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<(), EngineError> {
-    let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
-    let as_it_is = copy.params(1).check().expect("passthrough needs no parameter");
-    let operand = |from: &TensorRef| {
-        let model = &plan.models[from.model];
-        let own = || model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
-        let (view, low_rank) = match plan.change(from) {
-            Some((adapter, change)) => (
-                change.full.as_ref().map_or_else(own, |full| adapter.tensor(full)),
-                change
-                    .low_rank
-                    .as_ref()
-                    .map(|low_rank| LowRankView::of(adapter, low_rank, &from.name, model.dir.checkpoint())),
-            ),
-            None => (own(), None),
+    let all: Vec<usize> = (0..plan.tensors.len()).collect();
+    PlanMerger::new(plan, options, progress)?.merge(&all, destination, options, progress)
+}
+
+/// Merges tensors of a plan one after the other, in any order: for whoever passes each on before the next.
+///
+/// The plan is borrowed, or owned as an `Arc`.
+#[derive(Debug)]
+pub struct PlanMerger<P> {
+    plan: P,
+    copy: Operator,
+    as_it_is: Params,
+    orders: ExpertOrders,
+}
+
+impl<P: Deref<Target = MergePlan>> PlanMerger<P> {
+    /// Gets ready; matches the experts of all layers, if the recipe has `align_experts`.
+    ///
+    /// # Errors
+    /// A tensor of an expert that cannot be read.
+    pub fn new(plan: P, options: &RunOptions<'_>, progress: &dyn Progress) -> Result<PlanMerger<P>, EngineError> {
+        let copy = Operator::new(Registry::builtin().get("passthrough").expect("passthrough is built in"));
+        let as_it_is = copy.params(1).check().expect("passthrough needs no parameter");
+        let mut merger = PlanMerger { plan, copy, as_it_is, orders: ExpertOrders::default() };
+        let plan = &*merger.plan;
+        if !plan.experts.is_empty() {
+            let jobs: Vec<TensorJob<'_>> = (0..plan.tensors.len()).map(|index| merger.job(index)).collect();
+            merger.orders =
+                ExpertOrders::find(&plan.experts, &plan.matches, &jobs, &merger.engine_options(options), progress)?;
+        }
+        Ok(merger)
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &MergePlan {
+        &self.plan
+    }
+
+    /// Merges the tensors with these indices in [`MergePlan::tensors`]. Job `j` of `destination` is the tensor
+    /// `tensors[j]`.
+    ///
+    /// # Errors
+    /// As [`merge_into`]'s.
+    ///
+    /// # Panics
+    /// With an index beyond the tensors of the plan.
+    pub fn merge(
+        &self,
+        tensors: &[usize],
+        destination: &dyn Destination,
+        options: &RunOptions<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), EngineError> {
+        let ordered = |&index: &usize| {
+            let mut job = self.job(index);
+            self.orders.apply(index, &mut job, |index| self.job(index));
+            job
         };
-        OperandView { view, low_rank, model: &model.name, order: None }
+        let jobs: Vec<TensorJob<'_>> = tensors.iter().map(ordered).collect();
+        merge_all(&jobs, destination, &self.engine_options(options), progress)
+    }
+
+    fn engine_options<'a>(&self, options: &RunOptions<'a>) -> EngineOptions<'a> {
+        EngineOptions { executor: options.executor, on_nonfinite: self.plan.on_nonfinite, block: options.block }
+    }
+
+    /// How tensor `index` is merged, with experts under the numbers that they have.
+    fn job(&self, index: usize) -> TensorJob<'_> {
+        let plan = &*self.plan;
+        let tensor = &plan.tensors[index];
+        let operand = |from: &TensorRef| operand(plan, from);
+        let (operator, params) = match &tensor.action {
+            Action::Merge { params, .. } => (&plan.operator, params),
+            Action::Copy(_) => (&self.copy, &self.as_it_is),
+        };
+        TensorJob {
+            spec: plan.spec(tensor),
+            dtype: tensor.dtype,
+            operator,
+            params,
+            base: tensor.base().map(operand),
+            inputs: tensor.inputs().iter().map(operand).collect(),
+            own_bases: tensor.own_bases().iter().map(|base| base.as_ref().map(operand)).collect(),
+            statistics: tensor.statistics().iter().map(|from| statistic(plan, from)).collect(),
+        }
+    }
+}
+
+/// A tensor of a model, with what its adapter changes.
+fn operand<'a>(plan: &'a MergePlan, from: &TensorRef) -> OperandView<'a> {
+    let model = &plan.models[from.model];
+    let own = || model.dir.checkpoint().get(&from.name).expect("a plan refers to tensors that are there");
+    let (view, low_rank) = match plan.change(from) {
+        Some((adapter, change)) => (
+            change.full.as_ref().map_or_else(own, |full| adapter.tensor(full)),
+            change
+                .low_rank
+                .as_ref()
+                .map(|low_rank| LowRankView::of(adapter, low_rank, &from.name, model.dir.checkpoint())),
+        ),
+        None => (own(), None),
     };
-    let statistic = |from: &TensorRef| {
-        let statistics = plan.models[from.model].statistics.as_ref();
-        let model = statistics.map_or("", |statistics| &statistics.name);
-        OperandView { view: plan.statistic(from), low_rank: None, model, order: None }
-    };
-    let mut jobs: Vec<TensorJob<'_>> = plan
-        .tensors
-        .iter()
-        .map(|tensor| {
-            let (operator, params) = match &tensor.action {
-                Action::Merge { params, .. } => (&plan.operator, params),
-                Action::Copy(_) => (&copy, &as_it_is),
-            };
-            TensorJob {
-                spec: plan.spec(tensor),
-                dtype: tensor.dtype,
-                operator,
-                params,
-                base: tensor.base().map(operand),
-                inputs: tensor.inputs().iter().map(operand).collect(),
-                own_bases: tensor.own_bases().iter().map(|base| base.as_ref().map(operand)).collect(),
-                statistics: tensor.statistics().iter().map(statistic).collect(),
-            }
-        })
-        .collect();
-    let options = EngineOptions { executor: options.executor, on_nonfinite: plan.on_nonfinite, block: options.block };
-    let orders = ExpertOrders::find(&plan.experts, &plan.matches, &jobs, &options, progress)?;
-    orders.apply(&mut jobs);
-    merge_all(&jobs, destination, &options, progress)
+    OperandView { view, low_rank, model: &model.name, order: None }
+}
+
+/// A statistic of a model.
+fn statistic<'a>(plan: &'a MergePlan, from: &TensorRef) -> OperandView<'a> {
+    let statistics = plan.models[from.model].statistics.as_ref();
+    let model = statistics.map_or("", |statistics| &statistics.name);
+    OperandView { view: plan.statistic(from), low_rank: None, model, order: None }
 }
 
 /// The files of a checkpoint as the destination of its tensors.
