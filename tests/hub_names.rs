@@ -61,8 +61,8 @@ fn a_merge_records_the_commits_of_its_models() {
 #[test]
 fn a_name_that_is_not_in_the_cache_is_refused_with_the_command_that_gets_it() {
     let zoo = cache();
-    let get = "`hf download org/none` gets it";
+    let get = "`glue fetch org/none` gets it";
     glue(&zoo, &["generate", "org/none", "--prompt", "x"]).refused("no model", 2, &["org/none", get]);
-    let get = "`hf download org/chat --revision v9` gets it";
+    let get = "`glue fetch org/chat@v9` gets it";
     glue(&zoo, &["generate", "org/chat@v9", "--prompt", "x"]).refused("no revision", 2, &[get]);
 }

@@ -71,7 +71,7 @@ fn missing_data_is_refused_with_the_command_that_gets_it() {
     run(place.path(), &["eval", &model("base-a"), "--tasks", "quiz,lost"]).refused(
         "missing data",
         2,
-        &["`org/lost`", "hf download --repo-type dataset org/lost", "--data"],
+        &["`org/lost`", "glue fetch --dataset org/lost", "--data"],
     );
 }
 
@@ -137,7 +137,7 @@ fn tasks_are_listed_with_what_they_lack() {
         entry.expect("a name").clone()
     };
     assert_eq!((&status("quiz")["kind"], &status("quiz")["status"]), (&"group".into(), &"runs".into()));
-    assert_eq!(status("lost")["command"], "hf download --repo-type dataset org/lost");
+    assert_eq!(status("lost")["command"], "glue fetch --dataset org/lost");
     assert_eq!((&status("seen")["status"], &status("seen")["key"]), (&"refused".into(), &"doc_to_image".into()));
     let counts = &all["counts"];
     let of = |key: &str| counts[key].as_u64().expect("a number");

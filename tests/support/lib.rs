@@ -8,9 +8,11 @@
 //! | `run` | starting `glue` and checking its output |
 //! | `checkpoint` | safetensors files: written by hand, read independently |
 //! | `zoo` | a temporary directory with small models |
+//! | `hub` | a stand-in for the Hugging Face hub, with faults on demand |
 //! | `number` | element types, and numbers that look random |
 
 pub mod checkpoint;
+pub mod hub;
 pub mod number;
 pub mod run;
 pub mod zoo;

@@ -4,6 +4,8 @@ use crate::commands::{
     align, calibrate, check, cluster, completions, eval, export, extract_lora, generate, import, inspect, logits,
     merge, merge_lora, mix, multi, ops, report, run, search, search_worker, similarity, soup, tasks, train_router,
 };
+#[cfg(feature = "hub")]
+use crate::commands::{fetch, push};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -31,6 +33,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  glue fetch org/model                      Download a model from the Hugging Face hub
   glue run --init zoo/                      Write zoo/zoo.yml for the models in zoo/
   glue run zoo/zoo.yml --out result         Make one stronger model of them, with a report
   glue report first second                  Compare two runs
@@ -111,6 +114,10 @@ pub(crate) enum Command {
     Generate(generate::Args),
     Export(export::Args),
     Import(import::Args),
+    #[cfg(feature = "hub")]
+    Fetch(fetch::Args),
+    #[cfg(feature = "hub")]
+    Push(push::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Similarity(similarity::Args),
@@ -166,7 +173,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("--no-allow-crimes", "models of different architectures are refused where their tensors do not fit"),
     ("--unsafe-truncate-embeddings", "on_vocabulary: truncate in the config merges the rows that all models have"),
     ("--no-unsafe-truncate-embeddings", "rows of embeddings are never cut unless the config says so"),
-    ("--transformers-cache", "nothing is downloaded; models are named by their paths"),
+    (
+        "--transformers-cache",
+        "models are named by their paths or as ORG/NAME, and `glue fetch` downloads into the hub's cache, HF_HUB_CACHE",
+    ),
     ("--lora-merge-cache", "adapters are applied while a model is read, and nothing is written in between"),
     ("--lora-merge-dtype", "adapters are applied in 32 bits while a model is read"),
     ("--clone-tensors", "layers that occur twice are always written twice"),

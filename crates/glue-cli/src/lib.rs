@@ -135,6 +135,10 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::Similarity(args) => commands::similarity::run(args, &cli.global, shell),
         Command::Cluster(args) => commands::cluster::run(args, &cli.global, shell),
         Command::Align(args) => commands::align::run(args, &cli.global, shell),
+        #[cfg(feature = "hub")]
+        Command::Fetch(args) => commands::fetch::run(args, &cli.global, shell),
+        #[cfg(feature = "hub")]
+        Command::Push(args) => commands::push::run(args, shell),
         Command::Export(args) => commands::export::run(args, &cli.global, shell),
         Command::Import(args) => commands::import::run(args, &cli.global, shell),
         Command::ExtractLora(args) => commands::extract_lora::run(args, &cli.global, shell),

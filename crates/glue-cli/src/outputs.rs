@@ -59,6 +59,8 @@ mod tests {
         ("extract-lora", "base", Use::Read),
         ("extract-lora", "fine", Use::Read),
         ("extract-lora", "out_dir", Use::Directory),
+        #[cfg(feature = "hub")]
+        ("fetch", "for_config", Use::Read),
         ("generate", "model", Use::Read),
         ("generate", "prompts", Use::Read),
         ("import", "file", Use::Read),
@@ -77,6 +79,8 @@ mod tests {
         ("multi", "config", Use::Read),
         ("multi", "out_dir", Use::Directory),
         ("multi", "work_dir", Use::Directory),
+        #[cfg(feature = "hub")]
+        ("push", "model", Use::Read),
         ("report", "out", Use::Directory),
         ("report", "runs", Use::Directory),
         ("run", "config", Use::Read),

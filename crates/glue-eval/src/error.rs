@@ -272,7 +272,7 @@ fn of_config(config: Option<&str>) -> String {
 /// The command that downloads a data repository of the Hugging Face hub.
 pub(crate) fn download_command(repository: &str) -> String {
     let quoted = shlex::try_quote(repository).unwrap_or(repository.into());
-    format!("hf download --repo-type dataset {quoted}")
+    format!("glue fetch --dataset {quoted}")
 }
 
 fn suggested(near: &[String]) -> String {

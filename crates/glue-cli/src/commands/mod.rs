@@ -13,6 +13,8 @@ pub(crate) mod eval;
 mod execute;
 pub(crate) mod export;
 pub(crate) mod extract_lora;
+#[cfg(feature = "hub")]
+pub(crate) mod fetch;
 pub(crate) mod generate;
 mod gguf_models;
 pub(crate) mod help_markdown;
@@ -27,6 +29,8 @@ mod models;
 pub(crate) mod multi;
 mod named_tasks;
 pub(crate) mod ops;
+#[cfg(feature = "hub")]
+pub(crate) mod push;
 mod recipes;
 pub(crate) mod report;
 mod routing_loads;

@@ -59,9 +59,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         lines.extend(catalog.entries().map(|(name, entry)| Line { depth: 0, name, kind: entry.kind() }));
     }
     for pattern in &args.names {
-        for name in catalog.matching(pattern).map_err(Failure::refused)? {
-            below(&catalog, name, 0, &mut seen, &mut lines);
-        }
+        lines.extend(expanded(&catalog, pattern, &mut seen)?);
     }
     let names: Vec<&str> = lines.iter().map(|line| line.name).collect();
     let statuses = pool.install(|| catalog.statuses(&names));
@@ -92,6 +90,24 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         text += &summary(&catalog, &counts);
     }
     shell.print(&text)
+}
+
+/// The names that a name or pattern stands for, and what is in them, each once.
+fn expanded<'a>(
+    catalog: &'a TaskCatalog,
+    pattern: &str,
+    seen: &mut BTreeSet<&'a str>,
+) -> Result<Vec<Line<'a>>, Failure> {
+    let mut lines = Vec::new();
+    for name in catalog.matching(pattern).map_err(Failure::refused)? {
+        below(catalog, name, 0, seen, &mut lines);
+    }
+    Ok(lines)
+}
+
+/// The tasks and groups that a name or pattern stands for, with what is in them.
+pub(super) fn with_members<'a>(catalog: &'a TaskCatalog, pattern: &str) -> Result<Vec<&'a str>, Failure> {
+    Ok(expanded(catalog, pattern, &mut BTreeSet::new())?.iter().map(|line| line.name).collect())
 }
 
 /// A name and what is in it, each once.

@@ -240,7 +240,7 @@ fn missing_data_is_named_with_the_command_that_gets_it() {
     fs::remove_dir_all(tree.path().join("data/org/quiz/sea")).unwrap();
     let error = tree.refused(&["quiz_sea"]);
     let expected = "tasks/quiz/_base_yaml:1: the data `org/quiz` (configuration `sea`) is missing: data/org/quiz: it has \
-                    no file `sea/test*` for the split `test`; get it with `hf download --repo-type dataset org/quiz`, or \
+                    no file `sea/test*` for the split `test`; get it with `glue fetch --dataset org/quiz`, or \
                     name the directory that holds org/quiz with --data";
     assert!(error.contains("the data `org/quiz` (configuration `sea`) is missing: data/org/quiz: "), "{error}");
     assert!(error.ends_with(&expected[expected.find("; get it").unwrap()..]), "{error}");
@@ -250,7 +250,7 @@ fn missing_data_is_named_with_the_command_that_gets_it() {
         panic!("missing data")
     };
     assert_eq!((repository.as_str(), config.as_deref()), ("org/quiz", Some("sea")));
-    assert_eq!(command, "hf download --repo-type dataset org/quiz");
+    assert_eq!(command, "glue fetch --dataset org/quiz");
     tree.write("tasks/images.yaml", &format!("task: images\ndoc_to_image: image\n{BASE}"));
     let counts = tree.catalog().counts();
     assert_eq!((counts.tasks, counts.runs, counts.missing_data, counts.refused), (3, 1, 1, 1));

@@ -289,7 +289,7 @@ fn data_files_are_found_beside_above_and_below_the_working_directory() {
     let error = load_tasks(&[&deep]).unwrap_err().chain();
     assert!(
         error.contains("t.yaml:2: the data `org/that-nobody-has` is missing: ")
-            && error.contains("hf download --repo-type dataset"),
+            && error.contains("glue fetch --dataset"),
         "{error}"
     );
 }

@@ -154,10 +154,7 @@ fn cached(name: &str) -> Option<PathBuf> {
 /// What a person can do about a name of the hub that is nowhere here; nothing for a path.
 pub(crate) fn download_hint(path: &Path) -> String {
     match path.to_str().and_then(HubName::parse) {
-        Some(HubName { id, revision }) => {
-            let revision = revision.map_or(String::new(), |revision| format!(" --revision {revision}"));
-            format!("; nor does the cache of the Hugging Face hub have it: `hf download {id}{revision}` gets it")
-        }
+        Some(name) => format!("; nor does the cache of the Hugging Face hub have it: `glue fetch {name}` gets it"),
         None => String::new(),
     }
 }

@@ -131,6 +131,13 @@ pub(crate) fn run(args: &Args, shell: &mut Shell<'_>) -> Result<(), Failure> {
     if errors > 0 { Err(Failure::Unfit) } else { Ok(()) }
 }
 
+/// What a hub would refuse, with the file that it is about.
+#[cfg(feature = "hub")]
+pub(super) fn refusals_of_hub(path: &Path) -> Vec<String> {
+    let of_hub = |finding: &Finding| finding.level == Level::Error && finding.who.contains(&Who::Hub);
+    check(path).into_iter().filter(of_hub).map(|finding| format!("{}: {}", finding.file, finding.message)).collect()
+}
+
 /// Everything that somebody would object to, errors first.
 fn check(path: &Path) -> Vec<Finding> {
     let mut findings = Findings::default();
