@@ -99,6 +99,17 @@ fn killed_and_resumed_to_the_same_model_and_report() {
         assert!(whole.path("out").join(name).is_file(), "{name}");
     }
 
+    // It says what it is, and which programs open it.
+    let card = |directory: &str| fs::read_to_string(whole.path(directory).join("README.md")).expect("a card");
+    let (last_card, merged_card) = (card("out/final"), card("out/merged"));
+    assert!(last_card.contains("# zoo: final\n\nThe final model of the run `zoo` of Model-GLUE"), "{last_card}");
+    assert!(merged_card.contains("# zoo: merged\n\nThe best merge of the run `zoo`"), "{merged_card}");
+    let markdown = fs::read_to_string(whole.path("out/report.md")).expect("a report");
+    assert!(markdown.contains("glue and transformers") || markdown.contains("glue runs this directory"), "{markdown}");
+    for directory in ["out/final", "out/merged"] {
+        assert!(whole.path(directory).join("glue.json").is_file(), "{directory}");
+    }
+
     // The final model scores by itself what the report says.
     let scored = glue(
         whole.0.path(),
@@ -159,6 +170,23 @@ fn test_items_are_read_when_everything_is_decided() {
     let before = place.result();
     place.run(&["--quiet", "--resume"]).ok();
     assert!(place.result() == before);
+}
+
+#[test]
+fn a_model_that_is_handed_over_unchanged_says_so() {
+    let config = "models: [b-math, c-chat]\ntasks: {path: tasks, limit: 8}\nselect: {strategies: [average], budget: \
+                  {evaluations: 2}}\nmixture: {enabled: false}\nstack: false\n";
+    let place = Place::new(config);
+    fs::write(place.path("zoo/b-math/README.md"), "---\nlicense: mit\n---\n# Sums\n\nIt adds.\n").expect("a card");
+    place.run(&["--quiet"]).ok();
+    let report = place.report();
+    assert_eq!((&report["final"]["kind"], &report["final"]["made_of"][0][0]), (&"single".into(), &"b-math".into()));
+    let card = fs::read_to_string(place.path("out/final/README.md")).expect("a card");
+    assert!(card.starts_with("---\nlicense: mit\n---\n> The final model of the run `zoo`"), "{card}");
+    assert!(card.contains("is `b-math`, unchanged; ") && card.ends_with("\n# Sums\n\nIt adds.\n"), "{card}");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(place.path("out/final/glue.json")).expect("a manifest")).expect("JSON");
+    assert_eq!(manifest["copy_of"]["model"], "b-math");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! It runs cargo and the built binary `glue` and links none of the project's crates. So it still works, and can say
 //! what is wrong, when they do not compile.
 //!
-//! **Invariant:** one file per command, and no command changes `RUSTFLAGS`: everything would be built again.
+//! **Invariant:** one file per command, and no command changes `RUSTFLAGS` in a target folder that others use: everything
+//! would be built again.
 
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ mod codegen;
 mod cuda_stub;
 mod demo;
 mod deny;
+mod dist;
 mod experiments;
 mod features;
 mod fuzz;
@@ -67,6 +69,8 @@ enum Command {
     GpuCheck(gpu_check::Args),
     /// Package every published crate and check what its package holds.
     Package,
+    /// Build the archive of a release for this machine, with man pages, completions and checksums.
+    Dist(dist::Args),
     /// Build the Python wheel of the program with maturin, and check it in a clean environment.
     Wheel(wheel::Args),
     /// Compile crates with optional features without them, and with each alone.
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Command::CudaStub => cuda_stub::run(),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Package => package::run(),
+        Command::Dist(args) => dist::run(&args),
         Command::Wheel(args) => wheel::run(&args),
         Command::Features => features::run(),
         Command::Deny(args) => deny::run(&args),

@@ -130,6 +130,8 @@ pub(crate) enum Command {
     Ops(ops::Args),
     Completions(completions::Args),
     #[command(hide = true)]
+    Man(completions::ManArgs),
+    #[command(hide = true)]
     SearchWorker(search_worker::Args),
     /// Print the reference of the command line in Markdown
     #[command(hide = true)]

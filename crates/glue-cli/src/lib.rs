@@ -152,6 +152,7 @@ fn dispatch(cli: &Cli, registries: &Registries, shell: &mut Shell<'_>) -> Result
         Command::Generate(args) => commands::generate::run(args, &cli.global, shell),
         Command::Logits(args) => commands::logits::run(args, &cli.global, shell),
         Command::Ops(args) => commands::ops::run(args, registry, shell),
+        Command::Man(args) => commands::completions::man(args),
         Command::Completions(args) => commands::completions::run(args, shell),
         Command::SearchWorker(args) => commands::search_worker::run(args, &cli.global, registry, shell),
         Command::HelpMarkdown => commands::help_markdown::run(shell),

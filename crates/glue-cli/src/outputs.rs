@@ -69,6 +69,7 @@ mod tests {
         ("logits", "ids", Use::Read),
         ("logits", "model", Use::Read),
         ("logits", "out", Use::File),
+        ("man", "out_dir", Use::Directory),
         ("merge", "config", Use::Read),
         ("merge", "out_dir", Use::Directory),
         ("merge-lora", "out_dir", Use::Directory),

@@ -26,7 +26,7 @@ pub(crate) fn card(plan: &MixPlan, title: &str) -> String {
         true => write!(text, "\n{base} reads the prompts.\n"),
         false => write!(text, "\nBase: {base}.\n"),
     };
-    let _ = write!(text, "\n## Description\n\n{}", fenced("yaml", &config.text));
+    let _ = write!(text, "\n## Description\n\n{}", fenced(language(&config.text), &config.text));
     let _ = write!(text, "\nSeed {}.\n\n{GATES}`{}`.\n", config.seed, config.gate_mode);
     if !plan.notes.is_empty() {
         text.push_str("\n## Notes\n\n");
@@ -56,6 +56,11 @@ pub(crate) fn with_trained_gates(card: &str) -> Option<String> {
 /// What the line about gates begins with, and what it is when they were trained.
 const GATES: &str = "Gates: ";
 const TRAINED: &str = "Gates: trained.";
+
+/// What a description is written in: JSON is YAML too, but nobody writes it so.
+fn language(text: &str) -> &'static str {
+    if text.trim_start().starts_with('{') { "json" } else { "yaml" }
+}
 
 fn front_matter(plan: &MixPlan) -> String {
     let facts = facts(plan);

@@ -150,7 +150,7 @@ fn warnings([a, b]: Sides<'_>) -> Vec<String> {
         before.keys().filter(is_data).filter(|name| after.get(*name).is_some_and(|hash| *hash != before[*name]));
     let changed: Vec<&str> = changed.map(String::as_str).collect();
     if !changed.is_empty() {
-        warnings.push(format!("Inputs of the same name have different contents: {}.", format::list(&changed)));
+        warnings.push(format!("Inputs of the same name have different contents: {}.", words::list(&changed)));
     }
     warnings
 }

@@ -157,18 +157,6 @@ pub(crate) fn capital(text: &str) -> String {
     chars.next().map_or(String::new(), |first| first.to_uppercase().collect::<String>() + chars.as_str())
 }
 
-/// `a`, `a and b`, `a, b and c`.
-pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
-    match names {
-        [] => String::new(),
-        [one] => one.as_ref().to_string(),
-        [first @ .., last] => {
-            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
-            format!("{} and {}", first.join(", "), last.as_ref())
-        }
-    }
-}
-
 /// `text` as character data or in a quoted attribute of XML and HTML. Characters that XML has no place for become
 /// U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
@@ -245,8 +233,6 @@ mod tests {
         assert_eq!(start("its score is an outlier; so is its norm", 32), "its score is an outlier…");
         assert_eq!(end("one two three four", 12), "…three four");
         assert_eq!(end("onetwothreefour", 5), "…four");
-        assert_eq!(list(&["a", "b", "c"]), "a, b and c");
-        assert_eq!(list::<&str>(&[]), "");
     }
 
     #[test]

@@ -262,7 +262,7 @@ pub(crate) fn result(report: &Report, summary: &Summary) -> String {
 
 /// `the merge of a and b`.
 pub(crate) fn merge_of<S: AsRef<str>>(names: &[S]) -> String {
-    format!("the merge of {}", format::list(names))
+    format!("the merge of {}", words::list(names))
 }
 
 /// The experts of a mixture in words: models by name, then merges.
@@ -280,7 +280,7 @@ fn experts(made_of: &[Vec<String>]) -> String {
     match all.as_slice() {
         // A comma keeps the list apart from those inside of it.
         [first @ .., last] if comma && !first.is_empty() => format!("{}, and {last}", first.join(", ")),
-        _ => format::list(&all),
+        _ => words::list(&all),
     }
 }
 
@@ -383,7 +383,7 @@ fn merged(report: &Report, summary: &Summary) -> Option<String> {
     match &report.outcome {
         Some(outcome) => {
             let merges = outcome.made_of.iter().filter(|models| models.len() > 1);
-            let merges: Vec<String> = merges.map(|models| format::list(models)).collect();
+            let merges: Vec<String> = merges.map(|models| words::list(models)).collect();
             parts.push(match (merges.is_empty(), outcome.made_of.is_empty()) {
                 (false, _) => format!("{}, in final.", merges.join("; ")),
                 (true, false) => "Nothing in final is merged.".to_string(),
@@ -394,7 +394,7 @@ fn merged(report: &Report, summary: &Summary) -> Option<String> {
             for selection in report.selections.iter().filter(|selection| selection.chosen.is_some()) {
                 let Some(weights) = &selection.weights else { continue };
                 let names: Vec<&str> = weights.rows.iter().map(|row| row.model.as_str()).collect();
-                parts.push(format!("Cluster {}: {}.", selection.cluster, format::list(&names)));
+                parts.push(format!("Cluster {}: {}.", selection.cluster, words::list(&names)));
             }
         }
     }

@@ -59,10 +59,29 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// `a`, `a and b`, `a, b and c`.
+pub fn list<S: AsRef<str>>(names: &[S]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.as_ref().to_string(),
+        [first @ .., last] => {
+            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
+            format!("{} and {}", first.join(", "), last.as_ref())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     //! Words at the ends of their ranges.
     use super::*;
+
+    #[test]
+    fn names_are_listed() {
+        assert_eq!(list::<&str>(&[]), "");
+        assert_eq!((list(&["a"]), list(&["a", "b"])), ("a".into(), "a and b".into()));
+        assert_eq!(list(&["a", "b", "c"]), "a, b and c");
+    }
 
     #[test]
     fn numbers_are_written() {

@@ -1,5 +1,7 @@
 //! The end of a run: the final model and the report.
 
+mod card;
+
 use crate::config::ItemUse;
 use crate::error::PipelineError;
 use crate::figures;
@@ -7,16 +9,19 @@ use crate::run::{Context, Source, config_hash};
 use crate::scores::{Baseline, ModelScores};
 use crate::stage::{Cost, Stage};
 use crate::stages::compare::{Clusters, Compatible};
+use crate::stages::finish::card::Named;
 use crate::stages::frontier::{ExpertModel, Explored, Label, Point};
 use crate::stages::mixture::{Decided, decided_path};
 use crate::stages::select::Selected;
 use crate::stages::test::{FINAL_ROW, THROUGHPUT, Tested};
 use glue_metrics::Matrix;
+use glue_mixture::Sites;
 use glue_progress::ErrorChain;
 use glue_report as report;
 use glue_select::search::Timings;
 use glue_tensor::side_files::open_to_copy;
-use glue_tensor::{Checkpoint, ContentHash, Links, Staging, write_atomic};
+use glue_tensor::state::hash_file;
+use glue_tensor::{Checkpoint, Links, Staging, write_atomic};
 use glue_text::words;
 use serde_json::Value;
 use std::fs;
@@ -89,9 +94,23 @@ pub(crate) fn finish(
     let from = decided_path(context, explored, decided, decided_in);
     let one = &explored.models[explored.one];
     let made = decided.last.is_some() || one.made;
-    let model = place(context, &from, FINAL, made)?;
+    let run = title(source);
+    let whole = inputs.whole().ok_or_else(|| PipelineError::Unsuitable("the report: a stage has not run".into()))?;
+    let zoo_model = context.zoo.models.iter().find(|model| !made && model.name == one.name);
+    let named = Named {
+        run: &run,
+        directory: FINAL,
+        kind: kind(&whole),
+        made_of: &made_of(&whole),
+        why: &decided.why,
+        unchanged: zoo_model.map(|model| (model, &inputs.model_hashes[&model.name])),
+    };
+    let model = place(context, &from, made, &named)?;
     if let Some(merge) = explored.merge.map(|merge| &explored.models[merge]) {
-        place(context, &context.outside_path(&merge.path, merge.made), MERGED, true)?;
+        let made_of = [merge.members.clone()];
+        let kind = report::FinalKind::Merged;
+        let named = Named { directory: MERGED, kind, made_of: &made_of, why: "", unchanged: None, ..named };
+        place(context, &context.outside_path(&merge.path, merge.made), true, &named)?;
     }
     let report = describe(source, context, inputs, Some(&model))?;
     let cost = cost_of(inputs, costs)?;
@@ -126,16 +145,17 @@ pub(crate) fn write(out: &Path, report: &report::Report, cost: &report::Cost) ->
     Ok(())
 }
 
-/// Places a model under `name` in the directory of the run. Files that the run `made` are hard-linked if the file
+/// Places a model in the directory of the run, with a card of its own. Files that the run `made` are hard-linked if the file
 /// system supports it, those of the zoo are copied.
-fn place(context: &Context<'_>, from: &Path, name: &str, made: bool) -> Result<PathBuf, PipelineError> {
-    let out = context.out.join(name);
+fn place(context: &Context<'_>, from: &Path, made: bool, named: &Named<'_>) -> Result<PathBuf, PipelineError> {
+    let out = context.out.join(named.directory);
     if out.exists() {
         fs::remove_dir_all(&out).map_err(|e| PipelineError::io(&out, e))?;
         glue_tensor::abort_point("earlier final model removed");
     }
     let staging = Staging::create(&out)?;
     copy(from, from, staging.path(), made, context.links)?;
+    named.write(&staging)?;
     context.zoo.check_unchanged()?;
     glue_tensor::abort_point("final model copied");
     staging.commit()?;
@@ -348,11 +368,7 @@ fn outcome(whole: &Whole<'_>, model: &Path) -> Result<report::Final, PipelineErr
     let command = format!("glue generate {FINAL} --prompt \"…\"");
     Ok(report::Final {
         name: FINAL_ROW.into(),
-        kind: match mixture {
-            Some(_) => report::FinalKind::Mixture,
-            None if one.made => report::FinalKind::Merged,
-            None => report::FinalKind::Single,
-        },
+        kind: kind(whole),
         why: decided.why.clone(),
         path: FINAL.into(),
         parameters: mixture.map_or(one.parameters, |mixture| mixture.parameters_total),
@@ -361,7 +377,32 @@ fn outcome(whole: &Whole<'_>, model: &Path) -> Result<report::Final, PipelineErr
         dtype,
         usage: vec![report::Command { title: "generate text".into(), command }],
         made_of: made_of(whole),
+        opened_by: opened_by(model, mixture.is_some())?,
     })
+}
+
+/// Which programs open the final model.
+fn opened_by(model: &Path, is_mixture: bool) -> Result<String, PipelineError> {
+    let text = match is_mixture {
+        true => {
+            let sites = Sites::open(model).map_err(|error| PipelineError::Unsuitable(error.chain()))?;
+            sites.format.opened_by().to_string()
+        }
+        false => "`glue`, transformers, vLLM and other programs that run models of this architecture open this \
+                  directory; llama.cpp opens the GGUF file that `glue export` makes of it."
+            .to_string(),
+    };
+    // A report is no Markdown.
+    Ok(text.replace('`', ""))
+}
+
+/// What the final model is.
+fn kind(whole: &Whole<'_>) -> report::FinalKind {
+    match whole.decided.last {
+        Some(_) => report::FinalKind::Mixture,
+        None if whole.explored.models[whole.explored.one].made => report::FinalKind::Merged,
+        None => report::FinalKind::Single,
+    }
 }
 
 /// The models that each expert of the final model is made of, or those of the one model that it is.
@@ -593,13 +634,13 @@ fn output_artifacts(model: &Path) -> Result<Vec<report::Artifact>, PipelineError
     collect(model, &mut files)?;
     files.sort();
     let artifact = |path: &PathBuf| {
-        let bytes = fs::read(path).map_err(|e| PipelineError::io(path, e))?;
+        let at = |e| PipelineError::io(path, e);
         let below = path.strip_prefix(model).unwrap_or(path).display().to_string();
         Ok(report::Artifact {
             name: below.clone(),
             path: format!("{FINAL}/{below}"),
-            hash: format!("xxh3:{}", ContentHash::of(&bytes)),
-            bytes: Some(bytes.len() as u64),
+            hash: format!("xxh3:{}", hash_file(path).map_err(at)?),
+            bytes: Some(fs::metadata(path).map_err(at)?.len()),
         })
     };
     files.iter().filter(|path| path.extension().is_some_and(|e| e == "safetensors")).map(artifact).collect()

@@ -503,6 +503,7 @@ fn outcome() -> Final {
         made_of: [&["a-reason"][..], &["a-chat"], &["a-math", "a-code"]]
             .map(|models| models.iter().map(ToString::to_string).collect())
             .to_vec(),
+        opened_by: "glue and transformers open this directory; vLLM and llama.cpp do not.".into(),
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn convergence(medium: Medium, search: &Convergence) -> Drawing {
     let names: Vec<&str> = search.strategies.iter().map(|strategy| strategy.name.as_str()).collect();
     let description = best.last().map_or("No candidate has a score.".to_string(), |[_, last]| {
         let (tried, last) = (words::things(all.len(), "candidate", "candidates"), format::score(*last));
-        format!("The best of {tried} has {last}. Strategies: {}.", format::list(&names))
+        format!("The best of {tried} has {last}. Strategies: {}.", words::list(&names))
     });
     let legend_end = TOP + LINE * (search.strategies.len() as f64 + 1.0);
     Drawing {

@@ -195,7 +195,7 @@ pub(crate) fn dendrogram(
         class: "chart",
         size: [width, bottom + 40.0],
         title: format!("Dendrogram of {}, {} linkage", words::things(order.len(), "model", "models"), dendrogram.link),
-        description: format!("Models joined at their {what}{spaced}. From top to bottom: {}.", format::list(&names)),
+        description: format!("Models joined at their {what}{spaced}. From top to bottom: {}.", words::list(&names)),
         notes,
         series: false,
     }

@@ -81,7 +81,7 @@ pub(crate) fn heatmap(medium: Medium, similarity: &Similarity, order: &[usize], 
         title: format!("{} of {}", similarity.metric, words::things(n, "model", "models")),
         description: format!(
             "A matrix of all pairs, from {least} (not similar) to {most} (most similar); frames mark clusters. In order: {}.",
-            format::list(&names)
+            words::list(&names)
         ),
         notes,
         series: false,

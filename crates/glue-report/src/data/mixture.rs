@@ -142,4 +142,7 @@ pub struct Final {
     /// several for a merge. The first line of the report names them. For a single model, one list with its name.
     #[serde(default)]
     pub made_of: Vec<Vec<String>>,
+    /// Which programs open it, in sentences; empty if that is not known.
+    #[serde(default)]
+    pub opened_by: String,
 }

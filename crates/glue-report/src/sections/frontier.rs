@@ -54,13 +54,13 @@ fn experts(experts: &[FrontierExpert]) -> Vec<(String, String)> {
         }
         let what = match (expert.members.len() > 1, expert.merge.is_empty()) {
             (false, _) => expert.name.clone(),
-            (true, true) => format!("{}: merge of {}", expert.name, format::list(&expert.members)),
+            (true, true) => format!("{}: merge of {}", expert.name, words::list(&expert.members)),
             (true, false) => format!("{}: {}", expert.name, expert.merge),
         };
         lines.push((what, format!("→ {}", expert.tasks.join(", "))));
     }
     if !idle.is_empty() {
-        lines.push((format::list(&idle), "→ no task".to_string()));
+        lines.push((words::list(&idle), "→ no task".to_string()));
     }
     lines
 }

@@ -2,7 +2,7 @@
 
 use crate::data::{Artifact, Report};
 use crate::document::{Block, Cell, Table};
-use crate::format::{self, NONE};
+use crate::format::NONE;
 use glue_text::words;
 
 pub(super) fn reproduce(report: &Report) -> Vec<Block> {
@@ -11,7 +11,7 @@ pub(super) fn reproduce(report: &Report) -> Vec<Block> {
     let versions: Vec<String> = run.versions.iter().map(|v| format!("{} {}", v.name, v.version)).collect();
     let mut text = format!("Seed {}.", run.seed);
     if !versions.is_empty() {
-        text += &format!(" Versions: {}.", format::list(&versions));
+        text += &format!(" Versions: {}.", words::list(&versions));
     }
     text += " The same inputs, versions and seed give the same files, whatever the number of threads.";
     blocks.push(Block::text(text));
@@ -25,6 +25,9 @@ pub(super) fn reproduce(report: &Report) -> Vec<Block> {
     }
     if let Some(last) = report.outcome.as_ref().filter(|last| !last.usage.is_empty()) {
         blocks.push(Block::heading("Using the model"));
+        if !last.opened_by.is_empty() {
+            blocks.push(Block::text(last.opened_by.as_str()));
+        }
         for usage in &last.usage {
             blocks.push(Block::Code {
                 title: usage.title.clone(),

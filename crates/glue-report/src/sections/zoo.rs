@@ -120,7 +120,7 @@ fn describe(pairs: &[&Pair]) -> String {
     }
     let n = names.len();
     if n > 2 && edges.len() == n * (n - 1) / 2 {
-        return format!("any two of {}", format::list(&names));
+        return format!("any two of {}", words::list(&names));
     }
     // One side is what the first model is paired with, the other side everything else.
     if let Some(first) = names.first() {
@@ -144,7 +144,7 @@ fn ordered<'a>(a: &'a str, b: &'a str) -> (&'a str, &'a str) {
 }
 
 fn any(names: &[&str]) -> String {
-    if names.len() > 1 { format!("any of {}", format::list(names)) } else { format::list(names) }
+    if names.len() > 1 { format!("any of {}", words::list(names)) } else { words::list(names) }
 }
 
 pub(super) fn similarity(report: &Report) -> Vec<Block> {
