@@ -38,8 +38,10 @@ const TYPES: [(DLDataType, Dtype); 13] = [
 pub(crate) struct Imported {
     /// Name, type and shape.
     pub(crate) info: TensorInfo,
-    /// Compact, on the CPU, and of the type and shape of `info`.
-    tensor: ImportedDlpack,
+    /// The first element. As many follow as `info` says.
+    start: *const u8,
+    /// Keeps the elements.
+    _tensor: ImportedDlpack,
 }
 
 impl Imported {
@@ -78,7 +80,7 @@ impl Imported {
             return Err(elsewhere(device));
         }
         let tensor = request.import(None, None).map_err(refused)?;
-        let info = {
+        let (info, start) = {
             let broken = |error: dlpark::tensor::Error| {
                 PyValueError::new_err(format!("{place} has a broken DLPack descriptor: {error}"))
             };
@@ -92,37 +94,48 @@ impl Imported {
                 let message = format!("{place} has an element type that glue does not merge or copy ({found})");
                 return Err(PyTypeError::new_err(message));
             };
-            if !view.is_compact().map_err(broken)? {
+            if !is_contiguous(view.shape(), view.strides()) {
                 let message =
                     format!("{place} is not contiguous: call `.contiguous()` (torch) or `numpy.ascontiguousarray`");
                 return Err(PyValueError::new_err(message));
             }
             let shape: Result<Vec<usize>, _> = view.shape().iter().map(|extent| usize::try_from(*extent)).collect();
             let shape = shape.map_err(|_| PyValueError::new_err(format!("{place} has a negative extent")))?;
-            TensorInfo::in_memory(name, *dtype, shape)
+            #[allow(unsafe_code)]
+            // SAFETY: only an address is computed; the protocol vouches for the descriptor, which was validated.
+            let start = unsafe { view.offset_bytes_ptr() }.map_err(broken)?;
+            (TensorInfo::in_memory(name, *dtype, shape), start)
         };
-        Ok(Imported { info, tensor })
+        Ok(Imported { info, start, _tensor: tensor })
     }
 
     /// The elements where they lie, row-major.
-    ///
-    /// # Panics
-    /// Never: all that is checked here was checked by [`Imported::new`].
     pub(crate) fn bytes(&self) -> &[u8] {
         if self.info.n_bytes() == 0 {
             return &[];
         }
-        let view = self.tensor.validate().expect("the descriptor was checked");
         #[allow(unsafe_code)]
         // SAFETY: the producer vouches, by the protocol, for a buffer that holds the elements of the descriptor until
-        // its deleter is called, which is when `self.tensor` is dropped; `cpu_bytes` checks that it is on the CPU and
-        // compact. Every byte is a valid `u8`. What the protocol leaves open is that somebody writes to the buffer in
-        // the meantime: that is forbidden to callers by the documentation of `merge`, as it is for every extension that
-        // releases the interpreter while it reads an array.
-        let bytes = unsafe { view.cpu_bytes() }.expect("the tensor was found compact and on the CPU");
-        assert_eq!(bytes.len(), self.info.n_bytes(), "the type and the shape are those of the descriptor");
-        bytes
+        // its deleter is called, which is when this is dropped. The tensor is on the CPU and contiguous, so
+        // that these are the bytes from `start` on, as many as type and shape say: `Imported::new` checked all of it,
+        // and took `start` from the descriptor. Every byte is a valid `u8`. What the protocol leaves open is that
+        // somebody writes to the buffer in the meantime: that is forbidden to callers by the documentation of `merge`,
+        // as by every extension that releases the interpreter while it reads an array.
+        unsafe {
+            std::slice::from_raw_parts(self.start, self.info.n_bytes())
+        }
     }
+}
+
+/// Whether elements follow each other in row-major order. The strides of axes with one index do not matter.
+fn is_contiguous(shape: &[i64], strides: Option<&[i64]>) -> bool {
+    let Some(strides) = strides.filter(|_| !shape.contains(&0)) else { return true };
+    let mut expected: i64 = 1;
+    shape.iter().zip(strides).rev().all(|(&extent, &stride)| {
+        let follows = extent == 1 || stride == expected;
+        expected = expected.saturating_mul(extent);
+        follows
+    })
 }
 
 /// Where results are aligned, as DLPack asks for.

@@ -72,7 +72,8 @@ pub(crate) struct Zoo {
 }
 
 impl Zoo {
-    /// The models, checked: that they have the same names and shapes, and as many statistics as the operator uses.
+    /// The models, checked: that there are as many as the operator takes, with the same names and shapes, and as many statistics as
+    /// it uses.
     ///
     /// # Errors
     /// `ValueError` with the first tensor that does not fit.
@@ -85,6 +86,7 @@ impl Zoo {
         let Some(reference) = base.as_ref().or(inputs.first()) else {
             return Err(PyValueError::new_err("`tensors` is empty: give a mapping for each model"));
         };
+        operator.check_operands(inputs.len(), base.is_some()).map_err(|error| errors::of_merge(&error))?;
         for model in base.iter().chain(&inputs) {
             check_fit(reference, model)?;
         }
