@@ -67,7 +67,7 @@ enum Command {
     GpuCheck(gpu_check::Args),
     /// Package every published crate and check what its package holds.
     Package,
-    /// Build the Python wheel of the program with maturin, and check it in a clean environment.
+    /// Build the Python wheels with maturin, and check them in a clean environment.
     Wheel(wheel::Args),
     /// Compile crates with optional features without them, and with each alone.
     Features,

@@ -1,5 +1,5 @@
-//! Checks that the processor has the instructions that the module was compiled for: an import error in words, instead of
-//! a process that ends with "illegal instruction".
+//! Checks that the processor has the instructions that the module was compiled for: an import error in words, instead
+//! of a process that ends with "illegal instruction".
 
 /// Checks the processor.
 ///

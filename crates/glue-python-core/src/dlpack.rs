@@ -215,9 +215,9 @@ impl Tensor {
         let mut tensor = tensor.map_err(|error| PyValueError::new_err(error.to_string()))?;
         tensor.set_data(self.buffer.start.as_ptr().cast()).set_dtype(*dlpack).set_device(DLDevice::CPU);
         #[allow(unsafe_code)]
-        // SAFETY: the data is the start of a buffer of exactly the elements of this type and shape, aligned to 256 bytes,
-        // which the context, a share of the buffer, keeps alive until the deleter drops it. Shape and strides are copies
-        // in the descriptor itself. Consumers may write to it: see `Buffer`.
+        // SAFETY: the data is the start of a buffer of exactly the elements of this type and shape, aligned to 256
+        // bytes, which the context, a share of the buffer, keeps alive until the deleter drops it. Shape and strides
+        // are copies in the descriptor itself. Consumers may write to it: see `Buffer`.
         Ok(unsafe { tensor.finish() })
     }
 }

@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// and not be written to during the merge. All models have the same names and shapes. `method` is an operator, and
 /// `params` has its parameters: a value for all models, or a sequence with one for each. `operators()` lists both.
 /// `statistics`, for operators that need some, has a mapping from `NAME.STATISTIC` for each model, or one for the base.
-/// `dtype` is the type of the results; by default, each has the type it has in the base or the first model. Integers are
-/// copied from there. Tensors that share memory in every model, such as a tied embedding and head, are merged once and
-/// share memory in the result.
+/// `dtype` is the type of the results; by default, each has the type it has in the base or the first model. Integers
+/// are copied from there. Tensors that share memory in every model, such as a tied embedding and head, are merged once
+/// and share memory in the result.
 ///
 /// Returns the merged tensors by name, in the order of the base or the first model.
 ///

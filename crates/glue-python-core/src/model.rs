@@ -72,8 +72,8 @@ pub(crate) struct Zoo {
 }
 
 impl Zoo {
-    /// The models, checked: that there are as many as the operator takes, with the same names and shapes, and as many statistics as
-    /// it uses.
+    /// The models, checked: that there are as many as the operator takes, with the same names and shapes, and as many
+    /// statistics as it uses.
     ///
     /// # Errors
     /// `ValueError` with the first tensor that does not fit.

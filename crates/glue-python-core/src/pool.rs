@@ -1,7 +1,7 @@
 //! The worker threads, and how Python waits for them.
 //!
-//! The pool is made when work first needs it. A child made by `fork` has none of its parent's threads: it gets a pool of
-//! its own, and that of the parent is left alone.
+//! The pool is made when work first needs it. A child made by `fork` has none of its parent's threads: it gets a pool
+//! of its own, and that of the parent is left alone.
 
 use glue_progress::CancelToken;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};

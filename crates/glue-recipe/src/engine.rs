@@ -69,8 +69,8 @@ pub struct BadStatistic {
     pub expected: &'static str,
 }
 
-/// One operand of a merge: a tensor in a mapped file or in memory, what an adapter adds to it, and the name of its model
-/// for messages.
+/// One operand of a merge: a tensor in a mapped file or in memory, what an adapter adds to it, and the name of its
+/// model for messages.
 #[derive(Debug, Clone, Copy)]
 pub struct OperandView<'a> {
     /// The tensor.
