@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any, Literal, Protocol, TypedDict, final, overload, type_check_only
 
 __version__: str
+__all__: list[str]
 
 @type_check_only
 class SupportsDLPack(Protocol):

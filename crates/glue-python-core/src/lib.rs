@@ -22,7 +22,6 @@ fn model_glue_core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<dlpack::Tensor>()?;
     module.add_class::<plan::Plan>()?;
-    module.add_class::<plan::Tensors>()?;
     module.add_function(wrap_pyfunction!(merging::merge, module)?)?;
     module.add_function(wrap_pyfunction!(operators::operators, module)?)?;
     module.add_function(wrap_pyfunction!(pool::set_num_threads, module)?)?;

@@ -16,9 +16,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// Default of `max_shard_size`, as that of `glue merge`.
-const SHARD_BYTES: u64 = 5_000_000_000;
-
 /// A recipe, checked against the headers of its models: no weight is read before one is asked for.
 ///
 /// `recipe` is YAML, or a dictionary of the same keys; `Plan.from_file` reads a file. Relative paths of models start at
@@ -222,8 +219,8 @@ impl Plan {
     /// when it is complete.
     ///
     /// `overwrite` replaces a directory that glue has written. `max_shard_size` is the maximum number of bytes of
-    /// tensors in a file. FileExistsError if the directory is there and not empty; OSError if it cannot be written.
-    #[pyo3(signature = (directory, overwrite=false, *, max_shard_size=SHARD_BYTES))]
+    /// tensors in a file; its default is that of `glue merge`. FileExistsError if the directory is there and not empty; OSError if it cannot be written.
+    #[pyo3(signature = (directory, overwrite=false, *, max_shard_size=5_000_000_000))]
     fn write(&self, py: Python<'_>, directory: PathBuf, overwrite: bool, max_shard_size: u64) -> PyResult<()> {
         if max_shard_size == 0 {
             return Err(PyValueError::new_err("max_shard_size must be at least 1, found 0"));

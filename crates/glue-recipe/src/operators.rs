@@ -85,3 +85,33 @@ fn value(value: Value) -> Option<serde_json::Value> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! What a reader of the documents relies on.
+    use super::*;
+    use glue_merge::Registry;
+
+    #[test]
+    fn a_document_says_what_a_parameter_takes() {
+        let document = operator_document(Registry::builtin().get("ties").unwrap());
+        assert_eq!((&document["name"], &document["base"]), (&json!("ties"), &json!("required")));
+        let parameters = document["parameters"].as_array().unwrap();
+        let density = parameters.iter().find(|parameter| parameter["name"] == "density").unwrap();
+        let found = ["kind", "per_model", "required", "default", "min", "min_excluded", "max"].map(|key| &density[key]);
+        assert_eq!(json!(found), json!(["number", true, false, 1.0, 0.0, true, 1.0]));
+        // No limit is null, as infinity is nothing in JSON.
+        let weight = parameters.iter().find(|parameter| parameter["name"] == "weight").unwrap();
+        assert_eq!((&weight["min"], &weight["default"]), (&json!(null), &json!(null)));
+    }
+
+    #[test]
+    fn every_parameter_has_a_kind() {
+        for def in Registry::builtin().iter() {
+            let document = operator_document(def);
+            for parameter in document["parameters"].as_array().unwrap() {
+                assert!(parameter["kind"].is_string(), "{}: {parameter}", def.name);
+            }
+        }
+    }
+}
