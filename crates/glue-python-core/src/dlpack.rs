@@ -18,11 +18,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Element types that DLPack and glue both have.
-const TYPES: [(DLDataType, Dtype); 13] = [
+const TYPES: [(DLDataType, Dtype); 15] = [
     (DLDataType::F64, Dtype::F64),
     (DLDataType::F32, Dtype::F32),
     (DLDataType::F16, Dtype::F16),
     (DLDataType::BF16, Dtype::Bf16),
+    (DLDataType::F8E4M3FN, Dtype::F8E4M3),
+    (DLDataType::F8E5M2, Dtype::F8E5M2),
     (DLDataType::I64, Dtype::I64),
     (DLDataType::I32, Dtype::I32),
     (DLDataType::I16, Dtype::I16),
@@ -209,7 +211,7 @@ impl Tensor {
 
     fn managed<M: ManagedTensorBase>(&self) -> PyResult<Managed<M>> {
         let (dlpack, _) = TYPES.iter().find(|(_, dtype)| *dtype == self.dtype).ok_or_else(|| {
-            PyTypeError::new_err(format!("DLPack has no element type for {}", self.dtype.torch_name()))
+            PyTypeError::new_err(format!("{} has no element type of DLPack", self.dtype.torch_name()))
         })?;
         let tensor = Dynamic::compact(self.shape.as_slice()).initialize_as::<M>(Arc::clone(&self.buffer));
         let mut tensor = tensor.map_err(|error| PyValueError::new_err(error.to_string()))?;

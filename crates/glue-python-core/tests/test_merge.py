@@ -268,3 +268,15 @@ def test_torch_takes_results_without_a_copy():
     with pytest.raises(ValueError, match="contiguous"):
         core.merge([{"w": x.T}, {"w": x.T}], "linear", {"weight": 0.5})
     assert core.merge([{"w": x}, {"w": x}], "linear", {"weight": 0.5}, dtype=torch.float32)["w"].dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_eight_bits(dtype):
+    merged = core.merge(two(w=np.array([0.0, 1.5, -2.0], np.float32)), "linear", {"weight": 0.5}, dtype=dtype)["w"]
+    assert merged.dtype == dtype and merged.nbytes == 3
+    imported = support.Imported(merged)
+    assert imported.tensor.dtype.code == {"float8_e4m3fn": 10, "float8_e5m2": 12}[dtype]
+    expected = {"float8_e4m3fn": b"\x00\x3c\xc0", "float8_e5m2": b"\x00\x3e\xc0"}[dtype]
+    assert imported.bytes() == expected
+    again = core.merge([{"w": merged}] * 2, "linear", {"weight": 0.5}, dtype="float32")["w"]
+    assert np.from_dlpack(again).tolist() == [0.0, 1.5, -2.0]
