@@ -5,7 +5,15 @@ from os import PathLike
 from typing import Any, Literal, Protocol, TypedDict, final, overload, type_check_only
 
 __version__: str
-__all__: list[str]
+__all__ = [
+    "__version__",
+    "Tensor",
+    "Plan",
+    "merge",
+    "operators",
+    "set_num_threads",
+    "get_num_threads",
+]
 
 @type_check_only
 class SupportsDLPack(Protocol):

@@ -219,7 +219,8 @@ impl Plan {
     /// when it is complete.
     ///
     /// `overwrite` replaces a directory that glue has written. `max_shard_size` is the maximum number of bytes of
-    /// tensors in a file; its default is that of `glue merge`. FileExistsError if the directory is there and not empty; OSError if it cannot be written.
+    /// tensors in a file; its default is that of `glue merge`. FileExistsError if the directory is there and not empty;
+    /// OSError if it cannot be written.
     #[pyo3(signature = (directory, overwrite=false, *, max_shard_size=5_000_000_000))]
     fn write(&self, py: Python<'_>, directory: PathBuf, overwrite: bool, max_shard_size: u64) -> PyResult<()> {
         if max_shard_size == 0 {
