@@ -71,7 +71,7 @@ enum Command {
     Package,
     /// Build the archive of a release for this machine, with man pages, completions and checksums.
     Dist(dist::Args),
-    /// Build the Python wheel of the program with maturin, and check it in a clean environment.
+    /// Build the Python wheels with maturin, and check them in a clean environment.
     Wheel(wheel::Args),
     /// Compile crates with optional features without them, and with each alone.
     Features,

@@ -20,8 +20,11 @@ pub(crate) struct Repo {
     pub(crate) packages: Vec<Package>,
 }
 
+/// Crates outside of the workspace: building it must not need Python.
+const OUTSIDERS: [&str; 1] = ["crates/glue-python-core"];
+
 /// A member of the workspace.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: String,
@@ -41,7 +44,7 @@ pub(crate) struct Package {
 pub(crate) const ABOUT: [&str; 6] = ["description", "license", "repository", "documentation", "keywords", "categories"];
 
 /// A dependency of a member.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Dependency {
     /// The package depended on.
     pub(crate) name: String,
@@ -62,6 +65,23 @@ impl Repo {
             target: PathBuf::from(string(&metadata, "target_directory")?),
             packages: array(&metadata, "packages")?.iter().map(package).collect::<Result<_>>()?,
         })
+    }
+
+    /// Every member, and the packages outside of the workspace that are crates of the project all the same.
+    ///
+    /// # Errors
+    /// As [`Repo::find`]'s.
+    pub(crate) fn with_outsiders(&self) -> Result<Vec<Package>> {
+        let mut all = self.packages.clone();
+        for folder in OUTSIDERS {
+            let manifest = self.path(folder).join("Cargo.toml");
+            let mut metadata = shell::cargo();
+            metadata.args(["metadata", "--no-deps", "--format-version=1", "--manifest-path"]).arg(manifest);
+            let metadata: Value =
+                serde_json::from_str(&shell::read(&mut metadata)?).context("output of cargo metadata")?;
+            all.extend(array(&metadata, "packages")?.iter().map(package).collect::<Result<Vec<_>>>()?);
+        }
+        Ok(all)
     }
 
     /// The path of a file of the repository.

@@ -1,6 +1,7 @@
-//! `cargo xtask wheel`: the Python wheel of the program, with maturin, checked in a clean environment.
+//! `cargo xtask wheel`: the Python wheel of the program, with maturin, checked in a clean environment; with `--core`
+//! that of the extension module too, with its tests.
 //!
-//! It runs on systems whose C library is at least as new as that of the machine that builds it.
+//! Both run on systems whose C library is at least as new as that of the machine that builds them.
 //!
 //! Not a step of `cargo xtask test`: it needs Python and tools that a fresh machine lacks.
 
@@ -19,37 +20,64 @@ pub(crate) struct Args {
     /// The Python that makes the clean environment.
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: String,
+
+    /// Build the extension module `model_glue_core` too, and run its tests. Installs pytest and numpy from PyPI.
+    #[arg(long)]
+    core: bool,
 }
 
-/// Builds the wheel in `target/wheels`, installs it into an environment of its own, and runs it there.
+/// The folder of the wheel of the program.
+const PROGRAM: &str = "crates/glue-python";
+/// The folder of the wheel of the extension module.
+const CORE: &str = "crates/glue-python-core";
+
+/// Builds the wheels in `target/wheels`, installs them into an environment of their own, and runs them there.
 ///
 /// # Errors
-/// A tool is missing, the wheel cannot be built, or what is installed does not run.
+/// A tool is missing, a wheel cannot be built, what is installed does not run, or a test fails.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let repo = Repo::find()?;
     if !shell::works(Command::new("maturin").arg("--version")) {
         bail!("maturin is not installed\nhint: pip install maturin");
     }
     let wheels = repo.target.join("wheels");
-    let mut build = Command::new("maturin");
-    build.current_dir(repo.path("crates/glue-python")).args(["build", "--release", "--out"]).arg(&wheels);
-    shell::run(&mut build)?;
-    let wheel = newest(&wheels)?;
-    check(&args.python, &wheel, &wheels.join("environment"))?;
-    println!("{} installs and runs", wheel.display());
+    let environment = wheels.join("environment");
+    let program = build(&repo, PROGRAM, "model_glue", &wheels)?;
+    check(&args.python, &program, &environment)?;
+    println!("{} installs and runs", program.display());
+    if args.core {
+        let core = build(&repo, CORE, "model_glue_core", &wheels)?;
+        let version = |wheel: &Path| Some(wheel.file_name()?.to_str()?.split('-').nth(1)?.to_owned());
+        if version(&program) != version(&core) {
+            bail!("{} and {} must have one version", program.display(), core.display());
+        }
+        check_core(&repo, &wheels, &environment)?;
+        println!("{} installs and passes its tests", core.display());
+    }
     Ok(())
 }
 
-/// The wheel that was written last.
-fn newest(wheels: &Path) -> Result<PathBuf> {
+/// Builds the wheel `name` of `folder`.
+fn build(repo: &Repo, folder: &str, name: &str, wheels: &Path) -> Result<PathBuf> {
+    let mut build = Command::new("maturin");
+    build.current_dir(repo.path(folder)).args(["build", "--release", "--out"]).arg(wheels);
+    // A package outside of the workspace has a target folder of its own otherwise.
+    shell::run(build.env("CARGO_TARGET_DIR", &repo.target))?;
+    newest(wheels, name)
+}
+
+/// The wheel `name` that was written last.
+fn newest(wheels: &Path, name: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(wheels).with_context(|| format!("cannot read {}", wheels.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "whl") {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        if file.ends_with(".whl") && file.split('-').next() == Some(name) {
             found.push((path.metadata()?.modified()?, path));
         }
     }
-    found.into_iter().max().map(|(_, path)| path).with_context(|| format!("no wheel in {}", wheels.display()))
+    let newest = found.into_iter().max().map(|(_, path)| path);
+    newest.with_context(|| format!("no wheel of {name} in {}", wheels.display()))
 }
 
 /// Installs `wheel` into a new environment and uses program, command and module there.
@@ -72,4 +100,15 @@ fn check(python: &str, wheel: &Path, environment: &Path) -> Result<()> {
         shell::run(Command::new(bin.join("python")).args(["-c", code]))?;
     }
     Ok(())
+}
+
+/// Installs the extension module as what the program's wheel asks for with `[api]`, and runs its tests.
+fn check_core(repo: &Repo, wheels: &Path, environment: &Path) -> Result<()> {
+    let python = environment.join("bin/python");
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    let local = ["--no-index", "--find-links"];
+    shell::run(Command::new(&python).args(pip).args(local).arg(wheels).arg("model-glue[api]"))?;
+    shell::run(Command::new(&python).args(pip).args(["numpy", "pytest"]))?;
+    let tests = ["-B", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests"];
+    shell::run(Command::new(&python).current_dir(repo.path(CORE)).env_remove("GLUE").args(tests))
 }

@@ -69,8 +69,8 @@ pub struct BadStatistic {
     pub expected: &'static str,
 }
 
-/// One operand of a merge: a tensor in a mapped file, what an adapter adds to it, and the name of
-/// its model for messages.
+/// One operand of a merge: a tensor in a mapped file or in memory, what an adapter adds to it, and the name of its
+/// model for messages.
 #[derive(Debug, Clone, Copy)]
 pub struct OperandView<'a> {
     /// The tensor.
@@ -449,10 +449,14 @@ impl Source for Operands<'_> {
         };
         let has_own_base = self.job.own_base(operand).is_some();
         let from = self.job.operand(operand).filter(|_| !has_own_base).filter(is_as_stored)?;
-        let identity = Identity { container: from.view.file().serial(), index: from.view.info().range.start as u64 };
+        // Memory may hold something else the next time.
+        let identity = from.view.file().map(|file| {
+            let index = from.view.info().range.start as u64;
+            Identity { container: file.serial(), index }
+        });
         // Rows of an embedding may be cut.
         let bytes = &from.view.data()[..self.job.spec.len() * from.view.dtype().size()];
-        Some(Stored { float: float(from.view.dtype())?, bytes, identity: Some(identity) })
+        Some(Stored { float: float(from.view.dtype())?, bytes, identity })
     }
 }
 

@@ -21,7 +21,7 @@ use glue_align::{ExpertProducts, Permutation};
 use glue_merge::{BoxError, MergeError, Operand, Source, StatisticOf};
 use glue_progress::Progress;
 use glue_tensor::names::is_fused_experts;
-use glue_tensor::{Role, TensorName};
+use glue_tensor::{Role, TensorName, TensorView};
 use ndarray::Array2;
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -164,8 +164,11 @@ impl OperandKey {
         let low_rank = operand.low_rank;
         let factors = low_rank.iter().flat_map(|low_rank| [Some(low_rank.a), Some(low_rank.b), low_rank.magnitude]);
         let views = std::iter::once(operand.view).chain(factors.flatten());
+        let place = |view: TensorView<'_>| {
+            (view.file().expect("the tensors of a plan are in files").serial(), view.info().range.start)
+        };
         OperandKey {
-            tensors: views.map(|view| (view.file().serial(), view.info().range.start)).collect(),
+            tensors: views.map(place).collect(),
             scale: low_rank.map_or(0, |low_rank| low_rank.scale.to_bits()),
             transposed: low_rank.is_some_and(|low_rank| low_rank.transposed),
         }

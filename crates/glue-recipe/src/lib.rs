@@ -44,6 +44,7 @@ mod keys;
 mod low_rank;
 pub mod manifest;
 mod multi;
+mod operators;
 mod parse;
 mod plan;
 pub mod recipe;
@@ -57,6 +58,7 @@ pub use estimate::{Estimate, estimate};
 pub use experts::ExpertLayer;
 pub use glue_yaml::{At, FilePosition, Position};
 pub use multi::{Stage, check_stages};
+pub use operators::operator_document;
 pub use plan::{
     Action, MergePlan, OpenModels, PlanOptions, PlannedAdapter, PlannedModel, PlannedStatistics, TensorPlan, TensorRef,
     plan,

@@ -155,6 +155,12 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// What a header would say of a tensor that lies in memory; its bytes are counted from its own start.
+    pub fn in_memory(name: impl Into<String>, dtype: Dtype, shape: Vec<usize>) -> TensorInfo {
+        let elements = shape.iter().fold(1, |n: usize, extent| n.saturating_mul(*extent));
+        TensorInfo { name: name.into(), dtype, shape, file: 0, range: 0..elements.saturating_mul(dtype.size()) }
+    }
+
     /// Size of the data in bytes.
     pub fn n_bytes(&self) -> usize {
         self.range.len()
@@ -166,14 +172,28 @@ impl TensorInfo {
     }
 }
 
-/// A tensor's data in place, borrowed from the memory map.
+/// A tensor's data in place, borrowed from the memory map, or from whoever has it in memory.
 #[derive(Clone, Copy)]
 pub struct TensorView<'a> {
     info: &'a TensorInfo,
-    file: &'a CheckpointFile,
+    data: &'a [u8],
+    file: Option<&'a CheckpointFile>,
 }
 
 impl<'a> TensorView<'a> {
+    /// A tensor of no file: little-endian elements in row-major order, at any alignment.
+    ///
+    /// # Panics
+    /// `data` is not as long as `info` says.
+    pub fn in_memory(info: &'a TensorInfo, data: &'a [u8]) -> TensorView<'a> {
+        assert_eq!(data.len(), info.n_bytes(), "tensor {} of shape {:?} in memory", info.name, info.shape);
+        TensorView { info, data, file: None }
+    }
+
+    fn in_file(info: &'a TensorInfo, file: &'a CheckpointFile) -> TensorView<'a> {
+        TensorView { info, data: &file.map[info.range.clone()], file: Some(file) }
+    }
+
     /// Name, unique in the checkpoint.
     pub fn name(&self) -> &'a str {
         &self.info.name
@@ -194,17 +214,17 @@ impl<'a> TensorView<'a> {
         self.info
     }
 
-    /// The file that holds it.
-    pub fn file(&self) -> &'a CheckpointFile {
+    /// The file that holds it; `None` for a tensor in memory.
+    pub fn file(&self) -> Option<&'a CheckpointFile> {
         self.file
     }
 
     /// The data: little-endian elements in row-major order, at any alignment.
     pub fn data(&self) -> &'a [u8] {
-        &self.file.map[self.info.range.clone()]
+        self.data
     }
 
-    /// The elements as they lie in the map; `None` unless they are F32 and begin on a boundary of 4 bytes, and on a
+    /// The elements as they lie there; `None` unless they are F32 and begin on a boundary of 4 bytes, and on a
     /// machine that is not little-endian. They may be NaN or infinite.
     pub fn f32s(&self) -> Option<&'a [f32]> {
         let lies_so = self.dtype() == Dtype::F32 && cfg!(target_endian = "little");
@@ -413,7 +433,7 @@ impl Checkpoint {
     }
 
     fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
-        TensorView { info, file: &self.files[info.file] }
+        TensorView::in_file(info, &self.files[info.file])
     }
 }
 

@@ -37,10 +37,11 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     let architecture = "docs/architecture.md";
     let text = fs::read_to_string(repo.path(architecture)).with_context(|| format!("cannot read {architecture}"))?;
+    let packages = repo.with_outsiders()?;
     let mut problems: Vec<String> =
-        arrows::problems(&text, &repo.packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
+        arrows::problems(&text, &packages).into_iter().map(|p| format!("{architecture}: {p}")).collect();
     problems.extend(features::problems()?);
-    problems.extend(manifests::problems(&repo.packages)?);
+    problems.extend(manifests::problems(&packages)?);
     let files = files(repo)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else {
@@ -57,7 +58,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     if !problems.is_empty() {
         bail!("{} places are not tidy\n{}", problems.len(), problems.join("\n"));
     }
-    println!("{} packages and {} files are tidy", repo.packages.len(), files.len());
+    println!("{} packages and {} files are tidy", packages.len(), files.len());
     Ok(())
 }
 

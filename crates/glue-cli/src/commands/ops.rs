@@ -4,8 +4,9 @@ use crate::failure::Failure;
 use crate::reference::{example, operators};
 use crate::shell::Shell;
 use crate::table::{Align, Table};
-use glue_merge::params::{Kind, Scope, Value};
+use glue_merge::params::{Kind, Scope};
 use glue_merge::{BaseRule, InputRule, OperatorDef, ParamSpec, Registry, StatisticOf, StatisticShape, StatisticSpec};
+use glue_recipe::operator_document;
 use serde_json::json;
 use std::fmt::Write;
 
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &Args, registry: &Registry, shell: &mut Shell<'_>) -> Re
         return if args.markdown {
             shell.print(&operators::document(registry))
         } else if shell.json() {
-            let all: Vec<_> = registry.iter().map(document).collect();
+            let all: Vec<_> = registry.iter().map(operator_document).collect();
             shell.print_json(&json!({ "operators": all }))
         } else {
             shell.print(&list(registry, shell))
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &Args, registry: &Registry, shell: &mut Shell<'_>) -> Re
     if args.markdown {
         shell.print(&operators::section(def, registry))
     } else if shell.json() {
-        shell.print_json(&document(def))
+        shell.print_json(&operator_document(def))
     } else {
         shell.print(&in_full(def, registry, shell))
     }
@@ -166,82 +167,4 @@ pub(crate) fn usual(spec: &ParamSpec) -> Option<String> {
 /// The allowed values, in words.
 pub(crate) fn allowed(spec: &ParamSpec) -> String {
     spec.kind.to_string()
-}
-
-/// An operator as JSON.
-fn document(def: &OperatorDef) -> serde_json::Value {
-    let parameters: Vec<_> = def.params.iter().map(parameter).collect();
-    json!({
-        "name": def.name,
-        "summary": def.summary,
-        "formula": def.formula,
-        "reference": def.reference,
-        "models": { "min": def.inputs.min, "max": def.inputs.max },
-        "base": base(def.base),
-        "wraps": def.wraps(),
-        "statistic": def.statistic.map(|spec| json!({
-            "name": spec.name,
-            "doc": spec.doc,
-            "shape": match spec.shape {
-                StatisticShape::Same => "same",
-                StatisticShape::Columns => "columns",
-                StatisticShape::Gram => "gram",
-            },
-            "of": match spec.of {
-                StatisticOf::Inputs => "inputs",
-                StatisticOf::Base => "base",
-            },
-        })),
-        "parameters": parameters,
-    })
-}
-
-fn parameter(spec: &ParamSpec) -> serde_json::Value {
-    // An infinite bound means no limit.
-    let limit = |x: f64| Some(x).filter(|x| x.abs() < f64::MAX);
-    let mut document = json!({
-        "name": spec.name,
-        "doc": spec.doc,
-        "per_model": spec.scope == Scope::Input,
-        "required": spec.default.is_none(),
-        "default": spec.default.and_then(value),
-        "allowed": allowed(spec),
-    });
-    let details = match spec.kind {
-        Kind::Number { range, usual } => json!({
-            "kind": "number",
-            "min": limit(range.min),
-            "min_excluded": range.open,
-            "max": limit(range.max),
-            "usual": [usual.0, usual.1],
-        }),
-        Kind::Integer { min, max } => json!({
-            "kind": "integer",
-            "min": min,
-            "max": Some(max).filter(|max| *max < i64::MAX),
-        }),
-        Kind::Flag => json!({ "kind": "flag" }),
-        Kind::Choice { options, on, off } => json!({
-            "kind": "choice",
-            "options": options,
-            "true": on,
-            "false": off,
-        }),
-        Kind::Operator => json!({ "kind": "operator" }),
-        _ => json!({ "kind": null }),
-    };
-    if let (Some(document), serde_json::Value::Object(details)) = (document.as_object_mut(), details) {
-        document.extend(details);
-    }
-    document
-}
-
-fn value(value: Value) -> Option<serde_json::Value> {
-    match value {
-        Value::Number(x) => Some(json!(x)),
-        Value::Integer(x) => Some(json!(x)),
-        Value::Flag(x) => Some(json!(x)),
-        Value::Word(x) => Some(json!(x)),
-        _ => None,
-    }
 }

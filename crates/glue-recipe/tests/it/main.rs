@@ -4,6 +4,7 @@ mod common;
 mod device;
 mod documents;
 mod golden;
+mod in_memory;
 mod never_panics;
 mod plan;
 mod run;

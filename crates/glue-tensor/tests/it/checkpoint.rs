@@ -1,7 +1,7 @@
 //! Opening checkpoints: what is found where, and what is refused.
 
 use glue_progress::ErrorChain;
-use glue_tensor::{Checkpoint, CheckpointError, ContentHash, Dtype};
+use glue_tensor::{Checkpoint, CheckpointError, ContentHash, Dtype, TensorInfo, TensorView};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -185,4 +185,26 @@ fn an_index_that_is_none() {
         fs::write(model.path().join(INDEX), text).unwrap();
         refused(model.path(), &[INDEX, "not a safetensors index"]);
     }
+}
+
+#[test]
+fn tensors_in_memory_look_like_those_of_files() {
+    let values: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let info = TensorInfo::in_memory("w", Dtype::F32, vec![2, 3]);
+    assert_eq!((info.n_bytes(), info.n_elements()), (24, 6));
+    let view = TensorView::in_memory(&info, &bytes);
+    assert_eq!((view.name(), view.dtype(), view.shape()), ("w", Dtype::F32, &[2, 3][..]));
+    assert_eq!(view.data(), bytes);
+    assert!(view.file().is_none());
+    // Of a scalar, of nothing, and of more than memory has.
+    let bytes_of = |shape: &[usize]| TensorInfo::in_memory("w", Dtype::Bf16, shape.into()).n_bytes();
+    assert_eq!((bytes_of(&[]), bytes_of(&[3, 0]), bytes_of(&[usize::MAX, 2])), (2, 0, usize::MAX));
+}
+
+#[test]
+#[should_panic = "tensor w of shape [2, 3] in memory"]
+fn a_tensor_in_memory_has_all_of_its_bytes() {
+    let info = TensorInfo::in_memory("w", Dtype::F32, vec![2, 3]);
+    let _ = TensorView::in_memory(&info, &[0; 23]);
 }
