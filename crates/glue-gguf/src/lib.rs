@@ -8,6 +8,7 @@ mod import;
 mod mapping;
 mod parts;
 pub mod quant;
+mod source;
 mod type_mix;
 mod vocabulary;
 
@@ -15,4 +16,5 @@ pub use error::GgufError;
 pub use export::{ExportOptions, ExportPlan, ExportReport, export};
 pub use import::{ImportOptions, ImportPlan, ImportReport, import};
 pub use quant::GgmlType;
+pub use source::{ExportModel, ExportTokenizer, TensorSource};
 pub use type_mix::FileType;

@@ -5,7 +5,7 @@ use crate::error::GgufError;
 use crate::family::keys::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
 use crate::family::{Deepseek, Facts, Family, HEAD, HF_HEAD, Op, Rule, Scaling, fill_name, match_name};
 use crate::parts::{Order, Output, Part};
-use glue_tensor::ModelDir;
+use crate::source::ExportModel;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
@@ -59,15 +59,15 @@ struct Collected {
 ///
 /// # Errors
 /// [`GgufError::Tensor`] for one that is unknown, missing, or of another shape than the configuration says.
-pub(crate) fn export_tensors(model: &ModelDir, family: &Family, facts: &Facts) -> Result<ExportTensors, GgufError> {
-    let path = model.path();
-    let wrapped = model.config().get("text_config").is_some();
+pub(crate) fn export_tensors(model: &ExportModel, family: &Family, facts: &Facts) -> Result<ExportTensors, GgufError> {
+    let path = model.path.as_path();
+    let wrapped = model.config.get("text_config").is_some();
     let tied = is_tied(model, family)?;
     let mut left_out = Vec::new();
     // By the place of the rule and the layer, which is the order of the file but for the layers.
     let mut collected: HashMap<String, Collected> = HashMap::new();
-    for view in model.checkpoint().views() {
-        let stored = view.name();
+    for tensor in &model.tensors {
+        let stored = tensor.name.as_str();
         let name = if wrapped { inner_name(stored) } else { stored.to_string() };
         if (wrapped && OTHER_PARTS.iter().any(|part| stored.starts_with(part)))
             || COMPUTED.iter().any(|pattern| match_name(pattern, &name).is_some())
@@ -84,14 +84,14 @@ pub(crate) fn export_tensors(model: &ModelDir, family: &Family, facts: &Facts) -
             if layer as u64 >= facts.layers {
                 return Err(tensor_error(path, stored, format!("config.json has {} layers", facts.layers)));
             }
-            if !view.dtype().is_float() {
-                return Err(tensor_error(path, stored, format!("expected floats, found {}", view.dtype())));
+            if !tensor.dtype.is_float() {
+                return Err(tensor_error(path, stored, format!("expected floats, found {}", tensor.dtype)));
             }
             let target = fill_name(rule.gguf, layer, 0);
             let entry = collected.entry(target);
             let entry = entry.or_insert_with(|| Collected { rule, layer, sources: BTreeMap::new() });
             if entry.rule.op != rule.op
-                || entry.sources.insert(expert, (stored.to_string(), view.shape().to_vec())).is_some()
+                || entry.sources.insert(expert, (stored.to_string(), tensor.shape.clone())).is_some()
             {
                 return Err(tensor_error(path, stored, "another tensor has the same place already"));
             }
@@ -128,13 +128,13 @@ pub(crate) fn export_tensors(model: &ModelDir, family: &Family, facts: &Facts) -
 }
 
 /// Whether the head is the embedding.
-fn is_tied(model: &ModelDir, family: &Family) -> Result<bool, GgufError> {
-    let said = model.config().tie_word_embeddings();
-    let has_head = model.checkpoint().views().any(|view| inner_name(view.name()) == HF_HEAD);
+fn is_tied(model: &ExportModel, family: &Family) -> Result<bool, GgufError> {
+    let said = model.config.tie_word_embeddings();
+    let has_head = model.tensors.iter().any(|tensor| inner_name(&tensor.name) == HF_HEAD);
     let tied = said.unwrap_or(!has_head);
     if family.always_tied && !tied {
         let message = "llama.cpp takes the embedding as the head of this family, found false".to_string();
-        let (path, key) = (model.path().to_path_buf(), "tie_word_embeddings".to_string());
+        let (path, key) = (model.path.clone(), "tie_word_embeddings".to_string());
         return Err(GgufError::Config { path, key, message });
     }
     Ok(tied)

@@ -1,8 +1,7 @@
 //! Tensors made of rows of other tensors: how one side is put together from the other, block by block.
 
-use crate::container::GgufFile;
 use crate::error::GgufError;
-use glue_tensor::{Checkpoint, widen};
+use std::collections::HashSet;
 
 /// Which row of its source a row of a part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +12,14 @@ pub(crate) enum Order {
     Alternating(usize),
     /// What undoes [`Order::Alternating`].
     Halves(usize),
+    /// The columns of a matrix that begins at row `first` of the source, whose rows are as long as the part has rows.
+    Columns(usize),
 }
 
 impl Order {
     fn source(self, row: usize) -> usize {
         match self {
-            Order::From(first) => first + row,
+            Order::From(first) | Order::Columns(first) => first + row,
             Order::Alternating(head) => {
                 let (start, at) = (row / head * head, row % head);
                 start + at % 2 * (head / 2) + at / 2
@@ -57,88 +58,47 @@ pub(crate) struct Output {
     pub(crate) shift: f32,
 }
 
-/// Where rows come from.
-pub(crate) trait Rows {
-    /// Reads `n` rows of `row_length` values of the tensor `source` from row `first` on into `out`, emptied before.
-    fn read(
-        &self,
-        source: &str,
-        row_length: usize,
-        first: usize,
-        n: usize,
-        out: &mut Vec<f32>,
-    ) -> Result<(), GgufError>;
-}
-
-impl Rows for Checkpoint {
-    fn read(
-        &self,
-        source: &str,
-        row_length: usize,
-        first: usize,
-        n: usize,
-        out: &mut Vec<f32>,
-    ) -> Result<(), GgufError> {
-        let error = |message: &str| GgufError::Tensor {
-            path: self.path().to_path_buf(),
-            tensor: source.to_string(),
-            message: message.to_string(),
-        };
-        let view = self.get(source).ok_or_else(|| error("it is not there"))?;
-        let bytes = view.dtype().size();
-        let range = first * row_length * bytes..(first + n) * row_length * bytes;
-        let data = view.data().get(range).ok_or_else(|| error("it has fewer rows than were asked for"))?;
-        out.clear();
-        out.resize(n * row_length, 0.0);
-        widen(view.dtype(), data, out)
-            .map(|_| ())
-            .map_err(|error| GgufError::Convert { tensor: source.to_string(), error })
-    }
-}
-
-impl Rows for GgufFile {
-    fn read(
-        &self,
-        source: &str,
-        row_length: usize,
-        first: usize,
-        n: usize,
-        out: &mut Vec<f32>,
-    ) -> Result<(), GgufError> {
-        let Some(tensor) = self.tensor(source) else {
-            let (path, tensor) = (self.path().to_path_buf(), source.to_string());
-            return Err(GgufError::Tensor { path, tensor, message: "it is not there".to_string() });
-        };
-        GgufFile::read(self, tensor, first * row_length, n * row_length, out)
-    }
-}
-
 /// Values of a block, but for the rest of longer rows.
 const BLOCK: usize = 1 << 20;
 
 impl Output {
+    /// The tensors that it is made of, each once, in the order of the first part of each.
+    pub(crate) fn sources(&self) -> Vec<&str> {
+        let mut seen = HashSet::new();
+        self.parts.iter().map(|part| part.source.as_str()).filter(|source| seen.insert(*source)).collect()
+    }
+
     /// Hands all values to `take`, in blocks of whole rows (of as many values as `multiple`, for vectors), in order.
+    /// `read` replaces the content of a vector by so many values of a source from one value on.
     ///
     /// # Errors
-    /// What reading and `take` return.
+    /// What `read` and `take` return.
     pub(crate) fn for_each_block(
         &self,
-        rows: &dyn Rows,
+        mut read: impl FnMut(&str, usize, usize, &mut Vec<f32>) -> Result<(), GgufError>,
         mut take: impl FnMut(&[f32]) -> Result<(), GgufError>,
     ) -> Result<(), GgufError> {
-        let per_block = (BLOCK / self.row_length.max(1)).max(1);
-        let (mut block, mut row) = (Vec::new(), Vec::new());
+        let width = self.row_length;
+        let per_block = (BLOCK / width.max(1)).max(1);
+        let (mut block, mut other) = (Vec::new(), Vec::new());
         for part in &self.parts {
+            let per_block = if matches!(part.order, Order::Columns(_)) { part.rows } else { per_block };
             let mut done = 0;
             while done < part.rows {
                 let n = per_block.min(part.rows - done);
-                if let Order::From(first) = part.order {
-                    rows.read(&part.source, self.row_length, first + done, n, &mut block)?;
-                } else {
-                    block.clear();
-                    for at in done..done + n {
-                        rows.read(&part.source, self.row_length, part.order.source(at), 1, &mut row)?;
-                        block.extend_from_slice(&row);
+                match part.order {
+                    Order::From(first) => read(&part.source, (first + done) * width, n * width, &mut block)?,
+                    Order::Alternating(_) | Order::Halves(_) => {
+                        block.clear();
+                        for at in done..done + n {
+                            read(&part.source, part.order.source(at) * width, width, &mut other)?;
+                            block.extend_from_slice(&other);
+                        }
+                    }
+                    Order::Columns(first) => {
+                        read(&part.source, first * n, n * width, &mut other)?;
+                        block.clear();
+                        block.extend((0..n * width).map(|at| other[at % width * n + at / width]));
                     }
                 }
                 if self.shift != 0.0 {
@@ -163,5 +123,20 @@ mod tests {
         assert_eq!(alternating, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
         let back: Vec<usize> = rows.iter().map(|&row| alternating[Order::Halves(6).source(row)]).collect();
         assert_eq!(back, rows);
+    }
+
+    #[test]
+    fn columns_become_rows_in_one_block() {
+        let parts = vec![Part { source: "x".to_string(), rows: 3, order: Order::Columns(1) }];
+        let output = Output { name: "y".to_string(), shape: vec![3, 2], row_length: 2, parts, shift: 0.0 };
+        // Rows of three values, of which the second and the third are a matrix.
+        let values: Vec<f32> = (0..9).map(|x| x as f32).collect();
+        let read = |_: &str, first: usize, n: usize, out: &mut Vec<f32>| {
+            *out = values[first..first + n].to_vec();
+            Ok(())
+        };
+        let mut found = Vec::new();
+        output.for_each_block(read, |block| Ok(found.extend_from_slice(block))).unwrap();
+        assert_eq!(found, [3.0, 6.0, 4.0, 7.0, 5.0, 8.0]);
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::{model, words};
 use glue_gguf::container::GgufFile;
-use glue_gguf::{ExportOptions, ExportPlan, FileType, GgmlType, ImportOptions, export, import};
+use glue_gguf::{ExportModel, ExportOptions, ExportPlan, FileType, GgmlType, ImportOptions, export, import};
 use glue_progress::{NoProgress, Progress};
-use glue_tensor::{Checkpoint, Config, Dtype, widen};
+use glue_tensor::{Checkpoint, Config, Dtype, Links, ModelDir, widen};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,12 @@ impl Progress for Cancelled {
     fn is_cancelled(&self) -> bool {
         true
     }
+}
+
+/// A plan of the export of a directory, and where its values are.
+fn planned(directory: impl AsRef<Path>, options: &ExportOptions) -> (ExportPlan, ModelDir) {
+    let model = ModelDir::open(directory).unwrap();
+    (ExportPlan::new(&ExportModel::of(&model, Links::default()).unwrap(), options).unwrap(), model)
 }
 
 fn f32_options() -> ExportOptions {
@@ -158,7 +164,7 @@ fn a_multimodal_model_loses_what_is_no_language_model_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let change = json!({"query_pre_attn_scalar": 8, "layer_types": null, "sliding_window_pattern": 2});
     let source = changed("archs-extra/gemma3-wrapped", &change, directory.path());
-    let plan = ExportPlan::new(&source, &f32_options()).unwrap();
+    let (plan, _) = planned(&source, &f32_options());
     assert!(
         plan.report().left_out.iter().all(|name| name.starts_with("vision_tower") || name.starts_with("multi_modal"))
     );
@@ -177,9 +183,9 @@ fn types_follow_the_wish_and_sizes_are_known_beforehand() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.gguf");
-        let plan = ExportPlan::new(model("zoo/base-a"), &ExportOptions::new(file_type)).unwrap();
+        let (plan, mut source) = planned(model("zoo/base-a"), &ExportOptions::new(file_type));
         let n_bytes = plan.report().n_bytes;
-        plan.write(&path, false, &NoProgress).unwrap();
+        plan.write(&mut source, &path, false, &NoProgress).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), n_bytes);
         let file = GgufFile::open(&path).unwrap();
         assert_eq!(file.tensor("blk.0.attn_q.weight").unwrap().kind, matrix);
@@ -189,9 +195,9 @@ fn types_follow_the_wish_and_sizes_are_known_beforehand() {
 
 #[test]
 fn a_file_has_the_type_of_the_weights_unless_another_is_asked_for() {
-    let plan = ExportPlan::new(model("zoo/base-a"), &ExportOptions::default()).unwrap();
+    let (plan, _) = planned(model("zoo/base-a"), &ExportOptions::default());
     assert_eq!(plan.report().file_type, FileType::F16);
-    let plan = ExportPlan::new(model("archs/llama2"), &ExportOptions::default()).unwrap();
+    let (plan, _) = planned(model("archs/llama2"), &ExportOptions::default());
     assert_eq!(plan.report().file_type, FileType::F32);
 }
 
@@ -268,8 +274,8 @@ fn nothing_is_left_when_an_export_or_an_import_is_cancelled_or_refused() {
     export(model("archs/llama2"), &file, &f32_options(), &NoProgress).unwrap();
     let error = words(export(model("archs/llama2"), &file, &f32_options(), &NoProgress));
     assert!(error.contains("exists already"), "{error}");
-    let plan = ExportPlan::new(model("archs/llama2"), &f32_options()).unwrap();
-    plan.write(&file, true, &NoProgress).unwrap();
+    let (plan, mut source) = planned(model("archs/llama2"), &f32_options());
+    plan.write(&mut source, &file, true, &NoProgress).unwrap();
 
     let out = directory.path().join("out");
     assert!(words(import(&file, &out, &ImportOptions::default(), &cancelled)).contains("cancelled"));
@@ -281,6 +287,6 @@ fn nothing_is_left_when_an_export_or_an_import_is_cancelled_or_refused() {
 
 #[test]
 fn a_window_that_llama_cpp_does_not_have_ends_the_context() {
-    let plan = ExportPlan::new(model("archs/mistral-window"), &f32_options()).unwrap();
+    let (plan, _) = planned(model("archs/mistral-window"), &f32_options());
     assert!(plan.report().notes.iter().any(|note| note.contains("sliding window")), "{:?}", plan.report().notes);
 }
