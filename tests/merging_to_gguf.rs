@@ -75,6 +75,10 @@ fn a_head_that_is_the_embedding_and_scaled_frequencies() {
 fn experts_are_stacked_as_they_are_merged() {
     check(&family("archs/mixtral"), LINEAR, &["f32", "f16"]);
     let zoo = family("archs/mixtral");
+    for name in ["a", "b"] {
+        zoo.set(name, "num_local_experts", EXPERTS.into());
+        zoo.edit(name, take_experts);
+    }
     zoo.edit("b", exchange_experts);
     check(&zoo, LINEAR, &["f32"]);
     let unaligned = zoo.bytes("merged-f32.gguf");
@@ -96,18 +100,31 @@ fn experts_are_stacked_as_they_are_merged() {
     check(&zoo, LINEAR, &["f32"]);
 }
 
-/// Gives the first two experts of each layer each other's number.
-fn exchange_experts(tensors: &mut Tensors) {
-    let firsts: Vec<String> = tensors.keys().filter(|name| name.contains(".experts.0.")).cloned().collect();
-    for first in firsts {
-        let second = first.replace(".experts.0.", ".experts.1.");
-        let (a, b) = (tensors[&first].clone(), tensors[&second].clone());
-        tensors.insert(first, b);
-        tensors.insert(second, a);
-    }
+/// Experts that are matched.
+const EXPERTS: usize = 3;
+
+/// Takes the last expert away.
+fn take_experts(tensors: &mut Tensors) {
+    tensors.retain(|name, _| !name.contains(".experts.3."));
     for (_, gate) in tensors.iter_mut().filter(|(name, _)| name.ends_with("block_sparse_moe.gate.weight")) {
         let row = gate.data.len() / gate.shape[0];
-        gate.data[..2 * row].rotate_left(row);
+        gate.data.truncate(EXPERTS * row);
+        gate.shape[0] = EXPERTS;
+    }
+}
+
+/// Gives each expert the number of the one after it.
+fn exchange_experts(tensors: &mut Tensors) {
+    let before = tensors.clone();
+    for (name, tensor) in tensors.iter_mut() {
+        if let Some((head, rest)) = name.split_once(".experts.") {
+            let (expert, kind) = rest.split_once('.').expect("a tensor of an expert");
+            let next = (expert.parse::<usize>().expect("a number") + 1) % EXPERTS;
+            *tensor = before[&format!("{head}.experts.{next}.{kind}")].clone();
+        } else if name.ends_with("block_sparse_moe.gate.weight") {
+            let row = tensor.data.len() / tensor.shape[0];
+            tensor.data.rotate_left(row);
+        }
     }
 }
 
