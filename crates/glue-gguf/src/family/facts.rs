@@ -84,6 +84,32 @@ pub(crate) struct Deepseek {
     pub(crate) mscale: Option<f64>,
 }
 
+/// What Llama 4 has besides, with what llama.cpp fixes for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Llama4 {
+    /// Every so many layers have experts, the last of each so many.
+    pub(crate) expert_period: u64,
+}
+
+impl Llama4 {
+    /// Layers of so many have no rotary embedding, the last of each so many.
+    pub(crate) const PLAIN_PERIOD: u64 = 4;
+    /// Positions of a chunk that layers with a rotary embedding see, and of a step of the scale of queries in others.
+    pub(crate) const CHUNK: u64 = 8192;
+    /// By how much that scale grows with the logarithm of the steps.
+    pub(crate) const SCALE: f64 = 0.1;
+
+    /// Whether a layer has a rotary embedding.
+    pub(crate) fn rotates(layer: u64) -> bool {
+        !(layer + 1).is_multiple_of(Llama4::PLAIN_PERIOD)
+    }
+
+    /// Whether rotated queries and keys are normed in a model of so many experts.
+    pub(crate) fn norms(experts: u64) -> bool {
+        experts != 128
+    }
+}
+
 /// Factors of Granite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Granite {
@@ -121,6 +147,7 @@ pub(crate) struct Facts {
     /// What logits are multiplied by, in Cohere's models.
     pub(crate) logit_scale: Option<f64>,
     pub(crate) deepseek: Option<Deepseek>,
+    pub(crate) llama4: Option<Llama4>,
 }
 
 impl Facts {

@@ -55,6 +55,12 @@ fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     values
 }
 
+/// What makes llama.cpp's Llama 4 of the small one.
+fn llama4() -> Value {
+    json!({"attention_chunk_size": 8192, "attn_scale": 0.1, "floor_scale": 8192, "layer_types": null,
+        "no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4})
+}
+
 /// Models that llama.cpp has a form of, with the changes of their configuration that this takes.
 fn supported() -> Vec<(&'static str, Value)> {
     let heads = json!({"query_pre_attn_scalar": 8});
@@ -86,6 +92,8 @@ fn supported() -> Vec<(&'static str, Value)> {
         ("archs-extra/olmo3-old-form", json!({})),
         ("archs-extra/smollm3", json!({"no_rope_layers": null, "no_rope_layer_interval": 4})),
         ("archs-extra/deepseek-v3", json!({})),
+        ("archs-extra/gpt-oss", json!({"swiglu_limit": 7.0})),
+        ("archs-extra/llama4", llama4()),
         ("zoo/base-a", json!({})),
         ("zoo/c-chat", json!({})),
     ]
@@ -247,7 +255,10 @@ fn what_llama_cpp_cannot_compute_is_refused_by_the_name_of_the_key() {
         ("archs-extra/qwen2-moe-normed", json!({"mlp_only_layers": [], "decoder_sparse_step": 1}), "norm_topk_prob"),
         ("archs-extra/qwen3-bias", json!({"attention_bias": null}), "k_proj.bias"),
         ("archs-extra/cohere2-bias", json!({"layer_types": null}), "tie_word_embeddings"),
-        ("archs-extra/gpt-oss", json!({}), "`gpt_oss`"),
+        ("archs-extra/gpt-oss", json!({}), "swiglu_limit"),
+        ("archs-extra/gpt-oss-mxfp4", json!({}), "quantization_config"),
+        ("archs-extra/llama4", json!({}), "attention_chunk_size"),
+        ("archs-extra/llama4-two", json!({}), "use_qk_norm"),
         ("archs-extra/deepseek-v2-lite", json!({}), "q_lora_rank"),
         ("archs-extra/deepseek-v2", json!({}), "n_group"),
         ("archs-extra/deepseek-v3-halves", json!({}), "rope_interleave"),
