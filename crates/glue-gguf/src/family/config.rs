@@ -152,7 +152,7 @@ impl Facts {
             }
             Some(deepseek) => {
                 let rotated = keys.needed("qk_rope_head_dim", keys.count("qk_rope_head_dim")?)?;
-                (deepseek.plain + rotated, rotated)
+                (deepseek.plain.saturating_add(rotated), rotated)
             }
         };
         let context = keys.needed("max_position_embeddings", config.max_position_embeddings())? as u64;
@@ -183,6 +183,7 @@ impl Facts {
             deepseek,
             llama4: None,
         };
+        facts.check_sizes().map_err(|found| keys.error(found.config_key, found.message))?;
         if [heads, facts.kv_heads, head_dim, layers].contains(&0) || !heads.is_multiple_of(facts.kv_heads) {
             let message = format!("{heads} heads and {} key and value heads do not fit", facts.kv_heads);
             return Err(keys.error("num_key_value_heads", message));

@@ -150,7 +150,47 @@ pub(crate) struct Facts {
     pub(crate) llama4: Option<Llama4>,
 }
 
+/// Most of what there are few of: heads, experts, and experts for all tokens.
+const MAX_FEW: u64 = 1 << 16;
+/// The largest of all other sizes, so that no product of one with some of the former overflows.
+const MAX_SIZE: u64 = 1 << 40;
+
+/// A size that no model has: where a file has it, where a configuration has it, what it is, and the largest.
+pub(crate) struct TooLarge {
+    pub(crate) file_key: &'static str,
+    pub(crate) config_key: &'static str,
+    pub(crate) message: String,
+}
+
 impl Facts {
+    /// Refuses sizes that no model has. What is made of them is then small, or has as many values in a file.
+    pub(crate) fn check_sizes(&self) -> Result<(), TooLarge> {
+        let experts = self.experts.unwrap_or(Experts { count: 0, used: 0, width: None, shared_width: None });
+        let deepseek = |of: fn(&Deepseek) -> u64| self.deepseek.as_ref().map_or(0, of);
+        for (file_key, config_key, found, most) in [
+            ("block_count", "num_hidden_layers", self.layers, glue_tensor::config::MAX_LAYERS as u64),
+            ("attention.head_count", "num_attention_heads", self.heads, MAX_FEW),
+            ("attention.head_count_kv", "num_key_value_heads", self.kv_heads, MAX_FEW),
+            ("expert_count", "num_experts", experts.count, MAX_FEW),
+            ("expert_used_count", "num_experts_per_tok", experts.used, MAX_FEW),
+            ("expert_shared_count", "n_shared_experts", deepseek(|deepseek| deepseek.shared), MAX_FEW),
+            ("embedding_length", "hidden_size", self.hidden, MAX_SIZE),
+            ("feed_forward_length", "intermediate_size", self.width, MAX_SIZE),
+            ("attention.key_length", "head_dim", self.head_dim, MAX_SIZE),
+            ("rope.dimension_count", "partial_rotary_factor", self.rotated, MAX_SIZE),
+            ("expert_feed_forward_length", "moe_intermediate_size", experts.width.unwrap_or(0), MAX_SIZE),
+            ("attention.value_length", "v_head_dim", deepseek(|deepseek| deepseek.value), MAX_SIZE),
+            ("attention.kv_lora_rank", "kv_lora_rank", deepseek(|deepseek| deepseek.latent), MAX_SIZE),
+            ("vocab_size", "vocab_size", self.vocabulary, MAX_SIZE),
+        ] {
+            if found > most {
+                let message = format!("{found} is more than any model has; at most {most} can be converted");
+                return Err(TooLarge { file_key, config_key, message });
+            }
+        }
+        Ok(())
+    }
+
     /// What llama.cpp divides queries by the root of in Gemma's models: it has no key for it.
     pub(crate) fn query_scalar(&self, family: &Family) -> f64 {
         let by_heads = matches!((family.arch, self.layers), ("gemma2", 46) | ("gemma3", 62));

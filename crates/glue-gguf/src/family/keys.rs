@@ -248,9 +248,6 @@ impl Reader<'_> {
             let message = "attention without chunks is not known for this family".to_string();
             return Err(self.error("attention.sliding_window", message));
         }
-        if facts.layers > glue_tensor::config::MAX_LAYERS as u64 {
-            return Err(self.error("block_count", format!("{} layers are more than any model has", facts.layers)));
-        }
         facts.vocabulary = match self.file.tensor("token_embd.weight").map(|tensor| tensor.shape.as_slice()) {
             Some(&[rows, _]) => rows as u64,
             _ => {
@@ -282,6 +279,7 @@ impl Reader<'_> {
         if family.model_type == "cohere2" {
             facts.logit_scale = self.number("logit_scale")?;
         }
+        facts.check_sizes().map_err(|found| self.error(found.file_key, found.message))?;
         facts.scaling = self.scaling(family, &facts)?;
         Ok(facts)
     }

@@ -1,6 +1,6 @@
 //! Whole models, from a directory to a file and back.
 
-use crate::{model, words};
+use crate::{data, model, words};
 use glue_gguf::container::GgufFile;
 use glue_gguf::{ExportModel, ExportOptions, ExportPlan, FileType, GgmlType, ImportOptions, export, import};
 use glue_progress::{NoProgress, Progress};
@@ -245,6 +245,9 @@ fn what_llama_cpp_cannot_compute_is_refused_by_the_name_of_the_key() {
         ("archs/llama2", json!({"rms_norm_eps": "small"}), "rms_norm_eps"),
         ("archs/llama2", json!({"model_type": "rwkv"}), "`rwkv`"),
         ("archs/llama2", json!({"num_key_value_heads": 3}), "num_key_value_heads"),
+        ("archs/llama2", json!({"num_attention_heads": 70_000}), "more than any model"),
+        ("archs/llama2", json!({"head_dim": 1u64 << 62}), "at most"),
+        ("archs-extra/deepseek-v3", json!({"qk_nope_head_dim": u64::MAX}), "at most"),
         ("archs/llama2", json!({"head_dim": 16}), "expected 4 heads of 16 rows"),
         ("archs/llama2", json!({"num_hidden_layers": 2}), "config.json has 2 layers"),
         ("archs/llama2", json!({"num_hidden_layers": 4}), "model.layers.3.input_layernorm.weight"),
@@ -300,4 +303,19 @@ fn nothing_is_left_when_an_export_or_an_import_is_cancelled_or_refused() {
 fn a_window_that_llama_cpp_does_not_have_ends_the_context() {
     let (plan, _) = planned(model("archs/mistral-window"), &f32_options());
     assert!(plan.report().notes.iter().any(|note| note.contains("sliding window")), "{:?}", plan.report().notes);
+}
+
+/// A file as it was written before llama.cpp folded attention through a latent into the queries: exported from
+/// `archs-extra/deepseek-v3` with `attn_kv_b` as one tensor.
+#[test]
+fn an_older_file_of_deepseek_gives_the_same_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let back = directory.path().join("back");
+    import(data("deepseek-v3-older.gguf"), &back, &ImportOptions::default(), &NoProgress).unwrap();
+    let (source, back) =
+        (Checkpoint::open(model("archs-extra/deepseek-v3")).unwrap(), Checkpoint::open(&back).unwrap());
+    for tensor in back.tensors() {
+        assert!(values(&source, &tensor.name) == values(&back, &tensor.name), "{}", tensor.name);
+    }
+    assert!(back.get("model.layers.2.self_attn.kv_b_proj.weight").is_some());
 }
