@@ -5,6 +5,7 @@ mod error;
 mod export;
 mod family;
 mod import;
+mod k_quant;
 mod mapping;
 mod parts;
 pub mod quant;

@@ -1,8 +1,9 @@
 //! How values are stored, and their conversion from and to `f32`.
 //!
-//! F32, F16, BF16 and Q8_0 are encoded here, to the same bytes as the reference writer; the other quantised types are
-//! encoded and decoded by candle, block by block. MXFP4, in which gpt-oss is published, is read and not written.
+//! F32, F16, BF16, Q8_0 and Q4_K to Q6_K are encoded here, to the same bytes as the reference; the other quantised types
+//! are encoded and all are decoded by candle, block by block. MXFP4, in which gpt-oss is published, is read and not written.
 
+use crate::k_quant::{encode_q4_k, encode_q5_k, encode_q6_k, in_blocks};
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
 use candle_core::{Device, Tensor};
 use glue_tensor::{Dtype, narrow, widen};
@@ -144,11 +145,15 @@ impl GgmlType {
         if values.iter().any(|x| !x.is_finite()) {
             return Err(not_finite(self, values));
         }
-        if self == GgmlType::Q8_0 {
-            for block in values.as_chunks::<Q8_0_VALUES>().0 {
-                encode_q8_0(block, out);
+        match self {
+            GgmlType::Q8_0 => {
+                values.as_chunks::<Q8_0_VALUES>().0.iter().for_each(|block| encode_q8_0(block, out));
+                return Ok(());
             }
-            return Ok(());
+            GgmlType::Q4_K => return in_blocks(values, |block| encode_q4_k(block, out)),
+            GgmlType::Q5_K => return in_blocks(values, |block| encode_q5_k(block, out)),
+            GgmlType::Q6_K => return in_blocks(values, |block| encode_q6_k(block, out)),
+            _ => {}
         }
         let Some(kind) = self.candle() else { return Err(format!("{self} is read and not written")) };
         let quantise = || {
