@@ -7,8 +7,8 @@
 
 LIBRARIES is node_modules/@node-llama-cpp/linux-x64/bins/linux-x64. Needs numpy.
 
-The models have random weights and rows of whole blocks: a Llama with and without a head of its own, one with 8 experts, a Qwen 2. Each
-is exported as F32 and as Q4_K_M; llama.cpp makes a Q4_K_M file of the first, and all tensors must have the types and bytes of the
+The models have random weights and rows of whole blocks, most of them: a Llama with and without a head of its own, one with 8 experts, a
+Qwen 2, a DeepSeek V3, a gpt-oss and a Llama 4. Each is exported as F32 and as Q4_K_M; llama.cpp makes a Q4_K_M file of the first, and all tensors must have the types and bytes of the
 second. The status is 1 where one has not.
 
 The file has 2048 values, then the bytes of the three types for them.
@@ -106,6 +106,50 @@ def models():
     yield "llama-tied", {**config, "tie_word_embeddings": True}, {**ends, **attention, **dense}
     yield "mixtral", {**config, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}, {**ends, **head, **attention, **sparse}
     yield "qwen2", {**config, "model_type": "qwen2"}, {**ends, **head, **attention, **biases, **dense}
+
+
+    embedding = {**ends, **head}
+    norms = {name: shape for name, shape in attention.items() if "norm" in name}
+    latent = {
+        **config, "model_type": "deepseek_v3", "num_key_value_heads": 4, "head_dim": 32, "q_lora_rank": 256, "kv_lora_rank": 256, "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 32, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "n_shared_experts": 1,
+        "first_k_dense_replace": 1, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
+    }
+    tensors = {**embedding, **norms}
+    for layer in range(8):
+        at = f"model.layers.{layer}.self_attn."
+        tensors.update({f"{at}q_a_proj.weight": (256, 256), f"{at}q_a_layernorm.weight": (256,), f"{at}q_b_proj.weight": (384, 256)})
+        tensors.update({f"{at}kv_a_proj_with_mqa.weight": (288, 256), f"{at}kv_a_layernorm.weight": (256,), f"{at}kv_b_proj.weight": (512, 256)})
+        tensors[f"{at}o_proj.weight"] = (256, 256)
+        at = f"model.layers.{layer}.mlp."
+        if layer == 0:
+            tensors.update({f"{at}gate_proj.weight": (512, 256), f"{at}up_proj.weight": (512, 256), f"{at}down_proj.weight": (256, 512)})
+            continue
+        tensors.update({f"{at}gate.weight": (4, 256), f"{at}gate.e_score_correction_bias": (4,)})
+        for expert in ["shared_experts", *(f"experts.{expert}" for expert in range(4))]:
+            tensors.update({f"{at}{expert}.{part}_proj.weight": (256, 256) for part in ["gate", "up", "down"]})
+    yield "deepseek-v3", latent, tensors
+    oss = {**config, "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16, "intermediate_size": 256}
+    tensors = {**embedding, **attention, **biases}
+    for layer in range(8):
+        at = f"model.layers.{layer}."
+        tensors.update({f"{at}self_attn.o_proj.bias": (256,), f"{at}self_attn.sinks": (4,), f"{at}mlp.router.weight": (4, 256), f"{at}mlp.router.bias": (4,)})
+        tensors.update({f"{at}mlp.experts.gate_up_proj": (4, 256, 512), f"{at}mlp.experts.gate_up_proj_bias": (4, 512)})
+        tensors.update({f"{at}mlp.experts.down_proj": (4, 256, 256), f"{at}mlp.experts.down_proj_bias": (4, 256)})
+    yield "gpt-oss", oss, tensors
+    four = {
+        **config, "model_type": "llama4_text", "intermediate_size": 256, "intermediate_size_mlp": 512, "num_local_experts": 4, "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 2, "attn_temperature_tuning": True,
+    }
+    tensors = {**embedding, **attention}
+    for layer in range(8):
+        at = f"model.layers.{layer}.feed_forward."
+        if layer % 2 == 0:
+            tensors.update({f"{at}gate_proj.weight": (512, 256), f"{at}up_proj.weight": (512, 256), f"{at}down_proj.weight": (256, 512)})
+            continue
+        tensors.update({f"{at}router.weight": (4, 256), f"{at}experts.gate_up_proj": (4, 256, 512), f"{at}experts.down_proj": (4, 256, 256)})
+        tensors.update({f"{at}shared_expert.{part}_proj.weight": (256, 256) for part in ["gate", "up", "down"]})
+    yield "llama4", four, tensors
 
 
 def read(path):

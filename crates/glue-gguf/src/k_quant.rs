@@ -32,12 +32,24 @@ struct Form {
 const Q4: Form = Form { largest: 15.0, first: -1.0, last: 20 };
 const Q5: Form = Form { largest: 31.0, first: -0.5, last: 15 };
 
-/// A group: scale, what is subtracted, and the numbers.
-#[derive(Clone, Copy)]
-struct Group {
-    scale: f32,
-    minus: f32,
-    numbers: [u8; GROUP],
+/// One number of each group. Groups are fitted side by side: sums of a group are in order all the same, and processors
+/// add several at once.
+type Lanes<const N: usize> = [f32; N];
+
+/// The groups of a block: scales, what is subtracted, and the numbers, value by value.
+struct Groups {
+    scales: Lanes<GROUPS>,
+    minus: Lanes<GROUPS>,
+    numbers: [Lanes<GROUPS>; GROUP],
+}
+
+/// Value by value of all groups, of a block that has them group by group.
+fn side_by_side<const N: usize, const LENGTH: usize>(block: &[f32; VALUES]) -> [Lanes<N>; LENGTH] {
+    let mut values = [[0.0; N]; LENGTH];
+    for (at, x) in block.iter().enumerate() {
+        values[at % LENGTH][at / LENGTH] = *x;
+    }
+    values
 }
 
 /// Appends `values`, whole blocks, with `encode` for each.
@@ -84,12 +96,9 @@ pub(crate) fn encode_q5_k(block: &[f32; VALUES], out: &mut Vec<u8>) -> Result<()
 /// Appends what both types begin with, the two numbers of the block and the multiples of the groups, and returns the
 /// numbers that stand for the values.
 fn encode_scales(block: &[f32; VALUES], form: &Form, out: &mut Vec<u8>) -> Result<[[u8; GROUP]; GROUPS], String> {
-    let mut groups = [Group { scale: 0.0, minus: 0.0, numbers: [0; GROUP] }; GROUPS];
-    for (group, values) in groups.iter_mut().zip(block.as_chunks::<GROUP>().0) {
-        *group = fit(values, form);
-    }
-    let (scale, scale_multiples) = multiples(groups.map(|group| group.scale), out)?;
-    let (minus, minus_multiples) = multiples(groups.map(|group| group.minus), out)?;
+    let groups = fit(&side_by_side(block), form);
+    let (scale, scale_multiples) = multiples(groups.scales, out)?;
+    let (minus, minus_multiples) = multiples(groups.minus, out)?;
     for at in 0..4 {
         out.push(scale_multiples[at] | scale_multiples[at + 4] >> 4 << 6);
     }
@@ -99,14 +108,16 @@ fn encode_scales(block: &[f32; VALUES], form: &Form, out: &mut Vec<u8>) -> Resul
     for at in 4..8 {
         out.push(scale_multiples[at] & 15 | (minus_multiples[at] & 15) << 4);
     }
-    for (at, (group, values)) in groups.iter_mut().zip(block.as_chunks::<GROUP>().0).enumerate() {
+    let mut numbers = [[0; GROUP]; GROUPS];
+    for (at, (group, values)) in numbers.iter_mut().zip(block.as_chunks::<GROUP>().0).enumerate() {
         let scale = scale * f32::from(scale_multiples[at]);
         let minus = minus * f32::from(minus_multiples[at]);
-        if scale != 0.0 {
-            group.numbers = values.map(|x| nearest((x + minus) / scale, form.largest) as u8);
-        }
+        *group = match scale {
+            0.0 => groups.numbers.map(|of_all| of_all[at] as u8),
+            _ => values.map(|x| nearest((x + minus) / scale, form.largest) as u8),
+        };
     }
-    Ok(groups.map(|group| group.numbers))
+    Ok(numbers)
 }
 
 /// What positive numbers are multiples of, appended as `f16` and returned as it is read, and which multiples.
@@ -124,65 +135,97 @@ fn multiples(numbers: [f32; GROUPS], out: &mut Vec<u8>) -> Result<(f32, [u8; GRO
     Ok((stored[0], numbers.map(|number| nearest(inverse * number, LARGEST_MULTIPLE) as u8)))
 }
 
-/// The whole number from 0 to `largest` that is nearest, halves to even.
-fn nearest(x: f32, largest: f32) -> f32 {
-    x.round_ties_even().clamp(0.0, largest)
+/// The nearest whole number, halves to even, for magnitudes below 2²²; larger ones stay larger. `round_ties_even` is a
+/// call on processors without an instruction for it.
+fn rounded(x: f32) -> f32 {
+    const WHOLE: f32 = 12_582_912.0;
+    (x + WHOLE) - WHOLE
 }
 
-/// Scale and subtrahend of a group by weighted least squares over the candidates.
-fn fit(values: &[f32; GROUP], form: &Form) -> Group {
-    let squares = values.iter().fold(0.0, |sum, x| sum + x * x);
-    let level = (squares / GROUP as f32).sqrt();
-    let weights = values.map(|x| level + x.abs());
-    let (mut lowest, mut highest) = (values[0], values[0]);
-    let (mut sum_w, mut sum_x) = (weights[0], weights[0] * values[0]);
+/// The whole number from 0 to `largest` that is nearest.
+fn nearest(x: f32, largest: f32) -> f32 {
+    rounded(x).clamp(0.0, largest)
+}
+
+/// Scales and subtrahends by weighted least squares over the candidates.
+fn fit(values: &[Lanes<GROUPS>; GROUP], form: &Form) -> Groups {
+    let mut squares = [0.0; GROUPS];
+    for x in values {
+        (0..GROUPS).for_each(|g| squares[g] += x[g] * x[g]);
+    }
+    let level = squares.map(|sum| (sum / GROUP as f32).sqrt());
+    let mut weights = *values;
+    for w in &mut weights {
+        (0..GROUPS).for_each(|g| w[g] = level[g] + w[g].abs());
+    }
+    let (mut lowest, mut highest, mut sum_w) = (values[0], values[0], weights[0]);
+    let mut sum_x: Lanes<GROUPS> = std::array::from_fn(|g| weights[0][g] * values[0][g]);
     for (x, w) in values.iter().zip(&weights).skip(1) {
-        lowest = if *x < lowest { *x } else { lowest };
-        highest = if *x > highest { *x } else { highest };
-        sum_w += w;
-        sum_x += w * x;
+        for g in 0..GROUPS {
+            lowest[g] = if x[g] < lowest[g] { x[g] } else { lowest[g] };
+            highest[g] = if x[g] > highest[g] { x[g] } else { highest[g] };
+            sum_w[g] += w[g];
+            sum_x[g] += w[g] * x[g];
+        }
     }
     // The subtrahend is not negative: 0 can be stored whatever the values are.
-    lowest = if lowest > 0.0 { 0.0 } else { lowest };
-    if highest == lowest {
-        return Group { scale: 0.0, minus: -lowest, numbers: [0; GROUP] };
-    }
-    let error = |scale: f32, minimum: f32, numbers: &[f32; GROUP]| {
-        values.iter().zip(&weights).zip(numbers).fold(0.0, |sum, ((x, w), number)| {
-            let off = scale * number + minimum - x;
-            sum + w * (off * off)
-        })
+    lowest = lowest.map(|x| if x > 0.0 { 0.0 } else { x });
+    let error = |scale: &Lanes<GROUPS>, minimum: &Lanes<GROUPS>, numbers: &[Lanes<GROUPS>; GROUP]| {
+        let mut sum = [0.0; GROUPS];
+        for ((x, w), l) in values.iter().zip(&weights).zip(numbers) {
+            for g in 0..GROUPS {
+                let off = scale[g] * l[g] + minimum[g] - x[g];
+                sum[g] += w[g] * (off * off);
+            }
+        }
+        sum
     };
-    let whole = |inverse: f32, minimum: f32| values.map(|x| nearest(inverse * (x - minimum), form.largest));
-    let inverse = form.largest / (highest - lowest);
-    let (mut scale, mut minimum) = (1.0 / inverse, lowest);
-    let mut numbers = whole(inverse, minimum);
-    let mut least = error(scale, minimum, &numbers);
+    let whole = |inverse: &Lanes<GROUPS>, minimum: &Lanes<GROUPS>| {
+        let mut numbers = *values;
+        for l in &mut numbers {
+            (0..GROUPS).for_each(|g| l[g] = nearest(inverse[g] * (l[g] - minimum[g]), form.largest));
+        }
+        numbers
+    };
+    // Where all values are equal, what follows has no meaning and is replaced at the end.
+    let inverse = std::array::from_fn(|g| form.largest / (highest[g] - lowest[g]));
+    let (mut scale, mut minimum) = (inverse.map(|inverse| 1.0 / inverse), lowest);
+    let mut numbers = whole(&inverse, &minimum);
+    let mut least = error(&scale, &minimum, &numbers);
     for at in 0..=form.last {
         // From the minimum of the best candidate so far.
-        let inverse = (form.first + 0.1 * f32::from(at) + form.largest) / (highest - minimum);
-        let tried = whole(inverse, minimum);
-        let (mut sum_l, mut sum_ll, mut sum_xl) = (0.0, 0.0, 0.0);
-        for ((x, w), number) in values.iter().zip(&weights).zip(&tried) {
-            sum_l += w * number;
-            sum_ll += w * number * number;
-            sum_xl += w * number * x;
+        let divisor = form.first + 0.1 * f32::from(at) + form.largest;
+        let tried = whole(&std::array::from_fn(|g| divisor / (highest[g] - minimum[g])), &minimum);
+        let (mut sum_l, mut sum_ll, mut sum_xl) = ([0.0; GROUPS], [0.0; GROUPS], [0.0; GROUPS]);
+        for ((x, w), l) in values.iter().zip(&weights).zip(&tried) {
+            for g in 0..GROUPS {
+                sum_l[g] += w[g] * l[g];
+                sum_ll[g] += w[g] * l[g] * l[g];
+                sum_xl[g] += w[g] * l[g] * x[g];
+            }
         }
-        let determinant = sum_w * sum_ll - sum_l * sum_l;
-        if determinant <= 0.0 {
-            continue;
+        let (mut its_scale, mut its_minimum, mut solved) = ([0.0; GROUPS], [0.0; GROUPS], [false; GROUPS]);
+        for g in 0..GROUPS {
+            let determinant = sum_w[g] * sum_ll[g] - sum_l[g] * sum_l[g];
+            solved[g] = determinant > 0.0;
+            its_scale[g] = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / determinant;
+            its_minimum[g] = (sum_ll[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / determinant;
+            if its_minimum[g] > 0.0 {
+                (its_scale[g], its_minimum[g]) = (sum_xl[g] / sum_ll[g], 0.0);
+            }
         }
-        let mut its_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-        let mut its_minimum = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
-        if its_minimum > 0.0 {
-            (its_scale, its_minimum) = (sum_xl / sum_ll, 0.0);
-        }
-        let its_error = error(its_scale, its_minimum, &tried);
-        if its_error < least {
-            (least, scale, minimum, numbers) = (its_error, its_scale, its_minimum, tried);
+        let its_error = error(&its_scale, &its_minimum, &tried);
+        let better: [bool; GROUPS] = std::array::from_fn(|g| solved[g] && its_error[g] < least[g]);
+        for g in (0..GROUPS).filter(|&g| better[g]) {
+            (least[g], scale[g], minimum[g]) = (its_error[g], its_scale[g], its_minimum[g]);
+            (0..GROUP).for_each(|i| numbers[i][g] = tried[i][g]);
         }
     }
-    Group { scale, minus: -minimum, numbers: numbers.map(|number| number as u8) }
+    for g in (0..GROUPS).filter(|&g| highest[g] == lowest[g]) {
+        (scale[g], minimum[g]) = (0.0, lowest[g]);
+        numbers.iter_mut().for_each(|l| l[g] = 0.0);
+    }
+    Groups { scales: scale, minus: minimum.map(|x| -x), numbers }
 }
 
 /// Values of a group of Q6_K.
@@ -198,14 +241,8 @@ const TINY: f32 = 1e-15;
 /// # Errors
 /// In words: values beyond the range of the scale.
 pub(crate) fn encode_q6_k(block: &[f32; VALUES], out: &mut Vec<u8>) -> Result<(), String> {
-    let mut groups = [(0.0, [0u8; SMALL_GROUP]); SMALL_GROUPS];
-    let mut largest = 0.0f32;
-    for (group, values) in groups.iter_mut().zip(block.as_chunks::<SMALL_GROUP>().0) {
-        *group = fit_symmetric(values);
-        if group.0.abs() > largest.abs() {
-            largest = group.0;
-        }
-    }
+    let (scales, fitted) = fit_symmetric(&side_by_side(block));
+    let largest = farthest(&scales);
     if largest.abs() < TINY {
         out.resize(out.len() + 210, 0);
         return Ok(());
@@ -218,12 +255,12 @@ pub(crate) fn encode_q6_k(block: &[f32; VALUES], out: &mut Vec<u8>) -> Result<()
     }
     let mut stored = [0.0];
     widen(Dtype::F16, &bytes, &mut stored).map_err(|error| error.to_string())?;
-    let multiples = groups.map(|(scale, _)| (inverse * scale).round_ties_even().min(127.0));
+    let multiples = scales.map(|scale| rounded(inverse * scale).min(127.0));
     let mut numbers = [0u8; VALUES];
     for (at, values) in block.as_chunks::<SMALL_GROUP>().0.iter().enumerate() {
         let scale = stored[0] * multiples[at];
         let group = match scale {
-            0.0 => groups[at].1,
+            0.0 => fitted.map(|of_all| of_all[at] as u8),
             _ => values.map(|x| number(x / scale) as u8),
         };
         numbers[at * SMALL_GROUP..][..SMALL_GROUP].copy_from_slice(&group);
@@ -243,35 +280,58 @@ pub(crate) fn encode_q6_k(block: &[f32; VALUES], out: &mut Vec<u8>) -> Result<()
 
 /// What is stored for a number of Q6_K: the whole number that is nearest, halves to even.
 fn number(x: f32) -> f32 {
-    x.round_ties_even().clamp(-MIDDLE, MIDDLE - 1.0) + MIDDLE
+    rounded(x).clamp(-MIDDLE, MIDDLE - 1.0) + MIDDLE
 }
 
-/// The scale of a group of Q6_K by least squares over the candidates, and what is stored for its values.
-fn fit_symmetric(values: &[f32; SMALL_GROUP]) -> (f32, [u8; SMALL_GROUP]) {
-    let farthest = values.iter().fold(0.0f32, |farthest, x| if x.abs() > farthest.abs() { *x } else { farthest });
-    if farthest.abs() < TINY {
-        return (0.0, [0; SMALL_GROUP]);
-    }
-    let sums = |stored: &[f32; SMALL_GROUP]| {
-        values.iter().zip(stored).fold((0.0f32, 0.0f32), |(sum_lx, sum_ll), (x, stored)| {
-            let (w, l) = (x * x, stored - MIDDLE);
-            (sum_lx + w * x * l, sum_ll + w * l * l)
-        })
+/// The first of the numbers with the largest magnitude.
+fn farthest(numbers: &[f32]) -> f32 {
+    numbers.iter().fold(0.0, |farthest: f32, x| if x.abs() > farthest.abs() { *x } else { farthest })
+}
+
+/// Scales of the groups of Q6_K by least squares over the candidates, and what is stored for each value.
+fn fit_symmetric(
+    values: &[Lanes<SMALL_GROUPS>; SMALL_GROUP],
+) -> (Lanes<SMALL_GROUPS>, [Lanes<SMALL_GROUPS>; SMALL_GROUP]) {
+    const N: usize = SMALL_GROUPS;
+    let farthest: Lanes<N> = std::array::from_fn(|g| farthest(&values.map(|x| x[g])));
+    let whole = |divided: f32| {
+        let inverse = farthest.map(|x| divided / x);
+        let mut stored = *values;
+        for x in &mut stored {
+            (0..N).for_each(|g| x[g] = number(inverse[g] * x[g]));
+        }
+        stored
     };
-    let whole = |inverse: f32| values.map(|x| number(inverse * x));
-    let mut stored = whole(-MIDDLE / farthest);
+    let sums = |stored: &[Lanes<N>; SMALL_GROUP]| {
+        let (mut sum_lx, mut sum_ll) = ([0.0; N], [0.0; N]);
+        for (x, stored) in values.iter().zip(stored) {
+            for g in 0..N {
+                let (w, l) = (x[g] * x[g], stored[g] - MIDDLE);
+                sum_lx[g] += w * x[g] * l;
+                sum_ll[g] += w * l * l;
+            }
+        }
+        (sum_lx, sum_ll)
+    };
+    let mut stored = whole(-MIDDLE);
     let (sum_lx, sum_ll) = sums(&stored);
-    let mut scale = if sum_ll == 0.0 { 0.0 } else { sum_lx / sum_ll };
-    let mut best = scale * sum_lx;
+    let mut scale: Lanes<N> = std::array::from_fn(|g| if sum_ll[g] == 0.0 { 0.0 } else { sum_lx[g] / sum_ll[g] });
+    let mut best: Lanes<N> = std::array::from_fn(|g| scale[g] * sum_lx[g]);
     for step in (-9i8..=9).filter(|step| *step != 0) {
-        let tried = whole(-(MIDDLE + 0.1 * f32::from(step)) / farthest);
+        let tried = whole(-(MIDDLE + 0.1 * f32::from(step)));
         let (sum_lx, sum_ll) = sums(&tried);
-        if sum_ll > 0.0 && sum_lx * sum_lx > best * sum_ll {
-            (stored, scale) = (tried, sum_lx / sum_ll);
-            best = scale * sum_lx;
+        let better: [bool; N] = std::array::from_fn(|g| sum_ll[g] > 0.0 && sum_lx[g] * sum_lx[g] > best[g] * sum_ll[g]);
+        for g in (0..N).filter(|&g| better[g]) {
+            scale[g] = sum_lx[g] / sum_ll[g];
+            best[g] = scale[g] * sum_lx[g];
+            (0..SMALL_GROUP).for_each(|i| stored[i][g] = tried[i][g]);
         }
     }
-    (scale, stored.map(|stored| stored as u8))
+    for g in (0..N).filter(|&g| farthest[g].abs() < TINY) {
+        scale[g] = 0.0;
+        stored.iter_mut().for_each(|x| x[g] = 0.0);
+    }
+    (scale, stored)
 }
 
 #[cfg(test)]
@@ -280,13 +340,15 @@ mod tests {
 
     #[test]
     fn equal_values_and_zeros_have_no_scale() {
-        for (value, minus) in [(0.0, 0.0), (-2.0, 2.0)] {
-            let group = fit(&[value; GROUP], &Q4);
-            assert_eq!((group.scale, group.minus, group.numbers), (0.0, minus, [0; GROUP]));
-        }
+        let mut block = [0.0; VALUES];
+        block[GROUP..2 * GROUP].fill(-2.0);
+        block[2 * GROUP..3 * GROUP].fill(3.0);
+        let groups = fit(&side_by_side(&block), &Q4);
+        assert_eq!((groups.scales[0], groups.minus[0]), (0.0, 0.0));
+        assert_eq!((groups.scales[1], groups.minus[1]), (0.0, 2.0));
+        assert!(groups.numbers.iter().all(|of_all| of_all[0] == 0.0 && of_all[1] == 0.0));
         // What lies above 0 has a scale from 0 on.
-        let group = fit(&[3.0; GROUP], &Q4);
-        assert!((group.scale * f32::from(group.numbers[0]) - 3.0).abs() < 1e-6 && group.minus == 0.0);
+        assert!((groups.scales[2] * groups.numbers[5][2] - 3.0).abs() < 1e-6 && groups.minus[2] == 0.0);
     }
 
     #[test]
