@@ -1,13 +1,14 @@
 //! Q4_K, Q5_K and Q6_K, to the same bytes as the reference quantiser without statistics of activations.
 //!
-//! In Q4_K and Q5_K, a block of 256 values is 8 groups of 32. A value x of a group is stored as the whole number l for which s·l − m is
-//! nearest to x; s and m are those of the group, themselves 6-bit multiples of two numbers of the block. For each group,
-//! candidates of s are tried. Given the numbers l of a candidate, s and m are those of least weighted squares
+//! In Q4_K and Q5_K, a block of 256 values is 8 groups of 32. A value x of a group is stored as the whole number l for
+//! which s·l − m is nearest to x. The numbers s and m are those of the group, 6-bit multiples of two numbers of the
+//! block. For each group, candidates of s are tried. Given the numbers l of a candidate, s and m are those of least
+//! weighted squares
 //!
 //! Σ w (s·l − m − x)², with w = √(mean of x²) + |x|,
 //!
-//! and the candidate with the smallest sum is taken. In Q6_K, groups have 16 values, m is 0, and w = x². All sums are in `f32` in the order of the values, as those of the
-//! reference are: another order gives other bytes.
+//! and the candidate with the smallest sum is taken. In Q6_K, groups have 16 values, m is 0, and w = x². All sums are in
+//! `f32` in the order of the values, as those of the reference are: another order gives other bytes.
 
 use glue_tensor::{Dtype, narrow, widen};
 
