@@ -7,8 +7,8 @@
 //!
 //! Σ w (s·l − m − x)², with w = √(mean of x²) + |x|,
 //!
-//! and the candidate with the smallest sum is taken. In Q6_K, groups have 16 values, m is 0, and w = x². All sums are in
-//! `f32` in the order of the values, as those of the reference are: another order gives other bytes.
+//! and the candidate with the smallest sum is taken. In Q6_K, groups have 16 values, m is 0, and w = x². All sums are
+//! in `f32` in the order of the values, as those of the reference are: another order gives other bytes.
 
 use glue_tensor::{Dtype, narrow, widen};
 

@@ -1,8 +1,8 @@
 //! How values are stored, and their conversion from and to `f32`.
 //!
-//! F32, F16, BF16, Q8_0 and Q4_K to Q6_K are encoded here, to the same bytes as the reference. The other quantised types
-//! are encoded, and all are decoded, by candle, block by block. MXFP4, in which gpt-oss is published, is decoded here and
-//! not written.
+//! F32, F16, BF16, Q8_0 and Q4_K to Q6_K are encoded here, to the same bytes as the reference. The other quantised
+//! types are encoded, and all are decoded, by candle, block by block. MXFP4, in which gpt-oss is published, is decoded
+//! here and not written.
 
 use crate::k_quant::{encode_q4_k, encode_q5_k, encode_q6_k, in_blocks};
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
