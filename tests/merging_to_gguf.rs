@@ -76,8 +76,11 @@ fn experts_are_stacked_as_they_are_merged() {
     check(&family("archs/mixtral"), LINEAR, &["f32", "f16"]);
     let zoo = family("archs/mixtral");
     for name in ["a", "b"] {
-        zoo.set(name, "num_local_experts", EXPERTS.into());
-        zoo.edit(name, take_experts);
+        zoo.edit(name, |tensors| {
+            for tensor in tensors.values_mut() {
+                *tensor = Tensor::bf16(&tensor.shape, tensor.values().iter().map(|&x| x as f32));
+            }
+        });
     }
     zoo.edit("b", exchange_experts);
     check(&zoo, LINEAR, &["f32"]);
@@ -100,26 +103,13 @@ fn experts_are_stacked_as_they_are_merged() {
     check(&zoo, LINEAR, &["f32"]);
 }
 
-/// Experts that are matched.
-const EXPERTS: usize = 3;
-
-/// Takes the last expert away.
-fn take_experts(tensors: &mut Tensors) {
-    tensors.retain(|name, _| !name.contains(".experts.3."));
-    for (_, gate) in tensors.iter_mut().filter(|(name, _)| name.ends_with("block_sparse_moe.gate.weight")) {
-        let row = gate.data.len() / gate.shape[0];
-        gate.data.truncate(EXPERTS * row);
-        gate.shape[0] = EXPERTS;
-    }
-}
-
 /// Gives each expert the number of the one after it.
 fn exchange_experts(tensors: &mut Tensors) {
     let before = tensors.clone();
     for (name, tensor) in tensors.iter_mut() {
         if let Some((head, rest)) = name.split_once(".experts.") {
             let (expert, kind) = rest.split_once('.').expect("a tensor of an expert");
-            let next = (expert.parse::<usize>().expect("a number") + 1) % EXPERTS;
+            let next = (expert.parse::<usize>().expect("a number") + 1) % 4;
             *tensor = before[&format!("{head}.experts.{next}.{kind}")].clone();
         } else if name.ends_with("block_sparse_moe.gate.weight") {
             let row = tensor.data.len() / tensor.shape[0];
