@@ -15,6 +15,7 @@ DATA = ROOT / "tests" / "data"
 # Files that are inputs as they are: target and pattern.
 WHOLE = [
     ("recipe", DATA, "golden/cases/*/config.yml"),
+    ("gguf", ROOT, "crates/glue-gguf/tests/data/*.gguf"),
     ("mix_config", DATA, "moe/*/config.yml"),
     ("model_config", DATA, "arch*/*/config.json"),
     ("model_config", ROOT, "crates/glue-tensor/tests/data/configs/*.json"),

@@ -22,6 +22,7 @@ mod invariance;
 mod layerwise;
 mod memory;
 mod merging_adapters;
+mod merging_to_gguf;
 mod mixing;
 mod named_tasks;
 mod new_operator;

@@ -31,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("adapter_config", models::adapter_config),
     ("cache", state::cache),
     ("chat_template", text::chat_template),
+    ("gguf", models::gguf),
     ("header", models::header),
     ("items_csv", tasks::items_csv),
     ("items_jsonl", tasks::items_jsonl),

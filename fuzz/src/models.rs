@@ -1,12 +1,16 @@
-//! What a model directory says about weights: headers, indexes, configurations of models, adapters and mixtures.
+//! What a model directory says about weights: headers, indexes, configurations of models, adapters and mixtures; and
+//! GGUF files.
 
 use super::folder::{Folder, write};
 use super::says_why;
+use glue_gguf::container::GgufFile;
+use glue_gguf::{ImportOptions, ImportPlan};
 use glue_lm::Architecture;
 use glue_mixture::{Mixture, Sites, read_gates};
+use glue_progress::NoProgress;
 use glue_tensor::adapter::AdapterConfig;
 use glue_tensor::header::{Header, encode_header, parse_header};
-use glue_tensor::{Adapter, Checkpoint, Config, Dtype, Names};
+use glue_tensor::{Adapter, Checkpoint, Config, Dtype, ModelDir, Names};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -56,6 +60,52 @@ fn check_header(header: &Header, file_len: u64) {
     for tensor in &header.tensors {
         let _ = names.parse(&tensor.name).rename_layer(7);
     }
+}
+
+/// A GGUF file: refused, or tensors that are read within its bounds, and an import that is refused or a model directory
+/// that opens.
+///
+/// The input is read twice: as a whole file, and as the beginning of a file whose length is in the last 8 bytes of the
+/// input, so that headers of large files can be tried without their data.
+pub fn gguf(input: &[u8]) {
+    /// What a file system holds of a sparse file.
+    const MAX_SPARSE: u64 = 1 << 42;
+    thread_local! {
+        static FOLDER: Folder = Folder::new(|_| {});
+    }
+    FOLDER.with(|folder| {
+        let path = folder.with("x.gguf", input).join("x.gguf");
+        match GgufFile::open(&path) {
+            Ok(file) => {
+                let mut values = Vec::new();
+                for tensor in file.tensors() {
+                    file.read(tensor, 0, tensor.n_elements(), &mut values).expect("values within the file");
+                    assert_eq!(values.len(), tensor.n_elements(), "{}", tensor.name);
+                }
+            }
+            Err(error) => says_why(&error),
+        }
+        let out = folder.path().join("out");
+        let imported = ImportPlan::new(&path, &ImportOptions::default()).and_then(|plan| plan.write(&out, &NoProgress));
+        match imported {
+            Ok(report) => {
+                let model = ModelDir::open(&out).expect("a model that was imported opens");
+                assert_eq!(model.checkpoint().tensors().len(), report.n_tensors);
+                assert_eq!(model.checkpoint().total_bytes(), report.n_bytes);
+            }
+            Err(error) => says_why(&error),
+        }
+        let _ = std::fs::remove_dir_all(&out);
+        let Some((prefix, length)) = input.split_last_chunk::<8>() else { return };
+        let length = u64::from_le_bytes(*length).clamp(prefix.len() as u64, MAX_SPARSE);
+        write(folder.path(), "x.gguf", prefix);
+        let file = std::fs::File::options().write(true).open(&path).expect("a temporary file");
+        if file.set_len(length).is_ok()
+            && let Err(error) = ImportPlan::new(&path, &ImportOptions::default())
+        {
+            says_why(&error);
+        }
+    });
 }
 
 /// The file of tensors of f32 with these names and shapes, all of them zeros.

@@ -40,6 +40,12 @@ CHANGES = {
     "gemma3-old-form": {"query_pre_attn_scalar": 8},
     "gemma3-wrapped": {"query_pre_attn_scalar": 8, "layer_types": None, "sliding_window_pattern": 2, "_sliding_window_pattern": 2},
     "deepseek-v2-lite": {"num_hidden_layers": 26},
+    # llama.cpp rounds the bounds of YaRN.
+    "gpt-oss": {"swiglu_limit": 7.0, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "original_max_position_embeddings": 16, "truncate": True}},
+    "llama4": {"attention_chunk_size": 8192, "attn_scale": 0.1, "floor_scale": 8192, "layer_types": None,
+               "no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4},
     # llama.cpp takes the long factors as soon as the context that it reserves is beyond the original one.
     "phi3-longrope-short": {"original_max_position_embeddings": 1024, "max_position_embeddings": 2048, "rope_parameters": {
         "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 1024,
@@ -53,12 +59,10 @@ REFUSED = {
     "cohere2-bias": "layer_types",
     "deepseek-v2": "n_group",
     "deepseek-v3-halves": "rope_interleave",
-    "gpt-oss": "gpt_oss",
-    "gpt-oss-mxfp4": "gpt_oss",
+    "gpt-oss-mxfp4": "quantization_config",
     "llama-dynamic": "dynamic",
     "llama-yarn-untruncated": "truncate",
-    "llama4": "llama4",
-    "llama4-two": "llama4",
+    "llama4-two": "use_qk_norm",
     "olmo2-linear": "bias",
     "olmo3": "attention_factor",
     "qwen2-moe-normed": "decoder_sparse_step",

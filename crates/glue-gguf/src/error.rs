@@ -3,6 +3,7 @@
 use glue_tensor::checkpoint::CheckpointError;
 use glue_tensor::tokenizer_files::TokenizerFilesError;
 use glue_tensor::{ConvertError, FileChanged, ModelDirError, SideFileError, WriteError};
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -106,6 +107,9 @@ pub enum GgufError {
         /// Why.
         message: String,
     },
+    /// The values to be exported cannot be had.
+    #[error(transparent)]
+    Source(Box<dyn Error + Send + Sync>),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

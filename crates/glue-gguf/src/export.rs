@@ -1,17 +1,19 @@
-//! From a model directory to a GGUF file.
+//! From a model to a GGUF file.
 
 use crate::container::{FileLayout, GgufWriter, Metadata};
 use crate::error::GgufError;
 use crate::family::{Facts, Family, HEAD};
 use crate::mapping::{ExportTensors, export_tensors};
+use crate::parts::Output;
 use crate::quant::GgmlType;
+use crate::source::{ExportModel, TensorSource};
 use crate::type_mix::{FileType, ModelForm, choose};
 use crate::vocabulary;
 use glue_progress::{Progress, Unit};
 use glue_tensor::{Dtype, Links, ModelDir};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What an export makes.
 #[derive(Debug, Clone, Default)]
@@ -21,8 +23,6 @@ pub struct ExportOptions {
     pub file_type: Option<FileType>,
     /// Name of llama.cpp's pre-tokenizer, in place of the one that splits as the model's does.
     pub pre_tokenizer: Option<String>,
-    /// Which links are followed to tokenizer files.
-    pub links: Links,
 }
 
 impl ExportOptions {
@@ -57,24 +57,22 @@ pub struct ExportReport {
 /// An export, checked and laid out, before anything is written.
 #[derive(Debug)]
 pub struct ExportPlan {
-    model: ModelDir,
     tensors: ExportTensors,
     layout: FileLayout,
     report: ExportReport,
 }
 
 impl ExportPlan {
-    /// Checks that all of the model in `directory` can be expressed in a GGUF file, and lays the file out.
+    /// Checks that all of `model` can be expressed in a GGUF file, and lays the file out.
     ///
     /// # Errors
     /// [`GgufError`] for a family, a key of the configuration, a tensor or a tokenizer that cannot be.
-    pub fn new(directory: impl AsRef<Path>, options: &ExportOptions) -> Result<ExportPlan, GgufError> {
-        let model = ModelDir::open(directory)?;
-        let family = family_of(&model)?;
+    pub fn new(model: &ExportModel, options: &ExportOptions) -> Result<ExportPlan, GgufError> {
+        let family = family_of(model)?;
         let mut notes = Vec::new();
-        let facts = Facts::from_config(family, model.config(), model.path(), &mut notes)?;
-        let tensors = export_tensors(&model, family, &facts)?;
-        let file_type = options.file_type.unwrap_or_else(|| stored_type(&model));
+        let facts = Facts::from_config(family, &model.config, &model.path, &mut notes)?;
+        let tensors = export_tensors(model, family, &facts)?;
+        let file_type = options.file_type.unwrap_or_else(|| stored_type(model));
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", family.arch);
         metadata.set("general.type", "model");
@@ -82,14 +80,13 @@ impl ExportPlan {
         metadata.set("general.quantization_version", 2u32);
         facts.set_keys(family, &mut metadata);
         let strips = vocabulary::set_keys(
-            &model,
+            model,
             facts.vocabulary as usize,
             options.pre_tokenizer.as_deref(),
-            options.links,
             &mut metadata,
             &mut notes,
         )?;
-        metadata.set("general.name", name_of(model.path(), strips));
+        metadata.set("general.name", name_of(&model.name, strips));
         let form = ModelForm {
             arch: family.arch,
             layers: facts.layers as usize,
@@ -121,7 +118,7 @@ impl ExportPlan {
             left_out: tensors.left_out.clone(),
             notes,
         };
-        Ok(ExportPlan { model, tensors, layout, report })
+        Ok(ExportPlan { tensors, layout, report })
     }
 
     /// What will be exported.
@@ -134,16 +131,28 @@ impl ExportPlan {
         self.layout.entries().iter().map(|entry| (entry.name.as_str(), entry.kind, entry.shape.as_slice()))
     }
 
-    /// Writes the file, in blocks: memory does not grow with the model.
+    /// For each tensor of the file, in order, the tensors of the model that it is made of, each once. They are what
+    /// [`TensorSource::prepare`] is asked for.
+    pub fn sources(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.tensors.outputs.iter().map(Output::sources)
+    }
+
+    /// Writes the file with values from `source`, in blocks: memory does not grow with the model.
     ///
-    /// The file appears under its name when it is complete, and the model must not have changed until then. A file that
+    /// The file appears under its name when it is complete, and `source` must not have changed until then. A file that
     /// is there already is replaced with `overwrite`, and refused without.
     ///
     /// # Errors
     /// [`GgufError::Exists`]; [`GgufError::Cancelled`]; values that the type cannot hold; what the system says.
-    pub fn write(self, file: &Path, overwrite: bool, progress: &dyn Progress) -> Result<ExportReport, GgufError> {
+    pub fn write(
+        self,
+        source: &mut dyn TensorSource,
+        file: &Path,
+        overwrite: bool,
+        progress: &dyn Progress,
+    ) -> Result<ExportReport, GgufError> {
         check_absent(file, overwrite)?;
-        let ExportPlan { model, tensors, layout, report } = self;
+        let ExportPlan { tensors, layout, report } = self;
         let total = layout.entries().iter().map(|entry| entry.n_bytes()).sum();
         progress.begin("writing tensors", Unit::Bytes, Some(total));
         let entries = layout.entries().to_vec();
@@ -165,9 +174,11 @@ impl ExportPlan {
         }
         for (at, output) in tensors.outputs.iter().enumerate() {
             progress.item(&output.name);
-            output.for_each_block(model.checkpoint(), |values| put(n_computed + at, values))?;
+            source.prepare(&output.sources(), progress)?;
+            let read = |name: &str, first: usize, n: usize, out: &mut Vec<f32>| source.read(name, first, n, out);
+            output.for_each_block(read, |values| put(n_computed + at, values))?;
         }
-        model.check_unchanged()?;
+        source.check_unchanged()?;
         writer.finish()?;
         Ok(report)
     }
@@ -184,7 +195,9 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<ExportReport, GgufError> {
     check_absent(file.as_ref(), false)?;
-    ExportPlan::new(directory, options)?.write(file.as_ref(), false, progress)
+    let mut model = ModelDir::open(directory)?;
+    let plan = ExportPlan::new(&ExportModel::of(&model, Links::default())?, options)?;
+    plan.write(&mut model, file.as_ref(), false, progress)
 }
 
 /// Values that one thread encodes at a time: whole blocks of every type.
@@ -206,10 +219,10 @@ fn encode(kind: GgmlType, values: &[f32], bytes: &mut Vec<u8>) -> Result<(), Str
 }
 
 /// The type of the first matrix, which the embedding usually is; bfloat16 for types that GGUF does not have.
-fn stored_type(model: &ModelDir) -> FileType {
-    let views: Vec<_> = model.checkpoint().views().filter(|view| view.shape().len() == 2).collect();
-    let embedding = views.iter().find(|view| view.name().ends_with("embed_tokens.weight")).or(views.first());
-    match embedding.map(|view| view.dtype()) {
+fn stored_type(model: &ExportModel) -> FileType {
+    let matrices: Vec<_> = model.tensors.iter().filter(|tensor| tensor.shape.len() == 2).collect();
+    let embedding = matrices.iter().find(|tensor| tensor.name.ends_with("embed_tokens.weight")).or(matrices.first());
+    match embedding.map(|tensor| tensor.dtype) {
         Some(Dtype::F32 | Dtype::F64) => FileType::F32,
         Some(Dtype::F16) => FileType::F16,
         _ => FileType::Bf16,
@@ -223,35 +236,32 @@ fn check_absent(file: &Path, overwrite: bool) -> Result<(), GgufError> {
     Ok(())
 }
 
-fn family_of(model: &ModelDir) -> Result<&'static Family, GgufError> {
+fn family_of(model: &ExportModel) -> Result<&'static Family, GgufError> {
     // In multimodal models, that of the language part.
-    let model_type =
-        match (model.config().get("model_type").and_then(|name| name.as_str()), model.config().model_type()) {
-            (Some("gemma3"), _) => "gemma3_text",
-            (Some("mistral3"), _) => "mistral",
-            (Some(inner), _) => inner,
-            (None, outer) => outer.unwrap_or("none"),
-        };
+    let model_type = match (model.config.get("model_type").and_then(|name| name.as_str()), model.config.model_type()) {
+        (Some("gemma3"), _) => "gemma3_text",
+        (Some("mistral3"), _) => "mistral",
+        (Some(inner), _) => inner,
+        (None, outer) => outer.unwrap_or("none"),
+    };
     Family::of_model_type(model_type).ok_or_else(|| GgufError::Family {
-        path: model.path().to_path_buf(),
+        path: model.path.clone(),
         found: format!("a model of type `{model_type}`"),
         known: Family::known(),
     })
 }
 
-/// The last component of a path, for `general.name`.
+/// `general.name` of a model called `name`.
 ///
 /// llama.cpp lets special tokens take the white space behind them along if this name has `phi-3` or `phi3` in it, and
 /// then needs Phi-3's tokens: the name has it if they do, and only then.
-fn name_of(path: &Path, strips: bool) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
-    let name = path.file_name().map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned());
+fn name_of(name: &str, strips: bool) -> String {
     let lower = name.to_ascii_lowercase();
     let found = ["phi-3", "phi3"].into_iter().find_map(|part| Some((lower.find(part)?, part.len())));
     match found {
         None if strips => format!("phi-3 {name}"),
-        Some((at, length)) if !strips => name_of_other(&name, at, length),
-        _ => name,
+        Some((at, length)) if !strips => name_of_other(name, at, length),
+        _ => name.to_string(),
     }
 }
 
@@ -266,14 +276,14 @@ mod tests {
 
     #[test]
     fn the_name_has_phi_3_in_it_if_its_special_tokens_strip_white_space() {
-        for (path, strips, expected) in [
-            ("a/merged", false, "merged"),
-            ("a/merged", true, "phi-3 merged"),
-            ("a/Phi-3-mini", true, "Phi-3-mini"),
-            ("a/Phi-3-mini", false, "Phi 3-mini"),
-            ("a/my-phi3", false, "my-phi 3"),
+        for (name, strips, expected) in [
+            ("merged", false, "merged"),
+            ("merged", true, "phi-3 merged"),
+            ("Phi-3-mini", true, "Phi-3-mini"),
+            ("Phi-3-mini", false, "Phi 3-mini"),
+            ("my-phi3", false, "my-phi 3"),
         ] {
-            assert_eq!(name_of(Path::new(path), strips), expected, "{path}");
+            assert_eq!(name_of(name, strips), expected, "{name}");
         }
     }
 }

@@ -117,7 +117,9 @@ impl ImportPlan {
         for (at, output) in outputs.iter().enumerate() {
             progress.item(&output.name);
             let mut offset = 0;
-            output.for_each_block(&file, |values| {
+            let read =
+                |source: &str, first: usize, n: usize, out: &mut Vec<f32>| file.read_named(source, first, n, out);
+            output.for_each_block(read, |values| {
                 if progress.is_cancelled() {
                     return Err(GgufError::Cancelled);
                 }

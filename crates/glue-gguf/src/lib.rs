@@ -5,9 +5,11 @@ mod error;
 mod export;
 mod family;
 mod import;
+mod k_quant;
 mod mapping;
 mod parts;
 pub mod quant;
+mod source;
 mod type_mix;
 mod vocabulary;
 
@@ -15,4 +17,5 @@ pub use error::GgufError;
 pub use export::{ExportOptions, ExportPlan, ExportReport, export};
 pub use import::{ImportOptions, ImportPlan, ImportReport, import};
 pub use quant::GgmlType;
+pub use source::{ExportModel, ExportTokenizer, TensorSource};
 pub use type_mix::FileType;

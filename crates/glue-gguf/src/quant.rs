@@ -1,8 +1,10 @@
 //! How values are stored, and their conversion from and to `f32`.
 //!
-//! F32, F16, BF16 and Q8_0 are encoded here, to the same bytes as the reference writer; the other quantised types are
-//! encoded and decoded by candle, block by block.
+//! F32, F16, BF16, Q8_0 and Q4_K to Q6_K are encoded here, to the same bytes as the reference. The other quantised
+//! types are encoded, and all are decoded, by candle, block by block. MXFP4, in which gpt-oss is published, is decoded
+//! here and not written.
 
+use crate::k_quant::{encode_q4_k, encode_q5_k, encode_q6_k, in_blocks};
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
 use candle_core::{Device, Tensor};
 use glue_tensor::{Dtype, narrow, widen};
@@ -26,10 +28,11 @@ pub enum GgmlType {
     Q5_K,
     Q6_K,
     Bf16,
+    Mxfp4,
 }
 
 /// Type, number in files, name, values of a block, bytes of a block.
-const TYPES: [(GgmlType, u32, &str, usize, usize); 13] = [
+const TYPES: [(GgmlType, u32, &str, usize, usize); 14] = [
     (GgmlType::F32, 0, "F32", 1, 4),
     (GgmlType::F16, 1, "F16", 1, 2),
     (GgmlType::Q4_0, 2, "Q4_0", 32, 18),
@@ -43,7 +46,13 @@ const TYPES: [(GgmlType, u32, &str, usize, usize); 13] = [
     (GgmlType::Q5_K, 13, "Q5_K", 256, 176),
     (GgmlType::Q6_K, 14, "Q6_K", 256, 210),
     (GgmlType::Bf16, 30, "BF16", 1, 2),
+    (GgmlType::Mxfp4, 39, "MXFP4", 32, 17),
 ];
+
+/// Bytes of a block of MXFP4.
+const MXFP4_BYTES: usize = 17;
+/// The values of MXFP4, those of a float of one sign, two exponent bits and one bit behind the point.
+const MXFP4_VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
 /// Values of a block of Q8_0.
 const Q8_0_VALUES: usize = 32;
@@ -99,8 +108,9 @@ impl GgmlType {
         }
     }
 
-    fn candle(self) -> GgmlDType {
-        match self {
+    /// candle's name; `None` for a type that it does not have.
+    fn candle(self) -> Option<GgmlDType> {
+        Some(match self {
             GgmlType::F32 => GgmlDType::F32,
             GgmlType::F16 => GgmlDType::F16,
             GgmlType::Q4_0 => GgmlDType::Q4_0,
@@ -114,7 +124,8 @@ impl GgmlType {
             GgmlType::Q5_K => GgmlDType::Q5K,
             GgmlType::Q6_K => GgmlDType::Q6K,
             GgmlType::Bf16 => GgmlDType::BF16,
-        }
+            GgmlType::Mxfp4 => return None,
+        })
     }
 
     /// Stores `values`, which must be whole blocks and finite, into `out`, which is emptied before.
@@ -135,15 +146,20 @@ impl GgmlType {
         if values.iter().any(|x| !x.is_finite()) {
             return Err(not_finite(self, values));
         }
-        if self == GgmlType::Q8_0 {
-            for block in values.as_chunks::<Q8_0_VALUES>().0 {
-                encode_q8_0(block, out);
+        match self {
+            GgmlType::Q8_0 => {
+                values.as_chunks::<Q8_0_VALUES>().0.iter().for_each(|block| encode_q8_0(block, out));
+                return Ok(());
             }
-            return Ok(());
+            GgmlType::Q4_K => return in_blocks(values, |block| encode_q4_k(block, out)),
+            GgmlType::Q5_K => return in_blocks(values, |block| encode_q5_k(block, out)),
+            GgmlType::Q6_K => return in_blocks(values, |block| encode_q6_k(block, out)),
+            _ => {}
         }
+        let Some(kind) = self.candle() else { return Err(format!("{self} is read and not written")) };
         let quantise = || {
             let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
-            Ok::<_, candle_core::Error>(QTensor::quantize(&tensor, self.candle())?.data()?.into_owned())
+            Ok::<_, candle_core::Error>(QTensor::quantize(&tensor, kind)?.data()?.into_owned())
         };
         *out = quantise().map_err(|error| error.to_string())?;
         if out.len() == n_bytes { Ok(()) } else { Err(format!("{} bytes instead of {n_bytes}", out.len())) }
@@ -162,8 +178,12 @@ impl GgmlType {
             out.resize(n, 0.0);
             return widen(dtype, bytes, out).map(|_| ()).map_err(|error| error.to_string());
         }
+        let Some(kind) = self.candle() else {
+            bytes.as_chunks::<MXFP4_BYTES>().0.iter().for_each(|block| decode_mxfp4(block, out));
+            return Ok(());
+        };
         let dequantise = || {
-            let tensor = qtensor_from_ggml(self.candle(), bytes, vec![n], &Device::Cpu)?;
+            let tensor = qtensor_from_ggml(kind, bytes, vec![n], &Device::Cpu)?;
             tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()
         };
         *out = dequantise().map_err(|error| error.to_string())?;
@@ -190,6 +210,18 @@ fn encode_q8_0(block: &[f32; Q8_0_VALUES], out: &mut Vec<u8>) {
     out.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
 }
 
+/// A power of two, and 32 values of four bits: the lower halves of all bytes, then the upper ones.
+fn decode_mxfp4(&[exponent, ref values @ ..]: &[u8; MXFP4_BYTES], out: &mut Vec<f32>) {
+    // 2^-127 is subnormal, and 255 stands for no number.
+    let scale = if exponent == 255 { f32::NAN } else { f64::powi(2.0, i32::from(exponent) - 127) as f32 };
+    let value = |half: u8| {
+        let magnitude = scale * MXFP4_VALUES[usize::from(half & 7)];
+        if half & 8 == 0 { magnitude } else { -magnitude }
+    };
+    out.extend(values.iter().map(|byte| value(byte & 15)));
+    out.extend(values.iter().map(|byte| value(byte >> 4)));
+}
+
 impl fmt::Display for GgmlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.row().2)
@@ -205,8 +237,9 @@ mod tests {
         for (at, row) in TYPES.iter().enumerate() {
             assert_eq!(row.0 as usize, at);
             assert_eq!(GgmlType::from_number(row.1), Some(row.0));
-            assert_eq!(row.0.candle().block_size(), row.3, "{}", row.0);
-            assert_eq!(row.0.candle().type_size(), row.4, "{}", row.0);
+            if let Some(kind) = row.0.candle() {
+                assert_eq!((kind.block_size(), kind.type_size()), (row.3, row.4), "{}", row.0);
+            }
         }
     }
 
@@ -249,6 +282,18 @@ mod tests {
         assert_eq!(bytes[2..6], [127, -127i8 as u8, 1, 0]);
         GgmlType::Q8_0.encode(&[0.0; 32], &mut bytes).unwrap();
         assert_eq!(bytes, [0; 34]);
+    }
+
+    #[test]
+    fn a_block_of_mxfp4_has_the_values_worked_out_by_hand() {
+        let mut block = [0u8; MXFP4_BYTES];
+        block[..4].copy_from_slice(&[128, 0x71, 0x2f, 0x08]);
+        let mut values = Vec::new();
+        GgmlType::Mxfp4.decode(&block, 32, &mut values).unwrap();
+        // Twice the values: 0.5 and 6, -6 and 1, -0 and 0.
+        assert_eq!(values[..3], [1.0, -12.0, 0.0]);
+        assert_eq!(values[16..19], [12.0, 2.0, 0.0]);
+        assert!(GgmlType::Mxfp4.encode(&[0.0; 32], &mut Vec::new()).unwrap_err().contains("not written"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn execute(
     let start = Instant::now();
     let progress = CommandProgress::new(shell);
     let options =
-        RunOptions { max_shard_bytes: output.max_shard_size, executor: device.get(), ..RunOptions::default() };
+        RunOptions { max_shard_bytes: output.max_shard_bytes(), executor: device.get(), ..RunOptions::default() };
     let run = pool.install(|| run(plan, out_dir, &options, &progress));
     drop(progress);
     match run {

@@ -8,8 +8,8 @@ use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use glue_gguf::{ExportOptions, ExportPlan, ExportReport, FileType, GgufError};
-use glue_tensor::ModelDirError;
+use glue_gguf::{ExportModel, ExportOptions, ExportPlan, ExportReport, FileType, GgufError};
+use glue_tensor::{ModelDir, ModelDirError};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -31,6 +31,20 @@ pub(crate) struct Args {
     /// GGUF file to write
     file: PathBuf,
 
+    #[command(flatten)]
+    gguf: GgufOptions,
+
+    #[command(flatten)]
+    links: FollowLinks,
+
+    /// Show what would be written, with sizes; reads headers and the tokenizer only
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What a GGUF file holds, and whether it may replace another.
+#[derive(Debug, clap::Args)]
+pub(super) struct GgufOptions {
     /// Type of matrices (default: that of the weights). q4_k_m mixes types as llama-quantize does. Norms, biases and
     /// gates stay in 32 bits
     #[arg(long = "type", value_name = "TYPE", value_parser = file_type(), hide_possible_values = false)]
@@ -42,14 +56,27 @@ pub(crate) struct Args {
 
     /// Replace FILE if it exists
     #[arg(long)]
-    overwrite: bool,
+    pub(super) overwrite: bool,
+}
 
-    #[command(flatten)]
-    links: FollowLinks,
+impl GgufOptions {
+    /// As the export takes them.
+    pub(super) fn get(&self) -> ExportOptions {
+        let mut options = ExportOptions::default();
+        options.file_type = self.file_type;
+        options.pre_tokenizer.clone_from(&self.pre_tokenizer);
+        options
+    }
 
-    /// Show what would be written, with sizes; reads headers and the tokenizer only
-    #[arg(long)]
-    dry_run: bool,
+    /// The first of them that was given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.file_type.is_some(), "--type"),
+            (self.pre_tokenizer.is_some(), "--pre-tokenizer"),
+            (self.overwrite, "--overwrite"),
+        ];
+        given.into_iter().find_map(|(given, option)| given.then_some(option))
+    }
 }
 
 fn file_type() -> impl TypedValueParser<Value = FileType> {
@@ -58,12 +85,10 @@ fn file_type() -> impl TypedValueParser<Value = FileType> {
 
 /// Exports, or shows what would be exported.
 pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let mut options = ExportOptions::default();
-    options.file_type = args.file_type;
-    options.pre_tokenizer.clone_from(&args.pre_tokenizer);
-    options.links = args.links.get();
     let start = Instant::now();
-    let plan = ExportPlan::new(&args.model, &options).map_err(failure)?;
+    let mut model = ModelDir::open(&args.model).map_err(|error| failure(error.into()))?;
+    let described = ExportModel::of(&model, args.links.get()).map_err(failure)?;
+    let plan = ExportPlan::new(&described, &args.gguf.get()).map_err(failure)?;
     for note in &plan.report().notes {
         shell.note(note);
     }
@@ -72,7 +97,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     }
     let pool = recipes::pool(global)?;
     let progress = CommandProgress::new(shell);
-    let done = pool.install(|| plan.write(&args.file, args.overwrite, &progress));
+    let done = pool.install(|| plan.write(&mut model, &args.file, args.gguf.overwrite, &progress));
     drop(progress);
     print(args, &done.map_err(failure)?, Some(start.elapsed().as_secs_f64()), shell)
 }
@@ -91,9 +116,7 @@ pub(super) fn failure(error: GgufError) -> Failure {
 }
 
 fn print(args: &Args, report: &ExportReport, seconds: Option<f64>, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let types = report.bytes_by_type.iter();
     if shell.json() {
-        let types: Map<String, Value> = types.map(|(kind, &bytes)| (kind.to_string(), bytes.into())).collect();
         return shell.print_json(&json!({
             "dry_run": seconds.is_none(),
             "model": args.model.display().to_string(),
@@ -103,13 +126,12 @@ fn print(args: &Args, report: &ExportReport, seconds: Option<f64>, shell: &mut S
             "type": report.file_type.name(),
             "tensors": report.n_tensors,
             "bytes": report.n_bytes,
-            "bytes_by_type": types,
+            "bytes_by_type": bytes_by_type(report),
             "left_out": report.left_out,
             "notes": report.notes,
             "seconds": seconds,
         }));
     }
-    let types: Vec<String> = types.map(|(kind, &bytes)| format!("{} {kind}", units::bytes(bytes))).collect();
     let mut facts = Table::new(&[Align::Left, Align::Left]);
     let written = match seconds {
         None => "not written: dry run".to_string(),
@@ -119,10 +141,21 @@ fn print(args: &Args, report: &ExportReport, seconds: Option<f64>, shell: &mut S
     facts.row(["architecture", report.architecture]);
     facts.row(["tensors", &units::count(report.n_tensors as u64)]);
     facts.row(["size", &units::bytes(report.n_bytes)]);
-    facts.row(["types", &types.join(", ")]);
+    facts.row(["types", &types(report)]);
     if !report.left_out.is_empty() {
         let left_out = units::things(report.left_out.len(), "tensor", "tensors");
         facts.row(["left out", &format!("{left_out}, such as {}", report.left_out[0])]);
     }
     shell.print(&facts.render(str::to_string))
+}
+
+/// Bytes of each type, for JSON.
+pub(super) fn bytes_by_type(report: &ExportReport) -> Map<String, Value> {
+    report.bytes_by_type.iter().map(|(kind, &bytes)| (kind.to_string(), bytes.into())).collect()
+}
+
+/// The same in words.
+pub(super) fn types(report: &ExportReport) -> String {
+    let one = |(kind, &bytes)| format!("{} {kind}", units::bytes(bytes));
+    report.bytes_by_type.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,8 @@
 //! `glue merge`: one merge, from a config to a checkpoint.
 
 use super::execute::execute;
+use super::export::GgufOptions;
+use super::merge_gguf::{self, GgufMerge};
 use super::merge_report;
 use super::recipes::{self, Output};
 use crate::app::Global;
@@ -18,14 +20,20 @@ use std::path::PathBuf;
 ///
 /// OUT_DIR appears once it is complete. It holds weights, config.json, tokenizer files, a model card, and glue.json,
 /// which records the inputs. It must not exist yet, or be empty.
+///
+/// If its name ends in .gguf, the merged model is written as that file, which is the one that `glue export` would make
+/// of the output directory. The directory is not written: besides the file, disk space is needed for the largest tensor
+/// only, in a temporary file beside it. What llama.cpp cannot compute is refused before any weight is read.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "glue merge [OPTIONS] <CONFIG> <OUT_DIR>\n       \
+                      glue merge [OPTIONS] <CONFIG> <FILE.gguf>\n       \
                       glue merge [OPTIONS] --method <METHOD> --model <MODEL[:WEIGHT]>... <OUT_DIR>",
     after_help = "Examples:
   glue merge ties.yml merged
   glue merge ties.yml merged --dry-run
   glue merge dare.yml merged --seed 7 --max-shard-size 2GB
+  glue merge ties.yml merged-q8_0.gguf --type q8_0
   glue merge ties.yml merged --quiet --json > merged.json
   glue merge --method ties --base models/base --model models/math:0.6 --model models/code:0.4 --param density=0.5 merged"
 )]
@@ -34,7 +42,7 @@ pub(crate) struct Args {
     #[arg(value_name = "CONFIG", required_unless_present = "method")]
     config: Option<PathBuf>,
 
-    /// Output directory
+    /// Output directory, or a GGUF file if the name ends in .gguf
     #[arg(value_name = "OUT_DIR", required_unless_present = "method")]
     out_dir: Option<PathBuf>,
 
@@ -43,6 +51,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     output: Output,
+
+    #[command(flatten, next_help_heading = "With a GGUF file as the output")]
+    gguf: GgufOptions,
 }
 
 /// A merge without a config.
@@ -130,12 +141,37 @@ pub(crate) fn run(args: &Args, global: &Global, registry: &Registry, shell: &mut
         let found = format!("the config holds {} documents", recipes.len());
         return Err(Failure::refused(std::io::Error::other(found)).hint(Some("glue multi merges several documents")));
     };
+    let to_file = merge_gguf::is_gguf(out_dir);
+    refuse_options_of_the_other_form(args, to_file)?;
     let plan = recipes::plan(recipe, &recipes::plan_options(global, &args.output))?;
     let pool = recipes::pool(global)?;
+    if to_file {
+        let merge = GgufMerge::new(&plan, out_dir, &args.gguf)?;
+        merge.notes().iter().for_each(|note| shell.note(note));
+        if args.output.dry_run {
+            return merge.expected(&args.output, pool.current_num_threads())?.print(shell);
+        }
+        let device = args.output.device.open(DeviceUse::Merge, shell)?;
+        return merge.execute(&args.output, &pool, &device, shell)?.print(shell);
+    }
     if args.output.dry_run {
         let report = merge_report::expected(&plan, out_dir, &args.output, pool.current_num_threads())?;
         return report.print(shell);
     }
     let device = args.output.device.open(DeviceUse::Merge, shell)?;
     execute(&plan, out_dir, &args.output, &pool, &device, shell)?.print(shell)
+}
+
+/// Refuses options that say nothing about the output: those of a GGUF file for a directory, and the other way round.
+fn refuse_options_of_the_other_form(args: &Args, to_file: bool) -> Result<(), Failure> {
+    let refused = |message: String| Err(Failure::refused(std::io::Error::other(message)));
+    match args.gguf.given() {
+        Some(option) if !to_file => {
+            refused(format!("{option} is for GGUF files; the name of the output must end in .gguf for one"))
+        }
+        _ if to_file && args.output.max_shard_size.is_some() => {
+            refused("--max-shard-size is for output directories; a GGUF file is one file".to_string())
+        }
+        _ => Ok(()),
+    }
 }

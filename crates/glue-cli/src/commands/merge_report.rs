@@ -1,14 +1,17 @@
 //! What a merge will do, and what it did. The fields are those of the JSON documents.
 
+use super::export;
 use super::recipes::Output;
 use crate::failure::Failure;
 use crate::shell::Shell;
 use crate::table::{Align, Table};
 use crate::units;
+use glue_gguf::ExportReport;
 use glue_recipe::estimate::Rates;
 use glue_recipe::{MergePlan, estimate};
 use glue_tensor::{Checkpoint, Layout, writer};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -36,6 +39,26 @@ pub(crate) struct Merge {
     /// Tensors left out.
     pub(crate) dropped: Vec<Dropped>,
     pub(crate) notes: Vec<String>,
+    /// What is in the file, if the output is a GGUF file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gguf: Option<Gguf>,
+}
+
+/// A GGUF file. The fields are those of `glue export`.
+#[derive(Debug, Serialize)]
+struct Gguf {
+    family: &'static str,
+    architecture: &'static str,
+    #[serde(rename = "type")]
+    file_type: &'static str,
+    tensors: usize,
+    bytes: u64,
+    bytes_by_type: Map<String, Value>,
+    left_out: Vec<String>,
+    notes: Vec<String>,
+    /// `bytes_by_type` in words.
+    #[serde(skip)]
+    types: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,7 +77,7 @@ pub(crate) struct Dropped {
 impl Merge {
     /// From the plan.
     pub(crate) fn new(plan: &MergePlan, out_dir: &Path, output: &Output) -> Result<Self, Failure> {
-        let layout = Layout::new(plan.layout_specs(), output.max_shard_size, "model").map_err(Failure::failed)?;
+        let layout = Layout::new(plan.layout_specs(), output.max_shard_bytes(), "model").map_err(Failure::failed)?;
         let mut dtypes = BTreeMap::new();
         for tensor in &plan.tensors {
             *dtypes.entry(tensor.dtype.safetensors_name()).or_default() += 1;
@@ -78,6 +101,33 @@ impl Merge {
                 .map(|(tensor, why)| Dropped { tensor: tensor.clone(), why: why.clone() })
                 .collect(),
             notes: plan.notes.clone(),
+            gguf: None,
+        })
+    }
+
+    /// From the plan of a merge that is written as a GGUF file.
+    pub(crate) fn of_file(
+        plan: &MergePlan,
+        file: &Path,
+        output: &Output,
+        report: &ExportReport,
+    ) -> Result<Self, Failure> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self {
+            files: vec![File { name, bytes: report.n_bytes }],
+            bytes_written: report.n_bytes,
+            gguf: Some(Gguf {
+                family: report.family,
+                architecture: report.architecture,
+                file_type: report.file_type.name(),
+                tensors: report.n_tensors,
+                bytes: report.n_bytes,
+                bytes_by_type: export::bytes_by_type(report),
+                left_out: report.left_out.clone(),
+                notes: report.notes.clone(),
+                types: export::types(report),
+            }),
+            ..Self::new(plan, file, output)?
         })
     }
 
@@ -96,6 +146,13 @@ impl Merge {
     /// Copied and dropped tensors, and notes.
     fn remarks(&self) -> String {
         let mut text = String::new();
+        if let Some(gguf) = &self.gguf {
+            text += &format!("GGUF: architecture {}, {}\n", gguf.architecture, gguf.types);
+            if let Some(first) = gguf.left_out.first() {
+                let n = units::things(gguf.left_out.len(), "tensor", "tensors");
+                text += &format!("not in the file: {n}, such as {first}\n");
+            }
+        }
         if let Some(first) = self.copied.first() {
             let n = units::things(self.copied.len(), "tensor", "tensors");
             text += &format!("copied: {n} that are not floating point, such as {first}\n");
@@ -175,24 +232,25 @@ const RATES: Rates = Rates { read: 2e9, scan: 1e9, write: 1e9 };
 /// Estimates a merge.
 pub(crate) fn expected(plan: &MergePlan, out_dir: &Path, output: &Output, threads: usize) -> Result<Expected, Failure> {
     let mut merge = Merge::new(plan, out_dir, output)?;
-    let estimate = estimate(plan, threads);
-    let needed = merge.bytes_written;
-    let free = writer::free_bytes(out_dir);
-    if free.is_some_and(|free| free < needed) {
-        merge.notes.push("not enough disk space".to_string());
-    }
     if std::fs::read_dir(out_dir).is_ok_and(|mut entries| entries.next().is_some()) {
         merge.notes.push(format!("{} exists and is not empty; the merge would refuse it", out_dir.display()));
     }
-    Ok(Expected {
-        dry_run: true,
-        models: models(plan),
-        threads,
-        memory: estimate.peak_memory_bytes,
-        disk: Disk { needed, free },
-        seconds: estimate.seconds(&Rates { scan: RATES.scan * threads as f64, ..RATES }),
-        merge,
-    })
+    Ok(Expected::new(plan, out_dir, merge, 0, threads))
+}
+
+/// Estimates a merge into a GGUF file, with `scratch` bytes on disk besides.
+pub(crate) fn expected_file(
+    plan: &MergePlan,
+    file: &Path,
+    mut merge: Merge,
+    scratch: u64,
+    overwrite: bool,
+    threads: usize,
+) -> Expected {
+    if !overwrite && file.symlink_metadata().is_ok() {
+        merge.notes.push(format!("{} exists; the merge would refuse it without --overwrite", file.display()));
+    }
+    Expected::new(plan, file, merge, scratch, threads)
 }
 
 fn models(plan: &MergePlan) -> Vec<Model> {
@@ -239,6 +297,24 @@ fn dtypes(checkpoint: &Checkpoint) -> Vec<&'static str> {
 }
 
 impl Expected {
+    fn new(plan: &MergePlan, out: &Path, mut merge: Merge, scratch: u64, threads: usize) -> Expected {
+        let estimate = estimate(plan, threads);
+        let needed = merge.bytes_written + scratch;
+        let free = writer::free_bytes(out);
+        if free.is_some_and(|free| free < needed) {
+            merge.notes.push("not enough disk space".to_string());
+        }
+        Expected {
+            dry_run: true,
+            models: models(plan),
+            threads,
+            memory: estimate.peak_memory_bytes,
+            disk: Disk { needed, free },
+            seconds: estimate.seconds(&Rates { scan: RATES.scan * threads as f64, ..RATES }),
+            merge,
+        }
+    }
+
     /// Prints it as the user wants it.
     pub(crate) fn print(&self, shell: &mut Shell<'_>) -> Result<(), Failure> {
         if shell.json() {

@@ -22,6 +22,7 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod merge;
+mod merge_gguf;
 pub(crate) mod merge_lora;
 mod merge_report;
 pub(crate) mod mix;

@@ -19,9 +19,9 @@ pub(crate) struct Output {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size, alias = "out-shard-size")]
-    pub(crate) max_shard_size: u64,
+    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB (default: 5GB)
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, alias = "out-shard-size")]
+    pub(crate) max_shard_size: Option<u64>,
 
     /// Refuse a config that says anything without effect, such as a parameter that its operator does not have.
     /// By default that is a warning
@@ -37,6 +37,13 @@ pub(crate) struct Output {
 
     #[command(flatten)]
     pub(crate) device: Device,
+}
+
+impl Output {
+    /// Maximum bytes of tensor data in an output shard.
+    pub(crate) fn max_shard_bytes(&self) -> u64 {
+        self.max_shard_size.unwrap_or(5_000_000_000)
+    }
 }
 
 /// The option of the commands that copy files of a model into their output.

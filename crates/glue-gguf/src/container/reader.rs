@@ -103,6 +103,15 @@ impl GgufFile {
             .map_err(|message| GgufError::Quantise { tensor: tensor.name.clone(), message })
     }
 
+    /// The same for the tensor called `name`.
+    pub(crate) fn read_named(&self, name: &str, first: usize, n: usize, out: &mut Vec<f32>) -> Result<(), GgufError> {
+        let Some(tensor) = self.tensor(name) else {
+            let (path, tensor) = (self.path.clone(), name.to_string());
+            return Err(GgufError::Tensor { path, tensor, message: "it is not there".to_string() });
+        };
+        self.read(tensor, first, n, out)
+    }
+
     /// Checks that the file is still the one that was opened.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Hyperparameters from `config.json`, and what of it a GGUF file cannot express.
 
-use super::facts::{Deepseek, Experts, Facts, Granite, Scaling, Window};
+use super::facts::{Deepseek, Experts, Facts, Granite, Llama4, Scaling, Window};
 use super::{Family, Routing, WindowRule};
 use crate::error::GgufError;
 use glue_tensor::Config;
@@ -46,6 +46,7 @@ const MUST_BE_OFF: &[(&str, &[&str])] = &[
     ("num_experts", &["1"]),
     ("num_local_experts", &["1"]),
     ("kv_lora_rank", &[]),
+    ("swiglu_alpha", &[]),
     ("swiglu_limit", &[]),
     ("num_nextn_predict_layers", &[]),
     ("num_kv_shared_layers", &[]),
@@ -151,7 +152,7 @@ impl Facts {
             }
             Some(deepseek) => {
                 let rotated = keys.needed("qk_rope_head_dim", keys.count("qk_rope_head_dim")?)?;
-                (deepseek.plain + rotated, rotated)
+                (deepseek.plain.saturating_add(rotated), rotated)
             }
         };
         let context = keys.needed("max_position_embeddings", config.max_position_embeddings())? as u64;
@@ -159,7 +160,10 @@ impl Facts {
         let mut facts = Facts {
             layers,
             hidden,
-            width: keys.needed("intermediate_size", config.intermediate_size())? as u64,
+            width: match family.routing {
+                Routing::Llama4 => keys.needed("intermediate_size_mlp", keys.count("intermediate_size_mlp")?)?,
+                _ => keys.needed("intermediate_size", config.intermediate_size())? as u64,
+            },
             heads,
             kv_heads: keys.needed("num_key_value_heads", config.num_kv_heads())? as u64,
             head_dim,
@@ -177,7 +181,9 @@ impl Facts {
             granite: None,
             logit_scale: None,
             deepseek,
+            llama4: None,
         };
+        facts.check_sizes().map_err(|found| keys.error(found.config_key, found.message))?;
         if [heads, facts.kv_heads, head_dim, layers].contains(&0) || !heads.is_multiple_of(facts.kv_heads) {
             let message = format!("{heads} heads and {} key and value heads do not fit", facts.kv_heads);
             return Err(keys.error("num_key_value_heads", message));
@@ -191,6 +197,13 @@ impl Facts {
                 window.size
             ));
             facts.context = window.size;
+        }
+        if rope.untruncated {
+            notes.push(
+                "llama.cpp rounds the bounds of the rotary embedding's scaling to whole dimensions, and the model does \
+                 not: log-probabilities differ a little"
+                    .to_string(),
+            );
         }
         special_cases(&keys, family, &mut facts)?;
         Ok(facts)
@@ -259,7 +272,17 @@ fn special_cases(keys: &Keys<'_>, family: &Family, facts: &mut Facts) -> Result<
     if family.model_type == "cohere2" {
         facts.logit_scale = Some(keys.number("logit_scale")?.unwrap_or(0.0625));
     }
-    if family.routing != Routing::Dense {
+    if family.routing == Routing::GptOss {
+        for (key, expected) in [("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)] {
+            if let Some(found) = keys.number(key)?.filter(|&found| found != expected) {
+                return Err(keys.error(key, format!("llama.cpp computes with {expected}, found {found}")));
+            }
+        }
+    }
+    if family.routing == Routing::Llama4 {
+        facts.llama4 = Some(llama4(keys, facts)?);
+    }
+    if !matches!(family.routing, Routing::Dense | Routing::GptOss | Routing::Llama4) {
         let found = keys.flag("norm_topk_prob")?;
         let expected = !matches!(family.routing, Routing::Unnormed | Routing::DeepseekSoftmax);
         let default = matches!(family.routing, Routing::Normed | Routing::DeepseekSigmoid);
@@ -269,6 +292,58 @@ fn special_cases(keys: &Keys<'_>, family: &Family, facts: &mut Facts) -> Result<
         }
     }
     Ok(())
+}
+
+/// What llama.cpp fixes for Llama 4, and which layers have experts.
+fn llama4(keys: &Keys<'_>, facts: &Facts) -> Result<Llama4, GgufError> {
+    let refused = |key: &str, expected: String| Err(keys.error(key, format!("llama.cpp computes with {expected}")));
+    let experts = facts.experts.map_or(0, |experts| experts.count);
+    let normed = keys.flag("use_qk_norm")?.unwrap_or(true);
+    if normed != Llama4::norms(experts) {
+        return refused("use_qk_norm", format!("{} for a model of {experts} experts", !normed));
+    }
+    for (key, expected, default) in [
+        ("attention_chunk_size", Llama4::CHUNK as f64, Llama4::CHUNK as f64),
+        ("floor_scale", Llama4::CHUNK as f64, Llama4::CHUNK as f64),
+        ("attn_scale", Llama4::SCALE, Llama4::SCALE),
+    ] {
+        let found = if is_null(keys.config, key) { 0.0 } else { keys.number(key)?.unwrap_or(default) };
+        if found != expected {
+            return refused(key, format!("{expected}, found {found}"));
+        }
+    }
+    if keys.config.get("attn_temperature_tuning").is_some_and(|value| is_off(value, &[])) {
+        return refused("attn_temperature_tuning", "true, found false".to_string());
+    }
+    let list = |key: &str| keys.config.get(key).and_then(Value::as_array).filter(|list| !list.is_empty());
+    let interval = keys.count("no_rope_layer_interval")?.unwrap_or(Llama4::PLAIN_PERIOD);
+    let all = |fits: &dyn Fn(u64, bool) -> bool| (0..facts.layers).all(|layer| fits(layer, Llama4::rotates(layer)));
+    let usual = match list("no_rope_layers") {
+        Some(listed) => {
+            listed.len() as u64 == facts.layers
+                && all(&|layer, rotates| listed[layer as usize].as_u64() == Some(u64::from(rotates)))
+        }
+        None => all(&|layer, rotates| (layer + 1).is_multiple_of(interval) != rotates),
+    };
+    if !usual {
+        return refused("no_rope_layers", "a rotary embedding in all but every fourth layer".to_string());
+    }
+    if let Some(listed) = list("layer_types") {
+        let kind = |rotates| if rotates { "chunked_attention" } else { "full_attention" };
+        let usual =
+            listed.len() as u64 == facts.layers && all(&|layer, rotates| listed[layer as usize] == kind(rotates));
+        if !usual {
+            return refused("layer_types", "chunks where layers have a rotary embedding".to_string());
+        }
+    }
+    let period = keys.count("interleave_moe_layer_step")?.unwrap_or(1);
+    if let Some(listed) = list("moe_layers") {
+        let expected = (0..facts.layers).filter(|layer| (layer + 1).is_multiple_of(period));
+        if !listed.iter().map(Value::as_u64).eq(expected.map(Some)) {
+            return refused("moe_layers", format!("experts in every layer of {period}, as interleave_moe_layer_step"));
+        }
+    }
+    Ok(Llama4 { expert_period: period })
 }
 
 fn experts(keys: &Keys<'_>, family: &Family) -> Result<Option<Experts>, GgufError> {
@@ -287,7 +362,10 @@ fn experts(keys: &Keys<'_>, family: &Family) -> Result<Option<Experts>, GgufErro
     Ok(Some(Experts {
         count: keys.needed("num_experts", count)?,
         used: keys.needed("num_experts_per_tok", keys.count("num_experts_per_tok")?)?,
-        width: keys.count("moe_intermediate_size")?,
+        width: match family.routing {
+            Routing::GptOss | Routing::Llama4 => keys.count("intermediate_size")?,
+            _ => keys.count("moe_intermediate_size")?,
+        },
         shared_width: keys.count("shared_expert_intermediate_size")?,
     }))
 }
@@ -384,6 +462,8 @@ struct RopeFacts {
     scaling: Scaling,
     /// `mscale` and `mscale_all_dim` of YaRN.
     mscale: (Option<f64>, Option<f64>),
+    /// Whether the bounds of YaRN are not rounded, and llama.cpp rounds them all the same.
+    untruncated: bool,
 }
 
 fn rope(keys: &Keys<'_>, family: &Family) -> Result<RopeFacts, GgufError> {
@@ -391,7 +471,8 @@ fn rope(keys: &Keys<'_>, family: &Family) -> Result<RopeFacts, GgufError> {
     let Some(main) = keys.config.rope() else {
         let partial = family.partial;
         let (theta, local_theta) = (family.theta, local(family, None));
-        return Ok(RopeFacts { theta, local_theta, partial, scaling: Scaling::None, mscale: (None, None) });
+        let (scaling, mscale, untruncated) = (Scaling::None, (None, None), false);
+        return Ok(RopeFacts { theta, local_theta, partial, scaling, mscale, untruncated });
     };
     let says_partial = says(keys.config, &["partial_rotary_factor", "rotary_pct"]);
     let theta = if says(keys.config, &["rope_theta"]) { main.theta } else { family.theta };
@@ -411,6 +492,7 @@ fn rope(keys: &Keys<'_>, family: &Family) -> Result<RopeFacts, GgufError> {
         partial: if says_partial { main.partial } else { family.partial },
         scaling,
         mscale: (number(&main, "mscale"), number(&main, "mscale_all_dim")),
+        untruncated: main.kind == "yarn" && main.parameters.get("truncate") == Some(&Value::Bool(false)),
     })
 }
 
@@ -455,7 +537,8 @@ fn scaling(keys: &Keys<'_>, family: &Family, rope: &Rope) -> Result<Scaling, Ggu
             original: original(true)?,
         },
         "yarn" => {
-            if rope.parameters.get("truncate") == Some(&Value::Bool(false)) {
+            // All published models of gpt-oss are so, and are run all the same.
+            if rope.parameters.get("truncate") == Some(&Value::Bool(false)) && family.routing != Routing::GptOss {
                 return Err(keys.error("truncate", "llama.cpp rounds the bounds of YaRN, found false"));
             }
             let factor = needed("factor")?;

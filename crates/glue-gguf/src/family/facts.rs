@@ -84,6 +84,32 @@ pub(crate) struct Deepseek {
     pub(crate) mscale: Option<f64>,
 }
 
+/// What Llama 4 has besides, with what llama.cpp fixes for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Llama4 {
+    /// Every so many layers have experts, the last of each so many.
+    pub(crate) expert_period: u64,
+}
+
+impl Llama4 {
+    /// Layers of so many have no rotary embedding, the last of each so many.
+    pub(crate) const PLAIN_PERIOD: u64 = 4;
+    /// Positions of a chunk that layers with a rotary embedding see, and of a step of the scale of queries in others.
+    pub(crate) const CHUNK: u64 = 8192;
+    /// By how much that scale grows with the logarithm of the steps.
+    pub(crate) const SCALE: f64 = 0.1;
+
+    /// Whether a layer has a rotary embedding.
+    pub(crate) fn rotates(layer: u64) -> bool {
+        !(layer + 1).is_multiple_of(Llama4::PLAIN_PERIOD)
+    }
+
+    /// Whether rotated queries and keys are normed in a model of so many experts.
+    pub(crate) fn norms(experts: u64) -> bool {
+        experts != 128
+    }
+}
+
 /// Factors of Granite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Granite {
@@ -121,9 +147,50 @@ pub(crate) struct Facts {
     /// What logits are multiplied by, in Cohere's models.
     pub(crate) logit_scale: Option<f64>,
     pub(crate) deepseek: Option<Deepseek>,
+    pub(crate) llama4: Option<Llama4>,
+}
+
+/// Most of what there are few of: heads, experts, and experts for all tokens.
+const MAX_FEW: u64 = 1 << 16;
+/// The largest of all other sizes, so that no product of one with some of the former overflows.
+const MAX_SIZE: u64 = 1 << 40;
+
+/// A size that no model has: where a file has it, where a configuration has it, what it is, and the largest.
+pub(crate) struct TooLarge {
+    pub(crate) file_key: &'static str,
+    pub(crate) config_key: &'static str,
+    pub(crate) message: String,
 }
 
 impl Facts {
+    /// Refuses sizes that no model has. What is made of them is then small, or has as many values in a file.
+    pub(crate) fn check_sizes(&self) -> Result<(), TooLarge> {
+        let experts = self.experts.unwrap_or(Experts { count: 0, used: 0, width: None, shared_width: None });
+        let deepseek = |of: fn(&Deepseek) -> u64| self.deepseek.as_ref().map_or(0, of);
+        for (file_key, config_key, found, most) in [
+            ("block_count", "num_hidden_layers", self.layers, glue_tensor::config::MAX_LAYERS as u64),
+            ("attention.head_count", "num_attention_heads", self.heads, MAX_FEW),
+            ("attention.head_count_kv", "num_key_value_heads", self.kv_heads, MAX_FEW),
+            ("expert_count", "num_experts", experts.count, MAX_FEW),
+            ("expert_used_count", "num_experts_per_tok", experts.used, MAX_FEW),
+            ("expert_shared_count", "n_shared_experts", deepseek(|deepseek| deepseek.shared), MAX_FEW),
+            ("embedding_length", "hidden_size", self.hidden, MAX_SIZE),
+            ("feed_forward_length", "intermediate_size", self.width, MAX_SIZE),
+            ("attention.key_length", "head_dim", self.head_dim, MAX_SIZE),
+            ("rope.dimension_count", "partial_rotary_factor", self.rotated, MAX_SIZE),
+            ("expert_feed_forward_length", "moe_intermediate_size", experts.width.unwrap_or(0), MAX_SIZE),
+            ("attention.value_length", "v_head_dim", deepseek(|deepseek| deepseek.value), MAX_SIZE),
+            ("attention.kv_lora_rank", "kv_lora_rank", deepseek(|deepseek| deepseek.latent), MAX_SIZE),
+            ("vocab_size", "vocab_size", self.vocabulary, MAX_SIZE),
+        ] {
+            if found > most {
+                let message = format!("{found} is more than any model has; at most {most} can be converted");
+                return Err(TooLarge { file_key, config_key, message });
+            }
+        }
+        Ok(())
+    }
+
     /// What llama.cpp divides queries by the root of in Gemma's models: it has no key for it.
     pub(crate) fn query_scalar(&self, family: &Family) -> f64 {
         let by_heads = matches!((family.arch, self.layers), ("gemma2", 46) | ("gemma3", 62));

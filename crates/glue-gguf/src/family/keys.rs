@@ -1,6 +1,6 @@
 //! Hyperparameters from and to the keys of a GGUF file.
 
-use super::facts::{Deepseek, Experts, Facts, Granite, Scaling, ScalingKind, Window};
+use super::facts::{Deepseek, Experts, Facts, Granite, Llama4, Scaling, ScalingKind, Window};
 use super::{FAMILIES, Family, Routing, WindowRule, llama3};
 use crate::container::{GgufFile, Metadata, Value};
 use crate::error::GgufError;
@@ -31,9 +31,15 @@ impl Facts {
         set("embedding_length", count(self.hidden));
         set("feed_forward_length", count(self.width));
         set("attention.head_count", count(self.heads));
-        set("attention.head_count_kv", count(self.kv_heads));
-        set("attention.key_length", count(self.head_dim));
-        set("attention.value_length", count(self.deepseek.map_or(self.head_dim, |deepseek| deepseek.value)));
+        // Attention through a latent is attention with one head of keys and values, which are the latent.
+        set("attention.head_count_kv", count(self.deepseek.map_or(self.kv_heads, |_| 1)));
+        let latent = |rest: u64| self.deepseek.map_or(self.head_dim, |deepseek| deepseek.latent + rest);
+        set("attention.key_length", count(latent(self.rotated)));
+        set("attention.value_length", count(latent(0)));
+        if let Some(deepseek) = &self.deepseek {
+            set("attention.key_length_mla", count(self.head_dim));
+            set("attention.value_length_mla", count(deepseek.value));
+        }
         set(epsilon_key(family), number(self.epsilon));
         set("vocab_size", count(self.vocabulary));
         set("rope.dimension_count", count(self.rotated));
@@ -107,6 +113,9 @@ impl Facts {
                 // A tenth of it, which llama.cpp expects of this architecture.
                 set("rope.scaling.yarn_log_multiplier", number(0.1 * mscale));
             }
+        }
+        if let Some(llama4) = &self.llama4 {
+            set("interleave_moe_layer_step", count(llama4.expert_period));
         }
         if let Some(scale) = self.logit_scale {
             set("logit_scale", number(scale));
@@ -187,11 +196,16 @@ impl Reader<'_> {
         let heads = self.needed("attention.head_count")?;
         let hidden = self.needed("embedding_length")?;
         let theta = self.number("rope.freq_base")?.unwrap_or(10_000.0);
-        let head_dim = self.count("attention.key_length")?.unwrap_or(hidden / heads);
-        let deepseek = self.deepseek(family, head_dim)?;
-        let value = deepseek.map_or(head_dim, |deepseek| deepseek.value);
-        if head_dim == 0 || self.count("attention.value_length")?.is_some_and(|found| found != value) {
-            return Err(self.error("attention.value_length", format!("expected {head_dim}, as keys have")));
+        // In today's files of DeepSeek, the other key is the width of the latent.
+        let (key, value) = match self.get("attention.key_length_mla") {
+            Some(_) => ("attention.key_length_mla", "attention.value_length_mla"),
+            None => ("attention.key_length", "attention.value_length"),
+        };
+        let head_dim = self.count(key)?.unwrap_or(hidden / heads);
+        let deepseek = self.deepseek(family, head_dim, value)?;
+        let expected = deepseek.map_or(head_dim, |deepseek| deepseek.value);
+        if head_dim == 0 || self.count(value)?.is_some_and(|found| found != expected) {
+            return Err(self.error(value, format!("expected {head_dim}, as keys have")));
         }
         let context = self.needed("context_length")?;
         let window = match (family.window, self.count("attention.sliding_window")?) {
@@ -206,7 +220,10 @@ impl Reader<'_> {
             hidden,
             width: self.needed("feed_forward_length")?,
             heads,
-            kv_heads: self.count("attention.head_count_kv")?.filter(|&n| n > 0).unwrap_or(heads),
+            kv_heads: match deepseek {
+                Some(_) => heads,
+                None => self.count("attention.head_count_kv")?.filter(|&n| n > 0).unwrap_or(heads),
+            },
             head_dim,
             rotated: self.count("rope.dimension_count")?.unwrap_or(head_dim),
             context,
@@ -222,9 +239,14 @@ impl Reader<'_> {
             granite: None,
             logit_scale: None,
             deepseek,
+            llama4: match family.routing {
+                Routing::Llama4 => Some(Llama4 { expert_period: self.needed("interleave_moe_layer_step")? }),
+                _ => None,
+            },
         };
-        if facts.layers > glue_tensor::config::MAX_LAYERS as u64 {
-            return Err(self.error("block_count", format!("{} layers are more than any model has", facts.layers)));
+        if family.routing == Routing::Llama4 && self.get("attention.sliding_window").is_some() {
+            let message = "attention without chunks is not known for this family".to_string();
+            return Err(self.error("attention.sliding_window", message));
         }
         facts.vocabulary = match self.file.tensor("token_embd.weight").map(|tensor| tensor.shape.as_slice()) {
             Some(&[rows, _]) => rows as u64,
@@ -257,17 +279,15 @@ impl Reader<'_> {
         if family.model_type == "cohere2" {
             facts.logit_scale = self.number("logit_scale")?;
         }
+        facts.check_sizes().map_err(|found| self.error(found.file_key, found.message))?;
         facts.scaling = self.scaling(family, &facts)?;
         Ok(facts)
     }
 
-    fn deepseek(&self, family: &Family, head_dim: u64) -> Result<Option<Deepseek>, GgufError> {
+    /// `value` is the key of the values' size.
+    fn deepseek(&self, family: &Family, head_dim: u64, value: &str) -> Result<Option<Deepseek>, GgufError> {
         if !matches!(family.routing, Routing::DeepseekSoftmax | Routing::DeepseekSigmoid) {
             return Ok(None);
-        }
-        if self.get("attention.key_length_mla").is_some() {
-            let message = "keys and values are stored folded into queries, a form that is not read yet";
-            return Err(self.error("attention.key_length_mla", message.to_string()));
         }
         let rotated = self.needed("rope.dimension_count")?;
         let plain = head_dim.checked_sub(rotated);
@@ -276,7 +296,7 @@ impl Reader<'_> {
             query_rank: self.count("attention.q_lora_rank")?.filter(|&rank| rank > 0),
             latent: self.needed("attention.kv_lora_rank")?,
             plain,
-            value: self.needed("attention.value_length")?,
+            value: self.needed(value)?,
             dense_layers: self.count("leading_dense_block_count")?.unwrap_or(0),
             shared: self.count("expert_shared_count")?.unwrap_or(0),
             scale: self.number("expert_weights_scale")?.unwrap_or(1.0),

@@ -28,12 +28,14 @@ pub(crate) fn factors(theta: f64, rotated: u64, scaling: &Scaling) -> Option<Vec
 }
 
 /// The scaling that `found` comes from, among those that models have: from 8192 positions with the factors 1 and 4 for
-/// low and high frequencies, and other lengths that are powers of two. `None` when no such scaling gives these values.
+/// low and high frequencies, or 1 and 1 as in Llama 4, and other lengths that are powers of two. `None` when no such
+/// scaling gives these values.
 pub(crate) fn recover(theta: f64, found: &[f32]) -> Option<Scaling> {
     let factor = f64::from(found.iter().copied().fold(1.0, f32::max));
     let originals = [8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 16384, 32768, 65536, 131_072];
-    originals.into_iter().find_map(|original| {
-        let scaling = Scaling::Llama3 { factor, low: 1.0, high: 4.0, original };
+    let candidates = [4.0, 1.0].into_iter().flat_map(|high| originals.map(|original| (high, original)));
+    candidates.into_iter().find_map(|(high, original)| {
+        let scaling = Scaling::Llama3 { factor, low: 1.0, high, original };
         let made = factors(theta, 2 * found.len() as u64, &scaling)?;
         let close = made.iter().zip(found).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs());
         close.then_some(scaling)
@@ -46,8 +48,8 @@ mod tests {
 
     #[test]
     fn the_scaling_of_llama_3_is_found_again_from_its_factors() {
-        for (factor, original) in [(8.0, 8192), (32.0, 8192), (4.0, 64)] {
-            let scaling = Scaling::Llama3 { factor, low: 1.0, high: 4.0, original };
+        for (factor, high, original) in [(8.0, 4.0, 8192), (32.0, 4.0, 8192), (4.0, 4.0, 64), (16.0, 1.0, 8192)] {
+            let scaling = Scaling::Llama3 { factor, low: 1.0, high, original };
             let values = factors(500_000.0, 64, &scaling).unwrap();
             assert_eq!(values[0], 1.0);
             assert_eq!(f64::from(values[31]), factor);

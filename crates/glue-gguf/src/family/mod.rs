@@ -41,6 +41,10 @@ pub(crate) enum Routing {
     DeepseekSoftmax,
     /// By a sigmoid and a bias, in groups, after some dense layers; the weights are made to add up to 1.
     DeepseekSigmoid,
+    /// By a softmax over the chosen ones, with biases.
+    GptOss,
+    /// By a sigmoid that multiplies inputs, in every so many layers, with an expert for all tokens.
+    Llama4,
 }
 
 /// One family of models.
@@ -284,6 +288,35 @@ pub(crate) static FAMILIES: &[Family] = &[
         scalings: &[ScalingKind::Yarn],
         routing: Routing::DeepseekSigmoid,
         reads: DEEPSEEK,
+        ..COMMON
+    },
+    Family {
+        model_type: "gpt_oss",
+        architecture: "GptOssForCausalLM",
+        arch: "gpt-oss",
+        rules: &[rules::ENDS, rules::ATTENTION, rules::ATTENTION_BIAS, rules::OUT_BIAS, rules::GPT_OSS],
+        theta: 150_000.0,
+        scalings: &[ScalingKind::Yarn],
+        window: WindowRule::AllButEvery(2),
+        routing: Routing::GptOss,
+        reads: &["attention_bias", "num_local_experts", "num_experts", "swiglu_alpha", "swiglu_limit"],
+        ..COMMON
+    },
+    Family {
+        model_type: "llama4_text",
+        architecture: "Llama4ForCausalLM",
+        arch: "llama4",
+        rules: &[rules::ENDS, rules::NORMS, rules::ATTENTION, rules::LLAMA4],
+        theta: 500_000.0,
+        scalings: &[ScalingKind::Llama3],
+        routing: Routing::Llama4,
+        reads: &[
+            "num_local_experts",
+            "no_rope_layers",
+            "no_rope_layer_interval",
+            "attention_chunk_size",
+            "attn_temperature_tuning",
+        ],
         ..COMMON
     },
 ];

@@ -18,12 +18,31 @@ pub(crate) enum Op {
     FusedHalf(usize),
     /// A tensor of all experts keeps its form. Only exported.
     Fused,
+    /// A tensor of all experts with the matrices \[in, out\] is stored \[out, in\].
+    Transposed,
+    /// Gates and ups of all experts, \[in, 2 out\]: the half with this number, \[out, in\].
+    TransposedHalf(usize),
+    /// The same where gates and ups take turns.
+    TransposedTurn(usize),
+    /// Biases of gates and ups of all experts, which take turns: the one with this number.
+    Turn(usize),
+    /// From latents to keys without rotation, head by head, transposed; the values of the head follow in the source.
+    LatentKeys,
+    /// From latents to values, head by head.
+    LatentValues,
+    /// Nothing, in a form of file that is read and no longer written. Only imported.
+    Older,
 }
 
 impl Op {
     /// Whether the way back goes by another rule.
     pub(crate) fn only_exported(self) -> bool {
         matches!(self, Op::FusedHalf(_) | Op::Fused)
+    }
+
+    /// Whether it is of files that are read and not written.
+    pub(crate) fn only_imported(self) -> bool {
+        self == Op::Older
     }
 }
 
@@ -176,8 +195,9 @@ pub(super) const QWEN_SHARED_EXPERT: &[Rule] = &[
     plain("model.layers.{l}.mlp.shared_expert.down_proj.weight", "blk.{l}.ffn_down_shexp.weight"),
 ];
 
-/// Attention through a latent, which llama.cpp also runs unfolded, as it is stored. Which layers have experts and which
-/// matrices stand for queries differs, so that only what all have is required.
+/// Attention through a latent. Files have the matrix from latents to keys and values in two, so that llama.cpp can fold
+/// one into the queries; older files have it in one. Which layers have experts and which matrices stand for queries
+/// differs, so that only what all have is required.
 pub(super) const DEEPSEEK: &[Rule] = &[
     optional("model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", Op::Plain),
     optional("model.layers.{l}.self_attn.q_a_proj.weight", "blk.{l}.attn_q_a.weight", Op::Plain),
@@ -185,7 +205,9 @@ pub(super) const DEEPSEEK: &[Rule] = &[
     optional("model.layers.{l}.self_attn.q_b_proj.weight", "blk.{l}.attn_q_b.weight", Op::Plain),
     plain("model.layers.{l}.self_attn.kv_a_proj_with_mqa.weight", "blk.{l}.attn_kv_a_mqa.weight"),
     plain("model.layers.{l}.self_attn.kv_a_layernorm.weight", "blk.{l}.attn_kv_a_norm.weight"),
-    plain("model.layers.{l}.self_attn.kv_b_proj.weight", "blk.{l}.attn_kv_b.weight"),
+    rule("model.layers.{l}.self_attn.kv_b_proj.weight", "blk.{l}.attn_k_b.weight", Op::LatentKeys),
+    rule("model.layers.{l}.self_attn.kv_b_proj.weight", "blk.{l}.attn_v_b.weight", Op::LatentValues),
+    optional("model.layers.{l}.self_attn.kv_b_proj.weight", "blk.{l}.attn_kv_b.weight", Op::Older),
     plain("model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight"),
     optional("model.layers.{l}.mlp.gate_proj.weight", "blk.{l}.ffn_gate.weight", Op::Plain),
     optional("model.layers.{l}.mlp.up_proj.weight", "blk.{l}.ffn_up.weight", Op::Plain),
@@ -198,6 +220,46 @@ pub(super) const DEEPSEEK: &[Rule] = &[
     optional("model.layers.{l}.mlp.shared_experts.gate_proj.weight", "blk.{l}.ffn_gate_shexp.weight", Op::Plain),
     optional("model.layers.{l}.mlp.shared_experts.up_proj.weight", "blk.{l}.ffn_up_shexp.weight", Op::Plain),
     optional("model.layers.{l}.mlp.shared_experts.down_proj.weight", "blk.{l}.ffn_down_shexp.weight", Op::Plain),
+];
+
+pub(super) const GPT_OSS: &[Rule] = &[
+    plain("model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight"),
+    plain("model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.post_attention_norm.weight"),
+    plain("model.layers.{l}.self_attn.sinks", "blk.{l}.attn_sinks.weight"),
+    plain("model.layers.{l}.mlp.router.weight", "blk.{l}.ffn_gate_inp.weight"),
+    plain("model.layers.{l}.mlp.router.bias", "blk.{l}.ffn_gate_inp.bias"),
+    rule("model.layers.{l}.mlp.experts.gate_up_proj", "blk.{l}.ffn_gate_exps.weight", Op::TransposedTurn(0)),
+    rule("model.layers.{l}.mlp.experts.gate_up_proj", "blk.{l}.ffn_up_exps.weight", Op::TransposedTurn(1)),
+    rule("model.layers.{l}.mlp.experts.down_proj", "blk.{l}.ffn_down_exps.weight", Op::Transposed),
+    rule("model.layers.{l}.mlp.experts.gate_up_proj_bias", "blk.{l}.ffn_gate_exps.bias", Op::Turn(0)),
+    rule("model.layers.{l}.mlp.experts.gate_up_proj_bias", "blk.{l}.ffn_up_exps.bias", Op::Turn(1)),
+    plain("model.layers.{l}.mlp.experts.down_proj_bias", "blk.{l}.ffn_down_exps.bias"),
+];
+
+/// Which layers have experts differs.
+pub(super) const LLAMA4: &[Rule] = &[
+    optional("model.layers.{l}.feed_forward.gate_proj.weight", "blk.{l}.ffn_gate.weight", Op::Plain),
+    optional("model.layers.{l}.feed_forward.up_proj.weight", "blk.{l}.ffn_up.weight", Op::Plain),
+    optional("model.layers.{l}.feed_forward.down_proj.weight", "blk.{l}.ffn_down.weight", Op::Plain),
+    optional("model.layers.{l}.feed_forward.router.weight", "blk.{l}.ffn_gate_inp.weight", Op::Plain),
+    optional(
+        "model.layers.{l}.feed_forward.experts.gate_up_proj",
+        "blk.{l}.ffn_gate_exps.weight",
+        Op::TransposedHalf(0),
+    ),
+    optional("model.layers.{l}.feed_forward.experts.gate_up_proj", "blk.{l}.ffn_up_exps.weight", Op::TransposedHalf(1)),
+    optional("model.layers.{l}.feed_forward.experts.down_proj", "blk.{l}.ffn_down_exps.weight", Op::Transposed),
+    optional(
+        "model.layers.{l}.feed_forward.shared_expert.gate_proj.weight",
+        "blk.{l}.ffn_gate_shexp.weight",
+        Op::Plain,
+    ),
+    optional("model.layers.{l}.feed_forward.shared_expert.up_proj.weight", "blk.{l}.ffn_up_shexp.weight", Op::Plain),
+    optional(
+        "model.layers.{l}.feed_forward.shared_expert.down_proj.weight",
+        "blk.{l}.ffn_down_shexp.weight",
+        Op::Plain,
+    ),
 ];
 
 /// Layer and expert of `name` if it is one that `pattern` describes; 0 for a number that the pattern does not have.

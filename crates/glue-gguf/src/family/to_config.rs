@@ -1,6 +1,6 @@
 //! Hyperparameters to `config.json`.
 
-use super::facts::{Facts, Scaling};
+use super::facts::{Facts, Llama4, Scaling};
 use super::{Family, Routing, WindowRule};
 use glue_tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -40,7 +40,7 @@ impl Facts {
         if self.deepseek.is_none() && (self.rotated != self.head_dim || family.partial != 1.0) {
             set("partial_rotary_factor", json!(self.rotated as f64 / self.head_dim as f64));
         }
-        self.set_rope(&mut set);
+        self.set_rope(family, &mut set);
         self.set_window(family, &mut set);
         if let Some(local) = self.local_theta.or((family.arch == "gemma3").then_some(self.theta)) {
             set("rope_local_base_freq", local.into());
@@ -71,6 +71,28 @@ impl Facts {
             if family.routing == Routing::DeepseekSoftmax {
                 set("topk_method", "greedy".into());
             }
+        } else if let (Some(llama4), Some(experts)) = (self.llama4, &self.experts) {
+            set("intermediate_size", json!(experts.width));
+            set("intermediate_size_mlp", self.width.into());
+            set("num_local_experts", experts.count.into());
+            set("num_experts_per_tok", experts.used.into());
+            set("interleave_moe_layer_step", llama4.expert_period.into());
+            let sparse = |layer: &u64| (layer + 1).is_multiple_of(llama4.expert_period);
+            set("moe_layers", (0..self.layers).filter(sparse).map(Value::from).collect());
+            let all = |of: fn(bool) -> Value| (0..self.layers).map(|layer| of(Llama4::rotates(layer))).collect();
+            set("no_rope_layers", all(|rotates| u64::from(rotates).into()));
+            set("no_rope_layer_interval", Llama4::PLAIN_PERIOD.into());
+            set("layer_types", all(|rotates| if rotates { "chunked_attention" } else { "full_attention" }.into()));
+            set("attention_chunk_size", Llama4::CHUNK.into());
+            set("attn_temperature_tuning", true.into());
+            set("floor_scale", Llama4::CHUNK.into());
+            set("attn_scale", Llama4::SCALE.into());
+            set("use_qk_norm", Llama4::norms(experts.count).into());
+        } else if let (Routing::GptOss, Some(experts)) = (family.routing, &self.experts) {
+            set("intermediate_size", json!(experts.width));
+            set("num_local_experts", experts.count.into());
+            set("num_experts_per_tok", experts.used.into());
+            set("swiglu_limit", 7.0.into());
         } else if let Some(experts) = &self.experts {
             let mixtral = family.routing == Routing::Normed;
             set(if mixtral { "num_local_experts" } else { "num_experts" }, experts.count.into());
@@ -104,7 +126,7 @@ impl Facts {
         Value::Object(config)
     }
 
-    fn set_rope(&self, set: &mut impl FnMut(&str, Value) -> Option<Value>) {
+    fn set_rope(&self, family: &Family, set: &mut impl FnMut(&str, Value) -> Option<Value>) {
         let scaling = match &self.scaling {
             Scaling::None => return,
             Scaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
@@ -119,6 +141,10 @@ impl Facts {
                 if let Some(mscale) = self.deepseek.and_then(|deepseek| deepseek.mscale) {
                     yarn["mscale"] = mscale.into();
                     yarn["mscale_all_dim"] = mscale.into();
+                }
+                // What the models say; files have no key for it.
+                if family.routing == Routing::GptOss {
+                    yarn["truncate"] = false.into();
                 }
                 yarn
             }

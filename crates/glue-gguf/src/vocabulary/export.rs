@@ -5,7 +5,7 @@ use super::merges::{Merges, check_lengths, splits};
 use super::{SPACE, SPECIAL, kind, pre};
 use crate::container::{Metadata, Value as Stored};
 use crate::error::GgufError;
-use glue_tensor::{Links, ModelDir};
+use crate::source::ExportModel;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,22 +18,21 @@ const NO_MERGE: f32 = -1e6;
 /// special tokens take the white space behind them along, as Phi-3's do: llama.cpp tells that by the model's name.
 ///
 /// # Errors
-/// [`GgufError::Vocabulary`] for what cannot be expressed, [`GgufError::SideFile`].
+/// [`GgufError::Vocabulary`] for what cannot be expressed.
 pub(crate) fn set_keys(
-    model: &ModelDir,
+    model: &ExportModel,
     vocabulary: usize,
     named: Option<&str>,
-    links: Links,
     metadata: &mut Metadata,
     notes: &mut Vec<String>,
 ) -> Result<bool, GgufError> {
-    let files: HashMap<String, Vec<u8>> = model.read_tokenizer_files(links)?.into_iter().collect();
+    let files = &model.tokenizer.files;
     if files.is_empty() {
         metadata.set("tokenizer.ggml.model", "none");
         notes.push("the model has no tokenizer, and neither has the file".to_string());
         return Ok(false);
     }
-    let path = |name: &str| model.path().join(name);
+    let path = |name: &str| model.tokenizer.path.join(name);
     let json = |name: &str| match files.get(name) {
         None => Ok(None),
         Some(bytes) => serde_json::from_slice(bytes)
@@ -43,7 +42,7 @@ pub(crate) fn set_keys(
     let Some(tokenizer) = json("tokenizer.json")? else {
         let message = "the tokenizer has no tokenizer.json; transformers writes one: \
                        `AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL)`";
-        return Err(GgufError::Vocabulary { path: model.path().to_path_buf(), message: message.to_string() });
+        return Err(GgufError::Vocabulary { path: model.tokenizer.path.clone(), message: message.to_string() });
     };
     let config = json("tokenizer_config.json")?.unwrap_or(Value::Null);
     let map = json("special_tokens_map.json")?.unwrap_or(Value::Null);
@@ -59,8 +58,8 @@ pub(crate) fn set_keys(
     metadata.set("tokenizer.ggml.tokens", texts);
     metadata.set("tokenizer.ggml.token_type", kinds.into_iter().map(Stored::I32).collect::<Vec<_>>());
     source.set_special(&tokens, metadata, notes)?;
-    if let Some(template) = model.tokenizer().chat_template()? {
-        metadata.set("tokenizer.chat_template", template);
+    if let Some(template) = &model.tokenizer.chat_template {
+        metadata.set("tokenizer.chat_template", template.as_str());
     }
     Ok(source.strips(&tokens, notes))
 }
@@ -73,7 +72,7 @@ struct Source<'a> {
     tokenizer: Value,
     config: Value,
     map: Value,
-    model: &'a ModelDir,
+    model: &'a ExportModel,
 }
 
 /// The tokens of a model: one for each row of its embedding.
@@ -301,8 +300,8 @@ impl Source<'_> {
 
     /// Ids of a key in `generation_config.json` or else in `config.json`: one or several.
     fn configured(&self, key: &str) -> Vec<u32> {
-        let generation = self.model.generation_config().and_then(|config| config.get(key));
-        let value = generation.filter(|value| !value.is_null()).or_else(|| self.model.config().get(key));
+        let generation = self.model.generation_config.as_ref().and_then(|config| config.get(key));
+        let value = generation.filter(|value| !value.is_null()).or_else(|| self.model.config.get(key));
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match value {
             Some(Value::Array(list)) => list.iter().filter_map(id).collect(),

@@ -1,6 +1,7 @@
 //! The integration tests of `glue-gguf`, one program: it links once.
 
 mod container;
+mod damage;
 mod models;
 mod quant;
 mod vocabulary;

@@ -1,10 +1,10 @@
 //! Whole models, from a directory to a file and back.
 
-use crate::{model, words};
+use crate::{data, model, words};
 use glue_gguf::container::GgufFile;
-use glue_gguf::{ExportOptions, ExportPlan, FileType, GgmlType, ImportOptions, export, import};
+use glue_gguf::{ExportModel, ExportOptions, ExportPlan, FileType, GgmlType, ImportOptions, export, import};
 use glue_progress::{NoProgress, Progress};
-use glue_tensor::{Checkpoint, Config, Dtype, widen};
+use glue_tensor::{Checkpoint, Config, Dtype, Links, ModelDir, widen};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,12 @@ impl Progress for Cancelled {
     }
 }
 
+/// A plan of the export of a directory, and where its values are.
+fn planned(directory: impl AsRef<Path>, options: &ExportOptions) -> (ExportPlan, ModelDir) {
+    let model = ModelDir::open(directory).unwrap();
+    (ExportPlan::new(&ExportModel::of(&model, Links::default()).unwrap(), options).unwrap(), model)
+}
+
 fn f32_options() -> ExportOptions {
     ExportOptions::new(FileType::F32)
 }
@@ -47,6 +53,12 @@ fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     let mut values = vec![0.0; view.info().n_elements()];
     widen(view.dtype(), view.data(), &mut values).unwrap();
     values
+}
+
+/// What makes llama.cpp's Llama 4 of the small one.
+fn llama4() -> Value {
+    json!({"attention_chunk_size": 8192, "attn_scale": 0.1, "floor_scale": 8192, "layer_types": null,
+        "no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4})
 }
 
 /// Models that llama.cpp has a form of, with the changes of their configuration that this takes.
@@ -80,6 +92,8 @@ fn supported() -> Vec<(&'static str, Value)> {
         ("archs-extra/olmo3-old-form", json!({})),
         ("archs-extra/smollm3", json!({"no_rope_layers": null, "no_rope_layer_interval": 4})),
         ("archs-extra/deepseek-v3", json!({})),
+        ("archs-extra/gpt-oss", json!({"swiglu_limit": 7.0})),
+        ("archs-extra/llama4", llama4()),
         ("zoo/base-a", json!({})),
         ("zoo/c-chat", json!({})),
     ]
@@ -158,7 +172,7 @@ fn a_multimodal_model_loses_what_is_no_language_model_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let change = json!({"query_pre_attn_scalar": 8, "layer_types": null, "sliding_window_pattern": 2});
     let source = changed("archs-extra/gemma3-wrapped", &change, directory.path());
-    let plan = ExportPlan::new(&source, &f32_options()).unwrap();
+    let (plan, _) = planned(&source, &f32_options());
     assert!(
         plan.report().left_out.iter().all(|name| name.starts_with("vision_tower") || name.starts_with("multi_modal"))
     );
@@ -177,9 +191,9 @@ fn types_follow_the_wish_and_sizes_are_known_beforehand() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.gguf");
-        let plan = ExportPlan::new(model("zoo/base-a"), &ExportOptions::new(file_type)).unwrap();
+        let (plan, mut source) = planned(model("zoo/base-a"), &ExportOptions::new(file_type));
         let n_bytes = plan.report().n_bytes;
-        plan.write(&path, false, &NoProgress).unwrap();
+        plan.write(&mut source, &path, false, &NoProgress).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), n_bytes);
         let file = GgufFile::open(&path).unwrap();
         assert_eq!(file.tensor("blk.0.attn_q.weight").unwrap().kind, matrix);
@@ -189,9 +203,9 @@ fn types_follow_the_wish_and_sizes_are_known_beforehand() {
 
 #[test]
 fn a_file_has_the_type_of_the_weights_unless_another_is_asked_for() {
-    let plan = ExportPlan::new(model("zoo/base-a"), &ExportOptions::default()).unwrap();
+    let (plan, _) = planned(model("zoo/base-a"), &ExportOptions::default());
     assert_eq!(plan.report().file_type, FileType::F16);
-    let plan = ExportPlan::new(model("archs/llama2"), &ExportOptions::default()).unwrap();
+    let (plan, _) = planned(model("archs/llama2"), &ExportOptions::default());
     assert_eq!(plan.report().file_type, FileType::F32);
 }
 
@@ -231,6 +245,9 @@ fn what_llama_cpp_cannot_compute_is_refused_by_the_name_of_the_key() {
         ("archs/llama2", json!({"rms_norm_eps": "small"}), "rms_norm_eps"),
         ("archs/llama2", json!({"model_type": "rwkv"}), "`rwkv`"),
         ("archs/llama2", json!({"num_key_value_heads": 3}), "num_key_value_heads"),
+        ("archs/llama2", json!({"num_attention_heads": 70_000}), "more than any model"),
+        ("archs/llama2", json!({"head_dim": 1u64 << 62}), "at most"),
+        ("archs-extra/deepseek-v3", json!({"qk_nope_head_dim": u64::MAX}), "at most"),
         ("archs/llama2", json!({"head_dim": 16}), "expected 4 heads of 16 rows"),
         ("archs/llama2", json!({"num_hidden_layers": 2}), "config.json has 2 layers"),
         ("archs/llama2", json!({"num_hidden_layers": 4}), "model.layers.3.input_layernorm.weight"),
@@ -241,7 +258,10 @@ fn what_llama_cpp_cannot_compute_is_refused_by_the_name_of_the_key() {
         ("archs-extra/qwen2-moe-normed", json!({"mlp_only_layers": [], "decoder_sparse_step": 1}), "norm_topk_prob"),
         ("archs-extra/qwen3-bias", json!({"attention_bias": null}), "k_proj.bias"),
         ("archs-extra/cohere2-bias", json!({"layer_types": null}), "tie_word_embeddings"),
-        ("archs-extra/gpt-oss", json!({}), "`gpt_oss`"),
+        ("archs-extra/gpt-oss", json!({}), "swiglu_limit"),
+        ("archs-extra/gpt-oss-mxfp4", json!({}), "quantization_config"),
+        ("archs-extra/llama4", json!({}), "attention_chunk_size"),
+        ("archs-extra/llama4-two", json!({}), "use_qk_norm"),
         ("archs-extra/deepseek-v2-lite", json!({}), "q_lora_rank"),
         ("archs-extra/deepseek-v2", json!({}), "n_group"),
         ("archs-extra/deepseek-v3-halves", json!({}), "rope_interleave"),
@@ -268,8 +288,8 @@ fn nothing_is_left_when_an_export_or_an_import_is_cancelled_or_refused() {
     export(model("archs/llama2"), &file, &f32_options(), &NoProgress).unwrap();
     let error = words(export(model("archs/llama2"), &file, &f32_options(), &NoProgress));
     assert!(error.contains("exists already"), "{error}");
-    let plan = ExportPlan::new(model("archs/llama2"), &f32_options()).unwrap();
-    plan.write(&file, true, &NoProgress).unwrap();
+    let (plan, mut source) = planned(model("archs/llama2"), &f32_options());
+    plan.write(&mut source, &file, true, &NoProgress).unwrap();
 
     let out = directory.path().join("out");
     assert!(words(import(&file, &out, &ImportOptions::default(), &cancelled)).contains("cancelled"));
@@ -281,6 +301,21 @@ fn nothing_is_left_when_an_export_or_an_import_is_cancelled_or_refused() {
 
 #[test]
 fn a_window_that_llama_cpp_does_not_have_ends_the_context() {
-    let plan = ExportPlan::new(model("archs/mistral-window"), &f32_options()).unwrap();
+    let (plan, _) = planned(model("archs/mistral-window"), &f32_options());
     assert!(plan.report().notes.iter().any(|note| note.contains("sliding window")), "{:?}", plan.report().notes);
+}
+
+/// A file as it was written before llama.cpp folded attention through a latent into the queries: exported from
+/// `archs-extra/deepseek-v3` with `attn_kv_b` as one tensor.
+#[test]
+fn an_older_file_of_deepseek_gives_the_same_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let back = directory.path().join("back");
+    import(data("deepseek-v3-older.gguf"), &back, &ImportOptions::default(), &NoProgress).unwrap();
+    let (source, back) =
+        (Checkpoint::open(model("archs-extra/deepseek-v3")).unwrap(), Checkpoint::open(&back).unwrap());
+    for tensor in back.tensors() {
+        assert!(values(&source, &tensor.name) == values(&back, &tensor.name), "{}", tensor.name);
+    }
+    assert!(back.get("model.layers.2.self_attn.kv_b_proj.weight").is_some());
 }

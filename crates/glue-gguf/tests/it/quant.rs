@@ -37,3 +37,21 @@ fn q8_0_has_the_bytes_of_the_reference() {
     GgmlType::Q8_0.encode(&values(&file, "encode.values"), &mut found).unwrap();
     assert_eq!(found, expected);
 }
+
+/// `tests/interop/k_quants.py --make` has written the file with llama.cpp 0.4.0: values, then the bytes of each type.
+#[test]
+fn k_quants_have_the_bytes_of_the_reference() {
+    let file = std::fs::read(data("k_quants.bin")).unwrap();
+    let (values, mut expected) = file.split_at(2048 * 4);
+    let values: Vec<f32> = values.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    for kind in [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K] {
+        let mut found = Vec::new();
+        kind.encode(&values, &mut found).unwrap();
+        let reference;
+        (reference, expected) = expected.split_at(kind.bytes(values.len()) as usize);
+        let differs = |at: &usize| found[*at] != reference[*at];
+        assert_eq!((0..reference.len()).find(differs), None, "{kind}: the first byte that differs");
+        assert_eq!(found.len(), reference.len());
+    }
+    assert!(expected.is_empty());
+}
