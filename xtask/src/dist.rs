@@ -126,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The target of this machine, such as `x86_64-unknown-linux-gnu`.
-fn triple() -> Result<String> {
+pub(crate) fn triple() -> Result<String> {
     let about = shell::read(Command::new("rustc").arg("-vV"))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(String::from).context("rustc does not say its host")

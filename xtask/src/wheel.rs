@@ -1,7 +1,9 @@
 //! `cargo xtask wheel`: the Python wheel of the program, with maturin, checked in a clean environment; with `--core`
 //! that of the extension module too, with its tests.
 //!
-//! Both run on systems whose C library is at least as new as that of the machine that builds them.
+//! Both run on systems whose C library is at least as new as that of the machine that builds them, or with `--zig` as
+//! glibc 2.17. The program is there in the builds of an archive (`dist.rs`), so that it runs on every processor; the
+//! extension module says on import what it needs.
 //!
 //! Not a step of `cargo xtask test`: it needs Python and tools that a fresh machine lacks.
 
@@ -11,6 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::dist::{Build, triple};
 use crate::repo::Repo;
 use crate::shell;
 
@@ -24,6 +27,10 @@ pub(crate) struct Args {
     /// Build the extension module `model_glue_core` too, and run its tests. Installs pytest and numpy from PyPI.
     #[arg(long)]
     core: bool,
+
+    /// Link with zig, so that the wheels are installed with glibc 2.17 and later (pip install ziglang cargo-zigbuild).
+    #[arg(long)]
+    zig: bool,
 }
 
 /// The folder of the wheel of the program.
@@ -42,11 +49,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let wheels = repo.target.join("wheels");
     let environment = wheels.join("environment");
-    let program = build(&repo, PROGRAM, "model_glue", &wheels)?;
+    let program = build_program(&repo, args.zig, &wheels)?;
     check(&args.python, &program, &environment)?;
     println!("{} installs and runs", program.display());
     if args.core {
-        let core = build(&repo, CORE, "model_glue_core", &wheels)?;
+        // A package outside of the workspace has a target folder of its own otherwise.
+        let core =
+            build(&repo, CORE, args.zig, Command::new("maturin").env("CARGO_TARGET_DIR", &repo.target), &wheels)?;
         let version = |wheel: &Path| Some(wheel.file_name()?.to_str()?.split('-').nth(1)?.to_owned());
         if version(&program) != version(&core) {
             bail!("{} and {} must have one version", program.display(), core.display());
@@ -57,13 +66,34 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds the wheel `name` of `folder`.
-fn build(repo: &Repo, folder: &str, name: &str, wheels: &Path) -> Result<PathBuf> {
-    let mut build = Command::new("maturin");
-    build.current_dir(repo.path(folder)).args(["build", "--release", "--out"]).arg(wheels);
-    // A package outside of the workspace has a target folder of its own otherwise.
-    shell::run(build.env("CARGO_TARGET_DIR", &repo.target))?;
-    newest(wheels, name)
+/// Builds the wheel of the program: the build for every processor is the program, the others are scripts beside it.
+fn build_program(repo: &Repo, zig: bool, wheels: &Path) -> Result<PathBuf> {
+    let builds = Build::all(zig);
+    let (first, others) = builds.split_first().context("there is no build")?;
+    let mut beside = Vec::new();
+    for build in others {
+        let program = build.run(repo)?;
+        let script = repo.path(PROGRAM).join(format!("data/scripts/glue{}", build.suffix()));
+        fs::copy(&program, &script).with_context(|| format!("cannot write {}", script.display()))?;
+        beside.push(script);
+    }
+    let mut maturin = Command::new("maturin");
+    maturin.env("CARGO_TARGET_DIR", first.target_dir(repo)).env("RUSTFLAGS", first.flags());
+    let wheel = build(repo, PROGRAM, zig, &mut maturin, wheels);
+    for script in beside {
+        fs::remove_file(script)?;
+    }
+    wheel
+}
+
+/// Builds the wheel of `folder` with `maturin`, to which options are added.
+fn build(repo: &Repo, folder: &str, zig: bool, maturin: &mut Command, wheels: &Path) -> Result<PathBuf> {
+    maturin.current_dir(repo.path(folder)).args(["build", "--profile", "dist", "--target", &triple()?]);
+    if zig {
+        maturin.args(["--zig", "--compatibility", "manylinux2014"]);
+    }
+    shell::run(maturin.arg("--out").arg(wheels))?;
+    newest(wheels, if folder == CORE { "model_glue_core" } else { "model_glue" })
 }
 
 /// The wheel `name` that was written last.
@@ -93,6 +123,14 @@ fn check(python: &str, wheel: &Path, environment: &Path) -> Result<()> {
                   assert model_glue.run('ops', 'ties', json_output=False)";
     let error = "import model_glue\ntry: model_glue.run('inspect', 'nowhere')\nexcept model_glue.GlueError as error: \
                  assert error.status != 0 and 'nowhere' in str(error), error\nelse: raise SystemExit('no error')";
+    // Alone, the build for every processor does not give way to another.
+    let alone = environment.join("alone");
+    fs::create_dir_all(&alone)?;
+    fs::copy(bin.join("glue"), alone.join("glue"))?;
+    shell::run(Command::new(alone.join("glue")).arg("--version"))?;
+    for build in Build::all(false) {
+        shell::run(Command::new(bin.join(format!("glue{}", build.suffix()))).arg("--version"))?;
+    }
     for program in ["glue", "model-glue"] {
         shell::run(Command::new(bin.join(program)).arg("--version"))?;
     }
