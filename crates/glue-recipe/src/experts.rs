@@ -22,7 +22,7 @@ use glue_merge::{BoxError, MergeError, Operand, Source, StatisticOf};
 use glue_progress::Progress;
 use glue_tensor::names::is_fused_experts;
 use glue_tensor::{Role, TensorName, TensorView};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -381,8 +381,9 @@ fn read(
     matrix: &mut Array2<f32>,
     row: usize,
 ) -> Result<(), BoxError> {
-    let mut row = matrix.row_mut(row);
-    let buffer = row.as_slice_mut().expect("rows of a matrix in standard layout are slices");
-    source.read(operand, range, buffer)?;
+    let mut scratch = [0.0; BLOCK];
+    // What lies in a file as it is needed is lent from there, and the scratch stays as it was.
+    let values = source.read(operand, range.clone(), &mut scratch[..range.len()])?;
+    matrix.row_mut(row).assign(&ArrayView1::from(values));
     Ok(())
 }
