@@ -5,8 +5,8 @@
 
 use crate::error::HubError;
 use crate::listing::{FileHash, RemoteFile};
+use glue_tensor::writer::free_bytes;
 use glue_tensor::{abort_point, write_atomic};
-use rustix::fs::statvfs;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -58,11 +58,10 @@ impl Store {
 
     /// Refuses downloads of `needed` bytes that do not fit.
     pub(crate) fn check_space(&self, needed: u64) -> Result<(), HubError> {
-        let path = &self.directory;
-        let system = statvfs(path).map_err(|error| HubError::Io { path: path.clone(), error: error.into() })?;
-        let available = system.f_bavail.saturating_mul(system.f_frsize);
+        // Where the system does not say, it will say so when the disk is full.
+        let Some(available) = free_bytes(&self.directory) else { return Ok(()) };
         if needed > available {
-            return Err(HubError::Space { path: path.clone(), needed, available });
+            return Err(HubError::Space { path: self.directory.clone(), needed, available });
         }
         Ok(())
     }
