@@ -357,7 +357,7 @@ fn a_full_disk_is_an_error() {
 
 #[test]
 fn paths_that_lead_elsewhere_are_refused() {
-    for prefix in ["../", "/tmp/", "a/../../"] {
+    for prefix in ["../", "/etc/", "a/../../"] {
         let place = Place::new().behave(|hub| hub.path_prefix = prefix.into());
         place.fetch(&["org/small"]).refused(prefix, 1, &["is no path in a repository"]);
         assert_eq!(place.cached(), [""; 0]);

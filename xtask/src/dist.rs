@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: what a release consists of, for this machine's target: an archive with the program, its man pages
-//! and completions, a bill of materials, and checksums. The same sources give the same archive.
+//! `cargo xtask dist`: what a release consists of, for this machine's target: an archive with the program, its man
+//! pages and completions, a bill of materials, and checksums. The same sources give the same archive.
 //!
 //! On x86-64, an archive holds two builds: `glue` runs on every processor and gives way to `glue-x86-64-v3` beside it
 //! where that can run (`crates/glue-cli/src/cpu.rs`). Each is built in a target folder of its own, since other flags

@@ -3,8 +3,8 @@
 //! It runs cargo and the built binary `glue` and links none of the project's crates. So it still works, and can say
 //! what is wrong, when they do not compile.
 //!
-//! **Invariant:** one file per command, and no command changes `RUSTFLAGS` in a target folder that others use: everything
-//! would be built again.
+//! **Invariant:** one file per command, and no command changes `RUSTFLAGS` in a target folder that others use:
+//! everything would be built again.
 
 use std::process::ExitCode;
 

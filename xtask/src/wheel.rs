@@ -88,7 +88,9 @@ fn build_program(repo: &Repo, zig: bool, wheels: &Path) -> Result<PathBuf> {
 
 /// Builds the wheel of `folder` with `maturin`, to which options are added.
 fn build(repo: &Repo, folder: &str, zig: bool, maturin: &mut Command, wheels: &Path) -> Result<PathBuf> {
-    maturin.current_dir(repo.path(folder)).args(["build", "--profile", "dist", "--target", &triple()?]);
+    // The workspace's profile for what is handed to others; a package outside of it knows its own.
+    let profile = if folder == CORE { "release" } else { "dist" };
+    maturin.current_dir(repo.path(folder)).args(["build", "--profile", profile, "--target", &triple()?]);
     if zig {
         maturin.args(["--zig", "--compatibility", "manylinux2014"]);
     }

@@ -22,9 +22,9 @@ const REDIRECTS: usize = 5;
 const ANSWER_BYTES: u64 = 64 << 20;
 /// Files of a repository that are listed at most.
 const MAX_FILES: usize = 1 << 20;
-/// A time that no wait exceeds, whatever a hub asks for.
+/// The longest wait, whatever a hub asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// How long nothing may come before a connection counts as broken.
+/// A connection that is silent for so long counts as broken.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Characters of a path that are sent as they are.
@@ -121,8 +121,8 @@ struct CardMessage {
 }
 
 impl HubClient {
-    /// A client of this hub. Certificates are checked against those in `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE` where one
-    /// is set, else against Mozilla's roots; proxies are those of the environment.
+    /// A client of this hub. Certificates are checked against those in `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE` where
+    /// one is set, else against Mozilla's roots; proxies are those of the environment.
     ///
     /// # Errors
     /// [`HubError::Io`] for certificates that cannot be read.

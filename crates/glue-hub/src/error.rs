@@ -148,7 +148,7 @@ pub enum HubError {
     /// A reference of the cache cannot be written.
     #[error(transparent)]
     Write(#[from] glue_tensor::WriteError),
-    /// The caller cancelled it. What was received is kept, and the next attempt goes on from there.
+    /// The caller cancelled it. What was received is kept, and the next attempt resumes from there.
     #[error("stopped")]
     Cancelled,
 }

@@ -162,7 +162,7 @@ impl<'a> FetchPlan<'a> {
     ///
     /// # Errors
     /// [`HubError::Space`] before anything is written; [`HubError::Checksum`]; what the connection or the system met.
-    /// What was received until then is kept, and the next attempt goes on from there.
+    /// What was received until then is kept, and the next attempt resumes from there.
     pub fn run(&self, progress: &dyn Progress) -> Result<Fetched, HubError> {
         self.store.create()?;
         let missing = self.missing();

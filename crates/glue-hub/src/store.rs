@@ -122,7 +122,7 @@ fn link_file(snapshot: &Path, file: &RemoteFile) -> Result<(), HubError> {
     let parent = path.parent().unwrap_or(snapshot);
     fs::create_dir_all(parent).map_err(HubError::io(parent))?;
     let place = || {
-        // Aside first: what is there is replaced at once, and stays until then.
+        // Aside first, so that an earlier link is replaced at once.
         let aside = tempfile::Builder::new().prefix(".link-").make_in(parent, |at| symlink(&target, at))?;
         aside.persist(&path).map(drop).map_err(|error| error.error)
     };

@@ -1,8 +1,8 @@
 //! One file: received in as many pieces as it takes, checked, and given its name.
 //!
-//! What was received stays in `blobs/HASH.glue.incomplete`, which is locked while it grows. Where a file system does not
-//! keep locks, two processes write the same bytes to the same places, for the name is the hash of the content: neither
-//! harms the other.
+//! What was received stays in `blobs/HASH.glue.incomplete`, which is locked while it grows. Where a file system does
+//! not keep locks, two processes write the same bytes to the same places, for the name is the hash of the content:
+//! neither harms the other.
 
 use crate::client::{HubClient, Repository, TRIES, network};
 use crate::error::HubError;

@@ -103,6 +103,8 @@ pub use stop::{Passed, StopFilter};
 pub use text::{TextError, TextModel};
 pub use tokenizer::{Tokenizer, TokenizerError};
 pub use train::GateInfo;
+#[cfg(feature = "mixtures")]
+pub use train::StreamBefore;
 pub use tree::{Branch, Tree};
 pub use weight::{Weight, WeightError};
 pub use weights::Weights;

@@ -80,6 +80,14 @@ enum DecoderLayer {
 }
 
 impl DecoderLayer {
+    /// Places in a tree for keys and values.
+    fn slots(&self) -> usize {
+        match self {
+            DecoderLayer::Plain(_) => 1,
+            DecoderLayer::Mixed { experts, .. } => experts.len(),
+        }
+    }
+
     /// The layer, if there is one.
     fn single(&self) -> Option<&Layer> {
         match self {
@@ -290,7 +298,7 @@ impl Model {
             tape: None,
             until: None,
         };
-        let run::Reply { states, hidden, routing } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
+        let run::Reply { states, hidden, routing, .. } = self.run_observed(tree, &pass, request, &mut Unobserved)?;
         let states = if rows == output_rows {
             states
         } else {
@@ -310,14 +318,16 @@ impl Model {
         Ok(self.run(&mut tree.clone(), &tree.pass(), &[], hidden, false)?.1)
     }
 
-    /// Runs all pending tokens of `tree` as far as the gate number `until`.
+    /// Runs all pending tokens of `tree` as far as the gate number `gate`, from the residual stream before a layer if
+    /// one is given. Returns what gates decided, and the last layer with the stream before it.
     #[cfg(feature = "mixtures")]
     pub(crate) fn run_until(
         &self,
         tree: &mut Tree,
         gates: &[Gate<Tensor>],
-        until: usize,
-    ) -> Result<Vec<GateOutput>, LmError> {
+        gate: usize,
+        start: Option<(usize, &Tensor)>,
+    ) -> Result<(Vec<GateOutput>, Option<(usize, Tensor)>), LmError> {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
         let request = Request {
@@ -327,9 +337,10 @@ impl Model {
             gates: Some(gates),
             observing: false,
             tape: None,
-            until: Some(until),
+            until: Some(run::Until { gate, start }),
         };
-        Ok(self.run_observed(tree, &pass, request, &mut Unobserved)?.routing)
+        let reply = self.run_observed(tree, &pass, request, &mut Unobserved)?;
+        Ok((reply.routing, reply.before))
     }
 
     /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and
@@ -419,12 +430,8 @@ impl Model {
 
     /// Places in a tree for keys and values: the layers, those of each expert counted.
     pub(crate) fn slots(&self) -> usize {
-        let of_layer = |layer: &DecoderLayer| match layer {
-            DecoderLayer::Plain(_) => 1,
-            DecoderLayer::Mixed { experts, .. } => experts.len(),
-        };
         let of_upper = self.upper.iter().flat_map(|upper| &upper.experts).map(Vec::len);
-        self.layers.iter().map(of_layer).chain(of_upper).sum()
+        self.layers.iter().map(DecoderLayer::slots).chain(of_upper).sum()
     }
 
     fn check(&self, tree: &Tree, pass: &Pass, hidden: &[usize]) -> Result<(), LmError> {

@@ -53,6 +53,16 @@ pub struct GateInfo {
     pub kind: RouterKind,
 }
 
+/// The residual stream of all pending tokens of a tree before a layer.
+#[cfg(feature = "mixtures")]
+#[derive(Debug, Clone)]
+pub struct StreamBefore {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// The stream in `f32`, [tokens, hidden size].
+    pub states: Tensor,
+}
+
 impl Model {
     /// The gates of a mixture in the order of layers; empty for a dense model.
     pub fn gates(&self) -> Vec<GateInfo> {
@@ -83,16 +93,42 @@ impl Model {
     }
 
     /// What the gate number `gate` reads of the pending tokens of `tree` when the mixture runs with these gates,
-    /// [decisions, hidden size]: of all tokens, or pooled where samples are routed. Nothing above the gate is computed
-    /// and nothing is kept in `tree`; the weights of this gate and of those above it play no part.
+    /// [decisions, hidden size]: of all tokens, or pooled where samples are routed. Nothing above the gate's layer is
+    /// computed and nothing is kept in `tree`; the weights of this gate and of those above it play no part.
+    ///
+    /// The pass begins with the embedding, or at the layer of `start`, which an earlier call gave for the same tokens
+    /// and the same gates below that layer. The stream before the layer of this gate is returned for the next call; none
+    /// where the gate stands before experts of all layers.
     ///
     /// # Errors
-    /// As [`Model::forward_train`]; [`LmError::Gate`] for a gate that there is not.
-    pub fn gate_inputs(&self, tree: &Tree, gates: &[Gate<Tensor>], gate: usize) -> Result<Tensor, LmError> {
+    /// As [`Model::forward_train`]; [`LmError::Gate`] for a gate that there is not, or that is below the layer of
+    /// `start`; [`LmError::States`] for another number of states than tokens have.
+    pub fn gate_inputs(
+        &self,
+        tree: &Tree,
+        gates: &[Gate<Tensor>],
+        gate: usize,
+        start: Option<&StreamBefore>,
+    ) -> Result<(Tensor, Option<StreamBefore>), LmError> {
         self.check_gates(gates)?;
-        let outputs = self.run_until(&mut tree.clone(), gates, gate)?;
+        let refuse = |reason: String| LmError::Gate { index: gate, reason };
+        let infos = self.gates();
+        let info = infos.get(gate).ok_or_else(|| refuse(format!("the model has {} gates", gates.len())))?;
+        if let Some(StreamBefore { layer, states }) = start {
+            let (tokens, width) = (tree.pass().tokens.len(), self.hidden_size());
+            if *layer > info.layer {
+                return Err(refuse(format!("it is in layer {}, below layer {layer}", info.layer)));
+            }
+            if states.dims() != [tokens, width] {
+                return Err(LmError::States { expected: tokens * width, found: states.elem_count() });
+            }
+        }
+        let start = start.map(|start| (start.layer, &start.states));
+        let (outputs, before) = self.run_until(&mut tree.clone(), gates, gate, start)?;
         let inputs = outputs.into_iter().find(|output| output.gate == gate).and_then(|output| output.inputs);
-        inputs.ok_or_else(|| LmError::Gate { index: gate, reason: format!("the model has {} gates", gates.len()) })
+        // Without tokens, no gate decides.
+        let inputs = inputs.ok_or_else(|| refuse("there are no tokens that it could read".into()))?;
+        Ok((inputs, before.map(|(layer, states)| StreamBefore { layer, states })))
     }
 
     /// Refuses weights that are not one for each gate.

@@ -9,12 +9,16 @@ use crate::items::Encoded;
 use crate::states::side_by_side;
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
-use glue_lm::{GateInfo, Model, Rows, Tree, Want, batches};
+use glue_lm::{GateInfo, Model, Rows, StreamBefore, Tree, Want, batches};
 use glue_mixture::{Gate as StoredGate, Pool, Routing};
 use glue_progress::{Progress, Unit};
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 /// Tokens of one pass.
 const ROWS: usize = 1024;
@@ -24,6 +28,45 @@ const ROWS: usize = 1024;
 pub struct Through<'a> {
     model: &'a Model,
     infos: Vec<GateInfo>,
+}
+
+/// The residual streams of prompts before the layer of the last gate that read them, from where the next gate reads on:
+/// all gates together then cost about one pass through the layers, and not one from the embedding for each. They are in
+/// a file without a name, so that memory does not grow with the prompts: 4 bytes for each token and unit of width.
+#[derive(Debug)]
+pub struct Streams {
+    directory: PathBuf,
+    file: File,
+    /// The layer before which they stand; `None` where they do not.
+    layer: Option<usize>,
+}
+
+impl Streams {
+    /// Streams of no prompt yet, on the file system of `directory`, which exists.
+    ///
+    /// # Errors
+    /// [`RouterError::Io`]
+    pub fn new(directory: impl Into<PathBuf>) -> Result<Streams, RouterError> {
+        let directory = directory.into();
+        let file = tempfile::tempfile_in(&directory);
+        let file = file.map_err(|error| RouterError::Io { path: directory.clone(), error })?;
+        Ok(Streams { directory, file, layer: None })
+    }
+
+    fn read(&self, offset: usize, n: usize) -> Result<Vec<f32>, RouterError> {
+        let mut values = vec![0.0f32; n];
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        self.file.read_exact_at(bytes, 4 * offset as u64).map_err(|error| self.failed(error))?;
+        Ok(values)
+    }
+
+    fn write(&self, offset: usize, values: &[f32]) -> Result<(), RouterError> {
+        self.file.write_all_at(bytemuck::cast_slice(values), 4 * offset as u64).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> RouterError {
+        RouterError::Io { path: self.directory.clone(), error }
+    }
 }
 
 /// What a batch of answers says of the gates.
@@ -73,31 +116,58 @@ impl<'a> Through<'a> {
     /// mixture does it where it routes by sample, else the mean over the tokens. Gates from `gate` on play no part in
     /// it.
     ///
+    /// The prompts are read on from where `streams` has them, if it was filled for an earlier gate: they must be the
+    /// same prompts, and gates from that one up to this one have their final weights now. It has them at the layer of
+    /// this gate afterwards.
+    ///
     /// # Errors
-    /// [`RouterError::Stopped`], and those of the model.
+    /// [`RouterError::Stopped`], and those of the model and of the file of the streams.
     pub fn inputs(
         &self,
         prompts: &[&[u32]],
         gates: &[Gate],
         gate: usize,
+        streams: &mut Streams,
         progress: &dyn Progress,
     ) -> Result<Array2<f32>, RouterError> {
         let width = self.model.hidden_size();
         let weights = gates.iter().map(constants).collect::<Result<Vec<_>, _>>()?;
         progress.begin(&format!("reading for gate {gate}"), Unit::Sequences, Some(prompts.len() as u64));
         let passes = batches(prompts.iter().map(|prompt| prompt.len()), ROWS);
-        let run = |batch: &Range<usize>| -> Result<Vec<f32>, RouterError> {
+        let layer = self.infos.get(gate).map(|info| info.layer);
+        // Streams above this gate are of no use to it. While they are replaced, they are of none at all.
+        let from = streams.layer.take().filter(|from| layer.is_some_and(|layer| *from <= layer));
+        let file = &*streams;
+        let first = prompts.iter().scan(0, |at, prompt| {
+            *at += prompt.len();
+            Some(*at - prompt.len())
+        });
+        let first: Vec<usize> = first.collect();
+        let run = |batch: &Range<usize>| -> Result<(Vec<f32>, Option<usize>), RouterError> {
             check_cancelled(progress)?;
+            let offset = first[batch.start] * width;
             let prompts = &prompts[batch.clone()];
+            let tokens: usize = prompts.iter().map(|prompt| prompt.len()).sum();
             let mut tree = Tree::new();
             for prompt in prompts {
                 tree.push(None, prompt);
             }
-            let read = self.model.gate_inputs(&tree, &weights, gate)?;
+            let start = match from {
+                Some(layer) => {
+                    let states = Tensor::from_vec(file.read(offset, tokens * width)?, (tokens, width), &Device::Cpu)?;
+                    Some(StreamBefore { layer, states })
+                }
+                None => None,
+            };
+            let (read, stream) = self.model.gate_inputs(&tree, &weights, gate, start.as_ref())?;
+            let stands = stream.as_ref().map(|stream| stream.layer);
+            if let Some(stream) = stream.filter(|stream| from != Some(stream.layer)) {
+                file.write(offset, &stream.states.flatten_all()?.to_vec1::<f32>()?)?;
+            }
             let values = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             progress.advance(prompts.len() as u64);
             if self.routing(gate) != Some(Routing::Token) {
-                return Ok(values);
+                return Ok((values, stands));
             }
             let mut at = 0;
             let pooled = prompts.iter().flat_map(|prompt| {
@@ -105,12 +175,15 @@ impl<'a> Through<'a> {
                 at += prompt.len();
                 Pool::Mean.pooled(rows, width)
             });
-            Ok(pooled.collect())
+            Ok((pooled.collect(), stands))
         };
-        let rows: Vec<f32> = match side_by_side(width, self.model.num_layers()) {
-            true => passes.par_iter().map(run).collect::<Result<Vec<_>, _>>()?.concat(),
-            false => passes.iter().map(run).collect::<Result<Vec<_>, _>>()?.concat(),
+        let read: Vec<(Vec<f32>, Option<usize>)> = match side_by_side(width, self.model.num_layers()) {
+            true => passes.par_iter().map(run).collect::<Result<_, _>>()?,
+            false => passes.iter().map(run).collect::<Result<_, _>>()?,
         };
+        // The gate of all passes is the same, and so is where they stand.
+        streams.layer = read.first().and_then(|(_, stands)| *stands);
+        let rows: Vec<f32> = read.into_iter().flat_map(|(rows, _)| rows).collect();
         let found = rows.len();
         Array2::from_shape_vec((prompts.len(), width), rows).map_err(|_| RouterError::Mismatch {
             what: format!("elements that gate {gate} read"),
@@ -416,6 +489,9 @@ fn to_arrays<T>(gate: &StoredGate<T>, values: impl Fn(&T) -> Result<Tensor, Rout
 #[cfg(test)]
 mod tests {
     use super::*;
+    use glue_progress::{CancelToken, NoProgress};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     #[test]
     fn several_passes_give_the_loss_and_the_gradients_of_one() {
@@ -443,6 +519,38 @@ mod tests {
         }
         let load = through.load(&gates, &items).unwrap();
         assert_eq!(load, one.load);
+    }
+
+    #[test]
+    fn gates_read_the_same_from_the_layer_of_an_earlier_one() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/archs/mixtral");
+        let model = Model::open(directory).unwrap();
+        let through = Through::new(&model).unwrap();
+        let mut gates = through.stored().unwrap();
+        assert!(gates.len() > 1);
+        // More than one pass.
+        let prompts: Vec<Vec<u32>> = (0..300).map(|i| (0..5 + i % 9).map(|j| (i * 7 + j * 3) % 99).collect()).collect();
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let streams = || Streams::new(root.path()).unwrap();
+        let mut carried = streams();
+        for gate in 0..gates.len() {
+            let from_embedding = through.inputs(&prompts, &gates, gate, &mut streams(), &NoProgress).unwrap();
+            let read = through.inputs(&prompts, &gates, gate, &mut carried, &NoProgress).unwrap();
+            assert_eq!(read, from_embedding, "gate {gate}");
+            assert_eq!(carried.layer, Some(through.infos()[gate].layer));
+            // Training changes a gate, and with it what the next one reads.
+            gates[gate] = gates[gate].with_flat(&gates[gate].flat().iter().map(|x| -3.0 * x).collect::<Vec<f64>>());
+        }
+        // A gate below where they stand is read from the embedding.
+        let again = through.inputs(&prompts, &gates, 0, &mut carried, &NoProgress).unwrap();
+        assert_eq!(again, through.inputs(&prompts, &gates, 0, &mut streams(), &NoProgress).unwrap());
+        // What was interrupted is not read on from.
+        let stop = CancelToken::from_flag(Arc::new(AtomicBool::new(true)));
+        assert!(through.inputs(&prompts, &gates, 1, &mut carried, &stop).is_err());
+        assert_eq!(carried.layer, None);
+        let last = through.inputs(&prompts, &gates, 1, &mut carried, &NoProgress).unwrap();
+        assert_eq!(last, through.inputs(&prompts, &gates, 1, &mut streams(), &NoProgress).unwrap());
     }
 
     #[test]

@@ -55,8 +55,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
 
-    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_size)]
+    /// Maximum size of an output shard, such as 5GB, 500MB or 2GiB (default: 5GB)
+    #[arg(long, value_name = "SIZE", default_value = "5GB", hide_default_value = true)]
+    #[arg(value_parser = units::parse_size)]
     max_shard_size: u64,
 
     /// Show what alignment gains, without writing

@@ -35,7 +35,16 @@ pub(super) struct Request<'a> {
     /// Where the backward pass records gradients of weights.
     pub(super) tape: Option<&'a Tape>,
     /// The gate whose decisions are wanted: nothing after them is computed.
-    pub(super) until: Option<usize>,
+    pub(super) until: Option<Until<'a>>,
+}
+
+/// A pass that ends at a gate.
+#[derive(Clone, Copy)]
+pub(super) struct Until<'a> {
+    /// The gate.
+    pub(super) gate: usize,
+    /// A layer and the residual stream before it, of all rows: where the pass begins, in place of the embedding.
+    pub(super) start: Option<(usize, &'a Tensor)>,
 }
 
 impl Request<'_> {
@@ -52,6 +61,8 @@ pub(super) struct Reply {
     pub(super) states: Tensor,
     pub(super) hidden: Vec<Tensor>,
     pub(super) routing: Vec<GateOutput>,
+    /// The last layer that is no expert's, of those that were run, and the residual stream before it.
+    pub(super) before: Option<(usize, Tensor)>,
 }
 
 impl Model {
@@ -90,15 +101,22 @@ impl Model {
             observer,
             observing,
             tape,
-            until,
+            until: until.map(|until| until.gate),
             slot: 0,
+            before: None,
         };
         let mut states = Vec::new();
-        let mut x = self.embed(&pass.tokens)?;
+        let start = until.and_then(|until| until.start);
+        let first = start.map_or(0, |(layer, _)| layer);
+        run.slot = self.layers.iter().take(first).map(DecoderLayer::slots).sum();
+        let mut x = match start {
+            Some((_, states)) => states.clone(),
+            None => self.embed(&pass.tokens)?,
+        };
         if let Some(tape) = tape {
             x = tape.begins_with(&x)?;
         }
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers.iter().enumerate().skip(first) {
             if observing {
                 run.observer.residual(index, &floats(&x)?);
             }
@@ -109,6 +127,7 @@ impl Model {
                 return Ok(run.reply(x, hidden, states));
             }
             let output_rows = subset.filter(|_| index + 1 == num_layers);
+            run.before = Some((index, x.clone()));
             x = match layer {
                 DecoderLayer::Plain(layer) => run.plain(layer, index, &x, output_rows)?,
                 DecoderLayer::Mixed { router, experts } => run.mixed(router, experts, index, &x, output_rows)?,
@@ -183,6 +202,8 @@ struct Run<'a> {
     until: Option<usize>,
     /// The next place for keys and values.
     slot: usize,
+    /// The layer under way, and the residual stream before it.
+    before: Option<(usize, Tensor)>,
 }
 
 impl Run<'_> {
@@ -194,7 +215,8 @@ impl Run<'_> {
     /// What the pass gave, with the hidden states in the order in which they are wanted.
     fn reply(self, states: Tensor, hidden: &[usize], found: Vec<(usize, Tensor)>) -> Reply {
         let of = |index: &usize| found.iter().find(|(i, _)| i == index).map(|(_, state)| state.clone());
-        Reply { states, hidden: hidden.iter().filter_map(of).collect(), routing: self.gates.outputs }
+        let hidden = hidden.iter().filter_map(of).collect();
+        Reply { states, hidden, routing: self.gates.outputs, before: self.before }
     }
 
     /// The residual stream after a layer that every row goes through, of all rows or of those wanted.

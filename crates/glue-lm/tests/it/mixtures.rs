@@ -3,7 +3,9 @@
 use crate::support::mixture::{BASES, Kind, Tensors, base, kinds, model_of, noise};
 use crate::support::{close, data, tokens, values, whole};
 use candle_core::{DType, Device, Var};
-use glue_lm::{Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, Tensor, Tree, Want};
+use glue_lm::{
+    Gate, LmError, Model, PaddedBatch, RoutingLog, Rows, ScoreOptions, ScoreRequest, StreamBefore, Tensor, Tree, Want,
+};
 use std::sync::Arc;
 
 /// The same sums in other orders and times shares that add up to 1, on logits of size 1 or so.
@@ -289,11 +291,31 @@ fn check_gradients(what: &str, model: &Model) {
     // Products of gates are added up in another order.
     close(what, &values(&output.logits), &values(&plain.logits), TOLERANCE);
     // A pass that ends at a gate, or at a hidden state, has the same up to there.
+    let mut streams = Vec::new();
     for routed in &output.routing {
-        let read = model.gate_inputs(&tree(), &gates, routed.gate).unwrap();
+        let (read, stream) = model.gate_inputs(&tree(), &gates, routed.gate, None).unwrap();
         assert_eq!(values(&read), values(routed.inputs.as_ref().unwrap()), "{what}: gate {}", routed.gate);
+        streams.extend(stream.map(|stream| (routed.gate, stream)));
     }
-    let error = model.gate_inputs(&tree(), &gates, gates.len()).unwrap_err().to_string();
+    // From the layer of any gate, the same is read by it and by those after it.
+    for (from, start) in &streams {
+        for routed in output.routing.iter().filter(|routed| routed.gate >= *from) {
+            let (read, stream) = model.gate_inputs(&tree(), &gates, routed.gate, Some(start)).unwrap();
+            assert_eq!(values(&read), values(routed.inputs.as_ref().unwrap()), "{what}: gate {}", routed.gate);
+            let (_, direct) = streams.iter().find(|(gate, _)| *gate == routed.gate).unwrap();
+            let stream = stream.unwrap();
+            assert_eq!((stream.layer, values(&stream.states)), (direct.layer, values(&direct.states)), "{what}");
+        }
+    }
+    if let [(first, _), .., (last, start)] = streams.as_slice()
+        && model.gates()[*first].layer < start.layer
+    {
+        let error = model.gate_inputs(&tree(), &gates, *first, Some(start)).unwrap_err().to_string();
+        assert!(error.contains("below layer"), "{error}");
+        let short = StreamBefore { states: start.states.narrow(0, 0, 1).unwrap(), ..start.clone() };
+        assert!(model.gate_inputs(&tree(), &gates, *last, Some(&short)).is_err());
+    }
+    let error = model.gate_inputs(&tree(), &gates, gates.len(), None).unwrap_err().to_string();
     assert!(error.contains(&format!("the model has {} gates", gates.len())), "{error}");
     for index in 0..=model.num_layers() + 1 {
         let whole = model.forward(&mut tree(), &Want { logits: Rows::All, hidden: &[index] }).unwrap().hidden;

@@ -145,8 +145,8 @@ pub(crate) fn write(out: &Path, report: &report::Report, cost: &report::Cost) ->
     Ok(())
 }
 
-/// Places a model in the directory of the run, with a card of its own. Files that the run `made` are hard-linked if the file
-/// system supports it, those of the zoo are copied.
+/// Places a model in the directory of the run, with a card of its own. Files that the run `made` are hard-linked if the
+/// file system supports it, those of the zoo are copied.
 fn place(context: &Context<'_>, from: &Path, made: bool, named: &Named<'_>) -> Result<PathBuf, PipelineError> {
     let out = context.out.join(named.directory);
     if out.exists() {

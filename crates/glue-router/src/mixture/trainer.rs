@@ -12,7 +12,7 @@ use crate::report::RoutingTable;
 use crate::state_file::{Numbers, StateFile};
 use crate::states::{DenseStates, ResidualSite, TokenStates, pooled_states};
 use crate::supervised::{Examples, train_gate};
-use crate::through::Through;
+use crate::through::{Streams, Through};
 use crate::training::kept_parameters;
 use glue_eval::Task;
 use glue_lm::{Model, Tokenizer};
@@ -180,9 +180,12 @@ impl Trainer {
             }
         };
         let mut reports = Vec::with_capacity(self.selected.len());
+        // Beside the state where there is one, else beside the mixture: memory is not the place.
+        let directory = self.request.state.clone().unwrap_or_else(|| self.request.mixture.clone());
+        let (mut of_train, mut of_held) = (Streams::new(&directory)?, Streams::new(&directory)?);
         for gate in self.selected.clone() {
-            let (states, held) =
-                (self.inputs(&self.train, gate, progress)?, self.inputs(&self.validation, gate, progress)?);
+            let states = self.inputs(&self.train, gate, &mut of_train, progress)?;
+            let held = self.inputs(&self.validation, gate, &mut of_held, progress)?;
             let examples = Examples { states: states.view(), targets: train_targets.view() };
             let validation = Examples { states: held.view(), targets: held_targets.view() };
             let kind = self.request.router.unwrap_or(self.sites.router);
@@ -289,7 +292,13 @@ impl Trainer {
     }
 
     /// What a gate reads of each prompt; kept where states are, by everything it depends on.
-    fn inputs(&self, data: &Data, gate: usize, progress: &dyn Progress) -> Result<Array2<f32>, RouterError> {
+    fn inputs(
+        &self,
+        data: &Data,
+        gate: usize,
+        streams: &mut Streams,
+        progress: &dyn Progress,
+    ) -> Result<Array2<f32>, RouterError> {
         let before: Vec<u8> = self.gates[..gate].iter().flat_map(GateMath::flat).flat_map(f64::to_le_bytes).collect();
         let key = json!({
             "model": self.states_hash,
@@ -307,7 +316,9 @@ impl Trainer {
             return Ok(inputs);
         }
         let inputs = match &self.opened {
-            Opened::Shared { model } => Through::new(model)?.inputs(&data.prompts(), &self.gates, gate, progress)?,
+            Opened::Shared { model } => {
+                Through::new(model)?.inputs(&data.prompts(), &self.gates, gate, streams, progress)?
+            }
             Opened::Whole { spec, router } => {
                 let prompts: Vec<Vec<u32>> = data.encoded.iter().map(|item| item.prompt.clone()).collect();
                 let site = [ResidualSite::Residual(spec.router_layer)];

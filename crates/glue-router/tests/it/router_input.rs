@@ -7,7 +7,7 @@ use glue_progress::NoProgress;
 use glue_router::gate::Gate;
 use glue_router::init::{ExpertPrompts, GateSites, ILL_CONDITIONED, gates_from_prompts};
 use glue_router::states::DenseStates;
-use glue_router::through::Through;
+use glue_router::through::{Streams, Through};
 use glue_tensor::{Checkpoint, widen};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,8 @@ fn rows_are_means_of_what_the_gates_of_the_mixture_read() {
                 let mean = |prompts: &[String]| -> Vec<f64> {
                     let tokens: Vec<Vec<u32>> = prompts.iter().map(|p| tokenizer.encode(p, true).unwrap()).collect();
                     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-                    let read = through.inputs(&tokens, &stored, number, &NoProgress).unwrap();
+                    let mut streams = Streams::new(scratch.path()).unwrap();
+                    let read = through.inputs(&tokens, &stored, number, &mut streams, &NoProgress).unwrap();
                     (0..read.ncols())
                         .map(|column| {
                             read.column(column).iter().map(|&x| f64::from(x)).sum::<f64>() / read.nrows() as f64

@@ -70,6 +70,7 @@ impl Model {
             tape: None,
             until: None,
             slot: layer,
+            before: None,
         };
         let rows = LayerRows { kv: None, queries: None, output: None };
         Ok(elements(&run.layer(weights, layer, layer, &x, rows)?)?)
