@@ -97,8 +97,8 @@ impl Model {
     /// computed and nothing is kept in `tree`; the weights of this gate and of those above it play no part.
     ///
     /// The pass begins with the embedding, or at the layer of `start`, which an earlier call gave for the same tokens
-    /// and the same gates below that layer. The stream before the layer of this gate is returned for the next call; none
-    /// where the gate stands before experts of all layers.
+    /// and the same gates below that layer. The stream before the layer of this gate is returned for the next call;
+    /// none where the gate stands before experts of all layers.
     ///
     /// # Errors
     /// As [`Model::forward_train`]; [`LmError::Gate`] for a gate that there is not, or that is below the layer of
