@@ -22,7 +22,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ZOO = ROOT / "tests" / "data" / "zoo"
-TEXTS = ["Q: What is the job of doquo? A:", "Q: Compute 3 + 4. A: 7"]
+# The second has tokens that end within a character, for which llama.cpp gives no probabilities.
+TEXTS = ["Q: What is the job of doquo? A:", "naïve café 🚀: 7"]
 
 
 def serve(path):

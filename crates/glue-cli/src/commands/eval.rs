@@ -150,13 +150,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S", requires = "evaluator", value_parser = clap::value_parser!(u64).range(1..=numbers::YEAR))]
     evaluator_timeout: Option<u64>,
 
+    /// Show what would be scored
+    #[arg(long)]
+    dry_run: bool,
+
     #[cfg(feature = "server")]
     #[command(flatten, next_help_heading = "With a model on a server")]
     server: server::ServerArgs,
-
-    /// Show what would be scored
-    #[arg(long, help_heading = "Options")]
-    dry_run: bool,
 }
 
 /// How results are written.

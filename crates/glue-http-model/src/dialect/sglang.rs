@@ -1,6 +1,6 @@
 //! SGLang: its own interface, with log-probabilities from a place in the prompt on.
 
-use super::{Answer, Ask, Flaw, TokenScore, count, kind, logprob, text};
+use super::{Answer, Ask, Flaw, TokenScore, count, list, logprob, text};
 use serde_json::{Value, json};
 
 const PATH: &str = "/generate";
@@ -17,33 +17,27 @@ pub(super) fn score_request(tokens: &[u32], start: usize) -> (&'static str, Valu
     (PATH, body)
 }
 
-/// The last entries of a list in `meta_info`, one for each of `expected` tokens.
-fn last<'a>(value: &'a Value, name: &str, expected: usize) -> Result<&'a [Value], Flaw> {
-    let list = &value["meta_info"][name];
-    let entries = list
-        .as_array()
-        .ok_or_else(|| Flaw::new(format!("expected a list in meta_info.{name}, found {}", kind(list))))?;
-    let start = entries.len().checked_sub(expected);
-    let start = start.ok_or_else(|| {
-        Flaw::new(format!("expected at least {expected} entries in meta_info.{name}, found {}", entries.len()))
-    })?;
-    Ok(&entries[start..])
+/// The entries of a list in `meta_info` for the `n_tokens` of a continuation, before which there is one for the token
+/// that it follows.
+fn entries<'a>(value: &'a Value, name: &str, n_tokens: usize) -> Result<&'a [Value], Flaw> {
+    Ok(&list(&value["meta_info"][name], &format!("meta_info.{name}"), n_tokens + 1)?[1..])
 }
 
 pub(super) fn scores(value: &Value, tokens: &[u32], start: usize) -> Result<Vec<TokenScore>, Flaw> {
     let tokens = &tokens[start..];
-    let own = last(value, "input_token_logprobs", tokens.len())?;
-    let tops = last(value, "input_top_logprobs", tokens.len())?;
+    let own = entries(value, "input_token_logprobs", tokens.len())?;
+    let tops = entries(value, "input_top_logprobs", tokens.len())?;
     let score = |at: usize| {
-        let place = format!("meta_info.input_token_logprobs, token {at} of the continuation");
+        let place = format!("meta_info.input_token_logprobs[{}]", at + 1);
         let id = own[at][1].as_u64();
-        if id != Some(tokens[at].into()) {
+        // The ids of the last tokens of a vocabulary are written as 0.
+        if id != Some(tokens[at].into()) && id != Some(0) {
             let found = id.map_or("nothing".to_string(), |id| id.to_string());
             return Err(Flaw::new(format!("expected token {} in {place}, found {found}", tokens[at])));
         }
         let logprob = logprob(&own[at][0], &place)?;
         let top = tops[at][0][1].as_u64();
-        let top = top.ok_or_else(|| Flaw::new(format!("meta_info.input_top_logprobs names no token {at}")))?;
+        let top = top.ok_or_else(|| Flaw::new(format!("meta_info.input_top_logprobs[{}] names no token", at + 1)))?;
         Ok(TokenScore { logprob, greedy: top == u64::from(tokens[at]) })
     };
     (0..tokens.len()).map(score).collect()
@@ -78,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_counted_from_the_end_and_checked_by_their_token() {
+    fn entries_are_counted_and_checked_by_their_token() {
         let value = json!({ "meta_info": {
             "input_token_logprobs": [[null, 1, null], [-0.5, 7, null], [-2.0, 8, null]],
             "input_top_logprobs": [null, [[-0.5, 7, null]], [[-0.1, 9, null]]],
@@ -89,9 +83,8 @@ mod tests {
             [(-0.5, true), (-2.0, false)]
         );
         let error = scores(&value, &[3, 1, 5, 8], 2).unwrap_err();
-        let place = "meta_info.input_token_logprobs, token 0 of the continuation";
-        assert_eq!(error, Flaw::new(format!("expected token 5 in {place}, found 7")));
+        assert_eq!(error, Flaw::new("expected token 5 in meta_info.input_token_logprobs[1], found 7"));
         let error = scores(&value, &[1, 1, 1, 7, 8], 1).unwrap_err();
-        assert_eq!(error, Flaw::new("expected at least 4 entries in meta_info.input_token_logprobs, found 3"));
+        assert_eq!(error, Flaw::new("expected 5 entries in meta_info.input_token_logprobs, found 3"));
     }
 }
