@@ -110,11 +110,11 @@ impl Server {
         let (model, card) = choose(client, models, options.model.as_deref())?;
         let mismatch = |what, expected: usize, found: usize, advice: String| ServerError::Mismatch {
             url: client.base().into(),
-            directory: path.to_path_buf(),
+            directory: path.into(),
             what,
-            expected: expected.to_string(),
-            found: found.to_string(),
-            advice,
+            expected: expected.to_string().into(),
+            found: found.to_string().into(),
+            advice: advice.into(),
         };
         let (mut limit, mut slots, mut trained) = (number(&card["max_model_len"]), None, None);
         if dialect == Dialect::LlamaCpp {
@@ -238,10 +238,10 @@ fn check_tokenizer(
     };
     Err(ServerError::Mismatch {
         url: client.base().into(),
-        directory: path.to_path_buf(),
+        directory: path.into(),
         what: "a token of the same text",
-        expected: shown(&expected),
-        found: shown(&found),
+        expected: shown(&expected).into(),
+        found: shown(&found).into(),
         advice: "; the tokenizers differ".into(),
     })
 }

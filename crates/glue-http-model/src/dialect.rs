@@ -112,7 +112,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) seed: u32,
 }
 
-/// The scores of `continuation` after `context`. `model` is the name of the model on the server.
+/// The scores of `continuation` after `context`, by a dialect that scores prompts. `model` is the name of the model on the
+/// server. llama.cpp scores no prompts: [`llama_cpp::score`] asks it.
 pub(crate) fn score(
     client: &Client,
     dialect: Dialect,
@@ -121,13 +122,11 @@ pub(crate) fn score(
     continuation: &[u32],
 ) -> Result<Vec<TokenScore>, ServerError> {
     let tokens = [context, continuation].concat();
-    let ((path, body), read): ((&str, Value), fn(&Value, &[u32], usize) -> Result<Vec<TokenScore>, Flaw>) =
-        match dialect {
-            Dialect::Vllm => (vllm::score_request(model, &tokens), vllm::scores),
-            Dialect::Sglang => (sglang::score_request(&tokens, context.len()), sglang::scores),
-            Dialect::OpenAi => (openai::score_request(model, &tokens), openai::scores),
-            Dialect::LlamaCpp => unreachable!("scored token by token"),
-        };
+    let (path, body) = match dialect {
+        Dialect::Vllm => vllm::score_request(model, &tokens),
+        Dialect::Sglang => sglang::score_request(&tokens, context.len()),
+        Dialect::OpenAi | Dialect::LlamaCpp => openai::score_request(model, &tokens),
+    };
     let found = client.post(path, &body).map_err(|error| match error {
         ServerError::Status { url, status: status @ (400 | 404 | 405 | 422 | 501), message, .. }
             if dialect == Dialect::OpenAi =>
@@ -136,7 +135,12 @@ pub(crate) fn score(
         }
         error => error,
     })?;
-    read(&found, &tokens, context.len()).map_err(|flaw| flawed(client, dialect, path, flaw))
+    let read = match dialect {
+        Dialect::Vllm => vllm::scores(&found, &tokens, context.len()),
+        Dialect::Sglang => sglang::scores(&found, &tokens, context.len()),
+        Dialect::OpenAi | Dialect::LlamaCpp => openai::scores(&found, &tokens, context.len()),
+    };
+    read.map_err(|flaw| flawed(client, dialect, path, flaw))
 }
 
 /// A continuation of a prompt.

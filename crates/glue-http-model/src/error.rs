@@ -1,7 +1,7 @@
 //! Why a server was of no use.
 
 use glue_progress::ErrorChain;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why a server could not be asked, or what was wrong with its answer.
@@ -106,15 +106,15 @@ pub enum ServerError {
         /// The address of the server.
         url: String,
         /// The model directory.
-        directory: PathBuf,
+        directory: Box<Path>,
         /// What differs.
         what: &'static str,
         /// What it is in the directory.
-        expected: String,
+        expected: Box<str>,
         /// What it is on the server.
-        found: String,
+        found: Box<str>,
         /// What can be done, after a semicolon; empty if nothing.
-        advice: String,
+        advice: Box<str>,
     },
     /// Nothing says how long a sequence may be.
     #[error("neither {} nor {url} says how many tokens the model takes; say it with --server-max-length", directory.display())]
