@@ -135,8 +135,8 @@ fn logit(start: u64, token: u32) -> f64 {
     (mixed(start ^ (u64::from(token) << 32)) >> 11) as f64 / (1_u64 << 53) as f64 * 8.0
 }
 
-/// Whether llama.cpp gives no probabilities where this token was generated: it ends the text, or ends within a character.
-/// No token of one letter does.
+/// Whether llama.cpp gives no probabilities where this token was generated: it ends the text, or ends within a
+/// character. No token of one letter does.
 fn is_silent(token: u32) -> bool {
     token == END || token > 256 && token.is_multiple_of(3)
 }

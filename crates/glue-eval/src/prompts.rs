@@ -13,8 +13,8 @@ use rayon::prelude::*;
 /// - White space at the end of a context belongs to the continuation. The continuation is the tokens of both together
 ///   after as many as the context alone has.
 /// - An empty context is BOS, or the end-of-sequence token of a tokenizer without BOS.
-/// - What is too long is cut from its left: to be scored, all but the last token must fit; to generate, the context must
-///   leave room for the longest answer.
+/// - What is too long is cut from its left: to be scored, all but the last token must fit; to generate, the context
+///   must leave room for the longest answer.
 #[derive(Debug, Clone)]
 pub struct PromptEncoder {
     prefix: u32,
@@ -96,8 +96,8 @@ impl PromptEncoder {
         Ok(all)
     }
 
-    /// The windows of each text, which do not overlap: the first is predicted from BOS, each further one from what comes
-    /// before it, as much of it as fits, but for at least one token.
+    /// The windows of each text, which do not overlap: the first is predicted from BOS, each further one from what
+    /// precedes it, as much of it as fits, but for at least one token.
     ///
     /// # Errors
     /// What `encode` says.

@@ -40,8 +40,8 @@ impl ServerToken {
         token(&text, true).ok_or_else(|| file("expected one line of ASCII letters, digits and signs".into()))
     }
 
-    /// The token in `OPENAI_API_KEY`; `None` if that is unset, empty, or no token. It is sent over encrypted connections
-    /// and to this machine only.
+    /// The token in `OPENAI_API_KEY`; `None` if that is unset, empty, or no token. It is sent only over encrypted
+    /// connections and to this machine.
     pub fn from_env() -> Option<ServerToken> {
         token(&std::env::var("OPENAI_API_KEY").ok()?, false)
     }
@@ -223,7 +223,8 @@ fn optional(found: Result<Value, ServerError>) -> Result<Option<Value>, ServerEr
     }
 }
 
-/// Whether what is sent to `base` stays unread on the way: encrypted, or on this machine. `None` for what is no address.
+/// Whether what is sent to `base` stays unread on the way: encrypted, or on this machine. `None` for what is no
+/// address.
 fn is_private(base: &str) -> Option<bool> {
     let uri: Uri = base.parse().ok()?;
     let host = uri.host().filter(|host| !host.is_empty())?;

@@ -189,7 +189,7 @@ fn detect(client: &Client, list: Option<&Value>) -> Result<Dialect, ServerError>
 fn choose(client: &Client, models: &[Value], wanted: Option<&str>) -> Result<(String, Value), ServerError> {
     let name = |model: &Value| model["id"].as_str().map(str::to_string);
     let found = match (wanted, models) {
-        // A server without a list believes what it is told.
+        // A server without a list has to know the name itself.
         (Some(wanted), []) => Some((wanted.to_string(), Value::Null)),
         (Some(wanted), models) => {
             let card = models.iter().find(|model| model["id"].as_str() == Some(wanted));

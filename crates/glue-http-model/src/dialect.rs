@@ -112,8 +112,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) seed: u32,
 }
 
-/// The scores of `continuation` after `context`, by a dialect that scores prompts. `model` is the name of the model on the
-/// server. llama.cpp scores no prompts: [`llama_cpp::score`] asks it.
+/// The scores of `continuation` after `context`, by a dialect that scores prompts. `model` is the name of the model on
+/// the server. llama.cpp scores no prompts: [`llama_cpp::score`] asks it.
 pub(crate) fn score(
     client: &Client,
     dialect: Dialect,

@@ -48,9 +48,9 @@ pub struct ServerInfo {
 }
 
 impl HttpModel {
-    /// Connects to the server at `url`, which must hold the model whose configuration and tokenizer are in `directory`: a
-    /// model directory, or the name of a model in the cache of the Hugging Face hub, in either case without weights if
-    /// need be. `directory` is the name in reports.
+    /// Connects to the server at `url`, which must hold the model whose configuration and tokenizer are in `directory`:
+    /// a model directory, or the name of a model in the cache of the Hugging Face hub. Weights are not needed.
+    /// `directory` is the name in reports.
     ///
     /// # Errors
     /// [`ServerError`]: no server, or one that holds several models or another one, as far as it says; a directory that
