@@ -6,8 +6,8 @@ use crate::python::is_space;
 use glue_lm::Tokenizer;
 use rayon::prelude::*;
 
-/// Encodes the texts of requests for a model that takes sequences of a limited length, as lm-evaluation-harness does for
-/// transformers:
+/// Encodes the texts of requests for a model that takes sequences of a limited length, as lm-evaluation-harness does
+/// for transformers:
 ///
 /// - The tokenizer adds its special tokens as it does by default, unless the text begins with BOS already.
 /// - White space at the end of a context belongs to the continuation. The continuation is the tokens of both together

@@ -4,6 +4,19 @@
 //! become tokens here; what is sent are token ids, and what comes back are log-probabilities or text. So prompts, chat
 //! templates and metrics are the same as for a model in this process.
 //!
+//! ```no_run
+//! use glue_eval::{LanguageModel, LogLikelihoodRequest};
+//! use glue_http_model::{HttpModel, ServerOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = HttpModel::connect("models/base", "http://localhost:8000", &ServerOptions::default())?;
+//! println!("{} holds {}", model.server().dialect, model.server().model);
+//! let request = LogLikelihoodRequest { context: "The capital of France is", continuation: " Paris" };
+//! println!("{}", model.loglikelihoods(&[request], &|_| {})?[0].logprob);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | [`Dialect`] | asks | log-probabilities of |
 //! |---|---|---|
 //! | [`Vllm`](Dialect::Vllm) | `/v1/completions` | a continuation, by `prompt_logprobs` |

@@ -82,6 +82,10 @@ mod tests {
             found.iter().map(|score| (score.logprob, score.greedy)).collect::<Vec<_>>(),
             [(-0.5, true), (-2.0, false)]
         );
+        // The server writes 0 where it was sent the last token of its vocabulary.
+        let mut clipped = value.clone();
+        clipped["meta_info"]["input_token_logprobs"][2][1] = json!(0);
+        assert_eq!(scores(&clipped, &[3, 1, 7, 8], 2).unwrap(), found);
         let error = scores(&value, &[3, 1, 5, 8], 2).unwrap_err();
         assert_eq!(error, Flaw::new("expected token 5 in meta_info.input_token_logprobs[1], found 7"));
         let error = scores(&value, &[1, 1, 1, 7, 8], 1).unwrap_err();

@@ -12,8 +12,8 @@ use std::time::Duration;
 /// Options of `glue eval` for a server.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServerArgs {
-    /// Evaluate the model that the inference server at this address holds: vLLM, SGLang, llama.cpp, or one with OpenAI's
-    /// completions. MODEL is its directory or hub name, of which only config.json and the tokenizer are used
+    /// Evaluate the model that the inference server at this address holds: vLLM, SGLang, llama.cpp, or one with
+    /// OpenAI's completions. MODEL is its directory or hub name, of which only config.json and the tokenizer are used
     #[arg(long, value_name = "URL", conflicts_with_all = ["evaluator", "cache", "pictures", "max_memory"])]
     server: Option<String>,
 
