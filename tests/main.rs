@@ -36,6 +36,7 @@ mod running;
 mod runtime;
 mod scores;
 mod searching;
+mod serving;
 mod soup;
 mod stages;
 mod training;

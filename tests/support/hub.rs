@@ -356,7 +356,7 @@ fn read_files(root: &Path, directory: &Path, files: &mut BTreeMap<String, Vec<u8
     Ok(())
 }
 
-fn read_request(stream: &TcpStream) -> io::Result<Request> {
+pub(crate) fn read_request(stream: &TcpStream) -> io::Result<Request> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -378,31 +378,31 @@ fn read_request(stream: &TcpStream) -> io::Result<Request> {
 }
 
 /// An answer.
-struct Reply {
+pub(crate) struct Reply {
     status: u16,
     headers: String,
     body: Vec<u8>,
 }
 
 impl Reply {
-    fn new(status: u16) -> Reply {
+    pub(crate) fn new(status: u16) -> Reply {
         Reply { status, headers: String::new(), body: Vec::new() }
     }
 
-    fn json(status: u16, value: &Value) -> Reply {
+    pub(crate) fn json(status: u16, value: &Value) -> Reply {
         Reply::new(status).header("Content-Type", "application/json").body(value.to_string().into_bytes())
     }
 
-    fn header(mut self, name: &str, value: &str) -> Reply {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Reply {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    fn body(self, body: Vec<u8>) -> Reply {
+    pub(crate) fn body(self, body: Vec<u8>) -> Reply {
         Reply { body, ..self }
     }
 
-    fn send(&self, mut stream: &TcpStream, head: bool) -> io::Result<()> {
+    pub(crate) fn send(&self, mut stream: &TcpStream, head: bool) -> io::Result<()> {
         let Reply { status, headers, body } = self;
         let length = body.len();
         let start =

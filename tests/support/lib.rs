@@ -9,12 +9,14 @@
 //! | `checkpoint` | safetensors files: written by hand, read independently |
 //! | `zoo` | a temporary directory with small models |
 //! | `hub` | a stand-in for the Hugging Face hub, with faults on demand |
+//! | `server` | a stand-in for inference servers, with answers by a rule |
 //! | `number` | element types, and numbers that look random |
 
 pub mod checkpoint;
 pub mod hub;
 pub mod number;
 pub mod run;
+pub mod server;
 pub mod zoo;
 
 pub use checkpoint::{Tensor, Tensors};

@@ -109,7 +109,7 @@ pub(crate) enum Command {
     Soup(soup::Args),
     Mix(mix::Args),
     TrainRouter(train_router::Args),
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     Tasks(tasks::Args),
     Generate(generate::Args),
     Export(export::Args),

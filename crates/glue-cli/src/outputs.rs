@@ -54,6 +54,8 @@ mod tests {
         ("eval", "output_path", Use::Directory),
         ("eval", "pictures", Use::Directory),
         ("eval", "samples", Use::File),
+        #[cfg(feature = "server")]
+        ("eval", "server_token_file", Use::Read),
         ("export", "file", Use::NewFile),
         ("export", "model", Use::Read),
         ("extract-lora", "base", Use::Read),

@@ -115,6 +115,7 @@ pub mod number;
 mod overlap;
 pub mod pass_at_k;
 mod preview;
+mod prompts;
 mod python;
 mod question;
 mod report;
@@ -138,6 +139,7 @@ pub use model::{
 };
 pub use overlap::{Overlap, overlap};
 pub use preview::{Preview, preview};
+pub use prompts::{Encode, EncodedPrompt, EncodedRequest, PromptEncoder};
 pub use question::Question;
 pub use report::{ItemScore, MetricReport, Report, Sample, TaskReport};
 pub use routed::RoutedModel;

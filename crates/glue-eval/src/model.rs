@@ -89,6 +89,19 @@ pub struct LogLikelihood {
     pub truncated: usize,
 }
 
+impl LogLikelihood {
+    /// That of a text from those of its windows, which the model saw one by one; of a text without a token it is 0.
+    pub fn of_windows(windows: impl IntoIterator<Item = LogLikelihood>) -> LogLikelihood {
+        let nothing = LogLikelihood { logprob: 0.0, greedy: true, n_tokens: 0, truncated: 0 };
+        windows.into_iter().fold(nothing, |sum, window| LogLikelihood {
+            logprob: sum.logprob + window.logprob,
+            greedy: sum.greedy && window.greedy,
+            n_tokens: sum.n_tokens + window.n_tokens,
+            truncated: 0,
+        })
+    }
+}
+
 /// Continue this context.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GenerateRequest<'a> {
@@ -102,6 +115,13 @@ pub struct GenerateRequest<'a> {
     pub sampling: Sampling,
     /// How many answers are wanted, at least 1.
     pub n: usize,
+}
+
+impl GenerateRequest<'_> {
+    /// The part of an answer before the first stop string in it.
+    pub fn cut<'t>(&self, text: &'t str) -> &'t str {
+        cut(text, self.until)
+    }
 }
 
 /// How the next token is chosen.
@@ -155,4 +175,16 @@ pub(crate) fn cut<'a>(text: &'a str, until: &[String]) -> &'a str {
         .iter()
         .filter(|stop| !stop.is_empty())
         .fold(text, |text, stop| text.split(stop.as_str()).next().unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_end_before_the_first_stop() {
+        let until = ["\n".to_string(), String::new(), "Q:".to_string()];
+        assert_eq!(cut(" 4 Q: b\nx", &until), " 4 ");
+        assert_eq!(cut("4", &until), "4");
+    }
 }

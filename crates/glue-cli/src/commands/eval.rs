@@ -3,6 +3,8 @@
 mod compare;
 mod external;
 mod files;
+#[cfg(feature = "server")]
+mod server;
 mod tables;
 
 pub(super) use tables::shown;
@@ -44,6 +46,7 @@ use std::time::{Duration, Instant, SystemTime};
   glue eval models/base --tasks harness/arc.yaml --num-fewshot 5 --samples items.jsonl
   glue eval models/base --tasks tasks --cache .glue-cache --json
   glue eval mixture --tasks tasks --pictures routing
+  glue eval models/base --tasks hellaswag --server http://localhost:8000
   glue eval models/base --tasks arc_easy --evaluator 'python lm_eval_adapter.py'")]
 pub(crate) struct Args {
     /// Model directories or GGUF files; further ones are compared with the first
@@ -150,6 +153,10 @@ pub(crate) struct Args {
     /// Show what would be scored
     #[arg(long)]
     dry_run: bool,
+
+    #[cfg(feature = "server")]
+    #[command(flatten, next_help_heading = "With a model on a server")]
+    server: server::ServerArgs,
 }
 
 /// How results are written.
@@ -205,6 +212,8 @@ fn gen_kwargs(text: &str) -> Result<GenKwargs, String> {
 struct Scored {
     report: Report,
     routing: Option<RoutingLoads>,
+    /// What answered, where it was a server.
+    server: Option<Value>,
     start: SystemTime,
     time: Duration,
 }
@@ -221,6 +230,8 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
             return Err(refusal(format!("{option} takes one model, but {} are given", args.models.len())));
         }
     }
+    #[cfg(feature = "server")]
+    server::check(&args.server, args.models.len())?;
     if let Some(command) = &args.evaluator {
         return external::run(args, command, global, shell);
     }
@@ -235,8 +246,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
     let pool = recipes::pool(global)?;
     let mut scored: Vec<Scored> = Vec::new();
     for (number, path) in args.models.iter().enumerate() {
-        let directory = gguf_models::directory(path, global, shell)?;
-        let (model, mut routing) = open(args, &directory, path, shell)?;
+        let Opened { model, mut routing, server } = open_at(args, path, global, shell)?;
         if args.pictures.is_some() && routing.is_none() {
             return Err(refusal(format!("--pictures needs a mixture, but {} has no experts", path.display())));
         }
@@ -248,7 +258,7 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
         });
         drop(progress);
         let report = report.map_err(eval_refusal)?;
-        let this = Scored { report, routing, start, time: clock.elapsed() };
+        let this = Scored { report, routing, server, start, time: clock.elapsed() };
         // Each as soon as it is known: what is written stays if a later model fails.
         if let Some(directory) = names.get(number) {
             files::write(directory, args, &this, &set, &options, path)?;
@@ -270,6 +280,24 @@ pub(crate) fn run(args: &Args, global: &Global, shell: &mut Shell<'_>) -> Result
 
 fn refusal(why: String) -> Failure {
     Failure::refused(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// A model that can be asked.
+struct Opened {
+    model: Box<dyn LanguageModel>,
+    routing: Option<RoutingLoads>,
+    server: Option<Value>,
+}
+
+/// The model at `path`: the one on a server, or the one that is there.
+fn open_at(args: &Args, path: &Path, global: &Global, shell: &Shell<'_>) -> Result<Opened, Failure> {
+    #[cfg(feature = "server")]
+    if let Some((model, server)) = server::open(&args.server, path, shell)? {
+        return Ok(Opened { model: Box::new(model), routing: None, server: Some(server) });
+    }
+    let directory = gguf_models::directory(path, global, shell)?;
+    let (model, routing) = open(args, &directory, path, shell)?;
+    Ok(Opened { model, routing, server: None })
 }
 
 /// The model at `path`, which has the name that was `given`, and the counts of its experts if it has any.

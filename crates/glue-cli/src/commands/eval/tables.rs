@@ -140,7 +140,7 @@ fn group_rows(depth: usize, group: &TaskGroup, scores: Option<&GroupReport>, row
 
 /// Prints the scores of a model.
 pub(super) fn print(scored: &Scored, set: &TaskSet, shell: &mut Shell<'_>) -> Result<(), Failure> {
-    let Scored { report, routing, time, .. } = scored;
+    let Scored { report, routing, server, time, .. } = scored;
     let groups = group_scores(&set.groups, &set.tasks, report);
     if shell.json() {
         let mut document = report.to_json();
@@ -149,6 +149,9 @@ pub(super) fn print(scored: &Scored, set: &TaskSet, shell: &mut Shell<'_>) -> Re
         }
         if let Some(routing) = routing {
             document["routing"] = routing.to_json();
+        }
+        if let Some(server) = server {
+            document["server"] = server.clone();
         }
         document["seconds"] = json!(time.as_secs_f64());
         return shell.print_json(&document);
