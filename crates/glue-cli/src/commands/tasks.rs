@@ -106,6 +106,7 @@ fn expanded<'a>(
 }
 
 /// The tasks and groups that a name or pattern stands for, with what is in them.
+#[cfg(feature = "hub")]
 pub(super) fn with_members<'a>(catalog: &'a TaskCatalog, pattern: &str) -> Result<Vec<&'a str>, Failure> {
     Ok(expanded(catalog, pattern, &mut BTreeSet::new())?.iter().map(|line| line.name).collect())
 }
