@@ -189,7 +189,7 @@ impl Client {
         }
     }
 
-    /// Waits after so many failures in a row, as long as the server asks for, or twice as long each time.
+    /// Waits after so many failures on end, as long as the server asks for, or twice as long each time.
     fn wait(&self, failures: u32, error: &ServerError) -> Result<(), ServerError> {
         let asked = match error {
             ServerError::Status { retry_after, .. } => *retry_after,

@@ -366,7 +366,7 @@ impl HubClient {
         unreachable!("an attempt returns")
     }
 
-    /// Waits after so many failures in a row, as long as a hub asks for, or twice as long each time. After none, when a
+    /// Waits after so many failures on end, as long as a hub asks for, or twice as long each time. After none, when a
     /// connection broke that had brought something, only for a moment.
     pub(crate) fn wait(
         &self,

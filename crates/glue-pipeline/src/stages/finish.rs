@@ -1,14 +1,16 @@
 //! The end of a run: the final model and the report.
 
+mod artifacts;
 mod card;
 
 use crate::config::ItemUse;
 use crate::error::PipelineError;
 use crate::figures;
-use crate::run::{Context, Source, config_hash};
+use crate::run::{Context, Source};
 use crate::scores::{Baseline, ModelScores};
 use crate::stage::{Cost, Stage};
 use crate::stages::compare::{Clusters, Compatible};
+use crate::stages::finish::artifacts::{input_artifacts, output_artifacts, size};
 use crate::stages::finish::card::Named;
 use crate::stages::frontier::{ExpertModel, Explored, Label, Point};
 use crate::stages::mixture::{Decided, decided_path};
@@ -20,8 +22,7 @@ use glue_progress::ErrorChain;
 use glue_report as report;
 use glue_select::search::Timings;
 use glue_tensor::side_files::open_to_copy;
-use glue_tensor::state::hash_file;
-use glue_tensor::{Checkpoint, Links, Staging, write_atomic};
+use glue_tensor::{Links, Staging, write_atomic};
 use glue_text::words;
 use serde_json::Value;
 use std::fs;
@@ -607,80 +608,6 @@ fn warnings(inputs: &ReportInputs<'_>) -> Vec<String> {
         }
     }
     warnings
-}
-
-fn input_artifacts(source: &Source, context: &Context<'_>, inputs: &ReportInputs<'_>) -> Vec<report::Artifact> {
-    let config = report::Artifact {
-        name: "configuration".into(),
-        path: source.path.display().to_string(),
-        hash: format!("xxh3:{}", config_hash(source)),
-        bytes: Some(source.text.len() as u64),
-    };
-    let models = context.zoo.models.iter().map(|model| {
-        let hash = inputs.model_hashes[&model.name].as_str().unwrap_or_default();
-        report::Artifact {
-            name: format!("model {}", model.name),
-            path: model.path.display().to_string(),
-            hash: format!("xxh3:{}", crate::stage::hash(hash)),
-            bytes: Some(model.dir.checkpoint().total_bytes()),
-        }
-    });
-    std::iter::once(config).chain(models).collect()
-}
-
-/// Files of the final model.
-fn output_artifacts(model: &Path) -> Result<Vec<report::Artifact>, PipelineError> {
-    let mut files = Vec::new();
-    collect(model, &mut files)?;
-    files.sort();
-    let artifact = |path: &PathBuf| {
-        let at = |e| PipelineError::io(path, e);
-        let below = path.strip_prefix(model).unwrap_or(path).display().to_string();
-        Ok(report::Artifact {
-            name: below.clone(),
-            path: format!("{FINAL}/{below}"),
-            hash: format!("xxh3:{}", hash_file(path).map_err(at)?),
-            bytes: Some(fs::metadata(path).map_err(at)?.len()),
-        })
-    };
-    files.iter().filter(|path| path.extension().is_some_and(|e| e == "safetensors")).map(artifact).collect()
-}
-
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), PipelineError> {
-    for entry in fs::read_dir(directory).map_err(|e| PipelineError::io(directory, e))? {
-        let path = entry.map_err(|e| PipelineError::io(directory, e))?.path();
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of the tensors of the final model, and the type of the largest.
-fn size(model: &Path) -> Result<(u64, String), PipelineError> {
-    let mut files = Vec::new();
-    collect(model, &mut files)?;
-    let mut bytes = 0;
-    let mut dtype = String::new();
-    let mut largest = 0;
-    let mut seen: Vec<&Path> = Vec::new();
-    for directory in files.iter().filter_map(|file| file.parent()) {
-        if seen.contains(&directory) {
-            continue;
-        }
-        seen.push(directory);
-        let Ok(checkpoint) = Checkpoint::open(directory) else { continue };
-        bytes += checkpoint.total_bytes();
-        for tensor in checkpoint.tensors() {
-            let n: usize = tensor.shape.iter().product();
-            if n > largest {
-                (largest, dtype) = (n, tensor.dtype.to_string());
-            }
-        }
-    }
-    Ok((bytes, dtype))
 }
 
 /// A word, quoted for a POSIX shell if needed.
