@@ -22,6 +22,8 @@ use crate::norm::RmsNorm;
 use crate::rope::RopeTables;
 use crate::routing_log::RoutingLog;
 use crate::tape::Tape;
+#[cfg(feature = "mixtures")]
+use crate::train::StreamBefore;
 use crate::tree::{Branch, Pass, Tree};
 use crate::weight::Weight;
 use crate::weights::Weights;
@@ -326,8 +328,8 @@ impl Model {
         tree: &mut Tree,
         gates: &[Gate<Tensor>],
         gate: usize,
-        start: Option<(usize, &Tensor)>,
-    ) -> Result<(Vec<GateOutput>, Option<(usize, Tensor)>), LmError> {
+        start: Option<&StreamBefore>,
+    ) -> Result<(Vec<GateOutput>, Option<StreamBefore>), LmError> {
         let pass = tree.pass();
         let all: Vec<usize> = (0..pass.tokens.len()).collect();
         let request = Request {
@@ -337,10 +339,10 @@ impl Model {
             gates: Some(gates),
             observing: false,
             tape: None,
-            until: Some(run::Until { gate, start }),
+            until: Some(run::Until { gate, start: start.map(|start| (start.layer, &start.states)) }),
         };
         let reply = self.run_observed(tree, &pass, request, &mut Unobserved)?;
-        Ok((reply.routing, reply.before))
+        Ok((reply.routing, reply.before.map(|(layer, states)| StreamBefore { layer, states })))
     }
 
     /// Runs all pending tokens of `tree` to the last layer, and shows `observer` what they become there. Keys and

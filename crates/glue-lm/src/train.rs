@@ -123,12 +123,11 @@ impl Model {
                 return Err(LmError::States { expected: tokens * width, found: states.elem_count() });
             }
         }
-        let start = start.map(|start| (start.layer, &start.states));
         let (outputs, before) = self.run_until(&mut tree.clone(), gates, gate, start)?;
         let inputs = outputs.into_iter().find(|output| output.gate == gate).and_then(|output| output.inputs);
         // Without tokens, no gate decides.
         let inputs = inputs.ok_or_else(|| refuse("there are no tokens that it could read".into()))?;
-        Ok((inputs, before.map(|(layer, states)| StreamBefore { layer, states })))
+        Ok((inputs, before))
     }
 
     /// Refuses weights that are not one for each gate.
