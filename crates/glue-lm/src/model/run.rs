@@ -61,8 +61,8 @@ pub(super) struct Reply {
     pub(super) states: Tensor,
     pub(super) hidden: Vec<Tensor>,
     pub(super) routing: Vec<GateOutput>,
-    /// The last layer that is no expert's, of those that were run, and the residual stream before it. For gates that are
-    /// read one after the other, which mixtures have.
+    /// The last layer that is no expert's, of those that were run, and the residual stream before it: for gates that
+    /// are read one after the other, which mixtures have.
     #[cfg_attr(not(feature = "mixtures"), allow(dead_code))]
     pub(super) before: Option<(usize, Tensor)>,
 }
