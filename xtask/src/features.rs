@@ -9,7 +9,7 @@ use crate::repo::Repo;
 use crate::shell;
 
 /// Each crate and its features.
-const CRATES: &[(&str, &[&str])] = &[("glue-lm", &["mixtures", "gradients"])];
+const CRATES: &[(&str, &[&str])] = &[("glue-lm", &["mixtures", "gradients"]), ("glue-cli", &["hub", "server"])];
 
 /// # Errors
 /// A combination does not compile, or with a warning.
