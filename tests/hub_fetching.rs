@@ -173,7 +173,7 @@ fn a_hub_that_sends_everything_again_is_not_trusted_to_continue() {
 
 #[test]
 fn a_download_that_was_killed_is_continued() {
-    let place = Place::new().behave(|hub| hub.delay = Duration::from_millis(5));
+    let place = Place::new().behave(|hub| hub.delay = Duration::from_millis(15));
     let blobs = place.zoo.path("cache/models--org--large/blobs");
     let received = || {
         let files = fs::read_dir(&blobs).into_iter().flatten().flatten();
