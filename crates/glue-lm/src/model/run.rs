@@ -129,7 +129,9 @@ impl Model {
                 return Ok(run.reply(x, hidden, states));
             }
             let output_rows = subset.filter(|_| index + 1 == num_layers);
-            run.before = Some((index, x.clone()));
+            if until.is_some() {
+                run.before = Some((index, x.clone()));
+            }
             x = match layer {
                 DecoderLayer::Plain(layer) => run.plain(layer, index, &x, output_rows)?,
                 DecoderLayer::Mixed { router, experts } => run.mixed(router, experts, index, &x, output_rows)?,

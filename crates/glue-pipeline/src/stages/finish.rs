@@ -89,14 +89,12 @@ pub(crate) fn finish(
     inputs: &ReportInputs<'_>,
     costs: &[(Stage, Cost)],
 ) -> Result<Finished, PipelineError> {
-    let Some(Whole { explored, decided, decided_in, .. }) = inputs.whole() else {
-        return Err(PipelineError::Unsuitable("the report: a stage has not run".into()));
-    };
+    let whole = inputs.whole().ok_or_else(|| PipelineError::Unsuitable("the report: a stage has not run".into()))?;
+    let Whole { explored, decided, decided_in, .. } = whole;
     let from = decided_path(context, explored, decided, decided_in);
     let one = &explored.models[explored.one];
     let made = decided.last.is_some() || one.made;
     let run = title(source);
-    let whole = inputs.whole().ok_or_else(|| PipelineError::Unsuitable("the report: a stage has not run".into()))?;
     let zoo_model = context.zoo.models.iter().find(|model| !made && model.name == one.name);
     let named = Named {
         run: &run,
